@@ -1,0 +1,45 @@
+"""rnnscope opens the recurrent layers of PyTorch: every number inside, proven and explained.
+
+>>> import torch, rnnscope as rs
+>>> lstm = torch.nn.LSTM(10, 20, num_layers=2, bidirectional=True, batch_first=True)
+>>> tr = rs.trace(lstm, torch.randn(4, 30, 10))
+>>> tr["f"].shape                               # layer, direction, batch, time, unit
+torch.Size([2, 2, 4, 30, 20])
+>>> tr["c", 1, "reverse"].shape
+torch.Size([4, 30, 20])
+"""
+
+from importlib.metadata import version as _version
+
+from rnnscope.cells import Cell
+from rnnscope.errors import (
+    AddressError,
+    DeclarationError,
+    DtypeError,
+    FileError,
+    MissingExtraError,
+    NotRecurrentError,
+    RefusedError,
+    RnnscopeError,
+    ShapeError,
+    VerificationError,
+)
+from rnnscope.trace import Trace, trace
+
+__version__ = _version("rnnscope")
+
+__all__ = [
+    "AddressError",
+    "Cell",
+    "DeclarationError",
+    "DtypeError",
+    "FileError",
+    "MissingExtraError",
+    "NotRecurrentError",
+    "RefusedError",
+    "RnnscopeError",
+    "ShapeError",
+    "Trace",
+    "VerificationError",
+    "trace",
+]

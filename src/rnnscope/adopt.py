@@ -1,0 +1,611 @@
+"""From a module of ``torch.nn`` to a cell with named blocks of weights; or a refusal.
+
+This is the one file, beside the declarations, that knows the modules apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
+from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
+
+__all__ = ["Adopted", "Call", "Returned", "Structure", "Weights", "adopt", "refusal"]
+
+DIRECTIONS = ("forward", "reverse")
+
+_LAYERS: dict[type, str] = {nn.RNN: "nn.RNN", nn.GRU: "nn.GRU", nn.LSTM: "nn.LSTM"}
+_CELLS: dict[type, str] = {
+    nn.RNNCell: "nn.RNNCell",
+    nn.GRUCell: "nn.GRUCell",
+    nn.LSTMCell: "nn.LSTMCell",
+}
+_RECURRENT = _LAYERS | _CELLS
+
+_Fused = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The parameters of one layer in one direction, rows stacked in the order of the gates.
+
+    Shapes: ``ih`` (gates × hidden, input), ``hh`` (gates × hidden, output), ``b_ih`` and
+    ``b_hh`` (gates × hidden) or None, ``hr`` (projected, hidden) or None.
+    ``suffix`` is what PyTorch's names end in, such as ``_l0_reverse`` (empty for a cell module).
+    """
+
+    cell: Cell
+    ih: Tensor
+    hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    hr: Tensor | None
+    suffix: str
+
+    @cached_property
+    def hidden_size(self) -> int:
+        """Units: rows of one gate."""
+        return self.ih.shape[0] // len(self.cell.gates)
+
+    def rows(self, gate: str) -> slice:
+        """The rows of a gate in the stacked parameters."""
+        k = tuple(self.cell.gates).index(gate)
+        return slice(k * self.hidden_size, (k + 1) * self.hidden_size)
+
+    def of_x(self, gate: str) -> tuple[Tensor, Tensor | None]:
+        """W_ik (hidden, input) and b_ik (hidden)."""
+        rows = self.rows(gate)
+        return self.ih[rows], None if self.b_ih is None else self.b_ih[rows]
+
+    def of_h(self, gate: str) -> tuple[Tensor, Tensor | None]:
+        """W_hk (hidden, output) and b_hk (hidden)."""
+        rows = self.rows(gate)
+        return self.hh[rows], None if self.b_hh is None else self.b_hh[rows]
+
+    @property
+    def projection(self) -> Tensor:
+        """W_hr (projected, hidden)."""
+        assert self.hr is not None, "the cell projects, so the module has weight_hr"
+        return self.hr
+
+    def named(self) -> dict[str, Tensor]:
+        """The parameters under PyTorch's names, in PyTorch's order."""
+        pairs = {
+            "weight_ih": self.ih,
+            "weight_hh": self.hh,
+            "bias_ih": self.b_ih,
+            "bias_hh": self.b_hh,
+            "weight_hr": self.hr,
+        }
+        return {name + self.suffix: t for name, t in pairs.items() if t is not None}
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Weights:
+        """The same with every tensor changed."""
+        parts = (self.ih, self.hh, self.b_ih, self.b_hh, self.hr)
+        return Weights(self.cell, *(t if t is None else change(t) for t in parts), self.suffix)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer, in one form whatever the form in which it was made.
+
+    ``x`` (time, batch, feature), in the caller's order of the batch, zeros on padding;
+    ``packed`` is the PackedSequence where one was given; ``lengths`` (batch) or None where all
+    are full; ``initial`` maps each state to (layer, direction, batch, unit).
+    """
+
+    x: Tensor
+    initial: Mapping[str, Tensor]
+    given: bool
+    batched: bool
+    packed: PackedSequence | None
+    lengths: Tensor | None
+
+    @property
+    def valid(self) -> Tensor | None:
+        """(time, batch), False on padding; None where there is none."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.steps, device=self.x.device)[:, None] < self.lengths
+
+    def dropout(self, padded: Tensor, p: float) -> Tensor:
+        """``padded`` (time, batch, feature) under a mask drawn as the layer draws it: on the
+        packed data where the call was packed."""
+        if self.packed is None:
+            return torch.dropout(padded, p, True)
+        data = torch.dropout(self.pack(padded), p, True)
+        return pad_packed_sequence(PackedSequence(data, *self.packed[1:]))[0]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(time, batch, ...) in the caller's order to the packed data's own layout."""
+        assert self.packed is not None
+        order = self.packed.sorted_indices
+        ordered = padded if order is None else padded.index_select(1, order)
+        sizes = self.packed.batch_sizes.tolist()
+        return torch.cat([ordered[t, :size] for t, size in enumerate(sizes)])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest sequence."""
+        return self.x.shape[0]
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return self.x.shape[1]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a layer returned, in one form: ``h`` (time, batch, direction × output) of the last
+    layer, ``final`` maps each state to (layer, direction, batch, unit)."""
+
+    h: Tensor
+    final: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a recurrent module is: its cell, sizes and options. ``kind`` is as in nn.LSTM."""
+
+    kind: str
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    output_size: int
+    num_layers: int
+    bidirectional: bool
+    bias: bool
+    batch_first: bool
+    dropout: float
+    single_step: bool
+    training: bool
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of the directions."""
+        return DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
+
+    def feature_size(self, layer: int) -> int:
+        """Size of a layer's input."""
+        return self.input_size if layer == 0 else self.output_size * len(self.directions)
+
+    def state_size(self, state: str) -> int:
+        """Units of a state: h has the output's size, which a projection makes smaller."""
+        return self.output_size if state == "h" else self.hidden_size
+
+    def __str__(self) -> str:
+        """As it would be written to build it."""
+        parts = [str(self.input_size), str(self.hidden_size)]
+        if self.cell is RNN_RELU:
+            parts.append("nonlinearity='relu'")
+        if self.cell.projected:
+            parts.append(f"proj_size={self.output_size}")
+        if self.num_layers > 1:
+            parts.append(f"num_layers={self.num_layers}")
+        for option in ("bidirectional", "batch_first"):
+            if getattr(self, option):
+                parts.append(f"{option}=True")
+        if not self.bias:
+            parts.append("bias=False")
+        if self.dropout:
+            parts.append(f"dropout={self.dropout}")
+        return f"{self.kind}({', '.join(parts)})"
+
+    def state_shape(self, state: str, batch: int, batched: bool = True) -> tuple[int, ...]:
+        """The shape of h_n or c_n, or of the initial state, as the module takes and returns it."""
+        rows = () if self.single_step else (self.num_layers * len(self.directions),)
+        return (*rows, *((batch,) if batched else ()), self.state_size(state))
+
+    def outgoing(self, h: Tensor, call: Call) -> Tensor | PackedSequence:
+        """Hidden states (time, batch, direction × output) in the form in which this call returns
+        its output."""
+        if self.single_step:
+            return h[0] if call.batched else h[0, 0]
+        if call.packed is not None:
+            return PackedSequence(call.pack(h), *call.packed[1:])
+        if not call.batched:
+            return h.squeeze(1)
+        return h.transpose(0, 1) if self.batch_first else h
+
+
+@dataclass(frozen=True)
+class Adopted(Structure):
+    """A module that can be opened, with its structure."""
+
+    module: nn.Module
+
+    @property
+    def structure(self) -> Structure:
+        """What is known of the module, without the module."""
+        names = (field.name for field in fields(Structure))
+        return Structure(**{name: getattr(self, name) for name in names})
+
+    def weights(self) -> tuple[tuple[Weights, ...], ...]:
+        """The weights that the last forward used, by layer and direction; not copied."""
+        module: Any = self.module
+        if self.single_step:
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            ih, hh, b_ih, b_hh = (getattr(module, name) for name in names)
+            return ((Weights(self.cell, ih, hh, b_ih, b_hh, None, ""),),)
+        # the list that forward hands to the fused call: with parametrizations and
+        # functional_call these are the tensors really used, which attributes may not be
+        flat = dict(zip(module._flat_weights_names, module._flat_weights, strict=True))
+        return tuple(
+            tuple(self._of(flat, f"_l{layer}{suffix}") for suffix in self._suffixes)
+            for layer in range(self.num_layers)
+        )
+
+    @property
+    def _suffixes(self) -> tuple[str, ...]:
+        return ("", "_reverse") if self.bidirectional else ("",)
+
+    def _of(self, flat: Mapping[str, Tensor], suffix: str) -> Weights:
+        return Weights(
+            self.cell,
+            flat[f"weight_ih{suffix}"],
+            flat[f"weight_hh{suffix}"],
+            flat.get(f"bias_ih{suffix}"),
+            flat.get(f"bias_hh{suffix}"),
+            flat.get(f"weight_hr{suffix}"),
+            suffix,
+        )
+
+    def rerun(
+        self,
+        x: Tensor,
+        packed: PackedSequence | None,
+        initial: Mapping[str, Tensor],
+        weights: tuple[Weights, ...],
+    ) -> Tensor:
+        """One layer by the fused call that the module itself makes.
+
+        ``x`` (time, batch, feature), or the packed data where ``packed`` gives its order;
+        ``initial`` maps states to (direction, batch, unit) in the caller's order. Returns the
+        output in the form of ``x``.
+        """
+        order = None if packed is None else packed.sorted_indices
+        states = [
+            value if order is None else value.index_select(1, order) for value in initial.values()
+        ]
+        hx = states[0] if len(states) == 1 else tuple(states)
+        flat = [t for w in weights for t in w.named().values()]
+        layer_options = (self.bias, 1, 0.0, self.training, self.bidirectional)
+        if packed is None:
+            return self._fused(x, hx, flat, *layer_options, False)[0]
+        return self._fused(x, packed.batch_sizes, hx, flat, *layer_options)[0]
+
+    @property
+    def _fused(self) -> _Fused:
+        name = {RNN_TANH: "rnn_tanh", RNN_RELU: "rnn_relu", GRU: "gru"}.get(self.cell, "lstm")
+        fused: _Fused = getattr(torch._VF, name)  # type: ignore[attr-defined]
+        return fused
+
+    def check_dropout_device(self) -> None:
+        """Refuse dropout in training where its masks cannot be drawn again."""
+        device = self._any_weight.device.type
+        if device != "cpu":
+            raise RefusedError(
+                f"cannot be opened: {self.kind} with dropout={self.dropout} in training on "
+                f"{device} draws its masks inside one fused call, where they cannot be drawn "
+                f"again. Call .eval(), or trace a copy on the CPU."
+            )
+
+    def step(self, x: Tensor, states: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+        """One step by torch's own cell; with ``proj_size``, which no cell has, by the layer's
+        own call on one step. ``x`` (batch, feature); states (batch, unit)."""
+        values = tuple(states.values())
+        if weights.hr is not None:
+            flat = list(weights.named().values())
+            hx = tuple(value.unsqueeze(0) for value in values)
+            options = (self.bias, 1, 0.0, False, False, False)
+            _, *final = self._fused(x.unsqueeze(0), hx, flat, *options)
+            return {name: t[0] for name, t in zip(states, final, strict=True)}
+        names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
+        cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))  # type: ignore[attr-defined]
+        hx = values[0] if len(values) == 1 else values
+        found = cell(x, hx, weights.ih, weights.hh, weights.b_ih, weights.b_hh)
+        return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """The call in one form; its tensors are copies, so later changes do not reach it.
+
+        Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take.
+        """
+        x, hx = _arguments(self.kind, args, kwargs)
+        if isinstance(x, PackedSequence) and not self.single_step:
+            self._check_input(x.data, packed=True)
+            padded, lengths = pad_packed_sequence(x)
+            initial, given = self._initial(hx, padded.shape[1], padded, batched=True)
+            detached = PackedSequence(x.data.detach().clone(), *x[1:])
+            full = bool((lengths == padded.shape[0]).all())
+            lengths = None if full else lengths.to(x.data.device)
+            return Call(padded.detach(), initial, given, True, detached, lengths)
+        self._check_input(x)
+        if self.single_step:
+            batched = x.dim() == 2
+            time_major = (x if batched else x.unsqueeze(0)).unsqueeze(0)
+        else:
+            batched = x.dim() == 3
+            time_major = x if batched else x.unsqueeze(1)
+            if batched and self.batch_first:
+                time_major = x.transpose(0, 1)
+        self._check_sizes(time_major)
+        initial, given = self._initial(hx, time_major.shape[1], time_major, batched)
+        copy = time_major.detach().clone(memory_format=torch.contiguous_format)
+        return Call(copy, initial, given, batched, None, None)
+
+    def returned(self, output: Any, call: Call) -> Returned:
+        """What the layer returned, in one form; shares memory with it."""
+        if self.single_step:
+            values = tuple(output) if isinstance(output, tuple) else (output,)
+            values = tuple(v.detach() if call.batched else v.detach().unsqueeze(0) for v in values)
+            final = dict(zip(self.cell.states, (v[None, None] for v in values), strict=True))
+            return Returned(values[0].unsqueeze(0), final)
+        h, states = output
+        states = tuple(states) if isinstance(states, tuple) else (states,)
+        if isinstance(h, PackedSequence):
+            h, _ = pad_packed_sequence(h)
+        elif not call.batched:
+            h = h.unsqueeze(1)
+        elif self.batch_first:
+            h = h.transpose(0, 1)
+        shape = (self.num_layers, len(self.directions), call.batch, -1)
+        final = {
+            name: value.detach().reshape(shape)
+            for name, value in zip(self.cell.states, states, strict=True)
+        }
+        return Returned(h.detach(), final)
+
+    # what the caller gave, checked ------------------------------------------------------
+
+    @property
+    def _form(self) -> str:
+        if self.single_step:
+            return f"(batch, input={self.input_size}) or (input={self.input_size})"
+        order = "(batch, time, " if self.batch_first else "(time, batch, "
+        return f"{order}input={self.input_size}) or unbatched (time, input={self.input_size})"
+
+    def _check_input(self, x: Any, packed: bool = False) -> None:
+        if not isinstance(x, Tensor):
+            hint = "torch.as_tensor(x, dtype=torch.float32)"
+            if isinstance(x, PackedSequence):
+                hint = "one step of it: a cell module takes no PackedSequence"
+            raise DtypeError(
+                f"{self.kind} takes a tensor {self._form}; got {type(x).__name__}. Pass {hint}."
+            )
+        if x.is_nested or x.layout != torch.strided:
+            raise RefusedError(
+                f"{self.kind} cannot be opened on a nested or sparse tensor: "
+                f"pad it, or use torch.nn.utils.rnn.pack_sequence"
+            )
+        if x.device.type == "meta":
+            raise RefusedError("the input lies on the meta device, which holds no numbers to trace")
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # type: ignore[attr-defined]
+            raise RefusedError(
+                f"{self.kind} cannot be opened inside torch.func.vmap or grad: "
+                f"trace outside of the transformation"
+            )
+        got = tuple(x.shape)
+        expected = (2,) if packed else (1, 2) if self.single_step else (2, 3)
+        if x.dim() not in expected:
+            raise ShapeError(f"x must be {self._form}; got {got}. {self._dims_hint(x)}")
+        if x.shape[-1] != self.input_size:
+            raise ShapeError(f"x must be {self._form}; got {got}. {self._feature_hint(x)}")
+        self._check_dtype("x", x)
+
+    def _dims_hint(self, x: Tensor) -> str:
+        if x.dim() == 1 and self.input_size == 1:
+            add = "unsqueeze(0)" if self.batch_first else "unsqueeze(1)"
+            return (
+                f"For one sequence of {x.shape[0]} single numbers write "
+                f"x.unsqueeze(-1).{add}, or unbatched x.unsqueeze(-1)."
+            )
+        if x.dim() == 1:
+            return "For one step of one sequence write x.unsqueeze(0)."
+        return "Select or reshape until the dims are these."
+
+    def _feature_hint(self, x: Tensor) -> str:
+        if self.input_size == 1 and x.dim() == 2 and not self.single_step:
+            order = "(batch, time)" if self.batch_first else "(time, batch)"
+            return f"If that is {order} with one number a step, write x.unsqueeze(-1)."
+        if not self.single_step and x.dim() == 3 and self.input_size in x.shape[:2]:
+            at = tuple(x.shape).index(self.input_size)
+            return f"If dim {at} holds the features, move it last: x.movedim({at}, -1)."
+        return f"The last dim holds the features: the layer was built with input_size={self.input_size}."
+
+    def _check_sizes(self, x: Tensor) -> None:
+        steps, batch = x.shape[:2]
+        if steps == 0 or batch == 0:
+            what = "no step" if steps == 0 else "no sequence"
+            raise ShapeError(
+                f"x has {what} (time {steps}, batch {batch}): there is nothing to trace. "
+                f"Give at least one sequence of at least one step."
+            )
+
+    def _check_dtype(self, what: str, value: Tensor) -> None:
+        if not value.is_floating_point():
+            raise DtypeError(
+                f"{what} must hold floating point numbers; got {value.dtype}. Write {what}.float()."
+            )
+        weight = self._any_weight
+        if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
+            raise DtypeError(
+                f"{what} is {value.dtype}, the weights are {weight.dtype}; they must be the same. "
+                f"Write {what}.to({weight.dtype}), or change the layer with .to({value.dtype})."
+            )
+
+    @property
+    def _any_weight(self) -> Tensor:
+        # not an attribute such as weight_ih_l0: reading a parametrized one computes it anew,
+        # which for spectral norm changes its state
+        flat: list[Tensor] | None = getattr(self.module, "_flat_weights", None)
+        return flat[0] if flat else next(self.module.parameters())
+
+    def _initial(
+        self, hx: Any, batch: int, like: Tensor, batched: bool
+    ) -> tuple[dict[str, Tensor], bool]:
+        states = self.cell.states
+        layers, directions = self.num_layers, len(self.directions)
+        sizes = [self.state_size(name) for name in states]
+        shapes = [(layers, directions, batch, size) for size in sizes]
+        if hx is None:
+            zeros = (like.new_zeros(shape) for shape in shapes)
+            return dict(zip(states, zeros, strict=True)), False
+        names = ", ".join(f"{name}_0" for name in states)
+        if len(states) > 1 and not (isinstance(hx, tuple | list) and len(hx) == len(states)):
+            got = f"{len(hx)} values" if isinstance(hx, tuple | list) else type(hx).__name__
+            raise ShapeError(f"{self.kind} takes the initial states as ({names}); got {got}.")
+        values = tuple(hx) if len(states) > 1 else (hx,)
+        found: dict[str, Tensor] = {}
+        for name, value, shape in zip(states, values, shapes, strict=True):
+            if not isinstance(value, Tensor):
+                raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
+            self._check_dtype(f"{name}_0", value)
+            expected = self.state_shape(name, batch, batched)
+            if tuple(value.shape) != expected:
+                raise ShapeError(self._state_message(name, tuple(value.shape), expected))
+            copy = value.detach().clone(memory_format=torch.contiguous_format)
+            found[name] = copy.view(shape)
+        return found, True
+
+    def _state_message(self, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+        if self.single_step:
+            dims = "(batch, hidden)" if len(expected) == 2 else "(hidden)"
+        else:
+            dims = "(layers × directions, batch, hidden)"
+            if len(expected) == 2:
+                dims = "(layers × directions, hidden), as x is unbatched"
+        text = f"{name}_0 must be {dims} = {expected}; got {got}."
+        if len(got) == 3 and (got[1], got[0], got[2]) == expected:
+            text += f" batch_first does not apply to states: write {name}_0.transpose(0, 1).contiguous()."
+        return text
+
+
+def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    names = ("input", "hx")
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    if len(args) > 2 or set(given) - set(names) or "input" not in given:
+        raise ShapeError(
+            f"{kind} is called as layer(input, hx=None); got {len(args)} positional arguments"
+            + (f" and {', '.join(kwargs)}" if kwargs else "")
+            + ". trace(layer, ...) takes what the layer takes."
+        )
+    return given["input"], given.get("hx")
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a module that looks recurrent cannot be opened; None where it can, or is no such.
+
+    Judged by the names of types, so that no optional part of torch is imported.
+    """
+    kind = type(module)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if "quantized" in name or "quantizable" in name or ".qat." in name:
+        if any(word in kind.__qualname__ for word in ("LSTM", "GRU", "RNN")):
+            return f"{name} is quantised or quantisable: its arithmetic is not nn.LSTM's"
+        return None
+    if isinstance(module, torch.jit.ScriptModule):
+        original = getattr(module, "original_name", "")
+        if original in {t.__name__ for t in _RECURRENT}:
+            return f"a scripted {original}: TorchScript hides what was called; trace the original"
+        return None
+    wrapped = getattr(module, "_orig_mod", None)
+    if isinstance(wrapped, nn.Module) and _base(wrapped) is not None:
+        return "compiled by torch.compile; trace the module that was compiled (._orig_mod)"
+    base = _base(module)
+    if base is None:
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            return f"{name} has a forward of its own, which the equations do not describe"
+        return None
+    if "forward" in vars(module) or kind.forward is not base.forward:
+        return f"{name} replaces the forward of {_RECURRENT[base]}; nothing is known of its own"
+    return None
+
+
+def _base(module: nn.Module) -> type[nn.Module] | None:
+    found = (base for base in _RECURRENT if isinstance(module, base))
+    return next(found, None)
+
+
+def adopt(module: nn.Module) -> Adopted:
+    """What a recurrent module is: its cell, sizes and options.
+
+    >>> adopt(nn.LSTM(3, 4, proj_size=2)).cell.states
+    ('h', 'c')
+
+    Raises ``NotRecurrentError`` for a module that is no recurrent layer, and
+    ``RefusedError`` for one that cannot be opened.
+    """
+    if not isinstance(module, nn.Module):
+        raise NotRecurrentError(
+            f"trace takes a recurrent layer of torch.nn; got {type(module).__name__}"
+        )
+    reason = refusal(module)
+    if reason is not None:
+        raise RefusedError(f"cannot be opened: {reason}")
+    base = _base(module)
+    if base is None:
+        inside = [
+            name for name, child in module.named_modules() if name and _base(child) is not None
+        ]
+        kind = type(module).__name__
+        if not inside:
+            raise NotRecurrentError(
+                f"{kind} is no recurrent layer, and none is inside it; "
+                f"expected one of {', '.join(_RECURRENT.values())}"
+            )
+        raise NotRecurrentError(
+            f"{kind} is no recurrent layer itself; it holds {', '.join(inside[:5])}. "
+            f"Open what runs inside a model with: with rs.watch(model) as seen: model(...)"
+        )
+    m: Any = module
+    common = {
+        "module": module,
+        "kind": _RECURRENT[base],
+        "input_size": m.input_size,
+        "hidden_size": m.hidden_size,
+        "bias": m.bias,
+        "training": m.training,
+    }
+    if base in _CELLS:
+        cells = {nn.GRUCell: GRU, nn.LSTMCell: LSTM}
+        cell = cells.get(base) or _rnn(m.nonlinearity)
+        return Adopted(
+            **common,
+            cell=cell,
+            output_size=m.hidden_size,
+            num_layers=1,
+            bidirectional=False,
+            batch_first=False,
+            dropout=0.0,
+            single_step=True,
+        )
+    if base is nn.LSTM:
+        cell = LSTM_PROJECTED if m.proj_size else LSTM
+    else:
+        cell = GRU if base is nn.GRU else _rnn(m.nonlinearity)
+    return Adopted(
+        **common,
+        cell=cell,
+        output_size=m.proj_size or m.hidden_size,
+        num_layers=m.num_layers,
+        bidirectional=m.bidirectional,
+        batch_first=m.batch_first,
+        dropout=m.dropout,
+        single_step=False,
+    )
+
+
+def _rnn(nonlinearity: str) -> Cell:
+    cells = {"tanh": RNN_TANH, "relu": RNN_RELU}
+    if nonlinearity not in cells:
+        raise RefusedError(f"cannot be opened: nonlinearity {nonlinearity!r} is not tanh or relu")
+    return cells[nonlinearity]

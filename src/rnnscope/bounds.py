@@ -1,0 +1,202 @@
+"""What rounding allows: how far the layer's h may lie from the equations' own.
+
+A dot product of n terms in floating point is off by at most chain(n)·u·Σ|w||x|, where u is the
+unit roundoff and chain(n) counts roundings. The worst case, n, is never met; with independent
+roundings the error stays below λ·sqrt(n)·u·Σ|w||x| but for a probability of 2·exp(-λ²/2)
+(Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci.
+Comput. 41, 2019, theorem 2.4). Matrix kernels sum in parallel lanes, so the longest chain is
+shorter. Σ|w||x| is bounded by |w|₂|x|₂ (Cauchy-Schwarz), which needs one norm a row instead of a
+second matrix product.
+
+The error of each quantity follows from its declared equation by the usual rules, and is carried
+along a scan: for c = f·c_before + i·g, e_t = f·e_(t-1) + what the step adds. All sizes are
+per step and sequence, (time, batch), the largest over units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnnscope.adopt import Weights
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Number,
+    Previous,
+    Product,
+    Project,
+    Quantity,
+    Sum,
+)
+
+__all__ = ["Errors", "Rounding", "Size"]
+
+LANES = 16
+"""Partial sums that a matrix kernel keeps at least (one AVX-512 or two AVX2 registers)."""
+CONFIDENCE = 4.0
+"""λ: one product in 1,500 may be off by more if roundings were as bad as the model's worst."""
+FUNCTION_ULPS = 8.0
+"""Units in the last place by which two implementations of sigmoid or tanh may differ."""
+OPERATION_ULPS = 4.0
+"""Units by which an elementwise operation may differ: both sides round, in orders of their own."""
+
+Size = float | Tensor
+"""A magnitude: one number, or one a step and sequence (time, batch)."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The unit roundoffs at work: in matrix products, and in elementwise operations."""
+
+    product: float
+    operation: float
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, device: torch.device, products: torch.dtype) -> Rounding:
+        """For a layer that returns ``dtype`` and forms its products in ``products``.
+
+        TF32, where the backend may use it for float32, keeps 11 bits.
+        """
+        operation = max(torch.finfo(dtype).eps, torch.finfo(products).eps) / 2
+        product = operation
+        if products == torch.float32 and _tf32(device):
+            product = 2.0**-11
+        return cls(product, operation)
+
+    def dot(self, length: int) -> float:
+        """Error of a dot product of ``length`` terms, per unit of Σ|w||x|."""
+        return CONFIDENCE * math.sqrt(length / LANES + math.log2(LANES) + 1) * self.product
+
+
+def _tf32(device: torch.device) -> bool:
+    if torch.get_float32_matmul_precision() != "highest":
+        return True
+    return device.type == "cuda" and bool(torch.backends.cudnn.allow_tf32)
+
+
+class Errors:
+    """Magnitude and error of every quantity of one layer and direction, from its equations.
+
+    ``x_norm``, ``h_norm`` (time, batch): |x_t|₂ and |h_(t-1)|₂. ``sizes``: the largest |value| of
+    quantities and previous states, where known better than from their function.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        rounding: Rounding,
+        x_norm: Tensor,
+        h_norm: Tensor,
+        sizes: Mapping[Expr, Tensor],
+        reverse: bool,
+    ) -> None:
+        self.rounding = rounding
+        self.x_norm, self.h_norm = x_norm, h_norm
+        self.sizes = sizes
+        self.reverse = reverse
+        self.known: dict[Expr, tuple[Size, Size]] = {}
+        self.weights = weights
+        gates = len(weights.cell.gates)
+        self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
+        self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
+
+    def add(self, name: str, expr: Expr) -> Size:
+        """Derive the error of the next quantity, whose equation is ``expr``."""
+        size, error = self.of(expr)
+        quantity = Quantity(name)
+        self.known[quantity] = self.sizes.get(quantity, size), error
+        return error
+
+    def scan(self, name: str, factor: Expr, addend: Expr) -> Tensor:
+        """Carry the error of a state along name_t = factor × name_(t-1) + addend."""
+        before = self.sizes[Previous(name)]
+        growth, error = self.of(factor)
+        size, added = self.of(addend)
+        result = self.sizes[Quantity(name)]
+        own = OPERATION_ULPS * self.rounding.operation * (result + growth * before + size)
+        step = before * error + added + own
+        growth = torch.as_tensor(growth, dtype=step.dtype, device=step.device).expand_as(step)
+        out = torch.empty_like(step)
+        carried = torch.zeros_like(step[0])
+        order: Callable[[list[Tensor]], list[Tensor]] = (
+            (lambda rows: rows[::-1]) if self.reverse else (lambda rows: rows)
+        )
+        rows = (order(list(t.unbind(0))) for t in (out, step, growth))
+        for target, add, grow in zip(*rows, strict=True):
+            carried = torch.addcmul(add, grow, carried, out=target)
+        previous = torch.zeros_like(out)
+        if self.reverse:
+            previous[:-1] = out[1:]
+        else:
+            previous[1:] = out[:-1]
+        self.known[Quantity(name)] = result, out
+        self.known[Previous(name)] = before, previous
+        return out
+
+    def of(self, expr: Expr) -> tuple[Size, Size]:
+        """(largest magnitude, largest error) of an expression."""
+        match expr:
+            case Number(value):
+                return abs(value), 0.0
+            case FromX(gate):
+                return self._affine(gate, self._x_rows, self.x_norm, self.weights.ih.shape[1])
+            case FromH(gate, Previous("h")):
+                return self._affine(gate, self._h_rows, self.h_norm, self.weights.hh.shape[1])
+            case Project(of):
+                return self._projected(of)
+            case Apply(_, argument):
+                return self._function(expr, argument)
+            case Sum(left, right):
+                (a, e), (b, d) = self.of(left), self.of(right)
+                size = a + b
+                return size, e + d + OPERATION_ULPS * self.rounding.operation * size
+            case Product(left, right):
+                (a, e), (b, d) = self.of(left), self.of(right)
+                size = a * b
+                return size, a * d + b * e + e * d + OPERATION_ULPS * self.rounding.operation * size
+            case _ if expr in self.known:
+                return self.known[expr]
+            case _ if expr in self.sizes:
+                return self.sizes[expr], 0.0
+        raise TypeError(f"no error rule for {expr!r}")
+
+    def _affine(
+        self, gate: str, rows: tuple[list[float], list[float]], norm: Tensor, length: int
+    ) -> tuple[Size, Size]:
+        k = tuple(self.weights.cell.gates).index(gate)
+        product, bias = rows[0][k] * norm, rows[1][k]
+        rounding = self.rounding
+        return product + bias, rounding.dot(length) * product + (
+            OPERATION_ULPS * rounding.operation * bias
+        )
+
+    def _projected(self, of: Expr) -> tuple[Size, Size]:
+        size, error = self.of(of)
+        weight = self.weights.projection
+        units = weight.shape[1]
+        # |m|₂ <= sqrt(units)·max|m|, and an error in each unit adds up along the row
+        product = float(weight.norm(dim=1).max()) * math.sqrt(units) * size
+        spread = float(weight.abs().sum(1).max())
+        return product, self.rounding.dot(units) * product + spread * error
+
+    def _function(self, expr: Apply, argument: Expr) -> tuple[Size, Size]:
+        size, error = self.of(argument)
+        function = expr.function
+        largest: Size = size if function.largest is None else function.largest
+        own = FUNCTION_ULPS * self.rounding.operation * largest
+        return largest, function.steepest * error + own
+
+
+def _largest_rows(
+    weight: Tensor, bias: Tensor | None, gates: int
+) -> tuple[list[float], list[float]]:
+    norms: list[float] = weight.norm(dim=1).view(gates, -1).amax(1).tolist()
+    biases = [0.0] * gates if bias is None else bias.abs().view(gates, -1).amax(1).tolist()
+    return norms, biases

@@ -1,0 +1,272 @@
+"""The cells, each declared once, as in PyTorch's documentation.
+
+Text, LaTeX, values, error bounds and explanations all derive from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from rnnscope.errors import DeclarationError
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Previous,
+    Project,
+    Quantity,
+    Vector,
+    leaves,
+)
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "LSTM_PROJECTED",
+    "RNN_RELU",
+    "RNN_TANH",
+    "Cell",
+    "from_h",
+    "from_x",
+    "project",
+    "relu",
+    "sigmoid",
+    "tanh",
+]
+
+
+def sigmoid(argument: Expr) -> Expr:
+    """σ(argument)."""
+    return Apply("sigmoid", argument)
+
+
+def tanh(argument: Expr) -> Expr:
+    """tanh(argument)."""
+    return Apply("tanh", argument)
+
+
+def relu(argument: Expr) -> Expr:
+    """max(argument, 0)."""
+    return Apply("relu", argument)
+
+
+def from_x(gate: str) -> Expr:
+    """W_ik x_t + b_ik, the input's part of gate k."""
+    return FromX(gate)
+
+
+def from_h(gate: str, of: Expr | None = None) -> Expr:
+    """W_hk h_(t-1) + b_hk, the state's part of gate k; ``of`` replaces h_(t-1)."""
+    return FromH(gate) if of is None else FromH(gate, of)
+
+
+def project(of: Expr) -> Expr:
+    """W_hr of, the projection of an LSTM with ``proj_size``."""
+    return Project(of)
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One step of a recurrent layer, as equations.
+
+    ``gates`` names the blocks of rows in the stacked weights, in PyTorch's order.
+    ``equations`` maps each quantity to its expression, in the order in which they are
+    computed; the one named ``h`` is what the layer hands on. A state is a quantity whose
+    value at the step before some equation uses. ``words`` says what a quantity is, in a word.
+
+    >>> from rnnscope.cells import Cell, from_h, from_x, tanh
+    >>> elman = Cell(name="Elman", gates="h", equations={"h": tanh(from_x("h") + from_h("h"))})
+    >>> elman.states, elman.parts
+    (('h',), ('h_from_x', 'h_from_h', 'h_pre'))
+
+    Raises ``DeclarationError`` where an equation uses a quantity that is not computed before
+    it, a gate that is not named, or where there is no ``h``.
+    """
+
+    name: str
+    gates: tuple[str, ...] | str
+    equations: Mapping[str, Expr]
+    words: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    departures: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gates", tuple(self.gates))
+        object.__setattr__(self, "equations", MappingProxyType(dict(self.equations)))
+        object.__setattr__(self, "words", MappingProxyType(dict(self.words)))
+        if "h" not in self.equations:
+            raise DeclarationError(
+                f"cell {self.name}: no equation for h, which the layer hands on; "
+                f"got {', '.join(self.equations) or 'none'}"
+            )
+        known: set[str] = set()
+        for name, equation in self.equations.items():
+            self._check(name, equation, known)
+            known.add(name)
+
+    def _check(self, name: str, equation: Expr, known: set[str]) -> None:
+        for leaf in leaves(equation):
+            match leaf:
+                case Quantity(used) if used not in known:
+                    raise DeclarationError(
+                        f"cell {self.name}: the equation of {name} uses {used}, which is not "
+                        f"computed before it; move the equation of {used} up, or write "
+                        f"Previous({used!r}) for its value at the step before"
+                    )
+                case Previous(used) if used not in self.equations:
+                    raise DeclarationError(
+                        f"cell {self.name}: the equation of {name} uses {used} of the step "
+                        f"before, which no equation computes"
+                    )
+                case FromX(gate) | FromH(gate) if gate not in self.gates:
+                    raise DeclarationError(
+                        f"cell {self.name}: the equation of {name} uses the weights of gate "
+                        f"{gate}; gates is {''.join(self.gates)!r}"
+                    )
+
+    @cached_property
+    def states(self) -> tuple[str, ...]:
+        """The quantities carried from step to step; h first."""
+        used = {
+            leaf.name
+            for equation in self.equations.values()
+            for leaf in leaves(equation)
+            if isinstance(leaf, Previous)
+        }
+        return ("h", *(name for name in self.equations if name in used - {"h"}))
+
+    @cached_property
+    def quantities(self) -> tuple[str, ...]:
+        """Gates and states, in the order of the equations."""
+        return tuple(self.equations)
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """``k_from_x``, ``k_from_h`` of each gate, and ``k_pre``, the argument of its activation."""
+        names: list[str] = []
+        for name, equation in self.equations.items():
+            for leaf in leaves(equation):
+                part = part_name(leaf)
+                if part is not None and part not in names:
+                    names.append(part)
+            if isinstance(equation, Apply):
+                names.append(f"{name}_pre")
+        return tuple(names)
+
+    @cached_property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the parameters with one number a unit."""
+        names = (
+            leaf.name
+            for equation in self.equations.values()
+            for leaf in leaves(equation)
+            if isinstance(leaf, Vector)
+        )
+        return tuple(dict.fromkeys(names))
+
+    @cached_property
+    def projected(self) -> bool:
+        """Whether h is a projection (W_hr), so that it has its own size."""
+        return any(
+            isinstance(leaf, Project)
+            for equation in self.equations.values()
+            for leaf in leaves(equation)
+        )
+
+
+def part_name(leaf: Expr) -> str | None:
+    """The name under which a trace records an affine part; None for other leaves."""
+    match leaf:
+        case FromX(gate):
+            return f"{gate}_from_x"
+        case FromH(gate):
+            return f"{gate}_from_h"
+        case _:
+            return None
+
+
+i, f, g, o, c, r, z, n, m = (Quantity(name) for name in "ifgocrznm")
+h_prev, c_prev = Previous("h"), Previous("c")
+
+RNN_TANH = Cell(
+    name="RNN",
+    gates="h",
+    equations={"h": tanh(from_x("h") + from_h("h"))},
+    words={"h": "hidden state"},
+    source="Elman 1990",
+    departures="two biases, b_ih and b_hh, whose sum is all that counts",
+)
+
+RNN_RELU = Cell(
+    name="RNN",
+    gates="h",
+    equations={"h": relu(from_x("h") + from_h("h"))},
+    words={"h": "hidden state"},
+    source="Elman 1990; relu as in Le, Jaitly and Hinton 2015",
+    departures="two biases, b_ih and b_hh, whose sum is all that counts",
+)
+
+GRU = Cell(
+    name="GRU",
+    gates="rzn",
+    equations={
+        "r": sigmoid(from_x("r") + from_h("r")),
+        "z": sigmoid(from_x("z") + from_h("z")),
+        "n": tanh(from_x("n") + r * from_h("n")),
+        "h": (1 - z) * n + z * h_prev,
+    },
+    words={"r": "reset", "z": "update", "n": "new", "h": "hidden state"},
+    source="Cho et al. 2014, eq. 5-8",
+    departures=(
+        "r multiplies W_hn h + b_hn, after the product, not h before it; "
+        "z keeps the old state, and 1 - z takes the new"
+    ),
+)
+
+_LSTM_GATES = {
+    "i": sigmoid(from_x("i") + from_h("i")),
+    "f": sigmoid(from_x("f") + from_h("f")),
+    "g": tanh(from_x("g") + from_h("g")),
+    "o": sigmoid(from_x("o") + from_h("o")),
+    "c": f * c_prev + i * g,
+}
+_LSTM_WORDS = {
+    "i": "input",
+    "f": "forget",
+    "g": "new",
+    "o": "output",
+    "c": "cell state",
+    "h": "hidden state",
+}
+
+LSTM = Cell(
+    name="LSTM",
+    gates="ifgo",
+    equations={**_LSTM_GATES, "h": o * tanh(c)},
+    words=_LSTM_WORDS,
+    source="Hochreiter and Schmidhuber 1997; the forget gate by Gers et al. 2000",
+    departures="no peepholes; two biases, b_ih and b_hh, whose sum is all that counts",
+)
+
+LSTM_PROJECTED = Cell(
+    name="LSTM",
+    gates="ifgo",
+    equations={**_LSTM_GATES, "m": o * tanh(c), "h": project(m)},
+    words={**_LSTM_WORDS, "m": "state before projection"},
+    source="Sak et al. 2014, eq. 1-7 (recurrent projection)",
+    departures="no peepholes; the projection has no bias",
+)
+
+CELLS = {
+    "rnn_tanh": RNN_TANH,
+    "rnn_relu": RNN_RELU,
+    "gru": GRU,
+    "lstm": LSTM,
+    "lstm_projected": LSTM_PROJECTED,
+}
+"""Every cell that ``torch.nn`` has, under the name by which files refer to it."""

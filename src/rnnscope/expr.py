@@ -1,0 +1,359 @@
+"""The algebra of equations: what a cell is declared in, and everything else is derived from.
+
+An equation is a small immutable tree. Its leaves are quantities of the same step, states of
+the step before, parameters, and the affine parts: ``from_x(k)`` is W_ik x + b_ik,
+``from_h(k)`` is W_hk h_(t-1) + b_hk, and ``project(e)`` is W_hr e. Its nodes are +, -, ×
+and elementwise functions. The module knows no cell and no layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rnnscope.errors import DeclarationError
+
+__all__ = [
+    "FUNCTIONS",
+    "Apply",
+    "Environment",
+    "Expr",
+    "FromH",
+    "FromX",
+    "Function",
+    "Number",
+    "Previous",
+    "Product",
+    "Project",
+    "Quantity",
+    "Sum",
+    "Vector",
+    "Weighted",
+    "linear_recurrence",
+    "evaluate",
+    "leaves",
+    "terms",
+]
+
+
+class Expr:
+    """A node of an equation; Python's operators build larger ones."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Expr | float) -> Expr:
+        return Sum(self, as_expr(other))
+
+    def __radd__(self, other: float) -> Expr:
+        return Sum(as_expr(other), self)
+
+    def __sub__(self, other: Expr | float) -> Expr:
+        return Sum(self, as_expr(other), negative=True)
+
+    def __rsub__(self, other: float) -> Expr:
+        return Sum(as_expr(other), self, negative=True)
+
+    def __mul__(self, other: Expr | float) -> Expr:
+        return Product(self, as_expr(other))
+
+    def __rmul__(self, other: float) -> Expr:
+        return Product(as_expr(other), self)
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Expr):
+    """A constant."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity(Expr):
+    """A quantity of the same step, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Previous(Expr):
+    """A state of the step before, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vector(Expr):
+    """A parameter with one number a unit, such as a peephole's weight."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromX(Expr):
+    """W_ik x + b_ik: what the input of the step says to gate k."""
+
+    gate: str
+
+
+@dataclass(frozen=True, slots=True)
+class FromH(Expr):
+    """W_hk e + b_hk; e is the state of the step before unless told otherwise."""
+
+    gate: str
+    of: Expr = Previous("h")
+
+
+@dataclass(frozen=True, slots=True)
+class Project(Expr):
+    """W_hr e: a state made smaller (LSTM with ``proj_size``)."""
+
+    of: Expr
+
+
+Weighted = FromX | FromH | Project
+"""The leaves that hold a matrix product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Expr):
+    """left + right, or left - right."""
+
+    left: Expr
+    right: Expr
+    negative: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Expr):
+    """left × right, elementwise."""
+
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True)
+class Function:
+    """An elementwise function with all that is derived from it.
+
+    ``derivative`` is given from the function's own value y, as backpropagation needs it.
+    ``steepest`` is the largest slope anywhere, ``largest`` the largest magnitude (None where
+    there is none): what error bounds need. ``script`` is the expression in JavaScript.
+    """
+
+    name: str
+    symbol: str
+    latex: str
+    forward: Callable[[Tensor], Tensor]
+    forward_: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    steepest: float
+    largest: float | None
+    script: str
+
+
+FUNCTIONS: Mapping[str, Function] = MappingProxyType(
+    {
+        f.name: f
+        for f in (
+            Function(
+                name="sigmoid",
+                symbol="σ",
+                latex=r"\sigma",
+                forward=torch.sigmoid,
+                forward_=torch.sigmoid_,
+                derivative=lambda y: y * (1 - y),
+                steepest=0.25,
+                largest=1.0,
+                script="1 / (1 + Math.exp(-x))",
+            ),
+            Function(
+                name="tanh",
+                symbol="tanh",
+                latex=r"\tanh",
+                forward=torch.tanh,
+                forward_=torch.tanh_,
+                derivative=lambda y: 1 - y * y,
+                steepest=1.0,
+                largest=1.0,
+                script="Math.tanh(x)",
+            ),
+            Function(
+                name="relu",
+                symbol="relu",
+                latex=r"\operatorname{ReLU}",
+                forward=torch.relu,
+                forward_=torch.relu_,
+                derivative=lambda y: (y > 0).to(y.dtype),
+                steepest=1.0,
+                largest=None,
+                script="x > 0 ? x : 0",
+            ),
+        )
+    }
+)
+"""The elementwise functions that equations may use; each fact about one stands here only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apply(Expr):
+    """function(argument), elementwise; the function is named as in ``FUNCTIONS``."""
+
+    name: str
+    argument: Expr
+
+    def __post_init__(self) -> None:
+        if self.name not in FUNCTIONS:
+            raise DeclarationError(
+                f"unknown function {self.name!r}; equations may use {', '.join(FUNCTIONS)}"
+            )
+
+    @property
+    def function(self) -> Function:
+        """The entry of ``FUNCTIONS``."""
+        return FUNCTIONS[self.name]
+
+
+def as_expr(value: Expr | float) -> Expr:
+    """A number becomes a ``Number``; an expression stays what it is."""
+    return value if isinstance(value, Expr) else Number(float(value))
+
+
+def terms(expr: Expr, negative: bool = False) -> Iterator[tuple[bool, Expr]]:
+    """The summands of an expression from left to right, each with whether it is subtracted.
+
+    Only nested sums on the left are opened, and on the right where a sum stands there:
+    a - (b + c) is a, -b, -c.
+    """
+    if isinstance(expr, Sum):
+        yield from terms(expr.left, negative)
+        yield from terms(expr.right, negative != expr.negative)
+    else:
+        yield negative, expr
+
+
+def leaves(expr: Expr) -> Iterator[Expr]:
+    """Every leaf, from left to right; an affine part comes before what it multiplies."""
+    match expr:
+        case Sum(left, right) | Product(left, right):
+            yield from leaves(left)
+            yield from leaves(right)
+        case Apply(_, argument):
+            yield from leaves(argument)
+        case FromH(_, of) | Project(of):
+            yield expr
+            yield from leaves(of)
+        case _:
+            yield expr
+
+
+class Environment(Protocol):
+    """Where ``evaluate`` finds the values of leaves."""
+
+    def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
+        """The tensor of a quantity, state or vector parameter; never changed in place."""
+
+    def product(self, leaf: Weighted, out: Tensor | None) -> Tensor:
+        """The value of an affine part, written into ``out`` where given."""
+
+    def add_product(self, total: Tensor, leaf: Weighted) -> Tensor:
+        """``total`` + the affine part, written into ``total``."""
+
+
+def evaluate(expr: Expr, env: Environment, out: Tensor | None = None) -> Tensor:
+    """The value of an expression.
+
+    With ``out`` the result is written there, with as few passes over memory as the
+    structure allows, and nothing may require gradients. Without ``out`` every operation makes
+    a new tensor, so autograd can follow.
+    """
+    match expr:
+        case Number(value):
+            if out is None:
+                return torch.tensor(value)
+            return out.fill_(value)
+        case Quantity() | Previous() | Vector():
+            value = env.value(expr)
+            return value if out is None else out.copy_(value)
+        case FromX() | FromH() | Project():
+            return env.product(expr, out)
+        case Apply(_, argument):
+            if out is None:
+                return expr.function.forward(evaluate(argument, env))
+            return expr.function.forward_(evaluate(argument, env, out))
+        case Product(Number(value), right):
+            inner = evaluate(right, env, out)
+            return inner * value if out is None else inner.mul_(value)
+        case Product(left, right):
+            if out is None:
+                return evaluate(left, env) * evaluate(right, env)
+            return evaluate(left, env, out).mul_(evaluate(right, env))
+        case Sum():
+            return _evaluate_sum(expr, env, out)
+    raise TypeError(f"not an equation: {expr!r}")
+
+
+def _evaluate_sum(expr: Sum, env: Environment, out: Tensor | None) -> Tensor:
+    (_, first), *rest = terms(expr)
+    if isinstance(first, Number):
+        # 1 - z: begin with the tensor, and add the number to it
+        (negative, second), *rest = rest
+        total = evaluate(second, env, out)
+        if out is None:
+            total = first.value - total if negative else first.value + total
+        else:
+            total = (total.neg_() if negative else total).add_(first.value)
+    else:
+        total = evaluate(first, env, out)
+    for negative, term in rest:
+        sign = -1 if negative else 1
+        if out is None:
+            if isinstance(term, Number):
+                total = total + sign * term.value
+            else:
+                value = evaluate(term, env)
+                total = total - value if negative else total + value
+        elif isinstance(term, Number):
+            total.add_(sign * term.value)
+        elif isinstance(term, FromX | FromH | Project) and not negative:
+            env.add_product(total, term)
+        elif isinstance(term, Product) and not isinstance(term.left, Number):
+            total.addcmul_(evaluate(term.left, env), evaluate(term.right, env), value=sign)
+        else:
+            total.add_(evaluate(term, env), alpha=sign)
+    return total
+
+
+def linear_recurrence(expr: Expr, state: str) -> tuple[Expr, Expr] | None:
+    """Split an equation into (factor, addend) with expr = factor × Previous(state) + addend.
+
+    None where the state of the step before enters in any other way, or more than once: then
+    the equation is no linear recurrence, and must be run step by step.
+    """
+    factor: Expr | None = None
+    addend: Expr | None = None
+    for negative, term in terms(expr):
+        if not any(leaf == Previous(state) for leaf in leaves(term)):
+            if addend is None:
+                if negative:
+                    return None
+                addend = term
+            else:
+                addend = Sum(addend, term, negative)
+            continue
+        match term:
+            case Product(left, Previous(name)) | Product(Previous(name), left) if (
+                name == state and factor is None and not negative
+            ):
+                factor = left
+            case _:
+                return None
+    if factor is None or addend is None:
+        return None
+    if any(leaf == Previous(state) for leaf in leaves(factor)):
+        return None
+    return factor, addend

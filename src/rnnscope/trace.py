@@ -1,0 +1,577 @@
+"""trace: call a layer, open what it returned, and prove the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
+from rnnscope.cells import Cell
+from rnnscope.errors import AddressError, VerificationError
+from rnnscope.opening import Opened, Proof, open_call, quantity_names
+from rnnscope.record import Place, Record
+from rnnscope.run import run_direction
+
+__all__ = ["Capture", "Trace", "trace"]
+
+Check = bool | Literal["thorough"]
+
+USELESS = 0.1
+"""A bound wider than this share of a state's largest value proves nothing worth saying."""
+SMALL = 60
+"""Up to so many numbers a trace is shown as a table of all of them."""
+
+
+class Snapshot:
+    """The weights of a call, copied; a class of its own so that it can be weakly referenced."""
+
+    def __init__(self, weights: tuple[tuple[Weights, ...], ...]) -> None:
+        self.weights = weights
+
+    def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
+        """Whether the live weights still hold these numbers, bit for bit."""
+        for mine, theirs in zip(_tensors(self.weights), _tensors(live), strict=True):
+            if mine.dtype != theirs.dtype or mine.device != theirs.device:
+                return False
+            if not torch.equal(mine, theirs):
+                return False
+        return True
+
+
+def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
+    return [t for layer in weights for one in layer for t in one.named().values()]
+
+
+_last_snapshots: WeakKeyDictionary[nn.Module, ReferenceType[Snapshot]] = WeakKeyDictionary()
+# compared by value each time, so it cannot go stale; holds nothing alive
+
+
+def _snapshot(module: nn.Module, live: tuple[tuple[Weights, ...], ...]) -> Snapshot:
+    reference = _last_snapshots.get(module)
+    last = None if reference is None else reference()
+    if last is not None and last.equals(live):
+        return last
+    fresh = Snapshot(tuple(tuple(w.map(_copy) for w in layer) for layer in live))
+    _last_snapshots[module] = ref(fresh)
+    return fresh
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One call of a module as it happened: what went in, the weights used, what came out."""
+
+    adopted: Adopted
+    call: Call
+    snapshot: Snapshot
+    output: Any
+    products: torch.dtype
+    random_state: Tensor | None
+
+
+class Capture:
+    """Hooks that take one module's calls as the module itself sees them.
+
+    The first sees the input after every hook of the caller's, the second the output before any.
+    Used as a context; leaves no hook behind.
+    """
+
+    def __init__(self, adopted: Adopted) -> None:
+        self.adopted = adopted
+        self.before: tuple[Call, Tensor | None] | None = None
+        self.taken: Captured | None = None
+
+    def __enter__(self) -> Capture:
+        module = self.adopted.module
+        self.handles = [
+            module.register_forward_pre_hook(self._enter, with_kwargs=True),
+            module.register_forward_hook(self._leave, prepend=True, with_kwargs=True),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
+
+    def _leave(self, module: nn.Module, _: Any, __: Any, output: Any) -> None:
+        assert self.before is not None, "a forward has its hook before"
+        call, random_state = self.before
+        snapshot = _snapshot(module, self.adopted.weights())
+        products = _product_type(call.x)
+        self.taken = Captured(self.adopted, call, snapshot, output, products, random_state)
+
+
+def dropout_state(adopted: Adopted) -> Tensor | None:
+    """The random state from which a call would draw its dropout masks; None where it draws none.
+
+    Raises ``RefusedError`` where the masks cannot be drawn again.
+    """
+    if not (adopted.training and adopted.dropout > 0 and adopted.num_layers > 1):
+        return None
+    adopted.check_dropout_device()
+    return torch.get_rng_state()
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def trace(
+    module: nn.Module,
+    *args: Any,
+    record: str | Iterable[str] = "gates",
+    check: Check = True,
+    **kwargs: Any,
+) -> Trace:
+    """Call a recurrent layer as it is called, and open it: every number inside, proven.
+
+    ``args`` and ``kwargs`` go to the module as they are: a tensor (time, batch, input), with
+    ``batch_first`` (batch, time, input), unbatched (time, input), or a PackedSequence; and the
+    initial states. The module runs once, unchanged; nothing of it or of the random state is
+    other than after a plain call.
+
+    ``record``: "gates" keeps gates and states, "all" also their parts (``f_from_x``,
+    ``f_from_h``, ``f_pre``), names keep those; states are always kept. ``check``: True proves h
+    at every step and the cell state at the end against the layer; "thorough" also proves every
+    state at every step against an independent loop of torch's own cells; False gives the numbers
+    by the equations alone, without running the layer.
+
+    >>> rnn = nn.RNN(1, 1, bias=False, batch_first=True)
+    >>> tr = trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]]))
+    >>> tr["h"].shape                           # layer, direction, batch, time, unit
+    torch.Size([1, 1, 1, 3, 1])
+    >>> tr.deviation <= tr.tolerance
+    True
+
+    Raises ``NotRecurrentError`` and ``RefusedError`` for a module that cannot be opened,
+    ``ShapeError`` and ``DtypeError`` for a call that the layer cannot take, ``AddressError`` for
+    an unknown name in ``record``, and ``VerificationError`` where the equations do not give the
+    layer's own numbers.
+    """
+    adopted = adopt(module)
+    names = recorded_names(adopted.cell, record)
+    if check not in (True, False, "thorough"):
+        raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
+    if check is False:
+        return _by_equations(adopted, adopted.call(args, kwargs), names)
+    with Capture(adopted) as capture:
+        module(*args, **kwargs)
+    assert capture.taken is not None, "the module ran, so its hook did"
+    return open_captured(capture.taken, names, check)
+
+
+def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
+    """What ``record`` asks for, as names; raises ``AddressError`` for an unknown one."""
+    if record == "gates":
+        return frozenset(cell.quantities)
+    if record == "all":
+        return frozenset(quantity_names(cell))
+    names = frozenset([record] if isinstance(record, str) else record)
+    known = quantity_names(cell)
+    unknown = sorted(map(str, names.difference(known)))
+    if unknown:
+        raise AddressError(
+            f'record must be "gates", "all" or names of {cell.name}: {", ".join(known)}; '
+            f"got {', '.join(unknown)}"
+        )
+    return names.union(cell.states)
+
+
+def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace:
+    """The trace of a call that was captured; raises ``VerificationError``."""
+    adopted, call = taken.adopted, taken.call
+    returned = adopted.returned(taken.output, call)
+    with torch.no_grad():
+        opened = open_call(
+            adopted,
+            call,
+            returned,
+            taken.snapshot.weights,
+            names,
+            taken.products,
+            taken.random_state,
+            thorough=check == "thorough",
+        )
+    _verify(adopted, opened.proofs)
+    return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
+
+
+def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
+    """Raise ``VerificationError`` where a deviation is larger than rounding allows."""
+    failed = [proof for proof in proofs.values() if proof.ratio > 1]
+    if not failed:
+        return
+    worst = max(failed, key=lambda p: p.ratio)
+    raise VerificationError(
+        f"{worst.state} by the equations is not {adopted.kind}'s own at {worst.place}: the "
+        f"difference is {worst.ratio:.3g} times what rounding allows; the largest difference "
+        f"anywhere is {worst.deviation:.3g}. Either {adopted.kind} did not compute what its "
+        f"documentation says (another backend, a patched forward), or rnnscope errs: please "
+        f"report it. trace(..., check=False) gives the numbers by the equations alone."
+    )
+
+
+def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
+    """The numbers by the equations alone, in the layer's own precision."""
+    snapshot = _snapshot(adopted.module, adopted.weights())
+    dropout_state(adopted)
+    valid = call.valid
+    inputs: list[Tensor | None] = []
+    layers: list[list[dict[str, Tensor]]] = []
+    flow, dropped = call.x, True
+    with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
+        for layer, weights in enumerate(snapshot.weights):
+            inputs.append(flow.transpose(0, 1) if dropped else None)
+            found = []
+            for d, one in enumerate(weights):
+                initial = {name: value[layer, d] for name, value in call.initial.items()}
+                found.append(run_direction(one, flow, initial, valid, d == 1, names))
+            layers.append(found)
+            flow = torch.cat([each["h"] for each in found], dim=-1)
+            dropped = adopted.training and adopted.dropout > 0
+            if dropped and layer < adopted.num_layers - 1:
+                flow = call.dropout(flow, adopted.dropout)
+        values = {
+            name: torch.stack([torch.stack([each[name] for each in found]) for found in layers])
+            for name in quantity_names(adopted.cell)
+            if name in names.union(adopted.cell.states)
+        }
+        if valid is not None:
+            for value in values.values():
+                value.masked_fill_(~valid[None, None, :, :, None], 0)
+            flow = flow.masked_fill(~valid[..., None], 0)
+    record = {name: value.transpose(2, 3) for name, value in values.items()}
+    opened = Opened(record, tuple(inputs), {})
+    output = _as_returned(adopted, call, flow, record)
+    return Trace(adopted.structure, call, snapshot, opened, output)
+
+
+def _as_returned(adopted: Adopted, call: Call, flow: Tensor, record: Mapping[str, Tensor]) -> Any:
+    """Outputs and last states by the equations, in the form in which the module returns them."""
+    final = []
+    rows = torch.arange(call.batch, device=call.x.device)
+    ends = call.steps - 1 if call.lengths is None else call.lengths - 1
+    for name in adopted.cell.states:
+        value = record[name]
+        each = [value[:, 0, rows, ends], *([value[:, 1, :, 0]] if adopted.bidirectional else [])]
+        shape = adopted.state_shape(name, call.batch, call.batched)
+        final.append(torch.stack(each, dim=1).reshape(shape))
+    states = final[0] if len(final) == 1 else tuple(final)
+    return states if adopted.single_step else (adopted.outgoing(flow, call), states)
+
+
+class Trace(Record):
+    """The numbers inside one call of a recurrent layer, with their proof.
+
+    A mapping from names to tensors (layer, direction, batch, time, unit). ``output``, ``h_n``
+    and ``c_n`` are what the layer returned, with their graph; all else is a detached copy.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        call: Call,
+        snapshot: Snapshot,
+        opened: Opened,
+        output: Any,
+    ) -> None:
+        cell = structure.cell
+        lengths = call.lengths
+        if lengths is None:
+            lengths = torch.full((call.batch,), call.steps, device=call.x.device)
+        super().__init__(
+            opened.values,
+            opened.inputs,
+            lengths,
+            structure.directions,
+            {"h": "projected"} if cell.projected else {},
+            _absent(structure, opened.values),
+        )
+        self.structure = structure
+        self.call = call
+        self.proofs: Mapping[str, Proof] = opened.proofs
+        self._snapshot = snapshot
+        self._returned = output
+
+    # what went in and came out -------------------------------------------------------------
+
+    @property
+    def cell(self) -> Cell:
+        """The cell's declaration: its equations."""
+        return self.structure.cell
+
+    @property
+    def weights(self) -> tuple[tuple[Weights, ...], ...]:
+        """The weights as they were used in this call, by layer and direction."""
+        return self._snapshot.weights
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The same under PyTorch's names."""
+        return {
+            name: t for layer in self.weights for one in layer for name, t in one.named().items()
+        }
+
+    @property
+    def output(self) -> Any:
+        """What the layer returned as output: every h of the last layer; of a cell, its h."""
+        if self.structure.single_step:
+            return self.h_n
+        return self._returned[0]
+
+    @property
+    def h_n(self) -> Tensor:
+        """The last hidden states, as the layer returned them: (layers × directions, batch,
+        output)."""
+        return self._final("h")
+
+    @property
+    def c_n(self) -> Tensor:
+        """The last cell states, as the layer returned them; only an LSTM has them."""
+        return self._final("c")
+
+    @property
+    def h_0(self) -> Tensor:
+        """The initial hidden states in the layer's own form; zeros where none were given."""
+        return self._initial("h")
+
+    @property
+    def c_0(self) -> Tensor:
+        """The initial cell states in the layer's own form; only an LSTM has them."""
+        return self._initial("c")
+
+    def _state_index(self, state: str, suffix: str) -> int:
+        states = self.cell.states
+        if state not in states:
+            have = ", ".join(f"{name}_{suffix}" for name in states)
+            raise AttributeError(f"{self.structure.kind} has no {state}_{suffix}; it has {have}")
+        return states.index(state)
+
+    def _final(self, state: str) -> Tensor:
+        k = self._state_index(state, "n")
+        states: Any = self._returned if self.structure.single_step else self._returned[1]
+        found: Tensor = states[k] if isinstance(states, tuple | list) else states
+        return found
+
+    def _initial(self, state: str) -> Tensor:
+        self._state_index(state, "0")
+        shape = self.structure.state_shape(state, self.call.batch, self.call.batched)
+        return self.call.initial[state].reshape(shape)
+
+    def before(self, state: str, layer: int, direction: str) -> Tensor:
+        """The state before each step, (batch, time, unit): h_(t-1) for forward, h_(t+1) for
+        reverse, the initial state before a sequence's first."""
+        d = self.directions.index(direction)
+        value = self[state, layer, direction]
+        start = self.call.initial[state][layer, d].to(value.dtype).unsqueeze(1)
+        if direction == "forward":
+            return torch.cat([start, value[:, :-1]], dim=1)
+        shifted = torch.cat([value[:, 1:], start], dim=1)
+        last = (self.lengths - 1).view(-1, 1, 1)
+        steps = torch.arange(value.shape[1], device=value.device).view(1, -1, 1)
+        return torch.where(steps == last, start, shifted)
+
+    # the proof -------------------------------------------------------------------------------
+
+    @property
+    def deviation(self) -> float | None:
+        """The largest deviation of the equations from the layer's own states; None where the
+        layer did not run (``check=False``)."""
+        worst = self._worst()
+        return None if worst is None else worst.deviation
+
+    @property
+    def tolerance(self) -> float | None:
+        """What rounding allows at the place of the largest deviation; None as above."""
+        worst = self._worst()
+        return None if worst is None else worst.tolerance
+
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """The states whose bound is too wide to prove anything, as c in bfloat16."""
+        return tuple(
+            name
+            for name, proof in self.proofs.items()
+            if name != "h" and proof.tolerance > USELESS * max(proof.size, 1e-30)
+        )
+
+    def _worst(self) -> Proof | None:
+        proven = [p for name, p in self.proofs.items() if name not in self.unverified]
+        return max(proven, key=lambda p: p.deviation, default=None)
+
+    @property
+    def proof(self) -> str:
+        """One sentence: what was compared with what, and how far apart they are."""
+        kind = self.structure.kind
+        if not self.proofs:
+            return f"Not verified: computed by the equations alone, {kind} did not run."
+        precision = str(self.call.x.dtype).removeprefix("torch.")
+        where = [
+            f"{name} {'at every step' if proof.every_step else 'at the end'}"
+            for name, proof in self.proofs.items()
+            if name not in self.unverified
+        ]
+        text = (
+            f"Equal to {kind}'s own {', '.join(where)}: largest difference "
+            f"{_short(self.deviation)}; rounding in {precision} allows {_short(self.tolerance)}."
+        )
+        for name in self.unverified:
+            text += f" {name} not verified: rounding in {precision} allows too much."
+        if self.nonfinite is not None:
+            text += f" Not finite: {self.nonfinite}."
+        return text
+
+    @property
+    def nonfinite(self) -> str | None:
+        """The first place that holds NaN or inf, in the order of computation; None without."""
+        for name, weight in self.parameters.items():
+            if not torch.isfinite(weight).all():
+                return f"{_kind_of(weight)} first in {name}"
+        for name, value in self.call.initial.items():
+            if not torch.isfinite(value).all():
+                return f"{_kind_of(value)} first in {name}_0"
+        for layer in range(self.structure.num_layers):
+            values = {"x": self.layer_input(layer).unsqueeze(0)}
+            values |= {name: self[name, layer] for name in self}
+            for name, value in values.items():
+                bad = ~torch.isfinite(value)
+                if bad.any():
+                    return f"{_kind_of(value)} first in {name} at {self._first(bad, layer)}"
+        return None
+
+    def _first(self, bad: Tensor, layer: int) -> Place:
+        """The first True of (direction, batch, time, unit), by time."""
+        by_time = bad.movedim(2, 0)
+        t, d, b, unit = (int(k) for k in by_time.nonzero()[0])
+        return Place(layer, self.directions[d], b, t, unit)
+
+    # as text ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
+        lines = [f"Trace of {self.structure}"]
+        if self._count() <= SMALL:
+            header, rows = self._table()
+            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+            for row in (header, *rows):
+                cells = (text.rjust(width) for text, width in zip(row, widths, strict=True))
+                lines.append("  " + "  ".join(cells).rstrip())
+        else:
+            lines += self._overview()
+        return "\n".join([*lines, self.proof])
+
+    def _repr_html_(self) -> str:
+        title = escape(f"Trace of {self.structure}")
+        proof = escape(self.proof)
+        if self._count() > SMALL:
+            body = f"<pre>{escape(chr(10).join(self._overview()))}</pre>"
+        else:
+            header, rows = self._table()
+            head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
+            inner = "".join(
+                "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+                for row in rows
+            )
+            body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
+        return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
+
+    def _count(self) -> int:
+        inputs = sum(self.layer_input(k).numel() for k in range(self.structure.num_layers))
+        return inputs + sum(value.numel() for value in self.values())
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
+        sizes = self.sizes
+        axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
+        columns: list[str] | None = None
+        rows: list[list[str]] = []
+        for layer in range(sizes["layer"]):
+            x = self.layer_input(layer)
+            for d, direction in enumerate(self.directions):
+                for batch in range(sizes["batch"]):
+                    for time in range(int(self.lengths[batch])):
+                        at = {"layer": str(layer), "direction": direction, "batch": str(batch)}
+                        numbers = [("x", x[batch, time])]
+                        numbers += [(n, v[layer, d, batch, time]) for n, v in self.items()]
+                        named = [pair for n, v in numbers for pair in _named(n, v)]
+                        if columns is None:
+                            columns = [name for name, _ in named]
+                        cells = [f"{value:.6g}" for _, value in named]
+                        cells += [""] * (len(columns) - len(cells))
+                        rows.append([*(at[axis] for axis in axes), f"time={time}", *cells])
+        return [*axes, "", *(columns or [])], rows
+
+    def _overview(self) -> list[str]:
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for name, value in self.items():
+            groups.setdefault(tuple(value.shape), []).append(name)
+        lines = []
+        for shape, names in groups.items():
+            dims = ", ".join(
+                f"{dim} {size}" for dim, size in zip(self.dims[names[0]], shape, strict=True)
+            )
+            lines.append(f"  {' '.join(names):<12} ({dims})")
+        for layer in range(self.structure.num_layers):
+            batch, time, feature = self.layer_input(layer).shape
+            lines.append(
+                f"  {f'x, layer {layer}':<12} (batch {batch}, time {time}, feature {feature})"
+            )
+        if self.call.lengths is not None:
+            shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+            lines.append(
+                f"  lengths      {shortest} to {longest}; zeros behind each sequence's end"
+            )
+        lines.append(f"  {self.nbytes / 1e6:.3g} MB of recorded numbers")
+        return lines
+
+
+def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
+    """The numbers of one quantity at one step; the unit is told where there are several."""
+    numbers: list[float] = value.tolist()
+    if len(numbers) == 1:
+        return [(name, numbers[0])]
+    return [(f"{name}[{k}]", number) for k, number in enumerate(numbers)]
+
+
+def _kind_of(value: Tensor) -> str:
+    return "NaN" if value.isnan().any() else "inf"
+
+
+def _short(number: float | None) -> str:
+    return "none" if number is None else "0" if number == 0 else f"{number:.0e}"
+
+
+def _absent(structure: Structure, values: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names that a person may try, and what to write instead."""
+    found = {
+        name: f'{name} is not recorded here; trace(..., record="all") or record=[..., "{name}"]'
+        for name in quantity_names(structure.cell)
+        if name not in values
+    }
+    for state in structure.cell.states:
+        found[f"{state}_n"] = (
+            f"{state}_n is no quantity of every step: write tr.{state}_n for what the layer "
+            f'returned, or tr.sel("{state}", time="last")'
+        )
+        found[f"{state}_0"] = f"{state}_0 is no quantity of every step: write tr.{state}_0"
+        found[f"{state}_prev"] = (
+            f"{state} of the step before is {state} at time - 1; "
+            f'tr.before("{state}", layer, direction) gives it for all steps'
+        )
+    found["output"] = 'output is what the layer returned: write tr.output, or tr["h"]'
+    return found
