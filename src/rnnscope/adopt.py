@@ -339,8 +339,8 @@ class Adopted(Structure):
                 time_major = x.transpose(0, 1)
         self._check_sizes(time_major)
         initial, given = self._initial(hx, time_major.shape[1], time_major, batched)
-        copy = time_major.detach().clone(memory_format=torch.contiguous_format)
-        return Call(copy, initial, given, batched, None, None)
+        # strides are kept: the order of memory decides how a kernel rounds
+        return Call(time_major.detach().clone(), initial, given, batched, None, None)
 
     def returned(self, output: Any, call: Call) -> Returned:
         """What the layer returned, in one form; shares memory with it."""
