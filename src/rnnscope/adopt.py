@@ -88,8 +88,19 @@ class Weights:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Weights:
         """The same with every tensor changed."""
-        parts = (self.ih, self.hh, self.b_ih, self.b_hh, self.hr)
-        return Weights(self.cell, *(t if t is None else change(t) for t in parts), self.suffix)
+
+        def optional(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Weights(
+            self.cell,
+            change(self.ih),
+            change(self.hh),
+            optional(self.b_ih),
+            optional(self.b_hh),
+            optional(self.hr),
+            self.suffix,
+        )
 
 
 @dataclass(frozen=True)
@@ -285,7 +296,7 @@ class Adopted(Structure):
     @property
     def _fused(self) -> _Fused:
         name = {RNN_TANH: "rnn_tanh", RNN_RELU: "rnn_relu", GRU: "gru"}.get(self.cell, "lstm")
-        fused: _Fused = getattr(torch._VF, name)  # type: ignore[attr-defined]
+        fused: _Fused = getattr(torch._VF, name)
         return fused
 
     def check_dropout_device(self) -> None:
@@ -309,7 +320,7 @@ class Adopted(Structure):
             _, *final = self._fused(x.unsqueeze(0), hx, flat, *options)
             return {name: t[0] for name, t in zip(states, final, strict=True)}
         names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
-        cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))  # type: ignore[attr-defined]
+        cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))
         hx = values[0] if len(values) == 1 else values
         found = cell(x, hx, weights.ih, weights.hh, weights.b_ih, weights.b_hh)
         return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
@@ -326,8 +337,8 @@ class Adopted(Structure):
             initial, given = self._initial(hx, padded.shape[1], padded, batched=True)
             detached = PackedSequence(x.data.detach().clone(), *x[1:])
             full = bool((lengths == padded.shape[0]).all())
-            lengths = None if full else lengths.to(x.data.device)
-            return Call(padded.detach(), initial, given, True, detached, lengths)
+            unequal = None if full else lengths.to(x.data.device)
+            return Call(padded.detach(), initial, given, True, detached, unequal)
         self._check_input(x)
         if self.single_step:
             batched = x.dim() == 2
@@ -349,10 +360,11 @@ class Adopted(Structure):
             values = tuple(v.detach() if call.batched else v.detach().unsqueeze(0) for v in values)
             final = dict(zip(self.cell.states, (v[None, None] for v in values), strict=True))
             return Returned(values[0].unsqueeze(0), final)
-        h, states = output
+        h: Any = output[0]
+        states = output[1]
         states = tuple(states) if isinstance(states, tuple) else (states,)
         if isinstance(h, PackedSequence):
-            h, _ = pad_packed_sequence(h)
+            h = pad_packed_sequence(h)[0]
         elif not call.batched:
             h = h.unsqueeze(1)
         elif self.batch_first:
@@ -388,7 +400,7 @@ class Adopted(Structure):
             )
         if x.device.type == "meta":
             raise RefusedError("the input lies on the meta device, which holds no numbers to trace")
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):  # type: ignore[attr-defined]
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
             raise RefusedError(
                 f"{self.kind} cannot be opened inside torch.func.vmap or grad: "
                 f"trace outside of the transformation"
@@ -419,7 +431,7 @@ class Adopted(Structure):
         if not self.single_step and x.dim() == 3 and self.input_size in x.shape[:2]:
             at = tuple(x.shape).index(self.input_size)
             return f"If dim {at} holds the features, move it last: x.movedim({at}, -1)."
-        return f"The last dim holds the features: the layer was built with input_size={self.input_size}."
+        return f"The last dim holds the features; the layer has input_size={self.input_size}."
 
     def _check_sizes(self, x: Tensor) -> None:
         steps, batch = x.shape[:2]
@@ -485,7 +497,10 @@ class Adopted(Structure):
                 dims = "(layers × directions, hidden), as x is unbatched"
         text = f"{name}_0 must be {dims} = {expected}; got {got}."
         if len(got) == 3 and (got[1], got[0], got[2]) == expected:
-            text += f" batch_first does not apply to states: write {name}_0.transpose(0, 1).contiguous()."
+            text += (
+                f" batch_first does not apply to states: "
+                f"write {name}_0.transpose(0, 1).contiguous()."
+            )
         return text
 
 
@@ -576,7 +591,7 @@ def adopt(module: nn.Module) -> Adopted:
         "training": m.training,
     }
     if base in _CELLS:
-        cells = {nn.GRUCell: GRU, nn.LSTMCell: LSTM}
+        cells: dict[type, Cell] = {nn.GRUCell: GRU, nn.LSTMCell: LSTM}
         cell = cells.get(base) or _rnn(m.nonlinearity)
         return Adopted(
             **common,

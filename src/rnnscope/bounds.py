@@ -16,7 +16,7 @@ per step and sequence, (time, batch), the largest over units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,50 +95,43 @@ class Errors:
         x_norm: Tensor,
         h_norm: Tensor,
         sizes: Mapping[Expr, Tensor],
-        reverse: bool,
     ) -> None:
         self.rounding = rounding
         self.x_norm, self.h_norm = x_norm, h_norm
         self.sizes = sizes
-        self.reverse = reverse
         self.known: dict[Expr, tuple[Size, Size]] = {}
         self.weights = weights
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
 
-    def add(self, name: str, expr: Expr) -> Size:
+    def add(self, name: str, expr: Expr) -> None:
         """Derive the error of the next quantity, whose equation is ``expr``."""
         size, error = self.of(expr)
         quantity = Quantity(name)
         self.known[quantity] = self.sizes.get(quantity, size), error
-        return error
 
-    def scan(self, name: str, factor: Expr, addend: Expr) -> Tensor:
+    def scan(self, name: str, factor: Expr, addend: Expr, reverse: bool) -> None:
         """Carry the error of a state along name_t = factor × name_(t-1) + addend."""
-        before = self.sizes[Previous(name)]
+        before, result = self.sizes[Previous(name)], self.sizes[Quantity(name)]
         growth, error = self.of(factor)
         size, added = self.of(addend)
-        result = self.sizes[Quantity(name)]
         own = OPERATION_ULPS * self.rounding.operation * (result + growth * before + size)
         step = before * error + added + own
         growth = torch.as_tensor(growth, dtype=step.dtype, device=step.device).expand_as(step)
-        out = torch.empty_like(step)
-        carried = torch.zeros_like(step[0])
-        order: Callable[[list[Tensor]], list[Tensor]] = (
-            (lambda rows: rows[::-1]) if self.reverse else (lambda rows: rows)
-        )
-        rows = (order(list(t.unbind(0))) for t in (out, step, growth))
-        for target, add, grow in zip(*rows, strict=True):
-            carried = torch.addcmul(add, grow, carried, out=target)
-        previous = torch.zeros_like(out)
-        if self.reverse:
-            previous[:-1] = out[1:]
+        if reverse:
+            carried = _accumulate(growth.flip(0), step.flip(0)).flip(0)
+            previous = torch.cat([carried[1:], torch.zeros_like(carried[:1])])
         else:
-            previous[1:] = out[:-1]
-        self.known[Quantity(name)] = result, out
+            carried = _accumulate(growth, step)
+            previous = torch.cat([torch.zeros_like(carried[:1]), carried[:-1]])
+        self.known[Quantity(name)] = result, carried
         self.known[Previous(name)] = before, previous
-        return out
+
+    def of_state(self, name: str) -> Tensor:
+        """The largest error of a state, (time, batch)."""
+        error = self.known[Quantity(name)][1]
+        return torch.as_tensor(error, device=self.x_norm.device).expand(self.x_norm.shape)
 
     def of(self, expr: Expr) -> tuple[Size, Size]:
         """(largest magnitude, largest error) of an expression."""
@@ -192,6 +185,21 @@ class Errors:
         largest: Size = size if function.largest is None else function.largest
         own = FUNCTION_ULPS * self.rounding.operation * largest
         return largest, function.steepest * error + own
+
+
+def _accumulate(growth: Tensor, step: Tensor) -> Tensor:
+    """e_t = growth_t·e_(t-1) + step_t from e = 0, for all t, by doubling.
+
+    Two stretches of steps, (a, q) and then (b, p), are one: (a·b, q·b + p); no division, so a
+    product of growths that underflows is harmless.
+    """
+    growth, total = growth.clone(), step.clone()
+    reach = 1
+    while reach < len(step):
+        total[reach:] += growth[reach:] * total[:-reach]
+        growth[reach:] *= growth[:-reach].clone()
+        reach *= 2
+    return total
 
 
 def _largest_rows(

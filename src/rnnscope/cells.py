@@ -33,7 +33,9 @@ __all__ = [
     "Cell",
     "from_h",
     "from_x",
+    "part_name",
     "project",
+    "quantity_names",
     "relu",
     "sigmoid",
     "tanh",
@@ -147,7 +149,7 @@ class Cell:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """``k_from_x``, ``k_from_h`` of each gate, and ``k_pre``, the argument of its activation."""
+        """``k_from_x`` and ``k_from_h`` of each gate, and ``k_pre``, its activation's argument."""
         names: list[str] = []
         for name, equation in self.equations.items():
             for leaf in leaves(equation):
@@ -188,6 +190,17 @@ def part_name(leaf: Expr) -> str | None:
             return f"{gate}_from_h"
         case _:
             return None
+
+
+def quantity_names(cell: Cell) -> tuple[str, ...]:
+    """All that can be recorded of a cell: parts and quantities, in the order of the equations."""
+    names: list[str] = []
+    for name, equation in cell.equations.items():
+        names += [p for leaf in leaves(equation) if (p := part_name(leaf)) and p not in names]
+        if isinstance(equation, Apply):
+            names.append(f"{name}_pre")
+        names.append(name)
+    return tuple(names)
 
 
 i, f, g, o, c, r, z, n, m = (Quantity(name) for name in "ifgocrznm")

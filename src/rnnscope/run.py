@@ -42,7 +42,11 @@ class _Step:
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
         return self.values[leaf]
 
-    def product(self, leaf: Weighted, out: Tensor | None) -> Tensor:
+    def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
+        first, *rest = (self._product(leaf) for leaf in leaves)
+        return sum(rest, first)
+
+    def _product(self, leaf: Weighted) -> Tensor:
         if leaf not in self.parts:
             match leaf:
                 case FromH(gate, of):
@@ -50,11 +54,8 @@ class _Step:
                 case Project(of):
                     self.parts[leaf] = linear(evaluate(of, self), self.weights.projection)
                 case FromX():
-                    raise KeyError(leaf)
+                    raise AssertionError("the inputs' parts of all steps are given")
         return self.parts[leaf]
-
-    def add_product(self, total: Tensor, leaf: Weighted) -> Tensor:
-        return total + self.product(leaf, None)
 
 
 def run_direction(
@@ -90,7 +91,7 @@ def run_direction(
             else:
                 value = evaluate(equation, env)
             found[name] = env.values[Quantity(name)] = value
-        found |= {name: value for leaf, value in env.parts.items() if (name := part_name(leaf))}
+        found |= {part: value for leaf, value in env.parts.items() if (part := part_name(leaf))}
         after = {name: found[name] for name in cell.states}
         if valid is not None:
             inside = valid[t, :, None]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
-from rnnscope.cells import Cell
+from rnnscope.cells import Cell, quantity_names
 from rnnscope.errors import AddressError, VerificationError
-from rnnscope.opening import Opened, Proof, open_call, quantity_names
+from rnnscope.direction import Proof
+from rnnscope.opening import Opened, open_call
 from rnnscope.record import Place, Record
 from rnnscope.run import run_direction
+from rnnscope.shapes import Shapes, shapes
 
 __all__ = ["Capture", "Trace", "trace"]
 
@@ -459,6 +461,11 @@ class Trace(Record):
         by_time = bad.movedim(2, 0)
         t, d, b, unit = (int(k) for k in by_time.nonzero()[0])
         return Place(layer, self.directions[d], b, t, unit)
+
+    def shapes(self) -> Shapes:
+        """What each slice of ``output`` and each row of ``h_n`` is in this call, checked on its
+        numbers; see ``rnnscope.shapes``."""
+        return shapes(self)
 
     # as text ---------------------------------------------------------------------------------
 

@@ -1,0 +1,398 @@
+"""One layer in one direction, opened: all gates of all steps from the states already known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope.adopt import Adopted, Call, Weights
+from rnnscope.bounds import Errors, Rounding
+from rnnscope.buffers import Buffers, working_type
+from rnnscope.cells import part_name
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Previous,
+    Project,
+    Quantity,
+    Vector,
+    Weighted,
+    evaluate,
+    leaves,
+    linear_recurrence,
+)
+from rnnscope.record import Place
+
+__all__ = ["Direction", "Proof"]
+
+BLOCK_BYTES = 1 << 18
+"""Size of one quantity in a block of time: several of them stay in a core's own cache."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the equations lie from the layer's own numbers, at the worst place.
+
+    ``deviation`` is the largest difference, ``tolerance`` what rounding allows where it stands;
+    ``ratio`` is the largest deviation / tolerance anywhere, at ``place``; ``size`` is the largest
+    |value| of the state. ``every_step`` tells whether all steps were compared, or the last alone.
+    """
+
+    deviation: float
+    tolerance: float
+    ratio: float
+    state: str
+    place: Place
+    size: float
+    every_step: bool
+
+
+class Direction:
+    """Opens one layer in one direction, a block of time after the other.
+
+    ``at`` is (layer, direction); ``inputs`` gives the layer's input for steps start to stop.
+    """
+
+    def __init__(
+        self,
+        adopted: Adopted,
+        call: Call,
+        weights: Weights,
+        buffers: Buffers,
+        at: tuple[int, int],
+        rounding: Rounding,
+        inputs: Callable[[int, int], Tensor],
+    ) -> None:
+        self.cell, self.call, self.buffers = adopted.cell, call, buffers
+        self.at, self.reverse = at, at[1] == 1
+        self.direction = adopted.directions[at[1]]
+        self.rounding, self.inputs = rounding, inputs
+        self.work = working_type(buffers.dtype)
+        self.direct = self.work == buffers.dtype
+        self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
+        self.store = {name: value[at] for name, value in buffers.values.items()}
+        self.valid = call.valid
+        self.plan = {
+            name: split
+            for name in self.cell.states[1:]
+            if (split := linear_recurrence(self.cell.equations[name], name)) is not None
+        }
+        self.carry = {name: call.initial[name][at].to(self.work) for name in self.plan}
+        steps, batch = call.steps, call.batch
+        element = torch.finfo(self.work).bits // 8
+        self.span = max(1, min(steps, BLOCK_BYTES // (batch * adopted.hidden_size * element)))
+        self.scratch: dict[str, Tensor] = {}
+        self.stacked: dict[tuple[Weighted, ...], tuple[slice, Tensor]] = {}
+        self.bias = int(weights.b_ih is not None)
+        self.features, self.outputs = weights.ih.shape[1], weights.hh.shape[1]
+        # what the error bounds need, (time, batch): norms, and the largest values over units
+        self.x_norm, self.h_norm, self.off = (self._new(steps, batch) for _ in range(3))
+        needed: list[Expr] = [e for n in self.plan for e in (Quantity(n), Previous(n))]
+        needed += [factor for factor, _ in self.plan.values()]
+        needed.append(Previous("h"))
+        self.sizes: dict[Expr, Tensor] = {e: self._new(steps, batch) for e in needed}
+
+    def _new(self, *shape: int) -> Tensor:
+        return self.call.x.new_empty(shape, dtype=self.work)
+
+    def _scratch(self, name: str, rows: int, columns: int) -> Tensor:
+        """Memory that every block uses again."""
+        if name not in self.scratch:
+            self.scratch[name] = self._new(self.span * self.call.batch, columns)
+        return self.scratch[name][:rows]
+
+    # the environment of ``evaluate``, for the block that is open -----------------------------
+
+    def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
+        """(rows, units): the block's steps and sequences in one dim."""
+        return self.block[leaf]
+
+    def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
+        """Affine parts of all steps of the block; where x and h enter as they are, as one
+        product with [x, 1, h, 1]."""
+        if not any(leaf in self.parts for leaf in leaves) and _plain(leaves):
+            columns, weight = self._stack(leaves)
+            return torch.mm(self.factors[:, columns], weight, out=out)
+        first, *rest = leaves
+        total = self._product(first, out)
+        for leaf in rest:
+            total.add_(self._product(leaf, None))
+        return total
+
+    def _product(self, leaf: Weighted, out: Tensor | None) -> Tensor:
+        part = self.parts.get(leaf)
+        if part is not None:
+            return part.clone() if out is None else out.copy_(part)
+        match leaf:
+            case Project(of):
+                return torch.mm(evaluate(of, self), self.weights.projection.T, out=out)
+            case FromH(gate, of) if of != Previous("h"):
+                weight, bias = self.weights.of_h(gate)
+                total = torch.mm(evaluate(of, self), weight.T, out=out)
+                return total if bias is None else total.add_(bias)
+            case _:
+                return self.products((leaf,), out)
+
+    def _stack(self, leaves: tuple[Weighted, ...]) -> tuple[slice, Tensor]:
+        """The columns of [x, 1, h, 1] that affine parts need, and their weights, stacked."""
+        if leaves not in self.stacked:
+            middle = self.features + self.bias
+            start = 0 if isinstance(leaves[0], FromX) else middle
+            stop = middle + self.outputs + self.bias if isinstance(leaves[-1], FromH) else middle
+            rows: list[Tensor] = []
+            for leaf in leaves:
+                of = self.weights.of_x if isinstance(leaf, FromX) else self.weights.of_h
+                assert not isinstance(leaf, Project), "only x and h are stacked"
+                weight, bias = of(leaf.gate)
+                rows += [weight.T] if bias is None else [weight.T, bias.unsqueeze(0)]
+            self.stacked[leaves] = slice(start, stop), torch.cat(rows)
+        return self.stacked[leaves]
+
+    # one block after the other -------------------------------------------------------------
+
+    def run(self) -> None:
+        """Fill the record of this layer and direction, and measure the deviation."""
+        starts = range(0, self.call.steps, self.span)
+        with torch.autocast(self.call.x.device.type, enabled=False):
+            for start in reversed(starts) if self.reverse else starts:
+                self._open(start, min(start + self.span, self.call.steps))
+
+    def _open(self, start: int, stop: int) -> None:
+        steps, batch = stop - start, self.call.batch
+        rows = steps * batch
+        features, outputs, bias = self.features, self.outputs, self.bias
+        self.factors = self._scratch("factors", rows, features + outputs + 2 * bias)
+        cube = self.factors.view(steps, batch, -1)
+        x, h_prev = cube[..., :features], cube[..., features + bias : features + bias + outputs]
+        x.copy_(self.inputs(start, stop))
+        before = slice(start + 2, stop + 2) if self.reverse else slice(start, stop)
+        h_prev.copy_(self.store["h"][before])
+        if bias:
+            self.factors[:, features].fill_(1)
+            self.factors[:, -1].fill_(1)
+        self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
+        self.parts: dict[Expr, Tensor] = {}
+        torch.linalg.vector_norm(x, dim=-1, out=self.x_norm[start:stop])
+        torch.linalg.vector_norm(h_prev, dim=-1, out=self.h_norm[start:stop])
+        self._largest(h_prev, self.sizes[Previous("h")][start:stop])
+        for name, equation in self.cell.equations.items():
+            self._parts(equation, start, stop)
+            if name in self.plan:
+                self._scan(name, start, stop)
+            elif name == "h":
+                self._compare(equation, start, stop)
+            else:
+                out = self._target(name, start, stop)
+                self.block[Quantity(name)] = self._equation(name, equation, out, start, stop)
+                self._keep(name, out, start, stop)
+
+    def _largest(self, value: Tensor, out: Tensor) -> Tensor:
+        """The largest |value| over the last dim."""
+        scratch = self._scratch(f"abs {value.shape[-1]}", out.numel(), value.shape[-1])
+        absolute = torch.abs(value, out=scratch.view(value.shape))
+        return torch.amax(absolute, -1, out=out)
+
+    def _place(self, name: str, start: int, stop: int) -> Tensor:
+        """Where the block stands in the record; states have one place before the first step."""
+        edge = int(name in self.cell.states)
+        return self.store[name][start + edge : stop + edge]
+
+    def _target(self, name: str, start: int, stop: int) -> Tensor:
+        """Where a quantity of the block is computed: in the record itself where it can be."""
+        units = self.buffers.size(name)
+        if name in self.store and self.direct:
+            return self._place(name, start, stop).view(-1, units)
+        return self._scratch(name, (stop - start) * self.call.batch, units)
+
+    def _keep(self, name: str, value: Tensor, start: int, stop: int) -> None:
+        if name in self.store and not self.direct:
+            place = self._place(name, start, stop)
+            place.copy_(value.view(place.shape))
+
+    def _parts(self, equation: Expr, start: int, stop: int) -> None:
+        for leaf in leaves(equation):
+            name = part_name(leaf)
+            if name in self.store:
+                assert isinstance(leaf, FromX | FromH), "only affine parts have such names"
+                value = self._product(leaf, self._target(name, start, stop))
+                self.parts[leaf] = value
+                self._keep(name, value, start, stop)
+
+    def _equation(self, name: str, equation: Expr, out: Tensor, start: int, stop: int) -> Tensor:
+        pre = f"{name}_pre"
+        if not isinstance(equation, Apply) or pre not in self.store:
+            return evaluate(equation, self, out)
+        argument = evaluate(equation.argument, self, self._target(pre, start, stop))
+        self._keep(pre, argument, start, stop)
+        return equation.function.forward_(out.copy_(argument))
+
+    def _compare(self, equation: Expr, start: int, stop: int) -> None:
+        """H by its equation against the layer's own h."""
+        own = self._place("h", start, stop).to(self.work)
+        found = self._scratch("h by equation", own.shape[0] * own.shape[1], own.shape[2])
+        self._equation("h", equation, found, start, stop)
+        self.block[Quantity("h")] = own.reshape(found.shape)
+        difference = found.view(own.shape).sub_(own).abs_()
+        off = torch.amax(difference, -1, out=self.off[start:stop])
+        if not torch.isfinite(off).all():
+            # NaN and inf are data: the same on both sides is no difference
+            found = self._equation("h", equation, found, start, stop).view(own.shape)
+            off.copy_(_difference(found, own).amax(-1))
+
+    def _scan(self, name: str, start: int, stop: int) -> None:
+        """name_t = factor × name_(t-1) + addend, step by step, elementwise."""
+        factor, addend = self.plan[name]
+        shape = (stop - start, self.call.batch, -1)
+        out = self._target(name, start, stop)
+        states = evaluate(addend, self, out).view(shape)
+        growth = evaluate(factor, self).view(shape)
+        before = self.carry[name]
+        self._carry(name, states, growth, start, stop)
+        self._keep(name, out, start, stop)
+        self.block[Quantity(name)] = out
+        own = self._largest(states, self.sizes[Quantity(name)][start:stop])
+        self._largest(growth, self.sizes[factor][start:stop])
+        previous = self.sizes[Previous(name)][start:stop]
+        first = before.abs().amax(-1)
+        if self.reverse:
+            previous[-1], previous[:-1] = first, own[1:]
+        else:
+            previous[0], previous[1:] = first, own[:-1]
+
+    def _carry(self, name: str, states: Tensor, growth: Tensor, start: int, stop: int) -> None:
+        """The loop over time that remains; ``states`` holds the addends and becomes the states."""
+        carried = self.carry[name]
+        product = torch.empty_like(carried)
+        rows: Any = (states, growth, carried, product)
+        multiply: Callable[..., Any] = torch.mul
+        add: Callable[..., Any] = torch.add
+        if states.device.type == "cpu":
+            # the same numbers, and a third of the overhead of a call
+            rows, multiply, add = [t.numpy() for t in rows], np.multiply, np.add
+        every, factors, before, scratch = rows
+        order = range(len(every))
+        initial = before
+        valid = None if self.valid is None else self.valid[start:stop, :, None]
+        for t in reversed(order) if self.reverse else order:
+            state = every[t]
+            multiply(factors[t], before, out=scratch)
+            add(state, scratch, out=state)
+            if valid is not None and self.reverse:
+                # behind its end a sequence waits in its initial state
+                keep = torch.as_tensor(initial)
+                state_ = torch.as_tensor(state)
+                state_.copy_(torch.where(valid[t], state_, keep))
+            before = state
+        self.carry[name] = torch.as_tensor(before).clone()
+
+    # the proof -----------------------------------------------------------------------------
+
+    def proofs(self, final: Mapping[str, Tensor]) -> list[Proof]:
+        """H at every step and the other states at the end, against ``final`` (batch, unit)."""
+        self.allowed = allowed = self._allowed()
+        found = [self._proof("h", self.off, allowed["h"])]
+        steps, rows = self._last(), torch.arange(self.call.batch, device=self.off.device)
+        for name in self.cell.states:
+            limit = allowed[name][steps, rows]
+            if name == "h":
+                # the states to which a layer below was re-run may differ from its own in their
+                # last bits (never on a CPU), and a difference may grow from step to step
+                limit = limit * self.call.steps
+            ends = self.store[name][1:-1][steps, rows].to(self.work)
+            off = _difference(ends, final[name].to(self.work)).amax(-1)
+            found.append(self._proof(name, off, limit, steps))
+        return found
+
+    def step_by_step(self, adopted: Adopted, weights: Weights) -> list[Proof]:
+        """Every state at every step against torch's own cell, one step at a time.
+
+        Each step gets the layer's own h of the step before, and the other states that the cell
+        itself returned: nothing of it passes through the declared equations.
+        """
+        states = self.cell.states
+        steps = range(self.call.steps)
+        off = {name: torch.zeros_like(self.off) for name in states}
+        dtype = weights.ih.dtype
+        carried = {n: self.call.initial[n][self.at].to(dtype) for n in states}
+        for t in reversed(steps) if self.reverse else steps:
+            found = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
+            for name in states:
+                own = self.store[name][t + 1].to(self.work)
+                off[name][t] = _difference(found[name].to(self.work), own).amax(-1)
+            found["h"] = self.store["h"][t + 1].to(dtype)
+            if self.valid is None:
+                carried = found
+            else:
+                inside = self.valid[t, :, None]
+                carried = {n: torch.where(inside, found[n], carried[n]) for n in states}
+        return [self._proof(n, off[n], self.allowed[n]) for n in states]
+
+    def _allowed(self) -> dict[str, Tensor]:
+        """What rounding allows in each state, (time, batch)."""
+        errors = Errors(self.weights, self.rounding, self.x_norm, self.h_norm, self.sizes)
+        for name, equation in self.cell.equations.items():
+            if name in self.plan:
+                errors.scan(name, *self.plan[name], reverse=self.reverse)
+            else:
+                errors.add(name, equation)
+        return {name: errors.of_state(name) for name in self.cell.states}
+
+    def _last(self) -> Tensor:
+        """(batch): the last step of each sequence in this direction."""
+        batch, device = self.call.batch, self.off.device
+        if self.reverse:
+            return torch.zeros(batch, dtype=torch.long, device=device)
+        if self.call.lengths is None:
+            return torch.full((batch,), self.call.steps - 1, device=device)
+        return self.call.lengths - 1
+
+    def _proof(
+        self, state: str, off: Tensor, allowed: Tensor, steps: Tensor | None = None
+    ) -> Proof:
+        """The worst of a comparison: (time, batch), or (batch) at the given steps."""
+        every_step = steps is None
+        if every_step and self.valid is not None:
+            off = off.masked_fill(~self.valid, 0)
+        ratio = torch.where(off == 0, 0.0, off / allowed)
+        # a bound that overflowed allows anything
+        ratio = torch.where(allowed.isfinite(), ratio, 0.0)
+        worst, largest = int(ratio.argmax()), int(off.argmax())
+        t, b = divmod(worst, self.call.batch)
+        if steps is not None:
+            t = int(steps[b])
+        return Proof(
+            float(off.view(-1)[largest]),
+            float(allowed.reshape(-1)[largest]),
+            float(ratio.view(-1)[worst]),
+            state,
+            Place(self.at[0], self.direction, b, t),
+            self._size(state),
+            every_step,
+        )
+
+    def _size(self, state: str) -> float:
+        """The largest |value| of a state."""
+        size = self.sizes.get(Quantity(state), self.sizes[Previous(state)])
+        return float(size.max())
+
+
+def _plain(leaves: tuple[Weighted, ...]) -> bool:
+    """Whether these are what x says, what h says, or both in this order."""
+    match leaves:
+        case (FromX(),) | (FromH(_, Previous("h")),) | (FromX(), FromH(_, Previous("h"))):
+            return True
+        case _:
+            return False
+
+
+def _difference(found: Tensor, own: Tensor) -> Tensor:
+    """|found - own|, 0 where both are NaN or the same infinity, inf where one only is NaN."""
+    same = (found == own) | (found.isnan() & own.isnan())
+    return torch.where(same, 0.0, (found - own).abs()).nan_to_num(nan=torch.inf)
