@@ -5,156 +5,15 @@ Each line that is printed is Python, evaluated on the numbers of that call befor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
-
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import pad_packed_sequence
 
-from rnnscope.adopt import Call, Structure
-from rnnscope.errors import VerificationError
+from rnnscope.statements import Checker, Section, Shapes, Statement, Traced, Trap, apart
 
-__all__ = ["Section", "Shapes", "Statement", "Trap", "shapes"]
+__all__ = ["Shapes", "shapes"]
 
 MANY_ROWS, MANY_SEQUENCES = 12, 8
 """More rows of h_n, or sequences of a packed batch, are told by their rule alone."""
-WIDTH = 100
-
-
-class Proven(Protocol):
-    """What of a proof is read here."""
-
-    @property
-    def deviation(self) -> float: ...  # noqa: D102
-    @property
-    def tolerance(self) -> float: ...  # noqa: D102
-
-
-class Traced(Protocol):
-    """What of a trace is read here."""
-
-    structure: Structure
-    call: Call
-    lengths: Tensor
-
-    @property
-    def output(self) -> Any: ...  # noqa: D102
-    @property
-    def h_n(self) -> Tensor: ...  # noqa: D102
-    @property
-    def c_n(self) -> Tensor: ...  # noqa: D102
-    @property
-    def proofs(self) -> Mapping[str, Proven]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Statement:
-    """``code`` is ``says``; its value is that of ``equals``, but for ``difference`` (rounding)."""
-
-    code: str
-    says: str
-    equals: str
-    difference: float
-
-
-@dataclass(frozen=True)
-class Trap:
-    """``wrong`` runs and is not ``right``: off by ``error``, or of another shape (None)."""
-
-    why: str
-    wrong: str
-    right: str
-    error: float | None
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-
-    @property
-    def size(self) -> str:
-        """How wrong it is on these numbers."""
-        if self.error is None:
-            return "shape {}, not {}".format(*self.shapes)
-        return f"off by {self.error:.2g}" if self.error else "no difference on these numbers"
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title, and the statements under it."""
-
-    title: str
-    statements: tuple[Statement, ...]
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What one call returned, place by place; prints as text, or as Markdown in a notebook."""
-
-    module: str
-    call: tuple[str, ...]
-    sections: tuple[Section, ...]
-    traps: tuple[Trap, ...]
-    source: str
-
-    @property
-    def difference(self) -> float:
-        """The largest difference between two sides of an equation; rounding, or 0."""
-        return max(s.difference for section in self.sections for s in section.statements)
-
-    @property
-    def checked(self) -> str:
-        """One sentence: what was checked, and how exactly it holds."""
-        count = sum(len(section.statements) for section in self.sections)
-        held = f"largest difference {self.difference:.0e}" if self.difference else "exact"
-        equalities = "1 equality" if count == 1 else f"{count} equalities"
-        traps = f", {len(self.traps)} trap{'s' * (len(self.traps) > 1)}" if self.traps else ""
-        return f"Checked on {self.source}: {equalities} ({held}){traps}."
-
-    def __str__(self) -> str:
-        lines = [self.module, *(f"    {line}" for line in self.call)]
-        for section in self.sections:
-            lines += ["", section.title]
-            lines += _aligned([(s.code, s.says, f"= {s.equals}") for s in section.statements])
-        if self.traps:
-            lines += ["", "Traps in this call, and how wrong they are on these numbers"]
-            pairs = [(f"wrong  {t.wrong}", t.size) for t in self.traps]
-            for trap, wrong in zip(self.traps, _aligned(pairs, 6), strict=True):
-                lines += [f"    {trap.why}", wrong, f"      right  {trap.right}"]
-        return "\n".join([*lines, "", self.checked])
-
-    def markdown(self) -> str:
-        """The same as Markdown, a table a section."""
-        lines = [f"**`{self.module}`**", "", *(f"`{line}`  " for line in self.call)]
-        for section in self.sections:
-            lines += ["", f"**{section.title}**", "", "| | | equals |", "|---|---|---|"]
-            lines += [f"| `{s.code}` | {s.says} | `{s.equals}` |" for s in section.statements]
-        if self.traps:
-            lines += ["", "**Traps in this call**", "", "| wrong | right | why | |"]
-            lines += ["|---|---|---|---|"]
-            lines += [f"| `{t.wrong}` | `{t.right}` | {t.why} | {t.size} |" for t in self.traps]
-        return "\n".join([*lines, "", self.checked])
-
-    def _repr_markdown_(self) -> str:
-        return self.markdown()
-
-    def data(self) -> dict[str, Any]:
-        """The same as plain data: strings, numbers, lists and dicts, as JSON takes them."""
-        sections = [
-            {"title": one.title, "statements": [dict(vars(s)) for s in one.statements]}
-            for one in self.sections
-        ]
-        traps = [
-            {"why": t.why, "wrong": t.wrong, "right": t.right, "error": t.error, "size": t.size}
-            for t in self.traps
-        ]
-        return {
-            "module": self.module,
-            "call": list(self.call),
-            "sections": sections,
-            "traps": traps,
-            "difference": self.difference,
-            "checked": self.checked,
-        }
 
 
 def shapes(trace: Traced) -> Shapes:
@@ -175,40 +34,6 @@ def shapes(trace: Traced) -> Shapes:
         return _of_a_cell(trace) if trace.structure.single_step else _Layer(trace).shapes()
 
 
-class _Checker:
-    """Evaluates code on a trace's numbers."""
-
-    def __init__(self, trace: Traced, names: Mapping[str, Any]) -> None:
-        self.names = {"tr": trace, "torch": torch, "h_n": trace.h_n, **names}
-        if "c" in trace.structure.cell.states:
-            self.names["c_n"] = trace.c_n
-        self.kind = trace.structure.kind
-        proofs = trace.proofs.values()
-        self.rounding = max((max(p.deviation, p.tolerance) for p in proofs), default=0.0)
-        self.source = f"what {self.kind} returned"
-        if not proofs:
-            self.source = f"numbers by the equations alone, {self.kind} did not run"
-
-    def value(self, code: str) -> Any:
-        return eval(code, dict(self.names))
-
-    def equal(self, code: str, says: str, equals: str) -> Statement:
-        """The statement, where it is true: exactly, or to rounding where it names the record."""
-        allowed = self.rounding if "tr" in f"{code} {equals}" else 0.0
-        difference = _difference(self.value(code), self.value(equals))
-        if difference is None or not difference <= allowed:
-            by = "in shape" if difference is None else f"by {difference:.2g}"
-            raise VerificationError(
-                f"{code} should equal {equals}, but differs {by}. Was what {self.kind} returned "
-                f"changed in place? If not, please report it."
-            )
-        return Statement(code, says, equals, difference)
-
-    def trap(self, why: str, wrong: str, right: str) -> Trap:
-        values = self.value(wrong), self.value(right)
-        return Trap(why, wrong, right, _difference(*values), tuple(tuple(v.shape) for v in values))  # type: ignore[arg-type]
-
-
 class _Layer:
     """The statements about a call of nn.RNN, nn.GRU or nn.LSTM, as the call was made."""
 
@@ -224,11 +49,11 @@ class _Layer:
         if self.call.packed is not None:
             self.name = "padded"
             names["padded"], names["lengths"] = pad_packed_sequence(trace.output, s.batch_first)
-        self.check = _Checker(trace, names)
+        self.check = Checker(trace, names)
 
     # code ------------------------------------------------------------------------------------
 
-    def at(self, time: str, direction: str | None, batch: str = ":", of: str = "") -> str:
+    def at(self, time: str, direction: str | None, batch: str = ":") -> str:
         """The place of output at one time: all of it, or the half of a direction."""
         half = ""
         if self.two and direction is not None:
@@ -239,7 +64,7 @@ class _Layer:
         index += [half] if half else []
         while index and index[-1] == ":":
             index.pop()
-        return f"{of or self.name}[{', '.join(index)}]" if index else of or self.name
+        return f"{self.name}[{', '.join(index)}]" if index else self.name
 
     def end(self, direction: str) -> str:
         """The place of output that holds a direction's last state, of every sequence."""
@@ -254,7 +79,7 @@ class _Layer:
         return self.call.lengths is not None
 
     def dims(self, *names: str) -> str:
-        """ "(batch 3, time 6, hidden 5)" of what there is in this call."""
+        """The axes that there are in this call: (batch 3, time 6, hidden 5)."""
         sizes = {
             "batch": self.call.batch,
             "time": self.call.steps,
@@ -285,11 +110,10 @@ class _Layer:
         return Shapes(str(self.structure), call, tuple(sections), traps, self.check.source)
 
     def called(self) -> str:
-        states = "(h_n, c_n)" if "c" in self.structure.cell.states else "h_n"
+        """The call as it was written."""
         name = self.structure.kind.removeprefix("nn.").lower()
-        given = {"RNN": "h_0", "GRU": "h_0", "LSTM": "(h_0, c_0)"}[self.structure.cell.name]
-        arguments = f"x, {given}" if self.call.given else "x"
-        return f"output, {states} = {name}({arguments})"
+        returned, given = (_tuple(self.structure.cell.states, suffix) for suffix in ("n", "0"))
+        return f"output, {returned} = {name}({f'x, {given}' if self.call.given else 'x'})"
 
     def read(self) -> list[str]:
         x = self.dims(*self.outer, "feature")
@@ -342,8 +166,8 @@ class _Layer:
 
     def missing(self, row: int, place: str) -> str:
         """That output does not hold a lower layer's state; nothing where chance made it so."""
-        difference = _difference(self.check.value(f"h_n[{row}]"), self.check.value(place))
-        return ", not in output" if difference else ", by chance also in output"
+        elsewhere = apart(self.check.value(f"h_n[{row}]"), self.check.value(place))
+        return ", not in output" if elsewhere else ", by chance also in output"
 
     def end_of(self, layer: int, direction: str) -> str:
         """Where the record holds the last state of a layer and direction."""
@@ -381,7 +205,7 @@ class _Layer:
         forward = self.rows - len(self.structure.directions)
         if self.ragged:
             for b, length in enumerate(self.trace.lengths.tolist()[:MANY_SEQUENCES]):
-                says = f"sequence {b}: {length} step{'s' * (length > 1)}, the last is time={length - 1}"
+                says = f"sequence {b}: {length} step{'s' * (length > 1)}, last time={length - 1}"
                 place = self.at(str(length - 1), "forward", str(b))
                 found.append(self.check.equal(place, says, f"h_n[{forward}, {b}]"))
             found.append(self.check.equal(self.end("forward"), "all of them", f"h_n[{forward}]"))
@@ -458,7 +282,7 @@ class _Layer:
 def _of_a_cell(trace: Traced) -> Shapes:
     """A cell module makes one step: no layers, no directions, no time in what it returns."""
     structure, call = trace.structure, trace.call
-    check = _Checker(trace, {"output": trace.output})
+    check = Checker(trace, {"output": trace.output})
     states = structure.cell.states
     batch = f"batch {call.batch}, " if call.batched else ""
     one = ":" if call.batched else "0"
@@ -470,8 +294,7 @@ def _of_a_cell(trace: Traced) -> Shapes:
     )
     title = f"Each ({batch}hidden {structure.hidden_size}): the state after this one step"
     returned = ", ".join(f"{name}_n" for name in states)
-    given = ", ".join(f"{name}_0" for name in states)
-    arguments = "x" if not call.given else f"x, {given if len(states) == 1 else f'({given})'}"
+    arguments = f"x, {_tuple(states, '0')}" if call.given else "x"
     lines = (
         f"{returned} = {structure.kind.removeprefix('nn.').lower()}({arguments})",
         f"x ({batch}feature {structure.input_size}): one step{'' if batch else ', no batch'}",
@@ -479,18 +302,9 @@ def _of_a_cell(trace: Traced) -> Shapes:
     return Shapes(str(structure), lines, (Section(title, found),), (), check.source)
 
 
-def _difference(a: Any, b: Any) -> float | None:
-    """The largest difference, NaN and NaN being equal; None where the shapes differ."""
-    if isinstance(a, PackedSequence) and isinstance(b, PackedSequence):
-        (a, mine), (b, others) = pad_packed_sequence(a), pad_packed_sequence(b)
-        if not torch.equal(mine, others):
-            return None
-    if a.shape != b.shape:
-        return None
-    a, b = a.double(), b.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    apart = torch.where(same, 0, (a - b).abs()).nan_to_num(nan=math.inf)
-    return float(apart.max()) if apart.numel() else 0.0
+def _tuple(states: tuple[str, ...], suffix: str) -> str:
+    names = [f"{name}_{suffix}" for name in states]
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 
 def _listed(count: int) -> str:
@@ -498,18 +312,3 @@ def _listed(count: int) -> str:
     if count > MANY_SEQUENCES:
         return f"sequences 0 to {count - 1}"
     return f"sequences {', '.join(names[:-1])} and {names[-1]}"
-
-
-def _aligned(rows: list[tuple[str, ...]], indent: int = 4) -> list[str]:
-    """Columns, one under the other; empty ones are left out, and what is too long hangs below."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    kept = [k for k, width in enumerate(widths) if width]
-    lines = []
-    for row in rows:
-        cells = [row[k].ljust(widths[k]) for k in kept]
-        line = " " * indent + "   ".join(cells).rstrip()
-        if len(line) > WIDTH and row[-1].startswith("="):
-            lines.append(" " * indent + "   ".join(cells[:-1]).rstrip())
-            line = " " * 2 * indent + row[-1]
-        lines.append(line)
-    return lines

@@ -1,0 +1,232 @@
+"""Equations about a trace that are evaluated before they are printed.
+
+What is printed as code is Python: it ran, on the numbers of the call of which it speaks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from rnnscope.adopt import Call, Structure
+from rnnscope.errors import VerificationError
+
+__all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]
+
+WIDTH = 100
+
+
+class Proven(Protocol):
+    """What of a proof is read here."""
+
+    @property
+    def deviation(self) -> float:
+        """The largest difference from the layer's own numbers."""
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding allows there."""
+
+
+class Traced(Protocol):
+    """What of a trace is read here."""
+
+    structure: Structure
+    call: Call
+    lengths: Tensor
+
+    @property
+    def output(self) -> Any:
+        """As the layer returned it."""
+
+    @property
+    def h_n(self) -> Tensor:
+        """As the layer returned it."""
+
+    @property
+    def c_n(self) -> Tensor:
+        """As the layer returned it; only an LSTM has it."""
+
+    @property
+    def proofs(self) -> Mapping[str, Proven]:
+        """By state; empty where the layer did not run."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """``code`` is ``says``; its value is that of ``equals``, but for ``difference`` (rounding)."""
+
+    code: str
+    says: str
+    equals: str
+    difference: float
+
+
+@dataclass(frozen=True)
+class Trap:
+    """``wrong`` runs and is not ``right``: off by ``error``, or of another shape (None)."""
+
+    why: str
+    wrong: str
+    right: str
+    error: float | None
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @property
+    def size(self) -> str:
+        """How wrong it is on these numbers."""
+        if self.error is None:
+            return "shape {}, not {}".format(*self.shapes)
+        return f"off by {self.error:.2g}" if self.error else "no difference on these numbers"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, and the statements under it."""
+
+    title: str
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What one call returned, place by place; prints as text, or as Markdown in a notebook."""
+
+    module: str
+    call: tuple[str, ...]
+    sections: tuple[Section, ...]
+    traps: tuple[Trap, ...]
+    source: str
+
+    @property
+    def difference(self) -> float:
+        """The largest difference between two sides of an equation; rounding, or 0."""
+        return max(s.difference for section in self.sections for s in section.statements)
+
+    @property
+    def checked(self) -> str:
+        """One sentence: what was checked, and how exactly it holds."""
+        count = sum(len(section.statements) for section in self.sections)
+        held = f"largest difference {self.difference:.0e}" if self.difference else "exact"
+        equalities = "1 equality" if count == 1 else f"{count} equalities"
+        traps = f", {len(self.traps)} trap{'s' * (len(self.traps) > 1)}" if self.traps else ""
+        return f"Checked on {self.source}: {equalities} ({held}){traps}."
+
+    def __str__(self) -> str:
+        lines = [self.module, *(f"    {line}" for line in self.call)]
+        for section in self.sections:
+            lines += ["", section.title]
+            lines += _aligned([(s.code, s.says, f"= {s.equals}") for s in section.statements])
+        if self.traps:
+            lines += ["", "Traps in this call, and how wrong they are on these numbers"]
+            pairs = [(f"wrong  {t.wrong}", t.size) for t in self.traps]
+            for trap, wrong in zip(self.traps, _aligned(pairs, 6), strict=True):
+                lines += [f"    {trap.why}", wrong, f"      right  {trap.right}"]
+        return "\n".join([*lines, "", self.checked])
+
+    def markdown(self) -> str:
+        """The same as Markdown, a table a section."""
+        lines = [f"**`{self.module}`**", "", *(f"`{line}`  " for line in self.call)]
+        for section in self.sections:
+            lines += ["", f"**{section.title}**", "", "| | | equals |", "|---|---|---|"]
+            lines += [f"| `{s.code}` | {s.says} | `{s.equals}` |" for s in section.statements]
+        if self.traps:
+            lines += ["", "**Traps in this call**", "", "| wrong | right | why | |"]
+            lines += ["|---|---|---|---|"]
+            lines += [f"| `{t.wrong}` | `{t.right}` | {t.why} | {t.size} |" for t in self.traps]
+        return "\n".join([*lines, "", self.checked])
+
+    def _repr_markdown_(self) -> str:
+        return self.markdown()
+
+    def data(self) -> dict[str, Any]:
+        """The same as plain data: strings, numbers, lists and dicts, as JSON takes them."""
+        sections = [
+            {"title": one.title, "statements": [dict(vars(s)) for s in one.statements]}
+            for one in self.sections
+        ]
+        traps = [
+            {"why": t.why, "wrong": t.wrong, "right": t.right, "error": t.error, "size": t.size}
+            for t in self.traps
+        ]
+        return {
+            "module": self.module,
+            "call": list(self.call),
+            "sections": sections,
+            "traps": traps,
+            "difference": self.difference,
+            "checked": self.checked,
+        }
+
+
+class Checker:
+    """Evaluates code on a trace's numbers."""
+
+    def __init__(self, trace: Traced, names: Mapping[str, Any]) -> None:
+        self.names = {"tr": trace, "torch": torch, "h_n": trace.h_n, **names}
+        if "c" in trace.structure.cell.states:
+            self.names["c_n"] = trace.c_n
+        self.kind = trace.structure.kind
+        proofs = trace.proofs.values()
+        self.rounding = max((max(p.deviation, p.tolerance) for p in proofs), default=0.0)
+        self.source = f"what {self.kind} returned"
+        if not proofs:
+            self.source = f"numbers by the equations alone, {self.kind} did not run"
+
+    def value(self, code: str) -> Any:
+        """What the code gives; it is made of sizes and names alone, never of a user's text."""
+        return eval(code, dict(self.names))
+
+    def equal(self, code: str, says: str, equals: str) -> Statement:
+        """The statement, where it is true: exactly, or to rounding where it names the record."""
+        allowed = self.rounding if re.search(r"\btr\b", f"{code} {equals}") else 0.0
+        difference = apart(self.value(code), self.value(equals))
+        if difference is None or not difference <= allowed:
+            by = "in shape" if difference is None else f"by {difference:.2g}"
+            raise VerificationError(
+                f"{code} should equal {equals}, but differs {by}. Was what {self.kind} returned "
+                f"changed in place? If not, please report it."
+            )
+        return Statement(code, says, equals, difference)
+
+    def trap(self, why: str, wrong: str, right: str) -> Trap:
+        """The trap, with the size of the error that ``wrong`` makes here."""
+        mine, meant = self.value(wrong), self.value(right)
+        shapes = tuple(mine.shape), tuple(meant.shape)
+        return Trap(why, wrong, right, apart(mine, meant), shapes)
+
+
+def apart(a: Any, b: Any) -> float | None:
+    """The largest difference, NaN and NaN being equal; None where the shapes differ."""
+    if isinstance(a, PackedSequence) and isinstance(b, PackedSequence):
+        (a, mine), (b, others) = pad_packed_sequence(a), pad_packed_sequence(b)
+        if not torch.equal(mine, others):
+            return None
+    if a.shape != b.shape:
+        return None
+    a, b = a.double(), b.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(same, 0, (a - b).abs()).nan_to_num(nan=math.inf)
+    return float(gap.max()) if gap.numel() else 0.0
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], indent: int = 4) -> list[str]:
+    """Columns, one under the other; empty ones are left out, and what is too long hangs below."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    kept = [k for k, width in enumerate(widths) if width]
+    lines = []
+    for row in rows:
+        cells = [row[k].ljust(widths[k]) for k in kept]
+        line = " " * indent + "   ".join(cells).rstrip()
+        if len(line) > WIDTH and row[-1].startswith("="):
+            lines.append(" " * indent + "   ".join(cells[:-1]).rstrip())
+            line = " " * 2 * indent + row[-1]
+        lines.append(line)
+    return lines
