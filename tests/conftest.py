@@ -1,0 +1,27 @@
+"""What all tests share: how Hypothesis runs, and a random state of its own for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# deadlines measure the machine, not the code; the same examples in every run, so that a failure in
+# CI is the same failure elsewhere
+settings.register_profile(
+    "rnnscope", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("rnnscope")
+
+# the tensors are tiny: two threads that wait for each other on a busy machine take ten times longer
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_random_state() -> Iterator[None]:
+    """Every test starts from the same random state, and leaves none behind."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
