@@ -25,6 +25,7 @@ from rnnscope.errors import (
     VerificationError,
 )
 from rnnscope.trace import Trace, trace
+from rnnscope.watch import watch
 
 __version__ = _version("rnnscope")
 
@@ -42,4 +43,5 @@ __all__ = [
     "Trace",
     "VerificationError",
     "trace",
+    "watch",
 ]

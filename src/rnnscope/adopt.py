@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
-__all__ = ["Adopted", "Call", "Returned", "Structure", "Weights", "adopt", "refusal"]
+__all__ = ["RECURRENT", "Adopted", "Call", "Returned", "Structure", "Weights", "adopt", "refusal"]
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -28,6 +28,8 @@ _CELLS: dict[type, str] = {
     nn.LSTMCell: "nn.LSTMCell",
 }
 _RECURRENT = _LAYERS | _CELLS
+RECURRENT: tuple[type[nn.Module], ...] = tuple(_RECURRENT)
+"""The classes of torch.nn whose instances, and those of their subclasses, are recurrent layers."""
 
 _Fused = Callable[..., tuple[Tensor, ...]]
 

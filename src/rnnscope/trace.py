@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import cached
 
 from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
@@ -107,12 +109,28 @@ class Capture:
     def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
 
-    def _leave(self, module: nn.Module, _: Any, __: Any, output: Any) -> None:
+    def _leave(self, _: nn.Module, __: Any, ___: Any, output: Any) -> None:
         assert self.before is not None, "a forward has its hook before"
         call, random_state = self.before
-        snapshot = _snapshot(module, self.adopted.weights())
-        products = _product_type(call.x)
-        self.taken = Captured(self.adopted, call, snapshot, output, products, random_state)
+        self.taken = captured(self.adopted, call, output, random_state)
+
+
+def captured(adopted: Adopted, call: Call, output: Any, random_state: Tensor | None) -> Captured:
+    """A call that has just returned, with the weights that it used and the type of its products.
+
+    To be called in the caller's own autocast state.
+    """
+    snapshot = _snapshot(adopted.module, adopted.weights())
+    return Captured(adopted, call, snapshot, output, _product_type(call.x), random_state)
+
+
+def steady_weights(adopted: Adopted) -> AbstractContextManager[None]:
+    """A context in which reading a cell's weights after its forward gives those that it used.
+
+    A parametrized weight is computed anew at each reading, and spectral norm in training moves
+    its state each time. A layer keeps the tensors that it used; a cell does not.
+    """
+    return cached() if adopted.single_step else nullcontext()
 
 
 def dropout_state(adopted: Adopted) -> Tensor | None:
@@ -171,7 +189,7 @@ def trace(
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names)
-    with Capture(adopted) as capture:
+    with Capture(adopted) as capture, steady_weights(adopted):
         module(*args, **kwargs)
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check)
@@ -195,7 +213,8 @@ def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
 
 
 def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace:
-    """The trace of a call that was captured; raises ``VerificationError``."""
+    """The trace of a call that was captured; raises ``VerificationError`` unless ``check`` is
+    False."""
     adopted, call = taken.adopted, taken.call
     returned = adopted.returned(taken.output, call)
     with torch.no_grad():
@@ -209,7 +228,8 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
             taken.random_state,
             thorough=check == "thorough",
         )
-    _verify(adopted, opened.proofs)
+    if check is not False:
+        _verify(adopted, opened.proofs)
     return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
 
 
@@ -282,6 +302,8 @@ class Trace(Record):
 
     A mapping from names to tensors (layer, direction, batch, time, unit). ``output``, ``h_n``
     and ``c_n`` are what the layer returned, with their graph; all else is a detached copy.
+    ``recomputed`` tells of a call seen by ``watch`` whether activation checkpointing made it once
+    more in the backward pass.
     """
 
     def __init__(
@@ -307,6 +329,7 @@ class Trace(Record):
         self.structure = structure
         self.call = call
         self.proofs: Mapping[str, Proof] = opened.proofs
+        self.recomputed = False
         self._snapshot = snapshot
         self._returned = output
 

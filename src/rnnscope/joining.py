@@ -1,0 +1,244 @@
+"""Joining: calls that hand the state on, chained into one trace over time.
+
+Whether a call goes on from the one before is decided when it happens, by the storage and the
+version of its initial state; see ``begin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope.adopt import Call
+from rnnscope.direction import Proof
+from rnnscope.opening import Opened
+from rnnscope.trace import Trace
+
+__all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a call began: ``why`` it does not go on from the call before, None where it does.
+
+    ``detached``: the state was handed on without its graph.
+    """
+
+    why: str | None
+    detached: bool = False
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a call returned, to know it again when it comes back as an initial state.
+
+    ``aliases`` are detached views of the very tensors. They keep the storage from being given to
+    another tensor, and share its version, which every change in place raises.
+    """
+
+    module: nn.Module
+    trace: Trace
+    aliases: tuple[Tensor, ...]
+    versions: tuple[int | None, ...]
+    had_graph: bool
+
+    @classmethod
+    def of(cls, module: nn.Module, trace: Trace, output: Any) -> Handed:
+        """Remember ``output``, the tensors that the caller has."""
+        tensors = tuple(_tensors(output))
+        aliases = tuple(t.detach() for t in tensors)
+        versions = tuple(map(_version, aliases))
+        return cls(module, trace, aliases, versions, any(t.requires_grad for t in tensors))
+
+    def find(self, state: Tensor) -> int | None:
+        """Which of the tensors shares its storage with ``state``."""
+        wanted = state.untyped_storage().data_ptr()
+        places = (t.untyped_storage().data_ptr() for t in self.aliases)
+        return next((k for k, place in enumerate(places) if place == wanted), None)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple | list):
+        for each in output:
+            yield from _tensors(each)
+
+
+def _version(tensor: Tensor) -> int | None:
+    # tensors of inference mode have no version: there the numbers alone tell
+    return None if tensor.is_inference() else tensor._version
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Equal in shape, type and every number; NaN equals NaN."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
+        return False
+    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) -> Beginning:
+    """Whether the call of ``trace`` goes on from the one ``before`` it.
+
+    ``given`` is the initial state as the caller passed it. The call goes on where every state
+    lies in a storage that the call before returned, unchanged since (by version), and holds the
+    numbers of its last state; anything else starts anew, and the reason is told.
+    """
+    if before is None:
+        return Beginning("no call of it was recorded just before")
+    why = _apart(before, module, trace) or _changed(before, trace.call, given)
+    if why is not None:
+        return Beginning(why)
+    detached = before.had_graph and any(t.grad_fn is None for t in _tensors(given))
+    return Beginning(None, detached)
+
+
+def _apart(before: Handed, module: nn.Module, trace: Trace) -> str | None:
+    """Why the two calls could not be one trace, whatever state was handed on."""
+    call, earlier = trace.call, before.trace.call
+    if not call.given:
+        return "no initial state was given"
+    if module is not before.module:
+        return "the layer was replaced by another"
+    if trace.structure != before.trace.structure:
+        return f"the layer was changed from {before.trace.structure}, or between train and eval"
+    if trace.structure.bidirectional:
+        return "a bidirectional layer's reverse direction runs against the order of the calls"
+    if call.packed is not None or earlier.packed is not None:
+        return "a packed call's sequences end at different steps"
+    if call.batch != earlier.batch:
+        return f"the batch changed from {earlier.batch} to {call.batch}"
+    if call.batched != earlier.batched or call.x.dtype != earlier.x.dtype:
+        return "the form of the input changed"
+    if trace.weights is not before.trace.weights:  # equal weights are shared between traces
+        mine, theirs = trace.parameters, before.trace.parameters
+        if not all(same_numbers(mine[name], theirs[name]) for name in theirs):
+            return "the weights had changed"
+    return None
+
+
+def _changed(before: Handed, call: Call, given: Any) -> str | None:
+    states = before.trace.cell.states
+    for name, state in zip(states, _tensors(given), strict=True):
+        k = before.find(state)
+        if k is None:
+            return f"{name}_0 is not the tensor that the call before returned"
+        if _version(before.aliases[k]) != before.versions[k]:
+            return f"{name}_0 was changed in place"
+        final = getattr(before.trace, f"{name}_n").reshape(call.initial[name].shape)
+        if not same_numbers(call.initial[name], final):
+            return f"{name}_0 does not hold the numbers that the call before returned"
+    return None
+
+
+class Joined(Trace):
+    """Calls that handed the state on, as one trace over time.
+
+    ``calls`` are the traces of the single calls; ``boundaries`` the steps before which the state
+    was detached, so that no gradient passes; ``why`` tells why the trace does not go on from the
+    call before its first. ``output`` is every h, of a cell too: (time, batch, unit).
+    """
+
+    def __init__(
+        self, calls: Sequence[Trace], boundaries: Iterable[int] = (), why: str = ""
+    ) -> None:
+        first, last = calls[0], calls[-1]
+        self.calls = tuple(calls)
+        self.boundaries = tuple(boundaries)
+        self.why = why
+        super().__init__(
+            last.structure,
+            first.call if len(calls) == 1 else _joined_call(calls),
+            last._snapshot,
+            Opened(
+                {name: torch.cat([tr[name] for tr in calls], dim=3) for name in first},
+                _joined_inputs(calls),
+                {
+                    state: _joined_proof([tr.proofs[state] for tr in calls], calls)
+                    for state in first.proofs
+                },
+            ),
+            None,
+        )
+        self.recomputed = any(tr.recomputed for tr in calls)
+        final = last._returned if last.structure.single_step else last._returned[1]
+        self._returned = final if last.structure.single_step else (None, final)
+
+    @property
+    def output(self) -> Any:
+        """Every h of the last layer, in the form in which the layer returns it; of a cell
+        (time, batch, unit)."""
+        if len(self.calls) == 1 and not self.structure.single_step:
+            return self.calls[0].output
+        # only a single direction is joined
+        h = self["h", -1, "forward"].transpose(0, 1)
+        if not self.structure.single_step:
+            return self.structure.outgoing(h, self.call)
+        return h if self.call.batched else h[:, 0]
+
+    def __repr__(self) -> str:
+        text = f"{super().__repr__()}\nJoined from {_count(len(self.calls), 'call')}"
+        if self.boundaries:
+            places = ", ".join(f"time={time}" for time in self.boundaries)
+            text += f"; the state was detached before {places}"
+        return f"{text}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _joined_call(calls: Sequence[Trace]) -> Call:
+    x = torch.cat([tr.call.x for tr in calls])
+    return replace(calls[0].call, x=x)
+
+
+def _joined_inputs(calls: Sequence[Trace]) -> tuple[Tensor | None, ...]:
+    layers = range(calls[0].structure.num_layers)
+    if len(calls) == 1:
+        return calls[0]._inputs
+    return tuple(
+        None
+        if all(tr._inputs[layer] is None for tr in calls)
+        else torch.cat([tr.layer_input(layer) for tr in calls], dim=1)
+        for layer in layers
+    )
+
+
+def _joined_proof(proofs: Sequence[Proof], calls: Sequence[Trace]) -> Proof:
+    """The worst of the proofs, its place counted over all calls."""
+    moved, start = [], 0
+    for proof, tr in zip(proofs, calls, strict=True):
+        place = replace(proof.place, time=proof.place.time + start)
+        # the end of a call of one step is every step of it
+        every_step = proof.every_step or tr.call.steps == 1
+        moved.append(replace(proof, place=place, every_step=every_step))
+        start += tr.call.steps
+    largest = max(moved, key=lambda p: p.deviation)
+    closest = max(moved, key=lambda p: p.ratio)
+    return replace(
+        closest,
+        deviation=largest.deviation,
+        tolerance=largest.tolerance,
+        size=max(p.size for p in moved),
+        every_step=all(p.every_step for p in moved),
+    )
+
+
+def segments(calls: Sequence[tuple[Trace, Beginning]]) -> list[Joined]:
+    """Chain calls in order; a segment ends where the next call does not go on from it."""
+    found: list[tuple[str, list[Trace], list[int]]] = []
+    for trace, beginning in calls:
+        if beginning.why is None and found:
+            _, members, boundaries = found[-1]
+            if beginning.detached:
+                boundaries.append(sum(tr.call.steps for tr in members))
+            members.append(trace)
+        else:
+            why = beginning.why or "the calls before it were not kept"
+            found.append((why, [trace], []))
+    return [Joined(members, boundaries, why) for why, members, boundaries in found]
