@@ -1,0 +1,358 @@
+"""The command line: arguments in, the public API, text out.
+
+Errors are one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from rnnscope import __version__
+from rnnscope.errors import ShapeError
+from rnnscope.inputs import MOST, read_sequence, sequence
+from rnnscope.modules import construction, drawn, read_layer, set_parameter
+from rnnscope.terminal import ArgumentError, Format, OneLine, show
+from rnnscope.trace import Trace, trace
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=OneLine,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Opens the recurrent layers of PyTorch: every number inside, explained and proven.",
+)
+
+
+def main() -> None:
+    """The command ``rnnscope``."""
+    app()
+
+
+# rnnscope ------------------------------------------------------------------------------------
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rnnscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Opens the recurrent layers of PyTorch: every number inside, explained and proven."""
+    if context.invoked_subcommand is None:
+        typer.echo(
+            f"rnnscope {__version__} opens the recurrent layers of PyTorch. "
+            "Three commands to try:\n"
+            "\n"
+            "    rnnscope explain 3 4 5\n"
+            "        an RNN reads 3, 4, 5: three hidden states, each by hand, equal to PyTorch's\n"
+            "    rnnscope explain 3 4 5 --cell lstm --hidden 2 --time 2 --unit 1\n"
+            "        one number inside an LSTM, and all that it is made of\n"
+            "    rnnscope shapes --cell lstm --layers 2 --bidirectional\n"
+            "        what every slice of output and every row of h_n is\n"
+            "\n"
+            "rnnscope explain --help and rnnscope shapes --help list the options."
+        )
+
+
+# rnnscope explain ----------------------------------------------------------------------------
+
+
+class CellKind(StrEnum):
+    """The recurrent layers of torch.nn."""
+
+    rnn = "rnn"
+    gru = "gru"
+    lstm = "lstm"
+
+
+class Nonlinearity(StrEnum):
+    """The activations of nn.RNN."""
+
+    tanh = "tanh"
+    relu = "relu"
+
+
+class Direction(StrEnum):
+    """The directions of a layer."""
+
+    forward = "forward"
+    reverse = "reverse"
+
+
+_LAYER, _WHERE, _FILES = "The layer", "Which number", "From files"
+
+
+@app.command(
+    # negative numbers are no options; what else is unknown is complained of below
+    context_settings={"ignore_unknown_options": True},
+    short_help="Every hidden state by hand, checked against PyTorch.",
+)
+def explain(
+    context: typer.Context,
+    steps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STEP...",
+            help="The sequence, a number a step: 3 -4 5. A comma joins features: 3,1 4,0.",
+        ),
+    ] = None,
+    cell: Annotated[
+        CellKind | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
+    ] = None,
+    nonlinearity: Annotated[
+        Nonlinearity | None,
+        typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="Units.  [default: 1]", show_default=False)
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Stacked layers.  [default: 1]", show_default=False)
+    ] = None,
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="Read in both directions.")
+    ] = False,
+    bias: Annotated[bool, typer.Option("--bias", help="With the biases b_ih and b_hh.")] = False,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="From which the weights are drawn.")
+    ] = 8,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Set a parameter: weight_hh_l0=0.7, or one number of it: weight_hh_l0[0,1]=0.7. "
+            "Repeatable.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A state dict, .pt, .pth or .safetensors; the sizes follow from it.",
+        ),
+    ] = None,
+    layer_name: Annotated[
+        str | None,
+        typer.Option(
+            "--layer", metavar="NAME", help="Which layer of that file, as in encoder.rnn."
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="The sequence in a file: .csv, a row a step; or .npy, (time, feature).",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Explain one number, of this quantity: h, c, f, ..."),
+    ] = None,
+    at_layer: Annotated[int | None, typer.Option(help="... in this layer.")] = None,
+    direction: Annotated[Direction | None, typer.Option(help="... in this direction.")] = None,
+    batch: Annotated[int | None, typer.Option(help="... of this sequence.")] = None,
+    time: Annotated[int | None, typer.Option(help="... at this time; -1 is the last.")] = None,
+    unit: Annotated[int | None, typer.Option(help="... of this unit.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.text,
+) -> None:
+    """Every hidden state of a small layer, worked out by hand and checked against PyTorch.
+
+    rnnscope explain 3 4 5 is the whole walk: input, weights, equation, arithmetic, check.
+    With --time, --unit, --name one number is explained.
+    """
+    words = steps or []
+    _refuse_options(context, words)
+    x = _sequence(words, input_file)
+    kind = cell.value if cell else None
+    activation = nonlinearity.value if nonlinearity else None
+    if activation is not None and kind not in (None, "rnn"):
+        raise ArgumentError("--nonlinearity is an option of --cell rnn")
+    if weights is None:
+        if layer_name is not None:
+            raise ArgumentError("--layer chooses in a file: give --weights FILE too")
+        options = {"nonlinearity": activation} if activation else {}
+        module = drawn(
+            seed,
+            kind or "rnn",
+            x.shape[-1],
+            hidden or 1,
+            num_layers=layers or 1,
+            bias=bias,
+            batch_first=True,
+            bidirectional=bidirectional,
+            **options,
+        )
+        origin = f"seed {seed}"
+    else:
+        given = {"--hidden": hidden, "--layers": layers, "--bidirectional": bidirectional}
+        _refuse_sizes(weights, given | {"--bias": bias})
+        module = read_layer(weights, layer_name, kind, activation)
+        origin = f"weights from {weights.name}" + (f", {layer_name}" if layer_name else "")
+    for change in changes or []:
+        set_parameter(module, change)
+    origin = ", ".join([origin, *(changes or [])])
+    traced = trace(module, _in_precision(x, module).reshape(-1, *x.shape[-2:]))
+    at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": time, "unit": unit}
+    at |= {"direction": direction.value if direction else None}
+    chosen = {axis: index for axis, index in at.items() if index is not None}
+    if name is None and not chosen:
+        show(_lesson(traced, f"{construction(module)}   # {origin}"), form)
+    else:
+        show(_explaining().explain(traced, name, **chosen), form)
+
+
+def _lesson(traced: Trace, built: str) -> Any:
+    return _explaining().lesson(traced, construction=built)
+
+
+def _explaining() -> Any:
+    return importlib.import_module("rnnscope.explain")
+
+
+def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:
+    """A misspelt option has landed among the numbers."""
+    known = [option for parameter in context.command.params for option in parameter.opts]
+    for word in words:
+        if re.match(r"--?[^\d.,\-]", word) and not re.match(r"-(inf|nan)", word, re.IGNORECASE):
+            near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ArgumentError(f"no such option: {word}.{hint}")
+
+
+def _sequence(words: Sequence[str], file: Path | None) -> Tensor:
+    if words and file is not None:
+        raise ArgumentError("give the numbers or --input FILE, not both")
+    if file is not None:
+        return read_sequence(file)
+    if not words:
+        raise ArgumentError("no input: give a number a step, as in rnnscope explain 3 4 5")
+    return sequence(words)
+
+
+def _refuse_sizes(file: Path, given: dict[str, Any]) -> None:
+    for option, value in given.items():
+        if value:
+            raise ArgumentError(f"sizes follow from {file.name}: leave out {option}")
+
+
+def _in_precision(x: Tensor, module: nn.RNNBase) -> Tensor:
+    """The input in the type of the weights; refused where it becomes infinite."""
+    dtype = next(module.parameters()).dtype
+    found = x.to(dtype)
+    lost = found.isinf() & x.isfinite()
+    if lost.any():
+        raise ShapeError(f"{float(x[lost][0])!r} is too large for the layer's numbers, {dtype}")
+    return found
+
+
+# rnnscope shapes -----------------------------------------------------------------------------
+
+
+@app.command(short_help="What each slice of output and each row of h_n is.")
+def shapes(
+    cell: Annotated[CellKind, typer.Option(help="Kind of layer.")] = CellKind.lstm,
+    layers: Annotated[int, typer.Option(min=1, help="Stacked layers.")] = 1,
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="Read in both directions.")
+    ] = False,
+    hidden: Annotated[int, typer.Option(min=1, help="Units.")] = 5,
+    input_size: Annotated[int, typer.Option(min=1, help="Features of each step.")] = 4,
+    proj_size: Annotated[
+        int, typer.Option(min=0, help="Size to which an LSTM projects h; 0 is without.")
+    ] = 0,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences.  [default: 3]", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps of each sequence.  [default: 6]", show_default=False),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="5,3,2", help="Steps of each sequence of a packed batch."),
+    ] = None,
+    batch_first: Annotated[
+        bool,
+        typer.Option("--batch-first/--no-batch-first", help="Input as (batch, time, feature)."),
+    ] = True,
+    unbatched: Annotated[
+        bool, typer.Option("--unbatched", help="One sequence, without a dim for the batch.")
+    ] = False,
+    form: Annotated[
+        Format, typer.Option("--format", help="How it is printed (no latex here).")
+    ] = Format.text,
+) -> None:
+    """What each slice of output and each row of h_n is, and the traps: checked on numbers.
+
+    The layer and its input are made up from the sizes; no data is needed.
+    """
+    packed = None if lengths is None else _lengths(lengths)
+    if packed is not None and (batch is not None or steps is not None or unbatched):
+        raise ArgumentError("--lengths tells batch and steps: leave out the others")
+    if unbatched and batch is not None:
+        raise ArgumentError("--unbatched is one sequence: leave out --batch")
+    if proj_size and cell is not CellKind.lstm:
+        raise ArgumentError("--proj-size is an option of --cell lstm")
+    if proj_size >= hidden:
+        raise ArgumentError(f"--proj-size must be smaller than --hidden, {hidden}")
+    sizes = (len(packed), max(packed)) if packed else (batch or 3, steps or 6)
+    options: dict[str, Any] = {"proj_size": proj_size} if proj_size else {}
+    if bidirectional:
+        options["bidirectional"] = True
+    if math.prod(sizes) * max(input_size, 2 * layers * hidden) > MOST:
+        raise ShapeError(f"these sizes make more than {MOST} numbers")
+    seed = 0
+    module = drawn(
+        seed, cell.value, input_size, hidden, num_layers=layers, batch_first=batch_first, **options
+    )
+    traced = _called(module, sizes, packed, unbatched, seed)
+    show(traced.shapes(), form)
+
+
+def _called(
+    module: nn.RNNBase, sizes: tuple[int, int], packed: list[int] | None, unbatched: bool, seed: int
+) -> Trace:
+    """The layer called on made-up numbers, (batch, time) of these sizes."""
+    drawn = torch.Generator().manual_seed(seed)
+    x = torch.randn(*sizes, module.input_size, generator=drawn)
+    if unbatched:
+        return trace(module, x[0])
+    if not module.batch_first:
+        x = x.transpose(0, 1)
+    if packed is None:
+        return trace(module, x)
+    options = {"batch_first": module.batch_first, "enforce_sorted": False}
+    return trace(module, pack_padded_sequence(x, torch.tensor(packed), **options))
+
+
+def _lengths(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*", word) for word in words):
+        raise ArgumentError(f"--lengths {text!r}: expected whole numbers from 1, as in 5,3,2")
+    return [int(word) for word in words]

@@ -1,0 +1,139 @@
+"""Sequences as a command line gives them: words, ``.csv``, ``.npy``.
+
+Files are data: nothing in them is run, and sizes are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope.errors import FileError, ShapeError
+
+__all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
+
+MOST = 2**26
+"""More numbers than these are refused, in an input and in a layer: 512 MB in float64."""
+
+_LIBRARY = "for so many use rnnscope.trace in Python"
+
+
+def number(word: str) -> float:
+    """A number as written, ``nan`` and ``inf`` too; raises ``ValueError`` for any other word."""
+    try:
+        value = float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is no number") from None
+    if math.isinf(value) and "inf" not in word.lower():
+        raise ValueError(f"{word} is too large for a number")
+    return value
+
+
+def sequence(words: Sequence[str]) -> Tensor:
+    """Steps as words, a comma between features: ``3,1 4,0`` is (time 2, feature 2), float64.
+
+    Raises ``ShapeError`` for a word that is no number, and for unequal counts of features.
+    """
+    steps: list[list[float]] = []
+    for place, word in enumerate(words, start=1):
+        try:
+            steps.append([number(part) for part in word.split(",")])
+        except ValueError as error:
+            raise ShapeError(
+                f"input {place} of {len(words)}: {error}; expected steps such as 3 -4 0.5, "
+                f"or 3,1 4,0 for two features a step"
+            ) from error
+        if len(steps[-1]) != len(steps[0]):
+            raise ShapeError(
+                f"every step needs the same count of features: the first, {words[0]!r}, has "
+                f"{len(steps[0])}, input {place}, {word!r}, has {len(steps[-1])}"
+            )
+    return torch.tensor(steps, dtype=torch.float64)
+
+
+def read_sequence(path: Path) -> Tensor:
+    """A sequence in a file: ``.csv``, a row a step and a column a feature; or ``.npy``, an array
+    (time), (time, feature) or (batch, time, feature). float64.
+
+    Raises ``FileError`` with the place.
+    """
+    readers = {".csv": _read_csv, ".npy": _read_npy}
+    found: Tensor = reader_of(path, readers)(path)
+    return found
+
+
+def reader_of(path: Path, readers: Mapping[str, Callable[[Path], Any]]) -> Callable[[Path], Any]:
+    """The reader of a file's kind, once the file is known to be there."""
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise FileError(
+            f"{path}: expected a file ending in {', '.join(readers)}; got {path.suffix or 'none'}"
+        )
+    if not path.is_file():
+        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+    return reader
+
+
+def _read_csv(path: Path) -> Tensor:
+    rows: list[list[float]] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file)
+            for row in lines:
+                if row:
+                    rows.append(_csv_row(path, lines.line_num, row, rows))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: not a text of comma-separated numbers: {error}") from error
+    if not rows:
+        raise FileError(f"{path}: empty; expected a row a step, a column a feature")
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _csv_row(path: Path, line: int, row: list[str], before: list[list[float]]) -> list[float]:
+    found = []
+    for column, cell in enumerate(row, start=1):
+        try:
+            found.append(number(cell))
+        except ValueError as error:
+            header = " If that is a header, remove the line." if not before else ""
+            raise FileError(f"{path}, line {line}, column {column}: {error}.{header}") from error
+    if before and len(row) != len(before[0]):
+        raise FileError(
+            f"{path}, line {line}: {len(row)} columns, where the lines before have "
+            f"{len(before[0])}; every step needs the same count of features"
+        )
+    if (len(before) + 1) * len(row) > MOST:
+        raise FileError(f"{path}, line {line}: more than {MOST} numbers; {_LIBRARY}")
+    return found
+
+
+def _read_npy(path: Path) -> Tensor:
+    try:
+        # mapped, so that a header which promises more than the file holds allocates nothing
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError, OverflowError) as error:
+        if "Python objects" in str(error):
+            raise FileError(
+                f"{path}: holds Python objects, which could run code when read; expected numbers"
+            ) from error
+        empty = path.stat().st_size > 0 and "empty" in str(error)
+        reason = "an array of no numbers" if empty else f"not a whole .npy file: {error}"
+        raise FileError(f"{path}: {reason}") from error
+    if array.dtype.kind not in "iufb":
+        raise FileError(f"{path}: holds {array.dtype}; expected real numbers")
+    if not 1 <= array.ndim <= 3 or array.size == 0:
+        raise FileError(
+            f"{path}: expected an array (time), (time, feature) or (batch, time, feature); "
+            f"got {array.shape}"
+        )
+    if array.size > MOST:
+        raise FileError(f"{path}: {array.size} numbers, more than {MOST}; {_LIBRARY}")
+    values = torch.from_numpy(np.array(array, dtype=np.float64))
+    return values.unsqueeze(-1) if values.dim() == 1 else values

@@ -1,0 +1,108 @@
+"""How commands print and fail: text in several forms; errors as one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from rnnscope.errors import RnnscopeError
+
+__all__ = ["ArgumentError", "Format", "OneLine", "show"]
+
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
+# the one error that typer and the click inside or beside it have in common
+_UsageError: type[Exception] = next(
+    one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException"
+)
+
+
+class ArgumentError(RnnscopeError):
+    """Arguments of a command that do not fit together."""
+
+
+class OneLine(TyperGroup):
+    """A group of commands whose errors are one line on stderr, never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """Run a command; ends the process with its exit code."""
+        options["standalone_mode"] = False
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that lacks σ shows ?
+        code = 0
+        try:
+            with warnings.catch_warnings():
+                # how torch computes it is no news to a reader of numbers
+                warnings.filterwarnings("ignore", message=".*not supported with oneDNN")
+                code = super().main(args, *rest, **options) or 0
+                sys.stdout.flush()
+        except BrokenPipeError:  # whoever read it has read enough, as in `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except _UsageError as error:
+            code = _complain(error.format_message())  # type: ignore[attr-defined]
+        except (RnnscopeError, OSError) as error:
+            code = _complain(str(error))
+        except MemoryError:
+            code = _complain("not enough memory for these sizes")
+        sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    print(f"rnnscope: {' '.join(message.split())}", file=sys.stderr)
+    return USAGE
+
+
+class Format(StrEnum):
+    """The forms in which a text can be printed."""
+
+    text = "text"
+    latex = "latex"
+    markdown = "markdown"
+    json = "json"
+
+
+class Printed(Protocol):
+    """What can be printed in several forms."""
+
+    def markdown(self) -> str: ...
+    def data(self) -> dict[str, Any]: ...
+
+
+def show(found: Printed, form: Format) -> None:
+    """Print in a form; in colours where stdout is a terminal."""
+    if form is Format.json:
+        typer.echo(json.dumps(_jsonable(found.data()), ensure_ascii=False, indent=2))
+    elif form is Format.markdown:
+        typer.echo(found.markdown().rstrip("\n"))
+    elif form is Format.latex:
+        if not hasattr(found, "latex"):
+            raise ArgumentError("shapes has no formulas: text, markdown or json")
+        typer.echo(found.latex().rstrip("\n"))
+    elif sys.stdout.isatty() and hasattr(found, "__rich__"):
+        # long lines are left to the terminal: broken ones would misplace what stands below
+        Console(highlight=False).print(found, soft_wrap=True)
+    else:
+        typer.echo(str(found).rstrip("\n"))
+
+
+def _jsonable(value: Any) -> Any:
+    """The same without NaN and inf, which JSON lacks: they become strings."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
