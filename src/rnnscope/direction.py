@@ -244,6 +244,7 @@ class Direction:
         if not torch.isfinite(off).all():
             # NaN and inf are data: the same on both sides is no difference
             found = self._equation("h", equation, found, start, stop).view(own.shape)
+            found = found.to(self.buffers.dtype).to(self.work)
             off.copy_(_difference(found, own).amax(-1))
 
     def _scan(self, name: str, start: int, stop: int) -> None:

@@ -142,8 +142,9 @@ class Function:
     """An elementwise function with all that is derived from it.
 
     ``derivative`` is given from the function's own value y, as backpropagation needs it.
-    ``steepest`` is the largest slope anywhere, ``largest`` the largest magnitude (None where
-    there is none): what error bounds need. ``script`` is the expression in JavaScript.
+    ``steepest`` is the largest slope anywhere, ``range`` the smallest and largest value (None
+    where there is no largest), ``through_zero`` whether |f(a)| <= |a|: what error bounds need.
+    ``script`` is the expression in JavaScript.
     """
 
     name: str
@@ -153,8 +154,14 @@ class Function:
     forward_: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
     steepest: float
-    largest: float | None
+    range: tuple[float, float] | None
+    through_zero: bool
     script: str
+
+    @property
+    def largest(self) -> float | None:
+        """The largest magnitude; None where there is none."""
+        return None if self.range is None else max(map(abs, self.range))
 
 
 def _tanh_(value: Tensor) -> Tensor:
@@ -178,7 +185,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 forward_=torch.sigmoid_,
                 derivative=lambda y: y * (1 - y),
                 steepest=0.25,
-                largest=1.0,
+                range=(0.0, 1.0),
+                through_zero=False,
                 script="1 / (1 + Math.exp(-x))",
             ),
             Function(
@@ -189,7 +197,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 forward_=_tanh_,
                 derivative=lambda y: 1 - y * y,
                 steepest=1.0,
-                largest=1.0,
+                range=(-1.0, 1.0),
+                through_zero=True,
                 script="Math.tanh(x)",
             ),
             Function(
@@ -200,7 +209,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 forward_=torch.relu_,
                 derivative=lambda y: (y > 0).to(y.dtype),
                 steepest=1.0,
-                largest=None,
+                range=None,
+                through_zero=True,
                 script="x > 0 ? x : 0",
             ),
         )
