@@ -24,7 +24,7 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
-from rnnscope.trace import Trace, trace
+from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
 
 __version__ = _version("rnnscope")
@@ -42,6 +42,7 @@ __all__ = [
     "ShapeError",
     "Trace",
     "VerificationError",
+    "load_trace",
     "trace",
     "watch",
 ]

@@ -323,8 +323,14 @@ class Adopted(Structure):
             return {name: t[0] for name, t in zip(states, final, strict=True)}
         names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
         cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))
-        hx = values[0] if len(values) == 1 else values
-        found = cell(x, hx, weights.ih, weights.hh, weights.b_ih, weights.b_hh)
+        found = cell(
+            x,
+            values[0] if len(values) == 1 else values,
+            weights.ih,
+            weights.hh,
+            weights.b_ih,
+            weights.b_hh,
+        )
         return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:

@@ -327,10 +327,9 @@ def _evaluate_sum(expr: Sum, env: Environment, out: Tensor | None) -> Tensor:
         # 1 - z: begin with the tensor, and add the number to it
         (_, number), (negative, second), *rest = every
         total = evaluate(second, env, out)
-        if out is None:
-            total = number.value - total if negative else number.value + total
-        else:
-            total = (total.neg_() if negative else total).add_(number.value)
+        if negative:
+            total = total.neg() if out is None else total.neg_()
+        total = _add(total, 1, number, env, in_place=out is not None)
     else:
         (_, first), *rest = every
         total = evaluate(first, env, out)

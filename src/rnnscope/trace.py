@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,16 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
+from rnnscope import tracefile
 from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
-from rnnscope.errors import AddressError, VerificationError
 from rnnscope.direction import Proof
+from rnnscope.errors import AddressError, VerificationError
 from rnnscope.opening import Opened, open_call
 from rnnscope.record import Place, Record
 from rnnscope.run import run_direction
 from rnnscope.shapes import Shapes, shapes
 
-__all__ = ["Capture", "Trace", "trace"]
+__all__ = ["Capture", "Trace", "load_trace", "trace"]
 
 Check = bool | Literal["thorough"]
 
@@ -297,6 +299,15 @@ def _as_returned(adopted: Adopted, call: Call, flow: Tensor, record: Mapping[str
     return states if adopted.single_step else (adopted.outgoing(flow, call), states)
 
 
+def load_trace(path: str | os.PathLike[str]) -> Trace:
+    """The trace that ``Trace.save`` wrote; nothing in the file is run.
+
+    Raises ``FileError`` where the file is missing, damaged, or holds no trace.
+    """
+    found = tracefile.read(path)
+    return Trace(found.structure, found.call, Snapshot(found.weights), found.opened, found.output)
+
+
 class Trace(Record):
     """The numbers inside one call of a recurrent layer, with their proof.
 
@@ -460,6 +471,20 @@ class Trace(Record):
         if self.nonfinite is not None:
             text += f" Not finite: {self.nonfinite}."
         return text
+
+    # on disk ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a .safetensors file, from which ``load_trace`` makes it again.
+
+        Outputs are written without their graph. Raises ``FileError`` where the place cannot be
+        written; an existing file is then as it was.
+        """
+        opened = Opened(self._values, self._inputs, dict(self.proofs))
+        tracefile.write(
+            path,
+            tracefile.Contents(self.structure, self.call, self.weights, opened, self._returned),
+        )
 
     @property
     def nonfinite(self) -> str | None:
