@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, Protocol
 
 import torch
@@ -156,15 +156,26 @@ def unobserve(observer: Observer) -> None:
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return original(module, *args, **kwargs)
-        direct = sys._getframe(1).f_globals is not vars(modules_of_torch)
-        this = Forward(module, args, kwargs, direct)
-        interested = [observer for observer in _observers if observer.wants(this)]
-        if not interested:
-            return original(module, *args, **kwargs)
-        return this.run(original, interested)
+    tell = functools.partial(_forward, original)
 
-    return forward
+    def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return tell(module, args, kwargs)
+
+    # with the globals of the original: there TorchScript looks up the names in its source
+    found = FunctionType(
+        forward.__code__, getattr(original, "__globals__", {}), "forward", None, forward.__closure__
+    )
+    return functools.wraps(original)(found)
+
+
+def _forward(
+    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if torch.compiler.is_compiling():
+        return original(module, *args, **kwargs)
+    caller = sys._getframe(2)  # past the function in the class
+    this = Forward(module, args, kwargs, caller.f_globals is not vars(modules_of_torch))
+    interested = [observer for observer in _observers if observer.wants(this)]
+    if not interested:
+        return original(module, *args, **kwargs)
+    return this.run(original, interested)

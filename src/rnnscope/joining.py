@@ -88,6 +88,8 @@ def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) ->
     lies in a storage that the call before returned, unchanged since (by version), and holds the
     numbers of its last state; anything else starts anew, and the reason is told.
     """
+    if not trace.call.given:
+        return Beginning("no initial state was given")
     if before is None:
         return Beginning("no call of it was recorded just before")
     why = _apart(before, module, trace) or _changed(before, trace.call, given)
@@ -100,8 +102,6 @@ def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) ->
 def _apart(before: Handed, module: nn.Module, trace: Trace) -> str | None:
     """Why the two calls could not be one trace, whatever state was handed on."""
     call, earlier = trace.call, before.trace.call
-    if not call.given:
-        return "no initial state was given"
     if module is not before.module:
         return "the layer was replaced by another"
     if trace.structure != before.trace.structure:

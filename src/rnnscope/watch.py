@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import RECURRENT, adopt, refusal
+from rnnscope.adopt import RECURRENT, Call, adopt, refusal
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, undisturbed, unobserve
 from rnnscope.joining import Beginning, Handed, Joined, begin, same_numbers, segments
@@ -105,12 +105,8 @@ class Layer:
             call = forward.call
         except RnnscopeError:
             return None
-        alike = [
-            trace
-            for trace in reversed(self.traces)
-            if same_numbers(trace.call.x, call.x)
-            and all(same_numbers(trace.call.initial[name], h) for name, h in call.initial.items())
-        ]
+        with undisturbed():
+            alike = [trace for trace in reversed(self.traces) if _same_call(trace.call, call)]
         return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
 
 
@@ -405,6 +401,12 @@ def _summary(layer: Layer) -> str:
         f"{axis} {_range([trace.sizes[axis] for trace in traces])}" for axis in ("batch", "time")
     ]
     return f"{calls}  {traces[-1].structure}  {', '.join(sizes)}"
+
+
+def _same_call(one: Call, other: Call) -> bool:
+    return same_numbers(one.x, other.x) and all(
+        same_numbers(one.initial[name], value) for name, value in other.initial.items()
+    )
 
 
 def _range(numbers: list[int]) -> str:
