@@ -6,7 +6,6 @@ Errors are one line on stderr and exit code 2.
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 import re
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope.errors import ShapeError
+from rnnscope.explain import explain as explain_number
 from rnnscope.inputs import MOST, read_sequence, sequence
+from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.terminal import ArgumentError, Format, OneLine, show
 from rnnscope.trace import Trace, trace
@@ -172,19 +173,23 @@ def explain(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Explain one number, of this quantity: h, c, f, ..."),
+        typer.Option(help="Explain this quantity alone, such as h, c, f, at --time."),
     ] = None,
-    at_layer: Annotated[int | None, typer.Option(help="... in this layer.")] = None,
-    direction: Annotated[Direction | None, typer.Option(help="... in this direction.")] = None,
-    batch: Annotated[int | None, typer.Option(help="... of this sequence.")] = None,
-    time: Annotated[int | None, typer.Option(help="... at this time; -1 is the last.")] = None,
-    unit: Annotated[int | None, typer.Option(help="... of this unit.")] = None,
+    at_layer: Annotated[int | None, typer.Option(help="The layer that is followed.")] = None,
+    direction: Annotated[Direction | None, typer.Option(help="The direction.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="The sequence, where --input holds several.")
+    ] = None,
+    time: Annotated[
+        int | None, typer.Option(help="Explain this step alone; 0 is the first, -1 the last.")
+    ] = None,
+    unit: Annotated[int | None, typer.Option(help="The unit.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.text,
 ) -> None:
     """Every hidden state of a small layer, worked out by hand and checked against PyTorch.
 
-    rnnscope explain 3 4 5 is the whole walk: input, weights, equation, arithmetic, check.
-    With --time, --unit, --name one number is explained.
+    Input, weights, equation, arithmetic, check, outputs. Of a larger layer one unit is followed:
+    --at-layer, --direction, --unit say which. --time explains one step, --name one number of it.
     """
     words = steps or []
     _refuse_options(context, words)
@@ -221,18 +226,11 @@ def explain(
     at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": time, "unit": unit}
     at |= {"direction": direction.value if direction else None}
     chosen = {axis: index for axis, index in at.items() if index is not None}
-    if name is None and not chosen:
-        show(_lesson(traced, f"{construction(module)}   # {origin}"), form)
+    if name is None and time is None:
+        built = f"{construction(module)}   # {origin}"
+        show(lesson(traced, construction=built, **chosen), form)
     else:
-        show(_explaining().explain(traced, name, **chosen), form)
-
-
-def _lesson(traced: Trace, built: str) -> Any:
-    return _explaining().lesson(traced, construction=built)
-
-
-def _explaining() -> Any:
-    return importlib.import_module("rnnscope.explain")
+        show(explain_number(traced, name, **chosen), form)
 
 
 def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:

@@ -104,7 +104,7 @@ class _Layer:
     # sections --------------------------------------------------------------------------------
 
     def shapes(self) -> Shapes:
-        sections = [self.output(), self.h_n(), self.last(), self.record()]
+        sections = [self.output(), self.h_n(), *self.c_n(), self.last(), self.record()]
         call = (self.called(), *self.read())
         traps = tuple(self.traps())
         return Shapes(str(self.structure), call, tuple(sections), traps, self.check.source)
@@ -163,6 +163,14 @@ class _Layer:
         if len(rows) > MANY_ROWS:
             found.append(self.rule())
         return Section(title, tuple(found))
+
+    def c_n(self) -> list[Section]:
+        """The same rows for c, which is in no output."""
+        if "c" not in self.structure.cell.states:
+            return []
+        title = f"c_n {self.dims('rows', 'batch', 'hidden')}: rows as in h_n; output holds no c"
+        code = f"{self.last_of('c')}.flatten(0, 1)"
+        return [Section(title, (self.check.equal("c_n", "every row", code),))]
 
     def missing(self, row: int, place: str) -> str:
         """That output does not hold a lower layer's state; nothing where chance made it so."""
@@ -234,9 +242,7 @@ class _Layer:
             pack = "torch.nn.utils.rnn.pack_padded_sequence"
             code = f"{pack}(padded, lengths, {first}enforce_sorted=False)"
             found.append(self.check.equal("output", "", code))
-        for state in self.structure.cell.states:
-            code = f"{self.last_of(state)}.flatten(0, 1)"
-            found.append(self.check.equal(f"{state}_n", "", code))
+        found.append(self.check.equal("h_n", "", f"{self.last_of('h')}.flatten(0, 1)"))
         return Section("From the record: what rebuilds each", tuple(found))
 
     # traps -----------------------------------------------------------------------------------
