@@ -1,0 +1,265 @@
+"""The one place that an explanation is about, checked, and what goes into it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rnnscope.adopt import Call, Structure, Weights
+from rnnscope.arithmetic import MOST_PLACES, PLACES, Ruler
+from rnnscope.cells import Cell
+from rnnscope.errors import AddressError
+from rnnscope.hand import Hand, Site, expressions, needed
+from rnnscope.record import Index, Place
+
+__all__ = ["Address", "Traced", "faithful"]
+
+
+class Traced(Protocol):
+    """What an explanation needs of a trace."""
+
+    @property
+    def structure(self) -> Structure:
+        """What the layer is."""
+
+    @property
+    def call(self) -> Call:
+        """How it was called."""
+
+    @property
+    def cell(self) -> Cell:
+        """Its equations."""
+
+    @property
+    def weights(self) -> tuple[tuple[Weights, ...], ...]:
+        """By layer and direction."""
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The same by PyTorch's names."""
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Names of the directions."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Length of each axis but the last."""
+
+    @property
+    def deviation(self) -> float | None:
+        """None where the layer did not run."""
+
+    @property
+    def proof(self) -> str:
+        """What was verified."""
+
+    @property
+    def output(self) -> object:
+        """What the layer returned."""
+
+    @property
+    def h_n(self) -> Tensor:
+        """The last hidden states."""
+
+    @property
+    def c_n(self) -> Tensor:
+        """The last cell states."""
+
+    lengths: Tensor
+
+    def __contains__(self, name: object, /) -> bool:
+        """Whether a quantity is recorded."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """A quantity (layer, direction, batch, time, unit)."""
+
+    def layer_input(self, layer: int) -> Tensor:
+        """A layer's input (batch, time, feature)."""
+
+    def before(self, state: str, layer: int, direction: str) -> Tensor:
+        """A state before each step (batch, time, unit)."""
+
+    def position(self, axis: str, index: Index, size: int | None = None) -> int | slice:
+        """An index, checked and made non-negative."""
+
+
+class Address:
+    """One layer, direction and sequence of a trace; its steps and units are told apart below.
+
+    Raises ``AddressError`` where an axis is left out that is longer than 1.
+    """
+
+    def __init__(
+        self,
+        trace: Traced,
+        layer: int | None,
+        direction: str | None,
+        batch: int | None,
+    ) -> None:
+        self.trace = trace
+        self.layer = self._one("layer", layer, trace.sizes["layer"])
+        self.direction = self._direction(direction)
+        self.batch = self._one("batch", batch, trace.sizes["batch"])
+        self.length = int(trace.lengths[self.batch])
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the direction runs from the end."""
+        return self.direction == "reverse"
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the layer in the direction."""
+        return self.trace.weights[self.layer][self.trace.directions.index(self.direction)]
+
+    @property
+    def times(self) -> list[int]:
+        """The steps in the order in which they run."""
+        steps = list(range(self.length))
+        return steps[::-1] if self.reverse else steps
+
+    def units(self, name: str) -> int:
+        """Units of a quantity."""
+        structure = self.trace.structure
+        return structure.output_size if name == "h" else structure.hidden_size
+
+    def unit(self, name: str | None, unit: int | None) -> int:
+        """The unit of a quantity; without a name, of all of a step."""
+        return self._one("unit", unit, self.units(name or self.trace.cell.quantities[0]))
+
+    def time(self, time: int | str | None) -> int:
+        """The step, which is none of padding; "last" is the last that runs."""
+        if isinstance(time, str):
+            if time != "last":
+                raise AddressError(f'time must be a whole number or "last"; got {time!r}')
+            return self.times[-1]
+        if time is None and self.length == 1:
+            return 0
+        found = self._one("time", time, self.trace.sizes["time"])
+        if found >= self.length:
+            raise AddressError(
+                f"time={found} of batch {self.batch} is padding: that sequence has length "
+                f"{self.length}, so its steps are time=0 to {self.length - 1}; "
+                f'time="last" is its last'
+            )
+        return found
+
+    def names(self, name: str | None, unit: int) -> list[str]:
+        """What is worked by hand for a name: it, and all of the same unit that it comes from."""
+        cell = self.trace.cell
+        if name is None:
+            return [each for each in cell.quantities if unit < self.units(each)]
+        if name not in expressions(cell):
+            known = list(expressions(cell))
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            given = " x is given, not computed." if name == "x" else ""
+            raise AddressError(
+                f"no equation for {name!r}; {cell.name} computes {', '.join(known)}.{hint}{given}"
+            )
+        return needed(cell, name)
+
+    def place(self, time: int, unit: int) -> Place:
+        """One number's place."""
+        return Place(self.layer, self.direction, self.batch, time, unit)
+
+    def site(self, time: int, unit: int) -> Site:
+        """All that goes into one unit at one step, in float64."""
+        trace = self.trace
+        before = {
+            state: trace.before(state, self.layer, self.direction)[self.batch, time]
+            for state in trace.cell.states
+        }
+        return Site(
+            self.weights.map(_precise),
+            _precise(trace.layer_input(self.layer)[self.batch, time]),
+            {state: _precise(value) for state, value in before.items()},
+            unit,
+            time + 1,
+            self.reverse,
+        )
+
+    def own(self, name: str, time: int, unit: int) -> float | None:
+        """The trace's own value; None where it is not recorded."""
+        if name not in self.trace:
+            return None
+        d = self.trace.directions.index(self.direction)
+        return float(self.trace[name][self.layer, d, self.batch, time, unit])
+
+    def owns(self, names: Iterable[str], time: int, unit: int) -> dict[str, float]:
+        """The trace's own values of several names."""
+        found = {name: self.own(name, time, unit) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def starts(self, time: int) -> bool:
+        """Whether no step came before."""
+        return time == self.times[0]
+
+    def header(self, time: int, name: str | None, unit: int) -> str:
+        """Where one number stands: layer, direction, batch, time and step, unit."""
+        units = self.units(name or self.trace.cell.quantities[0])
+        order = f"step {self.times.index(time) + 1} of {self.length}"
+        if self.reverse:
+            order += ", from the end"
+        return (
+            f"layer {self.layer}, {self.direction}, batch {self.batch}, "
+            f"time={time} ({order}), unit {unit} of {units}"
+        )
+
+    def _direction(self, direction: str | None) -> str:
+        have = self.trace.directions
+        if direction is None:
+            if len(have) > 1:
+                raise AddressError(
+                    "direction is left out, and there are 2; an explanation is about one number: "
+                    'write direction="forward" or direction="reverse"'
+                )
+            return have[0]
+        if direction not in have:
+            raise AddressError(
+                f"no direction {direction!r}; there is {' and '.join(map(repr, have))}"
+            )
+        return direction
+
+    def _one(self, axis: str, index: int | None, length: int) -> int:
+        if index is None:
+            if length != 1:
+                raise AddressError(
+                    f"{axis} is left out, and its length is {length}; an explanation is about one "
+                    f"number: write {axis}=0 to {axis}={length - 1}"
+                )
+            return 0
+        found = self.trace.position(axis, index, length)
+        if isinstance(found, slice):
+            raise AddressError(
+                f"an explanation is about one number: {axis} must be one; got {index}"
+            )
+        return found
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64)
+
+
+def faithful(work: Work, results: Iterable[str]) -> list[Hand]:
+    """What ``work`` gives with as few digits as print the results as their true values, rounded."""
+    wanted = list(results)
+    # a digit or two more for an exact rounding; beyond, a last digit that is one off will do
+    for strict, most in ((wanted, PLACES + 2), ([], MOST_PLACES)):
+        for places in range(PLACES, most + 1):
+            found = list(work(Ruler(places)))
+            if all(hand.faithful(strict) for hand in found):
+                return found
+    return list(work(Ruler(PLACES)))
+
+
+class Work(Protocol):
+    """Steps worked by hand with a ruler."""
+
+    def __call__(self, ruler: Ruler, /) -> Iterable[Hand]:
+        """The steps, in the order in which they run."""

@@ -1,0 +1,237 @@
+"""Arithmetic as it is printed: every result recomputes from the digits that stand above it.
+
+A number is shown with a choice of digits, and whatever is computed from it is computed from
+those digits. A result is printed as close to the true value (float64) as it can be while it
+stays within one unit of its last digit of what a reader finds with the printed digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+
+import torch
+
+from rnnscope.expr import FUNCTIONS
+from rnnscope.notation import Digits, Shape
+
+__all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply"]
+
+PLACES = 6
+"""Decimals of a number between 0.001 and 10, where that suffices."""
+MOST_PLACES = 14
+"""Beyond this float64 itself rounds."""
+
+SIGNIFICANT = 0.1
+"""A factor's last digit may move a product's by ten units before the product loses a digit."""
+
+_EXACT = Context(prec=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A number and the digits it is printed with; ``places`` decimals, None where exact."""
+
+    truth: float
+    text: str
+    places: int | None
+
+    @property
+    def value(self) -> float:
+        """What a reader reads."""
+        return float(self.text)
+
+    @property
+    def unit(self) -> float:
+        """One unit of the last digit; 0 where the digits are exact."""
+        return 0.0 if self.places is None else 10.0**-self.places
+
+
+def apply(name: str, argument: float) -> float:
+    """An elementwise function of ``FUNCTIONS`` at one number, in float64."""
+    return float(FUNCTIONS[name].forward(torch.tensor(argument, dtype=torch.float64)))
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """How many digits numbers get: ``places`` decimals between 0.001 and 10, as many significant
+    digits below, one more above.
+
+    >>> ruler = Ruler(6)
+    >>> [ruler.given(value).text for value in (0.1958547234, 3.0, 1.23456789e-9, 1234567.8912)]
+    ['0.195855', '3', '1.23457e-09', '1234568']
+    """
+
+    places: int = PLACES
+
+    def natural(self, value: float) -> int:
+        """Decimals for a number of this size."""
+        size = abs(value)
+        if size == 0 or not math.isfinite(size):
+            return self.places
+        exponent = math.floor(math.log10(size))
+        if size >= 10:
+            return self.places - exponent
+        return self.places if size >= 1e-3 else self.places - 1 - exponent
+
+    def given(self, value: float, places: int | None = None) -> Shown:
+        """A number that is not computed here: a weight, an input, a state; with ``places`` at
+        least so many decimals."""
+        natural = self.natural(value)
+        return self._given(value, natural if places is None else max(natural, places))
+
+    def to(self, value: float, places: int) -> Shown:
+        """A number to exactly so many decimals, beside others of that many."""
+        return self._given(value, places)
+
+    def _given(self, value: float, places: int) -> Shown:
+        if not math.isfinite(value):
+            return Shown(value, str(value), None)
+        short = repr(int(value)) if value == int(value) and abs(value) < 1e7 else repr(value)
+        decimals = len(short.partition(".")[2])
+        if "e" not in short and decimals <= max(0, min(places, 3)):
+            return Shown(value, short, None)
+        return Shown(value, _write(_rounded(value, places), places, self.places), places)
+
+    def factors(self, left: float, right: float, places: int | None = None) -> tuple[Shown, Shown]:
+        """Two given numbers with so many digits that their product keeps its own."""
+        needed = self.natural(left * right) if places is None else places
+        return self.given(left, _beside(needed, right)), self.given(right, _beside(needed, left))
+
+    def result(self, truth: float, recomputed: float, coarsest: float = 0.0) -> Shown:
+        """A computed number: ``truth`` in float64, ``recomputed`` from printed digits, whose
+        own units make an error of ``coarsest``."""
+        if not math.isfinite(recomputed):
+            return Shown(recomputed, str(recomputed), None)
+        if truth == 0 == recomputed:
+            return Shown(truth, "0", None)
+        if not math.isfinite(truth):
+            truth = recomputed
+        places = self.natural(truth if truth else recomputed)
+        if 0 < coarsest < math.inf:
+            places = min(places, math.floor(1e-9 - math.log10(coarsest)))
+        found = Decimal(recomputed).scaleb(places, _EXACT)
+        least = int((found - 1).to_integral_value(ROUND_CEILING, _EXACT))
+        most = int((found + 1).to_integral_value(ROUND_FLOOR, _EXACT))
+        steps = min(max(_rounded(truth, places), least), most)
+        return Shown(truth, _write(steps, places, self.places), places)
+
+    def total(self, parts: list[tuple[bool, Shown]]) -> Shown:
+        """A sum; each part with whether it is subtracted. Its digits end where a part's end."""
+        truth = _sum((negative, part.truth) for negative, part in parts)
+        recomputed = _sum((negative, part.value) for negative, part in parts)
+        return self.result(truth, recomputed, max(part.unit for _, part in parts))
+
+    def product(self, left: Shown, right: Shown) -> Shown:
+        """A product of two printed numbers."""
+        unit = max(abs(left.value) * right.unit, abs(right.value) * left.unit)
+        return self.result(left.truth * right.truth, left.value * right.value, unit * SIGNIFICANT)
+
+    def apply(self, name: str, argument: Shown) -> Shown:
+        """A function of a printed number."""
+        truth, recomputed = apply(name, argument.truth), apply(name, argument.value)
+        slope = FUNCTIONS[name].derivative(torch.tensor(recomputed, dtype=torch.float64))
+        return self.result(truth, recomputed, abs(float(slope)) * argument.unit * SIGNIFICANT)
+
+    def dot(self, weights: list[float], inputs: list[float]) -> tuple[Shown, list[Dotted]]:
+        """A dot product written out. Each product may give way by part of a unit, so that
+        their sum is the true one."""
+        sizes = [w * x for w, x in zip(weights, inputs, strict=True)]
+        largest = max((abs(size) for size in sizes if math.isfinite(size)), default=0.0)
+        found: list[Dotted] = []
+        carry = 0.0
+        for weight, value, size in zip(weights, inputs, sizes, strict=True):
+            places = max(self.natural(largest), self.natural(size))
+            left, right = self.factors(weight, value, places)
+            aim = size - carry if math.isfinite(carry) else size
+            product = self.result(aim, left.value * right.value)
+            product = Shown(size, product.text, product.places)
+            carry += product.value - size
+            found.append(Dotted(left, right, product))
+        return self.total([(False, each.product) for each in found]), found
+
+    def faithful(self, shown: Shown, units: float = 0.501) -> bool:
+        """Whether a result is printed to as many digits as wanted, and its true value is so few
+        units of the last one away; half a unit is what rounding itself takes."""
+        if shown.places is None:
+            return True
+        wanted = Ruler(PLACES).natural(shown.truth)
+        if shown.places < min(wanted, self.natural(shown.truth)):
+            return False
+        return abs(shown.value - shown.truth) <= units * shown.unit
+
+
+@dataclass(frozen=True, slots=True)
+class Dotted:
+    """One product of a dot product."""
+
+    weight: Shown
+    input: Shown
+    product: Shown
+
+
+def _sum(parts: object) -> float:
+    total = 0.0
+    for negative, value in parts:  # type: ignore[attr-defined]
+        total += -value if negative else value
+    return total
+
+
+def _beside(places: int, other: float) -> int:
+    """Decimals of a factor such that its rounding stays below the product's last digit."""
+    if other == 0 or not math.isfinite(other):
+        return 0
+    return places + math.ceil(math.log10(abs(other)))
+
+
+def _rounded(value: float, places: int) -> int:
+    scaled = Decimal(value).scaleb(places, _EXACT)
+    return int(scaled.to_integral_value(ROUND_HALF_EVEN, _EXACT))
+
+
+def _write(steps: int, places: int, usual: int) -> str:
+    """``steps`` units of 10^-places, in fixed notation where that is short."""
+    sign, digits = ("-" if steps < 0 else ""), str(abs(steps))
+    if places <= 0 and steps != 0:
+        if len(digits) - places <= 8 and places == 0:
+            return sign + digits
+    elif steps == 0:
+        return f"{0:.{max(places, 0)}f}" if places <= usual + 4 else f"0e-{places:02d}"
+    elif len(digits) > places - 3 or places <= usual + 1:  # 0.001 and more, or few decimals
+        digits = digits.rjust(places + 1, "0")
+        return f"{sign}{digits[:-places]}.{digits[-places:]}"
+    exponent = len(digits) - 1 - places
+    mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+    return f"{sign}{mantissa}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A part of an equation with its number: written with symbols, or with digits from some
+    depth on. ``kept`` leaves a symbol standing beside the digits: it is listed elsewhere."""
+
+    symbolic: Shape
+    shown: Shown
+    children: tuple[Node, ...] = ()
+    build: Callable[[tuple[Shape, ...]], Shape] | None = None
+    kept: bool = False
+
+    @property
+    def height(self) -> int:
+        """Operations from here down to the leaves."""
+        return 1 + max(child.height for child in self.children) if self.children else 0
+
+    def at(self, depth: int) -> Shape:
+        """All that is not higher than ``depth`` as digits, the rest as operations on them."""
+        if self.kept and depth == 0:
+            return self.symbolic
+        if self.height <= depth or self.build is None:
+            return Digits(self.shown.text)
+        return self.build(tuple(child.at(depth) for child in self.children))
+
+    @property
+    def stages(self) -> tuple[Shape, ...]:
+        """From the first line of digits to the last before the result."""
+        return tuple(self.at(depth) for depth in range(self.height))
