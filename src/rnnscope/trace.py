@@ -19,6 +19,7 @@ from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof
 from rnnscope.errors import AddressError, VerificationError
+from rnnscope.explain import Explanation, explain
 from rnnscope.opening import Opened, open_call
 from rnnscope.record import Place, Record
 from rnnscope.run import run_direction
@@ -514,6 +515,36 @@ class Trace(Record):
         """What each slice of ``output`` and each row of ``h_n`` is in this call, checked on its
         numbers; see ``rnnscope.shapes``."""
         return shapes(self)
+
+    # explained -------------------------------------------------------------------------------
+
+    def explain(
+        self,
+        name: str | None = None,
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: int | None = None,
+        time: int | Literal["last"] | None = None,
+        unit: int | None = None,
+    ) -> Explanation:
+        """One number as its equation, with this trace's numbers filled in; without a name all
+        equations of a step, without a time as well the walk over the steps.
+
+        An axis may be left out where its length is 1. The result prints as text, shows itself
+        in a notebook, and has ``text()``, ``latex()``, ``markdown()`` and ``data()``.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(2, 3), torch.ones(4, 1, 2))
+        >>> sorted(tr.explain("c", time="last", unit=1).data()["by_hand"])
+        ['c', 'f', 'g', 'i']
+
+        Raises ``AddressError`` for a name or a place that is not there, for an axis left out
+        that is longer than 1, and for padding.
+        """
+        return explain(
+            self, name, layer=layer, direction=direction, batch=batch, time=time, unit=unit
+        )
 
     # as text ---------------------------------------------------------------------------------
 
