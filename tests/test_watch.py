@@ -888,15 +888,37 @@ def test_scripting_and_tracing_meanwhile() -> None:
     assert scripted(x)[0].shape == (5, 2, 4)
 
 
-def test_compiled_modules_are_listed() -> None:
-    model = nn.Sequential(nn.GRU(3, 4))
-    compiled = torch.compile(nn.Sequential(nn.Linear(3, 3), nn.GRU(3, 4)), backend="eager")
-    model.append(compiled)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch._dynamo's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # also
+@pytest.mark.parametrize("before", [True, False], ids=["compiled before", "compiled inside"])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.GRUCell])
+@pytest.mark.parametrize("how", ["module", "function", "method", "layer"])
+def test_compiled_code_is_seen(how: str, kind: Any, before: bool) -> None:
+    torch._dynamo.reset()
+    x = torch.randn(2, 3) if kind is nn.GRUCell else torch.randn(5, 2, 3)
+    inner = nn.Sequential(nn.Linear(3, 3), kind(3, 4))
+    plain = inner[1]
+    model, call = inner, inner
+    if how == "module":
+        model = nn.Sequential(torch.compile(inner, backend="eager"))
+        call = model
+    elif how == "function":
+        call = torch.compile(lambda x: inner(x), backend="eager")
+    elif how == "method":
+        inner.compile(backend="eager")
+    else:
+        inner[1] = torch.compile(plain, backend="eager")
+    if before:
+        call(x)
     with rs.watch(model) as seen:
-        pass
-    assert seen.names == ("0",)
-    assert list(seen.skipped) == ["1._orig_mod.1"]
-    assert "torch.compile" in seen.skipped["1._orig_mod.1"]
+        for _ in range(3):
+            call(x)
+    call(x)
+    (name,) = seen
+    equal(seen.calls(name)[2], rs.trace(plain, inner[0](x).detach()))
+    assert len(seen.calls(name)) == 3
+    assert seen.skipped == {}
+    torch._dynamo.reset()
 
 
 def test_nan_is_data() -> None:

@@ -76,7 +76,7 @@ class Forward:
         """Whether torch.utils.checkpoint called."""
         frame: FrameType | None = sys._getframe()
         while frame is not None:
-            if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            if _module_of(frame) == "torch.utils.checkpoint":
                 return True
             frame = frame.f_back
         return False
@@ -171,11 +171,36 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 def _forward(
     original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    if torch.compiler.is_compiling():
-        return original(module, *args, **kwargs)
-    caller = sys._getframe(2)  # past the function in the class
-    this = Forward(module, args, kwargs, caller.f_globals is not vars(modules_of_torch))
+    if "torch._dynamo" not in sys.modules:
+        return _told(original, module, args, kwargs)
+    # compiled code may be calling, after a break of its graph: what follows is not to be compiled
+    untouched: Callable[..., Any] = torch.compiler.disable(_told)  # type: ignore[no-untyped-call]
+    return untouched(original, module, args, kwargs)
+
+
+# torch.compile breaks its graph at a function that says so, and calls it as it is
+_forward._torchdynamo_disable = True  # type: ignore[attr-defined]
+
+
+def _told(
+    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))
     interested = [observer for observer in _observers if observer.wants(this)]
     if not interested:
         return original(module, *args, **kwargs)
     return this.run(original, interested)
+
+
+def _caller() -> FrameType:
+    """Who called the function that stands in the class."""
+    frame = sys._getframe()
+    # by names, for torch.compile replaces the code
+    while frame.f_code.co_filename == __file__ or _module_of(frame).startswith("torch._dynamo"):
+        assert frame.f_back is not None, "somebody called"
+        frame = frame.f_back
+    return frame
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

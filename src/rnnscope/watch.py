@@ -430,12 +430,6 @@ def _copied(output: Any) -> Any:
     return tuple(map(_copied, output))
 
 
-_COMPILED = (
-    "it lies inside a module compiled by torch.compile, which may call it unseen: watch the "
-    "module that was compiled, and call that"
-)
-
-
 def _layers_of(
     model: nn.Module,
 ) -> tuple[dict[int, tuple[nn.Module, tuple[str, ...]]], dict[str, str]]:
@@ -443,17 +437,13 @@ def _layers_of(
     several); and those that cannot be recorded, by name, with the reason."""
     layers: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
     refused: dict[str, str] = {}
-    compiled: list[str] = []
     for name, module in model.named_modules(remove_duplicate=False):
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            compiled.append(name)
+        if "_orig_mod" in module._modules:
+            continue  # torch.compile's shell of a module, which follows: its calls are seen there
         why = refusal(module)
         if why is None and isinstance(module, RECURRENT):
-            if not any(_is_inside(name, above) for above in compiled):
-                names = layers[id(module)][1] if id(module) in layers else ()
-                layers[id(module)] = (module, (*names, name))
-                continue
-            why = _COMPILED
+            names = layers[id(module)][1] if id(module) in layers else ()
+            layers[id(module)] = (module, (*names, name))
         # the parts of what is refused already need not be told
         if why is not None and not any(_is_inside(name, above) for above in refused):
             refused[name] = why
