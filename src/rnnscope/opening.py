@@ -38,6 +38,7 @@ def open_call(
     call: Call,
     returned: Returned,
     weights: tuple[tuple[Weights, ...], ...],
+    live: tuple[tuple[Weights, ...], ...],
     record: frozenset[str],
     products: torch.dtype,
     random_state: Tensor | None,
@@ -45,7 +46,8 @@ def open_call(
 ) -> Opened:
     """Every recorded quantity of a call, with the proof against what the layer returned.
 
-    ``products`` is the type in which the layer formed its products (autocast may lower it);
+    ``live`` are the tensors that the call itself used: a copy of them elsewhere in memory may
+    round differently, so layers below the top run with these. ``products`` is the type in which the layer formed its products (autocast may lower it);
     ``random_state`` the state from which it drew its dropout masks, or None where it drew none.
     Nothing raises here when the proof fails: the caller decides.
     """
@@ -59,7 +61,7 @@ def open_call(
         if layer == adopted.num_layers - 1:
             hidden = returned.h
         else:
-            flow = adopted.rerun(flow, call.packed, initial, layer_weights)
+            flow = adopted.rerun(flow, call.packed, initial, live[layer])
             hidden = flow if call.packed is None else _padded(flow, call.packed)
         buffers.take(layer, hidden, initial)
         del hidden

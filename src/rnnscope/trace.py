@@ -18,7 +18,7 @@ from rnnscope import tracefile
 from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof
-from rnnscope.errors import AddressError, VerificationError
+from rnnscope.errors import AddressError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
 from rnnscope.opening import Opened, open_call
 from rnnscope.record import Place, Record
@@ -80,6 +80,7 @@ class Captured:
     adopted: Adopted
     call: Call
     snapshot: Snapshot
+    live: tuple[tuple[Weights, ...], ...]
     output: Any
     products: torch.dtype
     random_state: Tensor | None
@@ -123,8 +124,9 @@ def captured(adopted: Adopted, call: Call, output: Any, random_state: Tensor | N
 
     To be called in the caller's own autocast state.
     """
-    snapshot = _snapshot(adopted.module, adopted.weights())
-    return Captured(adopted, call, snapshot, output, _product_type(call.x), random_state)
+    live = adopted.weights()
+    snapshot = _snapshot(adopted.module, live)
+    return Captured(adopted, call, snapshot, live, output, _product_type(call.x), random_state)
 
 
 def steady_weights(adopted: Adopted) -> AbstractContextManager[None]:
@@ -226,6 +228,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
             call,
             returned,
             taken.snapshot.weights,
+            taken.live,
             names,
             taken.products,
             taken.random_state,
@@ -253,7 +256,13 @@ def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
 
 def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
     """The numbers by the equations alone, in the layer's own precision."""
-    snapshot = _snapshot(adopted.module, adopted.weights())
+    if adopted.module._forward_pre_hooks:
+        raise RefusedError(
+            f"{adopted.kind} has hooks that run before its forward and may change the input or, as "
+            f"weight_norm's does, the weights; check=False does not run it. Leave check at True."
+        )
+    # no forward has taken note of weights that were changed by functional_call or parametrizations
+    snapshot = _snapshot(adopted.module, adopted.weights(fresh=True))
     dropout_state(adopted)
     valid = call.valid
     inputs: list[Tensor | None] = []
