@@ -20,7 +20,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope.errors import ShapeError
-from rnnscope.explain import explain as explain_number
 from rnnscope.inputs import MOST, read_sequence, sequence
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
@@ -181,7 +180,10 @@ def explain(
         int | None, typer.Option(help="The sequence, where --input holds several.")
     ] = None,
     time: Annotated[
-        int | None, typer.Option(help="Explain this step alone; 0 is the first, -1 the last.")
+        str | None,
+        typer.Option(
+            metavar="K|last", help="Explain this step alone; 0 is the first, -1 or last the last."
+        ),
     ] = None,
     unit: Annotated[int | None, typer.Option(help="The unit.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How it is printed.")] = Format.text,
@@ -222,15 +224,16 @@ def explain(
     for change in changes or []:
         set_parameter(module, change)
     origin = ", ".join([origin, *(changes or [])])
+    _afford(x[..., 0].numel(), module.num_layers * module.hidden_size)
     traced = trace(module, _in_precision(x, module).reshape(-1, *x.shape[-2:]))
-    at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": time, "unit": unit}
+    at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": _time(time), "unit": unit}
     at |= {"direction": direction.value if direction else None}
     chosen = {axis: index for axis, index in at.items() if index is not None}
     if name is None and time is None:
         built = f"{construction(module)}   # {origin}"
         show(lesson(traced, construction=built, **chosen), form)
     else:
-        show(explain_number(traced, name, **chosen), form)
+        show(traced.explain(name, **chosen), form)
 
 
 def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:
@@ -241,6 +244,23 @@ def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:
             near = difflib.get_close_matches(word.split("=")[0], known, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise ArgumentError(f"no such option: {word}.{hint}")
+
+
+def _time(word: str | None) -> int | str | None:
+    """A position, or "last", where a direction has read the whole sequence."""
+    if word is None or word == "last":
+        return word
+    if not re.fullmatch(r"[+-]?\d{1,9}", word):
+        raise ArgumentError(f"--time {word!r}: expected a whole number, or last")
+    return int(word)
+
+
+def _afford(steps: int, units: int) -> None:
+    """Refuse what would fill the memory; a trace in Python has no such bound."""
+    if steps * units > MOST // 8:
+        raise ShapeError(
+            f"these sizes make {steps * units} numbers of each gate; the most here is {MOST // 8}"
+        )
 
 
 def _sequence(words: Sequence[str], file: Path | None) -> Tensor:
@@ -323,8 +343,7 @@ def shapes(
     options: dict[str, Any] = {"proj_size": proj_size} if proj_size else {}
     if bidirectional:
         options["bidirectional"] = True
-    if math.prod(sizes) * max(input_size, 2 * layers * hidden) > MOST:
-        raise ShapeError(f"these sizes make more than {MOST} numbers")
+    _afford(math.prod(sizes), max(input_size, 2 * layers * hidden))
     seed = 0
     module = drawn(
         seed, cell.value, input_size, hidden, num_layers=layers, batch_first=batch_first, **options

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,17 +171,22 @@ def _check_names(place: str, layer: nn.RNNBase, found: Mapping[str, Tensor]) -> 
 
 
 def _read_torch(path: Path) -> Any:
+    expected = "expected a state dict, torch.save(model.state_dict(), ...)"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how the file should have been written
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            name = re.search(r"(?:GLOBAL|class|callable) '?([\w.]+)", str(error))
-            what = f" ({name[1]})" if name else ""
+        name = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
+        if name is None:
             raise FileError(
-                f"{path}: refused: it holds more than tensors{what}, and unpickling that could "
-                f"run code; expected a state dict, torch.save(model.state_dict(), ...)"
+                f"{path}: damaged, or it holds more than tensors, which could run code when "
+                f"read; {expected}"
             ) from error
-        raise FileError(f"{path}: damaged, or no file of torch.save") from error
+        raise FileError(
+            f"{path}: refused: it holds {name[1] or name[2]}, and unpickling more than tensors "
+            f"could run code; {expected}"
+        ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
         raise FileError(f"{path}: damaged, or no file of torch.save: {_line(error)}") from error
 
@@ -193,8 +199,9 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message; the rest is torch's advice."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    """The first sentence of a message; the rest is torch's advice."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return first.split(". ")[0][:200]
 
 
 def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:

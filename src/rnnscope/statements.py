@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from rich.text import Text
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
@@ -130,6 +131,16 @@ class Shapes:
             for trap, wrong in zip(self.traps, _aligned(pairs, 6), strict=True):
                 lines += [f"    {trap.why}", wrong, f"      right  {trap.right}"]
         return "\n".join([*lines, "", self.checked])
+
+    def __rich__(self) -> Text:
+        """The text with its titles bold, what is wrong in red and what is right in green."""
+        found = Text(no_wrap=True)
+        for line in str(self).split("\n"):
+            word = line.split(maxsplit=1)[:1]
+            style = {"wrong": "red", "right": "green"}.get(word[0], "") if word else ""
+            found.append(line + "\n", style or ("" if line.startswith(" ") else "bold"))
+        found.right_crop(1)
+        return found
 
     def markdown(self) -> str:
         """The same as Markdown, a table a section."""
