@@ -241,8 +241,11 @@ class Adopted(Structure):
         names = (field.name for field in fields(Structure))
         return Structure(**{name: getattr(self, name) for name in names})
 
-    def weights(self) -> tuple[tuple[Weights, ...], ...]:
-        """The weights that the last forward used, by layer and direction; not copied."""
+    def weights(self, fresh: bool = False) -> tuple[tuple[Weights, ...], ...]:
+        """The weights that the last forward used, by layer and direction; not copied.
+
+        ``fresh`` gives those that the next forward would use.
+        """
         module: Any = self.module
         if self.single_step:
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -250,7 +253,9 @@ class Adopted(Structure):
             return ((Weights(self.cell, ih, hh, b_ih, b_hh, None, ""),),)
         # the list that forward hands to the fused call: with parametrizations and
         # functional_call these are the tensors really used, which attributes may not be
-        flat = dict(zip(module._flat_weights_names, module._flat_weights, strict=True))
+        names = module._flat_weights_names
+        used = [getattr(module, name) for name in names] if fresh else module._flat_weights
+        flat = dict(zip(names, used, strict=True))
         return tuple(
             tuple(self._of(flat, f"_l{layer}{suffix}") for suffix in self._suffixes)
             for layer in range(self.num_layers)
