@@ -25,7 +25,7 @@ from rnnscope.adopt import RECURRENT, Adopted, Call, adopt
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 from rnnscope.trace import Captured, captured, dropout_state, steady_weights
 
-__all__ = ["Forward", "Observer", "observe", "unobserve"]
+__all__ = ["Forward", "Observer", "observe", "undisturbed", "unobserve"]
 
 
 class Observer(Protocol):
@@ -174,6 +174,7 @@ def _forward(
     if "torch._dynamo" not in sys.modules:
         return _told(original, module, args, kwargs)
     # compiled code may be calling, after a break of its graph: what follows is not to be compiled
+    # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
     untouched: Callable[..., Any] = torch.compiler.disable(_told)  # type: ignore[no-untyped-call]
     return untouched(original, module, args, kwargs)
 

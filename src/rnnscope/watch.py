@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,10 +15,11 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope.adopt import RECURRENT, Call, adopt, refusal
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, undisturbed, unobserve
-from rnnscope.joining import Beginning, Handed, Joined, begin, same_numbers, segments
+from rnnscope.joining import Handed, begin, same_numbers
+from rnnscope.seen import Layer, Seen
 from rnnscope.trace import Captured, Check, Trace, open_captured, recorded_names
 
-__all__ = ["Seen", "watch"]
+__all__ = ["Watch", "watch"]
 
 
 def watch(
@@ -30,7 +30,7 @@ def watch(
     last: int | None = None,
     record: str | Iterable[str] = "gates",
     check: Check = True,
-) -> Seen:
+) -> Watch:
     """A context that records every call of every recurrent layer inside ``model``.
 
     The layers are named as in ``model.named_modules()``; the model itself has the empty name.
@@ -62,7 +62,7 @@ def watch(
         raise NotRecurrentError(f"watch takes an nn.Module; got {type(model).__name__}")
     patterns = None if names is None else (names,) if isinstance(names, str) else tuple(names)
     wanted = record if isinstance(record, str) else tuple(record)
-    return Seen(model, Wanted(patterns, every, last, wanted, check))
+    return Watch(model, Wanted(patterns, every, last, wanted, check))
 
 
 @dataclass(frozen=True)
@@ -81,64 +81,20 @@ class Wanted:
         return patterns is None or any(fnmatchcase(n, p) for n in names for p in patterns)
 
 
-@dataclass
-class Layer:
-    """The calls that go by one name; ``count`` is the number of calls made, kept or not.
-
-    ``handed`` is what the last call returned, where that call was recorded.
-    """
-
-    name: str
-    kept: deque[tuple[Trace, Beginning]]
-    count: int = 0
-    handed: Handed | None = None
-
-    @property
-    def traces(self) -> list[Trace]:
-        """The kept calls, in order."""
-        return [trace for trace, _ in self.kept]
-
-    def original_of(self, forward: Forward) -> Trace | None:
-        """The latest kept call with the same input and initial state, one that was not yet
-        recomputed if there is such; None where there is none."""
-        try:
-            call = forward.call
-        except RnnscopeError:
-            return None
-        with undisturbed():
-            alike = [trace for trace in reversed(self.traces) if _same_call(trace.call, call)]
-        return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
-
-
-class Seen:
-    """What a watch saw: the calls of each layer, by the layer's name; iterates over the names.
-
-    >>> cell = nn.GRUCell(3, 4)
-    >>> with watch(cell) as seen:
-    ...     h = None
-    ...     for x in torch.randn(6, 2, 3):
-    ...         h = cell(x, h)
-    >>> len(seen.calls(""))                     # the model itself has the empty name
-    6
-    >>> seen.joined("")["h"].shape
-    torch.Size([1, 1, 2, 6, 4])
-
-    Entering the context again goes on recording.
-    """
+class Watch(Seen):
+    """The context: records while it is on. Entering it again goes on recording."""
 
     def __init__(self, model: nn.Module, wanted: Wanted) -> None:
+        super().__init__(type(model).__name__)
         self._model = model
         self._wanted = wanted
         self._on = False
         # by identity: each layer's module with its first name, or None where it is not wanted
         self._modules: dict[int, tuple[nn.Module, str | None]] = {}
-        self._first_names: dict[str, str] = {}
-        self._layers: dict[str, Layer] = {}
-        self._skipped: dict[str, Counter[str]] = {}
 
     # the context ---------------------------------------------------------------------------
 
-    def __enter__(self) -> Seen:
+    def __enter__(self) -> Watch:
         if self._on:
             raise RuntimeError("this watch is on already; for a second one call rs.watch again")
         self._check_names(*_layers_of(self._model))
@@ -230,7 +186,7 @@ class Seen:
 
     def _is_recomputation(self, layer: Layer, forward: Forward) -> bool:
         """Whether a call in the backward pass repeats an earlier one, which is then marked."""
-        original = layer.original_of(forward)
+        original = _original_of(layer, forward)
         if original is not None:
             original.recomputed = True
             return True
@@ -266,152 +222,23 @@ class Seen:
         names = _named(record)
         return recorded_names(cell, [n for n in names if n in known] if names else record)
 
-    def _skip(self, name: str, why: str) -> None:
-        self._skipped.setdefault(name, Counter())[why] += 1
 
-    # what was seen -----------------------------------------------------------------------------
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The layers that are watched, in the order of ``named_modules()``."""
-        return tuple(self._layers)
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """What was not recorded, and why, by the name of the layer."""
-        return {
-            name: "; ".join(why if n == 1 else f"{why} ({n} times)" for why, n in reasons.items())
-            for name, reasons in self._skipped.items()
-        }
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the recorded quantities; the copies of inputs and weights not counted."""
-        return sum(trace.nbytes for layer in self._layers.values() for trace in layer.traces)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._first_names
-
-    def calls(self, name: str) -> list[Trace]:
-        """The kept calls of a layer, in the order in which they were made.
-
-        Raises ``AddressError`` for a name that is not watched.
-        """
-        return self._named(name).traces
-
-    def __getitem__(self, name: str) -> Trace:
-        """The only call of a layer; raises ``AddressError`` where there are none, or several."""
-        traces = self.calls(name)
-        if len(traces) == 1:
-            return traces[0]
-        if not traces:
-            raise AddressError(f"{name!r} {self._never_called(name)}")
-        raise AddressError(
-            f"{name!r} was called {len(traces)} times: seen.calls({name!r}) lists the calls, and "
-            f"seen.joined({name!r}) chains those that hand the state on into one trace over time"
-        )
-
-    @property
-    def trace(self) -> Trace:
-        """The only call, where the model is the recurrent layer itself."""
-        if "" not in self._first_names:
-            raise AddressError(
-                f"the model itself is no watched layer: write seen[name]; {self._known()}"
-            )
-        return self[""]
-
-    def segments(self, name: str) -> list[Joined]:
-        """The calls of a layer, chained: each segment is one trace over time.
-
-        A call goes on from the one before where its initial state is the very tensor that the one
-        before returned, by storage and version, or a view of it. ``detach()`` keeps the segment,
-        and is listed in its ``boundaries``. No initial state, a change in place, another tensor,
-        another batch, other weights begin a new segment, whose ``why`` tells which it was. So do
-        bidirectional layers and packed sequences, which do not go on from call to call.
-
-        Raises ``AddressError`` for a name that is not watched.
-        """
-        return segments(list(self._named(name).kept))
-
-    def joined(self, name: str) -> Joined:
-        """The only segment: all calls of a layer as one trace over time.
-
-        Raises ``AddressError`` where there are none or several; ``segments`` lists them.
-        """
-        found = self.segments(name)
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise AddressError(f"{name!r} {self._never_called(name)}")
-        before = len(found[0].calls)
-        raise AddressError(
-            f"the calls of {name!r} are {len(found)} segments: call {before} does not go on from "
-            f"call {before - 1}, because {found[1].why}. seen.segments({name!r}) lists them."
-        )
-
-    def _named(self, name: str) -> Layer:
-        if name in self._first_names:
-            return self._layers[self._first_names[name]]
-        if name in self._skipped:
-            raise AddressError(f"{name!r} was skipped: {self.skipped[name]}")
-        near = difflib.get_close_matches(str(name), list(self._first_names), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise AddressError(f"no watched layer {name!r}; {self._known()}.{hint}")
-
-    def _known(self) -> str:
-        return f"watched are {', '.join(map(repr, self._first_names)) or 'none'}"
-
-    def _never_called(self, name: str) -> str:
-        skipped = self.skipped.get(self._first_names[name])
-        return "has no recorded call" + (f": {skipped}" if skipped else " in this context")
-
-    def __repr__(self) -> str:
-        count = len(self._layers)
-        lines = [
-            f"Watched {type(self._model).__name__}: {count} recurrent layer{'s' * (count != 1)}"
-        ]
-        width = max((len(repr(name)) for name in (*self._layers, *self._skipped)), default=0)
-        lines += [
-            f"  {layer.name!r:<{width}}  {_summary(layer)}" for layer in self._layers.values()
-        ]
-        lines += [
-            f"  {name!r:<{width}}  skipped: {reason}" for name, reason in self.skipped.items()
-        ]
-        return "\n".join([*lines, f"{self.nbytes / 1e6:.3g} MB of recorded numbers"])
-
-
-def _summary(layer: Layer) -> str:
-    """One line: how often it was called, and with what sizes."""
-    calls = f"{layer.count} call{'s' * (layer.count != 1)}"
-    traces = layer.traces
-    if len(traces) != layer.count:
-        calls += f", {len(traces)} kept"
-    recomputed = sum(trace.recomputed for trace in traces)
-    if recomputed:
-        calls += f", {recomputed} recomputed in backward"
-    if not traces:
-        return calls
-    sizes = [
-        f"{axis} {_range([trace.sizes[axis] for trace in traces])}" for axis in ("batch", "time")
-    ]
-    return f"{calls}  {traces[-1].structure}  {', '.join(sizes)}"
+def _original_of(layer: Layer, forward: Forward) -> Trace | None:
+    """The latest kept call with the same input and initial state, one that was not yet
+    recomputed if there is such; None where there is none."""
+    try:
+        call = forward.call
+    except RnnscopeError:
+        return None
+    with undisturbed():
+        alike = [trace for trace in reversed(layer.traces) if _same_call(trace.call, call)]
+    return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
 
 
 def _same_call(one: Call, other: Call) -> bool:
     return same_numbers(one.x, other.x) and all(
         same_numbers(one.initial[name], value) for name, value in other.initial.items()
     )
-
-
-def _range(numbers: list[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
 
 
 def _named(record: str | tuple[str, ...]) -> tuple[str, ...]:
