@@ -406,18 +406,9 @@ class Adopted(Structure):
             raise DtypeError(
                 f"{self.kind} takes a tensor {self._form}; got {type(x).__name__}. Pass {hint}."
             )
-        if x.is_nested or x.layout != torch.strided:
-            raise RefusedError(
-                f"{self.kind} cannot be opened on a nested or sparse tensor: "
-                f"pad it, or use torch.nn.utils.rnn.pack_sequence"
-            )
-        if x.device.type == "meta":
-            raise RefusedError("the input lies on the meta device, which holds no numbers to trace")
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            raise RefusedError(
-                f"{self.kind} cannot be opened inside torch.func.vmap or grad: "
-                f"trace outside of the transformation"
-            )
+        self._check_holds_numbers("x", x)
+        for name, weight in self.module.named_parameters():
+            self._check_holds_numbers(name, weight)
         got = tuple(x.shape)
         expected = (2,) if packed else (1, 2) if self.single_step else (2, 3)
         if x.dim() not in expected:
@@ -425,6 +416,20 @@ class Adopted(Structure):
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"x must be {self._form}; got {got}. {self._feature_hint(x)}")
         self._check_dtype("x", x)
+
+    def _check_holds_numbers(self, what: str, value: Tensor) -> None:
+        if value.is_nested or value.layout != torch.strided:
+            raise RefusedError(
+                f"{self.kind} cannot be opened on a nested or sparse tensor, as {what} is: "
+                f"pad it, or use torch.nn.utils.rnn.pack_sequence"
+            )
+        if value.device.type == "meta":
+            raise RefusedError(f"{what} lies on the meta device, which holds no numbers to trace")
+        if torch._C._functorch.is_functorch_wrapped_tensor(value):
+            raise RefusedError(
+                f"{self.kind} cannot be opened inside torch.func.vmap or grad, as {what} is: "
+                f"trace outside of the transformation"
+            )
 
     def _dims_hint(self, x: Tensor) -> str:
         if x.dim() == 1 and self.input_size == 1:
@@ -493,6 +498,7 @@ class Adopted(Structure):
         for name, value, shape in zip(states, values, shapes, strict=True):
             if not isinstance(value, Tensor):
                 raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
+            self._check_holds_numbers(f"{name}_0", value)
             self._check_dtype(f"{name}_0", value)
             expected = self.state_shape(name, batch, batched)
             if tuple(value.shape) != expected:

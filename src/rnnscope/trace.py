@@ -465,7 +465,8 @@ class Trace(Record):
         """One sentence: what was compared with what, and how far apart they are."""
         kind = self.structure.kind
         if not self.proofs:
-            return f"Not verified: computed by the equations alone, {kind} did not run."
+            text = f"Not verified: computed by the equations alone, {kind} did not run."
+            return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
         precision = str(self.call.x.dtype).removeprefix("torch.")
         where = [
             f"{name} {'at every step' if proof.every_step else 'at the end'}"
