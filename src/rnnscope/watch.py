@@ -200,11 +200,12 @@ class Watch(Seen):
         """Open a call that has just returned."""
         layer = self._layer_of(forward.module)
         assert layer is not None, "it was wanted"
+        before, layer.handed = layer.handed, None
         with undisturbed():
             # a copy: the caller may change the tensors in place, as a reset of the state does
             mine = replace(taken, output=_copied(taken.output))
             trace = open_captured(mine, self._record_of(taken), self._wanted.check)
-            beginning = begin(layer.handed, forward.module, trace, forward.initial)
+            beginning = begin(before, forward.module, trace, forward.initial)
             layer.handed = Handed.of(forward.module, trace, taken.output)
         layer.kept.append((trace, beginning))
 
@@ -212,7 +213,6 @@ class Watch(Seen):
         """List a call that was begun and cannot be recorded."""
         layer = self._layer_of(forward.module)
         assert layer is not None, "it was wanted"
-        layer.handed = None
         self._skip(layer.name, f"call {layer.count - 1}: {why}")
 
     def _record_of(self, taken: Captured) -> frozenset[str]:
