@@ -83,13 +83,11 @@ class Record(Mapping[str, Tensor]):
                     f"square brackets take name, layer, direction; got {len(key)} of them. "
                     f"For other axes use sel(name, batch=..., time=..., unit=...)."
                 )
-            name, layer, direction = (*key, None, None)[:3]
-            found = self.sel(name, layer=layer, direction=direction)
-            assert isinstance(found, Tensor)
-            return found
-        found = self.sel(key)
-        assert isinstance(found, Tensor)
-        return found
+        name, layer, direction = (
+            (*key, None, None)[:3] if isinstance(key, tuple) else (key, None, None)
+        )
+        at = {"layer": layer, "direction": direction, "batch": None, "time": None, "unit": None}
+        return self._select(name, at)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -237,12 +235,12 @@ class Record(Mapping[str, Tensor]):
         return below[0] if len(below) == 1 else torch.cat(tuple(below), dim=-1)
 
     def _named(self, name: str) -> Tensor:
+        if not isinstance(name, str):
+            raise AddressError(f"a quantity is addressed by its name; got {name!r}")
         if name in self._values:
             return self._values[name]
         if name in self._absent:
             raise AddressError(self._absent[name])
-        if not isinstance(name, str):
-            raise AddressError(f"a quantity is addressed by its name; got {name!r}")
         near = difflib.get_close_matches(name, list(self._values), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AddressError(f"no quantity {name!r}; recorded are {', '.join(self._values)}.{hint}")
@@ -253,6 +251,11 @@ class Record(Mapping[str, Tensor]):
         if index is None:
             return slice(None)
         if isinstance(index, slice):
+            if not all(
+                end is None or hasattr(end, "__index__")
+                for end in (index.start, index.stop, index.step)
+            ):
+                raise AddressError(f"{axis}={index}: a slice is of whole numbers")
             if index.step is not None and index.step <= 0:
                 raise AddressError(f"{axis}={index}: slices run forward here; use a positive step")
             return index
