@@ -17,15 +17,15 @@ import torch
 from rnnscope.expr import FUNCTIONS
 from rnnscope.notation import Digits, Shape
 
-__all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply"]
+__all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply", "plain"]
 
 PLACES = 6
 """Decimals of a number between 0.001 and 10, where that suffices."""
 MOST_PLACES = 14
 """Beyond this float64 itself rounds."""
 
-SIGNIFICANT = 0.1
-"""A factor's last digit may move a product's by ten units before the product loses a digit."""
+SIGNIFICANT = 0.4
+"""A result keeps a digit while one unit of an operand moves it by no more than 1 / SIGNIFICANT."""
 
 _EXACT = Context(prec=400)
 
@@ -52,6 +52,11 @@ class Shown:
 def apply(name: str, argument: float) -> float:
     """An elementwise function of ``FUNCTIONS`` at one number, in float64."""
     return float(FUNCTIONS[name].forward(torch.tensor(argument, dtype=torch.float64)))
+
+
+def plain(value: float) -> float | str:
+    """A number as JSON can hold it: NaN and inf as words."""
+    return value if math.isfinite(value) else str(value)
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,12 @@ class Ruler:
         needed = self.natural(left * right) if places is None else places
         return self.given(left, _beside(needed, right)), self.given(right, _beside(needed, left))
 
-    def result(self, truth: float, recomputed: float, coarsest: float = 0.0) -> Shown:
+    def result(
+        self, truth: float, recomputed: float, coarsest: float = 0.0, aim: float | None = None
+    ) -> Shown:
         """A computed number: ``truth`` in float64, ``recomputed`` from printed digits, whose
-        own units make an error of ``coarsest``."""
+        own units make an error of ``coarsest``. What is printed comes near to ``aim``, by
+        default the truth."""
         if not math.isfinite(recomputed):
             return Shown(recomputed, str(recomputed), None)
         if truth == 0 == recomputed:
@@ -113,9 +121,10 @@ class Ruler:
         if 0 < coarsest < math.inf:
             places = min(places, math.floor(1e-9 - math.log10(coarsest)))
         found = Decimal(recomputed).scaleb(places, _EXACT)
+        nearest = _rounded(truth if aim is None else aim, places)
         least = int((found - 1).to_integral_value(ROUND_CEILING, _EXACT))
         most = int((found + 1).to_integral_value(ROUND_FLOOR, _EXACT))
-        steps = min(max(_rounded(truth, places), least), most)
+        steps = min(max(nearest, least), most)
         return Shown(truth, _write(steps, places, self.places), places)
 
     def total(self, parts: list[tuple[bool, Shown]]) -> Shown:
@@ -145,9 +154,8 @@ class Ruler:
         for weight, value, size in zip(weights, inputs, sizes, strict=True):
             places = max(self.natural(largest), self.natural(size))
             left, right = self.factors(weight, value, places)
-            aim = size - carry if math.isfinite(carry) else size
-            product = self.result(aim, left.value * right.value)
-            product = Shown(size, product.text, product.places)
+            aim = size - carry if math.isfinite(size - carry) else None
+            product = self.result(size, left.value * right.value, aim=aim)
             carry += product.value - size
             found.append(Dotted(left, right, product))
         return self.total([(False, each.product) for each in found]), found
@@ -158,7 +166,8 @@ class Ruler:
         if shown.places is None:
             return True
         wanted = Ruler(PLACES).natural(shown.truth)
-        if shown.places < min(wanted, self.natural(shown.truth)):
+        wanted = min(wanted, self.natural(shown.truth))
+        if shown.places < (wanted if wanted <= PLACES else wanted - 1):
             return False
         return abs(shown.value - shown.truth) <= units * shown.unit
 

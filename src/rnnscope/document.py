@@ -27,7 +27,8 @@ Cell = str | Shape
 
 @dataclass(frozen=True)
 class Heading:
-    """A line that says what follows; ``aside`` stands at its right, ``level`` 2 is below 1."""
+    """A line that says what follows; ``aside`` stands at its right, ``level`` 2 is below 1;
+    level 0 is a line of code."""
 
     title: str
     aside: str = ""
@@ -350,12 +351,16 @@ def _escaped(text: str) -> str:
 
 
 def _latex_cell(cell: Cell) -> str:
-    return _escaped(cell) if isinstance(cell, str) else f"${notation.latex(cell)}$"
+    if isinstance(cell, str):
+        return _escaped(" ".join(cell.split()))
+    return f"${notation.latex(cell)}$"
 
 
 def _latex(block: Block) -> str:
     match block:
         case Heading(title, aside):
+            if block.level == 0:
+                return rf"\noindent\texttt{{{_escaped(title)}}}"
             return rf"\paragraph{{{_escaped(title)}}} {_escaped(aside)}".rstrip()
         case Paragraph(lines):
             return "\\\\\n".join(_escaped(line.strip()) for line in lines)
@@ -371,7 +376,7 @@ def _latex(block: Block) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return cell.strip().replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
+        return " ".join(cell.split()).replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
     return f"${notation.latex(cell)}$"
 
 

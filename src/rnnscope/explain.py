@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from rnnscope.addressing import Address, Traced, faithful
-from rnnscope.arithmetic import Node
+from rnnscope.arithmetic import Node, plain
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table, noted
 from rnnscope.expr import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.hand import Dot, Hand, tabled
@@ -48,12 +48,14 @@ def explain(
     >>> for weight, value in zip(rnn.parameters(), (0.25, 0.5)):
     ...     _ = torch.nn.init.constant_(weight, value)
     >>> print(explain(trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]])), "h", time=1))
-    h_2 = 0.866186      layer 0, forward, batch 0, time=1 (step 2 of 3), unit 0 of 1
+    h_2 = 0.866179      layer 0, forward, batch 0, time=1 (step 2 of 3), unit 0 of 1
     <BLANKLINE>
     h_2 = tanh(W_ih x_2 + W_hh h_1) = tanh(0.25 × 4 + 0.5 × 0.635149)
-                                    = tanh(1        + 0.317574      )
-                                    = tanh(1.317574)                  = 0.866186
-    ...
+                                    = tanh(1.000000 + 0.317574      )
+                                    = tanh(1.317574)                  = 0.866179
+    <BLANKLINE>
+    nn.RNN's own h_2: 0.866179, difference ...e-0... before rounding
+    h_1 is h at time=0: tr.explain("h", time=0)
 
     Raises ``AddressError`` for a name or a place that is not there, for an axis left out that is
     longer than 1, and for padding.
@@ -342,8 +344,3 @@ def product_facts(dot: Dot) -> dict[str, Any]:
         ],
         "rest": None if dot.rest is None else plain(dot.rest.truth),
     }
-
-
-def plain(value: float) -> float | str:
-    """A number as JSON can hold it."""
-    return value if math.isfinite(value) else str(value)

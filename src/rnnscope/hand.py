@@ -149,8 +149,8 @@ class Dot:
 
     @property
     def nothing(self) -> bool:
-        """Whether the vector is zero, as h_0 is where none was given."""
-        return all(each.input.truth == 0 and each.product.truth == 0 for _, each in self.terms)
+        """Whether the vector is a state that is zero, as h_0 is where none was given."""
+        return _of_state(self.leaf) and all(each.input.truth == 0 for _, each in self.terms)
 
     def entry(self, k: int) -> Shape:
         """The name of one number of the vector, such as x_3[0]."""

@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.addressing import Address, Traced
+from rnnscope.arithmetic import plain
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
 from rnnscope.notation import Notation, text
-from rnnscope.walk import Walk, equations, omitted
+from rnnscope.walk import Walk, equations, omitted, proof
 
 __all__ = ["lesson"]
 
 FEW, WIDE = 24, 80
 """Tensors of up to so many numbers are printed, on up to so many columns."""
+MOST = 10_000
+"""Weights of up to so many numbers are given as data."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -48,13 +51,13 @@ def lesson(
     """
     at = Address(trace, layer, direction, batch)
     steps = Walk(at, at.unit(None, unit))
-    blocks: list[Block] = [Paragraph((construction,))]
+    blocks: list[Block] = [Heading(construction, level=0)]
     blocks += _input(trace)
     blocks += _weights(at, steps, construction.partition(" = ")[0])
     blocks += [Heading("3 Equation" if len(trace.cell.equations) == 1 else "3 Equations")]
     blocks += [equations(at), *_initial(at)]
     blocks += [Heading("4 By hand", _followed(at, steps)), *steps.blocks(), *omitted(steps)]
-    blocks += [Heading("5 Check"), steps.check(), Paragraph((trace.proof,))]
+    blocks += [Heading("5 Check"), steps.check(), Paragraph(proof(trace))]
     blocks += _returned(at, construction.partition(" = ")[0])
     facts = {
         "construction": construction,
@@ -213,7 +216,7 @@ def _returned(at: Address, variable: str) -> list[Block]:
             lines.append(f"       {_nested(value.detach(), '{:.4f}')}")
     if trace.call.batched and not structure.single_step and structure.batch_first:
         lines.append("h_n has layers first, batch_first or not")
-    return [Heading(f"6 What the layer returns      {left} = {variable}(x)"), Listing(tuple(lines))]
+    return [Heading("6 What the layer returns", f"{left} = {variable}(x)"), Listing(tuple(lines))]
 
 
 def _output_lines(trace: Traced) -> list[str]:
@@ -304,4 +307,8 @@ def _nested(value: Tensor, form: str) -> str:
 
 
 def _plain(value: Tensor) -> Any:
-    return value.tolist() if value.numel() <= 10_000 else f"{value.numel()} numbers"
+    if value.numel() > MOST:
+        return f"{value.numel()} numbers"
+    if value.dim() == 0:
+        return plain(value.item())
+    return [_plain(each) for each in value]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rnnscope.addressing import Address, faithful
-from rnnscope.arithmetic import Ruler, Shown
+from rnnscope.addressing import Address, Traced, faithful
+from rnnscope.arithmetic import Ruler, Shown, plain
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
 from rnnscope.hand import Hand, Site
 from rnnscope.notation import Notation, text
@@ -155,10 +155,11 @@ class Walk:
 
     def facts(self) -> list[dict[str, Any]]:
         """Each step as plain values."""
-        return [
-            {"time": time, "by_hand": {name: node.shown.truth for name, node in hand.nodes.items()}}
-            for hand, time in self._steps()
-        ]
+        found = []
+        for hand, time in self._steps():
+            values = {name: plain(node.shown.truth) for name, node in hand.nodes.items()}
+            found.append({"time": time, "by_hand": values})
+        return found
 
 
 def walk(at: Address, unit: int) -> Document:
@@ -172,8 +173,16 @@ def walk(at: Address, unit: int) -> Document:
     if weights is not None:
         blocks += [Heading("Weights", "the same at every step"), weights]
     blocks += [Heading("By hand"), *steps.blocks(), *omitted(steps)]
-    blocks += [Heading("Check"), steps.check(), Paragraph((at.trace.proof,))]
+    blocks += [Heading("Check"), steps.check(), Paragraph(proof(at.trace))]
     return Document(tuple(blocks), {"steps": steps.facts(), "proof": at.trace.proof})
+
+
+def proof(trace: Traced) -> tuple[str, ...]:
+    """What was verified, and in which precision each side was computed."""
+    precision = str(trace.call.x.dtype).removeprefix("torch.")
+    if precision == "float64":
+        return (trace.proof,)
+    return (f"By hand is float64 arithmetic on the layer's {precision} weights.", trace.proof)
 
 
 def equations(at: Address) -> Chains:
