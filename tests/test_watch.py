@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import rnnscope as rs
@@ -274,6 +275,16 @@ def test_autocast() -> None:
         equal(seen.calls("gru")[0], rs.trace(model.gru, x[:1]))
 
 
+class Functions(TorchFunctionMode):
+    """Counts the calls of functions of torch."""
+
+    called = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        self.called += 1
+        return function(*args, **(kwargs or {}))
+
+
 def test_modes_of_the_caller_see_the_layer_only() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -287,6 +298,16 @@ def test_modes_of_the_caller_see_the_layer_only() -> None:
             else:
                 model(x)
         counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
+    counts = []
+    for watched in (False, True):
+        with Functions() as functions:
+            if watched:
+                with rs.watch(model) as seen:
+                    model(x)
+            else:
+                model(x)
+        counts.append(functions.called)
     assert counts[0] == counts[1]
     with torch.device("meta"), rs.watch(model) as seen:
         model(x)
@@ -863,6 +884,10 @@ def test_what_cannot_be_opened_is_listed() -> None:
         assert reason in seen.skipped[name]
         with pytest.raises(rs.AddressError, match=f"{name!r} was skipped"):
             seen[name]
+    quantisable = nn.Sequential(torch.ao.nn.quantizable.LSTM(3, 4))  # it has LSTMs of its own
+    with rs.watch(quantisable) as seen:
+        pass
+    assert list(seen.skipped) == ["0"]
     with rs.watch(model.quantised) as seen:  # nothing to record, and it says so
         model.quantised[0](x)
     assert seen.names == ()
@@ -890,7 +915,8 @@ def test_scripting_and_tracing_meanwhile() -> None:
     model, x = nn.Sequential(nn.GRU(3, 4)), torch.randn(5, 2, 3)
     with rs.watch(model) as seen:
         torch.jit.trace(model, x, check_trace=False)
-        scripted = torch.jit.script(model)
+        # a class that no other test scripts, for TorchScript keeps what it has compiled
+        scripted = torch.jit.script(nn.Sequential(nn.LSTM(3, 4)))
     assert "torch.jit.trace" in seen.skipped["0"]
     assert scripted(x)[0].shape == (5, 2, 4)
 

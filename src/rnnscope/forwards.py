@@ -125,9 +125,9 @@ def undisturbed() -> Iterator[None]:
     """Without graph, and unseen by whatever mode the caller has set: inference mode (the record
     is of ordinary tensors), a default device, selective checkpointing, a counter of operations."""
     with (
+        torch._C.DisableTorchFunction(),
         torch.inference_mode(False),
         torch.no_grad(),
-        torch._C.DisableTorchFunction(),
         _disable_current_modes(),
     ):
         yield
@@ -177,10 +177,6 @@ def _forward(
     # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
     untouched: Callable[..., Any] = torch.compiler.disable(_told)  # type: ignore[no-untyped-call]
     return untouched(original, module, args, kwargs)
-
-
-# torch.compile breaks its graph at a function that says so, and calls it as it is
-_forward._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def _told(
