@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import rnnscope as rs
 from rnnscope.cli import app
+from rnnscope.terminal import Format, show
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]
 
@@ -134,6 +135,19 @@ def test_json_writes_nan_as_text() -> None:
     found = printed("explain", "nan", "-inf", "--time", "0", "--format", "json")
     json.loads(found, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert '"nan"' in found
+
+
+def test_json_has_no_constants_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    class Found:
+        def markdown(self) -> str:
+            return ""
+
+        def data(self) -> dict[str, Any]:
+            return {"a": [float("nan"), -float("inf"), 0.5], "b": ({"c": float("inf")},)}
+
+    show(Found(), Format.json)
+    expected = {"a": ["nan", "-inf", 0.5], "b": [{"c": "inf"}]}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 @pytest.mark.parametrize("words", ["-4 3", "3 -4 5", "-1e-3 -.5", "-3,-1 2,4", "inf -inf nan"])
@@ -487,6 +501,7 @@ def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         encoding="utf-8",
+        errors="replace",
         env=os.environ | environment,
         check=False,
     )
@@ -502,7 +517,7 @@ def test_as_a_process() -> None:
 
 
 def test_a_terminal_without_greek_letters_shows_something() -> None:
-    done = start("explain", "3", "--cell", "gru", PYTHONIOENCODING="ascii")
+    done = start("explain", "3", "--cell", "gru", PYTHONIOENCODING="cp1252")
     assert (done.returncode, done.stderr) == (0, "")
 
 
