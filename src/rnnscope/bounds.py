@@ -34,6 +34,7 @@ from rnnscope.expr import (
     Project,
     Quantity,
     Sum,
+    linear_recurrence,
 )
 
 __all__ = ["Errors", "Rounding", "Size"]
@@ -50,8 +51,21 @@ OPERATION_ROUNDINGS = 2.0
 CASTS = 3.0
 """A product in low precision sums in float32, but rounds both factors and the result."""
 
-Size = float | Tensor
-"""A magnitude: one number, or one a step and sequence (time, batch)."""
+CHUNK = 1 << 14
+"""Steps × sequences for which errors are derived at once: small tensors, used again from cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """x·|x_t|₂ + h·|h_(t-1)|₂ + one: what a bound on an affine part is made of."""
+
+    x: float
+    h: float
+    one: float
+
+
+Size = float | Tensor | Linear
+"""A magnitude: one number, one a step and sequence (time, batch), or that of an affine part."""
 
 
 @dataclass(frozen=True)
@@ -97,66 +111,80 @@ class Errors:
     quantities and previous states, where known better than from their function.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        rounding: Rounding,
-        x_norm: Tensor,
-        h_norm: Tensor,
-        sizes: Mapping[Expr, Tensor],
-    ) -> None:
-        self.rounding = rounding
-        self.x_norm, self.h_norm = x_norm, h_norm
-        self.sizes = sizes
-        self.known: dict[Expr, tuple[Size, Size]] = {}
-        self.weights = weights
+    def __init__(self, weights: Weights, rounding: Rounding) -> None:
+        self.weights, self.rounding = weights, rounding
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
+        self._plans = {
+            name: linear_recurrence(weights.cell.equations[name], name)
+            for name in weights.cell.states[1:]
+        }
 
-    def add(self, name: str, expr: Expr) -> None:
-        """Derive the error of the next quantity, whose equation is ``expr``."""
+    def of_states(
+        self, x_norm: Tensor, h_norm: Tensor, sizes: Mapping[Expr, Tensor], reverse: bool
+    ) -> dict[str, Tensor]:
+        """The largest error that rounding allows in each state, (time, batch)."""
+        states = self.weights.cell.states
+        allowed = {name: torch.empty_like(x_norm) for name in states}
+        steps, batch = x_norm.shape
+        span = max(1, CHUNK // batch)
+        self._carried = {name: x_norm.new_zeros(batch) for name in self._plans}
+        starts = range(0, steps, span)
+        for start in reversed(starts) if reverse else starts:
+            part = slice(start, start + span)
+            self._begin(x_norm[part], h_norm[part], {e: t[part] for e, t in sizes.items()})
+            for name, equation in self.weights.cell.equations.items():
+                plan = self._plans.get(name)
+                if plan is None:
+                    self._derive(name, equation)
+                else:
+                    self._scan(name, *plan, reverse=reverse)
+            for name in states:
+                allowed[name][part] = self._tensor(self.known[Quantity(name)][1])
+        return allowed
+
+    def _begin(self, x_norm: Tensor, h_norm: Tensor, sizes: dict[Expr, Tensor]) -> None:
+        self.x_norm, self.h_norm, self.sizes = x_norm, h_norm, sizes
+        self.known: dict[Expr, tuple[Size, Size]] = {}
+        self._most = float(x_norm.max()), float(h_norm.max())
+
+    def _derive(self, name: str, expr: Expr) -> None:
         size, error = self.of(expr)
         quantity = Quantity(name)
         self.known[quantity] = self.sizes.get(quantity, size), self._overflowed(size, error)
 
-    def _overflowed(self, size: Size, error: Size) -> Size:
-        """An error without limit where a value may pass the type's largest number."""
-        if isinstance(size, Tensor):
-            return torch.where(size < self.rounding.limit, error, torch.inf)
-        return error
-
-    def scan(self, name: str, factor: Expr, addend: Expr, reverse: bool) -> None:
+    def _scan(self, name: str, factor: Expr, addend: Expr, reverse: bool) -> None:
         """Carry the error of a state along name_t = factor × name_(t-1) + addend."""
         before, result = self.sizes[Previous(name)], self.sizes[Quantity(name)]
         growth, error = self.of(factor)
         size, added = self.of(addend)
-        own = OPERATION_ROUNDINGS * self.rounding.operation * (result + growth * before + size)
-        step = before * error + added + own
-        growth = torch.as_tensor(growth, dtype=step.dtype, device=step.device).expand_as(step)
+        own = self._sum(self._sum(result, self._product(growth, before)), size)
+        own = self._product(own, OPERATION_ROUNDINGS * self.rounding.operation)
+        step = self._tensor(self._sum(self._sum(self._product(before, error), added), own))
+        rate = self._tensor(growth)
+        start = self._carried[name]
         if reverse:
-            carried = _accumulate(growth.flip(0), step.flip(0)).flip(0)
-            previous = torch.cat([carried[1:], torch.zeros_like(carried[:1])])
+            carried = _accumulate(rate.flip(0), step.flip(0), start).flip(0)
+            previous = torch.cat([carried[1:], start.unsqueeze(0)])
+            self._carried[name] = carried[0]
         else:
-            carried = _accumulate(growth, step)
-            previous = torch.cat([torch.zeros_like(carried[:1]), carried[:-1]])
+            carried = _accumulate(rate, step, start)
+            previous = torch.cat([start.unsqueeze(0), carried[:-1]])
+            self._carried[name] = carried[-1]
         self.known[Quantity(name)] = result, carried
         self.known[Previous(name)] = before, previous
 
-    def of_state(self, name: str) -> Tensor:
-        """The largest error of a state, (time, batch)."""
-        error = self.known[Quantity(name)][1]
-        return torch.as_tensor(error, device=self.x_norm.device).expand(self.x_norm.shape)
-
     def of(self, expr: Expr) -> tuple[Size, Size]:
         """(largest magnitude, largest error) of an expression."""
+        unit = OPERATION_ROUNDINGS * self.rounding.operation
         match expr:
             case Number(value):
                 return abs(value), 0.0
             case FromX(gate):
-                return self._affine(gate, self._x_rows, self.x_norm, self.weights.ih.shape[1])
+                return self._affine(gate, self._x_rows, self.weights.ih.shape[1], of_x=True)
             case FromH(gate, Previous("h")):
-                return self._affine(gate, self._h_rows, self.h_norm, self.weights.hh.shape[1])
+                return self._affine(gate, self._h_rows, self.weights.hh.shape[1], of_x=False)
             case Project(of):
                 return self._projected(of)
             case Apply(_, argument):
@@ -164,19 +192,63 @@ class Errors:
             case Sum(left, right):
                 (a, e), (b, d) = self.of(left), self.of(right)
                 size = self._range_of_sum(expr, a, b)
-                return size, e + d + OPERATION_ROUNDINGS * self.rounding.operation * size
+                return size, self._sum(self._sum(e, d), self._product(size, unit))
             case Product(left, right):
                 (a, e), (b, d) = self.of(left), self.of(right)
-                size = a * b
-                return (
-                    size,
-                    a * d + b * e + e * d + OPERATION_ROUNDINGS * self.rounding.operation * size,
-                )
+                size = self._product(a, b)
+                crossed = self._sum(self._product(self._sum(a, e), d), self._product(b, e))
+                return size, self._sum(crossed, self._product(size, unit))
             case _ if expr in self.known:
                 return self.known[expr]
             case _ if expr in self.sizes:
                 return self.sizes[expr], 0.0
         raise TypeError(f"no error rule for {expr!r}")
+
+    # arithmetic on sizes: affine parts stay three numbers as long as they can ----------------
+
+    def _tensor(self, size: Size) -> Tensor:
+        """(time, batch)."""
+        match size:
+            case Linear(x, h, one):
+                return torch.add(self.x_norm * x, self.h_norm, alpha=h).add_(one)
+            case Tensor():
+                return size
+            case _:
+                return torch.full_like(self.x_norm, size)
+
+    def _sum(self, a: Size, b: Size) -> Size:
+        match a, b:
+            case Linear(), Linear():
+                return Linear(a.x + b.x, a.h + b.h, a.one + b.one)
+            case (Linear(x, h, one), float(number)) | (float(number), Linear(x, h, one)):
+                return Linear(x, h, one + number)
+        left, right = self._plain(a), self._plain(b)
+        return right if _zero(left) else left if _zero(right) else left + right
+
+    def _product(self, a: Size, b: Size) -> Size:
+        if isinstance(b, Linear):
+            a, b = b, a
+        if isinstance(a, Linear) and isinstance(b, float):
+            return Linear(a.x * b, a.h * b, a.one * b)
+        left, right = self._plain(a), self._plain(b)
+        if _zero(left) or _zero(right):
+            return 0.0
+        return left if _one(right) else right if _one(left) else left * right
+
+    def _plain(self, size: Size) -> float | Tensor:
+        return self._tensor(size) if isinstance(size, Linear) else size
+
+    def _overflowed(self, size: Size, error: Size) -> Size:
+        """An error without limit where a value may pass the type's largest number."""
+        limit = self.rounding.limit
+        match size:
+            case Linear(x, h, one) if x * self._most[0] + h * self._most[1] + one < limit:
+                return error
+            case float():
+                return error
+        return torch.where(self._tensor(size) < limit, self._tensor(error), torch.inf)
+
+    # rules --------------------------------------------------------------------------------
 
     def _range_of_sum(self, expr: Sum, left: Size, right: Size) -> Size:
         match expr:
@@ -185,46 +257,55 @@ class Errors:
                 equation = self.weights.cell.equations.get(name)
                 if isinstance(equation, Apply) and equation.function.range == (0, value):
                     return value
-        return left + right
+        return self._sum(left, right)
 
     def _affine(
-        self, gate: str, rows: tuple[list[float], list[float]], norm: Tensor, length: int
+        self, gate: str, rows: tuple[list[float], list[float]], length: int, of_x: bool
     ) -> tuple[Size, Size]:
         k = tuple(self.weights.cell.gates).index(gate)
-        product, bias = rows[0][k] * norm, rows[1][k]
-        rounding = self.rounding
-        return product + bias, rounding.dot(length) * product + (
-            OPERATION_ROUNDINGS * rounding.operation * bias
-        )
+        norm, bias = rows[0][k], rows[1][k]
+        rounded = OPERATION_ROUNDINGS * self.rounding.operation * bias
+        off = self.rounding.dot(length) * norm
+        if of_x:
+            return Linear(norm, 0.0, bias), Linear(off, 0.0, rounded)
+        return Linear(0.0, norm, bias), Linear(0.0, off, rounded)
 
     def _projected(self, of: Expr) -> tuple[Size, Size]:
         size, error = self.of(of)
         weight = self.weights.projection
         units = weight.shape[1]
         # |m|₂ <= sqrt(units)·max|m|, and an error in each unit adds up along the row
-        product = float(weight.norm(dim=1).max()) * math.sqrt(units) * size
-        spread = float(weight.abs().sum(1).max())
-        return product, self.rounding.dot(units) * product + spread * error
+        product = self._product(size, float(weight.norm(dim=1).max()) * math.sqrt(units))
+        spread = self._product(error, float(weight.abs().sum(1).max()))
+        return product, self._sum(self._product(product, self.rounding.dot(units)), spread)
 
     def _function(self, expr: Apply, argument: Expr) -> tuple[Size, Size]:
         size, error = self.of(argument)
-        error = self._overflowed(size, error)
         function = expr.function
+        error = self._product(self._overflowed(size, error), function.steepest)
         largest: Size = size if function.largest is None else function.largest
-        if function.through_zero and function.largest is not None:
-            # |tanh(a)| <= |a|
-            largest = size.clamp(max=function.largest) if isinstance(size, Tensor) else size
-        own = FUNCTION_ROUNDINGS * self.rounding.operation * largest
-        return largest, function.steepest * error + own
+        if function.through_zero and function.largest is not None and isinstance(size, Tensor):
+            largest = size.clamp(max=function.largest)  # |tanh(a)| <= |a|
+        own = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)
+        return largest, self._sum(error, own)
 
 
-def _accumulate(growth: Tensor, step: Tensor) -> Tensor:
-    """e_t = growth_t·e_(t-1) + step_t from e = 0, for all t, by doubling.
+def _zero(size: float | Tensor) -> bool:
+    return isinstance(size, float) and size == 0
+
+
+def _one(size: float | Tensor) -> bool:
+    return isinstance(size, float) and size == 1
+
+
+def _accumulate(growth: Tensor, step: Tensor, start: Tensor) -> Tensor:
+    """e_t = growth_t·e_(t-1) + step_t from e = ``start``, for all t, by doubling.
 
     Two stretches of steps, (a, q) and then (b, p), are one: (a·b, q·b + p); no division, so a
     product of growths that underflows is harmless.
     """
     growth, total = growth.clone(), step.clone()
+    total[0] += growth[0] * start
     reach = 1
     while reach < len(step):
         total[reach:] += growth[reach:] * total[:-reach]

@@ -297,7 +297,9 @@ class Direction:
 
     def proofs(self, final: Mapping[str, Tensor]) -> list[Proof]:
         """H at every step and the other states at the end, against ``final`` (batch, unit)."""
-        self.allowed = allowed = self._allowed()
+        errors = Errors(self.weights, self.rounding)
+        allowed = errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse)
+        self.allowed = allowed
         found = [self._proof("h", self.off, allowed["h"])]
         steps, rows = self._last(), torch.arange(self.call.batch, device=self.off.device)
         for name in self.cell.states:
@@ -335,16 +337,6 @@ class Direction:
                 carried = {n: torch.where(inside, found[n], carried[n]) for n in states}
         return [self._proof(n, off[n], self.allowed[n]) for n in states]
 
-    def _allowed(self) -> dict[str, Tensor]:
-        """What rounding allows in each state, (time, batch)."""
-        errors = Errors(self.weights, self.rounding, self.x_norm, self.h_norm, self.sizes)
-        for name, equation in self.cell.equations.items():
-            if name in self.plan:
-                errors.scan(name, *self.plan[name], reverse=self.reverse)
-            else:
-                errors.add(name, equation)
-        return {name: errors.of_state(name) for name in self.cell.states}
-
     def _last(self) -> Tensor:
         """(batch): the last step of each sequence in this direction."""
         batch, device = self.call.batch, self.off.device
@@ -361,9 +353,10 @@ class Direction:
         every_step = steps is None
         if every_step and self.valid is not None:
             off = off.masked_fill(~self.valid, 0)
-        ratio = torch.where(off == 0, 0.0, off / allowed)
-        # a bound that overflowed allows anything
-        ratio = torch.where(allowed.isfinite(), ratio, 0.0)
+        ratio = off / allowed.clamp(min=torch.finfo(off.dtype).tiny)
+        if not torch.isfinite(ratio).all():
+            # a bound that overflowed allows anything
+            ratio = torch.where(allowed.isfinite(), ratio, 0.0)
         worst, largest = int(ratio.argmax()), int(off.argmax())
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
