@@ -49,7 +49,7 @@ class Number:
             return 0.0
         mantissa, _, exponent = self.text.lstrip("-").partition("e")
         decimals = len(mantissa.partition(".")[2])
-        if not decimals and not exponent and len(mantissa) < 6:
+        if not decimals and not exponent and len(mantissa) < 4:
             return 0.0  # but see agrees()
         return 10.0 ** (int(exponent or 0) - decimals)
 
@@ -188,7 +188,7 @@ def agrees(before: Any, after: Any, sign: int = 1) -> None:
     if isinstance(after, Number | Name):
         expected, got = before.value, sign * after.value
         unit = after.unit if isinstance(after, Number) else 0.0
-        if largest(before) >= 1e5:
+        if largest(before) >= 1e4:
             unit = max(unit, 1.0)  # beside numbers without decimals, a whole number is rounded
         if expected == got or (math.isnan(expected) and math.isnan(got)):
             return None
