@@ -185,8 +185,11 @@ class Errors:
                 return self._affine(gate, self._x_rows, self.weights.ih.shape[1], of_x=True)
             case FromH(gate, Previous("h")):
                 return self._affine(gate, self._h_rows, self.weights.hh.shape[1], of_x=False)
+            case FromH(gate, of):
+                weight, bias = self.weights.of_h(gate)
+                return self._product_of(weight, bias, of)
             case Project(of):
-                return self._projected(of)
+                return self._product_of(self.weights.projection, None, of)
             case Apply(_, argument):
                 return self._function(expr, argument)
             case Sum(left, right):
@@ -270,14 +273,19 @@ class Errors:
             return Linear(norm, 0.0, bias), Linear(off, 0.0, rounded)
         return Linear(0.0, norm, bias), Linear(0.0, off, rounded)
 
-    def _projected(self, of: Expr) -> tuple[Size, Size]:
+    def _product_of(self, weight: Tensor, bias: Tensor | None, of: Expr) -> tuple[Size, Size]:
+        """Of a matrix product with something that is itself computed."""
         size, error = self.of(of)
-        weight = self.weights.projection
         units = weight.shape[1]
         # |m|₂ <= sqrt(units)·max|m|, and an error in each unit adds up along the row
         product = self._product(size, float(weight.norm(dim=1).max()) * math.sqrt(units))
         spread = self._product(error, float(weight.abs().sum(1).max()))
-        return product, self._sum(self._product(product, self.rounding.dot(units)), spread)
+        error = self._sum(self._product(product, self.rounding.dot(units)), spread)
+        if bias is None:
+            return product, error
+        largest = float(bias.abs().max())
+        rounded = OPERATION_ROUNDINGS * self.rounding.operation * largest
+        return self._sum(product, largest), self._sum(error, rounded)
 
     def _function(self, expr: Apply, argument: Expr) -> tuple[Size, Size]:
         size, error = self.of(argument)
