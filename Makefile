@@ -2,6 +2,7 @@
 # make test    the tests, the doctests and the notebooks
 # make lint    ruff (lint and format), mypy, import-linter
 # make check   lint, then test: what CI runs
+# make pictures   the README's picture, from what the command prints
 # make clean   removes the virtual environment and every cache
 
 VENV := .venv
@@ -19,7 +20,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -37,6 +38,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo
 
 check: lint test
+
+pictures: $(VENV)/dev.stamp
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 
 from rnnscope.errors import DeclarationError
@@ -192,6 +192,7 @@ def part_name(leaf: Expr) -> str | None:
             return None
 
 
+@cache
 def quantity_names(cell: Cell) -> tuple[str, ...]:
     """All that can be recorded of a cell: parts and quantities, in the order of the equations."""
     names: list[str] = []
