@@ -51,6 +51,8 @@ OPERATION_ROUNDINGS = 2.0
 CASTS = 3.0
 """A product in low precision sums in float32, but rounds both factors and the result."""
 
+SMALLEST_GROWTH = 1e-18
+"""Its square is still a normal number in float32."""
 CHUNK = 1 << 14
 """Steps × sequences for which errors are derived at once: small tensors, used again from cache."""
 
@@ -313,11 +315,13 @@ def _accumulate(growth: Tensor, step: Tensor, start: Tensor) -> Tensor:
     product of growths that underflows is harmless.
     """
     growth, total = growth.clone(), step.clone()
-    total[0] += growth[0] * start
+    total[0].addcmul_(growth[0], start)
     reach = 1
     while reach < len(step):
-        total[reach:] += growth[reach:] * total[:-reach]
-        growth[reach:] *= growth[:-reach].clone()
+        later, earlier = slice(reach, None), slice(None, -reach)
+        total[later] = torch.addcmul(total[later], growth[later], total[earlier])
+        # a larger growth is still a bound, and numbers below the normal ones are slow
+        growth[later] = (growth[later] * growth[earlier]).clamp_(min=SMALLEST_GROWTH)
         reach *= 2
     return total
 

@@ -279,18 +279,16 @@ class Direction:
             rows, multiply, add = [t.numpy() for t in rows], np.multiply, np.add
         every, factors, before, scratch = rows
         order = range(len(every))
-        initial = before
-        valid = None if self.valid is None else self.valid[start:stop, :, None]
-        for t in reversed(order) if self.reverse else order:
-            state = every[t]
-            multiply(factors[t], before, out=scratch)
-            add(state, scratch, out=state)
-            if valid is not None and self.reverse:
-                # behind its end a sequence waits in its initial state
-                keep = torch.as_tensor(initial)
-                state_ = torch.as_tensor(state)
-                state_.copy_(torch.where(valid[t], state_, keep))
-            before = state
+        # read from its end, a shorter sequence waits in its initial state until its own begins
+        padding = ~self.valid[start:stop] if self.valid is not None and self.reverse else None
+        with np.errstate(all="ignore"):  # inf and NaN are data
+            for t in reversed(order) if self.reverse else order:
+                state = every[t]
+                multiply(factors[t], before, out=scratch)
+                add(state, scratch, out=state)
+                if padding is not None:
+                    states[t][padding[t]] = carried[padding[t]]
+                before = state
         self.carry[name] = torch.as_tensor(before).clone()
 
     # the proof -----------------------------------------------------------------------------
