@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from rnnscope.adopt import Adopted, Call, Weights
 from rnnscope.bounds import Errors, Rounding
 from rnnscope.buffers import Buffers, working_type
-from rnnscope.cells import part_name
+from rnnscope.cells import Cell, part_name
 from rnnscope.expr import (
     Apply,
     Expr,
@@ -24,6 +25,7 @@ from rnnscope.expr import (
     Quantity,
     Vector,
     Weighted,
+    elementwise,
     evaluate,
     leaves,
     linear_recurrence,
@@ -32,8 +34,8 @@ from rnnscope.record import Place
 
 __all__ = ["Direction", "Proof"]
 
-BLOCK_BYTES = 1 << 18
-"""Size of one quantity in a block of time: several of them stay in a core's own cache."""
+BLOCK_BYTES = 1 << 20
+"""Size of one quantity in a block of time: few enough operations, and little memory beside."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Direction:
         self.x_norm, self.h_norm, self.off = (self._new(steps, batch) for _ in range(3))
         needed: list[Expr] = [e for n in self.plan for e in (Quantity(n), Previous(n))]
         needed += [factor for factor, _ in self.plan.values()]
-        needed.append(Previous("h"))
+        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
+            needed.append(Previous("h"))
         self.sizes: dict[Expr, Tensor] = {e: self._new(steps, batch) for e in needed}
 
     def _new(self, *shape: int) -> Tensor:
@@ -105,7 +108,8 @@ class Direction:
     def _scratch(self, name: str, rows: int, columns: int) -> Tensor:
         """Memory that every block uses again."""
         if name not in self.scratch:
-            self.scratch[name] = self._new(self.span * self.call.batch, columns)
+            # ones: those of [x, 1, h, 1] are never written
+            self.scratch[name] = self._new(self.span * self.call.batch, columns).fill_(1)
         return self.scratch[name][:rows]
 
     # the environment of ``evaluate``, for the block that is open -----------------------------
@@ -174,14 +178,12 @@ class Direction:
         x.copy_(self.inputs(start, stop))
         before = slice(start + 2, stop + 2) if self.reverse else slice(start, stop)
         h_prev.copy_(self.store["h"][before])
-        if bias:
-            self.factors[:, features].fill_(1)
-            self.factors[:, -1].fill_(1)
         self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
         self.parts: dict[Expr, Tensor] = {}
         torch.linalg.vector_norm(x, dim=-1, out=self.x_norm[start:stop])
         torch.linalg.vector_norm(h_prev, dim=-1, out=self.h_norm[start:stop])
-        self._largest(h_prev, self.sizes[Previous("h")][start:stop])
+        if Previous("h") in self.sizes:
+            self._largest(h_prev, self.sizes[Previous("h")][start:stop])
         for name, equation in self.cell.equations.items():
             self._parts(equation, start, stop)
             if name in self.plan:
@@ -259,7 +261,10 @@ class Direction:
         self._keep(name, out, start, stop)
         self.block[Quantity(name)] = out
         own = self._largest(states, self.sizes[Quantity(name)][start:stop])
-        self._largest(growth, self.sizes[factor][start:stop])
+        if _never_negative(factor, self.cell):
+            torch.amax(growth, -1, out=self.sizes[factor][start:stop])
+        else:
+            self._largest(growth, self.sizes[factor][start:stop])
         previous = self.sizes[Previous(name)][start:stop]
         first = before.abs().amax(-1)
         if self.reverse:
@@ -278,16 +283,20 @@ class Direction:
             # the same numbers, and a third of the overhead of a call
             rows, multiply, add = [t.numpy() for t in rows], np.multiply, np.add
         every, factors, before, scratch = rows
-        order = range(len(every))
         # read from its end, a shorter sequence waits in its initial state until its own begins
-        padding = ~self.valid[start:stop] if self.valid is not None and self.reverse else None
+        waiting = None
+        if self.valid is not None and self.reverse:
+            waiting = ~self.valid[start:stop].cpu().numpy()
+            first = before.copy() if states.device.type == "cpu" else before.clone()
+        pairs = zip(every, factors, strict=True)
+        if self.reverse:
+            pairs = zip(reversed(list(every)), reversed(list(factors)), strict=True)
         with np.errstate(all="ignore"):  # inf and NaN are data
-            for t in reversed(order) if self.reverse else order:
-                state = every[t]
-                multiply(factors[t], before, out=scratch)
+            for t, (state, factor) in enumerate(pairs, 1):
+                multiply(factor, before, out=scratch)
                 add(state, scratch, out=state)
-                if padding is not None:
-                    states[t][padding[t]] = carried[padding[t]]
+                if waiting is not None:
+                    state[waiting[-t]] = first[waiting[-t]]
                 before = state
         self.carry[name] = torch.as_tensor(before).clone()
 
@@ -370,9 +379,15 @@ class Direction:
         )
 
     def _size(self, state: str) -> float:
-        """The largest |value| of a state."""
-        size = self.sizes.get(Quantity(state), self.sizes[Previous(state)])
-        return float(size.max())
+        """The largest |value| of a state; of h, which is always proven, nobody asks."""
+        return float(self.sizes[Quantity(state)].max()) if state in self.plan else math.nan
+
+
+def _never_negative(expr: Expr, cell: Cell) -> bool:
+    """Whether this is a gate whose function has no negative value."""
+    equation = cell.equations.get(expr.name) if isinstance(expr, Quantity) else None
+    span = equation.function.range if isinstance(equation, Apply) else None
+    return span is not None and span[0] >= 0
 
 
 def _plain(leaves: tuple[Weighted, ...]) -> bool:

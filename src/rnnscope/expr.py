@@ -35,6 +35,7 @@ __all__ = [
     "Sum",
     "Vector",
     "Weighted",
+    "elementwise",
     "linear_recurrence",
     "evaluate",
     "leaves",
@@ -267,6 +268,20 @@ def leaves(expr: Expr) -> Iterator[Expr]:
         case FromH(_, of) | Project(of):
             yield expr
             yield from leaves(of)
+        case _:
+            yield expr
+
+
+def elementwise(expr: Expr) -> Iterator[Expr]:
+    """The leaves that enter as they are, not through a matrix product."""
+    match expr:
+        case Sum(left, right) | Product(left, right):
+            yield from elementwise(left)
+            yield from elementwise(right)
+        case Apply(_, argument):
+            yield from elementwise(argument)
+        case FromH() | Project():
+            return
         case _:
             yield expr
 
