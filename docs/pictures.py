@@ -15,8 +15,16 @@ FOLDER = Path(__file__).parent
 NIGHT = TerminalTheme(
     (24, 26, 31),
     (220, 223, 228),
-    [(60, 64, 72), (224, 108, 117), (152, 195, 121), (229, 192, 123)]
-    + [(97, 175, 239), (198, 120, 221), (86, 182, 194), (220, 223, 228)],
+    [
+        (60, 64, 72),
+        (224, 108, 117),
+        (152, 195, 121),
+        (229, 192, 123),
+        (97, 175, 239),
+        (198, 120, 221),
+        (86, 182, 194),
+        (220, 223, 228),
+    ],
 )
 
 
@@ -35,7 +43,7 @@ def picture(arguments: list[str], name: str) -> None:
     svg = console.export_svg(title="", theme=NIGHT)
     # the picture asks no server for a typeface: the reader's own will do
     svg = re.sub(r"@font-face\s*{[^}]*}", "", svg).replace("Fira Code", "DejaVu Sans Mono")
-    svg = svg.replace("<text ", "<text xml:space=\"preserve\" ").replace("&#160;", " ")
+    svg = svg.replace("<text ", '<text xml:space="preserve" ').replace("&#160;", " ")
     (FOLDER / name).write_text(re.sub(r"[ \t]+\n", "\n", svg))
 
 

@@ -12,13 +12,16 @@ FOLDER = Path(__file__).parents[1] / "tutorial"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
+def text_of(output: nbformat.NotebookNode) -> str:
+    return output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
 def texts(notebook: nbformat.NotebookNode) -> list[str]:
     """What each code cell shows, as text."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            shown = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
-            found.append("".join(shown))
+            found.append("".join(map(text_of, cell.outputs)))
     return found
 
 

@@ -108,8 +108,7 @@ class Direction:
     def _scratch(self, name: str, rows: int, columns: int) -> Tensor:
         """Memory that every block uses again."""
         if name not in self.scratch:
-            # ones: those of [x, 1, h, 1] are never written
-            self.scratch[name] = self._new(self.span * self.call.batch, columns).fill_(1)
+            self.scratch[name] = self._new(self.span * self.call.batch, columns)
         return self.scratch[name][:rows]
 
     # the environment of ``evaluate``, for the block that is open -----------------------------
@@ -172,7 +171,12 @@ class Direction:
         steps, batch = stop - start, self.call.batch
         rows = steps * batch
         features, outputs, bias = self.features, self.outputs, self.bias
+        first = "factors" not in self.scratch
         self.factors = self._scratch("factors", rows, features + outputs + 2 * bias)
+        if bias and first:
+            # the ones of [x, 1, h, 1], which no block overwrites
+            self.scratch["factors"][:, features].fill_(1)
+            self.scratch["factors"][:, -1].fill_(1)
         cube = self.factors.view(steps, batch, -1)
         x, h_prev = cube[..., :features], cube[..., features + bias : features + bias + outputs]
         x.copy_(self.inputs(start, stop))

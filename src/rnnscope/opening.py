@@ -47,9 +47,10 @@ def open_call(
     """Every recorded quantity of a call, with the proof against what the layer returned.
 
     ``live`` are the tensors that the call itself used: a copy of them elsewhere in memory may
-    round differently, so layers below the top run with these. ``products`` is the type in which the layer formed its products (autocast may lower it);
-    ``random_state`` the state from which it drew its dropout masks, or None where it drew none.
-    Nothing raises here when the proof fails: the caller decides.
+    round differently, so layers below the top run with these. ``products`` is the type in which
+    the layer formed its products (autocast may lower it); ``random_state`` the state from which
+    it drew its dropout masks, or None where it drew none. Nothing raises here when the proof
+    fails: the caller decides.
     """
     buffers = Buffers(adopted, call, returned.h.dtype, record)
     rounding = Rounding.of(returned.h.dtype, call.x.device, products)
@@ -60,6 +61,7 @@ def open_call(
         initial = {name: value[layer] for name, value in call.initial.items()}
         if layer == adopted.num_layers - 1:
             hidden = returned.h
+            del flow  # what the layer below returned is in the record by now
         else:
             flow = adopted.rerun(flow, call.packed, initial, live[layer])
             hidden = flow if call.packed is None else _padded(flow, call.packed)

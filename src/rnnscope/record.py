@@ -77,12 +77,11 @@ class Record(Mapping[str, Tensor]):
 
         Raises ``AddressError`` for a name or coordinate that is not there.
         """
-        if isinstance(key, tuple):
-            if not 1 <= len(key) <= 3:
-                raise AddressError(
-                    f"square brackets take name, layer, direction; got {len(key)} of them. "
-                    f"For other axes use sel(name, batch=..., time=..., unit=...)."
-                )
+        if isinstance(key, tuple) and not 1 <= len(key) <= 3:
+            raise AddressError(
+                f"square brackets take name, layer, direction; got {len(key)} of them. "
+                f"For other axes use sel(name, batch=..., time=..., unit=...)."
+            )
         name, layer, direction = (
             (*key, None, None)[:3] if isinstance(key, tuple) else (key, None, None)
         )
