@@ -15,13 +15,13 @@ def test_the_code_runs_and_prints_what_is_shown(capsys: pytest.CaptureFixture[st
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
     printed = capsys.readouterr().out
-    shown = [b for b in re.findall(r"```\n(.*?)```", README, re.DOTALL) if b.startswith("h_3")]
+    shown = re.findall(r"^```\n(h_3.*?)^```", README, re.DOTALL | re.MULTILINE)
     assert shown
     assert all(block in printed for block in shown)
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    named = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
+    named = re.findall(r"\]\(([\w/]+\.\w+)\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
     missing = [name for name in named if not (Path(__file__).parents[1] / name).exists()]
     assert named
     assert not missing
