@@ -173,9 +173,29 @@ def test_stale_weights(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         case.layer.weight_hh_l1[2, 3] += 0.01
     monkeypatch.setattr(tracing.Snapshot, "equals", lambda *_: True)
-    # seen in the last states of layer 1 and in every step of layer 2, whose input is wrong
-    assert re.search("at layer [12]", refused(case))
+    # layer 2, whose input comes from layer 1, would fail as well: the first place is named
+    assert re.search("first at layer 1", refused(case))
     del kept  # the copy lives as long as a trace holds it
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_first_step_that_fails_is_named(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that meets only one feature, which is zero until step 4 of 9 (of 0 to 8)."""
+    layer = torch.nn.LSTM(2, 5, bidirectional=True)
+    x = torch.randn(9, 3, 2)
+    x[:4, :, 1] = 0
+    x[5:, :, 1] = 0
+    kept = rs.trace(layer, x)
+    with torch.no_grad():
+        layer.get_parameter(f"weight_ih_l0{'_reverse' if direction == 'reverse' else ''}")[
+            :, 1
+        ] += 1
+    monkeypatch.setattr(tracing.Snapshot, "equals", lambda *_: True)
+    with pytest.raises(rs.VerificationError, match=rf"first at layer 0, {direction}, .*time=4"):
+        rs.trace(layer, x)
+    del kept
 
 
 @pytest.mark.parametrize("cell", DECLARED)

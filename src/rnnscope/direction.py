@@ -43,7 +43,8 @@ class Proof:
     """How far the equations lie from the layer's own numbers, at the worst place.
 
     ``deviation`` is the largest difference, ``tolerance`` what rounding allows where it stands;
-    ``ratio`` is the largest deviation / tolerance anywhere, at ``place``; ``size`` is the largest
+    ``ratio`` is the largest deviation / tolerance anywhere; ``place`` is where it stands, or where
+    a ratio above 1 comes first, in the order of computation; ``size`` is the largest
     |value| of the state. ``every_step`` tells whether all steps were compared, or the last alone.
     """
 
@@ -372,6 +373,8 @@ class Direction:
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
             t = int(steps[b])
+        elif ratio.view(-1)[worst] > 1:
+            t, b = self._first(ratio > 1)
         return Proof(
             float(off.view(-1)[largest]),
             float(allowed.reshape(-1)[largest]),
@@ -381,6 +384,12 @@ class Direction:
             self._size(state),
             every_step,
         )
+
+    def _first(self, failed: Tensor) -> tuple[int, int]:
+        """The first True of (time, batch), in the order in which the steps are computed."""
+        steps = failed.any(1).nonzero().view(-1)
+        t = int(steps[-1] if self.reverse else steps[0])
+        return t, int(failed[t].nonzero()[0])
 
     def _size(self, state: str) -> float:
         """The largest |value| of a state; of h, which is always proven, nobody asks."""

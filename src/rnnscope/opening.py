@@ -101,16 +101,18 @@ def _dropped(flow: Tensor, p: float, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _worst(proofs: list[Proof]) -> dict[str, Proof]:
-    """For each state the largest deviation, and the ratio that comes closest to failing."""
+    """For each state the largest deviation, the largest ratio, and the place of the first that
+    fails, or else comes closest to failing."""
     found: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
         mine = [p for p in proofs if p.state == state]
         largest = max(mine, key=lambda p: p.deviation)
         closest = max(mine, key=lambda p: p.ratio)
+        first = next((p for p in mine if p.ratio > 1), closest)
         found[state] = replace(
             largest,
             ratio=closest.ratio,
-            place=closest.place,
+            place=first.place,
             size=max(p.size for p in mine),
             every_step=any(p.every_step for p in mine),
         )

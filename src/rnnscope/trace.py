@@ -244,13 +244,13 @@ def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
     failed = [proof for proof in proofs.values() if proof.ratio > 1]
     if not failed:
         return
-    worst = max(failed, key=lambda p: p.ratio)
+    first = min(failed, key=lambda p: (p.place.layer, p.state != "h"))
     raise VerificationError(
-        f"{worst.state} by the equations is not {adopted.kind}'s own at {worst.place}: the "
-        f"difference is {worst.ratio:.3g} times what rounding allows; the largest difference "
-        f"anywhere is {worst.deviation:.3g}. Either {adopted.kind} did not compute what its "
-        f"documentation says (another backend, a patched forward), or rnnscope errs: please "
-        f"report it. trace(..., check=False) gives the numbers by the equations alone."
+        f"{first.state} by the equations is not {adopted.kind}'s own, first at {first.place}: "
+        f"the largest difference, {first.deviation:.3g}, is up to {first.ratio:.3g} times what "
+        f"rounding allows. Either {adopted.kind} did not compute what its documentation says "
+        f"(another backend, a patched forward), or rnnscope errs: please report it. "
+        f"trace(..., check=False) gives the numbers by the equations alone."
     )
 
 
