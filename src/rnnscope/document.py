@@ -216,6 +216,15 @@ def _chain_lines(block: Chains) -> list[str]:
     broken = [[_broken(line, WIDTH - width - lead) for line in body] for body in bodies]
     lines: list[str] = []
     longest = max((len(part) for body in broken for parts in body for part in parts), default=0)
+    # a chain of one line has its result before its tail
+    results = max(
+        (
+            len(f" = {chain.result}")
+            for chain, body in zip(block.chains, broken, strict=True)
+            if chain.tail and sum(map(len, body)) == 1
+        ),
+        default=0,
+    )
     for chain, left, body in zip(block.chains, lefts, broken, strict=True):
         if lines and block.spaced:
             lines.append("")
@@ -231,7 +240,7 @@ def _chain_lines(block: Chains) -> list[str]:
                 if j == len(parts) - 1 and k == len(body) - 1 and chain.result:
                     line = f"{line:<{full}} = {chain.result}"
                 if j == 0 and k == 0 and chain.tail:
-                    line = f"{line:<{full + 4}}{chain.tail}"
+                    line = f"{line:<{full + results + 4}}{chain.tail}"
                 lines.append(line)
     return lines
 
