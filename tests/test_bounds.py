@@ -10,11 +10,13 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
+from rnnscope import bounds
 
 DRAWN = 1_970
 """Small configurations; with those of `LONG` and `EXPLODING` 2,000."""
@@ -200,3 +202,16 @@ def test_never_exceeded_and_not_vacuous() -> None:
     # and no group is far behind the others: the widest is a projection in bfloat16 (some 1,000),
     # where the bound takes the errors of all units at their worst and with one sign
     assert max(medians.values()) < 3_000
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (2, 3), (5, 2), (256, 1), (257, 4)])
+def test_errors_are_carried_as_by_a_loop(steps: int, batch: int) -> None:
+    growth, step = torch.rand(2, steps, batch, dtype=torch.float64)
+    growth[growth < 0.1] = 0.0  # a forgotten state carries nothing on, and divides nothing
+    error = start = torch.rand(batch, dtype=torch.float64)
+    expected = []
+    for t in range(steps):
+        error = growth[t] * error + step[t]
+        expected.append(error)
+    found = bounds._accumulate(growth, step, start)
+    assert torch.allclose(found, torch.stack(expected), rtol=1e-13, atol=0)

@@ -19,6 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +52,6 @@ OPERATION_ROUNDINGS = 2.0
 CASTS = 3.0
 """A product in low precision sums in float32, but rounds both factors and the result."""
 
-SMALLEST_GROWTH = 1e-18
-"""Its square is still a normal number in float32."""
 CHUNK = 1 << 14
 """Steps × sequences for which errors are derived at once: small tensors, used again from cache."""
 
@@ -246,6 +245,8 @@ class Errors:
     def _overflowed(self, size: Size, error: Size) -> Size:
         """An error without limit where a value may pass the type's largest number."""
         limit = self.rounding.limit
+        if limit >= torch.finfo(torch.float32).max:
+            return error  # then the bound overflows with the value
         match size:
             case Linear(x, h, one) if x * self._most[0] + h * self._most[1] + one < limit:
                 return error
@@ -309,21 +310,32 @@ def _one(size: float | Tensor) -> bool:
 
 
 def _accumulate(growth: Tensor, step: Tensor, start: Tensor) -> Tensor:
-    """e_t = growth_t·e_(t-1) + step_t from e = ``start``, for all t, by doubling.
+    """e_t = growth_t·e_(t-1) + step_t from e = ``start``, for all t, in about 3·sqrt(t) operations.
 
-    Two stretches of steps, (a, q) and then (b, p), are one: (a·b, q·b + p); no division, so a
-    product of growths that underflows is harmless.
+    Stretches of sqrt(t) steps run side by side from 0, each with the product of its growths so
+    far; then what enters each stretch is added. No division, so a product that underflows is
+    harmless. In NumPy: the tensors are small, and its calls cost a third of torch's.
     """
-    growth, total = growth.clone(), step.clone()
-    total[0].addcmul_(growth[0], start)
-    reach = 1
-    while reach < len(step):
-        later, earlier = slice(reach, None), slice(None, -reach)
-        total[later] = torch.addcmul(total[later], growth[later], total[earlier])
-        # a larger growth is still a bound, and numbers below the normal ones are slow
-        growth[later] = (growth[later] * growth[earlier]).clamp_(min=SMALLEST_GROWTH)
-        reach *= 2
-    return total
+    steps, batch = step.shape
+    width = math.isqrt(steps - 1) + 1
+    rows = -(-steps // width)
+    rates, added = np.zeros((2, rows * width, batch), dtype=step.cpu().numpy().dtype)
+    rates[:steps], added[:steps] = growth.cpu().numpy(), step.cpu().numpy()
+    rates, added = (t.reshape(rows, width, batch) for t in (rates, added))
+    total, reach = np.empty_like(added), np.empty_like(rates)
+    entering = np.empty_like(added[:, 0])
+    error, product = np.zeros_like(entering), np.ones_like(entering)
+    carried = start.cpu().numpy()
+    with np.errstate(all="ignore"):  # a bound may overflow
+        for k in range(width):
+            rate = rates[:, k]
+            error = np.add(rate * error, added[:, k], out=total[:, k])
+            product = np.multiply(product, rate, out=reach[:, k])
+        for row in range(rows):
+            entering[row] = carried
+            carried = total[row, -1] + reach[row, -1] * carried
+        total += reach * entering[:, None]
+    return torch.from_numpy(total.reshape(-1, batch)[:steps]).to(step.device)
 
 
 def _largest_rows(
