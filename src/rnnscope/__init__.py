@@ -24,6 +24,7 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
+from rnnscope.recurrent import Recurrent
 from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
 
@@ -37,6 +38,7 @@ __all__ = [
     "FileError",
     "MissingExtraError",
     "NotRecurrentError",
+    "Recurrent",
     "RefusedError",
     "RnnscopeError",
     "ShapeError",

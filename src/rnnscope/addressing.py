@@ -175,13 +175,15 @@ class Address:
             state: trace.before(state, self.layer, self.direction)[self.batch, time]
             for state in trace.cell.states
         }
+        weights = self.weights.map(_precise)
         return Site(
-            self.weights.map(_precise),
+            weights,
             _precise(trace.layer_input(self.layer)[self.batch, time]),
             {state: _precise(value) for state, value in before.items()},
             unit,
             time + 1,
             self.reverse,
+            weights.vectors,
         )
 
     def own(self, name: str, time: int, unit: int) -> float | None:

@@ -6,7 +6,7 @@ This is the one file, beside the declarations, that knows the modules apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,18 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
-__all__ = ["RECURRENT", "Adopted", "Call", "Returned", "Structure", "Weights", "adopt", "refusal"]
+__all__ = [
+    "OPENED",
+    "RECURRENT",
+    "Adopted",
+    "Call",
+    "Declared",
+    "Returned",
+    "Structure",
+    "Weights",
+    "adopt",
+    "refusal",
+]
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -41,6 +52,7 @@ class Weights:
     Shapes: ``ih`` (gates × hidden, input), ``hh`` (gates × hidden, output), ``b_ih`` and
     ``b_hh`` (gates × hidden) or None, ``hr`` (projected, hidden) or None.
     ``suffix`` is what PyTorch's names end in, such as ``_l0_reverse`` (empty for a cell module).
+    ``vectors`` are the parameters with one number a unit, (hidden) each, by name.
     """
 
     cell: Cell
@@ -50,6 +62,7 @@ class Weights:
     b_hh: Tensor | None
     hr: Tensor | None
     suffix: str
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def hidden_size(self) -> int:
@@ -85,6 +98,7 @@ class Weights:
             "bias_ih": self.b_ih,
             "bias_hh": self.b_hh,
             "weight_hr": self.hr,
+            **self.vectors,
         }
         return {name + self.suffix: t for name, t in pairs.items() if t is not None}
 
@@ -102,6 +116,7 @@ class Weights:
             optional(self.b_hh),
             optional(self.hr),
             self.suffix,
+            {name: change(vector) for name, vector in self.vectors.items()},
         )
 
 
@@ -166,7 +181,11 @@ class Returned:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a recurrent module is: its cell, sizes and options. ``kind`` is as in nn.LSTM."""
+    """What a recurrent module is: its cell, sizes and options. ``kind`` is as in nn.LSTM.
+
+    ``reverse``: it runs from the end only; ``declared``: it computes by the declared equations
+    themselves, as ``rnnscope.Recurrent`` does.
+    """
 
     kind: str
     cell: Cell
@@ -180,11 +199,22 @@ class Structure:
     dropout: float
     single_step: bool
     training: bool
+    reverse: bool = field(default=False, kw_only=True)
+    declared: bool = field(default=False, kw_only=True)
 
     @property
     def directions(self) -> tuple[str, ...]:
         """Names of the directions."""
+        if self.reverse:
+            return DIRECTIONS[1:]
         return DIRECTIONS if self.bidirectional else DIRECTIONS[:1]
+
+    def suffixes(self, layer: int) -> tuple[str, ...]:
+        """What PyTorch's names of a layer's parameters end in, by direction."""
+        if self.single_step:
+            return ("",)
+        ends = ("_reverse" if each == "reverse" else "" for each in self.directions)
+        return tuple(f"_l{layer}{end}" for end in ends)
 
     def feature_size(self, layer: int) -> int:
         """Size of a layer's input."""
@@ -197,13 +227,15 @@ class Structure:
     def __str__(self) -> str:
         """As it would be written to build it."""
         parts = [str(self.input_size), str(self.hidden_size)]
-        if self.cell is RNN_RELU:
+        if self.declared:
+            parts.insert(0, self.cell.name)
+        elif self.cell is RNN_RELU:
             parts.append("nonlinearity='relu'")
         if self.cell.projected:
             parts.append(f"proj_size={self.output_size}")
         if self.num_layers > 1:
             parts.append(f"num_layers={self.num_layers}")
-        for option in ("bidirectional", "batch_first"):
+        for option in ("bidirectional", "reverse", "batch_first"):
             if getattr(self, option):
                 parts.append(f"{option}=True")
         if not self.bias:
@@ -235,6 +267,13 @@ class Adopted(Structure):
 
     module: nn.Module
 
+    @classmethod
+    def of(cls, module: Declared) -> Adopted:
+        """A module that says itself what it is."""
+        structure = module.structure
+        facts = {each.name: getattr(structure, each.name) for each in fields(Structure)}
+        return cls(**facts, module=module)
+
     @property
     def structure(self) -> Structure:
         """What is known of the module, without the module."""
@@ -247,6 +286,8 @@ class Adopted(Structure):
         ``fresh`` gives those that the next forward would use.
         """
         module: Any = self.module
+        if isinstance(module, Declared):
+            return module.weights()
         if self.single_step:
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ih, hh, b_ih, b_hh = (getattr(module, name) for name in names)
@@ -257,13 +298,9 @@ class Adopted(Structure):
         used = [getattr(module, name) for name in names] if fresh else module._flat_weights
         flat = dict(zip(names, used, strict=True))
         return tuple(
-            tuple(self._of(flat, f"_l{layer}{suffix}") for suffix in self._suffixes)
+            tuple(self._of(flat, end) for end in self.suffixes(layer))
             for layer in range(self.num_layers)
         )
-
-    @property
-    def _suffixes(self) -> tuple[str, ...]:
-        return ("", "_reverse") if self.bidirectional else ("",)
 
     def _of(self, flat: Mapping[str, Tensor], suffix: str) -> Weights:
         return Weights(
@@ -338,21 +375,24 @@ class Adopted(Structure):
         )
         return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], live: bool = False) -> Call:
         """The call in one form; its tensors are copies, so later changes do not reach it.
 
+        ``live`` keeps the tensors themselves, with their graph, for a module that is about to run.
         Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take.
         """
         x, hx = _arguments(self.kind, args, kwargs)
         if isinstance(x, PackedSequence) and not self.single_step:
-            self._check_input(x.data, packed=True)
+            self._check_input(x.data, live, packed=True)
             padded, lengths = pad_packed_sequence(x)
-            initial, given = self._initial(hx, padded.shape[1], padded, batched=True)
-            detached = PackedSequence(x.data.detach().clone(), *x[1:])
+            initial, given = self._initial(hx, padded, True, live)
             full = bool((lengths == padded.shape[0]).all())
             unequal = None if full else lengths.to(x.data.device)
+            if live:
+                return Call(padded, initial, given, True, x, unequal)
+            detached = PackedSequence(x.data.detach().clone(), *x[1:])
             return Call(padded.detach(), initial, given, True, detached, unequal)
-        self._check_input(x)
+        self._check_input(x, live)
         if self.single_step:
             batched = x.dim() == 2
             time_major = (x if batched else x.unsqueeze(0)).unsqueeze(0)
@@ -361,10 +401,11 @@ class Adopted(Structure):
             time_major = x if batched else x.unsqueeze(1)
             if batched and self.batch_first:
                 time_major = x.transpose(0, 1)
-        self._check_sizes(time_major)
-        initial, given = self._initial(hx, time_major.shape[1], time_major, batched)
+        self._check_sizes(time_major, live)
+        initial, given = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
-        return Call(time_major.detach().clone(), initial, given, batched, None, None)
+        kept = time_major if live else time_major.detach().clone()
+        return Call(kept, initial, given, batched, None, None)
 
     def returned(self, output: Any, call: Call) -> Returned:
         """What the layer returned, in one form; shares memory with it."""
@@ -398,7 +439,7 @@ class Adopted(Structure):
         order = "(batch, time, " if self.batch_first else "(time, batch, "
         return f"{order}input={self.input_size}) or unbatched (time, input={self.input_size})"
 
-    def _check_input(self, x: Any, packed: bool = False) -> None:
+    def _check_input(self, x: Any, live: bool, packed: bool = False) -> None:
         if not isinstance(x, Tensor):
             hint = "torch.as_tensor(x, dtype=torch.float32)"
             if isinstance(x, PackedSequence):
@@ -406,9 +447,10 @@ class Adopted(Structure):
             raise DtypeError(
                 f"{self.kind} takes a tensor {self._form}; got {type(x).__name__}. Pass {hint}."
             )
-        self._check_holds_numbers("x", x)
-        for name, weight in self.module.named_parameters():
-            self._check_holds_numbers(name, weight)
+        if not live:
+            self._check_holds_numbers("x", x)
+            for name, weight in self.module.named_parameters():
+                self._check_holds_numbers(name, weight)
         got = tuple(x.shape)
         expected = (2,) if packed else (1, 2) if self.single_step else (2, 3)
         if x.dim() not in expected:
@@ -451,12 +493,12 @@ class Adopted(Structure):
             return f"If dim {at} holds the features, move it last: x.movedim({at}, -1)."
         return f"The last dim holds the features; the layer has input_size={self.input_size}."
 
-    def _check_sizes(self, x: Tensor) -> None:
+    def _check_sizes(self, x: Tensor, live: bool) -> None:
         steps, batch = x.shape[:2]
-        if steps == 0 or batch == 0:
+        if steps == 0 or (batch == 0 and not live):
             what = "no step" if steps == 0 else "no sequence"
             raise ShapeError(
-                f"x has {what} (time {steps}, batch {batch}): there is nothing to trace. "
+                f"x has {what} (time {steps}, batch {batch}): there is nothing to compute. "
                 f"Give at least one sequence of at least one step."
             )
 
@@ -480,14 +522,16 @@ class Adopted(Structure):
         return flat[0] if flat else next(self.module.parameters())
 
     def _initial(
-        self, hx: Any, batch: int, like: Tensor, batched: bool
+        self, hx: Any, x: Tensor, batched: bool, live: bool
     ) -> tuple[dict[str, Tensor], bool]:
+        """The states before the first step, and whether they were given; ``x`` is time-major."""
+        batch = x.shape[1]
         states = self.cell.states
         layers, directions = self.num_layers, len(self.directions)
         sizes = [self.state_size(name) for name in states]
         shapes = [(layers, directions, batch, size) for size in sizes]
         if hx is None:
-            zeros = (like.new_zeros(shape) for shape in shapes)
+            zeros = (x.new_zeros(shape) for shape in shapes)
             return dict(zip(states, zeros, strict=True)), False
         names = ", ".join(f"{name}_0" for name in states)
         if len(states) > 1 and not (isinstance(hx, tuple | list) and len(hx) == len(states)):
@@ -498,13 +542,15 @@ class Adopted(Structure):
         for name, value, shape in zip(states, values, shapes, strict=True):
             if not isinstance(value, Tensor):
                 raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
-            self._check_holds_numbers(f"{name}_0", value)
+            if not live:
+                self._check_holds_numbers(f"{name}_0", value)
             self._check_dtype(f"{name}_0", value)
             expected = self.state_shape(name, batch, batched)
             if tuple(value.shape) != expected:
                 raise ShapeError(self._state_message(name, tuple(value.shape), expected))
-            copy = value.detach().clone(memory_format=torch.contiguous_format)
-            found[name] = copy.view(shape)
+            if not live:
+                value = value.detach().clone(memory_format=torch.contiguous_format)
+            found[name] = value.reshape(shape)
         return found, True
 
     def _state_message(self, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -535,11 +581,37 @@ def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
     return given["input"], given.get("hx")
 
 
+class Declared(nn.Module):
+    """A module that runs a declared cell by its equations, and says itself what it is.
+
+    ``rnnscope.Recurrent`` is one; here is what is asked of it.
+    """
+
+    @property
+    def structure(self) -> Structure:
+        """Its cell, sizes and options."""
+        raise NotImplementedError
+
+    def weights(self) -> tuple[tuple[Weights, ...], ...]:
+        """Its parameters by layer and direction, not copied."""
+        raise NotImplementedError
+
+    def refusal(self) -> str | None:
+        """Why it cannot be opened; None where it can."""
+        raise NotImplementedError
+
+
+OPENED: tuple[type[nn.Module], ...] = (*RECURRENT, Declared)
+"""The classes whose instances are recurrent layers."""
+
+
 def refusal(module: nn.Module) -> str | None:
     """Why a module that looks recurrent cannot be opened; None where it can, or is no such.
 
     Judged by the names of types, so that no optional part of torch is imported.
     """
+    if isinstance(module, Declared):
+        return module.refusal()
     kind = type(module)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if "quantized" in name or "quantizable" in name or ".qat." in name:
@@ -552,7 +624,9 @@ def refusal(module: nn.Module) -> str | None:
             return f"a scripted {original}: TorchScript hides what was called; trace the original"
         return None
     wrapped = getattr(module, "_orig_mod", None)
-    if isinstance(wrapped, nn.Module) and _base(wrapped) is not None:
+    if isinstance(wrapped, Declared) or (
+        isinstance(wrapped, nn.Module) and _base(wrapped) is not None
+    ):
         return "compiled by torch.compile; trace the module that was compiled (._orig_mod)"
     base = _base(module)
     if base is None:
@@ -585,10 +659,14 @@ def adopt(module: nn.Module) -> Adopted:
     reason = refusal(module)
     if reason is not None:
         raise RefusedError(f"cannot be opened: {reason}")
+    if isinstance(module, Declared):
+        return Adopted.of(module)
     base = _base(module)
     if base is None:
         inside = [
-            name for name, child in module.named_modules() if name and _base(child) is not None
+            name
+            for name, child in module.named_modules()
+            if name and (_base(child) is not None or isinstance(child, Declared))
         ]
         kind = type(module).__name__
         if not inside:

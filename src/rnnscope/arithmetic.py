@@ -14,7 +14,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decima
 
 import torch
 
-from rnnscope.expr import FUNCTIONS
+from rnnscope.functions import Function
 from rnnscope.notation import Digits, Shape
 
 __all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply", "plain"]
@@ -49,9 +49,9 @@ class Shown:
         return 0.0 if self.places is None else 10.0**-self.places
 
 
-def apply(name: str, argument: float) -> float:
-    """An elementwise function of ``FUNCTIONS`` at one number, in float64."""
-    return float(FUNCTIONS[name].forward(torch.tensor(argument, dtype=torch.float64)))
+def apply(function: Function, argument: float) -> float:
+    """An elementwise function at one number, in float64."""
+    return float(function.forward(torch.tensor(argument, dtype=torch.float64)))
 
 
 def plain(value: float) -> float | str:
@@ -138,10 +138,13 @@ class Ruler:
         unit = max(abs(left.value) * right.unit, abs(right.value) * left.unit)
         return self.result(left.truth * right.truth, left.value * right.value, unit * SIGNIFICANT)
 
-    def apply(self, name: str, argument: Shown) -> Shown:
+    def apply(self, function: Function, argument: Shown) -> Shown:
         """A function of a printed number."""
-        truth, recomputed = apply(name, argument.truth), apply(name, argument.value)
-        slope = FUNCTIONS[name].derivative(torch.tensor(recomputed, dtype=torch.float64))
+        truth, recomputed = apply(function, argument.truth), apply(function, argument.value)
+        slope = function.slope(
+            torch.tensor(argument.value, dtype=torch.float64),
+            torch.tensor(recomputed, dtype=torch.float64),
+        )
         return self.result(truth, recomputed, abs(float(slope)) * argument.unit * SIGNIFICANT)
 
     def dot(self, weights: list[float], inputs: list[float]) -> tuple[Shown, list[Dotted]]:

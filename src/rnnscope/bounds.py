@@ -35,6 +35,7 @@ from rnnscope.expr import (
     Project,
     Quantity,
     Sum,
+    Vector,
     linear_recurrence,
 )
 
@@ -182,6 +183,8 @@ class Errors:
         match expr:
             case Number(value):
                 return abs(value), 0.0
+            case Vector(name):
+                return float(self.weights.vectors[name].abs().max()), 0.0
             case FromX(gate):
                 return self._affine(gate, self._x_rows, self.weights.ih.shape[1], of_x=True)
             case FromH(gate, Previous("h")):
@@ -294,7 +297,11 @@ class Errors:
         size, error = self.of(argument)
         function = expr.function
         error = self._product(self._overflowed(size, error), function.steepest)
-        largest: Size = size if function.largest is None else function.largest
+        largest: Size = size
+        if function.largest is not None:
+            largest = function.largest
+        elif not function.through_zero:  # |f(a)| <= |f(0)| + steepest·|a|
+            largest = self._sum(self._product(size, function.steepest), abs(function.at_zero))
         if function.through_zero and function.largest is not None and isinstance(size, Tensor):
             largest = size.clamp(max=function.largest)  # |tanh(a)| <= |a|
         own = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)

@@ -44,7 +44,7 @@ class Buffers:
         self.record = record
         self.output_size, self.hidden_size = adopted.output_size, adopted.hidden_size
         lead = (adopted.num_layers, len(adopted.directions))
-        self.lead = lead
+        self.lead, self.directions = lead, adopted.directions
         kept = record.union(self.cell.states)
         self.values = {
             name: _empty(
@@ -68,7 +68,7 @@ class Buffers:
             h[d, 1:-1].copy_(part)
             h[d, 0].copy_(initial["h"][d])
             h[d, -1].copy_(initial["h"][d])
-            if d == 1 and self.call.lengths is not None:
+            if self.directions[d] == "reverse" and self.call.lengths is not None:
                 # the reverse direction starts behind each sequence's own end
                 padding = ~self.valid
                 h[d, 1:-1][padding] = initial["h"][d].expand_as(part)[padding].to(self.dtype)

@@ -1,14 +1,30 @@
-"""The cells, each declared once, as in PyTorch's documentation.
+"""The cells, each declared once, as in PyTorch's documentation, and what declares one's own.
 
-Text, LaTeX, values, error bounds and explanations all derive from these declarations.
+Text, LaTeX, values, error bounds and explanations all derive from these declarations. A cell of
+one's own is written in the same words, and run by ``rnnscope.Recurrent``; here the recurrent
+network of leaky units in continuous time, τ h' = -h + tanh(W x + U h), by Euler's steps of dt:
+
+>>> from rnnscope.cells import Cell, from_h, from_x, previous, quantity, tanh
+>>> dt_by_tau = 0.1
+>>> leaky = Cell(
+...     name="leaky",
+...     gates="n",
+...     equations={
+...         "n": tanh(from_x("n") + from_h("n")),
+...         "h": (1 - dt_by_tau) * previous("h") + dt_by_tau * quantity("n"),
+...     },
+... )
+>>> leaky.states
+('h',)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from types import MappingProxyType
+from typing import Any
 
 from rnnscope.errors import DeclarationError
 from rnnscope.expr import (
@@ -17,29 +33,57 @@ from rnnscope.expr import (
     FromH,
     FromX,
     Previous,
+    Product,
     Project,
     Quantity,
+    Sum,
     Vector,
     leaves,
 )
+from rnnscope.functions import FUNCTIONS, Function
 
 __all__ = [
-    "CELLS",
-    "GRU",
-    "LSTM",
-    "LSTM_PROJECTED",
-    "RNN_RELU",
-    "RNN_TANH",
+    # what a cell is declared in
     "Cell",
+    "Function",
+    "apply",
     "from_h",
     "from_x",
-    "part_name",
+    "previous",
     "project",
-    "quantity_names",
+    "quantity",
     "relu",
     "sigmoid",
     "tanh",
+    "vector",
+    # the cells
+    "CELLS",
+    "DECLARED",
+    "GRU",
+    "GRU_RESET_BEFORE",
+    "LSTM",
+    "LSTM_COUPLED",
+    "LSTM_COUPLED_PEEPHOLE",
+    "LSTM_PEEPHOLE",
+    "LSTM_PROJECTED",
+    "RNN_RELU",
+    "RNN_TANH",
+    # what is read from one
+    "part_name",
+    "quantity_names",
 ]
+
+
+def apply(function: str | Function, argument: Expr) -> Expr:
+    """function(argument), elementwise: by a name such as "softsign" or "leaky_relu(0.01)", or a
+    ``Function`` of one's own.
+
+    Raises ``DeclarationError`` for an unknown name, and tells all that there are.
+    """
+    if isinstance(function, Function):
+        known = function.name in FUNCTIONS and FUNCTIONS[function.name] is function
+        return Apply(function.name, argument, None if known else function)
+    return Apply(function, argument)
 
 
 def sigmoid(argument: Expr) -> Expr:
@@ -55,6 +99,21 @@ def tanh(argument: Expr) -> Expr:
 def relu(argument: Expr) -> Expr:
     """max(argument, 0)."""
     return Apply("relu", argument)
+
+
+def quantity(name: str) -> Expr:
+    """A quantity of the same step, computed by an equation above."""
+    return Quantity(name)
+
+
+def previous(name: str) -> Expr:
+    """A quantity's value at the step before, which makes it a state."""
+    return Previous(name)
+
+
+def vector(name: str) -> Expr:
+    """A parameter with one number a unit, such as a peephole's weights."""
+    return Vector(name)
 
 
 def from_x(gate: str) -> Expr:
@@ -106,6 +165,12 @@ class Cell:
                 f"cell {self.name}: no equation for h, which the layer hands on; "
                 f"got {', '.join(self.equations) or 'none'}"
             )
+        for name in self.equations:
+            if not name.isidentifier() or name == "x":
+                raise DeclarationError(
+                    f"cell {self.name}: {name!r} cannot name a quantity; write a word of letters, "
+                    f"digits and _, other than x, which is the layer's input"
+                )
         known: set[str] = set()
         for name, equation in self.equations.items():
             self._check(name, equation, known)
@@ -130,6 +195,54 @@ class Cell:
                         f"cell {self.name}: the equation of {name} uses the weights of gate "
                         f"{gate}; gates is {''.join(self.gates)!r}"
                     )
+
+    def with_functions(self, functions: Mapping[str, str | Function]) -> Cell:
+        """The same cell with other activations: of gates, or of a state's one function.
+
+        >>> hard = LSTM.with_functions({k: "hard_sigmoid(0.2, 0.5)" for k in "ifo"})
+        >>> hard.equations["i"].name
+        'hard_sigmoid(0.2, 0.5)'
+        >>> LSTM.with_functions({"h": "softsign"}).departures.partition("; ")[0]
+        'h by softsign'
+
+        Raises ``DeclarationError`` for a quantity that there is not, or whose equation has no
+        function or more than one.
+        """
+        equations = dict(self.equations)
+        for name, function in functions.items():
+            if name not in equations:
+                raise DeclarationError(
+                    f"cell {self.name} computes no {name!r}; it has {', '.join(equations)}"
+                )
+            equations[name], count = _with_function(equations[name], function)
+            if count != 1:
+                raise DeclarationError(
+                    f"cell {self.name}: the equation of {name} has {count or 'no'} function"
+                    f"{'s' * (count > 1)}; one can be replaced"
+                )
+        if all(equations[name] == self.equations[name] for name in functions):
+            return self
+        words = [
+            f"{name} by {function.name if isinstance(function, Function) else function}"
+            for name, function in functions.items()
+        ]
+        departures = "; ".join([", ".join(words), *([self.departures] if self.departures else [])])
+        return replace(self, equations=equations, departures=departures)
+
+    # a cell is never changed: a copy of a model, or a pickled one, has the same
+
+    def __copy__(self) -> Cell:
+        return self
+
+    def __deepcopy__(self, _: Any) -> Cell:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        for name, cell in DECLARED.items():
+            if cell is self:
+                return _declared, (name,)
+        facts = (dict(self.equations), dict(self.words), self.source, self.departures)
+        return Cell, (self.name, self.gates, *facts)
 
     @cached_property
     def states(self) -> tuple[str, ...]:
@@ -179,6 +292,24 @@ class Cell:
             for equation in self.equations.values()
             for leaf in leaves(equation)
         )
+
+
+def _declared(name: str) -> Cell:
+    return DECLARED[name]
+
+
+def _with_function(expr: Expr, function: str | Function) -> tuple[Expr, int]:
+    """An equation with all its functions replaced by one, and how many there were; what a matrix
+    is applied to stays as it is."""
+    match expr:
+        case Apply(_, argument):
+            _, inside = _with_function(argument, function)
+            return apply(function, argument), inside + 1
+        case Sum(left, right) | Product(left, right):
+            (left, one), (right, other) = (_with_function(e, function) for e in (left, right))
+            return replace(expr, left=left, right=right), one + other
+        case _:
+            return expr, 0
 
 
 def part_name(leaf: Expr) -> str | None:
@@ -276,6 +407,73 @@ LSTM_PROJECTED = Cell(
     departures="no peepholes; the projection has no bias",
 )
 
+GRU_RESET_BEFORE = Cell(
+    name="GRU",
+    gates="rzn",
+    equations={
+        **GRU.equations,
+        "n": tanh(from_x("n") + from_h("n", r * h_prev)),
+        "h": (1 - z) * n + z * h_prev,
+    },
+    words=GRU.words,
+    source="Cho et al. 2014, eq. 5-8; Keras with reset_after=False, ONNX linear_before_reset=0",
+    departures="r multiplies h before the product, as in the paper, unlike nn.GRU",
+)
+
+
+def _sees(gate: str, state: Expr) -> Expr:
+    """A gate of an LSTM that sees a cell state through a peephole."""
+    return sigmoid(from_x(gate) + from_h(gate) + Vector(f"peephole_{gate}") * state)
+
+
+LSTM_PEEPHOLE = Cell(
+    name="LSTM with peepholes",
+    gates="ifgo",
+    equations={
+        "i": _sees("i", c_prev),
+        "f": _sees("f", c_prev),
+        "g": _LSTM_GATES["g"],
+        "c": f * c_prev + i * g,
+        "o": _sees("o", c),
+        "h": o * tanh(c),
+    },
+    words=_LSTM_WORDS,
+    source="Gers and Schmidhuber 2000; ONNX LSTM with the input P",
+    departures="i and f see c_(t-1), o sees c_t; two biases, whose sum is all that counts",
+)
+
+LSTM_COUPLED = Cell(
+    name="LSTM with f = 1 - i",
+    gates="igo",
+    equations={
+        "i": _LSTM_GATES["i"],
+        "f": 1 - i,
+        "g": _LSTM_GATES["g"],
+        "o": _LSTM_GATES["o"],
+        "c": f * c_prev + i * g,
+        "h": o * tanh(c),
+    },
+    words=_LSTM_WORDS,
+    source="Greff et al. 2017, CIFG; ONNX LSTM with input_forget=1",
+    departures="the forget gate has no weights of its own",
+)
+
+LSTM_COUPLED_PEEPHOLE = Cell(
+    name="LSTM with peepholes and f = 1 - i",
+    gates="igo",
+    equations={
+        "i": _sees("i", c_prev),
+        "f": 1 - i,
+        "g": _LSTM_GATES["g"],
+        "c": f * c_prev + i * g,
+        "o": _sees("o", c),
+        "h": o * tanh(c),
+    },
+    words=_LSTM_WORDS,
+    source="ONNX LSTM with the input P and input_forget=1",
+    departures="the forget gate has no weights of its own; i sees c_(t-1), o sees c_t",
+)
+
 CELLS = {
     "rnn_tanh": RNN_TANH,
     "rnn_relu": RNN_RELU,
@@ -284,3 +482,11 @@ CELLS = {
     "lstm_projected": LSTM_PROJECTED,
 }
 """Every cell that ``torch.nn`` has, under the name by which files refer to it."""
+
+DECLARED = CELLS | {
+    "gru_reset_before": GRU_RESET_BEFORE,
+    "lstm_peephole": LSTM_PEEPHOLE,
+    "lstm_coupled": LSTM_COUPLED,
+    "lstm_coupled_peephole": LSTM_COUPLED_PEEPHOLE,
+}
+"""These, and the cells that ``torch.nn`` lacks and ``rnnscope.Recurrent`` runs."""

@@ -32,7 +32,7 @@ from rnnscope.expr import (
 )
 from rnnscope.record import Place
 
-__all__ = ["Direction", "Proof"]
+__all__ = ["Direction", "Proof", "deviations"]
 
 BLOCK_BYTES = 1 << 20
 """Size of one quantity in a block of time: few enough operations, and little memory beside."""
@@ -74,8 +74,8 @@ class Direction:
         inputs: Callable[[int, int], Tensor],
     ) -> None:
         self.cell, self.call, self.buffers = adopted.cell, call, buffers
-        self.at, self.reverse = at, at[1] == 1
-        self.direction = adopted.directions[at[1]]
+        self.at, self.direction = at, adopted.directions[at[1]]
+        self.reverse = self.direction == "reverse"
         self.rounding, self.inputs = rounding, inputs
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
@@ -115,7 +115,9 @@ class Direction:
     # the environment of ``evaluate``, for the block that is open -----------------------------
 
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
-        """(rows, units): the block's steps and sequences in one dim."""
+        """(rows, units): the block's steps and sequences in one dim; a parameter is (units)."""
+        if isinstance(leaf, Vector):
+            return self.weights.vectors[leaf.name]
         return self.block[leaf]
 
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
@@ -252,7 +254,7 @@ class Direction:
             # NaN and inf are data: the same on both sides is no difference
             found = self._equation("h", equation, found, start, stop).view(own.shape)
             found = found.to(self.buffers.dtype).to(self.work)
-            off.copy_(_difference(found, own).amax(-1))
+            off.copy_(deviations(found, own).amax(-1))
 
     def _scan(self, name: str, start: int, stop: int) -> None:
         """name_t = factor × name_(t-1) + addend, step by step, elementwise."""
@@ -321,7 +323,7 @@ class Direction:
                 # last bits (never on a CPU), and a difference may grow from step to step
                 limit = limit * self.call.steps
             ends = self.store[name][1:-1][steps, rows].to(self.work)
-            off = _difference(ends, final[name].to(self.work)).amax(-1)
+            off = deviations(ends, final[name].to(self.work)).amax(-1)
             found.append(self._proof(name, off, limit, steps))
         return found
 
@@ -340,7 +342,7 @@ class Direction:
             found = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
             for name in states:
                 own = self.store[name][t + 1].to(self.work)
-                off[name][t] = _difference(found[name].to(self.work), own).amax(-1)
+                off[name][t] = deviations(found[name].to(self.work), own).amax(-1)
             found["h"] = self.store["h"][t + 1].to(dtype)
             if self.valid is None:
                 carried = found
@@ -412,7 +414,7 @@ def _plain(leaves: tuple[Weighted, ...]) -> bool:
             return False
 
 
-def _difference(found: Tensor, own: Tensor) -> Tensor:
+def deviations(found: Tensor, own: Tensor) -> Tensor:
     """|found - own|, 0 where both are NaN or the same infinity, inf where one only is NaN."""
     same = (found == own) | (found.isnan() & own.isnan())
     return torch.where(same, 0.0, (found - own).abs()).nan_to_num(nan=torch.inf)

@@ -8,16 +8,14 @@ and elementwise functions. The module knows no cell and no layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope.errors import DeclarationError
+from rnnscope.functions import FUNCTIONS, Function, function_named
 
 __all__ = [
     "FUNCTIONS",
@@ -138,105 +136,25 @@ class Product(Expr):
     right: Expr
 
 
-@dataclass(frozen=True)
-class Function:
-    """An elementwise function with all that is derived from it.
+@dataclass(frozen=True, slots=True)
+class Apply(Expr):
+    """function(argument), elementwise; the function is named as ``function_named`` knows it.
 
-    ``derivative`` is given from the function's own value y, as backpropagation needs it.
-    ``steepest`` is the largest slope anywhere, ``range`` the smallest and largest value (None
-    where there is no largest), ``through_zero`` whether |f(a)| <= |a|: what error bounds need.
-    ``script`` is the expression in JavaScript.
+    ``given`` is a function of one's own, which no name would find.
     """
 
     name: str
-    symbol: str
-    latex: str
-    forward: Callable[[Tensor], Tensor]
-    forward_: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor], Tensor]
-    steepest: float
-    range: tuple[float, float] | None
-    through_zero: bool
-    script: str
-
-    @property
-    def largest(self) -> float | None:
-        """The largest magnitude; None where there is none."""
-        return None if self.range is None else max(map(abs, self.range))
-
-
-def _tanh_(value: Tensor) -> Tensor:
-    # NumPy's tanh is vectorised where torch's is not: three times as fast on a CPU
-    if value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64):
-        array = value.numpy()
-        np.tanh(array, out=array)
-        return value
-    return value.tanh_()
-
-
-FUNCTIONS: Mapping[str, Function] = MappingProxyType(
-    {
-        f.name: f
-        for f in (
-            Function(
-                name="sigmoid",
-                symbol="σ",
-                latex=r"\sigma",
-                forward=torch.sigmoid,
-                forward_=torch.sigmoid_,
-                derivative=lambda y: y * (1 - y),
-                steepest=0.25,
-                range=(0.0, 1.0),
-                through_zero=False,
-                script="1 / (1 + Math.exp(-x))",
-            ),
-            Function(
-                name="tanh",
-                symbol="tanh",
-                latex=r"\tanh",
-                forward=torch.tanh,
-                forward_=_tanh_,
-                derivative=lambda y: 1 - y * y,
-                steepest=1.0,
-                range=(-1.0, 1.0),
-                through_zero=True,
-                script="Math.tanh(x)",
-            ),
-            Function(
-                name="relu",
-                symbol="relu",
-                latex=r"\operatorname{ReLU}",
-                forward=torch.relu,
-                forward_=torch.relu_,
-                derivative=lambda y: (y > 0).to(y.dtype),
-                steepest=1.0,
-                range=None,
-                through_zero=True,
-                script="x > 0 ? x : 0",
-            ),
-        )
-    }
-)
-"""The elementwise functions that equations may use; each fact about one stands here only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Apply(Expr):
-    """function(argument), elementwise; the function is named as in ``FUNCTIONS``."""
-
-    name: str
     argument: Expr
+    given: Function | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in FUNCTIONS:
-            raise DeclarationError(
-                f"unknown function {self.name!r}; equations may use {', '.join(FUNCTIONS)}"
-            )
+        if self.given is None:
+            function_named(self.name)
 
     @property
     def function(self) -> Function:
-        """The entry of ``FUNCTIONS``."""
-        return FUNCTIONS[self.name]
+        """The function with all that is known of it."""
+        return self.given or function_named(self.name)
 
 
 def as_expr(value: Expr | float) -> Expr:

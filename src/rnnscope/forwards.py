@@ -1,4 +1,4 @@
-"""The ``forward`` of torch's recurrent classes, wrapped while somebody observes.
+"""The ``forward`` of the recurrent classes, wrapped while somebody observes.
 
 No module is touched. The wrapper sees exactly what a layer gets, after every hook of the
 caller's, and what it returns, before any; copies and pickles that are made meanwhile hold nothing
@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from rnnscope.adopt import RECURRENT, Adopted, Call, adopt
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
-from rnnscope.trace import Captured, captured, dropout_state, steady_weights
+from rnnscope.recurrent import Heard, Recurrent
+from rnnscope.trace import Captured, attending, captured, dropout_state
 
 __all__ = ["Forward", "Observer", "observe", "undisturbed", "unobserve"]
 
@@ -90,10 +91,10 @@ class Forward:
             output = original(self.module, *self.args, **self.kwargs)
             why = str(error)
         else:
-            with steady_weights(self.adopted):
+            with attending(self.adopted) as heard:
                 output = self._original(original, observers)
                 try:
-                    taken = self._taken(output, random_state)
+                    taken = self._taken(output, random_state, heard)
                 except (RefusedError, ShapeError, DtypeError) as error:
                     why = str(error)
         for observer in observers:
@@ -111,13 +112,13 @@ class Forward:
                 observer.missed(self, f"it raised {type(error).__name__}")
             raise
 
-    def _taken(self, output: Any, random_state: Tensor | None) -> Captured:
+    def _taken(self, output: Any, random_state: Tensor | None, heard: Heard | None) -> Captured:
         plain = torch._C._disabled_torch_dispatch_impl
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, Tensor) and type(first).__torch_dispatch__ is not plain:
             raise RefusedError(f"it ran on {type(first).__name__}, not on tensors of numbers")
         with undisturbed():
-            return captured(self.adopted, self.call, output, random_state)
+            return captured(self.adopted, self.call, output, random_state, heard)
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def observe(observer: Observer) -> None:
     """Tell ``observer`` of every forward of a recurrent module from now on."""
     _observers.append(observer)
     if not _originals:
-        for kind in RECURRENT:
+        for kind in (*RECURRENT, Recurrent):
             _originals[kind] = vars(kind)["forward"]
             setattr(kind, "forward", _wrapped(_originals[kind]))  # noqa: B010
 

@@ -296,10 +296,10 @@ class Hand:
             case FromX() | FromH() | Project():
                 parts = self._affine(expr)
                 return parts[0] if len(parts) == 1 else self._sum([(False, p) for p in parts])
-            case Apply(name, argument):
+            case Apply(name, argument, given):
                 inner = self._node(argument)
-                shown = ruler.apply(name, inner.shown)
-                return Node(symbolic, shown, (inner,), lambda found: Call(name, *found))
+                shown = ruler.apply(expr.function, inner.shown)
+                return Node(symbolic, shown, (inner,), lambda found: Call(name, found[0], given))
             case Product(left, right):
                 children = self._node(left), self._node(right)
                 shown = ruler.product(children[0].shown, children[1].shown)

@@ -106,8 +106,9 @@ def _apart(before: Handed, module: nn.Module, trace: Trace) -> str | None:
         return "the layer was replaced by another"
     if trace.structure != before.trace.structure:
         return f"the layer was changed from {before.trace.structure}, or between train and eval"
-    if trace.structure.bidirectional:
-        return "a bidirectional layer's reverse direction runs against the order of the calls"
+    if "reverse" in trace.directions:
+        whose = "a bidirectional layer's" if len(trace.directions) > 1 else "its"
+        return f"{whose} reverse direction runs against the order of the calls"
     if call.packed is not None or earlier.packed is not None:
         return "a packed call's sequences end at different steps"
     if call.batch != earlier.batch:
@@ -174,8 +175,8 @@ class Joined(Trace):
         (time, batch, unit)."""
         if len(self.calls) == 1 and not self.structure.single_step:
             return self.calls[0].output
-        # only a single direction is joined
-        h = self["h", -1, "forward"].transpose(0, 1)
+        # only the forward direction is joined; a single call may be of any
+        h = self["h", -1, self.directions[0]].transpose(0, 1)
         if not self.structure.single_step:
             return self.structure.outgoing(h, self.call)
         return h if self.call.batched else h[:, 0]

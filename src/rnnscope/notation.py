@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from html import escape
 
 from rnnscope.expr import (
-    FUNCTIONS,
     Apply,
     Expr,
     FromH,
     FromX,
-    Function,
     Number,
     Previous,
     Product,
@@ -26,6 +24,7 @@ from rnnscope.expr import (
     Sum,
     Vector,
 )
+from rnnscope.functions import Function, function_named
 
 __all__ = [
     "Act",
@@ -93,15 +92,16 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of an argument; ``name`` is one of ``FUNCTIONS``."""
+    """A function of an argument; ``given`` is one that its name would not find."""
 
     name: str
     argument: Shape
+    given: Function | None = None
 
     @property
     def function(self) -> Function:
-        """The entry of ``FUNCTIONS``."""
-        return FUNCTIONS[self.name]
+        """The function with all that is known of it."""
+        return self.given or function_named(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +193,8 @@ class Notation:
             case FromX() | FromH() | Project():
                 product, bias = self.product(expr), self.bias_of(expr)
                 return product if bias is None else Total(((False, product), (False, bias)))
-            case Apply(name, argument):
-                return Call(name, self.shape(argument))
+            case Apply(name, argument, given):
+                return Call(name, self.shape(argument), given)
             case Product(left, right):
                 plain = isinstance(left, Number) or isinstance(right, Number)
                 times = not (self.element or plain)

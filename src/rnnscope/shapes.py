@@ -41,6 +41,7 @@ class _Layer:
         self.trace, self.structure, self.call = trace, trace.structure, trace.call
         s = self.structure
         self.two = s.bidirectional
+        self.only_reverse = s.directions == ("reverse",)
         self.rows = s.num_layers * len(s.directions)
         self.size = s.output_size
         self.top = s.num_layers - 1
@@ -111,7 +112,7 @@ class _Layer:
 
     def called(self) -> str:
         """The call as it was written."""
-        name = self.structure.kind.removeprefix("nn.").lower()
+        name = self.structure.kind.rpartition(".")[2].lower()
         returned, given = (_tuple(self.structure.cell.states, suffix) for suffix in ("n", "0"))
         return f"output, {returned} = {name}({f'x, {given}' if self.call.given else 'x'})"
 
@@ -165,12 +166,14 @@ class _Layer:
         return Section(title, tuple(found))
 
     def c_n(self) -> list[Section]:
-        """The same rows for c, which is in no output."""
-        if "c" not in self.structure.cell.states:
-            return []
-        title = f"c_n {self.dims('rows', 'batch', 'hidden')}: rows as in h_n; output holds no c"
-        code = f"{self.last_of('c')}.flatten(0, 1)"
-        return [Section(title, (self.check.equal("c_n", "every row", code),))]
+        """The same rows for c, or whatever other state there is; it is in no output."""
+        found = []
+        for state in self.structure.cell.states[1:]:
+            dims = self.dims("rows", "batch", "hidden")
+            title = f"{state}_n {dims}: rows as in h_n; output holds no {state}"
+            code = f"{self.last_of(state)}.flatten(0, 1)"
+            found.append(Section(title, (self.check.equal(f"{state}_n", "every row", code),)))
+        return found
 
     def missing(self, row: int, place: str) -> str:
         """That output does not hold a lower layer's state; nothing where chance made it so."""
@@ -211,7 +214,10 @@ class _Layer:
         """What "last" means, for each sequence where they differ."""
         found: list[Statement] = []
         forward = self.rows - len(self.structure.directions)
-        if self.ragged:
+        if self.ragged and self.only_reverse:
+            says = "reverse ends at time=0 in all of them"
+            found.append(self.check.equal(self.end("reverse"), says, f"h_n[{forward}]"))
+        elif self.ragged:
             for b, length in enumerate(self.trace.lengths.tolist()[:MANY_SEQUENCES]):
                 says = f"sequence {b}: {length} step{'s' * (length > 1)}, last time={length - 1}"
                 place = self.at(str(length - 1), "forward", str(b))
@@ -220,7 +226,7 @@ class _Layer:
             if self.two:
                 says = "reverse ends at time=0 in all of them"
                 found.append(self.check.equal(self.end("reverse"), says, f"h_n[{forward + 1}]"))
-        code, place = "h_n[-1]", self.end("forward")
+        code, place = "h_n[-1]", self.end(self.structure.directions[0])
         if self.two:
             code = "torch.cat([h_n[-2], h_n[-1]], dim=-1)"
             place = f"torch.cat([{place}, {self.end('reverse')}], dim=-1)"
@@ -231,7 +237,8 @@ class _Layer:
 
     def record(self) -> Section:
         """How the record gives back what the layer returned."""
-        h = 'torch.cat(tuple(tr["h", -1]), dim=-1)' if self.two else 'tr["h", -1, "forward"]'
+        direction = self.structure.directions[0]
+        h = 'torch.cat(tuple(tr["h", -1]), dim=-1)' if self.two else f'tr["h", -1, "{direction}"]'
         if not self.call.batched:
             h += "[0]"
         elif not self.structure.batch_first:
@@ -251,7 +258,7 @@ class _Layer:
         """The mistakes that this very call invites; each runs without an error."""
         call, trap = self.call, self.check.trap
         found = []
-        if self.two and call.steps > 1:
+        if (self.two or self.only_reverse) and call.steps > 1:
             why = "The reverse direction starts at the last step and ends at time=0."
             found.append(trap(why, self.at("-1", "reverse"), self.end("reverse")))
         if self.two:
@@ -264,13 +271,14 @@ class _Layer:
             why = f"{zeros.code} is padding, zeros: these sequences are shorter than {call.steps}."
             if len(short) > MANY_SEQUENCES:
                 why = f"{len(short)} sequences are shorter than {call.steps}: they end in zeros."
-            found.append(trap(why, self.at("-1", "forward"), self.end("forward")))
+            if not self.only_reverse:
+                found.append(trap(why, self.at("-1", "forward"), self.end("forward")))
         if not call.batched:
             return found
         swapped = call.packed is None and not self.structure.batch_first
         if swapped and call.steps * call.batch > 1:
             why = "Time comes first here: output[:, -1] is the last sequence, not the last step."
-            found.append(trap(why, "output[:, -1]", "output[-1]"))
+            found.append(trap(why, "output[:, -1]", f"output[{0 if self.only_reverse else -1}]"))
         if self.structure.batch_first and self.rows * call.batch > 1:
             why = "batch_first does not change h_n: layers come first, sequence 0 is h_n[:, 0]."
             found.append(trap(why, "h_n[0]", "h_n[:, 0]"))

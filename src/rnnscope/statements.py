@@ -182,8 +182,8 @@ class Checker:
 
     def __init__(self, trace: Traced, names: Mapping[str, Any]) -> None:
         self.names = {"tr": trace, "torch": torch, "h_n": trace.h_n, **names}
-        if "c" in trace.structure.cell.states:
-            self.names["c_n"] = trace.c_n
+        for state in trace.structure.cell.states[1:]:
+            self.names[f"{state}_n"] = getattr(trace, f"{state}_n")
         self.kind = trace.structure.kind
         proofs = trace.proofs.values()
         self.rounding = max((max(p.deviation, p.tolerance) for p in proofs), default=0.0)

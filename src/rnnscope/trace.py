@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, Literal
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
@@ -15,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
 from rnnscope import tracefile
-from rnnscope.adopt import Adopted, Call, Structure, Weights, adopt
+from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
-from rnnscope.direction import Proof
+from rnnscope.direction import Proof, deviations
 from rnnscope.errors import AddressError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
 from rnnscope.opening import Opened, open_call
 from rnnscope.record import Place, Record
-from rnnscope.run import run_direction
+from rnnscope.recurrent import Heard, listening
+from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
 
 __all__ = ["Capture", "Trace", "load_trace", "trace"]
@@ -84,6 +87,7 @@ class Captured:
     output: Any
     products: torch.dtype
     random_state: Tensor | None
+    ran: Ran | None = None  # by a module that computes by the equations itself
 
 
 class Capture:
@@ -93,10 +97,11 @@ class Capture:
     Used as a context; leaves no hook behind.
     """
 
-    def __init__(self, adopted: Adopted) -> None:
-        self.adopted = adopted
+    def __init__(self, adopted: Adopted, heard: Heard | None) -> None:
+        self.adopted, self.heard = adopted, heard
         self.before: tuple[Call, Tensor | None] | None = None
         self.taken: Captured | None = None
+        self.thread = get_ident()
 
     def __enter__(self) -> Capture:
         module = self.adopted.module
@@ -110,32 +115,63 @@ class Capture:
         for handle in self.handles:
             handle.remove()
 
-    def _enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    # another thread may be calling the module meanwhile, and lose its flag that a hook takes
+    # keywords between two of its steps: so the arguments are read from their ends
+
+    def _enter(self, _: nn.Module, *given: Any) -> None:
+        if get_ident() != self.thread:
+            return
+        args, kwargs = given
         self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
 
-    def _leave(self, _: nn.Module, __: Any, ___: Any, output: Any) -> None:
+    def _leave(self, _: nn.Module, *given: Any) -> None:
+        if get_ident() != self.thread:
+            return
         assert self.before is not None, "a forward has its hook before"
         call, random_state = self.before
-        self.taken = captured(self.adopted, call, output, random_state)
+        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard)
 
 
-def captured(adopted: Adopted, call: Call, output: Any, random_state: Tensor | None) -> Captured:
+def captured(
+    adopted: Adopted,
+    call: Call,
+    output: Any,
+    random_state: Tensor | None,
+    heard: Heard | None,
+) -> Captured:
     """A call that has just returned, with the weights that it used and the type of its products.
 
-    To be called in the caller's own autocast state.
+    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave.
     """
-    live = adopted.weights()
+    ran = None if heard is None else heard.ran
+    if adopted.declared and ran is None:
+        raise RefusedError(
+            f"cannot be opened: {adopted.kind} ran compiled, or its forward was replaced, so its "
+            f"numbers were not seen"
+        )
+    live = adopted.weights() if ran is None else ran.weights
     snapshot = _snapshot(adopted.module, live)
-    return Captured(adopted, call, snapshot, live, output, _product_type(call.x), random_state)
+    products = _product_type(call.x)
+    return Captured(adopted, call, snapshot, live, output, products, random_state, ran)
 
 
-def steady_weights(adopted: Adopted) -> AbstractContextManager[None]:
-    """A context in which reading a cell's weights after its forward gives those that it used.
+@contextmanager
+def attending(adopted: Adopted, names: Iterable[str] | None = None) -> Iterator[Heard | None]:
+    """A context around a forward, after which the weights that it used are still known.
 
     A parametrized weight is computed anew at each reading, and spectral norm in training moves
-    its state each time. A layer keeps the tensors that it used; a cell does not.
+    its state each time. A layer keeps the tensors that it used; a cell does not. A module that
+    runs a declared cell leaves the numbers of these ``names`` themselves (all by default).
     """
-    return cached() if adopted.single_step else nullcontext()
+    if adopted.declared:
+        record = quantity_names(adopted.cell) if names is None else names
+        with listening(adopted.module, frozenset(record)) as heard:
+            yield heard
+    elif adopted.single_step:
+        with cached():
+            yield None
+    else:
+        yield None
 
 
 def dropout_state(adopted: Adopted) -> Tensor | None:
@@ -145,6 +181,8 @@ def dropout_state(adopted: Adopted) -> Tensor | None:
     """
     if not (adopted.training and adopted.dropout > 0 and adopted.num_layers > 1):
         return None
+    if adopted.declared:
+        return None  # nothing needs to be drawn again
     adopted.check_dropout_device()
     return torch.get_rng_state()
 
@@ -194,7 +232,7 @@ def trace(
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names)
-    with Capture(adopted) as capture, steady_weights(adopted):
+    with attending(adopted, names) as heard, Capture(adopted, heard) as capture:
         module(*args, **kwargs)
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check)
@@ -223,17 +261,20 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     adopted, call = taken.adopted, taken.call
     returned = adopted.returned(taken.output, call)
     with torch.no_grad():
-        opened = open_call(
-            adopted,
-            call,
-            returned,
-            taken.snapshot.weights,
-            taken.live,
-            names,
-            taken.products,
-            taken.random_state,
-            thorough=check == "thorough",
-        )
+        if taken.ran is not None:
+            opened = _recorded(taken.ran, returned, names)
+        else:
+            opened = open_call(
+                adopted,
+                call,
+                returned,
+                taken.snapshot.weights,
+                taken.live,
+                names,
+                taken.products,
+                taken.random_state,
+                thorough=check == "thorough",
+            )
     if check is not False:
         _verify(adopted, opened.proofs)
     return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
@@ -245,6 +286,12 @@ def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
     if not failed:
         return
     first = min(failed, key=lambda p: (p.place.layer, p.state != "h"))
+    if adopted.declared:
+        raise VerificationError(
+            f"what {adopted.kind} returned as {first.state} is not what it computed, first at "
+            f"{first.place}: the largest difference is {first.deviation:.3g}. Was it changed on "
+            f"its way out? trace(..., check=False) gives the numbers by the declared equations."
+        )
     raise VerificationError(
         f"{first.state} by the equations is not {adopted.kind}'s own, first at {first.place}: "
         f"the largest difference, {first.deviation:.3g}, is up to {first.ratio:.3g} times what "
@@ -252,6 +299,31 @@ def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
         f"(another backend, a patched forward), or rnnscope errs: please report it. "
         f"trace(..., check=False) gives the numbers by the equations alone."
     )
+
+
+def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
+    """The numbers of a module that computes by the declared equations, from that very run;
+    compared with what it returned, which no rounding can make different."""
+    with torch.inference_mode(False):
+        values = {name: value.clone() for name, value in ran.record(names).items()}
+        inputs = tuple(None if x is None else x.detach().transpose(0, 1) for x in ran.inputs)
+        inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
+    off = {name: deviations(t, returned.final[name]).amax(-1) for name, t in ran.final.items()}
+    proofs = {}
+    for name, each in off.items():
+        layer, d, batch = (int(k) for k in (each == each.max()).nonzero()[0])
+        place = Place(layer, ran.structure.directions[d], batch, ran.call.steps - 1)
+        largest = float(each.max())
+        size = float(values[name].abs().max())
+        ratio = 0.0 if largest == 0 else math.inf
+        proofs[name] = Proof(largest, 0.0, ratio, name, place, size, every_step=False)
+    apart = deviations(ran.hidden, returned.h).amax(-1)
+    if (largest := float(apart.max())) > 0:
+        t, batch = (int(k) for k in (apart == apart.max()).nonzero()[0])
+        place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
+        proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
+    proofs["h"] = replace(proofs["h"], every_step=True)
+    return Opened(values, inputs, proofs)
 
 
 def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
@@ -264,49 +336,11 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
     # no forward has taken note of weights that were changed by functional_call or parametrizations
     snapshot = _snapshot(adopted.module, adopted.weights(fresh=True))
     dropout_state(adopted)
-    valid = call.valid
-    inputs: list[Tensor | None] = []
-    layers: list[list[dict[str, Tensor]]] = []
-    flow, dropped = call.x, True
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
-        for layer, weights in enumerate(snapshot.weights):
-            inputs.append(flow.transpose(0, 1) if dropped else None)
-            found = []
-            for d, one in enumerate(weights):
-                initial = {name: value[layer, d] for name, value in call.initial.items()}
-                found.append(run_direction(one, flow, initial, valid, d == 1, names))
-            layers.append(found)
-            flow = torch.cat([each["h"] for each in found], dim=-1)
-            dropped = adopted.training and adopted.dropout > 0
-            if dropped and layer < adopted.num_layers - 1:
-                flow = call.dropout(flow, adopted.dropout)
-        values = {
-            name: torch.stack([torch.stack([each[name] for each in found]) for found in layers])
-            for name in quantity_names(adopted.cell)
-            if name in names.union(adopted.cell.states)
-        }
-        if valid is not None:
-            for value in values.values():
-                value.masked_fill_(~valid[None, None, :, :, None], 0)
-            flow = flow.masked_fill(~valid[..., None], 0)
-    record = {name: value.transpose(2, 3) for name, value in values.items()}
-    opened = Opened(record, tuple(inputs), {})
-    output = _as_returned(adopted, call, flow, record)
-    return Trace(adopted.structure, call, snapshot, opened, output)
-
-
-def _as_returned(adopted: Adopted, call: Call, flow: Tensor, record: Mapping[str, Tensor]) -> Any:
-    """Outputs and last states by the equations, in the form in which the module returns them."""
-    final = []
-    rows = torch.arange(call.batch, device=call.x.device)
-    ends = call.steps - 1 if call.lengths is None else call.lengths - 1
-    for name in adopted.cell.states:
-        value = record[name]
-        each = [value[:, 0, rows, ends], *([value[:, 1, :, 0]] if adopted.bidirectional else [])]
-        shape = adopted.state_shape(name, call.batch, call.batched)
-        final.append(torch.stack(each, dim=1).reshape(shape))
-    states = final[0] if len(final) == 1 else tuple(final)
-    return states if adopted.single_step else (adopted.outgoing(flow, call), states)
+        ran = run_call(adopted.structure, call, snapshot.weights, names)
+        inputs = tuple(None if x is None else x.transpose(0, 1) for x in ran.inputs)
+        opened = Opened(ran.record(names.union(adopted.cell.states)), inputs, {})
+        return Trace(adopted.structure, call, snapshot, opened, ran.output)
 
 
 def load_trace(path: str | os.PathLike[str]) -> Trace:
@@ -401,6 +435,17 @@ class Trace(Record):
         """The initial cell states in the layer's own form; only an LSTM has them."""
         return self._initial("c")
 
+    if not TYPE_CHECKING:  # h_n and its like are known to a type checker, others to nobody
+
+        def __getattr__(self, name: str) -> Tensor:
+            """``s_n`` and ``s_0`` of a declared cell's state s."""
+            structure = self.__dict__.get("structure")
+            state, _, suffix = name.rpartition("_")
+            known = structure is not None and (state in structure.cell.states or state == "c")
+            if structure is None or suffix not in ("n", "0") or not known:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self._final(state) if suffix == "n" else self._initial(state)
+
     def _state_index(self, state: str, suffix: str) -> int:
         states = self.cell.states
         if state not in states:
@@ -466,6 +511,13 @@ class Trace(Record):
         kind = self.structure.kind
         if not self.proofs:
             text = f"Not verified: computed by the equations alone, {kind} did not run."
+            return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
+        if self.structure.declared:
+            text = (
+                f"Computed by the declared equations; there is no other implementation to compare "
+                f"with. What {kind} returned is {', '.join(self.proofs)} of this record: largest "
+                f"difference {_short(self.deviation)}."
+            )
             return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
         precision = str(self.call.x.dtype).removeprefix("torch.")
         where = [

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import Call, Structure, Weights
-from rnnscope.cells import CELLS, quantity_names
+from rnnscope.cells import quantity_names
+from rnnscope.declaration import cell_of, data_of
 from rnnscope.direction import Proof
-from rnnscope.errors import FileError
+from rnnscope.errors import DeclarationError, FileError
 from rnnscope.opening import Opened
 from rnnscope.record import Place
 
@@ -46,8 +47,15 @@ class Contents:
 def write(path: str | os.PathLike[str], contents: Contents) -> None:
     """Write a trace; an existing file is replaced whole, or not at all.
 
-    Raises ``FileError`` where the place cannot be written.
+    Raises ``FileError`` where the place cannot be written, and for a cell with a function of
+    one's own.
     """
+    try:
+        structure = _structure_facts(contents.structure)
+    except DeclarationError as error:
+        raise FileError(
+            f"cannot write {path}: cell {contents.structure.cell.name}: {error}"
+        ) from error
     call, opened = contents.call, contents.opened
     tensors = {"x": call.x}
     tensors |= {f"value/{name}": value for name, value in opened.values.items()}
@@ -64,7 +72,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     tensors |= {f"final/{k}": state for k, state in enumerate(states)}
     facts = {
         "format": FORMAT,
-        "structure": _structure_facts(contents.structure),
+        "structure": structure,
         "given": call.given,
         "batched": call.batched,
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
@@ -75,13 +83,13 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
 
 def _structure_facts(structure: Structure) -> dict[str, Any]:
     facts = {field.name: getattr(structure, field.name) for field in fields(Structure)}
-    facts["cell"] = next(key for key, cell in CELLS.items() if cell is structure.cell)
-    return facts
+    return facts | {"cell": data_of(structure.cell)}
 
 
 def _parts(weights: Weights) -> dict[str, Tensor]:
     names = ("ih", "hh", "b_ih", "b_hh", "hr")
-    return {name: t for name in names if (t := getattr(weights, name)) is not None}
+    found = {name: t for name in names if (t := getattr(weights, name)) is not None}
+    return found | {f"vector/{name}": t for name, t in weights.vectors.items()}
 
 
 def _flat(prefix: str, value: Tensor | PackedSequence | None) -> dict[str, Tensor]:
@@ -101,17 +109,31 @@ def _flattened(structure: Structure, output: Any) -> list[Any]:
 
 def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     try:
+        path = path.resolve()  # behind a link, what it points to is replaced
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise FileError(f"cannot write {path}: it is {kind}; name a file")
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot write {path}: {reason}") from error
     os.close(handle)
     try:
         save_file(dict(tensors), name, metadata)
+        os.chmod(name, mode)
         os.replace(name, path)
     except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot write {path}: {reason}") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def read(path: str | os.PathLike[str]) -> Contents:
@@ -142,8 +164,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
 def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
     if facts["format"] != FORMAT:
         raise ValueError(f"format {facts['format']!r}; this version reads {FORMAT!r}")
-    structure = Structure(**{**facts["structure"], "cell": CELLS[facts["structure"]["cell"]]})
-    suffixes = ("", "_reverse")
+    structure = Structure(**{**facts["structure"], "cell": cell_of(facts["structure"]["cell"])})
     weights = tuple(
         tuple(
             Weights(
@@ -153,9 +174,10 @@ def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
                 tensors.get(f"weight/{layer}/{d}/b_ih"),
                 tensors.get(f"weight/{layer}/{d}/b_hh"),
                 tensors.get(f"weight/{layer}/{d}/hr"),
-                "" if structure.single_step else f"_l{layer}{suffixes[d]}",
+                suffix,
+                {n: tensors[f"weight/{layer}/{d}/vector/{n}"] for n in structure.cell.vectors},
             )
-            for d in range(len(structure.directions))
+            for d, suffix in enumerate(structure.suffixes(layer))
         )
         for layer in range(structure.num_layers)
     )

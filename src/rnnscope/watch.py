@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import RECURRENT, Call, adopt, refusal
+from rnnscope.adopt import OPENED, Call, adopt, refusal
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, undisturbed, unobserve
 from rnnscope.joining import Handed, begin, same_numbers
@@ -133,7 +133,8 @@ class Watch(Seen):
         if not known:
             raise NotRecurrentError(
                 f"{type(self._model).__name__} holds no recurrent layer: there is nothing to "
-                f"watch. Expected nn.RNN, nn.GRU, nn.LSTM or one of their cells somewhere inside."
+                f"watch. Expected nn.RNN, nn.GRU, nn.LSTM, one of their cells or rs.Recurrent "
+                f"somewhere inside."
             )
         for pattern in self._wanted.names or ():
             if not any(fnmatchcase(name, pattern) for name in known):
@@ -268,7 +269,7 @@ def _layers_of(
         if "_orig_mod" in module._modules:
             continue  # torch.compile's shell of a module, which follows: its calls are seen there
         why = refusal(module)
-        if why is None and isinstance(module, RECURRENT):
+        if why is None and isinstance(module, OPENED):
             names = layers[id(module)][1] if id(module) in layers else ()
             layers[id(module)] = (module, (*names, name))
         # the parts of what is refused already need not be told

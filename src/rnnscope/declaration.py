@@ -1,0 +1,131 @@
+"""A cell's declaration as plain data, as JSON holds it, and back.
+
+Equations are trees of names and numbers, so nothing in a file needs to run for a cell of one's
+own to be whole again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rnnscope.cells import DECLARED, Cell
+from rnnscope.errors import DeclarationError
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Number,
+    Previous,
+    Product,
+    Project,
+    Quantity,
+    Sum,
+    Vector,
+)
+
+__all__ = ["cell_of", "data_of"]
+
+_NAMED: dict[str, type[Quantity] | type[Previous] | type[Vector]] = {
+    "quantity": Quantity,
+    "previous": Previous,
+    "vector": Vector,
+}
+
+
+def data_of(cell: Cell) -> str | dict[str, Any]:
+    """A cell that is declared here by its name, any other by its equations.
+
+    >>> from rnnscope.cells import GRU, RNN_TANH
+    >>> data_of(GRU)
+    'gru'
+    >>> data_of(RNN_TANH.with_functions({"h": "softsign"}))["equations"]["h"][:2]
+    ['apply', 'softsign']
+
+    Raises ``DeclarationError`` where it uses a function of one's own, which is no data.
+    """
+    for name, each in DECLARED.items():
+        if each is cell:
+            return name
+    return {
+        "name": cell.name,
+        "gates": list(cell.gates),
+        "equations": {name: _data(expr) for name, expr in cell.equations.items()},
+        "words": dict(cell.words),
+        "source": cell.source,
+        "departures": cell.departures,
+    }
+
+
+def _data(expr: Expr) -> Any:
+    match expr:
+        case Number(value):
+            return value
+        case Quantity(name) | Previous(name) | Vector(name):
+            return [type(expr).__name__.lower(), name]
+        case FromX(gate):
+            return ["from_x", gate]
+        case FromH(gate, of):
+            return ["from_h", gate, _data(of)]
+        case Project(of):
+            return ["project", _data(of)]
+        case Sum(left, right, negative):
+            return ["-" if negative else "+", _data(left), _data(right)]
+        case Product(left, right):
+            return ["*", _data(left), _data(right)]
+        case Apply(name, argument, None):
+            return ["apply", name, _data(argument)]
+        case Apply(name):
+            raise DeclarationError(
+                f"{name!r} is a function of one's own: a program, which no file of data holds"
+            )
+    raise TypeError(f"not an equation: {expr!r}")
+
+
+def cell_of(data: Any) -> Cell:
+    """The cell that ``data_of`` gave the data of.
+
+    Raises ``DeclarationError`` for data that is no cell.
+    """
+    match data:
+        case str():
+            if data not in DECLARED:
+                raise DeclarationError(
+                    f"no cell {data[:40]!r} is declared here; there is {', '.join(DECLARED)}"
+                )
+            return DECLARED[data]
+        case {
+            "name": str(name),
+            "gates": [*gates],
+            "equations": {**equations},
+            "words": {**words},
+            "source": str(source),
+            "departures": str(departures),
+        }:
+            if not all(isinstance(each, str) for each in (*gates, *equations, *words.values())):
+                raise DeclarationError("a cell's gates, quantities and words are texts")
+            known = {str(key): _expr(value) for key, value in equations.items()}
+            said = {str(key): str(word) for key, word in words.items()}
+            return Cell(name, tuple(gates), known, said, source, departures)
+    raise DeclarationError(f"no declaration of a cell: {str(data)[:80]}")
+
+
+def _expr(data: Any) -> Expr:
+    match data:
+        case float() | int():
+            return Number(float(data))
+        case ["quantity" | "previous" | "vector" as kind, str(name)]:
+            return _NAMED[kind](name)
+        case ["from_x", str(gate)]:
+            return FromX(gate)
+        case ["from_h", str(gate), of]:
+            return FromH(gate, _expr(of))
+        case ["project", of]:
+            return Project(_expr(of))
+        case ["+" | "-" as sign, left, right]:
+            return Sum(_expr(left), _expr(right), negative=sign == "-")
+        case ["*", left, right]:
+            return Product(_expr(left), _expr(right))
+        case ["apply", str(name), argument]:
+            return Apply(name, _expr(argument))
+    raise DeclarationError(f"no equation: {str(data)[:80]}")

@@ -1,0 +1,330 @@
+"""Recurrent layers in a file, by the names and shapes of its arrays.
+
+Names are matched with every known layout, wherever a model has put them: what stands before a
+layout's own name is the layer's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
+from rnnscope.errors import (
+    DeclarationError,
+    DtypeError,
+    FileError,
+    RefusedError,
+    ShapeError,
+)
+from rnnscope.files.found import Found, Wanted, kind_name
+from rnnscope.files.keraslayers import layers_of_keras
+from rnnscope.files.onnxlayers import layers_of_nodes
+from rnnscope.files.pytorchlayers import assembled
+from rnnscope.files.raw import Raw
+from rnnscope.files.window import Held
+from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
+
+__all__ = ["find"]
+
+_KINDS = {
+    "rnn": ("rnn",),
+    "gru": ("gru",),
+    "lstm": ("lstm", "lstm_peephole"),
+    "rnn_tanh": ("rnn",),
+    "rnn_relu": ("rnn",),
+    "lstm_projected": ("lstm",),
+    "gru_reset_before": ("gru_reset_before",),
+    "lstm_peephole": ("lstm_peephole",),
+}
+# not tried unless asked for: their names say nothing, or only repeat another's
+_ASKED = ("rnnscope", "onnx")
+_ALIASES = {
+    "weight_ih": "[wW]_?ih",
+    "weight_hh": "[wW]_?hh",
+    "bias_ih": "b_?ih",
+    "bias_hh": "b_?hh",
+}
+
+
+def find(
+    raw: Raw, wanted: Wanted, layout: Layout | str | None, names: Mapping[str, str] | None
+) -> list[Found]:
+    """Every recurrent layer of a file, in the file's order.
+
+    Raises ``FileError`` where there is none, where one is damaged, and where several readings fit.
+    """
+    if wanted.cell is not None and wanted.cell not in _KINDS:
+        raise DeclarationError(f"unknown cell {wanted.cell!r}; expected {', '.join(_KINDS)}")
+    chosen = layout_named(layout) if isinstance(layout, str) else layout
+    if names is not None:
+        found = [_named(raw, names, chosen or layout_named("pytorch"), wanted)]
+    elif chosen is None and raw.nodes:
+        found = layers_of_nodes(raw)
+    elif chosen is None and raw.kind == "keras":
+        found = layers_of_keras(raw, wanted)
+    else:
+        found = _matched(raw, chosen, wanted)
+    if not found:
+        raise FileError(_nothing(raw, chosen))
+    return [_with_nonlinearity(each, wanted) for each in found]
+
+
+def _nothing(raw: Raw, layout: Layout | None) -> str:
+    some = ", ".join(list(raw.arrays)[:6]) + (", ..." if len(raw.arrays) > 6 else "")
+    held = f"it holds {len(raw.arrays)} arrays: {some}" if raw.arrays else "it holds no arrays"
+    if raw.kind == "onnx" and not raw.arrays:
+        held = "no node LSTM, GRU or RNN"
+    which = f" in layout {layout.name}" if layout else ""
+    hint = "; say which are which with names={'weight_ih_l0': ..., ...}" if raw.arrays else ""
+    return (
+        f"{raw.path}: no weights of a recurrent layer{which} (weight_ih_l0, kernel, W, ...): "
+        f"{held}{hint}"
+    )
+
+
+def _with_nonlinearity(found: Found, wanted: Wanted) -> Found:
+    """What no array tells: which of its two activations an nn.RNN has, and the order of dims."""
+    assumed = list(found.assumed)
+    cell = found.cell
+    if cell is RNN_TANH and found.layout not in ("onnx", "keras"):
+        given = wanted.nonlinearity or {"rnn_relu": "relu"}.get(wanted.cell or "")
+        if given not in (None, "tanh", "relu"):
+            raise DeclarationError(f"nonlinearity must be tanh or relu; got {given!r}")
+        cell = RNN_RELU if given == "relu" else cell
+        if given is None and wanted.cell != "rnn_tanh":
+            assumed.append("nonlinearity='tanh'")
+    if found.batch_first is None and wanted.batch_first is None:
+        assumed.append("batch_first=False")
+    if found.layout in ("pytorch", "pytorch_cell") and found.options["num_layers"] != 1:
+        assumed += [] if wanted.dropout else ["dropout=0.0"]
+    return replace(found, cell=cell, assumed=tuple(assumed))
+
+
+# names that the caller gives ----------------------------------------------------------------
+
+
+def _named(raw: Raw, names: Mapping[str, str], layout: Layout, wanted: Wanted) -> Found:
+    for ours, theirs in names.items():
+        if theirs not in raw.arrays:
+            raise FileError(
+                f"{raw.path}: no array {theirs!r}, named for {ours}; "
+                f"it holds {', '.join(list(raw.arrays)[:12])}"
+            )
+    group = _Group("", {ours: (theirs, raw.arrays[theirs]) for ours, theirs in names.items()})
+    return _only(raw.path, group, _fits(raw.path, group, layout, wanted, strict=True), wanted)
+
+
+# names that layouts give --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Arrays that belong to one layer: by the layout's name, the file's name and the array."""
+
+    prefix: str
+    arrays: Mapping[str, tuple[str, Held]]
+
+    @property
+    def used(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.arrays.values())
+
+
+@dataclass(frozen=True)
+class _Fit:
+    layout: Layout
+    kind: str
+    group: _Group
+    converted: Converted
+
+
+def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
+    asked = ("rnnscope",) if wanted.cell == "gru_reset_before" else ()
+    layouts = (
+        [layout]
+        if layout
+        else [each for each in LAYOUTS.values() if each.name not in _ASKED or each.name in asked]
+    )
+    fits: dict[frozenset[str], list[_Fit]] = {}
+    reasons: list[str] = []
+    for each in layouts:
+        for group in _groups(raw, each):
+            try:
+                found = _fits(raw.path, group, each, wanted, strict=layout is not None)
+            except FileError as error:
+                if each.name in ("pytorch", "pytorch_cell"):
+                    raise
+                reasons.append(str(error))
+                continue
+            for fit in found:
+                fits.setdefault(fit.group.used, []).append(fit)
+    # a layout that explains more of the arrays is the better one
+    largest = [used for used in fits if not any(used < other for other in fits)]
+    order = {name: k for k, name in enumerate(raw.arrays)}
+    largest.sort(key=lambda used: min(order[name] for name in used))
+    if not largest and reasons:
+        raise FileError(reasons[0])
+    return [_only(raw.path, fits[used][0].group, fits[used], wanted) for used in largest]
+
+
+def _pattern(layout: Layout, name: str, gates: str) -> re.Pattern[str]:
+    """A layout's name of an array wherever it stands, with its layer, direction and gate."""
+    number = re.escape(layout.layer).replace(re.escape("{number}"), r"\d{1,3}")
+    holes = {
+        "layer": f"(?P<layer>{number})",
+        "direction": f"(?P<direction>{'|'.join(map(re.escape, layout.directions[::-1]))})",
+        "gate": f"(?P<gate>{'|'.join(re.escape(gate) for gate in gates.split('|'))})",
+    }
+    written = _ALIASES.get(name) if layout.name == "pytorch_cell" else None
+    pieces = [] if written else re.split(r"\{(\w+)\}", name)
+    text = f"(?:{re.escape(name)}|{written})" if written else ""
+    for k, piece in enumerate(pieces):
+        text += holes[piece] if k % 2 else re.escape(piece).replace("/", "[/.]")
+    return re.compile(rf"(?P<prefix>(?:.*[./:_\-])?){text}(?::0)?", re.DOTALL)
+
+
+def _groups(raw: Raw, layout: Layout) -> Iterator[_Group]:
+    """The arrays whose names end as a layout's do, by what stands before."""
+    patterns: dict[re.Pattern[str], tuple[str, bool]] = {}
+    for stored in layout.cells.values():
+        for array in stored.arrays:
+            gates = stored.gates_of(array)
+            named = "|".join(stored.gate_names.get(gate, gate) for gate in gates)
+            patterns[_pattern(layout, array.name, named)] = array.name, "W_hh" in array.parts
+    found: dict[str, dict[str, tuple[str, Held]]] = {}
+    recurrent: set[str] = set()
+    for name, held in raw.arrays.items():
+        for pattern, (own, is_recurrent) in patterns.items():
+            match = pattern.fullmatch(name)
+            if match:
+                parts = match.groupdict()
+                prefix = parts.pop("prefix")
+                canonical = own.format(**{key: value or "" for key, value in parts.items()})
+                found.setdefault(prefix, {})[canonical] = name, held
+                if is_recurrent or layout.name in ("pytorch", "pytorch_cell"):
+                    recurrent.add(prefix)
+                break
+    for prefix, arrays in found.items():
+        if prefix in recurrent:
+            yield from _joined(layout, prefix, found, arrays)
+
+
+def _joined(
+    layout: Layout,
+    prefix: str,
+    found: Mapping[str, dict[str, tuple[str, Held]]],
+    arrays: dict[str, tuple[str, Held]],
+) -> Iterator[_Group]:
+    """One layer; where a layout puts its two directions in front of the names, both of them."""
+    forward, reverse = layout.directions
+    named_inside = any("{direction}" in a.name for s in layout.cells.values() for a in s.arrays)
+    if named_inside or not forward:
+        yield _Group(prefix, arrays)
+    elif prefix.endswith(reverse) and prefix.removesuffix(reverse) + forward in found:
+        return  # it came with the other
+    elif prefix.endswith(forward) and (other := prefix.removesuffix(forward) + reverse) in found:
+        both = {forward + name: value for name, value in arrays.items()}
+        both |= {reverse + name: value for name, value in found[other].items()}
+        yield _Group(prefix.removesuffix(forward), both)
+    else:
+        yield _Group(prefix, arrays)
+
+
+def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
+    """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
+    place = _place(path, group)
+    kinds = [k for k in layout.cells if wanted.cell is None or k in _KINDS[wanted.cell]]
+    if layout.name in ("pytorch", "pytorch_cell"):
+        kind, converted = assembled(place, {k: held for k, (_, held) in group.arrays.items()})
+        if kind not in kinds:
+            if not strict and wanted.cell == "gru_reset_before" and kind == "gru":
+                return []
+            raise FileError(f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}")
+        return [_Fit(layout, kind, group, converted)]
+    found: list[_Fit] = []
+    reasons: list[str] = []
+    for kind in kinds:
+        texts = _own_names(layout, kind, group)
+        tensors: dict[str, Tensor] = {}
+        for name, (_, held) in group.arrays.items():
+            if name in texts and held.floating:
+                tensors[name] = held.read()
+        if not tensors:
+            continue
+        try:
+            converted = to_torch(layout, tensors, kind=kind)
+        except (FileError, ShapeError, DtypeError, RefusedError) as error:
+            reasons.append(f"{kind}: {error}")
+            continue
+        used = _Group(group.prefix, {k: group.arrays[k] for k in tensors})
+        found.append(_Fit(layout, kind, used, converted))
+    if not found:
+        why = reasons[0] if reasons else f"layout {layout.name} stores no {wanted.cell}"
+        raise FileError(f"{place}: {why}")
+    most = max(len(fit.group.arrays) for fit in found)
+    return [fit for fit in found if len(fit.group.arrays) == most]
+
+
+def _own_names(layout: Layout, kind: str, group: _Group) -> set[str]:
+    several = max(
+        (int(n) + 1 for name in group.arrays for n in re.findall(r"\d{1,3}", name)), default=1
+    )
+    return {
+        name
+        for num_layers in {1, several}
+        for two in (False, True)
+        for name in layout.names(kind, num_layers, two)
+    }
+
+
+def _place(path: Path, group: _Group) -> str:
+    name = _layer_name(group.prefix)
+    return f"{path}, {name}" if name else f"{path}"
+
+
+def _layer_name(prefix: str) -> str:
+    return prefix.strip("./:_-")
+
+
+def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
+    """The one reading of a group; where several differ, the caller must say which."""
+    first = fits[0]
+    others = [fit for fit in fits[1:] if not _same(fit.converted, first.converted)]
+    if (others and wanted.cell is None) or any(fit.layout is not first.layout for fit in others):
+        each = ", ".join(
+            f"cell={fit.kind!r}, layout={fit.layout.name!r}" for fit in [first, *others]
+        )
+        raise FileError(f"{_place(path, group)}: names and shapes fit several: choose one: {each}")
+    stored = first.layout.stored(first.kind)
+    assumed = []
+    if first.layout.name == "pytorch_cell" and not any(
+        name.rsplit(".", 1)[-1].startswith(("weight_", "bias_")) for name in group.used
+    ):
+        assumed.append(f"layout {first.layout.name}: the gates lie in PyTorch's order")
+    if stored.forget_bias:
+        assumed.append(f"forget_bias={stored.forget_bias}, added to the forget gate's bias")
+    return Found(
+        name=_layer_name(group.prefix),
+        place=_place(path, group),
+        layout=first.layout.name,
+        gates=stored.gates,
+        cell=first.converted.cell,
+        state=first.converted.state_dict,
+        options=first.converted.options,
+        assumed=tuple(assumed),
+    )
+
+
+def _same(one: Converted, other: Converted) -> bool:
+    def equal(cell: Cell) -> str:
+        return kind_name(cell)
+
+    return equal(one.cell) == equal(other.cell) and all(
+        name in other.state_dict and torch.equal(value, other.state_dict[name])
+        for name, value in one.state_dict.items()
+    )

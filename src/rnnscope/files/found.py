@@ -1,0 +1,98 @@
+"""A recurrent layer that was found in a file, and the module that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope.cells import DECLARED, GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
+from rnnscope.errors import FileError, RnnscopeError
+from rnnscope.recurrent import Recurrent
+
+__all__ = ["Found", "Wanted", "kind_name", "module_of"]
+
+_TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
+    RNN_TANH: nn.RNN,
+    RNN_RELU: nn.RNN,
+    GRU: nn.GRU,
+    LSTM: nn.LSTM,
+    LSTM_PROJECTED: nn.LSTM,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller says of a file, where the file does not say it."""
+
+    cell: str | None = None
+    nonlinearity: str | None = None
+    batch_first: bool | None = None
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer: its cell, parameters under PyTorch's names, and sizes as ``nn.LSTM`` takes them.
+
+    ``layout`` and ``gates`` say how the file keeps it; ``batch_first`` is None where the file
+    does not say; ``assumed`` is what was taken for granted, and what the model around the layer
+    does that the layer does not.
+    """
+
+    name: str
+    place: str
+    layout: str
+    gates: str
+    cell: Cell
+    state: Mapping[str, Tensor]
+    options: Mapping[str, Any]
+    reverse: bool = False
+    batch_first: bool | None = None
+    assumed: tuple[str, ...] = field(default=())
+
+
+def kind_name(cell: Cell) -> str:
+    """The cell in a word: ``lstm``, ``gru_reset_before``, or its own name with activations."""
+    known = next((name for name, each in DECLARED.items() if each is cell), None)
+    return known or f"{cell.name}, {cell.departures.partition(';')[0]}"
+
+
+def module_of(found: Found, wanted: Wanted) -> nn.Module:
+    """``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold the layer, else ``Recurrent``;
+    in evaluation mode."""
+    cell = found.cell
+    options: dict[str, Any] = dict(found.options)
+    batch_first = wanted.batch_first if wanted.batch_first is not None else found.batch_first
+    options["batch_first"] = bool(batch_first)
+    if wanted.dropout and options["num_layers"] > 1:
+        options["dropout"] = wanted.dropout
+    kind = None if found.reverse else _TORCH.get(cell)
+    state = dict(found.state)
+    module: nn.Module
+    try:
+        if kind is not None:
+            if kind is nn.RNN:
+                options["nonlinearity"] = "relu" if cell is RNN_RELU else "tanh"
+            # on no device: nothing is drawn from the random state, nothing is allocated twice
+            module = kind(**options, device="meta")
+        else:
+            module = Recurrent(cell, **options, reverse=found.reverse, device="meta")
+            if found.reverse:
+                state = {f"{name}_reverse": value for name, value in state.items()}
+        parameters = {name: nn.Parameter(_own(value)) for name, value in state.items()}
+        module.load_state_dict(parameters, assign=True)
+    except RnnscopeError as error:
+        raise FileError(f"{found.place}: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise FileError(f"{found.place}: {line}") from error
+    return module.eval()
+
+
+def _own(value: Tensor) -> Tensor:
+    # a copy of its own: what was read may be a view of the file, or shared between names
+    return value.detach().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,489 @@
+"""HDF5 as h5py writes it, read byte by byte.
+
+The library behind h5py trusts what a file says of itself: some damaged files end the process
+(HDF5 2.0.0: one of 2,000 with random bits flipped). Here every address is compared with the
+file's size first. Read are files of the default format (``libver="earliest"``): groups,
+attributes, and arrays in one piece or in chunks (plain, deflated, shuffled).
+
+Source: HDF5 File Format Specification 3.0, The HDF Group.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope.errors import FileError
+from rnnscope.files.window import Held, Window, as_tensor, expanded
+
+__all__ = ["SIGNATURE", "Group", "read_hdf5"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_DEPTH = 64  # groups inside groups
+_DATASPACE, _LINK_INFO, _DATATYPE, _LINK, _LAYOUT = 1, 2, 3, 6, 8
+_FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS, _ATTRIBUTE_INFO = 11, 12, 16, 17, 21
+_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """What an HDF5 file holds: arrays and attributes under their full names."""
+
+    arrays: dict[str, Held] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Message:
+    kind: int
+    at: int
+    size: int
+    shared: bool
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A kind of element; ``dtype`` None where it is neither number nor text."""
+
+    size: int
+    dtype: np.dtype[np.generic] | None = None
+    text: bool = False
+    pointer: bool = False  # text of any length, kept in a heap
+    brain: bool = False  # bfloat16, which NumPy lacks
+
+
+def read_hdf5(window: Window) -> Group:
+    """All groups of a file.
+
+    Raises ``FileError`` with the byte at which the file is damaged, or of a form not read here.
+    """
+    return _File(window).group()
+
+
+class _File:
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.budget = window.size // 8  # links, blocks and messages: each takes more than 8 bytes
+        start = next(
+            (
+                at
+                for at in (0, 512, 1024, 2048, 4096, 8192)
+                if at + 8 <= window.size and window.take(at, 8) == SIGNATURE
+            ),
+            None,
+        )
+        if start is None:
+            raise FileError(f"{window.name}: no HDF5 file: it does not begin as one")
+        version = window.number(start + 8, 1)
+        if version > 3:
+            raise window.fail(start + 8, f"version {version} of HDF5's superblock is not known")
+        sizes = start + (13 if version < 2 else 9)
+        self.O, self.L = window.number(sizes, 1), window.number(sizes + 1, 1)
+        if self.O not in (2, 4, 8) or self.L not in (2, 4, 8):
+            raise window.fail(sizes, f"addresses of {self.O} bytes, lengths of {self.L}")
+        self.undefined = (1 << 8 * self.O) - 1
+        first = start + {0: 24, 1: 28}.get(version, 12)
+        self.base = window.number(first, self.O)
+        if version < 2:  # base, free space, end, driver; then the root's entry: name, header
+            self.root = self.address(first + 5 * self.O)
+        else:
+            self.root = self.address(first + 3 * self.O)
+
+    def address(self, at: int) -> int:
+        return self.window.number(at, self.O) + self.base
+
+    def spend(self, at: int, count: int = 1) -> None:
+        """So that blocks which point to each other, or lie upon each other, come to an end."""
+        self.budget -= count
+        if self.budget < 0:
+            raise self.window.fail(at, "it holds more entries than fit in its bytes")
+
+    def group(self) -> Group:
+        found = Group()
+        waiting, seen = [("", self.root, 0)], {self.root}
+        while waiting:
+            name, at, depth = waiting.pop()
+            messages = list(self.messages(at))
+            attributes = self.attributes(messages)
+            if attributes:
+                found.attributes[name] = attributes
+            if any(message.kind == _LAYOUT for message in messages):
+                held = self.held(name, messages)
+                if held is not None:
+                    found.arrays[name] = held
+                continue
+            links = list(self.links(messages))
+            for link, target in reversed(links):
+                if target in seen:
+                    continue
+                if depth >= _DEPTH:
+                    raise self.window.fail(at, f"more than {_DEPTH} groups inside each other")
+                seen.add(target)
+                waiting.append((f"{name}/{link}" if name else link, target, depth + 1))
+        return found
+
+    # object headers ---------------------------------------------------------------------
+
+    def messages(self, at: int) -> Iterator[_Message]:
+        window = self.window
+        new = window.take(at, 4) == b"OHDR"
+        if new:
+            flags = window.number(at + 5, 1)
+            start = at + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+            width = 1 << (flags & 3)
+            blocks = [(start + width, window.number(start, width))]
+            head = 6 if flags & 4 else 4
+        else:
+            if window.number(at, 1) != 1:
+                raise window.fail(at, "no object header is here")
+            blocks, head = [(at + 16, window.number(at + 8, 4))], 8
+        seen = set()
+        while blocks:
+            at, size = blocks.pop(0)
+            window.check(at, size)
+            if at in seen:
+                raise window.fail(at, "an object header continues in itself")
+            seen.add(at)
+            end = at + size
+            while at + head <= end:
+                self.spend(at)
+                if new:
+                    kind, length, flag = (
+                        window.number(at, 1),
+                        window.number(at + 1, 2),
+                        window.number(at + 3, 1),
+                    )
+                else:
+                    kind, length, flag = (
+                        window.number(at, 2),
+                        window.number(at + 2, 2),
+                        window.number(at + 4, 1),
+                    )
+                at += head
+                if at + length > end:
+                    raise window.fail(at, f"a message of {length} bytes leaves its header")
+                if kind == _CONTINUATION:
+                    block, size = self.address(at), window.number(at + self.O, self.L)
+                    # a block of the new form has a name of 4 bytes, and a checksum of 4
+                    blocks.append((block + 4, size - 8) if new else (block, size))
+                elif kind:
+                    yield _Message(kind, at, length, bool(flag & 2))
+                at += length
+
+    def one(self, messages: list[_Message], kind: int) -> _Message | None:
+        return next((message for message in messages if message.kind == kind), None)
+
+    # links ------------------------------------------------------------------------------
+
+    def links(self, messages: list[_Message]) -> Iterator[tuple[str, int]]:
+        for message in messages:
+            if message.kind == _SYMBOLS:
+                tree, heap = self.address(message.at), self.address(message.at + self.O)
+                yield from self.symbols(tree, heap)
+            elif message.kind == _LINK:
+                yield from self.link(message)
+            elif message.kind == _LINK_INFO:
+                at = message.at + 2 + (8 if self.window.number(message.at + 1, 1) & 1 else 0)
+                if self.window.number(at, self.O) != self.undefined:
+                    raise self.latest(at)
+
+    def latest(self, at: int) -> FileError:
+        return FileError(
+            f'{self.window.name}, byte {at}: written with libver="latest", which is not read '
+            f'here; write it again with h5py.File(path, "w", libver="earliest")'
+        )
+
+    def symbols(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
+        window = self.window
+        if window.take(heap, 4) != b"HEAP":
+            raise window.fail(heap, "no heap of names is here")
+        size = window.number(heap + 8, self.L)
+        names = self.address(heap + 8 + 2 * self.L)
+        window.check(names, size)
+        for leaf in self.leaves(tree, 0, self.L):
+            if window.take(leaf, 4) != b"SNOD":
+                raise window.fail(leaf, "no node of a group is here")
+            for k in range(window.number(leaf + 6, 2)):
+                self.spend(leaf)
+                at = leaf + 8 + k * (2 * self.O + 24)
+                name = window.number(at, self.O)
+                if name >= size:
+                    raise window.fail(at, "a name lies outside of its heap")
+                cached = window.number(at + 2 * self.O, 4)
+                if cached != 2:  # 2: a soft link, which is another name
+                    yield self.name(names + name, names + size), self.address(at + self.O)
+
+    def name(self, at: int, end: int) -> str:
+        # a name ends in a zero; longer ones than these name no layer
+        found = self.window.take(at, min(end - at, 1024))
+        return self.text(at, found.split(b"\0", 1)[0])
+
+    def text(self, at: int, found: bytes) -> str:
+        try:
+            return found.decode()
+        except UnicodeDecodeError as error:
+            raise self.window.fail(at, "a name is no text") from error
+
+    def leaves(self, root: int, kind: int, key: int) -> Iterator[int]:
+        """What a B-tree points to; for chunks the place of the key, which the child follows."""
+        window = self.window
+        waiting, seen = [root], {root}
+        while waiting:
+            at = waiting.pop()
+            if window.take(at, 4) != b"TREE" or window.number(at + 4, 1) != kind:
+                raise window.fail(at, "no node of a B-tree is here")
+            level, used = window.number(at + 5, 1), window.number(at + 6, 2)
+            self.spend(at, used)
+            start = at + 8 + 2 * self.O
+            children = [start + k * (key + self.O) for k in range(used)]
+            for child in children if level == 0 else reversed(children):
+                target = self.address(child + key)
+                if level == 0:
+                    yield target if kind == 0 else child
+                elif target in seen:
+                    raise window.fail(at, "a B-tree holds itself")
+                else:
+                    seen.add(target)
+                    waiting.append(target)
+
+    def link(self, message: _Message) -> Iterator[tuple[str, int]]:
+        window, at = self.window, message.at
+        flags = window.number(at + 1, 1)
+        at += 2
+        kind = 0
+        if flags & 8:
+            kind, at = window.number(at, 1), at + 1
+        at += (8 if flags & 4 else 0) + (1 if flags & 16 else 0)
+        width = 1 << (flags & 3)
+        length = window.number(at, width)
+        if length > message.size:
+            raise window.fail(at, "a name is longer than its message")
+        name = self.text(at, window.take(at + width, length))
+        if kind == 0:
+            yield name, self.address(at + width + length)
+
+    # attributes -------------------------------------------------------------------------
+
+    def attributes(self, messages: list[_Message]) -> dict[str, Any]:
+        found = {}
+        for message in messages:
+            if message.kind == _ATTRIBUTE:
+                name, value = self.attribute(message)
+                found[name] = value
+            elif message.kind == _ATTRIBUTE_INFO:
+                at = message.at + 2 + (2 if self.window.number(message.at + 1, 1) & 1 else 0)
+                if self.window.number(at, self.O) != self.undefined:
+                    raise self.latest(at)
+        return found
+
+    def attribute(self, message: _Message) -> tuple[str, Any]:
+        window, at = self.window, message.at
+        version = window.number(at, 1)
+        if version not in (1, 2, 3):
+            raise window.fail(at, f"version {version} of an attribute is not known")
+        sizes = [window.number(at + 2 * k, 2) for k in (1, 2, 3)]
+        shared = version > 1 and window.number(at + 1, 1) & 3
+        at += 9 if version == 3 else 8
+        places = []
+        for size in sizes:
+            places.append(at)
+            at += (size + 7) // 8 * 8 if version == 1 else size
+        if at > message.at + message.size:
+            raise window.fail(message.at, "an attribute leaves its message")
+        name = self.text(places[0], window.take(places[0], sizes[0]).split(b"\0", 1)[0])
+        if shared:
+            return name, None
+        kind, shape = self.type(places[1]), self.shape(places[2])
+        if shape is None:
+            return name, None
+        count = math.prod(shape)
+        window.check(at, count * kind.size)
+        if at + count * kind.size > message.at + message.size:
+            raise window.fail(at, f"the value of attribute {name} leaves its message")
+        return name, self.value(at, kind, shape)
+
+    def value(self, at: int, kind: _Type, shape: tuple[int, ...]) -> Any:
+        """Numbers as a list or one; text as str; None for what is neither."""
+        count = math.prod(shape)
+        self.spend(at, count if kind.size else 0)
+        if kind.pointer:
+            found: Any = [self.pointed(at + k * kind.size) for k in range(count)]
+        elif kind.text:
+            parts = (self.window.take(at + k * kind.size, kind.size) for k in range(count))
+            found = [part.rstrip(b"\0 ").decode(errors="replace") for part in parts]
+        elif kind.dtype is not None:
+            found = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
+        else:
+            return None
+        return found if shape else found[0]
+
+    def pointed(self, at: int) -> str:
+        window = self.window
+        length, heap = window.number(at, 4), self.address(at + 4)
+        index = window.number(at + 4 + self.O, 4)
+        if length == 0:
+            return ""
+        if window.take(heap, 4) != b"GCOL":
+            raise window.fail(heap, "no heap of texts is here")
+        size = window.number(heap + 8, self.L)
+        window.check(heap, size)
+        end, at = heap + size, heap + 8 + self.L
+        while at + 8 + self.L <= end:
+            self.spend(at)
+            number, held = window.number(at, 2), window.number(at + 8, self.L)
+            if number == index:
+                if length > held:
+                    raise window.fail(at, "a text is longer than its place in the heap")
+                return window.take(at + 8 + self.L, length).decode(errors="replace")
+            if number == 0:
+                break
+            at += 8 + self.L + (held + 7) // 8 * 8
+        raise window.fail(heap, f"text {index} is not in this heap")
+
+    # elements and shapes ----------------------------------------------------------------
+
+    def type(self, at: int) -> _Type:
+        window = self.window
+        kind, bits = window.number(at, 1) & 15, window.number(at + 1, 3)
+        size = window.number(at + 4, 4)
+        order = ">" if bits & 1 else "<"
+        if kind == 0 and size in (1, 2, 4, 8):
+            return _Type(size, np.dtype(f"{order}{'i' if bits & 8 else 'u'}{size}"))
+        if kind == 1 and size in (2, 4, 8) and not bits & 64:
+            exponent = window.number(at + 13, 1)
+            if exponent == {2: 5, 4: 8, 8: 11}[size]:
+                return _Type(size, np.dtype(f"{order}f{size}"))
+            if (size, exponent, order) == (2, 8, "<"):
+                return _Type(size, np.dtype("<u2"), brain=True)
+        if kind == 3:
+            return _Type(size, text=True)
+        if kind == 9 and bits & 15 == 1 and size == 8 + self.O:
+            return _Type(size, text=True, pointer=True)
+        return _Type(size)
+
+    def shape(self, at: int) -> tuple[int, ...] | None:
+        """The sizes; None for an array of nothing."""
+        window = self.window
+        version, rank = window.number(at, 1), window.number(at + 1, 1)
+        if version not in (1, 2) or rank > 32:
+            raise window.fail(at, "no shape is here")
+        if version == 2 and window.number(at + 3, 1) == 2:
+            return None
+        start = at + (8 if version == 1 else 4)
+        return tuple(window.number(start + k * self.L, self.L) for k in range(rank))
+
+    # arrays -----------------------------------------------------------------------------
+
+    def held(self, name: str, messages: list[_Message]) -> Held | None:
+        """An array of numbers, not read yet; None for text and the like."""
+        of_shape, of_type = self.one(messages, _DATASPACE), self.one(messages, _DATATYPE)
+        if of_shape is None or of_type is None or of_shape.shared or of_type.shared:
+            return None
+        kind, shape = self.type(of_type.at), self.shape(of_shape.at)
+        if kind.dtype is None or shape is None:
+            return None
+        floating = kind.dtype.kind == "f" or kind.brain
+        return Held(shape, floating, partial(self.read, name, messages, kind, shape))
+
+    def read(
+        self, name: str, messages: list[_Message], kind: _Type, shape: tuple[int, ...]
+    ) -> Tensor:
+        window, layout = self.window, self.one(messages, _LAYOUT)
+        assert layout is not None
+        assert kind.dtype is not None
+        at = layout.at
+        version, stored = window.number(at, 1), window.number(at + 1, 1)
+        count = math.prod(shape) * kind.size
+        if version not in (3, 4):
+            raise window.fail(at, f"version {version} of the place of {name} is not read here")
+        if stored == 0:  # inside the header
+            if window.number(at + 2, 2) != count:
+                raise window.fail(at, f"the size of {name} is not that of its shape {shape}")
+            found = window.array(at + 4, kind.dtype, shape)
+        elif stored == 1:  # in one piece
+            place, size = window.number(at + 2, self.O), window.number(at + 2 + self.O, self.L)
+            if place == self.undefined:
+                raise window.fail(at, f"{name} was declared and never written")
+            if size != count:
+                raise window.fail(at, f"{name} has {size} bytes; its shape {shape} takes {count}")
+            found = window.array(place + self.base, kind.dtype, shape)
+        elif stored == 2 and version == 3:
+            found = self.chunks(name, at, messages, kind, shape)
+        else:
+            raise self.latest(at)
+        return found.view(torch.bfloat16) if kind.brain else found
+
+    def chunks(
+        self, name: str, at: int, messages: list[_Message], kind: _Type, shape: tuple[int, ...]
+    ) -> Tensor:
+        window, rank = self.window, len(shape)
+        assert kind.dtype is not None
+        place = window.number(at + 3, self.O)
+        if window.number(at + 2, 1) != rank + 1 or place == self.undefined:
+            raise window.fail(at, f"the chunks of {name} do not fit its shape {shape}")
+        chunk = tuple(window.number(at + 3 + self.O + 4 * k, 4) for k in range(rank))
+        one, whole = math.prod(chunk) * kind.size, math.prod(shape) * kind.size
+        if not one or not expanded(one, window.size) or not expanded(whole, window.size):
+            raise window.fail(
+                at, f"{name} would take {max(one, whole)} bytes, far more than its file"
+            )
+        filters = self.filters(messages)
+        array = np.zeros(shape, kind.dtype)
+        key = 8 + 8 * (rank + 1)
+        for child in self.leaves(place + self.base, 1, key):
+            size, mask = window.number(child, 4), window.number(child + 4, 4)
+            start = [window.number(child + 8 + 8 * k, 8) for k in range(rank)]
+            data = window.take(self.address(child + key), size)
+            for k, each in reversed(list(enumerate(filters))):
+                if not mask >> k & 1:
+                    data = self.undone(child, each, data, one, kind.size)
+            if len(data) != one:
+                raise window.fail(child, f"a chunk of {name} has {len(data)} bytes, not {one}")
+            piece = np.frombuffer(data, kind.dtype).reshape(chunk)
+            into = tuple(slice(a, a + c) for a, c in zip(start, chunk, strict=True))
+            target = array[into]
+            target[...] = piece[tuple(slice(0, n) for n in target.shape)]
+        return as_tensor(array)
+
+    def undone(self, at: int, kind: int, data: bytes, size: int, width: int) -> bytes:
+        """The data before a filter; ``size`` bytes, with at most a checksum."""
+        if kind == _DEFLATE:
+            try:
+                return zlib.decompressobj().decompress(data, size + 4)
+            except zlib.error as error:
+                raise self.window.fail(at, f"compressed data is broken ({error})") from error
+        if kind == _FLETCHER:
+            return data[:-4]
+        whole = len(data) // width * width
+        planes = np.frombuffer(data, np.uint8, whole).reshape(width, -1)
+        return planes.T.tobytes() + data[whole:]
+
+    def filters(self, messages: list[_Message]) -> list[int]:
+        message = self.one(messages, _FILTERS)
+        if message is None:
+            return []
+        window, at = self.window, message.at
+        version, count = window.number(at, 1), window.number(at + 1, 1)
+        at += 8 if version == 1 else 2
+        found = []
+        for _ in range(count):
+            kind = window.number(at, 2)
+            if kind not in (_DEFLATE, _SHUFFLE, _FLETCHER):
+                raise FileError(
+                    f"{window.name}, byte {at}: compressed by HDF5's filter {kind}; read here are "
+                    f"gzip, shuffle and fletcher32"
+                )
+            name = window.number(at + 2, 2) if version == 1 else 0
+            values = window.number(at + (6 if version == 1 else 4), 2)
+            at += (8 + (name + 7) // 8 * 8) if version == 1 else 6
+            at += 4 * (values + values % 2 if version == 1 else values)
+            found.append(kind)
+        return found

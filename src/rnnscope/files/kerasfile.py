@@ -1,0 +1,122 @@
+"""Keras: .h5 and .hdf5 of Keras 1 to 3, .weights.h5 and .keras of Keras 3.
+
+Arrays get one set of names, whoever wrote them: the layer's, ``forward_layer`` or
+``backward_layer`` where there are both, and ``kernel``, ``recurrent_kernel``, ``bias``.
+
+Source: keras/src/saving/saving_lib.py, keras/src/legacy/saving/legacy_h5_format.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rnnscope.errors import FileError
+from rnnscope.files.hdf5 import Group, read_hdf5
+from rnnscope.files.raw import Raw
+from rnnscope.files.window import Held, Window
+from rnnscope.files.zipped import opened
+
+__all__ = ["configured", "read_hdf5_file", "read_keras"]
+
+_PARTS = ("kernel", "recurrent_kernel", "bias")
+_CELL = re.compile(r"cell|vars|(?:lstm|gru|simple_rnn|cu_dnn\w+)_cell(?:_\d+)?")
+_DIRECTION = re.compile(r"(forward|backward)_\w+")
+
+
+def read_hdf5_file(path: Path) -> Raw:
+    """A .h5 file; one that Keras did not write keeps its own names."""
+    return _raw(path, read_hdf5(Window.of(path)), {})
+
+
+def read_keras(path: Path) -> Raw:
+    """A .keras file: a .zip of the configuration and the weights."""
+    with opened(path) as archive:
+        if "config.json" not in archive.names:
+            raise FileError(f"{path}: no .keras file: it holds no config.json")
+        config = _json(f"{path}, config.json", archive.read("config.json"))
+        facts = {}
+        if "metadata.json" in archive.names:
+            facts = _json(f"{path}, metadata.json", archive.read("metadata.json"))
+        weights = Window(f"{path}, model.weights.h5", archive.read("model.weights.h5"))
+    if not isinstance(facts, dict):
+        facts = {}
+    return _raw(path, read_hdf5(weights), {"model_config": config, **facts})
+
+
+def _json(place: str, data: bytes | str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{place}: damaged: no JSON: {error}") from error
+
+
+def _raw(path: Path, group: Group, facts: Mapping[str, Any]) -> Raw:
+    about: dict[str, Any] = {}
+    for place in ("model_weights", ""):
+        about |= group.attributes.get(place, {})
+    config = facts.get("model_config", about.get("model_config"))
+    if isinstance(config, str):
+        config = _json(f"{path}, model_config", config)
+    version = facts.get("keras_version", about.get("keras_version"))
+    metadata = {"keras_version": version} if isinstance(version, str) else {}
+    named = {
+        place.removesuffix("/vars"): held["name"]
+        for place, held in group.attributes.items()
+        if place.endswith("/vars") and isinstance(held.get("name"), str)
+    }
+    arrays = {}
+    for name, held in group.arrays.items():
+        arrays[_renamed(name, named, group.arrays) or name] = held
+    kind = "keras" if version or config is not None or named else "hdf5"
+    return Raw(path, kind, arrays, config=config, metadata=metadata)
+
+
+def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) -> str | None:
+    """The one name of an array of a recurrent layer; None for any other."""
+    *groups, last = name.split("/")
+    last = last.partition(":")[0]
+    if groups[-2:] == ["cell", "vars"] and last in ("0", "1", "2"):
+        part = _PARTS[int(last)]
+    elif last in _PARTS:
+        part = last
+    else:
+        return None
+    before = "/".join(groups)
+    recurrent = any(
+        f"{before}/{each}" in arrays for each in ("recurrent_kernel", "recurrent_kernel:0", "1")
+    )
+    if not recurrent:
+        return None
+    if groups[:1] == ["model_weights"]:
+        groups = groups[1:]
+    while groups and _CELL.fullmatch(groups[-1]):
+        groups.pop()
+    direction = ""
+    if len(groups) > 1 and (match := _DIRECTION.fullmatch(groups[-1])):
+        direction = f"{match[1]}_layer/"
+        groups.pop()
+    while groups and _CELL.fullmatch(groups[-1]):
+        groups.pop()
+    layer = named.get("/".join(groups)) or (groups[-1] if groups else "")
+    return f"{layer}/{direction}{part}" if layer else direction + part
+
+
+def configured(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(name, class, configuration) of every layer in a model's description, outermost first."""
+    waiting = deque([config])
+    while waiting:
+        held = waiting.popleft()
+        if isinstance(held, list):
+            waiting.extend(held)
+        elif isinstance(held, dict):
+            kind, inside = held.get("class_name"), held.get("config")
+            if isinstance(kind, str) and isinstance(inside, dict):
+                name = inside.get("name")
+                if isinstance(name, str):
+                    yield name, kind, inside
+            waiting.extend(held.values())

@@ -1,0 +1,132 @@
+"""load: the recurrent layers of a file, as modules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from rnnscope.errors import (
+    AddressError,
+    DeclarationError,
+    DtypeError,
+    FileError,
+    RefusedError,
+    ShapeError,
+)
+from rnnscope.files.arrays import read_npz, read_safetensors, read_torch
+from rnnscope.files.finding import find
+from rnnscope.files.found import Found, Wanted, module_of
+from rnnscope.files.kerasfile import read_hdf5_file, read_keras
+from rnnscope.files.onnxfile import read_onnx
+from rnnscope.files.raw import Raw
+from rnnscope.layouts import Layout
+
+__all__ = ["Layers", "READERS", "found_in", "load", "read_raw"]
+
+READERS: Mapping[str, Callable[[Path], Raw]] = {
+    ".pt": read_torch,
+    ".pth": read_torch,
+    ".safetensors": read_safetensors,
+    ".npz": read_npz,
+    ".h5": read_hdf5_file,
+    ".hdf5": read_hdf5_file,
+    ".keras": read_keras,
+    ".onnx": read_onnx,
+}
+
+
+class Layers(dict[str, nn.Module]):
+    """Recurrent layers by name. ``assumed`` holds, for each, what no file of its kind tells and
+    was taken for granted, and what the model around it does that the layer does not."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], assumed: Mapping[str, tuple[str, ...]]):
+        super().__init__(modules)
+        self.assumed = dict(assumed)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    cell: str | None = None,
+    layout: Layout | str | None = None,
+    names: Mapping[str, str] | None = None,
+    nonlinearity: str | None = None,
+    batch_first: bool | None = None,
+    dropout: float = 0.0,
+) -> Layers:
+    """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras or .onnx file.
+
+    They are found by the names and shapes of arrays, in any known layout. A layer becomes
+    ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold it, else ``rnnscope.Recurrent``; in
+    evaluation mode. ``layer`` chooses one by its name. Where a file fits several readings,
+    ``cell`` (``"gru"``, ``"gru_reset_before"``, ``"lstm"``, ...) and ``layout`` choose;
+    ``names`` maps the layout's names (PyTorch's, if none is given) to the file's.
+
+    What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN``,
+    ``batch_first``, ``dropout``. What was assumed is in the result's ``assumed``. A file that says
+    it is followed: Keras is ``batch_first``, activations are the file's own.
+
+    >>> import os, tempfile, torch, rnnscope as rs
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "model.pt")
+    >>> torch.save({"encoder": torch.nn.GRU(3, 5).state_dict()}, path)
+    >>> layers = load(path)
+    >>> layers["encoder"], layers.assumed["encoder"]
+    (GRU(3, 5), ('batch_first=False',))
+
+    Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
+    or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;
+    ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
+    """
+    wanted = Wanted(cell, nonlinearity, batch_first, dropout)
+    found = found_in(Path(path), wanted, layout, names, layer)
+    modules = {each.name: module_of(each, wanted) for each in found}
+    return Layers(modules, {each.name: each.assumed for each in found})
+
+
+def read_raw(path: Path) -> Raw:
+    """A file by the kind that its ending says. Raises ``FileError``."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise FileError(
+            f"{path}: expected a file ending in {', '.join(READERS)}; got {path.suffix or 'none'}"
+        )
+    if not path.is_file():
+        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+    try:
+        raw = reader(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if "rnnscope" in raw.metadata and "x" in raw.arrays:
+        raise FileError(f"{path}: this is a saved trace; open it with rnnscope.load_trace(path)")
+    return raw
+
+
+def found_in(
+    path: Path,
+    wanted: Wanted,
+    layout: Layout | str | None = None,
+    names: Mapping[str, str] | None = None,
+    layer: str | None = None,
+) -> list[Found]:
+    """The layers of a file, not modules yet."""
+    raw = read_raw(path)
+    try:
+        found = find(raw, wanted, layout, names)
+    except (FileError, DeclarationError):
+        raise
+    except RefusedError as error:
+        raise error if str(path) in str(error) else RefusedError(f"{path}: {error}") from error
+    except (ShapeError, DtypeError) as error:
+        raise FileError(f"{path}: {error}") from error
+    if layer is None:
+        return found
+    chosen = [each for each in found if each.name == layer]
+    if not chosen:
+        held = ", ".join(repr(each.name) for each in found[:8]) + (", ..." * (len(found) > 8))
+        raise AddressError(f"{path}: no recurrent layer {layer!r}; it holds {held}")
+    return chosen

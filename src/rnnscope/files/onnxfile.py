@@ -1,0 +1,426 @@
+"""ONNX: the recurrent nodes of a model, and the numbers that the file holds for their inputs.
+
+Exporters rarely store W, R and B as the node takes them: they slice, join and turn them by nodes
+before it. Those few operations are carried out here, on constants alone.
+
+Source: onnx/onnx.proto, onnx/docs/ExternalData.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope.errors import FileError
+from rnnscope.files.raw import Node, Raw
+from rnnscope.files.window import Held, Window
+from rnnscope.files.wire import Message, signed
+
+__all__ = ["RECURRENT", "read_onnx"]
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+_DTYPES: dict[int, tuple[str, torch.dtype]] = {
+    1: ("<f4", torch.float32),
+    6: ("<i4", torch.int32),
+    7: ("<i8", torch.int64),
+    10: ("<f2", torch.float16),
+    11: ("<f8", torch.float64),
+    16: ("<u2", torch.bfloat16),  # NumPy lacks it; the bits are taken over
+}
+_LISTS = {4: "<f4", 10: "<f8"}  # fields of floating numbers, in a row
+_MOST = 2_000_000  # nodes, initialisers, attributes: more take minutes to go through
+_DEPTH = 32  # graphs inside nodes
+
+
+def read_onnx(path: Path) -> Raw:
+    """A model's recurrent nodes; in branches and loops, too.
+
+    Raises ``FileError`` where it is damaged or keeps numbers outside of its own folder.
+    """
+    window = Window.of(path)
+    budget = _Budget(window)
+    model = Message(window, 0, window.size)
+    graphs = list(model.spans(7))
+    if not graphs:
+        raise FileError(f"{path}: no ONNX model: it holds no graph")
+    nodes: list[Node] = []
+    for graph in graphs:
+        _Scope(path, None, budget).walk(graph, nodes, 0)
+    arrays: dict[str, Held] = {}
+    if not nodes:  # a layer taken apart may still have its arrays, under their names
+        for graph in graphs:
+            arrays |= _Scope(path, None, budget).held(graph)
+    return Raw(path, "onnx", arrays, nodes=tuple(nodes))
+
+
+@dataclass
+class _Budget:
+    window: Window
+    left: int = _MOST
+
+    def spend(self, at: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise FileError(f"{self.window.name}, byte {at}: more than {_MOST} parts")
+
+
+@dataclass
+class _Maker:
+    """A node that makes constants of constants."""
+
+    op: str
+    inputs: tuple[str, ...]
+    message: Message
+
+
+@dataclass
+class _Scope:
+    """The names that are known in a graph: its own, and those of the graph around it."""
+
+    path: Path
+    outer: _Scope | None
+    budget: _Budget
+    stored: dict[str, Message] = field(default_factory=dict)
+    makers: dict[str, _Maker] = field(default_factory=dict)
+    known: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def held(self, graph: Message) -> dict[str, Held]:
+        """The named initialisers of floating numbers."""
+        found: dict[str, Held] = {}
+        for message in graph.spans(5):
+            self.budget.spend(message.start)
+            name = next((each.text for each in message.spans(8)), "")
+            dims: list[int] = []
+            kind = 0
+            for number, value in message.fields():
+                if number == 1:
+                    dims += value.numbers() if isinstance(value, Message) else [signed(value)]
+                elif number == 2 and isinstance(value, int):
+                    kind = value
+            floating = kind in _DTYPES and _DTYPES[kind][1].is_floating_point
+            if floating and len(dims) <= 2:
+                found[name] = Held(tuple(dims), True, partial(self._needed, message))
+        return found
+
+    def _needed(self, message: Message) -> Tensor:
+        found = self.tensor(message)
+        assert found is not None, "its type was looked at"
+        return found
+
+    def walk(self, graph: Message, nodes: list[Node], depth: int) -> None:
+        if depth > _DEPTH:
+            raise graph.window.fail(graph.start, f"more than {_DEPTH} graphs inside each other")
+        inner: list[Message] = []
+        for number, value in graph.fields():
+            if not isinstance(value, Message):
+                continue
+            if number == 5:
+                self.budget.spend(value.start)
+                name = next((each.text for each in value.spans(8)), "")
+                self.stored[name] = value
+            elif number == 1:
+                self.budget.spend(value.start)
+                self.node(value, nodes, inner)
+        for each in inner:
+            _Scope(self.path, self, self.budget).walk(each, nodes, depth + 1)
+
+    def node(self, message: Message, nodes: list[Node], inner: list[Message]) -> None:
+        inputs: list[str] = []
+        outputs: list[str] = []
+        name = op = domain = ""
+        for number, value in message.fields():
+            if not isinstance(value, Message):
+                continue
+            if number == 5:
+                self.budget.spend(value.start)
+                inner += value.spans(6, 11)
+            elif number == 4:
+                op = value.text
+            elif number == 3:
+                name = value.text
+            elif number == 7:
+                domain = value.text
+            elif number == 2:
+                outputs.append(value.text)
+            elif number == 1:
+                inputs.append(value.text)
+        if domain not in ("", "ai.onnx"):
+            return
+        if op in RECURRENT:
+            made = name or next((each for each in outputs if each), f"{op}_{len(nodes)}")
+            attributes = dict(map(self.attribute, message.spans(5)))
+            nodes.append(Node(op, made, tuple(inputs), attributes, self.value))
+        elif op in _MAKES and outputs:
+            self.makers[outputs[0]] = _Maker(op, tuple(inputs), message)
+
+    def attribute(self, message: Message) -> tuple[str, Any]:
+        """(name, value); a tensor or a graph as its message."""
+        name = ""
+        found: Any = None
+        several: list[Any] = []
+        for number, value in message.fields():
+            if isinstance(value, Message):
+                if number == 1:
+                    name = value.text
+                elif number == 4:
+                    found = value.data
+                elif number == 5:
+                    found = value
+                elif number == 7:
+                    several += struct.unpack(f"<{value.size // 4}f", value.data[: value.size & -4])
+                elif number == 8:
+                    several += value.numbers()
+                elif number == 9:
+                    several.append(value.data)
+            elif number == 2:
+                found = struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0]
+            elif number == 3:
+                found = signed(value)
+            elif number == 7:
+                several.append(struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0])
+            elif number == 8:
+                several.append(signed(value))
+        return name, several if found is None and several else found
+
+    def value(self, name: str, depth: int = 0) -> Tensor | None:
+        """The numbers of a name, where the file holds them."""
+        if name in self.known:
+            return self.known[name]
+        if depth > _DEPTH:
+            return None
+        found: Tensor | None = None
+        if name in self.stored:
+            found = self.tensor(self.stored[name])
+        elif name in self.makers:
+            self.known[name] = None  # a name that is made of itself has no numbers
+            found = self.made(name, self.makers[name], depth)
+        elif self.outer is not None:
+            found = self.outer.value(name, depth)
+        self.known[name] = found
+        return found
+
+    def made(self, name: str, maker: _Maker, depth: int) -> Tensor | None:
+        attributes = dict(map(self.attribute, maker.message.spans(5)))
+        if maker.op == "Constant":
+            value = attributes.get("value")
+            if isinstance(value, Message):
+                return self.tensor(value)
+            for key in ("value_ints", "value_int", "value_floats", "value_float"):
+                if key in attributes:
+                    return torch.tensor(attributes[key])
+            return None
+        given = [self.value(each, depth + 1) if each else None for each in maker.inputs]
+        if not given or any(
+            value is None and bool(each) for each, value in zip(maker.inputs, given, strict=True)
+        ):
+            return None
+        size = sum(value.nbytes for value in given if value is not None)
+        if size > 2 * self.budget.window.size:
+            raise FileError(f"{self.path}: {name} would be larger than the whole file")
+        try:
+            return _MAKES[maker.op](given, attributes)
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise FileError(
+                f"{self.path}: damaged: {maker.op}, which makes {name}, does not fit: {line}"
+            ) from error
+
+    # tensors ----------------------------------------------------------------------------
+
+    def tensor(self, message: Message) -> Tensor | None:
+        window = message.window
+        dims: list[int] = []
+        kind, location, name = 0, 0, ""
+        raw: Message | None = None
+        lists: list[tuple[int, int | Message]] = []
+        external: dict[str, str] = {}
+        for number, value in message.fields():
+            if number == 1:
+                dims += value.numbers() if isinstance(value, Message) else [signed(value)]
+            elif number == 2 and isinstance(value, int):
+                kind = value
+            elif number == 14 and isinstance(value, int):
+                location = value
+            elif number == 8 and isinstance(value, Message):
+                name = value.text
+            elif number == 9 and isinstance(value, Message):
+                raw = value
+            elif number == 13 and isinstance(value, Message):
+                pair = {k: each.text for k, each in value.fields() if isinstance(each, Message)}
+                external[pair.get(1, "")] = pair.get(2, "")
+            elif number in (4, 5, 7, 10):
+                lists.append((number, value))
+        if kind not in _DTYPES:
+            return None
+        if len(dims) > 32 or any(d < 0 for d in dims):
+            raise window.fail(message.start, f"{name or 'a constant'} has shape {tuple(dims)}")
+        code, dtype = _DTYPES[kind]
+        count = math.prod(dims)
+        if location == 1:
+            found = self.outside(message, name, external, np.dtype(code), dims)
+        elif raw is not None:
+            if raw.size != count * np.dtype(code).itemsize:
+                raise window.fail(
+                    raw.start, f"{name} of shape {tuple(dims)} has {raw.size} bytes of numbers"
+                )
+            found = window.array(raw.start, np.dtype(code), dims)
+        else:
+            found = _listed(lists, np.dtype(code), count)
+            if found.numel() != count:
+                raise window.fail(
+                    message.start,
+                    f"{name or 'a constant'} of shape {tuple(dims)} has {found.numel()} numbers",
+                )
+            found = found.reshape(dims)
+        half = dtype == torch.bfloat16
+        return found.view(torch.bfloat16) if half else found
+
+    def outside(
+        self,
+        message: Message,
+        name: str,
+        external: Mapping[str, str],
+        dtype: np.dtype[np.generic],
+        dims: Sequence[int],
+    ) -> Tensor:
+        """Numbers in a file beside the model, never anywhere else."""
+        location = external.get("location", "")
+        folder = self.path.parent.resolve()
+        try:
+            beside = (folder / location).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise message.window.fail(message.start, f"{name} lies in no file") from error
+        if not location or not beside.is_relative_to(folder) or Path(location).is_absolute():
+            raise FileError(
+                f"{self.path}: refused: {name} is kept in {location!r}, outside of the model's "
+                f"own folder"
+            )
+        if not beside.is_file():
+            raise FileError(f"{self.path}: {name} is kept in {location}, and there is no such file")
+        numbers = {key: external.get(key, "0") or "0" for key in ("offset", "length")}
+        for key, text in numbers.items():
+            if not (text.isascii() and text.isdigit() and len(text) < 20):
+                raise message.window.fail(message.start, f"{name} has {key} {text!r}")
+        length = math.prod(dims) * dtype.itemsize
+        if int(numbers["length"]) not in (0, length):
+            raise message.window.fail(
+                message.start, f"{name} of shape {tuple(dims)} has {numbers['length']} bytes"
+            )
+        return Window.of(beside).array(int(numbers["offset"]), dtype, dims)
+
+
+def _listed(
+    lists: Sequence[tuple[int, int | Message]], dtype: np.dtype[np.generic], count: int
+) -> Tensor:
+    """Numbers in fields of their own, one after the other."""
+    parts: list[Any] = []
+    for number, value in lists:
+        if number in _LISTS:
+            stored = np.dtype(_LISTS[number])
+            if isinstance(value, Message):
+                parts.append(np.frombuffer(value.data, stored, value.size // stored.itemsize))
+            else:
+                parts.append(np.frombuffer(value.to_bytes(stored.itemsize, "little"), stored))
+        elif isinstance(value, Message):
+            # no more than fit the shape, so that a number of one byte takes no eight
+            numbers = [n for n, _ in zip(value.numbers(), range(count + 1), strict=False)]
+            parts.append(np.array(numbers, np.int64))
+        else:
+            parts.append(np.array([signed(value)], np.int64))
+    whole = np.concatenate(parts) if parts else np.zeros(0, dtype)
+    if dtype.kind == "f" and dtype.itemsize == 2 and whole.dtype.kind == "i":
+        whole = whole.astype(np.uint16).view(dtype)  # halves lie as bits in a list of integers
+    return torch.from_numpy(whole.astype(dtype))
+
+
+# operations on constants --------------------------------------------------------------------
+
+_Given = Sequence[Tensor | None]
+
+
+def _given(
+    values: _Given, attributes: Mapping[str, Any], place: int, name: str
+) -> list[int] | None:
+    """Whole numbers that older models give as an attribute and newer ones as an input."""
+    if len(values) > place and (value := values[place]) is not None:
+        return [int(k) for k in value.reshape(-1).tolist()]
+    found = attributes.get(name)
+    return None if found is None else [int(k) for k in found]
+
+
+def _first(values: _Given) -> Tensor:
+    if values[0] is None:
+        raise ValueError("it has no input")
+    return values[0]
+
+
+def _slice(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    x = _first(values)
+    starts, ends = (_given(values, attributes, k, n) for k, n in ((1, "starts"), (2, "ends")))
+    if starts is None or ends is None:
+        raise ValueError("no starts, no ends")
+    axes = _given(values, attributes, 3, "axes") or list(range(len(starts)))
+    steps = _given(values, attributes, 4, "steps") or [1] * len(starts)
+    index = [slice(None)] * x.dim()
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 1:
+            raise ValueError(f"a step of {step}")
+        index[axis] = slice(start, end, step)
+    return x[tuple(index)]
+
+
+def _unsqueeze(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    x, axes = _first(values), _given(values, attributes, 1, "axes") or []
+    if len(axes) > 8:
+        raise ValueError(f"{len(axes)} new axes")
+    rank = x.dim() + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _squeeze(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    x, axes = _first(values), _given(values, attributes, 1, "axes")
+    return x.squeeze() if axes is None else x.squeeze(axes)
+
+
+def _concat(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    return torch.cat([x for x in values if x is not None], int(attributes["axis"]))
+
+
+def _reshape(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    x, shape = _first(values), _given(values, attributes, 1, "shape") or []
+    if not attributes.get("allowzero"):
+        shape = [x.shape[k] if size == 0 else size for k, size in enumerate(shape)]
+    return x.reshape(shape)
+
+
+def _transpose(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    x = _first(values)
+    return x.permute([int(k) for k in attributes.get("perm") or range(x.dim())[::-1]])
+
+
+def _cast(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+    return _first(values).to(_DTYPES[int(attributes["to"])][1])
+
+
+_MAKES: Mapping[str, Callable[[_Given, Mapping[str, Any]], Tensor]] = {
+    "Constant": lambda values, _: _first(values),  # has no inputs: its value is an attribute
+    "Identity": lambda values, _: _first(values),
+    "Slice": _slice,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Concat": _concat,
+    "Reshape": _reshape,
+    "Transpose": _transpose,
+    "Cast": _cast,
+}

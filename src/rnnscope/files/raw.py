@@ -1,0 +1,46 @@
+"""A file as it is: named arrays, and what it says about itself. No layout yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rnnscope.files.window import Held
+
+__all__ = ["Node", "Raw"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A recurrent node of an ONNX graph: its operation, inputs by name, and attributes.
+
+    ``value`` gives an input's numbers where the file holds them, else None.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    value: Callable[[str], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file holds.
+
+    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras`` or ``onnx``. ``arrays`` are not
+    read yet. ``config`` is the text in which Keras describes the model; ``names`` maps a group of
+    arrays to the name that the model gives it; ``nodes`` are those of ONNX.
+    """
+
+    path: Path
+    kind: str
+    arrays: Mapping[str, Held] = field(default_factory=dict)
+    config: Any = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()

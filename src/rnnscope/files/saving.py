@@ -1,0 +1,231 @@
+"""save: recurrent layers to a file, in the layout of any framework that can hold them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rnnscope.adopt import Adopted, adopt
+from rnnscope.cells import CELLS, DECLARED
+from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
+from rnnscope.files.found import kind_name
+from rnnscope.files.onnxwriting import model_of
+from rnnscope.layouts import Layout, from_torch, layout_named
+
+__all__ = ["save"]
+
+
+def save(
+    layers: nn.Module | Mapping[str, nn.Module],
+    path: str | os.PathLike[str],
+    *,
+    layout: Layout | str | None = None,
+) -> None:
+    """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5 or .onnx file.
+
+    ``layers`` is one module, or modules by name. Arrays are named and stacked as the ``layout``
+    says: ``"pytorch"`` unless given, ``"onnx"`` for .onnx; ``"keras"`` in .h5 makes a file that
+    Keras loads with ``load_weights``. The file is written beside its place and renamed: an
+    existing one is replaced whole, or not at all.
+
+    >>> import tempfile, torch, rnnscope as rs
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = os.path.join(folder.name, "gru.onnx")
+    >>> save({"gru": torch.nn.GRU(3, 5)}, path)
+    >>> from rnnscope.files import load
+    >>> load(path)["gru"]
+    GRU(3, 5)
+
+    Raises ``RefusedError`` where file or layout cannot hold a layer, with the reason, and
+    ``FileError`` where the place cannot be written.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending == ".keras":
+        raise RefusedError(
+            f"{path}: a .keras file holds a whole model with its configuration; write .h5 with "
+            f"layout='keras', and model.load_weights(path) in Keras"
+        )
+    if ending not in _WRITERS and ending != ".onnx":
+        known = ", ".join((*_WRITERS, ".onnx"))
+        raise FileError(f"{path}: expected a file ending in {known}; got {ending or 'none'}")
+    if layout is None:
+        layout = "onnx" if ending == ".onnx" else "pytorch"
+    chosen = layout_named(layout) if isinstance(layout, str) else layout
+    if (ending == ".onnx") != (chosen.name == "onnx"):
+        raise RefusedError(
+            f"{path}: layout {chosen.name} in a {ending} file: "
+            + (
+                "an .onnx file holds nodes, layout='onnx'"
+                if ending == ".onnx"
+                else "its arrays belong to nodes, write a .onnx file"
+            )
+        )
+    modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
+    if not modules:
+        raise RefusedError(f"{path}: there are no layers to write")
+    ready = [_ready(name, module, chosen) for name, module in modules.items()]
+    with replacing(path) as beside:
+        if ending == ".onnx":
+            data = model_of([(each.name, each.adopted, each.arrays) for each in ready])
+            beside.write_bytes(data)
+        else:
+            _WRITERS[ending](beside, ready, chosen)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A layer as it will be written: the layout's arrays, for each stacked layer where the
+    layout knows no stack."""
+
+    name: str
+    adopted: Adopted
+    arrays: tuple[Mapping[str, Tensor], ...]
+
+    def named(self) -> dict[str, Tensor]:
+        """The arrays under their whole names."""
+        found: dict[str, Tensor] = {}
+        for k, arrays in enumerate(self.arrays):
+            for name, value in arrays.items():
+                between = "/" if "/" in name else "."
+                stacked = f"{k}{between}" if len(self.arrays) > 1 else ""
+                found[f"{self.name}{between}{stacked}{name}" if self.name else stacked + name] = (
+                    value
+                )
+        return found
+
+
+def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
+    adopted = adopt(module)
+    place = f"layer {name}: " if name else ""
+    if layout.name != "onnx":
+        known = [DECLARED[each] for each in (*CELLS, "gru_reset_before", "lstm_peephole")]
+        if all(adopted.cell is not each for each in known):
+            raise RefusedError(
+                f"{place}layout {layout.name} holds no activations; the layer is "
+                f"{kind_name(adopted.cell)}. Layout 'onnx' holds them."
+            )
+        if adopted.reverse:
+            raise RefusedError(
+                f"{place}layout {layout.name} holds no layer that runs from the end only; "
+                f"layout 'onnx' does"
+            )
+    weights = adopted.weights(fresh=True)
+    split = layout.name in ("onnx", "keras", "keras_cudnn")  # frameworks without stacks
+    rows = [[row] for row in weights] if split else [list(weights)]
+    arrays: list[Mapping[str, Tensor]] = []
+    for stack in rows:
+        state: dict[str, Tensor] = {}
+        for k, directions in enumerate(stack):
+            for d, each in enumerate(directions):
+                end = f"_l{k}{'_reverse' * (d > 0)}"
+                pairs = each.named()
+                state |= {
+                    key.removesuffix(each.suffix) + end: value.detach().cpu().contiguous().clone()
+                    for key, value in pairs.items()
+                }
+        arrays.append(_laid_out(place, adopted, layout, state))
+    return _Ready(name, adopted, tuple(arrays))
+
+
+def _laid_out(
+    place: str, adopted: Adopted, layout: Layout, state: dict[str, Tensor]
+) -> Mapping[str, Tensor]:
+    if layout.name == "pytorch" and any(adopted.cell is each for each in CELLS.values()):
+        return state  # in any type of number
+    try:
+        arrays = from_torch(layout, adopted.cell, state)
+    except (RefusedError, DtypeError) as error:
+        raise type(error)(f"{place}{error}") from error
+    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to, that takes its place at the end, or is removed."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror}") from error
+    os.close(handle)
+    beside = Path(name)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # as any other new file; mkstemp's are the owner's only
+        yield beside
+        os.replace(beside, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise FileError(f"cannot write {path}: {error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _all(ready: list[_Ready]) -> dict[str, Tensor]:
+    return {name: value for each in ready for name, value in each.named().items()}
+
+
+def _write_torch(path: Path, ready: list[_Ready], _: Layout) -> None:
+    torch.save(_all(ready), path)
+
+
+def _write_safetensors(path: Path, ready: list[_Ready], _: Layout) -> None:
+    save_file({name: value.contiguous() for name, value in _all(ready).items()}, path)
+
+
+def _write_npz(path: Path, ready: list[_Ready], _: Layout) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **{name: _numpy(name, value) for name, value in _all(ready).items()})  # type: ignore[arg-type]
+
+
+def _numpy(name: str, value: Tensor) -> np.ndarray[Any, Any]:
+    if value.dtype is torch.bfloat16:
+        raise RefusedError(f"{name}: NumPy and HDF5 have no bfloat16; convert with .float()")
+    return value.numpy()
+
+
+def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
+    try:
+        h5py: Any = import_module("h5py")
+    except ImportError as error:
+        raise MissingExtraError("writing .h5 needs h5py: pip install 'rnnscope[files]'") from error
+    with h5py.File(path, "w") as file:
+        if not layout.name.startswith("keras"):
+            for name, value in _all(ready).items():
+                file[name] = _numpy(name, value)
+            return
+        names: list[str] = []
+        for each in ready:
+            for k, arrays in enumerate(each.arrays):
+                name = each.name or "layer"
+                name += f"_l{k}" if len(each.arrays) > 1 else ""
+                names.append(name)
+                group = file.create_group(name)
+                group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in arrays]
+                for key, value in arrays.items():
+                    group[f"{name}/{key}:0"] = _numpy(key, value)
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        file.attrs["backend"] = b"tensorflow"
+        file.attrs["keras_version"] = b"2.15.0"
+
+
+_WRITERS: Mapping[str, Callable[[Path, list[_Ready], Layout], None]] = {
+    ".pt": _write_torch,
+    ".pth": _write_torch,
+    ".safetensors": _write_safetensors,
+    ".npz": _write_npz,
+    ".h5": _write_hdf5,
+    ".hdf5": _write_hdf5,
+}

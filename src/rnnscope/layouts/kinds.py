@@ -1,0 +1,62 @@
+"""From a cell to the kind under which layouts store it, and back."""
+
+from __future__ import annotations
+
+from rnnscope.cells import DECLARED, Cell
+from rnnscope.errors import DeclarationError, RefusedError
+from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum
+from rnnscope.layouts.layout import KINDS
+
+__all__ = ["cell_of", "kind_of", "storage_kind"]
+
+_CELL_OF = {"rnn": "rnn_tanh"} | {kind: kind for kind in KINDS if kind != "rnn"}
+_KIND_OF = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
+
+
+def storage_kind(kind: str) -> str:
+    """The kind of a layout that a cell's name means: ``rnn_relu`` is stored as ``rnn`` is."""
+    stored = _KIND_OF.get(kind, kind)
+    if stored not in KINDS:
+        known = ", ".join((*KINDS, *_KIND_OF))
+        raise DeclarationError(f"unknown kind of cell {kind!r}; expected one of {known}")
+    return stored
+
+
+def cell_of(kind: str, projected: bool = False) -> Cell:
+    """The cell of a kind; ``rnn`` alone is the one with tanh."""
+    name = "lstm_projected" if kind == "lstm" and projected else _CELL_OF.get(kind, kind)
+    return DECLARED[name]
+
+
+def kind_of(cell: Cell) -> str:
+    """The kind under which a cell is stored: activations do not matter, the structure does.
+
+    Raises ``RefusedError`` for a cell that no layout knows.
+    """
+    for name, known in DECLARED.items():
+        if tuple(cell.gates) == tuple(known.gates) and _skeleton(cell) == _skeleton(known):
+            return storage_kind(name)
+    raise RefusedError(
+        f"cell {cell.name} is stored by no layout: its equations are not those of "
+        f"{', '.join(DECLARED)}; keep its parameters under PyTorch's names"
+    )
+
+
+def _skeleton(cell: Cell) -> dict[str, Expr]:
+    return {name: _without_activations(equation) for name, equation in cell.equations.items()}
+
+
+def _without_activations(expr: Expr) -> Expr:
+    match expr:
+        case Apply(_, argument):
+            return Apply("tanh", _without_activations(argument))
+        case Sum(left, right, negative):
+            return Sum(_without_activations(left), _without_activations(right), negative)
+        case Product(left, right):
+            return Product(_without_activations(left), _without_activations(right))
+        case FromH(gate, of):
+            return FromH(gate, _without_activations(of))
+        case Project(of):
+            return Project(_without_activations(of))
+        case _:
+            return expr

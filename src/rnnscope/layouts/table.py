@@ -1,0 +1,121 @@
+"""One table of all layouts, in Markdown, generated from the records."""
+
+from __future__ import annotations
+
+from rnnscope.layouts.layout import BIASES, Layout, Stored
+from rnnscope.layouts.records import LAYOUTS
+
+__all__ = ["document", "table"]
+
+_INTRODUCTION = """\
+# Layouts
+
+How each framework stores a recurrent layer, and so what `rnnscope` does with its arrays. Generated
+from the records in `src/rnnscope/layouts/` by `python -m rnnscope.layouts.table`; a test holds it
+current.
+
+Gates have PyTorch's letters: LSTM `i f g o` (others call `g` c, j or z), GRU `r z n` (others call
+`n` h, a or o), RNN `h`. `-` is a block that is stored and not used. H is the number of units, I the
+size of the input, P that of a projection, k the number of gates. Where a layer has one bias, it is
+the sum of PyTorch's two; it comes back as `bias_ih`, with `bias_hh` zero.
+A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_before` before it.
+"""
+
+_HEAD = ("layout", "cell", "gates", "matrices", "biases", "names", "what is particular")
+
+
+def document() -> str:
+    """The page ``docs/layouts.md``."""
+    sources = "\n".join(
+        f"- **{layout.name}**, {layout.title}: {_sentence(layout.remark)}{_link(layout.source)}"
+        for layout in LAYOUTS.values()
+    )
+    return f"{_INTRODUCTION}\n{table()}\n\n## Sources\n\n{sources}\n"
+
+
+def table() -> str:
+    """One row for each layout and kind of cell."""
+    rows = [
+        (f"**{layout.name}**", kind, *_describe(layout, kind))
+        for layout in LAYOUTS.values()
+        for kind in layout.cells
+    ]
+    lines = [_HEAD, tuple("---" for _ in _HEAD), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _describe(layout: Layout, kind: str) -> tuple[str, ...]:
+    stored = layout.stored(kind)
+    names = ", ".join(f"`{array.name}`" for array in stored.arrays)
+    return (
+        f"`{' '.join(stored.gates)}`",
+        _matrices(layout, stored),
+        _biases(layout, stored),
+        names,
+        _particular(layout, stored),
+    )
+
+
+def _matrices(layout: Layout, stored: Stored) -> str:
+    kernels = [array for array in stored.arrays if array.part.startswith(("W_ih", "W_hh"))]
+    each = all("{gate}" in a.name or len(stored.gates_of(a)) == 1 for a in kernels)
+    k = "" if each else "k"
+    together = any(len(array.parts) == 2 for array in kernels)
+    columns = ["I+H"] if together else ["I", "H"]
+    shapes = [
+        f"({k}H, {width})" if stored.orientation == "rows" else f"({width}, {k}H)"
+        for width in columns
+    ]
+    text = " and ".join(shapes)
+    if layout.direction_axis:
+        text = text.replace("(", "(directions, ")
+    return text + (", numbers of (H, ·)" if stored.orientation == "reshaped" else "")
+
+
+def _biases(layout: Layout, stored: Stored) -> str:
+    merged, apart = stored.holders(BIASES[0]), stored.holders(BIASES[1])
+    if not merged:
+        return "none"
+    both = any(array.parts == BIASES for array in stored.arrays)
+    if both:
+        shape = "(2, kH)" if stored.biases == "stacked" else "(2kH,)"
+        text = (
+            f"both in {shape.replace('(', '(directions, ', 1) if layout.direction_axis else shape}"
+        )
+        text = text.replace(",)", ")") if layout.direction_axis else text
+    elif set(apart) == set(merged):
+        text = "two"
+    elif apart:
+        text = f"one, and b_h{apart} apart"
+    else:
+        text = "one"
+    return text + (", always there" if stored.biased else "")
+
+
+def _particular(layout: Layout, stored: Stored) -> str:
+    facts = []
+    if stored.update == "takes":
+        facts.append("z takes the new state: −W_z, −b_z")
+    if stored.forget_bias:
+        facts.append(f"adds {stored.forget_bias:g} to f at run time")
+    if any(array.part == "peephole" for array in stored.arrays):
+        facts.append(f"peepholes {' '.join(stored.holders('peephole'))}")
+    if any(array.part == "W_hr" for array in stored.arrays):
+        facts.append("projection")
+    if stored.gate_names:
+        facts.append(
+            "gates named " + ", ".join(f"{gate} {name}" for gate, name in stored.gate_names.items())
+        )
+    return "; ".join(facts)
+
+
+def _sentence(text: str) -> str:
+    return f"{text}. " if text else ""
+
+
+def _link(source: str) -> str:
+    return f"<{source}>" if source.startswith("https://") else f"`{source}`"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
