@@ -429,9 +429,8 @@ class Trace(Record):
 
         def __getattr__(self, name: str) -> Tensor:
             """``s_n`` and ``s_0`` of a declared cell's state s."""
-            structure = self.__dict__.get("structure")
             state, _, suffix = name.rpartition("_")
-            if structure is None or suffix not in ("n", "0") or state not in structure.cell.states:
+            if suffix not in ("n", "0") or "structure" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return self._final(state) if suffix == "n" else self._initial(state)
 
