@@ -27,6 +27,7 @@ from rnnscope.layouts import (
 from rnnscope.layouts.kinds import cell_of, kind_of
 from rnnscope.layouts.layout import KINDS
 from rnnscope.layouts.records import PYTORCH, RNNSCOPE
+from rnnscope.recurrent import Recurrent
 
 EVERY = [(layout, kind) for layout in LAYOUTS.values() for kind in layout.cells]
 NAMES = [f"{layout.name}-{kind}" for layout, kind in EVERY]
@@ -253,6 +254,31 @@ def test_nested_mappings_and_other_orders_of_bytes_are_read() -> None:
     same(to_torch("flax", nested).state_dict, to_torch("flax", flat).state_dict)
 
 
+def test_a_layer_that_runs_in_reverse_only() -> None:
+    arrays = from_torch("onnx", LSTM, layer("lstm"))
+    cell, state, options = to_torch("onnx", arrays, kind="lstm", reverse=True)
+    assert options["reverse"] is True
+    module = Recurrent(cell, **options)
+    module.load_state_dict(state)
+    again = from_torch("onnx", cell, module.state_dict())
+    assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
+    with pytest.raises(ShapeError, match="one direction; the arrays hold two"):
+        to_torch("pytorch", layer("lstm", two=True), reverse=True)
+
+
+@pytest.mark.parametrize("name", list(DECLARED))
+@pytest.mark.parametrize("two", [False, True])
+def test_names_are_those_of_recurrent(name: str, two: bool) -> None:
+    cell = DECLARED[name]
+    projected = {"proj_size": 2} if cell.projected else {}
+    module = Recurrent(cell, 3, 4, num_layers=2, bidirectional=two, **projected)
+    arrays = from_torch("rnnscope", cell, module.state_dict())
+    again = to_torch("rnnscope", arrays, kind=name)
+    assert again.cell is cell
+    Recurrent(cell, **again.options).load_state_dict(again.state_dict)
+    same(again.state_dict, dict(module.state_dict()))
+
+
 # ── the kind of cell ─────────────────────────────────────────────────────────────────────────
 
 
@@ -440,6 +466,10 @@ def test_the_callers_arrays_are_not_touched() -> None:
     for tensor in state.values():
         tensor.add_(1)
     assert all(np.array_equal(arrays[name], copies[name]) for name in arrays)
+    tensors = {name: torch.tensor(a) for name, a in copies.items()}
+    for tensor in to_torch("haiku", tensors).state_dict.values():
+        tensor.add_(1)
+    assert all(np.array_equal(tensors[name], copies[name]) for name in arrays)
     module = torch.nn.LSTM(3, 2)
     written = from_torch("pytorch", LSTM, module.state_dict())
     before = module.weight_ih_l0.detach().clone()

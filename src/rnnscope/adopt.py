@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,7 +63,7 @@ class Weights:
     suffix: str
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def hidden_size(self) -> int:
         """Units: rows of one gate."""
         return self.ih.shape[0] // len(self.cell.gates)
@@ -261,6 +260,9 @@ class Structure:
         return h.transpose(0, 1) if self.batch_first else h
 
 
+_FACTS = tuple(each.name for each in fields(Structure))
+
+
 @dataclass(frozen=True)
 class Adopted(Structure):
     """A module that can be opened, with its structure."""
@@ -271,14 +273,12 @@ class Adopted(Structure):
     def of(cls, module: Declared) -> Adopted:
         """A module that says itself what it is."""
         structure = module.structure
-        facts = {each.name: getattr(structure, each.name) for each in fields(Structure)}
-        return cls(**facts, module=module)
+        return cls(**{name: getattr(structure, name) for name in _FACTS}, module=module)
 
     @property
     def structure(self) -> Structure:
         """What is known of the module, without the module."""
-        names = (field.name for field in fields(Structure))
-        return Structure(**{name: getattr(self, name) for name in names})
+        return Structure(**{name: getattr(self, name) for name in _FACTS})
 
     def weights(self, fresh: bool = False) -> tuple[tuple[Weights, ...], ...]:
         """The weights that the last forward used, by layer and direction; not copied.

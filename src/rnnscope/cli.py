@@ -20,7 +20,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope.errors import ShapeError
+from rnnscope.files import load, save
+from rnnscope.files.loading import READERS
+from rnnscope.files.showing import contents
 from rnnscope.inputs import MOST, read_sequence, sequence
+from rnnscope.layouts import LAYOUTS
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.terminal import ArgumentError, Format, OneLine, show
@@ -153,7 +157,7 @@ def explain(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A state dict, .pt, .pth or .safetensors; the sizes follow from it.",
+            help="A file of weights, as for rnnscope show; the sizes follow from it.",
         ),
     ] = None,
     layer_name: Annotated[
@@ -204,7 +208,7 @@ def explain(
         if layer_name is not None:
             raise ArgumentError("--layer chooses in a file: give --weights FILE too")
         options = {"nonlinearity": activation} if activation else {}
-        module = drawn(
+        module: Any = drawn(
             seed,
             kind or "rnn",
             x.shape[-1],
@@ -215,11 +219,11 @@ def explain(
             bidirectional=bidirectional,
             **options,
         )
-        origin = f"seed {seed}"
+        origin, found_name = f"seed {seed}", ""
     else:
         given = {"--hidden": hidden, "--layers": layers, "--bidirectional": bidirectional}
         _refuse_sizes(weights, given | {"--bias": bias})
-        module = read_layer(weights, layer_name, kind, activation)
+        found_name, module = read_layer(weights, layer_name, kind, activation)
         origin = f"weights from {weights.name}" + (f", {layer_name}" if layer_name else "")
     for change in changes or []:
         set_parameter(module, change)
@@ -230,7 +234,7 @@ def explain(
     at |= {"direction": direction.value if direction else None}
     chosen = {axis: index for axis, index in at.items() if index is not None}
     if name is None and time is None:
-        built = f"{construction(module)}   # {origin}"
+        built = f"{construction(module, weights, found_name)}   # {origin}"
         show(lesson(traced, construction=built, **chosen), form)
     else:
         show(traced.explain(name, **chosen), form)
@@ -279,7 +283,7 @@ def _refuse_sizes(file: Path, given: dict[str, Any]) -> None:
             raise ArgumentError(f"sizes follow from {file.name}: leave out {option}")
 
 
-def _in_precision(x: Tensor, module: nn.RNNBase) -> Tensor:
+def _in_precision(x: Tensor, module: nn.Module) -> Tensor:
     """The input in the type of the weights; refused where it becomes infinite."""
     dtype = next(module.parameters()).dtype
     found = x.to(dtype)
@@ -287,6 +291,82 @@ def _in_precision(x: Tensor, module: nn.RNNBase) -> Tensor:
     if lost.any():
         raise ShapeError(f"{float(x[lost][0])!r} is too large for the layer's numbers, {dtype}")
     return found
+
+
+# rnnscope show, rnnscope convert ---------------------------------------------------------------
+
+
+class AnyCell(StrEnum):
+    """The cells that files hold, where a file fits several."""
+
+    rnn = "rnn"
+    gru = "gru"
+    gru_reset_before = "gru_reset_before"
+    lstm = "lstm"
+    lstm_peephole = "lstm_peephole"
+
+
+_ENDINGS = ", ".join(READERS)
+
+
+@app.command("show", short_help="The recurrent layers in a file.")
+def show_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=f"A file ending in {_ENDINGS}.")],
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This layer alone, as in encoder.rnn.")
+    ] = None,
+    cell: Annotated[
+        AnyCell | None, typer.Option(help="Which cell, where names and shapes fit several.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option(metavar="LAYOUT", help=f"How it is stored: {', '.join(LAYOUTS)}.")
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="How it is printed (no latex here).")
+    ] = Format.text,
+) -> None:
+    """The recurrent layers in a file: cell, sizes, layout, and how its numbers look.
+
+    Nothing in the file is run. Beside each layer stands what no file of its kind tells and was
+    assumed. The radius of W_hh is the largest absolute eigenvalue of a gate's matrix.
+    """
+    kind = cell.value if cell else None
+    show(contents(file, layer=layer, cell=kind, layout=layout), form)
+
+
+@app.command(short_help="A file's recurrent layers in another framework's layout.")
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=f"A file ending in {_ENDINGS}.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYOUT",
+            help=f"How it is to be stored: {', '.join(LAYOUTS)}.  [default: onnx in .onnx, "
+            "else pytorch]",
+            show_default=False,
+        ),
+    ] = None,
+    stored: Annotated[
+        str | None, typer.Option("--from", metavar="LAYOUT", help="How IN is stored.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(metavar="NAME", help="This layer alone.")] = None,
+    cell: Annotated[
+        AnyCell | None, typer.Option(help="Which cell, where names and shapes fit several.")
+    ] = None,
+) -> None:
+    """Read the recurrent layers of IN and write them to OUT, in the layout of any framework.
+
+    Only recurrent layers are written; an existing OUT is replaced whole, or not at all.
+    """
+    kind = cell.value if cell else None
+    layers = load(source, layer=layer, cell=kind, layout=stored)
+    save(layers, target, layout=layout)
+    for name, module in layers.items():
+        typer.echo(f"{name or '(no name)'}: {module}")
+        for assumed in layers.assumed[name]:
+            typer.echo(f"    assumed {assumed}")
+    typer.echo(f"written to {target}")
 
 
 # rnnscope shapes -----------------------------------------------------------------------------

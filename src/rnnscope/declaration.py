@@ -26,6 +26,9 @@ from rnnscope.expr import (
 
 __all__ = ["cell_of", "data_of"]
 
+DEEPEST = 200
+"""Operations inside one another, at most, in an equation that is read."""
+
 _NAMED: dict[str, type[Quantity] | type[Previous] | type[Vector]] = {
     "quantity": Quantity,
     "previous": Previous,
@@ -110,7 +113,12 @@ def cell_of(data: Any) -> Cell:
     raise DeclarationError(f"no declaration of a cell: {str(data)[:80]}")
 
 
-def _expr(data: Any) -> Expr:
+def _expr(data: Any, depth: int = 0) -> Expr:
+    if depth > DEEPEST:
+        raise DeclarationError(
+            f"an equation with more than {DEEPEST} operations inside one another"
+        )
+    inner = depth + 1
     match data:
         case float() | int():
             return Number(float(data))
@@ -119,13 +127,13 @@ def _expr(data: Any) -> Expr:
         case ["from_x", str(gate)]:
             return FromX(gate)
         case ["from_h", str(gate), of]:
-            return FromH(gate, _expr(of))
+            return FromH(gate, _expr(of, inner))
         case ["project", of]:
-            return Project(_expr(of))
+            return Project(_expr(of, inner))
         case ["+" | "-" as sign, left, right]:
-            return Sum(_expr(left), _expr(right), negative=sign == "-")
+            return Sum(_expr(left, inner), _expr(right, inner), negative=sign == "-")
         case ["*", left, right]:
-            return Product(_expr(left), _expr(right))
+            return Product(_expr(left, inner), _expr(right, inner))
         case ["apply", str(name), argument]:
-            return Apply(name, _expr(argument))
+            return Apply(name, _expr(argument, inner))
     raise DeclarationError(f"no equation: {str(data)[:80]}")

@@ -38,14 +38,19 @@ BLOCK_BYTES = 1 << 20
 """Size of one quantity in a block of time: few enough operations, and little memory beside."""
 
 
+USELESS = 0.25
+"""A bound wider than this share of a state's largest value proves nothing worth saying."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """How far the equations lie from the layer's own numbers, at the worst place.
 
     ``deviation`` is the largest difference, ``tolerance`` what rounding allows where it stands;
     ``ratio`` is the largest deviation / tolerance anywhere; ``place`` is where it stands, or where
-    a ratio above 1 comes first, in the order of computation; ``size`` is the largest
-    |value| of the state. ``every_step`` tells whether all steps were compared, or the last alone.
+    a ratio above 1 comes first, in the order of computation. ``every_step`` tells whether all steps
+    were compared, or the last alone. Of ``places`` (steps of sequences, in each layer and
+    direction) ``loose`` prove nothing: the numbers differ there, and rounding allows too much.
     """
 
     deviation: float
@@ -53,8 +58,15 @@ class Proof:
     ratio: float
     state: str
     place: Place
-    size: float
     every_step: bool
+    places: int
+    loose: int
+
+    @property
+    def words(self) -> str:
+        """What was compared, as in: h at every step."""
+        text = f"{self.state} {'at every step' if self.every_step else 'at the end'}"
+        return text if not self.loose else f"{text} but {self.loose} of {self.places}"
 
 
 class Direction:
@@ -368,23 +380,30 @@ class Direction:
         if every_step and self.valid is not None:
             off = off.masked_fill(~self.valid, 0)
         ratio = off / allowed.clamp(min=torch.finfo(off.dtype).tiny)
+        finite = allowed.isfinite()
         if not torch.isfinite(ratio).all():
-            # a bound that overflowed allows anything
-            ratio = torch.where(allowed.isfinite(), ratio, 0.0)
-        worst, largest = int(ratio.argmax()), int(off.argmax())
+            # a bound that overflowed allows anything, and proves nothing
+            ratio = torch.where(finite, ratio, 0.0)
+        worst = int(ratio.argmax())
+        tight = allowed <= USELESS * self._size(state)
+        proven = tight & finite if bool(tight.any()) else finite
+        largest = int(torch.where(proven, off, -1.0).argmax())
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
             t = int(steps[b])
         elif ratio.view(-1)[worst] > 1:
             t, b = self._first(ratio > 1)
+        loose = ~tight & (off != 0)  # the same bits need no bound
+        padding = 0 if steps is not None or self.valid is None else int((~self.valid).sum())
         return Proof(
             float(off.view(-1)[largest]),
             float(allowed.reshape(-1)[largest]),
             float(ratio.view(-1)[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
-            self._size(state),
             every_step,
+            off.numel() - padding,
+            int(loose.sum()),
         )
 
     def _first(self, failed: Tensor) -> tuple[int, int]:
@@ -394,8 +413,13 @@ class Direction:
         return t, int(failed[t].nonzero()[0])
 
     def _size(self, state: str) -> float:
-        """The largest |value| of a state; of h, which is always proven, nobody asks."""
-        return float(self.sizes[Quantity(state)].max()) if state in self.plan else math.nan
+        """The largest finite |value| of a state."""
+        values = self.store[state][1:-1]
+        low, high = (float(t) for t in torch.aminmax(values))
+        size = max(-low, high)
+        if not math.isfinite(size):
+            size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+        return size
 
 
 def _never_negative(expr: Expr, cell: Cell) -> bool:

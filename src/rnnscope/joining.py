@@ -225,8 +225,9 @@ def _joined_proof(proofs: Sequence[Proof], calls: Sequence[Trace]) -> Proof:
         closest,
         deviation=largest.deviation,
         tolerance=largest.tolerance,
-        size=max(p.size for p in moved),
         every_step=all(p.every_step for p in moved),
+        places=sum(p.places for p in moved),
+        loose=sum(p.loose for p in moved),
     )
 
 

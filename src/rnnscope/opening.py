@@ -26,11 +26,13 @@ __all__ = ["Opened", "open_call"]
 class Opened:
     """The numbers inside one call. ``values`` maps names to tensors (layer, direction, batch,
     time, unit), ``inputs`` holds each layer's input (batch, time, feature), or None where that is
-    the states of the layer below, joined over directions."""
+    the states of the layer below, joined over directions; ``products`` is the type in which the
+    layer formed its products, where it ran."""
 
     values: dict[str, Tensor]
     inputs: tuple[Tensor | None, ...]
     proofs: dict[str, Proof]
+    products: torch.dtype | None = None
 
 
 def open_call(
@@ -81,7 +83,7 @@ def open_call(
             else:
                 inputs.append(None)
     kept = tuple(None if x is None else x.transpose(0, 1) for x in inputs)
-    return Opened(buffers.finished(), kept, _worst(proofs))
+    return Opened(buffers.finished(), kept, _worst(proofs), products)
 
 
 def _blocks(x: Tensor | None) -> Callable[[int, int], Tensor] | None:
@@ -106,14 +108,16 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
     found: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
         mine = [p for p in proofs if p.state == state]
-        largest = max(mine, key=lambda p: p.deviation)
+        counted = [p for p in mine if p.every_step] or mine
+        proven = [p for p in mine if p.loose < p.places] or mine
         closest = max(mine, key=lambda p: p.ratio)
         first = next((p for p in mine if p.ratio > 1), closest)
         found[state] = replace(
-            largest,
+            max(proven, key=lambda p: p.deviation),
             ratio=closest.ratio,
             place=first.place,
-            size=max(p.size for p in mine),
-            every_step=any(p.every_step for p in mine),
+            every_step=counted[0].every_step,
+            places=sum(p.places for p in counted),
+            loose=sum(p.loose for p in counted),
         )
     return found

@@ -102,6 +102,7 @@ class Recurrent(Declared):
             )
         if self.reverse and self.bidirectional:
             raise ValueError("reverse runs from the end only, bidirectional from both: choose one")
+        _ = cell.states  # known from here on: torch.compile cannot follow how they are found
         if not cell.gates:
             raise DeclarationError(f"cell {cell.name} names no gate, so it would have no weights")
         if cell.projected != bool(self.proj_size):

@@ -82,6 +82,13 @@ def run_direction(
         for leaf in leaves(equation):
             if isinstance(leaf, FromX) and leaf not in inputs:
                 inputs[leaf] = linear(x, *weights.of_x(leaf.gate))
+
+    def spread(value: Tensor) -> Tensor:
+        """A quantity of parameters or numbers alone is the same for all sequences."""
+        return (
+            value.to(x.dtype).expand(x.shape[1], weights.hidden_size) if value.dim() < 2 else value
+        )
+
     kept: dict[str, list[Tensor]] = {}
     states = dict(initial)
     steps = range(x.shape[0])
@@ -90,12 +97,16 @@ def run_direction(
         found: dict[str, Tensor] = {}
         for name, equation in equations.items():
             if isinstance(equation, Apply):
-                found[f"{name}_pre"] = evaluate(equation.argument, env)
-                value = equation.function.forward(found[f"{name}_pre"])
+                argument = spread(evaluate(equation.argument, env))
+                found[f"{name}_pre"] = argument
+                value = equation.function.forward(argument)
             else:
-                value = evaluate(equation, env)
+                value = spread(evaluate(equation, env))
             found[name] = env.values[Quantity(name)] = value
-        found |= {part: value for leaf, value in env.parts.items() if (part := part_name(leaf))}
+        for leaf, value in env.parts.items():
+            part = part_name(leaf)
+            if part is not None:
+                found[part] = value
         after = {name: found[name] for name in cell.states}
         if valid is not None:
             inside = valid[t, :, None]

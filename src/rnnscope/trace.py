@@ -32,8 +32,6 @@ __all__ = ["Capture", "Trace", "load_trace", "trace"]
 
 Check = bool | Literal["thorough"]
 
-USELESS = 0.1
-"""A bound wider than this share of a state's largest value proves nothing worth saying."""
 SMALL = 60
 """Up to so many numbers a trace is shown as a table of all of them."""
 
@@ -314,9 +312,8 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         layer, d, batch = (int(k) for k in (each == each.max()).nonzero()[0])
         place = Place(layer, ran.structure.directions[d], batch, ran.call.steps - 1)
         largest = float(each.max())
-        size = float(values[name].abs().max())
         ratio = 0.0 if largest == 0 else math.inf
-        proofs[name] = Proof(largest, 0.0, ratio, name, place, size, every_step=False)
+        proofs[name] = Proof(largest, 0.0, ratio, name, place, False, each.numel(), 0)
     apart = deviations(ran.hidden, returned.h).amax(-1)
     if (largest := float(apart.max())) > 0:
         t, batch = (int(k) for k in (apart == apart.max()).nonzero()[0])
@@ -384,6 +381,7 @@ class Trace(Record):
         self.structure = structure
         self.call = call
         self.proofs: Mapping[str, Proof] = opened.proofs
+        self._opened_in = opened.products
         self.recomputed = False
         self._snapshot = snapshot
         self._returned = output
@@ -439,10 +437,8 @@ class Trace(Record):
 
         def __getattr__(self, name: str) -> Tensor:
             """``s_n`` and ``s_0`` of a declared cell's state s."""
-            structure = self.__dict__.get("structure")
             state, _, suffix = name.rpartition("_")
-            known = structure is not None and (state in structure.cell.states or state == "c")
-            if structure is None or suffix not in ("n", "0") or not known:
+            if suffix not in ("n", "0") or "structure" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return self._final(state) if suffix == "n" else self._initial(state)
 
@@ -495,15 +491,12 @@ class Trace(Record):
     @property
     def unverified(self) -> tuple[str, ...]:
         """The states whose bound is too wide to prove anything, as c in bfloat16."""
-        return tuple(
-            name
-            for name, proof in self.proofs.items()
-            if name != "h" and proof.tolerance > USELESS * max(proof.size, 1e-30)
-        )
+        return tuple(n for n, proof in self.proofs.items() if proof.loose == proof.places)
 
     def _worst(self) -> Proof | None:
+        """The largest deviation of what is proven; of all, where nothing is."""
         proven = [p for name, p in self.proofs.items() if name not in self.unverified]
-        return max(proven, key=lambda p: p.deviation, default=None)
+        return max(proven or self.proofs.values(), key=lambda p: p.deviation, default=None)
 
     @property
     def proof(self) -> str:
@@ -519,21 +512,25 @@ class Trace(Record):
                 f"difference {_short(self.deviation)}."
             )
             return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
-        precision = str(self.call.x.dtype).removeprefix("torch.")
-        where = [
-            f"{name} {'at every step' if proof.every_step else 'at the end'}"
-            for name, proof in self.proofs.items()
-            if name not in self.unverified
-        ]
-        text = (
-            f"Equal to {kind}'s own {', '.join(where)}: largest difference "
-            f"{_short(self.deviation)}; rounding in {precision} allows {_short(self.tolerance)}."
+        proven = [proof.words for n, proof in self.proofs.items() if n not in self.unverified]
+        allows = (
+            f"largest difference {_short(self.deviation)}; rounding in {self.precision} allows "
+            f"{_short(self.tolerance)}"
         )
-        for name in self.unverified:
-            text += f" {name} not verified: rounding in {precision} allows too much."
+        if proven:
+            text = f"Equal to {kind}'s own {', '.join(proven)}: {allows}."
+            for name in self.unverified:
+                text += f" {name} not verified: rounding in {self.precision} allows too much."
+        else:
+            text = f"Not verified, as rounding allows too much: {allows}."
         if self.nonfinite is not None:
             text += f" Not finite: {self.nonfinite}."
         return text
+
+    @property
+    def precision(self) -> str:
+        """The type in which the layer formed its products (autocast may lower it)."""
+        return str(self._opened_in or self.call.x.dtype).removeprefix("torch.")
 
     # on disk ---------------------------------------------------------------------------------
 
@@ -543,7 +540,7 @@ class Trace(Record):
         Outputs are written without their graph. Raises ``FileError`` where the place cannot be
         written; an existing file is then as it was.
         """
-        opened = Opened(self._values, self._inputs, dict(self.proofs))
+        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in)
         tracefile.write(
             path,
             tracefile.Contents(self.structure, self.call, self.weights, opened, self._returned),

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -75,6 +76,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "structure": structure,
         "given": call.given,
         "batched": call.batched,
+        "products": None if opened.products is None else str(opened.products),
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
@@ -203,13 +205,19 @@ def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
         name: Proof(**{**proof, "place": Place(**proof["place"])})
         for name, proof in facts["proofs"].items()
     }
+    name = facts["products"]
+    products = None if name is None else getattr(torch, name.removeprefix("torch."))
+    if not isinstance(products, torch.dtype | None):
+        raise TypeError(f"products is {name!r}, no type of numbers")
+    if not (facts["given"] in (True, False) and facts["batched"] in (True, False)):
+        raise TypeError("given and batched must be true or false")
     states = tuple(tensors[f"final/{k}"] for k in range(len(structure.cell.states)))
     final = states[0] if len(states) == 1 else states
     output: Any = final
     if not structure.single_step:
         packed = _packed("output", tensors)
         output = (tensors["output"] if packed is None else packed, final)
-    return Contents(structure, call, weights, Opened(values, inputs, proofs), output)
+    return Contents(structure, call, weights, Opened(values, inputs, proofs, products), output)
 
 
 def _packed(prefix: str, tensors: Mapping[str, Tensor]) -> PackedSequence | None:

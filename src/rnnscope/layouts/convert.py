@@ -19,6 +19,8 @@ from rnnscope.layouts.stack import Stack, read_stack, write_stack
 
 __all__ = ["Converted", "candidates", "from_torch", "layout_named", "to_torch"]
 
+REVERSE = "_reverse"  # what PyTorch's names of the reverse direction end in
+
 Arrays = Mapping[str, Any]
 """NumPy arrays, torch tensors, or what NumPy takes; mappings inside are joined with /."""
 
@@ -27,8 +29,8 @@ class Converted(NamedTuple):
     """A layer as PyTorch holds it.
 
     ``options`` are keyword arguments of ``nn.RNN``, ``nn.GRU``, ``nn.LSTM`` and
-    ``rnnscope.Recurrent``: input_size, hidden_size, num_layers, bias, bidirectional, and
-    proj_size where there is a projection.
+    ``rnnscope.Recurrent``: input_size, hidden_size, num_layers, bias, bidirectional, proj_size
+    where there is a projection, and ``reverse=True`` (of ``Recurrent`` only) where it was asked.
     """
 
     cell: Cell
@@ -49,12 +51,14 @@ def to_torch(
     *,
     kind: str | None = None,
     forget_bias: float | None = None,
+    reverse: bool = False,
 ) -> Converted:
     """The layer that arrays of a layout hold: its cell, its parameters, its sizes.
 
     ``kind`` is the cell's: ``lstm``, ``gru``, ``gru_reset_before``, ``rnn_tanh``,
     ``rnn_relu``, ``lstm_peephole``; left out, it is found where only one fits the names and
-    shapes. ``forget_bias`` replaces what the layout says the framework adds at run time.
+    shapes. ``forget_bias`` replaces what the layout says the framework adds at run time. With
+    ``reverse`` the layer's one direction runs from the end, as ``Recurrent(reverse=True)`` does.
 
     >>> import numpy as np
     >>> from rnnscope.layouts import to_torch
@@ -75,7 +79,13 @@ def to_torch(
         kind = _only_kind(layout, tensors)
     stack = read_stack(layout, storage_kind(kind), tensors)
     cell = cell_of(kind, stack.projected)
-    return Converted(cell, write_stack(_own_layout(stack.kind), stack), _options(stack))
+    state_dict, options = write_stack(_own_layout(stack.kind), stack), _options(stack)
+    if reverse:
+        if stack.bidirectional:
+            raise ShapeError("reverse is for a layer of one direction; the arrays hold two")
+        state_dict = {f"{name}{REVERSE}": tensor for name, tensor in state_dict.items()}
+        options["reverse"] = True
+    return Converted(cell, state_dict, options)
 
 
 def from_torch(
@@ -86,6 +96,9 @@ def from_torch(
     forget_bias: float | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays in which a layout stores a layer of PyTorch, or of ``rnnscope.Recurrent``.
+
+    Of a layer that runs in reverse only, that direction is stored: a layout's arrays do not say
+    which one it is.
 
     >>> import torch
     >>> from rnnscope.cells import GRU
@@ -98,7 +111,10 @@ def from_torch(
     """
     layout = _with_forget_bias(layout, forget_bias)
     kind = kind_of(cell)
-    stack = read_stack(_own_layout(kind), kind, _tensors(state_dict))
+    own = _tensors(state_dict)
+    if all(name.endswith(REVERSE) for name in own):
+        own = {name.removesuffix(REVERSE): tensor for name, tensor in own.items()}
+    stack = read_stack(_own_layout(kind), kind, own)
     return {name: _array(name, tensor) for name, tensor in write_stack(layout, stack).items()}
 
 

@@ -119,10 +119,10 @@ HAIKU = Layout(
         "rnn": Stored(
             "h",
             (
-                Array("vanilla_rnn/input_to_hidden/w", "W_ih"),
-                Array("vanilla_rnn/hidden_to_hidden/w", "W_hh"),
-                Array("vanilla_rnn/input_to_hidden/b", "b_ih"),
-                Array("vanilla_rnn/hidden_to_hidden/b", "b_hh"),
+                Array("vanilla_rnn/linear/w", "W_ih"),
+                Array("vanilla_rnn/linear_1/w", "W_hh"),
+                Array("vanilla_rnn/linear/b", "b_ih"),
+                Array("vanilla_rnn/linear_1/b", "b_hh"),
             ),
             orientation="columns",
             biased=True,
@@ -150,5 +150,8 @@ HAIKU = Layout(
         ),
     },
     source="https://github.com/google-deepmind/dm-haiku/blob/main/haiku/_src/recurrent.py",
-    remark="VanillaRNN is relu; names of layers and directions are the user's own",
+    remark=(
+        "VanillaRNN is relu, with double_bias=True; names of layers and directions are the "
+        "user's own"
+    ),
 )

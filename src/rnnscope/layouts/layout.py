@@ -166,8 +166,9 @@ class Layout:
 
     ``cells`` maps kinds of cell (those of ``KINDS``) to how each is stored. Where names hold no
     ``{layer}``, an array's name gets the texts ``layer`` (with ``{number}``) and ``directions``
-    in front of it, but only where there are several layers, or two directions. With ``direction_axis`` every array has a first axis of
-    directions instead. ``source`` is where the framework states its convention.
+    in front of it, but only where there are several layers, or two directions. With
+    ``direction_axis`` every array has a first axis of directions instead. ``source`` is where the
+    framework states its convention.
 
     >>> from rnnscope.layouts import Array, Layout, Stored
     >>> mine = Layout("mine", cells={"lstm": Stored(
