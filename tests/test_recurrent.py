@@ -371,7 +371,7 @@ def test_vmap_and_grad_of_torch_func(name: str) -> None:
 
 
 def test_compiled_as_one_graph() -> None:
-    layer = recurrent(LSTM_PEEPHOLE)
+    layer = recurrent(LSTM_PEEPHOLE.with_functions({"g": "leaky_relu(0.1)"}), bidirectional=True)
     x = torch.randn(3, 2, 3, dtype=torch.float64)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x)[0], layer(x)[0])

@@ -24,6 +24,7 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
+from rnnscope.files import load, save
 from rnnscope.recurrent import Recurrent
 from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
@@ -44,7 +45,9 @@ __all__ = [
     "ShapeError",
     "Trace",
     "VerificationError",
+    "load",
     "load_trace",
+    "save",
     "trace",
     "watch",
 ]

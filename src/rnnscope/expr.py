@@ -9,7 +9,7 @@ and elementwise functions. The module knows no cell and no layer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -146,15 +146,14 @@ class Apply(Expr):
     name: str
     argument: Expr
     given: Function | None = None
+    function: Function = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.given is None:
-            function_named(self.name)
+        object.__setattr__(self, "function", self.given or function_named(self.name))
 
-    @property
-    def function(self) -> Function:
-        """The function with all that is known of it."""
-        return self.given or function_named(self.name)
+    def __reduce__(self) -> tuple[type[Apply], tuple[object, ...]]:
+        # by the name alone: what the function is made of does not pickle
+        return Apply, (self.name, self.argument, self.given)
 
 
 def as_expr(value: Expr | float) -> Expr:

@@ -199,16 +199,17 @@ def _groups(raw: Raw, layout: Layout) -> Iterator[_Group]:
     found: dict[str, dict[str, tuple[str, Held]]] = {}
     recurrent: set[str] = set()
     for name, held in raw.arrays.items():
-        for pattern, (own, is_recurrent) in patterns.items():
-            match = pattern.fullmatch(name)
-            if match:
-                parts = match.groupdict()
-                prefix = parts.pop("prefix")
-                canonical = own.format(**{key: value or "" for key, value in parts.items()})
-                found.setdefault(prefix, {})[canonical] = name, held
-                if is_recurrent or layout.name in ("pytorch", "pytorch_cell"):
-                    recurrent.add(prefix)
-                break
+        matches = [(m, *about) for p, about in patterns.items() if (m := p.fullmatch(name))]
+        if not matches:
+            continue
+        # of kernel and recurrent_kernel, the one that leaves less before it
+        match, own, is_recurrent = min(matches, key=lambda each: len(each[0]["prefix"]))
+        parts = match.groupdict()
+        prefix = parts.pop("prefix")
+        canonical = own.format(**{key: value or "" for key, value in parts.items()})
+        found.setdefault(prefix, {})[canonical] = name, held
+        if is_recurrent or layout.name in ("pytorch", "pytorch_cell"):
+            recurrent.add(prefix)
     for prefix, arrays in found.items():
         if prefix in recurrent:
             yield from _joined(layout, prefix, found, arrays)
@@ -240,7 +241,9 @@ def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: 
     place = _place(path, group)
     kinds = [k for k in layout.cells if wanted.cell is None or k in _KINDS[wanted.cell]]
     if layout.name in ("pytorch", "pytorch_cell"):
-        kind, converted = assembled(place, {k: held for k, (_, held) in group.arrays.items()})
+        kind, converted = assembled(
+            place, {_in_pytorch(k): held for k, (_, held) in group.arrays.items()}
+        )
         if kind not in kinds:
             if not strict and wanted.cell == "gru_reset_before" and kind == "gru":
                 return []
@@ -268,6 +271,14 @@ def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: 
         raise FileError(f"{place}: {why}")
     most = max(len(fit.group.arrays) for fit in found)
     return [fit for fit in found if len(fit.group.arrays) == most]
+
+
+def _in_pytorch(name: str) -> str:
+    """A cell's name as a layer's: ``reverse.weight_ih`` is ``weight_ih_l0_reverse``."""
+    own = name.rpartition(".")[2]
+    if "_l" in own:
+        return own
+    return f"{own}_l0{'_reverse' * name.startswith('reverse.')}"
 
 
 def _own_names(layout: Layout, kind: str, group: _Group) -> set[str]:

@@ -56,9 +56,9 @@ class Found:
 
 
 def kind_name(cell: Cell) -> str:
-    """The cell in a word: ``lstm``, ``gru_reset_before``, or its own name with activations."""
+    """The cell in a word: ``lstm``, ``gru_reset_before``, or its own name and what sets it apart."""
     known = next((name for name, each in DECLARED.items() if each is cell), None)
-    return known or f"{cell.name}, {cell.departures.partition(';')[0]}"
+    return known or f"{cell.name}: {cell.departures}"
 
 
 def module_of(found: Found, wanted: Wanted) -> nn.Module:

@@ -232,8 +232,9 @@ def _activated(
         return known or cell.with_functions({"h": a}), assumed
     if (a, r) == ("tanh", "sigmoid"):
         return cell, assumed
-    changes = dict.fromkeys("ifo" if cell is LSTM else "rz", r)
-    changes |= dict.fromkeys("gh" if cell is LSTM else "n", a)
+    changes = dict.fromkeys("ifo" if cell is LSTM else "rz", r) if r != "sigmoid" else {}
+    if a != "tanh":
+        changes |= dict.fromkeys("gh" if cell is LSTM else "n", a)
     return cell.with_functions(changes), assumed
 
 

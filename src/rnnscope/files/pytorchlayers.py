@@ -18,12 +18,11 @@ _CELLS = {"rnn": RNN_TANH, "gru": GRU, "lstm": LSTM}
 
 
 def assembled(place: str, given: Mapping[str, Held]) -> tuple[str, Converted]:
-    """The kind and the layer of arrays such as ``weight_ih_l0``, or of a cell's ``weight_ih``.
+    """The kind and the layer of arrays such as ``weight_ih_l0``.
 
     Raises ``FileError`` with the array that is missing or does not fit.
     """
-    # a cell's weights are those of a layer of one
-    held = {name if "_l" in name else f"{name}_l0": each for name, each in given.items()}
+    held = dict(given)
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in held:
             raise FileError(f"{place}: {name} is missing; it holds {', '.join(list(held)[:8])}")

@@ -1,0 +1,148 @@
+"""What a file holds, layer by layer, as text: sizes, layout, and numbers that tell a layer's state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope.adopt import Adopted, Weights, adopt
+from rnnscope.files.found import Found, Wanted, kind_name, module_of
+from rnnscope.files.loading import found_in
+from rnnscope.layouts import Layout
+
+__all__ = ["Shown", "contents"]
+
+_LARGEST = 2048  # units; the eigenvalues of larger matrices take minutes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The recurrent layers of a file, to be printed."""
+
+    path: Path
+    layers: Sequence[Mapping[str, Any]]
+
+    def data(self) -> dict[str, Any]:
+        """Everything that is printed, as JSON has it."""
+        return {"file": str(self.path), "layers": [dict(layer) for layer in self.layers]}
+
+    def markdown(self) -> str:
+        """The text in a block."""
+        return f"```\n{self}\n```"
+
+    def __str__(self) -> str:
+        count = len(self.layers)
+        parts = [f"{self.path.name}: {count} recurrent layer{'s' * (count != 1)}"]
+        parts += [_text(layer) for layer in self.layers]
+        return "\n\n".join(parts)
+
+
+def contents(
+    path: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    cell: str | None = None,
+    layout: Layout | str | None = None,
+) -> Shown:
+    """The recurrent layers in a file, as ``rnnscope show`` prints them.
+
+    Raises what ``load`` raises.
+    """
+    wanted = Wanted(cell)
+    found = found_in(Path(path), wanted, layout, None, layer)
+    return Shown(Path(path), [_facts(each, module_of(each, wanted)) for each in found])
+
+
+def _facts(found: Found, module: nn.Module) -> dict[str, Any]:
+    adopted = adopt(module)
+    parameters = list(module.parameters())
+    weights = [each for row in adopted.weights() for each in row]
+    facts: dict[str, Any] = {
+        "name": found.name,
+        "module": str(adopted.structure),
+        "cell": kind_name(adopted.cell),
+        "input_size": adopted.input_size,
+        "hidden_size": adopted.hidden_size,
+        "num_layers": adopted.num_layers,
+        "directions": list(adopted.directions),
+        "layout": found.layout,
+        "gates": list(found.gates),
+        "parameters": sum(p.numel() for p in parameters),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "spectral_radius": {_place(adopted, k): _radii(each) for k, each in enumerate(weights)},
+        "forget_bias": {
+            _place(adopted, k): mean
+            for k, each in enumerate(weights)
+            if (mean := _forget_bias(each)) is not None
+        },
+        "not_finite": {
+            name: count for name, p in module.named_parameters() if (count := _not_finite(p))
+        },
+        "assumed": list(found.assumed),
+    }
+    return facts
+
+
+def _place(adopted: Adopted, k: int) -> str:
+    layer, direction = divmod(k, len(adopted.directions))
+    return f"l{layer} {adopted.directions[direction]}"
+
+
+def _radii(weights: Weights) -> dict[str, float | None]:
+    """For each gate the largest |eigenvalue| of W_hk, with a projection of W_hr W_hk."""
+    found: dict[str, float | None] = {}
+    for gate in weights.cell.gates:
+        matrix = weights.of_h(gate)[0].detach().double()
+        if weights.hr is not None:
+            matrix = weights.hr.detach().double() @ matrix
+        small = matrix.shape[0] <= _LARGEST and bool(matrix.isfinite().all())
+        found[gate] = float(torch.linalg.eigvals(matrix).abs().max()) if small else None
+    return found
+
+
+def _forget_bias(weights: Weights) -> float | None:
+    """The mean of b_if + b_hf; None without a forget gate or biases."""
+    if "f" not in weights.cell.gates or weights.b_ih is None:
+        return None
+    rows = weights.rows("f")
+    total = weights.b_ih[rows].detach().double()
+    if weights.b_hh is not None:
+        total = total + weights.b_hh[rows].detach().double()
+    return float(total.mean())
+
+
+def _not_finite(parameter: Tensor) -> int:
+    return int((~parameter.detach().isfinite()).sum())
+
+
+def _text(layer: Mapping[str, Any]) -> str:
+    sizes = f"input {layer['input_size']}, hidden {layer['hidden_size']}"
+    count = layer["num_layers"]
+    stack = f"{count} layer{'s' * (count != 1)}, {' and '.join(layer['directions'])}"
+    rows = [
+        ("module", layer["module"]),
+        ("cell", layer["cell"]),
+        ("sizes", f"{sizes}, {stack}"),
+        ("layout", f"{layer['layout']}, gates in the order {' '.join(layer['gates'])}"),
+        ("parameters", f"{layer['parameters']:,} {layer['dtype']}"),
+    ]
+    for k, (place, radii) in enumerate(layer["spectral_radius"].items()):
+        shown = "   ".join(
+            f"{gate} {'not computed' if value is None else f'{value:.3f}'}"
+            for gate, value in radii.items()
+        )
+        rows.append(("" if k else "radius of W_hh", f"{place:10}  {shown}"))
+    for k, (place, mean) in enumerate(layer["forget_bias"].items()):
+        rows.append(("" if k else "forget bias", f"{place:10}  mean {mean:.3f}"))
+    broken = ", ".join(f"{n} in {name}" for name, n in layer["not_finite"].items())
+    rows.append(("NaN or inf", broken or "none"))
+    for k, text in enumerate(layer["assumed"]):
+        rows.append(("" if k else "assumed", text))
+    lines = [f"    {label:16}{text}".rstrip() for label, text in rows]
+    return "\n".join([layer["name"] or "(no name)", *lines])
