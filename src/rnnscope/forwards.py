@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType, FunctionType
@@ -26,7 +26,17 @@ from rnnscope.errors import DtypeError, RefusedError, ShapeError
 from rnnscope.recurrent import Heard, Recurrent
 from rnnscope.trace import Captured, attending, captured, dropout_state
 
-__all__ = ["Forward", "Observer", "observe", "undisturbed", "unobserve"]
+__all__ = ["Forward", "Observer", "observe", "uncompiled", "undisturbed", "unobserve"]
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """While it lasts, what torch.compile compiled runs as it was written.
+
+    A graph that was compiled before holds the cells that it met as plain operations, and calls no
+    forward that could be observed.
+    """
+    stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
+    return nullcontext() if stance is None else stance("force_eager")
 
 
 class Observer(Protocol):

@@ -108,7 +108,12 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
     found: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
         mine = [p for p in proofs if p.state == state]
-        counted = [p for p in mine if p.every_step] or mine
+        every = [p for p in mine if p.every_step] or mine
+        # a step that was compared twice (check="thorough") is proven where one of them proves it
+        best: dict[tuple[int, str], Proof] = {}
+        for p in sorted(every, key=lambda p: -p.loose):
+            best[p.place.layer, p.place.direction] = p
+        counted = list(best.values())
         proven = [p for p in mine if p.loose < p.places] or mine
         closest = max(mine, key=lambda p: p.ratio)
         first = next((p for p in mine if p.ratio > 1), closest)

@@ -513,10 +513,9 @@ class Trace(Record):
             )
             return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
         proven = [proof.words for n, proof in self.proofs.items() if n not in self.unverified]
-        allows = (
-            f"largest difference {_short(self.deviation)}; rounding in {self.precision} allows "
-            f"{_short(self.tolerance)}"
-        )
+        allows = f"largest difference {_short(self.deviation)}"
+        if self.deviation or math.isfinite(self.tolerance or 0.0):
+            allows += f"; rounding in {self.precision} allows {_short(self.tolerance)}"
         if proven:
             text = f"Equal to {kind}'s own {', '.join(proven)}: {allows}."
             for name in self.unverified:

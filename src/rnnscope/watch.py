@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import OPENED, Call, adopt, refusal
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
-from rnnscope.forwards import Forward, observe, undisturbed, unobserve
+from rnnscope.forwards import Forward, observe, uncompiled, undisturbed, unobserve
 from rnnscope.joining import Handed, begin, same_numbers
 from rnnscope.seen import Layer, Seen
 from rnnscope.trace import Captured, Check, Trace, open_captured, recorded_names
@@ -100,12 +100,15 @@ class Watch(Seen):
         self._check_names(*_layers_of(self._model))
         self._look()
         self._check_record()
+        self._eager = uncompiled()
+        self._eager.__enter__()
         observe(self)
         self._on = True
         return self
 
     def __exit__(self, *_: object) -> None:
         unobserve(self)
+        self._eager.__exit__(None, None, None)
         self._on = False
         self._look()  # what was added meanwhile and cannot be recorded is told too
         for layer in self._layers.values():
