@@ -241,7 +241,7 @@ def test_one_layer_of_several(tmp_path: Path) -> None:
     text = printed(*words, "--layer", "decoder")
     assert "nn.GRU(input_size=1, hidden_size=2, batch_first=True)" in text
     assert "# weights from m.pt, decoder" in text
-    assert "input=2" in refused(*words, "--layer", "encoder")  # trace's own error: features
+    assert "takes 2 numbers a step; got 1" in refused(*words, "--layer", "encoder")
     assert "leave out --hidden" in refused(*words, "--layer", "decoder", "--hidden", "2")
     assert "weights of nn.GRU, not lstm" in refused(*words, "--layer", "decoder", "--cell", "lstm")
 

@@ -228,6 +228,12 @@ def explain(
     for change in changes or []:
         set_parameter(module, change)
     origin = ", ".join([origin, *(changes or [])])
+    if x.shape[-1] != module.input_size:
+        example = ",".join("12345678"[: module.input_size]) if module.input_size <= 8 else "3,1,..."
+        raise ArgumentError(
+            f"the layer takes {module.input_size} numbers a step; got {x.shape[-1]}. "
+            f"A comma joins the numbers of a step, as in {example}"
+        )
     _afford(x[..., 0].numel(), module.num_layers * module.hidden_size)
     traced = trace(module, _in_precision(x, module).reshape(-1, *x.shape[-2:]))
     at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": _time(time), "unit": unit}

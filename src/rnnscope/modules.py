@@ -5,6 +5,7 @@ Files are data: nothing in them is run, and sizes are checked before anything is
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ def set_parameter(module: nn.Module, change: str) -> None:
     except ValueError as error:
         raise AddressError(f"--set {change!r}: {error}") from error
     parameter = parameters[name]
+    if math.isfinite(value) and abs(value) > torch.finfo(parameter.dtype).max:
+        raise AddressError(
+            f"--set {change!r}: too large for the layer's numbers, {parameter.dtype}"
+        )
     with torch.no_grad():
         if index is None:
             parameter.fill_(value)

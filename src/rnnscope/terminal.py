@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from rnnscope.errors import RnnscopeError
+from rnnscope.errors import AddressError, RnnscopeError
 
 __all__ = ["ArgumentError", "Format", "OneLine", "show"]
 
@@ -36,6 +37,8 @@ class OneLine(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Run a command; ends the process with its exit code."""
         options["standalone_mode"] = False
+        if sys.stdout is None:  # closed, as by >&-
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal that lacks σ shows ?
         code = 0
@@ -52,6 +55,8 @@ class OneLine(TyperGroup):
             code = INTERRUPTED
         except _UsageError as error:
             code = _complain(error.format_message())  # type: ignore[attr-defined]
+        except AddressError as error:
+            code = _complain(_advice(str(error)))
         except (RnnscopeError, OSError) as error:
             code = _complain(str(error))
         except MemoryError:
@@ -80,6 +85,37 @@ class Printed(Protocol):
     def data(self) -> dict[str, Any]: ...
 
 
+_OPTIONS = {"layer": "--at-layer"} | {
+    axis: f"--{axis}" for axis in ("direction", "batch", "time", "unit")
+}
+_ADDRESS = re.compile(rf"\b({'|'.join(_OPTIONS)})=(?:\"(\w+)\"|(-?\d+)|(\.\.\.))")
+
+
+def in_options(text: str) -> str:
+    """Addresses of Python as options of the command: there is no ``tr`` in a shell.
+
+    >>> in_options('h_1 is h at time=0: tr.explain("h", layer=1, time=0)')
+    'h_1 is h at time=0: --name h --at-layer 1 --time 0'
+    """
+
+    def call(match: re.Match[str]) -> str:
+        words = [f"--name {match[1]}"] if match[1] else []
+        for axis, *values in _ADDRESS.findall(match[2]):
+            word = "".join(values)
+            words.append(f"{_OPTIONS[axis]} {'0' if word == '...' else word}")
+        return " ".join(words)
+
+    return re.sub(r'tr\.explain\((?:"(\w+)"(?:, )?)?([^()]*)\)', call, text)
+
+
+def _advice(message: str) -> str:
+    """What to write, where a message says it in Python: write layer=0 to layer=1."""
+    head, write, tail = message.partition("write ")
+    return (
+        head + write + _ADDRESS.sub(lambda m: f"{_OPTIONS[m[1]]} {''.join(m.groups('')[1:])}", tail)
+    )
+
+
 def show(found: Printed, form: Format) -> None:
     """Print in a form; in colours where stdout is a terminal."""
     if form is Format.json:
@@ -92,9 +128,12 @@ def show(found: Printed, form: Format) -> None:
         typer.echo(found.latex().rstrip("\n"))
     elif sys.stdout.isatty() and hasattr(found, "__rich__"):
         # long lines are left to the terminal: broken ones would misplace what stands below
-        Console(highlight=False).print(found, soft_wrap=True)
+        console = Console(highlight=False)
+        with console.capture() as captured:
+            console.print(found, soft_wrap=True)
+        sys.stdout.write(in_options(captured.get()))
     else:
-        typer.echo(str(found).rstrip("\n"))
+        typer.echo(in_options(str(found)).rstrip("\n"))
 
 
 def _jsonable(value: Any) -> Any:

@@ -137,13 +137,14 @@ class Walk:
         return f", x_{site.step} = {value.text}"
 
     def check(self) -> Table:
-        """Each step's states by hand, beside the trace's."""
+        """Each step's h by hand, beside what the layer returned; a layer that did not run returned
+        nothing, and its trace's states stand there."""
         kind = self.at.trace.structure.kind
         ran = self.at.trace.deviation is not None
         header = ("", "by hand", kind if ran else "trace", "difference")
         rows = []
         for hand, time in self._steps():
-            for state in hand.site.cell.states:
+            for state in ("h",) if ran else hand.site.cell.states:
                 own = self.at.own(state, time, self.unit) if state in hand.nodes else None
                 if own is not None:
                     shown = hand.nodes[state].shown
@@ -182,7 +183,10 @@ def proof(trace: Traced) -> tuple[str, ...]:
     precision = str(trace.call.x.dtype).removeprefix("torch.")
     if precision == "float64":
         return (trace.proof,)
-    return (f"By hand is float64 arithmetic on the layer's {precision} weights.", trace.proof)
+    return (
+        f"By hand is float64 arithmetic on the layer's {precision} weights.",
+        f"All its numbers, computed in {precision}: {trace.proof[0].lower()}{trace.proof[1:]}",
+    )
 
 
 def equations(at: Address) -> Chains:
