@@ -1,4 +1,4 @@
-"""What a file holds, layer by layer, as text: sizes, layout, and numbers that tell a layer's state."""
+"""What a file holds, layer by layer, as text: sizes, layout, and how its numbers look."""
 
 from __future__ import annotations
 
