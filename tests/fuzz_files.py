@@ -149,6 +149,7 @@ class Worker:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def fuzz(mutations: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
@@ -170,6 +171,7 @@ def fuzz(mutations: int, seed: int, folder: Path) -> tuple[Counter[str], list[st
             failed.append(f"mutation {seed}.{k} of {whole[which].name}: {answer}")
             target.rename(folder / f"failed_{seed}_{k}{target.suffix}")
             if word in ("died", "silent"):
+                worker.close()
                 worker = Worker(whole)
     worker.close()
     return came, failed

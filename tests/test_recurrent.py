@@ -500,6 +500,15 @@ def test_a_trace_leaves_the_graph_and_nothing_else() -> None:
     assert torch.equal(tr.parameters["peephole_i_l0"], before)
 
 
+def test_another_layer_that_runs_in_a_hook_is_not_taken_for_it() -> None:
+    layer, other = recurrent(LSTM_PEEPHOLE), recurrent(LEAKY)
+    layer.register_forward_pre_hook(lambda _, args: (other(args[0])[0][..., :3],))
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    tr = rs.trace(layer, x)
+    assert torch.equal(tr.output, layer(x)[0])
+    assert torch.equal(tr.layer_input(0).transpose(0, 1), other(x)[0][..., :3])
+
+
 def test_weights_that_are_computed_at_each_reading() -> None:
     """The record is of the weights that the run used."""
     layer = recurrent(LSTM_PEEPHOLE)

@@ -25,6 +25,7 @@ from rnnscope.errors import (
     VerificationError,
 )
 from rnnscope.files import load, save
+from rnnscope.layouts import Array, Layout, Stored
 from rnnscope.recurrent import Recurrent
 from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
@@ -33,16 +34,19 @@ __version__ = _version("rnnscope")
 
 __all__ = [
     "AddressError",
+    "Array",
     "Cell",
     "DeclarationError",
     "DtypeError",
     "FileError",
+    "Layout",
     "MissingExtraError",
     "NotRecurrentError",
     "Recurrent",
     "RefusedError",
     "RnnscopeError",
     "ShapeError",
+    "Stored",
     "Trace",
     "VerificationError",
     "load",

@@ -6,7 +6,6 @@ import math
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ def read_torch(path: Path) -> Raw:
 
     Raises ``FileError`` where it is damaged, or holds more than tensors.
     """
-    mapped = zipfile.is_zipfile(path)
+    mapped = _begins(path, b"PK\x03\x04")
     if mapped:
         # twice: without numbers first, so that no tensor is made that its storage cannot hold
         for name, tensor in _tensors(_loaded(path, "meta", mapped)):
@@ -148,7 +147,7 @@ class _judged:  # noqa: N801
 
 def read_npz(path: Path) -> Raw:
     """A .npz file; arrays of Python objects are refused when they are asked for."""
-    if path.open("rb").read(6) == b"\x93NUMPY":
+    if _begins(path, b"\x93NUMPY"):
         raise FileError(f"{path}: one array, of numpy.save; expected several under names, of savez")
     arrays = {}
     with opened(path) as archive:
@@ -212,6 +211,11 @@ def _objects(path: Path, entry: str) -> Tensor:
     raise FileError(
         f"{path}, {entry}: holds Python objects, which could run code when read; expected numbers"
     )
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a file holds, layer by layer, as text: sizes, layout, and what its numbers are like."""
+"""What a file holds, layer by layer, as text: sizes, layout, and how its numbers look."""
 
 from __future__ import annotations
 

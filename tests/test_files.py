@@ -1,0 +1,437 @@
+"""Layers from files: found, loaded, saved; and what is said of those that hold none."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import rnnscope as rs
+from rnnscope.cells import GRU_RESET_BEFORE, LSTM, LSTM_PEEPHOLE
+from rnnscope.files.hdf5 import read_hdf5
+from rnnscope.files.wire import encoded
+from rnnscope.files.window import Window
+from rnnscope.layouts import LAYOUTS, Array, Layout, Stored
+
+LAYERS = {
+    "rnn": nn.RNN(3, 5),
+    "relu": nn.RNN(3, 5, nonlinearity="relu"),
+    "gru": nn.GRU(3, 5, num_layers=2, bidirectional=True),
+    "lstm": nn.LSTM(3, 5, num_layers=2, bias=False),
+    "projected": nn.LSTM(3, 5, proj_size=2, bidirectional=True),
+}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return type(one) is type(other) and all(
+        torch.equal(value, theirs[name]) for name, value in one.state_dict().items()
+    )
+
+
+# round trips --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors", ".npz", ".h5"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_saved_is_loaded(tmp_path: Path, kind: str, ending: str) -> None:
+    if ending == ".h5":
+        pytest.importorskip("h5py", reason="h5py, of the extra files, writes .h5")
+    layer = LAYERS[kind]
+    path = tmp_path / f"m{ending}"
+    rs.save({"a.b": layer, "c": layer}, path)
+    found = rs.load(path, nonlinearity="relu" if kind == "relu" else None)
+    assert sorted(found) == ["a.b", "c"]
+    assert same(layer, found["a.b"])
+    assert same(layer, found["c"])
+    assert os.listdir(tmp_path) == [path.name]  # nothing is left beside it
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "onnx"])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_every_layout_is_found_again(tmp_path: Path, kind: type[nn.RNNBase], layout: str) -> None:
+    layer: Any = kind(3, 5, bidirectional=True)  # type: ignore[call-arg]
+    path = tmp_path / "m.npz"
+    try:
+        rs.save({"enc": layer}, path, layout=layout)
+    except rs.RefusedError as error:
+        assert layout in str(error)
+        assert not path.exists()
+        return
+    asked = {"layout": layout} if layout == "rnnscope" else {}
+    cell = kind.__name__.lower() if layout in ("rnnscope", "burn") else None
+    found: Any = rs.load(path, cell=cell, **asked)["enc"]
+    x = torch.randn(4, 2, 3)
+    torch.testing.assert_close(found(x)[0], layer(x)[0], atol=1e-6, rtol=1e-6)
+
+
+def test_loading_draws_nothing() -> None:
+    path = Path(__file__).parent / "nothing"
+    state = torch.get_rng_state()
+    with pytest.raises(rs.FileError, match="expected a file ending in"):
+        rs.load(path)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_loading_keeps_the_random_state_and_shares_nothing(tmp_path: Path) -> None:
+    rs.save(nn.GRU(2, 3), tmp_path / "m.pt")
+    state = torch.get_rng_state()
+    one, other = rs.load(tmp_path / "m.pt")[""], rs.load(tmp_path / "m.pt")[""]
+    assert torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        one.weight_ih_l0.fill_(7)  # type: ignore[union-attr, operator]
+    assert same(other, rs.load(tmp_path / "m.pt")[""])
+    assert not one.training
+
+
+def test_what_a_state_dict_does_not_tell_is_an_argument(tmp_path: Path) -> None:
+    rs.save({"a": nn.RNN(2, 3, num_layers=2)}, tmp_path / "m.pt")
+    found = rs.load(tmp_path / "m.pt")
+    assert found.assumed["a"] == ("nonlinearity='tanh'", "batch_first=False", "dropout=0.0")
+    told = rs.load(tmp_path / "m.pt", nonlinearity="relu", batch_first=True, dropout=0.5)
+    assert told.assumed["a"] == ()
+    layer: Any = told["a"]
+    assert (layer.nonlinearity, layer.batch_first, layer.dropout) == ("relu", True, 0.5)
+
+
+def test_names_of_ones_own(tmp_path: Path) -> None:
+    layer = nn.GRU(2, 3)
+    ours = {name: f"p{k}" for k, name in enumerate(layer.state_dict())}
+    arrays = {ours[name]: value.numpy() for name, value in layer.state_dict().items()}
+    np.savez(tmp_path / "m.npz", **arrays)
+    with pytest.raises(rs.FileError, match=r"no weights of a recurrent layer.*p0, p1.*names="):
+        rs.load(tmp_path / "m.npz")
+    assert same(layer, rs.load(tmp_path / "m.npz", names=ours)[""])
+    with pytest.raises(rs.FileError, match="no array 'q', named for weight_ih_l0"):
+        rs.load(tmp_path / "m.npz", names=ours | {"weight_ih_l0": "q"})
+
+
+def test_a_layout_of_ones_own(tmp_path: Path) -> None:
+    arrays = (Array("Wx", "W_ih"), Array("Wh", "W_hh"), Array("b", "b_ih"))
+    mine = Layout("mine", cells={"lstm": Stored("fiog", arrays, orientation="columns")})
+    lstm = nn.LSTM(2, 3)
+    rs.save({"enc": lstm}, tmp_path / "m.npz", layout=mine)
+    assert np.load(tmp_path / "m.npz")["enc.Wx"].shape == (2, 12)
+    found: Any = rs.load(tmp_path / "m.npz", layout=mine)["enc"]
+    torch.testing.assert_close(found.weight_hh_l0, lstm.weight_hh_l0)
+
+
+def test_ambiguous_names_are_told(tmp_path: Path) -> None:
+    rs.save({"g": nn.GRU(2, 3)}, tmp_path / "m.npz", layout="burn")
+    with pytest.raises(rs.FileError, match=r"cell='gru', .*cell='gru_reset_before'"):
+        rs.load(tmp_path / "m.npz")
+    assert isinstance(rs.load(tmp_path / "m.npz", cell="gru")["g"], nn.GRU)
+    before: Any = rs.load(tmp_path / "m.npz", cell="gru_reset_before")["g"]
+    assert before.cell is GRU_RESET_BEFORE
+    with pytest.raises(rs.DeclarationError, match="unknown cell 'gruu'"):
+        rs.load(tmp_path / "m.npz", cell="gruu")
+
+
+@pytest.mark.parametrize(
+    ("layer", "ending", "layout", "reason"),
+    [
+        (nn.LSTM(2, 3, proj_size=2), ".onnx", None, "no projection"),
+        (nn.GRU(2, 3), ".keras", None, "load_weights"),
+        (nn.GRU(2, 3), ".onnx", "pytorch", "layout='onnx'"),
+        (nn.GRU(2, 3), ".pt", "onnx", "write a .onnx file"),
+        (rs.Recurrent(GRU_RESET_BEFORE, 2, 3), ".pt", None, "resets"),
+        (rs.Recurrent(LSTM_PEEPHOLE, 2, 3), ".npz", "keras", "peepholes"),
+        (rs.Recurrent(LSTM, 2, 3, reverse=True), ".pt", None, "from the end only"),
+        (
+            rs.Recurrent(LSTM.with_functions({"g": "softsign"}), 2, 3),
+            ".pt",
+            None,
+            "holds no activations",
+        ),
+        (nn.GRU(2, 3).bfloat16(), ".npz", None, "bfloat16"),
+    ],
+)
+def test_what_cannot_be_held_is_refused(
+    tmp_path: Path, layer: nn.Module, ending: str, layout: str | None, reason: str
+) -> None:
+    path = tmp_path / f"m{ending}"
+    path.write_bytes(b"before")
+    with pytest.raises(rs.RefusedError, match=reason):
+        rs.save({"a": layer}, path, layout=layout)
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(rs.FileError, match="cannot write"):
+        rs.save(nn.GRU(2, 3), tmp_path / "none" / "m.pt")
+    with pytest.raises(rs.NotRecurrentError):
+        rs.save(nn.Linear(2, 3), tmp_path / "m.pt")
+
+
+def test_a_saved_trace_says_what_opens_it(tmp_path: Path) -> None:
+    rs.trace(nn.GRU(2, 3), torch.zeros(4, 1, 2)).save(tmp_path / "t.safetensors")
+    with pytest.raises(rs.FileError, match=r"rnnscope\.load_trace"):
+        rs.load(tmp_path / "t.safetensors")
+
+
+def test_half_precisions_are_kept(tmp_path: Path) -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        rs.save({"a": nn.LSTM(2, 3).to(dtype)}, tmp_path / "m.safetensors")
+        layer: Any = rs.load(tmp_path / "m.safetensors")["a"]
+        assert layer.weight_ih_l0.dtype is dtype
+
+
+# bad input ----------------------------------------------------------------------------------
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch harmed",)
+
+
+def broken(folder: Path) -> dict[str, str]:
+    """Files that hold no layer, and what is said of each."""
+    good = nn.GRU(2, 3).state_dict()
+    arrays = {name: value.numpy() for name, value in good.items()}
+    torch.save({"weight_ih_l0": Harm()}, folder / "harm.pt")
+    np.savez(folder / "objects.npz", **(arrays | {"weight_ih_l0": np.full((9, 2), Harm(), object)}))
+    np.savez(folder / "linear.npz", weight=np.zeros((3, 2)))
+    (folder / "one.npz").write_bytes(b"\x93NUMPY\x01\x00")
+    save_file(good, folder / "kind.onnx")
+    save_file(good, folder / "kind.h5")
+    save_file(good, folder / "kind.keras")
+    save_file(good, folder / "kind.npz")
+    np.savez(folder / "npz.npz", **arrays)
+    (folder / "npz.npz").rename(folder / "kind.safetensors")
+    for ending in ("pt", "safetensors", "npz", "h5", "keras", "onnx"):
+        (folder / f"empty.{ending}").write_bytes(b"")
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        head = np.lib.format.magic(1, 0) + struct.pack("<H", 118)
+        text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9486, 3162), }"
+        for name in ("weight_ih_l0", "weight_hh_l0"):
+            data = head + text.ljust(117) + b"\n" + bytes(9486 * 3162 * 4)
+            archive.writestr(f"{name}.npy", data)
+    with zipfile.ZipFile(folder / "lie.npz", "w") as archive:
+        text = text.replace(b"9486", b"999999999999")
+        archive.writestr("weight_ih_l0.npy", head + text.ljust(117) + b"\n" + bytes(48))
+    with zipfile.ZipFile(folder / "no_weights.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    with zipfile.ZipFile(folder / "no_json.keras", "w") as archive:
+        archive.writestr("config.json", "[" * 100_000)
+        archive.writestr("model.weights.h5", b"")
+    (folder / "outside.onnx").write_bytes(model(external="../secret.bin"))
+    (folder / "absolute.onnx").write_bytes(model(external="/etc/passwd"))
+    (folder / "missing.onnx").write_bytes(model(external="weights.bin"))
+    (folder / "huge.onnx").write_bytes(model(sizes=(2**40, 2**20)))
+    (folder / "negative.onnx").write_bytes(model(sizes=(1, -1)))
+    (folder / "computed.onnx").write_bytes(model(names="X V R"))
+    (folder / "clip.onnx").write_bytes(model(extra=encoded(1, "clip") + encoded(2, 1.0)))
+    return {
+        "harm.pt": "refused: it holds posix.system",
+        "objects.npz": "Python objects",
+        "linear.npz": "no weights of a recurrent layer",
+        "one.npz": "one array",
+        "kind.onnx": "damaged",
+        "kind.h5": "no HDF5 file",
+        "kind.keras": "damaged",
+        "kind.npz": "damaged",
+        "kind.safetensors": "damaged",
+        "empty.pt": "damaged",
+        "empty.safetensors": "damaged",
+        "empty.npz": "damaged",
+        "empty.h5": "empty",
+        "empty.keras": "damaged",
+        "empty.onnx": "empty",
+        "bomb.npz": "far more than",
+        "lie.npz": "does not take",
+        "no_weights.keras": "model.weights.h5 is missing",
+        "no_json.keras": "no JSON",
+        "outside.onnx": "outside of the model's own folder",
+        "absolute.onnx": "outside of the model's own folder",
+        "missing.onnx": "no such file",
+        "huge.onnx": "bytes of numbers",
+        "negative.onnx": "has shape",
+        "computed.onnx": "computed when the model runs",
+        "clip.onnx": "clip",
+    }
+
+
+def model(
+    names: str = "X W R",
+    sizes: tuple[int, ...] = (1, 3, 2),
+    external: str | None = None,
+    extra: bytes = b"",
+) -> bytes:
+    """A model of one RNN with 3 units, its W of these sizes or kept elsewhere."""
+    node = b"".join(encoded(1, name) for name in names.split()) + encoded(2, "Y")
+    node += encoded(4, "RNN") + (encoded(5, extra) if extra else b"")
+    w = b"".join(encoded(1, size) for size in sizes) + encoded(2, 1) + encoded(8, "W")
+    if external is None:
+        w += encoded(9, bytes(24))
+    else:
+        w += encoded(13, encoded(1, "location") + encoded(2, external)) + encoded(14, 1)
+    r = b"".join(encoded(1, size) for size in (1, 3, 3)) + encoded(2, 1) + encoded(8, "R")
+    r += encoded(9, bytes(36))
+    return encoded(7, encoded(1, node) + encoded(5, w) + encoded(5, r))
+
+
+def test_bad_files_are_named_and_nothing_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(24))
+    monkeypatch.chdir(inside)
+    for name, reason in broken(inside).items():
+        with pytest.raises((rs.FileError, rs.RefusedError)) as caught:
+            rs.load(inside / name)
+        assert reason in str(caught.value), name
+        assert name in str(caught.value)
+    assert not (inside / "harmed").exists()
+
+
+def test_the_model_that_the_broken_ones_come_of_loads(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(model())
+    (tmp_path / "e.onnx").write_bytes(model(external="w.bin"))
+    (tmp_path / "w.bin").write_bytes(bytes(24))
+    for name in ("m", "e"):
+        (layer,) = rs.load(tmp_path / f"{name}.onnx").values()
+        assert isinstance(layer, nn.RNN)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "w.bin").write_bytes(bytes(24))
+    (inside / "w.bin").symlink_to(tmp_path / "w.bin")
+    (inside / "e.onnx").write_bytes(model(external="w.bin"))
+    with pytest.raises(rs.FileError, match="outside of the model's own folder"):
+        rs.load(inside / "e.onnx")
+
+
+def test_a_tensor_larger_than_its_storage_is_not_made(tmp_path: Path) -> None:
+    wide = torch.zeros(1).expand(3_000_000, 1_000_000)
+    torch.save({"weight_ih_l0": wide, "weight_hh_l0": wide}, tmp_path / "m.pt")
+    with pytest.raises(rs.FileError, match=r"weight_.h_l0 of shape \(3000000, 1000000\) takes"):
+        rs.load(tmp_path / "m.pt")
+
+
+def test_old_pickles(tmp_path: Path) -> None:
+    layer = nn.LSTM(2, 3)
+    torch.save(layer.state_dict(), tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    assert same(layer, rs.load(tmp_path / "m.pt")[""])
+    (tmp_path / "h.pt").write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(rs.FileError, match="could run code"):
+        rs.load(tmp_path / "h.pt")
+
+
+def test_writing_hdf5_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(rs.MissingExtraError, match=r"rnnscope\[files\]"):
+        rs.save(nn.GRU(2, 3), tmp_path / "m.h5")
+    assert os.listdir(tmp_path) == []
+
+
+# HDF5 and Keras -----------------------------------------------------------------------------
+
+
+def test_hdf5_is_read_as_h5py_reads_it(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py judges")
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/b"] = rng.normal(size=(30, 7))
+        chunked = {"chunks": (16, 8), "compression": "gzip", "shuffle": True, "fletcher32": True}
+        file.create_dataset("packed", data=rng.normal(size=(100, 33)).astype("f4"), **chunked)
+        file.create_dataset("sparse", (50, 3), "f4", chunks=(10, 3))[20:25] = 1
+        file["big_endian"] = np.arange(5, dtype=">f4")
+        file["scalar"] = 3.5
+        for k in range(300):  # a tree of several levels
+            file[f"many/{k}"] = np.float16(k)
+        file["a"].attrs["text"] = "h\u00e4llo"
+        file["a"].attrs["texts"] = [b"x", b"yz"]
+        file["a"].attrs["numbers"] = [1, 2, 3]
+    group = read_hdf5(Window.of(tmp_path / "a.h5"))
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert len(group.arrays) == 305
+        for name, held in group.arrays.items():
+            np.testing.assert_array_equal(held.read().numpy(), file[name][()])
+    assert group.attributes["a"] == {
+        "text": "h\u00e4llo",
+        "texts": ["x", "yz"],
+        "numbers": [1, 2, 3],
+    }
+
+
+def keras_file(path: Path, layer: dict[str, Any], version: str, bias: bool = True) -> None:
+    """A file as Keras writes it, of one layer with 4 units and random weights."""
+    h5py = pytest.importorskip("h5py", reason="h5py writes the file")
+    rng = np.random.default_rng(1)
+    gates = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}[layer["class_name"]]
+    two = layer["config"].get("reset_after")
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = version
+        file.attrs["model_config"] = json.dumps({"class_name": "Model", "config": [layer]})
+        group = file.create_group("model_weights/a/a")
+        group["kernel:0"] = rng.normal(size=(3, gates * 4)).astype("f4")
+        group["recurrent_kernel:0"] = rng.normal(size=(4, gates * 4)).astype("f4")
+        if bias:
+            shape = (2, gates * 4) if two else (gates * 4,)
+            group["bias:0"] = rng.normal(size=shape).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "version", "expected"),
+    [
+        ("LSTM", {}, "3.0.0", "LSTM(3, 4, batch_first=True)"),
+        ("GRU", {"reset_after": True}, "2.15.0", "GRU(3, 4, batch_first=True)"),
+        ("GRU", {"reset_after": False}, "2.15.0", "Recurrent(GRU, 3, 4, batch_first=True)"),
+        ("LSTM", {"go_backwards": True}, "3.0.0", "reverse=True"),
+        ("SimpleRNN", {"activation": "relu"}, "3.0.0", "RNN(3, 4, batch_first=True)"),
+    ],
+)
+def test_what_a_keras_file_says_is_followed(
+    tmp_path: Path, kind: str, facts: dict[str, Any], version: str, expected: str
+) -> None:
+    config = {"class_name": kind, "config": {"name": "a", "units": 4, **facts}}
+    keras_file(tmp_path / "m.h5", config, version)
+    assert expected in str(rs.load(tmp_path / "m.h5")["a"])
+
+
+def test_the_hard_sigmoid_of_keras_changed_with_its_version(tmp_path: Path) -> None:
+    facts = {"name": "a", "units": 4, "recurrent_activation": "hard_sigmoid"}
+    for version, name in (("2.15.0", "hard_sigmoid(0.2, 0.5)"), ("3.0.0", "hard_sigmoid")):
+        keras_file(tmp_path / "m.h5", {"class_name": "LSTM", "config": facts}, version)
+        layer: Any = rs.load(tmp_path / "m.h5")["a"]
+        assert layer.cell.equations["f"].name == name
+
+
+def test_a_keras_file_that_contradicts_itself(tmp_path: Path) -> None:
+    config = {"class_name": "LSTM", "config": {"name": "a", "units": 7}}
+    keras_file(tmp_path / "m.h5", config, "3.0.0")
+    with pytest.raises(rs.FileError, match="units=7 in the configuration, 4 in the arrays"):
+        rs.load(tmp_path / "m.h5")
+    config = {"class_name": "LSTM", "config": {"name": "a", "activation": "mish"}}
+    keras_file(tmp_path / "m.h5", config, "3.0.0")
+    with pytest.raises(rs.RefusedError, match="activation 'mish' is not known"):
+        rs.load(tmp_path / "m.h5")
+
+
+# the fuzz target ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory")
+def test_damaged_files_give_an_error_of_ours_or_load(tmp_path: Path) -> None:
+    pytest.importorskip("h5py", reason="h5py writes the files that are damaged")
+    from fuzz_files import fuzz
+
+    came, failed = fuzz(400, seed=1, folder=tmp_path)
+    assert not failed, failed[:5]
+    assert sum(came.values()) == 400
+    assert {"m.h5 loaded", "m.h5 refused", "m.onnx refused", "mold.pt loaded"} <= set(came)
