@@ -20,8 +20,8 @@ from torch import nn
 import rnnscope as rs
 from rnnscope.cells import GRU_RESET_BEFORE, LSTM, LSTM_PEEPHOLE
 from rnnscope.files.hdf5 import read_hdf5
-from rnnscope.files.wire import encoded
 from rnnscope.files.window import Window
+from rnnscope.files.wire import encoded
 from rnnscope.layouts import LAYOUTS, Array, Layout, Stored
 
 LAYERS = {

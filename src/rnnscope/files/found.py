@@ -56,11 +56,7 @@ class Found:
 
 
 def kind_name(cell: Cell) -> str:
-<<<<<<< HEAD
-    """The cell in a word: ``lstm``, ``gru_reset_before``, or its name and what sets it apart."""
-=======
     """The cell in a word: ``lstm``, ``gru_reset_before``, or what sets it apart."""
->>>>>>> files
     known = next((name for name, each in DECLARED.items() if each is cell), None)
     return known or f"{cell.name}: {cell.departures}"
 
