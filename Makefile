@@ -68,5 +68,6 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "Installing what the tests need" >&2
 	@$(PIP) --no-build-isolation --editable '.[dev]'
-	@$(PIP) --no-deps g2p-en  # a trained GRU to open; what it depends on is not needed for its weights
+	@# trained layers to open, and a judge; what they depend on is not needed for that
+	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers
 	@touch $@

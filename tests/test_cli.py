@@ -572,3 +572,65 @@ def test_what_is_optional_is_not_imported() -> None:
 def test_shapes_in_colour_are_the_same_text() -> None:
     said = rs.trace(nn.LSTM(2, 3, bidirectional=True), torch.randn(3, 2, 2)).shapes()
     assert said.__rich__().plain == str(said)
+
+
+# show and convert ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with a model of two layers whose numbers are known."""
+    layers = {"encoder.rnn": nn.LSTM(3, 4, num_layers=2, bidirectional=True), "out": nn.GRU(4, 2)}
+    with torch.no_grad():
+        for layer in layers.values():
+            for parameter in layer.parameters():
+                parameter.fill_(0.25)
+        layers["out"].weight_ih_l0[0, 0] = float("nan")
+    rs.save(layers, tmp_path / "m.pt")
+    return tmp_path
+
+
+def test_show(files: Path) -> None:
+    assert_golden("cli_show.txt", printed("show", files / "m.pt"))
+
+
+def test_show_as_data(files: Path) -> None:
+    text = printed("show", files / "m.pt", "--layer", "encoder.rnn", "--format", "json")
+    (layer,) = json.loads(text)["layers"]
+    assert layer["forget_bias"] == dict.fromkeys(layer["spectral_radius"], 0.5)
+    for radii in layer["spectral_radius"].values():  # of a matrix of 4 × 4 quarters
+        assert radii == pytest.approx(dict.fromkeys("ifgo", 1.0))
+    assert (layer["layout"], layer["gates"], layer["not_finite"]) == ("pytorch", list("ifgo"), {})
+
+
+def test_convert_there_and_back(files: Path) -> None:
+    words = ["convert", files / "m.pt", files / "m.npz", "--layout", "burn", "--layer", "out"]
+    assert "out: GRU(4, 2)" in printed(*words)
+    back = ["convert", files / "m.npz", files / "back.onnx"]
+    assert "choose one: cell='gru', layout='burn'" in refused(*back)
+    assert printed(*back, "--cell", "gru").endswith("back.onnx\n")
+    text = printed("show", files / "back.onnx")
+    assert "nn.GRU(4, 2)" in text
+    assert "gates in the order z r n" in text
+    assert "1 in weight_ih_l0" in text
+
+
+def test_explain_a_layer_that_torch_lacks(tmp_path: Path) -> None:
+    layer = rs.Recurrent(rs.cells.GRU_RESET_BEFORE, 1, 2)
+    rs.save({"g": layer}, tmp_path / "m.onnx")
+    words = ["3", "4", "--weights", tmp_path / "m.onnx", "--time", "1", "--unit", "0"]
+    found = data_of(*words)
+    tr = rs.trace(layer, torch.tensor([[3.0], [4.0]]))
+    assert found["own"]["h"] == pytest.approx(float(tr["h"][0, 0, 0, 1, 0]), abs=1e-6)
+    assert "rnnscope.load('m.onnx')['g']" in printed("explain", *words[:4])
+
+
+def test_show_and_convert_refuse(files: Path) -> None:
+    assert "no recurrent layer 'x'; it holds 'encoder.rnn', 'out'" in refused(
+        "show", files / "m.pt", "--layer", "x"
+    )
+    assert "unknown layout 'kears'" in refused("show", files / "m.pt", "--layout", "kears")
+    refusal = refused("convert", files / "m.pt", files / "m.keras")
+    assert "load_weights" in refusal
+    assert not (files / "m.keras").exists()
+    assert "no such file" in refused("convert", files / "none.pt", files / "m.npz")

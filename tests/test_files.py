@@ -65,8 +65,7 @@ def test_every_layout_is_found_again(tmp_path: Path, kind: type[nn.RNNBase], lay
     path = tmp_path / "m.npz"
     try:
         rs.save({"enc": layer}, path, layout=layout)
-    except rs.RefusedError as error:
-        assert layout in str(error)
+    except rs.RefusedError:  # its biases, or its cell; the layouts' own tests tell which
         assert not path.exists()
         return
     asked = {"layout": layout} if layout == "rnnscope" else {}

@@ -73,14 +73,26 @@ SILERO = "silero_vad/data/silero_vad_16k"
 
 
 def test_silero_vad_is_the_same_in_three_files() -> None:
-    (first,) = rs.load(published("silero-vad", f"{SILERO}.safetensors")).values()
-    (second,) = rs.load(published("silero-vad", f"{SILERO}_sequence.onnx")).values()
+    """As a node of ONNX, as nodes in branches, and under PyTorch's names in a graph without one:
+    gates in ONNX's order and in PyTorch's."""
+    (node,) = rs.load(published("silero-vad", f"{SILERO}_sequence.onnx")).values()
     branches = rs.load(published("silero-vad", f"{SILERO}_op15.onnx"))
     apart = rs.load(published("silero-vad", "silero_vad/data/silero_vad_op18_ifless.onnx"))
-    for layer in (second, *branches.values(), apart["model.decoder.rnn"]):
+    for layer in (*branches.values(), apart["model.decoder.rnn"]):
         assert type(layer) is nn.LSTM
-        for name, value in first.state_dict().items():
+        for name, value in node.state_dict().items():
             torch.testing.assert_close(layer.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_silero_vad_in_safetensors() -> None:
+    """The .safetensors of 6.2.2 and 6.2.3 holds another training of the same network: all its
+    arrays differ from those of the .onnx, convolutions too. Each gate is nearest to itself."""
+    layers: Any = rs.load(published("silero-vad", f"{SILERO}.safetensors"))
+    (node,) = rs.load(published("silero-vad", f"{SILERO}_sequence.onnx")).values()
+    for name, value in node.state_dict().items():
+        gates = layers["lstm_cell"].state_dict()[name].reshape(4, 1, -1)
+        distance = (gates - value.reshape(1, 4, -1)).norm(dim=-1)
+        assert distance.argmin(1).tolist() == [0, 1, 2, 3]
 
 
 def test_silero_vad_gives_the_numbers_of_onnxruntime(tmp_path: Path) -> None:

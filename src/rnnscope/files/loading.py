@@ -71,10 +71,10 @@ def load(
     it is followed: Keras is ``batch_first``, activations are the file's own.
 
     >>> import os, tempfile, torch, rnnscope as rs
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> path = os.path.join(folder.name, "model.pt")
-    >>> torch.save({"encoder": torch.nn.GRU(3, 5).state_dict()}, path)
-    >>> layers = load(path)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.pt")
+    ...     torch.save({"encoder": torch.nn.GRU(3, 5).state_dict()}, path)
+    ...     layers = rs.load(path)
     >>> layers["encoder"], layers.assumed["encoder"]
     (GRU(3, 5), ('batch_first=False',))
 

@@ -40,12 +40,11 @@ def save(
     Keras loads with ``load_weights``. The file is written beside its place and renamed: an
     existing one is replaced whole, or not at all.
 
-    >>> import tempfile, torch, rnnscope as rs
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> path = os.path.join(folder.name, "gru.onnx")
-    >>> save({"gru": torch.nn.GRU(3, 5)}, path)
-    >>> from rnnscope.files import load
-    >>> load(path)["gru"]
+    >>> import os, tempfile, torch, rnnscope as rs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "gru.onnx")
+    ...     rs.save({"gru": torch.nn.GRU(3, 5)}, path)
+    ...     rs.load(path)["gru"]
     GRU(3, 5)
 
     Raises ``RefusedError`` where file or layout cannot hold a layer, with the reason, and
