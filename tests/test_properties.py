@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -491,3 +492,32 @@ def test_equal_lengths_are_no_padding() -> None:
     one, two = rs.trace(case.layer, packed), rs.trace(case.layer, *case.args)
     assert one.valid.all()
     assert all(off(one[name], two[name]) < EXACT for name in two)
+
+
+def test_calls_of_other_threads_are_left_alone() -> None:
+    """One thread traces a layer that two others call: each gets its own numbers."""
+    layer, other = nn.LSTM(3, 4), torch.randn(6, 2, 3)
+    expected = layer(other)[0]
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def call() -> None:
+        while not stop.is_set():
+            try:
+                if not torch.equal(layer(other)[0], expected):
+                    wrong.append("other numbers")
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            x = torch.randn(5, 1, 3)
+            assert torch.equal(rs.trace(layer, x).output, layer(x)[0])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong

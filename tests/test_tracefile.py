@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -127,6 +128,34 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path) -> None:
     save_file(tensors, path, metadata)
     with pytest.raises(rs.FileError, match="do not fit together"):
         rs.load_trace(path)
+
+
+def test_one_changed_bit_is_told(tmp_path) -> None:
+    path = a_file(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(rs.FileError, match="checksum differs"):
+        rs.load_trace(path)
+
+
+def test_a_link_is_followed_and_a_mode_is_kept(tmp_path) -> None:
+    tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
+    real.write_text("before")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    tr.save(link)
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert torch.equal(rs.load_trace(real)["f"], tr["f"])
+
+
+def test_a_pipe_is_left_a_pipe(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(rs.FileError, match="no regular file"):
+        rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3)).save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path) -> None:

@@ -964,3 +964,28 @@ def test_nan_is_data() -> None:
     joined = seen.joined("")
     assert joined["h"][0, 0, 0, 1:].isnan().all()
     assert joined["h"][0, 0, 1].isfinite().all()
+
+
+def test_a_loop_of_cells_compiled_before_is_seen() -> None:
+    """Its graph holds the cell as plain operations; while it is watched it runs as written."""
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = c = x.new_zeros(x.shape[0], 4)
+            for t in range(x.shape[1]):
+                h, c = self.cell(x[:, t], (h, c))
+            return h
+
+    model = Loop()
+    compiled = torch.compile(model, backend="eager")
+    x = torch.randn(2, 5, 3)
+    expected = compiled(x)
+    with rs.watch(model) as seen:
+        found = compiled(x)
+    assert len(seen.calls("cell")) == 5
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(seen.joined("cell")["h"][0, 0, :, -1], expected, atol=1e-6)

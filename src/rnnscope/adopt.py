@@ -652,6 +652,11 @@ def adopt(module: nn.Module) -> Adopted:
     Raises ``NotRecurrentError`` for a module that is no recurrent layer, and
     ``RefusedError`` for one that cannot be opened.
     """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise NotRecurrentError(
+            f"{module.__name__} is the class; trace takes a layer made of it, as in "
+            f"{module.__name__}(3, 4)"
+        )
     if not isinstance(module, nn.Module):
         raise NotRecurrentError(
             f"trace takes a recurrent layer of torch.nn; got {type(module).__name__}"
@@ -675,7 +680,7 @@ def adopt(module: nn.Module) -> Adopted:
                 f"expected one of {', '.join(_RECURRENT.values())}"
             )
         raise NotRecurrentError(
-            f"{kind} is no recurrent layer itself; it holds {', '.join(inside[:5])}. "
+            f"{kind} is no recurrent layer itself; it holds {', '.join(map(repr, inside[:5]))}. "
             f"Open what runs inside a model with: with rs.watch(model) as seen: model(...)"
         )
     m: Any = module

@@ -226,7 +226,7 @@ def trace(
     """
     adopted = adopt(module)
     names = recorded_names(adopted.cell, record)
-    if check not in (True, False, "thorough"):
+    if not (isinstance(check, bool) or check == "thorough"):
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names)
@@ -407,7 +407,10 @@ class Trace(Record):
 
     @property
     def output(self) -> Any:
-        """What the layer returned as output: every h of the last layer; of a cell, its h."""
+        """What the layer itself returned as output: every h of the last layer; of a cell, its h.
+
+        It is taken before forward hooks: where one changes the output, the caller got another.
+        """
         if self.structure.single_step:
             return self.h_n
         return self._returned[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,6 +81,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
+    facts["crc32"] = _checksum(ready)
     _replace(Path(path), ready, {"rnnscope": json.dumps(facts)})
 
 
@@ -92,6 +94,15 @@ def _parts(weights: Weights) -> dict[str, Tensor]:
     names = ("ih", "hh", "b_ih", "b_hh", "hr")
     found = {name: t for name in names if (t := getattr(weights, name)) is not None}
     return found | {f"vector/{name}": t for name, t in weights.vectors.items()}
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """Of all names and numbers, so that a changed bit is told."""
+    total = 0
+    for name in sorted(tensors):
+        numbers = tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        total = zlib.crc32(numbers, zlib.crc32(name.encode(), total))
+    return total
 
 
 def _flat(prefix: str, value: Tensor | PackedSequence | None) -> dict[str, Tensor]:
@@ -166,6 +177,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
 def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
     if facts["format"] != FORMAT:
         raise ValueError(f"format {facts['format']!r}; this version reads {FORMAT!r}")
+    if facts["crc32"] != _checksum(tensors):
+        raise ValueError("its numbers are not those that were written: the checksum differs")
     structure = Structure(**{**facts["structure"], "cell": cell_of(facts["structure"]["cell"])})
     weights = tuple(
         tuple(
