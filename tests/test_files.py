@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rnnscope as rs
-from rnnscope.cells import GRU_RESET_BEFORE, LSTM, LSTM_PEEPHOLE
+from rnnscope.cells import GRU_RESET_BEFORE, LSTM, LSTM_COUPLED, LSTM_PEEPHOLE
 from rnnscope.files.hdf5 import read_hdf5
 from rnnscope.files.window import Window
 from rnnscope.files.wire import encoded
@@ -434,3 +434,45 @@ def test_damaged_files_give_an_error_of_ours_or_load(tmp_path: Path) -> None:
     assert not failed, failed[:5]
     assert sum(came.values()) == 400
     assert {"m.h5 loaded", "m.h5 refused", "m.onnx refused", "mold.pt loaded"} <= set(came)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors", ".npz"])
+def test_peepholes_come_back_without_being_asked_for(ending: str, tmp_path: Path) -> None:
+    layer = rs.Recurrent(LSTM_PEEPHOLE, 3, 5)
+    path = tmp_path / f"p{ending}"
+    rs.save({"p": layer, "q": nn.LSTM(3, 4)}, path, layout="rnnscope")
+    found = rs.load(path)
+    x = torch.randn(6, 2, 3)
+    assert torch.equal(found["p"](x)[0], layer(x)[0])
+    assert isinstance(found["q"], nn.LSTM)
+
+
+@pytest.mark.parametrize(
+    ("names", "unread"),
+    [
+        ({"weight_ih": (15, 3), "weight_hh": (15, 5), "bias": (15,)}, "bias"),
+        ({"weight_ih_l0": (20, 3), "weight_hh_l0": (20, 5), "bias_l0": (20,)}, "bias_l0"),
+    ],
+)
+def test_numbers_that_no_layout_reads_are_not_lost(
+    names: dict[str, tuple[int, ...]], unread: str, tmp_path: Path
+) -> None:
+    arrays = {name: np.ones(shape, dtype=np.float32) for name, shape in names.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(rs.FileError, match=f"{unread} lies beside .*names="):
+        rs.load(tmp_path / "a.npz")
+
+
+def test_names_that_a_file_cannot_keep_apart_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(rs.RefusedError, match=r"'a', 'a\.'"):
+        rs.save({"a": nn.GRU(3, 5), "a.": nn.GRU(3, 6)}, tmp_path / "a.pt")
+    layers = {"a": nn.LSTM(3, 5, 2), "a.0": nn.LSTM(3, 7)}
+    with pytest.raises(rs.RefusedError, match="two layers would write"):
+        rs.save(layers, tmp_path / "a.npz", layout="keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_coupled_gates_are_refused_with_the_reason(tmp_path: Path) -> None:
+    for ending in (".onnx", ".pt"):
+        with pytest.raises(rs.RefusedError, match="coupled"):
+            rs.save(rs.Recurrent(LSTM_COUPLED, 3, 5), tmp_path / f"c{ending}")

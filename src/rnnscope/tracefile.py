@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +27,7 @@ from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError
 from rnnscope.opening import Opened
 from rnnscope.record import Place
+from rnnscope.writing import replacing
 
 __all__ = ["Contents", "read", "write"]
 
@@ -82,7 +82,8 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     facts["crc32"] = _checksum(ready)
-    _replace(Path(path), ready, {"rnnscope": json.dumps(facts)})
+    with replacing(Path(path)) as beside:
+        save_file(ready, beside, {"rnnscope": json.dumps(facts)})
 
 
 def _structure_facts(structure: Structure) -> dict[str, Any]:
@@ -118,35 +119,6 @@ def _flattened(structure: Structure, output: Any) -> list[Any]:
         return [None, *(output if isinstance(output, tuple) else (output,))]
     states = output[1]
     return [output[0], *(states if isinstance(states, tuple | list) else (states,))]
-
-
-def _replace(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    try:
-        path = path.resolve()  # behind a link, what it points to is replaced
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise FileError(f"cannot write {path}: it is {kind}; name a file")
-        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"cannot write {path}: {reason}") from error
-    os.close(handle)
-    try:
-        save_file(dict(tensors), name, metadata)
-        os.chmod(name, mode)
-        os.replace(name, path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"cannot write {path}: {reason}") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read(path: str | os.PathLike[str]) -> Contents:

@@ -72,7 +72,8 @@ def find(
         found = _matched(raw, chosen, wanted)
     if not found:
         raise FileError(_nothing(raw, chosen))
-    return [_with_nonlinearity(each, wanted) for each in found]
+    told = bool(raw.nodes) or raw.kind == "keras"
+    return [_with_nonlinearity(each, wanted, told) for each in found]
 
 
 def _nothing(raw: Raw, layout: Layout | None) -> str:
@@ -88,11 +89,14 @@ def _nothing(raw: Raw, layout: Layout | None) -> str:
     )
 
 
-def _with_nonlinearity(found: Found, wanted: Wanted) -> Found:
-    """What no array tells: which of its two activations an nn.RNN has, and the order of dims."""
+def _with_nonlinearity(found: Found, wanted: Wanted, told: bool) -> Found:
+    """What no array tells: which of its two activations an nn.RNN has, and the order of dims.
+
+    ``told`` where the file has more than arrays: nodes, or a configuration of Keras.
+    """
     assumed = list(found.assumed)
     cell = found.cell
-    if cell is RNN_TANH and found.layout not in ("onnx", "keras"):
+    if cell is RNN_TANH and not told:
         given = wanted.nonlinearity or {"rnn_relu": "relu"}.get(wanted.cell or "")
         if given not in (None, "tanh", "relu"):
             raise DeclarationError(f"nonlinearity must be tanh or relu; got {given!r}")
@@ -144,7 +148,8 @@ class _Fit:
 
 
 def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
-    asked = ("rnnscope",) if wanted.cell == "gru_reset_before" else ()
+    peepholes = any("peephole_" in name for name in raw.arrays)
+    asked = ("rnnscope",) if wanted.cell == "gru_reset_before" or peepholes else ()
     layouts = (
         [layout]
         if layout
@@ -154,6 +159,10 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     reasons: list[str] = []
     for each in layouts:
         for group in _groups(raw, each):
+            # rnnscope's own names are PyTorch's, but for the peepholes
+            repeated = each.name == "rnnscope" and wanted.cell != "gru_reset_before"
+            if layout is None and repeated and not any("peephole_" in name for name in group.used):
+                continue
             try:
                 found = _fits(raw.path, group, each, wanted, strict=layout is not None)
             except FileError as error:
@@ -169,7 +178,28 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     largest.sort(key=lambda used: min(order[name] for name in used))
     if not largest and reasons:
         raise FileError(reasons[0])
-    return [_only(raw.path, fits[used][0].group, fits[used], wanted) for used in largest]
+    layers = [_only(raw.path, fits[used][0].group, fits[used], wanted) for used in largest]
+    if layout is None:
+        everything = frozenset[str]().union(*largest)
+        for used in largest:
+            _refuse_unread(raw, fits[used][0].group, everything)
+    return layers
+
+
+_SIBLING = re.compile(r"(bias|peephole|weight|[wbp]_).*", re.IGNORECASE)
+
+
+def _refuse_unread(raw: Raw, group: _Group, used: frozenset[str]) -> None:
+    """Numbers of the layer that no layout reads must not be lost without a word."""
+    for name, held in raw.arrays.items():
+        own = name.removeprefix(group.prefix)
+        beside = name.startswith(group.prefix) and name not in used and held.floating
+        if beside and _SIBLING.fullmatch(own) and not re.search("[./]", own):
+            raise FileError(
+                f"{_place(raw.path, group)}: {name} lies beside {', '.join(sorted(group.used))}, "
+                f"and no reading of these takes it in; say which layout it is (layout=...), or "
+                f"which arrays are which (names={{'weight_ih_l0': ..., ...}})"
+            )
 
 
 def _pattern(layout: Layout, name: str, gates: str) -> re.Pattern[str]:

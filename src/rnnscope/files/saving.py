@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,6 +20,7 @@ from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedErr
 from rnnscope.files.found import kind_name
 from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
+from rnnscope.writing import replacing
 
 __all__ = ["save"]
 
@@ -75,6 +73,12 @@ def save(
     modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
     if not modules:
         raise RefusedError(f"{path}: there are no layers to write")
+    kept = [name.strip("./") for name in modules]
+    if len(set(kept)) < len(kept):
+        raise RefusedError(
+            f"{path}: names of layers differ by dots and slashes at their ends alone, which a file "
+            f"does not keep: {', '.join(map(repr, modules))}"
+        )
     ready = [_ready(name, module, chosen) for name, module in modules.items()]
     with replacing(path) as beside:
         if ending == ".onnx":
@@ -109,6 +113,11 @@ class _Ready:
 def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
     adopted = adopt(module)
     place = f"layer {name}: " if name else ""
+    if kind_name(adopted.cell).startswith("lstm_coupled"):
+        raise RefusedError(
+            f"{place}no file can be written of an LSTM whose input and forget gate are coupled; "
+            f"rnnscope reads it from ONNX (input_forget=1). Save its state_dict() with torch.save"
+        )
     if layout.name != "onnx":
         known = [DECLARED[each] for each in (*CELLS, "gru_reset_before", "lstm_peephole")]
         if all(adopted.cell is not each for each in known):
@@ -151,29 +160,16 @@ def _laid_out(
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, that takes its place at the end, or is removed."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror}") from error
-    os.close(handle)
-    beside = Path(name)
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # as any other new file; mkstemp's are the owner's only
-        yield beside
-        os.replace(beside, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise FileError(f"cannot write {path}: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def _all(ready: list[_Ready]) -> dict[str, Tensor]:
-    return {name: value for each in ready for name, value in each.named().items()}
+    found: dict[str, Tensor] = {}
+    for each in ready:
+        for name, value in each.named().items():
+            if name in found:
+                raise RefusedError(
+                    f"two layers would write {name}, one of them {each.name!r}; rename it"
+                )
+            found[name] = value
+    return found
 
 
 def _write_torch(path: Path, ready: list[_Ready], _: Layout) -> None:

@@ -1,0 +1,55 @@
+"""Files are written beside their place and renamed: no reader sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from rnnscope.errors import FileError
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place to write to, that takes the place of ``path`` at the end, or is removed.
+
+    Behind a link, what it points to is replaced; the mode of an existing file is kept. Raises
+    ``FileError`` where the place cannot be written, or holds anything but a regular file.
+    """
+    try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise FileError(f"cannot write {path}: it is {kind}; name a file")
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot write {path}: {_reason(error)}") from error
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        beside.chmod(mode)
+        os.replace(beside, path)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
