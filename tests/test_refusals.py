@@ -207,7 +207,7 @@ def test_no_recurrent_layer() -> None:
 
 def test_a_model_that_holds_some() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.ModuleDict({"rnn": nn.GRU(3, 4)}))
-    message(rs.NotRecurrentError, model, X, says=("holds 1.rnn", "rs.watch(model)"))
+    message(rs.NotRecurrentError, model, X, says=("holds '1.rnn'", "rs.watch(model)"))
 
 
 class OwnForward(nn.LSTM):

@@ -654,8 +654,8 @@ def adopt(module: nn.Module) -> Adopted:
     """
     if isinstance(module, type) and issubclass(module, nn.Module):
         raise NotRecurrentError(
-            f"{module.__name__} is the class; trace takes a layer made of it, as in "
-            f"{module.__name__}(3, 4)"
+            f"trace takes a recurrent layer of torch.nn; got the class {module.__name__}: "
+            f"make a layer of it, as in {module.__name__}(3, 4)"
         )
     if not isinstance(module, nn.Module):
         raise NotRecurrentError(
