@@ -733,7 +733,7 @@ def test_a_forward_of_ones_own_runs_and_is_not_opened() -> None:
     assert layer(x)[0].shape == (5, 2, 4)
     with pytest.raises(rs.RefusedError, match=r"Twice replaces the forward of rs\.Recurrent"):
         rs.trace(layer, x)
-    with pytest.raises(rs.NotRecurrentError, match="it holds 0"):
+    with pytest.raises(rs.NotRecurrentError, match="it holds '0'"):
         rs.trace(nn.Sequential(rs.Recurrent(GRU, 3, 4)), x)
 
 
