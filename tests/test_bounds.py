@@ -172,6 +172,7 @@ def test_never_exceeded_and_not_vacuous() -> None:
     alike, says nothing of the bound's width: it is left out of the medians, and counted."""
     tightness: dict[str, list[float]] = defaultdict(list)
     exceeded: list[tuple[Drawn, str]] = []
+    closeness: list[float] = []
     exact = 0
     every = [draw(seed) for seed in range(DRAWN)] + LONG + EXPLODING
     for one in every:
@@ -183,6 +184,9 @@ def test_never_exceeded_and_not_vacuous() -> None:
         for state, proof in tr.proofs.items():
             if not proof.ratio <= 1:
                 exceeded.append((one, f"{state}: {proof}"))
+        # at the place that comes closest to failing, be it proven or too loose to prove anything
+        closest = max(proof.ratio for proof in tr.proofs.values())
+        closeness += [1 / closest] if closest > 0 else []
         assert tr.deviation is not None
         assert tr.tolerance is not None
         if tr.deviation == 0:
@@ -197,11 +201,13 @@ def test_never_exceeded_and_not_vacuous() -> None:
     for cell in CELLS:
         each = (f"{p} {medians[f'{cell} {p}']:.0f}" for p in PRECISIONS)
         print(f"  {cell:<9} {', '.join(each)}")
+    print(f"  at the closest place of all, median {statistics.median(closeness):.1f}")
     assert exact < len(every) / 10
     assert overall < 100
+    assert statistics.median(closeness) < 100
     # and no group is far behind the others: the widest is a projection in bfloat16 (some 1,000),
     # where the bound takes the errors of all units at their worst and with one sign
-    assert max(medians.values()) < 3_000
+    assert max(medians.values()) < 1_500
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(1, 1), (2, 3), (5, 2), (256, 1), (257, 4)])
