@@ -1,0 +1,1029 @@
+"""Recurrent layers in NumPy with mistakes planted on purpose: the judge of the comparison.
+
+Written from the equations that PyTorch documents for nn.RNN, nn.GRU and nn.LSTM, and from nothing
+of the package. Without mistakes it computes what torch.nn does; `ORDER` names every mistake that
+can be planted, alone or with others, everywhere or in one layer and direction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]  # "h", and "c" of an LSTM
+Probe = tuple[Any, Any, Any]  # x, initial, lengths
+
+GATES = {"rnn_tanh": "h", "rnn_relu": "h", "gru": "rzn", "lstm": "ifgo", "lstm_projected": "ifgo"}
+DIRECTIONS = ("forward", "reverse")
+
+# Every mistake in the order in which several are applied, and what "choice/tensors" may be.
+_ANY = "(all|W|W_ih|W_hh|b)"
+ORDER = {
+    # weights
+    "gate_order": rf"[a-z]+/{_ANY}",
+    "interleaved": rf"(read|stored)/{_ANY}",
+    "transposed": "/(W|W_ih|W_hh)",
+    "reshaped": "/(W|W_ih|W_hh)",
+    "matrices_exchanged": "/",
+    "bias_missing": "/(b_ih|b_hh)",
+    "bias_doubled": "/(b_ih|b_hh)",
+    "bias_twice": "/(b_ih|b_hh)",
+    "biases_exchanged": "/",
+    "bias_merged": "/",
+    "forget_bias": "(before|after)/",
+    "layers_exchanged": r"\d+,\d+/",
+    "layers_repeated": r"\d+,\d+/",
+    "directions_exchanged": "/",
+    "directions_repeated": "(forward|reverse)/",
+    "not_loaded": "/",
+    # equations
+    "reset_before": "/",
+    "no_reset": "/",
+    "update_exchanged": "/",
+    "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu|sigmoid:hard_sigmoid(\(0.2, 0.5\))?)/",
+    "old_cell": "/",
+    "coupled": "[if]/",
+    "projection": "(not_fed_back|skipped)/",
+    "emitted": "c/",
+    # states
+    "initial_ignored": "(all|h|c)/",
+    "initial_exchanged": "/",
+    "initial_batch_first": "/",
+    "initial_reshaped": "/",
+    "initial_first": "(part|layer)/",
+    "initial_order": "/",
+    "first_bias": "(n|all)/",
+    "never_carried": "/",
+    "rows_chained": "/",
+    "calls_chained": "/",
+    # time and batch
+    "axes_exchanged": "/",
+    "rows_joined": "/",
+    "time_reversed": "(kept|turned|output)/",
+    "delayed": "(output|input)/",
+    "padding": "(front|not_masked|last_at_end|sorted)/",
+    # directions and layers
+    "reverse_not_turned": "/",
+    "reverse_forward": "/",
+    "reverse_unused": "/",
+    "directions_order": "(exchanged|interleaved)/",
+    "directions_merged": "(sum|mean)/",
+    "reverse_start": "/",
+    "layer_skipped": r"\d+/",
+    "lower_returned": "/",
+    "final_handed_up": "/",
+    "residual": "/",
+    "outputs_alias": "/",
+    "final_state": "output_end/",
+    # around it
+    "dropout": "/",
+    "batch_dependent": "/",
+    "precision": "(float16|bfloat16|tf32)/",
+}
+_RANK = {name: rank for rank, name in enumerate(ORDER)}
+_ONLY = {
+    "gru": {"biases_exchanged", "bias_merged", "reset_before", "no_reset", "update_exchanged"},
+    "lstm": {"forget_bias", "old_cell", "coupled", "emitted", "projection", "initial_exchanged"},
+}
+_TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
+_TWO_DIRECTIONS |= {"final_state"}
+
+
+class UndefinedError(ValueError):
+    """The mistake, or several together, mean nothing on this layer and these data."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake; a layer or direction of None is every one."""
+
+    name: str
+    choice: str = ""
+    tensors: str = ""
+    layer: int | None = None
+    direction: str | None = None
+
+    def __str__(self) -> str:
+        said = [repr(self.choice)] if self.choice else []
+        said += [f"tensors={self.tensors}"] if self.tensors else []
+        said += [f"layer={self.layer}"] if self.layer is not None else []
+        said += [f"direction={self.direction}"] if self.direction is not None else []
+        return f"{self.name}({', '.join(said)})"
+
+
+def _in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
+    """As the catalogue has them; one function of one equation before all functions of a name."""
+    return tuple(
+        sorted(mistakes, key=lambda m: (_RANK[m.name], m.choice.startswith(("tanh:", "sigmoid:"))))
+    )
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "sigmoid": _sigmoid,
+    "relu": lambda x: np.maximum(x, 0),
+    "linear": lambda x: x,
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_sigmoid(0.2, 0.5)": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+}
+
+
+def _functions(kind: str) -> dict[str, str]:
+    """The outermost function of each quantity's equation; of h = o * tanh(c) it is that tanh."""
+    return {
+        "rnn_tanh": {"h": "tanh"},
+        "rnn_relu": {"h": "relu"},
+        "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
+        "lstm": {**dict.fromkeys("ifo", "sigmoid"), "g": "tanh", "h": "tanh"},
+        "lstm_projected": {**dict.fromkeys("ifo", "sigmoid"), "g": "tanh", "m": "tanh"},
+    }[kind]
+
+
+def _lowered(x: Array, precision: str) -> Array:
+    """x with the mantissa of a lower precision."""
+    if precision == "float16":
+        return x.astype(np.float16).astype(x.dtype)
+    bits = {"bfloat16": 8, "tf32": 11}[precision]  # the leading one counted
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(x.dtype)
+
+
+def _turn(x: Array, lengths: Array) -> Array:
+    """Each row's valid steps from the last to the first; x is (time, batch, ...)."""
+    time = np.arange(len(x))[:, None]
+    index = np.where(time < lengths, lengths - 1 - time, time)
+    return x[index, np.arange(x.shape[1])]
+
+
+def _valid(x: Array, lengths: Array) -> Array:
+    """x with zeros on padding."""
+    return np.where((np.arange(len(x))[:, None] < lengths)[..., None], x, 0).astype(x.dtype)
+
+
+def _moved(x: Array, shifts: Array) -> Array:
+    """Each row moved in time by its own number of steps, around the end."""
+    return np.stack([np.roll(x[:, b], shift, axis=0) for b, shift in enumerate(shifts)], axis=1)
+
+
+# --- one part: the cells, as PyTorch documents them -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The equations of one layer in one direction, with what is planted in them."""
+
+    weights: dict[str, Array]  # W_ih, W_hh, b_ih, b_hh and, with a projection, W_hr
+    functions: dict[str, str]
+    planted: frozenset[tuple[str, str]]  # name, choice
+    precision: str = ""
+
+    def times(self, W: Array, x: Array) -> Array:
+        if self.precision:
+            W, x = _lowered(W, self.precision), _lowered(x, self.precision)
+        return x @ W.T
+
+    def apply(self, quantity: str, x: Array) -> Array:
+        return FUNCTIONS[self.functions[quantity]](x)
+
+    def wrong(self, name: str, choice: str = "") -> bool:
+        return (name, choice) in self.planted
+
+    def first(self) -> Cell:
+        """The cell of the first step, where b_hh may be left out."""
+        weights = dict(self.weights)
+        if self.wrong("first_bias", "n"):
+            b_hr, b_hz, b_hn = np.split(weights["b_hh"], 3)
+            weights["b_hh"] = np.concatenate([b_hr, b_hz, 0 * b_hn])
+        if self.wrong("first_bias", "all"):
+            weights["b_hh"] = 0 * weights["b_hh"]
+        return Cell(weights, self.functions, self.planted, self.precision)
+
+
+def rnn_step(cell: Cell, x: Array, state: State) -> State:
+    w = cell.weights
+    a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], state["h"]) + w["b_hh"]
+    return {"h": cell.apply("h", a)}
+
+
+def gru_step(cell: Cell, x: Array, state: State) -> State:
+    w, h = cell.weights, state["h"]
+    ir, iz, in_ = np.split(cell.times(w["W_ih"], x) + w["b_ih"], 3, axis=-1)
+    hr, hz, hn = np.split(cell.times(w["W_hh"], h) + w["b_hh"], 3, axis=-1)
+    r = cell.apply("r", ir + hr)
+    z = cell.apply("z", iz + hz)
+    if cell.wrong("no_reset"):
+        n = cell.apply("n", in_ + hn)
+    elif cell.wrong("reset_before"):
+        W_hn, b_hn = np.split(w["W_hh"], 3)[2], np.split(w["b_hh"], 3)[2]
+        n = cell.apply("n", in_ + cell.times(W_hn, r * h) + b_hn)
+    else:
+        n = cell.apply("n", in_ + r * hn)
+    new, old = (z, 1 - z) if cell.wrong("update_exchanged") else (1 - z, z)
+    return {"r": r, "z": z, "n": n, "h": new * n + old * h}
+
+
+def lstm_step(cell: Cell, x: Array, state: State) -> State:
+    w = cell.weights
+    a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], state["fed"]) + w["b_hh"]
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
+    i = cell.apply("i", a_i)
+    f = cell.apply("f", a_f + 1 if cell.wrong("forget_bias", "before") else a_f)
+    g = cell.apply("g", a_g)
+    o = cell.apply("o", a_o)
+    if cell.wrong("forget_bias", "after"):
+        f = f + 1
+    if cell.wrong("coupled", "f"):
+        f = 1 - i
+    if cell.wrong("coupled", "i"):
+        i = 1 - f
+    c = f * state["c"] + i * g
+    seen = state["c"] if cell.wrong("old_cell") else c
+    values = {"i": i, "f": f, "g": g, "o": o, "c": c}
+    if "W_hr" not in w:
+        h = o * cell.apply("h", seen)
+        return {**values, "h": h, "fed": h}
+    m = o * cell.apply("m", seen)
+    h = cell.times(w["W_hr"], m)
+    fed = m[:, : h.shape[-1]] if cell.wrong("projection", "not_fed_back") else h
+    return {**values, "m": m, "h": h, "fed": fed}
+
+
+STEPS = {
+    "rnn_tanh": rnn_step,
+    "rnn_relu": rnn_step,
+    "gru": gru_step,
+    "lstm": lstm_step,
+    "lstm_projected": lstm_step,
+}
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+Parts = dict[tuple[int, str], dict[str, Array]]
+
+
+def _parts(weights: Mapping[str, Array]) -> Parts:
+    """PyTorch's state_dict, by layer and direction; biases that are not there are zeros."""
+    parts: Parts = {}
+    for key, value in weights.items():
+        found = re.fullmatch(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?", key)
+        if not found:
+            raise ValueError(f"{key} is no name of torch.nn's recurrent layers")
+        letter = "W" if found[1] == "weight" else "b"
+        part = parts.setdefault((int(found[3]), DIRECTIONS[bool(found[4])]), {})
+        part[f"{letter}_{found[2]}"] = np.asarray(value)
+    for part in parts.values():
+        for name in ("b_ih", "b_hh"):
+            part.setdefault(name, np.zeros(len(part["W_hh"]), part["W_hh"].dtype))
+    return parts
+
+
+def _named(tensors: str) -> tuple[str, ...]:
+    return {
+        "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
+        "W": ("W_ih", "W_hh"),
+        "b": ("b_ih", "b_hh"),
+    }.get(tensors, (tensors,))
+
+
+def _square(block: Array) -> Array:
+    if block.shape[0] != block.shape[1]:
+        raise UndefinedError(f"a block of {block.shape} cannot be used transposed")
+    return block
+
+
+def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
+    """One tensor, (rows,) or (rows, columns), as a mistake of reading reads it."""
+    G = len(gates)
+    H = len(M) // G
+    match mistake.name, mistake.choice:
+        case "gate_order", order:
+            if sorted(order) != sorted(gates):
+                raise UndefinedError(f"{order} is no order of {gates}")
+            return np.concatenate([np.split(M, G)[order.index(gate)] for gate in gates])
+        case "interleaved", "read":  # row k*H + u comes from row u*G + k
+            return M[[u * G + k for k in range(G) for u in range(H)]]
+        case "interleaved", "stored":  # row u*G + k comes from row k*H + u
+            return M[[k * H + u for u in range(H) for k in range(G)]]
+        case "transposed", _:
+            return np.concatenate([_square(block).T for block in np.split(M, G)])
+        case "reshaped", _:
+            return M.reshape(M.shape[1], M.shape[0]).T
+        case "bias_missing", _:
+            return 0 * M
+        case "bias_doubled", _:
+            return 2 * M
+    raise AssertionError(mistake)
+
+
+def _part_changed(mistake: Mistake, gates: str, part: dict[str, Array]) -> dict[str, Array]:
+    """The weights of one layer in one direction with one mistake."""
+    match mistake.name:
+        case "matrices_exchanged":
+            if part["W_ih"].shape != part["W_hh"].shape:
+                raise UndefinedError("W_ih and W_hh have different shapes")
+            return {**part, "W_ih": part["W_hh"], "W_hh": part["W_ih"]}
+        case "bias_twice":
+            return {**part, "b_ih": part[mistake.tensors], "b_hh": part[mistake.tensors]}
+        case "biases_exchanged":
+            return {**part, "b_ih": part["b_hh"], "b_hh": part["b_ih"]}
+        case "bias_merged":
+            b_ir, b_iz, b_in = np.split(part["b_ih"], 3)
+            b_hr, b_hz, b_hn = np.split(part["b_hh"], 3)
+            b_ih = np.concatenate([b_ir, b_iz, b_in + b_hn])
+            return {**part, "b_ih": b_ih, "b_hh": np.concatenate([b_hr, b_hz, 0 * b_hn])}
+    changed = {
+        name: _tensor_changed(mistake, gates, part[name]) for name in _named(mistake.tensors)
+    }
+    return {**part, **changed}
+
+
+def _parts_changed(mistake: Mistake, gates: str, parts: Parts) -> Parts:
+    """The weights of all layers and directions with one mistake."""
+    comes_from: dict[tuple[int, str], tuple[int, str]] = {}
+    chosen = [layer for layer, _ in parts if mistake.layer in (None, layer)]
+    match mistake.name:
+        case "layers_exchanged" | "layers_repeated":
+            a, b = map(int, mistake.choice.split(","))
+            for direction in {direction for _, direction in parts}:
+                comes_from[b, direction] = a, direction
+                if mistake.name == "layers_exchanged":
+                    comes_from[a, direction] = b, direction
+        case "directions_exchanged":
+            for layer in chosen:
+                comes_from[layer, "forward"] = layer, "reverse"
+                comes_from[layer, "reverse"] = layer, "forward"
+        case "directions_repeated":
+            for layer, direction in itertools.product(chosen, DIRECTIONS):
+                comes_from[layer, direction] = layer, mistake.choice
+        case "not_loaded":
+            rng = np.random.default_rng(20)
+            return {
+                place: {
+                    name: rng.uniform(-0.5, 0.5, M.shape).astype(M.dtype)
+                    for name, M in part.items()
+                }
+                for place, part in parts.items()
+            }
+        case _:
+            return {
+                place: _part_changed(mistake, gates, part) if _covers(mistake, *place) else part
+                for place, part in parts.items()
+            }
+    for place, source in comes_from.items():
+        if any(parts[place][name].shape != M.shape for name, M in parts[source].items()):
+            raise UndefinedError(f"the weights of {source} do not fit {place}")
+    return {place: parts[comes_from.get(place, place)] for place in parts}
+
+
+def _covers(mistake: Mistake, layer: int, direction: str | None) -> bool:
+    return mistake.layer in (None, layer) and mistake.direction in (None, direction)
+
+
+_IN_WEIGHTS = set(list(ORDER)[: _RANK["not_loaded"] + 1]) - {"forget_bias"}
+
+
+# --- the whole layer ------------------------------------------------------------------------------
+
+
+class Planted:
+    """A recurrent layer of torch.nn in NumPy, with mistakes.
+
+    `weights` is the layer's state_dict as arrays; sizes, layers and directions are read from it,
+    and numbers are computed in its dtype. After a call, `steps` holds h, (c), every gate and, with
+    a projection, m, each (layers, directions, batch, time, units), lying in time as the outputs of
+    their part do; of a layer that does not run they are NaN.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        weights: Mapping[str, Array],
+        *,
+        mistakes: Iterable[Mistake] = (),
+        batch_first: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.kind, self.batch_first = kind, batch_first
+        self.gates = GATES[kind]
+        self.mistakes = _in_order(mistakes)
+        parts = _parts(weights)
+        self.layers = 1 + max(layer for layer, _ in parts)
+        self.directions = DIRECTIONS[: len({direction for _, direction in parts})]
+        GH, self.R = parts[0, "forward"]["W_hh"].shape
+        self.H = GH // len(self.gates)
+        self.dtype = parts[0, "forward"]["W_hh"].dtype
+        self.steps: dict[str, Array] = {}
+        self._before: State | None = None  # where the call before ended, for calls_chained
+        self._rng = np.random.default_rng(seed)  # for dropout
+        for mistake in self.mistakes:
+            self._refuse(mistake)
+        for mistake in self.mistakes:
+            if mistake.name in _IN_WEIGHTS:
+                parts = _parts_changed(mistake, self.gates, parts)
+        self.cells = {place: self._cell(*place, part) for place, part in parts.items()}
+
+    def __repr__(self) -> str:
+        return f"Planted({self.kind}: {', '.join(map(str, self.mistakes)) or 'no mistake'})"
+
+    def __call__(self, x: Any, initial: Any = None, lengths: Any = None) -> tuple[Array, Any]:
+        """Output and final states in PyTorch's shapes: (output, h_n) or (output, (h_n, c_n))."""
+        x = np.asarray(x, self.dtype)
+        x = x.swapaxes(0, 1) if self.batch_first else x
+        if self._has("calls_chained") and self._before is not None:
+            start = self._before
+        else:
+            start = self._initial(self._given(x, initial))
+        with np.errstate(over="ignore", invalid="ignore"):
+            output, final = self._in_time(x, start, lengths)
+        output = output.swapaxes(0, 1) if self.batch_first else output
+        return output, (final["h"], final["c"]) if "c" in final else final["h"]
+
+    def output(self, x: Any, initial: Any = None, lengths: Any = None) -> Array:
+        """The output alone."""
+        return self(x, initial, lengths)[0]
+
+    # what is planted where
+
+    def _has(self, name: str, choice: str = "", *, layer: int | None = None) -> bool:
+        """Is it planted (in this layer)?"""
+        return any(
+            (m.name, m.choice) == (name, choice) and m.layer in (None, layer) for m in self.mistakes
+        )
+
+    def _refuse(self, mistake: Mistake) -> None:
+        """What no layer of this kind and number of layers and directions can have wrong."""
+        name, family = mistake.name, self.kind.split("_")[0]
+        if not re.fullmatch(ORDER[name], f"{mistake.choice}/{mistake.tensors}"):
+            raise UndefinedError(f"{mistake} is not in the catalogue")
+        if any(name in names and family != owner for owner, names in _ONLY.items()):
+            raise UndefinedError(f"{mistake} is none of {self.kind}")
+        if name == "projection" and self.kind != "lstm_projected":
+            raise UndefinedError(f"{mistake} needs a projection")
+        if name == "emitted" and self.R != self.H:
+            raise UndefinedError(f"{mistake} needs h and c of one size")
+        if name in _TWO_DIRECTIONS and len(self.directions) == 1:
+            raise UndefinedError(f"{mistake} needs two directions")
+        places = itertools.product(range(self.layers), self.directions)
+        if not any(_covers(mistake, *place) for place in places):
+            raise UndefinedError(f"{mistake} lies outside the layer")
+        if name == "lower_returned" and self.layers == 1:
+            raise UndefinedError(f"{mistake} needs two layers")
+
+    def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
+        here = [m for m in self.mistakes if _covers(m, layer, direction)]
+        functions = _functions(self.kind)
+        for mistake in here:
+            if mistake.name == "activation":
+                which, function = mistake.choice.split(":")
+                if which not in {**functions, "tanh": "", "sigmoid": ""}:
+                    raise UndefinedError(f"{self.kind} has no function in {which}")
+                for quantity, own in functions.items():
+                    if which in (quantity, own):
+                        functions[quantity] = function
+        precision = next((m.choice for m in here if m.name == "precision"), "")
+        planted = frozenset((m.name, m.choice) for m in here)
+        return Cell(weights, functions, planted, precision)
+
+    # states
+
+    def _given(self, x: Array, initial: Any) -> State:
+        """The initial states as given, or zeros."""
+        if initial is not None and self._has("axes_exchanged"):
+            raise UndefinedError("with the axes exchanged no initial states can be given")
+        rows = x.shape[0 if self._has("axes_exchanged") else 1]
+        parts, lstm = self.layers * len(self.directions), self.kind.startswith("lstm")
+        if initial is None:
+            shapes = {"h": (parts, rows, self.R)} | ({"c": (parts, rows, self.H)} if lstm else {})
+            return {name: np.zeros(shape, self.dtype) for name, shape in shapes.items()}
+        arrays = initial if lstm else (initial,)
+        return {name: np.asarray(a, self.dtype) for name, a in zip("hc", arrays, strict=False)}
+
+    def _initial(self, start: State) -> State:
+        """The initial states, (parts, batch, units), as mistakes read them."""
+        L, D = self.layers, len(self.directions)
+        for mistake in self.mistakes:
+            match mistake.name, mistake.choice:
+                case "initial_ignored", choice:
+                    start = {k: 0 * v if choice in ("all", k) else v for k, v in start.items()}
+                case "initial_exchanged", _:
+                    if start["h"].shape != start["c"].shape:
+                        raise UndefinedError("h_0 and c_0 have different sizes")
+                    start = {"h": start["c"], "c": start["h"]}
+                case "initial_batch_first", _:
+                    if start["h"].shape[1] != L * D:
+                        raise UndefinedError("the batch is not the number of layers and directions")
+                    start = {k: v.swapaxes(0, 1) for k, v in start.items()}
+                case "initial_reshaped", _:
+                    start = {
+                        k: v.reshape(v.shape[1], L * D, v.shape[2]).swapaxes(0, 1)
+                        for k, v in start.items()
+                    }
+                case "initial_first", "part":
+                    start = {k: v[[0] * (L * D)] for k, v in start.items()}
+                case "initial_first", "layer":
+                    start = {k: v[list(range(D)) * L] for k, v in start.items()}
+                case "initial_order", _:
+                    order = [d * L + layer for layer in range(L) for d in range(D)]
+                    start = {k: v[order] for k, v in start.items()}
+        return start
+
+    # time and batch
+
+    def _in_time(self, x: Array, start: State, given: Any) -> tuple[Array, State]:
+        """The layers, with what happens to time and batch on the way in and on the way out."""
+        T, B, _ = x.shape
+        asked = np.full(B, T) if given is None else np.asarray(given)
+        if given is not None and (self._has("axes_exchanged") or self._has("rows_joined")):
+            raise UndefinedError("time and batch cannot be exchanged or joined with lengths")
+        lengths = asked
+        back: list[Callable[[Array], Array]] = []  # for all that lies as (time, batch, units)
+        if self._has("axes_exchanged"):
+            x, lengths = x.swapaxes(0, 1), np.full(T, B)
+            back.append(lambda a: a.swapaxes(0, 1))
+        if self._has("rows_joined"):
+            steps, rows, _ = x.shape
+            x, lengths = x.swapaxes(0, 1).reshape(steps * rows, 1, -1), np.array([steps * rows])
+            start = {k: v[:, :1] for k, v in start.items()}
+            back.append(lambda a: a.reshape(rows, steps, -1).swapaxes(0, 1))
+        if self._has("time_reversed", "kept") or self._has("time_reversed", "turned"):
+            x, turned = _turn(x, lengths), lengths
+            if self._has("time_reversed", "kept"):
+                back.append(lambda a: _turn(a, turned))
+        if self._has("delayed", "input"):
+            x = np.concatenate([0 * x[:1], x[:-1]])
+        x = _valid(x, lengths)
+        if self._has("padding", "front"):
+            x, lengths = _moved(x, T - asked), np.full(B, T)
+            back.append(lambda a: _valid(_moved(a, asked - T), asked))
+        if self._has("padding", "not_masked"):
+            lengths = np.full(B, T)
+        if self._has("batch_dependent"):
+            x = x + x.mean(axis=1, keepdims=True) / 10
+
+        output, final, steps_of = self._layers(x, start, lengths, masked=given is not None)
+        self._before = final["carried"]
+        final = final["shown"]
+
+        for undo in reversed(back):
+            output = undo(output)
+            steps_of = [[{k: undo(v) for k, v in part.items()} for part in row] for row in steps_of]
+        if self._has("rows_joined"):
+            final = {k: np.repeat(v, rows, axis=1) for k, v in final.items()}
+        if self._has("time_reversed", "output"):
+            output = _turn(output, asked)
+        if self._has("padding", "sorted"):
+            falling = np.argsort(-asked, kind="stable")
+            output, final = output[:, falling], {k: v[:, falling] for k, v in final.items()}
+        self.steps = {
+            k: np.array([[part[k].swapaxes(0, 1) for part in row] for row in steps_of])
+            for k in steps_of[0][0]
+        }
+        return output, final
+
+    # layers and directions
+
+    def _layers(
+        self, x: Array, start: State, lengths: Array, *, masked: bool
+    ) -> tuple[Array, dict[str, State], list[list[State]]]:
+        """Output, final states (as carried, as shown) and steps of all layers."""
+        D, last = len(self.directions), self.layers - 1
+        outputs: list[Array] = []
+        carried: list[State] = []
+        shown: list[State] = []
+        steps: list[list[State]] = []
+        for layer in range(self.layers):
+            begin = [{k: v[layer * D + d] for k, v in start.items()} for d in range(D)]
+            if self._has("layer_skipped", str(layer)):
+                if x.shape[-1] != D * self.R:
+                    raise UndefinedError(f"the input of layer {layer} does not fit the layer above")
+                carried, shown = carried + begin, shown + begin
+                outputs.append(x)
+                steps.append([self._no_steps(x)] * D)
+                continue  # and x goes to the layer above
+            ran: list[Ran] = []
+            for d, direction in enumerate(self.directions):
+                if direction == "reverse" and self._has("reverse_start", layer=layer):
+                    begin[d] = ran[0].final
+                ran.append(self._part(layer, direction, x, begin[d], lengths))
+            emitted = [part.emitted for part in ran]
+            outputs.append(self._joined(layer, emitted, x))
+            carried += [part.final for part in ran]
+            shown += [self._shown(layer, d, ran[d], lengths, masked) for d in range(D)]
+            steps.append([part.steps for part in ran])
+            if layer < last:
+                x = self._handed_up(layer + 1, ran, outputs[-1], x, lengths)
+        output = outputs[-2 if self._has("lower_returned") else -1]
+        if self._has("dropout") and self.layers == 1:
+            output = self._dropped(output)
+        finals = {
+            name: {k: np.stack([state[k] for state in states]) for k in states[0]}
+            for name, states in {"carried": carried, "shown": shown}.items()
+        }
+        return output, finals, steps
+
+    def _joined(self, layer: int, emitted: list[Array], x: Array) -> Array:
+        """The output of a layer from those of its directions, and its input."""
+        if self._has("directions_order", "exchanged", layer=layer):
+            emitted = emitted[::-1]
+        output = np.concatenate(emitted, axis=-1)
+        if self._has("directions_order", "interleaved", layer=layer):
+            output = np.stack(emitted, axis=-1).reshape(output.shape)
+        if layer == self.layers - 1 and self._has("directions_merged", "sum"):
+            output = emitted[0] + emitted[1]
+        if layer == self.layers - 1 and self._has("directions_merged", "mean"):
+            output = (emitted[0] + emitted[1]) / 2
+        if self._has("residual", layer=layer):
+            if output.shape != x.shape:
+                raise UndefinedError(f"the input of layer {layer} cannot be added to its output")
+            output = output + x
+        return output
+
+    def _handed_up(
+        self, above: int, ran: Sequence[Ran], output: Array, x: Array, lengths: Array
+    ) -> Array:
+        """The input of the layer above."""
+        if self._has("reverse_unused", layer=above):
+            emitted = [ran[0].emitted, 0 * ran[1].emitted]
+            output = self._joined(above - 1, emitted, x)
+        if self._has("final_handed_up", layer=above):
+            final = np.concatenate([part.final["h"] for part in ran], axis=-1)
+            output = _valid(np.broadcast_to(final, (len(x), *final.shape)), lengths)
+        return self._dropped(output) if self._has("dropout") else output
+
+    def _dropped(self, x: Array) -> Array:
+        return x * (2 * self._rng.integers(0, 2, x.shape)).astype(x.dtype)
+
+    def _shown(self, layer: int, d: int, ran: Ran, lengths: Array, masked: bool) -> State:
+        """The final state of a part as it is returned."""
+        shown, (T, B, _) = dict(ran.final), ran.emitted.shape
+        if layer < self.layers - 1:
+            return shown
+        if self._has("projection", "skipped") and self.layers == 1:
+            shown["h"] = ran.last["m"]
+        if self._has("padding", "last_at_end") and masked and d == 0:
+            shown["h"] = self._like(shown["h"], ran.emitted[T - 1])
+        if self._has("final_state", "output_end") and d == 1:
+            shown["h"] = self._like(shown["h"], ran.emitted[lengths - 1, np.arange(B)])
+        return shown
+
+    @staticmethod
+    def _like(h: Array, output: Array) -> Array:
+        if h.shape != output.shape:
+            raise UndefinedError("an output of this size cannot be a final state")
+        return output
+
+    # one layer in one direction
+
+    def _part(self, layer: int, direction: str, x: Array, start: State, lengths: Array) -> Ran:
+        """A part: read in its own order, run, and laid back into time."""
+        last = layer == self.layers - 1
+        turned = direction == "reverse" and not self._has("reverse_forward", layer=layer)
+        cell = self.cells[layer, direction]
+        values, final, at_end = self._rows(cell, _turn(x, lengths) if turned else x, start, lengths)
+        quantity = "h"
+        if self._has("emitted", "c", layer=layer):
+            quantity = "c"
+        if last and self._has("projection", "skipped"):
+            quantity = "m"
+        emitted = values[quantity]
+        if last and self._has("delayed", "output"):
+            if quantity == "m":
+                raise UndefinedError("there is no m before the first step")
+            emitted = np.concatenate([start[quantity][None], emitted[:-1]])
+        if last and self._has("outputs_alias"):
+            ends = emitted[lengths - 1, np.arange(x.shape[1])]
+            emitted = np.broadcast_to(ends, emitted.shape)
+        emitted = _valid(emitted, lengths)
+        if turned and not self._has("reverse_not_turned", layer=layer):
+            emitted = _turn(emitted, lengths)
+            values = {k: _turn(v, lengths) for k, v in values.items()}
+        return Ran(emitted, final, at_end, values)
+
+    def _rows(
+        self, cell: Cell, x: Array, start: State, lengths: Array
+    ) -> tuple[State, State, State]:
+        """All rows at once, or each from where the one before ended."""
+        if not self._has("rows_chained"):
+            return self._scan(cell, x, start, lengths)
+        rows: list[tuple[State, State, State]] = []
+        for b in range(x.shape[1]):
+            own = {k: v[b : b + 1] for k, v in start.items()}
+            begin = rows[-1][1] if rows else own
+            rows.append(self._scan(cell, x[:, b : b + 1], begin, lengths[b : b + 1]))
+        values, final, at_end = (
+            {k: np.concatenate([r[n][k] for r in rows], axis=axis) for k in rows[0][n]}
+            for n, axis in ((0, 1), (1, 0), (2, 0))
+        )
+        return values, final, at_end
+
+    def _scan(
+        self, cell: Cell, x: Array, start: State, lengths: Array
+    ) -> tuple[State, State, State]:
+        """Step by step: all values (zeros on padding), final state, values of each row's end."""
+        step = STEPS[self.kind]
+        begin = {**start, "fed": start["h"]} if "c" in start else start  # fed: what W_hh multiplies
+        state, at_end = begin, {}
+        record: list[State] = []
+        for t in range(len(x)):
+            now = cell.first() if t == 0 else cell
+            values = step(now, x[t], begin if cell.wrong("never_carried") else state)
+            live = (t < lengths)[:, None]
+            state = {k: np.where(live, values[k], v) for k, v in state.items()}
+            at_end = {k: np.where(live, v, at_end.get(k, v)) for k, v in values.items()}
+            record.append({k: np.where(live, v, 0) for k, v in values.items() if k != "fed"})
+        everything = {k: np.stack([values[k] for values in record]) for k in record[0]}
+        return everything, {k: at_end[k] for k in start}, at_end
+
+    def _no_steps(self, x: Array) -> State:
+        """What is recorded of a layer that does not run."""
+        names = {*self.gates, "h"} | ({"c"} if self.kind.startswith("lstm") else set())
+        names |= {"m"} if self.kind == "lstm_projected" else set()
+        sizes = {name: self.R if name == "h" else self.H for name in names}
+        return {k: np.full((*x.shape[:2], n), np.nan, self.dtype) for k, n in sizes.items()}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one layer computed in one direction."""
+
+    emitted: Array  # (time, batch, units), what it hands on
+    final: State
+    last: State  # every value of each row's last step
+    steps: State  # (time, batch, units)
+
+
+# --- which mistakes there are ---------------------------------------------------------------------
+
+
+def applicable(
+    kind: str,
+    layers: int,
+    directions: int,
+    input_size: int,
+    hidden_size: int,
+    batch: int,
+    *,
+    bias: bool = True,
+    proj_size: int = 0,
+    lengths: bool = False,
+    scoped: bool = True,
+) -> list[Mistake]:
+    """Every mistake of a search that fits, in the order of the catalogue.
+
+    A scope is given where it fits in all of its parts. Left out is what is always the same as
+    another or as none: layer= on one layer, W without biases (all), layer 0's states for every
+    layer on one layer. Of padding there is something with lengths only; then neither
+    axes_exchanged nor rows_joined. axes_exchanged wants no initial states.
+    """
+    L, D, H, R = layers, directions, hidden_size, proj_size or hidden_size
+    inputs = [input_size] + [D * R] * (L - 1)  # by layer
+    over_layers = [None, *range(L)] if L > 1 and scoped else [None]
+    over_directions = [None, *DIRECTIONS] if D > 1 and scoped else [None]
+
+    def everywhere(name: str, choice: str = "", tensors: str = "") -> Iterator[Mistake]:
+        yield Mistake(name, choice, tensors)
+
+    def by_layer(
+        name: str, choice: str = "", fits: Callable[[int], bool] = lambda _: True, lowest: int = 0
+    ) -> Iterator[Mistake]:
+        for layer in over_layers:
+            covered = range(lowest, L) if layer is None else [layer]
+            if covered and min(covered) >= lowest and all(fits(inputs[each]) for each in covered):
+                yield Mistake(name, choice, layer=layer)
+
+    def by_part(
+        name: str,
+        choice: str = "",
+        tensors: str = "",
+        fits: Callable[[int], bool] = lambda _: True,
+    ) -> Iterator[Mistake]:
+        for mistake, direction in itertools.product(by_layer(name, choice, fits), over_directions):
+            yield Mistake(name, choice, tensors, mistake.layer, direction)
+
+    found = itertools.chain(
+        _of_weights(kind, L, D, inputs, H, R, bias, everywhere, by_layer, by_part),
+        _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
+        _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
+        _of_time(batch, lengths, everywhere),
+        _of_directions(L, D, inputs, D * R, everywhere, by_layer),
+    )
+    return list(found)
+
+
+Entries = Callable[..., Iterator[Mistake]]
+
+
+def _of_weights(
+    kind: str,
+    L: int,
+    D: int,
+    inputs: list[int],
+    H: int,
+    R: int,
+    bias: bool,
+    everywhere: Entries,
+    by_layer: Entries,
+    by_part: Entries,
+) -> Iterator[Mistake]:
+    gates = GATES[kind]
+    tensors = ("all", "W", "W_ih", "W_hh", "b") if bias else ("all", "W_ih", "W_hh")
+    for order, which in itertools.product(itertools.permutations(gates), tensors):
+        if "".join(order) != gates:
+            yield from by_part("gate_order", "".join(order), which)
+    if len(gates) > 1:
+        for choice, which in itertools.product(("read", "stored"), tensors):
+            yield from by_part("interleaved", choice, which)
+    yield from by_part("transposed", "", "W_ih", lambda size: size == H)
+    if R == H:
+        yield from by_part("transposed", "", "W_hh")
+        yield from by_part("transposed", "", "W", lambda size: size == H)
+    for which in ("W_ih", "W_hh", "W"):
+        yield from by_part("reshaped", "", which)
+    yield from by_part("matrices_exchanged", "", "", lambda size: size == R)
+    if bias:
+        for name in ("bias_missing", "bias_doubled", "bias_twice"):
+            for which in ("b_ih", "b_hh"):
+                yield from by_part(name, "", which)
+        if kind == "gru":
+            yield from by_part("biases_exchanged")
+            yield from by_part("bias_merged")
+    if kind.startswith("lstm"):
+        yield from by_part("forget_bias", "before")
+        yield from by_part("forget_bias", "after")
+    for name in ("layers_exchanged", "layers_repeated"):
+        for a, b in itertools.permutations(range(L), 2):
+            if inputs[a] == inputs[b] and (name == "layers_repeated" or a < b):
+                yield from everywhere(name, f"{a},{b}")
+    if D > 1:
+        yield from by_layer("directions_exchanged")
+        yield from by_layer("directions_repeated", "forward")
+        yield from by_layer("directions_repeated", "reverse")
+
+
+def _of_equations(
+    kind: str, projected: bool, everywhere: Entries, by_layer: Entries, by_part: Entries
+) -> Iterator[Mistake]:
+    if kind == "gru":
+        for name in ("reset_before", "no_reset", "update_exchanged"):
+            yield from by_part(name)
+    functions = _functions(kind)
+    for quantity, own in functions.items():
+        others = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}.get(own, ())
+        for other in others:
+            yield from by_part("activation", f"{quantity}:{other}")
+    if list(functions.values()).count("tanh") > 1:
+        yield from by_part("activation", "tanh:relu")
+    if "sigmoid" in functions.values():
+        yield from by_part("activation", "sigmoid:hard_sigmoid")
+        yield from by_part("activation", "sigmoid:hard_sigmoid(0.2, 0.5)")
+    if kind.startswith("lstm"):
+        yield from by_part("old_cell")
+        yield from by_part("coupled", "f")
+        yield from by_part("coupled", "i")
+        if projected:
+            yield from by_part("projection", "not_fed_back")
+            yield from everywhere("projection", "skipped")
+        else:
+            yield from by_layer("emitted", "c")
+
+
+def _of_states(
+    kind: str,
+    L: int,
+    D: int,
+    B: int,
+    bias: bool,
+    same_size: bool,
+    everywhere: Entries,
+    by_part: Entries,
+) -> Iterator[Mistake]:
+    lstm = kind.startswith("lstm")
+    for choice in ("all", "h", "c") if lstm else ("all",):
+        yield from everywhere("initial_ignored", choice)
+    if lstm and same_size:
+        yield from everywhere("initial_exchanged")
+    if L * D == B > 1:
+        yield from everywhere("initial_batch_first")
+    if L * D > 1 and B > 1:
+        yield from everywhere("initial_reshaped")
+    if L * D > 1:
+        yield from everywhere("initial_first", "part")
+    if L > 1 and D > 1:
+        yield from everywhere("initial_first", "layer")
+        yield from everywhere("initial_order")
+    if bias:
+        for choice in ("n", "all") if kind == "gru" else ("all",):
+            yield from by_part("first_bias", choice)
+    yield from by_part("never_carried")
+    if B > 1:
+        yield from everywhere("rows_chained")
+
+
+def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
+    if not lengths:
+        yield from everywhere("axes_exchanged")
+    if not lengths and B > 1:
+        yield from everywhere("rows_joined")
+    for choice in ("kept", "turned", "output"):
+        yield from everywhere("time_reversed", choice)
+    for choice in ("output", "input"):
+        yield from everywhere("delayed", choice)
+    if lengths:
+        for choice in ("front", "not_masked", "last_at_end", "sorted"):
+            yield from everywhere("padding", choice)
+
+
+def _of_directions(
+    L: int, D: int, inputs: list[int], width: int, everywhere: Entries, by_layer: Entries
+) -> Iterator[Mistake]:
+    if D > 1:
+        yield from by_layer("reverse_not_turned")
+        yield from by_layer("reverse_forward")
+        yield from by_layer("reverse_unused", lowest=1)
+        yield from by_layer("directions_order", "exchanged")
+        yield from by_layer("directions_order", "interleaved")
+        yield from everywhere("directions_merged", "sum")
+        yield from everywhere("directions_merged", "mean")
+        yield from by_layer("reverse_start")
+    if L > 1:
+        for layer in range(L):
+            if inputs[layer] == width:
+                yield from everywhere("layer_skipped", str(layer))
+        yield from everywhere("lower_returned")
+        yield from by_layer("final_handed_up", lowest=1)
+    yield from by_layer("residual", fits=lambda size: size == width)
+    yield from everywhere("outputs_alias")
+    if D > 1:
+        yield from everywhere("final_state", "output_end")
+
+
+# --- which of them are the same -------------------------------------------------------------------
+
+
+def numbers(
+    kind: str,
+    weights: Mapping[str, Array],
+    mistakes: Iterable[Mistake],
+    data: Iterable[Probe],
+    *,
+    finals: bool = True,
+) -> list[Array]:
+    """What a layer with these mistakes gives on probes (x, initial, lengths), valid steps only.
+
+    Of each probe the output and, if `finals`, the final states.
+    """
+    layer = Planted(kind, weights, mistakes=mistakes)
+    found: list[Array] = []
+    for x, initial, lengths in data:
+        output, final = layer(x, initial, lengths)
+        found.append(output if lengths is None else _valid(output, np.asarray(lengths)))
+        if finals:
+            found += final if isinstance(final, tuple) else (final,)
+    return found
+
+
+def difference(a: Sequence[Array], b: Sequence[Array]) -> float:
+    """The largest difference of two lists of `numbers`; infinite where shapes or NaN differ."""
+    worst = 0.0
+    for one, other in zip(a, b, strict=True):
+        if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
+            return np.inf
+        finite = np.isfinite(one)
+        worst = max(worst, float(np.max(np.abs(one[finite] - other[finite]), initial=0.0)))
+    return worst
+
+
+def same(
+    kind: str,
+    weights: Mapping[str, Array],
+    mistakes_a: Iterable[Mistake],
+    mistakes_b: Iterable[Mistake],
+    data: Iterable[Probe],
+    tolerance: float = 1e-9,
+    *,
+    finals: bool = True,
+) -> bool:
+    """Do two sets of mistakes give the same numbers on these probes?
+
+    Sets that mean nothing together (UndefinedError) are the same as no other.
+    """
+    data = list(data)
+    try:
+        a, b = (numbers(kind, weights, m, data, finals=finals) for m in (mistakes_a, mistakes_b))
+    except UndefinedError:
+        return False
+    return difference(a, b) <= tolerance
