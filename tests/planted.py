@@ -128,7 +128,8 @@ def _in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
 
 
 def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    sigma: Array = 1 / (1 + np.exp(-x))
+    return sigma
 
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
@@ -158,7 +159,8 @@ def _lowered(x: Array, precision: str) -> Array:
         return x.astype(np.float16).astype(x.dtype)
     bits = {"bfloat16": 8, "tf32": 11}[precision]  # the leading one counted
     mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(x.dtype)
+    lowered: Array = np.ldexp(np.round(mantissa * 2**bits) / 2**bits, exponent).astype(x.dtype)
+    return lowered
 
 
 def _turn(x: Array, lengths: Array) -> Array:
@@ -373,7 +375,7 @@ def _parts_changed(mistake: Mistake, gates: str, parts: Parts) -> Parts:
             rng = np.random.default_rng(20)
             return {
                 place: {
-                    name: rng.uniform(-0.5, 0.5, M.shape).astype(M.dtype)
+                    name: np.asarray(rng.uniform(-0.5, 0.5, M.shape), M.dtype)
                     for name, M in part.items()
                 }
                 for place, part in parts.items()
@@ -574,9 +576,8 @@ class Planted:
         if self._has("batch_dependent"):
             x = x + x.mean(axis=1, keepdims=True) / 10
 
-        output, final, steps_of = self._layers(x, start, lengths, masked=given is not None)
-        self._before = final["carried"]
-        final = final["shown"]
+        output, finals, steps_of = self._layers(x, start, lengths, masked=given is not None)
+        self._before, final = finals["carried"], finals["shown"]
 
         for undo in reversed(back):
             output = undo(output)
@@ -665,7 +666,8 @@ class Planted:
         return self._dropped(output) if self._has("dropout") else output
 
     def _dropped(self, x: Array) -> Array:
-        return x * (2 * self._rng.integers(0, 2, x.shape)).astype(x.dtype)
+        mask = np.asarray(self._rng.integers(0, 2, x.shape), x.dtype)
+        return 2 * mask * x
 
     def _shown(self, layer: int, d: int, ran: Ran, lengths: Array, masked: bool) -> State:
         """The final state of a part as it is returned."""
@@ -736,7 +738,8 @@ class Planted:
         """Step by step: all values (zeros on padding), final state, values of each row's end."""
         step = STEPS[self.kind]
         begin = {**start, "fed": start["h"]} if "c" in start else start  # fed: what W_hh multiplies
-        state, at_end = begin, {}
+        state = begin
+        at_end: State = {}
         record: list[State] = []
         for t in range(len(x)):
             now = cell.first() if t == 0 else cell
