@@ -18,11 +18,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 import rnnscope as rs
-from rnnscope.cells import GRU_RESET_BEFORE, LSTM, LSTM_COUPLED, LSTM_PEEPHOLE
+from rnnscope.cells import (
+    GRU_RESET_BEFORE,
+    LSTM,
+    LSTM_COUPLED,
+    LSTM_PEEPHOLE,
+    RNN_RELU,
+    RNN_TANH,
+)
 from rnnscope.files.hdf5 import read_hdf5
 from rnnscope.files.window import Window
 from rnnscope.files.wire import encoded
-from rnnscope.layouts import LAYOUTS, Array, Layout, Stored
+from rnnscope.layouts import LAYOUTS, Array, Layout, Stored, from_torch
 
 LAYERS = {
     "rnn": nn.RNN(3, 5),
@@ -70,7 +77,8 @@ def test_every_layout_is_found_again(tmp_path: Path, kind: type[nn.RNNBase], lay
         return
     asked = {"layout": layout} if layout == "rnnscope" else {}
     cell = kind.__name__.lower() if layout in ("rnnscope", "burn") else None
-    found: Any = rs.load(path, cell=cell, **asked)["enc"]
+    tanh = "tanh" if kind is nn.RNN else None  # MXNet's would be relu
+    found: Any = rs.load(path, cell=cell, nonlinearity=tanh, **asked)["enc"]
     x = torch.randn(4, 2, 3)
     torch.testing.assert_close(found(x)[0], layer(x)[0], atol=1e-6, rtol=1e-6)
 
@@ -97,11 +105,74 @@ def test_loading_keeps_the_random_state_and_shares_nothing(tmp_path: Path) -> No
 def test_what_a_state_dict_does_not_tell_is_an_argument(tmp_path: Path) -> None:
     rs.save({"a": nn.RNN(2, 3, num_layers=2)}, tmp_path / "m.pt")
     found = rs.load(tmp_path / "m.pt")
-    assert found.assumed["a"] == ("nonlinearity='tanh'", "batch_first=False", "dropout=0.0")
+    assert found.assumed["a"] == (
+        "nonlinearity='tanh'",
+        "batch_first=False",
+        "dropout=0.0",
+    )
     told = rs.load(tmp_path / "m.pt", nonlinearity="relu", batch_first=True, dropout=0.5)
     assert told.assumed["a"] == ()
     layer: Any = told["a"]
     assert (layer.nonlinearity, layer.batch_first, layer.dropout) == ("relu", True, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected", "said"),
+    [
+        ("haiku", "relu", ()),
+        ("mxnet", "relu", ("nonlinearity='relu', the default of mxnet",)),
+        ("mxnet_cell", "tanh", ("nonlinearity='tanh', the default of mxnet_cell",)),
+        ("flax", "tanh", ("nonlinearity='tanh', the default of flax",)),
+    ],
+)
+def test_an_rnn_has_the_nonlinearity_of_its_framework(
+    tmp_path: Path, layout: str, expected: str, said: tuple[str, ...]
+) -> None:
+    state = nn.RNN(2, 3).state_dict()
+    cell = RNN_RELU if expected == "relu" else RNN_TANH
+    np.savez(tmp_path / "m.npz", **from_torch(layout, cell, state))  # type: ignore[arg-type]
+    found = rs.load(tmp_path / "m.npz", layout=layout)
+    layer: Any = found[""]
+    assert layer.nonlinearity == expected
+    assert found.assumed[""] == (*said, "batch_first=False")
+
+
+def test_what_a_framework_may_be_told_is_an_argument(tmp_path: Path) -> None:
+    arrays = from_torch("mxnet", RNN_RELU, nn.RNN(2, 3).state_dict())
+    np.savez(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    for given in ({"nonlinearity": "tanh"}, {"cell": "rnn_tanh"}):
+        found = rs.load(tmp_path / "m.npz", layout="mxnet", **given)  # type: ignore[arg-type]
+        layer: Any = found[""]
+        assert layer.nonlinearity == "tanh"
+        assert found.assumed[""] == ("batch_first=False",)
+    arrays = from_torch("haiku", RNN_RELU, nn.RNN(2, 3).state_dict())
+    np.savez(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(rs.DeclarationError, match="haiku has relu alone; got nonlinearity='tanh'"):
+        rs.load(tmp_path / "m.npz", nonlinearity="tanh")
+
+
+@pytest.mark.parametrize(
+    ("layer", "given", "held"),
+    [
+        (nn.GRU(2, 3), "relu", "gru"),
+        (nn.LSTM(2, 3), "tanh", "lstm"),
+    ],
+)
+def test_a_nonlinearity_for_no_rnn_is_not_ignored(
+    tmp_path: Path, layer: nn.Module, given: str, held: str
+) -> None:
+    torch.save(layer.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(rs.DeclarationError, match=f"nonlinearity is of nn.RNN; .* holds {held}"):
+        rs.load(tmp_path / "m.pt", nonlinearity=given)
+    with pytest.raises(rs.DeclarationError, match="nonlinearity must be tanh or relu; got 'gelu'"):
+        rs.load(tmp_path / "m.pt", nonlinearity="gelu")
+
+
+def test_a_nonlinearity_that_the_file_contradicts(tmp_path: Path) -> None:
+    rs.save({"a": nn.RNN(2, 3)}, tmp_path / "m.onnx")
+    assert isinstance(rs.load(tmp_path / "m.onnx", nonlinearity="tanh")["a"], nn.RNN)
+    with pytest.raises(rs.FileError, match="a: the file says tanh; got nonlinearity='relu'"):
+        rs.load(tmp_path / "m.onnx", nonlinearity="relu")
 
 
 def test_names_of_ones_own(tmp_path: Path) -> None:

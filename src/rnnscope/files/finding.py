@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
+from rnnscope.cells import Cell
 from rnnscope.errors import (
     DeclarationError,
     DtypeError,
@@ -29,6 +29,7 @@ from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
 from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
+from rnnscope.layouts.kinds import cell_of, nonlinearity_of
 
 __all__ = ["find"]
 
@@ -44,6 +45,7 @@ _KINDS = {
 }
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ASKED = ("rnnscope", "onnx")
+_PYTORCH = ("pytorch", "pytorch_cell")
 _ALIASES = {
     "weight_ih": "[wW]_?ih",
     "weight_hh": "[wW]_?hh",
@@ -72,8 +74,9 @@ def find(
         found = _matched(raw, chosen, wanted)
     if not found:
         raise FileError(_nothing(raw, chosen))
-    told = bool(raw.nodes) or raw.kind == "keras"
-    return [_with_nonlinearity(each, wanted, told) for each in found]
+    told = chosen is None and names is None and (bool(raw.nodes) or raw.kind == "keras")
+    records = LAYOUTS if chosen is None else {**LAYOUTS, chosen.name: chosen}
+    return [_completed(each, wanted, None if told else records[each.layout]) for each in found]
 
 
 def _nothing(raw: Raw, layout: Layout | None) -> str:
@@ -89,25 +92,40 @@ def _nothing(raw: Raw, layout: Layout | None) -> str:
     )
 
 
-def _with_nonlinearity(found: Found, wanted: Wanted, told: bool) -> Found:
-    """What no array tells: which of its two activations an nn.RNN has, and the order of dims.
+def _completed(found: Found, wanted: Wanted, record: Layout | None) -> Found:
+    """What no array tells: which nonlinearity an rnn has, and the order of dims.
 
-    ``told`` where the file has more than arrays: nodes, or a configuration of Keras.
+    ``record`` is the layout; None where the file has more than arrays: nodes, or a model of Keras.
     """
     assumed = list(found.assumed)
     cell = found.cell
-    if cell is RNN_TANH and not told:
-        given = wanted.nonlinearity or {"rnn_relu": "relu"}.get(wanted.cell or "")
-        if given not in (None, "tanh", "relu"):
-            raise DeclarationError(f"nonlinearity must be tanh or relu; got {given!r}")
-        cell = RNN_RELU if given == "relu" else cell
-        if given is None and wanted.cell != "rnn_tanh":
-            assumed.append("nonlinearity='tanh'")
+    given = wanted.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(wanted.cell or "")
+    own = nonlinearity_of(cell)
+    if own is not None and record is not None:
+        cell, said = _rnn(record, given)
+        assumed += said
+    elif own is not None and given not in (None, own):
+        raise FileError(f"{found.place}: the file says {own}; got nonlinearity={given!r}")
     if found.batch_first is None and wanted.batch_first is None:
         assumed.append("batch_first=False")
-    if found.layout in ("pytorch", "pytorch_cell") and found.options["num_layers"] != 1:
+    if found.layout in _PYTORCH and found.options["num_layers"] != 1:
         assumed += [] if wanted.dropout else ["dropout=0.0"]
     return replace(found, cell=cell, assumed=tuple(assumed))
+
+
+def _rnn(record: Layout, given: str | None) -> tuple[Cell, list[str]]:
+    """The cell of an rnn in a layout, and what was assumed of its nonlinearity."""
+    stored = record.stored("rnn")
+    if stored.nonlinearity_fixed and given not in (None, stored.nonlinearity):
+        raise DeclarationError(
+            f"an rnn of layout {record.name} has {stored.nonlinearity} alone; "
+            f"got nonlinearity={given!r}"
+        )
+    cell = cell_of("rnn", nonlinearity=given or stored.nonlinearity)
+    if given or stored.nonlinearity_fixed:
+        return cell, []
+    whose = "" if record.name in _PYTORCH else f", the default of {record.name}"
+    return cell, [f"nonlinearity={stored.nonlinearity!r}{whose}"]
 
 
 # names that the caller gives ----------------------------------------------------------------
@@ -166,7 +184,7 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
             try:
                 found = _fits(raw.path, group, each, wanted, strict=layout is not None)
             except FileError as error:
-                if each.name in ("pytorch", "pytorch_cell"):
+                if each.name in _PYTORCH:
                     raise
                 reasons.append(str(error))
                 continue
@@ -238,7 +256,7 @@ def _groups(raw: Raw, layout: Layout) -> Iterator[_Group]:
         prefix = parts.pop("prefix")
         canonical = own.format(**{key: value or "" for key, value in parts.items()})
         found.setdefault(prefix, {})[canonical] = name, held
-        if is_recurrent or layout.name in ("pytorch", "pytorch_cell"):
+        if is_recurrent or layout.name in _PYTORCH:
             recurrent.add(prefix)
     for prefix, arrays in found.items():
         if prefix in recurrent:
@@ -270,7 +288,7 @@ def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: 
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
     place = _place(path, group)
     kinds = [k for k in layout.cells if wanted.cell is None or k in _KINDS[wanted.cell]]
-    if layout.name in ("pytorch", "pytorch_cell"):
+    if layout.name in _PYTORCH:
         kind, converted = assembled(
             place, {_in_pytorch(k): held for k, (_, held) in group.arrays.items()}
         )

@@ -7,9 +7,8 @@ from rnnscope.errors import DeclarationError, RefusedError
 from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum
 from rnnscope.layouts.layout import KINDS
 
-__all__ = ["cell_of", "kind_of", "storage_kind"]
+__all__ = ["cell_of", "kind_of", "nonlinearity_of", "storage_kind"]
 
-_CELL_OF = {"rnn": "rnn_tanh"} | {kind: kind for kind in KINDS if kind != "rnn"}
 _KIND_OF = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
 
 
@@ -22,10 +21,18 @@ def storage_kind(kind: str) -> str:
     return stored
 
 
-def cell_of(kind: str, projected: bool = False) -> Cell:
-    """The cell of a kind; ``rnn`` alone is the one with tanh."""
-    name = "lstm_projected" if kind == "lstm" and projected else _CELL_OF.get(kind, kind)
-    return DECLARED[name]
+def cell_of(kind: str, projected: bool = False, nonlinearity: str = "tanh") -> Cell:
+    """The cell of a kind; ``rnn`` alone is the one with this nonlinearity."""
+    if kind == "rnn":
+        return DECLARED[f"rnn_{nonlinearity}"]
+    return DECLARED["lstm_projected" if kind == "lstm" and projected else kind]
+
+
+def nonlinearity_of(cell: Cell) -> str | None:
+    """The activation of an ``rnn``: tanh, relu or another; None for any other cell."""
+    if tuple(cell.gates) != ("h",) or not isinstance(cell.equations["h"], Apply):
+        return None
+    return cell.equations["h"].name
 
 
 def kind_of(cell: Cell) -> str:

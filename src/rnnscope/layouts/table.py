@@ -18,6 +18,7 @@ Gates have PyTorch's letters: LSTM `i f g o` (others call `g` c, j or z), GRU `r
 `n` h, a or o), RNN `h`. `-` is a block that is stored and not used. H is the number of units, I the
 size of the input, P that of a projection, k the number of gates. Where a layer has one bias, it is
 the sum of PyTorch's two; it comes back as `bias_ih`, with `bias_hh` zero.
+An `rnn` is tanh unless the last column says otherwise; a file of arrays does not tell.
 A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_before` before it.
 """
 
@@ -120,6 +121,10 @@ def _particular(layout: Layout, stored: Stored) -> str:
         facts.append(f"peepholes {' '.join(stored.holders('peephole'))}")
     if any(array.part == "W_hr" for array in stored.arrays):
         facts.append("projection")
+    if stored.nonlinearity_fixed:
+        facts.append(f"{stored.nonlinearity} alone")
+    elif stored.nonlinearity != "tanh":
+        facts.append(f"{stored.nonlinearity} unless told otherwise")
     if stored.gate_names:
         facts.append(
             "gates named " + ", ".join(f"{gate} {name}" for gate, name in stored.gate_names.items())
