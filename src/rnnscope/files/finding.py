@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnscope.cells import Cell
+from rnnscope.cells import GRU, Cell
 from rnnscope.errors import (
     DeclarationError,
     DtypeError,
@@ -22,27 +22,21 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.found import Found, Wanted, kind_name
+from rnnscope.files.found import CELL_KINDS, Found, Wanted, kind_name
 from rnnscope.files.keraslayers import layers_of_keras
+from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
 from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
 from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
-from rnnscope.layouts.kinds import cell_of, nonlinearity_of
+from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of
+from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 
 __all__ = ["find"]
 
-_KINDS = {
-    "rnn": ("rnn",),
-    "gru": ("gru",),
-    "lstm": ("lstm", "lstm_peephole"),
-    "rnn_tanh": ("rnn",),
-    "rnn_relu": ("rnn",),
-    "lstm_projected": ("lstm",),
-    "gru_reset_before": ("gru_reset_before",),
-    "lstm_peephole": ("lstm_peephole",),
-}
+# those that have PyTorch's names, but not in PyTorch
+_DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.cells)
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ASKED = ("rnnscope", "onnx")
 _PYTORCH = ("pytorch", "pytorch_cell")
@@ -61,8 +55,8 @@ def find(
 
     Raises ``FileError`` where there is none, where one is damaged, and where several readings fit.
     """
-    if wanted.cell is not None and wanted.cell not in _KINDS:
-        raise DeclarationError(f"unknown cell {wanted.cell!r}; expected {', '.join(_KINDS)}")
+    if wanted.cell is not None and wanted.cell not in CELL_KINDS:
+        raise DeclarationError(f"unknown cell {wanted.cell!r}; expected {', '.join(CELL_KINDS)}")
     chosen = layout_named(layout) if isinstance(layout, str) else layout
     if names is not None:
         found = [_named(raw, names, chosen or layout_named("pytorch"), wanted)]
@@ -76,7 +70,18 @@ def find(
         raise FileError(_nothing(raw, chosen))
     told = chosen is None and names is None and (bool(raw.nodes) or raw.kind == "keras")
     records = LAYOUTS if chosen is None else {**LAYOUTS, chosen.name: chosen}
-    return [_completed(each, wanted, None if told else records[each.layout]) for each in found]
+    for each in found if raw.nodes else ():
+        if wanted.cell is not None and kind_of(each.cell) not in CELL_KINDS[wanted.cell]:
+            held = kind_name(each.cell)
+            raise FileError(f"{each.place}: these are weights of {held}, not {wanted.cell}")
+    return [
+        _completed(
+            each,
+            as_marked(raw, each.name, each.place, wanted),
+            None if told else records[each.layout],
+        )
+        for each in found
+    ]
 
 
 def _nothing(raw: Raw, layout: Layout | None) -> str:
@@ -99,13 +104,15 @@ def _completed(found: Found, wanted: Wanted, record: Layout | None) -> Found:
     """
     assumed = list(found.assumed)
     cell = found.cell
-    given = wanted.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(wanted.cell or "")
+    given = wanted.told_nonlinearity
     own = nonlinearity_of(cell)
     if own is not None and record is not None:
         cell, said = _rnn(record, given)
         assumed += said
     elif own is not None and given not in (None, own):
         raise FileError(f"{found.place}: the file says {own}; got nonlinearity={given!r}")
+    if found.layout in _PYTORCH and cell is GRU and wanted.cell is None:
+        assumed.append("cell='gru', which resets after the product, as nn.GRU does")
     if found.batch_first is None and wanted.batch_first is None:
         assumed.append("batch_first=False")
     if found.layout in _PYTORCH and found.options["num_layers"] != 1:
@@ -166,8 +173,10 @@ class _Fit:
 
 
 def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
-    peepholes = any("peephole_" in name for name in raw.arrays)
-    asked = ("rnnscope",) if wanted.cell == "gru_reset_before" or peepholes else ()
+    own = any("peephole_" in name for name in raw.arrays) or any(
+        kind in _DECLARED_ONLY for kind in (wanted.cell, *raw.cells.values())
+    )
+    asked = ("rnnscope",) if own else ()
     layouts = (
         [layout]
         if layout
@@ -177,12 +186,13 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     reasons: list[str] = []
     for each in layouts:
         for group in _groups(raw, each):
+            here = as_marked(raw, _layer_name(group.prefix), _place(raw.path, group), wanted)
             # rnnscope's own names are PyTorch's, but for the peepholes
-            repeated = each.name == "rnnscope" and wanted.cell != "gru_reset_before"
+            repeated = each.name == "rnnscope" and here.cell not in _DECLARED_ONLY
             if layout is None and repeated and not any("peephole_" in name for name in group.used):
                 continue
             try:
-                found = _fits(raw.path, group, each, wanted, strict=layout is not None)
+                found = _fits(raw.path, group, each, here, strict=layout is not None)
             except FileError as error:
                 if each.name in _PYTORCH:
                     raise
@@ -196,7 +206,11 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     largest.sort(key=lambda used: min(order[name] for name in used))
     if not largest and reasons:
         raise FileError(reasons[0])
-    layers = [_only(raw.path, fits[used][0].group, fits[used], wanted) for used in largest]
+    layers = []
+    for used in largest:
+        group = fits[used][0].group
+        here = as_marked(raw, _layer_name(group.prefix), _place(raw.path, group), wanted)
+        layers.append(_only(raw.path, group, fits[used], here))
     if layout is None:
         everything = frozenset[str]().union(*largest)
         for used in largest:
@@ -287,15 +301,18 @@ def _joined(
 def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
     place = _place(path, group)
-    kinds = [k for k in layout.cells if wanted.cell is None or k in _KINDS[wanted.cell]]
+    kinds = [k for k in layout.cells if wanted.cell is None or k in CELL_KINDS[wanted.cell]]
     if layout.name in _PYTORCH:
         kind, converted = assembled(
             place, {_in_pytorch(k): held for k, (_, held) in group.arrays.items()}
         )
         if kind not in kinds:
-            if not strict and wanted.cell == "gru_reset_before" and kind == "gru":
+            if not strict and wanted.cell in _DECLARED_ONLY:
                 return []
-            raise FileError(f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}")
+            raise FileError(
+                f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}; layout "
+                f"{layout.name} stores {', '.join(layout.cells)}"
+            )
         return [_Fit(layout, kind, group, converted)]
     found: list[_Fit] = []
     reasons: list[str] = []

@@ -9,11 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope.cells import DECLARED, GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
+from rnnscope.cells import (
+    DECLARED,
+    GRU,
+    LSTM,
+    LSTM_PROJECTED,
+    RNN_RELU,
+    RNN_TANH,
+    Cell,
+    as_declared,
+)
 from rnnscope.errors import FileError, RnnscopeError
+from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["Found", "Wanted", "kind_name", "module_of"]
+__all__ = ["CELL_KINDS", "Found", "Wanted", "kind_name", "module_of"]
+
+CELL_KINDS: Mapping[str, tuple[str, ...]] = {
+    "rnn": ("rnn",),
+    **{name: (storage_kind(name),) for name in DECLARED},
+    "lstm": ("lstm", "lstm_peephole"),
+}
+"""The names by which a caller may ask for a cell, and the kinds of layouts that each may mean."""
 
 _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     RNN_TANH: nn.RNN,
@@ -32,6 +49,11 @@ class Wanted:
     nonlinearity: str | None = None
     batch_first: bool | None = None
     dropout: float = 0.0
+
+    @property
+    def told_nonlinearity(self) -> str | None:
+        """Of an rnn, by itself or in the cell's name; None where it is left to the file."""
+        return self.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(self.cell or "")
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,9 @@ class Found:
 
 def kind_name(cell: Cell) -> str:
     """The cell in a word: ``lstm``, ``gru_reset_before``, or what sets it apart."""
-    known = next((name for name, each in DECLARED.items() if each is cell), None)
-    return known or f"{cell.name}: {cell.departures}"
+    own = as_declared(cell)
+    known = next((name for name, each in DECLARED.items() if each is own), None)
+    return known or ": ".join(filter(None, (cell.name, cell.departures)))
 
 
 def module_of(found: Found, wanted: Wanted) -> nn.Module:

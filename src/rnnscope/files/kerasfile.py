@@ -17,6 +17,7 @@ from typing import Any
 
 from rnnscope.errors import FileError
 from rnnscope.files.hdf5 import Group, read_hdf5
+from rnnscope.files.marking import KEY, marks_in
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held, Window
 from rnnscope.files.zipped import opened
@@ -73,7 +74,8 @@ def _raw(path: Path, group: Group, facts: Mapping[str, Any]) -> Raw:
     for name, held in group.arrays.items():
         arrays[_renamed(name, named, group.arrays) or name] = held
     kind = "keras" if version or config is not None or named else "hdf5"
-    return Raw(path, kind, arrays, config=config, metadata=metadata)
+    cells = marks_in(path, about[KEY]) if KEY in about else {}
+    return Raw(path, kind, arrays, config=config, metadata=metadata, cells=cells)
 
 
 def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) -> str | None:

@@ -68,16 +68,17 @@ def load(
     ``names`` maps the layout's names (PyTorch's, if none is given) to the file's.
 
     What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
-    is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is in the result's ``assumed``. A file that says
-    it is followed: Keras is ``batch_first``, activations are the file's own.
+    is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
+    in the result's ``assumed``. A file that says it is followed: Keras is ``batch_first``,
+    activations are the file's own, cells those that ``save`` was given.
 
     >>> import os, tempfile, torch, rnnscope as rs
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "model.pt")
-    ...     torch.save({"encoder": torch.nn.GRU(3, 5).state_dict()}, path)
+    ...     torch.save({"encoder": torch.nn.LSTM(3, 5).state_dict()}, path)
     ...     layers = rs.load(path)
     >>> layers["encoder"], layers.assumed["encoder"]
-    (GRU(3, 5), ('batch_first=False',))
+    (LSTM(3, 5), ('batch_first=False',))
 
     Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
     or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;

@@ -16,6 +16,7 @@ from rnnscope.cells import CELLS, DECLARED, Cell
 from rnnscope.errors import RefusedError
 from rnnscope.expr import Apply, Expr, Product, Sum
 from rnnscope.files.wire import encoded
+from rnnscope.layouts.kinds import kind_of
 
 __all__ = ["model_of"]
 
@@ -79,7 +80,7 @@ def model_of(layers: Sequence[Layer]) -> bytes:
 def _node(
     name: str, source: str, target: str, adopted: Adopted, arrays: Mapping[str, Tensor]
 ) -> bytes:
-    op = {1: "RNN", 3: "GRU", 4: "LSTM"}[len(adopted.cell.gates)]
+    op = kind_of(adopted.cell).partition("_")[0].upper()
     two = adopted.bidirectional
     direction = "bidirectional" if two else "reverse" if adopted.reverse else "forward"
     facts: dict[str, object] = {"hidden_size": adopted.hidden_size, "direction": direction}
@@ -93,6 +94,8 @@ def _node(
                 facts[f"activation_{which}"] = values * (1 + two)
     if op == "GRU":
         facts["linear_before_reset"] = int(_resets_after(adopted.cell))
+    if kind_of(adopted.cell).startswith("lstm_coupled"):
+        facts["input_forget"] = 1
     inputs = [source, f"{name}.W", f"{name}.R"]
     if "B" in arrays or "P" in arrays:
         inputs.append(f"{name}.B" if "B" in arrays else "")
@@ -103,7 +106,7 @@ def _node(
 
 def _standard() -> tuple[Cell, ...]:
     plain = (each for name, each in CELLS.items() if name != "rnn_relu")
-    return (*plain, DECLARED["gru_reset_before"], DECLARED["lstm_peephole"])
+    return (*plain, *(each for name, each in DECLARED.items() if name not in CELLS))
 
 
 def _resets_after(cell: Cell) -> bool:
@@ -131,7 +134,11 @@ def _functions(cell: Cell, op: str) -> list[str]:
     found = []
     for letter in _OF[op]:
         name = _function(cell, letter)
-        if any(_function(cell, other) != name for other in together.get(letter, "")):
+        if any(
+            _function(cell, other) != name
+            for other in together.get(letter, "")
+            if other in cell.gates
+        ):
             raise RefusedError(f"ONNX has one activation for the gates {letter}{together[letter]}")
         family = name.partition("(")[0]
         if family not in _NAMES:

@@ -34,7 +34,8 @@ class Raw:
 
     ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras`` or ``onnx``. ``arrays`` are not
     read yet. ``config`` is the text in which Keras describes the model; ``names`` maps a group of
-    arrays to the name that the model gives it; ``nodes`` are those of ONNX.
+    arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
+    that rnnscope wrote beside the arrays, by layer.
     """
 
     path: Path
@@ -44,3 +45,4 @@ class Raw:
     names: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
+    cells: Mapping[str, str] = field(default_factory=dict)

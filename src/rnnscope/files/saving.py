@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, adopt
-from rnnscope.cells import CELLS, DECLARED
+from rnnscope.cells import CELLS, DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name
+from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
+from rnnscope.layouts.kinds import kind_of
+from rnnscope.recurrent import CELL_KEY
 from rnnscope.writing import replacing
 
 __all__ = ["save"]
@@ -97,30 +102,33 @@ class _Ready:
     adopted: Adopted
     arrays: tuple[Mapping[str, Tensor], ...]
 
+    def stacked(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """The names under which its layers are found again, each with its arrays."""
+        for k, arrays in enumerate(self.arrays):
+            between = "/" if any("/" in name for name in arrays) else "."
+            several = [str(k)] if len(self.arrays) > 1 else []
+            yield between.join(filter(None, [self.name, *several])), arrays
+
     def named(self) -> dict[str, Tensor]:
         """The arrays under their whole names."""
-        found: dict[str, Tensor] = {}
-        for k, arrays in enumerate(self.arrays):
-            for name, value in arrays.items():
-                between = "/" if "/" in name else "."
-                stacked = f"{k}{between}" if len(self.arrays) > 1 else ""
-                found[f"{self.name}{between}{stacked}{name}" if self.name else stacked + name] = (
-                    value
-                )
-        return found
+        return {
+            (f"{place}{'/' if '/' in name else '.'}{name}" if place else name): value
+            for place, arrays in self.stacked()
+            for name, value in arrays.items()
+        }
+
+    def cells(self) -> dict[str, str]:
+        """The cell of each of them, for the reader."""
+        return {place: kind_name(self.adopted.cell) for place, _ in self.stacked()}
 
 
 def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
     adopted = adopt(module)
+    adopted = replace(adopted, cell=as_declared(adopted.cell))
     place = f"layer {name}: " if name else ""
-    if kind_name(adopted.cell).startswith("lstm_coupled"):
-        raise RefusedError(
-            f"{place}no file can be written of an LSTM whose input and forget gate are coupled; "
-            f"rnnscope reads it from ONNX (input_forget=1). Save its state_dict() with torch.save"
-        )
+    _refuse_own(place, adopted.cell)
     if layout.name != "onnx":
-        known = [DECLARED[each] for each in (*CELLS, "gru_reset_before", "lstm_peephole")]
-        if all(adopted.cell is not each for each in known):
+        if adopted.cell not in DECLARED.values():
             raise RefusedError(
                 f"{place}layout {layout.name} holds no activations; the layer is "
                 f"{kind_name(adopted.cell)}. Layout 'onnx' holds them."
@@ -148,6 +156,17 @@ def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
     return _Ready(name, adopted, tuple(arrays))
 
 
+def _refuse_own(place: str, cell: Cell) -> None:
+    try:
+        kind_of(cell)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{place}no layout stores {cell.name}, a cell of your own: its equations are those of "
+            f"no other cell. Keep its parameters by torch.save(layer.state_dict(), path); "
+            f"rnnscope.Recurrent(cell, ...).load_state_dict(torch.load(path)) has them back"
+        ) from error
+
+
 def _laid_out(
     place: str, adopted: Adopted, layout: Layout, state: dict[str, Tensor]
 ) -> Mapping[str, Tensor]:
@@ -156,7 +175,9 @@ def _laid_out(
     try:
         arrays = from_torch(layout, adopted.cell, state)
     except (RefusedError, DtypeError) as error:
-        raise type(error)(f"{place}{error}") from error
+        own = kind_of(adopted.cell) not in layout.cells and adopted.cell in DECLARED.values()
+        hint = "; layout='rnnscope' holds it, a .onnx file too" if own else ""
+        raise type(error)(f"{place}{error}{hint}") from error
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 
@@ -172,17 +193,28 @@ def _all(ready: list[_Ready]) -> dict[str, Tensor]:
     return found
 
 
+def _cells(ready: list[_Ready]) -> dict[str, str]:
+    return {name: cell for each in ready for name, cell in each.cells().items()}
+
+
 def _write_torch(path: Path, ready: list[_Ready], _: Layout) -> None:
-    torch.save(_all(ready), path)
+    state = OrderedDict(_all(ready))
+    versions = {name: {"version": 1, CELL_KEY: cell} for name, cell in _cells(ready).items()}
+    state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]  # as state_dict() has it
+    torch.save(state, path)
 
 
 def _write_safetensors(path: Path, ready: list[_Ready], _: Layout) -> None:
-    save_file({name: value.contiguous() for name, value in _all(ready).items()}, path)
+    arrays = {name: value.contiguous() for name, value in _all(ready).items()}
+    save_file(arrays, path, {KEY: mark_of(_cells(ready))})
 
 
 def _write_npz(path: Path, ready: list[_Ready], _: Layout) -> None:
+    mark = fitted(".npz", _cells(ready))
     with path.open("wb") as file:
         np.savez(file, **{name: _numpy(name, value) for name, value in _all(ready).items()})  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = (KEY + mark).encode()
 
 
 def _numpy(name: str, value: Tensor) -> np.ndarray[Any, Any]:
@@ -198,6 +230,7 @@ def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
         raise MissingExtraError("writing .h5 needs h5py: pip install 'rnnscope[files]'") from error
     with h5py.File(path, "w") as file:
         if not layout.name.startswith("keras"):
+            file.attrs[KEY] = fitted(".h5", _cells(ready))
             for name, value in _all(ready).items():
                 file[name] = _numpy(name, value)
             return
@@ -211,6 +244,8 @@ def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
                 group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in arrays]
                 for key, value in arrays.items():
                     group[f"{name}/{key}:0"] = _numpy(key, value)
+        cells = [cell for each in ready for cell in each.cells().values()]
+        file.attrs[KEY] = fitted(".h5", dict(zip(names, cells, strict=True)))
         file.attrs["layer_names"] = [name.encode() for name in names]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.15.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rnnscope.cells import DECLARED, Cell
 from rnnscope.errors import DeclarationError, RefusedError
-from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum
+from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum, ordered
 from rnnscope.layouts.layout import KINDS
 
 __all__ = ["cell_of", "kind_of", "nonlinearity_of", "storage_kind"]
@@ -45,12 +45,14 @@ def kind_of(cell: Cell) -> str:
             return storage_kind(name)
     raise RefusedError(
         f"cell {cell.name} is stored by no layout: its equations are not those of "
-        f"{', '.join(DECLARED)}; keep its parameters under PyTorch's names"
+        f"{', '.join(DECLARED)}"
     )
 
 
 def _skeleton(cell: Cell) -> dict[str, Expr]:
-    return {name: _without_activations(equation) for name, equation in cell.equations.items()}
+    return {
+        name: ordered(_without_activations(equation)) for name, equation in cell.equations.items()
+    }
 
 
 def _without_activations(expr: Expr) -> Expr:
