@@ -373,7 +373,10 @@ def test_a_layout_of_ones_own(tmp_path: Path) -> None:
 def test_ambiguous_names_are_told(tmp_path: Path) -> None:
     arrays = from_torch("burn", GRU, nn.GRU(2, 3).state_dict())
     np.savez(tmp_path / "m.npz", **{f"g.{name}": value for name, value in arrays.items()})
-    with pytest.raises(rs.FileError, match=r"give one of these pairs: cell='gru', layout='burn'; or cell='gru_reset_before', "):
+    with pytest.raises(
+        rs.FileError,
+        match=r"give one of these pairs: cell='gru', layout='burn'; or cell='gru_reset_before', ",
+    ):
         rs.load(tmp_path / "m.npz")
     assert isinstance(rs.load(tmp_path / "m.npz", cell="gru")["g"], nn.GRU)
     before: Any = rs.load(tmp_path / "m.npz", cell="gru_reset_before")["g"]

@@ -22,7 +22,7 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.found import CELL_KINDS, Found, Wanted, kind_name
+from rnnscope.files.found import CELL_KINDS, AmbiguousError, Found, Wanted, kind_name
 from rnnscope.files.keraslayers import layers_of_keras
 from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
@@ -372,10 +372,10 @@ def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
     first = fits[0]
     others = [fit for fit in fits[1:] if not _same(fit.converted, first.converted)]
     if (others and wanted.cell is None) or any(fit.layout is not first.layout for fit in others):
-        each = ", ".join(
-            f"cell={fit.kind!r}, layout={fit.layout.name!r}" for fit in [first, *others]
+        choices = [{"cell": fit.kind, "layout": fit.layout.name} for fit in [first, *others]]
+        raise AmbiguousError(
+            f"{_place(path, group)}: names and shapes fit several readings", choices
         )
-        raise FileError(f"{_place(path, group)}: names and shapes fit several: choose one: {each}")
     stored = first.layout.stored(first.kind)
     assumed = []
     if first.layout.name == "pytorch_cell" and not any(

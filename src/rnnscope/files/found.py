@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from rnnscope.errors import FileError, RnnscopeError
 from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["CELL_KINDS", "Found", "Wanted", "kind_name", "module_of"]
+__all__ = ["CELL_KINDS", "AmbiguousError", "Found", "Wanted", "kind_name", "module_of"]
 
 CELL_KINDS: Mapping[str, tuple[str, ...]] = {
     "rnn": ("rnn",),
@@ -39,6 +40,23 @@ _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     LSTM: nn.LSTM,
     LSTM_PROJECTED: nn.LSTM,
 }
+
+
+class AmbiguousError(FileError):
+    """Several readings fit; ``choices`` are the arguments of ``load`` that say which."""
+
+    def __init__(self, what: str, choices: Sequence[Mapping[str, str]]) -> None:
+        self.what, self.choices = what, choices
+        super().__init__(self._text("{}={!r}".format, ", "))
+
+    def in_options(self, names: Mapping[str, str]) -> str:
+        """The message with the options of a command, ``names`` by argument."""
+        return self._text(lambda name, value: f"{names[name]} {value}", " ")
+
+    def _text(self, written: Callable[[str, str], str], between: str) -> str:
+        each = "; or ".join(between.join(starmap(written, c.items())) for c in self.choices)
+        pairs = " of these pairs" if len(self.choices[0]) > 1 else ""
+        return f"{self.what}; give one{pairs}: {each}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
-from rnnscope.files.found import Found, Wanted
+from rnnscope.files.found import AmbiguousError, Found, Wanted
 from rnnscope.files.kerasfile import configured
 from rnnscope.files.marking import as_marked
 from rnnscope.files.raw import Raw
@@ -194,9 +194,9 @@ def _reading(
         elif after is not None or config is not None:
             kind = "gru" if after else "gru_reset_before"
         elif asked is None:
-            raise FileError(
-                f"{place}: a GRU without biases fits both forms: choose one: cell='gru' "
-                f"(reset_after=True), cell='gru_reset_before'"
+            raise AmbiguousError(
+                f"{place}: a GRU without biases fits both forms, reset_after=True and False",
+                [{"cell": "gru"}, {"cell": "gru_reset_before"}],
             )
         else:
             kind = asked
