@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import re
 import struct
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 import rnnscope as rs
 from rnnscope.cells import (
@@ -435,6 +439,84 @@ def test_half_precisions_are_kept(tmp_path: Path) -> None:
         assert layer.weight_ih_l0.dtype is dtype
 
 
+# what other kinds of files hold ---------------------------------------------------------------
+
+
+def test_a_torchscript_archive_says_what_to_do(tmp_path: Path) -> None:
+    layer = nn.GRU(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.script(layer).save(str(tmp_path / "s.pt"))
+        with pytest.raises(rs.FileError, match="a TorchScript archive") as caught:
+            rs.load(tmp_path / "s.pt")
+        said = str(caught.value)
+        advice = "torch.save(torch.jit.load('s.pt').state_dict(), 'weights.pt')"
+        assert advice in said
+        assert "damaged" not in said
+        weights = torch.jit.load(str(tmp_path / "s.pt")).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    assert same(layer, rs.load(tmp_path / "weights.pt")[""])
+
+
+def remade() -> dict[str, tuple[nn.Module, str]]:
+    """A layer whose weight_hh_l0 torch computes of other arrays, and what undoes it."""
+    utils = nn.utils
+    pruned, normed, spectral, new, plane = (nn.GRU(2, 3) for _ in range(5))
+    prune.l1_unstructured(pruned, "weight_hh_l0", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old functions are deprecated
+        utils.weight_norm(normed, "weight_hh_l0")
+        utils.spectral_norm(spectral, "weight_hh_l0")
+    utils.parametrizations.weight_norm(new, "weight_hh_l0")
+    utils.parametrizations.orthogonal(plane, "weight_hh_l0")
+    parametrized = "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight_hh_l0')"
+    return {
+        "pruned": (pruned, "torch.nn.utils.prune.remove(layer, 'weight_hh_l0')"),
+        "weight norm": (normed, "torch.nn.utils.remove_weight_norm(layer, 'weight_hh_l0')"),
+        "spectral norm": (spectral, "torch.nn.utils.remove_spectral_norm(layer, 'weight_hh_l0')"),
+        "parametrized": (new, parametrized),
+        "orthogonal": (plane, parametrized),
+    }
+
+
+@pytest.mark.parametrize(
+    "how", ["pruned", "weight norm", "spectral norm", "parametrized", "orthogonal"]
+)
+def test_weights_that_are_computed_say_how_to_undo_it(tmp_path: Path, how: str) -> None:
+    layer, undo = remade()[how]
+    torch.save({f"enc.{k}": v for k, v in layer.state_dict().items()}, tmp_path / "m.pt")
+    with pytest.raises(rs.FileError, match="enc: weight_hh_l0 is ") as caught:
+        rs.load(tmp_path / "m.pt")
+    assert undo in str(caught.value)
+    eval(undo, {"torch": torch, "layer": layer})
+    torch.save(layer.state_dict(), tmp_path / "m.pt")
+    assert isinstance(rs.load(tmp_path / "m.pt")[""], nn.GRU)
+
+
+def test_arrays_of_onnx_without_its_nodes(tmp_path: Path) -> None:
+    arrays = from_torch("onnx", LSTM, nn.LSTM(2, 3).state_dict())
+    np.savez(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(rs.FileError) as caught:
+        rs.load(tmp_path / "m.npz")
+    assert "(weight_ih_l0, kernel, ...): it holds 3 arrays: W, R, B" in str(caught.value)
+    assert "W and R are names of ONNX: layout='onnx'" in str(caught.value)
+    assert isinstance(rs.load(tmp_path / "m.npz", layout="onnx", cell="lstm")[""], nn.LSTM)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are POSIX")
+def test_a_pipe_or_a_device_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.pt")
+    (tmp_path / "d.npz").symlink_to("/dev/zero")
+    (tmp_path / "gone.npz").symlink_to(tmp_path / "nowhere")
+    for name, reason in {"p.pt": "no regular file", "d.npz": "no regular file"}.items():
+        with pytest.raises(rs.FileError, match=f"{name}: {reason}"):
+            rs.load(tmp_path / name)
+        with pytest.raises(rs.FileError, match=rf"^cannot write \S+: it is {reason}; name a file$"):
+            rs.save(nn.GRU(2, 3), tmp_path / name)
+    with pytest.raises(rs.FileError, match=r"gone.npz: no such file"):
+        rs.load(tmp_path / "gone.npz")
+
+
 # bad input ----------------------------------------------------------------------------------
 
 
@@ -711,9 +793,97 @@ def test_numbers_that_no_layout_reads_are_not_lost(
         rs.load(tmp_path / "a.npz")
 
 
-def test_names_that_a_file_cannot_keep_apart_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(rs.RefusedError, match=r"'a', 'a\.'"):
-        rs.save({"a": nn.GRU(3, 5), "a.": nn.GRU(3, 6)}, tmp_path / "a.pt")
+PLACES: list[tuple[str, str | None]] = [
+    (".pt", None),
+    (".safetensors", None),
+    (".npz", None),
+    (".npz", "flax"),
+    (".h5", None),
+    (".h5", "keras"),
+    (".onnx", None),
+]
+NAMES: list[Any] = ["a", "_rnn", "rnn_", "a.b", "a/b", "a/../b", "a//b", "a/./b", "a\0b", "\ud800"]
+NAMES += ["../../x", "/a", "a.", ":a", "é", "a b\nc", "0", "forward", None, 3, ""]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_comes_back_or_is_refused(tmp_path: Path, name: Any) -> None:
+    pytest.importorskip("h5py", reason="h5py writes .h5")
+    layer = nn.GRU(2, 3)
+    nn.init.zeros_(layer.bias_hh_l0)
+    held = []
+    for ending, layout in PLACES:
+        path = tmp_path / f"m{ending}"
+        with contextlib.suppress(rs.RefusedError):
+            rs.save({name: layer}, path, layout=layout)
+            held.append((ending, layout))
+        if path.exists():
+            assert list(rs.load(path)) == [name]
+            path.unlink()
+        else:
+            with pytest.raises(rs.RefusedError, match=re.escape(f"cannot be called {name!r}")):
+                rs.save({name: layer}, path, layout=layout)
+    if name in ("a", "_rnn", "rnn_", "a.b", "é", "a b\nc", "0", "forward"):
+        assert held == PLACES
+    elif name in (None, 3, "../../x", "/a", "a.", ":a", "a\0b", "\ud800"):
+        assert not held
+    elif name == "":
+        assert held == [each for each in PLACES if each not in ((".h5", "keras"), (".onnx", None))]
+    else:
+        assert (".h5", "keras") not in held
+
+
+def test_a_layer_without_a_name_is_given_one_where_there_must_be(tmp_path: Path) -> None:
+    pytest.importorskip("h5py", reason="h5py writes .h5")
+    rs.save(nn.GRU(2, 3), tmp_path / "m.onnx")
+    rs.save(nn.GRU(2, 3), tmp_path / "m.h5", layout="keras")
+    assert [*rs.load(tmp_path / "m.onnx"), *rs.load(tmp_path / "m.h5")] == ["layer", "layer"]
+
+
+def test_layers_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Where a format keeps one; .safetensors and HDF5 sort names, and there 2 stands before 10."""
+    pytest.importorskip("h5py", reason="h5py writes .h5")
+    layers = {name: nn.GRU(2, 3) for name in ("b", "layer10", "layer2", "a")}
+    places = [*PLACES, (".pth", None)]
+    for ending, layout in places:
+        for layer in layers.values():
+            nn.init.zeros_(layer.bias_hh_l0)  # type: ignore[arg-type]
+        rs.save(layers, tmp_path / f"m{ending}", layout=layout)
+        sorts = (ending, layout) in ((".safetensors", None), (".h5", None))
+        expected = ["a", "b", "layer2", "layer10"] if sorts else list(layers)
+        assert list(rs.load(tmp_path / f"m{ending}")) == expected, (ending, layout)
+    torch.save({"x": {n: each.state_dict() for n, each in layers.items()}}, tmp_path / "n.pt")
+    assert list(rs.load(tmp_path / "n.pt")) == [f"x.{name}" for name in layers]
+
+
+@pytest.mark.parametrize(("ending", "layout"), [*PLACES, (".pt", "keras")])
+def test_bfloat16_is_kept_or_refused(tmp_path: Path, ending: str, layout: str | None) -> None:
+    pytest.importorskip("h5py", reason="h5py writes .h5")
+    layer = nn.GRU(2, 3).bfloat16()
+    if ending in (".pt", ".safetensors") and layout is None:
+        for each in (layer, rs.Recurrent(GRU_RESET_BEFORE, 2, 3).bfloat16()):
+            rs.save({"a": each}, tmp_path / f"m{ending}", layout="rnnscope")
+            found: Any = rs.load(tmp_path / f"m{ending}")["a"]
+            assert torch.equal(found.weight_ih_l0, each.weight_ih_l0)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(rs.RefusedError, match=r"layer a: bfloat16 .*layer\.float\(\)"):
+            rs.save({"a": layer}, tmp_path / f"m{ending}", layout=layout)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_without_numbers_is_refused(tmp_path: Path) -> None:
+    for ending in (".pt", ".onnx"):
+        with pytest.raises(rs.RefusedError, match="layer a: its parameters are on the meta device"):
+            rs.save({"a": nn.GRU(2, 3, device="meta")}, tmp_path / f"m{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("h5py", reason="h5py writes .h5")
+    both = {"a": nn.LSTM(3, 5, 2), "a_l0": nn.LSTM(3, 7)}
+    for ending, layout in ((".onnx", None), (".h5", "keras")):
+        with pytest.raises(rs.RefusedError, match="two layers would be called 'a_l0'"):
+            rs.save(both, tmp_path / f"a{ending}", layout=layout)
     layers = {"a": nn.LSTM(3, 5, 2), "a.0": nn.LSTM(3, 7)}
     with pytest.raises(rs.RefusedError, match="two layers would write"):
         rs.save(layers, tmp_path / "a.npz", layout="keras")

@@ -385,7 +385,8 @@ def convert(
     kind = cell.value if cell else None
     with _options_told(layout="--from"):
         layers = load(source, layer=layer, cell=kind, layout=stored)
-    save(layers, target, layout=layout)
+    # one without a name may be given one
+    save(layers[""] if list(layers) == [""] else layers, target, layout=layout)
     for name, module in layers.items():
         typer.echo(f"{name or '(no name)'}: {module}")
         for assumed in layers.assumed[name]:

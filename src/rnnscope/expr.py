@@ -186,7 +186,8 @@ def ordered(expr: Expr) -> Expr:
         case Sum(left, right, negative=True):
             return Sum(ordered(left), ordered(right), negative=True)
         case Sum(left, right) | Product(left, right):
-            return type(expr)(*sorted((ordered(left), ordered(right)), key=repr))
+            left, right = sorted((ordered(left), ordered(right)), key=repr)
+            return type(expr)(left, right)
         case Apply(name, argument, given):
             return Apply(name, ordered(argument), given)
         case FromH(gate, of):

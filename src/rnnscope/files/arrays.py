@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rnnscope.errors import FileError
 from rnnscope.files.marking import KEY, marks_in, marks_of_state
-from rnnscope.files.raw import Raw
+from rnnscope.files.raw import Raw, by_number
 from rnnscope.files.window import Held, as_tensor
 from rnnscope.files.zipped import Archive, opened
 
@@ -72,7 +72,21 @@ def _loaded(path: Path, device: str, mapped: bool) -> Any:
             f"could run code; {_STATE_DICT}"
         ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
+        if mapped and _is_script(path):
+            raise FileError(
+                f"{path}: a TorchScript archive, which holds code beside its tensors, and is not "
+                f"opened here. In a program of yours that trusts it, torch.save(torch.jit.load("
+                f"{path.name!r}).state_dict(), 'weights.pt'), and load that"
+            ) from error
         raise FileError(f"{path}: damaged, or no file of torch.save: {_line(error)}") from error
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with opened(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.names)
+    except FileError:
+        return False
 
 
 def _check_extent(path: Path, name: str, tensor: Tensor) -> None:
@@ -122,7 +136,7 @@ def read_safetensors(path: Path) -> Raw:
     with _judged(path, "safetensors"), safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         arrays = {}
-        for name in file.keys():  # noqa: SIM118
+        for name in sorted(file.keys(), key=by_number):  # the file sorts them, 10 before 2
             part = file.get_slice(name)
             kind, shape = part.get_dtype(), tuple(part.get_shape())
             arrays[name] = Held(shape, kind in _FLOATS, partial(_from_safetensors, path, name))

@@ -22,12 +22,13 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.found import CELL_KINDS, AmbiguousError, Found, Wanted, kind_name
+from rnnscope.files.found import CELL_KINDS, AmbiguousError, Found, Wanted, kind_name, layer_name
 from rnnscope.files.keraslayers import layers_of_keras
 from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
 from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
+from rnnscope.files.remade import refuse_remade
 from rnnscope.files.window import Held
 from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
 from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of
@@ -65,6 +66,8 @@ def find(
     elif chosen is None and raw.kind == "keras":
         found = layers_of_keras(raw, wanted)
     else:
+        if chosen is None or chosen.name in (*_PYTORCH, "rnnscope"):
+            refuse_remade(raw.path, raw.arrays)
         found = _matched(raw, chosen, wanted)
     if not found:
         raise FileError(_nothing(raw, chosen))
@@ -90,9 +93,15 @@ def _nothing(raw: Raw, layout: Layout | None) -> str:
     if raw.kind == "onnx" and not raw.arrays:
         held = "no node LSTM, GRU or RNN"
     which = f" in layout {layout.name}" if layout else ""
-    hint = "; say which are which with names={'weight_ih_l0': ..., ...}" if raw.arrays else ""
+    hint = (
+        "; say which are which with rnnscope.load(path, names={'weight_ih_l0': ..., ...})"
+        if raw.arrays
+        else ""
+    )
+    if layout is None and {"W", "R"} <= {re.split("[./]", name)[-1] for name in raw.arrays}:
+        hint += "; W and R are names of ONNX: layout='onnx' reads them in ONNX's order of gates"
     return (
-        f"{raw.path}: no weights of a recurrent layer{which} (weight_ih_l0, kernel, W, ...): "
+        f"{raw.path}: no weights of a recurrent layer{which} (weight_ih_l0, kernel, ...): "
         f"{held}{hint}"
     )
 
@@ -186,7 +195,7 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     reasons: list[str] = []
     for each in layouts:
         for group in _groups(raw, each):
-            here = as_marked(raw, _layer_name(group.prefix), _place(raw.path, group), wanted)
+            here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
             # rnnscope's own names are PyTorch's, but for the peepholes
             repeated = each.name == "rnnscope" and here.cell not in _DECLARED_ONLY
             if layout is None and repeated and not any("peephole_" in name for name in group.used):
@@ -209,7 +218,7 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     layers = []
     for used in largest:
         group = fits[used][0].group
-        here = as_marked(raw, _layer_name(group.prefix), _place(raw.path, group), wanted)
+        here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
         layers.append(_only(raw.path, group, fits[used], here))
     if layout is None:
         everything = frozenset[str]().union(*largest)
@@ -359,12 +368,8 @@ def _own_names(layout: Layout, kind: str, group: _Group) -> set[str]:
 
 
 def _place(path: Path, group: _Group) -> str:
-    name = _layer_name(group.prefix)
+    name = layer_name(group.prefix)
     return f"{path}, {name}" if name else f"{path}"
-
-
-def _layer_name(prefix: str) -> str:
-    return prefix.strip("./:_-")
 
 
 def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
@@ -385,7 +390,7 @@ def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
     if stored.forget_bias:
         assumed.append(f"forget_bias={stored.forget_bias}, added to the forget gate's bias")
     return Found(
-        name=_layer_name(group.prefix),
+        name=layer_name(group.prefix),
         place=_place(path, group),
         layout=first.layout.name,
         gates=stored.gates,

@@ -24,7 +24,15 @@ from rnnscope.errors import FileError, RnnscopeError
 from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["CELL_KINDS", "AmbiguousError", "Found", "Wanted", "kind_name", "module_of"]
+__all__ = [
+    "CELL_KINDS",
+    "AmbiguousError",
+    "Found",
+    "Wanted",
+    "kind_name",
+    "layer_name",
+    "module_of",
+]
 
 CELL_KINDS: Mapping[str, tuple[str, ...]] = {
     "rnn": ("rnn",),
@@ -100,6 +108,13 @@ def kind_name(cell: Cell) -> str:
     own = as_declared(cell)
     known = next((name for name, each in DECLARED.items() if each is own), None)
     return known or ": ".join(filter(None, (cell.name, cell.departures)))
+
+
+def layer_name(before: str) -> str:
+    """The name of the layer in what stands before a layout's own name: ``enc`` of ``enc.`` and of
+    ``enc_``, but ``_enc`` of ``_enc.``."""
+    name = before.lstrip("./:")
+    return name.rstrip("./:" if name.endswith((".", "/", ":")) else "_-")
 
 
 def module_of(found: Found, wanted: Wanted) -> nn.Module:

@@ -24,6 +24,7 @@ from rnnscope.files.onnxfile import read_onnx
 from rnnscope.files.raw import Raw
 from rnnscope.layouts import Layout
 from rnnscope.layouts.kinds import nonlinearity_of
+from rnnscope.writing import no_file
 
 __all__ = ["Layers", "READERS", "found_in", "load", "read_raw"]
 
@@ -98,7 +99,7 @@ def read_raw(path: Path) -> Raw:
             f"{path}: expected a file ending in {', '.join(READERS)}; got {path.suffix or 'none'}"
         )
     if not path.is_file():
-        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {no_file(path)}")
     try:
         raw = reader(path)
     except OSError as error:

@@ -37,7 +37,8 @@ _NAMES = {
 }
 _OF = {"LSTM": "igh", "GRU": "rn", "RNN": "h"}
 
-Layer = tuple[str, Adopted, Sequence[Mapping[str, Tensor]]]
+Layer = tuple[str, Adopted, Sequence[tuple[str, Mapping[str, Tensor]]]]
+"""Its name, the module, and the name and arrays of each stacked layer."""
 
 
 def model_of(layers: Sequence[Layer]) -> bytes:
@@ -48,12 +49,10 @@ def model_of(layers: Sequence[Layer]) -> bytes:
     outputs: list[bytes] = []
     for name, adopted, stack in layers:
         before = f"{name}." if name else ""
-        kind = _KINDS[str(next(iter(stack[0].values())).dtype).removeprefix("torch.")]
+        kind = _KINDS[str(next(iter(stack[0][1].values())).dtype).removeprefix("torch.")]
         source = f"{before}input"
         inputs.append(_value(source, kind, adopted.input_size))
-        for k, arrays in enumerate(stack):
-            mark = f"_l{k}" if len(stack) > 1 else ""
-            own = f"{name or 'layer'}{mark}"
+        for k, (own, arrays) in enumerate(stack):
             nodes.append(_node(own, source, f"{own}.Y", adopted, arrays))
             constants += [_tensor(f"{own}.{key}", value.numpy()) for key, value in arrays.items()]
             # (time, direction, batch, hidden) to (time, batch, direction × hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from rnnscope.files.window import Held
 
-__all__ = ["Node", "Raw"]
+__all__ = ["Node", "Raw", "by_number"]
+
+
+def by_number(name: str) -> list[str | int]:
+    """A key that sorts names as people count: ``layer2`` before ``layer10``."""
+    # every second part is a number; longer ones than these number no layer
+    return [int(p) if k % 2 else p for k, p in enumerate(re.split(r"([0-9]{1,18})", name))]
 
 
 @dataclass(frozen=True)

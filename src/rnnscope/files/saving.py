@@ -17,17 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, adopt
-from rnnscope.cells import CELLS, DECLARED, Cell, as_declared
+from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
-from rnnscope.files.found import kind_name
+from rnnscope.files.found import kind_name, layer_name
 from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
 from rnnscope.layouts.kinds import kind_of
+from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.recurrent import CELL_KEY
 from rnnscope.writing import replacing
 
 __all__ = ["save"]
+
+_KERAS = ("keras", "keras_cudnn")
 
 
 def save(
@@ -38,7 +41,9 @@ def save(
 ) -> None:
     """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5 or .onnx file.
 
-    ``layers`` is one module, or modules by name. Arrays are named and stacked as the ``layout``
+    ``layers`` is one module, or modules by name; in ONNX and in Keras's files, where a layer must
+    have a name, one module is called ``layer``. Beside the arrays the file says which cells they
+    are, which ``load`` reads and others pass over. Arrays are named and stacked as the ``layout``
     says: ``"pytorch"`` unless given, ``"onnx"`` for .onnx; ``"keras"`` in .h5 makes a file that
     Keras loads with ``load_weights``. The file is written beside its place and renamed: an
     existing one is replaced whole, or not at all.
@@ -78,16 +83,15 @@ def save(
     modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
     if not modules:
         raise RefusedError(f"{path}: there are no layers to write")
-    kept = [name.strip("./") for name in modules]
-    if len(set(kept)) < len(kept):
-        raise RefusedError(
-            f"{path}: names of layers differ by dots and slashes at their ends alone, which a file "
-            f"does not keep: {', '.join(map(repr, modules))}"
-        )
-    ready = [_ready(name, module, chosen) for name, module in modules.items()]
+    for name in () if isinstance(layers, nn.Module) else modules:
+        if (why := _why_no_name(name, ending, chosen)) is not None:
+            raise RefusedError(f"{path}: a layer cannot be called {name!r}: {why}; rename it")
+    ready = [_ready(name, module, chosen, ending) for name, module in modules.items()]
     with replacing(path) as beside:
         if ending == ".onnx":
-            data = model_of([(each.name, each.adopted, each.arrays) for each in ready])
+            data = model_of(
+                [(each.name, each.adopted, numbered) for each, numbered in _numbered(ready)]
+            )
             beside.write_bytes(data)
         else:
             _WRITERS[ending](beside, ready, chosen)
@@ -122,11 +126,46 @@ class _Ready:
         return {place: kind_name(self.adopted.cell) for place, _ in self.stacked()}
 
 
-def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
+def _why_no_name(name: object, ending: str, layout: Layout) -> str | None:
+    """Why a file would not give a layer's name back as it is."""
+    if not isinstance(name, str):
+        return "names are texts"
+    named_only = ending == ".onnx" or (ending in (".h5", ".hdf5") and layout.name in _KERAS)
+    if not name and named_only:
+        return "there a layer must have a name"
+    if "\0" in name or name.encode(errors="ignore").decode() != name:
+        return "it holds what no name in a file can"
+    if layer_name(f"{name}.") != name:
+        return "dots, slashes and colons at its ends are not kept"
+    if ending in (".h5", ".hdf5") and "/" in name:
+        if layout.name in _KERAS:
+            return "Keras's names hold no slash"
+        if {"", "."} & set(name.split("/")):
+            return "HDF5 has no folders '' and '.'"
+    return None
+
+
+def _refuse_numbers(place: str, module: nn.Module, layout: Layout, ending: str) -> None:
+    tensors = list(module.parameters())
+    if any(tensor.is_meta for tensor in tensors):
+        raise RefusedError(
+            f"{place}its parameters are on the meta device, which holds no numbers; give it some: "
+            f"load_state_dict(..., assign=True)"
+        )
+    kept = ending in (".pt", ".pth", ".safetensors") and layout.name in ("pytorch", "rnnscope")
+    if not kept and any(tensor.dtype is torch.bfloat16 for tensor in tensors):
+        raise RefusedError(
+            f"{place}bfloat16 is kept in .pt and .safetensors, in layout 'pytorch' or 'rnnscope', "
+            f"and NumPy has none; convert with layer.float()"
+        )
+
+
+def _ready(name: str, module: nn.Module, layout: Layout, ending: str) -> _Ready:
     adopted = adopt(module)
     adopted = replace(adopted, cell=as_declared(adopted.cell))
     place = f"layer {name}: " if name else ""
     _refuse_own(place, adopted.cell)
+    _refuse_numbers(place, module, layout, ending)
     if layout.name != "onnx":
         if adopted.cell not in DECLARED.values():
             raise RefusedError(
@@ -139,7 +178,7 @@ def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
                 f"layout 'onnx' does"
             )
     weights = adopted.weights(fresh=True)
-    split = layout.name in ("onnx", "keras", "keras_cudnn")  # frameworks without stacks
+    split = layout.name in ("onnx", *_KERAS)  # frameworks without stacks
     rows = [[row] for row in weights] if split else [list(weights)]
     arrays: list[Mapping[str, Tensor]] = []
     for stack in rows:
@@ -170,7 +209,7 @@ def _refuse_own(place: str, cell: Cell) -> None:
 def _laid_out(
     place: str, adopted: Adopted, layout: Layout, state: dict[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    if layout.name == "pytorch" and any(adopted.cell is each for each in CELLS.values()):
+    if layout in (PYTORCH, RNNSCOPE) and kind_of(adopted.cell) in layout.cells:
         return state  # in any type of number
     try:
         arrays = from_torch(layout, adopted.cell, state)
@@ -193,6 +232,22 @@ def _all(ready: list[_Ready]) -> dict[str, Tensor]:
     return found
 
 
+def _numbered(
+    ready: list[_Ready],
+) -> Iterator[tuple[_Ready, list[tuple[str, Mapping[str, Tensor]]]]]:
+    """Each stacked layer under a name of its own, where the framework knows no stack."""
+    taken: set[str] = set()
+    for each in ready:
+        found = []
+        for k, arrays in enumerate(each.arrays):
+            name = (each.name or "layer") + (f"_l{k}" if len(each.arrays) > 1 else "")
+            if name in taken:
+                raise RefusedError(f"two layers would be called {name!r}; rename one of them")
+            taken.add(name)
+            found.append((name, arrays))
+        yield each, found
+
+
 def _cells(ready: list[_Ready]) -> dict[str, str]:
     return {name: cell for each in ready for name, cell in each.cells().items()}
 
@@ -212,15 +267,9 @@ def _write_safetensors(path: Path, ready: list[_Ready], _: Layout) -> None:
 def _write_npz(path: Path, ready: list[_Ready], _: Layout) -> None:
     mark = fitted(".npz", _cells(ready))
     with path.open("wb") as file:
-        np.savez(file, **{name: _numpy(name, value) for name, value in _all(ready).items()})  # type: ignore[arg-type]
+        np.savez(file, **{name: value.numpy() for name, value in _all(ready).items()})  # type: ignore[arg-type]
     with zipfile.ZipFile(path, "a") as archive:
         archive.comment = (KEY + mark).encode()
-
-
-def _numpy(name: str, value: Tensor) -> np.ndarray[Any, Any]:
-    if value.dtype is torch.bfloat16:
-        raise RefusedError(f"{name}: NumPy and HDF5 have no bfloat16; convert with .float()")
-    return value.numpy()
 
 
 def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
@@ -229,24 +278,21 @@ def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
     except ImportError as error:
         raise MissingExtraError("writing .h5 needs h5py: pip install 'rnnscope[files]'") from error
     with h5py.File(path, "w") as file:
-        if not layout.name.startswith("keras"):
+        if layout.name not in _KERAS:
             file.attrs[KEY] = fitted(".h5", _cells(ready))
             for name, value in _all(ready).items():
-                file[name] = _numpy(name, value)
+                file[name] = value.numpy()
             return
-        names: list[str] = []
-        for each in ready:
-            for k, arrays in enumerate(each.arrays):
-                name = each.name or "layer"
-                name += f"_l{k}" if len(each.arrays) > 1 else ""
-                names.append(name)
+        cells: dict[str, str] = {}
+        for each, numbered in _numbered(ready):
+            for name, arrays in numbered:
+                cells[name] = kind_name(each.adopted.cell)
                 group = file.create_group(name)
                 group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in arrays]
                 for key, value in arrays.items():
-                    group[f"{name}/{key}:0"] = _numpy(key, value)
-        cells = [cell for each in ready for cell in each.cells().values()]
-        file.attrs[KEY] = fitted(".h5", dict(zip(names, cells, strict=True)))
-        file.attrs["layer_names"] = [name.encode() for name in names]
+                    group[f"{name}/{key}:0"] = value.numpy()
+        file.attrs[KEY] = fitted(".h5", cells)
+        file.attrs["layer_names"] = [name.encode() for name in cells]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.15.0"
 

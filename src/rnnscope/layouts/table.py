@@ -19,7 +19,21 @@ Gates have PyTorch's letters: LSTM `i f g o` (others call `g` c, j or z), GRU `r
 size of the input, P that of a projection, k the number of gates. Where a layer has one bias, it is
 the sum of PyTorch's two; it comes back as `bias_ih`, with `bias_hh` zero.
 An `rnn` is tanh unless the last column says otherwise; a file of arrays does not tell.
+Where a framework has no stacks, each layer of one is a layer of its own in the file, and is loaded
+as one: Keras's `lstm` and `lstm_1` are two, and so are two nodes of ONNX; `rs.save` writes a stack
+so, as `name_l0` and `name_l1` (`name.0` and `name.1` where the file is no model of theirs).
 A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_before` before it.
+"""
+
+_BESIDE = """\
+## What arrays do not tell
+
+A GRU that resets before the product, an LSTM of coupled gates and an `rnn` of relu can have the very
+names and shapes of others. `rs.save` says beside the arrays which cell each layer has, where other
+readers pass over it: in a state dict's `_metadata` (.pt, .pth), where PyTorch keeps versions; in the
+metadata of .safetensors; in the comment of an .npz; in an attribute of an .h5; in the attributes of
+ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs.load` follows it; of files that do
+not say it, what was taken for granted is in `assumed`.
 """
 
 _VERIFIED = """\
@@ -49,7 +63,7 @@ def document() -> str:
         f"- **{layout.name}**, {layout.title}: {_sentence(layout.remark)}{_link(layout.source)}"
         for layout in LAYOUTS.values()
     )
-    return f"{_INTRODUCTION}\n{table()}\n\n## Sources\n\n{sources}\n\n{_VERIFIED}"
+    return f"{_INTRODUCTION}\n{table()}\n\n{_BESIDE}\n## Sources\n\n{sources}\n\n{_VERIFIED}"
 
 
 def table() -> str:
