@@ -463,6 +463,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --cell foo", "'foo' is not one of 'rnn', 'gru', 'lstm'"),
         ("explain 3 --cell gru --nonlinearity relu", "--nonlinearity is an option of --cell rnn"),
         ("explain 3 --layer rnn", "--layer chooses in a file"),
+        ("explain 3 --layout keras", "--layout is of a file"),
         ("explain 3 --input x.csv", "not both"),
         ("explain 3 --set foo=1", "no parameter 'foo'; the layer has weight_ih_l0 (1, 1)"),
         ("explain 3 --set bias_ih_l0=1", "--bias adds the biases"),

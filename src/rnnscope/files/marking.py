@@ -76,7 +76,7 @@ def as_marked(raw: Raw, name: str, place: str, wanted: Wanted) -> Wanted:
         return wanted
     if said not in DECLARED:
         raise RefusedError(
-            f"{place}: its cell {said!r} is declared in a program, not here: build "
+            f"{place}: its cell {said[:80]!r} is declared in a program, not here: build "
             f"rnnscope.Recurrent(cell, ...) of that cell, and load_state_dict"
         )
     if wanted.cell is not None and storage_kind(said) not in CELL_KINDS[wanted.cell]:

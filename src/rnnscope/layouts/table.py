@@ -28,12 +28,12 @@ A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_befo
 _BESIDE = """\
 ## What arrays do not tell
 
-A GRU that resets before the product, an LSTM of coupled gates and an `rnn` of relu can have the very
-names and shapes of others. `rs.save` says beside the arrays which cell each layer has, where other
-readers pass over it: in a state dict's `_metadata` (.pt, .pth), where PyTorch keeps versions; in the
-metadata of .safetensors; in the comment of an .npz; in an attribute of an .h5; in the attributes of
-ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs.load` follows it; of files that do
-not say it, what was taken for granted is in `assumed`.
+A GRU that resets before the product, an LSTM of coupled gates and an `rnn` of relu can have the
+very names and shapes of others. `rs.save` says beside the arrays which cell each layer has, where
+other readers pass over it: in a state dict's `_metadata` (.pt, .pth), where PyTorch keeps versions;
+in the metadata of .safetensors; in the comment of an .npz; in an attribute of an .h5; in the
+attributes of ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs.load` follows it;
+of files that do not say it, what was taken for granted is in `assumed`.
 """
 
 _VERIFIED = """\
