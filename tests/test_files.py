@@ -23,6 +23,7 @@ from torch.nn.utils import prune
 
 import rnnscope as rs
 from rnnscope.cells import (
+    DECLARED,
     GRU,
     GRU_RESET_BEFORE,
     LSTM,
@@ -305,6 +306,27 @@ def test_every_row_of_the_table_is_saved_and_loaded(tmp_path: Path, layout: str,
     torch.testing.assert_close(found(x)[0], layer(x)[0], atol=1e-6, rtol=1e-6)
     again: Any = rs.load(path, cell=kind, **asked)["enc"]  # type: ignore[arg-type]
     assert str(again) == str(found)
+
+
+@pytest.mark.parametrize("kind", ["gru", "gru_reset_before"])
+def test_layers_of_a_stack_that_come_apart_keep_their_cell(tmp_path: Path, kind: str) -> None:
+    layer = rs.Recurrent(DECLARED[kind], 3, 5, num_layers=2, bidirectional=True)
+    rs.save({"enc": layer}, tmp_path / "m.npz", layout="burn")
+    found = rs.load(tmp_path / "m.npz")
+    assert list(found) == ["enc.0", "enc.1"]
+    x = torch.randn(4, 2, 3)
+    got = x
+    for each in found.values():
+        got = each(got)[0]
+    torch.testing.assert_close(got, layer(x)[0], atol=1e-6, rtol=1e-6)
+
+
+def test_the_layout_that_explains_more_of_a_name_is_taken(tmp_path: Path) -> None:
+    """MXNet's l0_i2h_weight is of its layer, which is relu, not of a cell called l0: tanh."""
+    arrays = from_torch("mxnet", RNN_RELU, nn.RNN(2, 3).state_dict())
+    np.savez(tmp_path / "m.npz", **{f"enc.{name}": value for name, value in arrays.items()})
+    found = rs.load(tmp_path / "m.npz")
+    assert found.assumed["enc"][0] == "nonlinearity='relu', the default of mxnet"
 
 
 # cells of one's own ---------------------------------------------------------------------------

@@ -209,7 +209,10 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
                 continue
             for fit in found:
                 fits.setdefault(fit.group.used, []).append(fit)
-    # a layout that explains more of the arrays is the better one
+    # a layout that explains more of the names is the better one, and then more of the arrays
+    for used, several in fits.items():
+        least = min(len(fit.group.prefix) for fit in several)
+        fits[used] = [fit for fit in several if len(fit.group.prefix) == least]
     largest = [used for used in fits if not any(used < other for other in fits)]
     order = {name: k for k, name in enumerate(raw.arrays)}
     largest.sort(key=lambda used: min(order[name] for name in used))

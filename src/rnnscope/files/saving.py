@@ -107,23 +107,28 @@ class _Ready:
     arrays: tuple[Mapping[str, Tensor], ...]
 
     def stacked(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-        """The names under which its layers are found again, each with its arrays."""
+        """What stands before the arrays of each of its layers, with them."""
         for k, arrays in enumerate(self.arrays):
             between = "/" if any("/" in name for name in arrays) else "."
             several = [str(k)] if len(self.arrays) > 1 else []
-            yield between.join(filter(None, [self.name, *several])), arrays
+            yield "".join(f"{each}{between}" for each in (self.name, *several) if each), arrays
 
     def named(self) -> dict[str, Tensor]:
         """The arrays under their whole names."""
         return {
-            (f"{place}{'/' if '/' in name else '.'}{name}" if place else name): value
-            for place, arrays in self.stacked()
+            before + name: value
+            for before, arrays in self.stacked()
             for name, value in arrays.items()
         }
 
-    def cells(self) -> dict[str, str]:
-        """The cell of each of them, for the reader."""
-        return {place: kind_name(self.adopted.cell) for place, _ in self.stacked()}
+    def cells(self, layout: Layout) -> dict[str, str]:
+        """The cell of each of its layers, under the names by which they are found again."""
+        kind, depth = kind_of(self.adopted.cell), self.adopted.num_layers
+        places = [before for before, _ in self.stacked()]
+        inside = any("{layer}" in array.name for array in layout.stored(kind).arrays)
+        if len(self.arrays) == 1 and depth > 1 and not inside:
+            places = [places[0] + layout.layer.format(number=k) for k in range(depth)]
+        return {layer_name(place): kind_name(self.adopted.cell) for place in places}
 
 
 def _why_no_name(name: object, ending: str, layout: Layout) -> str | None:
@@ -248,24 +253,26 @@ def _numbered(
         yield each, found
 
 
-def _cells(ready: list[_Ready]) -> dict[str, str]:
-    return {name: cell for each in ready for name, cell in each.cells().items()}
+def _cells(ready: list[_Ready], layout: Layout) -> dict[str, str]:
+    return {name: cell for each in ready for name, cell in each.cells(layout).items()}
 
 
-def _write_torch(path: Path, ready: list[_Ready], _: Layout) -> None:
+def _write_torch(path: Path, ready: list[_Ready], layout: Layout) -> None:
     state = OrderedDict(_all(ready))
-    versions = {name: {"version": 1, CELL_KEY: cell} for name, cell in _cells(ready).items()}
+    versions = {
+        name: {"version": 1, CELL_KEY: cell} for name, cell in _cells(ready, layout).items()
+    }
     state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]  # as state_dict() has it
     torch.save(state, path)
 
 
-def _write_safetensors(path: Path, ready: list[_Ready], _: Layout) -> None:
+def _write_safetensors(path: Path, ready: list[_Ready], layout: Layout) -> None:
     arrays = {name: value.contiguous() for name, value in _all(ready).items()}
-    save_file(arrays, path, {KEY: mark_of(_cells(ready))})
+    save_file(arrays, path, {KEY: mark_of(_cells(ready, layout))})
 
 
-def _write_npz(path: Path, ready: list[_Ready], _: Layout) -> None:
-    mark = fitted(".npz", _cells(ready))
+def _write_npz(path: Path, ready: list[_Ready], layout: Layout) -> None:
+    mark = fitted(".npz", _cells(ready, layout))
     with path.open("wb") as file:
         np.savez(file, **{name: value.numpy() for name, value in _all(ready).items()})  # type: ignore[arg-type]
     with zipfile.ZipFile(path, "a") as archive:
@@ -279,7 +286,7 @@ def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
         raise MissingExtraError("writing .h5 needs h5py: pip install 'rnnscope[files]'") from error
     with h5py.File(path, "w") as file:
         if layout.name not in _KERAS:
-            file.attrs[KEY] = fitted(".h5", _cells(ready))
+            file.attrs[KEY] = fitted(".h5", _cells(ready, layout))
             for name, value in _all(ready).items():
                 file[name] = value.numpy()
             return

@@ -20,8 +20,10 @@ size of the input, P that of a projection, k the number of gates. Where a layer 
 the sum of PyTorch's two; it comes back as `bias_ih`, with `bias_hh` zero.
 An `rnn` is tanh unless the last column says otherwise; a file of arrays does not tell.
 Where a framework has no stacks, each layer of one is a layer of its own in the file, and is loaded
-as one: Keras's `lstm` and `lstm_1` are two, and so are two nodes of ONNX; `rs.save` writes a stack
-so, as `name_l0` and `name_l1` (`name.0` and `name.1` where the file is no model of theirs).
+as one: Keras's `lstm` and `lstm_1` are two, and so are two nodes of ONNX, `name_l0` and `name_l1`
+where `rs.save` wrote a stack, or two layers that only a number before the names of their arrays
+tells apart (`name.0`, `name.1` in burn). Names that hold the number themselves, PyTorch's, MXNet's
+and rnnscope's, keep a stack together.
 A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_before` before it.
 """
 
