@@ -21,7 +21,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
-from rnnscope.cli import app
+from rnnscope.cli import AnyCell, app
+from rnnscope.files.found import CELL_KINDS
 from rnnscope.terminal import Format, show
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]
@@ -462,6 +463,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --cell foo", "'foo' is not one of 'rnn', 'gru', 'lstm'"),
         ("explain 3 --cell gru --nonlinearity relu", "--nonlinearity is an option of --cell rnn"),
         ("explain 3 --layer rnn", "--layer chooses in a file"),
+        ("explain 3 --layout keras", "--layout is of a file"),
         ("explain 3 --input x.csv", "not both"),
         ("explain 3 --set foo=1", "no parameter 'foo'; the layer has weight_ih_l0 (1, 1)"),
         ("explain 3 --set bias_ih_l0=1", "--bias adds the biases"),
@@ -606,8 +608,14 @@ def test_show_as_data(files: Path) -> None:
 def test_convert_there_and_back(files: Path) -> None:
     words = ["convert", files / "m.pt", files / "m.npz", "--layout", "burn", "--layer", "out"]
     assert "out: GRU(4, 2)" in printed(*words)
-    back = ["convert", files / "m.npz", files / "back.onnx"]
-    assert "choose one: cell='gru', layout='burn'" in refused(*back)
+    np.savez(files / "bare.npz", **np.load(files / "m.npz"))  # which says of itself no more
+    back = ["convert", files / "bare.npz", files / "back.onnx"]
+    choice = "--cell gru --{0} burn; or --cell gru_reset_before --{0} burn"
+    assert choice.format("from") in refused(*back)
+    for words in (["show"], ["explain", "1,2,3,4", "--weights"]):
+        assert choice.format("layout") in refused(*words, files / "bare.npz")
+        pair = ["--cell", "gru_reset_before", "--layout", "burn"]
+        assert "Recurrent" in printed(*words, files / "bare.npz", *pair)
     assert printed(*back, "--cell", "gru").endswith("back.onnx\n")
     text = printed("show", files / "back.onnx")
     assert "nn.GRU(4, 2)" in text
@@ -625,11 +633,40 @@ def test_explain_a_layer_that_torch_lacks(tmp_path: Path) -> None:
     assert "rnnscope.load('m.onnx')['g']" in printed("explain", *words[:4])
 
 
+@pytest.mark.parametrize("cell", list(AnyCell))
+def test_explain_each_cell_without_a_file(cell: str) -> None:
+    """The layer that its first line builds, with the weights that the seed draws."""
+    words = ["3", "-4", "--cell", cell, "--hidden", "2", "--seed", "3", "--bias"]
+    found = data_of(*words, "--time", "last", "--unit", "1")
+    line = printed("explain", *words, "--unit", "1").splitlines()[0]
+    torch.manual_seed(3)
+    layer = eval(line.partition(" = ")[2].partition("#")[0], {"nn": nn, "rnnscope": rs})
+    h = layer(torch.tensor([[[3.0], [-4.0]]]))[0].detach()
+    assert found["own"]["h"] == pytest.approx(float(h[0, 1, 1]), abs=1e-6)
+
+
+def test_the_command_takes_each_cell_that_load_takes() -> None:
+    assert set(AnyCell) == CELL_KINDS.keys() - {"lstm_projected"}  # which is an lstm, in files
+
+
+def test_convert_says_what_the_target_cannot(tmp_path: Path) -> None:
+    rs.save({"r": nn.RNN(2, 3)}, tmp_path / "m.pt")
+    words = ["convert", tmp_path / "m.pt", tmp_path / "m.npz", "--layout"]
+    said = "an rnn of mxnet is relu unless told otherwise: activation='tanh'"
+    assert said not in printed(*words, "flax")
+    assert "r: RNN(2, 3)\n" in printed(*words, "mxnet")
+    assert said in printed(*words, "mxnet")
+    assert "has relu alone" in refused(*words, "haiku")
+
+
 def test_show_and_convert_refuse(files: Path) -> None:
     assert "no recurrent layer 'x'; it holds 'encoder.rnn', 'out'" in refused(
         "show", files / "m.pt", "--layer", "x"
     )
     assert "unknown layout 'kears'" in refused("show", files / "m.pt", "--layout", "kears")
+    assert "show prints no formulas: text, markdown or json" in refused(
+        "show", files / "m.pt", "--format", "latex"
+    )
     refusal = refused("convert", files / "m.pt", files / "m.keras")
     assert "load_weights" in refusal
     assert not (files / "m.keras").exists()

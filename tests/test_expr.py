@@ -259,6 +259,7 @@ def cell_of(**equations: Expr) -> Cell:
         ({"a": sigmoid(from_x("a"))}, "cell mine: no equation for h"),
         ({}, "no equation for h.*got none"),
         ({"h": tanh(a)}, "uses a, which is not computed before it"),
+        ({"h": tanh(a), "a": tanh(a)}, r"move the equation of a up, or write previous\('a'\)"),
         ({"h": tanh(from_x("a") + b), "b": relu(from_x("b"))}, "move the equation of b up"),
         ({"h": from_x("a") + Previous("s")}, "uses s of the step before, which no equation"),
         ({"h": tanh(from_x("k"))}, "weights of gate k; gates is 'ab'"),

@@ -220,7 +220,10 @@ def test_nodes_give_the_numbers_of_onnxruntime(
         np.testing.assert_allclose(output.detach().numpy(), expected, atol=5e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM, "gru_reset_before", "lstm_peephole"])
+WRITTEN = ["gru_reset_before", "lstm_peephole", "lstm_coupled", "lstm_coupled_peephole"]
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM, *WRITTEN])
 @pytest.mark.parametrize("stack", [1, 2])
 @pytest.mark.parametrize("two", [False, True])
 def test_what_is_written_runs_in_onnxruntime(

@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rnnscope.cells import CELLS, DECLARED, GRU, LSTM, Cell, from_h, from_x, sigmoid, tanh
+from rnnscope.cells import (
+    CELLS,
+    DECLARED,
+    GRU,
+    LSTM,
+    RNN_RELU,
+    RNN_TANH,
+    Cell,
+    from_h,
+    from_x,
+    sigmoid,
+    tanh,
+)
 from rnnscope.errors import DeclarationError, DtypeError, FileError, RefusedError, ShapeError
 from rnnscope.layouts import (
     LAYOUTS,
@@ -59,6 +71,11 @@ def layer(
             if projected:
                 state[f"weight_hr{suffix}"] = torch.randn(projected, hidden)
     return state
+
+
+def own_cell(layout: Layout, kind: str) -> Cell:
+    """The cell of a kind as the framework has it unless told otherwise."""
+    return cell_of(kind, nonlinearity=layout.stored(kind).nonlinearity)
 
 
 def without_b_hn(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -115,7 +132,7 @@ def test_a_layer_comes_back_exactly(
     state = layer(kind, sizes, num_layers, two)
     if kind == "gru" and "n" not in layout.stored(kind).holders("b_hh"):
         state = without_b_hn(state)
-    cell = cell_of(kind)
+    cell = own_cell(layout, kind)
     arrays = from_torch(layout, cell, state)
     assert list(arrays) == [n for n in layout.names(kind, num_layers, two) if n in arrays]
     again = to_torch(layout, arrays, kind=kind)
@@ -135,7 +152,7 @@ def test_a_layer_comes_back_exactly(
 def test_a_layer_without_bias_comes_back(layout: Layout, kind: str, two: bool) -> None:
     """Where a framework always has a bias it is zero, and so the layer gets one of zeros."""
     state = layer(kind, num_layers=2, two=two, bias=False)
-    arrays = from_torch(layout, cell_of(kind), state)
+    arrays = from_torch(layout, own_cell(layout, kind), state)
     again = to_torch(layout, arrays, kind=kind)
     assert again.options["bias"] == layout.stored(kind).biased
     for name, tensor in again.state_dict.items():
@@ -292,6 +309,24 @@ def test_activations_do_not_change_how_a_cell_is_stored() -> None:
     n = tanh(from_x("h") + from_h("h"))
     assert kind_of(Cell("Elman", "h", {"h": n})) == "rnn"
     assert kind_of(Cell("Elman", "h", {"h": sigmoid(from_x("h") + from_h("h"))})) == "rnn"
+
+
+def test_an_rnn_has_the_nonlinearity_of_its_framework() -> None:
+    """Haiku's VanillaRNN is relu and nothing else; MXNet's RNN is relu unless told otherwise,
+    its RNNCell tanh, as everybody else's."""
+    relu = {layout.name for layout, kind in EVERY if layout.cells[kind].nonlinearity == "relu"}
+    assert relu == {"haiku", "mxnet"}
+    arrays = from_torch("mxnet", RNN_TANH, layer("rnn"))
+    assert to_torch("mxnet", arrays, kind="rnn").cell is RNN_RELU
+    assert to_torch("mxnet", arrays, kind="rnn_tanh").cell is RNN_TANH
+    arrays = from_torch("haiku", RNN_RELU, layer("rnn"))
+    assert to_torch("haiku", arrays).cell is RNN_RELU
+    with pytest.raises(RefusedError, match="haiku has relu alone; the layer is tanh"):
+        from_torch("haiku", RNN_TANH, layer("rnn"))
+    with pytest.raises(RefusedError, match="haiku has relu alone; the layer is softsign"):
+        from_torch("haiku", RNN_TANH.with_functions({"h": "softsign"}), layer("rnn"))
+    with pytest.raises(DeclarationError, match="haiku has relu alone; got kind='rnn_tanh'"):
+        to_torch("haiku", arrays, kind="rnn_tanh")
 
 
 def test_a_cell_that_no_layout_knows_is_refused() -> None:
@@ -505,6 +540,7 @@ KERNELS = (Array("W", "W_ih"), Array("U", "W_hh"))
             "not for all of rzn",
         ),
         (lambda: Layout("x", {"rnn": Stored("h", KERNELS, update="takes")}), "no update gate z"),
+        (lambda: Stored("h", KERNELS, nonlinearity="gelu"), "nonlinearity must be tanh or relu"),
         (lambda: Layout("x", {"lstm": Stored("ifgo", KERNELS, forget_bias=1)}), "and a bias"),
         (lambda: Layout("x", {"lstm_peephole": Stored("ifgo", KERNELS)}), "gates ifo; got none"),
     ],

@@ -30,3 +30,5 @@ def test_the_rows_say_what_people_get_wrong() -> None:
     assert "both in (2, kH)" in rows["**keras**", "gru"]
     assert "one, and b_hn apart" in rows["**equinox**", "gru"]
     assert "(directions, kH, I)" in rows["**onnx**", "lstm"]
+    assert "relu unless told otherwise" in rows["**mxnet**", "rnn"]
+    assert "relu alone" in rows["**haiku**", "rnn"]

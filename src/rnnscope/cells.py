@@ -39,6 +39,7 @@ from rnnscope.expr import (
     Sum,
     Vector,
     leaves,
+    ordered,
 )
 from rnnscope.functions import FUNCTIONS, Function
 
@@ -69,6 +70,7 @@ __all__ = [
     "RNN_RELU",
     "RNN_TANH",
     # what is read from one
+    "as_declared",
     "part_name",
     "quantity_names",
 ]
@@ -183,7 +185,7 @@ class Cell:
                     raise DeclarationError(
                         f"cell {self.name}: the equation of {name} uses {used}, which is not "
                         f"computed before it; move the equation of {used} up, or write "
-                        f"Previous({used!r}) for its value at the step before"
+                        f"previous({used!r}) for its value at the step before"
                     )
                 case Previous(used) if used not in self.equations:
                     raise DeclarationError(
@@ -490,3 +492,19 @@ DECLARED = CELLS | {
     "lstm_coupled_peephole": LSTM_COUPLED_PEEPHOLE,
 }
 """These, and the cells that ``torch.nn`` lacks and ``rnnscope.Recurrent`` runs."""
+
+
+def as_declared(cell: Cell) -> Cell:
+    """The cell declared here that has the same gates and equations, else the cell itself.
+
+    >>> mine = Cell("mine", "h", {"h": tanh(from_h("h") + from_x("h"))})
+    >>> as_declared(mine) is RNN_TANH
+    True
+    """
+    own = _meaning(cell)
+    return next((each for each in DECLARED.values() if _meaning(each) == own), cell)
+
+
+@cache
+def _meaning(cell: Cell) -> tuple[tuple[str, ...], dict[str, Expr]]:
+    return tuple(cell.gates), {name: ordered(each) for name, each in cell.equations.items()}

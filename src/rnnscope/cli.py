@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
+from rnnscope.adopt import adopt
 from rnnscope.errors import ShapeError
 from rnnscope.files import load, save
+from rnnscope.files.found import AmbiguousError
 from rnnscope.files.loading import READERS
 from rnnscope.files.showing import contents
 from rnnscope.inputs import MOST, read_sequence, sequence
 from rnnscope.layouts import LAYOUTS
+from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.terminal import ArgumentError, Format, OneLine, show
@@ -93,6 +97,20 @@ class CellKind(StrEnum):
     lstm = "lstm"
 
 
+class AnyCell(StrEnum):
+    """The cells that a file may hold, or that may be drawn."""
+
+    rnn = "rnn"
+    gru = "gru"
+    lstm = "lstm"
+    rnn_tanh = "rnn_tanh"
+    rnn_relu = "rnn_relu"
+    gru_reset_before = "gru_reset_before"
+    lstm_peephole = "lstm_peephole"
+    lstm_coupled = "lstm_coupled"
+    lstm_coupled_peephole = "lstm_coupled_peephole"
+
+
 class Nonlinearity(StrEnum):
     """The activations of nn.RNN."""
 
@@ -125,7 +143,7 @@ def explain(
         ),
     ] = None,
     cell: Annotated[
-        CellKind | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
+        AnyCell | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
     ] = None,
     nonlinearity: Annotated[
         Nonlinearity | None,
@@ -165,6 +183,10 @@ def explain(
         typer.Option(
             "--layer", metavar="NAME", help="Which layer of that file, as in encoder.rnn."
         ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="LAYOUT", help="How that file stores it, as for rnnscope show."),
     ] = None,
     input_file: Annotated[
         Path | None,
@@ -207,6 +229,8 @@ def explain(
     if weights is None:
         if layer_name is not None:
             raise ArgumentError("--layer chooses in a file: give --weights FILE too")
+        if layout is not None:
+            raise ArgumentError("--layout is of a file: give --weights FILE too")
         options = {"nonlinearity": activation} if activation else {}
         module: Any = drawn(
             seed,
@@ -223,7 +247,8 @@ def explain(
     else:
         given = {"--hidden": hidden, "--layers": layers, "--bidirectional": bidirectional}
         _refuse_sizes(weights, given | {"--bias": bias})
-        found_name, module = read_layer(weights, layer_name, kind, activation)
+        with _options_told(layout="--layout"):
+            found_name, module = read_layer(weights, layer_name, kind, layout, activation)
         origin = f"weights from {weights.name}" + (f", {layer_name}" if layer_name else "")
     for change in changes or []:
         set_parameter(module, change)
@@ -302,16 +327,6 @@ def _in_precision(x: Tensor, module: nn.Module) -> Tensor:
 # rnnscope show, rnnscope convert ---------------------------------------------------------------
 
 
-class AnyCell(StrEnum):
-    """The cells that files hold, where a file fits several."""
-
-    rnn = "rnn"
-    gru = "gru"
-    gru_reset_before = "gru_reset_before"
-    lstm = "lstm"
-    lstm_peephole = "lstm_peephole"
-
-
 _ENDINGS = ", ".join(READERS)
 
 
@@ -337,7 +352,9 @@ def show_file(
     assumed. The radius of W_hh is the largest absolute eigenvalue of a gate's matrix.
     """
     kind = cell.value if cell else None
-    show(contents(file, layer=layer, cell=kind, layout=layout), form)
+    with _options_told(layout="--layout"):
+        found = contents(file, layer=layer, cell=kind, layout=layout)
+    show(found, form, "show")
 
 
 @app.command(short_help="A file's recurrent layers in another framework's layout.")
@@ -366,13 +383,39 @@ def convert(
     Only recurrent layers are written; an existing OUT is replaced whole, or not at all.
     """
     kind = cell.value if cell else None
-    layers = load(source, layer=layer, cell=kind, layout=stored)
-    save(layers, target, layout=layout)
+    with _options_told(layout="--from"):
+        layers = load(source, layer=layer, cell=kind, layout=stored)
+    # one without a name may be given one
+    save(layers[""] if list(layers) == [""] else layers, target, layout=layout)
     for name, module in layers.items():
         typer.echo(f"{name or '(no name)'}: {module}")
         for assumed in layers.assumed[name]:
             typer.echo(f"    assumed {assumed}")
+        own = nonlinearity_of(adopt(module).cell)
+        usual = _nonlinearity(layout, target)
+        if own is not None and usual not in (None, own):
+            typer.echo(
+                f"    an rnn of {layout or 'pytorch'} is {usual} unless told otherwise: "
+                f"activation={own!r}"
+            )
     typer.echo(f"written to {target}")
+
+
+def _nonlinearity(layout: str | None, target: Path) -> str | None:
+    """What an rnn of a layout is unless told otherwise; None where the file itself tells."""
+    if target.suffix.lower() == ".onnx":
+        return None
+    stored = LAYOUTS[layout or "pytorch"].cells.get("rnn")
+    return stored.nonlinearity if stored else None
+
+
+@contextmanager
+def _options_told(layout: str) -> Iterator[None]:
+    """Where several readings of a file fit, the options that choose; ``layout`` is one's name."""
+    try:
+        yield
+    except AmbiguousError as error:
+        raise ArgumentError(error.in_options({"cell": "--cell", "layout": layout})) from error
 
 
 # rnnscope shapes -----------------------------------------------------------------------------
@@ -435,7 +478,7 @@ def shapes(
         seed, cell.value, input_size, hidden, num_layers=layers, batch_first=batch_first, **options
     )
     traced = _called(module, sizes, packed, unbatched, seed)
-    show(traced.shapes(), form)
+    show(traced.shapes(), form, "shapes")
 
 
 def _called(

@@ -37,6 +37,7 @@ __all__ = [
     "linear_recurrence",
     "evaluate",
     "leaves",
+    "ordered",
     "terms",
 ]
 
@@ -172,6 +173,29 @@ def terms(expr: Expr, negative: bool = False) -> Iterator[tuple[bool, Expr]]:
         yield from terms(expr.right, negative != expr.negative)
     else:
         yield negative, expr
+
+
+def ordered(expr: Expr) -> Expr:
+    """The same with the two operands of each + and × in one order: which is no other equation,
+    and rounds to the same number.
+
+    >>> ordered(Quantity("o") * Quantity("c")) == ordered(Quantity("c") * Quantity("o"))
+    True
+    """
+    match expr:
+        case Sum(left, right, negative=True):
+            return Sum(ordered(left), ordered(right), negative=True)
+        case Sum(left, right) | Product(left, right):
+            left, right = sorted((ordered(left), ordered(right)), key=repr)
+            return type(expr)(left, right)
+        case Apply(name, argument, given):
+            return Apply(name, ordered(argument), given)
+        case FromH(gate, of):
+            return FromH(gate, ordered(of))
+        case Project(of):
+            return Project(ordered(of))
+        case _:
+            return expr
 
 
 def leaves(expr: Expr) -> Iterator[Expr]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.errors import FileError, ShapeError
+from rnnscope.writing import no_file
 
 __all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
 
@@ -77,7 +78,7 @@ def reader_of(path: Path, readers: Mapping[str, Callable[[Path], Any]]) -> Calla
             f"{path}: expected a file ending in {', '.join(readers)}; got {path.suffix or 'none'}"
         )
     if not path.is_file():
-        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {no_file(path)}")
     return reader
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope.cells import DECLARED
 from rnnscope.errors import AddressError, FileError, ShapeError
 from rnnscope.files import load
 from rnnscope.inputs import MOST, number
+from rnnscope.recurrent import Recurrent
 
 __all__ = ["construction", "drawn", "read_layer", "set_parameter"]
 
@@ -24,11 +26,12 @@ KINDS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     "gru": nn.GRU,
     "lstm": nn.LSTM,
 }
-GATES = {1: "rnn", 3: "gru", 4: "lstm"}
 
 
-def drawn(seed: int, kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.RNNBase:
+def drawn(seed: int, kind: str, input_size: int, hidden_size: int, **options: Any) -> Any:
     """A layer in evaluation mode, its weights as torch draws them after ``torch.manual_seed``."""
+    if kind.startswith("rnn_"):
+        kind, options["nonlinearity"] = kind.split("_")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(kind, input_size, hidden_size, **options).eval()
@@ -36,9 +39,15 @@ def drawn(seed: int, kind: str, input_size: int, hidden_size: int, **options: An
 
 def construction(module: nn.Module, path: Path | None = None, name: str = "") -> str:
     """The line of Python that builds the layer; one that torch.nn lacks is loaded again."""
-    if not isinstance(module, nn.RNNBase):
-        return f"layer = rnnscope.load({path.name if path else ''!r})[{name!r}]   # {module}"
-    kind = module.mode.split("_")[0]
+    if not isinstance(module, nn.RNNBase) and path is not None:
+        return f"layer = rnnscope.load({path.name!r})[{name!r}]   # {module}"
+    if isinstance(module, nn.RNNBase):
+        kind = module.mode.split("_")[0]
+        begun = f"{kind.lower()} = nn.{kind}("
+    else:
+        assert isinstance(module, Recurrent)
+        cell = next(each for each, held in DECLARED.items() if held is module.cell)
+        begun = f"layer = rnnscope.Recurrent(rnnscope.cells.{cell.upper()}, "
     options: dict[str, Any] = {
         "input_size": module.input_size,
         "hidden_size": module.hidden_size,
@@ -49,26 +58,33 @@ def construction(module: nn.Module, path: Path | None = None, name: str = "") ->
         if getattr(module, option, default) != default:
             options[option] = getattr(module, option)
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    return f"{kind.lower()} = nn.{kind}({arguments})"
+    return f"{begun}{arguments})"
 
 
-def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.RNNBase:
-    """``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` with weights as torch draws them.
+def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.RNNBase | Recurrent:
+    """A layer of torch.nn, or of a declared cell, with weights as torch draws them.
 
     Raises ``ShapeError`` where it would hold too many numbers.
     """
     layers, directions = options.get("num_layers", 1), 2 if options.get("bidirectional") else 1
     output_size = options.get("proj_size") or hidden_size
-    gates = next(count for count, name in GATES.items() if name == kind)
+    cell = DECLARED["rnn_tanh" if kind == "rnn" else kind]
+    gates = len(cell.gates)
     features = input_size + (layers - 1) * output_size * directions  # of all layers together
     count = gates * hidden_size * directions * (features + layers * output_size)
     if count > MOST:
         raise ShapeError(f"a layer of these sizes holds {count} weights; the most here is {MOST}")
+    if kind not in KINDS:
+        return Recurrent(cell, input_size, hidden_size, **options)
     return KINDS[kind](input_size, hidden_size, **options)
 
 
 def read_layer(
-    path: Path, name: str | None = None, kind: str | None = None, nonlinearity: str | None = None
+    path: Path,
+    name: str | None = None,
+    kind: str | None = None,
+    layout: str | None = None,
+    nonlinearity: str | None = None,
 ) -> tuple[str, nn.Module]:
     """The name of a recurrent layer in a file of any kind, and the layer: ``batch_first``, in
     evaluation mode.
@@ -76,7 +92,9 @@ def read_layer(
     ``name`` chooses among several layers. Raises what ``rnnscope.load`` raises, and ``FileError``
     where there are several.
     """
-    layers = load(path, layer=name, cell=kind, nonlinearity=nonlinearity, batch_first=True)
+    layers = load(
+        path, layer=name, cell=kind, layout=layout, nonlinearity=nonlinearity, batch_first=True
+    )
     if len(layers) > 1:
         shown = ", ".join(repr(each) for each in list(layers)[:8]) + ", ..." * (len(layers) > 8)
         raise FileError(

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import Adopted, Declared, Structure, Weights
-from rnnscope.cells import LSTM, LSTM_PROJECTED, Cell
+from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, ShapeError
 from rnnscope.run import Ran, run_call
 
-__all__ = ["Heard", "Recurrent", "listening"]
+__all__ = ["CELL_KEY", "Heard", "Recurrent", "listening"]
+
+CELL_KEY = "rnnscope.cell"
+"""Under which a state dict's metadata, beside the version, says which cell a module has."""
 
 
 class Recurrent(Declared):
@@ -143,6 +146,15 @@ class Recurrent(Declared):
         limit = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -limit, limit)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # the parameters' names are PyTorch's, and do not tell: a GRU that resets before the
+        # product has those of nn.GRU
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        known = as_declared(self.cell)
+        name = next((each for each, cell in DECLARED.items() if cell is known), None)
+        metadata = getattr(destination, "_metadata", {})
+        metadata.setdefault(prefix[:-1], {})[CELL_KEY] = name or f"own: {self.cell.name}"
 
     @property
     def structure(self) -> Structure:

@@ -116,15 +116,15 @@ def _advice(message: str) -> str:
     )
 
 
-def show(found: Printed, form: Format) -> None:
-    """Print in a form; in colours where stdout is a terminal."""
+def show(found: Printed, form: Format, command: str = "explain") -> None:
+    """Print in a form; in colours where stdout is a terminal. Errors name the ``command``."""
     if form is Format.json:
         typer.echo(json.dumps(_jsonable(found.data()), ensure_ascii=False, indent=2))
     elif form is Format.markdown:
         typer.echo(found.markdown().rstrip("\n"))
     elif form is Format.latex:
         if not hasattr(found, "latex"):
-            raise ArgumentError("shapes has no formulas: text, markdown or json")
+            raise ArgumentError(f"{command} prints no formulas: text, markdown or json")
         typer.echo(found.latex().rstrip("\n"))
     elif sys.stdout.isatty() and hasattr(found, "__rich__"):
         # long lines are left to the terminal: broken ones would misplace what stands below

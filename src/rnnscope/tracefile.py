@@ -27,7 +27,7 @@ from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError
 from rnnscope.opening import Opened
 from rnnscope.record import Place
-from rnnscope.writing import replacing
+from rnnscope.writing import no_file, replacing
 
 __all__ = ["Contents", "read", "write"]
 
@@ -128,7 +128,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"no such file: {path}")
+        raise FileError(f"{no_file(path)}: {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("rnnscope")

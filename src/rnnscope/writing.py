@@ -12,7 +12,14 @@ from safetensors import SafetensorError
 
 from rnnscope.errors import FileError
 
-__all__ = ["replacing"]
+__all__ = ["no_file", "replacing"]
+
+
+def no_file(path: Path) -> str:
+    """What stands in the place of a regular file: nothing, a folder, a pipe, a device."""
+    if path.is_dir():
+        return "this is a folder"
+    return "no regular file, but a pipe or a device" if path.exists() else "no such file"
 
 
 @contextmanager
@@ -24,9 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path = path.resolve()
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise FileError(f"cannot write {path}: it is {kind}; name a file")
+        other = path.exists() and not path.is_file()
+        kind = "a folder" if path.is_dir() else "no regular file"
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileError(f"cannot write {path}: {_reason(error)}") from error
+    if other:
+        raise FileError(f"cannot write {path}: it is {kind}; name a file")
+    try:
         mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except (OSError, ValueError) as error:

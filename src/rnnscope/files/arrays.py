@@ -17,7 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rnnscope.errors import FileError
-from rnnscope.files.raw import Raw
+from rnnscope.files.marking import KEY, marks_in, marks_of_state
+from rnnscope.files.raw import Raw, by_number
 from rnnscope.files.window import Held, as_tensor
 from rnnscope.files.zipped import Archive, opened
 
@@ -41,13 +42,17 @@ def read_torch(path: Path) -> Raw:
         for name, tensor in _tensors(_loaded(path, "meta", mapped)):
             _check_extent(path, name, tensor)
     arrays = {}
-    for name, tensor in _tensors(_loaded(path, "cpu", mapped)):
+    loaded = _loaded(path, "cpu", mapped)
+    for name, tensor in _tensors(loaded):
         if tensor.is_meta or tensor.layout != torch.strided:
             arrays[name] = Held(tuple(tensor.shape), False, partial(_unreadable, path, name))
         else:
             _check_extent(path, name, tensor)
             arrays[name] = Held.of(tensor)
-    return Raw(path, "torch", arrays)
+    cells: dict[str, str] = {}
+    for before, held in _states(loaded):
+        cells |= marks_of_state(held, before)
+    return Raw(path, "torch", arrays, cells=cells)
 
 
 def _loaded(path: Path, device: str, mapped: bool) -> Any:
@@ -67,7 +72,21 @@ def _loaded(path: Path, device: str, mapped: bool) -> Any:
             f"could run code; {_STATE_DICT}"
         ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
+        if mapped and _is_script(path):
+            raise FileError(
+                f"{path}: a TorchScript archive, which holds code beside its tensors, and is not "
+                f"opened here. In a program of yours that trusts it, torch.save(torch.jit.load("
+                f"{path.name!r}).state_dict(), 'weights.pt'), and load that"
+            ) from error
         raise FileError(f"{path}: damaged, or no file of torch.save: {_line(error)}") from error
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with opened(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.names)
+    except FileError:
+        return False
 
 
 def _check_extent(path: Path, name: str, tensor: Tensor) -> None:
@@ -90,17 +109,23 @@ def _unreadable(path: Path, name: str) -> Tensor:
 
 def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested dicts, under its names joined by dots."""
+    for before, held in _states(loaded):
+        for key, value in held.items():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                yield before + key, value
+
+
+def _states(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every dict in nested dicts, with the names before its own; in the order of the file."""
     waiting, seen = [("", loaded)], set()
     while waiting:
-        prefix, held = waiting.pop()
+        before, held = waiting.pop()
         if not isinstance(held, Mapping) or id(held) in seen:  # a dict may hold itself
             continue
         seen.add(id(held))
-        for key, value in held.items():
-            if isinstance(key, str) and isinstance(value, Tensor):
-                yield prefix + key, value
-            elif isinstance(key, str):
-                waiting.append((f"{prefix}{key}.", value))
+        yield before, held
+        inside = [(key, value) for key, value in held.items() if isinstance(key, str)]
+        waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
 
 
 # .safetensors -------------------------------------------------------------------------------
@@ -111,11 +136,12 @@ def read_safetensors(path: Path) -> Raw:
     with _judged(path, "safetensors"), safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         arrays = {}
-        for name in file.keys():  # noqa: SIM118
+        for name in sorted(file.keys(), key=by_number):  # the file sorts them, 10 before 2
             part = file.get_slice(name)
             kind, shape = part.get_dtype(), tuple(part.get_shape())
             arrays[name] = Held(shape, kind in _FLOATS, partial(_from_safetensors, path, name))
-    return Raw(path, "safetensors", arrays, metadata=metadata)
+    cells = marks_in(path, metadata[KEY]) if KEY in metadata else {}
+    return Raw(path, "safetensors", arrays, metadata=metadata, cells=cells)
 
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -154,7 +180,10 @@ def read_npz(path: Path) -> Raw:
         for entry in archive.names:
             if entry.endswith(".npy"):
                 arrays[entry.removesuffix(".npy")] = _array(path, archive, entry)
-    return Raw(path, "npz", arrays)
+        mark = archive.comment
+    before = KEY.encode()
+    cells = marks_in(path, mark.removeprefix(before)) if mark.startswith(before) else {}
+    return Raw(path, "npz", arrays, cells=cells)
 
 
 def _array(path: Path, archive: Archive, entry: str) -> Held:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
+from rnnscope.cells import GRU, Cell
 from rnnscope.errors import (
     DeclarationError,
     DtypeError,
@@ -22,28 +22,25 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.found import Found, Wanted, kind_name
+from rnnscope.files.found import CELL_KINDS, AmbiguousError, Found, Wanted, kind_name, layer_name
 from rnnscope.files.keraslayers import layers_of_keras
+from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
 from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
+from rnnscope.files.remade import refuse_remade
 from rnnscope.files.window import Held
 from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
+from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of
+from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 
 __all__ = ["find"]
 
-_KINDS = {
-    "rnn": ("rnn",),
-    "gru": ("gru",),
-    "lstm": ("lstm", "lstm_peephole"),
-    "rnn_tanh": ("rnn",),
-    "rnn_relu": ("rnn",),
-    "lstm_projected": ("lstm",),
-    "gru_reset_before": ("gru_reset_before",),
-    "lstm_peephole": ("lstm_peephole",),
-}
+# those that have PyTorch's names, but not in PyTorch
+_DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.cells)
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ASKED = ("rnnscope", "onnx")
+_PYTORCH = ("pytorch", "pytorch_cell")
 _ALIASES = {
     "weight_ih": "[wW]_?ih",
     "weight_hh": "[wW]_?hh",
@@ -59,8 +56,8 @@ def find(
 
     Raises ``FileError`` where there is none, where one is damaged, and where several readings fit.
     """
-    if wanted.cell is not None and wanted.cell not in _KINDS:
-        raise DeclarationError(f"unknown cell {wanted.cell!r}; expected {', '.join(_KINDS)}")
+    if wanted.cell is not None and wanted.cell not in CELL_KINDS:
+        raise DeclarationError(f"unknown cell {wanted.cell!r}; expected {', '.join(CELL_KINDS)}")
     chosen = layout_named(layout) if isinstance(layout, str) else layout
     if names is not None:
         found = [_named(raw, names, chosen or layout_named("pytorch"), wanted)]
@@ -69,11 +66,25 @@ def find(
     elif chosen is None and raw.kind == "keras":
         found = layers_of_keras(raw, wanted)
     else:
+        if chosen is None or chosen.name in (*_PYTORCH, "rnnscope"):
+            refuse_remade(raw.path, raw.arrays)
         found = _matched(raw, chosen, wanted)
     if not found:
         raise FileError(_nothing(raw, chosen))
-    told = bool(raw.nodes) or raw.kind == "keras"
-    return [_with_nonlinearity(each, wanted, told) for each in found]
+    told = chosen is None and names is None and (bool(raw.nodes) or raw.kind == "keras")
+    records = LAYOUTS if chosen is None else {**LAYOUTS, chosen.name: chosen}
+    for each in found if raw.nodes else ():
+        if wanted.cell is not None and kind_of(each.cell) not in CELL_KINDS[wanted.cell]:
+            held = kind_name(each.cell)
+            raise FileError(f"{each.place}: these are weights of {held}, not {wanted.cell}")
+    return [
+        _completed(
+            each,
+            as_marked(raw, each.name, each.place, wanted),
+            None if told else records[each.layout],
+        )
+        for each in found
+    ]
 
 
 def _nothing(raw: Raw, layout: Layout | None) -> str:
@@ -82,32 +93,55 @@ def _nothing(raw: Raw, layout: Layout | None) -> str:
     if raw.kind == "onnx" and not raw.arrays:
         held = "no node LSTM, GRU or RNN"
     which = f" in layout {layout.name}" if layout else ""
-    hint = "; say which are which with names={'weight_ih_l0': ..., ...}" if raw.arrays else ""
+    hint = (
+        "; say which are which with rnnscope.load(path, names={'weight_ih_l0': ..., ...})"
+        if raw.arrays
+        else ""
+    )
+    if layout is None and {"W", "R"} <= {re.split("[./]", name)[-1] for name in raw.arrays}:
+        hint += "; W and R are names of ONNX: layout='onnx' reads them in ONNX's order of gates"
     return (
-        f"{raw.path}: no weights of a recurrent layer{which} (weight_ih_l0, kernel, W, ...): "
+        f"{raw.path}: no weights of a recurrent layer{which} (weight_ih_l0, kernel, ...): "
         f"{held}{hint}"
     )
 
 
-def _with_nonlinearity(found: Found, wanted: Wanted, told: bool) -> Found:
-    """What no array tells: which of its two activations an nn.RNN has, and the order of dims.
+def _completed(found: Found, wanted: Wanted, record: Layout | None) -> Found:
+    """What no array tells: which nonlinearity an rnn has, and the order of dims.
 
-    ``told`` where the file has more than arrays: nodes, or a configuration of Keras.
+    ``record`` is the layout; None where the file has more than arrays: nodes, or a model of Keras.
     """
     assumed = list(found.assumed)
     cell = found.cell
-    if cell is RNN_TANH and not told:
-        given = wanted.nonlinearity or {"rnn_relu": "relu"}.get(wanted.cell or "")
-        if given not in (None, "tanh", "relu"):
-            raise DeclarationError(f"nonlinearity must be tanh or relu; got {given!r}")
-        cell = RNN_RELU if given == "relu" else cell
-        if given is None and wanted.cell != "rnn_tanh":
-            assumed.append("nonlinearity='tanh'")
+    given = wanted.told_nonlinearity
+    own = nonlinearity_of(cell)
+    if own is not None and record is not None:
+        cell, said = _rnn(record, given)
+        assumed += said
+    elif own is not None and given not in (None, own):
+        raise FileError(f"{found.place}: the file says {own}; got nonlinearity={given!r}")
+    if found.layout in _PYTORCH and cell is GRU and wanted.cell is None:
+        assumed.append("cell='gru', which resets after the product, as nn.GRU does")
     if found.batch_first is None and wanted.batch_first is None:
         assumed.append("batch_first=False")
-    if found.layout in ("pytorch", "pytorch_cell") and found.options["num_layers"] != 1:
+    if found.layout in _PYTORCH and found.options["num_layers"] != 1:
         assumed += [] if wanted.dropout else ["dropout=0.0"]
     return replace(found, cell=cell, assumed=tuple(assumed))
+
+
+def _rnn(record: Layout, given: str | None) -> tuple[Cell, list[str]]:
+    """The cell of an rnn in a layout, and what was assumed of its nonlinearity."""
+    stored = record.stored("rnn")
+    if stored.nonlinearity_fixed and given not in (None, stored.nonlinearity):
+        raise DeclarationError(
+            f"an rnn of layout {record.name} has {stored.nonlinearity} alone; "
+            f"got nonlinearity={given!r}"
+        )
+    cell = cell_of("rnn", nonlinearity=given or stored.nonlinearity)
+    if given or stored.nonlinearity_fixed:
+        return cell, []
+    whose = "" if record.name in _PYTORCH else f", the default of {record.name}"
+    return cell, [f"nonlinearity={stored.nonlinearity!r}{whose}"]
 
 
 # names that the caller gives ----------------------------------------------------------------
@@ -148,8 +182,10 @@ class _Fit:
 
 
 def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
-    peepholes = any("peephole_" in name for name in raw.arrays)
-    asked = ("rnnscope",) if wanted.cell == "gru_reset_before" or peepholes else ()
+    own = any("peephole_" in name for name in raw.arrays) or any(
+        kind in _DECLARED_ONLY for kind in (wanted.cell, *raw.cells.values())
+    )
+    asked = ("rnnscope",) if own else ()
     layouts = (
         [layout]
         if layout
@@ -159,26 +195,34 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     reasons: list[str] = []
     for each in layouts:
         for group in _groups(raw, each):
+            here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
             # rnnscope's own names are PyTorch's, but for the peepholes
-            repeated = each.name == "rnnscope" and wanted.cell != "gru_reset_before"
+            repeated = each.name == "rnnscope" and here.cell not in _DECLARED_ONLY
             if layout is None and repeated and not any("peephole_" in name for name in group.used):
                 continue
             try:
-                found = _fits(raw.path, group, each, wanted, strict=layout is not None)
+                found = _fits(raw.path, group, each, here, strict=layout is not None)
             except FileError as error:
-                if each.name in ("pytorch", "pytorch_cell"):
+                if each.name in _PYTORCH:
                     raise
                 reasons.append(str(error))
                 continue
             for fit in found:
                 fits.setdefault(fit.group.used, []).append(fit)
-    # a layout that explains more of the arrays is the better one
+    # a layout that explains more of the names is the better one, and then more of the arrays
+    for used, several in fits.items():
+        least = min(len(fit.group.prefix) for fit in several)
+        fits[used] = [fit for fit in several if len(fit.group.prefix) == least]
     largest = [used for used in fits if not any(used < other for other in fits)]
     order = {name: k for k, name in enumerate(raw.arrays)}
     largest.sort(key=lambda used: min(order[name] for name in used))
     if not largest and reasons:
         raise FileError(reasons[0])
-    layers = [_only(raw.path, fits[used][0].group, fits[used], wanted) for used in largest]
+    layers = []
+    for used in largest:
+        group = fits[used][0].group
+        here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
+        layers.append(_only(raw.path, group, fits[used], here))
     if layout is None:
         everything = frozenset[str]().union(*largest)
         for used in largest:
@@ -238,7 +282,7 @@ def _groups(raw: Raw, layout: Layout) -> Iterator[_Group]:
         prefix = parts.pop("prefix")
         canonical = own.format(**{key: value or "" for key, value in parts.items()})
         found.setdefault(prefix, {})[canonical] = name, held
-        if is_recurrent or layout.name in ("pytorch", "pytorch_cell"):
+        if is_recurrent or layout.name in _PYTORCH:
             recurrent.add(prefix)
     for prefix, arrays in found.items():
         if prefix in recurrent:
@@ -269,15 +313,18 @@ def _joined(
 def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
     place = _place(path, group)
-    kinds = [k for k in layout.cells if wanted.cell is None or k in _KINDS[wanted.cell]]
-    if layout.name in ("pytorch", "pytorch_cell"):
+    kinds = [k for k in layout.cells if wanted.cell is None or k in CELL_KINDS[wanted.cell]]
+    if layout.name in _PYTORCH:
         kind, converted = assembled(
             place, {_in_pytorch(k): held for k, (_, held) in group.arrays.items()}
         )
         if kind not in kinds:
-            if not strict and wanted.cell == "gru_reset_before" and kind == "gru":
+            if not strict and wanted.cell in _DECLARED_ONLY:
                 return []
-            raise FileError(f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}")
+            raise FileError(
+                f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}; layout "
+                f"{layout.name} stores {', '.join(layout.cells)}"
+            )
         return [_Fit(layout, kind, group, converted)]
     found: list[_Fit] = []
     reasons: list[str] = []
@@ -324,12 +371,8 @@ def _own_names(layout: Layout, kind: str, group: _Group) -> set[str]:
 
 
 def _place(path: Path, group: _Group) -> str:
-    name = _layer_name(group.prefix)
+    name = layer_name(group.prefix)
     return f"{path}, {name}" if name else f"{path}"
-
-
-def _layer_name(prefix: str) -> str:
-    return prefix.strip("./:_-")
 
 
 def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
@@ -337,10 +380,10 @@ def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
     first = fits[0]
     others = [fit for fit in fits[1:] if not _same(fit.converted, first.converted)]
     if (others and wanted.cell is None) or any(fit.layout is not first.layout for fit in others):
-        each = ", ".join(
-            f"cell={fit.kind!r}, layout={fit.layout.name!r}" for fit in [first, *others]
+        choices = [{"cell": fit.kind, "layout": fit.layout.name} for fit in [first, *others]]
+        raise AmbiguousError(
+            f"{_place(path, group)}: names and shapes fit several readings", choices
         )
-        raise FileError(f"{_place(path, group)}: names and shapes fit several: choose one: {each}")
     stored = first.layout.stored(first.kind)
     assumed = []
     if first.layout.name == "pytorch_cell" and not any(
@@ -350,7 +393,7 @@ def _only(path: Path, group: _Group, fits: list[_Fit], wanted: Wanted) -> Found:
     if stored.forget_bias:
         assumed.append(f"forget_bias={stored.forget_bias}, added to the forget gate's bias")
     return Found(
-        name=_layer_name(group.prefix),
+        name=layer_name(group.prefix),
         place=_place(path, group),
         layout=first.layout.name,
         gates=stored.gates,

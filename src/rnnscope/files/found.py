@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnscope.cells import DECLARED, GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
+from rnnscope.cells import (
+    DECLARED,
+    GRU,
+    LSTM,
+    LSTM_PROJECTED,
+    RNN_RELU,
+    RNN_TANH,
+    Cell,
+    as_declared,
+)
 from rnnscope.errors import FileError, RnnscopeError
+from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["Found", "Wanted", "kind_name", "module_of"]
+__all__ = [
+    "CELL_KINDS",
+    "AmbiguousError",
+    "Found",
+    "Wanted",
+    "kind_name",
+    "layer_name",
+    "module_of",
+]
+
+CELL_KINDS: Mapping[str, tuple[str, ...]] = {
+    "rnn": ("rnn",),
+    **{name: (storage_kind(name),) for name in DECLARED},
+    "lstm": ("lstm", "lstm_peephole"),
+}
+"""The names by which a caller may ask for a cell, and the kinds of layouts that each may mean."""
 
 _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     RNN_TANH: nn.RNN,
@@ -24,6 +50,23 @@ _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
 }
 
 
+class AmbiguousError(FileError):
+    """Several readings fit; ``choices`` are the arguments of ``load`` that say which."""
+
+    def __init__(self, what: str, choices: Sequence[Mapping[str, str]]) -> None:
+        self.what, self.choices = what, choices
+        super().__init__(self._text("{}={!r}".format, ", "))
+
+    def in_options(self, names: Mapping[str, str]) -> str:
+        """The message with the options of a command, ``names`` by argument."""
+        return self._text(lambda name, value: f"{names[name]} {value}", " ")
+
+    def _text(self, written: Callable[[str, str], str], between: str) -> str:
+        each = "; or ".join(between.join(starmap(written, c.items())) for c in self.choices)
+        pairs = " of these pairs" if len(self.choices[0]) > 1 else ""
+        return f"{self.what}; give one{pairs}: {each}"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a caller says of a file, where the file does not say it."""
@@ -32,6 +75,11 @@ class Wanted:
     nonlinearity: str | None = None
     batch_first: bool | None = None
     dropout: float = 0.0
+
+    @property
+    def told_nonlinearity(self) -> str | None:
+        """Of an rnn, by itself or in the cell's name; None where it is left to the file."""
+        return self.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(self.cell or "")
 
 
 @dataclass(frozen=True)
@@ -57,8 +105,16 @@ class Found:
 
 def kind_name(cell: Cell) -> str:
     """The cell in a word: ``lstm``, ``gru_reset_before``, or what sets it apart."""
-    known = next((name for name, each in DECLARED.items() if each is cell), None)
-    return known or f"{cell.name}: {cell.departures}"
+    own = as_declared(cell)
+    known = next((name for name, each in DECLARED.items() if each is own), None)
+    return known or ": ".join(filter(None, (cell.name, cell.departures)))
+
+
+def layer_name(before: str) -> str:
+    """The name of the layer in what stands before a layout's own name: ``enc`` of ``enc.`` and of
+    ``enc_``, but ``_enc`` of ``_enc.``."""
+    name = before.lstrip("./:")
+    return name.rstrip("./:" if name.endswith((".", "/", ":")) else "_-")
 
 
 def module_of(found: Found, wanted: Wanted) -> nn.Module:

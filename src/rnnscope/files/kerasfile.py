@@ -17,7 +17,8 @@ from typing import Any
 
 from rnnscope.errors import FileError
 from rnnscope.files.hdf5 import Group, read_hdf5
-from rnnscope.files.raw import Raw
+from rnnscope.files.marking import KEY, marks_in
+from rnnscope.files.raw import Raw, by_number
 from rnnscope.files.window import Held, Window
 from rnnscope.files.zipped import opened
 
@@ -69,11 +70,23 @@ def _raw(path: Path, group: Group, facts: Mapping[str, Any]) -> Raw:
         for place, held in group.attributes.items()
         if place.endswith("/vars") and isinstance(held.get("name"), str)
     }
-    arrays = {}
-    for name, held in group.arrays.items():
-        arrays[_renamed(name, named, group.arrays) or name] = held
+    found = {
+        _renamed(name, named, group.arrays) or name: held for name, held in group.arrays.items()
+    }
+    # HDF5 sorts names, 10 before 2; Keras keeps its layers' order beside them
+    listed = about.get("layer_names")
+    order = [str(each) for each in listed] if isinstance(listed, list) else []
+    order = order or [name for name, _, _ in configured(config)]
+    places = {name: k for k, name in reversed(list(enumerate(order)))}
+    arrays = dict(
+        sorted(
+            found.items(),
+            key=lambda each: (places.get(each[0].split("/")[0], len(order)), by_number(each[0])),
+        )
+    )
     kind = "keras" if version or config is not None or named else "hdf5"
-    return Raw(path, kind, arrays, config=config, metadata=metadata)
+    cells = marks_in(path, about[KEY]) if KEY in about else {}
+    return Raw(path, kind, arrays, config=config, metadata=metadata, cells=cells)
 
 
 def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) -> str | None:

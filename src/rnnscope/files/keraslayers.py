@@ -12,8 +12,9 @@ from typing import Any
 
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
-from rnnscope.files.found import Found, Wanted
+from rnnscope.files.found import AmbiguousError, Found, Wanted
 from rnnscope.files.kerasfile import configured
+from rnnscope.files.marking import as_marked
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
 from rnnscope.layouts import Converted, layout_named, to_torch
@@ -122,6 +123,7 @@ def _layer(
     raw: Raw, name: str, arrays: Mapping[str, Held], config: _Config | None, wanted: Wanted
 ) -> Found:
     place = f"{raw.path}, {name}" if name else f"{raw.path}"
+    wanted = as_marked(raw, name, place, wanted)
     for part, held in arrays.items():
         if not held.floating:
             raise FileError(f"{place}: {part} holds no floating-point numbers")
@@ -192,9 +194,9 @@ def _reading(
         elif after is not None or config is not None:
             kind = "gru" if after else "gru_reset_before"
         elif asked is None:
-            raise FileError(
-                f"{place}: a GRU without biases fits both forms: choose one: cell='gru' "
-                f"(reset_after=True), cell='gru_reset_before'"
+            raise AmbiguousError(
+                f"{place}: a GRU without biases fits both forms, reset_after=True and False",
+                [{"cell": "gru"}, {"cell": "gru_reset_before"}],
             )
         else:
             kind = asked
@@ -216,8 +218,8 @@ def _activated(
         if version is not None and version < (2, 3):
             inner = "hard_sigmoid"  # the default until Keras 2.3
         if kind == "rnn":
-            outer = wanted.nonlinearity or {"rnn_relu": "relu"}.get(wanted.cell or "", "tanh")
-            assumed += [] if wanted.nonlinearity or wanted.cell else ["activation='tanh'"]
+            outer = wanted.told_nonlinearity or "tanh"
+            assumed += [] if wanted.told_nonlinearity else ["activation='tanh'"]
         else:
             which = f", the default of Keras {text}" if text else ""
             assumed.append(f"activation='tanh', recurrent_activation='{inner}'{which}")

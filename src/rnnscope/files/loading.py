@@ -18,11 +18,13 @@ from rnnscope.errors import (
 )
 from rnnscope.files.arrays import read_npz, read_safetensors, read_torch
 from rnnscope.files.finding import find
-from rnnscope.files.found import Found, Wanted, module_of
+from rnnscope.files.found import Found, Wanted, kind_name, module_of
 from rnnscope.files.kerasfile import read_hdf5_file, read_keras
 from rnnscope.files.onnxfile import read_onnx
 from rnnscope.files.raw import Raw
 from rnnscope.layouts import Layout
+from rnnscope.layouts.kinds import nonlinearity_of
+from rnnscope.writing import no_file
 
 __all__ = ["Layers", "READERS", "found_in", "load", "read_raw"]
 
@@ -66,17 +68,18 @@ def load(
     ``cell`` (``"gru"``, ``"gru_reset_before"``, ``"lstm"``, ...) and ``layout`` choose;
     ``names`` maps the layout's names (PyTorch's, if none is given) to the file's.
 
-    What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN``,
-    ``batch_first``, ``dropout``. What was assumed is in the result's ``assumed``. A file that says
-    it is followed: Keras is ``batch_first``, activations are the file's own.
+    What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
+    is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
+    in the result's ``assumed``. A file that says it is followed: Keras is ``batch_first``,
+    activations are the file's own, cells those that ``save`` was given.
 
     >>> import os, tempfile, torch, rnnscope as rs
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "model.pt")
-    ...     torch.save({"encoder": torch.nn.GRU(3, 5).state_dict()}, path)
+    ...     torch.save({"encoder": torch.nn.LSTM(3, 5).state_dict()}, path)
     ...     layers = rs.load(path)
     >>> layers["encoder"], layers.assumed["encoder"]
-    (GRU(3, 5), ('batch_first=False',))
+    (LSTM(3, 5), ('batch_first=False',))
 
     Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
     or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;
@@ -96,7 +99,7 @@ def read_raw(path: Path) -> Raw:
             f"{path}: expected a file ending in {', '.join(READERS)}; got {path.suffix or 'none'}"
         )
     if not path.is_file():
-        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {no_file(path)}")
     try:
         raw = reader(path)
     except OSError as error:
@@ -114,6 +117,8 @@ def found_in(
     layer: str | None = None,
 ) -> list[Found]:
     """The layers of a file, not modules yet."""
+    if wanted.nonlinearity not in (None, "tanh", "relu"):
+        raise DeclarationError(f"nonlinearity must be tanh or relu; got {wanted.nonlinearity!r}")
     raw = read_raw(path)
     try:
         found = find(raw, wanted, layout, names)
@@ -123,10 +128,14 @@ def found_in(
         raise error if str(path) in str(error) else RefusedError(f"{path}: {error}") from error
     except (ShapeError, DtypeError) as error:
         raise FileError(f"{path}: {error}") from error
-    if layer is None:
-        return found
-    chosen = [each for each in found if each.name == layer]
+    chosen = [each for each in found if layer in (None, each.name)]
     if not chosen:
         held = ", ".join(repr(each.name) for each in found[:8]) + (", ..." * (len(found) > 8))
         raise AddressError(f"{path}: no recurrent layer {layer!r}; it holds {held}")
+    if wanted.nonlinearity and all(nonlinearity_of(each.cell) is None for each in chosen):
+        held = ", ".join(dict.fromkeys(kind_name(each.cell) for each in chosen))
+        raise DeclarationError(
+            f"nonlinearity is of nn.RNN; {path} holds {held}: leave out "
+            f"nonlinearity={wanted.nonlinearity!r}"
+        )
     return chosen

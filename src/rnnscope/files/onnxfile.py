@@ -24,6 +24,7 @@ from rnnscope.errors import FileError
 from rnnscope.files.raw import Node, Raw
 from rnnscope.files.window import Held, Window
 from rnnscope.files.wire import Message, signed
+from rnnscope.writing import no_file
 
 __all__ = ["RECURRENT", "read_onnx"]
 
@@ -305,7 +306,7 @@ class _Scope:
                 f"own folder"
             )
         if not beside.is_file():
-            raise FileError(f"{self.path}: {name} is kept in {location}, and there is no such file")
+            raise FileError(f"{self.path}: {name} is kept in {location}: {no_file(beside)}")
         numbers = {key: external.get(key, "0") or "0" for key in ("offset", "length")}
         for key, text in numbers.items():
             if not (text.isascii() and text.isdigit() and len(text) < 20):

@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rnnscope.cells import (
-    LSTM_COUPLED,
-    LSTM_COUPLED_PEEPHOLE,
-    LSTM_PEEPHOLE,
-    RNN_RELU,
-    RNN_TANH,
-    Cell,
-)
+from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError
 from rnnscope.files.found import Found
 from rnnscope.files.raw import Node, Raw
@@ -74,7 +66,7 @@ def _layer(place: str, name: str, node: Node) -> Found:
     if node.op == "GRU":
         kind = "gru" if facts.get("linear_before_reset", 0) else "gru_reset_before"
     else:
-        kind = {"LSTM": "lstm_peephole" if "P" in arrays else "lstm", "RNN": "rnn"}[node.op]
+        kind = node.op.lower() + "_coupled" * coupled + "_peephole" * ("P" in arrays)
     converted = to_torch("onnx", arrays, kind=kind)
     two = direction == "bidirectional"
     if converted.options["bidirectional"] != two:
@@ -86,10 +78,6 @@ def _layer(place: str, name: str, node: Node) -> Found:
         raise FileError(
             f"{place}: hidden_size={hidden}, but R is for {converted.options['hidden_size']} units"
         )
-    cell, state = converted.cell, dict(converted.state_dict)
-    if coupled:
-        cell = LSTM_COUPLED_PEEPHOLE if cell is LSTM_PEEPHOLE else LSTM_COUPLED
-        state = _without_forget(state, int(converted.options["hidden_size"]))
     notes = []
     for place_of, words in (
         (4, "sequence_lens: pack the input"),
@@ -103,8 +91,8 @@ def _layer(place: str, name: str, node: Node) -> Found:
         place=place,
         layout="onnx",
         gates=layout_named("onnx").stored(kind).gates,
-        cell=_activated(place, node.op, cell, facts, two),
-        state=state,
+        cell=_activated(place, node.op, converted.cell, facts, two),
+        state=converted.state_dict,
         options=converted.options,
         reverse=direction == "reverse",
         batch_first=bool(facts.get("layout", 0)),
@@ -179,19 +167,3 @@ def _activated(place: str, op: str, cell: Cell, facts: Mapping[str, Any], two: b
         return cell.with_functions(changes)
     except DeclarationError as error:
         raise FileError(f"{place}: {error}") from error
-
-
-def _without_forget(state: Mapping[str, Tensor], hidden: int) -> dict[str, Tensor]:
-    """The rows of i, g and o, where f is 1 - i and has none."""
-    found = {}
-    for name, value in state.items():
-        if name.startswith("peephole_f"):
-            continue
-        if name.startswith("peephole"):
-            found[name] = value
-        else:
-            i, _, g, o = torch.split(value, hidden)
-            found[name] = value.new_empty((3 * hidden, *value.shape[1:]))
-            for k, rows in enumerate((i, g, o)):
-                found[name][k * hidden : (k + 1) * hidden] = rows
-    return found

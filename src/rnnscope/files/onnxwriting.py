@@ -16,6 +16,7 @@ from rnnscope.cells import CELLS, DECLARED, Cell
 from rnnscope.errors import RefusedError
 from rnnscope.expr import Apply, Expr, Product, Sum
 from rnnscope.files.wire import encoded
+from rnnscope.layouts.kinds import kind_of
 
 __all__ = ["model_of"]
 
@@ -36,7 +37,8 @@ _NAMES = {
 }
 _OF = {"LSTM": "igh", "GRU": "rn", "RNN": "h"}
 
-Layer = tuple[str, Adopted, Sequence[Mapping[str, Tensor]]]
+Layer = tuple[str, Adopted, Sequence[tuple[str, Mapping[str, Tensor]]]]
+"""Its name, the module, and the name and arrays of each stacked layer."""
 
 
 def model_of(layers: Sequence[Layer]) -> bytes:
@@ -47,12 +49,10 @@ def model_of(layers: Sequence[Layer]) -> bytes:
     outputs: list[bytes] = []
     for name, adopted, stack in layers:
         before = f"{name}." if name else ""
-        kind = _KINDS[str(next(iter(stack[0].values())).dtype).removeprefix("torch.")]
+        kind = _KINDS[str(next(iter(stack[0][1].values())).dtype).removeprefix("torch.")]
         source = f"{before}input"
         inputs.append(_value(source, kind, adopted.input_size))
-        for k, arrays in enumerate(stack):
-            mark = f"_l{k}" if len(stack) > 1 else ""
-            own = f"{name or 'layer'}{mark}"
+        for k, (own, arrays) in enumerate(stack):
             nodes.append(_node(own, source, f"{own}.Y", adopted, arrays))
             constants += [_tensor(f"{own}.{key}", value.numpy()) for key, value in arrays.items()]
             # (time, direction, batch, hidden) to (time, batch, direction × hidden)
@@ -79,7 +79,7 @@ def model_of(layers: Sequence[Layer]) -> bytes:
 def _node(
     name: str, source: str, target: str, adopted: Adopted, arrays: Mapping[str, Tensor]
 ) -> bytes:
-    op = {1: "RNN", 3: "GRU", 4: "LSTM"}[len(adopted.cell.gates)]
+    op = kind_of(adopted.cell).partition("_")[0].upper()
     two = adopted.bidirectional
     direction = "bidirectional" if two else "reverse" if adopted.reverse else "forward"
     facts: dict[str, object] = {"hidden_size": adopted.hidden_size, "direction": direction}
@@ -93,6 +93,8 @@ def _node(
                 facts[f"activation_{which}"] = values * (1 + two)
     if op == "GRU":
         facts["linear_before_reset"] = int(_resets_after(adopted.cell))
+    if kind_of(adopted.cell).startswith("lstm_coupled"):
+        facts["input_forget"] = 1
     inputs = [source, f"{name}.W", f"{name}.R"]
     if "B" in arrays or "P" in arrays:
         inputs.append(f"{name}.B" if "B" in arrays else "")
@@ -103,7 +105,7 @@ def _node(
 
 def _standard() -> tuple[Cell, ...]:
     plain = (each for name, each in CELLS.items() if name != "rnn_relu")
-    return (*plain, DECLARED["gru_reset_before"], DECLARED["lstm_peephole"])
+    return (*plain, *(each for name, each in DECLARED.items() if name not in CELLS))
 
 
 def _resets_after(cell: Cell) -> bool:
@@ -131,7 +133,11 @@ def _functions(cell: Cell, op: str) -> list[str]:
     found = []
     for letter in _OF[op]:
         name = _function(cell, letter)
-        if any(_function(cell, other) != name for other in together.get(letter, "")):
+        if any(
+            _function(cell, other) != name
+            for other in together.get(letter, "")
+            if other in cell.gates
+        ):
             raise RefusedError(f"ONNX has one activation for the gates {letter}{together[letter]}")
         family = name.partition("(")[0]
         if family not in _NAMES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from rnnscope.files.window import Held
 
-__all__ = ["Node", "Raw"]
+__all__ = ["Node", "Raw", "by_number"]
+
+
+def by_number(name: str) -> list[str | int]:
+    """A key that sorts names as people count: ``layer2`` before ``layer10``."""
+    # every second part is a number; longer ones than these number no layer
+    return [int(p) if k % 2 else p for k, p in enumerate(re.split(r"([0-9]{1,18})", name))]
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Raw:
 
     ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras`` or ``onnx``. ``arrays`` are not
     read yet. ``config`` is the text in which Keras describes the model; ``names`` maps a group of
-    arrays to the name that the model gives it; ``nodes`` are those of ONNX.
+    arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
+    that rnnscope wrote beside the arrays, by layer.
     """
 
     path: Path
@@ -44,3 +52,4 @@ class Raw:
     names: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
+    cells: Mapping[str, str] = field(default_factory=dict)

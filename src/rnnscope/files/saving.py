@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, adopt
-from rnnscope.cells import CELLS, DECLARED
+from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
-from rnnscope.files.found import kind_name
+from rnnscope.files.found import kind_name, layer_name
+from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
+from rnnscope.layouts.kinds import kind_of
+from rnnscope.layouts.records import PYTORCH, RNNSCOPE
+from rnnscope.recurrent import CELL_KEY
 from rnnscope.writing import replacing
 
 __all__ = ["save"]
+
+_KERAS = ("keras", "keras_cudnn")
 
 
 def save(
@@ -33,7 +41,9 @@ def save(
 ) -> None:
     """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5 or .onnx file.
 
-    ``layers`` is one module, or modules by name. Arrays are named and stacked as the ``layout``
+    ``layers`` is one module, or modules by name; in ONNX and in Keras's files, where a layer must
+    have a name, one module is called ``layer``. Beside the arrays the file says which cells they
+    are, which ``load`` reads and others pass over. Arrays are named and stacked as the ``layout``
     says: ``"pytorch"`` unless given, ``"onnx"`` for .onnx; ``"keras"`` in .h5 makes a file that
     Keras loads with ``load_weights``. The file is written beside its place and renamed: an
     existing one is replaced whole, or not at all.
@@ -73,16 +83,15 @@ def save(
     modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
     if not modules:
         raise RefusedError(f"{path}: there are no layers to write")
-    kept = [name.strip("./") for name in modules]
-    if len(set(kept)) < len(kept):
-        raise RefusedError(
-            f"{path}: names of layers differ by dots and slashes at their ends alone, which a file "
-            f"does not keep: {', '.join(map(repr, modules))}"
-        )
-    ready = [_ready(name, module, chosen) for name, module in modules.items()]
+    for name in () if isinstance(layers, nn.Module) else modules:
+        if (why := _why_no_name(name, ending, chosen)) is not None:
+            raise RefusedError(f"{path}: a layer cannot be called {name!r}: {why}; rename it")
+    ready = [_ready(name, module, chosen, ending) for name, module in modules.items()]
     with replacing(path) as beside:
         if ending == ".onnx":
-            data = model_of([(each.name, each.adopted, each.arrays) for each in ready])
+            data = model_of(
+                [(each.name, each.adopted, numbered) for each, numbered in _numbered(ready)]
+            )
             beside.write_bytes(data)
         else:
             _WRITERS[ending](beside, ready, chosen)
@@ -97,30 +106,73 @@ class _Ready:
     adopted: Adopted
     arrays: tuple[Mapping[str, Tensor], ...]
 
+    def stacked(self) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+        """What stands before the arrays of each of its layers, with them."""
+        for k, arrays in enumerate(self.arrays):
+            between = "/" if any("/" in name for name in arrays) else "."
+            several = [str(k)] if len(self.arrays) > 1 else []
+            yield "".join(f"{each}{between}" for each in (self.name, *several) if each), arrays
+
     def named(self) -> dict[str, Tensor]:
         """The arrays under their whole names."""
-        found: dict[str, Tensor] = {}
-        for k, arrays in enumerate(self.arrays):
-            for name, value in arrays.items():
-                between = "/" if "/" in name else "."
-                stacked = f"{k}{between}" if len(self.arrays) > 1 else ""
-                found[f"{self.name}{between}{stacked}{name}" if self.name else stacked + name] = (
-                    value
-                )
-        return found
+        return {
+            before + name: value
+            for before, arrays in self.stacked()
+            for name, value in arrays.items()
+        }
+
+    def cells(self, layout: Layout) -> dict[str, str]:
+        """The cell of each of its layers, under the names by which they are found again."""
+        kind, depth = kind_of(self.adopted.cell), self.adopted.num_layers
+        places = [before for before, _ in self.stacked()]
+        inside = any("{layer}" in array.name for array in layout.stored(kind).arrays)
+        if len(self.arrays) == 1 and depth > 1 and not inside:
+            places = [places[0] + layout.layer.format(number=k) for k in range(depth)]
+        return {layer_name(place): kind_name(self.adopted.cell) for place in places}
 
 
-def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
-    adopted = adopt(module)
-    place = f"layer {name}: " if name else ""
-    if kind_name(adopted.cell).startswith("lstm_coupled"):
+def _why_no_name(name: object, ending: str, layout: Layout) -> str | None:
+    """Why a file would not give a layer's name back as it is."""
+    if not isinstance(name, str):
+        return "names are texts"
+    named_only = ending == ".onnx" or (ending in (".h5", ".hdf5") and layout.name in _KERAS)
+    if not name and named_only:
+        return "there a layer must have a name"
+    if "\0" in name or name.encode(errors="ignore").decode() != name:
+        return "it holds what no name in a file can"
+    if layer_name(f"{name}.") != name:
+        return "dots, slashes and colons at its ends are not kept"
+    if ending in (".h5", ".hdf5") and "/" in name:
+        if layout.name in _KERAS:
+            return "Keras's names hold no slash"
+        if {"", "."} & set(name.split("/")):
+            return "HDF5 has no folders '' and '.'"
+    return None
+
+
+def _refuse_numbers(place: str, module: nn.Module, layout: Layout, ending: str) -> None:
+    tensors = list(module.parameters())
+    if any(tensor.is_meta for tensor in tensors):
         raise RefusedError(
-            f"{place}no file can be written of an LSTM whose input and forget gate are coupled; "
-            f"rnnscope reads it from ONNX (input_forget=1). Save its state_dict() with torch.save"
+            f"{place}its parameters are on the meta device, which holds no numbers; give it some: "
+            f"load_state_dict(..., assign=True)"
         )
+    kept = ending in (".pt", ".pth", ".safetensors") and layout.name in ("pytorch", "rnnscope")
+    if not kept and any(tensor.dtype is torch.bfloat16 for tensor in tensors):
+        raise RefusedError(
+            f"{place}bfloat16 is kept in .pt and .safetensors, in layout 'pytorch' or 'rnnscope', "
+            f"and NumPy has none; convert with layer.float()"
+        )
+
+
+def _ready(name: str, module: nn.Module, layout: Layout, ending: str) -> _Ready:
+    adopted = adopt(module)
+    adopted = replace(adopted, cell=as_declared(adopted.cell))
+    place = f"layer {name}: " if name else ""
+    _refuse_own(place, adopted.cell)
+    _refuse_numbers(place, module, layout, ending)
     if layout.name != "onnx":
-        known = [DECLARED[each] for each in (*CELLS, "gru_reset_before", "lstm_peephole")]
-        if all(adopted.cell is not each for each in known):
+        if adopted.cell not in DECLARED.values():
             raise RefusedError(
                 f"{place}layout {layout.name} holds no activations; the layer is "
                 f"{kind_name(adopted.cell)}. Layout 'onnx' holds them."
@@ -131,7 +183,7 @@ def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
                 f"layout 'onnx' does"
             )
     weights = adopted.weights(fresh=True)
-    split = layout.name in ("onnx", "keras", "keras_cudnn")  # frameworks without stacks
+    split = layout.name in ("onnx", *_KERAS)  # frameworks without stacks
     rows = [[row] for row in weights] if split else [list(weights)]
     arrays: list[Mapping[str, Tensor]] = []
     for stack in rows:
@@ -148,15 +200,28 @@ def _ready(name: str, module: nn.Module, layout: Layout) -> _Ready:
     return _Ready(name, adopted, tuple(arrays))
 
 
+def _refuse_own(place: str, cell: Cell) -> None:
+    try:
+        kind_of(cell)
+    except RefusedError as error:
+        raise RefusedError(
+            f"{place}no layout stores {cell.name}, a cell of your own: its equations are those of "
+            f"no other cell. Keep its parameters by torch.save(layer.state_dict(), path); "
+            f"rnnscope.Recurrent(cell, ...).load_state_dict(torch.load(path)) has them back"
+        ) from error
+
+
 def _laid_out(
     place: str, adopted: Adopted, layout: Layout, state: dict[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    if layout.name == "pytorch" and any(adopted.cell is each for each in CELLS.values()):
+    if layout in (PYTORCH, RNNSCOPE) and kind_of(adopted.cell) in layout.cells:
         return state  # in any type of number
     try:
         arrays = from_torch(layout, adopted.cell, state)
     except (RefusedError, DtypeError) as error:
-        raise type(error)(f"{place}{error}") from error
+        own = kind_of(adopted.cell) not in layout.cells and adopted.cell in DECLARED.values()
+        hint = "; layout='rnnscope' holds it, a .onnx file too" if own else ""
+        raise type(error)(f"{place}{error}{hint}") from error
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 
@@ -172,23 +237,46 @@ def _all(ready: list[_Ready]) -> dict[str, Tensor]:
     return found
 
 
-def _write_torch(path: Path, ready: list[_Ready], _: Layout) -> None:
-    torch.save(_all(ready), path)
+def _numbered(
+    ready: list[_Ready],
+) -> Iterator[tuple[_Ready, list[tuple[str, Mapping[str, Tensor]]]]]:
+    """Each stacked layer under a name of its own, where the framework knows no stack."""
+    taken: set[str] = set()
+    for each in ready:
+        found = []
+        for k, arrays in enumerate(each.arrays):
+            name = (each.name or "layer") + (f"_l{k}" if len(each.arrays) > 1 else "")
+            if name in taken:
+                raise RefusedError(f"two layers would be called {name!r}; rename one of them")
+            taken.add(name)
+            found.append((name, arrays))
+        yield each, found
 
 
-def _write_safetensors(path: Path, ready: list[_Ready], _: Layout) -> None:
-    save_file({name: value.contiguous() for name, value in _all(ready).items()}, path)
+def _cells(ready: list[_Ready], layout: Layout) -> dict[str, str]:
+    return {name: cell for each in ready for name, cell in each.cells(layout).items()}
 
 
-def _write_npz(path: Path, ready: list[_Ready], _: Layout) -> None:
+def _write_torch(path: Path, ready: list[_Ready], layout: Layout) -> None:
+    state = OrderedDict(_all(ready))
+    versions = {
+        name: {"version": 1, CELL_KEY: cell} for name, cell in _cells(ready, layout).items()
+    }
+    state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]  # as state_dict() has it
+    torch.save(state, path)
+
+
+def _write_safetensors(path: Path, ready: list[_Ready], layout: Layout) -> None:
+    arrays = {name: value.contiguous() for name, value in _all(ready).items()}
+    save_file(arrays, path, {KEY: mark_of(_cells(ready, layout))})
+
+
+def _write_npz(path: Path, ready: list[_Ready], layout: Layout) -> None:
+    mark = fitted(".npz", _cells(ready, layout))
     with path.open("wb") as file:
-        np.savez(file, **{name: _numpy(name, value) for name, value in _all(ready).items()})  # type: ignore[arg-type]
-
-
-def _numpy(name: str, value: Tensor) -> np.ndarray[Any, Any]:
-    if value.dtype is torch.bfloat16:
-        raise RefusedError(f"{name}: NumPy and HDF5 have no bfloat16; convert with .float()")
-    return value.numpy()
+        np.savez(file, **{name: value.numpy() for name, value in _all(ready).items()})  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = (KEY + mark).encode()
 
 
 def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
@@ -197,21 +285,21 @@ def _write_hdf5(path: Path, ready: list[_Ready], layout: Layout) -> None:
     except ImportError as error:
         raise MissingExtraError("writing .h5 needs h5py: pip install 'rnnscope[files]'") from error
     with h5py.File(path, "w") as file:
-        if not layout.name.startswith("keras"):
+        if layout.name not in _KERAS:
+            file.attrs[KEY] = fitted(".h5", _cells(ready, layout))
             for name, value in _all(ready).items():
-                file[name] = _numpy(name, value)
+                file[name] = value.numpy()
             return
-        names: list[str] = []
-        for each in ready:
-            for k, arrays in enumerate(each.arrays):
-                name = each.name or "layer"
-                name += f"_l{k}" if len(each.arrays) > 1 else ""
-                names.append(name)
+        cells: dict[str, str] = {}
+        for each, numbered in _numbered(ready):
+            for name, arrays in numbered:
+                cells[name] = kind_name(each.adopted.cell)
                 group = file.create_group(name)
                 group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in arrays]
                 for key, value in arrays.items():
-                    group[f"{name}/{key}:0"] = _numpy(key, value)
-        file.attrs["layer_names"] = [name.encode() for name in names]
+                    group[f"{name}/{key}:0"] = value.numpy()
+        file.attrs[KEY] = fitted(".h5", cells)
+        file.attrs["layer_names"] = [name.encode() for name in cells]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.15.0"
 

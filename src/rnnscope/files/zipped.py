@@ -27,6 +27,11 @@ class Archive:
         """What it holds."""
         return self._file.namelist()
 
+    @property
+    def comment(self) -> bytes:
+        """What stands behind its entries."""
+        return self._file.comment
+
     def size(self, name: str) -> int:
         """The declared size of an entry, unpacked."""
         return self._entry(name).file_size

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rnnscope.cells import Cell
-from rnnscope.errors import DeclarationError, DtypeError, FileError, ShapeError
-from rnnscope.layouts.kinds import cell_of, kind_of, storage_kind
+from rnnscope.errors import DeclarationError, DtypeError, FileError, RefusedError, ShapeError
+from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of, storage_kind
 from rnnscope.layouts.layout import Layout
 from rnnscope.layouts.records import LAYOUTS, PYTORCH, RNNSCOPE
 from rnnscope.layouts.stack import Stack, read_stack, write_stack
@@ -57,8 +57,9 @@ def to_torch(
 
     ``kind`` is the cell's: ``lstm``, ``gru``, ``gru_reset_before``, ``rnn_tanh``,
     ``rnn_relu``, ``lstm_peephole``; left out, it is found where only one fits the names and
-    shapes. ``forget_bias`` replaces what the layout says the framework adds at run time. With
-    ``reverse`` the layer's one direction runs from the end, as ``Recurrent(reverse=True)`` does.
+    shapes. An ``rnn`` has the nonlinearity that it has in the framework unless told otherwise.
+    ``forget_bias`` replaces what the layout says the framework adds at run time. With ``reverse``
+    the layer's one direction runs from the end, as ``Recurrent(reverse=True)`` does.
 
     >>> import numpy as np
     >>> from rnnscope.layouts import to_torch
@@ -78,7 +79,12 @@ def to_torch(
     if kind is None:
         kind = _only_kind(layout, tensors)
     stack = read_stack(layout, storage_kind(kind), tensors)
-    cell = cell_of(kind, stack.projected)
+    stored = layout.stored(stack.kind)
+    cell = cell_of(kind, stack.projected, stored.nonlinearity)
+    if stored.nonlinearity_fixed and nonlinearity_of(cell) != stored.nonlinearity:
+        raise DeclarationError(
+            f"an rnn of layout {layout.name} has {stored.nonlinearity} alone; got kind={kind!r}"
+        )
     state_dict, options = write_stack(_own_layout(stack.kind), stack), _options(stack)
     if reverse:
         if stack.bidirectional:
@@ -111,6 +117,12 @@ def from_torch(
     """
     layout = _with_forget_bias(layout, forget_bias)
     kind = kind_of(cell)
+    if kind in layout.cells and layout.cells[kind].nonlinearity_fixed:
+        only, its = layout.cells[kind].nonlinearity, nonlinearity_of(cell)
+        if its != only:
+            raise RefusedError(
+                f"an rnn of layout {layout.name} has {only} alone; the layer is {its}"
+            )
     own = _tensors(state_dict)
     if all(name.endswith(REVERSE) for name in own):
         own = {name.removesuffix(REVERSE): tensor for name, tensor in own.items()}

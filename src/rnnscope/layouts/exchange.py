@@ -45,7 +45,7 @@ MXNET = Layout(
     "mxnet",
     title="MXNet Gluon: rnn.RNN, rnn.GRU, rnn.LSTM",
     cells={
-        "rnn": Stored("h", _MXNET_ARRAYS, biased=True),
+        "rnn": Stored("h", _MXNET_ARRAYS, biased=True, nonlinearity="relu"),
         "gru": Stored("rzn", _MXNET_ARRAYS, biased=True),
         "lstm": Stored(
             "ifgo",
@@ -56,7 +56,7 @@ MXNET = Layout(
     layer="{number}",
     directions=("l", "r"),
     source="https://github.com/apache/mxnet/blob/master/python/mxnet/gluon/rnn/rnn_layer.py",
-    remark="GRU resets after the product; RNN is relu unless told otherwise",
+    remark="GRU resets after the product",
 )
 
 _MXNET_CELL_ARRAYS = (

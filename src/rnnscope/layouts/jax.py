@@ -126,6 +126,8 @@ HAIKU = Layout(
             ),
             orientation="columns",
             biased=True,
+            nonlinearity="relu",
+            nonlinearity_fixed=True,
         ),
         "gru_reset_before": Stored(
             "zrn",
@@ -151,7 +153,6 @@ HAIKU = Layout(
     },
     source="https://github.com/google-deepmind/dm-haiku/blob/main/haiku/_src/recurrent.py",
     remark=(
-        "VanillaRNN is relu, with double_bias=True; names of layers and directions are the "
-        "user's own"
+        "VanillaRNN is with double_bias=True; names of layers and directions are the user's own"
     ),
 )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from rnnscope.cells import DECLARED, Cell
 from rnnscope.errors import DeclarationError, RefusedError
-from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum
+from rnnscope.expr import Apply, Expr, FromH, Product, Project, Sum, ordered
 from rnnscope.layouts.layout import KINDS
 
-__all__ = ["cell_of", "kind_of", "storage_kind"]
+__all__ = ["cell_of", "kind_of", "nonlinearity_of", "storage_kind"]
 
-_CELL_OF = {"rnn": "rnn_tanh"} | {kind: kind for kind in KINDS if kind != "rnn"}
 _KIND_OF = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
 
 
@@ -22,10 +21,18 @@ def storage_kind(kind: str) -> str:
     return stored
 
 
-def cell_of(kind: str, projected: bool = False) -> Cell:
-    """The cell of a kind; ``rnn`` alone is the one with tanh."""
-    name = "lstm_projected" if kind == "lstm" and projected else _CELL_OF.get(kind, kind)
-    return DECLARED[name]
+def cell_of(kind: str, projected: bool = False, nonlinearity: str = "tanh") -> Cell:
+    """The cell of a kind; ``rnn`` alone is the one with this nonlinearity."""
+    if kind == "rnn":
+        return DECLARED[f"rnn_{nonlinearity}"]
+    return DECLARED["lstm_projected" if kind == "lstm" and projected else kind]
+
+
+def nonlinearity_of(cell: Cell) -> str | None:
+    """The activation of an ``rnn``: tanh, relu or another; None for any other cell."""
+    if tuple(cell.gates) != ("h",) or not isinstance(cell.equations["h"], Apply):
+        return None
+    return cell.equations["h"].name
 
 
 def kind_of(cell: Cell) -> str:
@@ -38,12 +45,14 @@ def kind_of(cell: Cell) -> str:
             return storage_kind(name)
     raise RefusedError(
         f"cell {cell.name} is stored by no layout: its equations are not those of "
-        f"{', '.join(DECLARED)}; keep its parameters under PyTorch's names"
+        f"{', '.join(DECLARED)}"
     )
 
 
 def _skeleton(cell: Cell) -> dict[str, Expr]:
-    return {name: _without_activations(equation) for name, equation in cell.equations.items()}
+    return {
+        name: ordered(_without_activations(equation)) for name, equation in cell.equations.items()
+    }
 
 
 def _without_activations(expr: Expr) -> Expr:

@@ -95,6 +95,8 @@ class Stored:
     ``update``: whether z of a GRU ``keeps`` the old state or ``takes`` the new one.
     ``forget_bias`` is what the framework adds to the forget gate at run time. ``biased`` says
     that bias arrays are always there. ``gate_names`` are the framework's names for ``{gate}``.
+    ``nonlinearity`` is what the framework's ``rnn`` has unless it is told otherwise, and
+    ``nonlinearity_fixed`` says that it cannot be told otherwise.
     """
 
     gates: str
@@ -105,6 +107,8 @@ class Stored:
     forget_bias: float = 0.0
     biased: bool = False
     gate_names: Mapping[str, str] = field(default_factory=dict)
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    nonlinearity_fixed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrays", tuple(self.arrays))
@@ -113,6 +117,7 @@ class Stored:
             ("orientation", ("rows", "columns", "reshaped")),
             ("biases", ("joined", "stacked")),
             ("update", ("keeps", "takes")),
+            ("nonlinearity", ("tanh", "relu")),
         ):
             if getattr(self, name) not in allowed:
                 raise DeclarationError(

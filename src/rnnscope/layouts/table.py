@@ -18,7 +18,24 @@ Gates have PyTorch's letters: LSTM `i f g o` (others call `g` c, j or z), GRU `r
 `n` h, a or o), RNN `h`. `-` is a block that is stored and not used. H is the number of units, I the
 size of the input, P that of a projection, k the number of gates. Where a layer has one bias, it is
 the sum of PyTorch's two; it comes back as `bias_ih`, with `bias_hh` zero.
+An `rnn` is tanh unless the last column says otherwise; a file of arrays does not tell.
+Where a framework has no stacks, each layer of one is a layer of its own in the file, and is loaded
+as one: Keras's `lstm` and `lstm_1` are two, and so are two nodes of ONNX, `name_l0` and `name_l1`
+where `rs.save` wrote a stack, or two layers that only a number before the names of their arrays
+tells apart (`name.0`, `name.1` in burn). Names that hold the number themselves, PyTorch's, MXNet's
+and rnnscope's, keep a stack together.
 A `gru` resets after the product (r multiplies W_hn h + b_hn), a `gru_reset_before` before it.
+"""
+
+_BESIDE = """\
+## What arrays do not tell
+
+A GRU that resets before the product, an LSTM of coupled gates and an `rnn` of relu can have the
+very names and shapes of others. `rs.save` says beside the arrays which cell each layer has, where
+other readers pass over it: in a state dict's `_metadata` (.pt, .pth), where PyTorch keeps versions;
+in the metadata of .safetensors; in the comment of an .npz; in an attribute of an .h5; in the
+attributes of ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs.load` follows it;
+of files that do not say it, what was taken for granted is in `assumed`.
 """
 
 _VERIFIED = """\
@@ -48,7 +65,7 @@ def document() -> str:
         f"- **{layout.name}**, {layout.title}: {_sentence(layout.remark)}{_link(layout.source)}"
         for layout in LAYOUTS.values()
     )
-    return f"{_INTRODUCTION}\n{table()}\n\n## Sources\n\n{sources}\n\n{_VERIFIED}"
+    return f"{_INTRODUCTION}\n{table()}\n\n{_BESIDE}\n## Sources\n\n{sources}\n\n{_VERIFIED}"
 
 
 def table() -> str:
@@ -120,6 +137,10 @@ def _particular(layout: Layout, stored: Stored) -> str:
         facts.append(f"peepholes {' '.join(stored.holders('peephole'))}")
     if any(array.part == "W_hr" for array in stored.arrays):
         facts.append("projection")
+    if stored.nonlinearity_fixed:
+        facts.append(f"{stored.nonlinearity} alone")
+    elif stored.nonlinearity != "tanh":
+        facts.append(f"{stored.nonlinearity} unless told otherwise")
     if stored.gate_names:
         facts.append(
             "gates named " + ", ".join(f"{gate} {name}" for gate, name in stored.gate_names.items())

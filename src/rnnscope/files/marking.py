@@ -1,0 +1,89 @@
+"""What a file that rnnscope wrote says of its cells, beside the arrays.
+
+Arrays do not tell the two forms of a GRU apart, nor an LSTM of coupled gates from them, nor tanh
+from relu. Each format has a place that other readers pass over: the ``_metadata`` of a state dict,
+in which PyTorch keeps the versions of modules; the metadata of .safetensors; the comment of a
+.npz, which is a .zip; an attribute of .h5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rnnscope.cells import DECLARED
+from rnnscope.errors import FileError, RefusedError
+from rnnscope.files.found import CELL_KINDS, Wanted
+from rnnscope.files.raw import Raw
+from rnnscope.layouts.kinds import nonlinearity_of, storage_kind
+from rnnscope.recurrent import CELL_KEY
+
+__all__ = ["KEY", "as_marked", "fitted", "mark_of", "marks_in", "marks_of_state"]
+
+KEY = "rnnscope.cells"
+ROOM = 60_000  # bytes; a comment of .zip and an attribute of HDF5 have 64 KiB
+
+
+def mark_of(cells: Mapping[str, str]) -> str:
+    """The text that says the cell of each layer."""
+    return json.dumps(dict(cells))
+
+
+def fitted(ending: str, cells: Mapping[str, str]) -> str:
+    """The text, where a format has little room for it. Raises ``RefusedError``."""
+    text = mark_of(cells)
+    if len(text.encode()) > ROOM:
+        raise RefusedError(
+            f"what {len(cells)} layers are takes {len(text.encode())} bytes beside their arrays; "
+            f"a {ending} file has room for {ROOM}: write .safetensors or .pt"
+        )
+    return text
+
+
+def marks_in(path: Path, text: Any) -> dict[str, str]:
+    """The cells that a file says its layers have. Raises ``FileError``."""
+    try:
+        cells = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FileError(f"{path}: damaged: {KEY} is no JSON") from error
+    if not isinstance(cells, dict) or not all(isinstance(each, str) for each in cells.values()):
+        raise FileError(f"{path}: damaged: {KEY} must map layers to cells; got {str(cells)[:80]}")
+    return cells
+
+
+def marks_of_state(state: Mapping[Any, Any], before: str) -> dict[str, str]:
+    """The cells that the ``_metadata`` of a state dict names."""
+    found = {}
+    metadata = getattr(state, "_metadata", None)
+    for name, facts in metadata.items() if isinstance(metadata, Mapping) else ():
+        cell = facts.get(CELL_KEY) if isinstance(facts, Mapping) else None
+        if isinstance(name, str) and isinstance(cell, str):
+            found[f"{before}{name}".rstrip(".")] = cell
+    return found
+
+
+def as_marked(raw: Raw, name: str, place: str, wanted: Wanted) -> Wanted:
+    """What is wanted of a layer, with the cell that the file says it has.
+
+    Raises ``FileError`` where the caller says otherwise, ``RefusedError`` for a cell of which the
+    file holds the name alone.
+    """
+    said = raw.cells.get(name)
+    if said is None:
+        return wanted
+    if said not in DECLARED:
+        raise RefusedError(
+            f"{place}: its cell {said[:80]!r} is declared in a program, not here: build "
+            f"rnnscope.Recurrent(cell, ...) of that cell, and load_state_dict"
+        )
+    if wanted.cell is not None and storage_kind(said) not in CELL_KINDS[wanted.cell]:
+        raise FileError(f"{place}: the file says {said}; got cell={wanted.cell!r}")
+    own = nonlinearity_of(DECLARED[said])
+    if own is not None and wanted.told_nonlinearity not in (None, own):
+        raise FileError(
+            f"{place}: the file says {own}; got nonlinearity={wanted.told_nonlinearity!r}"
+        )
+    return replace(wanted, cell=said)

@@ -1,0 +1,43 @@
+"""Weights that torch computes of other arrays when the model runs: pruned, normed, parametrised.
+
+Source: torch/nn/utils/{prune,weight_norm,spectral_norm,parametrize}.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from rnnscope.errors import FileError
+from rnnscope.files.found import layer_name
+
+__all__ = ["refuse_remade"]
+
+_WEIGHT = r"(?P<weight>(?:weight|bias)_(?:ih|hh|hr)(?:_l\d{1,3}(?:_reverse)?)?)"
+# the array that tells, in words what it is, and the function of torch.nn.utils that undoes it
+_FORMS = (
+    (rf"(?P<before>.*){_WEIGHT}_mask", "pruned", "prune.remove"),
+    (rf"(?P<before>.*){_WEIGHT}_g", "under weight norm", "remove_weight_norm"),
+    (rf"(?P<before>.*){_WEIGHT}_u", "under spectral norm", "remove_spectral_norm"),
+    (
+        rf"(?P<before>.*)parametrizations\.{_WEIGHT}\.original\d?",
+        "parametrized",
+        "parametrize.remove_parametrizations",
+    ),
+)
+
+
+def refuse_remade(path: Path, names: Iterable[str]) -> None:
+    """Raise ``FileError`` where a weight is not in the file, but what it is computed of."""
+    for name in names:
+        for form, what, undo in _FORMS:
+            match = re.fullmatch(form, name, re.DOTALL)
+            if match is None:
+                continue
+            layer = layer_name(match["before"])
+            raise FileError(
+                f"{', '.join(filter(None, [str(path), layer]))}: {match['weight']} is {what}: the "
+                f"file holds {name} and more, of which torch computes it. Make it plain before its "
+                f"state dict is saved: torch.nn.utils.{undo}(layer, {match['weight']!r})"
+            )
