@@ -14,6 +14,7 @@ from importlib.metadata import version as _version
 from rnnscope.cells import Cell
 from rnnscope.errors import (
     AddressError,
+    CandidateError,
     DeclarationError,
     DtypeError,
     FileError,
@@ -35,6 +36,7 @@ __version__ = _version("rnnscope")
 __all__ = [
     "AddressError",
     "Array",
+    "CandidateError",
     "Cell",
     "DeclarationError",
     "DtypeError",

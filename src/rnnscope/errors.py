@@ -9,7 +9,8 @@
     ├── DeclarationError   (ValueError)   a cell's equations do not fit together
     ├── FileError          (ValueError)   a file is missing, damaged or of another kind
     ├── MissingExtraError  (ImportError)  an optional dependency is not installed
-    └── VerificationError  (RuntimeError) the equations do not give the layer's own numbers
+    ├── VerificationError  (RuntimeError) the equations do not give the layer's own numbers
+    └── CandidateError     (RuntimeError) what is to be compared raised, which is its cause
 
 Each is also the built-in exception that a caller would expect, so that
 ``except ValueError`` goes on working.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "AddressError",
+    "CandidateError",
     "DeclarationError",
     "DtypeError",
     "FileError",
@@ -73,3 +75,7 @@ class MissingExtraError(RnnscopeError, ImportError):
 
 class VerificationError(RnnscopeError, RuntimeError):
     """The equations do not give the layer's own numbers; the message names the place."""
+
+
+class CandidateError(RnnscopeError, RuntimeError):
+    """The candidate raised: its own exception, with its traceback, is the ``__cause__``."""

@@ -1,0 +1,356 @@
+"""What somebody's implementation returned, in one form; or an error that says what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.utils.dlpack import from_dlpack
+
+from rnnscope.adopt import Structure
+from rnnscope.compare.model import Inputs
+from rnnscope.errors import DtypeError, ShapeError
+
+__all__ = ["Answer", "answered", "as_numbers", "of_state", "widths"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a candidate returned: ``output`` (time, batch, width), ``final`` maps states to
+    (layer, direction, batch, unit), as far as they came back in a shape that is known.
+
+    ``dtype`` is the type of the output as it came back. ``notes`` say what was done to read it.
+    ``others`` holds what else came back, as it came.
+    """
+
+    output: Tensor
+    final: Mapping[str, Tensor]
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def widths(structure: Structure) -> dict[int, str]:
+    """The widths that an output may have, and what each would be."""
+    directions, size = len(structure.directions), structure.output_size
+    found = {directions * size: "every direction"}
+    found.setdefault(size, "directions merged into one")
+    found.setdefault(directions * structure.hidden_size, "not projected")
+    return found
+
+
+def as_numbers(value: Any, what: str) -> Tensor:
+    """A tensor on the CPU with the same floating point numbers, copied.
+
+    Takes tensors, arrays of NumPy and of anything with DLPack or ``numpy.asarray``, and nested
+    lists. Raises ``DtypeError`` for what holds no real floating point numbers.
+    """
+    if isinstance(value, Tensor):
+        tensor = _held(value, what)
+    elif isinstance(value, np.ndarray | np.generic):
+        tensor = _from_numpy(np.asarray(value), what)
+    elif isinstance(value, list | tuple):
+        tensor = _from_list(value, what)
+    elif hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
+        tensor = _from_elsewhere(value, what)
+    else:
+        raise DtypeError(
+            f"{what} must be a tensor or an array of floating point numbers; got {_kind(value)}"
+        )
+    if not tensor.is_floating_point():
+        advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
+        raise DtypeError(
+            f"{what} must hold floating point numbers; got {_short(tensor.dtype)}. {advice}."
+        )
+    return tensor
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _short(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _held(value: Tensor, what: str) -> Tensor:
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        raise DtypeError(
+            f"{what} must be a plain tensor; got one that is sparse, nested or quantised"
+        )
+    if value.device.type == "meta":
+        raise DtypeError(f"{what} lies on the meta device, which holds no numbers")
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
+def _from_numpy(array: Any, what: str) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        raise DtypeError(
+            f"{what} must hold floating point numbers; got an array of {array.dtype}"
+            + (", of lists of unequal lengths, maybe." if array.dtype.kind == "O" else ".")
+        )
+    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
+        array = array.astype(np.float64)
+    if array.dtype in (np.uint16, np.uint32, np.uint64):
+        array = array.astype(np.int64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=True)
+    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+
+
+def _from_list(value: Sequence[Any], what: str) -> Tensor:
+    if not value:
+        raise ShapeError(f"{what} is an empty {type(value).__name__}; expected numbers")
+    if _is_array(value[0]) or isinstance(value[0], list | tuple):
+        parts = [as_numbers(each, what) if _has_arrays(each) else None for each in value]
+        known = [each for each in parts if each is not None]
+        if len(known) == len(value):
+            shapes = sorted({tuple(each.shape) for each in known})
+            if len(shapes) > 1:
+                raise ShapeError(
+                    f"{what} is a list of arrays of different shapes, "
+                    f"{', '.join(map(str, shapes[:3]))}; expected one array"
+                )
+            return torch.stack(known)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DtypeError(f"{what}: its lists make no array: {error}") from error
+    return _from_numpy(array, what)
+
+
+def _has_arrays(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and _has_arrays(value[0])
+    return _is_array(value)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__dlpack__")
+
+
+def _from_elsewhere(value: Any, what: str) -> Tensor:
+    if hasattr(value, "__dlpack__"):
+        try:
+            return _held(from_dlpack(value), what)
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
+            pass  # not every array can be shared, but it may be copied
+    try:
+        array = np.asarray(value)
+        if array.dtype.name == "bfloat16":  # of another package, which NumPy knows by name only
+            return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    except Exception as error:
+        raise DtypeError(
+            f"{what}: numpy.asarray makes no array of {_kind(value)}: {error}"
+        ) from error
+    return _from_numpy(array, what)
+
+
+# the parts of what was returned --------------------------------------------------------------
+
+
+def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> Answer:
+    """What a call returned, in one form.
+
+    Raises ``ShapeError`` and ``DtypeError`` where it is not the output of such a layer.
+    """
+    notes: list[str] = []
+    first, states, others = _parts(returned, structure, inputs, who, notes)
+    what = f"the output of {who}"
+    if isinstance(first, PackedSequence):
+        padded, _ = pad_packed_sequence(first)
+        output = _held(padded, what)
+        if structure.batch_first:
+            output = output.transpose(0, 1)
+    else:
+        output = as_numbers(first, what)
+    dtype = output.dtype
+    output = _time_major(output, structure, inputs, who, notes)
+    final: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for name, value in states.items():
+        held = as_numbers(value, f"{name}_n of {who}")
+        found, note = of_state(name, held, structure, inputs.batch)
+        if found is None:
+            rest[f"{name}_n"] = held
+            notes.append(note)
+        else:
+            final[name] = found
+    for name, value in others.items():
+        try:
+            rest[name] = as_numbers(value, name)
+        except (DtypeError, ShapeError) as error:
+            notes.append(f"not used: {error}")
+    return Answer(output, final, dtype, tuple(notes), rest)
+
+
+def of_state(
+    name: str, value: Tensor, structure: Structure, batch: int
+) -> tuple[Tensor | None, str]:
+    """A final state as (layer, direction, batch, unit); or None, and a note that says why."""
+    layers, directions = structure.num_layers, len(structure.directions)
+    size = structure.state_size(name)
+    expected, got = (layers * directions, batch, size), tuple(value.shape)
+    alone = layers * directions == 1 and got == (batch, size)
+    if alone or got == expected:
+        return value.reshape(layers, directions, batch, size), ""
+    text = (
+        f"{name}_n is not used: expected (layers × directions, batch, unit) = {expected}, got {got}"
+    )
+    if got == (batch, layers * directions, size):
+        text += "; batch_first does not apply to states"
+    return None, text
+
+
+def _parts(
+    returned: Any, structure: Structure, inputs: Inputs, who: str, notes: list[str]
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The output, the states by name, and what else came back by name."""
+    expected = f"expected the output, or the output and the final states: {_form(structure)}"
+    if isinstance(returned, Mapping):
+        keys = ", ".join(map(repr, list(returned)[:4]))
+        raise DtypeError(f"{who} returned a {_kind(returned)} of {keys}; {expected}")
+    if isinstance(returned, PackedSequence) or not isinstance(returned, list | tuple):
+        if not _is_array(returned) and not hasattr(returned, "__array__"):
+            if not isinstance(returned, PackedSequence):
+                raise DtypeError(f"{who} returned {_kind(returned)}; {expected}")
+        elif structure.single_step:  # its output is its state
+            return returned, {structure.cell.states[0]: returned}, {}
+        return returned, {}, {}
+    if not returned:
+        raise ShapeError(f"{who} returned an empty {type(returned).__name__}; {expected}")
+    if _is_nested_numbers(returned):
+        notes.append("the output came back as nested lists of numbers")
+        return returned, {}, {}
+    if isinstance(returned, list) and _is_list_of_steps(returned, inputs):
+        notes.append(f"the output came back as a list of {len(returned)} arrays, stacked")
+        return as_numbers(returned, f"the output of {who}"), {}, {}
+    first, *rest = returned
+    if structure.single_step:
+        names = structure.cell.states
+        return first, dict(zip(names, returned, strict=False)), {}
+    return first, *_states(rest, structure, notes)
+
+
+def _states(
+    rest: Sequence[Any], structure: Structure, notes: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Final states by name, and what came back behind them."""
+    names = structure.cell.states
+    others: dict[str, Any] = {}
+    plain = []
+    for value in rest:
+        if isinstance(value, Mapping):
+            others |= {str(key): each for key, each in value.items()}
+        else:
+            plain.append(value)
+    if plain and isinstance(plain[0], list | tuple) and not _is_nested_numbers(plain[0]):
+        held, more = list(plain[0]), plain[1:]
+        if len(held) > len(names) or (held and isinstance(held[0], list | tuple)):
+            notes.append(
+                f"the final states are not used: expected {_states_form(structure)}, "
+                f"got a {type(plain[0]).__name__} of {len(held)}"
+            )
+            held = []
+    else:
+        held, more = plain[: len(names)], plain[len(names) :]
+    if more:
+        notes.append(f"not used: {len(more)} more values that came back behind the final states")
+    states = {name: value for name, value in zip(names, held, strict=False) if value is not None}
+    return states, others
+
+
+def _form(structure: Structure) -> str:
+    return f"output, or (output, {_states_form(structure)})"
+
+
+def _states_form(structure: Structure) -> str:
+    names = [f"{name}_n" for name in structure.cell.states]
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"
+
+
+def _is_nested_numbers(value: Any) -> bool:
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, int | float | complex)
+
+
+def _is_list_of_steps(returned: list[Any], inputs: Inputs) -> bool:
+    """[h_1, h_2, …] (batch, unit) each, not [h, h, c] of a layer that returns the last step."""
+    if len(returned) != inputs.steps or not all(_is_array(each) for each in returned):
+        return False
+    shapes = {tuple(each.shape) for each in returned}
+    if len(shapes) != 1 or len(shape := next(iter(shapes))) != 2 or shape[0] != inputs.batch:
+        return False
+    if len(returned) == 1:
+        return True
+    first, second = (as_numbers(each, "a step of the output") for each in returned[:2])
+    return not torch.equal(first, second)
+
+
+# shapes --------------------------------------------------------------------------------------
+
+
+def _time_major(
+    output: Tensor, structure: Structure, inputs: Inputs, who: str, notes: list[str]
+) -> Tensor:
+    """(time, batch, width) of an output as the reference would return it."""
+    steps, batch = inputs.steps, inputs.batch
+    got = tuple(output.shape)
+    known = widths(structure)
+    width = got[-1] if got else 0
+    fits = width in known
+    first = structure.batch_first
+    if structure.single_step:
+        if got == (batch, structure.output_size):
+            return output.unsqueeze(0)
+        raise ShapeError(
+            f"{who} returned an output of shape {got}; expected (batch, hidden) = "
+            f"{(batch, structure.output_size)}, as {structure.kind} does."
+        )
+    lead = (batch, steps) if first else (steps, batch)
+    if fits and got[:-1] == lead:
+        return (output.transpose(0, 1) if first else output).contiguous()
+    if fits and got[:-1] == lead[::-1]:
+        has, needs = ("time", "batch") if first else ("batch", "time")
+        notes.append(
+            f"the output came back {has} first, {got}; the reference returns {needs} first, "
+            f"{(*lead, width)}: read as transposed"
+        )
+        return (output if first else output.transpose(0, 1)).contiguous()
+    if fits and len(got) == 2 and batch == 1 and got[0] == steps:
+        notes.append(f"the output came back without its batch of 1, {got}")
+        return output.unsqueeze(1)
+    if fits and len(got) == 2 and steps == 1 and got[0] == batch:
+        notes.append(f"the output came back without its one step, {got}")
+        return output.unsqueeze(0)
+    raise ShapeError(_shape_message(got, structure, inputs, who))
+
+
+def _shape_message(got: tuple[int, ...], structure: Structure, inputs: Inputs, who: str) -> str:
+    steps, batch = inputs.steps, inputs.batch
+    known = widths(structure)
+    dims = "(batch, time, unit)" if structure.batch_first else "(time, batch, unit)"
+    lead = (batch, steps) if structure.batch_first else (steps, batch)
+    expected = (*lead, next(iter(known)))
+    text = f"{who} returned an output of shape {got}; expected {dims} = {expected}"
+    last = {(batch,), (1, batch), (batch, 1)}
+    if len(got) > 1 and got[:-1] in last and got[-1] in known:
+        return (
+            f"{text}. That is one step of {steps}, the last one, maybe: return the output of "
+            f"every step (in Keras, return_sequences=True)."
+        )
+    if 0 in got:
+        return f"{text}. It is empty: return the output of every step."
+    if len(got) == 3 and got[-1] not in known and set(got[:2]) == {steps, batch}:
+        others = ", ".join(f"{size} ({what})" for size, what in known.items())
+        return f"{text}. Of the width {got[-1]} nothing can be read; known are {others}."
+    if sorted(got) == sorted(expected):
+        return f"{text}. Move the axes into that order, for instance with movedim."
+    if len(got) == 3 and got[-1] in known:
+        return f"{text}. It must have as many steps and rows as x, padded where they are fewer."
+    return f"{text}. Return one array of three axes with every step of the last layer."
