@@ -1,0 +1,267 @@
+"""Mistakes in the equations of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
+from rnnscope.compare.catalogue.weights import forget_gates
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    Number,
+    Previous,
+    Product,
+    Project,
+    Quantity,
+    Sum,
+    linear_recurrence,
+)
+
+__all__ = ["EQUATIONS"]
+
+
+def _mapped(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """An equation with every node replaced for which ``change`` gives another."""
+    replaced = change(expr)
+    if replaced is not None:
+        return replaced
+    match expr:
+        case Sum(left, right) | Product(left, right):
+            return replace(expr, left=_mapped(left, change), right=_mapped(right, change))
+        case Apply(name, argument, given):
+            return Apply(name, _mapped(argument, change), given)
+        case FromH(_, of) | Project(of):
+            return replace(expr, of=_mapped(of, change))
+        case _:
+            return expr
+
+
+def _changed(part: Part, cause: Cause, **equations: Expr) -> Part:
+    cell = changed_cell(part.cell, tuple(equations.items()))
+    return part.marked(cause.name, cause.choice, cell=cell)
+
+
+def _first(model: Model) -> Part:
+    return model.parts[0][0]
+
+
+# a gate that scales what W_h gives: the reset of a GRU ---------------------------------------
+
+
+def _resets(part: Part) -> tuple[str, Product, Quantity, FromH] | None:
+    """The quantity, the product and its two factors, where a gate scales W_hk h + b_hk."""
+    for name, equation in part.cell.equations.items():
+        argument = equation.argument if isinstance(equation, Apply) else equation
+        if isinstance(argument, Sum) and isinstance(argument.right, Product):
+            product = argument.right
+            match product:
+                case Product(Quantity() as gate, FromH(_, Previous("h")) as leaf):
+                    return name, product, gate, leaf
+    return None
+
+
+def _resetting(model: Model) -> Iterator[Choice]:
+    if _resets(_first(model)) is not None:
+        yield "", ""
+
+
+def _reset_before(part: Part, cause: Cause) -> Part | None:
+    found = _resets(part)
+    if found is None:
+        return None
+    name, product, gate, leaf = found
+    inside = FromH(leaf.gate, Product(gate, leaf.of))
+    equation = part.cell.equations[name]
+    return _changed(
+        part, cause, **{name: _mapped(equation, lambda e: inside if e == product else None)}
+    )
+
+
+def _no_reset(part: Part, cause: Cause) -> Part | None:
+    found = _resets(part)
+    if found is None:
+        return None
+    name, product, _, leaf = found
+    equation = part.cell.equations[name]
+    return _changed(
+        part, cause, **{name: _mapped(equation, lambda e: leaf if e == product else None)}
+    )
+
+
+def _reset_words(cause: Cause, model: Model) -> Words:
+    right = "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))"
+    if cause.name == "no_reset":
+        return Words("the reset gate is not used", "r scales W_hn h + b_hn.", right)
+    return Words(
+        "the reset comes before the product",
+        f"you multiply h by r, then by W_hn, as in the paper; {model.structure.kind} multiplies "
+        f"W_hn h + b_hn by r.",
+        right,
+    )
+
+
+def _blends(part: Part) -> tuple[Quantity, Expr] | None:
+    """z and the new value, where h = (1 - z) × new + z × h_(t-1)."""
+    split = linear_recurrence(part.cell.equations["h"], "h")
+    match split:
+        case (Quantity() as z, Product(Sum(Number(1.0), other, True), new)) if other == z:
+            return z, new
+    return None
+
+
+def _blending(model: Model) -> Iterator[Choice]:
+    if _blends(_first(model)) is not None:
+        yield "", ""
+
+
+def _exchange_update(part: Part, cause: Cause) -> Part | None:
+    found = _blends(part)
+    if found is None:
+        return None
+    z, new = found
+    h_prev = Previous("h")
+    return _changed(part, cause, h=z * new + (1 - z) * h_prev)
+
+
+def _update_words(cause: Cause, model: Model) -> Words:
+    return Words(
+        "z and 1 - z are exchanged",
+        f"z of {model.structure.kind} keeps the old state; 1 - z takes the new.",
+        "h = (1 - z) * n + z * h",
+    )
+
+
+# activations ---------------------------------------------------------------------------------
+
+TURNS = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}
+HARD = ("hard_sigmoid", "hard_sigmoid(0.2, 0.5)")
+
+
+def _outermost(expr: Expr) -> Apply | None:
+    """The function of an equation that stands outside of any other, if there is one only."""
+    match expr:
+        case Apply():
+            return expr
+        case Sum(left, right) | Product(left, right):
+            found = [one for one in (_outermost(left), _outermost(right)) if one is not None]
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _activations(model: Model) -> Iterator[Choice]:
+    names: list[str] = []
+    for quantity, equation in _first(model).cell.equations.items():
+        found = _outermost(equation)
+        if found is not None:
+            names.append(found.name)
+            yield from ((f"{quantity}:{other}", "") for other in TURNS.get(found.name, ()))
+    if names.count("tanh") > 1:
+        yield "tanh:relu", ""
+    if "sigmoid" in names:
+        yield from ((f"sigmoid:{hard}", "") for hard in HARD)
+
+
+def _activate(part: Part, cause: Cause) -> Part | None:
+    what, other = cause.choice.split(":")
+    equations: dict[str, Expr] = {}
+    for quantity, equation in part.cell.equations.items():
+        found = _outermost(equation)
+        if found is None or what not in (quantity, found.name):
+            continue
+
+        def turned(expr: Expr, found: Apply = found) -> Expr | None:
+            return Apply(other, found.argument) if expr == found else None
+
+        equations[quantity] = _mapped(equation, turned)
+    return _changed(part, cause, **equations) if equations else None
+
+
+def _activation_words(cause: Cause, model: Model) -> Words:
+    what, other = cause.choice.split(":")
+    equations = _first(model).cell.equations
+    if what == "sigmoid":
+        formula = (
+            "clip(0.2 a + 0.5, 0, 1)" if "0.2" in other else "clip(a / 6 + 0.5, 0, 1)"
+        )
+        return Words(
+            f"hard sigmoid, {formula}, in place of sigmoid",
+            f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
+            "1 / (1 + np.exp(-a))",
+        )
+    if what == "tanh":
+        return Words(
+            "relu in place of tanh", f"both are tanh in {model.structure.kind}.", "np.tanh(a)"
+        )
+    found = _outermost(equations[what])
+    right = found.name if found is not None else "tanh"
+    inside = isinstance(equations[what], Apply)
+    where = f"of {what}" if inside else f"in the equation of {what}"
+    if other == "linear":
+        title = f"the {right} {where} is missing"
+    else:
+        title = f"{other} in place of the {right} {where}"
+    repair = f"{what} = {right}(a_{what})" if inside else f"h = o * {right}(c)"
+    return Words(title, f"{model.structure.kind} has {right} there.", repair)
+
+
+# cell states ---------------------------------------------------------------------------------
+
+
+def _celled(model: Model) -> Iterator[Choice]:
+    if forget_gates(_first(model)):
+        yield "", ""
+
+
+def _old_cell(part: Part, cause: Cause) -> Part | None:
+    state = next((s for s in part.cell.states if s != "h"), None)
+    if state is None:
+        return None
+    equations = {
+        name: _mapped(equation, lambda e: Previous(state) if e == Quantity(state) else None)
+        for name, equation in part.cell.equations.items()
+        if name != state
+    }
+    return _changed(part, cause, **equations)
+
+
+def _old_words(cause: Cause, model: Model) -> Words:
+    return Words("h is made from the old c", "h_t comes from c_t.", "c = f * c + i * g; h = o * tanh(c)")
+
+
+def _coupled(model: Model) -> Iterator[Choice]:
+    if forget_gates(_first(model)):
+        yield from (("f", ""), ("i", ""))
+
+
+def _couple(part: Part, cause: Cause) -> Part | None:
+    forget = forget_gates(part)
+    if not forget or "i" not in part.cell.equations:
+        return None
+    other = "i" if cause.choice == forget[0] else forget[0]
+    if not isinstance(part.cell.equations[other], Apply):
+        return None
+    return _changed(part, cause, **{cause.choice: 1 - Quantity(other)})
+
+
+def _coupled_words(cause: Cause, model: Model) -> Words:
+    other = "i" if cause.choice == "f" else "f"
+    return Words(
+        f"{cause.choice} = 1 - {other}",
+        f"the input and the forget gate of {model.structure.kind} each have their own rows.",
+        f"{cause.choice} = sigmoid(a_{cause.choice})",
+    )
+
+
+EQUATIONS = (
+    Entry("reset_before", "the reset after the product", "parts", _resetting, _reset_words, _reset_before),
+    Entry("no_reset", "the reset gate", "parts", _resetting, _reset_words, _no_reset),
+    Entry("update_exchanged", "z and 1 - z", "parts", _blending, _update_words, _exchange_update),
+    Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),
+    Entry("old_cell", "h from the new c", "parts", _celled, _old_words, _old_cell),
+    Entry("coupled", "f and i apart", "parts", _coupled, _coupled_words, _couple),
+)

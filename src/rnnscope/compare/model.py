@@ -1,0 +1,174 @@
+"""A layer as data that can be changed: what a mistake is a change of.
+
+A ``Model`` holds each part (one layer in one direction) with its equations and weights, and the
+changes that are made to inputs, between layers, and to what is returned. A mistake maps a model
+to another; ``simulate`` runs many of them at once. Every change carries a token, so that what two
+models have in common is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope.adopt import Adopted, Structure, Weights
+from rnnscope.cells import Cell
+
+__all__ = ["Change", "Inputs", "Model", "Outcome", "Part", "Token"]
+
+Token = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a call was given: ``x`` (time, batch, feature), ``initial`` states (layer, direction,
+    batch, unit), ``given`` whether the caller gave them, ``lengths`` (batch) or None."""
+
+    x: Tensor
+    initial: Mapping[str, Tensor]
+    given: bool
+    lengths: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest sequence."""
+        return self.x.shape[0]
+
+    @property
+    def batch(self) -> int:
+        """Sequences."""
+        return self.x.shape[1]
+
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """The same in another type of number."""
+        initial = {name: value.to(dtype) for name, value in self.initial.items()}
+        return replace(self, x=self.x.to(dtype), initial=initial)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call gives: ``output`` (time, batch, direction × unit); ``final`` maps each state
+    to (layer, direction, batch, unit); ``layers`` holds each layer's own output, and ``before``
+    what the last layer's output was at the step before, in each direction's own order."""
+
+    output: Tensor
+    final: Mapping[str, Tensor]
+    layers: tuple[Tensor, ...] = ()
+    before: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A function with the token that tells it from others; ``undo`` turns what is returned back,
+    given what the change was given."""
+
+    token: Token
+    function: Callable[..., Any]
+    undo: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's value."""
+        return self.function(*args)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer in one direction.
+
+    ``token`` tells its weights and equations from those of other parts and models.
+    ``first_b_hh`` stands in for b_hh at each row's first step. ``feeds`` is the quantity that is
+    fed back as h (its first units, as many as h has), ``emits`` the one handed on, ``ends`` the
+    one returned as the final h. ``carried`` False: every step starts from the initial state.
+    ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
+    ``after_forward``: starts from the final state of the layer's first direction.
+    """
+
+    cell: Cell
+    weights: Weights
+    token: Token
+    backward: bool
+    first_b_hh: Tensor | None = None
+    feeds: str = "h"
+    emits: str = "h"
+    ends: str = "h"
+    carried: bool = True
+    aligned: bool = True
+    after_forward: bool = False
+
+    def marked(self, *token: Any, **changes: Any) -> Part:
+        """The same with some facts changed, told apart by ``token``."""
+        return replace(self, token=(*self.token, token), **changes)
+
+    def weighted(self, *token: Any, **tensors: Tensor | None) -> Part:
+        """The same with other weights."""
+        return self.marked(*token, weights=replace(self.weights, **tensors))
+
+
+Changes = tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole layer, run as data.
+
+    ``enter`` change the inputs, ``reads`` what each layer reads, ``joins`` how each layer's
+    directions are put together, ``writes`` what each layer hands on, ``leave`` what is returned.
+    ``rows`` is "own" (each row by itself) or "chained" (a row starts where the row before ended).
+    """
+
+    structure: Structure
+    parts: tuple[tuple[Part, ...], ...]
+    enter: Changes = ()
+    leave: Changes = ()
+    reads: tuple[Changes, ...] = ()
+    joins: tuple[Changes, ...] = ()
+    writes: tuple[Changes, ...] = ()
+    skipped: frozenset[int] = field(default_factory=frozenset)
+    rows: str = "own"
+
+    @classmethod
+    def of(cls, adopted: Adopted, dtype: torch.dtype) -> Model:
+        """The layer as it is, its weights copied in a type of number."""
+
+        def copied(weights: Weights) -> Weights:
+            return weights.map(lambda t: t.detach().to(dtype, copy=True))
+
+        parts = tuple(
+            tuple(
+                Part(adopted.cell, copied(one), (layer, d), direction == "reverse")
+                for d, (one, direction) in enumerate(zip(row, adopted.directions, strict=True))
+            )
+            for layer, row in enumerate(adopted.weights(fresh=True))
+        )
+        none: tuple[Changes, ...] = ((),) * adopted.num_layers
+        return cls(adopted.structure, parts, reads=none, joins=none, writes=none)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers."""
+        return len(self.parts)
+
+    @property
+    def num_directions(self) -> int:
+        """Directions."""
+        return len(self.parts[0])
+
+    def with_parts(self, parts: Mapping[tuple[int, int], Part]) -> Model:
+        """The same with some parts replaced."""
+        rows = tuple(
+            tuple(parts.get((layer, d), part) for d, part in enumerate(row))
+            for layer, row in enumerate(self.parts)
+        )
+        return replace(self, parts=rows)
+
+    def adding(self, where: str, change: Change, layer: int | None = None) -> Model:
+        """The same with one more change, at one layer where ``where`` has one list a layer."""
+        lists: Any = getattr(self, where)
+        if layer is None:
+            return replace(self, **{where: (*lists, change)})
+        row = tuple((*one, change) if k == layer else one for k, one in enumerate(lists))
+        return replace(self, **{where: row})

@@ -1,0 +1,250 @@
+"""What a candidate gave for one input, and how far models are from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.model import Inputs, Model, Outcome
+from rnnscope.compare.simulate import Simulator
+
+__all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits"]
+
+UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
+LOWER = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+FREE = 16
+"""How many times the deviation of runs that differ by rounding alone is allowed."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An input with what the candidate returned for it, in float64.
+
+    ``output`` (time, batch, width) or None; ``final`` maps states, ``quantities`` whatever else
+    was given, (layer, direction, batch, unit) and (layer, direction, batch, time, unit).
+    ``allowed`` is what rounding allows, in the shapes of the output (time, batch, 1) and of each
+    state, inf where rounding alone may have grown beyond use.
+    """
+
+    label: str
+    inputs: Inputs
+    output: Tensor | None
+    unit: float
+    final: Mapping[str, Tensor] = field(default_factory=dict)
+    quantities: Mapping[str, Tensor] = field(default_factory=dict)
+    allowed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> Tensor | None:
+        """(time, batch, 1), False on padding; None where there is none."""
+        if self.inputs.lengths is None:
+            return None
+        return (torch.arange(self.inputs.steps)[:, None] < self.inputs.lengths).unsqueeze(-1)
+
+    def targets(self) -> dict[str, Tensor]:
+        """Every array that is compared."""
+        found = {} if self.output is None else {"output": self.output}
+        return found | {f"{name}_n": value for name, value in self.final.items()}
+
+    @property
+    def count(self) -> int:
+        """Numbers that are compared."""
+        total = 0
+        for name, value in self.targets().items():
+            inside = torch.isfinite(self.allowed[name].expand_as(value))
+            if name == "output" and self.valid is not None:
+                inside = inside & self.valid
+            total += int(inside.sum())
+        return total
+
+
+def predicted(outcome: Outcome) -> dict[str, Tensor]:
+    """What a model returns, under the names of ``Observation.targets``."""
+    return {"output": outcome.output} | {
+        f"{name}_n": value for name, value in outcome.final.items()
+    }
+
+
+def allowed(model: Model, inputs: Inputs, unit: float, seed: int = 0) -> dict[str, Tensor]:
+    """What rounding to ``unit`` allows: ``FREE`` times how far runs move whose weights, inputs
+    and states are changed by a rounding's size, at each time and row the largest over units; and
+    never less than a few roundings of the numbers themselves. Inf from where it is of no use.
+
+    (time, batch, 1) for the output, (layer, direction, batch, 1) for states.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def shaken(value: Tensor) -> Tensor:
+        noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        return value * (1 + 2 * unit * noise)
+
+    [exact] = Simulator(inputs).run([model])
+    if exact is None:
+        return {}
+    floor = predicted(exact)
+    found = {
+        name: 8 * unit * value.abs().amax(-1, keepdim=True).clamp_min(1)
+        for name, value in floor.items()
+    }
+    for _ in range(3):
+        parts = {
+            (layer, d): replace(part, weights=part.weights.map(shaken), token=("shaken", layer, d))
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+        moved = replace(
+            inputs,
+            x=shaken(inputs.x),
+            initial={name: shaken(value) for name, value in inputs.initial.items()},
+        )
+        [other] = Simulator(moved).run([model.with_parts(parts)])
+        if other is None:
+            continue
+        for name, value in predicted(other).items():
+            away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
+            found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
+    return {name: _beyond_use(name, value, floor[name]) for name, value in found.items()}
+
+
+def _beyond_use(name: str, tolerance: Tensor, value: Tensor) -> Tensor:
+    """Inf where the tolerance is more than a hundredth of the numbers' spread."""
+    spread = value[torch.isfinite(value)].std() if value.numel() > 1 else value.abs().max()
+    return torch.where(tolerance > spread.clamp_min(1e-30) / 100, torch.inf, tolerance)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the numbers that are compared, told apart so that a search sees what fits where."""
+
+    observation: int
+    target: str
+    place: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How far many models are from what was observed: (model, group) the root mean square and
+    the largest ratio to what rounding allows; ``count`` (group) numbers in each."""
+
+    groups: tuple[Group, ...]
+    squares: Tensor
+    ratios: Tensor
+    count: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """(model): root mean square over everything."""
+        return ((self.squares**2 * self.count).sum(1) / self.count.sum()).sqrt()
+
+    @property
+    def worst(self) -> Tensor:
+        """(model): the largest ratio to what rounding allows."""
+        return self.ratios.amax(1)
+
+    def rows(self, chosen: Sequence[int]) -> Misfit:
+        """The misfit of some of the models."""
+        index = torch.tensor(chosen, dtype=torch.long)
+        return replace(self, squares=self.squares[index], ratios=self.ratios[index])
+
+    def beside(self, other: Misfit) -> Misfit:
+        """The misfits of both, one after the other."""
+        return replace(
+            self,
+            squares=torch.cat([self.squares, other.squares]),
+            ratios=torch.cat([self.ratios, other.ratios]),
+        )
+
+    def closest(self, beam: int, each: int) -> list[int]:
+        """The models to go on from: the best by the whole, by the groups that fit, and by each
+        group of numbers alone."""
+        fits = (self.ratios <= 1).double().sum(1)
+        by_count = fits - self.total / self.total.max().clamp_min(1e-300)
+        orders = [(self.total.argsort(), beam), (by_count.argsort(descending=True), beam)]
+        orders += [(self.squares[:, g].argsort(), each) for g in range(len(self.groups))]
+        return list(dict.fromkeys(k for order, count in orders for k in order[:count].tolist()))
+
+
+def misfits(
+    observations: Sequence[Observation],
+    models: Sequence[Model],
+    simulators: Sequence[Simulator],
+) -> Misfit:
+    """How far each model is from each observation, group by group; inf where it does not fit."""
+    groups: list[Group] = []
+    squares: list[Tensor] = []
+    ratios: list[Tensor] = []
+    counts: list[int] = []
+    for k, (observation, simulator) in enumerate(zip(observations, simulators, strict=True)):
+        outcomes = simulator.run(models)
+        with torch.inference_mode():
+            for target, seen in observation.targets().items():
+                away = _away(target, seen, outcomes)
+                tolerance = observation.allowed[target]
+                mask = torch.isfinite(tolerance).expand_as(seen)
+                if target == "output" and observation.valid is not None:
+                    mask = mask & observation.valid
+                for place, index in _places(target, seen, models[0]):
+                    inside = mask[index]
+                    if not bool(inside.any()):
+                        continue
+                    values = away[(slice(None), *index)] * inside
+                    within = tolerance.expand_as(seen)[index]
+                    groups.append(Group(k, target, place))
+                    count = int(inside.sum())
+                    counts.append(count)
+                    squares.append((values.flatten(1) ** 2).sum(1).div(count).sqrt())
+                    share = values / torch.where(inside, within, 1)
+                    ratios.append(share.flatten(1).amax(1))
+    return Misfit(
+        tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
+    )
+
+
+MISSING = 1e30
+"""The distance of what is not there: finite, so that sums of squares stay numbers."""
+
+
+def _away(target: str, seen: Tensor, outcomes: Sequence[Outcome | None]) -> Tensor:
+    """(model, *shape of what was seen): absolute differences; equal infinities are no difference."""
+    values: list[Tensor] = []
+    for outcome in outcomes:
+        value = None if outcome is None else predicted(outcome).get(target)
+        fits = value is not None and value.shape == seen.shape
+        values.append(value if fits and value is not None else seen.new_full(seen.shape, torch.nan))
+    return distance(torch.stack(values), seen)
+
+
+def distance(values: Tensor, seen: Tensor) -> Tensor:
+    """Absolute differences; equal infinities do not differ, what is not a number is far."""
+    away = torch.where(values == seen, 0.0, (values - seen).abs())
+    return away.nan_to_num(MISSING, posinf=MISSING).clamp_max(MISSING)
+
+
+def _places(
+    target: str, seen: Tensor, model: Model
+) -> list[tuple[tuple[object, ...], tuple[slice, ...]]]:
+    """The groups of one array: of the output each direction's first step in its own order, and
+    the rest; of a final state each layer and direction."""
+    whole = slice(None)
+    if target != "output":
+        return [
+            ((layer, d), (slice(layer, layer + 1), slice(d, d + 1), whole, whole))
+            for layer in range(seen.shape[0])
+            for d in range(seen.shape[1])
+        ]
+    directions = model.num_directions
+    width = seen.shape[-1] // directions if seen.shape[-1] % directions == 0 else seen.shape[-1]
+    halves = [slice(k, k + width) for k in range(0, seen.shape[-1], width)]
+    found: list[tuple[tuple[object, ...], tuple[slice, ...]]] = []
+    for d, half in enumerate(halves):
+        backward = d < directions and model.parts[-1][d].backward
+        first = slice(-1, None) if backward else slice(0, 1)
+        rest = slice(0, -1) if backward else slice(1, None)
+        found.append(((d, "first"), (first, whole, half)))
+        if seen.shape[0] > 1:
+            found.append(((d, "rest"), (rest, whole, half)))
+    return found

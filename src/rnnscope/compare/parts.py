@@ -1,0 +1,210 @@
+"""Single steps: a candidate's own states before and after them, part by part.
+
+What a candidate returned is opened with the reference's equations and the candidate's *own*
+states, so an error of one step shows alone, whatever happened before it, and whatever else is
+wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.catalogue import CATALOGUE
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part
+from rnnscope.compare.observed import Group, Misfit, Observation, distance
+from rnnscope.compare.simulate import Known, opened
+
+__all__ = ["OpenedPart", "Steps", "opened_parts", "scale"]
+
+STEP = 16
+"""An opened step may be off by so many roundings of the largest sum of its products."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Single steps of one part: what is known of them and what came out, in the order of
+    computing; ``after`` maps states to (time, batch, unit); ``unit`` is the rounding."""
+
+    known: Known
+    after: Mapping[str, Tensor]
+    observation: int
+    unit: float
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """All single steps that are known of one layer in one direction."""
+
+    place: tuple[int, int]
+    part: Part
+    steps: tuple[Steps, ...]
+    direction: str
+
+    def changed(self, model: Model, together: frozenset[Cause]) -> Part | None:
+        """The part with these mistakes; None where one does not apply."""
+        part: Part | None = self.part
+        order = {name: k for k, name in enumerate(CATALOGUE)}
+        for cause in sorted(together, key=lambda c: order[c.name]):
+            change = CATALOGUE[cause.name].part
+            assert change is not None, "mistakes of cells change parts"
+            if part is None:
+                return None
+            part = change(part, cause)
+        return part
+
+    def misfit(self, parts: Sequence[Part]) -> Misfit:
+        """How far each part's single steps are from what was observed, by call and state."""
+        groups: list[Group] = []
+        squares: list[Tensor] = []
+        ratios: list[Tensor] = []
+        counts: list[int] = []
+        for steps in self.steps:
+            tolerance = tolerances(self.part, steps)
+            values = opened(parts, steps.known)
+            for name, seen in steps.after.items():
+                every = torch.stack([one[name] for one in values])
+                away = distance(every, seen)
+                ratio = away / tolerance[name]
+                if steps.known.valid is not None:
+                    away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
+                groups.append(Group(steps.observation, name, self.place))
+                counts.append(away[0].numel())
+                squares.append((away.flatten(1) ** 2).mean(1).sqrt())
+                ratios.append(ratio.flatten(1).amax(1))
+        return Misfit(
+            tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
+        )
+
+    def units(self, part: Part) -> Tensor:
+        """The largest deviation of each unit over all single steps, relative to what rounding
+        allows, (unit)."""
+        found: list[Tensor] = []
+        for steps in self.steps:
+            tolerance = tolerances(self.part, steps)
+            [values] = opened([part], steps.known)
+            for name, seen in steps.after.items():
+                ratio = distance(values[name], seen) / tolerance[name]
+                if steps.known.valid is not None:
+                    ratio = ratio[steps.known.valid]
+                found.append(ratio.reshape(-1, ratio.shape[-1]).amax(0))
+        return torch.stack(found).amax(0)
+
+
+def scale(part: Part, known: Known) -> Tensor:
+    """|W_ih||x| + |W_hh||h| + |b| at every step, the largest of any row: (time, batch, 1)."""
+    weights = part.weights
+    total = known.x.abs() @ weights.ih.abs().mT
+    total = total + known.before["h"].abs() @ weights.hh.abs().mT
+    for bias in (weights.b_ih, weights.b_hh):
+        if bias is not None:
+            total = total + bias.abs()
+    return total.amax(-1, keepdim=True).clamp_min(1)
+
+
+def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
+    """What rounding allows each state of an opened step."""
+    step = STEP * steps.unit * scale(part, steps.known)
+    found: dict[str, Tensor] = {}
+    for name, value in steps.after.items():
+        found[name] = step * value.abs().amax(-1, keepdim=True).clamp_min(1)
+    hidden = [name for name in part.cell.states if name not in steps.known.before]
+    if hidden:
+        # a state that is run along gathers the errors of all steps before
+        passed = torch.arange(1, steps.known.x.shape[0] + 1, dtype=step.dtype)
+        gathered = torch.cummax(step, 0).values * passed[:, None, None].sqrt() * 2
+        found = {name: torch.maximum(value, gathered) for name, value in found.items()}
+    return found
+
+
+def opened_parts(
+    model: Model, observations: Sequence[Observation]
+) -> dict[tuple[int, int], OpenedPart]:
+    """Every part of which single steps are known."""
+    found: dict[tuple[int, int], list[Steps]] = {}
+    for k, observation in enumerate(observations):
+        for place, steps in _steps(model, observation, k).items():
+            found.setdefault(place, []).append(steps)
+    names = model.structure.directions
+    return {
+        (layer, d): OpenedPart((layer, d), model.parts[layer][d], tuple(steps), names[d])
+        for (layer, d), steps in found.items()
+    }
+
+
+def _steps(model: Model, observation: Observation, k: int) -> dict[tuple[int, int], Steps]:
+    h = _hidden(model, observation)
+    found: dict[tuple[int, int], Steps] = {}
+    states = model.structure.cell.states
+    inputs = observation.inputs
+    flow: Tensor | None = inputs.x
+    for layer in range(model.num_layers):
+        below: list[Tensor] = []
+        for d in range(model.num_directions):
+            mine = h.get((layer, d), {})
+            if "h" in mine:
+                below.append(mine["h"])
+            if flow is None or "h" not in mine or not mine.keys() & set(states):
+                continue
+            found[layer, d] = _of_part(model, observation, layer, d, flow, mine, k)
+        flow = torch.cat(below, -1) if len(below) == model.num_directions else None
+    return found
+
+
+def _of_part(
+    model: Model,
+    observation: Observation,
+    layer: int,
+    d: int,
+    flow: Tensor,
+    mine: Mapping[str, Tensor],
+    k: int,
+) -> Steps:
+    backward = model.parts[layer][d].backward
+    initial = {name: value[layer, d] for name, value in observation.inputs.initial.items()}
+    x = flow.flip(0) if backward else flow
+    after = {name: value.flip(0) if backward else value for name, value in mine.items()}
+    valid = observation.valid
+    inside = None if valid is None else valid[..., 0].flip(0) if backward else valid[..., 0]
+    before: dict[str, Tensor] = {}
+    for name, value in after.items():
+        if name not in initial:
+            continue
+        previous = torch.cat([initial[name].unsqueeze(0), value[:-1]])
+        if inside is not None:
+            fresh = inside.clone()
+            fresh[1:] &= ~inside[:-1]
+            previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
+        before[name] = previous
+    known = Known(x, before, {}, initial, inside)
+    return Steps(known, after, k, observation.unit)
+
+
+def _hidden(
+    model: Model, observation: Observation
+) -> dict[tuple[int, int], dict[str, Tensor]]:
+    """What is known of the states at every step, (time, batch, unit), by part."""
+    found: dict[tuple[int, int], dict[str, Tensor]] = {}
+    states = model.structure.cell.states
+    last = model.num_layers - 1
+    directions = model.num_directions
+    for layer in range(model.num_layers):
+        for d in range(directions):
+            mine: dict[str, Tensor] = {}
+            for name in states:
+                if name in observation.quantities:
+                    value = observation.quantities[name][layer, d]
+                    mine[name] = value.transpose(0, 1)
+                elif observation.inputs.steps == 1 and name in observation.final:
+                    mine[name] = observation.final[name][layer, d].unsqueeze(0)
+            output = observation.output
+            size = model.structure.output_size
+            if layer == last and output is not None and output.shape[-1] == directions * size:
+                mine["h"] = output[..., d * size : (d + 1) * size]
+            if mine:
+                found[layer, d] = mine
+    return found

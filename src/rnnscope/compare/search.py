@@ -1,0 +1,344 @@
+"""The search for the mistakes that explain what a candidate returned.
+
+Single mistakes are tried one and all. Then every part whose single steps are known is searched by
+itself, whatever else is wrong; what that finds, and the sets that come closest in any group of
+numbers, are extended one mistake at a time.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, product
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.catalogue import CATALOGUE, applied, causes
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import Misfit, Observation, misfits
+from rnnscope.compare.parts import OpenedPart, opened_parts
+from rnnscope.compare.simulate import Simulator
+
+__all__ = ["Found", "Search"]
+
+Causes = frozenset[Cause]
+
+BEAM = 8
+EACH = 2
+DEPTH = 3
+
+SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
+"""Entries after which no number of a matrix is where it was: two of them come no closer one by
+one, so all pairs are tried."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Sets of mistakes that explain all that was searched, each of the same size; ``tried`` sets
+    in all; the ``nearest`` set that does not explain it, with its root mean square."""
+
+    sets: tuple[Causes, ...]
+    tried: int
+    nearest: tuple[Causes, float] | None
+    finished: bool = True
+
+
+@dataclass
+class Search:
+    """A search over the sets of mistakes that one model may have."""
+
+    model: Model
+    observations: Sequence[Observation]
+    seconds: float = 6.0
+    progress: Callable[[str], None] | None = None
+    _models: dict[Causes, Model | None] = field(default_factory=dict)
+    _simulators: list[Simulator] = field(default_factory=list)
+    _scores: dict[Causes, tuple[float, float]] = field(default_factory=dict)
+    _places: dict[Causes, int] = field(default_factory=dict)
+    _misfits: Misfit | None = None
+    tried: int = 0
+
+    def __post_init__(self) -> None:
+        self._simulators = [Simulator(one.inputs) for one in self.observations]
+        # most sets are told from the rest by the fullest observation alone
+        richest = max(
+            range(len(self.observations)),
+            key=lambda k: (self.observations[k].inputs.given, self.observations[k].count),
+        )
+        self._quick = [richest]
+        self._every = list(range(len(self.observations)))
+        self.every = causes(self.model)
+        self._started = clock.monotonic()
+
+    # models and how far they are -------------------------------------------------------------
+
+    def _of(self, together: Causes) -> Model | None:
+        if together not in self._models:
+            self._models[together] = applied(self.model, tuple(together))
+        return self._models[together]
+
+    def _explaining_singles(self, singles: Sequence[Causes]) -> list[Causes]:
+        """The single mistakes that explain everything, measured where most is seen first."""
+        models = [(s, model) for s in singles if (model := self._of(s)) is not None]
+        self.tried += len(models)
+        misfit = self._misfit([model for _, model in models], self._quick)
+        left = [s for (s, _), worst in zip(models, misfit.worst, strict=True) if worst <= 1]
+        sets, _ = self._measure(left)
+        return self._explaining(sets)
+
+    def _misfit(self, models: Sequence[Model], which: Sequence[int]) -> Misfit:
+        observations = [self.observations[k] for k in which]
+        return misfits(observations, models, [self._simulators[k] for k in which])
+
+    def _measure(self, sets: Iterable[Causes]) -> tuple[list[Causes], Misfit | None]:
+        """The sets that apply, and how far they are."""
+        wanted = list(dict.fromkeys(sets))
+        fresh = [s for s in wanted if s not in self._scores]
+        models = [(s, model) for s in fresh if (model := self._of(s)) is not None]
+        for s in fresh:
+            self._scores[s] = (torch.inf, torch.inf)
+        self.tried += len(models)
+        if models:
+            misfit = self._misfit([model for _, model in models], self._every)
+            for k, (s, worst, total) in enumerate(
+                zip((s for s, _ in models), misfit.worst.tolist(), misfit.total.tolist(), strict=True)
+            ):
+                self._scores[s] = (worst, total)
+                self._places[s] = k if self._misfits is None else len(self._misfits.squares) + k
+            self._misfits = misfit if self._misfits is None else self._misfits.beside(misfit)
+        known = [s for s in wanted if s in self._places]
+        if not known or self._misfits is None:
+            return [], None
+        return known, self._misfits.rows([self._places[s] for s in known])
+
+    def _explains(self, s: Causes) -> bool:
+        return self._scores[s][0] <= 1
+
+    @property
+    def _late(self) -> bool:
+        return clock.monotonic() - self._started > self.seconds
+
+    # the search ------------------------------------------------------------------------------
+
+    def run(self) -> Found:
+        """The smallest sets that explain everything, or none."""
+        alone: Causes = frozenset()
+        singles = [frozenset({cause}) for cause in self.every]
+        found = self._explaining_singles(singles)
+        if found:
+            return self._found(found)
+        sets, misfit = self._measure([alone, *singles])
+        beam = self._best(sets, misfit)
+        seeds = self._seeds()
+        if seeds:
+            sets, misfit = self._measure(seeds)
+            found = self._explaining(sets)
+            if found:
+                return self._found(self._alternatives(found))
+            if misfit is not None:
+                beam = [*self._best(sets, misfit), *beam]
+        for _ in range(DEPTH - 1):
+            if self._late:
+                return self._found([])
+            self._say()
+            extended = (base | {cause} for base in beam for cause in self.every)
+            sets, misfit = self._measure(s for s in extended if self._sensible(s))
+            found = self._explaining(sets)
+            if found:
+                return self._found(self._alternatives(found))
+            if misfit is None:
+                break
+            beam = self._best(sets, misfit)
+        return self._found(self._alternatives(self._scrambled()))
+
+    def _scrambled(self) -> list[Causes]:
+        """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
+        if self._late:
+            return []
+        everywhere = [c for c in self.every if c == c.everywhere()]
+        pairs = [frozenset(pair) for pair in _scrambles(everywhere)]
+        return self._explaining_singles(pairs) if pairs else []
+
+    def _say(self) -> None:
+        if self.progress is not None:
+            self.progress(f"{self.tried} sets of mistakes tried")
+
+    def _sensible(self, s: Causes) -> bool:
+        """Not two choices of what can be chosen once in one place."""
+        keys = [(c.name, c.tensors, c.layer, c.direction) for c in s if c.name != "activation"]
+        return len(set(keys)) == len(keys)
+
+    def _explaining(self, sets: Sequence[Causes]) -> list[Causes]:
+        found = [s for s in sets if self._explains(s)]
+        if not found:
+            return []
+        least = min(map(len, found))
+        return [s for s in found if len(s) == least]
+
+    def _found(self, sets: Sequence[Causes]) -> Found:
+        explaining = set(sets)
+        others = [
+            (s, total)
+            for s, (worst, total) in self._scores.items()
+            if s and worst > 1 and not any(e <= s for e in explaining)
+        ]
+        nearest = min(others, key=lambda pair: pair[1], default=None)
+        return Found(tuple(sets), self.tried, nearest, not self._late)
+
+    def _alternatives(self, found: Sequence[Causes]) -> list[Causes]:
+        """All sets of the same size that explain as well, one mistake replaced by another."""
+        known = list(found)
+        for s in found[:4]:
+            for cause in s:
+                rest = s - {cause}
+                sets, _ = self._measure(
+                    rest | {other} for other in self.every if self._sensible(rest | {other})
+                )
+                known += self._explaining(sets)
+                smaller, _ = self._measure([rest])
+                if self._explaining(smaller):
+                    return smaller
+        if not known:
+            return []
+        known += self._explaining(self._measure(self._joined(known))[0])
+        least = min(map(len, known))
+        return [s for s in dict.fromkeys(known) if len(s) == least]
+
+    def _joined(self, found: Sequence[Causes]) -> Iterable[Causes]:
+        """Two of a kind as one: of W and of b is of all, of both directions is of the layer."""
+        for s in found:
+            for one, other in combinations(s, 2):
+                if (one.name, one.choice) == (other.name, other.choice):
+                    for cause in self.every:
+                        if (cause.name, cause.choice) == (one.name, one.choice):
+                            yield (s - {one, other}) | {cause}
+
+    def _best(self, sets: Sequence[Causes], misfit: Misfit | None) -> list[Causes]:
+        return [] if misfit is None else [sets[k] for k in misfit.closest(BEAM, EACH)]
+
+    # parts by themselves ---------------------------------------------------------------------
+
+    def _seeds(self) -> list[Causes]:
+        parts = opened_parts(self.model, self.observations)
+        if not parts:
+            return []
+        of_cell = [
+            c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()
+        ]
+        options: dict[tuple[int, int], list[Causes]] = {}
+        for place, part in parts.items():
+            options[place] = _explain_part(self.model, part, of_cell)
+        known = {place: sets for place, sets in options.items() if sets}
+        if not known:
+            return []
+        combined = product(*([(place, s) for s in sets[:4]] for place, sets in known.items()))
+        found: dict[Causes, None] = {}
+        for k, combination in enumerate(combined):
+            if k >= 64:
+                break
+            found[_merged(self.model, dict(combination), set(known))] = None
+        return [s for s in found if s]
+
+
+def _scrambles(every: Sequence[Cause]) -> Iterable[tuple[Cause, Cause]]:
+    scrambling = [c for c in every if c.name in SCRAMBLES]
+    for one, other in combinations(scrambling, 2):
+        if one.name != other.name:
+            yield one, other
+
+
+def _explain_part(
+    model: Model, part: OpenedPart, every: Sequence[Cause], depth: int = 3
+) -> list[Causes]:
+    """The smallest sets of mistakes of one cell that explain a part's single steps; the empty
+    set where nothing is wrong there, none where nothing explains it."""
+    bases: list[Causes] = [frozenset()]
+    tried: set[Causes] = set()
+    for size in range(depth + 1):
+        if size == 0:
+            wanted = bases
+        else:
+            wanted = [
+                base | {cause}
+                for base in bases
+                for cause in every
+                if not any((c.name, c.tensors) == (cause.name, cause.tensors) for c in base)
+            ]
+        fresh = [s for s in dict.fromkeys(wanted) if s not in tried]
+        tried.update(fresh)
+        made = [(s, p) for s in fresh if (p := part.changed(model, s)) is not None]
+        if not made:
+            return []
+        misfit = part.misfit([p for _, p in made])
+        found = [s for (s, _), worst in zip(made, misfit.worst.tolist(), strict=True) if worst <= 1]
+        if found:
+            return found
+        bases = [made[k][0] for k in misfit.closest(BEAM, EACH)]
+        if size == 2:
+            pairs = [frozenset(pair) for pair in _scrambles(every)]
+            made = [(s, p) for s in pairs if (p := part.changed(model, s)) is not None]
+            if made:
+                worst = part.misfit([p for _, p in made]).worst.tolist()
+                found = [s for (s, _), ratio in zip(made, worst, strict=True) if ratio <= 1]
+            if found:
+                return found
+    return []
+
+
+def _merged(
+    model: Model, combination: dict[tuple[int, int], Causes], places: set[tuple[int, int]]
+) -> Causes:
+    """The mistakes of every part as few: one that all parts have stands for all."""
+    where: dict[Cause, set[tuple[int, int]]] = {}
+    for place, s in combination.items():
+        for cause in s:
+            where.setdefault(cause, set()).add(place)
+    every = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
+    found: set[Cause] = set()
+    for cause, here in where.items():
+        found |= _covering(model, cause, here, every, places)
+    return frozenset(found)
+
+
+def _covering(
+    model: Model,
+    cause: Cause,
+    here: set[tuple[int, int]],
+    every: set[tuple[int, int]],
+    known: set[tuple[int, int]],
+) -> set[Cause]:
+    entry = CATALOGUE[cause.name]
+    assert entry.part is not None, "mistakes of cells change parts"
+    # where it does not apply, or nothing is known, it may stand or not
+    free = {
+        (layer, d)
+        for layer, d in every
+        if (layer, d) not in known or entry.part(model.parts[layer][d], cause) is None
+    }
+    names = model.structure.directions
+    scopes: list[tuple[Cause, set[tuple[int, int]]]] = [(cause, every)]
+    if model.num_directions > 1:
+        scopes += [
+            (_at(cause, None, name), {p for p in every if p[1] == d})
+            for d, name in enumerate(names)
+        ]
+    if model.num_layers > 1:
+        scopes += [
+            (_at(cause, layer, None), {p for p in every if p[0] == layer})
+            for layer in range(model.num_layers)
+        ]
+    for scope, places in scopes:
+        if here <= places and places <= here | free:
+            return {scope}
+    several = model.num_directions > 1
+    return {
+        _at(cause, layer if model.num_layers > 1 else None, names[d] if several else None)
+        for layer, d in here
+    }
+
+
+def _at(cause: Cause, layer: int | None, direction: str | None) -> Cause:
+    return Cause(cause.name, cause.choice, cause.tensors, layer, direction)

@@ -1,0 +1,632 @@
+"""Many models run at once on the same inputs: what each would return.
+
+Models that differ in few places share the rest: every part is run once for each different set of
+weights and each different input, and parts with the same equations run as one batch of products.
+``opened`` evaluates single steps instead, from states that are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
+from rnnscope.expr import (
+    Expr,
+    FromH,
+    FromX,
+    Previous,
+    Project,
+    Quantity,
+    Vector,
+    Weighted,
+    evaluate,
+)
+
+__all__ = ["Known", "Simulator", "opened"]
+
+MOST_BYTES = 2**26
+"""Weights that are stacked for one batch of products."""
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """A part's run: ``emitted`` (time, batch, unit), ``before`` what was emitted a step before,
+    ``final`` each state (batch, unit)."""
+
+    emitted: Tensor
+    before: Tensor
+    final: Mapping[str, Tensor]
+    token: Token
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A part with its input (time, batch, feature) and initial states (batch, unit)."""
+
+    part: Part
+    x: Tensor
+    initial: Mapping[str, Tensor]
+    token: Token
+
+    @property
+    def alike(self) -> Token:
+        """Jobs of the same kind can run as one batch."""
+        part, w = self.part, self.part.weights
+        flags = (part.backward, part.feeds, part.emits, part.ends, part.carried, part.aligned)
+        present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
+        return (id(part.cell), flags, present, self.x.shape, w.ih.shape, w.hh.shape)
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What flows from layer to layer, with the token of how it came about."""
+
+    x: Tensor
+    token: Token
+
+
+@dataclass
+class Simulator:
+    """Runs models on one call's inputs; what has been run once is remembered."""
+
+    inputs: Inputs
+    _done: dict[Token, _Ran] = field(default_factory=dict)
+
+    def run(self, models: Sequence[Model]) -> list[Outcome | None]:
+        """What each model returns; None where a model does not fit these inputs."""
+        with torch.inference_mode():
+            return self._run(models)
+
+    def _run(self, models: Sequence[Model]) -> list[Outcome | None]:
+        entered: dict[Token, tuple[Inputs, ...] | None] = {}
+        stages: list[tuple[Inputs, ...] | None] = []
+        given: list[Inputs | None] = []
+        flows: list[_Flow | None] = []
+        for model in models:
+            token = tuple(change.token for change in model.enter)
+            if token not in entered:
+                entered[token] = _changed_inputs(self.inputs, model)
+            stages.append(entered[token])
+            one = None if stages[-1] is None else stages[-1][-1]
+            given.append(one)
+            flows.append(None if one is None else _Flow(one.x, token))
+        finals: list[list[tuple[_Ran | None, ...]]] = [[] for _ in models]
+        written: list[list[Tensor]] = [[] for _ in models]
+        shared: dict[Token, _Flow] = {}
+        for layer in range(models[0].num_layers if models else 0):
+            flows = self._layer(layer, models, given, flows, finals, written, shared)
+        return [
+            None if stage is None or flow is None else _outcome(model, stage, flow, final, every)
+            for model, stage, flow, final, every in zip(
+                models, stages, flows, finals, written, strict=True
+            )
+        ]
+
+    def _layer(
+        self,
+        layer: int,
+        models: Sequence[Model],
+        given: Sequence[Inputs | None],
+        flows: Sequence[_Flow | None],
+        finals: list[list[tuple[_Ran | None, ...]]],
+        written: list[list[Tensor]],
+        shared: dict[Token, _Flow],
+    ) -> list[_Flow | None]:
+        reads: list[_Flow | None] = []
+        for k, (model, flow) in enumerate(zip(models, flows, strict=True)):
+            if flow is not None:
+                for change in model.reads[layer]:
+                    flow = _read(change.token, change, flow, finals[k][-1], shared)
+            reads.append(flow)
+        rans: list[list[_Ran]] = [[] for _ in models]
+        cut: dict[tuple[int, int], Mapping[str, Tensor]] = {}
+
+        def slices(inputs: Inputs, layer: int, d: int) -> Mapping[str, Tensor]:
+            key = (id(inputs), d)
+            if key not in cut:
+                cut[key] = {name: value[layer, d] for name, value in inputs.initial.items()}
+            return cut[key]
+
+        for d in range(models[0].num_directions):
+            jobs: list[_Job | None] = []
+            lengths: list[Tensor | None] = []
+            for k, (model, flow) in enumerate(zip(models, reads, strict=True)):
+                inputs = given[k]
+                if flow is None or inputs is None or layer in model.skipped:
+                    jobs.append(None)
+                    lengths.append(None)
+                    continue
+                part = model.parts[layer][d]
+                lengths.append(inputs.lengths)
+                jobs.append(_job(part, layer, d, model, inputs, flow, rans[k], slices))
+            for k, ran in enumerate(self._all(jobs, lengths, models)):
+                if ran is None:
+                    if jobs[k] is not None:
+                        reads[k] = None
+                else:
+                    rans[k].append(ran)
+        after: list[_Flow | None] = []
+        for k, (model, flow) in enumerate(zip(models, reads, strict=True)):
+            if flow is None:
+                after.append(None)
+                continue
+            if layer in model.skipped:
+                finals[k].append((None,) * model.num_directions)
+                after.append(flow)
+                written[k].append(flow.x)
+                continue
+            finals[k].append(tuple(rans[k]))
+            joined = _joined(model, layer, rans[k], flow, shared)
+            after.append(joined)
+            if joined is not None:
+                written[k].append(joined.x)
+        return after
+
+    def _all(
+        self,
+        jobs: Sequence[_Job | None],
+        lengths: Sequence[Tensor | None],
+        models: Sequence[Model],
+    ) -> list[_Ran | None]:
+        """Every job's run; equal jobs once, jobs alike in batches."""
+        groups: dict[Token, dict[Token, _Job]] = {}
+        facts: dict[Token, tuple[Tensor | None, bool]] = {}
+        for job, length, model in zip(jobs, lengths, models, strict=True):
+            if job is None or job.token in self._done or not _fits(job):
+                continue
+            chained = model.rows == "chained"
+            key = (job.alike, id(length), chained)
+            groups.setdefault(key, {})[job.token] = job
+            facts[key] = (length, chained)
+        for key, group in groups.items():
+            length, chained = facts[key]
+            for chunk in _chunks(list(group.values())):
+                for job, ran in zip(chunk, _run_jobs(chunk, length, chained), strict=True):
+                    self._done[job.token] = ran
+        return [None if job is None else self._done.get(job.token) for job in jobs]
+
+
+def _changed_inputs(inputs: Inputs, model: Model) -> tuple[Inputs, ...] | None:
+    """The inputs before and after each change."""
+    stages = [inputs]
+    for change in model.enter:
+        changed: Inputs | None = change(stages[-1])
+        if changed is None:
+            return None
+        stages.append(changed)
+    return tuple(stages)
+
+
+def _read(
+    token: Token,
+    change: object,
+    flow: _Flow,
+    below: tuple[_Ran | None, ...],
+    shared: dict[Token, _Flow],
+) -> _Flow:
+    key = ("read", token, flow.token, tuple(ran.token if ran else None for ran in below))
+    if key not in shared:
+        finals = [ran.final["h"] for ran in below if ran is not None]
+        shared[key] = _Flow(change(flow.x, finals), key)  # type: ignore[operator]
+    return shared[key]
+
+
+def _job(
+    part: Part,
+    layer: int,
+    d: int,
+    model: Model,
+    inputs: Inputs,
+    flow: _Flow,
+    rans: Sequence[_Ran],
+    slices: Callable[[Inputs, int, int], Mapping[str, Tensor]],
+) -> _Job:
+    start: Token = tuple(change.token for change in model.enter)
+    if part.after_forward and rans:
+        initial, start = rans[0].final, ("after", rans[0].token)
+    else:
+        initial = slices(inputs, layer, d)
+    token = (part.token, layer, d, model.rows, start, flow.token)
+    return _Job(part, flow.x, initial, token)
+
+
+def _fits(job: _Job) -> bool:
+    weights = job.part.weights
+    return job.x.shape[-1] == weights.ih.shape[-1] and all(
+        value.shape[0] == job.x.shape[1] for value in job.initial.values()
+    )
+
+
+def _joined(
+    model: Model, layer: int, rans: Sequence[_Ran], read: _Flow, shared: dict[Token, _Flow]
+) -> _Flow | None:
+    changes = (*model.joins[layer], *model.writes[layer])
+    key = (
+        "join",
+        tuple(ran.token for ran in rans),
+        tuple(change.token for change in changes),
+        read.token if model.writes[layer] else (),
+    )
+    if key in shared:
+        return shared[key]
+    parts = [ran.emitted for ran in rans]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    for change in model.joins[layer]:
+        joined = change(joined)
+    for change in model.writes[layer]:
+        if joined.shape != read.x.shape:
+            return None
+        joined = change(joined, read.x)
+    shared[key] = _Flow(joined, key)
+    return shared[key]
+
+
+def _outcome(
+    model: Model,
+    stages: Sequence[Inputs],
+    flow: _Flow,
+    finals: Sequence[tuple[_Ran | None, ...]],
+    written: Sequence[Tensor],
+) -> Outcome | None:
+    inputs = stages[-1]
+    states: dict[str, Tensor] = {}
+    for name in inputs.initial:
+        rows = [
+            [
+                inputs.initial[name][layer, d] if ran is None else ran.final[name]
+                for d, ran in enumerate(row)
+            ]
+            for layer, row in enumerate(finals)
+        ]
+        sizes = {value.shape for row in rows for value in row}
+        if len(sizes) == 1:
+            states[name] = torch.stack([torch.stack(row) for row in rows])
+    last = [ran for ran in finals[-1] if ran is not None]
+    before = None
+    if last and not model.writes[-1]:
+        before = torch.cat([ran.before for ran in last], -1)
+        for change in model.joins[-1]:
+            before = change(before)
+    try:
+        return _left(model, Outcome(flow.x, states, tuple(written), before), stages)
+    except RuntimeError:
+        return None  # changes whose shapes do not fit each other: no such implementation can be
+
+
+def _left(model: Model, outcome: Outcome | None, stages: Sequence[Inputs]) -> Outcome | None:
+    """What is returned, after all changes on the way out."""
+    for change, given in zip(reversed(model.enter), reversed(stages[:-1]), strict=True):
+        if change.undo is not None:
+            outcome = change.undo(outcome, given)
+    for change in model.leave:
+        if outcome is None:
+            return None
+        outcome = change(outcome, stages[0])
+    return outcome
+
+
+# parts, in batches of models -----------------------------------------------------------------
+
+
+def _chunks(jobs: list[_Job]) -> Iterable[list[_Job]]:
+    one = jobs[0].part.weights
+    size = (one.ih.numel() + one.hh.numel()) * one.ih.element_size() + jobs[0].x.nbytes * 8
+    most = max(1, MOST_BYTES // max(1, size))
+    for start in range(0, len(jobs), most):
+        yield jobs[start : start + most]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """(model, ...), of one only where all are the same tensor."""
+    first = tensors[0]
+    if all(t is first for t in tensors):
+        return first.unsqueeze(0)
+    return torch.stack(list(tensors))
+
+
+class _Batch:
+    """The weights of many parts with the same equations; each tensor has a first axis of models,
+    of size 1 where all share it."""
+
+    def __init__(self, parts: Sequence[Part]):
+        weights = [part.weights for part in parts]
+        self.cell = parts[0].cell
+        self.units = weights[0].hidden_size
+        self.ih = _stacked([w.ih for w in weights])
+        self.hh = _stacked([w.hh for w in weights])
+        self.b_ih = _optional([w.b_ih for w in weights], rows=True)
+        self.b_hh = _optional([w.b_hh for w in weights], rows=True)
+        self.hr = _optional([w.hr for w in weights])
+        self.first = _optional([part.first_b_hh for part in parts], rows=True)
+        self.vectors = {
+            name: _stacked([w.vectors[name] for w in weights]).unsqueeze(-2)
+            for name in weights[0].vectors
+        }
+        self.gates = tuple(self.cell.gates)
+
+    def rows(self, gate: str) -> slice:
+        k = self.gates.index(gate)
+        return slice(k * self.units, (k + 1) * self.units)
+
+
+def _optional(tensors: Sequence[Tensor | None], rows: bool = False) -> Tensor | None:
+    """Stacked, or None where there are none; with ``rows`` an axis to add to rows, (model, 1, out)."""
+    found = [t for t in tensors if t is not None]
+    if len(found) < len(tensors):
+        return None
+    return _stacked(found).unsqueeze(-2) if rows else _stacked(found)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (model, n, in), weight (model, out, in), bias (model, 1 or n, out) → (model, n, out)."""
+    product = torch.matmul(x, weight.mT)
+    return product if bias is None else product + bias
+
+
+class _Step:
+    """The environment of ``evaluate`` for all models of a batch: (model, batch, unit) each."""
+
+    def __init__(self, batch: _Batch, x: Tensor, before: Mapping[str, Tensor], b_hh: Tensor | None):
+        self.batch, self.x, self.b_hh = batch, x, b_hh
+        self.values: dict[Expr, Tensor] = {Previous(name): t for name, t in before.items()}
+        self.products_of: dict[Expr, Tensor] = {}
+
+    def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
+        if isinstance(leaf, Vector):
+            return self.batch.vectors[leaf.name]
+        return self.values[leaf]
+
+    def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
+        first, *rest = (self._product(leaf) for leaf in leaves)
+        return sum(rest, first)
+
+    def _product(self, leaf: Weighted) -> Tensor:
+        batch = self.batch
+        match leaf:
+            case FromX(gate):
+                return self.x[..., batch.rows(gate)]
+            case Project(of):
+                assert batch.hr is not None, "the cell projects, so there is a projection"
+                return _affine(evaluate(of, self), batch.hr, None)
+            case FromH(gate, Previous("h")):
+                # all gates in one product
+                if leaf.of not in self.products_of:
+                    self.products_of[leaf.of] = _affine(self.values[leaf.of], batch.hh, self.b_hh)
+                return self.products_of[leaf.of][..., batch.rows(gate)]
+            case FromH(gate, of):
+                rows = batch.rows(gate)
+                bias = None if self.b_hh is None else self.b_hh[..., rows]
+                return _affine(evaluate(of, self), batch.hh[:, rows], bias)
+
+    def run(self) -> dict[str, Tensor]:
+        """Every quantity of the step."""
+        found: dict[str, Tensor] = {}
+        for name, equation in self.batch.cell.equations.items():
+            found[name] = self.values[Quantity(name)] = evaluate(equation, self)
+        return found
+
+
+def _from_input(batch: _Batch, x: Tensor) -> Tensor:
+    """x (model, time, batch, feature) → the inputs' part of every gate, (model, time, batch,
+    rows)."""
+    flat = _affine(x.flatten(1, 2), batch.ih, batch.b_ih)
+    return flat.unflatten(1, x.shape[1:3])
+
+
+def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> list[_Ran]:
+    part = jobs[0].part
+    batch = _Batch([job.part for job in jobs])
+    x = _stacked([job.x for job in jobs])
+    if part.backward:
+        x = x.flip(1)
+    states = {
+        name: _stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial
+    }
+    steps, rows = x.shape[1:3]
+    if chained:
+        # one long sequence, row after row; every row starts where the row before ended
+        x = x.transpose(1, 2).flatten(1, 2).unsqueeze(2)
+        states = {name: value[:, :1] for name, value in states.items()}
+    emitted, before, finals = _recur(batch, part, x, states, None if chained else lengths)
+    if chained:
+
+        def cut(value: Tensor) -> Tensor:
+            return value.squeeze(2).unflatten(1, (rows, steps)).transpose(1, 2)
+
+        final = {name: cut(value)[:, -1] for name, value in finals.items()}
+        emitted, before = cut(emitted), cut(before)
+    else:
+        final = {name: value[:, -1] for name, value in finals.items()}
+    if part.backward and part.aligned:
+        emitted, before = emitted.flip(1), before.flip(1)
+    return [
+        _Ran(
+            emitted[k if emitted.shape[0] > 1 else 0],
+            before[k if before.shape[0] > 1 else 0],
+            {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
+            job.token,
+        )
+        for k, job in enumerate(jobs)
+    ]
+
+
+def _recur(
+    batch: _Batch,
+    part: Part,
+    x: Tensor,
+    initial: Mapping[str, Tensor],
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What is handed on at every step, what was a step before, and each state after each step;
+    (model, time, batch, unit) in the order of computing. Padding keeps the states."""
+    from_x = _from_input(batch, x)
+    steps = x.shape[1]
+    valid = None
+    if lengths is not None:
+        valid = torch.arange(steps)[:, None] < lengths
+        if part.backward:
+            valid = valid.flip(0)
+    emitted: list[Tensor] = []
+    before: list[Tensor] = []
+    kept: dict[str, list[Tensor]] = {name: [] for name in initial}
+    states = dict(initial)
+    last = _handed(part, initial)
+    for t in range(steps):
+        b_hh = batch.b_hh
+        if batch.first is not None and b_hh is not None:
+            started = _started(valid, t, x.shape[2])
+            b_hh = torch.where(started[:, None], batch.first, b_hh)
+        found = _Step(batch, from_x[:, t], states if part.carried else initial, b_hh).run()
+        after = {name: found[name] for name in states}
+        if part.feeds != "h":
+            after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
+        hands = found[part.emits]
+        if valid is not None:
+            inside = valid[t, :, None]
+            after = {name: torch.where(inside, after[name], states[name]) for name in after}
+            hands = hands * inside
+        states = after
+        before.append(last)
+        emitted.append(hands)
+        last = hands
+        ended = states if part.ends == "h" else {**states, "h": found[part.ends]}
+        if part.feeds != "h":
+            ended = {**ended, "h": found["h"]}
+        for name, value in ended.items():
+            kept[name].append(value)
+    width = max(value.shape[0] for value in emitted)
+    shape = emitted[0].shape[1:]
+    return (
+        torch.stack([value.expand(width, *shape) for value in emitted], 1),
+        torch.stack([_as_before(value, width, shape) for value in before], 1),
+        {
+            name: torch.stack([_widened(value, width) for value in values], 1)
+            for name, values in kept.items()
+        },
+    )
+
+
+def _handed(part: Part, initial: Mapping[str, Tensor]) -> Tensor:
+    """What would have been handed on before the first step: the initial state."""
+    return initial.get(part.emits, initial["h"])
+
+
+def _as_before(value: Tensor, width: int, shape: torch.Size) -> Tensor:
+    if value.shape[1:] != shape:
+        value = value.new_zeros(1, *shape)
+    return value.expand(width, *shape)
+
+
+def _widened(value: Tensor, width: int) -> Tensor:
+    return value.expand(width, *value.shape[1:])
+
+
+def _started(valid: Tensor | None, t: int, rows: int) -> Tensor:
+    """(batch): whether a row takes its first step at t."""
+    if valid is None:
+        return torch.full((rows,), t == 0)
+    return valid[t] & ~valid[t - 1] if t else valid[0]
+
+
+# single steps --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of one part: its input (time, batch, feature), each state at every step and
+    before it, (time, batch, unit), in the order of computing; a state that is not known is absent
+    from ``states`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding."""
+
+    x: Tensor
+    before: Mapping[str, Tensor]
+    states: Mapping[str, Tensor]
+    initial: Mapping[str, Tensor]
+    valid: Tensor | None = None
+
+
+def opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
+    """Every quantity of every single step, (time, batch, unit), for parts with their weights."""
+    groups: dict[Token, list[int]] = {}
+    for k, part in enumerate(parts):
+        shape = part.weights.ih.shape
+        present = tuple(
+            t is None for t in (part.weights.b_ih, part.weights.b_hh, part.first_b_hh)
+        )
+        groups.setdefault((id(part.cell), shape, present, part.carried, part.feeds), []).append(k)
+    found: list[dict[str, Tensor]] = [{} for _ in parts]
+    size = max(1, (parts[0].weights.ih.nbytes + parts[0].weights.hh.nbytes + known.x.nbytes * 8))
+    most = max(1, MOST_BYTES // size)
+    with torch.inference_mode():
+        for places in groups.values():
+            for start in range(0, len(places), most):
+                chunk = places[start : start + most]
+                for k, one in zip(chunk, _opened([parts[k] for k in chunk], known), strict=True):
+                    found[k] = one
+    return found
+
+
+def _opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
+    part = parts[0]
+    batch = _Batch(parts)
+    steps, rows = known.x.shape[:2]
+    from_x = _from_input(batch, known.x.unsqueeze(0))
+    before = {name: value.unsqueeze(0) for name, value in known.before.items()}
+    if not part.carried:
+        before = {
+            name: value.expand(1, steps, *value.shape) for name, value in known.initial.items()
+        }
+    b_hh: list[Tensor | None] = [batch.b_hh] * steps
+    if batch.first is not None and batch.b_hh is not None:
+        b_hh = [
+            torch.where(_started(known.valid, t, rows)[:, None], batch.first, batch.b_hh)
+            for t in range(steps)
+        ]
+    hidden = [name for name in part.cell.states if name not in before]
+    width = len(parts)
+    if not hidden and part.feeds == "h":
+        flat_bias = batch.b_hh
+        if batch.first is not None:
+            flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
+        flat = {name: value.flatten(1, 2) for name, value in before.items()}
+        values = _Step(batch, from_x.flatten(1, 2), flat, flat_bias).run()
+        every = {name: value.unflatten(1, (steps, rows)) for name, value in values.items()}
+        return _each(every, width)
+    run: dict[str, Tensor] = {name: known.initial[name].unsqueeze(0) for name in hidden}
+    kept: dict[str, list[Tensor]] = {}
+    fed: Tensor | None = None
+    for t in range(steps):
+        states = {name: value[:, t] for name, value in before.items()} | run
+        if fed is not None:
+            states["h"] = fed
+        values = _Step(batch, from_x[:, t], states, b_hh[t]).run()
+        for name in hidden:
+            after = values[name]
+            if known.valid is not None:
+                after = torch.where(known.valid[t, :, None], after, run[name])
+            run[name] = after
+        if part.feeds != "h":
+            fed = values[part.feeds][..., : states["h"].shape[-1]]
+        for name, value in values.items():
+            kept.setdefault(name, []).append(value)
+    return _each(
+        {
+            name: torch.stack([_widened(value, width) for value in values], 1)
+            for name, values in kept.items()
+        },
+        width,
+    )
+
+
+def _rows(bias: Tensor, rows: int) -> Tensor:
+    return bias.expand(bias.shape[0], rows, bias.shape[-1])
+
+
+def _each(values: Mapping[str, Tensor], width: int) -> list[dict[str, Tensor]]:
+    return [
+        {name: value[k if value.shape[0] > 1 else 0] for name, value in values.items()}
+        for k in range(width)
+    ]
