@@ -124,6 +124,16 @@ class Candidate:
         return self._function if isinstance(self._function, nn.Module) else None
 
     @property
+    def stream(self) -> object:
+        """Where its random numbers stand: set again, it draws the same ones again."""
+        return _Random.now() if self._random is None else self._random
+
+    @stream.setter
+    def stream(self, stream: object) -> None:
+        assert isinstance(stream, _Random)
+        self._random = stream
+
+    @property
     def _known(self) -> Signature:
         assert self.signature is not None, "a builder is built before it is called"
         return self.signature
