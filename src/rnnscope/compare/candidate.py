@@ -281,6 +281,7 @@ class Candidate:
     def _copied(self, function: Any) -> Any:
         if isinstance(function, type | types.FunctionType | types.BuiltinFunctionType):
             return function
+        callers = _Random.now()
         try:
             return copy.deepcopy(function, _detached(function))
         except Exception as error:  # whatever its own __deepcopy__ and __reduce__ raise
@@ -290,6 +291,8 @@ class Candidate:
             )
             self._borrowed = True
             return function
+        finally:
+            callers.restore()  # a copy that is built anew draws its first weights
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:

@@ -108,7 +108,7 @@ def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
     """The parameters, and whether they are of a ``call`` as Keras has it; None if unknown."""
     if isinstance(function, nn.Module):
         function = getattr(function, "_orig_mod", function)
-        inner = function.forward
+        inner = getattr(function, "forward", None)  # what is scripted may have none
     else:
         inner = function
     scripted = _schema(inner)

@@ -1,0 +1,816 @@
+"""Candidates in every form, hostile ones too: numbers, messages, and nothing left changed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnscope as rs
+from rnnscope.adopt import adopt
+from rnnscope.compare.candidate import Candidate
+from rnnscope.compare.model import Inputs
+from rnnscope.compare.recorded import Recorded
+
+T, B, F, H = 5, 3, 2, 4
+
+LAYERS = {
+    "lstm": lambda: nn.LSTM(F, H),
+    "lstm_2x2_batch_first": lambda: nn.LSTM(F, H, 2, bidirectional=True, batch_first=True),
+    "projected": lambda: nn.LSTM(F, H, 2, proj_size=3, bidirectional=True),
+    "gru": lambda: nn.GRU(F, H, 2, batch_first=True),
+    "rnn": lambda: nn.RNN(F, H, bidirectional=True),
+    "lstm_cell": lambda: nn.LSTMCell(F, H),
+    "gru_cell": lambda: nn.GRUCell(F, H),
+}
+
+
+def inputs_of(layer: nn.Module, given: bool = True, steps: int = T, batch: int = B) -> Inputs:
+    s = adopt(layer).structure
+    steps = 1 if s.single_step else steps
+    shape = (s.num_layers, len(s.directions), batch)
+    initial = {n: torch.randn(*shape, s.state_size(n)) * given for n in s.cell.states}
+    return Inputs(torch.randn(steps, batch, s.input_size), initial, given)
+
+
+def of(candidate: Any, layer: nn.Module, **options: Any) -> Candidate:
+    return Candidate.of(candidate, adopt(layer).structure, **options)
+
+
+@pytest.fixture
+def lstm() -> nn.LSTM:
+    return nn.LSTM(F, H)
+
+
+@pytest.fixture
+def gru() -> nn.GRU:
+    return nn.GRU(F, H, batch_first=True)
+
+
+def expected(layer: nn.Module, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """What the layer itself returns, by its own call."""
+    adopted = adopt(layer)
+    x = inputs.x.transpose(0, 1) if adopted.batch_first else inputs.x
+    x = x[0] if adopted.single_step else x
+    states = [v.reshape(adopted.state_shape(n, inputs.batch)) for n, v in inputs.initial.items()]
+    hx = (states[0] if len(states) == 1 else tuple(states)) if inputs.given else None
+    with torch.no_grad():
+        returned = layer(x, hx)
+    found = adopted.returned(returned, adopted.call((x, hx), {}))
+    return found.h, dict(found.final)
+
+
+# forms ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_module_is_called_as_the_reference_is(name: str, given: bool) -> None:
+    layer = LAYERS[name]()
+    inputs = inputs_of(layer, given)
+    answer = of(layer, layer).call(inputs)
+    output, final = expected(layer, inputs)
+    torch.testing.assert_close(answer.output, output, rtol=0, atol=0)
+    assert answer.final.keys() == final.keys()
+    for state, value in final.items():
+        torch.testing.assert_close(answer.final[state], value, rtol=0, atol=0)
+    assert (answer.dtype, answer.notes, dict(answer.others)) == (torch.float32, (), {})
+
+
+def np_gru(x: Any, w: Any, h: Any) -> Any:
+    """(batch, time, feature) → (batch, time, unit), with what NumPy has and torch has not."""
+    out = np.empty((*x.shape[:2], H), x.dtype)
+    h = h[0]
+    for t in range(x.shape[1]):
+        a = np.dot(x[:, t], w["weight_ih_l0"].T) + w["bias_ih_l0"]
+        b = np.dot(h, w["weight_hh_l0"].T) + w["bias_hh_l0"]
+        r, z = (1 / (1 + np.exp(-(a + b)[:, k * H : (k + 1) * H])) for k in (0, 1))
+        n = np.tanh(a[:, 2 * H :] + r * b[:, 2 * H :])
+        out[:, t] = h = (1 - z) * n + z * h
+    return out
+
+
+@pytest.mark.parametrize("arrays", [None, "torch", "numpy"])
+def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -> None:
+    seen = []
+
+    def candidate(x: Any, initial: Any, weights: Any) -> Any:
+        seen.append(type(x))
+        assert isinstance(x, np.ndarray)
+        assert isinstance(weights["bias_ih_l0"], np.ndarray)
+        return np_gru(x, weights, initial)
+
+    inputs = inputs_of(gru)
+    one = of(candidate, gru, arrays=arrays)
+    assert one.takes_initial
+    assert one.takes_weights
+    assert not one.takes_lengths
+    for _ in range(2):
+        answer = one.call(inputs, gru.state_dict())
+        torch.testing.assert_close(answer.output, expected(gru, inputs)[0], rtol=0, atol=1e-6)
+    # what worked is remembered
+    tried = [Tensor] if arrays == "torch" else []
+    assert seen == [*tried, np.ndarray, np.ndarray]
+
+
+def test_a_function_that_would_take_both_gets_what_it_is_written_for(gru: nn.GRU) -> None:
+    """std() of a tensor divides by n − 1, that of an array by n, and neither raises."""
+
+    def spread(x: Any) -> Any:
+        return np.ones((B, T, H), np.float32) * np.float32(x.std())
+
+    inputs = inputs_of(gru)
+    answer = of(spread, gru).call(inputs)
+    assert float(answer.output[0, 0, 0]) == pytest.approx(inputs.x.numpy().std(), rel=1e-6)
+
+
+def run(layer: nn.Module, x: Any, *states: Any) -> Any:
+    return layer(x, states if len(states) == 2 else states[0] if states else None)[0]
+
+
+FORMS: dict[str, Any] = {
+    "f(x, hx)": lambda m: lambda x, hx: m(x, hx)[0],
+    "f(x, anything)": lambda m: lambda x, anything: m(x, anything)[0],
+    "f(x, *, initial_state)": lambda m: functools.partial(lambda m, x, *, state: m(x, state)[0], m),
+    "f(x, h_0, c_0)": lambda m: lambda x, h_0, c_0: m(x, (h_0, c_0))[0],
+    "f(x, a, c0)": lambda m: lambda x, a, c0: m(x, (a, c0))[0],
+    "f(x, c0, h0)": lambda m: lambda x, c0, h0: m(x, (h0, c0))[0],
+    "f(weights, x, hx)": lambda m: (
+        lambda weights, x, hx: torch.func.functional_call(m, weights, (x, hx))[0]
+    ),
+    "f(x, a, b)": lambda m: lambda x, a, b: torch.func.functional_call(m, b, (x, a))[0],
+    "f(*args)": lambda m: lambda *args: m(*args),
+    "f(*args, **kwargs)": lambda m: lambda *args, **kwargs: m(*args, **kwargs),
+    "f(x, scale=1, hx=None)": lambda m: lambda x, scale=1.0, hx=None: m(x, hx)[0] * scale,
+    "bound method": lambda m: m.forward,
+    "partial": lambda m: functools.partial(run_with_weights, weights=m.state_dict(), m=m),
+    "scripted": lambda m: torch.jit.script(Called(m)),
+    "traced": lambda m: torch.jit.trace(
+        Called(m), (torch.zeros(T, B, F), (torch.zeros(1, B, H), torch.zeros(1, B, H)))
+    ),
+    "compiled": lambda m: torch.compile(Called(m), backend="eager"),
+}
+
+
+class Called(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor]) -> Tensor:
+        output, _ = self.inner(x, hx)
+        return output
+
+
+def run_with_weights(x: Any, initial: Any = None, *, weights: Any, m: nn.Module) -> Any:
+    return torch.func.functional_call(m, weights, (x, initial))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_are_understood_by_name_and_place(lstm: nn.LSTM, form: str) -> None:
+    inputs = inputs_of(lstm)
+    candidate = of(FORMS[form](lstm), lstm)
+    assert candidate.takes_initial
+    answer = candidate.call(inputs, lstm.state_dict())
+    torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", ["f(x, h_0, c_0)", "f(x, hx)", "f(x, a, b)"])
+def test_states_that_are_not_given_are_zeros_where_they_must_be_given(
+    lstm: nn.LSTM, form: str
+) -> None:
+    inputs = inputs_of(lstm, given=False)
+    answer = of(FORMS[form](lstm), lstm).call(inputs, lstm.state_dict())
+    torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
+
+
+def test_args_that_take_x_alone_are_told(gru: nn.GRU) -> None:
+    def alone(x: Tensor) -> Tensor:
+        return gru(x)[0]
+
+    candidate = of(lambda *args: alone(*args), gru)
+    answer = candidate.call(inputs_of(gru))
+    assert not candidate.takes_initial
+    assert answer.notes == ("the function takes no initial states",)
+
+
+def test_defaults_are_the_callers_choice(gru: nn.GRU) -> None:
+    given = []
+
+    def candidate(x: Tensor, initial: Any = None, weights: Any = "mine", mask: Any = None) -> Any:
+        given.append((initial is not None, weights, mask))
+        return gru(x)[0]
+
+    one = of(candidate, gru)
+    one.call(inputs_of(gru), gru.state_dict())
+    assert (given, one.takes_weights) == ([(True, "mine", None)], False)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_layer_like_those_of_keras(directions: int) -> None:
+    layer = nn.LSTM(F, H, bidirectional=directions == 2, batch_first=True)
+
+    class Keras:
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.call(*args, **kwargs)
+
+        def call(self, sequences: Any, initial_state: Any = None, mask: Any = None) -> Any:
+            assert mask is None
+            hx = None
+            if initial_state is not None:
+                assert len(initial_state) == 2 * directions
+                hx = tuple(torch.stack(initial_state[k::2]) for k in (0, 1))
+            output, (h, c) = layer(sequences, hx)
+            return [output, *(v[d] for d in range(directions) for v in (h, c))]
+
+    inputs = inputs_of(layer)
+    answer = of(Keras(), layer).call(inputs)
+    output, final = expected(layer, inputs)
+    torch.testing.assert_close(answer.output, output, rtol=0, atol=0)
+    if directions == 1:
+        torch.testing.assert_close(dict(answer.final), final, rtol=0, atol=0)
+
+
+def test_lengths_as_a_packed_sequence_or_beside_padded_x() -> None:
+    layer = nn.GRU(F, H, bidirectional=True, batch_first=True)
+    inputs = inputs_of(layer)
+    lengths = torch.tensor([2, 5, 3])
+    inputs = Inputs(inputs.x, inputs.initial, True, lengths)
+
+    def padded(x: Tensor, lengths: Tensor, h0: Tensor) -> Any:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=False)
+        output, h = layer(packed, h0)
+        return nn.utils.rnn.pad_packed_sequence(output, batch_first=True)[0], h
+
+    a = of(layer, layer).call(inputs, packed=True)
+    b = of(padded, layer).call(inputs)
+    assert of(padded, layer).takes_lengths
+    torch.testing.assert_close(a.output, b.output, rtol=0, atol=0)
+    torch.testing.assert_close(a.final["h"], b.final["h"], rtol=0, atol=0)
+    assert a.output.shape == (T, B, 2 * H)
+    assert not a.output[2:, 0].any()
+    assert a.output[1, 0].all()
+    # one that knows of no lengths gets padded x
+    assert of(layer, layer).call(inputs).output[2:, 0].all()
+
+
+# builders ------------------------------------------------------------------------------------
+
+
+def port(layer: nn.LSTM, device: str = "cpu") -> Any:
+    with torch.no_grad():
+        layer.weight_hh_l0 *= 2
+    return lambda x, hx=None: layer(x, hx)
+
+
+class Port(nn.Module):
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        self.inner = source
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[0]
+
+
+def test_a_builder_gets_a_copy_of_the_layer(lstm: nn.LSTM) -> None:
+    before = copy.deepcopy(lstm.state_dict())
+    inputs = inputs_of(lstm)
+    for builder in (port, lambda lstm: port(lstm), lambda torch_layer: port(torch_layer)):
+        candidate = of(builder, lstm)
+        assert candidate.is_builder
+        built = candidate.build(lstm)
+        assert not built.is_builder
+        doubled = copy.deepcopy(lstm)
+        doubled.weight_hh_l0.data *= 2
+        torch.testing.assert_close(built.call(inputs).output, expected(doubled, inputs)[0])
+    assert of(Port, lstm).is_builder
+    assert of(lambda x: port(x), lstm, builder=True).is_builder
+    assert not of(lambda x: lstm(x), lstm).is_builder
+    assert not of(lambda net: net, lstm, builder=False).is_builder
+    torch.testing.assert_close(lstm.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_builder_that_fails(lstm: nn.LSTM) -> None:
+    def fails(layer: nn.LSTM) -> None:
+        raise KeyError("kernel")
+
+    with pytest.raises(rs.CandidateError, match="fails, called with LSTM, raised KeyError") as info:
+        of(fails, lstm).build(lstm)
+    assert isinstance(info.value.__cause__, KeyError)
+    with pytest.raises(rs.NotRecurrentError, match="given a layer, returned None; expected a mod"):
+        of(lambda layer: None, lstm).build(lstm)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "match"),
+    [
+        (None, "expected a module, a function .*; got None"),
+        ("lstm.pt", "got str"),
+        (nn.LSTM, "LSTM is a class.*Make an instance of it"),
+        (lambda: 0, "the function takes no argument"),
+        (lambda x, a, b, size: 0, "what its parameter 'size' should be given is not known"),
+    ],
+)
+def test_what_is_no_candidate(lstm: nn.LSTM, candidate: Any, match: str) -> None:
+    with pytest.raises(rs.NotRecurrentError, match=match):
+        of(candidate, lstm)
+
+
+# what comes back -----------------------------------------------------------------------------
+
+
+def forms_of_output(output: Tensor) -> dict[str, Any]:
+    class Elsewhere:
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return self.array
+
+    class Shared(Elsewhere):
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    array = output.detach().numpy()
+    return {
+        "requires grad": output,
+        "numpy": array,
+        "big endian": array.astype(">f4"),
+        "reversed strides": array[::-1].copy()[::-1],
+        "__array__": Elsewhere(array),
+        "dlpack": Shared(array),
+        "list of steps": list(array),
+        "list of tensors": list(output),
+        "one in a tuple": (output,),
+        "in a tuple with None": (output, None),
+        "a list of lists": output.tolist(),
+    }
+
+
+@pytest.mark.parametrize("form", forms_of_output(torch.zeros(1, 1, 1)))
+def test_outputs_of_any_kind(lstm: nn.LSTM, form: str) -> None:
+    inputs = inputs_of(lstm)
+    answer = of(lambda x: forms_of_output(lstm(x)[0])[form], lstm).call(inputs)
+    want = lstm(inputs.x)[0].detach()
+    torch.testing.assert_close(answer.output.float(), want, rtol=0, atol=0)
+    assert not answer.output.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_is_kept(lstm: nn.LSTM, dtype: torch.dtype) -> None:
+    answer = of(lambda x: lstm(x)[0].to(dtype), lstm).call(inputs_of(lstm))
+    assert (answer.output.dtype, answer.dtype) == (dtype, dtype)
+    own = copy.deepcopy(lstm).to(dtype)
+    answer = of(own, lstm).call(inputs_of(lstm))
+    assert answer.dtype == dtype
+    short = str(dtype).removeprefix("torch.")
+    assert answer.notes == (f"LSTM has parameters in {short}: x was given in {short}, not float32",)
+
+
+def test_nan_and_inf_come_through(lstm: nn.LSTM) -> None:
+    output = of(lambda x: lstm(x)[0] * torch.nan, lstm).call(inputs_of(lstm)).output
+    assert output.isnan().all()
+
+
+def states(shape: tuple[int, ...]) -> Tensor:
+    return torch.arange(float(np.prod(shape))).reshape(shape)
+
+
+@pytest.mark.parametrize("form", ["tuple", "flat", "list", "without the axis of 1", "h only"])
+def test_final_states_in_any_form(lstm: nn.LSTM, form: str) -> None:
+    h, c = states((1, B, H)), states((1, B, H)) + 100
+    forms: dict[str, Any] = {
+        "tuple": ((h, c),),
+        "flat": (h, c),
+        "list": ([h.numpy(), c.numpy()],),
+        "without the axis of 1": (h[0], c[0]),
+        "h only": (h,),
+    }
+    answer = of(lambda x: (lstm(x)[0], *forms[form]), lstm).call(inputs_of(lstm))
+    torch.testing.assert_close(answer.final["h"], h[None])
+    if form != "h only":
+        torch.testing.assert_close(answer.final["c"], c[None])
+    assert answer.notes == ()
+
+
+def test_final_states_of_other_shapes_are_not_used(lstm: nn.LSTM) -> None:
+    answer = of(lambda x: (lstm(x)[0], lstm(x)[1][0].transpose(0, 1)), lstm).call(inputs_of(lstm))
+    assert answer.final == {}
+    assert answer.notes == (
+        "h_n is not used: expected (layers × directions, batch, unit) = (1, 3, 4), got (3, 1, 4); "
+        "batch_first does not apply to states",
+    )
+    assert answer.others["h_n"].shape == (B, 1, H)
+
+
+def test_what_else_comes_back_by_name(lstm: nn.LSTM) -> None:
+    gates = {"f": states((B, T, H)), "label": "mine"}
+    answer = of(lambda x: (*lstm(x), gates), lstm).call(inputs_of(lstm))
+    assert sorted(answer.final) == ["c", "h"]
+    torch.testing.assert_close(answer.others["f"], gates["f"])
+    assert answer.notes == (
+        "not used: label must be a tensor or an array of floating point numbers; got str",
+    )
+
+
+def returning(value: Any) -> Any:
+    return lambda x: value
+
+
+BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "match"),
+    [
+        (None, rs.DtypeError, "returned None; expected the output, or the output and the final "),
+        ("h", rs.DtypeError, "returned str; expected the output"),
+        ({"output": 0}, rs.DtypeError, "returned a dict of 'output'; expected the output"),
+        ((), rs.ShapeError, "returned an empty tuple"),
+        (torch.zeros(B, T, 8).int(), rs.DtypeError, r"floating point numbers; got int32\. Return"),
+        (torch.zeros(B, T, 8).cfloat(), rs.DtypeError, "got complex64. Return real numbers"),
+        (np.array([None, 1]), rs.DtypeError, "got an array of object"),
+        (torch.zeros(B, T, 8).to_sparse(), rs.DtypeError, "plain tensor; got one that is sparse"),
+        (torch.zeros(B, T, 8, device="meta"), rs.DtypeError, "meta device"),
+        (
+            torch.zeros(B, 8),
+            rs.ShapeError,
+            r"of shape \(3, 8\); expected \(batch, time, unit\) = \(3, 5, 8\)\. "
+            r"That is one step of 5, the last one, maybe: return the output of every step",
+        ),
+        (torch.zeros(B, 1, 8), rs.ShapeError, "return the output of every step"),
+        (torch.zeros(B, T, 7), rs.ShapeError, r"width 7 .*; known are 8 \(every direction\), 4 "),
+        (torch.zeros(B, 8, T), rs.ShapeError, "Move the axes into that order"),
+        (torch.zeros(B, T + 1, 8), rs.ShapeError, "as many steps and rows as x"),
+        (torch.zeros(0, T, 8), rs.ShapeError, "It is empty"),
+        (torch.zeros(()), rs.ShapeError, "one array of three axes"),
+        ([[1.0], [2.0, 3.0]], rs.DtypeError, "its lists make no array"),
+    ],
+)
+def test_what_is_no_output(value: Any, error: Any, match: str) -> None:
+    with pytest.raises(error, match=match):
+        of(returning(value), BIDIRECTIONAL).call(inputs_of(BIDIRECTIONAL))
+
+
+def test_axes_exchanged_are_undone_with_a_note(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+    answer = of(lambda x, hx: gru(x, hx)[0].transpose(0, 1), gru).call(inputs)
+    torch.testing.assert_close(answer.output, expected(gru, inputs)[0], rtol=0, atol=0)
+    assert answer.notes == (
+        "the output came back time first, (5, 3, 4); the reference returns batch first, "
+        "(3, 5, 4): read as transposed",
+    )
+
+
+@pytest.mark.parametrize("width", [6, 3, 8])
+def test_widths_of_merged_directions_and_skipped_projections(width: int) -> None:
+    layer = nn.LSTM(F, H, proj_size=3, bidirectional=True)
+    answer = of(lambda x: x.new_ones(T, B, width), layer).call(inputs_of(layer))
+    assert answer.output.shape == (T, B, width)
+    assert answer.notes == ()
+
+
+# no side effects -----------------------------------------------------------------------------
+
+
+class Hostile(nn.Module):
+    """Changes everything that it can reach."""
+
+    def __init__(self, refuses_copies: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.GRU(F, H, batch_first=True)
+        self.register_buffer("count", torch.zeros(()))
+        self.refuses_copies = refuses_copies
+        self.state: Any = None
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        if self.refuses_copies:
+            raise RuntimeError("no copies")
+        new = Hostile()
+        new.load_state_dict(self.state_dict())
+        return new.train(self.training)
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> Any:
+        self.count += 1
+        self.inner.weight_ih_l0.data.mul_(1.5)
+        self.inner.weight_ih_l0.grad = torch.ones_like(self.inner.weight_ih_l0)
+        self.eval()
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        x += 1
+        self.state = torch.ones(1)
+        if hx is not None:
+            hx.zero_()
+        if x.shape[0] == 1:
+            raise ValueError("one row")
+        return self.inner(x, hx)
+
+
+@pytest.mark.parametrize("refuses_copies", [False, True])
+@pytest.mark.parametrize("rows", [B, 1])
+def test_nothing_is_left_changed(gru: nn.GRU, refuses_copies: bool, rows: int) -> None:
+    module = Hostile(refuses_copies)
+    module.inner.weight_hh_l0.grad = torch.full((3 * H, H), 2.0)
+    kept = copy.deepcopy(module.state_dict())
+    inputs = inputs_of(gru, batch=rows)
+    x, h = inputs.x.clone(), inputs.initial["h"].clone()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    states_before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    candidate = of(module, gru)
+    if rows == 1:
+        with pytest.raises(
+            rs.CandidateError, match=r"Hostile, called with x .*ValueError: one row"
+        ):
+            candidate.call(inputs)
+    else:
+        notes = candidate.call(inputs).notes
+        assert notes[-1] == "Hostile changes its input and its initial states in place"
+        if refuses_copies:
+            assert notes[0] == (
+                "Hostile cannot be copied (RuntimeError), so it was run itself and put back as it "
+                "was"
+            )
+    torch.testing.assert_close(module.state_dict(), kept, rtol=0, atol=0)
+    assert module.training
+    assert module.inner.training
+    assert module.state is None
+    assert module.inner.weight_ih_l0.grad is None
+    assert torch.equal(module.inner.weight_hh_l0.grad, torch.full((3 * H, H), 2.0))
+    assert torch.equal(inputs.x, x)
+    assert torch.equal(inputs.initial["h"], h)
+    assert torch.equal(torch.get_rng_state(), states_before[0])
+    assert np.array_equal(np.random.get_state()[1], states_before[1])
+    assert random.getstate() == states_before[2]
+
+
+def test_a_module_that_holds_part_of_a_graph_is_copied(gru: nn.GRU) -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = gru
+            self.h: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            output, self.h = self.inner(x, self.h)
+            return output
+
+    module = Stateful()
+    module(torch.randn(B, T, F))
+    before = module.h
+    answer = of(module, gru).call(inputs_of(gru))
+    assert answer.notes == ()
+    assert module.h is before
+
+
+def test_changed_weights_are_told_and_do_not_reach_the_caller(gru: nn.GRU) -> None:
+    def candidate(x: Tensor, initial: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        weights["weight_ih_l0"].zero_()
+        return torch.func.functional_call(gru, weights, (x, initial))[0]
+
+    kept = copy.deepcopy(gru.state_dict())
+    answer = of(candidate, gru).call(inputs_of(gru), gru.state_dict())
+    assert answer.notes == ("candidate changes its weights in place",)
+    torch.testing.assert_close(gru.state_dict(), kept, rtol=0, atol=0)
+
+
+def test_no_graph_is_made_unless_the_candidate_needs_one(gru: nn.GRU) -> None:
+    seen = []
+
+    def plain(x: Tensor) -> Tensor:
+        seen.append(torch.is_grad_enabled())
+        return gru(x)[0]
+
+    def derives(x: Tensor) -> Tensor:
+        output = gru(x)[0]
+        torch.autograd.grad(output.sum(), gru.weight_ih_l0)
+        return output
+
+    inputs = inputs_of(gru)
+    of(plain, gru).call(inputs)
+    assert seen == [False]
+    assert torch.equal(of(derives, gru).call(inputs).output, of(plain, gru).call(inputs).output)
+
+
+def test_dropout_differs_from_call_to_call_and_stays_reproducible(gru: nn.GRU) -> None:
+    layer = nn.GRU(F, H, 2, dropout=0.5, batch_first=True)
+    inputs = inputs_of(layer)
+
+    def calls() -> list[Tensor]:
+        torch.manual_seed(3)
+        candidate = of(layer, layer)
+        return [candidate.call(inputs).output for _ in range(2)]
+
+    first, second = calls()
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(calls(), [first, second], rtol=0, atol=0)
+
+
+def test_what_the_candidate_raises_is_the_cause(gru: nn.GRU) -> None:
+    def broken(x: Tensor, h0: Tensor) -> Tensor:
+        return x @ h0
+
+    with pytest.raises(
+        rs.CandidateError,
+        match=r"broken, called with tensors: x \(3, 5, 2\) float32, initial \(1, 3, 4\) float32, "
+        r"raised RuntimeError: .*With NumPy arrays it raised ValueError",
+    ) as info:
+        of(broken, gru).call(inputs_of(gru))
+    cause = info.value.__cause__
+    assert isinstance(cause, RuntimeError)
+    assert cause.__traceback__ is not None
+    frames = []
+    trace = cause.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    assert frames[-1] == "broken"
+
+
+def test_warnings_pass(gru: nn.GRU) -> None:
+    def warns(x: Tensor) -> Tensor:
+        import warnings
+
+        warnings.warn("slow path", stacklevel=1)
+        return gru(x)[0]
+
+    with pytest.warns(UserWarning, match="slow path"):
+        of(warns, gru).call(inputs_of(gru))
+
+
+# recorded arrays -----------------------------------------------------------------------------
+
+
+def recorded(value: Any, layer: nn.Module, inputs: Inputs, axes: str | None = None) -> Recorded:
+    return Recorded.of(value, adopt(layer).structure, inputs, axes)
+
+
+def test_an_array_is_the_output(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+    output = expected(gru, inputs)[0]
+    own = output.transpose(0, 1)
+    for value, axes, note in (
+        (own, None, None),
+        (own.double().numpy(), None, None),
+        (output, None, "read as (time, batch, unit)"),
+        (output, "tbu", None),
+        (own.permute(2, 0, 1), None, "read as (unit, batch, time)"),
+        (own.permute(2, 0, 1), "ubt", None),
+    ):
+        found = recorded(value, gru, inputs, axes)
+        assert found.output is not None
+        torch.testing.assert_close(found.output.float(), output, rtol=0, atol=0)
+        assert [note in each for each in found.notes] == ([True] if note else [])
+    assert recorded(own.double(), gru, inputs).dtype == torch.float64
+
+
+def test_axes_that_sizes_do_not_tell(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru, batch=T)
+    output = expected(gru, inputs)[0].transpose(0, 1)
+    found = recorded(output, gru, inputs)
+    assert torch.equal(found.output, output.transpose(0, 1))
+    assert found.notes == (
+        "output (5, 5, 4) is read as (batch, time, unit), the reference's order; by its sizes it "
+        "may also be 'tbu': say axes='tbu' if it is",
+    )
+    assert torch.equal(recorded(output, gru, inputs, "tbu").output, output)
+
+
+def test_axes_of_length_one_may_be_missing(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru, batch=1)
+    output = expected(gru, inputs)[0]
+    assert torch.equal(recorded(output[:, 0], gru, inputs).output, output)
+    inputs = inputs_of(gru, steps=1)
+    output = expected(gru, inputs)[0]
+    assert torch.equal(recorded(output[0], gru, inputs).output, output)
+
+
+def test_quantities_by_name() -> None:
+    layer = nn.LSTM(F, H, 2, bidirectional=True)
+    inputs = inputs_of(layer)
+    trace = rs.trace(layer, inputs.x, tuple(v.flatten(0, 1) for v in inputs.initial.values()))
+    names = {name: trace[name] for name in "hcifgo"}
+    found = recorded({**names, "h_n": trace.h_n, "c_n": trace.c_n, "mine": 0}, layer, inputs)
+    torch.testing.assert_close(found.output, trace.output, rtol=0, atol=1e-6)
+    for name in names:
+        assert torch.equal(found.quantities[name], trace[name])
+    assert torch.equal(found.final["c"].flatten(0, 1), trace.c_n)
+    assert "'mine' is not used; known are output, h_n, c_n, i, f, g, o, c, h" in found.notes
+
+
+def test_quantities_without_axes_of_length_one(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+    full = states((1, 1, B, T, H))
+    assert torch.equal(recorded({"z": full[0, 0]}, gru, inputs).quantities["z"], full)
+    found = recorded({"z": full[0, 0].transpose(0, 1)}, gru, inputs)
+    assert torch.equal(found.quantities["z"], full)
+    assert "read as (…, time, batch, unit)" in found.notes[0]
+    with pytest.raises(
+        rs.ShapeError, match=r"z must be \(layer, .*\(1, 1, 3, 5, 4\).*got \(3, 5\)"
+    ):
+        recorded({"z": full[0, 0, ..., 0]}, gru, inputs)
+
+
+@pytest.mark.parametrize(
+    ("value", "axes", "error", "match"),
+    [
+        (np.zeros((B, T, H), int), None, rs.DtypeError, "output must hold floating .*got int64"),
+        (np.zeros((0, T, H)), None, rs.ShapeError, r"output is empty, \(0, 5, 4\)"),
+        (np.zeros((B, T, 7)), None, rs.ShapeError, r"fits under no order .*\(3, 5, 4\)"),
+        (np.zeros((B, T, H)), "tbu", rs.ShapeError, r"\(3, 5, 4\) is not \(time, batch, unit\) ="),
+        (np.zeros((B, T, H)), "bth", rs.ShapeError, "axes must name each axis .*got 'bth'"),
+        (
+            {"y": np.zeros(3)},
+            None,
+            rs.AddressError,
+            "no name is known of 'y'; expected output, h_n",
+        ),
+        ({"h_n": np.zeros((2, B, H))}, None, rs.ShapeError, r"h_n: expected .*got \(2, 3, 4\)"),
+        (np.zeros((B, T)), None, rs.ShapeError, "fits under no order"),
+    ],
+)
+def test_recordings_that_cannot_be_read(
+    gru: nn.GRU, value: Any, axes: Any, error: Any, match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        recorded(value, gru, inputs_of(gru), axes)
+
+
+def test_files(gru: nn.GRU, tmp_path: Any) -> None:
+    inputs = inputs_of(gru)
+    output, final = expected(gru, inputs)
+    own = output.transpose(0, 1).numpy().astype(np.float16)
+    own[0, 0, 0] = np.nan
+    np.save(tmp_path / "a.npy", own)
+    np.savez(tmp_path / "a.npz", output=own, h_n=final["h"][0], names=np.array(["a", "b"]))
+    np.savez(tmp_path / "b.npz", own)
+    for name in ("a.npy", "a.npz", "b.npz"):
+        found = recorded(str(tmp_path / name), gru, inputs)
+        assert found.output is not None
+        assert np.array_equal(found.output.transpose(0, 1).numpy(), own, equal_nan=True)
+        assert found.dtype == torch.float16
+    assert torch.equal(recorded(tmp_path / "a.npz", gru, inputs).final["h"], final["h"])
+
+
+def write(path: Any, content: Any) -> Any:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif path.suffix == ".npz":
+        np.savez(path, **content)
+    else:
+        np.save(path, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "match"),
+    [
+        ("a.npz", b"PK\x03\x04 and no more", rs.FileError, "a.npz.*damaged"),
+        ("a.npz", b"", rs.FileError, "a.npz.*damaged"),
+        ("a.npy", b"\x93NUMPY\x01\x00", rs.FileError, "a.npy: not a whole .npy file"),
+        ("a.npy", np.array([{}], dtype=object), rs.FileError, "a.npy: holds Python objects"),
+        ("a.npz", {"output": np.array([{}])}, rs.FileError, "a.npz, output.npy: holds Python obj"),
+        ("a.npz", {"output": np.array(["a"])}, rs.DtypeError, "a.npz: output must hold floating"),
+        ("a.npz", {"output": np.zeros(3, int)}, rs.DtypeError, "a.npz: output .*got int64"),
+        ("a.npz", {"output": np.zeros((2, 2))}, rs.ShapeError, "a.npz: output of shape"),
+        ("a.npz", {"z": np.zeros((2, 2))}, rs.ShapeError, "a.npz: z must be"),
+        ("a.npz", {}, rs.FileError, "a.npz: holds no array"),
+        ("a.npy", np.array(["a"]), rs.DtypeError, "a.npy must hold floating point numbers; got <U"),
+        ("a.txt", b"1", rs.FileError, "expected a .npz or .npy file; got .txt"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    gru: nn.GRU, tmp_path: Any, name: str, content: Any, error: Any, match: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(error, match=match):
+        recorded(path, gru, inputs_of(gru))
+
+
+def test_a_file_that_is_not_there(gru: nn.GRU, tmp_path: Any) -> None:
+    with pytest.raises(rs.FileError, match=r"none\.npz: no such file"):
+        recorded(tmp_path / "none.npz", gru, inputs_of(gru))
+    (tmp_path / "folder.npy").mkdir()
+    with pytest.raises(rs.FileError, match="this is a folder"):
+        recorded(tmp_path / "folder.npy", gru, inputs_of(gru))
+
+
+def test_a_header_that_promises_more_than_is_there(gru: nn.GRU, tmp_path: Any) -> None:
+    path = write(tmp_path / "a.npy", np.zeros((B, T, H)))
+    data = path.read_bytes().replace(b"(3, 5, 4), }          ", b"(3000000, 5000, 4), } ", 1)
+    path.write_bytes(data[: len(path.read_bytes())])
+    with pytest.raises(rs.FileError, match=r"not a whole \.npy file"):
+        recorded(path, gru, inputs_of(gru))

@@ -1,0 +1,264 @@
+"""What the checks find in candidates that are wrong in one way, and that they find no more."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rnnscope.adopt import adopt
+from rnnscope.compare.candidate import Candidate
+from rnnscope.compare.checks import Checks, compare_parameters, run_checks
+from rnnscope.compare.model import Inputs
+
+T, B, F, H = 6, 3, 2, 4
+TOLERANCE = 1e-5
+
+
+def inputs_of(layer: nn.Module, steps: int = T, batch: int = B) -> Inputs:
+    s = adopt(layer).structure
+    shape = (s.num_layers, len(s.directions), batch)
+    initial = {n: torch.randn(*shape, s.state_size(n)) for n in s.cell.states}
+    dtype = next(layer.parameters()).dtype
+    return Inputs(torch.randn(steps, batch, s.input_size), initial, True).to(dtype)
+
+
+def checked(function: Any, layer: nn.Module, inputs: Inputs | None = None) -> Checks:
+    candidate = Candidate.of(function, adopt(layer).structure)
+    return run_checks(candidate, candidate.call, inputs or inputs_of(layer), TOLERANCE)
+
+
+@pytest.fixture
+def gru() -> nn.GRU:
+    return nn.GRU(F, H)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "rnn": lambda: nn.RNN(F, H),
+    "gru_2x2": lambda: nn.GRU(F, H, 2, bidirectional=True, batch_first=True),
+    "lstm": lambda: nn.LSTM(F, H, 2),
+    "dropout in eval": lambda: nn.LSTM(F, H, 2, dropout=0.5).eval(),
+    "float64": lambda: nn.LSTM(F, H).double(),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nothing_is_found_in_the_layers_themselves(name: str) -> None:
+    layer = LAYERS[name]()
+    assert checked(layer, layer) == Checks()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nothing_is_found_in_a_chaotic_layer(seed: int) -> None:
+    """Rounding differs with the size of the batch; after 100 steps it has grown to everything."""
+    torch.manual_seed(seed)
+    layer = nn.RNN(8, 64)
+    with torch.no_grad():
+        layer.weight_hh_l0.normal_().mul_(0.5)
+    inputs = inputs_of(layer, 100, 4)
+    output = layer(inputs.x, inputs.initial["h"][0])[0]
+    alone = layer(inputs.x[:, :1], inputs.initial["h"][0][:, :1])[0]
+    assert (output[:, :1] - alone).abs().max() > 1000 * TOLERANCE  # so it is chaotic
+    assert checked(layer, layer, inputs) == Checks()
+
+
+def test_dropout_is_named() -> None:
+    layer = nn.LSTM(F, H, 2, dropout=0.5)
+    found = checked(layer, layer)
+    assert [each.name for each in found.findings] == ["random"]
+    assert found.repeats is not None
+    assert "with the same random numbers: it draws them for dropout: it has p=0.5 and is in " in (
+        found.repeats.sentence
+    )
+    assert found.repeats.sentence.endswith("call .eval()")
+    assert found.skipped == ("its dependence on batch, time and length: calls cannot be compared",)
+
+
+@pytest.mark.parametrize("source", ["torch", "numpy"])
+def test_random_numbers_are_told_from_state(gru: nn.GRU, source: str) -> None:
+    def candidate(x: Tensor) -> Tensor:
+        output = gru(x)[0]
+        noise = torch.rand(output.shape) if source == "torch" else np.random.rand(*output.shape)
+        return output + torch.as_tensor(noise).to(output)
+
+    found = checked(candidate, gru).repeats
+    assert found is not None
+    assert found.name == "random"
+    assert 0.5 < found.largest < 1
+    assert (found.time, found.batch) == (0, 0)
+
+
+class Stateful(nn.Module):
+    def __init__(self, inner: nn.GRU) -> None:
+        super().__init__()
+        self.inner = inner
+        self.h: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.h if self.h is not None and self.h.shape[1] == x.shape[1] else None
+        output, self.h = self.inner(x, h)
+        return output
+
+
+def test_state_that_is_kept_is_named(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+    found = checked(Stateful(gru), gru, inputs).repeats
+    with torch.no_grad():
+        first, h = gru(inputs.x)
+        second, _ = gru(inputs.x, h)
+    assert found is not None
+    assert found.name == "kept"
+    assert found.largest == pytest.approx(float((first - second).abs().max()), rel=1e-6)
+    assert "it keeps something from call to call, such as a hidden state that is not" in (
+        found.sentence
+    )
+
+
+def test_a_generator_of_its_own_is_something_kept(gru: nn.GRU) -> None:
+    generator = np.random.default_rng(0)
+
+    def candidate(x: Tensor) -> Tensor:
+        return gru(x)[0] + torch.from_numpy(generator.random((T, B, H), np.float32))
+
+    found = checked(candidate, gru).repeats
+    assert found is not None
+    assert found.name == "kept"
+    assert "every call differs from the one before" in found.sentence
+
+
+def test_dependence_on_the_batch(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+
+    def candidate(x: Tensor) -> Tensor:
+        output = gru(x)[0].clone()
+        if x.shape[1] > 1:
+            output[2:, 1] += 0.5
+        return output
+
+    found = checked(candidate, gru, inputs)
+    assert found.depends_on_batch is not None
+    place = found.depends_on_batch
+    assert (place.name, place.time, place.batch) == ("batch", 2, 1)
+    assert place.largest == pytest.approx(0.5, abs=1e-6)
+    assert place.sentence == (
+        "row 1 alone gives other numbers than in the batch, by up to 0.5, first at time=2: the "
+        "output of a row depends on the other rows"
+    )
+    assert found.findings == (place,)
+
+
+def test_a_step_that_is_to_come_is_not_known(gru: nn.GRU) -> None:
+    def ahead(x: Tensor) -> Tensor:
+        return gru(torch.cat([x[1:], x[:1]]))[0]
+
+    found = checked(ahead, gru)
+    assert found.causal is not None
+    # x_0 comes last, so the last input is seen a step early, and only there
+    assert (found.causal.time, found.causal.name) == (T - 2, "causal")
+    assert found.causal.sentence.startswith(
+        f"x changed at time={T - 1} changes the output at time={T - 2} already"
+    )
+    assert found.prefix is not None
+    assert found.depends_on_batch is None
+
+
+def test_dependence_on_the_length(gru: nn.GRU) -> None:
+    found = checked(lambda x: gru(x)[0] / len(x), gru)
+    assert [each.name for each in found.findings] == ["prefix"]
+    assert found.prefix is not None
+    assert found.prefix.sentence.startswith("the first 3 of 6 steps alone give other outputs")
+    assert found.prefix.time == 0
+
+
+def test_nan_on_one_side_is_a_difference_and_on_both_is_none(gru: nn.GRU) -> None:
+    assert checked(lambda x: gru(x)[0] * torch.nan, gru).findings == ()
+
+    def candidate(x: Tensor) -> Tensor:
+        output = gru(x)[0].clone()
+        if x.shape[1] > 1:
+            output[1, 2] = torch.nan
+        return output
+
+    found = checked(candidate, gru).depends_on_batch
+    assert found is not None
+    assert (found.largest, found.time, found.batch) == (torch.inf, 1, 2)
+
+
+def test_what_cannot_be_called_is_skipped_with_its_reason(gru: nn.GRU) -> None:
+    def fixed(x: Tensor) -> Tensor:
+        if x.shape != (T, B, F):
+            raise ValueError("made for one size")
+        return gru(x)[0]
+
+    found = checked(fixed, gru)
+    assert found.findings == ()
+    assert [each.split(":")[0] for each in found.skipped] == [
+        "not checked with one row alone",
+        "not checked with the first 3 of 6 steps",
+        "not checked with the first 5 of 6 steps",
+    ]
+    assert all("ValueError: made for one size" in each for each in found.skipped)
+
+    def broken(x: Tensor) -> Tensor:
+        raise ValueError("never")
+
+    found = checked(broken, gru)
+    assert found.findings == ()
+    assert len(found.skipped) == 1
+    assert found.skipped[0].startswith("not checked: broken, called with tensors")
+
+
+def test_the_callers_module_and_random_state_are_left_alone() -> None:
+    layer, module = nn.LSTM(F, H, 2, dropout=0.5), Stateful(nn.GRU(F, H))
+    inputs, other = inputs_of(layer), inputs_of(module.inner)
+    x, state = inputs.x.clone(), torch.get_rng_state()
+    checked(layer, layer, inputs)
+    checked(module, module.inner, other)
+    assert module.h is None
+    assert torch.equal(inputs.x, x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# parameters ----------------------------------------------------------------------------------
+
+
+def test_parameters_of_the_same_name_are_compared(gru: nn.GRU) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = copy.deepcopy(gru)
+
+    model = Model()
+    with torch.no_grad():
+        model.encoder.bias_ih_l0[2] += 0.5
+        model.encoder.weight_hh_l0.add_(1)
+    found = {each.name: each for each in compare_parameters(model, gru)}
+    assert list(found) == [f"encoder.{name}" for name, _ in gru.named_parameters()]
+    assert [each.differs for each in found.values()] == [False, True, True, False]
+    bias = found["encoder.bias_ih_l0"]
+    assert (bias.places, bias.count) == (1, 3 * H)
+    assert bias.largest == pytest.approx(0.5, abs=1e-6)
+    assert bias.sentence == (
+        "encoder.bias_ih_l0 differs from the reference's in 1 of 12 numbers, by up to 0.5"
+    )
+    assert found["encoder.weight_hh_l0"].sentence.endswith("by up to 1: was it ever loaded?")
+    assert found["encoder.bias_hh_l0"].sentence == "encoder.bias_hh_l0 is the reference's"
+
+
+def test_parameters_are_compared_in_the_candidates_precision(gru: nn.GRU) -> None:
+    found = compare_parameters(copy.deepcopy(gru).bfloat16(), gru)
+    assert [each.differs for each in found] == [False] * 4
+
+
+def test_parameters_of_other_shapes_or_of_two_layers_are_not_compared(gru: nn.GRU) -> None:
+    assert [each.name for each in compare_parameters(nn.GRU(F + 1, H), gru)] == [
+        "weight_hh_l0",
+        "bias_ih_l0",
+        "bias_hh_l0",
+    ]
+    assert compare_parameters(nn.ModuleList([nn.GRU(F, H), nn.GRU(F, H)]), gru) == []
