@@ -12,6 +12,7 @@ torch.Size([4, 30, 20])
 from importlib.metadata import version as _version
 
 from rnnscope.cells import Cell
+from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.errors import (
     AddressError,
     CandidateError,
@@ -37,6 +38,7 @@ __all__ = [
     "AddressError",
     "Array",
     "CandidateError",
+    "Cause",
     "Cell",
     "DeclarationError",
     "DtypeError",
@@ -50,7 +52,10 @@ __all__ = [
     "ShapeError",
     "Stored",
     "Trace",
+    "Verdict",
     "VerificationError",
+    "assert_agrees",
+    "compare",
     "load",
     "load_trace",
     "save",

@@ -219,8 +219,10 @@ def _away(target: str, seen: Tensor, outcomes: Sequence[Outcome | None]) -> Tens
 
 
 def distance(values: Tensor, seen: Tensor) -> Tensor:
-    """Absolute differences; equal infinities do not differ, what is not a number is far."""
-    away = torch.where(values == seen, 0.0, (values - seen).abs())
+    """Absolute differences; equal infinities do not differ, nor do two that are no numbers; what
+    is no number on one side only is far."""
+    same = (values == seen) | (values.isnan() & seen.isnan())
+    away = torch.where(same, 0.0, (values - seen).abs())
     return away.nan_to_num(MISSING, posinf=MISSING).clamp_max(MISSING)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model
-from rnnscope.compare.observed import Misfit, Observation, misfits
+from rnnscope.compare.observed import Misfit, Observation, distance, misfits, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 
@@ -75,14 +75,32 @@ class Search:
 
     # models and how far they are -------------------------------------------------------------
 
-    def _of(self, together: Causes) -> Model | None:
+    def shows(self, cause: Cause) -> bool:
+        """Whether a mistake would change anything that was observed."""
+        model = self.of(frozenset({cause}))
+        if model is None:
+            return False
+        for one, simulator in zip(self.observations, self._simulators, strict=True):
+            exact, other = simulator.run([self.model, model])
+            if exact is None or other is None:
+                continue
+            for name in one.targets():
+                value, wanted = predicted(other).get(name), predicted(exact)[name]
+                if value is None or value.shape != wanted.shape:
+                    return True
+                if bool((distance(value, wanted) > one.allowed[name]).any()):
+                    return True
+        return False
+
+    def of(self, together: Causes) -> Model | None:
+        """The model with these mistakes; None where one does not apply."""
         if together not in self._models:
             self._models[together] = applied(self.model, tuple(together))
         return self._models[together]
 
     def _explaining_singles(self, singles: Sequence[Causes]) -> list[Causes]:
         """The single mistakes that explain everything, measured where most is seen first."""
-        models = [(s, model) for s in singles if (model := self._of(s)) is not None]
+        models = [(s, model) for s in singles if (model := self.of(s)) is not None]
         self.tried += len(models)
         misfit = self._misfit([model for _, model in models], self._quick)
         left = [s for (s, _), worst in zip(models, misfit.worst, strict=True) if worst <= 1]
@@ -97,7 +115,7 @@ class Search:
         """The sets that apply, and how far they are."""
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._scores]
-        models = [(s, model) for s in fresh if (model := self._of(s)) is not None]
+        models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
         for s in fresh:
             self._scores[s] = (torch.inf, torch.inf)
         self.tried += len(models)
@@ -310,14 +328,7 @@ def _covering(
     every: set[tuple[int, int]],
     known: set[tuple[int, int]],
 ) -> set[Cause]:
-    entry = CATALOGUE[cause.name]
-    assert entry.part is not None, "mistakes of cells change parts"
-    # where it does not apply, or nothing is known, it may stand or not
-    free = {
-        (layer, d)
-        for layer, d in every
-        if (layer, d) not in known or entry.part(model.parts[layer][d], cause) is None
-    }
+    free = every - known  # where nothing is known, it may stand or not
     names = model.structure.directions
     scopes: list[tuple[Cause, set[tuple[int, int]]]] = [(cause, every)]
     if model.num_directions > 1:

@@ -36,7 +36,8 @@ class Entry:
 
     ``choices`` gives what can be chosen for a model; ``part`` changes one layer in one direction,
     ``model`` the whole, at one layer or everywhere; each returns None where it does not apply.
-    ``words`` says it. ``scope`` tells in which places it can stand; ``family`` groups entries for
+    It applies to a place only where it applies to every part there, but for those that are
+    ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family`` groups entries for
     "right" and "cannot show".
     """
 
@@ -46,6 +47,7 @@ class Entry:
     choices: Callable[[Model], Iterator[Choice]]
     words: Callable[[Cause, Model], Words]
     part: Callable[[Part, Cause], Part | None] | None = None
+    reverse_only: bool = False
     model: Callable[[Model, Cause], Model | None] | None = None
 
     @property
@@ -74,6 +76,8 @@ class Entry:
                 after = self.part(part, cause)
                 if after is not None:
                     changed[layer, d] = after
+                elif not self.reverse_only:
+                    return None
         return model.with_parts(changed) if changed else None
 
 

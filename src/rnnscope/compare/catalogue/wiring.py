@@ -249,11 +249,11 @@ def _words(cause: Cause, model: Model) -> Words:
 WIRING = (
     Entry(
         "reverse_not_turned", "the directions", "layer", _two, _words,
-        _reverse_parts(aligned=False),
+        _reverse_parts(aligned=False), True,
     ),
     Entry(
         "reverse_forward", "the directions", "layer", _two, _words,
-        _reverse_parts(backward=False),
+        _reverse_parts(backward=False), True,
     ),
     Entry(
         "reverse_unused", "the directions", "layer", _stacked_two, _words,
@@ -264,7 +264,7 @@ WIRING = (
         model=_at_layers("joins", 0, _order),
     ),
     Entry("directions_merged", "the directions", "global", _merges, _words, model=_merge),
-    Entry("reverse_start", "the directions", "layer", _two, _words, _start_after),
+    Entry("reverse_start", "the directions", "layer", _two, _words, _start_after, True),
     Entry("layer_skipped", "the layers", "global", _each_layer, _words, model=_skip),
     Entry("lower_returned", "the layers", "global", _stacked, _words, model=_return_lower),
     Entry(

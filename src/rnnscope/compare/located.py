@@ -1,0 +1,196 @@
+"""Where a candidate differs first, and what can be said where nothing explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import Observation, distance, predicted
+from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
+from rnnscope.compare.simulate import Simulator, opened
+from rnnscope.compare.verdict import Place
+
+__all__ = ["first_difference", "what_holds"]
+
+
+def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None:
+    """The first number that differs by more than rounding, in the order of computing: by single
+    steps where the states are known, else in the output of the last layer."""
+    for k, _ in enumerate(shown):
+        parts = opened_parts(model, [shown[k]])
+        for place in sorted(parts):
+            found = _in_part(model, parts[place], shown[k])
+            if found is not None:
+                return found
+        found = _in_output(model, shown[k]) or _in_final(model, shown[k])
+        if found is not None:
+            return found
+    return None
+
+
+def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place | None:
+    backward = part.part.backward
+    for steps in part.steps:
+        [values] = opened([part.part], steps.known)
+        tolerance = tolerances(part.part, steps)
+        names = [n for n in values if n in steps.after]
+        failing: list[tuple[int, str]] = []
+        for name in names:
+            ratio = distance(values[name], steps.after[name]) / tolerance[name]
+            if steps.known.valid is not None:
+                ratio = ratio * steps.known.valid.unsqueeze(-1)
+            times = (ratio > 1).flatten(1).any(1).nonzero().flatten()
+            if len(times):
+                failing.append((int(times[0]), name))
+        if not failing:
+            continue
+        t, name = min(failing, key=lambda pair: (pair[0], names.index(pair[1])))
+        away = distance(values[name], steps.after[name])[t]
+        batch, unit = divmod(int(away.argmax()), away.shape[-1])
+        time = steps.known.x.shape[0] - 1 - t if backward else t
+        return Place(
+            name,
+            part.place[0],
+            part.direction,
+            batch,
+            time,
+            unit,
+            float(steps.after[name][t, batch, unit]),
+            float(values[name][t, batch, unit]),
+        )
+    return None
+
+
+def _in_output(model: Model, observation: Observation) -> Place | None:
+    [outcome] = Simulator(observation.inputs).run([model])
+    seen = observation.output
+    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+        return None
+    ratio = distance(outcome.output, seen) / observation.allowed["output"]
+    if observation.valid is not None:
+        ratio = ratio * observation.valid
+    width = seen.shape[-1] // model.num_directions
+    found: list[tuple[int, int, int]] = []  # order of computing, direction, time
+    for d, part in enumerate(model.parts[-1]):
+        half = ratio[..., d * width : (d + 1) * width]
+        times = (half > 1).flatten(1).any(1).nonzero().flatten().tolist()
+        if times:
+            time = times[-1] if part.backward else times[0]
+            found.append((seen.shape[0] - 1 - time if part.backward else time, d, time))
+    if not found:
+        return None
+    _, d, time = min(found)
+    away = distance(outcome.output, seen)[time, :, d * width : (d + 1) * width]
+    batch, unit = divmod(int(away.argmax()), width)
+    return Place(
+        "h",
+        model.num_layers - 1,
+        model.structure.directions[d],
+        batch,
+        time,
+        unit,
+        float(seen[time, batch, d * width + unit]),
+        float(outcome.output[time, batch, d * width + unit]),
+        seen_in_output=model.num_layers > 1,
+    )
+
+
+def _in_final(model: Model, observation: Observation) -> Place | None:
+    [outcome] = Simulator(observation.inputs).run([model])
+    if outcome is None:
+        return None
+    for name, value in predicted(outcome).items():
+        seen = observation.targets().get(name)
+        if name == "output" or seen is None or seen.shape != value.shape:
+            continue
+        ratio = distance(value, seen) / observation.allowed[name]
+        if float(ratio.max()) > 1:
+            away = distance(value, seen)
+            layer, d, batch, unit = _index(away)
+            return Place(
+                name,
+                layer,
+                model.structure.directions[d],
+                batch,
+                None,
+                unit,
+                float(seen[layer, d, batch, unit]),
+                float(value[layer, d, batch, unit]),
+            )
+    return None
+
+
+def _index(value: Tensor) -> tuple[int, ...]:
+    return tuple(int(k) for k in torch.unravel_index(value.argmax(), value.shape))
+
+
+# where nothing explains it -------------------------------------------------------------------
+
+
+def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
+    """Sentences on what agrees and which units do not, as far as single steps tell."""
+    found: list[str] = []
+    parts = opened_parts(model, observations)
+    several = len(model.parts) * model.num_directions > 1
+    for place, part in sorted(parts.items()):
+        where = f"layer {place[0]}, {part.direction}: " if several else ""
+        zero = _first_step_from_zero(part, observations)
+        if zero is not None and zero[0] <= 1:
+            found.append(
+                f"{where}with zero initial states the first step agrees ({zero[1]:.1e}): "
+                f"the input weights and biases are right."
+            )
+        ratios = part.units(part.part)
+        wrong = (ratios > 1).nonzero().flatten().tolist()
+        if not wrong:
+            found.append(f"{where}every single step agrees.")
+        elif len(wrong) <= max(1, len(ratios) // 4):
+            found.append(_units(model, part, where, wrong, zero is not None and zero[0] <= 1))
+        else:
+            found.append(f"{where}{len(wrong)} of {len(ratios)} units differ in single steps.")
+    return tuple(found)
+
+
+def _first_step_from_zero(
+    part: OpenedPart, observations: Sequence[Observation]
+) -> tuple[float, float] | None:
+    """The worst ratio and difference of first steps from zero states, where there are any."""
+    worst: tuple[float, float] | None = None
+    for steps in part.steps:
+        if any(bool(value.any()) for value in steps.known.initial.values()):
+            continue
+        [values] = opened([part.part], steps.known)
+        tolerance = tolerances(part.part, steps)
+        for name, seen in steps.after.items():
+            away = distance(values[name], seen)
+            ratio = float((away / tolerance[name])[0].max())
+            one = (ratio, float(away[0].max()))
+            worst = one if worst is None or ratio > worst[0] else worst
+    return worst
+
+
+def _units(model: Model, part: OpenedPart, where: str, wrong: list[int], inputs_right: bool) -> str:
+    weights = part.part.weights
+    units = f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
+    rows = [
+        gate * weights.hidden_size + unit
+        for gate in range(len(part.part.cell.gates))
+        for unit in wrong
+    ]
+    names = [f"weight_hh{weights.suffix}"]
+    if not inputs_right:
+        names.insert(0, f"weight_ih{weights.suffix}")
+        if weights.b_ih is not None:
+            names.append("the biases")
+    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    return (
+        f"{where}only {units} in single steps: look at row{'s' * (len(rows) > 1)} "
+        f"{_list(sorted(rows))} of {listed}."
+    )
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

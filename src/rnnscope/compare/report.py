@@ -1,0 +1,177 @@
+"""A verdict as a text: the answer first, then where, why, what is right, and the data."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.verdict import Explanation, Place, Verdict
+
+__all__ = ["report"]
+
+WIDTH = 88
+INDENT = " " * 8
+NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
+
+
+def report(verdict: Verdict) -> str:
+    """The text of a verdict."""
+    blocks = [_headline(verdict)]
+    if not verdict.agrees:
+        if verdict.first is not None:
+            blocks.append(_first(verdict.first, verdict))
+        if verdict.explanations:
+            blocks.append(_cause(verdict))
+        else:
+            blocks.append(_unexplained(verdict))
+    if verdict.right:
+        blocks.append(_listed("Right", _joined(verdict.right)))
+    if verdict.cannot_show:
+        blocks.append(_listed("Unseen", _unseen(verdict)))
+    if verdict.notes:
+        blocks.append("\n".join(_listed("Note" if k == 0 else "", n) for k, n in enumerate(verdict.notes)))
+    blocks.append(_listed("Probe" if not verdict.given else "Data", verdict.probe))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits, small ones as 6.0e-08."""
+    if value != value or value in (float("inf"), -float("inf")):
+        return str(value)
+    if value >= 1e29:
+        return "nan or inf"
+    if value == 0 or 1e-3 <= abs(value) < 1000:
+        return f"{value:.3f}"
+    return f"{value:.1e}"
+
+
+def _headline(verdict: Verdict) -> str:
+    steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
+    if verdict.agrees:
+        text = (
+            f"agrees: differs by at most {number(verdict.difference)}; rounding in "
+            f"{verdict.dtype} over {steps} allows {number(verdict.allowed)}"
+        )
+    else:
+        allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
+        text = f"differs by {number(verdict.difference)}; {allows}"
+    if verdict.horizon is not None:
+        text += (
+            f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
+            f"change these numbers by more than 1%: there, only single steps are compared."
+        )
+    return "\n".join(textwrap.fill(line, WIDTH) for line in text.split("\n"))
+
+
+def _first(place: Place, verdict: Verdict) -> str:
+    where = f"layer {place.layer}, {place.direction}, batch {place.batch}"
+    if place.time is not None:
+        where += f", time {place.time}"
+    where += f", unit {place.unit}"
+    head = f"First   {place.name} at {where}"
+    if place.seen_in_output:
+        head += "  (first seen in the output)"
+    kind = verdict.kind
+    pad = max(len("yours"), len(kind))
+    return "\n".join(
+        [head, f"          {'yours':<{pad}}  {place.yours: .6f}", f"          {kind:<{pad}}  {place.expected: .6f}"]
+    )
+
+
+def _place(cause: Cause) -> str:
+    words = [f"layer {cause.layer}"] if cause.layer is not None else []
+    if cause.direction is not None:
+        words.append(cause.direction)
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _cause(verdict: Verdict) -> str:
+    best = verdict.explanations[0]
+    count = len(best.causes)
+    left = number(best.left)
+    if count == 1:
+        head = f"Cause   one mistake leaves {left}, which is rounding:"
+    else:
+        together = NUMBERS.get(count, f"{count} mistakes")
+        head = f"Cause   {together} together leave {left}, which is rounding:"
+    lines = [head]
+    for k, (cause, words) in enumerate(zip(best.causes, best.words, strict=True), start=1):
+        mark = f"{k} " if count > 1 else ""
+        text = f"{mark}{words.title}{_place(cause)}: {words.sentence}"
+        lines.append(textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * (count > 1)))
+        if words.repair:
+            lines.append(f"{INDENT}    {words.repair}")
+    lines += _others(verdict)
+    lines += ["", *_table(verdict, best)]
+    return "\n".join(lines)
+
+
+def _others(verdict: Verdict) -> list[str]:
+    """Explanations that the data cannot tell from the first."""
+    others = verdict.explanations[1:]
+    if not others:
+        return []
+    lines = ["", f"{INDENT}These data cannot tell it from:"]
+    for one in others[:6]:
+        titles = [
+            f"{w.title}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)
+        ]
+        lines.append(
+            textwrap.fill(
+                " and ".join(titles), WIDTH, initial_indent=INDENT + "  or ", subsequent_indent=INDENT + "     "
+            )
+        )
+    if len(others) > 6:
+        lines.append(f"{INDENT}  and {len(others) - 6} more")
+    return lines
+
+
+def _table(verdict: Verdict, best: Explanation) -> list[str]:
+    count = len(best.causes)
+    rows = [("nothing", number(verdict.difference), "")]
+    if count > 1:
+        rows += [(f"{k} only", number(value), "") for k, value in enumerate(best.alone, start=1)]
+        names = ", ".join(str(k) for k in range(1, count)) + f" and {count}"
+        rows.append((names, number(best.left), ""))
+    else:
+        rows.append(("this", number(best.left), ""))
+    if verdict.nearest is not None:
+        causes, words, value = verdict.nearest
+        titles = " and ".join(f"{w.title}{_place(c)}" for c, w in zip(causes, words, strict=True))
+        rows.append(("nearest other", number(value), titles))
+    first = max(len(name) for name, _, _ in rows)
+    lines = [f"{INDENT}{'assumed':<{first}}   left over"]
+    for name, value, remark in rows:
+        line = f"{INDENT}{name:<{first}}   {value:<9}"
+        lines.append(_shortened(f"{line}   {remark}" if remark else line.rstrip()))
+    return lines
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= WIDTH + 10 else line[: WIDTH + 7] + "..."
+
+
+def _unexplained(verdict: Verdict) -> str:
+    head = "No known mistake explains it."
+    if not verdict.finished:
+        head = f"No known mistake was found in the time ({verdict.tried} sets of mistakes tried)."
+    text = " ".join([head, *verdict.holds])
+    return textwrap.fill(text, WIDTH)
+
+
+def _unseen(verdict: Verdict) -> str:
+    names = verdict.cannot_show
+    text = _joined(names[:8], "; ")
+    more = f"; and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"these data would not show: {text}{more}"
+
+
+def _joined(words: Sequence[str], by: str = ", ") -> str:
+    return by.join(words)
+
+
+def _listed(title: str, text: str) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=f"{title:<8}", subsequent_indent=INDENT, break_long_words=False
+    )

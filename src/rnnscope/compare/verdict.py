@@ -1,0 +1,127 @@
+"""What a comparison found, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rnnscope.compare.catalogue import Words
+from rnnscope.compare.cause import Cause
+
+__all__ = ["Explanation", "Place", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where two numbers differ first: ``name`` is a quantity or a final state, time None where it
+    has none; ``yours`` and ``expected`` are the two."""
+
+    name: str
+    layer: int
+    direction: str
+    batch: int
+    time: int | None
+    unit: int
+    yours: float
+    expected: float
+    seen_in_output: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Mistakes that together explain everything; ``left`` is the largest difference that is left
+    with all of them, ``alone`` with each alone."""
+
+    causes: tuple[Cause, ...]
+    words: tuple[Words, ...]
+    left: float
+    alone: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate computes what the reference computes, and if not where and why.
+
+    ``agrees`` is also its truth value. ``difference`` is the largest one, ``allowed`` what
+    rounding allows at that place, ``worst`` the largest ratio of the two anywhere.
+    ``explanations`` are all sets of mistakes of the smallest size that explain everything to
+    rounding: more than one where the data cannot tell them apart. ``right`` names what is
+    excluded, ``cannot_show`` mistakes that would change nothing in these data, ``holds`` what can
+    be said where nothing explains it. ``horizon`` is the step from which rounding alone may differ
+    by more than a hundredth, or None.
+
+    >>> import torch, rnnscope as rs
+    >>> lstm = torch.nn.LSTM(3, 4)
+    >>> verdict = rs.compare(lstm, lstm)
+    >>> verdict.agrees, verdict.causes
+    (True, ())
+    """
+
+    agrees: bool
+    difference: float
+    allowed: float
+    worst: float
+    dtype: str
+    kind: str
+    first: Place | None = None
+    explanations: tuple[Explanation, ...] = ()
+    nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
+    right: tuple[str, ...] = ()
+    cannot_show: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    probe: str = ""
+    steps: int = 0
+    horizon: int | None = None
+    given: bool = False
+    tried: int = 0
+    finished: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether the two agree to rounding."""
+        return self.agrees
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The mistakes of the first explanation; empty where there is none."""
+        return self.explanations[0].causes if self.explanations else ()
+
+    def __str__(self) -> str:
+        """The verdict as a text, for a terminal."""
+        from rnnscope.compare.report import report
+
+        return report(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        first = self.first
+        return {
+            "agrees": self.agrees,
+            "difference": self.difference,
+            "allowed": self.allowed,
+            "dtype": self.dtype,
+            "reference": self.kind,
+            "first": None if first is None else dict(vars(first)),
+            "explanations": [
+                {
+                    "causes": [
+                        dict(vars(cause))
+                        | {"title": w.title, "sentence": w.sentence, "repair": w.repair}
+                        for cause, w in zip(one.causes, one.words, strict=True)
+                    ],
+                    "left": one.left,
+                }
+                for one in self.explanations
+            ],
+            "right": list(self.right),
+            "cannot_show": list(self.cannot_show),
+            "holds": list(self.holds),
+            "notes": list(self.notes),
+            "probe": self.probe,
+            "horizon": self.horizon,
+        }
