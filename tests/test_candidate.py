@@ -346,6 +346,7 @@ def forms_of_output(output: Tensor) -> dict[str, Any]:
     return {
         "requires grad": output,
         "numpy": array,
+        "long double": array.astype(np.longdouble),
         "big endian": array.astype(">f4"),
         "reversed strides": array[::-1].copy()[::-1],
         "__array__": Elsewhere(array),
@@ -402,6 +403,13 @@ def test_final_states_in_any_form(lstm: nn.LSTM, form: str) -> None:
     if form != "h only":
         torch.testing.assert_close(answer.final["c"], c[None])
     assert answer.notes == ()
+
+
+def test_a_last_step_with_its_states_is_no_list_of_steps(lstm: nn.LSTM) -> None:
+    """[h, h, c] of a layer that returns one step, where x has three."""
+    h, c = states((B, H)), states((B, H)) + 1
+    with pytest.raises(rs.ShapeError, match="That is one step of 3, the last one"):
+        of(lambda x: [h, h.clone(), c], lstm).call(inputs_of(lstm, steps=3))
 
 
 def test_final_states_of_other_shapes_are_not_used(lstm: nn.LSTM) -> None:
@@ -602,6 +610,7 @@ def test_no_graph_is_made_unless_the_candidate_needs_one(gru: nn.GRU) -> None:
     inputs = inputs_of(gru)
     of(plain, gru).call(inputs)
     assert seen == [False]
+    assert not of(derives, gru).call(inputs).output.requires_grad
     assert torch.equal(of(derives, gru).call(inputs).output, of(plain, gru).call(inputs).output)
 
 
@@ -708,6 +717,10 @@ def test_quantities_by_name() -> None:
     for name in names:
         assert torch.equal(found.quantities[name], trace[name])
     assert torch.equal(found.final["c"].flatten(0, 1), trace.c_n)
+    assert (
+        recorded({"f": names["f"].half(), "output": trace.output}, layer, inputs).dtype
+        == torch.float32
+    )
     assert "'mine' is not used; known are output, h_n, c_n, i, f, g, o, c, h" in found.notes
 
 

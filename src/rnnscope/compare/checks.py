@@ -143,7 +143,6 @@ def run_checks(
 
 def _repeats(run: _Run, stream: object) -> Finding | None:
     """Three calls: the second is given the first one's random numbers, the third other ones."""
-    after = run.candidate.stream
     run.candidate.stream = stream
     second = run.output(run.inputs, "the same input again")
     place = run.differs(second, run.first, run.allowed)
@@ -162,7 +161,6 @@ def _repeats(run: _Run, stream: object) -> Finding | None:
             f"that is not reset ({what})",
             *_where(place),
         )
-    run.candidate.stream = after
     third = run.output(run.inputs, "the same input again")
     place = run.differs(third, run.first, run.allowed)
     if place is None:

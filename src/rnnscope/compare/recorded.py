@@ -203,7 +203,7 @@ class _Reading:
                 f"{what} of shape {got} fits under no order of its axes; expected "
                 f"{self._as_words(own)} = {self._expected(own)}"
             )
-        chosen = own if own in lasting else lasting[0]
+        chosen = lasting[0]  # own, if it fits: it comes first
         if chosen != own and len(lasting) > 1 and len(got) == 3:
             choices = " or ".join(repr(each) for each in lasting)
             raise ShapeError(f"{what} of shape {got} may be {choices}: say which, axes={choices}")

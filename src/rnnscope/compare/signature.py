@@ -106,11 +106,10 @@ def _plain(name: str) -> str:
 
 def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
     """The parameters, and whether they are of a ``call`` as Keras has it; None if unknown."""
+    inner: Any = function
     if isinstance(function, nn.Module):
         function = getattr(function, "_orig_mod", function)
         inner = getattr(function, "forward", None)  # what is scripted may have none
-    else:
-        inner = function
     scripted = _schema(inner)
     if scripted is not None:
         return scripted, False
