@@ -212,6 +212,7 @@ def test_defaults_are_the_callers_choice(gru: nn.GRU) -> None:
     one = of(candidate, gru)
     one.call(inputs_of(gru), gru.state_dict())
     assert (given, one.takes_weights) == ([(True, "mine", None)], False)
+    assert not of(functools.partial(candidate, initial=None), gru).takes_initial
 
 
 @pytest.mark.parametrize("directions", [1, 2])
