@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope.adopt import adopt
+from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
 from rnnscope.files import load, save
 from rnnscope.files.found import AmbiguousError
@@ -416,6 +417,125 @@ def _options_told(layout: str) -> Iterator[None]:
         yield
     except AmbiguousError as error:
         raise ArgumentError(error.in_options({"cell": "--cell", "layout": layout})) from error
+
+
+# rnnscope compare ----------------------------------------------------------------------------
+
+
+class Form(StrEnum):
+    """The forms in which a verdict can be printed."""
+
+    text = "text"
+    json = "json"
+
+
+DIFFERS = 1  # the exit code; errors have 2
+
+
+@app.command(short_help="Whether recorded numbers are what a layer computes, and if not why.")
+def compare(
+    weights: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help=f"The layer's weights: a file ending in {_ENDINGS}."),
+    ],
+    input_file: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="x: .npy, (batch, time, feature), or (time, feature) of one sequence without a "
+            "batch; .csv, a row a step.",
+        ),
+    ],
+    candidate: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="What was computed elsewhere from that x: .npz with output, and if you have "
+            "them h_n, c_n and gates by name; or .npy, the output alone.",
+        ),
+    ],
+    layer_name: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="Which layer of the file of weights."),
+    ] = None,
+    cell: Annotated[
+        AnyCell | None, typer.Option(help="Which cell, where names and shapes fit several.")
+    ] = None,
+    nonlinearity: Annotated[
+        Nonlinearity | None,
+        typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="LAYOUT", help="How the weights are stored, as for rnnscope show."),
+    ] = None,
+    batch_first: Annotated[
+        bool,
+        typer.Option(
+            "--batch-first/--no-batch-first",
+            help="x is (batch, time, feature), or (time, batch, feature). A file of weights does "
+            "not tell.",
+        ),
+    ] = True,
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="btu|tbu|...",
+            help="The output's axes: b batch, t time, u unit.  [default: by their sizes, as x "
+            "where several fit]",
+        ),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Initial states: .npz with h_0, of an LSTM c_0 too, (layers × directions, batch, "
+            "hidden).  [default: zeros]",
+            show_default=False,
+        ),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="5,3,2", help="Steps of each sequence, where x is padded."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="After about so long the search for causes ends.")
+    ] = 6.0,
+    form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.text,
+) -> None:
+    """Whether numbers computed elsewhere are what a layer computes: where they differ first, and
+    which mistakes explain it.
+
+    Exit code 0: they agree; 1: they differ; 2: they cannot be compared.
+    """
+    kind = cell.value if cell else None
+    activation = nonlinearity.value if nonlinearity else None
+    if activation is not None and kind not in (None, "rnn"):
+        raise ArgumentError("--nonlinearity is an option of --cell rnn")
+    with _options_told(layout="--layout"):
+        _, module = read_layer(weights, layer_name, kind, layout, activation)
+    layer: Any = module
+    layer.batch_first = batch_first
+    x = _in_precision(read_sequence(input_file), layer)
+    if x.shape[-1] != layer.input_size:
+        raise ArgumentError(
+            f"{input_file}: the layer takes {layer.input_size} numbers a step; got "
+            f"{x.shape[-1]} in {tuple(x.shape)}"
+        )
+    _afford(x[..., 0].numel(), layer.num_layers * layer.hidden_size)
+    verdict = Comparison(
+        layer,
+        x,
+        candidate,
+        initial_states(initial, layer) if initial else None,
+        _lengths(lengths) if lengths is not None else None,
+        axes,
+        seconds,
+    ).verdict()
+    show(Printed(verdict), Format(form.value), "compare")
+    if not verdict:
+        raise typer.Exit(DIFFERS)
 
 
 # rnnscope shapes -----------------------------------------------------------------------------
