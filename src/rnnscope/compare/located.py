@@ -10,7 +10,7 @@ from torch import Tensor
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
-from rnnscope.compare.simulate import Simulator, opened
+from rnnscope.compare.simulate import opened
 from rnnscope.compare.verdict import Place
 
 __all__ = ["first_difference", "what_holds"]
@@ -34,7 +34,7 @@ def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None
 def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place | None:
     backward = part.part.backward
     for steps in part.steps:
-        [values] = opened([part.part], steps.known)
+        values = {name: value[0] for name, value in opened([part.part], steps.known).items()}
         tolerance = tolerances(part.part, steps)
         names = [n for n in values if n in steps.after]
         failing: list[tuple[int, str]] = []
@@ -65,7 +65,7 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
 
 
 def _in_output(model: Model, observation: Observation) -> Place | None:
-    [outcome] = Simulator(observation.inputs).run([model])
+    [outcome] = observation.simulator.run([model])
     seen = observation.output
     if outcome is None or seen is None or outcome.output.shape != seen.shape:
         return None
@@ -99,7 +99,7 @@ def _in_output(model: Model, observation: Observation) -> Place | None:
 
 
 def _in_final(model: Model, observation: Observation) -> Place | None:
-    [outcome] = Simulator(observation.inputs).run([model])
+    [outcome] = observation.simulator.run([model])
     if outcome is None:
         return None
     for name, value in predicted(outcome).items():
@@ -162,7 +162,7 @@ def _first_step_from_zero(
     for steps in part.steps:
         if any(bool(value.any()) for value in steps.known.initial.values()):
             continue
-        [values] = opened([part.part], steps.known)
+        values = {name: value[0] for name, value in opened([part.part], steps.known).items()}
         tolerance = tolerances(part.part, steps)
         for name, seen in steps.after.items():
             away = distance(values[name], seen)

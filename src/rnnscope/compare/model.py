@@ -8,8 +8,9 @@ models have in common is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,11 +85,12 @@ class Part:
     fed back as h (its first units, as many as h has), ``emits`` the one handed on, ``ends`` the
     one returned as the final h. ``carried`` False: every step starts from the initial state.
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
-    ``after_forward``: starts from the final state of the layer's first direction.
+    ``after_forward``: starts from the final state of the layer's first direction. ``pending``
+    maps parameters to the order in which the rows of those ``stored`` are to be taken.
     """
 
     cell: Cell
-    weights: Weights
+    stored: Weights
     token: Token
     backward: bool
     first_b_hh: Tensor | None = None
@@ -98,6 +100,25 @@ class Part:
     carried: bool = True
     aligned: bool = True
     after_forward: bool = False
+    pending: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights, in the order of rows that they have by now."""
+        if not self.pending:
+            return self.stored
+        ordered: dict[str, Any] = {
+            name: getattr(self.stored, name)[rows] for name, rows in self.pending.items()
+        }
+        return replace(self.stored, **ordered)
+
+    def reordered(self, rows: Tensor, names: Iterable[str], *token: Any) -> Part:
+        """The same with the rows of some parameters in another order; they are moved when they are
+        needed."""
+        pending = dict(self.pending)
+        for name in names:
+            pending[name] = pending[name][rows] if name in pending else rows
+        return self.marked(*token, pending=pending)
 
     def marked(self, *token: Any, **changes: Any) -> Part:
         """The same with some facts changed, told apart by ``token``."""
@@ -105,7 +126,12 @@ class Part:
 
     def weighted(self, *token: Any, **tensors: Tensor | None) -> Part:
         """The same with other weights."""
-        return self.marked(*token, weights=replace(self.weights, **tensors))
+        pending = {name: rows for name, rows in self.pending.items() if name not in tensors}
+        return self.marked(*token, stored=replace(self.stored, **tensors), pending=pending)
+
+    def with_weights(self, weights: Weights, **changes: Any) -> Part:
+        """The same with these weights in place of its own."""
+        return replace(self, stored=weights, pending={}, **changes)
 
 
 Changes = tuple[Change, ...]

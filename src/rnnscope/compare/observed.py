@@ -37,6 +37,11 @@ class Observation:
     final: Mapping[str, Tensor] = field(default_factory=dict)
     quantities: Mapping[str, Tensor] = field(default_factory=dict)
     allowed: Mapping[str, Tensor] = field(default_factory=dict)
+    simulator: Simulator = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.simulator is None:
+            object.__setattr__(self, "simulator", Simulator(self.inputs))
 
     @property
     def valid(self) -> Tensor | None:
@@ -69,7 +74,13 @@ def predicted(outcome: Outcome) -> dict[str, Tensor]:
     }
 
 
-def allowed(model: Model, inputs: Inputs, unit: float, seed: int = 0) -> dict[str, Tensor]:
+def allowed(
+    model: Model,
+    inputs: Inputs,
+    unit: float,
+    seed: int = 0,
+    simulator: Simulator | None = None,
+) -> dict[str, Tensor]:
     """What rounding to ``unit`` allows: ``FREE`` times how far runs move whose weights, inputs
     and states are changed by a rounding's size, at each time and row the largest over units; and
     never less than a few roundings of the numbers themselves. Inf from where it is of no use.
@@ -82,7 +93,7 @@ def allowed(model: Model, inputs: Inputs, unit: float, seed: int = 0) -> dict[st
         noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
         return value * (1 + 2 * unit * noise)
 
-    [exact] = Simulator(inputs).run([model])
+    [exact] = (simulator or Simulator(inputs)).run([model])
     if exact is None:
         return {}
     floor = predicted(exact)
@@ -90,9 +101,9 @@ def allowed(model: Model, inputs: Inputs, unit: float, seed: int = 0) -> dict[st
         name: 8 * unit * value.abs().amax(-1, keepdim=True).clamp_min(1)
         for name, value in floor.items()
     }
-    for _ in range(3):
+    for _ in range(2):
         parts = {
-            (layer, d): replace(part, weights=part.weights.map(shaken), token=("shaken", layer, d))
+            (layer, d): part.with_weights(part.weights.map(shaken), token=("shaken", layer, d))
             for layer, row in enumerate(model.parts)
             for d, part in enumerate(row)
         }

@@ -8,7 +8,8 @@ wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,9 +18,12 @@ from rnnscope.compare.catalogue import CATALOGUE
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
-from rnnscope.compare.simulate import Known, opened
+from rnnscope.compare.simulate import Known, opened, separable
 
 __all__ = ["OpenedPart", "Steps", "opened_parts", "scale"]
+
+FEW = 24
+"""Units that are compared in the search of a large layer."""
 
 STEP = 16
 """An opened step may be off by so many roundings of the largest sum of its products."""
@@ -57,18 +61,47 @@ class OpenedPart:
             part = change(part, cause)
         return part
 
+    @property
+    def richest(self) -> OpenedPart:
+        """The same with the steps of one call only, that of which most is known."""
+        most = max(self.steps, key=lambda s: sum(value.numel() for value in s.after.values()))
+        return replace(self, steps=(most,))
+
+    @property
+    def few_units(self) -> bool:
+        """Whether only few of many units differ: then no mistake of the catalogue explains it, for
+        each of them concerns all units."""
+        ratios = self.units(self.part)
+        wrong = int((ratios > 1).sum())
+        return 0 < wrong <= len(ratios) // 4
+
     def misfit(self, parts: Sequence[Part]) -> Misfit:
-        """How far each part's single steps are from what was observed, by call and state."""
+        """How far each part's single steps are from what was observed, by call and state.
+
+        In a large layer some of the units are compared, unless a cell's units need each other.
+        """
+        whole = [k for k, part in enumerate(parts) if not separable(part.cell)]
+        size = self.part.weights.hidden_size
+        if size <= FEW or len(whole) == len(parts):
+            return self._misfit(parts, None)
+        units = torch.linspace(0, size - 1, FEW).long()
+        some = [k for k in range(len(parts)) if k not in set(whole)]
+        found = self._misfit([parts[k] for k in some], units)
+        if whole:
+            found = found.beside(self._misfit([parts[k] for k in whole], None))
+        order = torch.tensor([*some, *whole]).argsort()
+        return found.rows(order.tolist())
+
+    def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
         groups: list[Group] = []
         squares: list[Tensor] = []
         ratios: list[Tensor] = []
         counts: list[int] = []
-        for steps in self.steps:
-            tolerance = tolerances(self.part, steps)
-            values = opened(parts, steps.known)
-            for name, seen in steps.after.items():
-                every = torch.stack([one[name] for one in values])
-                away = distance(every, seen)
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened(parts, replace(steps.known, units=units), steps.after)
+            for name, every in steps.after.items():
+                seen = every if units is None else every[..., units]
+                away = distance(values[name], seen)
                 ratio = away / tolerance[name]
                 if steps.known.valid is not None:
                     away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
@@ -80,15 +113,20 @@ class OpenedPart:
             tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
         )
 
+    @cached_property
+    def tolerances(self) -> list[dict[str, Tensor]]:
+        """What rounding allows each state, for all steps."""
+        return [tolerances(self.part, steps) for steps in self.steps]
+
     def units(self, part: Part) -> Tensor:
         """The largest deviation of each unit over all single steps, relative to what rounding
         allows, (unit)."""
         found: list[Tensor] = []
         for steps in self.steps:
             tolerance = tolerances(self.part, steps)
-            [values] = opened([part], steps.known)
+            values = opened([part], steps.known, steps.after)
             for name, seen in steps.after.items():
-                ratio = distance(values[name], seen) / tolerance[name]
+                ratio = distance(values[name][0], seen) / tolerance[name]
                 if steps.known.valid is not None:
                     ratio = ratio[steps.known.valid]
                 found.append(ratio.reshape(-1, ratio.shape[-1]).amax(0))

@@ -63,10 +63,8 @@ def _differences(
 ) -> tuple[Tensor, Tensor]:
     """What was seen less what is right, and what rounded operands give less what is right."""
     parts = {
-        (layer, d): replace(
-            part,
-            weights=part.weights.map(lambda t: _rounded(t, bits)),
-            token=("rounded", bits, layer, d),
+        (layer, d): part.with_weights(
+            part.weights.map(lambda t: _rounded(t, bits)), token=("rounded", bits, layer, d)
         )
         for layer, row in enumerate(model.parts)
         for d, part in enumerate(row)

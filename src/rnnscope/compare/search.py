@@ -13,22 +13,24 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 
 import torch
-from torch import Tensor
 
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model
+from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import Misfit, Observation, distance, misfits, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["Found", "Search"]
+__all__ = ["LARGE", "Found", "Search"]
 
 Causes = frozenset[Cause]
 
 BEAM = 8
 EACH = 2
 DEPTH = 3
+
+LARGE = 96 * 4 * 96
+"""Numbers of W_hh from which on parts are searched by themselves first."""
 
 SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
 """Entries after which no number of a matrix is where it was: two of them come no closer one by
@@ -59,6 +61,7 @@ class Search:
     _scores: dict[Causes, tuple[float, float]] = field(default_factory=dict)
     _places: dict[Causes, int] = field(default_factory=dict)
     _misfits: Misfit | None = None
+    _hopeless: bool = False
     tried: int = 0
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class Search:
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
         self.every = causes(self.model)
-        self._started = clock.monotonic()
+        self._started = clock.process_time()
 
     # models and how far they are -------------------------------------------------------------
 
@@ -98,9 +101,12 @@ class Search:
             self._models[together] = applied(self.model, tuple(together))
         return self._models[together]
 
-    def _explaining_singles(self, singles: Sequence[Causes]) -> list[Causes]:
-        """The single mistakes that explain everything, measured where most is seen first."""
-        models = [(s, model) for s in singles if (model := self.of(s)) is not None]
+    def _explaining_quickly(self, wanted: Sequence[Causes]) -> list[Causes]:
+        """The sets that explain everything, measured where most is seen first."""
+        fresh = [s for s in wanted if s not in self._scores]
+        models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
+        if not models:
+            return []
         self.tried += len(models)
         misfit = self._misfit([model for _, model in models], self._quick)
         left = [s for (s, _), worst in zip(models, misfit.worst, strict=True) if worst <= 1]
@@ -137,40 +143,74 @@ class Search:
 
     @property
     def _late(self) -> bool:
-        return clock.monotonic() - self._started > self.seconds
+        return clock.process_time() - self._started > self.seconds
 
     # the search ------------------------------------------------------------------------------
 
     def run(self) -> Found:
         """The smallest sets that explain everything, or none."""
-        alone: Causes = frozenset()
         singles = [frozenset({cause}) for cause in self.every]
-        found = self._explaining_singles(singles)
+        if self._large:
+            return self._run_large(singles)
+        found = self._explaining_quickly(singles)
         if found:
             return self._found(found)
-        sets, misfit = self._measure([alone, *singles])
+        sets, misfit = self._measure([frozenset(), *singles])
         beam = self._best(sets, misfit)
-        seeds = self._seeds()
-        if seeds:
-            sets, misfit = self._measure(seeds)
-            found = self._explaining(sets)
+        sets, misfit = self._measure(self._seeds())
+        found = self._explaining(sets)
+        if found:
+            return self._found(self._alternatives(found))
+        return self._extend([*self._best(sets, misfit), *beam])
+
+    def _extend(self, beam: list[Causes]) -> Found:
+        """The search from sets that come close, one more mistake at a time."""
+        for size in range(2, DEPTH + 1):
+            if self._late or self._hopeless:
+                return self._found([])
+            self._say()
+            extended = [base | {cause} for base in beam for cause in self.every]
+            extended = [s for s in dict.fromkeys(extended) if self._sensible(s)]
+            found = self._explaining_quickly(extended)
             if found:
                 return self._found(self._alternatives(found))
-            if misfit is not None:
-                beam = [*self._best(sets, misfit), *beam]
-        for _ in range(DEPTH - 1):
+            if size == 2:
+                found = self._scrambled()
+                if found:
+                    return self._found(self._alternatives(found))
+            if size < DEPTH:
+                sets, misfit = self._measure(extended)
+                beam = self._best(sets, misfit)
+        return self._found([])
+
+    @property
+    def _large(self) -> bool:
+        """Whether a run is so dear that parts are searched by themselves first."""
+        weights = self.model.parts[0][0].weights
+        return weights.hh.numel() > LARGE
+
+    def _run_large(self, singles: Sequence[Causes]) -> Found:
+        """Mistakes of cells part by part, of which a few units are computed; whole runs only for
+        what that leaves over."""
+        around = [s for s in singles if not all(CATALOGUE[c.name].of_cell for c in s)]
+        seeds = self._seeds()
+        sets, _ = self._measure([frozenset(), *seeds])
+        found = self._explaining(sets)
+        if found or self._hopeless:
+            return self._found(found)
+        self._say()
+        found = self._explaining_quickly(around)
+        if found:
+            return self._found(found)
+        for wanted in ([s | a for s in seeds[:4] for a in around], singles):
             if self._late:
                 return self._found([])
             self._say()
-            extended = (base | {cause} for base in beam for cause in self.every)
-            sets, misfit = self._measure(s for s in extended if self._sensible(s))
-            found = self._explaining(sets)
-            if found:
-                return self._found(self._alternatives(found))
-            if misfit is None:
-                break
-            beam = self._best(sets, misfit)
-        return self._found(self._alternatives(self._scrambled()))
+            for start in range(0, len(wanted), 64):
+                found = self._explaining_quickly(wanted[start : start + 64])
+                if found or self._late:
+                    return self._found(found)
+        return self._found([])
 
     def _scrambled(self) -> list[Causes]:
         """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
@@ -178,7 +218,7 @@ class Search:
             return []
         everywhere = [c for c in self.every if c == c.everywhere()]
         pairs = [frozenset(pair) for pair in _scrambles(everywhere)]
-        return self._explaining_singles(pairs) if pairs else []
+        return self._explaining_quickly(pairs) if pairs else []
 
     def _say(self) -> None:
         if self.progress is not None:
@@ -243,19 +283,22 @@ class Search:
         parts = opened_parts(self.model, self.observations)
         if not parts:
             return []
+        self._hopeless = any(part.few_units for part in parts.values())
+        if self._hopeless:
+            return []
         of_cell = [
             c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()
         ]
         options: dict[tuple[int, int], list[Causes]] = {}
         for place, part in parts.items():
-            options[place] = _explain_part(self.model, part, of_cell)
+            options[place] = _explain_part(self.model, part, of_cell, lambda: self._late)
         known = {place: sets for place, sets in options.items() if sets}
         if not known:
             return []
         combined = product(*([(place, s) for s in sets[:4]] for place, sets in known.items()))
         found: dict[Causes, None] = {}
         for k, combination in enumerate(combined):
-            if k >= 64:
+            if k >= 64 or self._late:
                 break
             found[_merged(self.model, dict(combination), set(known))] = None
         return [s for s in found if s]
@@ -269,41 +312,58 @@ def _scrambles(every: Sequence[Cause]) -> Iterable[tuple[Cause, Cause]]:
 
 
 def _explain_part(
-    model: Model, part: OpenedPart, every: Sequence[Cause], depth: int = 3
+    model: Model,
+    part: OpenedPart,
+    every: Sequence[Cause],
+    late: Callable[[], bool],
+    depth: int = 3,
 ) -> list[Causes]:
     """The smallest sets of mistakes of one cell that explain a part's single steps; the empty
     set where nothing is wrong there, none where nothing explains it."""
+    if part.few_units:
+        return []
     bases: list[Causes] = [frozenset()]
     tried: set[Causes] = set()
     for size in range(depth + 1):
-        if size == 0:
-            wanted = bases
-        else:
-            wanted = [
-                base | {cause}
-                for base in bases
-                for cause in every
-                if not any((c.name, c.tensors) == (cause.name, cause.tensors) for c in base)
-            ]
+        wanted = bases if size == 0 else _extended(bases, every)
         fresh = [s for s in dict.fromkeys(wanted) if s not in tried]
         tried.update(fresh)
-        made = [(s, p) for s in fresh if (p := part.changed(model, s)) is not None]
-        if not made:
-            return []
-        misfit = part.misfit([p for _, p in made])
-        found = [s for (s, _), worst in zip(made, misfit.worst.tolist(), strict=True) if worst <= 1]
+        found, made = _fitting(model, part, fresh)
         if found:
             return found
-        bases = [made[k][0] for k in misfit.closest(BEAM, EACH)]
-        if size == 2:
-            pairs = [frozenset(pair) for pair in _scrambles(every)]
-            made = [(s, p) for s in pairs if (p := part.changed(model, s)) is not None]
-            if made:
-                worst = part.misfit([p for _, p in made]).worst.tolist()
-                found = [s for (s, _), ratio in zip(made, worst, strict=True) if ratio <= 1]
+        large = part.part.weights.hh.numel() > LARGE
+        if size == 2 and not large:
+            found, _ = _fitting(model, part, [frozenset(pair) for pair in _scrambles(every)])
             if found:
                 return found
+        if not made or size == depth or late():
+            return []
+        beam, each = (4, 1) if large else (BEAM, EACH)
+        bases = [made[k][0] for k in part.misfit([p for _, p in made]).closest(beam, each)]
     return []
+
+
+def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterable[Causes]:
+    for base in bases:
+        taken = {(c.name, c.tensors) for c in base}
+        for cause in every:
+            if (cause.name, cause.tensors) not in taken:
+                yield base | {cause}
+
+
+def _fitting(
+    model: Model, part: OpenedPart, sets: Iterable[Causes]
+) -> tuple[list[Causes], list[tuple[Causes, Part]]]:
+    """The sets that explain a part, told by one call first, and all that apply."""
+    made = [(s, p) for s in sets if (p := part.changed(model, s)) is not None]
+    if not made:
+        return [], []
+    worst = part.richest.misfit([p for _, p in made]).worst.tolist()
+    likely = [pair for pair, ratio in zip(made, worst, strict=True) if ratio <= 1]
+    if not likely:
+        return [], made
+    worst = part.misfit([p for _, p in likely]).worst.tolist()
+    return [s for (s, _), ratio in zip(likely, worst, strict=True) if ratio <= 1], made
 
 
 def _merged(

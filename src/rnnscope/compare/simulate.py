@@ -8,11 +8,13 @@ weights and each different input, and parts with the same equations run as one b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnnscope.cells import Cell
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.expr import (
     Expr,
@@ -24,9 +26,10 @@ from rnnscope.expr import (
     Vector,
     Weighted,
     evaluate,
+    leaves,
 )
 
-__all__ = ["Known", "Simulator", "opened"]
+__all__ = ["Known", "Simulator", "opened", "restricted", "separable"]
 
 MOST_BYTES = 2**26
 """Weights that are stacked for one batch of products."""
@@ -55,7 +58,7 @@ class _Job:
     @property
     def alike(self) -> Token:
         """Jobs of the same kind can run as one batch."""
-        part, w = self.part, self.part.weights
+        part, w = self.part, self.part.stored
         flags = (part.backward, part.feeds, part.emits, part.ends, part.carried, part.aligned)
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
         return (id(part.cell), flags, present, self.x.shape, w.ih.shape, w.hh.shape)
@@ -235,7 +238,7 @@ def _job(
 
 
 def _fits(job: _Job) -> bool:
-    weights = job.part.weights
+    weights = job.part.stored
     return job.x.shape[-1] == weights.ih.shape[-1] and all(
         value.shape[0] == job.x.shape[1] for value in job.initial.values()
     )
@@ -313,7 +316,7 @@ def _left(model: Model, outcome: Outcome | None, stages: Sequence[Inputs]) -> Ou
 
 
 def _chunks(jobs: list[_Job]) -> Iterable[list[_Job]]:
-    one = jobs[0].part.weights
+    one = jobs[0].part.stored
     size = (one.ih.numel() + one.hh.numel()) * one.ih.element_size() + jobs[0].x.nbytes * 8
     most = max(1, MOST_BYTES // max(1, size))
     for start in range(0, len(jobs), most):
@@ -370,9 +373,20 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _Step:
     """The environment of ``evaluate`` for all models of a batch: (model, batch, unit) each."""
 
-    def __init__(self, batch: _Batch, x: Tensor, before: Mapping[str, Tensor], b_hh: Tensor | None):
+    def __init__(
+        self,
+        batch: _Batch,
+        x: Tensor,
+        before: Mapping[str, Tensor],
+        b_hh: Tensor | None,
+        units: Tensor | None = None,
+        own: Iterable[str] = (),
+    ):
         self.batch, self.x, self.b_hh = batch, x, b_hh
-        self.values: dict[Expr, Tensor] = {Previous(name): t for name, t in before.items()}
+        self.h = before["h"]
+        self.values: dict[Expr, Tensor] = {
+            Previous(name): t if name in own else _of_units(t, units) for name, t in before.items()
+        }
         self.products_of: dict[Expr, Tensor] = {}
 
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
@@ -395,7 +409,7 @@ class _Step:
             case FromH(gate, Previous("h")):
                 # all gates in one product
                 if leaf.of not in self.products_of:
-                    self.products_of[leaf.of] = _affine(self.values[leaf.of], batch.hh, self.b_hh)
+                    self.products_of[leaf.of] = _affine(self.h, batch.hh, self.b_hh)
                 return self.products_of[leaf.of][..., batch.rows(gate)]
             case FromH(gate, of):
                 rows = batch.rows(gate)
@@ -532,6 +546,39 @@ def _started(valid: Tensor | None, t: int, rows: int) -> Tensor:
     return valid[t] & ~valid[t - 1] if t else valid[0]
 
 
+def _of_units(value: Tensor, units: Tensor | None) -> Tensor:
+    return value if units is None else value[..., units]
+
+
+def separable(cell: Cell) -> bool:
+    """Whether each unit of a step needs no other unit of the same step."""
+    return all(
+        not isinstance(leaf, Project)
+        and not (isinstance(leaf, FromH) and leaf.of != Previous("h"))
+        for equation in cell.equations.values()
+        for leaf in leaves(equation)
+    )
+
+
+def restricted(part: Part, units: Tensor) -> Part:
+    """The part with the rows of some units only."""
+    stored, pending = part.stored, part.pending
+    size = stored.hidden_size
+    rows = torch.cat([k * size + units for k in range(len(part.cell.gates))])
+
+    def of(name: str) -> Any:
+        value = getattr(stored, name)
+        return None if value is None else value[pending[name][rows] if name in pending else rows]
+
+    fewer = replace(
+        stored,
+        **{name: of(name) for name in ("ih", "hh", "b_ih", "b_hh")},
+        vectors={name: v[units] for name, v in stored.vectors.items()},
+    )
+    first = None if part.first_b_hh is None else part.first_b_hh[rows]
+    return part.with_weights(fewer, first_b_hh=first)
+
+
 # single steps --------------------------------------------------------------------------------
 
 
@@ -539,39 +586,54 @@ def _started(valid: Tensor | None, t: int, rows: int) -> Tensor:
 class Known:
     """What is known of one part: its input (time, batch, feature), each state at every step and
     before it, (time, batch, unit), in the order of computing; a state that is not known is absent
-    from ``states`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding."""
+    from ``states`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
+    With ``units`` only these are computed, which a cell allows whose matrices meet nothing but x
+    and h.
+    """
 
     x: Tensor
     before: Mapping[str, Tensor]
     states: Mapping[str, Tensor]
     initial: Mapping[str, Tensor]
     valid: Tensor | None = None
+    units: Tensor | None = None
 
 
-def opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
-    """Every quantity of every single step, (time, batch, unit), for parts with their weights."""
+def opened(
+    parts: Sequence[Part], known: Known, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Quantities of every single step, (part, time, batch, unit), for parts with their weights;
+    every quantity unless ``names`` are told."""
     groups: dict[Token, list[int]] = {}
     for k, part in enumerate(parts):
-        shape = part.weights.ih.shape
+        shape = part.stored.ih.shape
         present = tuple(
-            t is None for t in (part.weights.b_ih, part.weights.b_hh, part.first_b_hh)
+            t is None for t in (part.stored.b_ih, part.stored.b_hh, part.first_b_hh)
         )
         groups.setdefault((id(part.cell), shape, present, part.carried, part.feeds), []).append(k)
-    found: list[dict[str, Tensor]] = [{} for _ in parts]
-    size = max(1, (parts[0].weights.ih.nbytes + parts[0].weights.hh.nbytes + known.x.nbytes * 8))
-    most = max(1, MOST_BYTES // size)
+    first = parts[0].stored
+    share = 1.0 if known.units is None else len(known.units) / first.hidden_size
+    size = int(share * (first.ih.nbytes + first.hh.nbytes)) + known.x.nbytes * 8
+    most = max(1, MOST_BYTES // max(1, size))
+    wanted = tuple(parts[0].cell.equations if names is None else names)
+    found: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    order: list[int] = []
     with torch.inference_mode():
         for places in groups.values():
             for start in range(0, len(places), most):
                 chunk = places[start : start + most]
-                for k, one in zip(chunk, _opened([parts[k] for k in chunk], known), strict=True):
-                    found[k] = one
-    return found
+                order += chunk
+                values = _opened([parts[k] for k in chunk], known)
+                for name in wanted:
+                    found[name].append(_widened(values[name], len(chunk)))
+        back = torch.tensor(order).argsort()
+        return {name: torch.cat(values)[back] for name, values in found.items()}
 
 
-def _opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
+def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
     part = parts[0]
-    batch = _Batch(parts)
+    units = known.units
+    batch = _Batch(parts if units is None else [restricted(one, units) for one in parts])
     steps, rows = known.x.shape[:2]
     from_x = _from_input(batch, known.x.unsqueeze(0))
     before = {name: value.unsqueeze(0) for name, value in known.before.items()}
@@ -592,17 +654,18 @@ def _opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
         if batch.first is not None:
             flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
         flat = {name: value.flatten(1, 2) for name, value in before.items()}
-        values = _Step(batch, from_x.flatten(1, 2), flat, flat_bias).run()
-        every = {name: value.unflatten(1, (steps, rows)) for name, value in values.items()}
-        return _each(every, width)
-    run: dict[str, Tensor] = {name: known.initial[name].unsqueeze(0) for name in hidden}
+        values = _Step(batch, from_x.flatten(1, 2), flat, flat_bias, units).run()
+        return {name: value.unflatten(1, (steps, rows)) for name, value in values.items()}
+    run: dict[str, Tensor] = {
+        name: _of_units(known.initial[name].unsqueeze(0), units) for name in hidden
+    }
     kept: dict[str, list[Tensor]] = {}
     fed: Tensor | None = None
     for t in range(steps):
         states = {name: value[:, t] for name, value in before.items()} | run
         if fed is not None:
             states["h"] = fed
-        values = _Step(batch, from_x[:, t], states, b_hh[t]).run()
+        values = _Step(batch, from_x[:, t], states, b_hh[t], units, hidden).run()
         for name in hidden:
             after = values[name]
             if known.valid is not None:
@@ -612,21 +675,11 @@ def _opened(parts: Sequence[Part], known: Known) -> list[dict[str, Tensor]]:
             fed = values[part.feeds][..., : states["h"].shape[-1]]
         for name, value in values.items():
             kept.setdefault(name, []).append(value)
-    return _each(
-        {
-            name: torch.stack([_widened(value, width) for value in values], 1)
-            for name, values in kept.items()
-        },
-        width,
-    )
+    return {
+        name: torch.stack([_widened(value, width) for value in values], 1)
+        for name, values in kept.items()
+    }
 
 
 def _rows(bias: Tensor, rows: int) -> Tensor:
     return bias.expand(bias.shape[0], rows, bias.shape[-1])
-
-
-def _each(values: Mapping[str, Tensor], width: int) -> list[dict[str, Tensor]]:
-    return [
-        {name: value[k if value.shape[0] > 1 else 0] for name, value in values.items()}
-        for k in range(width)
-    ]

@@ -73,12 +73,12 @@ def _order_rows(gates: tuple[str, ...], order: str, units: int) -> Tensor:
 
 
 def _permuted(part: Part, cause: Cause, rows: Tensor) -> Part:
-    chosen = {name: t[rows] for name, t in _chosen(part, cause.tensors).items()}
-    return part.weighted(cause.name, cause.choice, cause.tensors, **chosen)
+    names = [FIELDS[n] for n in OF[cause.tensors] if getattr(part.stored, FIELDS[n]) is not None]
+    return part.reordered(rows, names, cause.name, cause.choice, cause.tensors)
 
 
 def _reorder(part: Part, cause: Cause) -> Part:
-    rows = _order_rows(tuple(part.cell.gates), cause.choice, part.weights.hidden_size)
+    rows = _order_rows(tuple(part.cell.gates), cause.choice, part.stored.hidden_size)
     return _permuted(part, cause, rows)
 
 
@@ -129,7 +129,7 @@ def _interleavings(model: Model) -> Iterator[Choice]:
 
 
 def _interleave(part: Part, cause: Cause) -> Part:
-    rows = _interleaved_rows(len(part.cell.gates), part.weights.hidden_size, cause.choice)
+    rows = _interleaved_rows(len(part.cell.gates), part.stored.hidden_size, cause.choice)
     return _permuted(part, cause, rows)
 
 
@@ -374,7 +374,8 @@ def _taking(part: Part, other: Part, *token: object) -> Part | None:
         return None
     weights = replace(other.weights, suffix=part.weights.suffix)
     first = other.first_b_hh
-    return part.marked(*token, other.token, weights=weights, first_b_hh=first)
+    taken = part.with_weights(weights, first_b_hh=first)
+    return taken.marked(*token, other.token)
 
 
 def _exchange_layers(model: Model, cause: Cause) -> Model | None:
