@@ -195,6 +195,21 @@ def test_an_rnn_of_relu(tmp_path: Path) -> None:
     assert "tanh" in run(*case.words, *candidate, "--nonlinearity", "tanh").stdout
 
 
+def test_seconds_reach_the_search(lstm: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def compare(*args: Any, seconds: float, **options: Any) -> rs.Verdict:
+        given.append(seconds)
+        return rs.compare(*args, **options)
+
+    monkeypatch.setattr("rnnscope.comparison.compare", compare)
+    good = lstm.npy(lstm.layer(lstm.x)[0])
+    run(*lstm.words, *good)
+    run(*lstm.words, *good, "--seconds", "2.5")
+    assert given == [6.0, 2.5]
+    assert "--seconds" in refused(*lstm.words, *good, "--seconds", "-1")
+
+
 # json ----------------------------------------------------------------------------------------
 
 
