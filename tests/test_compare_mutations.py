@@ -1,0 +1,220 @@
+"""Mistakes planted in NumPy are named by `rs.compare`, and nothing else is.
+
+A covering sample; `python tests/mutations.py singles` (pairs, triples) plants them all.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mutations import GIVEN, KINDS, PLACES, Setting, drawn, expected_shapes, mistakes_of, plant
+from planted import ORDER, Mistake, Planted
+from torch import nn
+
+import rnnscope as rs
+
+LIKELY = (12, 4, 3, 1)  # of the places: what only layers or directions can have is there anyway
+AROUND = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}  # by checks
+
+
+def entry(mistake: Mistake) -> tuple[str, str]:
+    """What a mistake is, apart from its place, its tensors, and which order or layers."""
+    free = mistake.name == "gate_order" or re.search(r"\d", mistake.choice.split("(")[0])
+    return mistake.name, "" if free else mistake.choice
+
+
+def covering(kind: str, *, lengths: bool = False) -> Iterator[Any]:
+    """Every entry of a kind once, in a layer and in a form that differ from entry to entry."""
+    rng = random.Random(kind)
+    found: dict[tuple[str, str], list[tuple[int, Setting, Mistake]]] = {}
+    for place, likely in zip(PLACES, LIKELY, strict=True):
+        layers, directions = place
+        width = 2 if kind == "lstm_projected" else 4
+        for size in {4, width * directions}:  # some mistakes need an input as wide as the output
+            setting = Setting(kind, *place, size)
+            for mistake in setting.mistakes(lengths=lengths):
+                found.setdefault(entry(mistake), []).append((likely, setting, mistake))
+        if layers * directions == 4:
+            for mistake in Setting(kind, *place).mistakes(batch=4, lengths=lengths):
+                if mistake.name == "initial_batch_first":
+                    found.setdefault(entry(mistake), []).append((likely, setting, mistake))
+    for key, options in found.items():
+        if lengths and key[0] != "padding":
+            continue
+        counts = Counter(likely for likely, _, _ in options)
+        shares = [likely / counts[likely] for likely, _, _ in options]
+        ((_, setting, mistake),) = rng.choices(options, shares)
+        in_finals = key[0] == "final_state" or key[1] == "last_at_end"
+        given = rng.choice(GIVEN[::2] if in_finals else GIVEN)
+        yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))
+
+
+def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
+    return f"{setting.kind}-{setting.layers}x{setting.directions}-{given}-{mistake}"
+
+
+SINGLES = [case for kind in KINDS for case in covering(kind)]
+PADDED = [case for kind in KINDS for case in covering(kind, lengths=True)]
+
+
+def test_the_sample_covers_every_entry() -> None:
+    sampled = {entry(case.values[1]) for case in (*SINGLES, *PADDED)}  # type: ignore[arg-type]
+    assert {name for name, _ in sampled} == set(ORDER) - AROUND
+    assert {case.values[2] for case in SINGLES} == set(GIVEN)
+
+
+@pytest.mark.parametrize(("setting", "mistake", "given"), SINGLES)
+def test_a_mistake(setting: Setting, mistake: Mistake, given: str) -> None:
+    result = plant(setting, [mistake], given)
+    assert result.outcome == "explained", str(result)
+    check_first(setting, mistake, given, result.verdict)
+
+
+@pytest.mark.parametrize(("setting", "mistake", "given"), PADDED)
+def test_a_mistake_of_padding(setting: Setting, mistake: Mistake, given: str) -> None:
+    result = plant(setting, [mistake], given, lengths=True)
+    assert result.outcome == "explained", str(result)
+
+
+# --- where it differs first -----------------------------------------------------------------------
+
+
+def check_first(setting: Setting, mistake: Mistake, given: str, verdict: Any) -> None:
+    """The first place is the first that differs, in the order of computing; one layer, arrays."""
+    if setting.layers > 1 or given.startswith("call"):
+        return
+    layer = setting.layer()
+    weights = setting.weights(layer)
+    initial = mistake.name != "axes_exchanged"
+    x, start = setting.data(6, 3, initial=initial)
+    right, finals = Planted(setting.kind, weights)(x, start)
+    wrong, others = Planted(setting.kind, weights, mistakes=[mistake])(x, start)
+    if right.shape != wrong.shape:
+        return
+    first = verdict.first
+    assert first is not None
+    assert first.layer == 0
+    if first.time is None:  # the outputs are right, a final state is not
+        np.testing.assert_allclose(right, wrong, atol=1e-12)
+        index = "hc".index(first.name[0])
+        pair = [(f if isinstance(f, tuple) else (f,))[index] for f in (finals, others)]
+        assert pair[0].shape == expected_shapes(setting, x)[first.name[0]]
+        d = ("forward", "reverse").index(first.direction)
+        values = [state[d, first.batch, first.unit] for state in pair]
+    else:
+        assert first.name == "h"
+        d = ("forward", "reverse").index(first.direction)
+        half = slice(d * setting.width, (d + 1) * setting.width)
+        away = np.abs(right - wrong)[..., half]
+        before = away[first.time + 1 :] if d else away[: first.time]
+        assert before.max(initial=0) < 1e-9
+        assert away[first.time].max() == away[first.time, first.batch, first.unit] > 1e-13
+        values = [y[first.time, first.batch, half][first.unit] for y in (right, wrong)]
+    assert [first.expected, first.yours] == pytest.approx(values, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_first_place_in_one_direction_of_two(kind: str, direction: str) -> None:
+    setting = Setting(kind, 1, 2)
+    mistake = Mistake("bias_missing", "", "b_hh", direction=direction)
+    result = plant(setting, [mistake], "output")
+    assert result.outcome == "explained", str(result)
+    first = result.verdict.first
+    assert (first.direction, first.time) == (direction, 0 if direction == "forward" else 5)
+    check_first(setting, mistake, "output", result.verdict)
+
+
+# --- several together -----------------------------------------------------------------------------
+
+SEVERAL = [
+    (size, Setting(kind, *place), given)
+    for size, places in ((2, PLACES), (3, PLACES[:1]))
+    for k, kind in enumerate(KINDS)
+    for place, given in [(places[k % len(places)], GIVEN[(k + size) % len(GIVEN)])]
+]
+
+
+@pytest.mark.parametrize(("size", "setting", "given"), SEVERAL)
+def test_several_mistakes(size: int, setting: Setting, given: str) -> None:
+    compared = 0
+    for mistakes in drawn(setting, size, seed=1):
+        result = plant(setting, mistakes, given)
+        if result.outcome in ("silent", "undefined"):
+            continue
+        assert result.outcome == "explained", str(result)
+        compared += 1
+        if compared == 2:
+            return
+
+
+# --- what calls alone tell ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("name", "kind"), [("dropout", "gru"), ("calls_chained", "lstm")])
+def test_a_mistake_that_calls_tell(name: str, kind: str, layers: int) -> None:
+    setting = Setting(kind, layers, dtype="float32")
+    layer = setting.layer()
+    planted = Planted(kind, setting.weights(layer), mistakes=[Mistake(name)])
+    verdict = rs.compare(lambda x, initial=None: planted(x, initial), layer)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == [name]
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("name", ["not_loaded", "batch_dependent"])
+def test_a_mistake_that_is_not_searched_for(name: str, kind: str) -> None:
+    setting = Setting(kind)
+    layer = setting.layer()
+    planted = Planted(kind, setting.weights(layer), mistakes=[Mistake(name)])
+    verdict = rs.compare(lambda x, initial=None: planted(x, initial), layer)
+    assert not verdict
+    assert verdict.explanations == ()
+    if name == "batch_dependent":
+        assert any("batch" in sentence or "row" in sentence for sentence in verdict.holds)
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_lower_precision(kind: str, precision: str) -> None:
+    setting = Setting(kind, 1, 1, 8, 16, 4, dtype="float32")
+    layer = setting.layer()
+    mistake = Mistake("precision", precision)
+    planted = Planted(kind, setting.weights(layer), mistakes=[mistake])
+    verdict = rs.compare(lambda x, initial=None: planted(x, initial), layer)
+    assert not verdict
+    alike = {"tf32": "float16"}.get(precision, precision)  # they have the same mantissa
+    assert mistakes_of(verdict.causes) == (Mistake("precision", alike),)
+
+
+# --- a porting function ---------------------------------------------------------------------------
+
+
+def planted_module(mistakes: Sequence[Mistake]) -> Any:
+    """layer -> candidate, wrong in the same way whatever the layer."""
+
+    def port(layer: nn.Module) -> Any:
+        weights = {name: value.numpy() for name, value in layer.state_dict().items()}
+        return Planted("lstm", weights, mistakes=mistakes).output
+
+    return port
+
+
+def test_a_builder() -> None:
+    """Of a layer whose own biases are zero, where a missing bias would not show."""
+    layer = nn.LSTM(5, 7, 2)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.startswith("bias"):
+                parameter.zero_()
+    mistake = Mistake("bias_missing", "", "b_hh", layer=1)
+    verdict = rs.compare(planted_module([mistake]), layer, builder=True)
+    assert [mistakes_of(one.causes) for one in verdict.explanations] == [(mistake,)]
