@@ -22,12 +22,12 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import compare_parameters, run_checks
 from rnnscope.compare.located import first_difference, what_holds
 from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import UNIT, Observation, allowed, distance, misfits, predicted
+from rnnscope.compare.observed import MISSING, UNIT, Observation, allowed, distance, misfits, predicted
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision
 from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
 from rnnscope.compare.recorded import Recorded
-from rnnscope.compare.search import LARGE, Found, Search
+from rnnscope.compare.search import LARGE, Found, Search, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import CandidateError, DtypeError, RnnscopeError, ShapeError
@@ -225,6 +225,7 @@ class _OfArrays(_Subject):
     """Numbers that were recorded elsewhere."""
 
     given = True
+    sliced = True
 
     def __init__(
         self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None, seed: int
@@ -298,6 +299,8 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
 
 class _OfCalls(_Subject):
     """A candidate that can be called."""
+
+    sliced = False
 
     def __init__(
         self,
@@ -536,7 +539,7 @@ class _Comparison:
             for one in shown:
                 quiet = self._quiet(few_steps(one, steps, rows), quiet, fits)
         titles = [
-            CATALOGUE[c.name].words(c, self.model).title for c, _ in quiet if c in fits
+            CATALOGUE[c.name].words(c, self.model).brief for c, _ in quiet if c in fits
         ]
         return tuple(dict.fromkeys(titles))
 
@@ -620,7 +623,7 @@ class _Comparison:
             mine = [
                 replace(
                     one,
-                    allowed=_either(
+                    allowed=either(
                         one, allowed(model, one.inputs, one.unit, simulator=one.simulator)
                     ),
                 )
@@ -628,7 +631,9 @@ class _Comparison:
             ]
             if float(misfits(mine, [model], [o.simulator for o in mine]).worst[0]) > 1:
                 continue
-            if _evidence([*searched, *mine]) - math.log10(max(1, result.tried)) < EVIDENCE:
+            # a slice of what is shown counts once
+            data = [*([] if self.subject.sliced else searched), *mine]
+            if _evidence(data) - math.log10(max(1, result.tried)) < EVIDENCE:
                 continue
             found.append(together)
         return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
@@ -676,15 +681,6 @@ def _compared(shown: Sequence[Observation]) -> bool:
     return any(one.count for one in shown)
 
 
-def _either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What rounding allows by the reference or by the explanation, whichever is more."""
-    found = dict(one.allowed)
-    for name, value in other.items():
-        if name in found and found[name].shape == value.shape:
-            found[name] = torch.maximum(found[name], value)
-    return found
-
-
 def _largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
     """The largest difference, before rounding takes over, and what is allowed there."""
     best = (0.0, 0.0)
@@ -707,6 +703,8 @@ def _largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
             k = int(away.argmax())
             if float(away.flatten()[k]) > best[0]:
                 best = (float(away.flatten()[k]), float(within.flatten()[k]))
+    if best[0] >= MISSING:  # a number against none
+        return math.inf, best[1]
     return best if best[1] else (best[0], least)
 
 
@@ -716,11 +714,15 @@ def _evidence(observations: Sequence[Observation]) -> float:
     total = 0.0
     for one in observations:
         for name, seen in one.targets().items():
+            if name == "h_n" and one.output is not None:
+                if seen.shape[0] == 1:
+                    continue  # the last numbers of the output once more
+                seen = seen[:-1]
             finite = seen[torch.isfinite(seen)]
             if finite.numel() == 0:
                 continue
             spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
-            tolerance = one.allowed[name].expand_as(seen)
+            tolerance = one.allowed[name][: len(seen)].expand_as(seen)
             usable = torch.isfinite(tolerance) & torch.isfinite(seen)
             if name == "output" and one.valid is not None:
                 usable = usable & one.valid

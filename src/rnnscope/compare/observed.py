@@ -118,13 +118,16 @@ def allowed(
         for name, value in predicted(other).items():
             away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
             found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
-    return {name: _beyond_use(name, value, floor[name]) for name, value in found.items()}
+    return {name: _beyond_use(value, floor[name], unit) for name, value in found.items()}
 
 
-def _beyond_use(name: str, tolerance: Tensor, value: Tensor) -> Tensor:
+def _beyond_use(tolerance: Tensor, value: Tensor, unit: float) -> Tensor:
     """Inf where the tolerance is more than a hundredth of the numbers' spread."""
-    spread = value[torch.isfinite(value)].std() if value.numel() > 1 else value.abs().max()
-    return torch.where(tolerance > spread.clamp_min(1e-30) / 100, torch.inf, tolerance)
+    finite = value[torch.isfinite(value)]
+    spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().sum())
+    # numbers that are all the same are told from others all the same
+    limit = max(spread / 100, 100 * unit * float(finite.abs().max() if len(finite) else 1.0), 100 * unit)
+    return torch.where(tolerance > limit, torch.inf, tolerance)
 
 
 @dataclass(frozen=True)

@@ -120,17 +120,17 @@ class OpenedPart:
 
     def units(self, part: Part) -> Tensor:
         """The largest deviation of each unit over all single steps, relative to what rounding
-        allows, (unit)."""
+        allows, (unit): of the state that has one number a unit."""
         found: list[Tensor] = []
-        for steps in self.steps:
-            tolerance = tolerances(self.part, steps)
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened([part], steps.known, steps.after)
             for name, seen in steps.after.items():
                 ratio = distance(values[name][0], seen) / tolerance[name]
                 if steps.known.valid is not None:
                     ratio = ratio[steps.known.valid]
                 found.append(ratio.reshape(-1, ratio.shape[-1]).amax(0))
-        return torch.stack(found).amax(0)
+        size = max(len(one) for one in found)
+        return torch.stack([one for one in found if len(one) == size]).amax(0)
 
 
 def scale(part: Part, known: Known) -> Tensor:
@@ -141,7 +141,7 @@ def scale(part: Part, known: Known) -> Tensor:
     for bias in (weights.b_ih, weights.b_hh):
         if bias is not None:
             total = total + bias.abs()
-    return total.amax(-1, keepdim=True).clamp_min(1)
+    return total.nan_to_num(1.0).amax(-1, keepdim=True).clamp_min(1)
 
 
 def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
@@ -149,7 +149,8 @@ def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
     step = STEP * steps.unit * scale(part, steps.known)
     found: dict[str, Tensor] = {}
     for name, value in steps.after.items():
-        found[name] = step * value.abs().amax(-1, keepdim=True).clamp_min(1)
+        largest = value.nan_to_num(1.0).abs().amax(-1, keepdim=True).clamp_min(1)
+        found[name] = step * largest
     hidden = [name for name in part.cell.states if name not in steps.known.before]
     if hidden:
         # a state that is run along gathers the errors of all steps before

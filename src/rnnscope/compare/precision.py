@@ -16,41 +16,58 @@ from rnnscope.compare.simulate import Simulator
 
 __all__ = ["lower_precision"]
 
-MANTISSAS = {"bfloat16": 8, "float16": 11, "tf32": 11, "float32": 24}
-ALIKE = 0.3
-"""Correlation of the differences with those of operands that are rounded."""
+MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
+"""Significant bits; tf32 has float16's."""
+ALIKE = 0.6
+"""Correlation, at least, of the differences with those of operands that are rounded."""
+FEWEST = 200
+"""Numbers from which on a correlation says anything."""
+WITHIN = 64
+"""Differences of so many roundings to the lower precision may come of it."""
 
 
 def lower_precision(
     model: Model, shown: Sequence[Observation]
 ) -> tuple[Cause, Words, float] | None:
-    """The precision whose rounding of weights and inputs looks like the differences; None where
-    none does."""
+    """The precision that the differences come of, or None.
+
+    Either the numbers themselves have no more bits, or the differences are those of products
+    whose operands are rounded: to these they are compared, number by number.
+    """
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
         if all(one.unit >= unit / 4 for one in shown):
             continue
         seen, expected = _differences(model, shown, bits)
-        if len(seen) < 8 or not bool(torch.isfinite(seen).all()):
+        if len(seen) < 16 or not bool(torch.isfinite(seen).all()):
             continue
-        size = float(seen.pow(2).mean().sqrt())
-        likely = float(expected.pow(2).mean().sqrt())
-        if likely == 0 or not likely / 8 < size < likely * 8:
+        largest = float(seen.abs().max())
+        title = "float16 or tf32" if name == "float16" else name
+        if largest < WITHIN * unit and _few_bits(shown, bits):
+            text = f"every number that came back has no more than the {bits} bits of {name}."
+            return Cause("precision", name), _words(title, text), largest
+        alike = _correlation(seen, expected)
+        size, likely = (float(v.pow(2).mean().sqrt()) for v in (seen, expected))
+        if len(seen) < FEWEST or alike < ALIKE or not likely / 4 < size < likely * 4:
             continue
-        if _correlation(seen, expected) < ALIKE or not _spread_out(seen):
-            continue
-        title = "float16 or tf32" if name in ("float16", "tf32") else name
-        return (
-            Cause("precision", name),
-            Words(
-                f"lower precision, {title}",
+        if _spread_out(model, shown):
+            text = (
                 f"the differences are those of products whose operands are rounded to {bits} bits "
-                f"(a correlation of {_correlation(seen, expected):.2f}).",
-                'torch.set_float32_matmul_precision("highest")',
-            ),
-            float(seen.abs().max()),
-        )
+                f"(their correlation is {alike:.2f} over {len(seen)} numbers)."
+            )
+            return Cause("precision", name), _words(title, text), largest
     return None
+
+
+def _words(title: str, sentence: str) -> Words:
+    return Words(
+        f"lower precision, {title}", sentence, 'torch.set_float32_matmul_precision("highest")'
+    )
+
+
+def _few_bits(shown: Sequence[Observation], bits: int) -> bool:
+    outputs = [one.output for one in shown if one.output is not None]
+    return bool(outputs) and all(bool((_rounded(out, bits) == out).all()) for out in outputs)
 
 
 def _rounded(value: Tensor, bits: int) -> Tensor:
@@ -101,6 +118,16 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     return float((a * b).sum()) / norm if norm else 0.0
 
 
-def _spread_out(seen: Tensor) -> bool:
-    """Whether most numbers differ, not a few."""
-    return float(seen.abs().median()) > 0.02 * float(seen.abs().max())
+def _spread_out(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether all units differ at the first step alike, as they do by rounding."""
+    for one in shown:
+        [right] = one.simulator.run([model])
+        if right is None or one.output is None:
+            continue
+        away = (one.output - right.output).abs()
+        width = away.shape[-1] // model.num_directions
+        for d, part in enumerate(model.parts[-1]):
+            half = away[-1 if part.backward else 0, :, d * width : (d + 1) * width].amax(0)
+            if float(half.min()) < float(half.max()) / 100:
+                return False
+    return True

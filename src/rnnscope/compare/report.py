@@ -39,8 +39,6 @@ def number(value: float) -> str:
     """Three digits, small ones as 6.0e-08."""
     if value != value or value in (float("inf"), -float("inf")):
         return str(value)
-    if value >= 1e29:
-        return "nan or inf"
     if value == 0 or 1e-3 <= abs(value) < 1000:
         return f"{value:.3f}"
     return f"{value:.1e}"
@@ -115,7 +113,7 @@ def _others(verdict: Verdict) -> list[str]:
     lines = ["", f"{INDENT}These data cannot tell it from:"]
     for one in others[:6]:
         titles = [
-            f"{w.title}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)
+            f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)
         ]
         lines.append(
             textwrap.fill(
@@ -138,7 +136,7 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
         rows.append(("this", number(best.left), ""))
     if verdict.nearest is not None:
         causes, words, value = verdict.nearest
-        titles = " and ".join(f"{w.title}{_place(c)}" for c, w in zip(causes, words, strict=True))
+        titles = " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(causes, words, strict=True))
         rows.append(("nearest other", number(value), titles))
     first = max(len(name) for name, _, _ in rows)
     lines = [f"{INDENT}{'assumed':<{first}}   left over"]
@@ -156,7 +154,7 @@ def _unexplained(verdict: Verdict) -> str:
     head = "No known mistake explains it."
     if not verdict.finished:
         head = f"No known mistake was found in the time ({verdict.tried} sets of mistakes tried)."
-    text = " ".join([head, *verdict.holds])
+    text = " ".join([head, *(one[:1].upper() + one[1:] for one in verdict.holds)])
     return textwrap.fill(text, WIDTH)
 
 

@@ -8,20 +8,29 @@ numbers, are extended one mistake at a time.
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 
 import torch
+from torch import Tensor
 
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes
+from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.compare.observed import Misfit, Observation, distance, misfits, predicted
+from rnnscope.compare.observed import (
+    Misfit,
+    Observation,
+    allowed,
+    distance,
+    misfits,
+    predicted,
+)
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["LARGE", "Found", "Search"]
+__all__ = ["LARGE", "Found", "Search", "either"]
 
 Causes = frozenset[Cause]
 
@@ -31,6 +40,9 @@ DEPTH = 3
 
 LARGE = 96 * 4 * 96
 """Numbers of W_hh from which on parts are searched by themselves first."""
+
+NEAR = 1e6
+"""Up to so many times the tolerance a model is judged by its own rounding."""
 
 SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
 """Entries after which no number of a matrix is where it was: two of them come no closer one by
@@ -65,7 +77,7 @@ class Search:
     tried: int = 0
 
     def __post_init__(self) -> None:
-        self._simulators = [Simulator(one.inputs) for one in self.observations]
+        self._simulators = [one.simulator for one in self.observations]
         # most sets are told from the rest by the fullest observation alone
         richest = max(
             range(len(self.observations)),
@@ -115,7 +127,19 @@ class Search:
 
     def _misfit(self, models: Sequence[Model], which: Sequence[int]) -> Misfit:
         observations = [self.observations[k] for k in which]
-        return misfits(observations, models, [self._simulators[k] for k in which])
+        simulators = [self._simulators[k] for k in which]
+        misfit = misfits(observations, models, simulators)
+        # a mistake may let numbers grow, and rounding with them: what comes close is judged by
+        # what rounding allows the mistaken model itself
+        for k in ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist():
+            own = [
+                replace(one, allowed=either(one, allowed(models[k], one.inputs, one.unit)))
+                for one in observations
+            ]
+            again = misfits(own, [models[k]], simulators)
+            if again.groups == misfit.groups:
+                misfit.ratios[k] = again.ratios[0]
+        return misfit
 
     def _measure(self, sets: Iterable[Causes]) -> tuple[list[Causes], Misfit | None]:
         """The sets that apply, and how far they are."""
@@ -226,8 +250,16 @@ class Search:
 
     def _sensible(self, s: Causes) -> bool:
         """Not two choices of what can be chosen once in one place."""
-        keys = [(c.name, c.tensors, c.layer, c.direction) for c in s if c.name != "activation"]
-        return len(set(keys)) == len(keys)
+        for one, other in combinations(s, 2):
+            if one.name != other.name or one.name == "activation":
+                continue
+            if one.layer not in (None, other.layer) and other.layer is not None:
+                continue
+            if one.direction not in (None, other.direction) and other.direction is not None:
+                continue
+            if not one.tensors or _share(one.tensors, other.tensors):
+                return False
+        return True
 
     def _explaining(self, sets: Sequence[Causes]) -> list[Causes]:
         found = [s for s in sets if self._explains(s)]
@@ -304,6 +336,22 @@ class Search:
         return [s for s in found if s]
 
 
+def _share(one: str, other: str) -> bool:
+    """Whether two choices of tensors concern the same parameters."""
+    return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
+
+
+def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What rounding allows by the reference or by the explanation, whichever is more; what is of no
+    use by the reference stays so."""
+    found = dict(one.allowed)
+    for name, value in other.items():
+        if name in found and found[name].shape == value.shape:
+            usable = torch.where(torch.isfinite(value), value, found[name])
+            found[name] = torch.maximum(found[name], usable)
+    return found
+
+
 def _scrambles(every: Sequence[Cause]) -> Iterable[tuple[Cause, Cause]]:
     scrambling = [c for c in every if c.name in SCRAMBLES]
     for one, other in combinations(scrambling, 2):
@@ -345,9 +393,8 @@ def _explain_part(
 
 def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterable[Causes]:
     for base in bases:
-        taken = {(c.name, c.tensors) for c in base}
         for cause in every:
-            if (cause.name, cause.tensors) not in taken:
+            if not any(c.name == cause.name and _share(c.tensors, cause.tensors) for c in base):
                 yield base | {cause}
 
 

@@ -296,7 +296,7 @@ def _outcome(
             before = change(before)
     try:
         return _left(model, Outcome(flow.x, states, tuple(written), before), stages)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return None  # changes whose shapes do not fit each other: no such implementation can be
 
 

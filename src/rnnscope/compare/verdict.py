@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,13 @@ from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 
 __all__ = ["Explanation", "Place", "Verdict"]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become the words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,13 @@ class Verdict:
         first = self.first
         return {
             "agrees": self.agrees,
-            "difference": self.difference,
-            "allowed": self.allowed,
+            "difference": _plain(self.difference),
+            "allowed": _plain(self.allowed),
             "dtype": self.dtype,
             "reference": self.kind,
-            "first": None if first is None else dict(vars(first)),
+            "first": None
+            if first is None
+            else {name: _plain(value) for name, value in vars(first).items()},
             "explanations": [
                 {
                     "causes": [
@@ -114,7 +124,7 @@ class Verdict:
                         | {"title": w.title, "sentence": w.sentence, "repair": w.repair}
                         for cause, w in zip(one.causes, one.words, strict=True)
                     ],
-                    "left": one.left,
+                    "left": _plain(one.left),
                 }
                 for one in self.explanations
             ],

@@ -23,11 +23,17 @@ Choice = tuple[str, str]
 @dataclass(frozen=True)
 class Words:
     """``title`` names the mistake, ``sentence`` says what differs, ``repair`` is the line to
-    write."""
+    write; ``brief`` names it where no sentence follows."""
 
     title: str
     sentence: str
     repair: str = ""
+    short: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The title, with the choice where the title alone does not tell it."""
+        return self.short or self.title
 
 
 @dataclass(frozen=True)

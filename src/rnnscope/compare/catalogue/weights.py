@@ -85,7 +85,7 @@ def _reorder(part: Part, cause: Cause) -> Part:
 def _users_of(gates: str, order: str) -> str:
     """The frameworks that store gates in this order."""
     titles = [
-        layout.title or layout.name
+        layout.name
         for layout in LAYOUTS.values()
         for kind, stored in layout.cells.items()
         if KINDS[kind] == gates and stored.gates == order and len(stored.arrays) > 0
@@ -103,6 +103,7 @@ def _order_words(cause: Cause, model: Model) -> Words:
             f"you split the rows as {_listed(order)}{_users_of(gates, order)}; "
             f"{kind} has {_listed(gates)}.",
             f"{_listed(gates)} = np.split(a, {len(gates)}, axis=-1)",
+            f"gate order {_listed(order)}",
         )
     of = SUBJECTS.get(cause.tensors, f" of {cause.tensors}")
     return Words(
@@ -110,6 +111,7 @@ def _order_words(cause: Cause, model: Model) -> Words:
         f"the rows{of} are taken as {_listed(order)}{_users_of(gates, order)}, the others as "
         f"{kind} has them: {_listed(gates)}.",
         f"reorder the blocks{of} from {_listed(order)} to {_listed(gates)}",
+        f"gate order {_listed(order)}{of}",
     )
 
 
@@ -143,7 +145,7 @@ def _interleaved_words(cause: Cause, model: Model) -> Words:
     else:
         text = f"the rows{of} are stored unit by unit ({gates} of unit 0, then of unit 1)"
         repair = f"W = W.reshape(hidden, {count}, -1).swapaxes(0, 1).reshape({count} * hidden, -1)"
-    return Words("gates interleaved", f"{text}; {kind} has one block a gate: {gates}.", repair)
+    return Words("gates interleaved", f"{text}; {kind} has one block a gate: {gates}.", repair, text)
 
 
 # matrices ------------------------------------------------------------------------------------
