@@ -26,7 +26,7 @@ from rnnscope.errors import (
 )
 from rnnscope.files import load, save
 from rnnscope.layouts import Array, Layout, Stored
-from rnnscope.recurrent import Recurrent
+from rnnscope.recurrent import Recurrent, unfuse
 from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
 
@@ -53,5 +53,6 @@ __all__ = [
     "load_trace",
     "save",
     "trace",
+    "unfuse",
     "watch",
 ]

@@ -22,7 +22,7 @@ from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
 from rnnscope.errors import AddressError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
-from rnnscope.opening import Opened, open_call
+from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.record import Place, Record
 from rnnscope.recurrent import Heard, listening
 from rnnscope.run import Ran, run_call
@@ -304,8 +304,9 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
     compared with what it returned, which no rounding can make different."""
     with torch.inference_mode(False):
         values = {name: value.clone() for name, value in ran.record(names).items()}
-        inputs = tuple(None if x is None else x.detach().transpose(0, 1) for x in ran.inputs)
+        inputs = batch_first(None if x is None else x.detach() for x in ran.inputs)
         inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
+        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
     off = {name: deviations(t, returned.final[name]).amax(-1) for name, t in ran.final.items()}
     proofs = {}
     for name, each in off.items():
@@ -320,7 +321,7 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
         proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
     proofs["h"] = replace(proofs["h"], every_step=True)
-    return Opened(values, inputs, proofs)
+    return Opened(values, inputs, proofs, masks=masks)
 
 
 def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
@@ -334,9 +335,11 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
     snapshot = _snapshot(adopted.module, adopted.weights(fresh=True))
     dropout_state(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
+        names = names.union(adopted.cell.states)
         ran = run_call(adopted.structure, call, snapshot.weights, names)
-        inputs = tuple(None if x is None else x.transpose(0, 1) for x in ran.inputs)
-        opened = Opened(ran.record(names.union(adopted.cell.states)), inputs, {})
+        values = ran.record(names)
+        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
+        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks)
         return Trace(adopted.structure, call, snapshot, opened, ran.output)
 
 
@@ -383,6 +386,7 @@ class Trace(Record):
         self.proofs: Mapping[str, Proof] = opened.proofs
         self._opened_in = opened.products
         self.recomputed = False
+        self._masks = opened.masks
         self._snapshot = snapshot
         self._returned = output
 
@@ -542,7 +546,7 @@ class Trace(Record):
         Outputs are written without their graph. Raises ``FileError`` where the place cannot be
         written; an existing file is then as it was.
         """
-        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in)
+        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
         tracefile.write(
             path,
             tracefile.Contents(self.structure, self.call, self.weights, opened, self._returned),
