@@ -12,6 +12,7 @@ torch.Size([4, 30, 20])
 from importlib.metadata import version as _version
 
 from rnnscope.cells import Cell
+from rnnscope.edit import Edit
 from rnnscope.errors import (
     AddressError,
     DeclarationError,
@@ -38,6 +39,7 @@ __all__ = [
     "Cell",
     "DeclarationError",
     "DtypeError",
+    "Edit",
     "FileError",
     "Layout",
     "MissingExtraError",

@@ -101,6 +101,23 @@ class Weights:
         }
         return {name + self.suffix: t for name, t in pairs.items() if t is not None}
 
+    def replaced(self, changes: Mapping[str, Tensor]) -> Weights:
+        """The same with other tensors, by PyTorch's names."""
+
+        def of(name: str, own: Any) -> Any:
+            return changes.get(name + self.suffix, own)
+
+        return Weights(
+            self.cell,
+            of("weight_ih", self.ih),
+            of("weight_hh", self.hh),
+            of("bias_ih", self.b_ih),
+            of("bias_hh", self.b_hh),
+            of("weight_hr", self.hr),
+            self.suffix,
+            {name: of(name, vector) for name, vector in self.vectors.items()},
+        )
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Weights:
         """The same with every tensor changed."""
 

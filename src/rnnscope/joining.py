@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rnnscope.adopt import Call
 from rnnscope.direction import Proof
+from rnnscope.errors import RefusedError
 from rnnscope.opening import Opened
 from rnnscope.trace import Trace
 
@@ -162,6 +163,7 @@ class Joined(Trace):
                     state: _joined_proof([tr.proofs[state] for tr in calls], calls)
                     for state in first.proofs
                 },
+                masks=first._masks if len(calls) == 1 else (),
             ),
             None,
         )
@@ -180,6 +182,13 @@ class Joined(Trace):
         if not self.structure.single_step:
             return self.structure.outgoing(h, self.call)
         return h if self.call.batched else h[:, 0]
+
+    def _whole(self) -> None:
+        if len(self.calls) > 1:
+            raise RefusedError(
+                f"this trace is joined from {len(self.calls)} calls: ask this of one of them, as "
+                f"in joined.calls[0]"
+            )
 
     def __repr__(self) -> str:
         text = f"{super().__repr__()}\nJoined from {_count(len(self.calls), 'call')}"

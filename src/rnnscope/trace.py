@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
 
 from rnnscope import tracefile
+from rnnscope.addressing import Address
 from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
+from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
 from rnnscope.opening import Opened, batch_first, open_call
@@ -28,7 +30,7 @@ from rnnscope.recurrent import Heard, listening
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
 
-__all__ = ["Capture", "Trace", "load_trace", "trace"]
+__all__ = ["Capture", "Rerun", "Trace", "load_trace", "trace"]
 
 Check = bool | Literal["thorough"]
 
@@ -538,6 +540,78 @@ class Trace(Record):
         """The type in which the layer formed its products (autocast may lower it)."""
         return str(self._opened_in or self.call.x.dtype).removeprefix("torch.")
 
+    # run again -------------------------------------------------------------------------------
+
+    @property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """What dropout let pass of each layer's input, (batch, time, feature); None where it was
+        not at work.
+
+        Raises ``RefusedError`` where dropout was at work and what passed is not in the trace.
+        """
+        structure = self.structure
+        layers = structure.num_layers
+        masks = self._masks or (None,) * layers
+        if structure.training and structure.dropout > 0 and None in masks[1:]:
+            raise RefusedError(
+                "this trace does not hold which numbers dropout let pass (an older version wrote "
+                "it): trace the call again"
+            )
+        return masks
+
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The last states as the layer returned them, detached: (layer, direction, batch, unit)."""
+        structure = self.structure
+        lead = (structure.num_layers, len(self.directions), self.call.batch)
+        return {
+            name: self._final(name).detach().reshape(*lead, structure.state_size(name))
+            for name in self.cell.states
+        }
+
+    def _whole(self) -> None:
+        """Raise where this is not one call of one layer."""
+
+    def rerun(self, *edits: Edit, weights: Mapping[str, Tensor] | None = None) -> Rerun:
+        """The call once more with edits, or with other weights: what would have come out.
+
+        An edit changes a quantity where ``rnnscope.Edit`` says, and all later steps and the layers
+        above follow. The steps before, and the sequences that no edit addresses, are this
+        trace's own, bit for bit; the others are run by the equations, so what an edit leaves as it
+        was comes out equal to rounding. ``weights`` are other parameters by PyTorch's names, for
+        all steps. The result is a trace with its own ``output``; it costs the steps from the
+        first edit on, in that layer and those above. Where a tensor in an edit or in ``weights``
+        requires grad, the result keeps the graph to it, in its quantities too.
+
+        >>> from rnnscope import Edit, trace
+        >>> tr = trace(nn.GRU(3, 4, num_layers=2), torch.randn(6, 2, 3))
+        >>> edited = tr.rerun(Edit("h", layer=0, batch=1, time=2, unit=3, to=0.0))
+        >>> edited.output.shape
+        torch.Size([6, 2, 4])
+        >>> torch.equal(edited["h", 1][..., :2, :], tr["h", 1][..., :2, :])
+        True
+        >>> no_memory = tr.rerun(weights={"weight_hh_l0": torch.zeros(12, 4)})
+
+        Raises ``AddressError`` for an edit that addresses nothing, padding, what is only returned,
+        or what another edit addresses too; ``ShapeError`` for numbers that do not fit there.
+        """
+        self._whole()
+        return Rerun(self, edits, dict(weights or {}))
+
+    def difference(self, other: Trace) -> Record:
+        """These numbers less those of another trace of the same sizes: a record with the same
+        names, dims and addresses, ``x`` included.
+
+        >>> from rnnscope import Edit, trace
+        >>> tr = trace(nn.GRU(3, 4), torch.randn(6, 2, 3))
+        >>> difference = tr.rerun(Edit("h", time=3, unit=0, add=1.0)).difference(tr)
+        >>> round(float(difference.sel("h", layer=0, direction="forward", batch=0, time=3, unit=0)))
+        1
+
+        Raises ``ShapeError`` where sizes or lengths differ.
+        """
+        return difference(self, other)
+
     # on disk ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -689,6 +763,61 @@ class Trace(Record):
             )
         lines.append(f"  {self.nbytes / 1e6:.3g} MB of recorded numbers")
         return lines
+
+
+class Rerun(Trace):
+    """A call run once more with edits: what ``Trace.rerun`` gives.
+
+    ``base`` is the trace that was run again, ``edits`` what was changed in it, ``changed`` the
+    names of the weights that were others.
+    """
+
+    def __init__(self, base: Trace, edits: tuple[Edit, ...], weights: Mapping[str, Tensor]) -> None:
+        found = rerun(base, edits, weights)
+        super().__init__(
+            base.structure, found.call, Snapshot(found.weights), found.opened, found.output
+        )
+        self.base, self.edits, self.changed = base, edits, tuple(weights)
+        self._new_weights = weights
+        self._sites = found.sites
+
+    def rerun(self, *edits: Edit, weights: Mapping[str, Tensor] | None = None) -> Rerun:
+        """The base once more, with these edits beside those that there are."""
+        return Rerun(self.base, (*self.edits, *edits), {**self._new_weights, **(weights or {})})
+
+    @property
+    def proof(self) -> str:
+        """What was changed, and what the numbers are."""
+        changes = [f"edit of {edit}" for edit in self.edits[:3]]
+        if len(self.edits) > 3:
+            changes.append(f"{len(self.edits) - 3} more edits")
+        changes += [f"other {name}" for name in self.changed]
+        return (
+            f"Run again by the equations with {', '.join(changes)}; what comes before is the "
+            f"trace's own."
+        )
+
+    def explain(self, name: str | None = None, **at: Any) -> Explanation:
+        """As ``Trace.explain``; raises ``AddressError`` where an edit stands in what is to be
+        explained, for no equation gives that number."""
+        place = {axis: at.get(axis) for axis in ("layer", "direction", "batch")}
+        found = Address(self, **place)
+        times = found.times if at.get("time") is None else [found.time(at["time"])]
+        for (edited, layer, d), sites in self._sites.items():
+            if (layer, d) != (found.layer, self.directions.index(found.direction)):
+                continue
+            unit = found.unit(name, at.get("unit"))
+            base = edited.removesuffix("_pre").partition("_from_")[0]
+            if base in found.names(name, unit):
+                for site in sites:
+                    here = (site.rows == found.batch) & torch.isin(site.times, torch.tensor(times))
+                    if here.any() and unit in site.units.tolist():
+                        raise AddressError(
+                            f"{edited} at {found.place(int(site.times[here][0]), unit)} was set by "
+                            f"an edit, no equation gives it: explain another place, or the trace "
+                            f"before the edit"
+                        )
+        return super().explain(name, **at)
 
 
 def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
