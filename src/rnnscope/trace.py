@@ -15,6 +15,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import cached
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
 from rnnscope.addressing import Address
@@ -22,8 +23,10 @@ from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
-from rnnscope.errors import AddressError, RefusedError, VerificationError
+from rnnscope.errors import AddressError, GradientError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
+from rnnscope.gradients import Gradients, given
+from rnnscope.gradients import captured as captured_upstream
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.record import Place, Record
 from rnnscope.recurrent import Heard, listening
@@ -540,6 +543,58 @@ class Trace(Record):
         """The type in which the layer formed its products (autocast may lower it)."""
         return str(self._opened_in or self.call.x.dtype).removeprefix("torch.")
 
+    # backwards -------------------------------------------------------------------------------
+
+    def gradients(
+        self,
+        loss: Tensor | None = None,
+        *,
+        output: Tensor | PackedSequence | None = None,
+        check: bool = True,
+        **final: Tensor,
+    ) -> Gradients:
+        """The gradient of a loss with respect to every number inside, total through time.
+
+        ``loss`` is one number, computed from ``tr.output``, ``tr.h_n`` and ``tr.c_n``, directly or
+        through more modules; its graph stays as it is. Instead of it, ``output``, ``h_n`` and
+        ``c_n`` may say what reaches these from a loss, in their shapes. The gradients are derived
+        from the declared equations with this trace's own numbers and weights, so they are right
+        after ``optimizer.step()`` too; no ``p.grad`` is touched. ``check``: compare with autograd
+        in a private run of the layer, and raise where they differ.
+
+        The result is a record with the trace's names, dims and addresses; ``g.direct["h"]`` is what
+        reaches h_t straight from the loss, ``g.parameters`` the totals by PyTorch's names,
+        ``g.parameters_at(time)`` one step's part, ``g.h_0`` and ``g.c_0`` the initial states'.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> g = tr.gradients(tr.output[-1].square().sum())
+        >>> g["c"].shape                            # layer, direction, batch, time, unit
+        torch.Size([1, 1, 2, 5, 4])
+        >>> g.direct.sel("h", time=2).any()         # the loss reads the last step alone
+        tensor(False)
+        >>> g.parameters["weight_hh_l0"].shape
+        torch.Size([16, 4])
+        >>> g.deviation < g.tolerance
+        True
+
+        Source: Werbos 1990, backpropagation through time. Raises ``GradientError`` where the loss
+        does not depend on this trace, where the trace or the loss has no graph or the graph is
+        gone; ``ShapeError`` and ``DtypeError`` for a loss or upstream gradients of another form;
+        ``VerificationError`` where autograd's gradients are others.
+        """
+        self._whole()
+        given_ = {"output": output, **final}
+        given_ = {name: value for name, value in given_.items() if value is not None}
+        if (loss is None) == (not given_):
+            raise ValueError(
+                "give a loss, or what reaches the layer's outputs from one: gradients(loss), or "
+                "gradients(output=..., h_n=...)"
+            )
+        if loss is None:
+            return Gradients(self, given(self, self._returned, given_), check)
+        return Gradients(self, captured_upstream(self, self._returned, loss), check)
+
     # run again -------------------------------------------------------------------------------
 
     @property
@@ -780,6 +835,19 @@ class Rerun(Trace):
         self.base, self.edits, self.changed = base, edits, tuple(weights)
         self._new_weights = weights
         self._sites = found.sites
+
+    def _whole(self) -> None:
+        inside = [edit for edit in self.edits if edit.name != "x" and not edit.name.endswith("_0")]
+        inside += [edit for edit in self.edits if edit.name == "x" and self._sites_above()]
+        if inside:
+            raise GradientError(
+                f"the equations do not hold where an edit stands ({inside[0]}), so they give no "
+                f"gradients: rerun with numbers that require grad, and differentiate the result's "
+                f"output, which keeps the graph to them"
+            )
+
+    def _sites_above(self) -> bool:
+        return any(name == "x" and layer > 0 for name, layer, _ in self._sites)
 
     def rerun(self, *edits: Edit, weights: Mapping[str, Tensor] | None = None) -> Rerun:
         """The base once more, with these edits beside those that there are."""
