@@ -26,7 +26,16 @@ from rnnscope.expr import FromH, FromX
 from rnnscope.record import Record
 from rnnscope.run import run_call
 
-__all__ = ["Gradients", "Upstream", "captured", "chained", "given", "known", "tensors"]
+__all__ = [
+    "Gradients",
+    "Received",
+    "Upstream",
+    "captured",
+    "chained",
+    "given",
+    "known",
+    "tensors",
+]
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """How far the gradients may lie from autograd's, relative to the largest; a sum over thousands of
@@ -205,6 +214,34 @@ def known(trace: Differentiable, layer: int, d: int) -> Known:
         {s: trace.before(s, layer, direction).transpose(0, 1) for s in trace.cell.states},
         trace.layer_input(layer).transpose(0, 1),
     )
+
+
+class Received:
+    """What ``backward()`` handed to the outputs of one call, summed over its passes.
+
+    ``listening``: whether a graph leads to these outputs; ``on``: whether what comes is kept.
+    """
+
+    def __init__(self, check: bool) -> None:
+        self.check, self.listening, self.on, self.total = check, False, True, False
+        self.gradients: dict[int, Tensor] = {}
+        self._found: Gradients | None = None
+
+    def add(self, k: int, gradient: Tensor) -> None:
+        """Of the k-th tensor that the layer returned; more than one pass sums, as in ``p.grad``."""
+        own = self.gradients.get(k)
+        gradient = gradient.detach()
+        self.gradients[k] = gradient.clone() if own is None else own + gradient
+        self._found = None
+
+    def found(self, trace: Differentiable, returned: Any) -> Gradients | None:
+        """The gradients of the call; None where nothing was handed yet."""
+        if self._found is None and self.gradients:
+            every = [self.gradients.get(k) for k in range(len(tensors(returned)))]
+            with torch.inference_mode(False), torch.no_grad():
+                upstream = Upstream.of(trace, returned, every, self.total)
+            self._found = Gradients(trace, upstream, self.check)
+        return self._found
 
 
 class Gradients(Record):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rnnscope.adopt import Call
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
+from rnnscope.gradients import Gradients
 from rnnscope.opening import Opened
 from rnnscope.trace import Trace
 
@@ -182,6 +183,13 @@ class Joined(Trace):
         if not self.structure.single_step:
             return self.structure.outgoing(h, self.call)
         return h if self.call.batched else h[:, 0]
+
+    @property
+    def grad(self) -> Gradients | None:
+        """Of a single call; raises ``RefusedError`` where there are several, each of which has
+        its own."""
+        self._whole()
+        return self.calls[0].grad
 
     def _whole(self) -> None:
         if len(self.calls) > 1:

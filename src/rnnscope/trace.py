@@ -25,7 +25,7 @@ from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, GradientError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
-from rnnscope.gradients import Gradients, given
+from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.record import Place, Record
@@ -391,6 +391,7 @@ class Trace(Record):
         self.proofs: Mapping[str, Proof] = opened.proofs
         self._opened_in = opened.products
         self.recomputed = False
+        self.received: Received | None = None
         self._masks = opened.masks
         self._snapshot = snapshot
         self._returned = output
@@ -594,6 +595,15 @@ class Trace(Record):
         if loss is None:
             return Gradients(self, given(self, self._returned, given_), check)
         return Gradients(self, captured_upstream(self, self._returned, loss), check)
+
+    @property
+    def grad(self) -> Gradients | None:
+        """Of a call seen by ``watch``: the gradients that ``backward()`` inside it gave, as
+        ``gradients`` would; None until then. Several passes sum, as in ``p.grad``.
+
+        Computed when first asked for; raises ``VerificationError`` where autograd's are others.
+        """
+        return None if self.received is None else self.received.found(self, self._returned)
 
     # run again -------------------------------------------------------------------------------
 
