@@ -11,7 +11,8 @@ time keep the factors in cache, and memory at the size of the record.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,13 +37,32 @@ from rnnscope.expr import (
     leaves,
 )
 
-__all__ = ["Adjoint", "Backward", "Block", "Gradient", "Known", "Root", "Swept"]
+__all__ = [
+    "Adjoint",
+    "Backward",
+    "Block",
+    "ByStep",
+    "Gradient",
+    "Known",
+    "Root",
+    "Swept",
+    "adjoint_of",
+    "adjoints_of_x",
+]
 
 BLOCK_BYTES = 1 << 19
 """Size of one quantity in a block of time."""
 
 Root = str | Expr
 """A state, by name; or an affine part whose matrix is applied to something else than x and h."""
+
+
+class ByStep(Protocol):
+    """Numbers (time, ..., batch, units), which need not all be held at once."""
+
+    def __getitem__(self, steps: slice, /) -> Tensor:
+        """Those of some steps."""
+
 
 Factor = Tensor | float
 Adjoint = dict[Root, Factor]
@@ -60,16 +80,29 @@ class Known:
     before: Mapping[str, Tensor]
     x: Tensor
 
+    def part(self, start: int, stop: int, rows: Tensor | None = None) -> Known:
+        """Some steps of it, of some sequences."""
+
+        def of(value: Tensor) -> Tensor:
+            found = value[start:stop]
+            return found if rows is None else found[:, rows]
+
+        return replace(
+            self,
+            values={name: of(value) for name, value in self.values.items()},
+            before={name: of(value) for name, value in self.before.items()},
+            x=of(self.x),
+        )
+
     def block(self, start: int, stop: int) -> Block:
-        """Some steps of it."""
-        steps = slice(start, stop)
-        dtype = self.weights.ih.dtype
+        """Some steps of it, in the type of the weights."""
+        part, dtype = self.part(start, stop), self.weights.ih.dtype
         return Block(
             self.cell,
             self.weights,
-            {name: value[steps].to(dtype) for name, value in self.values.items()},
-            {name: value[steps].to(dtype) for name, value in self.before.items()},
-            self.x[steps].to(dtype),
+            {name: value.to(dtype) for name, value in part.values.items()},
+            {name: value.to(dtype) for name, value in part.before.items()},
+            part.x.to(dtype),
         )
 
 
@@ -97,7 +130,6 @@ class Block:
         self.feeds: dict[Root, Adjoint] = {}
         self.of: dict[str, Adjoint] = {}
         self.at: dict[Expr, Adjoint] = {}
-        self._derive()
 
     # values ----------------------------------------------------------------------------------
 
@@ -146,8 +178,8 @@ class Block:
 
     # derivatives -----------------------------------------------------------------------------
 
-    def _derive(self) -> None:
-        """From the last equation to the first."""
+    def derived(self) -> Block:
+        """With ``roots``, ``feeds``, ``of`` and ``at``: from the last equation to the first."""
         equations = list(self.cell.equations.items())
         for k, (name, equation) in reversed(list(enumerate(equations))):
             adjoint = self.at.get(Quantity(name), {})
@@ -162,6 +194,7 @@ class Block:
                 self._walk(equation, adjoint)
             above = [e for _, each in equations[:k] for e in leaves(each)]
             self._composites([e for e in leaves(equation) if e not in above])
+        return self
 
     def _root(self, root: Root, adjoint: Adjoint) -> Adjoint:
         self.roots.append(root)
@@ -239,6 +272,27 @@ def _plus(one: Adjoint, other: Adjoint) -> Adjoint:
     for root, factor in other.items():
         found[root] = found[root] + factor if root in found else factor
     return found
+
+
+def adjoints_of_x(swept: Swept, weights: Weights, out: Tensor | None = None) -> Tensor:
+    """The adjoints of what x says to all gates, (steps, ..., batch, gates × units)."""
+    units = weights.hidden_size
+    shape = (*swept.of_h.shape[:-1], weights.ih.shape[0])
+    found = swept.of_h.new_empty(shape) if out is None else out
+    for gate in weights.cell.gates:
+        adjoint = swept.block.at.get(FromX(gate), {})
+        swept.combined(adjoint, units, out=found[..., weights.rows(gate)])
+    return found
+
+
+def adjoint_of(block: Block, name: str) -> Adjoint:
+    """Of a quantity, a pre-activation, or a part of a gate."""
+    if name in block.of:
+        return block.of[name]
+    for leaf, adjoint in block.at.items():
+        if part_name(leaf) == name:
+            return adjoint
+    return {}
 
 
 class Gradient:
@@ -335,7 +389,7 @@ class Backward:
     def __init__(
         self,
         known: Known,
-        direct: Mapping[str, Tensor],
+        direct: Mapping[str, ByStep],
         reverse: bool,
         valid: Tensor | None,
         lead: tuple[int, ...] = (),
@@ -376,7 +430,7 @@ class Backward:
 
     def sweep(self, block: Block, start: int, stop: int) -> Swept:
         """The roots' adjoints at each step of a block."""
-        swept = self._empty(block)
+        swept = self._empty(block.derived())
         for name, value in self.direct.items():
             swept.roots[name].copy_(value[start:stop])
         steps = _Steps(self, swept)
@@ -388,7 +442,7 @@ class Backward:
     def within(self, block: Block, states: Mapping[str, Tensor]) -> Swept:
         """A block whose states' adjoints are known already; the other roots follow, no step from
         another."""
-        swept = self._empty(block)
+        swept = self._empty(block.derived())
         for root in block.roots:
             if isinstance(root, str):
                 swept.roots[root].copy_(states[root])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adjoint import Adjoint, Backward, Gradient, Known, Swept
+from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope.adopt import Call, Returned, Structure, Weights
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
@@ -27,6 +27,7 @@ from rnnscope.record import Record
 from rnnscope.run import run_call
 
 __all__ = [
+    "Differentiable",
     "Gradients",
     "Received",
     "Upstream",
@@ -334,7 +335,7 @@ class Gradients(Record):
                     }
                     swept = backward.within(block, states)
                     gradient = Gradient(own.weights)
-                    gradient.add(swept, backward.gates, _of_x(swept, own.weights))
+                    gradient.add(swept, backward.gates, adjoints_of_x(swept, own.weights))
                     found |= gradient.weights.named()
         return found
 
@@ -442,17 +443,6 @@ def _direct(
     return found
 
 
-def _of_x(swept: Swept, weights: Weights, out: Tensor | None = None) -> Tensor:
-    """The adjoints of what x says to all gates, (steps, ..., batch, gates × units)."""
-    units = weights.hidden_size
-    shape = (*swept.of_h.shape[:-1], weights.ih.shape[0])
-    found = swept.of_h.new_empty(shape) if out is None else out
-    for gate in weights.cell.gates:
-        adjoint = swept.block.at.get(FromX(gate), {})
-        swept.combined(adjoint, units, out=found[..., weights.rows(gate)])
-    return found
-
-
 class _Reverse:
     """The layers from the top to the bottom."""
 
@@ -513,16 +503,16 @@ class _Reverse:
             of_x = places["of_h"]
             of_x.copy_(swept.of_h)
             if "of_x" in places:
-                of_x = _of_x(swept, own.weights, places["of_x"])
+                of_x = adjoints_of_x(swept, own.weights, places["of_x"])
             gradient.add(swept, backward.gates, of_x)
             x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), own.weights.ih)
             for name, value in self.stored.items():
-                adjoint = _adjoint(swept.block, name)
+                adjoint = adjoint_of(swept.block, name)
                 units = value.shape[-1]
                 swept.combined(adjoint, units, out=value[layer, d, start:stop])
         return backward, gradient
 
-    def _plan(self, block: Any) -> None:
+    def _plan(self, block: Block) -> None:
         """Memory for every quantity; one place for those whose adjoints are the same."""
         cell, units = block.cell, self.structure.hidden_size
         gates = tuple(cell.gates)
@@ -552,7 +542,7 @@ class _Reverse:
         for name in quantity_names(cell):
             if name in self.same:
                 continue
-            adjoint = _adjoint(block, name)
+            adjoint = adjoint_of(block, name)
             if adjoint and id(adjoint) in first:
                 self.same[name] = first[id(adjoint)]
                 continue
@@ -572,19 +562,6 @@ class _Reverse:
                 value = self.whole[which][..., int(k) * units : (int(k) + 1) * units]
             found[name] = value.transpose(2, 3)
         return found
-
-
-def _adjoint(block: Any, name: str) -> Adjoint:
-    """Of a quantity, a pre-activation, or a part that W_hh gives of something else than h."""
-    if name in block.of:
-        found: Adjoint = block.of[name]
-        return found
-    gate = name.removesuffix("_from_h")
-    for leaf, adjoint in block.at.items():
-        if isinstance(leaf, FromH) and leaf.gate == gate:
-            other: Adjoint = adjoint
-            return other
-    return {}
 
 
 # autograd, the judge ---------------------------------------------------------------------------

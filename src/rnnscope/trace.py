@@ -25,10 +25,11 @@ from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, GradientError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
+from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.opening import Opened, batch_first, open_call
-from rnnscope.record import Place, Record
+from rnnscope.record import Index, Place, Record
 from rnnscope.recurrent import Heard, listening
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
@@ -595,6 +596,111 @@ class Trace(Record):
         if loss is None:
             return Gradients(self, given(self, self._returned, given_), check)
         return Gradients(self, captured_upstream(self, self._returned, loss), check)
+
+    def jacobian(
+        self,
+        of: str,
+        to: str,
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: Index = None,
+        time: int | Literal["last"] = "last",
+        to_layer: int | None = None,
+        to_direction: str | None = None,
+        to_time: Index = None,
+    ) -> Tensor:
+        """∂of/∂to as matrices: how each unit of a state moves with each unit of a quantity.
+
+        ``of`` is a state ("h", "c") of ``layer`` and ``direction`` at ``time``; ``to`` any
+        quantity, "x", or an initial state ("h_0"), at ``to_time`` (all steps where left out), of
+        the same layer and direction, or of a layer below. The derivative is total through time,
+        as in ``gradients``: ∂h_t/∂c_s includes what comes through h_s. Shape (batch, to_time, unit
+        of ``of``, unit of ``to``); one position drops its dim. It costs as much as the gradients of as
+        many losses as ``of`` has units; name the sequences with ``batch`` where there are many.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.RNN(1, 1, bias=False), torch.tensor([[3.0], [4.0], [5.0]]))
+        >>> step = tr.jacobian("h", "h", batch=0, time=2, to_time=1)
+        >>> w_hh, h_3 = tr.parameters["weight_hh_l0"], tr["h"][0, 0, 0, 2]
+        >>> torch.allclose(step, w_hh * (1 - h_3**2))
+        True
+
+        Raises ``AddressError`` for a place that is not there, for padding, and for a layer that
+        ``of`` does not depend on.
+        """
+        self._whole()
+        return jacobian(
+            self,
+            of,
+            to,
+            layer=layer,
+            direction=direction,
+            batch=batch,
+            time=time,
+            to_layer=to_layer,
+            to_direction=to_direction,
+            to_time=to_time,
+        )
+
+    def flow(
+        self,
+        of: str = "h",
+        to: str = "h",
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: Index = None,
+        time: int | Literal["last"] | None = None,
+        norm: float | Literal["fro", "nuc"] = 2,
+    ) -> Tensor:
+        """The norms of ∂of_t/∂to_s: how much of a change at step s arrives at step t.
+
+        For all pairs, (batch, t, s), 0 where s comes after t; with ``time`` for that t alone,
+        (batch, s). They vanish or explode with the distance. ``norm`` is that of
+        ``torch.linalg.matrix_norm``: 2 is the spectral norm, the largest stretch of any change
+        (Pascanu et al. 2013, eq. 7); "fro" is cheaper to compute. All pairs cost a pass for each
+        t: name ``batch`` where there are many sequences.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> tr.flow().shape, tr.flow("c", "x", time="last", batch=0).shape
+        (torch.Size([2, 5, 5]), torch.Size([5]))
+
+        Raises as ``jacobian`` does.
+        """
+        self._whole()
+        return flow(
+            self,
+            of,
+            to,
+            layer=layer,
+            direction=direction,
+            batch=batch,
+            time=time,
+            norm=norm,
+        )
+
+    def memory(self, state: str | None = None, *, time: int | Literal["last"] = "last") -> Memory:
+        """What a state at ``time`` holds of each earlier step, where it is a sum over the past.
+
+        In an LSTM c_T = Σ_t (Π_(s>t) f_s) i_t g_t + (Π f) c_0, in a GRU h_T in the same way, with
+        z for f and (1 - z) n for i g: so ``memory["written"]`` (layer, direction, batch, time,
+        unit) tells how much was written when, and together with ``memory.initial`` sums to the
+        state, exactly. Without a name the state that is such a sum; the split is derived from the
+        declared equation.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> memory = tr.memory()
+        >>> total = memory["written"].sum(3) + memory.initial
+        >>> torch.allclose(total, tr.sel("c", time="last"), atol=1e-6)
+        True
+
+        Raises ``AddressError`` for a state that is no such sum, and for padding.
+        """
+        self._whole()
+        return memory(self, state, time)
 
     @property
     def grad(self) -> Gradients | None:
