@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from html import escape
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
 from rnnscope.addressing import Address
 from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
+from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_state, snapshot_of
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
@@ -28,174 +25,15 @@ from rnnscope.explain import Explanation, explain
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
+from rnnscope.listing import SMALL, count, overview, table
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.record import Index, Place, Record
-from rnnscope.recurrent import Heard, listening
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
 
-__all__ = ["Capture", "Rerun", "Trace", "load_trace", "trace"]
+__all__ = ["Rerun", "Trace", "load_trace", "trace"]
 
 Check = bool | Literal["thorough"]
-
-SMALL = 60
-"""Up to so many numbers a trace is shown as a table of all of them."""
-
-
-class Snapshot:
-    """The weights of a call, copied; a class of its own so that it can be weakly referenced."""
-
-    def __init__(self, weights: tuple[tuple[Weights, ...], ...]) -> None:
-        self.weights = weights
-
-    def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
-        """Whether the live weights still hold these numbers, bit for bit."""
-        for mine, theirs in zip(_tensors(self.weights), _tensors(live), strict=True):
-            if mine.dtype != theirs.dtype or mine.device != theirs.device:
-                return False
-            if not torch.equal(mine, theirs):
-                return False
-        return True
-
-
-def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
-    return [t for layer in weights for one in layer for t in one.named().values()]
-
-
-_last_snapshots: WeakKeyDictionary[nn.Module, ReferenceType[Snapshot]] = WeakKeyDictionary()
-# compared by value each time, so it cannot go stale; holds nothing alive
-
-
-def _snapshot(module: nn.Module, live: tuple[tuple[Weights, ...], ...]) -> Snapshot:
-    reference = _last_snapshots.get(module)
-    last = None if reference is None else reference()
-    if last is not None and last.equals(live):
-        return last
-    fresh = Snapshot(tuple(tuple(w.map(_copy) for w in layer) for layer in live))
-    _last_snapshots[module] = ref(fresh)
-    return fresh
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-@dataclass(frozen=True)
-class Captured:
-    """One call of a module as it happened: what went in, the weights used, what came out."""
-
-    adopted: Adopted
-    call: Call
-    snapshot: Snapshot
-    live: tuple[tuple[Weights, ...], ...]
-    output: Any
-    products: torch.dtype
-    random_state: Tensor | None
-    ran: Ran | None = None  # by a module that computes by the equations itself
-
-
-class Capture:
-    """Hooks that take one module's calls as the module itself sees them.
-
-    The first sees the input after every hook of the caller's, the second the output before any.
-    Used as a context; leaves no hook behind.
-    """
-
-    def __init__(self, adopted: Adopted, heard: Heard | None) -> None:
-        self.adopted, self.heard = adopted, heard
-        self.before: tuple[Call, Tensor | None] | None = None
-        self.taken: Captured | None = None
-        self.thread = get_ident()
-
-    def __enter__(self) -> Capture:
-        module = self.adopted.module
-        self.handles = [
-            module.register_forward_pre_hook(self._enter, with_kwargs=True),
-            module.register_forward_hook(self._leave, prepend=True, with_kwargs=True),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    # another thread may be calling the module meanwhile, and lose its flag that a hook takes
-    # keywords between two of its steps: so the arguments are read from their ends
-
-    def _enter(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        args, kwargs = given
-        self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
-
-    def _leave(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        assert self.before is not None, "a forward has its hook before"
-        call, random_state = self.before
-        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard)
-
-
-def captured(
-    adopted: Adopted,
-    call: Call,
-    output: Any,
-    random_state: Tensor | None,
-    heard: Heard | None,
-) -> Captured:
-    """A call that has just returned, with the weights that it used and the type of its products.
-
-    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave.
-    """
-    ran = None if heard is None else heard.ran
-    if adopted.declared and ran is None:
-        raise RefusedError(
-            f"cannot be opened: {adopted.kind} ran compiled, or its forward was replaced, so its "
-            f"numbers were not seen"
-        )
-    live = adopted.weights() if ran is None else ran.weights
-    snapshot = _snapshot(adopted.module, live)
-    products = _product_type(call.x)
-    return Captured(adopted, call, snapshot, live, output, products, random_state, ran)
-
-
-@contextmanager
-def attending(adopted: Adopted, names: Iterable[str] | None = None) -> Iterator[Heard | None]:
-    """A context around a forward, after which the weights that it used are still known.
-
-    A parametrized weight is computed anew at each reading, and spectral norm in training moves
-    its state each time. A layer keeps the tensors that it used; a cell does not. A module that
-    runs a declared cell leaves the numbers of these ``names`` themselves (all by default).
-    """
-    if adopted.declared:
-        record = quantity_names(adopted.cell) if names is None else names
-        with listening(adopted.module, frozenset(record)) as heard:
-            yield heard
-    elif adopted.single_step:
-        with cached():
-            yield None
-    else:
-        yield None
-
-
-def dropout_state(adopted: Adopted) -> Tensor | None:
-    """The random state from which a call would draw its dropout masks; None where it draws none.
-
-    Raises ``RefusedError`` where the masks cannot be drawn again.
-    """
-    if not (adopted.training and adopted.dropout > 0 and adopted.num_layers > 1):
-        return None
-    if adopted.declared:
-        return None  # nothing needs to be drawn again
-    adopted.check_dropout_device()
-    return torch.get_rng_state()
-
-
-def _product_type(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
 
 
 def trace(
@@ -338,7 +176,7 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
             f"weight_norm's does, the weights; check=False does not run it. Leave check at True."
         )
     # no forward has taken note of weights that were changed by functional_call or parametrizations
-    snapshot = _snapshot(adopted.module, adopted.weights(fresh=True))
+    snapshot = snapshot_of(adopted.module, adopted.weights(fresh=True))
     dropout_state(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
         names = names.union(adopted.cell.states)
@@ -616,8 +454,9 @@ class Trace(Record):
         quantity, "x", or an initial state ("h_0"), at ``to_time`` (all steps where left out), of
         the same layer and direction, or of a layer below. The derivative is total through time,
         as in ``gradients``: ∂h_t/∂c_s includes what comes through h_s. Shape (batch, to_time, unit
-        of ``of``, unit of ``to``); one position drops its dim. It costs as much as the gradients of as
-        many losses as ``of`` has units; name the sequences with ``batch`` where there are many.
+        of ``of``, unit of ``to``); one position drops its dim. It costs as much as the gradients
+        of as many losses as ``of`` has units; name the sequences with ``batch`` where there are
+        many.
 
         >>> from rnnscope import trace
         >>> tr = trace(nn.RNN(1, 1, bias=False), torch.tensor([[3.0], [4.0], [5.0]]))
@@ -861,23 +700,23 @@ class Trace(Record):
     def __repr__(self) -> str:
         """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
         lines = [f"Trace of {self.structure}"]
-        if self._count() <= SMALL:
-            header, rows = self._table()
+        if count(self) <= SMALL:
+            header, rows = table(self)
             widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
             for row in (header, *rows):
                 cells = (text.rjust(width) for text, width in zip(row, widths, strict=True))
                 lines.append("  " + "  ".join(cells).rstrip())
         else:
-            lines += self._overview()
+            lines += overview(self)
         return "\n".join([*lines, self.proof])
 
     def _repr_html_(self) -> str:
         title = escape(f"Trace of {self.structure}")
         proof = escape(self.proof)
-        if self._count() > SMALL:
-            body = f"<pre>{escape(chr(10).join(self._overview()))}</pre>"
+        if count(self) > SMALL:
+            body = f"<pre>{escape(chr(10).join(overview(self)))}</pre>"
         else:
-            header, rows = self._table()
+            header, rows = table(self)
             head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
             inner = "".join(
                 "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
@@ -885,55 +724,6 @@ class Trace(Record):
             )
             body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
         return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
-
-    def _count(self) -> int:
-        inputs = sum(self.layer_input(k).numel() for k in range(self.structure.num_layers))
-        return inputs + sum(value.numel() for value in self.values())
-
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
-        sizes = self.sizes
-        axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
-        columns: list[str] | None = None
-        rows: list[list[str]] = []
-        for layer in range(sizes["layer"]):
-            x = self.layer_input(layer)
-            for d, direction in enumerate(self.directions):
-                for batch in range(sizes["batch"]):
-                    for time in range(int(self.lengths[batch])):
-                        at = {"layer": str(layer), "direction": direction, "batch": str(batch)}
-                        numbers = [("x", x[batch, time])]
-                        numbers += [(n, v[layer, d, batch, time]) for n, v in self.items()]
-                        named = [pair for n, v in numbers for pair in _named(n, v)]
-                        if columns is None:
-                            columns = [name for name, _ in named]
-                        cells = [f"{value:.6g}" for _, value in named]
-                        cells += [""] * (len(columns) - len(cells))
-                        rows.append([*(at[axis] for axis in axes), f"time={time}", *cells])
-        return [*axes, "", *(columns or [])], rows
-
-    def _overview(self) -> list[str]:
-        groups: dict[tuple[int, ...], list[str]] = {}
-        for name, value in self.items():
-            groups.setdefault(tuple(value.shape), []).append(name)
-        lines = []
-        for shape, names in groups.items():
-            dims = ", ".join(
-                f"{dim} {size}" for dim, size in zip(self.dims[names[0]], shape, strict=True)
-            )
-            lines.append(f"  {' '.join(names):<12} ({dims})")
-        for layer in range(self.structure.num_layers):
-            batch, time, feature = self.layer_input(layer).shape
-            lines.append(
-                f"  {f'x, layer {layer}':<12} (batch {batch}, time {time}, feature {feature})"
-            )
-        if self.call.lengths is not None:
-            shortest, longest = int(self.lengths.min()), int(self.lengths.max())
-            lines.append(
-                f"  lengths      {shortest} to {longest}; zeros behind each sequence's end"
-            )
-        lines.append(f"  {self.nbytes / 1e6:.3g} MB of recorded numbers")
-        return lines
 
 
 class Rerun(Trace):
@@ -1002,14 +792,6 @@ class Rerun(Trace):
                             f"before the edit"
                         )
         return super().explain(name, **at)
-
-
-def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
-    """The numbers of one quantity at one step; the unit is told where there are several."""
-    numbers: list[float] = value.tolist()
-    if len(numbers) == 1:
-        return [(name, numbers[0])]
-    return [(f"{name}[{k}]", number) for k, number in enumerate(numbers)]
 
 
 def _kind_of(value: Tensor) -> str:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import OPENED, Call, adopt, refusal
+from rnnscope.capture import Captured
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, uncompiled, undisturbed, unobserve
 from rnnscope.gradients import Received, chained, tensors
 from rnnscope.joining import Handed, begin, same_numbers
 from rnnscope.seen import Layer, Seen
-from rnnscope.trace import Captured, Check, Trace, open_captured, recorded_names
+from rnnscope.trace import Check, Trace, open_captured, recorded_names
 
 __all__ = ["Watch", "watch"]
 
