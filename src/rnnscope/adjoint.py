@@ -311,15 +311,14 @@ class Gradient:
             total.b_ih.add_(flat.sum(0))
         if gates:
             flat = swept.of_h.flatten(0, 1)
+            before = block.before["h"].flatten(0, 1)
             every = len(gates) == len(total.cell.gates)
-            weight = flat.T @ block.before["h"].flatten(0, 1)
-            bias = flat.sum(0)
             for k, gate in enumerate([""] if every else gates):
                 rows = slice(None) if every else total.rows(gate)
-                mine = slice(None) if every else slice(k * self.units, (k + 1) * self.units)
-                total.hh[rows] += weight[mine]
+                mine = flat if every else flat[:, k * self.units : (k + 1) * self.units]
+                total.hh[rows].addmm_(mine.T, before)
                 if total.b_hh is not None:
-                    total.b_hh[rows] += bias[mine]
+                    total.b_hh[rows] += mine.sum(0)
         for leaf, adjoint in block.at.items():
             match leaf:
                 case FromH(gate, of) if of != Previous("h"):
@@ -410,6 +409,7 @@ class Backward:
         self.hh = weights.hh
         if len(rows) < len(weights.cell.gates):
             self.hh = torch.cat([weights.hh[r] for r in rows]) if rows else weights.hh[:0]
+        self.memory: dict[Root, Tensor] = {}
         self.carry: dict[str, Tensor] = {
             name: weights.ih.new_zeros(*lead, self.batch, self.size(name))
             for name in known.cell.states
@@ -420,19 +420,26 @@ class Backward:
         outputs = root == "h" or isinstance(root, FromH)
         return self.weights.hh.shape[1] if outputs else self.units
 
-    def blocks(self) -> Iterator[tuple[int, int, Swept]]:
-        """(start, stop, block) from the last that ran to the first; after all, ``carry`` holds the
-        adjoints of the initial states."""
+    def blocks(self, of_h: Tensor | None = None) -> Iterator[tuple[int, int, Swept]]:
+        """(start, stop, block) from the last that ran to the first, each to be read before the
+        next; after all, ``carry`` holds the adjoints of the initial states.
+
+        ``of_h`` (time, ..., batch, gates × units) is where those of the products with h go.
+        """
         starts = list(range(0, self.steps, self.span))
         for start in starts if self.reverse else reversed(starts):
             stop = min(start + self.span, self.steps)
-            yield start, stop, self.sweep(self.known.block(start, stop), start, stop)
+            block = self.known.block(start, stop).derived()
+            place = None if of_h is None else of_h[start:stop]
+            yield start, stop, self._sweep(self._empty(block, place), start, stop)
 
-    def sweep(self, block: Block, start: int, stop: int) -> Swept:
+    def _sweep(self, swept: Swept, start: int, stop: int) -> Swept:
         """The roots' adjoints at each step of a block."""
-        swept = self._empty(block.derived())
-        for name, value in self.direct.items():
-            swept.roots[name].copy_(value[start:stop])
+        block = swept.block
+        for root, own in swept.roots.items():
+            if isinstance(root, str):
+                value = self.direct.get(root)
+                own.zero_() if value is None else own.copy_(value[start:stop])
         steps = _Steps(self, swept)
         order = range(block.steps)
         for t in order if self.reverse else reversed(order):
@@ -461,14 +468,16 @@ class Backward:
             return self.weights.of_h(leaf.gate)[0]
         return self.weights.projection
 
-    def _empty(self, block: Block) -> Swept:
+    def _empty(self, block: Block, of_h: Tensor | None = None) -> Swept:
+        """Memory for a block, that of the block before where it fits."""
         shape = (block.steps, *self.lead, self.batch)
-        new = self.weights.ih.new_zeros
-        return Swept(
-            block,
-            {root: new(*shape, self.size(root)) for root in block.roots},
-            new(*shape, len(self.gates) * self.units),
-        )
+        sizes = {root: self.size(root) for root in block.roots}
+        if self.memory.get("h", block.x[:0]).shape[:1] != shape[:1]:
+            new = self.weights.ih.new_empty
+            self.memory = {root: new(*shape, size) for root, size in sizes.items()}
+        if of_h is None:
+            of_h = self.weights.ih.new_empty(*shape, len(self.gates) * self.units)
+        return Swept(block, dict(self.memory), of_h)
 
 
 @dataclass
@@ -558,7 +567,7 @@ class _Steps:
             place = self.cubes[t][..., run.first : run.last, :]
             torch.mul(live[run.root].unsqueeze(-2), run.factors[t], out=place)
         for k, adjoint in self.rest:
-            _accumulate(self.cubes[t][..., k, :], adjoint, live, t)
+            _accumulate(self.cubes[t][..., k, :].zero_(), adjoint, live, t)
         after: dict[str, Tensor] = {}
         for name in self.states:
             if name == "h" and backward.gates:

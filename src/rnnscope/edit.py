@@ -430,11 +430,9 @@ class _Rerun:
         self.local = torch.zeros(batch, dtype=torch.long, device=self.call.x.device)
         self.local[self.rows] = torch.arange(len(self.rows), device=self.local.device)
         self.whole = len(self.rows) == batch
-        # time first, by layer and direction
-        self.values = {
-            name: [[each.transpose(0, 1) for each in row] for row in value]
-            for name, value in trace.items()
-        }
+        self.names = frozenset(name for name, _ in trace.items())
+        # what was run, by layer and direction: its first step, and (time, sequences, unit) by name
+        self.ran: dict[tuple[int, int], tuple[int, dict[str, Tensor]]] = {}
         self.final = {name: [list(row) for row in value] for name, value in trace.final.items()}
         self.initial = {name: [list(row) for row in v] for name, v in self.call.initial.items()}
         self.inputs: list[Tensor | None] = []
@@ -469,7 +467,7 @@ class _Rerun:
         x = self.trace.layer_input(layer).transpose(0, 1)
         mask = self.trace.masks[layer]
         if reached is not None:
-            below = self.values["h"][layer - 1]
+            below = [self._merged("h", layer - 1, d) for d in range(len(self.trace.directions))]
             x = below[0] if len(below) == 1 else torch.cat(below, dim=-1)
             if mask is not None:
                 x = x * scaled(mask, self.structure.dropout, x.dtype).transpose(0, 1)
@@ -511,21 +509,35 @@ class _Rerun:
             {state: self._before(state, layer, d, span) for state in self.trace.cell.states},
             None if valid is None else self._of(valid)[start:stop],
             reverse,
-            frozenset(self.values),
+            self.names,
             self._changes(layer, d, start),
         )
-        for name, value in passage.found.items():
-            if valid is not None:
-                value = value.masked_fill(~self._of(valid)[start:stop, :, None], 0)
-            fresh = self.values[name][layer][d].clone()
-            if self.whole:
-                fresh[start:stop] = value
-            else:
-                fresh[start:stop, self.rows] = value
-            self.values[name][layer][d] = fresh
+        found = dict(passage.found)
+        if valid is not None:
+            padding = ~self._of(valid)[start:stop, :, None]
+            found = {name: value.masked_fill(padding, 0) for name, value in found.items()}
+        self.ran[layer, d] = start, found
         for name, value in passage.final.items():
             own = self.final[name][layer][d]
             self.final[name][layer][d] = own.index_copy(0, self.rows, value.to(own.dtype))
+
+    def _merged(self, name: str, layer: int, d: int) -> Tensor:
+        """A quantity (time, batch, unit): what was run, in what the trace has."""
+        own = self.trace[name][layer, d].transpose(0, 1)
+        if (layer, d) not in self.ran:
+            return own
+        fresh = own.clone()
+        self._write(fresh, name, layer, d)
+        return fresh
+
+    def _write(self, into: Tensor, name: str, layer: int, d: int) -> None:
+        start, found = self.ran[layer, d]
+        value = found[name]
+        stop = start + len(value)
+        if self.whole:
+            into[start:stop] = value
+        else:
+            into[start:stop, self.rows] = value
 
     def _of(self, value: Tensor) -> Tensor:
         """(time, batch, ...) of the sequences that are reached."""
@@ -537,7 +549,7 @@ class _Rerun:
         for site in self.edited.get((f"{state}_0", layer, d), ()):
             initial = site.apply(initial.unsqueeze(0))[0]
         self.initial[state][layer][d] = initial
-        value = self.values[state][layer][d]
+        value = self.trace[state][layer, d].transpose(0, 1)
         rows = torch.arange(self.call.batch, device=value.device)
         lengths = self.trace.lengths
         if self.structure.directions[d] == "reverse":
@@ -575,10 +587,11 @@ class _Rerun:
 
     def _found(self) -> Found:
         trace, call, structure = self.trace, self.call, self.structure
-        values = {
-            name: torch.stack([torch.stack(row) for row in rows]).transpose(2, 3)
-            for name, rows in self.values.items()
-        }
+        values = {}
+        for name, own in trace.items():
+            values[name] = own.clone()
+            for layer, d in self.ran:
+                self._write(values[name][layer, d].transpose(0, 1), name, layer, d)
         final = {n: torch.stack([torch.stack(row) for row in v]) for n, v in self.final.items()}
         initial = {n: torch.stack([torch.stack(row) for row in v]) for n, v in self.initial.items()}
         x = self.inputs[0]
@@ -594,7 +607,7 @@ class _Rerun:
             initial={n: v.detach() for n, v in initial.items()} if changed else call.initial,
             given=call.given or changed,
         )
-        top = self.values["h"][-1]
+        top = [each.transpose(0, 1) for each in values["h"][-1]]
         hidden = top[0] if len(top) == 1 else torch.cat(top, dim=-1)
         output = structure.returning(None if structure.single_step else hidden, final, call)
         weights = tuple(

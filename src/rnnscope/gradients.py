@@ -503,14 +503,14 @@ class _Reverse:
         }
         backward = Backward(own, direct, trace.directions[d] == "reverse", trace.call.valid)
         gradient = Gradient(own.weights)
-        for start, stop, swept in backward.blocks():
-            if not self.whole:
-                self._plan(swept.block)
-            places = {n: value[layer, d, start:stop] for n, value in self.whole.items()}
-            of_x = places["of_h"]
-            of_x.copy_(swept.of_h)
-            if "of_x" in places:
-                of_x = adjoints_of_x(swept, own.weights, places["of_x"])
+        if not self.whole:
+            self._plan(own.block(0, 1).derived())
+        of_h = self.whole["of_h"][layer, d]
+        for start, stop, swept in backward.blocks(of_h):
+            of_x = of_h[start:stop]
+            if "of_x" in self.whole:
+                place = self.whole["of_x"][layer, d, start:stop]
+                of_x = adjoints_of_x(swept, own.weights, place)
             gradient.add(swept, backward.gates, of_x)
             x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), own.weights.ih)
             for name, value in self.stored.items():
