@@ -128,6 +128,25 @@ def test_several_edits_of_every_kind(configuration: Configuration) -> None:
     compare(edited, by_loop(case, before, change), 10 * ALLOWED[configuration.dtype])
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_sequences_that_ended_before_the_run_begins(cell: str) -> None:
+    """Their last states are their own: of layer 0 only the last step is run, of layer 1 all."""
+    case, before, tr = traced(Configuration(cell, 3, call="packed"))
+    assert tr.lengths[:2].tolist() == [2, 5]
+    edited = tr.rerun(
+        rs.Edit("h", layer=0, batch=1, time=4, unit=0, add=0.5),
+        rs.Edit("h", layer=1, batch=0, time=0, unit=0, add=0.5),
+    )
+
+    def change(name: str, index: int, d: int, b: int, t: int, value: Tensor) -> Tensor:
+        if (name, index, b, t) in (("h", 0, 1, 4), ("h", 1, 0, 0)):
+            value = value.clone()
+            value[0] += 0.5
+        return value
+
+    compare(edited, by_loop(case, before, change), 1e-12)
+
+
 @pytest.mark.parametrize("configuration", SOME, ids=name_of)
 def test_an_edit_that_changes_nothing(configuration: Configuration) -> None:
     """Over all steps, layers and sequences: the fused call and the equations, to rounding."""

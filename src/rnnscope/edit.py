@@ -185,7 +185,7 @@ def sites(trace: Editable, edits: Sequence[Edit]) -> dict[Key, list[Site]]:
 
 def _refuse_overlap(trace: Editable, key: Key, one: Site, other: Site) -> None:
     units = int(max(one.units.max(), other.units.max())) + 1
-    like = torch.empty(trace.sizes["time"], trace.sizes["batch"], units)
+    like = one.rows.new_empty(trace.sizes["time"], trace.sizes["batch"], units)
     both = one.marked(like) & other.marked(like)
     if both.any():
         time, batch, unit = (int(k) for k in both.nonzero()[0])

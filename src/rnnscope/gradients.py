@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope.adopt import Call, Returned, Structure, Weights
+from rnnscope.bounds import Rounding
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
 from rnnscope.direction import deviations
@@ -358,7 +359,7 @@ class Gradients(Record):
     def _judge(self) -> None:
         dtype = self.upstream.h.dtype
         worst, name = self._apart(dtype)
-        self.tolerance = TOLERANCE.get(self.call.x.dtype) if _as_is(self._trace) else None
+        self.tolerance = None if _coarse(self._trace) else TOLERANCE[self.call.x.dtype]
         if self.tolerance is not None and worst > self.tolerance and dtype == torch.float32:
             # oneDNN's LSTM sums the gradients of biases one by one, which rounds worse than ours
             # over some 10,000 places: autograd in float64 decides
@@ -395,7 +396,7 @@ class Gradients(Record):
             f"{self.structure.kind}: largest difference {self.deviation:.0e} of the largest"
         )
         if self.tolerance is None:
-            return f"Not verified in {self._trace.precision}; beside {text}."
+            return f"Not verified in {_coarse(self._trace)}; beside {text}."
         return f"Equal to {text}; {self.tolerance:.0e} is allowed."
 
     def __repr__(self) -> str:
@@ -420,9 +421,12 @@ def _size(value: Tensor) -> float:
     return float(finite.abs().max()) if value.numel() else 0.0
 
 
-def _as_is(trace: Differentiable) -> bool:
-    """Whether the layer formed its products in the type of its input."""
-    return trace.precision == str(trace.call.x.dtype).removeprefix("torch.")
+def _coarse(trace: Differentiable) -> str | None:
+    """The precision of the layer's products, where it was lower than that of its input."""
+    x = trace.call.x
+    if trace.precision != str(x.dtype).removeprefix("torch.") or x.dtype not in TOLERANCE:
+        return trace.precision
+    return "float32 with TF32" if Rounding.of(x.dtype, x.device, x.dtype).cast else None
 
 
 def _plain(trace: Differentiable) -> Any:

@@ -784,7 +784,8 @@ class Rerun(Trace):
             base = edited.removesuffix("_pre").partition("_from_")[0]
             if base in found.names(name, unit):
                 for site in sites:
-                    here = (site.rows == found.batch) & torch.isin(site.times, torch.tensor(times))
+                    steps = site.times.new_tensor(times)
+                    here = (site.rows == found.batch) & torch.isin(site.times, steps)
                     if here.any() and unit in site.units.tolist():
                         raise AddressError(
                             f"{edited} at {found.place(int(site.times[here][0]), unit)} was set by "
