@@ -64,7 +64,7 @@ def timed(side: Callable[[], object]) -> float:
 
 def line(name: str, what: str, base: float, own: float, limit: str = "") -> None:
     """Print two times and their ratio."""
-    print(f"{name:<6}{what:<44}{base * 1e3:>9.1f}ms{own * 1e3:>9.1f}ms{own / base:>7.2f}  {limit}")
+    print(f"{name:<6}{what:<50}{base * 1e3:>9.1f}ms{own * 1e3:>9.1f}ms{own / base:>7.2f}  {limit}")
 
 
 def gradients(repeats: int) -> None:

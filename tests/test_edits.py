@@ -423,6 +423,26 @@ def test_a_rerun_is_saved_and_a_file_keeps_what_dropout_let_pass(tmp_path: Any) 
         back.rerun(edit)
 
 
+def test_whatever_mode_the_caller_is_in() -> None:
+    """Autocast and inference mode leave the numbers, and the kind of tensors, as they are."""
+    tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    asked = [
+        lambda: tr.rerun(rs.Edit("c", time=1, to=0.0))["h"],
+        lambda: tr.jacobian("h", "c"),
+        lambda: tr.flow(),
+        lambda: tr.memory()["written"],
+        lambda: tr.gradients(output=torch.ones(5, 2, 4))["f"],
+    ]
+    for ask in asked:
+        expected = ask()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(ask(), expected)
+        with torch.inference_mode():
+            found = ask()
+        assert torch.equal(found, expected)
+        assert not found.is_inference()
+
+
 def test_joined_calls_are_not_run_again() -> None:
     cell = nn.GRUCell(3, 4)
     with rs.watch(cell) as seen:
@@ -431,7 +451,13 @@ def test_joined_calls_are_not_run_again() -> None:
             h = cell(x, h)
     with pytest.raises(rs.RefusedError, match=r"joined from 4 calls.*joined\.calls\[0\]"):
         seen.joined("").rerun(rs.Edit("h", to=0.0))
-    assert size(seen.joined("").calls[1].rerun(rs.Edit("h", to=0.0))["h"]) == 0
+    with rs.watch(cell) as seen:
+        cell(torch.randn(2, 3)).sum().backward()
+    joined = seen.joined("")
+    assert size(joined.rerun(rs.Edit("h", to=0.0))["h"]) == 0
+    assert torch.equal(joined.grad["z"], seen.trace.grad["z"])
+    assert joined.gradients(h_n=torch.ones(2, 4)).deviation < 1e-5
+    assert size(seen.joined("").calls[0].rerun(rs.Edit("h", to=0.0))["h"]) == 0
 
 
 def test_a_rerun_leaves_the_trace_alone() -> None:

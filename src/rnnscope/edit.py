@@ -380,7 +380,13 @@ def rerun(
     """A trace's call with edits and other weights; see ``Trace.rerun``."""
     if not edits and not weights:
         raise ValueError("nothing to change: give rs.Edit(...), or weights={name: tensor}")
-    return _Rerun(trace, sites(trace, edits), _replaced(trace, weights or {})).run()
+    graph = torch.is_grad_enabled()
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(graph),
+        torch.autocast(trace.call.x.device.type, enabled=False),
+    ):
+        return _Rerun(trace, sites(trace, edits), _replaced(trace, weights or {})).run()
 
 
 def _replaced(

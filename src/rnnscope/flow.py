@@ -4,6 +4,7 @@ is a sum over the past was written by, and when."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,14 @@ class Ends:
     to_d: int
     rows: Tensor
     times: Tensor  # of each sequence
+
+
+@contextmanager
+def _plainly(trace: Differentiable) -> Iterator[None]:
+    """Without graph, and in the precision of the numbers, whatever the caller has set."""
+    device = trace.call.x.device.type
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        yield
 
 
 class Asked:
@@ -213,8 +222,8 @@ def jacobian(
         raise AddressError(f"{to} is the state before the first step: it has no time")
     steps = 1 if initial else trace.call.steps
     chosen = slice(None) if initial else trace.position("time", to_time)
-    kept = torch.arange(steps)[chosen].reshape(-1)
-    with torch.inference_mode(False), torch.no_grad():
+    kept = torch.arange(steps, device=ends.rows.device)[chosen].reshape(-1)
+    with _plainly(trace):
         found: Tensor | None = None
         for start, stop, block in _sweep(trace, ends):
             if found is None:
@@ -277,7 +286,7 @@ def flow(
         raise AddressError(f"flow is to a quantity of the steps; got {to!r}, which has no time")
     rows, one_row = asked.rows(batch)
     d = asked.direction(direction)
-    with torch.inference_mode(False), torch.no_grad():
+    with _plainly(trace):
         if time is not None:
             ends, _ = _ends(asked, of, to, layer, direction, batch, time, None, None)
             found = _norms(trace, ends, norm)
@@ -349,7 +358,7 @@ def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:
         *(trace.call.steps, trace.call.batch, structure.state_size(name)),
     )
     rows = torch.arange(trace.call.batch, device=trace.lengths.device)
-    with torch.inference_mode(False), torch.no_grad():
+    with _plainly(trace):
         added, kept, written = (trace.call.x.new_empty(shape, dtype=dtype) for _ in range(3))
         initial = trace.call.x.new_empty((*shape[:2], *shape[3:]), dtype=dtype)
         for layer in range(shape[0]):

@@ -171,6 +171,8 @@ class Joined(Trace):
         self.recomputed = any(tr.recomputed for tr in calls)
         final = last._returned if last.structure.single_step else last._returned[1]
         self._returned = final if last.structure.single_step else (None, final)
+        if len(calls) == 1:
+            self._returned, self.received = last._returned, last.received
 
     @property
     def output(self) -> Any:

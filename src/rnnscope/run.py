@@ -107,8 +107,9 @@ class _Parts:
         ours = self._split(linear(h, *self.matrix_h), len(self.of_h))
         count = len(self.summed)
         if count:
-            total = (self.from_x[0][t] + ours[0]).chunk(count, dim=-1)
-            for each, value in zip(self.summed, total, strict=True):
+            total = self.from_x[0][t] + ours[0]
+            each_gate = total.chunk(count, dim=-1) if count > 1 else (total,)
+            for each, value in zip(self.summed, each_gate, strict=True):
                 sums[each.both] = value
         if self.recorded:
             of_x, of_h = self.from_x[0][t].chunk(count, dim=-1), ours[0].chunk(count, dim=-1)
