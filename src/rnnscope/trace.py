@@ -771,6 +771,13 @@ class Rerun(Trace):
             f"trace's own."
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Not written: a file would not tell which numbers an edit set. Raises ``RefusedError``."""
+        raise RefusedError(
+            "a rerun is not saved, for a file would not tell which numbers an edit set: save the "
+            "trace itself (.base), and run the edits again after load_trace"
+        )
+
     def explain(self, name: str | None = None, **at: Any) -> Explanation:
         """As ``Trace.explain``; raises ``AddressError`` where an edit stands in what is to be
         explained, for no equation gives that number."""
