@@ -5,7 +5,6 @@ Each fault is one that a person could make in rnnscope's own code: the tests alt
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 import re
@@ -19,12 +18,9 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope import adopt, buffers, cells, direction
+from rnnscope import adopt, buffers, capture, cells, direction
 from rnnscope.cells import from_h, from_x, sigmoid, tanh
 from rnnscope.expr import Expr, Previous, Quantity
-
-# `rnnscope.trace` is the function: the module of that name is found by its name only
-tracing = importlib.import_module("rnnscope.trace")
 
 A_PLACE = r"at layer \d, (forward|reverse), batch \d, time=\d"
 DTYPES = (torch.float64, torch.float32)
@@ -173,7 +169,7 @@ def test_stale_weights(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = rs.trace(case.layer, *case.args, **case.kwargs)
     with torch.no_grad():
         case.layer.weight_hh_l1[2, 3] += 0.01
-    monkeypatch.setattr(tracing.Snapshot, "equals", lambda *_: True)
+    monkeypatch.setattr(capture.Snapshot, "equals", lambda *_: True)
     # layer 2, whose input comes from layer 1, would fail as well: the first place is named
     assert re.search("first at layer 1", refused(case))
     del kept  # the copy lives as long as a trace holds it
@@ -193,7 +189,7 @@ def test_the_first_step_that_fails_is_named(
         layer.get_parameter(f"weight_ih_l0{'_reverse' if direction == 'reverse' else ''}")[
             :, 1
         ] += 1
-    monkeypatch.setattr(tracing.Snapshot, "equals", lambda *_: True)
+    monkeypatch.setattr(capture.Snapshot, "equals", lambda *_: True)
     with pytest.raises(rs.VerificationError, match=rf"first at layer 0, {direction}, .*time=4"):
         rs.trace(layer, x)
     del kept
@@ -203,7 +199,7 @@ def test_the_first_step_that_fails_is_named(
 def test_wrong_dropout_masks(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(cell, training=True)
     rs.trace(case.layer, *case.args, **case.kwargs)
-    right = tracing.dropout_state
+    right = capture.dropout_state
 
     def another(adopted: Any) -> Tensor:
         state = right(adopted)
@@ -212,7 +208,7 @@ def test_wrong_dropout_masks(cell: str, monkeypatch: pytest.MonkeyPatch) -> None
             torch.rand(100)
             return torch.get_rng_state()
 
-    monkeypatch.setattr(tracing, "dropout_state", another)
+    monkeypatch.setattr(capture, "dropout_state", another)
     assert re.search("at layer [12]", refused(case))
 
 

@@ -309,9 +309,10 @@ def test_reverse_only_is_the_flipped_sequence_run_forward(cell: Cell) -> None:
     output, states = backward(pack_sequence(sequences, enforce_sorted=False))
     flipped, ends = forward(pack_sequence([s.flip(0) for s in sequences], enforce_sorted=False))
     (one, lengths), (other, _) = pad_packed_sequence(output), pad_packed_sequence(flipped)
+    # to rounding: how a row of a product rounds depends on its place among the rows
     for b, length in enumerate(lengths.tolist()):
-        assert torch.equal(one[:length, b], other[:length, b].flip(0))
-    assert all(torch.equal(a, b) for a, b in zip(flat(states), flat(ends), strict=True))
+        assert size(one[:length, b] - other[:length, b].flip(0)) < 1e-14
+    assert all(size(a - b) < 1e-14 for a, b in zip(flat(states), flat(ends), strict=True))
     assert backward.structure.directions == ("reverse",)
 
 

@@ -13,12 +13,14 @@ from importlib.metadata import version as _version
 
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
+from rnnscope.edit import Edit
 from rnnscope.errors import (
     AddressError,
     CandidateError,
     DeclarationError,
     DtypeError,
     FileError,
+    GradientError,
     MissingExtraError,
     NotRecurrentError,
     RefusedError,
@@ -28,7 +30,7 @@ from rnnscope.errors import (
 )
 from rnnscope.files import load, save
 from rnnscope.layouts import Array, Layout, Stored
-from rnnscope.recurrent import Recurrent
+from rnnscope.recurrent import Recurrent, unfuse
 from rnnscope.trace import Trace, load_trace, trace
 from rnnscope.watch import watch
 
@@ -42,7 +44,9 @@ __all__ = [
     "Cell",
     "DeclarationError",
     "DtypeError",
+    "Edit",
     "FileError",
+    "GradientError",
     "Layout",
     "MissingExtraError",
     "NotRecurrentError",
@@ -60,5 +64,6 @@ __all__ = [
     "load_trace",
     "save",
     "trace",
+    "unfuse",
     "watch",
 ]

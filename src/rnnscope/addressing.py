@@ -191,7 +191,7 @@ class Address:
         if name not in self.trace:
             return None
         d = self.trace.directions.index(self.direction)
-        return float(self.trace[name][self.layer, d, self.batch, time, unit])
+        return float(self.trace[name].detach()[self.layer, d, self.batch, time, unit])
 
     def owns(self, names: Iterable[str], time: int, unit: int) -> dict[str, float]:
         """The trace's own values of several names."""

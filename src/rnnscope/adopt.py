@@ -101,6 +101,23 @@ class Weights:
         }
         return {name + self.suffix: t for name, t in pairs.items() if t is not None}
 
+    def replaced(self, changes: Mapping[str, Tensor]) -> Weights:
+        """The same with other tensors, by PyTorch's names."""
+
+        def of(name: str, own: Any) -> Any:
+            return changes.get(name + self.suffix, own)
+
+        return Weights(
+            self.cell,
+            of("weight_ih", self.ih),
+            of("weight_hh", self.hh),
+            of("bias_ih", self.b_ih),
+            of("bias_hh", self.b_hh),
+            of("weight_hr", self.hr),
+            self.suffix,
+            {name: of(name, vector) for name, vector in self.vectors.items()},
+        )
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Weights:
         """The same with every tensor changed."""
 
@@ -142,12 +159,17 @@ class Call:
             return None
         return torch.arange(self.steps, device=self.x.device)[:, None] < self.lengths
 
-    def dropout(self, padded: Tensor, p: float) -> Tensor:
-        """``padded`` (time, batch, feature) under a mask drawn as the layer draws it: on the
-        packed data where the call was packed."""
+    def dropout(self, like: Tensor, p: float) -> Tensor:
+        """What dropout multiplies with, (time, batch, feature), drawn as the layer draws it: on
+        the packed data where the call was packed."""
+        ones = torch.ones_like(like)
         if self.packed is None:
-            return torch.dropout(padded, p, True)
-        data = torch.dropout(self.pack(padded), p, True)
+            return torch.dropout(ones, p, True)
+        return self.unpacked(torch.dropout(self.pack(ones), p, True))
+
+    def unpacked(self, data: Tensor) -> Tensor:
+        """The packed data's own layout to (time, batch, ...) in the caller's order."""
+        assert self.packed is not None
         return pad_packed_sequence(PackedSequence(data, *self.packed[1:]))[0]
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -259,6 +281,101 @@ class Structure:
             return h.squeeze(1)
         return h.transpose(0, 1) if self.batch_first else h
 
+    def returning(self, h: Tensor | None, final: Mapping[str, Tensor], call: Call) -> Any:
+        """What the module returns: (output, h_n), (output, (h_n, c_n)), or the states alone of a
+        module of one step.
+
+        ``h`` (time, batch, direction × output) of the last layer; ``final`` maps states to
+        (layer, direction, batch, unit).
+        """
+        values = tuple(
+            value.reshape(self.state_shape(name, call.batch, call.batched))
+            for name, value in final.items()
+        )
+        states = values[0] if len(values) == 1 else values
+        return states if h is None else (self.outgoing(h, call), states)
+
+    def returned(self, output: Any, call: Call) -> Returned:
+        """What the layer returned, in one form; shares memory with it."""
+        if self.single_step:
+            values = tuple(output) if isinstance(output, tuple) else (output,)
+            values = tuple(v.detach() if call.batched else v.detach().unsqueeze(0) for v in values)
+            final = dict(zip(self.cell.states, (v[None, None] for v in values), strict=True))
+            return Returned(values[0].unsqueeze(0), final)
+        h: Any = output[0]
+        states = output[1]
+        states = tuple(states) if isinstance(states, tuple) else (states,)
+        if isinstance(h, PackedSequence):
+            h = pad_packed_sequence(h)[0]
+        elif not call.batched:
+            h = h.unsqueeze(1)
+        elif self.batch_first:
+            h = h.transpose(0, 1)
+        shape = (self.num_layers, len(self.directions), call.batch, -1)
+        final = {
+            name: value.detach().reshape(shape)
+            for name, value in zip(self.cell.states, states, strict=True)
+        }
+        return Returned(h.detach(), final)
+
+    # torch's own computation, as the module calls it --------------------------------------
+
+    def rerun(
+        self,
+        x: Tensor,
+        packed: PackedSequence | None,
+        initial: Mapping[str, Tensor],
+        weights: tuple[Weights, ...],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One layer by the fused call that the module itself makes.
+
+        ``x`` (time, batch, feature), or the packed data where ``packed`` gives its order;
+        ``initial`` maps states to (direction, batch, unit) in the caller's order. Returns the
+        output in the form of ``x``, and the last states in the form of ``initial``.
+        """
+        order = None if packed is None else packed.sorted_indices
+        states = [
+            value if order is None else value.index_select(1, order) for value in initial.values()
+        ]
+        hx = states[0] if len(states) == 1 else tuple(states)
+        flat = [t for w in weights for t in w.named().values()]
+        layer_options = (self.bias, 1, 0.0, self.training, self.bidirectional)
+        if packed is None:
+            output, *final = self._fused(x, hx, flat, *layer_options, False)
+        else:
+            output, *final = self._fused(x, packed.batch_sizes, hx, flat, *layer_options)
+            if packed.unsorted_indices is not None:
+                final = [value.index_select(1, packed.unsorted_indices) for value in final]
+        return output, dict(zip(initial, final, strict=True))
+
+    @property
+    def _fused(self) -> _Fused:
+        name = {RNN_TANH: "rnn_tanh", RNN_RELU: "rnn_relu", GRU: "gru"}.get(self.cell, "lstm")
+        fused: _Fused = getattr(torch._VF, name)
+        return fused
+
+    def step(self, x: Tensor, states: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+        """One step by torch's own cell; with ``proj_size``, which no cell has, by the layer's
+        own call on one step. ``x`` (batch, feature); states (batch, unit)."""
+        values = tuple(states.values())
+        if weights.hr is not None:
+            flat = list(weights.named().values())
+            hx = tuple(value.unsqueeze(0) for value in values)
+            options = (self.bias, 1, 0.0, False, False, False)
+            _, *final = self._fused(x.unsqueeze(0), hx, flat, *options)
+            return {name: t[0] for name, t in zip(states, final, strict=True)}
+        names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
+        cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))
+        found = cell(
+            x,
+            values[0] if len(values) == 1 else values,
+            weights.ih,
+            weights.hh,
+            weights.b_ih,
+            weights.b_hh,
+        )
+        return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
+
 
 _FACTS = tuple(each.name for each in fields(Structure))
 
@@ -313,36 +430,6 @@ class Adopted(Structure):
             suffix,
         )
 
-    def rerun(
-        self,
-        x: Tensor,
-        packed: PackedSequence | None,
-        initial: Mapping[str, Tensor],
-        weights: tuple[Weights, ...],
-    ) -> Tensor:
-        """One layer by the fused call that the module itself makes.
-
-        ``x`` (time, batch, feature), or the packed data where ``packed`` gives its order;
-        ``initial`` maps states to (direction, batch, unit) in the caller's order. Returns the
-        output in the form of ``x``.
-        """
-        order = None if packed is None else packed.sorted_indices
-        states = [
-            value if order is None else value.index_select(1, order) for value in initial.values()
-        ]
-        hx = states[0] if len(states) == 1 else tuple(states)
-        flat = [t for w in weights for t in w.named().values()]
-        layer_options = (self.bias, 1, 0.0, self.training, self.bidirectional)
-        if packed is None:
-            return self._fused(x, hx, flat, *layer_options, False)[0]
-        return self._fused(x, packed.batch_sizes, hx, flat, *layer_options)[0]
-
-    @property
-    def _fused(self) -> _Fused:
-        name = {RNN_TANH: "rnn_tanh", RNN_RELU: "rnn_relu", GRU: "gru"}.get(self.cell, "lstm")
-        fused: _Fused = getattr(torch._VF, name)
-        return fused
-
     def check_dropout_device(self) -> None:
         """Refuse dropout in training where its masks cannot be drawn again."""
         device = self._any_weight.device.type
@@ -352,28 +439,6 @@ class Adopted(Structure):
                 f"{device} draws its masks inside one fused call, where they cannot be drawn "
                 f"again. Call .eval(), or trace a copy on the CPU."
             )
-
-    def step(self, x: Tensor, states: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
-        """One step by torch's own cell; with ``proj_size``, which no cell has, by the layer's
-        own call on one step. ``x`` (batch, feature); states (batch, unit)."""
-        values = tuple(states.values())
-        if weights.hr is not None:
-            flat = list(weights.named().values())
-            hx = tuple(value.unsqueeze(0) for value in values)
-            options = (self.bias, 1, 0.0, False, False, False)
-            _, *final = self._fused(x.unsqueeze(0), hx, flat, *options)
-            return {name: t[0] for name, t in zip(states, final, strict=True)}
-        names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
-        cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))
-        found = cell(
-            x,
-            values[0] if len(values) == 1 else values,
-            weights.ih,
-            weights.hh,
-            weights.b_ih,
-            weights.b_hh,
-        )
-        return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
 
     def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], live: bool = False) -> Call:
         """The call in one form; its tensors are copies, so later changes do not reach it.
@@ -406,29 +471,6 @@ class Adopted(Structure):
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
         return Call(kept, initial, given, batched, None, None)
-
-    def returned(self, output: Any, call: Call) -> Returned:
-        """What the layer returned, in one form; shares memory with it."""
-        if self.single_step:
-            values = tuple(output) if isinstance(output, tuple) else (output,)
-            values = tuple(v.detach() if call.batched else v.detach().unsqueeze(0) for v in values)
-            final = dict(zip(self.cell.states, (v[None, None] for v in values), strict=True))
-            return Returned(values[0].unsqueeze(0), final)
-        h: Any = output[0]
-        states = output[1]
-        states = tuple(states) if isinstance(states, tuple) else (states,)
-        if isinstance(h, PackedSequence):
-            h = pad_packed_sequence(h)[0]
-        elif not call.batched:
-            h = h.unsqueeze(1)
-        elif self.batch_first:
-            h = h.transpose(0, 1)
-        shape = (self.num_layers, len(self.directions), call.batch, -1)
-        final = {
-            name: value.detach().reshape(shape)
-            for name, value in zip(self.cell.states, states, strict=True)
-        }
-        return Returned(h.detach(), final)
 
     # what the caller gave, checked ------------------------------------------------------
 

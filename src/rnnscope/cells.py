@@ -38,6 +38,7 @@ from rnnscope.expr import (
     Quantity,
     Sum,
     Vector,
+    asked_together,
     leaves,
     ordered,
 )
@@ -294,6 +295,40 @@ class Cell:
             for equation in self.equations.values()
             for leaf in leaves(equation)
         )
+
+    @cached_property
+    def affine(self) -> tuple[Affine, ...]:
+        """What x and h say to each gate, and how the equations ask for it."""
+        every = tuple(self.equations.values())
+        groups = [group for equation in every for group in asked_together(equation)]
+        used = {leaf for equation in every for leaf in leaves(equation)}
+        found = []
+        for gate in self.gates:
+            x, h = FromX(gate), FromH(gate)
+            mine = [
+                g for g in groups if any(not isinstance(e, Project) and e.gate == gate for e in g)
+            ]
+            summed = bool(mine) and all(group == (x, h) for group in mine)
+            found.append(
+                Affine(gate, x if x in used else None, h if h in used else None, (x, h), summed)
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The affine parts of a gate: ``x`` is W_ik x + b_ik and ``h`` is W_hk h_(t-1) + b_hk, None
+    where no equation uses it; ``summed``: equations ask for their sum only, as ``both``."""
+
+    gate: str
+    x: FromX | None
+    h: FromH | None
+    both: tuple[FromX, FromH]
+    summed: bool
+
+
+def _of_gate(leaf: Expr, gate: str) -> bool:
+    return isinstance(leaf, FromX | FromH) and leaf.gate == gate
 
 
 def _declared(name: str) -> Cell:

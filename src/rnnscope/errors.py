@@ -8,6 +8,7 @@
     ├── AddressError       (KeyError)     a name or a coordinate that the record does not hold
     ├── DeclarationError   (ValueError)   a cell's equations do not fit together
     ├── FileError          (ValueError)   a file is missing, damaged or of another kind
+    ├── GradientError      (RuntimeError) a gradient that cannot be had, with the reason
     ├── MissingExtraError  (ImportError)  an optional dependency is not installed
     ├── VerificationError  (RuntimeError) the equations do not give the layer's own numbers
     └── CandidateError     (RuntimeError) what is to be compared raised, which is its cause
@@ -24,6 +25,7 @@ __all__ = [
     "DeclarationError",
     "DtypeError",
     "FileError",
+    "GradientError",
     "MissingExtraError",
     "NotRecurrentError",
     "RefusedError",
@@ -67,6 +69,10 @@ class DeclarationError(RnnscopeError, ValueError):
 
 class FileError(RnnscopeError, ValueError):
     """A file is missing, damaged, or not what its name says."""
+
+
+class GradientError(RnnscopeError, RuntimeError):
+    """A gradient that cannot be had: no graph leads to the trace, or it is gone."""
 
 
 class MissingExtraError(RnnscopeError, ImportError):

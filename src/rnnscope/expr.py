@@ -8,7 +8,7 @@ and elementwise functions. The module knows no cell and no layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,6 +33,7 @@ __all__ = [
     "Sum",
     "Vector",
     "Weighted",
+    "asked_together",
     "elementwise",
     "linear_recurrence",
     "evaluate",
@@ -127,6 +128,14 @@ class Sum(Expr):
     left: Expr
     right: Expr
     negative: bool = False
+    every: tuple[tuple[bool, Expr], ...] = field(init=False, repr=False, compare=False)
+    added: tuple[Weighted, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        every = tuple(terms(self))
+        added = (e for negative, e in every if isinstance(e, Weighted) and not negative)
+        object.__setattr__(self, "every", every)  # the summands; of these, the affine parts
+        object.__setattr__(self, "added", tuple(added))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +236,24 @@ def elementwise(expr: Expr) -> Iterator[Expr]:
             yield expr
 
 
+def asked_together(expr: Expr) -> Iterator[tuple[Weighted, ...]]:
+    """The affine parts as ``evaluate`` asks for them: those that one sum adds, at once."""
+    match expr:
+        case Sum():
+            if expr.added:
+                yield expr.added
+            for negative, term in expr.every:
+                if negative or not isinstance(term, Weighted):
+                    yield from asked_together(term)
+        case Product(left, right):
+            yield from asked_together(left)
+            yield from asked_together(right)
+        case Apply(_, argument):
+            yield from asked_together(argument)
+        case FromX() | FromH() | Project():
+            yield (expr,)
+
+
 class Environment(Protocol):
     """Where ``evaluate`` finds the values of leaves."""
 
@@ -272,21 +299,21 @@ def evaluate(expr: Expr, env: Environment, out: Tensor | None = None) -> Tensor:
 
 
 def _evaluate_sum(expr: Sum, env: Environment, out: Tensor | None) -> Tensor:
-    every = list(terms(expr))
-    weighted = tuple(
-        term for negative, term in every if isinstance(term, Weighted) and not negative
-    )
-    if weighted:
+    every = expr.every
+    rest: Sequence[tuple[bool, Expr]]
+    if expr.added:
         # the matrix products of a sum are one
-        total = env.products(weighted, out)
+        total = env.products(expr.added, out)
         rest = [pair for pair in every if pair[0] or not isinstance(pair[1], Weighted)]
     elif isinstance(every[0][1], Number):
         # 1 - z: begin with the tensor, and add the number to it
         (_, number), (negative, second), *rest = every
         total = evaluate(second, env, out)
+        assert isinstance(number, Number), "it was found to be one"
         if negative:
-            total = total.neg() if out is None else total.neg_()
-        total = _add(total, 1, number, env, in_place=out is not None)
+            total = number.value - total if out is None else total.neg_().add_(number.value)
+        else:
+            total = total + number.value if out is None else total.add_(number.value)
     else:
         (_, first), *rest = every
         total = evaluate(first, env, out)

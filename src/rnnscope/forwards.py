@@ -22,9 +22,9 @@ from torch.nn.modules import module as modules_of_torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rnnscope.adopt import RECURRENT, Adopted, Call, adopt
+from rnnscope.capture import Captured, attending, captured, dropout_state
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 from rnnscope.recurrent import Heard, Recurrent
-from rnnscope.trace import Captured, attending, captured, dropout_state
 
 __all__ = ["Forward", "Observer", "observe", "uncompiled", "undisturbed", "unobserve"]
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from rnnscope.adopt import Call
 from rnnscope.direction import Proof
+from rnnscope.errors import RefusedError
+from rnnscope.gradients import Gradients
 from rnnscope.opening import Opened
 from rnnscope.trace import Trace
 
@@ -162,12 +164,15 @@ class Joined(Trace):
                     state: _joined_proof([tr.proofs[state] for tr in calls], calls)
                     for state in first.proofs
                 },
+                masks=first._masks if len(calls) == 1 else (),
             ),
             None,
         )
         self.recomputed = any(tr.recomputed for tr in calls)
         final = last._returned if last.structure.single_step else last._returned[1]
         self._returned = final if last.structure.single_step else (None, final)
+        if len(calls) == 1:
+            self._returned, self.received = last._returned, last.received
 
     @property
     def output(self) -> Any:
@@ -180,6 +185,20 @@ class Joined(Trace):
         if not self.structure.single_step:
             return self.structure.outgoing(h, self.call)
         return h if self.call.batched else h[:, 0]
+
+    @property
+    def grad(self) -> Gradients | None:
+        """Of a single call; raises ``RefusedError`` where there are several, each of which has
+        its own."""
+        self._whole()
+        return self.calls[0].grad
+
+    def _whole(self) -> None:
+        if len(self.calls) > 1:
+            raise RefusedError(
+                f"this trace is joined from {len(self.calls)} calls: ask this of one of them, as "
+                f"in joined.calls[0]"
+            )
 
     def __repr__(self) -> str:
         text = f"{super().__repr__()}\nJoined from {_count(len(self.calls), 'call')}"

@@ -7,19 +7,18 @@ cell state is a scan over time. The work goes in blocks of time that stay in cac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Adopted, Call, Returned, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import Buffers
 from rnnscope.direction import Direction, Proof
 
-__all__ = ["Opened", "open_call"]
+__all__ = ["Opened", "batch_first", "open_call"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,14 @@ class Opened:
     """The numbers inside one call. ``values`` maps names to tensors (layer, direction, batch,
     time, unit), ``inputs`` holds each layer's input (batch, time, feature), or None where that is
     the states of the layer below, joined over directions; ``products`` is the type in which the
-    layer formed its products, where it ran."""
+    layer formed its products, where it ran; ``masks`` are True where dropout let a number of an
+    input pass, None where it was not at work."""
 
     values: dict[str, Tensor]
     inputs: tuple[Tensor | None, ...]
     proofs: dict[str, Proof]
     products: torch.dtype | None = None
+    masks: tuple[Tensor | None, ...] = ()
 
 
 def open_call(
@@ -58,6 +59,7 @@ def open_call(
     rounding = Rounding.of(returned.h.dtype, call.x.device, products)
     proofs: list[Proof] = []
     inputs: list[Tensor | None] = [call.x]
+    masks: list[Tensor | None] = [None]
     flow = call.x if call.packed is None else call.packed.data
     for layer, layer_weights in enumerate(weights):
         initial = {name: value[layer] for name, value in call.initial.items()}
@@ -65,8 +67,8 @@ def open_call(
             hidden = returned.h
             del flow  # what the layer below returned is in the record by now
         else:
-            flow = adopted.rerun(flow, call.packed, initial, live[layer])
-            hidden = flow if call.packed is None else _padded(flow, call.packed)
+            flow, _ = adopted.rerun(flow, call.packed, initial, live[layer])
+            hidden = flow if call.packed is None else call.unpacked(flow)
         buffers.take(layer, hidden, initial)
         del hidden
         below = _blocks(inputs[layer]) or buffers.input_of(layer)
@@ -78,28 +80,35 @@ def open_call(
                 proofs += opener.step_by_step(adopted, one)
         if layer < adopted.num_layers - 1:
             if random_state is not None:
-                flow, random_state = _dropped(flow, adopted.dropout, random_state)
-                inputs.append(flow if call.packed is None else _padded(flow, call.packed))
+                mask, random_state = _mask(flow, adopted.dropout, random_state)
+                flow = flow * mask
+                padded = [t if call.packed is None else call.unpacked(t) for t in (flow, mask)]
+                inputs.append(padded[0])
+                masks.append(padded[1] != 0)
             else:
                 inputs.append(None)
-    kept = tuple(None if x is None else x.transpose(0, 1) for x in inputs)
-    return Opened(buffers.finished(), kept, _worst(proofs), products)
+                masks.append(None)
+    return Opened(
+        buffers.finished(), batch_first(inputs), _worst(proofs), products, batch_first(masks)
+    )
+
+
+def batch_first(values: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """(time, batch, feature) to (batch, time, feature)."""
+    return tuple(None if value is None else value.transpose(0, 1) for value in values)
 
 
 def _blocks(x: Tensor | None) -> Callable[[int, int], Tensor] | None:
     return None if x is None else lambda start, stop: x[start:stop]
 
 
-def _padded(data: Tensor, packed: PackedSequence) -> Tensor:
-    return pad_packed_sequence(PackedSequence(data, *packed[1:]))[0]
-
-
-def _dropped(flow: Tensor, p: float, state: Tensor) -> tuple[Tensor, Tensor]:
-    """``flow`` under the mask that the layer drew in ``state``, and the state after it."""
+def _mask(flow: Tensor, p: float, state: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layer multiplied ``flow`` with in the random state ``state``, and the state after
+    it."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(state)
-        dropped = torch.dropout(flow, p, True)
-        return dropped, torch.get_rng_state()
+        mask = torch.dropout(torch.ones_like(flow), p, True)
+        return mask, torch.get_rng_state()
 
 
 def _worst(proofs: list[Proof]) -> dict[str, Proof]:

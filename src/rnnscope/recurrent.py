@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import Adopted, Declared, Structure, Weights
+from rnnscope.adopt import Adopted, Declared, Structure, Weights, adopt
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
-from rnnscope.errors import DeclarationError, ShapeError
+from rnnscope.errors import DeclarationError, RefusedError, ShapeError
 from rnnscope.run import Ran, run_call
 
-__all__ = ["CELL_KEY", "Heard", "Recurrent", "listening"]
+__all__ = ["CELL_KEY", "Heard", "Recurrent", "listening", "unfuse"]
 
 CELL_KEY = "rnnscope.cell"
 """Under which a state dict's metadata, beside the version, says which cell a module has."""
@@ -105,7 +105,7 @@ class Recurrent(Declared):
             )
         if self.reverse and self.bidirectional:
             raise ValueError("reverse runs from the end only, bidirectional from both: choose one")
-        _ = cell.states  # known from here on: torch.compile cannot follow how they are found
+        _ = cell.states, cell.affine  # known from here on: torch.compile cannot follow how
         if not cell.gates:
             raise DeclarationError(f"cell {cell.name} names no gate, so it would have no weights")
         if cell.projected != bool(self.proj_size):
@@ -217,6 +217,62 @@ class Recurrent(Declared):
     def extra_repr(self) -> str:
         """The cell, sizes and options."""
         return str(self.structure).partition("(")[2].removesuffix(")")
+
+
+def unfuse(layer: nn.Module) -> Recurrent:
+    """The layer without its fused call: a module of plain operations with the same parameters.
+
+    The parameters are the very ones of ``layer`` (shared, not copied: training one trains the
+    other); the call, what it returns and the ``state_dict`` keys are those of ``layer``, the
+    numbers equal to rounding. Being plain operations by the declared equations, it works where the
+    fused call does not: ``torch.func.vmap``, ``grad``, ``jvp`` and ``hessian``, second
+    derivatives, gradients in evaluation mode on a GPU, gradients of each sample. Under
+    ``torch.compile`` its loop is unrolled, step by step: compile it for short sequences (up to 16
+    steps); the time to compile grows with their length. It is slower than the fused call, about
+    as a loop over time written by hand is. Hooks on ``layer`` stay there.
+
+    >>> lstm = nn.LSTM(3, 4)
+    >>> plain = unfuse(lstm)
+    >>> plain.weight_hh_l0 is lstm.weight_hh_l0
+    True
+    >>> x = torch.randn(6, 5, 3)                                # six sequences
+    >>> torch.func.vmap(lambda each: plain(each)[0])(x).shape   # nn.LSTM itself raises here
+    torch.Size([6, 5, 4])
+
+    Source of the equations: the cell's ``source``. Raises ``NotRecurrentError`` for a module that
+    is no recurrent layer, and ``RefusedError`` for one that cannot be opened, for a cell such as
+    ``nn.LSTMCell`` (a single step, which PyTorch itself makes of plain operations), and for
+    weights that a parametrization or a hook computes.
+    """
+    adopted = adopt(layer)
+    if adopted.single_step:
+        raise RefusedError(
+            f"{adopted.kind} is one step, without a loop to unfuse; call it as it is, or "
+            f"unfuse an {adopted.kind.removesuffix('Cell')} with its weights"
+        )
+    plain = Recurrent(
+        adopted.cell,
+        adopted.input_size,
+        adopted.hidden_size,
+        num_layers=adopted.num_layers,
+        bias=adopted.bias,
+        batch_first=adopted.batch_first,
+        bidirectional=adopted.bidirectional,
+        reverse=adopted.reverse,
+        proj_size=adopted.output_size if adopted.cell.projected else 0,
+        device="meta",  # nothing is drawn from the random state
+    )
+    for name, _ in list(plain.named_parameters()):
+        own = layer._parameters.get(name)
+        if own is None:
+            raise RefusedError(
+                f"cannot be unfused: {name} of this {adopted.kind} is computed anew at each call, "
+                f"by a parametrization or a hook, and is no parameter that could be shared. "
+                f"Remove it first, as torch.nn.utils.parametrize.remove_parametrizations does."
+            )
+        setattr(plain, name, own)
+    plain.dropout = adopted.dropout
+    return plain.train(adopted.training)
 
 
 @dataclass

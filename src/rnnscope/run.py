@@ -6,8 +6,10 @@ one, so autograd can follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,39 +29,148 @@ from rnnscope.expr import (
     Vector,
     Weighted,
     evaluate,
-    leaves,
 )
 
-__all__ = ["Ran", "run_call", "run_direction"]
+__all__ = ["Change", "Passage", "Ran", "run_call", "run_direction"]
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+Change = Callable[[int, Tensor], Tensor]
+"""What an edit makes of a quantity (batch, units) at a step."""
+
+
+class _Parts:
+    """The affine parts of one layer in one direction: what x says at all steps, and what h says
+    at one, each in one product of all gates.
+
+    Where an equation only asks for the sum W_ik x + b_ik + W_hk h + b_hk of a gate, and nothing
+    changes its parts, the gates' sums are one addition too.
+    """
+
+    def __init__(
+        self, weights: Weights, x: Tensor, record: frozenset[str], changes: Mapping[str, Change]
+    ) -> None:
+        self.weights, self.changes = weights, changes
+        every = weights.cell.affine
+        changed = [f"{each.gate}_from_{one}" in changes for each in every for one in "xh"]
+        edited = [any(changed[2 * k : 2 * k + 2]) for k in range(len(every))]
+        pairs = list(zip(every, edited, strict=True))
+        self.summed = [each for each, apart in pairs if each.summed and not apart]
+        apart = [each for each, apart in pairs if not each.summed or apart]
+        self.of_x = [each for each in apart if each.x is not None]
+        self.of_h = [each for each in apart if each.h is not None]
+        names = [f"{each.gate}_from_{one}" for each in self.summed for one in "xh"]
+        self.recorded = any(name in record for name in names)
+        self.size = weights.hidden_size
+        gates = [each.gate for each in (*self.summed, *self.of_h)]
+        self.matrix_h = self._rows(gates, weights.hh, weights.b_hh)
+        self.from_x = self._of_all_steps(x)
+        self.composite: dict[Expr, tuple[Tensor, Tensor | None]] = {}
+
+    def _rows(
+        self, gates: list[str], weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows of several gates."""
+        if gates == list(self.weights.cell.gates):
+            return weight, bias
+        slices = [self.weights.rows(k) for k in gates]
+        if not slices:
+            return weight[:0], None
+        if all(one.stop == other.start for one, other in pairwise(slices)):
+            rows = slice(slices[0].start, slices[-1].stop)
+            return weight[rows], None if bias is None else bias[rows]
+        found = torch.cat([weight[rows] for rows in slices])
+        return found, None if bias is None else torch.cat([bias[rows] for rows in slices])
+
+    def _split(self, stacked: Tensor, apart: int) -> Sequence[Tensor]:
+        """The block of the gates that are summed, then every other gate."""
+        sizes = [len(self.summed) * self.size, *[self.size] * apart]
+        return torch.split(stacked, sizes, dim=-1) if len(sizes) > 1 else (stacked,)
+
+    def _of_all_steps(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """What x says, each block by step."""
+        gates = [each.gate for each in (*self.summed, *self.of_x)]
+        if not gates:
+            return []
+        # flat: how three dims are multiplied depends on strides and on whether a graph is made
+        matrix = self._rows(gates, self.weights.ih, self.weights.b_ih)
+        stacked = linear(x.flatten(0, 1), *matrix)
+        stacked = stacked.reshape(*x.shape[:2], stacked.shape[-1])
+        # not by index: the gradient of each step would be a tensor of all steps
+        return [block.unbind(0) for block in self._split(stacked, len(self.of_x))]
+
+    def at(self, t: int, h: Tensor) -> tuple[dict[Expr, Tensor], dict[object, Tensor]]:
+        """Single parts and sums of parts at a step, from h of the step before."""
+        parts: dict[Expr, Tensor] = {}
+        sums: dict[object, Tensor] = {}
+        ours = self._split(linear(h, *self.matrix_h), len(self.of_h))
+        count = len(self.summed)
+        if count:
+            total = self.from_x[0][t] + ours[0]
+            each_gate = total.chunk(count, dim=-1) if count > 1 else (total,)
+            for each, value in zip(self.summed, each_gate, strict=True):
+                sums[each.both] = value
+        if self.recorded:
+            of_x, of_h = self.from_x[0][t].chunk(count, dim=-1), ours[0].chunk(count, dim=-1)
+            for each, from_x, from_h in zip(self.summed, of_x, of_h, strict=True):
+                parts[each.both[0]], parts[each.both[1]] = from_x, from_h
+        for each, block in zip(self.of_x, self.from_x[1:], strict=True):
+            parts[each.both[0]] = self._changed(each.both[0], t, block[t])
+        for each, value in zip(self.of_h, ours[1:], strict=True):
+            parts[each.both[1]] = self._changed(each.both[1], t, value)
+        return parts, sums
+
+    def other(self, leaf: Weighted, t: int, value: Tensor) -> Tensor:
+        """An affine part of something else than x or h."""
+        if leaf not in self.composite:
+            match leaf:
+                case FromH(gate):
+                    self.composite[leaf] = self.weights.of_h(gate)
+                case Project():
+                    self.composite[leaf] = self.weights.projection, None
+                case FromX():
+                    raise AssertionError("the inputs' parts of all steps are given")
+        return self._changed(leaf, t, linear(value, *self.composite[leaf]))
+
+    def _changed(self, leaf: Expr, t: int, value: Tensor) -> Tensor:
+        change = self.changes.get(part_name(leaf) or "")
+        return value if change is None else change(t, value)
 
 
 class _Step:
     """The environment of ``evaluate`` at one step: (batch, units) each."""
 
-    def __init__(self, weights: Weights, x: Mapping[Expr, Tensor], before: Mapping[str, Tensor]):
-        self.weights = weights
+    def __init__(self, parts: _Parts, t: int, before: Mapping[str, Tensor]) -> None:
+        self.of, self.t = parts, t
         self.values: dict[Expr, Tensor] = {Previous(name): t for name, t in before.items()}
-        self.parts: dict[Expr, Tensor] = dict(x)
+        self.parts, self.sums = parts.at(t, before["h"])
 
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
         if isinstance(leaf, Vector):
-            return self.weights.vectors[leaf.name]
+            return self.of.weights.vectors[leaf.name]
         return self.values[leaf]
 
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
+        if leaves in self.sums:
+            return self.sums[leaves]
         first, *rest = (self._product(leaf) for leaf in leaves)
         return sum(rest, first)
 
     def _product(self, leaf: Weighted) -> Tensor:
         if leaf not in self.parts:
-            match leaf:
-                case FromH(gate, of):
-                    self.parts[leaf] = linear(evaluate(of, self), *self.weights.of_h(gate))
-                case Project(of):
-                    self.parts[leaf] = linear(evaluate(of, self), self.weights.projection)
-                case FromX():
-                    raise AssertionError("the inputs' parts of all steps are given")
+            assert not isinstance(leaf, FromX), "the inputs' parts of all steps are given"
+            self.parts[leaf] = self.of.other(leaf, self.t, evaluate(leaf.of, self))
         return self.parts[leaf]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One layer in one direction, run: every recorded quantity and h (time, batch, units),
+    anything on padding, and each state after the last step (batch, units)."""
+
+    found: Mapping[str, Tensor]
+    final: Mapping[str, Tensor]
 
 
 def run_direction(
@@ -69,19 +180,16 @@ def run_direction(
     valid: Tensor | None,
     reverse: bool,
     record: frozenset[str],
-) -> dict[str, Tensor]:
-    """One layer in one direction: every recorded quantity and every state, (time, batch, units).
+    changes: Mapping[str, Change] = NOTHING,
+) -> Passage:
+    """One layer in one direction, step by step.
 
     ``x`` (time, batch, feature); ``initial`` maps states to (batch, units); ``valid`` (time,
-    batch) is False on padding, where states stay what they were.
+    batch) is False on padding, where states stay what they were. ``changes`` are applied to the
+    quantities of these names as soon as each is computed.
     """
     cell = weights.cell
-    equations = cell.equations
-    inputs: dict[Expr, Tensor] = {}
-    for equation in equations.values():
-        for leaf in leaves(equation):
-            if isinstance(leaf, FromX) and leaf not in inputs:
-                inputs[leaf] = linear(x, *weights.of_x(leaf.gate))
+    parts = _Parts(weights, x, record, changes)
 
     def spread(value: Tensor) -> Tensor:
         """A quantity of parameters or numbers alone is the same for all sequences."""
@@ -89,105 +197,97 @@ def run_direction(
             value.to(x.dtype).expand(x.shape[1], weights.hidden_size) if value.dim() < 2 else value
         )
 
-    kept: dict[str, list[Tensor]] = {}
+    plan = [
+        (name, equation, f"{name}_pre", changes.get(name), changes.get(f"{name}_pre"))
+        for name, equation in cell.equations.items()
+    ]
+    kept: dict[str, list[Tensor]] = {name: [] for name in sorted(record | {"h"})}
+    affine = any("_from_" in name for name in kept)
     states = dict(initial)
     steps = range(x.shape[0])
     for t in reversed(steps) if reverse else steps:
-        env = _Step(weights, {leaf: value[t] for leaf, value in inputs.items()}, states)
+        env = _Step(parts, t, states)
         found: dict[str, Tensor] = {}
-        for name, equation in equations.items():
+        for name, equation, pre, change, change_of_pre in plan:
             if isinstance(equation, Apply):
                 argument = spread(evaluate(equation.argument, env))
-                found[f"{name}_pre"] = argument
+                if change_of_pre is not None:
+                    argument = change_of_pre(t, argument)
+                found[pre] = argument
                 value = equation.function.forward(argument)
             else:
                 value = spread(evaluate(equation, env))
+            if change is not None:
+                value = change(t, value)
             found[name] = env.values[Quantity(name)] = value
-        for leaf, value in env.parts.items():
-            part = part_name(leaf)
-            if part is not None:
-                found[part] = value
+        if affine:
+            named = ((part_name(leaf), value) for leaf, value in env.parts.items())
+            found |= {part: value for part, value in named if part is not None}
         after = {name: found[name] for name in cell.states}
         if valid is not None:
             inside = valid[t, :, None]
             after = {name: torch.where(inside, after[name], states[name]) for name in after}
-        for name in record.union(cell.states):
-            kept.setdefault(name, []).append(found[name])
+        for name, values in kept.items():
+            values.append(found[name])
         states = after
-    return {name: torch.stack(values[::-1] if reverse else values) for name, values in kept.items()}
+    stacked = {name: torch.stack(v[::-1] if reverse else v) for name, v in kept.items()}
+    return Passage(stacked, states)
 
 
 @dataclass(frozen=True)
 class Ran:
     """A call, run by the equations: what is recorded, and what the module returns.
 
-    ``found``: every recorded quantity and every state, by layer and direction, (time, batch, unit)
-    each, anything on padding; ``inputs``: each layer's input (time, batch, feature), None where
-    that is the states of the layer below, joined over directions.
+    ``passages``: by layer and direction; ``inputs``: each layer's input (time, batch, feature),
+    None where that is the states of the layer below, joined over directions; ``masks``: what
+    dropout multiplied them with, None where nothing was dropped.
     """
 
     structure: Structure
     call: Call
     weights: tuple[tuple[Weights, ...], ...]
-    found: tuple[tuple[Mapping[str, Tensor], ...], ...]
+    passages: tuple[tuple[Passage, ...], ...]
     inputs: tuple[Tensor | None, ...]
+    masks: tuple[Tensor | None, ...]
 
     @property
     def hidden(self) -> Tensor:
         """H of the last layer, (time, batch, direction × output), zeros on padding."""
-        return _without_padding(_joined(self.found[-1]), self.call)
+        return _without_padding(_joined(self.passages[-1]), self.call)
 
     @property
     def final(self) -> dict[str, Tensor]:
         """Each state after the last step of its direction, (layer, direction, batch, unit)."""
         return {
             name: torch.stack(
-                [
-                    torch.stack(
-                        [
-                            self._last(each[name], direction)
-                            for each, direction in zip(row, self.structure.directions, strict=True)
-                        ]
-                    )
-                    for row in self.found
-                ]
+                [torch.stack([each.final[name] for each in row]) for row in self.passages]
             )
             for name in self.structure.cell.states
         }
-
-    def _last(self, value: Tensor, direction: str) -> Tensor:
-        if direction == "reverse":
-            return value[0]
-        if self.call.lengths is None:
-            return value[-1]
-        return value[self.call.lengths - 1, torch.arange(self.call.batch, device=value.device)]
 
     @property
     def output(self) -> Any:
         """In the form in which the module returns it: (output, h_n), (output, (h_n, c_n)), or the
         states alone of a module of one step."""
-        structure, call = self.structure, self.call
-        final = tuple(
-            value.reshape(structure.state_shape(name, call.batch, call.batched))
-            for name, value in self.final.items()
+        structure = self.structure
+        return structure.returning(
+            None if structure.single_step else self.hidden, self.final, self.call
         )
-        states = final[0] if len(final) == 1 else final
-        return states if structure.single_step else (structure.outgoing(self.hidden, call), states)
 
     def record(self, names: frozenset[str]) -> dict[str, Tensor]:
         """The quantities of these names (layer, direction, batch, time, unit), zeros on padding;
         detached."""
-        every = {name for name in self.found[0][0] if name in names}
+        every = {name for name in self.passages[0][0].found if name in names}
         return {
             name: torch.stack(
                 [
                     torch.stack(
                         [
-                            _without_padding(each[name].detach(), self.call).transpose(0, 1)
+                            _without_padding(each.found[name].detach(), self.call).transpose(0, 1)
                             for each in row
                         ]
                     )
-                    for row in self.found
+                    for row in self.passages
                 ]
             )
             for name in quantity_names(self.structure.cell)
@@ -200,11 +300,16 @@ def run_call(
     call: Call,
     weights: tuple[tuple[Weights, ...], ...],
     record: frozenset[str],
+    masks: tuple[Tensor | None, ...] | None = None,
 ) -> Ran:
-    """All layers and directions of a call, with dropout between layers where the module drops."""
+    """All layers and directions of a call, with dropout between layers where the module drops.
+
+    Its masks are drawn, or those that are given.
+    """
     valid = call.valid
     inputs: list[Tensor | None] = []
-    layers: list[tuple[dict[str, Tensor], ...]] = []
+    used: list[Tensor | None] = [None]
+    layers: list[tuple[Passage, ...]] = []
     flow, dropped = call.x, True
     for layer, row in enumerate(weights):
         inputs.append(flow if dropped else None)
@@ -226,13 +331,18 @@ def run_call(
         if layer < structure.num_layers - 1:
             flow = _joined(layers[-1])
             if dropped:
-                flow = call.dropout(flow, structure.dropout)
-    return Ran(structure, call, weights, tuple(layers), tuple(inputs))
+                given = None if masks is None else masks[layer + 1]
+                mask = call.dropout(flow, structure.dropout) if given is None else given
+                flow = flow * mask
+                used.append(mask)
+            else:
+                used.append(None)
+    return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used))
 
 
-def _joined(found: tuple[Mapping[str, Tensor], ...]) -> Tensor:
+def _joined(passages: tuple[Passage, ...]) -> Tensor:
     """H over directions, (time, batch, direction × output)."""
-    parts = [each["h"] for each in found]
+    parts = [each.found["h"] for each in passages]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 

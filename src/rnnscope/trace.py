@@ -4,192 +4,36 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from html import escape
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
+from rnnscope.addressing import Address
 from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
+from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_state, snapshot_of
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
-from rnnscope.errors import AddressError, RefusedError, VerificationError
+from rnnscope.edit import Edit, difference, rerun
+from rnnscope.errors import AddressError, GradientError, RefusedError, VerificationError
 from rnnscope.explain import Explanation, explain
-from rnnscope.opening import Opened, open_call
-from rnnscope.record import Place, Record
-from rnnscope.recurrent import Heard, listening
+from rnnscope.flow import Memory, flow, jacobian, memory
+from rnnscope.gradients import Gradients, Received, given
+from rnnscope.gradients import captured as captured_upstream
+from rnnscope.listing import SMALL, count, overview, table
+from rnnscope.opening import Opened, batch_first, open_call
+from rnnscope.record import Index, Place, Record
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
 
-__all__ = ["Capture", "Trace", "load_trace", "trace"]
+__all__ = ["Rerun", "Trace", "load_trace", "trace"]
 
 Check = bool | Literal["thorough"]
-
-SMALL = 60
-"""Up to so many numbers a trace is shown as a table of all of them."""
-
-
-class Snapshot:
-    """The weights of a call, copied; a class of its own so that it can be weakly referenced."""
-
-    def __init__(self, weights: tuple[tuple[Weights, ...], ...]) -> None:
-        self.weights = weights
-
-    def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
-        """Whether the live weights still hold these numbers, bit for bit."""
-        for mine, theirs in zip(_tensors(self.weights), _tensors(live), strict=True):
-            if mine.dtype != theirs.dtype or mine.device != theirs.device:
-                return False
-            if not torch.equal(mine, theirs):
-                return False
-        return True
-
-
-def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
-    return [t for layer in weights for one in layer for t in one.named().values()]
-
-
-_last_snapshots: WeakKeyDictionary[nn.Module, ReferenceType[Snapshot]] = WeakKeyDictionary()
-# compared by value each time, so it cannot go stale; holds nothing alive
-
-
-def _snapshot(module: nn.Module, live: tuple[tuple[Weights, ...], ...]) -> Snapshot:
-    reference = _last_snapshots.get(module)
-    last = None if reference is None else reference()
-    if last is not None and last.equals(live):
-        return last
-    fresh = Snapshot(tuple(tuple(w.map(_copy) for w in layer) for layer in live))
-    _last_snapshots[module] = ref(fresh)
-    return fresh
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
-
-
-@dataclass(frozen=True)
-class Captured:
-    """One call of a module as it happened: what went in, the weights used, what came out."""
-
-    adopted: Adopted
-    call: Call
-    snapshot: Snapshot
-    live: tuple[tuple[Weights, ...], ...]
-    output: Any
-    products: torch.dtype
-    random_state: Tensor | None
-    ran: Ran | None = None  # by a module that computes by the equations itself
-
-
-class Capture:
-    """Hooks that take one module's calls as the module itself sees them.
-
-    The first sees the input after every hook of the caller's, the second the output before any.
-    Used as a context; leaves no hook behind.
-    """
-
-    def __init__(self, adopted: Adopted, heard: Heard | None) -> None:
-        self.adopted, self.heard = adopted, heard
-        self.before: tuple[Call, Tensor | None] | None = None
-        self.taken: Captured | None = None
-        self.thread = get_ident()
-
-    def __enter__(self) -> Capture:
-        module = self.adopted.module
-        self.handles = [
-            module.register_forward_pre_hook(self._enter, with_kwargs=True),
-            module.register_forward_hook(self._leave, prepend=True, with_kwargs=True),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    # another thread may be calling the module meanwhile, and lose its flag that a hook takes
-    # keywords between two of its steps: so the arguments are read from their ends
-
-    def _enter(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        args, kwargs = given
-        self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
-
-    def _leave(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        assert self.before is not None, "a forward has its hook before"
-        call, random_state = self.before
-        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard)
-
-
-def captured(
-    adopted: Adopted,
-    call: Call,
-    output: Any,
-    random_state: Tensor | None,
-    heard: Heard | None,
-) -> Captured:
-    """A call that has just returned, with the weights that it used and the type of its products.
-
-    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave.
-    """
-    ran = None if heard is None else heard.ran
-    if adopted.declared and ran is None:
-        raise RefusedError(
-            f"cannot be opened: {adopted.kind} ran compiled, or its forward was replaced, so its "
-            f"numbers were not seen"
-        )
-    live = adopted.weights() if ran is None else ran.weights
-    snapshot = _snapshot(adopted.module, live)
-    products = _product_type(call.x)
-    return Captured(adopted, call, snapshot, live, output, products, random_state, ran)
-
-
-@contextmanager
-def attending(adopted: Adopted, names: Iterable[str] | None = None) -> Iterator[Heard | None]:
-    """A context around a forward, after which the weights that it used are still known.
-
-    A parametrized weight is computed anew at each reading, and spectral norm in training moves
-    its state each time. A layer keeps the tensors that it used; a cell does not. A module that
-    runs a declared cell leaves the numbers of these ``names`` themselves (all by default).
-    """
-    if adopted.declared:
-        record = quantity_names(adopted.cell) if names is None else names
-        with listening(adopted.module, frozenset(record)) as heard:
-            yield heard
-    elif adopted.single_step:
-        with cached():
-            yield None
-    else:
-        yield None
-
-
-def dropout_state(adopted: Adopted) -> Tensor | None:
-    """The random state from which a call would draw its dropout masks; None where it draws none.
-
-    Raises ``RefusedError`` where the masks cannot be drawn again.
-    """
-    if not (adopted.training and adopted.dropout > 0 and adopted.num_layers > 1):
-        return None
-    if adopted.declared:
-        return None  # nothing needs to be drawn again
-    adopted.check_dropout_device()
-    return torch.get_rng_state()
-
-
-def _product_type(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return x.dtype
 
 
 def trace(
@@ -304,8 +148,9 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
     compared with what it returned, which no rounding can make different."""
     with torch.inference_mode(False):
         values = {name: value.clone() for name, value in ran.record(names).items()}
-        inputs = tuple(None if x is None else x.detach().transpose(0, 1) for x in ran.inputs)
+        inputs = batch_first(None if x is None else x.detach() for x in ran.inputs)
         inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
+        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
     off = {name: deviations(t, returned.final[name]).amax(-1) for name, t in ran.final.items()}
     proofs = {}
     for name, each in off.items():
@@ -320,7 +165,7 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
         proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
     proofs["h"] = replace(proofs["h"], every_step=True)
-    return Opened(values, inputs, proofs)
+    return Opened(values, inputs, proofs, masks=masks)
 
 
 def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
@@ -331,12 +176,14 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
             f"weight_norm's does, the weights; check=False does not run it. Leave check at True."
         )
     # no forward has taken note of weights that were changed by functional_call or parametrizations
-    snapshot = _snapshot(adopted.module, adopted.weights(fresh=True))
+    snapshot = snapshot_of(adopted.module, adopted.weights(fresh=True))
     dropout_state(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
+        names = names.union(adopted.cell.states)
         ran = run_call(adopted.structure, call, snapshot.weights, names)
-        inputs = tuple(None if x is None else x.transpose(0, 1) for x in ran.inputs)
-        opened = Opened(ran.record(names.union(adopted.cell.states)), inputs, {})
+        values = ran.record(names)
+        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
+        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks)
         return Trace(adopted.structure, call, snapshot, opened, ran.output)
 
 
@@ -383,6 +230,8 @@ class Trace(Record):
         self.proofs: Mapping[str, Proof] = opened.proofs
         self._opened_in = opened.products
         self.recomputed = False
+        self.received: Received | None = None
+        self._masks = opened.masks
         self._snapshot = snapshot
         self._returned = output
 
@@ -534,6 +383,245 @@ class Trace(Record):
         """The type in which the layer formed its products (autocast may lower it)."""
         return str(self._opened_in or self.call.x.dtype).removeprefix("torch.")
 
+    # backwards -------------------------------------------------------------------------------
+
+    def gradients(
+        self,
+        loss: Tensor | None = None,
+        *,
+        output: Tensor | PackedSequence | None = None,
+        check: bool = True,
+        **final: Tensor,
+    ) -> Gradients:
+        """The gradient of a loss with respect to every number inside, total through time.
+
+        ``loss`` is one number, computed from ``tr.output``, ``tr.h_n`` and ``tr.c_n``, directly or
+        through more modules; its graph stays as it is. Instead of it, ``output``, ``h_n`` and
+        ``c_n`` may say what reaches these from a loss, in their shapes. The gradients are derived
+        from the declared equations with this trace's own numbers and weights, so they are right
+        after ``optimizer.step()`` too; no ``p.grad`` is touched. ``check``: compare with autograd
+        in a private run of the layer, and raise where they differ.
+
+        The result is a record with the trace's names, dims and addresses; ``g.direct["h"]`` is what
+        reaches h_t straight from the loss, ``g.parameters`` the totals by PyTorch's names,
+        ``g.parameters_at(time)`` one step's part, ``g.h_0`` and ``g.c_0`` the initial states'.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> g = tr.gradients(tr.output[-1].square().sum())
+        >>> g["c"].shape                            # layer, direction, batch, time, unit
+        torch.Size([1, 1, 2, 5, 4])
+        >>> g.direct.sel("h", time=2).any()         # the loss reads the last step alone
+        tensor(False)
+        >>> g.parameters["weight_hh_l0"].shape
+        torch.Size([16, 4])
+        >>> g.deviation < g.tolerance
+        True
+
+        Source: Werbos 1990, backpropagation through time. Raises ``GradientError`` where the loss
+        does not depend on this trace, where the trace or the loss has no graph or the graph is
+        gone; ``ShapeError`` and ``DtypeError`` for a loss or upstream gradients of another form;
+        ``VerificationError`` where autograd's gradients are others.
+        """
+        self._whole()
+        given_ = {"output": output, **final}
+        given_ = {name: value for name, value in given_.items() if value is not None}
+        if (loss is None) == (not given_):
+            raise ValueError(
+                "give a loss, or what reaches the layer's outputs from one: gradients(loss), or "
+                "gradients(output=..., h_n=...)"
+            )
+        if loss is None:
+            return Gradients(self, given(self, self._returned, given_), check)
+        return Gradients(self, captured_upstream(self, self._returned, loss), check)
+
+    def jacobian(
+        self,
+        of: str,
+        to: str,
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: Index = None,
+        time: int | Literal["last"] = "last",
+        to_layer: int | None = None,
+        to_direction: str | None = None,
+        to_time: Index = None,
+    ) -> Tensor:
+        """∂of/∂to as matrices: how each unit of a state moves with each unit of a quantity.
+
+        ``of`` is a state ("h", "c") of ``layer`` and ``direction`` at ``time``; ``to`` any
+        quantity, "x", or an initial state ("h_0"), at ``to_time`` (all steps where left out), of
+        the same layer and direction, or of a layer below. The derivative is total through time,
+        as in ``gradients``: ∂h_t/∂c_s includes what comes through h_s. Shape (batch, to_time, unit
+        of ``of``, unit of ``to``); one position drops its dim. It costs as much as the gradients
+        of as many losses as ``of`` has units; name the sequences with ``batch`` where there are
+        many.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.RNN(1, 1, bias=False), torch.tensor([[3.0], [4.0], [5.0]]))
+        >>> step = tr.jacobian("h", "h", batch=0, time=2, to_time=1)
+        >>> w_hh, h_3 = tr.parameters["weight_hh_l0"], tr["h"][0, 0, 0, 2]
+        >>> torch.allclose(step, w_hh * (1 - h_3**2))
+        True
+
+        Raises ``AddressError`` for a place that is not there, for padding, and for a layer that
+        ``of`` does not depend on.
+        """
+        self._whole()
+        return jacobian(
+            self,
+            of,
+            to,
+            layer=layer,
+            direction=direction,
+            batch=batch,
+            time=time,
+            to_layer=to_layer,
+            to_direction=to_direction,
+            to_time=to_time,
+        )
+
+    def flow(
+        self,
+        of: str = "h",
+        to: str = "h",
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: Index = None,
+        time: int | Literal["last"] | None = None,
+        norm: float | Literal["fro", "nuc"] = 2,
+    ) -> Tensor:
+        """The norms of ∂of_t/∂to_s: how much of a change at step s arrives at step t.
+
+        For all pairs, (batch, t, s), 0 where s comes after t; with ``time`` for that t alone,
+        (batch, s). They vanish or explode with the distance. ``norm`` is that of
+        ``torch.linalg.matrix_norm``: 2 is the spectral norm, the largest stretch of any change
+        (Pascanu et al. 2013, eq. 7); "fro" is cheaper to compute. All pairs cost a pass for each
+        t: name ``batch`` where there are many sequences.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> tr.flow().shape, tr.flow("c", "x", time="last", batch=0).shape
+        (torch.Size([2, 5, 5]), torch.Size([5]))
+
+        Raises as ``jacobian`` does.
+        """
+        self._whole()
+        return flow(
+            self,
+            of,
+            to,
+            layer=layer,
+            direction=direction,
+            batch=batch,
+            time=time,
+            norm=norm,
+        )
+
+    def memory(self, state: str | None = None, *, time: int | Literal["last"] = "last") -> Memory:
+        """What a state at ``time`` holds of each earlier step, where it is a sum over the past.
+
+        In an LSTM c_T = Σ_t (Π_(s>t) f_s) i_t g_t + (Π f) c_0, in a GRU h_T in the same way, with
+        z for f and (1 - z) n for i g: so ``memory["written"]`` (layer, direction, batch, time,
+        unit) tells how much was written when, and together with ``memory.initial`` sums to the
+        state, exactly. Without a name the state that is such a sum; the split is derived from the
+        declared equation.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+        >>> memory = tr.memory()
+        >>> total = memory["written"].sum(3) + memory.initial
+        >>> torch.allclose(total, tr.sel("c", time="last"), atol=1e-6)
+        True
+
+        Raises ``AddressError`` for a state that is no such sum, and for padding.
+        """
+        self._whole()
+        return memory(self, state, time)
+
+    @property
+    def grad(self) -> Gradients | None:
+        """Of a call seen by ``watch``: the gradients that ``backward()`` inside it gave, as
+        ``gradients`` would; None until then. Several passes sum, as in ``p.grad``.
+
+        Computed when first asked for; raises ``VerificationError`` where autograd's are others.
+        """
+        return None if self.received is None else self.received.found(self, self._returned)
+
+    # run again -------------------------------------------------------------------------------
+
+    @property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """What dropout let pass of each layer's input, (batch, time, feature); None where it was
+        not at work.
+
+        Raises ``RefusedError`` where dropout was at work and what passed is not in the trace.
+        """
+        structure = self.structure
+        layers = structure.num_layers
+        masks = self._masks or (None,) * layers
+        if structure.training and structure.dropout > 0 and None in masks[1:]:
+            raise RefusedError(
+                "this trace does not hold which numbers dropout let pass (an older version wrote "
+                "it): trace the call again"
+            )
+        return masks
+
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The last states as the layer returned them, detached: (layer, direction, batch, unit)."""
+        structure = self.structure
+        lead = (structure.num_layers, len(self.directions), self.call.batch)
+        return {
+            name: self._final(name).detach().reshape(*lead, structure.state_size(name))
+            for name in self.cell.states
+        }
+
+    def _whole(self) -> None:
+        """Raise where this is not one call of one layer."""
+
+    def rerun(self, *edits: Edit, weights: Mapping[str, Tensor] | None = None) -> Rerun:
+        """The call once more with edits, or with other weights: what would have come out.
+
+        An edit changes a quantity where ``rnnscope.Edit`` says, and all later steps and the layers
+        above follow. The steps before, and the sequences that no edit addresses, are this
+        trace's own, bit for bit; the others are run by the equations, so what an edit leaves as it
+        was comes out equal to rounding. ``weights`` are other parameters by PyTorch's names, for
+        all steps. The result is a trace with its own ``output``; it costs the steps from the
+        first edit on, in that layer and those above. Where a tensor in an edit or in ``weights``
+        requires grad, the result keeps the graph to it, in its quantities too.
+
+        >>> from rnnscope import Edit, trace
+        >>> tr = trace(nn.GRU(3, 4, num_layers=2), torch.randn(6, 2, 3))
+        >>> edited = tr.rerun(Edit("h", layer=0, batch=1, time=2, unit=3, to=0.0))
+        >>> edited.output.shape
+        torch.Size([6, 2, 4])
+        >>> torch.equal(edited["h", 1][..., :2, :], tr["h", 1][..., :2, :])
+        True
+        >>> no_memory = tr.rerun(weights={"weight_hh_l0": torch.zeros(12, 4)})
+
+        Raises ``AddressError`` for an edit that addresses nothing, padding, what is only returned,
+        or what another edit addresses too; ``ShapeError`` for numbers that do not fit there.
+        """
+        self._whole()
+        return Rerun(self, edits, dict(weights or {}))
+
+    def difference(self, other: Trace) -> Record:
+        """These numbers less those of another trace of the same sizes: a record with the same
+        names, dims and addresses, ``x`` included.
+
+        >>> from rnnscope import Edit, trace
+        >>> tr = trace(nn.GRU(3, 4), torch.randn(6, 2, 3))
+        >>> difference = tr.rerun(Edit("h", time=3, unit=0, add=1.0)).difference(tr)
+        >>> round(float(difference.sel("h", layer=0, direction="forward", batch=0, time=3, unit=0)))
+        1
+
+        Raises ``ShapeError`` where sizes or lengths differ.
+        """
+        return difference(self, other)
+
     # on disk ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -542,7 +630,7 @@ class Trace(Record):
         Outputs are written without their graph. Raises ``FileError`` where the place cannot be
         written; an existing file is then as it was.
         """
-        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in)
+        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
         tracefile.write(
             path,
             tracefile.Contents(self.structure, self.call, self.weights, opened, self._returned),
@@ -612,23 +700,23 @@ class Trace(Record):
     def __repr__(self) -> str:
         """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
         lines = [f"Trace of {self.structure}"]
-        if self._count() <= SMALL:
-            header, rows = self._table()
+        if count(self) <= SMALL:
+            header, rows = table(self)
             widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
             for row in (header, *rows):
                 cells = (text.rjust(width) for text, width in zip(row, widths, strict=True))
                 lines.append("  " + "  ".join(cells).rstrip())
         else:
-            lines += self._overview()
+            lines += overview(self)
         return "\n".join([*lines, self.proof])
 
     def _repr_html_(self) -> str:
         title = escape(f"Trace of {self.structure}")
         proof = escape(self.proof)
-        if self._count() > SMALL:
-            body = f"<pre>{escape(chr(10).join(self._overview()))}</pre>"
+        if count(self) > SMALL:
+            body = f"<pre>{escape(chr(10).join(overview(self)))}</pre>"
         else:
-            header, rows = self._table()
+            header, rows = table(self)
             head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
             inner = "".join(
                 "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
@@ -637,62 +725,81 @@ class Trace(Record):
             body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
         return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
 
-    def _count(self) -> int:
-        inputs = sum(self.layer_input(k).numel() for k in range(self.structure.num_layers))
-        return inputs + sum(value.numel() for value in self.values())
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
-        sizes = self.sizes
-        axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
-        columns: list[str] | None = None
-        rows: list[list[str]] = []
-        for layer in range(sizes["layer"]):
-            x = self.layer_input(layer)
-            for d, direction in enumerate(self.directions):
-                for batch in range(sizes["batch"]):
-                    for time in range(int(self.lengths[batch])):
-                        at = {"layer": str(layer), "direction": direction, "batch": str(batch)}
-                        numbers = [("x", x[batch, time])]
-                        numbers += [(n, v[layer, d, batch, time]) for n, v in self.items()]
-                        named = [pair for n, v in numbers for pair in _named(n, v)]
-                        if columns is None:
-                            columns = [name for name, _ in named]
-                        cells = [f"{value:.6g}" for _, value in named]
-                        cells += [""] * (len(columns) - len(cells))
-                        rows.append([*(at[axis] for axis in axes), f"time={time}", *cells])
-        return [*axes, "", *(columns or [])], rows
+class Rerun(Trace):
+    """A call run once more with edits: what ``Trace.rerun`` gives.
 
-    def _overview(self) -> list[str]:
-        groups: dict[tuple[int, ...], list[str]] = {}
-        for name, value in self.items():
-            groups.setdefault(tuple(value.shape), []).append(name)
-        lines = []
-        for shape, names in groups.items():
-            dims = ", ".join(
-                f"{dim} {size}" for dim, size in zip(self.dims[names[0]], shape, strict=True)
+    ``base`` is the trace that was run again, ``edits`` what was changed in it, ``changed`` the
+    names of the weights that were others.
+    """
+
+    def __init__(self, base: Trace, edits: tuple[Edit, ...], weights: Mapping[str, Tensor]) -> None:
+        found = rerun(base, edits, weights)
+        super().__init__(
+            base.structure, found.call, Snapshot(found.weights), found.opened, found.output
+        )
+        self.base, self.edits, self.changed = base, edits, tuple(weights)
+        self._new_weights = weights
+        self._sites = found.sites
+
+    def _whole(self) -> None:
+        inside = [edit for edit in self.edits if edit.name != "x" and not edit.name.endswith("_0")]
+        inside += [edit for edit in self.edits if edit.name == "x" and self._sites_above()]
+        if inside:
+            raise GradientError(
+                f"the equations do not hold where an edit stands ({inside[0]}), so they give no "
+                f"gradients: rerun with numbers that require grad, and differentiate the result's "
+                f"output, which keeps the graph to them"
             )
-            lines.append(f"  {' '.join(names):<12} ({dims})")
-        for layer in range(self.structure.num_layers):
-            batch, time, feature = self.layer_input(layer).shape
-            lines.append(
-                f"  {f'x, layer {layer}':<12} (batch {batch}, time {time}, feature {feature})"
-            )
-        if self.call.lengths is not None:
-            shortest, longest = int(self.lengths.min()), int(self.lengths.max())
-            lines.append(
-                f"  lengths      {shortest} to {longest}; zeros behind each sequence's end"
-            )
-        lines.append(f"  {self.nbytes / 1e6:.3g} MB of recorded numbers")
-        return lines
 
+    def _sites_above(self) -> bool:
+        return any(name == "x" and layer > 0 for name, layer, _ in self._sites)
 
-def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
-    """The numbers of one quantity at one step; the unit is told where there are several."""
-    numbers: list[float] = value.tolist()
-    if len(numbers) == 1:
-        return [(name, numbers[0])]
-    return [(f"{name}[{k}]", number) for k, number in enumerate(numbers)]
+    def rerun(self, *edits: Edit, weights: Mapping[str, Tensor] | None = None) -> Rerun:
+        """The base once more, with these edits beside those that there are."""
+        return Rerun(self.base, (*self.edits, *edits), {**self._new_weights, **(weights or {})})
+
+    @property
+    def proof(self) -> str:
+        """What was changed, and what the numbers are."""
+        changes = [f"edit of {edit}" for edit in self.edits[:3]]
+        if len(self.edits) > 3:
+            changes.append(f"{len(self.edits) - 3} more edits")
+        changes += [f"other {name}" for name in self.changed]
+        return (
+            f"Run again by the equations with {', '.join(changes)}; what comes before is the "
+            f"trace's own."
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Not written: a file would not tell which numbers an edit set. Raises ``RefusedError``."""
+        raise RefusedError(
+            "a rerun is not saved, for a file would not tell which numbers an edit set: save the "
+            "trace itself (.base), and run the edits again after load_trace"
+        )
+
+    def explain(self, name: str | None = None, **at: Any) -> Explanation:
+        """As ``Trace.explain``; raises ``AddressError`` where an edit stands in what is to be
+        explained, for no equation gives that number."""
+        place = {axis: at.get(axis) for axis in ("layer", "direction", "batch")}
+        found = Address(self, **place)
+        times = found.times if at.get("time") is None else [found.time(at["time"])]
+        for (edited, layer, d), sites in self._sites.items():
+            if (layer, d) != (found.layer, self.directions.index(found.direction)):
+                continue
+            unit = found.unit(name, at.get("unit"))
+            base = edited.removesuffix("_pre").partition("_from_")[0]
+            if base in found.names(name, unit):
+                for site in sites:
+                    steps = site.times.new_tensor(times)
+                    here = (site.rows == found.batch) & torch.isin(site.times, steps)
+                    if here.any() and unit in site.units.tolist():
+                        raise AddressError(
+                            f"{edited} at {found.place(int(site.times[here][0]), unit)} was set by "
+                            f"an edit, no equation gives it: explain another place, or the trace "
+                            f"before the edit"
+                        )
+        return super().explain(name, **at)
 
 
 def _kind_of(value: Tensor) -> str:

@@ -62,6 +62,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     tensors = {"x": call.x}
     tensors |= {f"value/{name}": value for name, value in opened.values.items()}
     tensors |= {f"input/{k}": x for k, x in enumerate(opened.inputs[1:], 1) if x is not None}
+    tensors |= {f"mask/{k}": mask for k, mask in enumerate(opened.masks) if mask is not None}
     tensors |= {f"initial/{name}": value for name, value in call.initial.items()}
     for layer, row in enumerate(contents.weights):
         for d, one in enumerate(row):
@@ -202,7 +203,9 @@ def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
     if not structure.single_step:
         packed = _packed("output", tensors)
         output = (tensors["output"] if packed is None else packed, final)
-    return Contents(structure, call, weights, Opened(values, inputs, proofs, products), output)
+    masks = tuple(tensors.get(f"mask/{k}") for k in range(lead[0]))
+    opened = Opened(values, inputs, proofs, products, masks)
+    return Contents(structure, call, weights, opened, output)
 
 
 def _packed(prefix: str, tensors: Mapping[str, Tensor]) -> PackedSequence | None:

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import OPENED, Call, adopt, refusal
+from rnnscope.capture import Captured
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, uncompiled, undisturbed, unobserve
+from rnnscope.gradients import Received, chained, tensors
 from rnnscope.joining import Handed, begin, same_numbers
 from rnnscope.seen import Layer, Seen
-from rnnscope.trace import Captured, Check, Trace, open_captured, recorded_names
+from rnnscope.trace import Check, Trace, open_captured, recorded_names
 
 __all__ = ["Watch", "watch"]
 
@@ -47,6 +50,16 @@ def watch(
     >>> with watch(model) as seen:
     ...     output, h_n = model(torch.randn(7, 2, 3))
     >>> seen["1"]["z"].shape                    # layer, direction, batch, time, unit
+    torch.Size([1, 1, 2, 7, 5])
+
+    ``backward()`` inside the context gives each call its gradients, ``seen[name].grad``: a record
+    of the gradient of the loss with respect to every number inside, as ``Trace.gradients`` gives
+    it; None until then.
+
+    >>> with watch(model) as seen:
+    ...     output, h_n = model(torch.randn(7, 2, 3))
+    ...     h_n.square().sum().backward()
+    >>> seen["1"].grad["z"].shape
     torch.Size([1, 1, 2, 7, 5])
 
     Inside the context, a call whose numbers cannot be proven raises ``VerificationError`` at
@@ -89,6 +102,8 @@ class Watch(Seen):
         self._model = model
         self._wanted = wanted
         self._on = False
+        # calls that are made once more in a backward pass, which alone makes their graph
+        self._again: dict[int, Trace] = {}
         # by identity: each layer's module with its first name, or None where it is not wanted
         self._modules: dict[int, tuple[nn.Module, str | None]] = {}
 
@@ -104,15 +119,23 @@ class Watch(Seen):
         self._eager.__enter__()
         observe(self)
         self._on = True
+        self._listen(True)
         return self
 
     def __exit__(self, *_: object) -> None:
         unobserve(self)
         self._eager.__exit__(None, None, None)
         self._on = False
+        self._listen(False)
         self._look()  # what was added meanwhile and cannot be recorded is told too
         for layer in self._layers.values():
             layer.handed = None
+
+    def _listen(self, on: bool) -> None:
+        for layer in self._layers.values():
+            for trace in layer.traces:
+                if trace.received is not None:
+                    trace.received.on = on
 
     def _look(self) -> None:
         """Find the layers that are in the model now; those that left it keep their names."""
@@ -175,7 +198,7 @@ class Watch(Seen):
             self._skip(layer.name, "called while torch.jit.trace or an export recorded it")
             return False
         if forward.in_backward and self._is_recomputation(layer, forward):
-            return False
+            return id(forward) in self._again
         layer.count += 1
         if (layer.count - 1) % self._wanted.every:
             layer.handed = None
@@ -193,6 +216,8 @@ class Watch(Seen):
         original = _original_of(layer, forward)
         if original is not None:
             original.recomputed = True
+            if torch.is_grad_enabled() and original.received and not original.received.listening:
+                self._again[id(forward)] = original
             return True
         if not forward.in_checkpoint:
             return False
@@ -202,6 +227,11 @@ class Watch(Seen):
 
     def returned(self, forward: Forward, taken: Captured) -> None:
         """Open a call that has just returned."""
+        original = self._again.pop(id(forward), None)
+        if original is not None:
+            with undisturbed():
+                _listen_to(original, taken.output)
+            return
         layer = self._layer_of(forward.module)
         assert layer is not None, "it was wanted"
         before, layer.handed = layer.handed, None
@@ -211,10 +241,14 @@ class Watch(Seen):
             trace = open_captured(mine, self._record_of(taken), self._wanted.check)
             beginning = begin(before, forward.module, trace, forward.initial)
             layer.handed = Handed.of(forward.module, trace, taken.output)
+            trace.received = Received(self._wanted.check is not False)
+            _listen_to(trace, taken.output)
         layer.kept.append((trace, beginning))
 
     def missed(self, forward: Forward, why: str) -> None:
         """List a call that was begun and cannot be recorded."""
+        if self._again.pop(id(forward), None) is not None:
+            return  # it was recorded when it was made
         layer = self._layer_of(forward.module)
         assert layer is not None, "it was wanted"
         self._skip(layer.name, f"call {layer.count - 1}: {why}")
@@ -225,6 +259,25 @@ class Watch(Seen):
         record = self._wanted.record
         names = _named(record)
         return recorded_names(cell, [n for n in names if n in known] if names else record)
+
+
+def _listen_to(trace: Trace, output: Any) -> None:
+    """Let a call's outputs tell what backward() hands to them: by the nodes of their graph, so
+    that the tensors, which are the caller's, stay as they are."""
+    received = trace.received
+    assert received is not None, "every call that is seen has one"
+    received.total = trace.structure.single_step and chained(output)
+
+    def told(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[number]
+        if received.on and gradient is not None:
+            with undisturbed():
+                received.add(k, gradient)
+
+    for k, tensor in enumerate(tensors(output)):
+        if tensor.grad_fn is not None:
+            received.listening = True
+            tensor.grad_fn.register_prehook(partial(told, k, tensor.output_nr))
 
 
 def _original_of(layer: Layer, forward: Forward) -> Trace | None:
