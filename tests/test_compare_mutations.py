@@ -51,7 +51,7 @@ def covering(kind: str, *, lengths: bool = False) -> Iterator[Any]:
         counts = Counter(likely for likely, _, _ in options)
         shares = [likely / counts[likely] for likely, _, _ in options]
         ((_, setting, mistake),) = rng.choices(options, shares)
-        in_finals = key[0] == "final_state" or key[1] == "last_at_end"
+        in_finals = key[0] == "final_state" or key[1] in ("last_at_end", "not_masked")
         given = rng.choice(GIVEN[::2] if in_finals else GIVEN)
         yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))
 

@@ -22,7 +22,15 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import compare_parameters, run_checks
 from rnnscope.compare.located import first_difference, what_holds
 from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import MISSING, UNIT, Observation, allowed, distance, misfits, predicted
+from rnnscope.compare.observed import (
+    MISSING,
+    UNIT,
+    Observation,
+    allowed,
+    distance,
+    misfits,
+    predicted,
+)
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision
 from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
@@ -144,6 +152,12 @@ def _inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs:
     if isinstance(x, list):
         x = np.asarray(x)
     call = adopted.call((_as_tensor(x, dtype), _as_tensor(initial, dtype)), {})
+    for name, value in {"x": call.x, **{f"{k}_0": v for k, v in call.initial.items()}}.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ShapeError(
+                f"{name} holds NaN or infinite numbers, with which nothing can be compared; "
+                f"expected finite numbers. Leave these rows out."
+            )
     found = Inputs(call.x.double(), _double(call.initial), call.given, call.lengths)
     if lengths is None:
         return found
@@ -227,9 +241,7 @@ class _OfArrays(_Subject):
     given = True
     sliced = True
 
-    def __init__(
-        self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None, seed: int
-    ):
+    def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None, seed: int):
         self.adopted, self.inputs = adopted, inputs
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.notes = list(recorded.notes)
@@ -249,6 +261,7 @@ class _OfArrays(_Subject):
         )
         self.probe = _described(adopted, inputs, self.base, None)
         self.findings: list[str] = []
+        self.raised = False
 
     def model(self) -> Model:
         return self.base
@@ -266,7 +279,7 @@ class _OfArrays(_Subject):
 def _slice(observation: Observation, adopted: Adopted) -> Observation:
     """The first steps and rows, where later ones do not reach back; everything where they do."""
     inputs = observation.inputs
-    rows = min(3, inputs.batch)
+    rows = inputs.batch if inputs.batch <= 16 else 8
     steps = inputs.steps
     if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
         steps = 6
@@ -317,6 +330,7 @@ class _OfCalls(_Subject):
         self.candidate = candidate
         self.notes: list[str] = []
         self.findings: list[str] = []
+        self.raised = False
         self.reference = reference
         self.adopted = adopted
         made = Candidate.of(candidate, adopted.structure, builder=builder)
@@ -331,7 +345,9 @@ class _OfCalls(_Subject):
             self.adopted = adopt(self.layer)
             try:
                 self._callable = self._made()
-                self._answer(Probe("first", searching(self.structure, seed, False, False)[0].inputs))
+                self._answer(
+                    Probe("first", searching(self.structure, seed, False, False)[0].inputs)
+                )
             except RnnscopeError:
                 # it may be made for one size: then the layer itself is what it is tried on
                 self.layer, self.adopted = reference, adopted
@@ -380,12 +396,13 @@ class _OfCalls(_Subject):
         if errors and not found:
             raise errors[0][1]
         if errors and not any(note.startswith("with ") for note in self.notes):
-            probe, error = errors[0]
+            probe, raised = errors[0]
             x = tuple(probe.inputs.x.shape)
             what = "initial states" if probe.inputs.given else "zero initial states"
             self.notes.append(
-                f"with {what} and x of (time, batch, feature) {x}: {error}; left out"
+                f"with {what} and x of (time, batch, feature) {x}: {raised}; left out"
             )
+            self.raised = True
         return found
 
     def model(self) -> Model:
@@ -479,21 +496,23 @@ def _described(adopted: Adopted, inputs: Inputs, model: Model, seed: int | None)
 
 
 class _Comparison:
-    def __init__(
-        self, subject: Any, seconds: float, tell: Callable[[str], None] | None
-    ):
+    def __init__(self, subject: Any, seconds: float, tell: Callable[[str], None] | None):
         self.subject, self.seconds, self.tell = subject, seconds, tell
         self.model: Model = subject.model()
 
     def verdict(self) -> Verdict:
         shown = self.subject.shown()
         simulators = [one.simulator for one in shown]
-        ratio = float(misfits(shown, [self.model], simulators).worst[0]) if _compared(shown) else 0.0
+        ratio = (
+            float(misfits(shown, [self.model], simulators).worst[0]) if _compared(shown) else 0.0
+        )
         step = self._steps(shown)
         base = self._facts(shown)
         direct = self.subject.direct()
-        if max(ratio, step) <= 1 and not direct:
-            return replace(base, agrees=True, worst=max(ratio, step), cannot_show=self._silent(shown))
+        if max(ratio, step) <= 1 and not direct and not self.subject.raised:
+            return replace(
+                base, agrees=True, worst=max(ratio, step), cannot_show=self._silent(shown)
+            )
         return self._differing(base, shown, simulators, max(ratio, step), direct)
 
     def _steps(self, shown: Sequence[Observation]) -> float:
@@ -531,16 +550,16 @@ class _Comparison:
     def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:
         """Mistakes that would change nothing in what was compared."""
         every = causes(self.model, scoped=False)
-        models = [(c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None]
+        models = [
+            (c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None
+        ]
         quiet = models
         fits: set[Cause] = set()
         large = self.model.parts[0][0].weights.hh.numel() > LARGE
         for steps, rows in ((3, 2), (12, 4) if large else (10**9, 10**9)):
             for one in shown:
                 quiet = self._quiet(few_steps(one, steps, rows), quiet, fits)
-        titles = [
-            CATALOGUE[c.name].words(c, self.model).brief for c, _ in quiet if c in fits
-        ]
+        titles = [CATALOGUE[c.name].words(c, self.model).brief for c, _ in quiet if c in fits]
         return tuple(dict.fromkeys(titles))
 
     def _quiet(
@@ -586,18 +605,21 @@ class _Comparison:
             )
             if direct[0][0].name == "dropout":
                 return replace(base, explanations=(found,), holds=tuple(self.subject.findings))
+        lower = lower_precision(self.model, shown) if ratio > 1 else None
+        if lower is not None:
+            cause, words, left = lower
+            return replace(base, explanations=(Explanation((cause,), (words,), left, ()),))
         searched = self.subject.searched()
         search = Search(self.model, searched, self.seconds, self.tell)
         result = search.run()
         sets = self._confirmed(result, searched, shown)
         base = replace(base, tried=result.tried, finished=result.finished)
         if not sets:
-            lower = lower_precision(self.model, shown)
-            if lower is not None:
-                cause, words, left = lower
-                return replace(base, explanations=(Explanation((cause,), (words,), left, ()),))
             if direct:
                 return replace(base, explanations=(found,))
+            if ratio <= 1:
+                told = "It agrees wherever it could be called; see the note for where it raised."
+                return replace(base, holds=(told,))
             holds = what_holds(self.model, [*searched, *shown])
             return replace(base, holds=(*holds, *self.subject.findings))
         explanations = tuple(self._explanation(search, s, shown) for s in sets)
@@ -605,7 +627,7 @@ class _Comparison:
             base,
             explanations=explanations,
             nearest=self._nearest(result, search, shown),
-            right=self._right(search, sets),
+            right=self._right(search, sets, shown),
             cannot_show=self._silent(shown) if self.subject.given else (),
         )
 
@@ -659,16 +681,19 @@ class _Comparison:
         left = self._left(search.of(result.nearest[0]), shown)
         return (together, words, left) if math.isfinite(left) and left < 1e29 else None
 
-    def _right(self, search: Search, sets: Sequence[tuple[Cause, ...]]) -> tuple[str, ...]:
+    def _right(
+        self, search: Search, sets: Sequence[tuple[Cause, ...]], shown: Sequence[Observation]
+    ) -> tuple[str, ...]:
         """What the data show to be right: families of mistakes none of which is in play, each of
         which would have shown."""
+        data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s}
         seen: dict[str, bool] = {}
         for cause in search.every:
             if cause != cause.everywhere():
                 continue
             family = CATALOGUE[cause.name].family
-            seen[family] = seen.get(family, False) or search.shows(cause)
+            seen[family] = seen.get(family, False) or search.shows(cause, data)
         return tuple(f for f, shows in seen.items() if shows and f not in blamed)
 
 

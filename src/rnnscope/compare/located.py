@@ -132,6 +132,9 @@ def _index(value: Tensor) -> tuple[int, ...]:
 
 def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
     """Sentences on what agrees and which units do not, as far as single steps tell."""
+    lost = _not_numbers(model, observations)
+    if lost:
+        return (lost,)
     found: list[str] = []
     parts = opened_parts(model, observations)
     several = len(model.parts) * model.num_directions > 1
@@ -152,6 +155,25 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
         else:
             found.append(f"{where}{len(wrong)} of {len(ratios)} units differ in single steps.")
     return tuple(found)
+
+
+def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
+    """A sentence on NaN and infinities where the reference has numbers."""
+    kind = model.structure.kind
+    for one in observations:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            if value is None or value.shape != seen.shape:
+                continue
+            wrong = ~torch.isfinite(seen) & torch.isfinite(value)
+            if bool(wrong.any()):
+                return (
+                    f"{int(wrong.sum())} of {seen.numel()} numbers of {name} are NaN or infinite "
+                    f"where those of {kind} are not."
+                )
+    return ""
 
 
 def _first_step_from_zero(

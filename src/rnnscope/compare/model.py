@@ -127,7 +127,8 @@ class Part:
     def weighted(self, *token: Any, **tensors: Tensor | None) -> Part:
         """The same with other weights."""
         pending = {name: rows for name, rows in self.pending.items() if name not in tensors}
-        return self.marked(*token, stored=replace(self.stored, **tensors), pending=pending)
+        changed: dict[str, Any] = dict(tensors)
+        return self.marked(*token, stored=replace(self.stored, **changed), pending=pending)
 
     def with_weights(self, weights: Weights, **changes: Any) -> Part:
         """The same with these weights in place of its own."""
@@ -194,7 +195,8 @@ class Model:
     def adding(self, where: str, change: Change, layer: int | None = None) -> Model:
         """The same with one more change, at one layer where ``where`` has one list a layer."""
         lists: Any = getattr(self, where)
-        if layer is None:
-            return replace(self, **{where: (*lists, change)})
-        row = tuple((*one, change) if k == layer else one for k, one in enumerate(lists))
-        return replace(self, **{where: row})
+        after: Any = (*lists, change)
+        if layer is not None:
+            after = tuple((*one, change) if k == layer else one for k, one in enumerate(lists))
+        changed: dict[str, Any] = {where: after}
+        return replace(self, **changed)

@@ -16,6 +16,9 @@ __all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits"]
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 LOWER = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
+GROWN = 1e4
+"""Roundings that have grown so many times grow by chance: in a chaotic layer by more or by less."""
+
 FREE = 16
 """How many times the deviation of runs that differ by rounding alone is allowed."""
 
@@ -118,16 +121,43 @@ def allowed(
         for name, value in predicted(other).items():
             away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
             found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
-    return {name: _beyond_use(value, floor[name], unit) for name, value in found.items()}
+    return _beyond_use(found, floor, unit, model)
 
 
-def _beyond_use(tolerance: Tensor, value: Tensor, unit: float) -> Tensor:
-    """Inf where the tolerance is more than a hundredth of the numbers' spread."""
+def _beyond_use(
+    found: dict[str, Tensor], floor: dict[str, Tensor], unit: float, model: Model
+) -> dict[str, Tensor]:
+    """Inf where the tolerance is more than a hundredth of the numbers' spread, or roundings have
+    grown so much that chance decides how far; and from there on, in the order of computing."""
+    limits = {name: _limit(value, unit) for name, value in floor.items()}
+    directions = [part.backward for part in model.parts[-1]]
+    wild = found["output"] > torch.clamp(
+        GROWN * 8 * unit * floor["output"].abs().amax(-1, keepdim=True).clamp_min(1),
+        max=limits["output"],
+    )
+    beyond = torch.zeros_like(wild)
+    for backward in set(directions):
+        ordered = wild.flip(0) if backward else wild
+        after = ordered.cummax(0).values
+        beyond |= after.flip(0) if backward else after
+    result = {"output": torch.where(beyond, torch.inf, found["output"])}
+    lost = beyond.any(0)  # (batch, 1): rows whose last states chance decides
+    for name, tolerance in found.items():
+        if name != "output":
+            far = tolerance > limits[name]
+            if tolerance.shape[2] == len(lost):  # else a mistake has exchanged the axes
+                far = far | lost
+            result[name] = torch.where(far, torch.inf, tolerance)
+    return result
+
+
+def _limit(value: Tensor, unit: float) -> float:
     finite = value[torch.isfinite(value)]
-    spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().sum())
+    if finite.numel() == 0:
+        return 100 * unit
+    spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
     # numbers that are all the same are told from others all the same
-    limit = max(spread / 100, 100 * unit * float(finite.abs().max() if len(finite) else 1.0), 100 * unit)
-    return torch.where(tolerance > limit, torch.inf, tolerance)
+    return max(spread / 100, 100 * unit * max(1.0, float(finite.abs().max())))
 
 
 @dataclass(frozen=True)
@@ -223,7 +253,7 @@ MISSING = 1e30
 
 
 def _away(target: str, seen: Tensor, outcomes: Sequence[Outcome | None]) -> Tensor:
-    """(model, *shape of what was seen): absolute differences; equal infinities are no difference."""
+    """Absolute differences, (model, *shape of what was seen)."""
     values: list[Tensor] = []
     for outcome in outcomes:
         value = None if outcome is None else predicted(outcome).get(target)

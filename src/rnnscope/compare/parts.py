@@ -223,9 +223,7 @@ def _of_part(
     return Steps(known, after, k, observation.unit)
 
 
-def _hidden(
-    model: Model, observation: Observation
-) -> dict[tuple[int, int], dict[str, Tensor]]:
+def _hidden(model: Model, observation: Observation) -> dict[tuple[int, int], dict[str, Tensor]]:
     """What is known of the states at every step, (time, batch, unit), by part."""
     found: dict[tuple[int, int], dict[str, Tensor]] = {}
     states = model.structure.cell.states

@@ -75,9 +75,7 @@ def _rounded(value: Tensor, bits: int) -> Tensor:
     return torch.ldexp(torch.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
 
 
-def _differences(
-    model: Model, shown: Sequence[Observation], bits: int
-) -> tuple[Tensor, Tensor]:
+def _differences(model: Model, shown: Sequence[Observation], bits: int) -> tuple[Tensor, Tensor]:
     """What was seen less what is right, and what rounded operands give less what is right."""
     parts = {
         (layer, d): part.with_weights(

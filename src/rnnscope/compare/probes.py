@@ -7,6 +7,7 @@ nothing. So probes come with initial states and without, with one step and with 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,7 @@ def drawn_inputs(
     return Inputs(x, initial, given, lengths)
 
 
-def searching(
-    structure: Structure, seed: int, initial: bool, padded: bool
-) -> list[Probe]:
+def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
     """The inputs with which mistakes are searched for: short, so that thousands can be tried."""
     generator = torch.Generator().manual_seed(seed)
     rows = structure.num_layers * len(structure.directions)
@@ -84,6 +83,10 @@ def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> 
     found = [Probe("probe", drawn_inputs(structure, 6, batch, initial, generator, lengths))]
     if initial:
         found.append(Probe("probe, zeros", drawn_inputs(structure, 6, batch, False, generator)))
+        rows = structure.num_layers * len(structure.directions)
+        if rows not in (1, batch):
+            # with as many rows as states, those who read them batch first raise no error
+            found.append(Probe("probe, square", drawn_inputs(structure, 5, rows, True, generator)))
     return found
 
 
@@ -91,7 +94,7 @@ def tiny_layer(structure: Structure, seed: int) -> nn.Module:
     """A small layer of the same kind and options with random weights and biases, none of them
     zero, in which every mistake shows."""
     hidden = 4
-    options = {
+    options: dict[str, Any] = {
         "num_layers": structure.num_layers,
         "bias": structure.bias,
         "batch_first": structure.batch_first,

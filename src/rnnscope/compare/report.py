@@ -30,7 +30,9 @@ def report(verdict: Verdict) -> str:
     if verdict.cannot_show:
         blocks.append(_listed("Unseen", _unseen(verdict)))
     if verdict.notes:
-        blocks.append("\n".join(_listed("Note" if k == 0 else "", n) for k, n in enumerate(verdict.notes)))
+        blocks.append(
+            "\n".join(_listed("Note" if k == 0 else "", n) for k, n in enumerate(verdict.notes))
+        )
     blocks.append(_listed("Probe" if not verdict.given else "Data", verdict.probe))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -51,6 +53,8 @@ def _headline(verdict: Verdict) -> str:
             f"agrees: differs by at most {number(verdict.difference)}; rounding in "
             f"{verdict.dtype} over {steps} allows {number(verdict.allowed)}"
         )
+    elif verdict.worst <= 1 and not verdict.causes:
+        text = "cannot be called with every input"
     else:
         allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
         text = f"differs by {number(verdict.difference)}; {allows}"
@@ -73,7 +77,11 @@ def _first(place: Place, verdict: Verdict) -> str:
     kind = verdict.kind
     pad = max(len("yours"), len(kind))
     return "\n".join(
-        [head, f"          {'yours':<{pad}}  {place.yours: .6f}", f"          {kind:<{pad}}  {place.expected: .6f}"]
+        [
+            head,
+            f"          {'yours':<{pad}}  {place.yours: .6f}",
+            f"          {kind:<{pad}}  {place.expected: .6f}",
+        ]
     )
 
 
@@ -97,7 +105,11 @@ def _cause(verdict: Verdict) -> str:
     for k, (cause, words) in enumerate(zip(best.causes, best.words, strict=True), start=1):
         mark = f"{k} " if count > 1 else ""
         text = f"{mark}{words.title}{_place(cause)}: {words.sentence}"
-        lines.append(textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * (count > 1)))
+        lines.append(
+            textwrap.fill(
+                text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * (count > 1)
+            )
+        )
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     lines += _others(verdict)
@@ -112,12 +124,13 @@ def _others(verdict: Verdict) -> list[str]:
         return []
     lines = ["", f"{INDENT}These data cannot tell it from:"]
     for one in others[:6]:
-        titles = [
-            f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)
-        ]
+        titles = [f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)]
         lines.append(
             textwrap.fill(
-                " and ".join(titles), WIDTH, initial_indent=INDENT + "  or ", subsequent_indent=INDENT + "     "
+                " and ".join(titles),
+                WIDTH,
+                initial_indent=INDENT + "  or ",
+                subsequent_indent=INDENT + "     ",
             )
         )
     if len(others) > 6:
@@ -140,8 +153,8 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
         rows.append(("nearest other", number(value), titles))
     first = max(len(name) for name, _, _ in rows)
     lines = [f"{INDENT}{'assumed':<{first}}   left over"]
-    for name, value, remark in rows:
-        line = f"{INDENT}{name:<{first}}   {value:<9}"
+    for name, left, remark in rows:
+        line = f"{INDENT}{name:<{first}}   {left:<9}"
         lines.append(_shortened(f"{line}   {remark}" if remark else line.rstrip()))
     return lines
 
@@ -151,6 +164,8 @@ def _shortened(line: str) -> str:
 
 
 def _unexplained(verdict: Verdict) -> str:
+    if verdict.worst <= 1:
+        return textwrap.fill(" ".join(verdict.holds), WIDTH)
     head = "No known mistake explains it."
     if not verdict.finished:
         head = f"No known mistake was found in the time ({verdict.tried} sets of mistakes tried)."

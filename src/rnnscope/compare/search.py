@@ -90,13 +90,13 @@ class Search:
 
     # models and how far they are -------------------------------------------------------------
 
-    def shows(self, cause: Cause) -> bool:
-        """Whether a mistake would change anything that was observed."""
+    def shows(self, cause: Cause, data: Sequence[Observation] | None = None) -> bool:
+        """Whether a mistake would change anything that was observed, or in these data."""
         model = self.of(frozenset({cause}))
         if model is None:
             return False
-        for one, simulator in zip(self.observations, self._simulators, strict=True):
-            exact, other = simulator.run([self.model, model])
+        for one in self.observations if data is None else data:
+            exact, other = one.simulator.run([self.model, model])
             if exact is None or other is None:
                 continue
             for name in one.targets():
@@ -152,7 +152,12 @@ class Search:
         if models:
             misfit = self._misfit([model for _, model in models], self._every)
             for k, (s, worst, total) in enumerate(
-                zip((s for s, _ in models), misfit.worst.tolist(), misfit.total.tolist(), strict=True)
+                zip(
+                    (s for s, _ in models),
+                    misfit.worst.tolist(),
+                    misfit.total.tolist(),
+                    strict=True,
+                )
             ):
                 self._scores[s] = (worst, total)
                 self._places[s] = k if self._misfits is None else len(self._misfits.squares) + k
@@ -318,9 +323,7 @@ class Search:
         self._hopeless = any(part.few_units for part in parts.values())
         if self._hopeless:
             return []
-        of_cell = [
-            c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()
-        ]
+        of_cell = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
         options: dict[tuple[int, int], list[Causes]] = {}
         for place, part in parts.items():
             options[place] = _explain_part(self.model, part, of_cell, lambda: self._late)

@@ -357,7 +357,7 @@ class _Batch:
 
 
 def _optional(tensors: Sequence[Tensor | None], rows: bool = False) -> Tensor | None:
-    """Stacked, or None where there are none; with ``rows`` an axis to add to rows, (model, 1, out)."""
+    """Stacked, or None where there are none; with ``rows`` as (model, 1, out), to be added."""
     found = [t for t in tensors if t is not None]
     if len(found) < len(tensors):
         return None
@@ -365,7 +365,7 @@ def _optional(tensors: Sequence[Tensor | None], rows: bool = False) -> Tensor | 
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (model, n, in), weight (model, out, in), bias (model, 1 or n, out) → (model, n, out)."""
+    """Of x (model, n, in), weight (model, out, in), bias (model, 1 or n, out) → (model, n, out)."""
     product = torch.matmul(x, weight.mT)
     return product if bias is None else product + bias
 
@@ -425,10 +425,10 @@ class _Step:
 
 
 def _from_input(batch: _Batch, x: Tensor) -> Tensor:
-    """x (model, time, batch, feature) → the inputs' part of every gate, (model, time, batch,
+    """From x (model, time, batch, feature) the inputs' part of every gate, (model, time, batch,
     rows)."""
     flat = _affine(x.flatten(1, 2), batch.ih, batch.b_ih)
-    return flat.unflatten(1, x.shape[1:3])
+    return flat.reshape(flat.shape[0], *x.shape[1:3], -1)
 
 
 def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> list[_Ran]:
@@ -437,9 +437,7 @@ def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> li
     x = _stacked([job.x for job in jobs])
     if part.backward:
         x = x.flip(1)
-    states = {
-        name: _stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial
-    }
+    states = {name: _stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
     steps, rows = x.shape[1:3]
     if chained:
         # one long sequence, row after row; every row starts where the row before ended
@@ -449,7 +447,7 @@ def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> li
     if chained:
 
         def cut(value: Tensor) -> Tensor:
-            return value.squeeze(2).unflatten(1, (rows, steps)).transpose(1, 2)
+            return value.reshape(value.shape[0], rows, steps, -1).transpose(1, 2)
 
         final = {name: cut(value)[:, -1] for name, value in finals.items()}
         emitted, before = cut(emitted), cut(before)
@@ -553,8 +551,7 @@ def _of_units(value: Tensor, units: Tensor | None) -> Tensor:
 def separable(cell: Cell) -> bool:
     """Whether each unit of a step needs no other unit of the same step."""
     return all(
-        not isinstance(leaf, Project)
-        and not (isinstance(leaf, FromH) and leaf.of != Previous("h"))
+        not isinstance(leaf, Project) and not (isinstance(leaf, FromH) and leaf.of != Previous("h"))
         for equation in cell.equations.values()
         for leaf in leaves(equation)
     )
@@ -607,9 +604,7 @@ def opened(
     groups: dict[Token, list[int]] = {}
     for k, part in enumerate(parts):
         shape = part.stored.ih.shape
-        present = tuple(
-            t is None for t in (part.stored.b_ih, part.stored.b_hh, part.first_b_hh)
-        )
+        present = tuple(t is None for t in (part.stored.b_ih, part.stored.b_hh, part.first_b_hh))
         groups.setdefault((id(part.cell), shape, present, part.carried, part.feeds), []).append(k)
     first = parts[0].stored
     share = 1.0 if known.units is None else len(known.units) / first.hidden_size
@@ -655,7 +650,9 @@ def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
             flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
         flat = {name: value.flatten(1, 2) for name, value in before.items()}
         values = _Step(batch, from_x.flatten(1, 2), flat, flat_bias, units).run()
-        return {name: value.unflatten(1, (steps, rows)) for name, value in values.items()}
+        return {
+            name: value.reshape(value.shape[0], steps, rows, -1) for name, value in values.items()
+        }
     run: dict[str, Tensor] = {
         name: _of_units(known.initial[name].unsqueeze(0), units) for name in hidden
     }

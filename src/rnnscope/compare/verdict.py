@@ -125,9 +125,19 @@ class Verdict:
                         for cause, w in zip(one.causes, one.words, strict=True)
                     ],
                     "left": _plain(one.left),
+                    "alone": [_plain(value) for value in one.alone],
                 }
                 for one in self.explanations
             ],
+            "nearest": None
+            if self.nearest is None
+            else {
+                "causes": [dict(vars(cause)) for cause in self.nearest[0]],
+                "left": _plain(self.nearest[2]),
+            },
+            "worst": _plain(self.worst),
+            "tried": self.tried,
+            "finished": self.finished,
             "right": list(self.right),
             "cannot_show": list(self.cannot_show),
             "holds": list(self.holds),

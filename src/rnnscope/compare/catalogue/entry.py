@@ -43,8 +43,8 @@ class Entry:
     ``choices`` gives what can be chosen for a model; ``part`` changes one layer in one direction,
     ``model`` the whole, at one layer or everywhere; each returns None where it does not apply.
     It applies to a place only where it applies to every part there, but for those that are
-    ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family`` groups entries for
-    "right" and "cannot show".
+    ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family``
+    groups entries for what is right.
     """
 
     name: str

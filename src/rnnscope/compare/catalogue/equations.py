@@ -106,7 +106,7 @@ def _reset_words(cause: Cause, model: Model) -> Words:
 
 
 def _blends(part: Part) -> tuple[Quantity, Expr] | None:
-    """z and the new value, where h = (1 - z) × new + z × h_(t-1)."""
+    """Z and the new value, where h = (1 - z) × new + z × h_(t-1)."""
     split = linear_recurrence(part.cell.equations["h"], "h")
     match split:
         case (Quantity() as z, Product(Sum(Number(1.0), other, True), new)) if other == z:
@@ -185,9 +185,7 @@ def _activation_words(cause: Cause, model: Model) -> Words:
     what, other = cause.choice.split(":")
     equations = _first(model).cell.equations
     if what == "sigmoid":
-        formula = (
-            "clip(0.2 a + 0.5, 0, 1)" if "0.2" in other else "clip(a / 6 + 0.5, 0, 1)"
-        )
+        formula = "clip(0.2 a + 0.5, 0, 1)" if "0.2" in other else "clip(a / 6 + 0.5, 0, 1)"
         return Words(
             f"hard sigmoid, {formula}, in place of sigmoid",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
@@ -200,12 +198,14 @@ def _activation_words(cause: Cause, model: Model) -> Words:
     found = _outermost(equations[what])
     right = found.name if found is not None else "tanh"
     inside = isinstance(equations[what], Apply)
-    where = f"of {what}" if inside else f"in the equation of {what}"
+    argument = found.argument if found is not None else None
+    of = argument.name if isinstance(argument, Quantity) else what
+    where = f"of {what if inside else of}"
     if other == "linear":
         title = f"the {right} {where} is missing"
     else:
         title = f"{other} in place of the {right} {where}"
-    repair = f"{what} = {right}(a_{what})" if inside else f"h = o * {right}(c)"
+    repair = f"{what} = {right}(a_{what})" if inside else f"o * {right}({of})"
     return Words(title, f"{model.structure.kind} has {right} there.", repair)
 
 
@@ -230,7 +230,9 @@ def _old_cell(part: Part, cause: Cause) -> Part | None:
 
 
 def _old_words(cause: Cause, model: Model) -> Words:
-    return Words("h is made from the old c", "h_t comes from c_t.", "c = f * c + i * g; h = o * tanh(c)")
+    return Words(
+        "h is made from the old c", "h_t comes from c_t.", "c = f * c + i * g; h = o * tanh(c)"
+    )
 
 
 def _coupled(model: Model) -> Iterator[Choice]:
@@ -258,10 +260,17 @@ def _coupled_words(cause: Cause, model: Model) -> Words:
 
 
 EQUATIONS = (
-    Entry("reset_before", "the reset after the product", "parts", _resetting, _reset_words, _reset_before),
-    Entry("no_reset", "the reset gate", "parts", _resetting, _reset_words, _no_reset),
+    Entry(
+        "reset_before",
+        "the reset",
+        "parts",
+        _resetting,
+        _reset_words,
+        _reset_before,
+    ),
+    Entry("no_reset", "the reset", "parts", _resetting, _reset_words, _no_reset),
     Entry("update_exchanged", "z and 1 - z", "parts", _blending, _update_words, _exchange_update),
     Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),
-    Entry("old_cell", "h from the new c", "parts", _celled, _old_words, _old_cell),
-    Entry("coupled", "f and i apart", "parts", _coupled, _coupled_words, _couple),
+    Entry("old_cell", "the cell state", "parts", _celled, _old_words, _old_cell),
+    Entry("coupled", "the cell state", "parts", _coupled, _coupled_words, _couple),
 )

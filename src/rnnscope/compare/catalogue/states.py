@@ -77,7 +77,7 @@ def _batch_first(states: States, cause: Cause) -> States | None:
     if layers * directions != batch:
         return None
     return {
-        name: value.flatten(0, 1).transpose(0, 1).unflatten(0, (layers, directions))
+        name: value.flatten(0, 1).transpose(0, 1).reshape(layers, directions, batch, -1)
         for name, value in states.items()
     }
 
@@ -89,7 +89,7 @@ def _reshaped(states: States, cause: Cause) -> States | None:
     return {
         name: value.reshape(batch, layers * directions, -1)
         .transpose(0, 1)
-        .unflatten(0, (layers, directions))
+        .reshape(layers, directions, batch, -1)
         for name, value in states.items()
     }
 
@@ -114,9 +114,7 @@ def _grid(model: Model) -> Iterator[Choice]:
 
 def _reorder(states: States, cause: Cause) -> States:
     return {
-        name: value.flatten(0, 1)
-        .unflatten(0, (value.shape[1], value.shape[0]))
-        .transpose(0, 1)
+        name: value.reshape(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)
         for name, value in states.items()
     }
 
@@ -230,8 +228,7 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
         (
             name
             for name in model.structure.cell.equations
-            if name not in model.structure.cell.gates
-            and name not in model.structure.cell.states
+            if name not in model.structure.cell.gates and name not in model.structure.cell.states
         ),
         None,
     )
@@ -247,9 +244,7 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
                     continue
                 changed[layer, d] = part.marked(cause.name, cause.choice, feeds=source)
             elif layer == model.num_layers - 1:
-                changed[layer, d] = part.marked(
-                    cause.name, cause.choice, emits=source, ends=source
-                )
+                changed[layer, d] = part.marked(cause.name, cause.choice, emits=source, ends=source)
     return model.with_parts(changed)
 
 
@@ -286,36 +281,58 @@ def _emitted_words(cause: Cause, model: Model) -> Words:
 
 STATES = (
     Entry(
-        "initial_ignored", "the initial states", "global", _ignored, _ignored_words,
+        "initial_ignored",
+        "the initial states",
+        "global",
+        _ignored,
+        _ignored_words,
         model=_initial(_ignore),
     ),
     Entry(
-        "initial_exchanged", "the initial states", "global", _exchangeable, _initial_words,
+        "initial_exchanged",
+        "the initial states",
+        "global",
+        _exchangeable,
+        _initial_words,
         model=_initial(_exchange),
     ),
     Entry(
-        "initial_batch_first", "the initial states", "global", _many, _initial_words,
+        "initial_batch_first",
+        "the initial states",
+        "global",
+        _many,
+        _initial_words,
         model=_initial(_batch_first),
     ),
     Entry(
-        "initial_reshaped", "the initial states", "global", _many, _initial_words,
+        "initial_reshaped",
+        "the initial states",
+        "global",
+        _many,
+        _initial_words,
         model=_initial(_reshaped),
     ),
     Entry(
-        "initial_first", "the initial states", "global", _firsts, _initial_words,
+        "initial_first",
+        "the initial states",
+        "global",
+        _firsts,
+        _initial_words,
         model=_initial(_only_first),
     ),
     Entry(
-        "initial_order", "the initial states", "global", _grid, _initial_words,
+        "initial_order",
+        "the initial states",
+        "global",
+        _grid,
+        _initial_words,
         model=_initial(_reorder),
     ),
-    Entry("first_bias", "the first step", "parts", _first_choices, _first_words, _skip_first),
+    Entry("first_bias", "b_ih and b_hh", "parts", _first_choices, _first_words, _skip_first),
     Entry("never_carried", "the carried state", "parts", _always, _never_words, _never),
-    Entry(
-        "rows_chained", "separate rows", "global", _always, _chained_words, model=_chain
-    ),
+    Entry("rows_chained", "the rows of the batch", "global", _always, _chained_words, model=_chain),
     Entry(
         "projection", "the projection", "parts", _projecting, _projection_words, model=_unproject
     ),
-    Entry("emitted", "h as the output", "layer", _emitted, _emitted_words, _emit),
+    Entry("emitted", "the output", "layer", _emitted, _emitted_words, _emit),
 )

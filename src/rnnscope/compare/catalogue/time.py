@@ -64,7 +64,7 @@ def _join_rows(model: Model, cause: Cause) -> Model:
         return replace(inputs, x=x, initial=initial)
 
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
-        output = outcome.output.squeeze(1).unflatten(0, (inputs.batch, inputs.steps))
+        output = outcome.output.reshape(inputs.batch, inputs.steps, -1)
         final = {
             name: value.expand(*value.shape[:2], inputs.batch, value.shape[-1])
             for name, value in outcome.final.items()
@@ -126,7 +126,11 @@ def _delay(model: Model, cause: Cause) -> Model:
 def _time_words(cause: Cause, model: Model) -> Words:
     match cause.name, cause.choice:
         case "axes_exchanged", _:
-            first = "(batch, time, feature)" if model.structure.batch_first else "(time, batch, feature)"
+            first = (
+                "(batch, time, feature)"
+                if model.structure.batch_first
+                else "(time, batch, feature)"
+            )
             return Words(
                 "the axes of batch and time are exchanged",
                 f"the recurrence runs over the rows of the batch; x is {first}.",
@@ -139,9 +143,7 @@ def _time_words(cause: Cause, model: Model) -> Words:
                 "x[:, t] at step t: one step of every row",
             )
         case "time_reversed", "kept":
-            return Words(
-                "time runs backward", "the first step is x[0].", "for t in range(T):"
-            )
+            return Words("time runs backward", "the first step is x[0].", "for t in range(T):")
         case "time_reversed", "turned":
             return Words(
                 "the input is reversed in time", "the first step is x[0].", "do not flip x"
@@ -174,9 +176,7 @@ def _moved(value: Tensor, lengths: Tensor, to_end: bool) -> Tensor:
     """Rows (time, batch, ...) moved to the end of the padded time, or back to its start."""
     steps = value.shape[0]
     by = (steps - lengths).tolist()
-    rows = [
-        value[:, row].roll(shift if to_end else -shift, 0) for row, shift in enumerate(by)
-    ]
+    rows = [value[:, row].roll(shift if to_end else -shift, 0) for row, shift in enumerate(by)]
     return torch.stack(rows, 1)
 
 
@@ -247,12 +247,20 @@ def _padding_words(cause: Cause, model: Model) -> Words:
 
 TIME = (
     Entry(
-        "axes_exchanged", "the order of axes", "global", _always, _time_words,
+        "axes_exchanged",
+        "the axes",
+        "global",
+        _always,
+        _time_words,
         model=_exchange_axes,
     ),
-    Entry("rows_joined", "separate rows", "global", _always, _time_words, model=_join_rows),
+    Entry("rows_joined", "the rows of the batch", "global", _always, _time_words, model=_join_rows),
     Entry(
-        "time_reversed", "the order of time", "global", _reversed_choices, _time_words,
+        "time_reversed",
+        "the order of time",
+        "global",
+        _reversed_choices,
+        _time_words,
         model=_reverse_time,
     ),
     Entry("delayed", "the order of time", "global", _delayed_choices, _time_words, model=_delay),

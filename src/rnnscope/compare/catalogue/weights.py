@@ -14,13 +14,15 @@ from rnnscope.adopt import DIRECTIONS
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.expr import Apply, FromH, FromX, Quantity, leaves, linear_recurrence, terms
+from rnnscope.expr import Apply, FromH, Quantity, leaves, linear_recurrence, terms
 from rnnscope.layouts import LAYOUTS
 from rnnscope.layouts.layout import KINDS
 
 __all__ = ["WEIGHTS", "forget_gates", "scaled_biases"]
 
 FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh"}
+MATRICES = "W_ih and W_hh (not transposed)"
+BIASES = "b_ih and b_hh"
 OF = {
     "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
     "W": ("W_ih", "W_hh"),
@@ -94,6 +96,11 @@ def _users_of(gates: str, order: str) -> str:
     return f" ({', '.join(unique)})" if unique else ""
 
 
+def _split(model: Model) -> str:
+    """What is split into gates: the sum, or where a gate scales one part, each part."""
+    return "x @ W_ih.T + b_ih" if scaled_biases(_first(model)) else "a"
+
+
 def _order_words(cause: Cause, model: Model) -> Words:
     gates = "".join(_first(model).cell.gates)
     kind, order = model.structure.kind, cause.choice
@@ -102,7 +109,7 @@ def _order_words(cause: Cause, model: Model) -> Words:
             "gate order",
             f"you split the rows as {_listed(order)}{_users_of(gates, order)}; "
             f"{kind} has {_listed(gates)}.",
-            f"{_listed(gates)} = np.split(a, {len(gates)}, axis=-1)",
+            f"{_listed(gates)} = np.split({_split(model)}, {len(gates)}, axis=-1)",
             f"gate order {_listed(order)}",
         )
     of = SUBJECTS.get(cause.tensors, f" of {cause.tensors}")
@@ -145,7 +152,9 @@ def _interleaved_words(cause: Cause, model: Model) -> Words:
     else:
         text = f"the rows{of} are stored unit by unit ({gates} of unit 0, then of unit 1)"
         repair = f"W = W.reshape(hidden, {count}, -1).swapaxes(0, 1).reshape({count} * hidden, -1)"
-    return Words("gates interleaved", f"{text}; {kind} has one block a gate: {gates}.", repair, text)
+    return Words(
+        "gates interleaved", f"{text}; {kind} has one block a gate: {gates}.", repair, text
+    )
 
 
 # matrices ------------------------------------------------------------------------------------
@@ -249,16 +258,22 @@ def _same_bias(part: Part, cause: Cause) -> Part | None:
 
 
 PRODUCTS = "a = x @ W_ih.T + b_ih + h @ W_hh.T + b_hh"
+APART = "a = x @ W_ih.T + b_ih; b = h @ W_hh.T + b_hh"
+
+
+def _products(model: Model) -> str:
+    """The line with both biases, as the cell adds them."""
+    return APART if scaled_biases(_first(model)) else PRODUCTS
 
 
 def _dropped_words(cause: Cause, model: Model) -> Words:
     return Words(
-        f"{cause.tensors} is missing", f"{model.structure.kind} adds two biases.", PRODUCTS
+        f"{cause.tensors} is missing", f"{model.structure.kind} adds two biases.", _products(model)
     )
 
 
 def _doubled_words(cause: Cause, model: Model) -> Words:
-    return Words(f"{cause.tensors} is added twice", "each bias is added once.", PRODUCTS)
+    return Words(f"{cause.tensors} is added twice", "each bias is added once.", _products(model))
 
 
 def _same_words(cause: Cause, model: Model) -> Words:
@@ -266,7 +281,7 @@ def _same_words(cause: Cause, model: Model) -> Words:
     return Words(
         f"{cause.tensors} in place of {other}",
         f"{cause.tensors} is used for both biases; {model.structure.kind} has two.",
-        PRODUCTS,
+        _products(model),
     )
 
 
@@ -384,9 +399,7 @@ def _exchange_layers(model: Model, cause: Cause) -> Model | None:
     a, b = map(int, cause.choice.split(","))
     changed: dict[tuple[int, int], Part] = {}
     for here, there in ((a, b), (b, a)):
-        for d, (part, other) in enumerate(
-            zip(model.parts[here], model.parts[there], strict=True)
-        ):
+        for d, (part, other) in enumerate(zip(model.parts[here], model.parts[there], strict=True)):
             taken = _taking(part, other, cause.name)
             if taken is None:
                 return None
@@ -474,32 +487,44 @@ def _direction_words(cause: Cause, model: Model) -> Words:
 
 
 WEIGHTS = (
-    Entry("gate_order", "the order of the gates", "parts", _orders, _order_words, _reorder),
+    Entry("gate_order", "the order of the rows", "parts", _orders, _order_words, _reorder),
     Entry(
         "interleaved",
-        "gates in blocks",
+        "the order of the rows",
         "parts",
         _interleavings,
         _interleaved_words,
         _interleave,
     ),
-    Entry("transposed", "no transpose", "parts", _matrices, _transpose_words, _transpose),
-    Entry("reshaped", "no reshape", "parts", _matrices, _reshape_words, _reshape),
+    Entry(
+        "transposed",
+        MATRICES,
+        "parts",
+        _matrices,
+        _transpose_words,
+        _transpose,
+    ),
+    Entry("reshaped", MATRICES, "parts", _matrices, _reshape_words, _reshape),
     Entry(
         "matrices_exchanged",
-        "W_ih and W_hh in their places",
+        MATRICES,
         "parts",
         lambda model: iter([("", "")]),
         _exchange_words,
         _exchange_matrices,
     ),
-    Entry("bias_missing", "the biases", "parts", _each_bias, _dropped_words, _drop_bias),
-    Entry("bias_doubled", "the biases", "parts", _each_bias, _doubled_words, _double_bias),
-    Entry("bias_twice", "the biases", "parts", _each_bias, _same_words, _same_bias),
+    Entry("bias_missing", BIASES, "parts", _each_bias, _dropped_words, _drop_bias),
+    Entry("bias_doubled", BIASES, "parts", _each_bias, _doubled_words, _double_bias),
+    Entry("bias_twice", BIASES, "parts", _each_bias, _same_words, _same_bias),
     Entry(
-        "biases_exchanged", "the biases", "parts", _apart, _exchanged_bias_words, _exchange_biases
+        "biases_exchanged",
+        "b_ih and b_hh",
+        "parts",
+        _apart,
+        _exchanged_bias_words,
+        _exchange_biases,
     ),
-    Entry("bias_merged", "the biases", "parts", _apart, _merged_words, _merge_bias),
+    Entry("bias_merged", BIASES, "parts", _apart, _merged_words, _merge_bias),
     Entry("forget_bias", "the forget gate", "parts", _forget_choices, _forget_words, _forget),
     Entry(
         "layers_exchanged",

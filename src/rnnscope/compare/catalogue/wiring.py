@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rnnscope.adopt import DIRECTIONS
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Change, Inputs, Model, Outcome, Part
@@ -77,12 +78,15 @@ def _order(choice: str, joined: Tensor) -> Tensor:
 
 def _merges(model: Model) -> Iterator[Choice]:
     if model.num_directions > 1:
-        yield from (("sum", ""), ("mean", ""))
+        yield from ((choice, "") for choice in ("sum", "mean", *DIRECTIONS))
 
 
 def _merge(model: Model, cause: Cause) -> Model:
     def leave(outcome: Outcome, _: Inputs) -> Outcome:
         one, other = outcome.output.chunk(2, -1)
+        if cause.choice in DIRECTIONS:
+            alone = (one, other)[DIRECTIONS.index(cause.choice)]
+            return replace(outcome, output=alone)
         merged = one + other
         return replace(outcome, output=merged / 2 if cause.choice == "mean" else merged)
 
@@ -197,6 +201,12 @@ def _words(cause: Cause, model: Model) -> Words:
                 "all units of forward come first, then all of reverse.",
                 "np.concatenate([forward, reverse], -1)",
             )
+        case "directions_merged", alone if alone in DIRECTIONS:
+            return Words(
+                f"the {alone} direction alone is returned",
+                f"{kind} joins both: twice the hidden size.",
+                "np.concatenate([forward, reverse], -1)",
+            )
         case "directions_merged", how:
             return Words(
                 f"the directions are {'summed' if how == 'sum' else 'averaged'}",
@@ -248,19 +258,37 @@ def _words(cause: Cause, model: Model) -> Words:
 
 WIRING = (
     Entry(
-        "reverse_not_turned", "the directions", "layer", _two, _words,
-        _reverse_parts(aligned=False), True,
+        "reverse_not_turned",
+        "the directions",
+        "layer",
+        _two,
+        _words,
+        _reverse_parts(aligned=False),
+        True,
     ),
     Entry(
-        "reverse_forward", "the directions", "layer", _two, _words,
-        _reverse_parts(backward=False), True,
+        "reverse_forward",
+        "the directions",
+        "layer",
+        _two,
+        _words,
+        _reverse_parts(backward=False),
+        True,
     ),
     Entry(
-        "reverse_unused", "the directions", "layer", _stacked_two, _words,
+        "reverse_unused",
+        "the directions",
+        "layer",
+        _stacked_two,
+        _words,
         model=_at_layers("reads", 1, _unused),
     ),
     Entry(
-        "directions_order", "the directions", "layer", _orders, _words,
+        "directions_order",
+        "the directions",
+        "layer",
+        _orders,
+        _words,
         model=_at_layers("joins", 0, _order),
     ),
     Entry("directions_merged", "the directions", "global", _merges, _words, model=_merge),
@@ -268,13 +296,21 @@ WIRING = (
     Entry("layer_skipped", "the layers", "global", _each_layer, _words, model=_skip),
     Entry("lower_returned", "the layers", "global", _stacked, _words, model=_return_lower),
     Entry(
-        "final_handed_up", "the layers", "layer", _stacked, _words,
+        "final_handed_up",
+        "the layers",
+        "layer",
+        _stacked,
+        _words,
         model=_at_layers("reads", 1, _hand_up),
     ),
     Entry(
-        "residual", "no residual", "layer", _always, _words,
+        "residual",
+        "the layers",
+        "layer",
+        _always,
+        _words,
         model=_at_layers("writes", 0, _add),
     ),
-    Entry("outputs_alias", "the outputs", "global", _always, _words, model=_alias),
+    Entry("outputs_alias", "the output", "global", _always, _words, model=_alias),
     Entry("final_state", "the final states", "global", _ends, _words, model=_end),
 )
