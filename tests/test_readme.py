@@ -19,7 +19,9 @@ def test_the_code_runs_and_prints_what_is_shown(capsys: pytest.CaptureFixture[st
         exec(block, names)
     printed = capsys.readouterr().out
     if os.environ.get("RNNSCOPE_REGENERATE") == "1":
-        verdict = printed[printed.index("differs by") :].strip()
+        found = re.search(r"^differs by.*?^Probe[^\n]*", printed, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        verdict = found.group(0)
         renewed = re.sub(r"(?ms)^differs by.*?(?=\n```$)", lambda _: verdict, README)
         FILE.write_text(renewed, encoding="utf-8")
         return

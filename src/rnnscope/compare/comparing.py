@@ -549,7 +549,8 @@ class _Comparison:
 
     def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:
         """Mistakes that would change nothing in what was compared."""
-        every = causes(self.model, scoped=False)
+        padded = any(one.inputs.lengths is not None for one in shown)
+        every = [c for c in causes(self.model, False) if padded or c.name != "padding"]
         models = [
             (c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None
         ]

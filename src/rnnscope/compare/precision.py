@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model
+from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import Observation, predicted
-from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.parts import OpenedPart, opened_parts
+from rnnscope.compare.simulate import Simulator, opened
 
 __all__ = ["lower_precision"]
 
@@ -20,7 +21,7 @@ MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Significant bits; tf32 has float16's."""
 ALIKE = 0.6
 """Correlation, at least, of the differences with those of operands that are rounded."""
-FEWEST = 200
+FEWEST = 100
 """Numbers from which on a correlation says anything."""
 WITHIN = 64
 """Differences of so many roundings to the lower precision may come of it."""
@@ -76,38 +77,68 @@ def _rounded(value: Tensor, bits: int) -> Tensor:
 
 
 def _differences(model: Model, shown: Sequence[Observation], bits: int) -> tuple[Tensor, Tensor]:
-    """What was seen less what is right, and what rounded operands give less what is right."""
-    parts = {
-        (layer, d): part.with_weights(
-            part.weights.map(lambda t: _rounded(t, bits)), token=("rounded", bits, layer, d)
-        )
-        for layer, row in enumerate(model.parts)
-        for d, part in enumerate(row)
-    }
-    lowered = model.with_parts(parts)
+    """What was seen less what is right, and what rounded operands give less what is right: of
+    single steps where the last layer's can be opened, else of the first steps of whole runs."""
+    parts = opened_parts(model, shown)
+    last = [part for (layer, _), part in parts.items() if layer == model.num_layers - 1]
+    pairs = [_of_steps(part, bits) for part in last] or _of_runs(model, shown, bits)
+    if not pairs:
+        return torch.zeros(0), torch.zeros(0)
+    return torch.cat([one for one, _ in pairs]), torch.cat([other for _, other in pairs])
+
+
+def _lowered(part: Part, bits: int) -> Part:
+    return part.with_weights(
+        part.weights.map(lambda t: _rounded(t, bits)), token=("rounded", bits, part.token)
+    )
+
+
+def _of_steps(part: OpenedPart, bits: int) -> tuple[Tensor, Tensor]:
     seen: list[Tensor] = []
     expected: list[Tensor] = []
+    for steps in part.steps:
+        known = steps.known
+        rounded = replace(
+            known,
+            x=_rounded(known.x, bits),
+            before={name: _rounded(value, bits) for name, value in known.before.items()},
+        )
+        right = opened([part.part], known, ["h"])["h"][0]
+        other = opened([_lowered(part.part, bits)], rounded, ["h"])["h"][0]
+        inside = slice(None) if known.valid is None else known.valid
+        seen.append((steps.after["h"] - right)[inside].flatten())
+        expected.append((other - right)[inside].flatten())
+    return torch.cat(seen), torch.cat(expected)
+
+
+def _of_runs(model: Model, shown: Sequence[Observation], bits: int) -> list[tuple[Tensor, Tensor]]:
+    lowered = model.with_parts(
+        {
+            (layer, d): _lowered(part, bits)
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+    )
+    found: list[tuple[Tensor, Tensor]] = []
     for one in shown:
         inputs = replace(
             one.inputs,
             x=_rounded(one.inputs.x, bits),
             initial={name: _rounded(v, bits) for name, v in one.inputs.initial.items()},
         )
-        [right] = Simulator(one.inputs).run([model])
+        [right] = one.simulator.run([model])
         [other] = Simulator(inputs).run([lowered])
         if right is None or other is None or one.output is None:
             continue
         if right.output.shape != one.output.shape:
-            return torch.zeros(0), torch.zeros(0)
+            return []
         mask = torch.isfinite(one.allowed["output"]).expand_as(one.output)
         if one.valid is not None:
             mask = mask & one.valid
         few = mask & (torch.arange(one.inputs.steps) < 4)[:, None, None]
-        seen.append((one.output - right.output)[few])
-        expected.append((predicted(other)["output"] - right.output)[few])
-    if not seen:
-        return torch.zeros(0), torch.zeros(0)
-    return torch.cat(seen), torch.cat(expected)
+        away = predicted(other)["output"] - right.output
+        found.append(((one.output - right.output)[few], away[few]))
+    return found
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:

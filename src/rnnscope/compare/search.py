@@ -85,7 +85,8 @@ class Search:
         )
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
-        self.every = causes(self.model)
+        padded = any(one.inputs.lengths is not None for one in self.observations)
+        self.every = [c for c in causes(self.model) if padded or c.name != "padding"]
         self._started = clock.process_time()
 
     # models and how far they are -------------------------------------------------------------

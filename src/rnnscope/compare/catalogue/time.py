@@ -41,8 +41,11 @@ def _full(inputs: Inputs) -> bool:
 
 def _exchange_axes(model: Model, cause: Cause) -> Model:
     def enter(inputs: Inputs) -> Inputs | None:
-        if inputs.given or not _full(inputs):
+        if not _full(inputs):
             return None
+        if inputs.given:  # states for as many rows as there are steps raise no error
+            square = inputs.steps == inputs.batch
+            return replace(inputs, x=inputs.x.transpose(0, 1)) if square else None
         initial = {
             name: value.new_zeros(*value.shape[:2], inputs.steps, value.shape[-1])
             for name, value in inputs.initial.items()
@@ -182,20 +185,21 @@ def _moved(value: Tensor, lengths: Tensor, to_end: bool) -> Tensor:
 
 def _mispad(model: Model, cause: Cause) -> Model:
     def unmasked(inputs: Inputs) -> Inputs | None:
-        return None if inputs.lengths is None else replace(inputs, lengths=None)
+        return replace(inputs, lengths=None)
 
     def front(inputs: Inputs) -> Inputs | None:
-        if inputs.lengths is None:
-            return None
+        if inputs.lengths is None:  # nothing is padded
+            return inputs
         return replace(inputs, x=_moved(inputs.x, inputs.lengths, True), lengths=None)
 
     def back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
-        assert inputs.lengths is not None, "entered only with lengths"
+        if inputs.lengths is None:
+            return outcome
         return replace(outcome, output=_moved(outcome.output, inputs.lengths, False))
 
     def at_end(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:
-            return None
+            return outcome
         h = outcome.final["h"].clone()
         size = h.shape[-1]
         h[-1, 0] = outcome.output[-1, :, :size]
@@ -203,7 +207,7 @@ def _mispad(model: Model, cause: Cause) -> Model:
 
     def in_order(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:
-            return None
+            return outcome
         order = torch.argsort(inputs.lengths, descending=True, stable=True)
         final = {name: value[:, :, order] for name, value in outcome.final.items()}
         return replace(outcome, output=outcome.output[:, order], final=final)
