@@ -41,6 +41,9 @@ DEPTH = 3
 LARGE = 96 * 4 * 96
 """Numbers of W_hh from which on parts are searched by themselves first."""
 
+CHUNK = 512
+"""Sets that are measured before the time is looked at."""
+
 NEAR = 1e6
 """Up to so many times the tolerance a model is judged by its own rounding."""
 
@@ -87,7 +90,7 @@ class Search:
         self._every = list(range(len(self.observations)))
         padded = any(one.inputs.lengths is not None for one in self.observations)
         self.every = [c for c in causes(self.model) if padded or c.name != "padding"]
-        self._started = clock.process_time()
+        self._started = clock.monotonic(), clock.process_time()
 
     # models and how far they are -------------------------------------------------------------
 
@@ -118,11 +121,13 @@ class Search:
         """The sets that explain everything, measured where most is seen first."""
         fresh = [s for s in wanted if s not in self._scores]
         models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
-        if not models:
-            return []
-        self.tried += len(models)
-        misfit = self._misfit([model for _, model in models], self._quick)
-        left = [s for (s, _), worst in zip(models, misfit.worst, strict=True) if worst <= 1]
+        left: list[Causes] = []
+        for chunk in _chunks(models):
+            if self._late:
+                break
+            self.tried += len(chunk)
+            misfit = self._misfit([model for _, model in chunk], self._quick)
+            left += [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
         sets, _ = self._measure(left)
         return self._explaining(sets)
 
@@ -147,21 +152,18 @@ class Search:
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._scores]
         models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
-        for s in fresh:
-            self._scores[s] = (torch.inf, torch.inf)
-        self.tried += len(models)
-        if models:
-            misfit = self._misfit([model for _, model in models], self._every)
-            for k, (s, worst, total) in enumerate(
-                zip(
-                    (s for s, _ in models),
-                    misfit.worst.tolist(),
-                    misfit.total.tolist(),
-                    strict=True,
-                )
-            ):
-                self._scores[s] = (worst, total)
-                self._places[s] = k if self._misfits is None else len(self._misfits.squares) + k
+        applies = {s for s, _ in models}
+        self._scores |= {s: (torch.inf, torch.inf) for s in fresh if s not in applies}
+        for chunk in _chunks(models):
+            if self._late and self._misfits is not None:
+                break
+            self.tried += len(chunk)
+            misfit = self._misfit([model for _, model in chunk], self._every)
+            start = 0 if self._misfits is None else len(self._misfits.squares)
+            ratios = zip(misfit.worst.tolist(), misfit.total.tolist(), strict=True)
+            for k, ((s, _), pair) in enumerate(zip(chunk, ratios, strict=True)):
+                self._scores[s] = pair
+                self._places[s] = start + k
             self._misfits = misfit if self._misfits is None else self._misfits.beside(misfit)
         known = [s for s in wanted if s in self._places]
         if not known or self._misfits is None:
@@ -173,7 +175,9 @@ class Search:
 
     @property
     def _late(self) -> bool:
-        return clock.process_time() - self._started > self.seconds
+        # beside others on the machine the clock runs faster than the work, with threads slower
+        wall, cpu = clock.monotonic() - self._started[0], clock.process_time() - self._started[1]
+        return min(wall, cpu) > self.seconds
 
     # the search ------------------------------------------------------------------------------
 
@@ -338,6 +342,11 @@ class Search:
                 break
             found[_merged(self.model, dict(combination), set(known))] = None
         return [s for s in found if s]
+
+
+def _chunks(models: list[tuple[Causes, Model]]) -> Iterable[list[tuple[Causes, Model]]]:
+    for start in range(0, len(models), CHUNK):
+        yield models[start : start + CHUNK]
 
 
 def _share(one: str, other: str) -> bool:
