@@ -44,8 +44,8 @@ LARGE = 96 * 4 * 96
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
-NEAR = 1e6
-"""Up to so many times the tolerance a model is judged by its own rounding."""
+NEAR = 1000
+"""Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
 
 SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
 """Entries after which no number of a matrix is where it was: two of them come no closer one by
@@ -137,7 +137,8 @@ class Search:
         misfit = misfits(observations, models, simulators)
         # a mistake may let numbers grow, and rounding with them: what comes close is judged by
         # what rounding allows the mistaken model itself
-        for k in ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist():
+        near = ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist()
+        for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
                 replace(one, allowed=either(one, allowed(models[k], one.inputs, one.unit)))
                 for one in observations
