@@ -19,7 +19,13 @@ from torch import nn
 
 import rnnscope as rs
 
-GOALS = {"agrees": 1.0, "one cause": 1.0, "two causes": 4.0, "three causes": 6.0, "unexplained": 6.0}
+GOALS = {
+    "agrees": 1.0,
+    "one cause": 1.0,
+    "two causes": 4.0,
+    "three causes": 6.0,
+    "unexplained": 6.0,
+}
 
 
 def order(layer: nn.LSTM, gates: str) -> None:

@@ -240,6 +240,7 @@ class _OfArrays(_Subject):
 
     given = True
     sliced = True
+    keeps_state = False
 
     def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None, seed: int):
         self.adopted, self.inputs = adopted, inputs
@@ -355,6 +356,11 @@ class _OfCalls(_Subject):
         self.base = Model.of(self.adopted, torch.float64)
         self.dtypes: tuple[torch.dtype, ...] = (self.dtype,)
         self._shown: list[Observation] | None = None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether what one call leaves behind may reach the next: a function has no fresh copy."""
+        return self._callable.module is None
 
     @property
     def structure(self) -> Any:
@@ -604,7 +610,7 @@ class _Comparison:
             found = Explanation(
                 tuple(c for c, _ in direct), tuple(w for _, w in direct), math.nan, ()
             )
-            if direct[0][0].name == "dropout":
+            if direct[0][0].name == "dropout" or self.subject.keeps_state or ratio <= 1:
                 return replace(base, explanations=(found,), holds=tuple(self.subject.findings))
         lower = lower_precision(self.model, shown) if ratio > 1 else None
         if lower is not None:

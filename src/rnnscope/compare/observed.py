@@ -207,7 +207,7 @@ class Misfit:
         group of numbers alone."""
         fits = (self.ratios <= 1).double().sum(1)
         by_count = fits - self.total / self.total.max().clamp_min(1e-300)
-        orders = [(self.total.argsort(), beam), (by_count.argsort(descending=True), beam)]
+        orders = [(by_count.argsort(descending=True), beam), (self.total.argsort(), beam)]
         orders += [(self.squares[:, g].argsort(), each) for g in range(len(self.groups))]
         return list(dict.fromkeys(k for order, count in orders for k in order[:count].tolist()))
 

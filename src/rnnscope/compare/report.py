@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -96,7 +97,11 @@ def _cause(verdict: Verdict) -> str:
     best = verdict.explanations[0]
     count = len(best.causes)
     left = number(best.left)
-    if count == 1:
+    if math.isnan(best.left):
+        head = "Cause   found by calling it again, without any reference:"
+    elif best.causes[0].name == "precision":
+        head = "Cause   no mistake in what is computed, but in how exactly:"
+    elif count == 1:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
         together = NUMBERS.get(count, f"{count} mistakes")
@@ -113,7 +118,8 @@ def _cause(verdict: Verdict) -> str:
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     lines += _others(verdict)
-    lines += ["", *_table(verdict, best)]
+    if not math.isnan(best.left):
+        lines += ["", *_table(verdict, best)]
     return "\n".join(lines)
 
 

@@ -121,15 +121,17 @@ class Search:
         """The sets that explain everything, measured where most is seen first."""
         fresh = [s for s in wanted if s not in self._scores]
         models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
-        left: list[Causes] = []
+        found: list[Causes] = []
         for chunk in _chunks(models):
             if self._late:
                 break
             self.tried += len(chunk)
             misfit = self._misfit([model for _, model in chunk], self._quick)
-            left += [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
-        sets, _ = self._measure(left)
-        return self._explaining(sets)
+            left = [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
+            found += self._explaining(self._measure(left)[0])
+            if found and max(map(len, wanted)) > 1:
+                break  # the others of this size are found from these
+        return self._explaining(found)
 
     def _misfit(self, models: Sequence[Model], which: Sequence[int]) -> Misfit:
         observations = [self.observations[k] for k in which]
