@@ -142,14 +142,16 @@ Changes = tuple[Change, ...]
 class Model:
     """A whole layer, run as data.
 
-    ``enter`` change the inputs, ``reads`` what each layer reads, ``joins`` how each layer's
-    directions are put together, ``writes`` what each layer hands on, ``leave`` what is returned.
+    ``enter`` change the inputs, ``inner`` what comes out before these changes are undone,
+    ``reads`` what each layer reads, ``joins`` how each layer's directions are put together,
+    ``writes`` what each layer hands on, ``leave`` what is returned.
     ``rows`` is "own" (each row by itself) or "chained" (a row starts where the row before ended).
     """
 
     structure: Structure
     parts: tuple[tuple[Part, ...], ...]
     enter: Changes = ()
+    inner: Changes = ()
     leave: Changes = ()
     reads: tuple[Changes, ...] = ()
     joins: tuple[Changes, ...] = ()

@@ -212,9 +212,12 @@ class Search:
             if found:
                 return self._found(self._alternatives(found))
             if size == 2:
-                found = self._scrambled()
+                pairs = self._structural()
+                found = self._explaining_quickly(pairs) or self._scrambled()
+                found = found or self._explaining_quickly(self._through())
                 if found:
                     return self._found(self._alternatives(found))
+                extended += pairs
             if size < DEPTH:
                 sets, misfit = self._measure(extended)
                 beam = self._best(sets, misfit)
@@ -256,6 +259,26 @@ class Search:
         everywhere = [c for c in self.every if c == c.everywhere()]
         pairs = [frozenset(pair) for pair in _scrambles(everywhere)]
         return self._explaining_quickly(pairs) if pairs else []
+
+    def _structural(self) -> list[Causes]:
+        """Pairs of mistakes around the cells: of two changes of time, rows or layers neither may
+        come closer alone."""
+        around = [
+            c
+            for c in self.every
+            if c == c.everywhere()
+            and (not CATALOGUE[c.name].of_cell or c.name in ("first_bias", "never_carried"))
+        ]
+        pairs = (frozenset(pair) for pair in combinations(around, 2))
+        return [s for s in pairs if self._sensible(s)]
+
+    def _through(self) -> list[Causes]:
+        """A mistake around the cells, under which nothing else comes closer, with any other."""
+        few = len(self.every) <= 600
+        others = [c for c in self.every if few or c == c.everywhere()]
+        around = [c for c in others if c == c.everywhere() and not CATALOGUE[c.name].of_cell]
+        pairs = dict.fromkeys(frozenset({a, c}) for a in around for c in others if a != c)
+        return [s for s in pairs if self._sensible(s)]
 
     def _say(self) -> None:
         if self.progress is not None:

@@ -302,8 +302,12 @@ def _outcome(
 
 def _left(model: Model, outcome: Outcome | None, stages: Sequence[Inputs]) -> Outcome | None:
     """What is returned, after all changes on the way out."""
+    for change in model.inner:
+        if outcome is None:
+            return None
+        outcome = change(outcome, stages[-1])
     for change, given in zip(reversed(model.enter), reversed(stages[:-1]), strict=True):
-        if change.undo is not None:
+        if outcome is not None and change.undo is not None:
             outcome = change.undo(outcome, given)
     for change in model.leave:
         if outcome is None:

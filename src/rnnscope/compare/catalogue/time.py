@@ -93,16 +93,11 @@ def _flip_output(outcome: Outcome, inputs: Inputs) -> Outcome | None:
 
 def _reverse_time(model: Model, cause: Cause) -> Model:
     match cause.choice:
+        case "kept":
+            return _wrapped(model, cause, _flipped, _flip_output)
         case "turned":
             return _wrapped(model, cause, _flipped)
-        case "output":
-            return _leaving(model, cause, _flip_output)
-    changed = {
-        (layer, d): part.marked(cause.name, backward=not part.backward)
-        for layer, row in enumerate(model.parts)
-        for d, part in enumerate(row)
-    }
-    return model.with_parts(changed)
+    return _leaving(model, cause, _flip_output)
 
 
 def _delayed_choices(model: Model) -> Iterator[Choice]:
@@ -123,7 +118,7 @@ def _before(outcome: Outcome, inputs: Inputs) -> Outcome | None:
 def _delay(model: Model, cause: Cause) -> Model:
     if cause.choice == "input":
         return _wrapped(model, cause, _shift)
-    return _leaving(model, cause, _before)
+    return model.adding("inner", Change((cause.name, cause.choice), _before))
 
 
 def _time_words(cause: Cause, model: Model) -> Words:

@@ -147,7 +147,7 @@ def _alias(model: Model, cause: Cause) -> Model:
         joined = torch.cat(last, -1)
         return replace(outcome, output=joined.expand_as(outcome.output))
 
-    return model.adding("leave", Change((cause.name,), leave))
+    return model.adding("inner", Change((cause.name,), leave))
 
 
 def _ends(model: Model) -> Iterator[Choice]:
