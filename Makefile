@@ -29,7 +29,8 @@ demo: $(VENV)/runtime.stamp
 	@$(BIN)/rnnscope explain 3 4 5
 
 test: $(VENV)/dev.stamp
-	@$(BIN)/python -m pytest
+	@# a worker a core, each with one thread: the many small products gain nothing from more
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check
