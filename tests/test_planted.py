@@ -350,7 +350,7 @@ def test_rnn_with_the_other_function_is_the_other_rnn():
         (Mistake("initial_first", "layer"), lambda h, c: (h[[0, 1, 0, 1]], c[[0, 1, 0, 1]])),
         (Mistake("initial_order"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Mistake) else "",
 )
 def test_initial_states(mistake, change):
     layer = torch_layer("lstm", 2, 2)
