@@ -471,3 +471,18 @@ def test_a_rerun_leaves_the_trace_alone() -> None:
     tr.rerun(rs.Edit("c", to=1.0), rs.Edit("x", layer=0, to=0.0), rs.Edit("h_0", to=2.0))
     assert all(torch.equal(tr[name], value) for name, value in before.items())
     assert not tr.h_0.any()
+
+
+@pytest.mark.parametrize("kind", ["to", "add", "scale"])
+def test_a_number_is_taken_in_the_trace_s_own_type(kind: str) -> None:
+    tr = rs.trace(nn.GRU(3, 4).double(), torch.randn(5, 1, 3, dtype=torch.float64))
+    edited = tr.rerun(rs.Edit("h", time=2, unit=0, **{kind: 0.1}))
+    was = tr["h"][0, 0, 0, 2, 0].item()
+    wanted = {"to": 0.1, "add": was + 0.1, "scale": was * 0.1}[kind]
+    assert edited["h"][0, 0, 0, 2, 0].item() == pytest.approx(wanted, rel=1e-15, abs=0)
+
+
+def test_complex_numbers_are_refused() -> None:
+    tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 1, 3))
+    with pytest.raises(rs.DtypeError, match="real numbers"):
+        tr.rerun(rs.Edit("h", time=2, unit=0, to=torch.tensor(1j)))

@@ -274,3 +274,13 @@ def test_flow_and_memory_that_there_are_not() -> None:
         lstm.memory("f")
     with pytest.raises(rs.GradientError, match="equations do not hold"):
         lstm.rerun(rs.Edit("c", to=0.0)).memory()
+
+
+def test_a_sequence_with_nan_takes_no_other_with_it() -> None:
+    x = torch.randn(5, 2, 3)
+    x[2, 0, 0] = torch.nan
+    flow = rs.trace(nn.LSTM(3, 4), x).flow(time="last")
+    alone = rs.trace(nn.LSTM(3, 4), x[:, 1:]).flow(time="last")
+    assert flow[0].isnan().any()
+    assert flow[1].isfinite().all()
+    assert flow[1].shape == alone[0].shape

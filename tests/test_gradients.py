@@ -472,7 +472,7 @@ def test_traces_without_what_is_needed() -> None:
     with torch.no_grad():
         tr = rs.trace(gru, x)
     for each in (tr, rs.trace(gru, x, check=False)):
-        with pytest.raises(rs.GradientError, match="made without a graph"):
+        with pytest.raises(rs.GradientError, match="has no graph"):
             each.gradients(each.output.sum())
         each.gradients(output=torch.ones(5, 2, 4))
     edited = rs.trace(gru, x).rerun(rs.Edit("z", time=2, to=0.0))
@@ -546,3 +546,28 @@ def test_nan_is_data() -> None:
     g = tr.gradients(output=torch.ones(5, 2, 4))
     assert g["h"][0, 0, 1].isfinite().all()
     assert g["r"][0, 0, 0, 2].isnan().all()
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_what_is_not_finite_proves_nothing(factor: float) -> None:
+    tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    g = tr.gradients(tr.output.sum() * factor)
+    assert math.isnan(g.deviation)
+    assert g.proof.startswith("Not verified: the gradient of")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_chaotic_layer_raises_no_false_alarm(seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = nn.RNN(4, 32)
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(3)
+    tr = rs.trace(layer, torch.randn(100, 2, 4))
+    g = tr.gradients(tr.output[-1].sum())
+    assert g.deviation <= g.tolerance
+
+
+def test_a_tiny_loss_raises_no_false_alarm() -> None:
+    tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    g = tr.gradients(tr.output.sum() * 1e-40)
+    assert g.deviation <= g.tolerance

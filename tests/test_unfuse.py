@@ -197,3 +197,7 @@ def test_compiled_up_to_16_steps(kind: str) -> None:
     for one, other in zip(*gradients, strict=True):
         assert size(one - other) < 1e-12 * (1 + size(other))
     torch.compiler.reset()
+
+
+def test_a_model_that_flattens_parameters_goes_on() -> None:
+    assert rs.unfuse(nn.LSTM(3, 4)).flatten_parameters() is None

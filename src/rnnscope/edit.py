@@ -307,7 +307,12 @@ class _Placing:
                 f"{edit.kind} of the edit of {edit} must be a number or a tensor; "
                 f"got {type(value).__name__}"
             )
-        value = torch.as_tensor(value).to(device=own.device, dtype=own.dtype)
+        if isinstance(value, Tensor) and value.is_complex():
+            raise DtypeError(
+                f"{edit.kind} of the edit of {edit} must hold real numbers; got {value.dtype}"
+            )
+        # a Python number in the trace's own type at once: torch's own choice is float32
+        value = torch.as_tensor(value, device=own.device, dtype=own.dtype)
         kept = [(name, length) for name, length, dropped in self.shape if not dropped]
         wanted = tuple(length for _, length in kept)
         try:

@@ -308,7 +308,11 @@ def _norms(trace: Differentiable, ends: Ends, norm: float | str) -> Tensor:
     found = torch.zeros(len(ends.rows), trace.call.steps, dtype=dtype, device=ends.rows.device)
     for start, stop, block in _sweep(trace, ends):
         matrices = block.permute(2, 0, 1, 3)
-        found[:, start:stop] = torch.linalg.matrix_norm(matrices, ord=norm)
+        # a sequence that holds NaN has no singular values, and must not take the others with it
+        lost = ~matrices.isfinite().flatten(-2).all(-1)
+        whole = matrices.masked_fill(lost[..., None, None], 0)
+        norms = torch.linalg.matrix_norm(whole, ord=norm)
+        found[:, start:stop] = norms.masked_fill(lost, torch.nan)
     return found
 
 

@@ -193,6 +193,9 @@ class Recurrent(Declared):
             {name: getattr(self, name + end) for name in self.cell.vectors},
         )
 
+    def flatten_parameters(self) -> None:
+        """Nothing: for models that call it of their ``nn.LSTM``; there is no flat copy here."""
+
     def refusal(self) -> str | None:
         """Why it cannot be opened: a subclass that computes in a way of its own."""
         kind = type(self)
