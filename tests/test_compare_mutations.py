@@ -201,6 +201,34 @@ def test_lower_precision(kind: str, precision: str) -> None:
     assert mistakes_of(verdict.causes) == (Mistake("precision", alike),)
 
 
+# --- weights that were never loaded ---------------------------------------------------------------
+
+
+def test_weights_that_were_never_loaded() -> None:
+    layer = nn.GRU(3, 4)
+    verdict = rs.compare(nn.GRU(3, 4), layer)
+    assert mistakes_of(verdict.causes) == (Mistake("not_loaded"),)
+    assert verdict.explanations[0].left < 1e-6
+
+
+def test_one_weight_of_a_module_is_told() -> None:
+    layer = nn.GRU(3, 4)
+    other = nn.GRU(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.weight_hh_l0[3, 2] += 0.01
+    verdict = rs.compare(other, layer)
+    assert verdict.explanations == ()
+    text = " ".join(str(verdict).split())
+    assert "weight_hh_l0 differs from the reference's in 1 of 48 numbers" in text
+
+
+def test_weights_that_are_given_and_not_used() -> None:
+    fixed = torch.ones(3, 4)
+    verdict = rs.compare(lambda x, initial, weights: torch.tanh(x @ fixed), nn.GRU(3, 4))
+    assert mistakes_of(verdict.causes) == (Mistake("not_loaded"),)
+
+
 # --- a porting function ---------------------------------------------------------------------------
 
 

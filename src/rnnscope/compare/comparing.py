@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time as clock
@@ -276,6 +277,10 @@ class _OfArrays(_Subject):
     def direct(self) -> list[tuple[Cause, Words]]:
         return []
 
+    def other_weights(self) -> tuple[list[str], Model | None]:
+        """Numbers have no parameters."""
+        return [], None
+
 
 def _slice(observation: Observation, adopted: Adopted) -> Observation:
     """The first steps and rows, where later ones do not reach back; everything where they do."""
@@ -456,9 +461,38 @@ class _OfCalls(_Subject):
             self.findings.append(checks.depends_on_batch.sentence)
         if checks.causal is not None:
             self.findings.append(checks.causal.sentence)
-        if made.module is not None:
-            self.parameters = compare_parameters(made.module, self.layer)
+        if self.layer is not self.reference and self._ignores_weights(first):
+            words = Words(
+                "the weights are never used",
+                "the numbers stay the same with other weights.",
+                "use the weights that are given",
+            )
+            found.append((Cause("not_loaded"), words))
         return found
+
+    def _ignores_weights(self, inputs: Inputs) -> bool:
+        """Whether a candidate that is given weights gives the same with others."""
+        mine = self._made().call(inputs.to(self.dtype), self.layer.state_dict())
+        layer = tiny_layer(self.structure, self.seed + 1).to(self.dtype)
+        made = Candidate.of(self.candidate, self.structure, builder=self.builder)
+        made = made.build(layer) if made.is_builder else made
+        weights = layer.state_dict() if made.takes_weights else None
+        return bool(torch.equal(mine.output, made.call(inputs.to(self.dtype), weights).output))
+
+    def other_weights(self) -> tuple[list[str], Model | None]:
+        """What a candidate's own parameters of the same names say, and the model with them."""
+        module = self._made().module
+        if module is None:
+            return [], None
+        apart = [each for each in compare_parameters(module, self.layer) if each.differs]
+        held = dict(module.named_buffers()) | dict(module.named_parameters())
+        layer = copy.deepcopy(self.layer)
+        with torch.no_grad():
+            for each in apart:
+                own = layer.get_parameter(each.name.rpartition(".")[2])
+                own.copy_(held[each.name].to(own.dtype))
+        sentences = [f"{each.sentence}." for each in apart]
+        return sentences, Model.of(adopt(layer), torch.float64) if apart else None
 
 
 TITLES = {
@@ -627,7 +661,21 @@ class _Comparison:
             if ratio <= 1:
                 told = "It agrees wherever it could be called; see the note for where it raised."
                 return replace(base, holds=(told,))
-            holds = what_holds(self.model, [*searched, *shown])
+            told, model = self.subject.other_weights()
+            if model is not None and len(told) > 1:
+                fresh = [replace(o, simulator=Simulator(o.inputs)) for o in shown]
+                if float(misfits(fresh, [model], [o.simulator for o in fresh]).worst[0]) <= 1:
+                    names = ", ".join(sentence.partition(" ")[0] for sentence in told)
+                    words = Words(
+                        "the weights are not those of the reference",
+                        f"{names} differ from the reference's; with the candidate's own in the "
+                        f"reference the two agree.",
+                        "candidate.load_state_dict(reference.state_dict())",
+                    )
+                    rest = _largest(model, fresh)[0]
+                    cause = Cause("not_loaded")
+                    return replace(base, explanations=(Explanation((cause,), (words,), rest, ()),))
+            holds = (*told, *what_holds(self.model, [*searched, *shown]))
             return replace(base, holds=(*holds, *self.subject.findings))
         explanations = tuple(self._explanation(search, s, shown) for s in sets)
         return replace(

@@ -175,8 +175,13 @@ def _unexplained(verdict: Verdict) -> str:
     head = "No known mistake explains it."
     if not verdict.finished:
         head = f"No known mistake was found in the time ({verdict.tried} sets of mistakes tried)."
-    text = " ".join([head, *(one[:1].upper() + one[1:] for one in verdict.holds)])
+    text = " ".join([head, *map(_sentence, verdict.holds)])
     return textwrap.fill(text, WIDTH)
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless a name of the code stands first."""
+    return text if "_" in text.partition(" ")[0] else text[:1].upper() + text[1:]
 
 
 def _unseen(verdict: Verdict) -> str:
