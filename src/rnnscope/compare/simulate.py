@@ -239,8 +239,10 @@ def _job(
 
 def _fits(job: _Job) -> bool:
     weights = job.part.stored
-    return job.x.shape[-1] == weights.ih.shape[-1] and all(
-        value.shape[0] == job.x.shape[1] for value in job.initial.values()
+    return (
+        job.x.shape[-1] == weights.ih.shape[-1]
+        and job.initial["h"].shape[-1] == weights.hh.shape[-1]
+        and all(value.shape[0] == job.x.shape[1] for value in job.initial.values())
     )
 
 
