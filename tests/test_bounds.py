@@ -221,3 +221,13 @@ def test_errors_are_carried_as_by_a_loop(steps: int, batch: int) -> None:
         expected.append(error)
     found = bounds._accumulate(growth, step, start)
     assert torch.allclose(found, torch.stack(expected), rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-25, 1e-30])
+def test_small_numbers_raise_no_false_alarm(size: float) -> None:
+    """Their squares are zero in float32, their rounding is not."""
+    layer = nn.RNN(2, 2, nonlinearity="relu", bias=False)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(1.0)
+        layer.weight_hh_l0.fill_(8.0)
+    rs.trace(layer, torch.full((12, 1, 2), size))

@@ -147,6 +147,9 @@ class Errors:
         return allowed
 
     def _begin(self, x_norm: Tensor, h_norm: Tensor, sizes: dict[Expr, Tensor]) -> None:
+        # squares below the smallest number vanish, and with them the norm: it is at least their root
+        least = math.sqrt(torch.finfo(x_norm.dtype).tiny)
+        x_norm, h_norm = x_norm.clamp_min(least), h_norm.clamp_min(least)
         self.x_norm, self.h_norm, self.sizes = x_norm, h_norm, sizes
         self.known: dict[Expr, tuple[Size, Size]] = {}
         self._most = float(x_norm.max()), float(h_norm.max())
