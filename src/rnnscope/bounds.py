@@ -147,7 +147,7 @@ class Errors:
         return allowed
 
     def _begin(self, x_norm: Tensor, h_norm: Tensor, sizes: dict[Expr, Tensor]) -> None:
-        # squares below the smallest number vanish, and with them the norm: it is at least their root
+        # the squares of very small numbers are zero, and the norm of them with it
         least = math.sqrt(torch.finfo(x_norm.dtype).tiny)
         x_norm, h_norm = x_norm.clamp_min(least), h_norm.clamp_min(least)
         self.x_norm, self.h_norm, self.sizes = x_norm, h_norm, sizes
