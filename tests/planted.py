@@ -567,7 +567,8 @@ class Planted:
                 back.append(lambda a: _turn(a, turned))
         if self._has("delayed", "input"):
             x = np.concatenate([0 * x[:1], x[:-1]])
-        x = _valid(x, lengths)
+        if not self._has("padding", "not_masked"):  # which runs over whatever stands there
+            x = _valid(x, lengths)
         if self._has("padding", "front"):
             x, lengths = _moved(x, T - asked), np.full(B, T)
             back.append(lambda a: _valid(_moved(a, asked - T), asked))

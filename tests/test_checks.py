@@ -70,7 +70,7 @@ def test_nothing_is_found_in_a_chaotic_layer(seed: int) -> None:
 def test_dropout_is_named() -> None:
     layer = nn.LSTM(F, H, 2, dropout=0.5)
     found = checked(layer, layer)
-    assert [each.name for each in found.findings] == ["random"]
+    assert [each.name for each in found.findings] == ["dropout"]
     assert found.repeats is not None
     assert "with the same random numbers: it draws them for dropout: it has p=0.5 and is in " in (
         found.repeats.sentence

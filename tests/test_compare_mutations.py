@@ -160,8 +160,11 @@ def test_several_mistakes(size: int, setting: Setting, given: str) -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize(("name", "kind"), [("dropout", "gru"), ("calls_chained", "lstm")])
-def test_a_mistake_that_calls_tell(name: str, kind: str, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "cause"),
+    [("dropout", "gru", "random"), ("calls_chained", "lstm", "calls_chained")],
+)
+def test_a_mistake_that_calls_tell(name: str, kind: str, cause: str, layers: int) -> None:
     setting = Setting(kind, layers, dtype="float32")
     layer = setting.layer()
     planted = Planted(kind, setting.weights(layer), mistakes=[Mistake(name)])
@@ -169,7 +172,7 @@ def test_a_mistake_that_calls_tell(name: str, kind: str, layers: int) -> None:
     planted._rng = SimpleNamespace(integers=np.random.randint)  # type: ignore[assignment]
     verdict = rs.compare(lambda x, initial=None: planted(x, initial), layer, seconds=60)
     assert not verdict
-    assert [cause.name for cause in verdict.causes] == [name]
+    assert [each.name for each in verdict.causes] == [cause]
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])

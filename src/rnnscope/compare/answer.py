@@ -25,7 +25,8 @@ class Answer:
     (layer, direction, batch, unit), as far as they came back in a shape that is known.
 
     ``dtype`` is the type of the output as it came back. ``notes`` say what was done to read it.
-    ``others`` holds what else came back, as it came.
+    ``others`` holds what else came back, as it came. ``exchanged``: batch and time of the output
+    were exchanged to read it.
     """
 
     output: Tensor
@@ -33,6 +34,7 @@ class Answer:
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
+    exchanged: bool = False
 
 
 def widths(structure: Structure) -> dict[int, str]:
@@ -169,7 +171,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     else:
         output = as_numbers(first, what)
     dtype = output.dtype
-    output = _time_major(output, structure, inputs, who, notes)
+    output, exchanged = _time_major(output, structure, inputs, who, notes)
     final: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
     for name, value in states.items():
@@ -185,7 +187,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
             rest[name] = as_numbers(value, name)
         except (DtypeError, ShapeError) as error:
             notes.append(f"not used: {error}")
-    return Answer(output, final, dtype, tuple(notes), rest)
+    return Answer(output, final, dtype, tuple(notes), rest, exchanged)
 
 
 def of_state(
@@ -297,8 +299,9 @@ def _is_list_of_steps(returned: list[Any], inputs: Inputs) -> bool:
 
 def _time_major(
     output: Tensor, structure: Structure, inputs: Inputs, who: str, notes: list[str]
-) -> Tensor:
-    """(time, batch, width) of an output as the reference would return it."""
+) -> tuple[Tensor, bool]:
+    """(time, batch, width) of an output as the reference would return it, and whether batch and
+    time had to be exchanged for that."""
     steps, batch = inputs.steps, inputs.batch
     got = tuple(output.shape)
     known = widths(structure)
@@ -307,27 +310,27 @@ def _time_major(
     first = structure.batch_first
     if structure.single_step:
         if got == (batch, structure.output_size):
-            return output.unsqueeze(0)
+            return output.unsqueeze(0), False
         raise ShapeError(
             f"{who} returned an output of shape {got}; expected (batch, hidden) = "
             f"{(batch, structure.output_size)}, as {structure.kind} does."
         )
     lead = (batch, steps) if first else (steps, batch)
     if fits and got[:-1] == lead:
-        return (output.transpose(0, 1) if first else output).contiguous()
+        return (output.transpose(0, 1) if first else output).contiguous(), False
     if fits and got[:-1] == lead[::-1]:
         has, needs = ("time", "batch") if first else ("batch", "time")
         notes.append(
             f"the output came back {has} first, {got}; the reference returns {needs} first, "
             f"{(*lead, width)}: read as transposed"
         )
-        return (output if first else output.transpose(0, 1)).contiguous()
+        return (output if first else output.transpose(0, 1)).contiguous(), True
     if fits and len(got) == 2 and batch == 1 and got[0] == steps:
         notes.append(f"the output came back without its batch of 1, {got}")
-        return output.unsqueeze(1)
+        return output.unsqueeze(1), False
     if fits and len(got) == 2 and steps == 1 and got[0] == batch:
         notes.append(f"the output came back without its one step, {got}")
-        return output.unsqueeze(0)
+        return output.unsqueeze(0), False
     raise ShapeError(_shape_message(got, structure, inputs, who))
 
 

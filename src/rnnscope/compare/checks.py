@@ -30,8 +30,8 @@ AMPLIFIED = 100.0
 class Finding:
     """Something that a recurrent layer does not do.
 
-    ``name`` is "random", "kept", "batch", "causal" or "prefix"; ``largest`` is the largest
-    difference, ``time`` and ``batch`` the first place where there is one.
+    ``name`` is "random", "dropout", "kept", "batch", "causal" or "prefix"; ``largest`` is the
+    largest difference, ``time`` and ``batch`` the first place where there is one.
     """
 
     name: str
@@ -165,18 +165,20 @@ def _repeats(run: _Run, stream: object) -> Finding | None:
     place = run.differs(third, run.first, run.allowed)
     if place is None:
         return None
+    dropout = _dropout(run.candidate)
     return Finding(
-        "random",
+        "dropout" if dropout else "random",
         f"called again with the same input it returns other numbers, {_by(place)}, and the same "
-        f"ones with the same random numbers: it draws them{_training(run.candidate)}",
+        f"ones with the same random numbers: it draws them{dropout}",
         *_where(place),
     )
 
 
-def _training(candidate: Candidate) -> str:
+def _dropout(candidate: Candidate) -> str:
+    """Where a module that is called drops numbers out."""
     module = candidate.module
     if module is None:
-        return ", as dropout does"
+        return ""
     for name, each in module.named_modules():
         p = getattr(each, "dropout", None) if isinstance(each, nn.RNNBase) else None
         if isinstance(each, nn.modules.dropout._DropoutNd):
@@ -184,7 +186,7 @@ def _training(candidate: Candidate) -> str:
         if each.training and p:
             where = f"its {name} ({type(each).__name__})" if name else "it"
             return f" for dropout: {where} has p={p} and is in training mode; call .eval()"
-    return ", as dropout does"
+    return ""
 
 
 def _sensitivity(run: _Run) -> Tensor:

@@ -135,7 +135,7 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
     lost = _not_numbers(model, observations)
     if lost:
         return (lost,)
-    found: list[str] = []
+    found = _only_final(model, observations)
     parts = opened_parts(model, observations)
     several = len(model.parts) * model.num_directions > 1
     for place, part in sorted(parts.items()):
@@ -174,6 +174,26 @@ def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
                     f"where those of {kind} are not."
                 )
     return ""
+
+
+def _only_final(model: Model, observations: Sequence[Observation]) -> list[str]:
+    """A sentence on final states that differ although every output agrees."""
+    worst: dict[str, float] = {}
+    for one in observations:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            if value is None or value.shape != seen.shape:
+                return []
+            ratio = distance(value, seen) / one.allowed[name]
+            if name == "output" and one.valid is not None:
+                ratio = ratio * one.valid
+            worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
+    differing = [name for name, ratio in worst.items() if ratio > 1]
+    if "output" not in worst or "output" in differing or not differing:
+        return []
+    return [f"The output agrees; {' and '.join(differing)} do{'es' * (len(differing) == 1)} not."]
 
 
 def _first_step_from_zero(

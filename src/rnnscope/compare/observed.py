@@ -33,7 +33,6 @@ class Observation:
     state, inf where rounding alone may have grown beyond use.
     """
 
-    label: str
     inputs: Inputs
     output: Tensor | None
     unit: float

@@ -47,6 +47,10 @@ def number(value: float) -> str:
     return f"{value:.1e}"
 
 
+def _best(verdict: Verdict) -> Explanation:
+    return verdict.explanations[0]
+
+
 def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
     if verdict.agrees:
@@ -54,6 +58,8 @@ def _headline(verdict: Verdict) -> str:
             f"agrees: differs by at most {number(verdict.difference)}; rounding in "
             f"{verdict.dtype} over {steps} allows {number(verdict.allowed)}"
         )
+    elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
+        text = "the numbers agree to rounding, but do not stand where they should"
     elif verdict.worst <= 1 and not verdict.causes:
         text = "cannot be called with every input"
     else:
@@ -101,6 +107,8 @@ def _cause(verdict: Verdict) -> str:
         head = "Cause   found by calling it again, without any reference:"
     elif best.causes[0].name == "precision":
         head = "Cause   no mistake in what is computed, but in how exactly:"
+    elif count == best.read:
+        head = f"Cause   with this undone {left} is left, which is rounding:"
     elif count == 1:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
@@ -118,7 +126,7 @@ def _cause(verdict: Verdict) -> str:
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     lines += _others(verdict)
-    if not math.isnan(best.left):
+    if not math.isnan(best.left) and count > best.read:
         lines += ["", *_table(verdict, best)]
     return "\n".join(lines)
 
@@ -146,13 +154,14 @@ def _others(verdict: Verdict) -> list[str]:
 
 def _table(verdict: Verdict, best: Explanation) -> list[str]:
     count = len(best.causes)
-    rows = [("nothing", number(verdict.difference), "")]
-    if count > 1:
-        rows += [(f"{k} only", number(value), "") for k, value in enumerate(best.alone, start=1)]
-        names = ", ".join(str(k) for k in range(1, count)) + f" and {count}"
-        rows.append((names, number(best.left), ""))
-    else:
-        rows.append(("this", number(best.left), ""))
+    undone = list(range(1, best.read + 1))
+    rows = [(_numbered(undone), number(verdict.difference), "")]
+    if count - best.read > 1:
+        rows += [
+            (_numbered([*undone, k]), number(value), "")
+            for k, value in enumerate(best.alone, start=best.read + 1)
+        ]
+    rows.append((_numbered(range(1, count + 1)) if count > 1 else "this", number(best.left), ""))
     if verdict.nearest is not None:
         causes, words, value = verdict.nearest
         titles = " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(causes, words, strict=True))
@@ -163,6 +172,14 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
         line = f"{INDENT}{name:<{first}}   {left:<9}"
         lines.append(_shortened(f"{line}   {remark}" if remark else line.rstrip()))
     return lines
+
+
+def _numbered(which: Sequence[int]) -> str:
+    """The mistakes that a line of the table assumes."""
+    *rest, last = which or [0]
+    if not rest:
+        return f"{last} only" if last else "nothing"
+    return f"{', '.join(map(str, rest))} and {last}"
 
 
 def _shortened(line: str) -> str:

@@ -46,7 +46,10 @@ gates.
 _BESIDE = """\
 ## Found without the catalogue
 
-- `dropout`: two calls with the same input differ, and random numbers are drawn.
+- `random`: two calls with the same input differ, and random numbers are drawn (with `dropout`: by a
+  module in training mode).
+- `output_axes`: batch and time of the output are exchanged: it is read as if they were not, and
+  what else is wrong is found beside it.
 - `calls_chained`: two calls with the same input differ, because the first one's state is kept.
 - `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on.
 - A row depends on the other rows, or an early output on a late input: said in words.

@@ -39,12 +39,14 @@ class Place:
 @dataclass(frozen=True)
 class Explanation:
     """Mistakes that together explain everything; ``left`` is the largest difference that is left
-    with all of them, ``alone`` with each alone."""
+    with all of them, ``alone`` with each alone. The first ``read`` of them had to be undone before
+    any numbers could be compared: every difference assumes them."""
 
     causes: tuple[Cause, ...]
     words: tuple[Words, ...]
     left: float
     alone: tuple[float, ...]
+    read: int = 0
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,9 @@ def _mispad(model: Model, cause: Cause) -> Model:
     def front(inputs: Inputs) -> Inputs | None:
         if inputs.lengths is None:  # nothing is padded
             return inputs
-        return replace(inputs, x=_moved(inputs.x, inputs.lengths, True), lengths=None)
+        steps = torch.arange(inputs.steps)[:, None]
+        zeroed = torch.where((steps < inputs.lengths).unsqueeze(-1), inputs.x, 0.0)
+        return replace(inputs, x=_moved(zeroed, inputs.lengths, True), lengths=None)
 
     def back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:

@@ -1,0 +1,63 @@
+"""How far two sets of numbers are, and how much their agreement proves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import MISSING, Observation, distance, predicted
+
+__all__ = ["evidence", "largest"]
+
+
+def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
+    """The largest difference, before rounding takes over, and what is allowed there."""
+    best = (0.0, 0.0)
+    least = 0.0
+    for one in shown:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            tolerance = one.allowed[name]
+            if value is None or value.shape != seen.shape:
+                return math.inf, float(tolerance[torch.isfinite(tolerance)].max())
+            away = distance(value, seen)
+            inside = torch.isfinite(tolerance).expand_as(away)
+            if name == "output" and one.valid is not None:
+                inside = inside & one.valid
+            away = torch.where(inside, away, 0.0)
+            within = tolerance.expand_as(away)
+            least = max(least, float(torch.where(inside, within, 0.0).max()))
+            k = int(away.argmax())
+            if float(away.flatten()[k]) > best[0]:
+                best = (float(away.flatten()[k]), float(within.flatten()[k]))
+    if best[0] >= MISSING:  # a number against none
+        return math.inf, best[1]
+    return best if best[1] else (best[0], least)
+
+
+def evidence(observations: Sequence[Observation]) -> float:
+    """Decimal digits of agreement: for every number, how much smaller than their spread the
+    tolerance is."""
+    total = 0.0
+    for one in observations:
+        for name, seen in one.targets().items():
+            if name == "h_n" and one.output is not None:
+                if seen.shape[0] == 1:
+                    continue  # the last numbers of the output once more
+                seen = seen[:-1]
+            finite = seen[torch.isfinite(seen)]
+            if finite.numel() == 0:
+                continue
+            spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
+            tolerance = one.allowed[name][: len(seen)].expand_as(seen)
+            usable = torch.isfinite(tolerance) & torch.isfinite(seen)
+            if name == "output" and one.valid is not None:
+                usable = usable & one.valid
+            if spread > 0 and bool(usable.any()):
+                total += float((spread / tolerance[usable]).log10().clamp_min(0).sum())
+    return total

@@ -1,0 +1,386 @@
+"""What is compared: numbers that were recorded, or a candidate that can be called."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope.adopt import Adopted, Structure, adopt
+from rnnscope.compare.answer import Answer
+from rnnscope.compare.candidate import Candidate
+from rnnscope.compare.catalogue import Words
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.checks import Finding, compare_parameters, run_checks
+from rnnscope.compare.given import described, doubled
+from rnnscope.compare.model import Inputs, Model
+from rnnscope.compare.observed import UNIT, Observation, allowed
+from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
+from rnnscope.compare.recorded import Recorded
+from rnnscope.compare.simulate import Simulator
+from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
+
+__all__ = ["OfArrays", "OfCalls", "Subject", "Told", "dtype_of", "few_steps"]
+
+Told = tuple[Cause, Words]
+"""A mistake that is known without a search."""
+
+
+class Subject(Protocol):
+    """What a comparison asks of either.
+
+    ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
+    whether some inputs made the candidate raise; ``keeps_state`` whether what one call leaves
+    behind may reach the next; ``sliced`` whether what is searched is part of what is shown.
+    """
+
+    model: Model
+    given: bool
+    raised: bool
+    sliced: bool
+    notes: list[str]
+    findings: list[str]
+    dtypes: tuple[torch.dtype, ...]
+    probe: str
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether what one call leaves behind may reach the next."""
+
+    def shown(self) -> list[Observation]:
+        """What the verdict speaks of, and every explanation must give."""
+
+    def searched(self) -> list[Observation]:
+        """What mistakes are searched with."""
+
+    def read(self) -> list[Told]:
+        """Mistakes in the form of what came back, undone to read it."""
+
+    def direct(self) -> list[Told]:
+        """Mistakes that calls alone tell."""
+
+    def other_weights(self) -> tuple[list[str], Model | None]:
+        """What the candidate's own parameters of the same names say, and the model with them."""
+
+
+def _unit(*dtypes: torch.dtype) -> float:
+    return max(UNIT.get(dtype, UNIT[torch.float32]) for dtype in dtypes)
+
+
+def _observation(
+    model: Model,
+    inputs: Inputs,
+    unit: float,
+    output: Tensor | None,
+    final: Mapping[str, Tensor],
+    quantities: Mapping[str, Tensor] | None = None,
+) -> Observation:
+    simulator = Simulator(inputs)
+    tolerance = allowed(model, inputs, unit, simulator=simulator)
+    return Observation(
+        inputs,
+        None if output is None else output.double(),
+        unit,
+        doubled(final),
+        doubled(quantities or {}),
+        tolerance,
+        simulator,
+    )
+
+
+def _slice(observation: Observation, adopted: Adopted) -> Observation:
+    """The first steps and rows, where later ones do not reach back; everything where they do."""
+    inputs = observation.inputs
+    rows = inputs.batch if inputs.batch <= 16 else 8
+    steps = inputs.steps
+    if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
+        steps = 6
+    return few_steps(observation, steps, rows)
+
+
+def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
+    """The first steps and rows of what was observed; all of it where rows are padded."""
+    inputs = observation.inputs
+    steps, rows = min(steps, inputs.steps), min(rows, inputs.batch)
+    if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
+        return observation
+    cut = {name: value[:, :, :rows] for name, value in inputs.initial.items()}
+    whole = steps == inputs.steps
+    return replace(
+        observation,
+        inputs=(fewer := replace(inputs, x=inputs.x[:steps, :rows], initial=cut)),
+        simulator=Simulator(fewer),
+        output=None if observation.output is None else observation.output[:steps, :rows],
+        final={k: v[:, :, :rows] for k, v in observation.final.items()} if whole else {},
+        quantities={
+            name: value[:, :, :rows, :steps] for name, value in observation.quantities.items()
+        },
+        allowed={
+            name: value[:steps, :rows] if name == "output" else value[:, :, :rows]
+            for name, value in observation.allowed.items()
+        },
+    )
+
+
+class OfArrays:
+    """Numbers that were recorded elsewhere."""
+
+    given = True
+    raised = False
+    keeps_state = False
+    sliced = True
+
+    def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
+        recorded = Recorded.of(value, adopted.structure, inputs, axes)
+        self.model = Model.of(adopted, torch.float64)
+        self.notes = list(recorded.notes)
+        self.findings: list[str] = []
+        self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
+        self.probe = described(adopted, inputs, self.model, None)
+        self._adopted = adopted
+        self._observation = _observation(
+            self.model,
+            inputs,
+            _unit(*self.dtypes),
+            recorded.output,
+            recorded.final,
+            recorded.quantities,
+        )
+
+    def shown(self) -> list[Observation]:
+        """All numbers."""
+        return [self._observation]
+
+    def searched(self) -> list[Observation]:
+        """Some of them, where there are many."""
+        return [_slice(self._observation, self._adopted)]
+
+    def read(self) -> list[Told]:
+        """None: numbers from anywhere may have their own order of axes."""
+        return []
+
+    def direct(self) -> list[Told]:
+        """None: they cannot be called."""
+        return []
+
+    def other_weights(self) -> tuple[list[str], Model | None]:
+        """None: they have no parameters."""
+        return [], None
+
+
+class OfCalls:
+    """A candidate that can be called."""
+
+    sliced = False
+
+    def __init__(
+        self,
+        candidate: Any,
+        reference: nn.Module,
+        inputs: Inputs | None,
+        builder: bool | None,
+        seed: int,
+        padded: bool,
+    ):
+        self._candidate, self._seed, self._padded = candidate, seed, padded
+        self._inputs, self.given = inputs, inputs is not None
+        self.notes: list[str] = []
+        self.findings: list[str] = []
+        self.raised = False
+        self._layer, self._adopted = reference, adopt(reference)
+        self._dtype = dtype_of(self._adopted)
+        made = Candidate.of(candidate, self._structure, builder=builder)
+        self._builder = made.is_builder
+        self._tiny = inputs is None and (made.is_builder or made.takes_weights)
+        if self._tiny:
+            self._layer = tiny_layer(self._structure, seed).to(self._dtype)
+            self._adopted = adopt(self._layer)
+            try:
+                self._callable = self._made(self._layer)
+                self._answer(searching(self._structure, seed, False, False)[0].inputs)
+            except RnnscopeError:
+                # it may be made for one size: then the layer itself is what it is tried on
+                self._layer, self._adopted, self._tiny = reference, adopt(reference), False
+        self._callable = self._made(self._layer)
+        self.model = Model.of(self._adopted, torch.float64)
+        self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
+        self._exchanged = self._order_of_axes()
+        self._shown: list[Observation] = []
+        self.probe = ""
+
+    @property
+    def keeps_state(self) -> bool:
+        """A function has no fresh copy."""
+        return self._callable.module is None
+
+    @property
+    def _structure(self) -> Structure:
+        return self._adopted.structure
+
+    # calls ------------------------------------------------------------------------------------
+
+    def _made(self, layer: nn.Module) -> Candidate:
+        made = Candidate.of(self._candidate, self._structure, builder=self._builder)
+        return made.build(layer) if made.is_builder else made
+
+    def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
+        weights = layer.state_dict() if made.takes_weights else None
+        return made.call(inputs.to(self._dtype), weights, packed=inputs.lengths is not None)
+
+    def _answer(self, inputs: Inputs) -> Answer:
+        # a fresh copy each time: what one call leaves behind does not reach the next
+        if self._callable.module is not None:
+            self._callable = self._made(self._layer)
+        return self._called(self._callable, self._layer, inputs)
+
+    def _order_of_axes(self) -> bool:
+        """Whether time and batch of the output are exchanged: where there are as many steps as
+        rows its shape does not tell, so another input does."""
+        probe = searching(self._structure, self._seed, False, False)[1].inputs
+        assert probe.steps != probe.batch, "the probe tells time from batch"
+        try:
+            return self._answer(probe).exchanged
+        except RnnscopeError:
+            return False  # it may take no other input than the caller's
+
+    def _observe(self, inputs: Inputs) -> Observation:
+        answer = self._answer(inputs)
+        output = answer.output
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
+        self._exchanged |= answer.exchanged
+        self.notes += [note for note in answer.notes if note not in self.notes]
+        if answer.dtype not in self.dtypes:
+            self.dtypes = (*self.dtypes, answer.dtype)
+        unit = _unit(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
+        seen = inputs.to(self._dtype).to(torch.float64)
+        return _observation(self.model, seen, unit, output, answer.final)
+
+    def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
+        """What is returned for each probe; those at which the candidate raises are left out and
+        told, unless it raises at all."""
+        found: list[Observation] = []
+        errors: list[tuple[Inputs, RnnscopeError]] = []
+        for probe in probes:
+            try:
+                found.append(self._observe(probe.inputs))
+            except (CandidateError, ShapeError) as error:
+                errors.append((probe.inputs, error))
+        if errors and not found:
+            raise errors[0][1]
+        if errors and not self.raised:
+            inputs, raised = errors[0]
+            what = "initial states" if inputs.given else "zero initial states"
+            x = tuple(inputs.x.shape)
+            self.notes.append(
+                f"with {what} and x of (time, batch, feature) {x}: {raised}; left out"
+            )
+            self.raised = True
+        return found
+
+    # what a comparison asks -------------------------------------------------------------------
+
+    def shown(self) -> list[Observation]:
+        """The caller's own x, or drawn inputs."""
+        if not self._shown:
+            if self._inputs is not None:
+                probes = [Probe("data", self._inputs)]
+            else:
+                initial = self._callable.takes_initial
+                probes = confirming(self._structure, self._seed, initial, self._padded)
+            self._shown = self._observed(probes)
+            seed = None if self.given else self._seed
+            self.probe = described(self._adopted, probes[0].inputs, self.model, seed)
+        return self._shown
+
+    def searched(self) -> list[Observation]:
+        """Short drawn inputs, and some of the caller's own."""
+        initial = self._callable.takes_initial
+        probes = searching(self._structure, self._seed, initial, self._padded)
+        try:
+            found = self._observed(probes)
+        except RnnscopeError:
+            found = []
+        if self.given:
+            found += [_slice(one, self._adopted) for one in self.shown()]
+        return found
+
+    def read(self) -> list[Told]:
+        """Axes that were exchanged to read the output: the reference returns them otherwise."""
+        if not self._exchanged:
+            return []
+        has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
+        words = Words(
+            "the axes of the output are exchanged",
+            f"it comes back {has} first; {self._structure.kind} returns {needs} first here.",
+            "output.swapaxes(0, 1)",
+        )
+        return [(Cause("output_axes"), words)]
+
+    def direct(self) -> list[Told]:
+        """What two calls, one row alone or other weights tell."""
+        found: list[Told] = []
+        inputs = self.shown()[0].inputs
+        made = self._made(self._layer)
+        checks = run_checks(
+            made,
+            lambda each: self._called(made, self._layer, each),
+            inputs,
+            64 * _unit(self._dtype),
+        )
+        if checks.repeats is not None:
+            found.append(_of_repeats(checks.repeats))
+        others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
+        self.findings += [one.sentence for one in others if one is not None]
+        if self._tiny and self._ignores_weights(inputs):
+            words = Words(
+                "the weights are never used",
+                "the numbers stay the same with other weights.",
+                "use the weights that are given",
+            )
+            found.append((Cause("not_loaded"), words))
+        return found
+
+    def _ignores_weights(self, inputs: Inputs) -> bool:
+        """Whether a candidate that is given weights gives the same with others."""
+        other = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
+        mine, theirs = (
+            self._called(self._made(layer), layer, inputs).output for layer in (self._layer, other)
+        )
+        return torch.equal(mine, theirs)
+
+    def other_weights(self) -> tuple[list[str], Model | None]:
+        """Parameters of the same names and shapes that differ."""
+        module = self._made(self._layer).module
+        if module is None:
+            return [], None
+        apart = [each for each in compare_parameters(module, self._layer) if each.differs]
+        held = dict(module.named_buffers()) | dict(module.named_parameters())
+        layer = copy.deepcopy(self._layer)
+        with torch.no_grad():
+            for each in apart:
+                own = layer.get_parameter(each.name.rpartition(".")[2])
+                own.copy_(held[each.name].to(own.dtype))
+        sentences = [f"{each.sentence}." for each in apart]
+        return sentences, Model.of(adopt(layer), torch.float64) if apart else None
+
+
+def dtype_of(adopted: Adopted) -> torch.dtype:
+    """The type of a layer's parameters."""
+    return adopted.weights(fresh=True)[0][0].ih.dtype
+
+
+def _of_repeats(finding: Finding) -> Told:
+    """Two calls with the same input that differ."""
+    if finding.name == "kept":
+        title, repair = "the state is kept from call to call", "h = initial   # in every call"
+        return Cause("calls_chained"), Words(title, f"{finding.sentence}.", repair)
+    dropout = finding.name == "dropout"
+    title = "random numbers are drawn at each call"
+    repair = "candidate.eval()" if dropout else ""
+    choice = finding.name if dropout else ""
+    return Cause("random", choice), Words(title, f"{finding.sentence}.", repair)

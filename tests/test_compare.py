@@ -1,0 +1,132 @@
+"""compare as it is used: what it says of whole cases, beyond which mistakes it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnscope as rs
+
+
+def plain(verdict: Any) -> str:
+    """The text of a verdict in one line."""
+    return " ".join(str(verdict).split())
+
+
+# --- the order of axes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [6, 4], ids=["free", "square"])
+@pytest.mark.parametrize("given", [True, False])
+def test_an_output_with_its_axes_exchanged_is_no_agreement(steps: int, given: bool) -> None:
+    layer = nn.LSTM(3, 5, batch_first=True)
+
+    def time_first(x: Tensor, initial: Any = None) -> Tensor:
+        return layer(x, initial)[0].transpose(0, 1)
+
+    arguments = (torch.randn(4, steps, 3),) if given else ()
+    verdict = rs.compare(time_first, layer, *arguments)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == ["output_axes"]
+    assert verdict.explanations[0].left < 1e-6
+    assert "time first" in plain(verdict)
+    with pytest.raises(AssertionError, match="axes"):
+        rs.assert_agrees(time_first, layer, *arguments)
+
+
+def test_other_mistakes_are_found_beside_exchanged_axes() -> None:
+    layer = nn.GRU(3, 5)
+    other = nn.GRU(3, 5)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0.zero_()
+    verdict = rs.compare(lambda x, h=None: other(x, h)[0].transpose(0, 1), layer)
+    assert [cause.name for cause in verdict.causes] == ["output_axes", "bias_missing"]
+
+
+def test_recorded_numbers_may_have_their_own_order() -> None:
+    layer = nn.LSTM(3, 5, batch_first=True)
+    x = torch.randn(4, 6, 3)
+    assert rs.compare(layer(x)[0].detach().transpose(0, 1), layer, x)
+
+
+# --- what calls alone tell ------------------------------------------------------------------------
+
+
+def test_random_numbers_are_not_called_dropout() -> None:
+    layer = nn.GRU(3, 5)
+
+    def noisy(x: Tensor, initial: Any = None) -> Tensor:
+        return layer(x, initial)[0] + 0.1 * torch.randn(())
+
+    verdict = rs.compare(noisy, layer)
+    assert [cause.name for cause in verdict.causes] == ["random"]
+    assert "dropout" not in plain(verdict)
+
+
+def test_dropout_in_training_is_named() -> None:
+    layer = nn.GRU(3, 5, 2).eval()
+    other = nn.GRU(3, 5, 2, dropout=0.5)
+    other.load_state_dict(layer.state_dict())
+    verdict = rs.compare(other, layer)
+    assert [cause.name for cause in verdict.causes] == ["random"]
+    assert "p=0.5" in plain(verdict)
+
+
+# --- padding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_lengths_that_were_ignored_are_named(kind: Any) -> None:
+    """Padding that is not zero: outputs of valid steps are right, the last states are not."""
+    layer = kind(3, 5, batch_first=True)
+    x = torch.randn(3, 8, 3)
+    output, final = layer(x)
+    names = ("h_n", "c_n") if isinstance(final, tuple) else ("h_n",)
+    states = final if isinstance(final, tuple) else (final,)
+    recorded = {"output": output.detach()} | {
+        name: value.detach() for name, value in zip(names, states, strict=True)
+    }
+    verdict = rs.compare(recorded, layer, x, lengths=[8, 5, 3])
+    assert not verdict
+    assert [str(cause) for cause in verdict.causes] == ["padding not_masked"]
+
+
+def test_final_states_alone_that_differ_are_said_so() -> None:
+    layer = nn.GRU(3, 5)
+    x = torch.randn(6, 2, 3)
+    output, h_n = layer(x)
+    wrong = h_n.detach() + 0.01 * torch.randn(1, 2, 5)
+    verdict = rs.compare({"output": output.detach(), "h_n": wrong}, layer, x)
+    assert not verdict
+    assert verdict.explanations == ()
+    assert "The output agrees; h_n does not" in plain(verdict)
+
+
+# --- several at once, within the time -------------------------------------------------------------
+
+
+def test_a_port_that_starts_from_zeros_has_its_other_mistakes_found() -> None:
+    def mine(x: Any, initial: Any, weights: Any) -> Any:
+        w = {name: np.asarray(value) for name, value in weights.items()}
+        hidden = w["weight_hh_l0"].shape[1]
+        h = c = np.zeros((x.shape[1], hidden), dtype=np.float32)
+        outputs = []
+        for x_t in np.asarray(x):
+            a = x_t @ w["weight_ih_l0"].T + w["bias_ih_l0"] + h @ w["weight_hh_l0"].T
+            i, f, o, g = np.split(a, 4, axis=1)
+            c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+            h = np.tanh(c) / (1 + np.exp(-o))
+            outputs.append(h)
+        return np.stack(outputs), (h[None], c[None])
+
+    verdict = rs.compare(mine, nn.LSTM(4, 6))
+    assert {str(cause) for cause in verdict.causes} == {
+        "gate_order ifog of all",
+        "bias_missing of b_hh",
+        "initial_ignored all",
+    }
