@@ -29,7 +29,7 @@ ORDER = {
     "gate_order": rf"[a-z]+/{_ANY}",
     "interleaved": rf"(read|stored)/{_ANY}",
     "transposed": "/(W|W_ih|W_hh)",
-    "reshaped": "/(W|W_ih|W_hh)",
+    "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
     "bias_missing": "/(b_ih|b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
@@ -44,6 +44,7 @@ ORDER = {
     "not_loaded": "/",
     # equations
     "reset_before": "/",
+    "reset_whole": "/",
     "no_reset": "/",
     "update_exchanged": "/",
     "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu|sigmoid:hard_sigmoid(\(0.2, 0.5\))?)/",
@@ -59,7 +60,7 @@ ORDER = {
     "initial_first": "(part|layer)/",
     "initial_order": "/",
     "first_bias": "(n|all)/",
-    "never_carried": "/",
+    "never_carried": "(|h|c)/",
     "rows_chained": "/",
     "calls_chained": "/",
     # time and batch
@@ -73,14 +74,15 @@ ORDER = {
     "reverse_forward": "/",
     "reverse_unused": "/",
     "directions_order": "(exchanged|interleaved)/",
-    "directions_merged": "(sum|mean)/",
+    "directions_merged": "(sum|mean|forward|reverse)/",
     "reverse_start": "/",
+    "upper_start": "/",
     "layer_skipped": r"\d+/",
     "lower_returned": "/",
     "final_handed_up": "/",
     "residual": "/",
     "outputs_alias": "/",
-    "final_state": "output_end/",
+    "final_state": "output_(end|start)/",
     # around it
     "dropout": "/",
     "batch_dependent": "/",
@@ -88,11 +90,17 @@ ORDER = {
 }
 _RANK = {name: rank for rank, name in enumerate(ORDER)}
 _ONLY = {
-    "gru": {"biases_exchanged", "bias_merged", "reset_before", "no_reset", "update_exchanged"},
+    "gru": {
+        "biases_exchanged",
+        "bias_merged",
+        "reset_before",
+        "reset_whole",
+        "no_reset",
+        "update_exchanged",
+    },
     "lstm": {"forget_bias", "old_cell", "coupled", "emitted", "projection", "initial_exchanged"},
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
-_TWO_DIRECTIONS |= {"final_state"}
 
 
 class UndefinedError(ValueError):
@@ -228,6 +236,8 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     z = cell.apply("z", iz + hz)
     if cell.wrong("no_reset"):
         n = cell.apply("n", in_ + hn)
+    elif cell.wrong("reset_whole"):
+        n = cell.apply("n", r * (in_ + hn))
     elif cell.wrong("reset_before"):
         W_hn, b_hn = np.split(w["W_hh"], 3)[2], np.split(w["b_hh"], 3)[2]
         n = cell.apply("n", in_ + cell.times(W_hn, r * h) + b_hn)
@@ -322,6 +332,8 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
             return M[[k * H + u for u in range(H) for k in range(G)]]
         case "transposed", _:
             return np.concatenate([_square(block).T for block in np.split(M, G)])
+        case "reshaped", "kernel":
+            return M.T.reshape(M.shape)
         case "reshaped", _:
             return M.reshape(M.shape[1], M.shape[0]).T
         case "bias_missing", _:
@@ -477,12 +489,13 @@ class Planted:
             raise UndefinedError(f"{mistake} needs a projection")
         if name == "emitted" and self.R != self.H:
             raise UndefinedError(f"{mistake} needs h and c of one size")
-        if name in _TWO_DIRECTIONS and len(self.directions) == 1:
+        two = name in _TWO_DIRECTIONS or mistake.choice == "output_end"
+        if two and len(self.directions) == 1:
             raise UndefinedError(f"{mistake} needs two directions")
         places = itertools.product(range(self.layers), self.directions)
         if not any(_covers(mistake, *place) for place in places):
             raise UndefinedError(f"{mistake} lies outside the layer")
-        if name == "lower_returned" and self.layers == 1:
+        if name in ("lower_returned", "upper_start") and self.layers == 1:
             raise UndefinedError(f"{mistake} needs two layers")
 
     def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
@@ -607,6 +620,7 @@ class Planted:
         carried: list[State] = []
         shown: list[State] = []
         steps: list[list[State]] = []
+        below: list[Ran] = []
         for layer in range(self.layers):
             begin = [{k: v[layer * D + d] for k, v in start.items()} for d in range(D)]
             if self._has("layer_skipped", str(layer)):
@@ -615,7 +629,10 @@ class Planted:
                 carried, shown = carried + begin, shown + begin
                 outputs.append(x)
                 steps.append([self._no_steps(x)] * D)
+                below = []
                 continue  # and x goes to the layer above
+            if layer > 0 and self._has("upper_start", layer=layer) and below:
+                begin = [part.final for part in below]
             ran: list[Ran] = []
             for d, direction in enumerate(self.directions):
                 if direction == "reverse" and self._has("reverse_start", layer=layer):
@@ -626,6 +643,7 @@ class Planted:
             carried += [part.final for part in ran]
             shown += [self._shown(layer, d, ran[d], lengths, masked) for d in range(D)]
             steps.append([part.steps for part in ran])
+            below = ran
             if layer < last:
                 x = self._handed_up(layer + 1, ran, outputs[-1], x, lengths)
         output = outputs[-2 if self._has("lower_returned") else -1]
@@ -648,6 +666,9 @@ class Planted:
             output = emitted[0] + emitted[1]
         if layer == self.layers - 1 and self._has("directions_merged", "mean"):
             output = (emitted[0] + emitted[1]) / 2
+        for alone, part in zip(self.directions, emitted, strict=True):
+            if layer == self.layers - 1 and self._has("directions_merged", alone):
+                output = part
         if self._has("residual", layer=layer):
             if output.shape != x.shape:
                 raise UndefinedError(f"the input of layer {layer} cannot be added to its output")
@@ -681,6 +702,8 @@ class Planted:
             shown["h"] = self._like(shown["h"], ran.emitted[T - 1])
         if self._has("final_state", "output_end") and d == 1:
             shown["h"] = self._like(shown["h"], ran.emitted[lengths - 1, np.arange(B)])
+        if self._has("final_state", "output_start") and d == 0:
+            shown["h"] = self._like(shown["h"], ran.emitted[0])
         return shown
 
     @staticmethod
@@ -744,7 +767,12 @@ class Planted:
         record: list[State] = []
         for t in range(len(x)):
             now = cell.first() if t == 0 else cell
-            values = step(now, x[t], begin if cell.wrong("never_carried") else state)
+            before = dict(state)
+            for name in state:
+                letter = "h" if name == "fed" else name
+                if cell.wrong("never_carried") or cell.wrong("never_carried", letter):
+                    before[name] = begin[name]
+            values = step(now, x[t], before)
             live = (t < lengths)[:, None]
             state = {k: np.where(live, values[k], v) for k, v in state.items()}
             at_end = {k: np.where(live, v, at_end.get(k, v)) for k, v in values.items()}
@@ -855,8 +883,8 @@ def _of_weights(
     if R == H:
         yield from by_part("transposed", "", "W_hh")
         yield from by_part("transposed", "", "W", lambda size: size == H)
-    for which in ("W_ih", "W_hh", "W"):
-        yield from by_part("reshaped", "", which)
+    for choice, which in itertools.product(("", "kernel"), ("W_ih", "W_hh", "W")):
+        yield from by_part("reshaped", choice, which)
     yield from by_part("matrices_exchanged", "", "", lambda size: size == R)
     if bias:
         for name in ("bias_missing", "bias_doubled", "bias_twice"):
@@ -882,7 +910,7 @@ def _of_equations(
     kind: str, projected: bool, everywhere: Entries, by_layer: Entries, by_part: Entries
 ) -> Iterator[Mistake]:
     if kind == "gru":
-        for name in ("reset_before", "no_reset", "update_exchanged"):
+        for name in ("reset_before", "reset_whole", "no_reset", "update_exchanged"):
             yield from by_part(name)
     functions = _functions(kind)
     for quantity, own in functions.items():
@@ -932,7 +960,8 @@ def _of_states(
     if bias:
         for choice in ("n", "all") if kind == "gru" else ("all",):
             yield from by_part("first_bias", choice)
-    yield from by_part("never_carried")
+    for choice in ("", "h", "c") if lstm else ("",):
+        yield from by_part("never_carried", choice)
     if B > 1:
         yield from everywhere("rows_chained")
 
@@ -960,17 +989,19 @@ def _of_directions(
         yield from by_layer("reverse_unused", lowest=1)
         yield from by_layer("directions_order", "exchanged")
         yield from by_layer("directions_order", "interleaved")
-        yield from everywhere("directions_merged", "sum")
-        yield from everywhere("directions_merged", "mean")
+        for choice in ("sum", "mean", *DIRECTIONS):
+            yield from everywhere("directions_merged", choice)
         yield from by_layer("reverse_start")
     if L > 1:
         for layer in range(L):
             if inputs[layer] == width:
                 yield from everywhere("layer_skipped", str(layer))
         yield from everywhere("lower_returned")
+        yield from by_layer("upper_start", lowest=1)
         yield from by_layer("final_handed_up", lowest=1)
     yield from by_layer("residual", fits=lambda size: size == width)
     yield from everywhere("outputs_alias")
+    yield from everywhere("final_state", "output_start")
     if D > 1:
         yield from everywhere("final_state", "output_end")
 

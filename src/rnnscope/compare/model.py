@@ -83,10 +83,11 @@ class Part:
     ``token`` tells its weights and equations from those of other parts and models.
     ``first_b_hh`` stands in for b_hh at each row's first step. ``feeds`` is the quantity that is
     fed back as h (its first units, as many as h has), ``emits`` the one handed on, ``ends`` the
-    one returned as the final h. ``carried`` False: every step starts from the initial state.
+    one returned as the final h. ``restarts``: states that every step takes from the initial ones.
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
-    ``after_forward``: starts from the final state of the layer's first direction. ``pending``
-    maps parameters to the order in which the rows of those ``stored`` are to be taken.
+    ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
+    from that of the layer below. ``pending`` maps parameters to the order in which the rows of
+    those ``stored`` are to be taken.
     """
 
     cell: Cell
@@ -97,9 +98,10 @@ class Part:
     feeds: str = "h"
     emits: str = "h"
     ends: str = "h"
-    carried: bool = True
+    restarts: frozenset[str] = frozenset()
     aligned: bool = True
     after_forward: bool = False
+    after_below: bool = False
     pending: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property

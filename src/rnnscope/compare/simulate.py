@@ -59,7 +59,7 @@ class _Job:
     def alike(self) -> Token:
         """Jobs of the same kind can run as one batch."""
         part, w = self.part, self.part.stored
-        flags = (part.backward, part.feeds, part.emits, part.ends, part.carried, part.aligned)
+        flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts, part.aligned)
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
         return (id(part.cell), flags, present, self.x.shape, w.ih.shape, w.hh.shape)
 
@@ -145,7 +145,8 @@ class Simulator:
                     continue
                 part = model.parts[layer][d]
                 lengths.append(inputs.lengths)
-                jobs.append(_job(part, layer, d, model, inputs, flow, rans[k], slices))
+                below = finals[k][-1][d] if finals[k] else None
+                jobs.append(_job(part, layer, d, model, inputs, flow, rans[k], below, slices))
             for k, ran in enumerate(self._all(jobs, lengths, models)):
                 if ran is None:
                     if jobs[k] is not None:
@@ -226,11 +227,14 @@ def _job(
     inputs: Inputs,
     flow: _Flow,
     rans: Sequence[_Ran],
+    below: _Ran | None,
     slices: Callable[[Inputs, int, int], Mapping[str, Tensor]],
 ) -> _Job:
     start: Token = tuple(change.token for change in model.enter)
     if part.after_forward and rans:
         initial, start = rans[0].final, ("after", rans[0].token)
+    elif part.after_below and below is not None:
+        initial, start = below.final, ("above", below.token)
     else:
         initial = slices(inputs, layer, d)
     token = (part.token, layer, d, model.rows, start, flow.token)
@@ -498,7 +502,8 @@ def _recur(
         if batch.first is not None and b_hh is not None:
             started = _started(valid, t, x.shape[2])
             b_hh = torch.where(started[:, None], batch.first, b_hh)
-        found = _Step(batch, from_x[:, t], states if part.carried else initial, b_hh).run()
+        start = {name: initial[name] if name in part.restarts else states[name] for name in states}
+        found = _Step(batch, from_x[:, t], start, b_hh).run()
         after = {name: found[name] for name in states}
         if part.feeds != "h":
             after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
@@ -611,7 +616,7 @@ def opened(
     for k, part in enumerate(parts):
         shape = part.stored.ih.shape
         present = tuple(t is None for t in (part.stored.b_ih, part.stored.b_hh, part.first_b_hh))
-        groups.setdefault((id(part.cell), shape, present, part.carried, part.feeds), []).append(k)
+        groups.setdefault((id(part.cell), shape, present, part.restarts, part.feeds), []).append(k)
     first = parts[0].stored
     share = 1.0 if known.units is None else len(known.units) / first.hidden_size
     size = int(share * (first.ih.nbytes + first.hh.nbytes)) + known.x.nbytes * 8
@@ -638,10 +643,10 @@ def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
     steps, rows = known.x.shape[:2]
     from_x = _from_input(batch, known.x.unsqueeze(0))
     before = {name: value.unsqueeze(0) for name, value in known.before.items()}
-    if not part.carried:
-        before = {
-            name: value.expand(1, steps, *value.shape) for name, value in known.initial.items()
-        }
+    before |= {
+        name: known.initial[name].expand(1, steps, *known.initial[name].shape)
+        for name in part.restarts
+    }
     b_hh: list[Tensor | None] = [batch.b_hh] * steps
     if batch.first is not None and batch.b_hh is not None:
         b_hh = [

@@ -68,7 +68,8 @@ EXACTLY: dict[str, str] = {
     "`stored`: the array was stored in that order, and is taken for PyTorch's.",
     "transposed": "Each gate's block is transposed by itself, so it must be square: W_ih only "
     "where the layer's input has H features.",
-    "reshaped": "A (kH, I) array is read as (I, kH) in the order of memory, then transposed.",
+    "reshaped": "A (kH, I) array is read as (I, kH) in the order of memory, then transposed; with "
+    "kernel, its transpose (I, kH) is read as (kH, I).",
     "matrices_exchanged": "Where both have the same shape.",
     "bias_missing": "The bias is zero.",
     "bias_doubled": "The bias is 2 b.",
@@ -77,6 +78,7 @@ EXACTLY: dict[str, str] = {
     "forget_bias": "`before`: f = σ(a_f + 1). `after`: f = σ(a_f) + 1.",
     "layers_repeated": "`0,1`: layer 1 has the weights of layer 0.",
     "directions_repeated": "`forward`: both directions have the weights of forward.",
+    "reset_whole": "n = tanh(r × (W_in x + b_in + W_hn h + b_hn)).",
     "reset_before": "n = tanh(W_in x + b_in + W_hn (r × h) + b_hn).",
     "no_reset": "n = tanh(W_in x + b_in + W_hn h + b_hn).",
     "activation": "The outermost function in the equation of that quantity; `tanh:` and `sigmoid:` "
@@ -86,7 +88,7 @@ EXACTLY: dict[str, str] = {
     "directions, H), where both numbers are the same.",
     "initial_first": "`part`: h_0[0] everywhere; `layer`: the rows of layer 0 in every layer.",
     "initial_order": "Row d × layers + l in place of l × directions + d.",
-    "never_carried": "Every step has the initial state as the state before.",
+    "never_carried": "Every step has the initial state (h, c, or both) as the state before.",
     "rows_joined": "The rows are put end to end as one sequence, with the initial state of row 0.",
     "rows_chained": "Row b starts where row b − 1 ended; row 0 from its own initial state.",
     "time_reversed": "`kept`: every direction reads the other way, outputs stay at their steps. "

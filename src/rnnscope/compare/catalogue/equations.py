@@ -82,6 +82,19 @@ def _reset_before(part: Part, cause: Cause) -> Part | None:
     )
 
 
+def _reset_whole(part: Part, cause: Cause) -> Part | None:
+    found = _resets(part)
+    if found is None:
+        return None
+    name, product, gate, leaf = found
+
+    def whole(expr: Expr) -> Expr | None:
+        inside = isinstance(expr, Sum) and expr.right == product
+        return gate * (expr.left + leaf) if inside else None  # type: ignore[attr-defined]
+
+    return _changed(part, cause, **{name: _mapped(part.cell.equations[name], whole)})
+
+
 def _no_reset(part: Part, cause: Cause) -> Part | None:
     found = _resets(part)
     if found is None:
@@ -97,6 +110,12 @@ def _reset_words(cause: Cause, model: Model) -> Words:
     right = "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))"
     if cause.name == "no_reset":
         return Words("the reset gate is not used", "r scales W_hn h + b_hn.", right)
+    if cause.name == "reset_whole":
+        return Words(
+            "the reset scales the whole sum",
+            "r scales W_hn h + b_hn, and not W_in x + b_in.",
+            right,
+        )
     return Words(
         "the reset comes before the product",
         f"you multiply h by r, then by W_hn, as in the paper; {model.structure.kind} multiplies "
@@ -268,6 +287,7 @@ EQUATIONS = (
         _reset_words,
         _reset_before,
     ),
+    Entry("reset_whole", "the reset", "parts", _resetting, _reset_words, _reset_whole),
     Entry("no_reset", "the reset", "parts", _resetting, _reset_words, _no_reset),
     Entry("update_exchanged", "z and 1 - z", "parts", _blending, _update_words, _exchange_update),
     Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),

@@ -188,11 +188,24 @@ def _always(model: Model) -> Iterator[Choice]:
     yield "", ""
 
 
+def _forgotten(model: Model) -> Iterator[Choice]:
+    yield "", ""
+    if len(model.structure.cell.states) > 1:
+        yield from ((state, "") for state in model.structure.cell.states)
+
+
 def _never(part: Part, cause: Cause) -> Part:
-    return part.marked(cause.name, carried=False)
+    restarts = frozenset({cause.choice} if cause.choice else part.cell.states)
+    return part.marked(cause.name, cause.choice, restarts=restarts)
 
 
 def _never_words(cause: Cause, model: Model) -> Words:
+    if cause.choice:
+        return Words(
+            f"{cause.choice} is never carried on",
+            f"every step takes {cause.choice} from the initial state.",
+            "h, c = step(x[t], (h, c))   # and use both in the next step",
+        )
     return Words(
         "the state is never carried on",
         "every step starts from the initial state.",
@@ -232,8 +245,8 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
         ),
         None,
     )
-    if source is None:
-        return None
+    if source is None or (cause.choice == "skipped" and cause != cause.everywhere()):
+        return None  # what is returned is skipped as a whole
     changed: dict[tuple[int, int], Part] = {}
     for layer, row in enumerate(model.parts):
         for d, part in enumerate(row):
@@ -329,7 +342,7 @@ STATES = (
         model=_initial(_reorder),
     ),
     Entry("first_bias", "b_ih and b_hh", "parts", _first_choices, _first_words, _skip_first),
-    Entry("never_carried", "the carried state", "parts", _always, _never_words, _never),
+    Entry("never_carried", "the carried state", "parts", _forgotten, _never_words, _never),
     Entry("rows_chained", "the rows of the batch", "global", _always, _chained_words, model=_chain),
     Entry(
         "projection", "the projection", "parts", _projecting, _projection_words, model=_unproject

@@ -175,13 +175,21 @@ def _transpose(part: Part, cause: Cause) -> Part | None:
     return part.weighted(cause.name, cause.tensors, **found)
 
 
+def _reshapes(model: Model) -> Iterator[Choice]:
+    for _, tensors in _matrices(model):
+        yield from ((choice, tensors) for choice in ("", "kernel"))
+
+
 def _reshape(part: Part, cause: Cause) -> Part | None:
     found: dict[str, Tensor] = {}
     for name, weight in _chosen(part, cause.tensors).items():
         if 1 in weight.shape:
             return None
-        found[name] = weight.reshape(weight.shape[1], weight.shape[0]).T.contiguous()
-    return part.weighted(cause.name, cause.tensors, **found)
+        if cause.choice == "kernel":
+            found[name] = weight.T.reshape(weight.shape)
+        else:
+            found[name] = weight.reshape(weight.shape[1], weight.shape[0]).T.contiguous()
+    return part.weighted(cause.name, cause.choice, cause.tensors, **found)
 
 
 def _both(tensors: str) -> str:
@@ -204,6 +212,12 @@ def _transpose_words(cause: Cause, model: Model) -> Words:
 def _reshape_words(cause: Cause, model: Model) -> Words:
     which = _both(cause.tensors)
     verb = "are" if cause.tensors == "W" else "is"
+    if cause.choice == "kernel":
+        return Words(
+            f"a kernel (input, gates × hidden) is reshaped to {which}, not transposed",
+            "reshape keeps the order of the numbers in memory; .T moves them.",
+            f"{cause.tensors} = kernel.T",
+        )
     return Words(
         f"{which} {verb} reshaped, not transposed",
         "reshape keeps the order of the numbers in memory; .T moves them.",
@@ -504,7 +518,7 @@ WEIGHTS = (
         _transpose_words,
         _transpose,
     ),
-    Entry("reshaped", MATRICES, "parts", _matrices, _reshape_words, _reshape),
+    Entry("reshaped", MATRICES, "parts", _reshapes, _reshape_words, _reshape),
     Entry(
         "matrices_exchanged",
         MATRICES,

@@ -99,6 +99,16 @@ def _start_after(part: Part, cause: Cause) -> Part | None:
     return part.marked(cause.name, after_forward=True)
 
 
+def _start_above(model: Model, cause: Cause) -> Model | None:
+    layers = _layers(model, cause, 1)
+    changed = {
+        (layer, d): part.marked(cause.name, after_below=True)
+        for layer in layers
+        for d, part in enumerate(model.parts[layer])
+    }
+    return model.with_parts(changed) if changed else None
+
+
 def _each_layer(model: Model) -> Iterator[Choice]:
     if model.num_layers > 1:
         yield from ((str(layer), "") for layer in range(model.num_layers))
@@ -151,21 +161,25 @@ def _alias(model: Model, cause: Cause) -> Model:
 
 
 def _ends(model: Model) -> Iterator[Choice]:
+    yield "output_start", ""
     if model.num_directions > 1:
         yield "output_end", ""
 
 
 def _end(model: Model, cause: Cause) -> Model:
+    directions = model.num_directions
+
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is not None or "h" not in outcome.final:
             return None
         h = outcome.final["h"].clone()
-        if outcome.output.shape[-1] != 2 * h.shape[-1]:
+        if outcome.output.shape[-1] != directions * h.shape[-1]:
             return None
-        h[-1, 1] = outcome.output[-1].chunk(2, -1)[1]
+        d, time = (1, -1) if cause.choice == "output_end" else (0, 0)
+        h[-1, d] = outcome.output[time].chunk(directions, -1)[d]
         return replace(outcome, final={**outcome.final, "h": h})
 
-    return model.adding("leave", Change((cause.name, cause.choice), leave))
+    return model.adding("inner", Change((cause.name, cause.choice), leave))
 
 
 def _words(cause: Cause, model: Model) -> Words:
@@ -219,6 +233,12 @@ def _words(cause: Cause, model: Model) -> Words:
                 "it has its own initial state.",
                 "h = h_0[2 * layer + 1]",
             )
+        case "upper_start", _:
+            return Words(
+                "a layer starts from the final state of the layer below",
+                "each has its own initial state.",
+                "h = h_0[layer]",
+            )
         case "layer_skipped", layer:
             return Words(
                 f"layer {layer} is skipped",
@@ -248,6 +268,12 @@ def _words(cause: Cause, model: Model) -> Words:
                 "every step's output is the last one",
                 "the same array is stored at every step and overwritten.",
                 "outputs.append(h.copy())",
+            )
+        case "final_state", "output_start":
+            return Words(
+                "the final state is taken at the first step",
+                "h_n is h after the last one.",
+                "h_n = output[-1]" if not model.structure.batch_first else "h_n = output[:, -1]",
             )
     return Words(
         "the final state of reverse is taken at the last position",
@@ -293,6 +319,7 @@ WIRING = (
     ),
     Entry("directions_merged", "the directions", "global", _merges, _words, model=_merge),
     Entry("reverse_start", "the directions", "layer", _two, _words, _start_after, True),
+    Entry("upper_start", "the layers", "layer", _stacked, _words, model=_start_above),
     Entry("layer_skipped", "the layers", "global", _each_layer, _words, model=_skip),
     Entry("lower_returned", "the layers", "global", _stacked, _words, model=_return_lower),
     Entry(
