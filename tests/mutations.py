@@ -172,6 +172,8 @@ class Oracle:
 
     def shows(self, mistakes: Sequence[Mistake], numbers: Numbers) -> bool:
         """Whether each of the mistakes has an effect beside the others, far above rounding."""
+        if apart(self.numbers([]), numbers) <= 100 * self.rounding:
+            return False  # one undoes the other
         for one in mistakes:
             others = [m for m in mistakes if m is not one]
             try:
@@ -393,12 +395,17 @@ def together(mistakes: Sequence[Mistake]) -> bool:
 
 
 def drawn(setting: Setting, size: int, seed: int, **options: Any) -> Iterator[tuple[Mistake, ...]]:
-    """Sets of mistakes at random, without end; singles in turn, each once."""
+    """Sets of mistakes at random, without end; singles and pairs in turn, each once."""
     every = setting.mistakes(**options)
     rng = random.Random(f"{setting} {size} {seed}")
     if size == 1:
         rng.shuffle(every)
         yield from ((one,) for one in every)
+        return
+    if size == 2:
+        pairs = list(itertools.combinations(every, 2))
+        rng.shuffle(pairs)
+        yield from (tuple(rng.sample(pair, 2)) for pair in pairs if together(pair))
         return
     while True:
         chosen = tuple(rng.sample(every, size))

@@ -670,6 +670,10 @@ class Planted:
             if layer == self.layers - 1 and self._has("directions_merged", alone):
                 output = part
         if self._has("residual", layer=layer):
+            if layer == self.layers - 1 and (
+                self._has("delayed", "output") or self._has("outputs_alias")
+            ):
+                raise UndefinedError("which of the two comes first is not told")
             if output.shape != x.shape:
                 raise UndefinedError(f"the input of layer {layer} cannot be added to its output")
             output = output + x
@@ -719,7 +723,8 @@ class Planted:
         last = layer == self.layers - 1
         turned = direction == "reverse" and not self._has("reverse_forward", layer=layer)
         cell = self.cells[layer, direction]
-        values, final, at_end = self._rows(cell, _turn(x, lengths) if turned else x, start, lengths)
+        given = _turn(x, lengths) if turned else x
+        values, final, at_end, began = self._rows(cell, given, start, lengths)
         quantity = "h"
         if self._has("emitted", "c", layer=layer):
             quantity = "c"
@@ -729,7 +734,7 @@ class Planted:
         if last and self._has("delayed", "output"):
             if quantity == "m":
                 raise UndefinedError("there is no m before the first step")
-            emitted = np.concatenate([start[quantity][None], emitted[:-1]])
+            emitted = np.concatenate([began[quantity][None], emitted[:-1]])
         if last and self._has("outputs_alias"):
             ends = emitted[lengths - 1, np.arange(x.shape[1])]
             emitted = np.broadcast_to(ends, emitted.shape)
@@ -741,20 +746,23 @@ class Planted:
 
     def _rows(
         self, cell: Cell, x: Array, start: State, lengths: Array
-    ) -> tuple[State, State, State]:
-        """All rows at once, or each from where the one before ended."""
+    ) -> tuple[State, State, State, State]:
+        """All rows at once, or each from where the one before ended; and where each began."""
         if not self._has("rows_chained"):
-            return self._scan(cell, x, start, lengths)
+            return *self._scan(cell, x, start, lengths), start
         rows: list[tuple[State, State, State]] = []
+        began: list[State] = []
         for b in range(x.shape[1]):
             own = {k: v[b : b + 1] for k, v in start.items()}
             begin = rows[-1][1] if rows else own
+            began.append(begin)
             rows.append(self._scan(cell, x[:, b : b + 1], begin, lengths[b : b + 1]))
         values, final, at_end = (
             {k: np.concatenate([r[n][k] for r in rows], axis=axis) for k in rows[0][n]}
             for n, axis in ((0, 1), (1, 0), (2, 0))
         )
-        return values, final, at_end
+        starts = {k: np.concatenate([each[k] for each in began]) for k in start}
+        return values, final, at_end, starts
 
     def _scan(
         self, cell: Cell, x: Array, start: State, lengths: Array

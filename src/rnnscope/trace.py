@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,10 @@ from rnnscope.explain import Explanation, explain
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
+from rnnscope.labels import Labels, step_labels
 from rnnscope.listing import SMALL, count, overview, table
 from rnnscope.opening import Opened, batch_first, open_call
+from rnnscope.page import View, view
 from rnnscope.record import Index, Place, Record
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
@@ -41,6 +44,7 @@ def trace(
     *args: Any,
     record: str | Iterable[str] = "gates",
     check: Check = True,
+    labels: Any = None,
     **kwargs: Any,
 ) -> Trace:
     """Call a recurrent layer as it is called, and open it: every number inside, proven.
@@ -54,7 +58,8 @@ def trace(
     ``f_from_h``, ``f_pre``), names keep those; states are always kept. ``check``: True proves h
     at every step and the cell state at the end against the layer; "thorough" also proves every
     state at every step against an independent loop of torch's own cells; False gives the numbers
-    by the equations alone, without running the layer.
+    by the equations alone, without running the layer. ``labels`` names the steps for pictures
+    and pages: a list of texts (tokens, dates), or one for each sequence.
 
     >>> rnn = nn.RNN(1, 1, bias=False, batch_first=True)
     >>> tr = trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]]))
@@ -73,11 +78,11 @@ def trace(
     if not (isinstance(check, bool) or check == "thorough"):
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
-        return _by_equations(adopted, adopted.call(args, kwargs), names)
+        return _by_equations(adopted, adopted.call(args, kwargs), names).labelled(labels)
     with attending(adopted, names) as heard, Capture(adopted, heard) as capture:
         module(*args, **kwargs)
     assert capture.taken is not None, "the module ran, so its hook did"
-    return open_captured(capture.taken, names, check)
+    return open_captured(capture.taken, names, check).labelled(labels)
 
 
 def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
@@ -193,7 +198,10 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     Raises ``FileError`` where the file is missing, damaged, or holds no trace.
     """
     found = tracefile.read(path)
-    return Trace(found.structure, found.call, Snapshot(found.weights), found.opened, found.output)
+    snapshot = Snapshot(found.weights)
+    loaded = Trace(found.structure, found.call, snapshot, found.opened, found.output)
+    loaded.labels = found.labels
+    return loaded
 
 
 class Trace(Record):
@@ -234,6 +242,17 @@ class Trace(Record):
         self._masks = opened.masks
         self._snapshot = snapshot
         self._returned = output
+        self.labels: Labels = ()
+
+    def labelled(self, labels: Any) -> Self:
+        """The same trace, its steps named: a list of texts, or one for each sequence; None leaves
+        it as it is.
+
+        Raises ``ShapeError`` where there are more or fewer than steps.
+        """
+        if labels is not None:
+            self.labels = step_labels(labels, self.lengths.tolist())
+        return self
 
     # what went in and came out -------------------------------------------------------------
 
@@ -633,7 +652,9 @@ class Trace(Record):
         opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
         tracefile.write(
             path,
-            tracefile.Contents(self.structure, self.call, self.weights, opened, self._returned),
+            tracefile.Contents(
+                self.structure, self.call, self.weights, opened, self._returned, self.labels
+            ),
         )
 
     @property
@@ -664,6 +685,36 @@ class Trace(Record):
         """What each slice of ``output`` and each row of ``h_n`` is in this call, checked on its
         numbers; see ``rnnscope.shapes``."""
         return shapes(self)
+
+    # seen ------------------------------------------------------------------------------------
+
+    def view(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        labels: Any = None,
+        gradients: Gradients | None = None,
+        batch: int | None = None,
+    ) -> View:
+        """A page through which one can walk, step by step: one HTML file that needs nothing else.
+
+        Written to ``path`` where one is given; without, the result shows itself in a notebook.
+        ``labels`` names the steps as ``trace(labels=...)`` does, for this page; ``gradients`` adds
+        those of ``tr.gradients(loss)``; ``batch`` keeps one sequence. In the page numbers can be
+        changed, and what follows is computed again by the same equations.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(nn.RNN(1, 1, bias=False), torch.tensor([[3.0], [4.0], [5.0]]))
+        >>> page = tr.view()
+        >>> page.html.startswith("<!doctype html>")
+        True
+
+        Raises ``ShapeError`` for labels that do not fit and for more than a page can hold (20 MB),
+        ``FileError`` where the place cannot be written.
+        """
+        self._whole()
+        shown = self if labels is None else copy.copy(self).labelled(labels)
+        return view(shown, path, gradients=gradients, batch=batch)
 
     # explained -------------------------------------------------------------------------------
 
@@ -739,6 +790,7 @@ class Rerun(Trace):
             base.structure, found.call, Snapshot(found.weights), found.opened, found.output
         )
         self.base, self.edits, self.changed = base, edits, tuple(weights)
+        self.labels = base.labels
         self._new_weights = weights
         self._sites = found.sites
 

@@ -24,7 +24,8 @@ from rnnscope.adopt import Call, Structure, Weights
 from rnnscope.cells import quantity_names
 from rnnscope.declaration import cell_of, data_of
 from rnnscope.direction import Proof
-from rnnscope.errors import DeclarationError, FileError
+from rnnscope.errors import DeclarationError, FileError, ShapeError
+from rnnscope.labels import Labels, step_labels
 from rnnscope.opening import Opened
 from rnnscope.record import Place
 from rnnscope.writing import no_file, replacing
@@ -44,6 +45,7 @@ class Contents:
     weights: tuple[tuple[Weights, ...], ...]
     opened: Opened
     output: Any
+    labels: Labels = ()
 
 
 def write(path: str | os.PathLike[str], contents: Contents) -> None:
@@ -80,6 +82,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "batched": call.batched,
         "products": None if opened.products is None else str(opened.products),
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
+        "labels": contents.labels,
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     facts["crc32"] = _checksum(ready)
@@ -205,7 +208,16 @@ def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
         output = (tensors["output"] if packed is None else packed, final)
     masks = tuple(tensors.get(f"mask/{k}") for k in range(lead[0]))
     opened = Opened(values, inputs, proofs, products, masks)
-    return Contents(structure, call, weights, opened, output)
+    labels = _labels(facts.get("labels", ()), call)
+    return Contents(structure, call, weights, opened, output, labels)
+
+
+def _labels(found: Any, call: Call) -> Labels:
+    lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
+    try:
+        return step_labels(found, lengths) if found else ()
+    except ShapeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _packed(prefix: str, tensors: Mapping[str, Tensor]) -> PackedSequence | None:

@@ -453,7 +453,8 @@ def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> li
         # one long sequence, row after row; every row starts where the row before ended
         x = x.transpose(1, 2).flatten(1, 2).unsqueeze(2)
         states = {name: value[:, :1] for name, value in states.items()}
-    emitted, before, finals = _recur(batch, part, x, states, None if chained else lengths)
+    row = steps if chained else None
+    emitted, before, finals = _recur(batch, part, x, states, None if chained else lengths, row)
     if chained:
 
         def cut(value: Tensor) -> Tensor:
@@ -482,9 +483,11 @@ def _recur(
     x: Tensor,
     initial: Mapping[str, Tensor],
     lengths: Tensor | None,
+    row: int | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """What is handed on at every step, what was a step before, and each state after each step;
-    (model, time, batch, unit) in the order of computing. Padding keeps the states."""
+    (model, time, batch, unit) in the order of computing. Padding keeps the states. With ``row``
+    a row of the batch begins after every so many steps, where the one before ended."""
     from_x = _from_input(batch, x)
     steps = x.shape[1]
     valid = None
@@ -499,8 +502,10 @@ def _recur(
     last = _handed(part, initial)
     for t in range(steps):
         b_hh = batch.b_hh
+        if row is not None and t % row == 0:
+            initial = states
         if batch.first is not None and b_hh is not None:
-            started = _started(valid, t, x.shape[2])
+            started = _started(valid, t % row if row is not None else t, x.shape[2])
             b_hh = torch.where(started[:, None], batch.first, b_hh)
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
         found = _Step(batch, from_x[:, t], start, b_hh).run()

@@ -1,0 +1,63 @@
+"""Labels of steps: tokens, dates, whatever a person calls them by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rnnscope.errors import ShapeError
+
+__all__ = ["Labels", "step_labels"]
+
+Labels = tuple[tuple[str, ...], ...]
+"""For each sequence of the batch a text for each step; empty where there are none."""
+
+
+def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
+    """One list of labels for every sequence, or one list for each, as texts.
+
+    ``lengths`` are the steps of each sequence. A list may be shorter or longer than a sequence
+    only where it serves several: then it must reach the longest one's end. Anything but a text
+    becomes one. Raises ``ShapeError`` where the counts do not fit.
+
+    >>> step_labels("abc", [3])
+    (('a', 'b', 'c'),)
+    >>> step_labels([["the", "cat"], ["sat", 1]], [2, 2])
+    (('the', 'cat'), ('sat', '1'))
+    """
+    if labels is None:
+        return ()
+    try:
+        every = list(labels)
+    except TypeError:
+        raise ShapeError(
+            f"labels must be a list of texts, one a step; got {type(labels).__name__}"
+        ) from None
+    own = bool(every) and all(_is_list(each) for each in every)
+    if not own:
+        longest = max(lengths, default=0)
+        _fit(len(every), longest, "labels")
+        return tuple(tuple(map(str, every[:length])) for length in lengths)
+    if len(every) != len(lengths):
+        raise ShapeError(
+            f"labels hold {len(every)} lists, and the batch {len(lengths)} sequences; give one "
+            f"list for each, or a single list for all"
+        )
+    found = []
+    for row, (each, length) in enumerate(zip(every, lengths, strict=True)):
+        texts = list(each)
+        _fit(len(texts), length, f"labels of sequence {row}")
+        found.append(tuple(map(str, texts)))
+    return tuple(found)
+
+
+def _is_list(value: Any) -> bool:
+    return not isinstance(value, str | bytes) and hasattr(value, "__iter__")
+
+
+def _fit(count: int, steps: int, what: str) -> None:
+    if count != steps:
+        raise ShapeError(
+            f"{what} must be {steps}, one a step; got {count}. "
+            f"{'Leave out the last ones.' if count > steps else 'Fill up with empty texts.'}"
+        )

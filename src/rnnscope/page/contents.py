@@ -1,0 +1,194 @@
+"""What a page holds: a trace as plain data, numbers exact, within a size."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rnnscope.addressing import Traced
+from rnnscope.cells import Cell
+from rnnscope.errors import ShapeError
+from rnnscope.expr import Apply, Expr, Product, Quantity, Sum
+from rnnscope.labels import Labels
+from rnnscope.page.script import equations, functions
+from rnnscope.record import Record
+
+__all__ = ["MOST", "Shown", "contents"]
+
+MOST = 20 * 2**20
+"""Bytes that a page may have."""
+_REST = 200_000
+"""Of these, what is no number: the script, the style, the equations."""
+
+
+class Shown(Traced, Protocol):
+    """What a page needs of a trace."""
+
+    labels: Labels
+
+    @property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """What dropout let pass of each layer's input."""
+
+    @property
+    def deviation(self) -> float | None:
+        """The largest deviation from the layer's own numbers."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """What rounding allows there."""
+
+
+def contents(
+    trace: Shown, gradients: Record | None, batch: int | None, construction: str
+) -> dict[str, Any]:
+    """A trace as JSON's plain values; arrays as base64 of little-endian floats.
+
+    Where all sequences are more than a page may hold, the first ones are kept, and the page says
+    so; ``batch`` keeps one. Raises ``ShapeError`` where even one sequence is too much.
+    """
+    rows, left_out = _rows(trace, gradients, batch)
+    structure, cell = trace.structure, trace.cell
+    lengths = trace.lengths[rows].tolist()
+    values = {name: _array(trace[name][:, :, rows]) for name in cell.quantities if name in trace}
+    missing = [name for name in cell.quantities if name not in trace]
+    if missing:
+        left_out.append(f"{', '.join(missing)}: not recorded")
+    scale = 1 / (1 - structure.dropout) if structure.dropout < 1 else 0.0
+    masks = [
+        None if m is None else _array(m[rows].to(trace.call.x.dtype) * scale) for m in _masks(trace)
+    ]
+    return {
+        "title": str(structure),
+        "construction": construction,
+        "kind": structure.kind,
+        "cell": {
+            "name": cell.name,
+            "gates": list(cell.gates),
+            "states": list(cell.states),
+            "functions": functions(cell),
+            "equations": equations(cell, structure.bias),
+            "quantities": [_quantity(cell, name) for name in cell.equations],
+        },
+        "layers": structure.num_layers,
+        "directions": list(structure.directions),
+        "time": int(trace.call.steps),
+        "rows": rows,
+        "lengths": lengths,
+        "padded": trace.call.lengths is not None,
+        "labels": [list(trace.labels[row]) for row in rows] if trace.labels else None,
+        "values": values,
+        "x": _array(trace.layer_input(0)[rows]),
+        "masks": masks,
+        "initial": {name: _array(value[:, :, rows]) for name, value in trace.call.initial.items()},
+        "weights": [[_weights(one) for one in row] for row in trace.weights],
+        "gradients": None if gradients is None else _gradients(gradients, rows),
+        "proof": trace.proof,
+        "dtype": str(trace.call.x.dtype).removeprefix("torch."),
+        "left_out": left_out,
+    }
+
+
+def _masks(trace: Shown) -> tuple[Tensor | None, ...]:
+    working = trace.structure.training and trace.structure.dropout > 0
+    return trace.masks if working else (None,) * trace.structure.num_layers
+
+
+def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[list[int], list[str]]:
+    """The sequences that a page can hold, and a sentence where these are not all."""
+    count = trace.call.batch
+    if batch is not None:
+        if not -count <= batch < count:
+            raise ShapeError(f"batch={batch}: the trace has {count} sequences, numbered from 0")
+        chosen = [batch % count]
+    else:
+        chosen = list(range(count))
+    size = 8 if trace.call.x.dtype == torch.float64 else 4
+    weights = sum(t.numel() for t in trace.parameters.values())
+    kept = sum(trace[name].numel() for name in trace.cell.quantities if name in trace)
+    kept += trace.layer_input(0).numel() + sum(t.numel() for t in trace.call.initial.values())
+    kept += sum(m.numel() for m in _masks(trace) if m is not None)
+    if gradients is not None:
+        kept += sum(gradients[name].numel() for name in gradients)
+        kept += sum(gradients.layer_input(k).numel() for k in range(trace.structure.num_layers))
+    room = MOST - _REST - weights * size * 4 / 3
+    fits = math.floor(room / (kept / count * size * 4 / 3)) if room > 0 else 0
+    if fits < 1:
+        total = (weights + kept / count) * size * 4 / 3 / 2**20
+        raise ShapeError(
+            f"one sequence of {trace.call.steps} steps with its weights makes a page of "
+            f"{total:.0f} MB; the most is {MOST >> 20}. Trace fewer steps (x[:, :200]), or look at "
+            f"the numbers with rs.plot and tr.sel"
+        )
+    if fits >= len(chosen):
+        return chosen, []
+    told = (
+        f"Sequences {fits} to {count - 1} of the batch are left out: a page holds "
+        f"{MOST >> 20} MB. view(batch=K) shows another."
+    )
+    return chosen[:fits], [told]
+
+
+def _array(value: Tensor) -> dict[str, Any]:
+    kind = torch.float64 if value.dtype == torch.float64 else torch.float32
+    numbers = value.detach().to("cpu", kind).contiguous().numpy()
+    data = numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
+    kept = "f8" if kind == torch.float64 else "f4"
+    return {
+        "shape": list(value.shape),
+        "type": kept,
+        "data": base64.b64encode(data).decode("ascii"),
+    }
+
+
+def _weights(weights: Any) -> dict[str, Any]:
+    names = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+    names |= {"hr": "weight_hr"}
+    found: dict[str, Any] = {"hidden": weights.hidden_size, "tensors": {}, "vectors": {}}
+    for field, name in names.items():
+        value = getattr(weights, field)
+        if value is not None:
+            found["tensors"][field] = {"name": name + weights.suffix, **_array(value)}
+    for name, value in weights.vectors.items():
+        found["vectors"][name] = {"name": name + weights.suffix, **_array(value)}
+    return found
+
+
+def _gradients(gradients: Record, rows: list[int]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: _array(gradients[name][:, :, rows]) for name in gradients}
+    return {"values": found, "x": _array(gradients.layer_input(0)[rows])}
+
+
+def _quantity(cell: Cell, name: str) -> dict[str, Any]:
+    """What is known of a quantity without its numbers: its word, its range, whether it is carried,
+    and what its equation uses."""
+    return {
+        "name": name,
+        "word": cell.words.get(name, ""),
+        "state": name in cell.states,
+        "range": range_of(cell.equations[name], cell.equations),
+    }
+
+
+def range_of(expr: Expr, equations: Mapping[str, Expr]) -> list[float] | None:
+    """The smallest and the largest value that an equation can give, where its functions tell it."""
+    match expr:
+        case Apply():
+            known = expr.function.range
+            return None if known is None else list(known)
+        case Quantity(name):
+            return range_of(equations[name], equations)
+        case Product(left, right):
+            one, other = range_of(left, equations), range_of(right, equations)
+            if one is None or other is None:
+                return None
+            corners = [a * b for a in one for b in other]
+            return [min(corners), max(corners)]
+        case Sum():
+            return None
+    return None

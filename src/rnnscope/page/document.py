@@ -1,0 +1,123 @@
+"""One self-contained HTML file: template, style, script and data, under a strict policy."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rnnscope.page.contents import Shown, contents
+from rnnscope.page.script import runnable
+from rnnscope.record import Record
+from rnnscope.writing import replacing
+
+__all__ = ["View", "view"]
+
+SCRIPTS = ("engine", "state", "draw", "chain", "cell", "unrolled", "maps", "main")
+"""The parts of the script, in the order in which they stand in the page."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A page that was made: ``path`` where it was written, else it shows itself in a notebook.
+
+    ``html`` is the whole document.
+    """
+
+    html: str = field(repr=False)
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        size = len(self.html.encode()) / 2**20
+        if self.path is not None:
+            return f"{self.path} ({size:.1f} MB): open it in a browser"
+        return f"a page of {size:.1f} MB: shown in a notebook; elsewhere give a path, view('page.html')"
+
+    def __repr__(self) -> str:
+        return f"<View: {self}>"
+
+    def _repr_html_(self) -> str:
+        source = escape(self.html, quote=True)
+        return (
+            f'<iframe title="rnnscope" sandbox="allow-scripts" srcdoc="{source}" '
+            f'width="100%" height="900" style="border:0"></iframe>'
+        )
+
+
+def view(
+    trace: Shown,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    gradients: Record | None = None,
+    batch: int | None = None,
+    construction: str = "",
+) -> View:
+    """The page of a trace; written to ``path`` where one is given, whole or not at all.
+
+    Raises ``ShapeError`` where one sequence is more than a page may hold, ``FileError`` where the
+    place cannot be written.
+    """
+    html = document(contents(trace, gradients, batch, construction))
+    if path is None:
+        return View(html)
+    place = Path(path)
+    with replacing(place) as beside:
+        beside.write_text(html, encoding="utf-8")
+    return View(html, place)
+
+
+def document(facts: dict[str, Any]) -> str:
+    """The HTML of a page that holds these facts."""
+    style, script = _static("style.css"), _script(facts["cell"]["functions"])
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_digest(script)}'",
+            f"style-src '{_digest(style)}'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    parts = {
+        "POLICY": escape(policy, quote=True),
+        "TITLE": escape(facts["title"]),
+        "STYLE": style,
+        "DATA": _json(facts),
+        "SCRIPT": script,
+    }
+    pieces = _static("page.html").split("@@")
+    # every second piece is a name; what is put in is never looked at again
+    return "".join(parts[piece] if k % 2 else piece for k, piece in enumerate(pieces))
+
+
+def _json(facts: dict[str, Any]) -> str:
+    """JSON that ends no element and opens no comment."""
+    text = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    # what no UTF-8 can hold, half of a pair, is shown as unknown
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _static(name: str) -> str:
+    return (files("rnnscope.page") / "static" / name).read_text(encoding="utf-8")
+
+
+def _script(functions: Mapping[str, str]) -> str:
+    first, *rest = (_static(f"{name}.js") for name in SCRIPTS)
+    return "\n".join(['"use strict";', first, runnable(functions), *rest])
+
+
+def _digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -1,0 +1,90 @@
+// The page put together: the bar, the keys, the address.
+(() => {
+  const $ = (id) => document.getElementById(id), { make } = rnnscope;
+  const record = rnnscope.decode(JSON.parse($("record").textContent));
+  const engine = rnnscope.engine(record);
+  const store = rnnscope.store(record, engine), { state } = store;
+  rnnscope.page = store;
+
+  $("title").textContent = record.title;
+  $("construction").textContent = record.construction;
+  $("proof").textContent = record.proof;
+  $("left-out").textContent = record.left_out.join(" ");
+
+  // choosers, where there is a choice
+  const choosers = {};
+  const chooser = (key, word, options) => {
+    const select = make("select", { id: `choose-${key}` }, ...options.map(([value, text]) => make("option", { value }, text)));
+    select.addEventListener("change", () => store.set({ [key]: typeof options[0][0] === "number" ? Number(select.value) : select.value }));
+    choosers[key] = select;
+    if (options.length > 1) $("choosers").append(make("label", {}, `${word} `, select));
+  };
+  const range = (count) => Array.from({ length: count }, (_, k) => [k, String(k)]);
+  const size = Math.max(...record.names.map((name) => record.units(name, 0)));
+  chooser("row", "sequence", record.rows.map((row, k) => [k, String(row)]));
+  chooser("layer", "layer", range(record.layers));
+  chooser("direction", "direction", record.directions.map((d) => [d, d]));
+  chooser("unit", "unit", range(size));
+  chooser("feature", "feature of x", range(Math.max(record.features(0), record.layers > 1 ? record.features(1) : 0)));
+  chooser("quantity", "quantity", record.names.map((name) => [name, name]));
+
+  const bar = () => {
+    $("playhead").max = record.lengths[state.row] - 1;
+    $("playhead").value = state.time;
+    const said = rnnscope.stepName(record, state.row, state.time);
+    $("playhead").setAttribute("aria-valuetext", said);
+    $("where").textContent = said;
+    $("previous").disabled = state.time === 0;
+    $("next").disabled = state.time === record.lengths[state.row] - 1;
+    for (const [key, select] of Object.entries(choosers)) select.value = state[key];
+    document.body.classList.toggle("hiding", state.hidden);
+    $("hide").setAttribute("aria-pressed", state.hidden);
+    $("hide").textContent = state.hidden ? "Show results" : "Hide results";
+  };
+  const own = () => {
+    const most = engine.deviation(state.row);
+    $("own").textContent = most === null ? "" : `The page's own arithmetic, in float64, differs from PyTorch's numbers by at most ${most === 0 ? "0" : most.toExponential(0).replace(/e([+-])(\d)$/, "e$10$2")} (every quantity of this sequence, in ${record.dtype}).`;
+    $("own").dataset.deviation = String(most);
+  };
+
+  const hide = () => {
+    for (const step of document.querySelectorAll(".step.shown")) step.classList.remove("shown");
+    store.set({ hidden: !state.hidden });
+  };
+  $("playhead").addEventListener("input", () => store.set({ time: Number($("playhead").value) }));
+  $("previous").addEventListener("click", () => store.set({ time: state.time - 1 }));
+  $("next").addEventListener("click", () => store.set({ time: state.time + 1 }));
+  $("reset").addEventListener("click", () => store.set({ edits: [] }));
+  $("hide").addEventListener("click", hide);
+  const dark = (on) => { document.documentElement.dataset.theme = on ? "dark" : "light"; $("theme").setAttribute("aria-pressed", on); $("theme").textContent = on ? "Light" : "Dark"; };
+  dark(window.matchMedia("(prefers-color-scheme: dark)").matches);
+  $("theme").addEventListener("click", () => dark(document.documentElement.dataset.theme !== "dark"));
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const into = event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement;
+    if (event.key === "?" && !(into && event.target.type === "number")) hide();
+    else if (!into && event.key === "ArrowLeft") store.set({ time: Math.max(0, state.time - 1) });
+    else if (!into && event.key === "ArrowRight") store.set({ time: state.time + 1 });
+    else return;
+    event.preventDefault();
+  });
+
+  let opened = [];
+  window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((each) => { each.open = true; }); });
+  window.addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
+
+  rnnscope.chain(store);
+  rnnscope.cellView(store);
+  rnnscope.unrolled(store);
+  rnnscope.maps(store);
+  store.listen((changed) => { bar(); if (changed.has("row")) own(); });
+  const read = () => {
+    const ignored = location.hash.includes("=") ? store.read(location.hash) : [];
+    $("notice").textContent = ignored.length ? `Not understood in the address, and ignored: ${ignored.join(", ")}` : "";
+  };
+  window.addEventListener("hashchange", read);
+  read();
+  bar();
+  own();
+})();
