@@ -131,9 +131,12 @@ def returned(setting: Setting, layer: Any, probe: Any, finals: bool) -> list[Arr
 
 
 def apart(a: Numbers, b: Numbers) -> float:
-    """The largest difference, relative to the largest number of its array above 1."""
+    """The largest difference, relative to the largest number of its array above 1; what ``b``
+    does not give in a shape that can be read is not compared."""
     worst = 0.0
     for one, other in zip(itertools.chain(*a), itertools.chain(*b), strict=True):
+        if other.size == 0:
+            continue
         if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
             return np.inf
         finite = np.isfinite(other)

@@ -671,7 +671,9 @@ class Planted:
                 output = part
         if self._has("residual", layer=layer):
             if layer == self.layers - 1 and (
-                self._has("delayed", "output") or self._has("outputs_alias")
+                self._has("delayed", "output")
+                or self._has("outputs_alias")
+                or any(m.name == "final_state" for m in self.mistakes)
             ):
                 raise UndefinedError("which of the two comes first is not told")
             if output.shape != x.shape:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from rnnscope.layouts import LAYOUTS
 from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
+from rnnscope.page import view as page
 from rnnscope.terminal import ArgumentError, Format, OneLine, show
 from rnnscope.trace import Trace, trace
 
@@ -129,6 +131,61 @@ class Direction(StrEnum):
 _LAYER, _WHERE, _FILES = "The layer", "Which number", "From files"
 
 
+Steps = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="STEP...",
+        help="The sequence, a number a step: 3 -4 5. A comma joins features: 3,1 4,0.",
+    ),
+]
+CellOption = Annotated[
+    AnyCell | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
+]
+Activation = Annotated[
+    Nonlinearity | None,
+    typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
+]
+Hidden = Annotated[int | None, typer.Option(min=1, help="Units.  [default: 1]", show_default=False)]
+Layers = Annotated[
+    int | None, typer.Option(min=1, help="Stacked layers.  [default: 1]", show_default=False)
+]
+Both = Annotated[bool, typer.Option("--bidirectional", help="Read in both directions.")]
+Bias = Annotated[bool, typer.Option("--bias", help="With the biases b_ih and b_hh.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="From which the weights are drawn.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set a parameter: weight_hh_l0=0.7, or one number of it: weight_hh_l0[0,1]=0.7. "
+        "Repeatable.",
+    ),
+]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file of weights, as for rnnscope show; the sizes follow from it.",
+    ),
+]
+LayerName = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="NAME", help="Which layer of that file, as in encoder.rnn."),
+]
+LayoutName = Annotated[
+    str | None,
+    typer.Option(metavar="LAYOUT", help="How that file stores it, as for rnnscope show."),
+]
+InputFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        help="The sequence in a file: .csv, a row a step; or .npy, (time, feature).",
+    ),
+]
+
+
 @app.command(
     # negative numbers are no options; what else is unknown is complained of below
     context_settings={"ignore_unknown_options": True},
@@ -136,67 +193,19 @@ _LAYER, _WHERE, _FILES = "The layer", "Which number", "From files"
 )
 def explain(
     context: typer.Context,
-    steps: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="STEP...",
-            help="The sequence, a number a step: 3 -4 5. A comma joins features: 3,1 4,0.",
-        ),
-    ] = None,
-    cell: Annotated[
-        AnyCell | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
-    ] = None,
-    nonlinearity: Annotated[
-        Nonlinearity | None,
-        typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
-    ] = None,
-    hidden: Annotated[
-        int | None, typer.Option(min=1, help="Units.  [default: 1]", show_default=False)
-    ] = None,
-    layers: Annotated[
-        int | None, typer.Option(min=1, help="Stacked layers.  [default: 1]", show_default=False)
-    ] = None,
-    bidirectional: Annotated[
-        bool, typer.Option("--bidirectional", help="Read in both directions.")
-    ] = False,
-    bias: Annotated[bool, typer.Option("--bias", help="With the biases b_ih and b_hh.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="From which the weights are drawn.")
-    ] = 8,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Set a parameter: weight_hh_l0=0.7, or one number of it: weight_hh_l0[0,1]=0.7. "
-            "Repeatable.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file of weights, as for rnnscope show; the sizes follow from it.",
-        ),
-    ] = None,
-    layer_name: Annotated[
-        str | None,
-        typer.Option(
-            "--layer", metavar="NAME", help="Which layer of that file, as in encoder.rnn."
-        ),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        typer.Option(metavar="LAYOUT", help="How that file stores it, as for rnnscope show."),
-    ] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="The sequence in a file: .csv, a row a step; or .npy, (time, feature).",
-        ),
-    ] = None,
+    steps: Steps = None,
+    cell: CellOption = None,
+    nonlinearity: Activation = None,
+    hidden: Hidden = None,
+    layers: Layers = None,
+    bidirectional: Both = False,
+    bias: Bias = False,
+    seed: Seed = 8,
+    changes: Changes = None,
+    weights: WeightsFile = None,
+    layer_name: LayerName = None,
+    layout: LayoutName = None,
+    input_file: InputFile = None,
     name: Annotated[
         str | None,
         typer.Option(help="Explain this quantity alone, such as h, c, f, at --time."),
@@ -222,38 +231,140 @@ def explain(
     """
     words = steps or []
     _refuse_options(context, words)
-    x = _sequence(words, input_file)
-    kind = cell.value if cell else None
-    activation = nonlinearity.value if nonlinearity else None
-    if activation is not None and kind not in (None, "rnn"):
+    drawn_as = Drawn(
+        cell.value if cell else None,
+        nonlinearity.value if nonlinearity else None,
+        hidden,
+        layers,
+        bidirectional,
+        bias,
+        seed,
+    )
+    stored = Stored(weights, layer_name, layout)
+    traced, built = _traced(_sequence(words, input_file), drawn_as, stored, changes or [])
+    at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": _time(time), "unit": unit}
+    at |= {"direction": direction.value if direction else None}
+    chosen = {axis: index for axis, index in at.items() if index is not None}
+    if name is None and time is None:
+        show(lesson(traced, construction=built, **chosen), form)
+    else:
+        show(traced.explain(name, **chosen), form)
+
+
+# rnnscope view -------------------------------------------------------------------------------
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="A page through which one can walk, step by step.",
+)
+def view(
+    context: typer.Context,
+    steps: Steps = None,
+    cell: CellOption = None,
+    nonlinearity: Activation = None,
+    hidden: Hidden = None,
+    layers: Layers = None,
+    bidirectional: Both = False,
+    bias: Bias = False,
+    seed: Seed = 8,
+    changes: Changes = None,
+    weights: WeightsFile = None,
+    layer_name: LayerName = None,
+    layout: LayoutName = None,
+    input_file: InputFile = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Where the page is written."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="A name for each step, such as the tokens."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="The sequence, where --input holds several.")
+    ] = None,
+) -> None:
+    """One HTML file that shows a layer at work: every number, its equation, and what follows when
+    it is changed. It needs no network and nothing else: open it in a browser.
+    """
+    if output is None:
+        raise ArgumentError("say where the page is written: rnnscope view 3 4 5 -o page.html")
+    words = steps or []
+    _refuse_options(context, words)
+    drawn_as = Drawn(
+        cell.value if cell else None,
+        nonlinearity.value if nonlinearity else None,
+        hidden,
+        layers,
+        bidirectional,
+        bias,
+        seed,
+    )
+    stored = Stored(weights, layer_name, layout)
+    traced, built = _traced(_sequence(words, input_file), drawn_as, stored, changes or [])
+    named = None if labels is None else labels.split(",")
+    if named is not None:
+        traced.labelled(named)
+    typer.echo(f"wrote {page(traced, output, batch=batch, construction=built)}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A layer that is drawn from a seed; None for what was not said."""
+
+    kind: str | None
+    nonlinearity: str | None
+    hidden: int | None
+    layers: int | None
+    bidirectional: bool
+    bias: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A layer in a file of weights; ``path`` None where there is none."""
+
+    path: Path | None
+    layer: str | None
+    layout: str | None
+
+
+def _traced(x: Tensor, asked: Drawn, stored: Stored, changes: Sequence[str]) -> tuple[Trace, str]:
+    """The trace of the layer that was asked for, and the line that builds it."""
+    if asked.nonlinearity is not None and asked.kind not in (None, "rnn"):
         raise ArgumentError("--nonlinearity is an option of --cell rnn")
-    if weights is None:
-        if layer_name is not None:
+    if stored.path is None:
+        if stored.layer is not None:
             raise ArgumentError("--layer chooses in a file: give --weights FILE too")
-        if layout is not None:
+        if stored.layout is not None:
             raise ArgumentError("--layout is of a file: give --weights FILE too")
-        options = {"nonlinearity": activation} if activation else {}
+        options = {"nonlinearity": asked.nonlinearity} if asked.nonlinearity else {}
         module: Any = drawn(
-            seed,
-            kind or "rnn",
+            asked.seed,
+            asked.kind or "rnn",
             x.shape[-1],
-            hidden or 1,
-            num_layers=layers or 1,
-            bias=bias,
+            asked.hidden or 1,
+            num_layers=asked.layers or 1,
+            bias=asked.bias,
             batch_first=True,
-            bidirectional=bidirectional,
+            bidirectional=asked.bidirectional,
             **options,
         )
-        origin, found_name = f"seed {seed}", ""
+        origin, found_name = f"seed {asked.seed}", ""
     else:
-        given = {"--hidden": hidden, "--layers": layers, "--bidirectional": bidirectional}
-        _refuse_sizes(weights, given | {"--bias": bias})
+        given = {"--hidden": asked.hidden, "--layers": asked.layers}
+        given |= {"--bidirectional": asked.bidirectional, "--bias": asked.bias}
+        _refuse_sizes(stored.path, given)
         with _options_told(layout="--layout"):
-            found_name, module = read_layer(weights, layer_name, kind, layout, activation)
-        origin = f"weights from {weights.name}" + (f", {layer_name}" if layer_name else "")
-    for change in changes or []:
+            found_name, module = read_layer(
+                stored.path, stored.layer, asked.kind, stored.layout, asked.nonlinearity
+            )
+        origin = f"weights from {stored.path.name}" + (f", {stored.layer}" if stored.layer else "")
+    for change in changes:
         set_parameter(module, change)
-    origin = ", ".join([origin, *(changes or [])])
+    origin = ", ".join([origin, *changes])
     if x.shape[-1] != module.input_size:
         example = ",".join("12345678"[: module.input_size]) if module.input_size <= 8 else "3,1,..."
         raise ArgumentError(
@@ -262,14 +373,7 @@ def explain(
         )
     _afford(x[..., 0].numel(), module.num_layers * module.hidden_size)
     traced = trace(module, _in_precision(x, module).reshape(-1, *x.shape[-2:]))
-    at: dict[str, Any] = {"layer": at_layer, "batch": batch, "time": _time(time), "unit": unit}
-    at |= {"direction": direction.value if direction else None}
-    chosen = {axis: index for axis, index in at.items() if index is not None}
-    if name is None and time is None:
-        built = f"{construction(module, weights, found_name)}   # {origin}"
-        show(lesson(traced, construction=built, **chosen), form)
-    else:
-        show(traced.explain(name, **chosen), form)
+    return traced, f"{construction(module, stored.path, found_name)}   # {origin}"
 
 
 def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:

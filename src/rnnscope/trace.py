@@ -823,6 +823,13 @@ class Rerun(Trace):
             f"trace's own."
         )
 
+    def view(self, *args: Any, **options: Any) -> View:
+        """Not shown: the page runs edits itself, from a trace. Raises ``RefusedError``."""
+        raise RefusedError(
+            "a rerun is not shown as a page, in which every number follows from those before it: "
+            "show the trace itself (.base.view(...)), and make the edit in the page"
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Not written: a file would not tell which numbers an edit set. Raises ``RefusedError``."""
         raise RefusedError(

@@ -39,7 +39,9 @@ class View:
         size = len(self.html.encode()) / 2**20
         if self.path is not None:
             return f"{self.path} ({size:.1f} MB): open it in a browser"
-        return f"a page of {size:.1f} MB: shown in a notebook; elsewhere give a path, view('page.html')"
+        return (
+            f"a page of {size:.1f} MB, shown in a notebook; elsewhere view('page.html') writes it"
+        )
 
     def __repr__(self) -> str:
         return f"<View: {self}>"

@@ -105,6 +105,7 @@ rnnscope.cellView = (store) => {
       nodes[name].element.classList.toggle("chosen", here);
     }
     explanation();
+    rnnscope.reachable($("cell-section"));
     wires();
   };
 

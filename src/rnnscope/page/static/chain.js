@@ -166,6 +166,7 @@ rnnscope.chain = (store) => {
     const unit = record.outputSize > 1 || record.units(record.names[0], 0) > 1 ? `, unit ${state.unit}` : "";
     const where = `${record.layers > 1 ? `layer ${state.layer}, ` : ""}${record.directions.length > 1 ? `${state.direction}, ` : ""}`;
     target.replaceChildren(make("h3", {}, `${where}${rnnscope.stepName(record, state.row, state.time)}${unit}`), ...rows);
+    rnnscope.reachable(target);
   };
 
   const edits = () => {
@@ -177,6 +178,7 @@ rnnscope.chain = (store) => {
     });
     $("edits").replaceChildren(...(list.length ? [make("h3", {}, "Edits"), make("ul", {}, ...list)] : []));
     $("reset").disabled = !list.length;
+    $("proof").textContent = list.length ? `Before your edits: ${record.proof}` : record.proof;
   };
 
   store.listen((changed) => {

@@ -18,6 +18,13 @@ rnnscope.math = (source) => {
   return document.importNode(parsed, true);
 };
 
+// what is wider than its place can be scrolled by keyboard too
+rnnscope.reachable = (within) => {
+  for (const each of within.querySelectorAll(".symbolic, .products, .graph")) {
+    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0; else each.removeAttribute("tabindex");
+  }
+};
+
 rnnscope.stops = {
   gate: [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]],
   signed: [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 130, 40], [127, 59, 8]],

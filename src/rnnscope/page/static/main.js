@@ -8,7 +8,6 @@
 
   $("title").textContent = record.title;
   $("construction").textContent = record.construction;
-  $("proof").textContent = record.proof;
   $("left-out").textContent = record.left_out.join(" ");
 
   // choosers, where there is a choice
@@ -71,6 +70,7 @@
   });
 
   let opened = [];
+  new ResizeObserver(() => rnnscope.reachable(document)).observe(document.body);
   window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((each) => { each.open = true; }); });
   window.addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
 

@@ -30,6 +30,7 @@ rnnscope.unrolled = (store) => {
     const every = record.labels ? Math.max(1, Math.floor(record.time / 40)) : most;
     $("labels").replaceChildren(...Array.from({ length: record.time }, (_, time) => time).filter((time) => time % every === 0).map((time) => {
       const text = make("span", {}, record.labels ? record.label(state.row, time) : String(time));
+      text.style.maxWidth = `${every / record.time * 100}%`;
       text.style.left = `${(time + 0.5) / record.time * 100}%`;
       return text;
     }));
@@ -39,7 +40,7 @@ rnnscope.unrolled = (store) => {
     const name = state.quantity, info = record.cell.quantities.find((q) => q.name === name);
     const planes = rows.map((row) => store.run.planes[row.layer][record.d(row.direction)][name]);
     const [low, high, stops] = rnnscope.scale(info.range, planes);
-    $("unrolled-hint").textContent = `Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${state.unit}, from ${low} to ${high.toPrecision(3)}. Click a step.`;
+    $("unrolled-hint").textContent = `Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${state.unit}, from ${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))}. Click a step.`;
     rows.forEach((row, k) => {
       const units = planes[k].length / record.time, unit = Math.min(state.unit, units - 1);
       const context = row.canvas.getContext("2d"), image = context.createImageData(record.time, 1);
