@@ -2,7 +2,7 @@
 # make test    the tests, the doctests and the notebooks
 # make lint    ruff (lint and format), mypy, import-linter
 # make check   lint, then test: what CI runs
-# make pictures   the README's picture, from what the command prints
+# make pictures   the pictures of README and docs; those of the page need a browser
 # make clean   removes the virtual environment and every cache
 
 VENV := .venv
@@ -42,6 +42,8 @@ check: lint test
 
 pictures: $(VENV)/dev.stamp
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/figures.py
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -69,6 +71,6 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "Installing what the tests need" >&2
 	@$(PIP) --no-build-isolation --editable '.[dev]'
-	@# trained layers to open, and a judge; what they depend on is not needed for that
-	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers
+	@# trained layers to open, and judges; what they depend on is not needed for that
+	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers axe-playwright-python
 	@touch $@

@@ -11,6 +11,7 @@ torch.Size([4, 30, 20])
 
 from importlib.metadata import version as _version
 
+from rnnscope import plot
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.edit import Edit
@@ -62,6 +63,7 @@ __all__ = [
     "compare",
     "load",
     "load_trace",
+    "plot",
     "save",
     "trace",
     "unfuse",

@@ -287,6 +287,28 @@ class Cell:
         )
         return tuple(dict.fromkeys(names))
 
+    def range(self, name: str) -> tuple[float, float] | None:
+        """The smallest and the largest value that a quantity can have, where its functions tell
+        it; None where they do not.
+
+        >>> LSTM.range("f"), LSTM.range("h"), LSTM.range("c")
+        ((0.0, 1.0), (-1.0, 1.0), None)
+        """
+        return self._range(self.equations[name])
+
+    def _range(self, expr: Expr) -> tuple[float, float] | None:
+        match expr:
+            case Apply():
+                return expr.function.range
+            case Quantity(name):
+                return self._range(self.equations[name])
+            case Product(left, right):
+                one, other = self._range(left), self._range(right)
+                if one is not None and other is not None:
+                    corners = [a * b for a in one for b in other]
+                    return min(corners), max(corners)
+        return None
+
     @cached_property
     def projected(self) -> bool:
         """Whether h is a projection (W_hr), so that it has its own size."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from rnnscope.addressing import Traced
 from rnnscope.cells import Cell
 from rnnscope.errors import ShapeError
-from rnnscope.expr import Apply, Expr, Product, Quantity, Sum
 from rnnscope.labels import Labels
 from rnnscope.page.script import equations, functions
 from rnnscope.record import Record
@@ -171,24 +169,5 @@ def _quantity(cell: Cell, name: str) -> dict[str, Any]:
         "name": name,
         "word": cell.words.get(name, ""),
         "state": name in cell.states,
-        "range": range_of(cell.equations[name], cell.equations),
+        "range": cell.range(name),
     }
-
-
-def range_of(expr: Expr, equations: Mapping[str, Expr]) -> list[float] | None:
-    """The smallest and the largest value that an equation can give, where its functions tell it."""
-    match expr:
-        case Apply():
-            known = expr.function.range
-            return None if known is None else list(known)
-        case Quantity(name):
-            return range_of(equations[name], equations)
-        case Product(left, right):
-            one, other = range_of(left, equations), range_of(right, equations)
-            if one is None or other is None:
-                return None
-            corners = [a * b for a in one for b in other]
-            return [min(corners), max(corners)]
-        case Sum():
-            return None
-    return None

@@ -1,0 +1,76 @@
+"""Pictures of the page: `python docs/screenshots.py` writes them with Debian's Chromium."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from torch import nn
+
+import rnnscope as rs
+from rnnscope.modules import drawn
+
+HERE = Path(__file__).parent
+FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --hide-scrollbars"
+OPEN = "for (const each of document.querySelectorAll('details')) each.open = true;"
+
+
+def browser() -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+
+
+def shot(
+    driver: webdriver.Chrome,
+    page: Path,
+    name: str,
+    width: int,
+    *,
+    hash: str = "",
+    dark: bool = False,
+    opened: bool = False,
+) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.get("about:blank")
+    driver.get(page.as_uri() + hash)
+    if opened:
+        driver.execute_script(OPEN)
+        time.sleep(0.3)
+    metrics["height"] = driver.execute_script("return document.documentElement.scrollHeight")
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    time.sleep(0.3)
+    driver.save_screenshot(str(HERE / name))
+    print(f"docs/{name}")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = Path(folder) / "rnn.html", Path(folder) / "lstm.html"
+        rnn = drawn(8, "rnn", 1, 1, bias=False, batch_first=True)
+        rs.trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]])).view(first)
+        torch.manual_seed(0)
+        lstm = nn.LSTM(10, 20, num_layers=2, bidirectional=True, batch_first=True)
+        tr = rs.trace(lstm, torch.randn(4, 30, 10))
+        tr.view(second, gradients=tr.gradients(tr.output.square().sum()))
+        driver = browser()
+        try:
+            shot(driver, first, "page.png", 1000, hash="#time=1&edit=x@0:-4")
+            shot(driver, first, "page-dark.png", 1000, hash="#time=1", dark=True)
+            shot(driver, first, "page-narrow.png", 360, hash="#time=1")
+            shot(driver, second, "page-lstm.png", 1200, hash="#time=12&unit=3", opened=True)
+        finally:
+            driver.quit()
+
+
+if __name__ == "__main__":
+    main()

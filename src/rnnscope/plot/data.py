@@ -1,0 +1,450 @@
+"""What the pictures show, as arrays: computed here, drawn elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rnnscope.adopt import Structure
+from rnnscope.errors import AddressError, ShapeError
+from rnnscope.gradients import Gradients
+from rnnscope.labels import step_labels
+from rnnscope.record import Record
+from rnnscope.trace import Trace
+
+__all__ = [
+    "Diagram",
+    "Eigenvalues",
+    "Flow",
+    "Lines",
+    "Map",
+    "Norms",
+    "Saturation",
+    "eigenvalues",
+    "flow",
+    "gradient_norm",
+    "memory",
+    "quantity",
+    "saturation",
+    "similar",
+    "units",
+    "unrolled",
+]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A quantity over time: ``values`` (unit, time), NaN on padding; ``units`` in the order of the
+    rows, ``limits`` of the colours, ``signed`` whether these are centred at zero, ``valid`` (time)
+    False on padding, ``labels`` (time) or empty, ``title`` what it is."""
+
+    values: Array
+    units: tuple[int, ...]
+    limits: tuple[float, float]
+    signed: bool
+    valid: Array
+    labels: tuple[str, ...]
+    title: str
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Chosen units over time: ``values`` (unit, time), ``inputs`` (time, feature) of the layer,
+    both without padding; ``limits`` of the values where the cell tells them, else None."""
+
+    values: Array
+    units: tuple[int, ...]
+    inputs: Array
+    labels: tuple[str, ...]
+    limits: tuple[float, float] | None
+    title: str
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How often a gate is nearly shut (``left``) or open (``right``): the share of steps, padding
+    not counted, (layer, direction, gate, unit). ``low`` and ``high`` are the bounds."""
+
+    left: Array
+    right: Array
+    gates: tuple[str, ...]
+    directions: tuple[str, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The size of a gradient through time: ``values`` (layer, direction, time), the norm over
+    units, its mean over the sequences that have that step."""
+
+    values: Array
+    directions: tuple[str, ...]
+    labels: tuple[str, ...]
+    title: str
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How much of a change at each step arrives at ``time``: ``values`` (time), zero behind it."""
+
+    values: Array
+    time: int
+    labels: tuple[str, ...]
+    title: str
+
+
+@dataclass(frozen=True)
+class Eigenvalues:
+    """The eigenvalues of each gate's square block of W_hh: ``values`` (gate, unit), complex."""
+
+    values: Array
+    gates: tuple[str, ...]
+    title: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of a diagram at a column (time) and a row (from below), with its texts."""
+
+    column: int
+    row: int
+    text: str
+    kind: Literal["layer", "input", "output", "dots"]
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An arrow between two boxes, as places (column, row); ``text`` stands beside it."""
+
+    start: tuple[float, float]
+    end: tuple[float, float]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """A layer unrolled: boxes, arrows, and notes on shapes below."""
+
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+    notes: tuple[str, ...]
+    title: str
+
+
+# over time and units -------------------------------------------------------------------------
+
+
+def quantity(
+    trace: Record,
+    name: str,
+    *,
+    layer: int = 0,
+    direction: str | None = None,
+    batch: int = 0,
+    order: Literal["similar"] | Sequence[int] | None = None,
+    labels: Any = None,
+) -> Map:
+    """A quantity of one sequence over time and units.
+
+    ``trace`` is a trace, or any record of its kind, such as ``tr.gradients(loss)`` or
+    ``edited.difference(tr)``. ``order``: "similar" puts units next to each other that behave alike
+    (``similar``), a list names them. Raises ``AddressError`` for a place that is not there.
+
+    >>> from rnnscope import trace
+    >>> tr = trace(torch.nn.LSTM(3, 4), torch.randn(6, 1, 3))
+    >>> drawn = quantity(tr, "f")
+    >>> drawn.values.shape, drawn.limits, drawn.signed
+    ((4, 6), (0.0, 1.0), False)
+    """
+    direction = _direction(trace, direction)
+    plane = _plane(trace, name, layer, direction, batch)
+    length = int(trace.lengths[batch])
+    values = np.full((plane.shape[1], plane.shape[0]), np.nan)
+    values[:, :length] = plane[:length].T
+    chosen = tuple(range(len(values)))
+    if order == "similar":
+        chosen = similar(values[:, :length])
+    elif order is not None:
+        chosen = _units(order, len(values), name)
+    valid = np.arange(values.shape[1]) < length
+    limits, signed = _limits(trace, name, values)
+    texts = _labels(trace, labels, batch)
+    title = _title(trace, name, layer, direction, batch)
+    return Map(values[list(chosen)], chosen, limits, signed, valid, texts, title)
+
+
+def similar(values: Array) -> tuple[int, ...]:
+    """An order of rows in which those that rise and fall together are neighbours.
+
+    Spectral seriation (Atkins, Boman and Hendrickson 1998): sorted by the second eigenvector of
+    the Laplacian of (1 + correlation) / 2. Rows that do not change come last.
+
+    >>> similar(np.array([[0.0, 1, 2], [2, 1, 0], [0, 1, 2.1], [1, 1, 1]]))
+    (0, 2, 1, 3)
+    """
+    finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    moving = [k for k, row in enumerate(finite) if row.size and np.ptp(row) > 0]
+    still = [k for k in range(len(finite)) if k not in moving]
+    if len(moving) > 2:
+        alike = (1 + np.corrcoef(finite[moving])) / 2
+        laplacian = np.diag(alike.sum(1)) - alike
+        fiedler = np.linalg.eigh(laplacian)[1][:, 1]
+        moving = [moving[k] for k in np.argsort(np.round(fiedler, 9), kind="stable")]
+        if moving.index(min(moving)) > len(moving) / 2:  # its sign means nothing
+            moving.reverse()
+    return (*moving, *still)
+
+
+def units(
+    trace: Trace,
+    name: str = "h",
+    chosen: int | Sequence[int] | None = None,
+    *,
+    layer: int = 0,
+    direction: str | None = None,
+    batch: int = 0,
+    labels: Any = None,
+) -> Lines:
+    """Chosen units of a quantity over time, with the layer's input; the first four if none are
+    named. Raises ``AddressError`` for a place or a unit that is not there."""
+    direction = _direction(trace, direction)
+    plane = _plane(trace, name, layer, direction, batch)
+    length, count = int(trace.lengths[batch]), plane.shape[1]
+    every = range(min(4, count)) if chosen is None else np.atleast_1d(np.asarray(chosen)).tolist()
+    names = _units(every, count, name)
+    inputs = _numbers(trace.layer_input(layer)[batch, :length])
+    limits = trace.cell.range(name) if name in trace.cell.equations else None
+    texts = _labels(trace, labels, batch)
+    title = _title(trace, name, layer, direction, batch)
+    return Lines(plane[:length, list(names)].T, names, inputs, texts, limits, title)
+
+
+def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturation:
+    """How often each unit of each gate is below ``low`` or above ``high`` (Karpathy, Johnson and
+    Fei-Fei 2016, section 4.3), over all sequences and steps.
+
+    Gates are the quantities whose function gives numbers from 0 to 1. Raises ``AddressError``
+    where the cell has none, ``ValueError`` for bounds that are none.
+
+    >>> from rnnscope import trace
+    >>> found = saturation(trace(torch.nn.GRU(3, 4), torch.zeros(5, 2, 3)))
+    >>> found.gates, found.left.shape
+    (('r', 'z'), (1, 1, 2, 4))
+    """
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"expected 0 <= low < high <= 1; got {low} and {high}")
+    gates = tuple(n for n in trace.cell.quantities if trace.cell.range(n) == (0.0, 1.0))
+    gates = tuple(name for name in gates if name in trace)
+    if not gates:
+        raise AddressError(f"{trace.cell.name} has no gates: no quantity from 0 to 1 is recorded")
+    valid = trace.valid
+    kept = torch.stack([trace[name] for name in gates], 2)[:, :, :, valid]  # (…, step, unit)
+    left, right = ((kept < low).double().mean(3), (kept > high).double().mean(3))
+    return Saturation(_numbers(left), _numbers(right), gates, trace.directions, low, high)
+
+
+# gradients, memory ---------------------------------------------------------------------------
+
+
+def gradient_norm(
+    gradients: Gradients, name: str = "h", *, batch: int | None = None, labels: Any = None
+) -> Norms:
+    """The norm over units of dL/d(name) at every step of every layer and direction; of one
+    sequence, or the mean over those that have the step. Raises ``AddressError`` for an unknown
+    name."""
+    sizes = gradients[name].double().norm(dim=-1)  # layer, direction, batch, time
+    valid = gradients.valid
+    if batch is not None:
+        _plane(gradients, name, 0, gradients.directions[0], batch)
+        rows = [batch]
+    else:
+        rows = list(range(valid.shape[0]))
+    here = valid[rows]
+    total = (sizes[:, :, rows] * here).sum(2)
+    count = here.sum(0)
+    mean = torch.where(count > 0, total / count.clamp_min(1), torch.nan)
+    texts = _labels(gradients, labels, rows[0]) if len(rows) == 1 else ()
+    which = f"sequence {batch}" if batch is not None else f"mean over {len(rows)} sequences"
+    return Norms(_numbers(mean), gradients.directions, texts, f"|dL/d{name}_t|, {which}")
+
+
+def flow(
+    trace: Trace,
+    *,
+    of: str = "h",
+    to: str = "h",
+    layer: int = 0,
+    direction: str | None = None,
+    batch: int = 0,
+    time: int | Literal["last"] = "last",
+    labels: Any = None,
+) -> Flow:
+    """The norm of ∂of_time/∂to_s for every step s: see ``Trace.flow``."""
+    direction = _direction(trace, direction)
+    values = trace.flow(of, to, layer=layer, direction=direction, batch=batch, time=time)
+    length = int(trace.lengths[batch])
+    last = length - 1 if direction == "forward" else 0
+    at = last if time == "last" else int(time) % int(trace.sizes["time"])
+    texts = _labels(trace, labels, batch)
+    title = f"|∂{of}_{at + 1}/∂{to}_s|, layer {layer}, {direction}, sequence {batch}"
+    return Flow(_numbers(values)[:length], at, texts, title)
+
+
+def memory(
+    trace: Trace,
+    state: str | None = None,
+    *,
+    layer: int = 0,
+    direction: str | None = None,
+    batch: int = 0,
+    order: Literal["similar"] | Sequence[int] | None = None,
+    labels: Any = None,
+) -> Map:
+    """What the last state holds of each step, over units: see ``Trace.memory``. Raises
+    ``AddressError`` for a state that is no sum over the past."""
+    found = trace.memory(state)
+    where = {"layer": layer, "direction": direction, "batch": batch}
+    if labels is None and trace.labels:
+        labels = trace.labels
+    drawn = quantity(found, "written", order=order, labels=labels, **where)  # type: ignore[arg-type]
+    title = f"written into the last {found.state}: " + drawn.title.partition(", ")[2]
+    return Map(**{**vars(drawn), "title": title})
+
+
+def eigenvalues(trace: Trace, *, layer: int = 0, direction: str | None = None) -> Eigenvalues:
+    """The eigenvalues of each gate's block of W_hh. Raises ``ShapeError`` where a projection makes
+    the blocks oblong."""
+    direction = _direction(trace, direction)
+    if not 0 <= layer < trace.structure.num_layers:
+        raise AddressError(f"layer={layer}: the layer has {trace.structure.num_layers}")
+    weights = trace.weights[layer][trace.directions.index(direction)]
+    if weights.hh.shape[1] != weights.hidden_size:
+        raise ShapeError(
+            f"the blocks of W_hh are {weights.hidden_size} × {weights.hh.shape[1]} here (a "
+            f"projection feeds back fewer numbers): only square ones have eigenvalues"
+        )
+    blocks = _numbers(weights.hh).reshape(-1, weights.hidden_size, weights.hidden_size)
+    title = f"W_hh of {trace.structure.kind}, layer {layer}, {direction}"
+    values = np.linalg.eigvals(blocks.astype(complex))
+    return Eigenvalues(values, tuple(trace.cell.gates), title)
+
+
+# the layer unrolled --------------------------------------------------------------------------
+
+
+def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0) -> Diagram:
+    """The layer as a diagram over its first steps and its last one, with the names of the weights
+    and the shapes of what goes in and comes out."""
+    structure, total = trace.structure, int(trace.sizes["time"])
+    shown = list(range(total)) if total <= steps + 1 else [*range(steps), None, total - 1]
+    texts = _labels(trace, labels, batch)
+    lanes = [(layer, d) for layer in range(structure.num_layers) for d in structure.directions]
+    boxes: list[Box] = []
+    arrows: list[Arrow] = []
+    top = len(lanes) + 1
+    for column, time in enumerate(shown):
+        if time is None:
+            boxes += [Box(column, row, "…", "dots") for row in range(top + 1)]
+            continue
+        label = f"\n{texts[time]}" if texts else ""
+        boxes.append(Box(column, 0, f"$x_{{{time + 1}}}${label}", "input"))
+        boxes.append(Box(column, top, f"output[{time}]", "output"))
+        for row, (layer, _) in enumerate(lanes, start=1):
+            boxes.append(Box(column, row, structure.kind.removeprefix("nn."), "layer"))
+            below = row - 1 if len(structure.directions) == 1 else 2 * layer
+            first = len(structure.directions) == 1 and column == 0
+            named = f"weight_ih{structure.suffixes(layer)[0]}" if first else ""
+            arrows.append(Arrow((column, below), (column, row), named))
+        arrows += [
+            Arrow((column, row), (column, top))
+            for row in range(top - len(structure.directions), top)
+        ]
+    for row, (layer, direction) in enumerate(lanes, start=1):
+        suffix = structure.suffixes(layer)[structure.directions.index(direction)]
+        for column in range(len(shown) - 1):
+            ends = (column, row), (column + 1, row)
+            text = f"weight_hh{suffix}" if column == 0 else ""
+            arrows.append(Arrow(*(ends if direction == "forward" else ends[::-1]), text))
+    returned = trace.output
+    notes = [_shape("x", _given(trace), structure, trace)]
+    if isinstance(returned, Tensor):
+        notes.append(_shape("output", returned, structure, trace))
+    for state in structure.cell.states:
+        final = trace.h_n if state == "h" else getattr(trace, f"{state}_n")
+        axes = "(layer × direction, batch, unit)" if final.dim() == 3 else "(layer, unit)"
+        notes.append(f"{state}_n {axes} = {tuple(final.shape)}")
+    return Diagram(tuple(boxes), tuple(arrows), tuple(notes), str(structure))
+
+
+def _given(trace: Trace) -> Tensor:
+    x = trace.layer_input(0)
+    return x if trace.call.batched else x[0]
+
+
+def _shape(name: str, value: Tensor, structure: Structure, trace: Trace) -> str:
+    axes = ["batch", "time", "feature" if name == "x" else "unit"]
+    if not trace.call.batched:
+        axes = axes[1:]
+    elif not structure.batch_first:
+        axes = ["time", "batch", axes[2]]
+        value = value.transpose(0, 1) if name == "x" else value
+    return f"{name} ({', '.join(axes)}) = {tuple(value.shape)}"
+
+
+# what they share -----------------------------------------------------------------------------
+
+
+def _direction(trace: Record, direction: str | None) -> str:
+    return trace.directions[0] if direction is None else direction
+
+
+def _numbers(value: Tensor) -> Array:
+    array: Array = value.detach().to("cpu", torch.float64).numpy()
+    return array
+
+
+def _plane(trace: Record, name: str, layer: int, direction: str, batch: int) -> Array:
+    """(time, unit) of one sequence in one layer and direction."""
+    if name == "x":
+        return _numbers(trace.layer_input(layer)[batch])
+    return _numbers(trace.sel(name, layer=layer, direction=direction, batch=batch))
+
+
+def _units(chosen: Sequence[int], count: int, name: str) -> tuple[int, ...]:
+    found = tuple(int(k) for k in chosen)
+    for k in found:
+        if not 0 <= k < count:
+            raise AddressError(f"unit {k}: {name} has {count}, numbered from 0")
+    return found
+
+
+def _limits(trace: Record, name: str, values: Array) -> tuple[tuple[float, float], bool]:
+    """Where the colours begin and end, and whether they are centred at zero."""
+    told = None
+    if isinstance(trace, Trace) and name in trace.cell.equations:
+        told = trace.cell.range(name)
+        if told is not None and told[0] >= 0:
+            return told, False
+    finite = np.abs(values[np.isfinite(values)])
+    most = max(map(abs, told)) if told else float(finite.max()) if finite.size else 1.0
+    return (-(most or 1.0), most or 1.0), True
+
+
+def _labels(trace: Record, labels: Any, batch: int) -> tuple[str, ...]:
+    found = step_labels(labels, trace.lengths.tolist()) or getattr(trace, "labels", ())
+    return tuple(found[batch]) if found else ()
+
+
+def _title(trace: Record, name: str, layer: int, direction: str, batch: int) -> str:
+    word = trace.cell.words.get(name, "") if isinstance(trace, Trace) else ""
+    named = f"{name} ({word})" if word else name
+    return f"{named}, layer {layer}, {direction}, sequence {batch}"

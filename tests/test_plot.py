@@ -1,0 +1,265 @@
+"""Pictures: the numbers that are drawn against other computations, and every drawing once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import rnnscope as rs
+from rnnscope.plot import data
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    pyplot.close("all")
+
+
+def traced(kind: Any = nn.LSTM, layers: int = 2, both: bool = True, **options: Any) -> Any:
+    torch.manual_seed(0)
+    layer = kind(3, 5, num_layers=layers, bidirectional=both, batch_first=True, **options)
+    return rs.trace(layer, torch.randn(2, 7, 3))
+
+
+def packed() -> Any:
+    torch.manual_seed(1)
+    x = pack_padded_sequence(
+        torch.randn(3, 6, 2), torch.tensor([6, 2, 4]), batch_first=True, enforce_sorted=False
+    )
+    return rs.trace(nn.GRU(2, 4, batch_first=True), x)
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def test_a_map_holds_the_traces_numbers_and_no_padding() -> None:
+    tr = packed()
+    drawn = data.quantity(tr, "z", batch=1)
+    assert np.array_equal(drawn.values[:, :2], tr["z"][0, 0, 1, :2].numpy().T.astype(float))
+    assert np.isnan(drawn.values[:, 2:]).all()
+    assert drawn.valid.tolist() == [True, True, False, False, False, False]
+    assert (drawn.limits, drawn.signed) == ((0.0, 1.0), False)
+    state = data.quantity(tr, "h", batch=1)
+    assert state.signed
+    assert state.limits[1] == -state.limits[0] == np.nanmax(np.abs(state.values))
+
+
+def test_what_is_no_number_does_not_spoil_the_scale() -> None:
+    rnn = nn.RNN(1, 2, nonlinearity="relu", batch_first=True)
+    tr = rs.trace(rnn, torch.tensor([[[1.0], [2.0], [float("nan")]]]))
+    drawn = data.quantity(tr, "h")
+    assert np.isfinite(drawn.limits).all()
+
+
+def test_units_that_move_together_stand_together() -> None:
+    rng = np.random.default_rng(0)
+    families = np.repeat([0, 1, 2], 4)
+    waves = np.stack([np.sin(np.arange(40) * f + p) for f, p in ((0.2, 0), (0.5, 1), (0.9, 2))])
+    rows = waves[families] + 0.02 * rng.normal(size=(12, 40))
+    shuffled = rng.permutation(12)
+    order = data.similar(rows[shuffled])
+    found = families[shuffled][list(order)]
+    assert sorted(order) == list(range(12))
+    assert np.count_nonzero(np.diff(found)) == 2  # three blocks
+
+
+def test_saturation_counts_steps_without_padding() -> None:
+    tr = packed()
+    found = data.saturation(tr, low=0.45, high=0.55)
+    for g, name in enumerate(("r", "z")):
+        steps = torch.cat([tr[name][0, 0, b, :n] for b, n in enumerate((6, 2, 4))])
+        assert np.allclose(found.left[0, 0, g], (steps < 0.45).float().mean(0).numpy())
+        assert np.allclose(found.right[0, 0, g], (steps > 0.55).float().mean(0).numpy())
+    with pytest.raises(rs.AddressError, match="no gates"):
+        data.saturation(traced(nn.RNN))
+    with pytest.raises(ValueError, match="low < high"):
+        data.saturation(tr, low=0.9, high=0.1)
+
+
+def test_gradient_norms_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    cell = nn.GRUCell(3, 4).double()
+    layer = nn.GRU(3, 4, batch_first=True).double()
+    layer.load_state_dict({f"{k}_l0": v for k, v in cell.state_dict().items()})
+    x = torch.randn(2, 6, 3, dtype=torch.float64)
+    tr = rs.trace(layer, x)
+    drawn = data.gradient_norm(tr.gradients(tr.output[:, -1].square().sum()))
+    h, states = torch.zeros(2, 4, dtype=torch.float64), []
+    for t in range(6):
+        h = cell(x[:, t], h)
+        h.retain_grad()
+        states.append(h)
+    h.square().sum().backward()
+    expected = [state.grad.norm(dim=-1).mean().item() for state in states]  # type: ignore[union-attr]
+    assert np.allclose(drawn.values[0, 0], expected, rtol=1e-9)
+
+
+def test_flow_is_the_norm_of_autograds_jacobian() -> None:
+    torch.manual_seed(0)
+    tr = rs.trace(nn.RNN(2, 3, batch_first=True).double(), torch.randn(1, 5, 2).double())
+    drawn = data.flow(tr)
+    cell = nn.RNNCell(2, 3).double()
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in tr.parameters.items()})
+    x = tr.layer_input(0)
+
+    def last(h: Any, start: int) -> Any:
+        for t in range(start + 1, 5):
+            h = cell(x[:, t], h)
+        return h[0]
+
+    for s in range(5):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda h, s=s: last(h, s), tr["h"][0, 0, :, s]
+        )
+        norm = torch.linalg.matrix_norm(jacobian[:, 0], 2).item()
+        assert drawn.values[s] == pytest.approx(norm, rel=1e-9)
+    assert drawn.time == 4
+
+
+def test_memory_sums_to_the_last_cell_state() -> None:
+    tr = traced()
+    drawn = data.memory(tr, layer=1, direction="reverse", batch=1)
+    start = tr.memory().initial[1, 1, 1].numpy()
+    assert np.allclose(drawn.values.sum(1) + start, tr.c_n[3, 1].detach().numpy(), atol=1e-6)
+
+
+def test_eigenvalues_are_roots_of_each_block() -> None:
+    tr = traced(nn.GRU)
+    drawn = data.eigenvalues(tr, layer=1)
+    blocks = tr.parameters["weight_hh_l1"].double().reshape(3, 5, 5)
+    for values, block in zip(drawn.values, blocks, strict=True):
+        assert values.sum() == pytest.approx(block.trace().item(), abs=1e-6)
+        assert np.prod(values) == pytest.approx(torch.linalg.det(block).item(), abs=1e-6)
+    with pytest.raises(rs.ShapeError, match="square"):
+        data.eigenvalues(traced(nn.LSTM, proj_size=2))
+
+
+def test_the_unrolled_layer_names_weights_and_shapes() -> None:
+    tr = traced()
+    drawn = data.unrolled(tr)
+    texts = {box.text for box in drawn.boxes}
+    assert {"output[0]", "output[6]", "…"} <= texts
+    assert {arrow.text for arrow in drawn.arrows} >= {"weight_hh_l0", "weight_hh_l1_reverse"}
+    back = next(a for a in drawn.arrows if a.text == "weight_hh_l0_reverse")
+    assert back.start[0] > back.end[0]
+    assert "output (batch, time, unit) = (2, 7, 10)" in drawn.notes
+    assert "h_n (layer × direction, batch, unit) = (4, 2, 5)" in drawn.notes
+    single = data.unrolled(traced(nn.RNN, 1, False))
+    assert "weight_ih_l0" in {arrow.text for arrow in single.arrows}
+
+
+def test_labels_come_from_the_trace_or_from_the_call() -> None:
+    tr = traced().labelled(list("abcdefg"))
+    assert data.quantity(tr, "f").labels == tuple("abcdefg")
+    assert data.units(tr, labels=list("hijklmn")).labels == tuple("hijklmn")
+    with pytest.raises(rs.ShapeError, match="labels must be 7"):
+        data.quantity(tr, "f", labels=list("abcdefgh"))
+    with pytest.raises(rs.AddressError, match="unit 9"):
+        data.units(tr, "h", [9])
+    with pytest.raises(rs.AddressError):
+        data.quantity(tr, "q")
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+DRAWN: dict[str, Any] = {
+    "quantity": lambda tr, **o: rs.plot.quantity(tr, "h", order="similar", **o),
+    "units": lambda tr, **o: rs.plot.units(tr, "h", [0, 2], **o),
+    "saturation": rs.plot.saturation,
+    "flow": rs.plot.flow,
+    "gradient_norm": lambda tr, **o: rs.plot.gradient_norm(tr.gradients(_summed(tr.output)), **o),
+    "memory": rs.plot.memory,
+    "eigenvalues": rs.plot.eigenvalues,
+    "unrolled": rs.plot.unrolled,
+}
+
+
+def _summed(output: Any) -> Any:
+    return (output.data if hasattr(output, "batch_sizes") else output).square().sum()
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM, "packed", "unbatched"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_picture_is_drawn_on_the_axes_that_are_given(name: str, kind: Any) -> None:
+    if kind is nn.RNN and name in ("saturation", "memory"):
+        with pytest.raises(rs.AddressError):
+            DRAWN[name](traced(kind))
+        return
+    if kind == "packed":
+        tr = packed()
+    elif kind == "unbatched":
+        tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 3))
+    else:
+        tr = traced(kind)
+    before = dict(matplotlib.rcParams)
+    figure, ax = pyplot.subplots()
+    assert DRAWN[name](tr, ax=ax) is ax
+    figure.canvas.draw()
+    assert ax.has_data() or ax.texts
+    assert dict(matplotlib.rcParams) == before
+    own = DRAWN[name](tr)
+    assert own.figure is not figure
+
+
+def test_what_is_drawn_are_the_numbers() -> None:
+    tr = traced()
+    ax = rs.plot.quantity(tr, "f", layer=1, direction="reverse", batch=1)
+    assert np.allclose(ax.images[0].get_array(), tr["f"][1, 1, 1].numpy().T)
+    assert ax.images[0].get_clim() == (0, 1)
+    low, high = rs.plot.quantity(tr, "c").images[0].get_clim()
+    assert low == -high
+    lines = rs.plot.units(tr, "h", [3], layer=1).lines
+    assert np.allclose(lines[0].get_ydata(), tr["h"][1, 0, 0, :, 3].numpy())
+
+
+def test_a_dollar_in_a_label_is_no_formula() -> None:
+    tr = traced().labelled(["$x$", "a_b", "%", "\\alpha", "{", "}", "$"])
+    rs.plot.units(tr).figure.canvas.draw()
+
+
+def test_importing_the_package_does_not_import_matplotlib() -> None:
+    script = "import sys, rnnscope; print('matplotlib' in sys.modules, rnnscope.plot.data.Map)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.startswith("False")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(rs.MissingExtraError, match=r"rnnscope\[plot\]"):
+        rs.plot.units(traced())
+
+
+# --- images: a picture that has changed is looked at, and kept with --mpl-generate-path -----------
+
+COMPARED = {"baseline_dir": "images", "tolerance": 12, "style": "default", "remove_text": True}
+"""The tolerance (root mean square of grey levels) is that of other versions of matplotlib's
+rasteriser; texts are left out since fonts differ."""
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_a_map() -> Any:
+    return rs.plot.quantity(packed(), "z", batch=1, labels=list("abcdef")).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_lines() -> Any:
+    return rs.plot.units(traced(), "h").figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_the_unrolled_layer() -> Any:
+    return rs.plot.unrolled(traced(nn.LSTM, 1, False)).figure
