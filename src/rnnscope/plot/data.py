@@ -118,7 +118,7 @@ class Box:
     column: int
     row: int
     text: str
-    kind: Literal["layer", "input", "output", "dots"]
+    kind: Literal["layer", "input", "joined", "output", "dots"]
 
 
 @dataclass(frozen=True)
@@ -347,33 +347,40 @@ def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0
     structure, total = trace.structure, int(trace.sizes["time"])
     shown = list(range(total)) if total <= steps + 1 else [*range(steps), None, total - 1]
     texts = _labels(trace, labels, batch)
-    lanes = [(layer, d) for layer in range(structure.num_layers) for d in structure.directions]
+    directions = structure.directions
+    both = len(directions) > 1
     boxes: list[Box] = []
     arrows: list[Arrow] = []
-    top = len(lanes) + 1
+    # from below: x, and for each layer its directions and, where there are two, both joined
+    high = 3 if both else 1
+    top = structure.num_layers * high + (not both)
     for column, time in enumerate(shown):
         if time is None:
             boxes += [Box(column, row, "…", "dots") for row in range(top + 1)]
             continue
         label = f"\n{texts[time]}" if texts else ""
         boxes.append(Box(column, 0, f"$x_{{{time + 1}}}${label}", "input"))
+        for layer in range(structure.num_layers):
+            below = layer * high
+            for d in range(len(directions)):
+                row = below + 1 + d
+                boxes.append(Box(column, row, structure.kind.removeprefix("nn."), "layer"))
+                named = f"weight_ih{structure.suffixes(layer)[d]}" if column == 0 else ""
+                arrows.append(Arrow((column, below), (column, row), "" if both else named))
+                if both:
+                    arrows.append(Arrow((column, row), (column, below + 3)))
+            if both and layer < structure.num_layers - 1:
+                boxes.append(Box(column, below + 3, "both, joined", "joined"))
         boxes.append(Box(column, top, f"output[{time}]", "output"))
-        for row, (layer, _) in enumerate(lanes, start=1):
-            boxes.append(Box(column, row, structure.kind.removeprefix("nn."), "layer"))
-            below = row - 1 if len(structure.directions) == 1 else 2 * layer
-            first = len(structure.directions) == 1 and column == 0
-            named = f"weight_ih{structure.suffixes(layer)[0]}" if first else ""
-            arrows.append(Arrow((column, below), (column, row), named))
-        arrows += [
-            Arrow((column, row), (column, top))
-            for row in range(top - len(structure.directions), top)
-        ]
-    for row, (layer, direction) in enumerate(lanes, start=1):
-        suffix = structure.suffixes(layer)[structure.directions.index(direction)]
-        for column in range(len(shown) - 1):
-            ends = (column, row), (column + 1, row)
-            text = f"weight_hh{suffix}" if column == 0 else ""
-            arrows.append(Arrow(*(ends if direction == "forward" else ends[::-1]), text))
+        if not both:
+            arrows.append(Arrow((column, top - 1), (column, top)))
+    for layer in range(structure.num_layers):
+        for d, direction in enumerate(directions):
+            row = layer * high + 1 + d
+            for column in range(len(shown) - 1):
+                ends = (column, row), (column + 1, row)
+                text = f"weight_hh{structure.suffixes(layer)[d]}" if column == 0 else ""
+                arrows.append(Arrow(*(ends if direction == "forward" else ends[::-1]), text))
     returned = trace.output
     notes = [_shape("x", _given(trace), structure, trace)]
     if isinstance(returned, Tensor):

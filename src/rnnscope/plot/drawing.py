@@ -245,7 +245,8 @@ def unrolled(
     columns = 1 + max(box.column for box in drawn.boxes)
     rows = 1 + max(box.row for box in drawn.boxes)
     ax = _axes(ax, (1.9 * columns + 0.4, 0.95 * rows + 1.1))
-    fill = {"layer": "#dcebf6", "input": "#fbe8d3", "output": "#e3f1e6", "dots": "none"}
+    lanes = {box.row for box in drawn.boxes if box.kind == "layer"}
+    fill = {"layer": "#dcebf6", "input": "#fbe8d3", "output": "#e3f1e6", "joined": "white"}
     for arrow in drawn.arrows:
         (x1, y1), (x2, y2) = arrow.start, arrow.end
         sideways = y1 == y2
@@ -260,7 +261,9 @@ def unrolled(
                 "linewidth": 1.4,
                 "shrinkA": 0,
                 "shrinkB": 0,
-                "connectionstyle": "arc3" if straight else "arc3,rad=-0.35",
+                "connectionstyle": "arc3"
+                if straight
+                else f"arc3,rad={0.35 if y1 in lanes else -0.35}",
             },
         )
         if arrow.text:
@@ -274,7 +277,7 @@ def unrolled(
             box.text,
             ha="center",
             va="center",
-            fontsize=9 if box.kind != "dots" else 14,
+            fontsize={"dots": 14, "joined": 7}.get(box.kind, 9),
             bbox=None
             if box.kind == "dots"
             else {"boxstyle": "round,pad=0.4", "facecolor": fill[box.kind], "edgecolor": "0.5"},

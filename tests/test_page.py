@@ -1,0 +1,234 @@
+"""The page's file: what it holds, its policy, what it leaves out, what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import rnnscope as rs
+from rnnscope.cells import DECLARED, LSTM
+from rnnscope.cli import app
+from rnnscope.page import contents as held
+from rnnscope.page.script import functions, runnable, tree
+
+
+def traced(**options: Any) -> Any:
+    torch.manual_seed(0)
+    return rs.trace(nn.LSTM(3, 5, batch_first=True), torch.randn(2, 4, 3), **options)
+
+
+def facts(html: str) -> Any:
+    (found,) = re.findall(r'<script type="application/json" id="record">(.*?)</script>', html, re.S)
+    return json.loads(found)
+
+
+def array(found: Any) -> Any:
+    kind = {"f4": "<f4", "f8": "<f8"}[found["type"]]
+    return np.frombuffer(base64.b64decode(found["data"]), kind).reshape(found["shape"])
+
+
+def test_the_numbers_are_the_traces_bit_for_bit() -> None:
+    tr = traced()
+    page = facts(tr.view().html)
+    for name in tr.cell.quantities:
+        assert np.array_equal(array(page["values"][name]), tr[name].numpy())
+    assert np.array_equal(array(page["x"]), tr.layer_input(0).numpy())
+    weights = page["weights"][0][0]["tensors"]
+    assert {each["name"] for each in weights.values()} == set(tr.parameters)
+    for each in weights.values():
+        assert np.array_equal(array(each), tr.parameters[each["name"]].numpy())
+    assert page["proof"] == tr.proof
+    double = rs.trace(nn.GRU(2, 3).double(), torch.randn(4, 1, 2).double())
+    assert np.array_equal(array(facts(double.view().html)["values"]["h"]), double["h"].numpy())
+
+
+def test_the_policy_allows_this_script_and_this_style_alone() -> None:
+    html = traced().view().html
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy is not None
+    allowed = policy[1].replace("&#x27;", "'").replace("&#39;", "'")
+    assert allowed.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in allowed
+    assert "http" not in allowed
+    for tag in ("script", "style"):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in allowed
+    markup = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", html, flags=re.S)
+    assert " style=" not in markup
+    assert not re.search(r"\son\w+=", markup)
+    assert not re.search(r"(src|href)=\"(?!#|data:)", markup)
+
+
+def test_what_comes_from_a_user_cannot_leave_its_place() -> None:
+    hostile = ["</script><script>alert(1)</script>", "<!--", "\u2028\u2029&@@SCRIPT@@", "\ud800"]
+    page = traced(labels=hostile).view()
+    assert page.html.count("<script") == 2
+    assert "alert(1)</script>" not in page.html
+    assert facts(page.html)["labels"][0][:3] == hostile[:3]
+
+
+def test_functions_that_would_end_the_script_are_left_out() -> None:
+    line = runnable({"good": "x + 1", "bad": "'</script>'", "none": "", "comment": "1 //<!--"})
+    assert line == 'rnnscope.functions = [["good", (x) => x + 1]];'
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_every_declared_cell_has_its_equations_and_functions_in_the_page(name: str) -> None:
+    cell = DECLARED[name]
+    trees = {quantity: tree(equation) for quantity, equation in cell.equations.items()}
+    assert json.loads(json.dumps(trees)) == trees
+    assert all(functions(cell).values())
+
+
+def test_a_tree_keeps_the_order_of_the_equation() -> None:
+    found = tree(LSTM.equations["c"])
+    assert found["op"] == "plus"
+    assert found["left"]["left"] == {"op": "quantity", "name": "f"}
+    assert found["left"]["right"] == {"op": "previous", "name": "c"}
+
+
+# --- size -----------------------------------------------------------------------------------------
+
+
+def test_more_sequences_than_a_page_can_hold_are_left_out_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tr = rs.trace(nn.LSTM(4, 16, batch_first=True), torch.randn(20, 50, 4))
+    monkeypatch.setattr(held, "MOST", 2**19)
+    page = facts(tr.view().html)
+    kept = len(page["rows"])
+    assert 1 <= kept < 20
+    assert page["left_out"][0].startswith(f"Sequences {kept} to 19 of the batch are left out")
+    assert len(tr.view().html) < 2**19
+    assert facts(tr.view(batch=19).html)["rows"] == [19]
+    assert facts(tr.view(batch=-1).html)["rows"] == [19]
+    with pytest.raises(rs.ShapeError, match="batch=20"):
+        tr.view(batch=20)
+
+
+def test_a_sequence_that_is_too_long_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    tr = rs.trace(nn.LSTM(1, 64), torch.randn(30_000, 1))
+    path = tmp_path / "page.html"
+    path.write_text("kept")
+    with pytest.raises(rs.ShapeError, match="Trace fewer steps"):
+        tr.view(path)
+    assert path.read_text() == "kept"
+
+
+def test_two_layers_of_128_units_in_both_directions_fit() -> None:
+    layer = nn.LSTM(64, 128, num_layers=2, bidirectional=True)
+    assert len(rs.trace(layer, torch.randn(200, 1, 64)).view().html) < 20 * 2**20
+
+
+# --- writing, labels ------------------------------------------------------------------------------
+
+
+def test_the_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    page = traced().view(tmp_path / "page.html")
+    assert page.path is not None
+    assert page.path.read_text(encoding="utf-8") == page.html
+    with pytest.raises(rs.FileError, match="cannot write"):
+        traced().view(tmp_path / "nowhere" / "page.html")
+    with pytest.raises(rs.FileError, match="folder"):
+        traced().view(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_in_a_notebook_it_shows_itself_in_a_frame_of_its_own() -> None:
+    html = traced().view()._repr_html_()
+    assert html.startswith('<iframe title="rnnscope" sandbox="allow-scripts" srcdoc="&lt;!doctype')
+    assert html.count('"') == 2 * html.count('="')
+    assert "view('page.html')" in str(traced().view())
+
+
+def test_labels_are_kept_with_the_trace(tmp_path: Path) -> None:
+    tr = traced(labels=["the", "cat", "sat", "</s>"])
+    assert tr.labels == (("the", "cat", "sat", "</s>"),) * 2
+    tr.save(tmp_path / "trace.safetensors")
+    assert rs.load_trace(tmp_path / "trace.safetensors").labels == tr.labels
+    assert tr.rerun(rs.Edit("h", time=0, to=0.0)).labels == tr.labels
+    shown = tr.view(labels=[list("abcd"), list("efgh")])
+    assert facts(shown.html)["labels"] == [list("abcd"), list("efgh")]
+    assert tr.labels[0][0] == "the"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (list("abcde"), "labels must be 4, one a step; got 5. Leave out"),
+        (list("abc"), "got 3. Fill up"),
+        ([list("abcd")], "1 lists, and the batch 2 sequences"),
+        ([list("abcd"), list("abc")], "labels of sequence 1 must be 4"),
+        (7, "a list of texts"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(rs.ShapeError, match=re.escape(message)):
+        traced(labels=labels)
+    with pytest.raises(rs.ShapeError, match=re.escape(message)):
+        traced().view(labels=labels)
+
+
+def test_a_rerun_is_not_shown() -> None:
+    with pytest.raises(rs.RefusedError, match="make the edit in the page"):
+        traced().rerun(rs.Edit("h", time=0, to=0.0)).view()
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["view", *arguments])
+
+
+def test_view_writes_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    found = run("3", "4", "5", "-o", str(path), "--cell", "lstm", "--labels", "a,b,c")
+    assert found.exit_code == 0, found.output
+    page = facts(path.read_text(encoding="utf-8"))
+    assert (page["kind"], page["time"], page["labels"]) == ("nn.LSTM", 3, [["a", "b", "c"]])
+    assert page["construction"].startswith("lstm = nn.LSTM(input_size=1, hidden_size=1")
+    assert array(page["x"]).flatten().tolist() == [3, 4, 5]
+
+
+def test_view_shows_a_layer_of_a_file(tmp_path: Path) -> None:
+    weights, x, path = (tmp_path / name for name in ("w.pt", "x.npy", "page.html"))
+    gru = nn.GRU(2, 3, batch_first=True)
+    torch.save({f"encoder.{k}": v for k, v in gru.state_dict().items()}, weights)
+    np.save(x, np.ones((4, 2), np.float32))
+    found = run("--weights", str(weights), "--input", str(x), "-o", str(path))
+    assert found.exit_code == 0, found.output
+    expected = gru(torch.ones(1, 4, 2))[0].detach().numpy()
+    shown = array(facts(path.read_text(encoding="utf-8"))["values"]["h"])[0, 0]
+    assert np.allclose(shown, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["3", "4"], "say where the page is written"),
+        (["-o", "page.html"], "no input"),
+        (["3", "-o", "/nowhere/page.html"], "cannot write"),
+        (["3", "-o", "page.html", "--labels", "a,b"], "labels must be 1"),
+        (["3", "-o", "page.html", "--unknown"], "no such option"),
+    ],
+)
+def test_view_says_what_is_wrong(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run(*arguments)
+    assert found.exit_code == 2
+    assert message in found.output + str(found.exception)
+    assert list(tmp_path.iterdir()) == []
