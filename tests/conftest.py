@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["browsing"]  # the fixtures browser and page
+
 # deadlines measure the machine, not the code; the same examples in every run, so that a failure in
 # CI is the same failure elsewhere
 settings.register_profile(

@@ -37,6 +37,7 @@ def test_a_tutorial_shows_what_it_computes(path: Path) -> None:
     committed = nbformat.read(path, as_version=4)
     executed = nbformat.read(path, as_version=4)
     # an error in a cell, an assert among them, is raised here
-    NotebookClient(executed, timeout=300, kernel_name="python3").execute()
+    here = {"metadata": {"path": str(FOLDER)}}  # as Jupyter opens it
+    NotebookClient(executed, timeout=300, kernel_name="python3", resources=here).execute()
     assert texts(executed) == texts(committed), "execute the notebook again and commit it"
     assert all(cell.execution_count for cell in committed.cells if cell.cell_type == "code")

@@ -1,6 +1,6 @@
 """An LSTM that counts brackets: trains the layer of tutorial 3 and writes its weights.
 
-    python tutorial/brackets.py            # writes tutorial/brackets.safetensors, in under a minute
+    python tutorial/brackets.py     # writes tutorial/brackets.safetensors, in about 15 seconds
 
 It reads a sequence of ( and ) and letters, and says after each symbol how many brackets are open:
 how many ) it would take to close them.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "brackets.safetensors"
 SYMBOLS = "()ab"
-HIDDEN, DEEPEST = 8, 8
+HIDDEN, DEEPEST = 3, 8
 
 
 class Counter(nn.Module):
@@ -55,8 +55,9 @@ def one_hot(symbols: Tensor) -> Tensor:
     return nn.functional.one_hot(symbols, len(SYMBOLS)).float()
 
 
-def train(steps: int = 1500, seed: int = 0) -> Counter:
-    """The model, trained on fresh sequences at every step."""
+def train(steps: int = 1500, seed: int = 1) -> Counter:
+    """The model, trained on fresh sequences at every step; a small price on recurrent weights
+    keeps its units apart."""
     torch.manual_seed(seed)
     model = Counter()
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -64,13 +65,14 @@ def train(steps: int = 1500, seed: int = 0) -> Counter:
     for step in range(steps):
         symbols, depths = sentences(64, 40, seed=1000 + step)
         loss = nn.functional.mse_loss(model(one_hot(symbols)), depths.float())
+        loss = loss + 1e-3 * model.lstm.weight_hh_l0.abs().sum()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         if step % 300 == 299:
-            print(f"step {step + 1}: mean square error {loss.item():.4f}")
+            print(f"step {step + 1}: loss {loss.item():.4f}")
     return model.eval()
 
 
