@@ -1,12 +1,13 @@
-"""The pictures of docs/plots.md: `python docs/figures.py` draws them from a trained layer.
+"""The pictures of docs/plots.md: `python docs/figures.py` draws them from trained layers.
 
-The layer is the GRU that reads the letters of an English word in the package g2p-en, which the
-tests install; an LSTM of drawn weights stands in where only an LSTM has what is shown.
+These are the LSTM of tutorial 3, which counts brackets, and the GRU that reads the letters of an
+English word in the package g2p-en, which the tests install. The layer unrolled has drawn weights.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,9 @@ from torch import nn
 import rnnscope as rs
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tutorial"))
+import brackets  # noqa: E402
+
 WORD = "extraordinarily"
 
 
@@ -59,11 +63,14 @@ def main() -> None:
     loss = tr.output[0, -1].square().sum()
     save(rs.plot.gradient_norm(tr.gradients(loss), batch=0, labels=word), "gradient_norm")
 
-    torch.manual_seed(0)
+    text = "((a)b(()))a()"
+    symbols = torch.tensor([[brackets.SYMBOLS.index(symbol) for symbol in text]])
+    counter = rs.trace(brackets.load().lstm, brackets.one_hot(symbols), labels=list(text))
+    save(rs.plot.units(counter, "c", range(brackets.HIDDEN)), "counter")
+    save(rs.plot.memory(counter), "memory")
+
     lstm = nn.LSTM(10, 20, num_layers=2, bidirectional=True, batch_first=True)
-    tl = rs.trace(lstm, torch.randn(4, 30, 10))
-    save(rs.plot.memory(tl, layer=1, order="similar"), "memory")
-    save(rs.plot.unrolled(tl), "unrolled")
+    save(rs.plot.unrolled(rs.trace(lstm, torch.zeros(4, 30, 10))), "unrolled")
 
 
 if __name__ == "__main__":

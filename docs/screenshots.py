@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from io import BytesIO
@@ -17,7 +18,11 @@ import rnnscope as rs
 from rnnscope.modules import drawn
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tutorial"))
+import brackets  # noqa: E402
+
 FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --hide-scrollbars"
+MISCOUNTED = "#time=5&quantity=c&edit=c@4:0.53"
 OPEN = "for (const each of document.querySelectorAll('details')) each.open = true;"
 
 
@@ -58,18 +63,25 @@ def shot(
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        first, second = Path(folder) / "rnn.html", Path(folder) / "lstm.html"
+        first, second, third = (
+            Path(folder) / f"{name}.html" for name in ("rnn", "lstm", "brackets")
+        )
         rnn = drawn(8, "rnn", 1, 1, bias=False, batch_first=True)
         rs.trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]])).view(first)
         torch.manual_seed(0)
         lstm = nn.LSTM(10, 20, num_layers=2, bidirectional=True, batch_first=True)
         tr = rs.trace(lstm, torch.randn(4, 30, 10))
         tr.view(second, gradients=tr.gradients(tr.output.square().sum()))
+        text = "((a)b(()))a()"
+        symbols = torch.tensor([[brackets.SYMBOLS.index(symbol) for symbol in text]])
+        counter = brackets.load().lstm
+        rs.trace(counter, brackets.one_hot(symbols), labels=list(text)).view(third)
         driver = browser()
         try:
             shot(driver, first, "page.png", 1000, hash="#time=1&edit=x@0:-4")
             shot(driver, first, "page-dark.png", 1000, hash="#time=1", dark=True)
             shot(driver, first, "page-narrow.png", 360, hash="#time=1")
+            shot(driver, third, "page-brackets.png", 1200, hash=MISCOUNTED, opened=True)
             shot(driver, second, "page-lstm.png", 1200, hash="#time=12&unit=3", opened=True)
         finally:
             driver.quit()

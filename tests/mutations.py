@@ -131,11 +131,13 @@ def returned(setting: Setting, layer: Any, probe: Any, finals: bool) -> list[Arr
 
 
 def apart(a: Numbers, b: Numbers) -> float:
-    """The largest difference, relative to the largest number of its array above 1; what ``b``
-    does not give in a shape that can be read is not compared."""
+    """The largest difference, relative to the largest number of its array above 1; a state that
+    ``b`` once does not give in a shape that can be read is not compared, as compare says."""
     worst = 0.0
-    for one, other in zip(itertools.chain(*a), itertools.chain(*b), strict=True):
-        if other.size == 0:
+    unread = {k for arrays in b for k, array in enumerate(arrays) if array.size == 0}
+    pairs = [zip(one, other, strict=True) for one, other in zip(a, b, strict=True)]
+    for k, (one, other) in itertools.chain(*map(enumerate, pairs)):
+        if k in unread:
             continue
         if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
             return np.inf

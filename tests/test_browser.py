@@ -367,8 +367,29 @@ def test_the_address_restores_what_was_seen(page: Any) -> None:
     assert shown.js("return location.hash") == "#time=2&edit=x@0:9"
 
 
+def test_the_address_holds_all_that_can_be_chosen(page: Any) -> None:
+    projected = stacked(proj_size=2)  # c has more units than h
+    hash = (
+        "#time=3&layer=1&direction=reverse&row=1&unit=4&feature=3&quantity=c&view=change&hidden=1"
+    )
+    shown = page(projected, hash)
+    assert shown.text("#notice") == ""
+    assert shown.js("return location.hash") == hash
+    state = shown.js("return rnnscope.page.state")
+    assert (state["unit"], state["feature"], state["layer"], state["row"]) == (4, 3, 1, 1)
+
+
 @pytest.mark.parametrize(
-    "hash", ["#time=99", "#edit=x@7:1", "#edit=x@0:abc", "#time=%E0%A4", "#edit=q@0:1", "#what=1"]
+    "hash",
+    [
+        "#time=99",
+        "#edit=x@7:1",
+        "#edit=x@0:abc",
+        "#time=%E0%A4",
+        "#edit=q@0:1",
+        "#what=1",
+        "#unit=5",
+    ],
 )
 def test_a_damaged_address_is_ignored_and_told(page: Any, hash: str) -> None:
     shown = page(notebook(), hash)

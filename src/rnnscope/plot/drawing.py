@@ -165,7 +165,7 @@ def gradient_norm(
             shown = np.where(values > 0, values, np.nan)
             ax.plot(shown, marker=".", color=LINES[k % len(LINES)], label=_lane(layer, drawn, d))
             k += 1
-    ax.set_yscale("log")
+    _logarithmic(ax)
     _steps(ax, drawn.values.shape[2], drawn.labels)
     ax.set_title(drawn.title, fontsize=10)
     if k > 1:
@@ -195,7 +195,7 @@ def flow(
     ax.plot(shown, marker=".", color=LINES[0])
     ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     ax.axvline(drawn.time, color="0.7", linewidth=0.8, linestyle=":", zorder=0)
-    ax.set_yscale("log")
+    _logarithmic(ax)
     _steps(ax, len(drawn.values), drawn.labels)
     ax.set_title(drawn.title, fontsize=10)
     _plain(ax)
@@ -303,6 +303,18 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
             "drawing needs matplotlib, which is not installed: pip install 'rnnscope[plot]'"
         ) from error
     return pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def _logarithmic(ax: Axes) -> None:
+    """A logarithmic axis whose ticks can be read where it spans less than two decades, too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if low > 0 and high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _map(drawn: data.Map, ax: Axes | None) -> Axes:

@@ -45,7 +45,7 @@ rnnscope.scale = (range, planes) => {
 
 rnnscope.stepName = (record, row, time) => {
   const label = record.label(row, time);
-  return `step ${time + 1} of ${record.lengths[row]}, time=${time}${label ? `, ${label}` : ""}`;
+  return `step ${time + 1} of ${record.lengths[row]}, time=${time}${label ? `, “${label}”` : ""}`;
 };
 
 rnnscope.editName = (edit) => ("column" in edit ? `${edit.name}[${edit.row}, ${edit.column}]`

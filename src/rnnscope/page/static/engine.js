@@ -405,10 +405,11 @@ rnnscope.address = {
     for (const part of text.split("&").filter(Boolean)) {
       let key = "", value = "";
       try { [key, value] = [part.split("=")[0], decodeURIComponent(part.slice(part.indexOf("=") + 1))]; } catch { key = ""; }
-      const limits = { time: record.time, layer: record.layers, row: record.rows.length };
+      const units = Math.max(...record.names.map((name) => record.units(name, 0)));
+      const features = Math.max(...Array.from({ length: record.layers }, (_, layer) => record.features(layer)));
+      const limits = { time: record.time, layer: record.layers, row: record.rows.length, unit: units, feature: features };
       let fine = true;
       if (key in limits) { const k = whole(value, limits[key]); fine = k !== null; if (fine) found[key] = k; }
-      else if (key === "unit") { const k = whole(value, record.units("h", 0)); fine = k !== null; if (fine) found.unit = k; }
       else if (key === "direction") { fine = record.directions.includes(value); if (fine) found.direction = value; }
       else if (key === "quantity") { fine = record.names.includes(value); if (fine) found.quantity = value; }
       else if (key === "view") { fine = ["values", "change", "gradients"].includes(value); if (fine) found.view = value; }
@@ -425,6 +426,7 @@ rnnscope.address = {
     if (state.direction !== record.directions[0]) parts.push(`direction=${state.direction}`);
     if (state.row) parts.push(`row=${state.row}`);
     if (state.unit) parts.push(`unit=${state.unit}`);
+    if (state.feature) parts.push(`feature=${state.feature}`);
     if (state.quantity !== "h") parts.push(`quantity=${state.quantity}`);
     if (state.view !== "values") parts.push(`view=${state.view}`);
     if (state.hidden) parts.push("hidden=1");
