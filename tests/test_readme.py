@@ -12,8 +12,11 @@ FILE = Path(__file__).parents[1] / "README.md"
 README = FILE.read_text(encoding="utf-8")
 
 
-def test_the_code_runs_and_prints_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_runs_and_prints_what_is_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To renew the verdict: RNNSCOPE_REGENERATE=1, then look at what it wrote."""
+    monkeypatch.chdir(tmp_path)  # it writes a page
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(block, names)
@@ -36,8 +39,12 @@ def _without_rounding(text: str) -> str:
     return re.sub(r"\d\.\de-\d\d", "#e-##", text)
 
 
-def test_every_file_that_is_named_is_there() -> None:
-    named = re.findall(r"\]\(([\w/]+\.\w+)\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
-    missing = [name for name in named if not (Path(__file__).parents[1] / name).exists()]
+@pytest.mark.parametrize(
+    "path", [FILE, FILE.parent / "docs" / "page.md", FILE.parent / "docs" / "plots.md"]
+)
+def test_every_file_that_is_named_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = [path.parent / name for name in re.findall(r"\]\(([\w./-]+\.\w+)\)", text)]
+    named += [FILE.parent / name for name in re.findall(r"`(tests/[\w./]+)`", text)]
     assert named
-    assert not missing
+    assert [name for name in named if not name.exists()] == []

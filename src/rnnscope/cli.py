@@ -76,7 +76,7 @@ def start(
     if context.invoked_subcommand is None:
         typer.echo(
             f"rnnscope {__version__} opens the recurrent layers of PyTorch. "
-            "Three commands to try:\n"
+            "Four commands to try:\n"
             "\n"
             "    rnnscope explain 3 4 5\n"
             "        an RNN reads 3, 4, 5: three hidden states, each by hand, equal to PyTorch's\n"
@@ -84,8 +84,10 @@ def start(
             "        one number inside an LSTM, and all that it is made of\n"
             "    rnnscope shapes --cell lstm --layers 2 --bidirectional\n"
             "        what every slice of output and every row of h_n is\n"
+            "    rnnscope view 3 4 5 -o page.html\n"
+            "        a page to step through; change a number in it, and see what follows\n"
             "\n"
-            "rnnscope explain --help and rnnscope shapes --help list the options."
+            "rnnscope --help lists all commands, rnnscope explain --help the options of one."
         )
 
 
@@ -247,6 +249,10 @@ def explain(
     chosen = {axis: index for axis, index in at.items() if index is not None}
     if name is None and time is None:
         show(lesson(traced, construction=built, **chosen), form)
+        plain = (drawn_as, stored, changes) == (Drawn(), Stored(), None)
+        if words and plain and form is Format.text:
+            asked = f"rnnscope view {' '.join(words)} -o page.html"
+            typer.echo(f"\nNext: {asked}  ·  --cell lstm  ·  --set weight_hh_l0=0")
     else:
         show(traced.explain(name, **chosen), form)
 
@@ -313,22 +319,22 @@ def view(
 class Drawn:
     """A layer that is drawn from a seed; None for what was not said."""
 
-    kind: str | None
-    nonlinearity: str | None
-    hidden: int | None
-    layers: int | None
-    bidirectional: bool
-    bias: bool
-    seed: int
+    kind: str | None = None
+    nonlinearity: str | None = None
+    hidden: int | None = None
+    layers: int | None = None
+    bidirectional: bool = False
+    bias: bool = False
+    seed: int = 8
 
 
 @dataclass(frozen=True)
 class Stored:
     """A layer in a file of weights; ``path`` None where there is none."""
 
-    path: Path | None
-    layer: str | None
-    layout: str | None
+    path: Path | None = None
+    layer: str | None = None
+    layout: str | None = None
 
 
 def _traced(x: Tensor, asked: Drawn, stored: Stored, changes: Sequence[str]) -> tuple[Trace, str]:
