@@ -130,3 +130,34 @@ def test_a_port_that_starts_from_zeros_has_its_other_mistakes_found() -> None:
         "bias_missing of b_hh",
         "initial_ignored all",
     }
+
+
+def test_a_mistake_that_the_given_data_do_not_show_is_told_apart() -> None:
+    layer, x = nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    other = nn.LSTM(3, 4, batch_first=True)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0.zero_()
+    verdict = rs.compare(lambda x, initial=None: other(x)[0], layer, x)
+    assert {cause.name for cause in verdict.causes} == {"bias_missing", "initial_ignored"}
+    assert "h_0 and c_0 not used: shown by drawn inputs, not by these data" in plain(verdict)
+    assert "h_0 and c_0 not used" not in verdict.cannot_show
+
+
+# --- a search that ends ----------------------------------------------------------------------------
+
+
+def test_a_search_without_time_says_how_to_search_longer() -> None:
+    layer = nn.GRU(3, 4)
+    other = nn.GRU(3, 4)
+    verdict = rs.compare(lambda x, h=None: other(x, h)[0], layer, seconds=0)
+    assert not verdict.finished
+    assert "seconds=60 searches longer" in plain(verdict)
+
+
+def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
+    def ends(x: Any) -> Any:
+        raise SystemExit("usage: mine.py FILE")
+
+    with pytest.raises(rs.CandidateError, match="SystemExit"):
+        rs.compare(ends, nn.GRU(3, 4))

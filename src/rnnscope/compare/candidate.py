@@ -149,7 +149,7 @@ class Candidate:
         with self._undisturbed():
             try:
                 built = self._function(copy.deepcopy(layer))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 text = f"{self.name}, called with {type(layer).__name__}, raised {_said(error)}"
                 raise CandidateError(text) from error
         if not callable(built) and not callable(getattr(built, "call", None)):
@@ -207,11 +207,11 @@ class Candidate:
     def _tried(self, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
         """What it returns, with tensors or with arrays, whichever it takes."""
         order = self._order if self._arrays is None else (self._arrays,)
-        errors: list[tuple[Arrays, Exception]] = []
+        errors: list[tuple[Arrays, BaseException]] = []
         for arrays in order:
             try:
                 found = self._called(given, arrays)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # the last ends a program, not a comparison
                 errors.append((arrays, error))
             else:
                 self._arrays = arrays
@@ -219,7 +219,7 @@ class Candidate:
         raise self._raised(given, errors)
 
     def _raised(
-        self, given: Mapping[str, Any], errors: list[tuple[Arrays, Exception]]
+        self, given: Mapping[str, Any], errors: list[tuple[Arrays, BaseException]]
     ) -> CandidateError:
         # a function that is given the wrong kind of array mostly fails by type; the error that
         # is its own is the other one

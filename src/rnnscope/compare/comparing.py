@@ -263,13 +263,31 @@ class _Comparison:
                 return replace(base, holds=(told,))
             return self._unexplained(base, searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
+        named = {words.brief for one in explanations for words in one.words}
+        unseen = self._silent(shown) if self.subject.given else ()
         return replace(
             base,
             explanations=explanations,
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown),
-            cannot_show=self._silent(shown) if self.subject.given else (),
+            cannot_show=tuple(title for title in unseen if title not in named),
+            notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    def _beside(
+        self, search: Search, together: tuple[Cause, ...], shown: Sequence[Observation]
+    ) -> list[str]:
+        """Of the mistakes those without which the caller's data are explained as well: it was in
+        the drawn inputs of the search that they showed."""
+        if not self.subject.given or len(together) < 2:
+            return []
+        found = []
+        for cause in together:
+            rest = search.of(frozenset(together) - {cause})
+            if rest is not None and self._worst(rest, shown) <= 1:
+                brief = CATALOGUE[cause.name].words(cause, self.model).brief
+                found.append(f"{brief}: shown by drawn inputs, not by these data")
+        return found
 
     def _unexplained(
         self,

@@ -219,7 +219,7 @@ def _of_part(
             fresh[1:] &= ~inside[:-1]
             previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
         before[name] = previous
-    known = Known(x, before, {}, initial, inside)
+    known = Known(x, before, initial, inside)
     return Steps(known, after, k, observation.unit)
 
 

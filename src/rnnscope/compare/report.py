@@ -169,8 +169,13 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
     first = max(len(name) for name, _, _ in rows)
     lines = [f"{INDENT}{'assumed':<{first}}   left over"]
     for name, left, remark in rows:
-        line = f"{INDENT}{name:<{first}}   {left:<9}"
-        lines.append(_shortened(f"{line}   {remark}" if remark else line.rstrip()))
+        line = f"{INDENT}{name:<{first}}   {left:<9}   "
+        hanging = " " * len(line)
+        lines.append(
+            textwrap.fill(remark, WIDTH, initial_indent=line, subsequent_indent=hanging)
+            if remark
+            else line.rstrip()
+        )
     return lines
 
 
@@ -182,23 +187,23 @@ def _numbered(which: Sequence[int]) -> str:
     return f"{', '.join(map(str, rest))} and {last}"
 
 
-def _shortened(line: str) -> str:
-    return line if len(line) <= WIDTH + 10 else line[: WIDTH + 7] + "..."
-
-
 def _unexplained(verdict: Verdict) -> str:
     if verdict.worst <= 1:
         return textwrap.fill(" ".join(verdict.holds), WIDTH)
     head = "No known mistake explains it."
     if not verdict.finished:
-        head = f"No known mistake was found in the time ({verdict.tried} sets of mistakes tried)."
+        head = (
+            f"No known mistake was found in the time, {verdict.tried} sets of mistakes tried: "
+            f"seconds=60 searches longer."
+        )
     text = " ".join([head, *map(_sentence, verdict.holds)])
     return textwrap.fill(text, WIDTH)
 
 
 def _sentence(text: str) -> str:
-    """With a capital, unless a name of the code stands first."""
-    return text if "_" in text.partition(" ")[0] else text[:1].upper() + text[1:]
+    """With a full stop, and a capital unless a name of the code stands first."""
+    ended = text if text[-1:] in ".!?" else f"{text}."
+    return ended if "_" in ended.partition(" ")[0] else ended[:1].upper() + ended[1:]
 
 
 def _unseen(verdict: Verdict) -> str:

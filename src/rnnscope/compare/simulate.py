@@ -597,16 +597,15 @@ def restricted(part: Part, units: Tensor) -> Part:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of one part: its input (time, batch, feature), each state at every step and
-    before it, (time, batch, unit), in the order of computing; a state that is not known is absent
-    from ``states`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
+    """What is known of one part: its input (time, batch, feature), and each state before every
+    step, (time, batch, unit), in the order of computing; a state that is not known is absent from
+    ``before`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
     With ``units`` only these are computed, which a cell allows whose matrices meet nothing but x
     and h.
     """
 
     x: Tensor
     before: Mapping[str, Tensor]
-    states: Mapping[str, Tensor]
     initial: Mapping[str, Tensor]
     valid: Tensor | None = None
     units: Tensor | None = None

@@ -294,7 +294,7 @@ class OfCalls:
                 probes = confirming(self._structure, self._seed, initial, self._padded)
             self._shown = self._observed(probes)
             seed = None if self.given else self._seed
-            self.probe = described(self._adopted, probes[0].inputs, self.model, seed)
+            self.probe = described(self._adopted, self._shown[0].inputs, self.model, seed)
         return self._shown
 
     def searched(self) -> list[Observation]:
