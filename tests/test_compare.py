@@ -144,7 +144,7 @@ def test_a_mistake_that_the_given_data_do_not_show_is_told_apart() -> None:
     assert "h_0 and c_0 not used" not in verdict.cannot_show
 
 
-# --- a search that ends ----------------------------------------------------------------------------
+# --- a search that ends -------------------------------------------------------------------------
 
 
 def test_a_search_without_time_says_how_to_search_longer() -> None:
