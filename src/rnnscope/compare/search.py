@@ -10,7 +10,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import chain, combinations, product
 
 import torch
 from torch import Tensor
@@ -48,8 +48,8 @@ NEAR = 1000
 """Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
 
 SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
-"""Entries after which no number of a matrix is where it was: two of them come no closer one by
-one, so all pairs are tried."""
+"""Entries after which no number of a matrix is where it was: two of them, or one and a mistake in
+the equations, may come no closer one by one, so all pairs are tried."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,9 @@ class Search:
                 return self._found(self._alternatives(found))
             if size == 2:
                 pairs = self._structural()
-                found = self._explaining_quickly(pairs) or self._scrambled()
-                found = found or self._explaining_quickly(self._through())
+                found = self._explaining_quickly(pairs)
+                for more in (self._scrambled, self._through, self._scrambled_beside):
+                    found = found or self._explaining_quickly(more())
                 if found:
                     return self._found(self._alternatives(found))
                 extended += pairs
@@ -254,11 +255,25 @@ class Search:
 
     def _scrambled(self) -> list[Causes]:
         """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
-        if self._late:
-            return []
         everywhere = [c for c in self.every if c == c.everywhere()]
-        pairs = [frozenset(pair) for pair in _scrambles(everywhere)]
-        return self._explaining_quickly(pairs) if pairs else []
+        return [frozenset(pair) for pair in _scrambles(everywhere)]
+
+    def _scrambled_beside(self) -> list[Causes]:
+        """A mistake that scrambles matrices with any other of the cell, in all layers and
+        directions; then two that scramble those of one part, layer or direction."""
+        cells = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
+        scrambling = [c for c in cells if c.name in SCRAMBLES]
+        scrambling.sort(key=lambda c: c.tensors not in ("", "all"))  # the likely ones first
+        found = [
+            frozenset({one, other})
+            for one, other in product(scrambling, cells)
+            if other.name not in SCRAMBLES
+        ]
+        places = dict.fromkeys((c.layer, c.direction) for c in self.every if c != c.everywhere())
+        for place in places:
+            here = [c for c in self.every if (c.layer, c.direction) == place]
+            found += [frozenset(pair) for pair in _scrambles(here)]
+        return [s for s in found if self._sensible(s)]
 
     def _structural(self) -> list[Causes]:
         """Pairs of mistakes around the cells: of two changes of time, rows or layers neither may
@@ -361,9 +376,15 @@ class Search:
         known = {place: sets for place, sets in options.items() if sets}
         if not known:
             return []
-        combined = product(*([(place, s) for s in sets[:4]] for place, sets in known.items()))
+        few = {place: sets[:4] for place, sets in known.items()}
+        # what may be the same mistake everywhere comes before every other combination
+        alike = [
+            [(place, s if s in sets else sets[0]) for place, sets in few.items()]
+            for s in dict.fromkeys(s for sets in few.values() for s in sets)
+        ]
+        combined = product(*([(place, s) for s in sets] for place, sets in few.items()))
         found: dict[Causes, None] = {}
-        for k, combination in enumerate(combined):
+        for k, combination in enumerate(chain(alike, combined)):
             if k >= 64 or self._late:
                 break
             found[_merged(self.model, dict(combination), set(known))] = None
