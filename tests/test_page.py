@@ -113,7 +113,7 @@ def test_more_sequences_than_a_page_can_hold_are_left_out_and_told(
     assert len(tr.view().html) < 2**19
     assert facts(tr.view(batch=19).html)["rows"] == [19]
     assert facts(tr.view(batch=-1).html)["rows"] == [19]
-    with pytest.raises(rs.ShapeError, match="batch=20"):
+    with pytest.raises(rs.AddressError, match="no batch 20"):
         tr.view(batch=20)
 
 
@@ -232,3 +232,19 @@ def test_view_says_what_is_wrong(
     assert found.exit_code == 2
     assert message in found.output + str(found.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gradients_must_be_those_of_the_trace() -> None:
+    layer = nn.GRU(2, 3)
+    tr, other = (rs.trace(layer, torch.randn(4, 2, 2)) for _ in range(2))
+    assert tr.view(gradients=tr.gradients(tr.output.sum()))
+    with pytest.raises(rs.ShapeError, match="of another trace"):
+        tr.view(gradients=other.gradients(other.output.sum()))
+    with pytest.raises(TypeError, match="those of"):
+        tr.view(gradients=tr)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch", ["a", 1.0, True, slice(2)])
+def test_a_sequence_is_a_whole_number(batch: Any) -> None:
+    with pytest.raises(rs.AddressError, match="whole number"):
+        rs.trace(nn.GRU(2, 3), torch.randn(4, 2, 2)).view(batch=batch)

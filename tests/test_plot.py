@@ -166,7 +166,7 @@ def test_labels_come_from_the_trace_or_from_the_call() -> None:
     assert data.units(tr, labels=list("hijklmn")).labels == tuple("hijklmn")
     with pytest.raises(rs.ShapeError, match="labels must be 7"):
         data.quantity(tr, "f", labels=list("abcdefgh"))
-    with pytest.raises(rs.AddressError, match="unit 9"):
+    with pytest.raises(rs.AddressError, match="no unit 9"):
         data.units(tr, "h", [9])
     with pytest.raises(rs.AddressError):
         data.quantity(tr, "q")
@@ -241,6 +241,37 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(rs.MissingExtraError, match=r"rnnscope\[plot\]"):
         rs.plot.units(traced())
+
+
+MISUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "a layer": (lambda tr: rs.plot.units(nn.LSTM(2, 3)), TypeError, "expected a trace"),
+    "a layer, as a map": (lambda tr: rs.plot.quantity(nn.GRU(2, 3), "h"), TypeError, "a trace"),
+    "its weights": (lambda tr: rs.plot.eigenvalues(nn.GRU(2, 3)), TypeError, "a trace"),
+    "a trace as gradients": (lambda tr: rs.plot.gradient_norm(tr), TypeError, "tr.gradients"),
+    "no axes": (lambda tr: rs.plot.flow(tr, ax=3), TypeError, "axes of matplotlib"),
+    "an order": (lambda tr: rs.plot.quantity(tr, "h", order="foo"), rs.AddressError, "similar"),
+    "no units": (lambda tr: rs.plot.units(tr, "h", []), rs.AddressError, "no unit is named"),
+    "a direction": (lambda tr: rs.plot.eigenvalues(tr, direction="up"), rs.AddressError, "'up'"),
+    "a layer too many": (lambda tr: rs.plot.eigenvalues(tr, layer=7), rs.AddressError, "layer 7"),
+    "all sequences": (lambda tr: rs.plot.units(tr, batch=None), rs.AddressError, "one whole"),
+    "no sequence": (lambda tr: rs.plot.unrolled(tr, batch=9), rs.AddressError, "batch 9"),
+    "no steps": (lambda tr: rs.plot.unrolled(tr, steps=0), ValueError, "from 1 on"),
+}
+
+
+@pytest.mark.parametrize("what", MISUSED)
+def test_what_cannot_be_drawn_is_told(what: str) -> None:
+    call, kind, words = MISUSED[what]
+    with pytest.raises(kind, match=words):
+        call(traced())
+
+
+def test_places_count_from_the_end_too() -> None:
+    tr = traced()
+    last = int(tr.sizes["layer"]) - 1
+    drawn = rs.plot.data.units(tr, "h", -1, layer=-1)
+    assert drawn.units == (tr["h"].shape[-1] - 1,)
+    assert f"layer {last}" in drawn.title
 
 
 # --- images: a picture that has changed is looked at, and kept with --mpl-generate-path -----------

@@ -21,7 +21,13 @@ from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_sta
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
-from rnnscope.errors import AddressError, GradientError, RefusedError, VerificationError
+from rnnscope.errors import (
+    AddressError,
+    GradientError,
+    RefusedError,
+    ShapeError,
+    VerificationError,
+)
 from rnnscope.explain import Explanation, explain
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
@@ -709,10 +715,17 @@ class Trace(Record):
         >>> page.html.startswith("<!doctype html>")
         True
 
-        Raises ``ShapeError`` for labels that do not fit and for more than a page can hold (20 MB),
-        ``FileError`` where the place cannot be written.
+        Raises ``ShapeError`` for labels and gradients that do not fit and for more than a page can
+        hold (20 MB), ``AddressError`` for a sequence that is not there, ``FileError`` where the
+        place cannot be written.
         """
         self._whole()
+        if gradients is not None:
+            if not isinstance(gradients, Gradients):
+                kind = type(gradients).__name__
+                raise TypeError(f"gradients must be those of tr.gradients(loss); got {kind}")
+            if gradients.call is not self.call:
+                raise ShapeError("these gradients are of another trace: tr.gradients(loss)")
         shown = self if labels is None else copy.copy(self).labelled(labels)
         return view(shown, path, gradients=gradients, batch=batch)
 

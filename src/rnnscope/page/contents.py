@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnnscope.addressing import Traced
 from rnnscope.cells import Cell
-from rnnscope.errors import ShapeError
+from rnnscope.errors import AddressError, ShapeError
 from rnnscope.labels import Labels
 from rnnscope.page.script import equations, functions
 from rnnscope.record import Record
@@ -101,9 +101,10 @@ def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[li
     """The sequences that a page can hold, and a sentence where these are not all."""
     count = trace.call.batch
     if batch is not None:
-        if not -count <= batch < count:
-            raise ShapeError(f"batch={batch}: the trace has {count} sequences, numbered from 0")
-        chosen = [batch % count]
+        place = trace.position("batch", batch)
+        if isinstance(place, slice):
+            raise AddressError(f"batch must be one whole number here; got {batch!r}")
+        chosen = [place]
     else:
         chosen = list(range(count))
     size = 8 if trace.call.x.dtype == torch.float64 else 4

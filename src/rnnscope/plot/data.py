@@ -165,7 +165,7 @@ def quantity(
     >>> drawn.values.shape, drawn.limits, drawn.signed
     ((4, 6), (0.0, 1.0), False)
     """
-    direction = _direction(trace, direction)
+    layer, direction, batch = _at(trace, layer, direction, batch)
     plane = _plane(trace, name, layer, direction, batch)
     length = int(trace.lengths[batch])
     values = np.full((plane.shape[1], plane.shape[0]), np.nan)
@@ -173,8 +173,10 @@ def quantity(
     chosen = tuple(range(len(values)))
     if order == "similar":
         chosen = similar(values[:, :length])
+    elif isinstance(order, str):
+        raise AddressError(f'order is "similar" or a list of units; got {order!r}')
     elif order is not None:
-        chosen = _units(order, len(values), name)
+        chosen = _units(trace, order, len(values))
     valid = np.arange(values.shape[1]) < length
     limits, signed = _limits(trace, name, values)
     texts = _labels(trace, labels, batch)
@@ -216,11 +218,12 @@ def units(
 ) -> Lines:
     """Chosen units of a quantity over time, with the layer's input; the first four if none are
     named. Raises ``AddressError`` for a place or a unit that is not there."""
-    direction = _direction(trace, direction)
+    _opened(trace)
+    layer, direction, batch = _at(trace, layer, direction, batch)
     plane = _plane(trace, name, layer, direction, batch)
     length, count = int(trace.lengths[batch]), plane.shape[1]
     every = range(min(4, count)) if chosen is None else np.atleast_1d(np.asarray(chosen)).tolist()
-    names = _units(every, count, name)
+    names = _units(trace, every, count)
     inputs = _numbers(trace.layer_input(layer)[batch, :length])
     limits = trace.cell.range(name) if name in trace.cell.equations else None
     texts = _labels(trace, labels, batch)
@@ -242,6 +245,7 @@ def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturati
     """
     if not 0 <= low < high <= 1:
         raise ValueError(f"expected 0 <= low < high <= 1; got {low} and {high}")
+    _opened(trace)
     gates = tuple(n for n in trace.cell.quantities if trace.cell.range(n) == (0.0, 1.0))
     gates = tuple(name for name in gates if name in trace)
     if not gates:
@@ -261,13 +265,14 @@ def gradient_norm(
     """The norm over units of dL/d(name) at every step of every layer and direction; of one
     sequence, or the mean over those that have the step. Raises ``AddressError`` for an unknown
     name."""
+    if not isinstance(gradients, Gradients):
+        raise TypeError(
+            f"expected gradients, as tr.gradients(loss) gives them; got {type(gradients).__name__}"
+        )
     sizes = gradients[name].double().norm(dim=-1)  # layer, direction, batch, time
     valid = gradients.valid
-    if batch is not None:
-        _plane(gradients, name, 0, gradients.directions[0], batch)
-        rows = [batch]
-    else:
-        rows = list(range(valid.shape[0]))
+    every = list(range(valid.shape[0]))
+    rows = every if batch is None else [_at(gradients, 0, None, batch)[2]]
     here = valid[rows]
     total = (sizes[:, :, rows] * here).sum(2)
     count = here.sum(0)
@@ -289,7 +294,8 @@ def flow(
     labels: Any = None,
 ) -> Flow:
     """The norm of ∂of_time/∂to_s for every step s: see ``Trace.flow``."""
-    direction = _direction(trace, direction)
+    _opened(trace)
+    layer, direction, batch = _at(trace, layer, direction, batch)
     values = trace.flow(of, to, layer=layer, direction=direction, batch=batch, time=time)
     length = int(trace.lengths[batch])
     last = length - 1 if direction == "forward" else 0
@@ -311,6 +317,7 @@ def memory(
 ) -> Map:
     """What the last state holds of each step, over units: see ``Trace.memory``. Raises
     ``AddressError`` for a state that is no sum over the past."""
+    _opened(trace)
     found = trace.memory(state)
     where = {"layer": layer, "direction": direction, "batch": batch}
     if labels is None and trace.labels:
@@ -323,9 +330,8 @@ def memory(
 def eigenvalues(trace: Trace, *, layer: int = 0, direction: str | None = None) -> Eigenvalues:
     """The eigenvalues of each gate's block of W_hh. Raises ``ShapeError`` where a projection makes
     the blocks oblong."""
-    direction = _direction(trace, direction)
-    if not 0 <= layer < trace.structure.num_layers:
-        raise AddressError(f"layer={layer}: the layer has {trace.structure.num_layers}")
+    _opened(trace)
+    layer, direction, _ = _at(trace, layer, direction, 0)
     weights = trace.weights[layer][trace.directions.index(direction)]
     if weights.hh.shape[1] != weights.hidden_size:
         raise ShapeError(
@@ -344,6 +350,10 @@ def eigenvalues(trace: Trace, *, layer: int = 0, direction: str | None = None) -
 def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0) -> Diagram:
     """The layer as a diagram over its first steps and its last one, with the names of the weights
     and the shapes of what goes in and comes out."""
+    _opened(trace)
+    batch = _at(trace, 0, None, batch)[2]
+    if steps < 1:
+        raise ValueError(f"steps must be a whole number from 1 on; got {steps!r}")
     structure, total = trace.structure, int(trace.sizes["time"])
     shown = list(range(total)) if total <= steps + 1 else [*range(steps), None, total - 1]
     texts = _labels(trace, labels, batch)
@@ -410,8 +420,29 @@ def _shape(name: str, value: Tensor, structure: Structure, trace: Trace) -> str:
 # what they share -----------------------------------------------------------------------------
 
 
-def _direction(trace: Record, direction: str | None) -> str:
-    return trace.directions[0] if direction is None else direction
+def _opened(trace: Any) -> None:
+    if not isinstance(trace, Trace):
+        raise TypeError(
+            f"expected a trace, as rs.trace(layer, x) gives it; got {type(trace).__name__}"
+        )
+
+
+def _at(trace: Record, layer: int, direction: str | None, batch: int) -> tuple[int, str, int]:
+    """A layer, a direction (the first where none is told) and a sequence that are there."""
+    if not isinstance(trace, Record):
+        _opened(trace)
+    found = []
+    for axis, index in (("layer", layer), ("batch", batch)):
+        place = trace.position(axis, index)
+        if isinstance(place, slice):
+            raise AddressError(f"{axis} must be one whole number here; got {index!r}")
+        found.append(place)
+    if direction is None:
+        direction = trace.directions[0]
+    if direction not in trace.directions:
+        known = " and ".join(map(repr, trace.directions))
+        raise AddressError(f"no direction {direction!r}; there is {known}")
+    return found[0], direction, found[1]
 
 
 def _numbers(value: Tensor) -> Array:
@@ -426,12 +457,11 @@ def _plane(trace: Record, name: str, layer: int, direction: str, batch: int) -> 
     return _numbers(trace.sel(name, layer=layer, direction=direction, batch=batch))
 
 
-def _units(chosen: Sequence[int], count: int, name: str) -> tuple[int, ...]:
-    found = tuple(int(k) for k in chosen)
-    for k in found:
-        if not 0 <= k < count:
-            raise AddressError(f"unit {k}: {name} has {count}, numbered from 0")
-    return found
+def _units(trace: Record, chosen: Sequence[int], count: int) -> tuple[int, ...]:
+    found = [trace.position("unit", k, count) for k in chosen]
+    if not found:
+        raise AddressError(f"no unit is named; there are {count}, numbered 0 to {count - 1}")
+    return tuple(k for k in found if isinstance(k, int))
 
 
 def _limits(trace: Record, name: str, values: Array) -> tuple[tuple[float, float], bool]:

@@ -295,6 +295,8 @@ def unrolled(
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     if ax is not None:
+        if not hasattr(ax, "transData"):
+            raise TypeError(f"ax must be axes of matplotlib; got {type(ax).__name__}")
         return ax
     try:
         from matplotlib import pyplot
