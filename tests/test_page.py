@@ -248,3 +248,8 @@ def test_gradients_must_be_those_of_the_trace() -> None:
 def test_a_sequence_is_a_whole_number(batch: Any) -> None:
     with pytest.raises(rs.AddressError, match="whole number"):
         rs.trace(nn.GRU(2, 3), torch.randn(4, 2, 2)).view(batch=batch)
+
+
+def test_gates_that_were_not_recorded_are_asked_for() -> None:
+    with pytest.raises(rs.AddressError, match="i, f, g, o"):
+        rs.trace(nn.LSTM(2, 3), torch.randn(4, 2, 2), record=["h"]).view()

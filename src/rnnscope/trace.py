@@ -716,8 +716,8 @@ class Trace(Record):
         True
 
         Raises ``ShapeError`` for labels and gradients that do not fit and for more than a page can
-        hold (20 MB), ``AddressError`` for a sequence that is not there, ``FileError`` where the
-        place cannot be written.
+        hold (20 MB), ``AddressError`` for a sequence that is not there and for gates that were not
+        recorded, ``FileError`` where the place cannot be written.
         """
         self._whole()
         if gradients is not None:

@@ -48,15 +48,19 @@ def contents(
     """A trace as JSON's plain values; arrays as base64 of little-endian floats.
 
     Where all sequences are more than a page may hold, the first ones are kept, and the page says
-    so; ``batch`` keeps one. Raises ``ShapeError`` where even one sequence is too much.
+    so; ``batch`` keeps one. Raises ``ShapeError`` where even one sequence is too much, and
+    ``AddressError`` where gates were not recorded.
     """
-    rows, left_out = _rows(trace, gradients, batch)
     structure, cell = trace.structure, trace.cell
-    lengths = trace.lengths[rows].tolist()
-    values = {name: _array(trace[name][:, :, rows]) for name in cell.quantities if name in trace}
     missing = [name for name in cell.quantities if name not in trace]
     if missing:
-        left_out.append(f"{', '.join(missing)}: not recorded")
+        raise AddressError(
+            f"a page shows every gate; not recorded are {', '.join(missing)}: leave "
+            f'record="gates" in rs.trace and rs.watch'
+        )
+    rows, left_out = _rows(trace, gradients, batch)
+    lengths = trace.lengths[rows].tolist()
+    values = {name: _array(trace[name][:, :, rows]) for name in cell.quantities}
     scale = 1 / (1 - structure.dropout) if structure.dropout < 1 else 0.0
     masks = [
         None if m is None else _array(m[rows].to(trace.call.x.dtype) * scale) for m in _masks(trace)
@@ -109,7 +113,7 @@ def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[li
         chosen = list(range(count))
     size = 8 if trace.call.x.dtype == torch.float64 else 4
     weights = sum(t.numel() for t in trace.parameters.values())
-    kept = sum(trace[name].numel() for name in trace.cell.quantities if name in trace)
+    kept = sum(trace[name].numel() for name in trace.cell.quantities)
     kept += trace.layer_input(0).numel() + sum(t.numel() for t in trace.call.initial.values())
     kept += sum(m.numel() for m in _masks(trace) if m is not None)
     if gradients is not None:
