@@ -50,6 +50,7 @@ ORDER = {
     "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu|sigmoid:hard_sigmoid(\(0.2, 0.5\))?)/",
     "old_cell": "/",
     "coupled": "[if]/",
+    "gate_unused": "[ifo]/",
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
@@ -98,7 +99,15 @@ _ONLY = {
         "no_reset",
         "update_exchanged",
     },
-    "lstm": {"forget_bias", "old_cell", "coupled", "emitted", "projection", "initial_exchanged"},
+    "lstm": {
+        "forget_bias",
+        "old_cell",
+        "coupled",
+        "gate_unused",
+        "emitted",
+        "projection",
+        "initial_exchanged",
+    },
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
 
@@ -261,9 +270,10 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
         f = 1 - i
     if cell.wrong("coupled", "i"):
         i = 1 - f
-    c = f * state["c"] + i * g
+    values = {"i": i, "f": f, "g": g, "o": o}
+    i, f, o = (1 if cell.wrong("gate_unused", k) else values[k] for k in "ifo")
+    values["c"] = c = f * state["c"] + i * g
     seen = state["c"] if cell.wrong("old_cell") else c
-    values = {"i": i, "f": f, "g": g, "o": o, "c": c}
     if "W_hr" not in w:
         h = o * cell.apply("h", seen)
         return {**values, "h": h, "fed": h}
@@ -936,6 +946,8 @@ def _of_equations(
         yield from by_part("old_cell")
         yield from by_part("coupled", "f")
         yield from by_part("coupled", "i")
+        for gate in "ifo":
+            yield from by_part("gate_unused", gate)
         if projected:
             yield from by_part("projection", "not_fed_back")
             yield from everywhere("projection", "skipped")

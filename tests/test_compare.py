@@ -161,3 +161,39 @@ def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
 
     with pytest.raises(rs.CandidateError, match="SystemExit"):
         rs.compare(ends, nn.GRU(3, 4))
+
+
+# --- where nothing explains it --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(3, 4, batch_first=True), nn.LSTM(3, 4)], ids=str)
+def test_a_loop_that_ends_a_step_early_is_told(layer: Any) -> None:
+    steps = 1 if layer.batch_first else 0
+
+    def early(x: Tensor, initial: Any = None) -> Tensor:
+        output = layer(x, initial)[0].detach().clone()
+        output.select(steps, -1).zero_()
+        return output
+
+    verdict = rs.compare(early, layer)
+    assert not verdict.causes
+    assert "Every single step agrees but the last: is it computed?" in plain(verdict)
+
+
+def test_an_lstm_without_a_forget_gate_is_named() -> None:
+    layer = nn.LSTM(3, 4)
+
+    def first_lstm(x: Any, initial: Any, weights: Any) -> Any:  # as in 1997
+        h, c = (state[0] for state in initial)
+        outputs = []
+        for x_t in x:
+            a = x_t @ weights["weight_ih_l0"].T + h @ weights["weight_hh_l0"].T
+            i, _, g, o = (a + weights["bias_ih_l0"] + weights["bias_hh_l0"]).chunk(4, -1)
+            c = c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    verdict = rs.compare(first_lstm, layer)
+    assert [str(cause) for cause in verdict.causes] == ["gate_unused f"]
+    assert "the forget gate is not used" in plain(verdict)

@@ -590,6 +590,7 @@ def lstm_by_hand(
         i, f, g, o = hard(i), hard(f), of_g(g), hard(o)
         f = {"coupled f": 1 - i, "after": f + 1}.get(wrong, f)
         i = {"coupled i": 1 - f}.get(wrong, i)
+        i, f, o = (1 if wrong == f"no {k}" else v for k, v in zip("ifo", (i, f, o), strict=True))
         old, c = c, f * c + i * g
         m = h = o * of_c(old if wrong == "old_cell" else c)
         if layer.proj_size:
@@ -613,6 +614,7 @@ def lstm_by_hand(
         ),
         ("coupled f", Mistake("coupled", "f")),
         ("coupled i", Mistake("coupled", "i")),
+        *((f"no {gate}", Mistake("gate_unused", gate)) for gate in "ifo"),
         ("after", Mistake("forget_bias", "after")),
         ("old_cell", Mistake("old_cell")),
         ("emitted", Mistake("emitted", "c")),

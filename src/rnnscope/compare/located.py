@@ -148,13 +148,33 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
             )
         ratios = part.units(part.part)
         wrong = (ratios > 1).nonzero().flatten().tolist()
+        one_step = _one_step(part) if wrong else None
         if not wrong:
             found.append(f"{where}every single step agrees.")
+        elif one_step is not None:
+            found.append(f"{where}every single step agrees but the {one_step}: is it computed?")
         elif len(wrong) <= max(1, len(ratios) // 4):
             found.append(_units(model, part, where, wrong, zero is not None and zero[0] <= 1))
         else:
             found.append(f"{where}{len(wrong)} of {len(ratios)} units differ in single steps.")
     return tuple(found)
+
+
+def _one_step(part: OpenedPart) -> str | None:
+    """ "first" or "last", where no other single step differs in any call of several steps."""
+    places: set[str] = set()
+    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
+        values = opened([part.part], steps.known, steps.after)
+        for name, seen in steps.after.items():
+            ratio = distance(values[name][0], seen) / tolerance[name]
+            if steps.known.valid is not None:
+                ratio = torch.where(steps.known.valid.unsqueeze(-1), ratio, 0.0)
+            wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
+            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(seen) - 1):
+                return None
+            if wrong and len(seen) > 1:
+                places.add("last" if wrong[0] else "first")
+    return places.pop() if len(places) == 1 else None
 
 
 def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:

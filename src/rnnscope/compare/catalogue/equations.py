@@ -278,6 +278,63 @@ def _coupled_words(cause: Cause, model: Model) -> Words:
     )
 
 
+# gates that are computed, and then not used ---------------------------------------------------
+
+
+def _scaling(part: Part) -> Iterator[str]:
+    """Gates from 0 to 1 that scale something, in a cell with a forget gate."""
+    if not forget_gates(part):
+        return
+    factors = [one for each in part.cell.equations.values() for one in _factors(each)]
+    yield from (name for name in part.cell.gates if Quantity(name) in factors)
+
+
+def _unused(model: Model) -> Iterator[Choice]:
+    yield from ((name, "") for name in _scaling(_first(model)))
+
+
+def _leave_out(part: Part, cause: Cause) -> Part | None:
+    if cause.choice not in _scaling(part):
+        return None
+    gate = Quantity(cause.choice)
+
+    def without(expr: Expr) -> Expr | None:
+        return expr.right if isinstance(expr, Product) and expr.left == gate else None
+
+    equations = {
+        name: changed
+        for name, equation in part.cell.equations.items()
+        if (changed := _mapped(equation, without)) != equation
+    }
+    return _changed(part, cause, **equations)
+
+
+def _unused_words(cause: Cause, model: Model) -> Words:
+    cell = _first(model).cell
+    word = cell.words.get(cause.choice, cause.choice)
+    users = [
+        name
+        for name, equation in cell.equations.items()
+        if Quantity(cause.choice) in _factors(equation)
+    ]
+    return Words(
+        f"the {word} gate is not used",
+        f"{cause.choice} scales what {users[0]} is made of.",
+        "c = f * c + i * g; h = o * tanh(c)",
+    )
+
+
+def _factors(equation: Expr) -> list[Expr]:
+    found: list[Expr] = []
+
+    def note(expr: Expr) -> None:
+        if isinstance(expr, Product):
+            found.append(expr.left)
+
+    _mapped(equation, note)
+    return found
+
+
 EQUATIONS = (
     Entry(
         "reset_before",
@@ -293,4 +350,5 @@ EQUATIONS = (
     Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),
     Entry("old_cell", "the cell state", "parts", _celled, _old_words, _old_cell),
     Entry("coupled", "the cell state", "parts", _coupled, _coupled_words, _couple),
+    Entry("gate_unused", "the cell state", "parts", _unused, _unused_words, _leave_out),
 )
