@@ -148,7 +148,7 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
             )
         ratios = part.units(part.part)
         wrong = (ratios > 1).nonzero().flatten().tolist()
-        one_step = _one_step(part) if wrong else None
+        one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
         if not wrong:
             found.append(f"{where}every single step agrees.")
         elif one_step is not None:
@@ -172,7 +172,7 @@ def _one_step(part: OpenedPart) -> str | None:
             wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
             if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(seen) - 1):
                 return None
-            if wrong and len(seen) > 1:
+            if wrong and len(seen) > 2:
                 places.add("last" if wrong[0] else "first")
     return places.pop() if len(places) == 1 else None
 

@@ -75,6 +75,7 @@ class Search:
     _simulators: list[Simulator] = field(default_factory=list)
     _scores: dict[Causes, tuple[float, float]] = field(default_factory=dict)
     _places: dict[Causes, int] = field(default_factory=dict)
+    _close: list[tuple[float, Causes]] = field(default_factory=list)
     _misfits: Misfit | None = None
     _hopeless: bool = False
     tried: int = 0
@@ -128,6 +129,8 @@ class Search:
             self.tried += len(chunk)
             misfit = self._misfit([model for _, model in chunk], self._quick)
             left = [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
+            totals = zip(misfit.total.tolist(), (s for s, _ in chunk), strict=True)
+            self._close += sorted(totals, key=lambda pair: pair[0])[:BEAM]
             found += self._explaining(self._measure(left)[0])
             if found and max(map(len, wanted)) > 1:
                 break  # the others of this size are found from these
@@ -219,6 +222,9 @@ class Search:
                 if found:
                     return self._found(self._alternatives(found))
                 extended += pairs
+                # the closest of those that were measured where most is seen alone
+                close = sorted(self._close, key=lambda pair: pair[0])
+                extended += [s for _, s in close if len(s) == size][: 4 * BEAM]
             if size < DEPTH:
                 sets, misfit = self._measure(extended)
                 beam = self._best(sets, misfit)

@@ -526,7 +526,8 @@ def _recur(
             ended = {**ended, "h": found["h"]}
         for name, value in ended.items():
             kept[name].append(value)
-    width = max(value.shape[0] for value in emitted)
+    # h may be the same in all models where c is not: made from a state that they share
+    width = max(value.shape[0] for values in (emitted, *kept.values()) for value in values)
     shape = emitted[0].shape[1:]
     return (
         torch.stack([value.expand(width, *shape) for value in emitted], 1),
