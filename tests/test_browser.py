@@ -145,12 +145,18 @@ def test_results_are_hidden_until_a_step_is_clicked(page: Any, browser: Any) -> 
     assert not h.is_displayed()
     assert shown.all("#arithmetic .filled") == []
     assert "hidden=1" in shown.js("return location.hash")
+    for section in ("cell-section", "unrolled-section", "maps-section"):
+        shown.opened(section)  # nothing is given away below
+    for css in ("#graph", "#explanation", "#unrolled", "#maps"):
+        assert not shown.one(css).is_displayed()
     shown.one(".box[data-time='1']").click()
     assert h.is_displayed()
     assert len(shown.all("#arithmetic .filled")) == 4
     assert not shown.one("#chain output[data-quantity='h'][data-time='2']").is_displayed()
     shown.one("#hide").click()
     assert shown.one("#chain output[data-quantity='h'][data-time='2']").is_displayed()
+    assert shown.one("#maps").is_displayed()
+    assert shown.all("#graph path")
 
 
 # --- walking --------------------------------------------------------------------------------------
@@ -389,12 +395,43 @@ def test_the_address_holds_all_that_can_be_chosen(page: Any) -> None:
         "#edit=q@0:1",
         "#what=1",
         "#unit=5",
+        "#edit=x@0:1e999",
+        "#edit=x@0:0x10",
+        "#%E0%A4%A",
     ],
 )
 def test_a_damaged_address_is_ignored_and_told(page: Any, hash: str) -> None:
     shown = page(notebook(), hash)
     assert "ignored" in shown.text("#notice")
     assert len(shown.all("#chain output[data-quantity='h']")) == 3
+
+
+def test_what_a_sequence_or_a_layer_does_not_have_is_told(page: Any) -> None:
+    shown = page(packed(), "#row=1&time=4")  # two steps
+    assert shown.text("#notice").endswith("ignored: time=4")
+    shown.open("#row=1&edit=x@4:3")
+    assert "x, layer 0, time=4" in shown.text("#notice")
+    assert shown.all("#edits li") == []
+    shown = page(stacked(proj_size=2), "#unit=4")  # h has two
+    assert shown.text("#notice").endswith("ignored: unit=4")
+    shown.open("#layer=0&feature=3")
+    assert shown.text("#notice").endswith("ignored: feature=3")
+
+
+def test_only_what_there_is_can_be_chosen(page: Any) -> None:
+    shown = page(stacked(proj_size=2))
+    count = "return document.getElementById('choose-' + arguments[0]).options.length"
+    assert (shown.js(count, "unit"), shown.js(count, "feature")) == (2, 3)
+    shown.js("rnnscope.page.set({ layer: 1, quantity: 'c' })")
+    assert (shown.js(count, "unit"), shown.js(count, "feature")) == (5, 4)
+
+
+def test_a_proof_that_leaves_something_open_has_no_tick(page: Any) -> None:
+    mark = "return getComputedStyle(document.getElementById('proof'), '::before').content"
+    assert "✓" in page(notebook()).js(mark)
+    rnn = nn.RNN(1, 1, batch_first=True)
+    assert "✓" not in page(rs.trace(rnn, torch.tensor([[[1.0], [math.nan]]]))).js(mark)
+    assert "✓" not in page(rs.trace(rnn, torch.ones(1, 2, 1), check=False)).js(mark)
 
 
 # --- other data -----------------------------------------------------------------------------------

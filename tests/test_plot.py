@@ -150,7 +150,7 @@ def test_the_unrolled_layer_names_weights_and_shapes() -> None:
     tr = traced()
     drawn = data.unrolled(tr)
     texts = {box.text for box in drawn.boxes}
-    assert {"output[0]", "output[6]", "…"} <= texts
+    assert {"output[:, 0]", "output[:, 6]", "…"} <= texts
     assert {arrow.text for arrow in drawn.arrows} >= {"weight_hh_l0", "weight_hh_l1_reverse"}
     back = next(a for a in drawn.arrows if a.text == "weight_hh_l0_reverse")
     assert back.start[0] > back.end[0]
@@ -158,6 +158,55 @@ def test_the_unrolled_layer_names_weights_and_shapes() -> None:
     assert "h_n (layer × direction, batch, unit) = (4, 2, 5)" in drawn.notes
     single = data.unrolled(traced(nn.RNN, 1, False))
     assert "weight_ih_l0" in {arrow.text for arrow in single.arrows}
+
+
+def outputs(tr: Any, **options: Any) -> list[str]:
+    return [box.text for box in data.unrolled(tr, **options).boxes if box.kind == "output"]
+
+
+def test_the_unrolled_output_is_written_as_one_indexes_it() -> None:
+    x = torch.randn(3, 2, 4)
+    assert outputs(rs.trace(nn.GRU(4, 5), x)) == ["output[0]", "output[1]", "output[2]"]
+    unbatched = rs.trace(nn.GRU(4, 5, batch_first=True), x[:, 0])
+    assert outputs(unbatched) == ["output[0]", "output[1]", "output[2]"]
+    assert outputs(packed(), batch=1) == ["output,\nstep 1", "output,\nstep 2"]
+    assert "2 of 6 steps" in data.unrolled(packed(), batch=1).title
+    cell = data.unrolled(rs.trace(nn.LSTMCell(4, 5), x[0]))
+    assert cell.notes == (
+        "x (batch, feature) = (2, 4)",
+        "h (batch, unit) = (2, 5)",
+        "c (batch, unit) = (2, 5)",
+    )
+    assert rs.plot.unrolled(rs.trace(nn.LSTMCell(4, 5), x[0])).figure.get_size_inches()[0] >= 6
+
+
+def test_what_is_left_of_the_initial_state_is_told_beside_the_memory() -> None:
+    lstm, x = nn.LSTM(2, 3), torch.randn(4, 1, 2)
+    assert "initial" not in data.memory(rs.trace(lstm, x)).title
+    tr = rs.trace(lstm, x, (torch.randn(1, 1, 3), torch.randn(1, 1, 3)))
+    left = tr["c"][0, 0, 0, -1].numpy() - data.memory(tr).values.sum(1)
+    assert f"up to {np.abs(left).max():.2g} that is left of the initial state" in (
+        data.memory(tr).title
+    )
+
+
+def test_steps_without_numbers_are_no_steps_of_a_gate_in_between() -> None:
+    lstm, x = nn.LSTM(2, 3), torch.randn(6, 1, 2)
+    x[3] = torch.nan
+    shown, whole = (
+        data.saturation(rs.trace(lstm, each), low=0.49, high=0.51) for each in (x, x[:3])
+    )
+    assert np.allclose(shown.left, whole.left)
+    assert np.allclose(shown.right, whole.right)
+
+
+def test_labels_may_be_numbers() -> None:
+    tr = rs.trace(nn.GRU(2, 3), torch.randn(3, 2, 2), labels=torch.arange(3))
+    assert tr.labels == (("0", "1", "2"),) * 2
+    tr.labelled(np.array([[1.5, 2, 3], [4, 5, 6]]))
+    assert tr.labels[0] == ("1.5", "2.0", "3.0")
+    with pytest.raises(rs.ShapeError, match="dict"):
+        tr.labelled({"a": 1, "b": 2, "c": 3})
 
 
 def test_labels_come_from_the_trace_or_from_the_call() -> None:
@@ -255,6 +304,7 @@ MISUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "a layer too many": (lambda tr: rs.plot.eigenvalues(tr, layer=7), rs.AddressError, "layer 7"),
     "all sequences": (lambda tr: rs.plot.units(tr, batch=None), rs.AddressError, "one whole"),
     "no sequence": (lambda tr: rs.plot.unrolled(tr, batch=9), rs.AddressError, "batch 9"),
+    "half a step": (lambda tr: rs.plot.unrolled(tr, steps=1.5), ValueError, "from 1 on"),
     "no steps": (lambda tr: rs.plot.unrolled(tr, steps=0), ValueError, "from 1 on"),
 }
 

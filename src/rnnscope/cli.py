@@ -415,7 +415,7 @@ def _sequence(words: Sequence[str], file: Path | None) -> Tensor:
     if file is not None:
         return read_sequence(file)
     if not words:
-        raise ArgumentError("no input: give a number a step, as in rnnscope explain 3 4 5")
+        raise ArgumentError("no input: give a number a step, as in 3 4 5, or --input FILE")
     return sequence(words)
 
 

@@ -65,8 +65,11 @@ class Proof:
     @property
     def words(self) -> str:
         """What was compared, as in: h at every step."""
-        text = f"{self.state} {'at every step' if self.every_step else 'at the end'}"
-        return text if not self.loose else f"{text} but {self.loose} of {self.places}"
+        if not self.loose:
+            return f"{self.state} {'at every step' if self.every_step else 'at the end'}"
+        shown = f"{self.places - self.loose} of {self.places}"
+        where = f"at {shown} steps" if self.every_step else f"at {shown} ends"
+        return f"{self.state} {where} (at the others rounding allows too much to tell)"
 
 
 class Direction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnnscope.errors import ShapeError
@@ -28,6 +28,8 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
     if labels is None:
         return ()
     try:
+        if isinstance(labels, Mapping):
+            raise TypeError
         every = list(labels)
     except TypeError:
         raise ShapeError(
@@ -37,7 +39,7 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
     if not own:
         longest = max(lengths, default=0)
         _fit(len(every), longest, "labels")
-        return tuple(tuple(map(str, every[:length])) for length in lengths)
+        return tuple(tuple(map(_text, every[:length])) for length in lengths)
     if len(every) != len(lengths):
         raise ShapeError(
             f"labels hold {len(every)} lists, and the batch {len(lengths)} sequences; give one "
@@ -47,12 +49,18 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
     for row, (each, length) in enumerate(zip(every, lengths, strict=True)):
         texts = list(each)
         _fit(len(texts), length, f"labels of sequence {row}")
-        found.append(tuple(map(str, texts)))
+        found.append(tuple(map(_text, texts)))
     return tuple(found)
 
 
 def _is_list(value: Any) -> bool:
-    return not isinstance(value, str | bytes) and hasattr(value, "__iter__")
+    # one number of a tensor has the name __iter__, and no axis
+    several = hasattr(value, "__iter__") and getattr(value, "ndim", 1) > 0
+    return several and not isinstance(value, str | bytes)
+
+
+def _text(value: Any) -> str:
+    return str(value.item() if hasattr(value, "item") else value)
 
 
 def _fit(count: int, steps: int, what: str) -> None:

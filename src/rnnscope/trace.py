@@ -404,6 +404,12 @@ class Trace(Record):
         return text
 
     @property
+    def proven(self) -> bool:
+        """Whether every state was compared where it can be, and nothing is NaN or infinite."""
+        loose = any(proof.loose for proof in self.proofs.values())
+        return bool(self.proofs) and not (loose or self.unverified or self.nonfinite)
+
+    @property
     def precision(self) -> str:
         """The type in which the layer formed its products (autocast may lower it)."""
         return str(self._opened_in or self.call.x.dtype).removeprefix("torch.")
@@ -813,8 +819,8 @@ class Rerun(Trace):
         if inside:
             raise GradientError(
                 f"the equations do not hold where an edit stands ({inside[0]}), so they give no "
-                f"gradients: rerun with numbers that require grad, and differentiate the result's "
-                f"output, which keeps the graph to them"
+                f"gradients, Jacobians or memory: rerun with numbers that require grad, and "
+                f"differentiate the result's output, which keeps the graph to them"
             )
 
     def _sites_above(self) -> bool:

@@ -161,7 +161,7 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
 
 
 def _one_step(part: OpenedPart) -> str | None:
-    """ "first" or "last", where no other single step differs in any call of several steps."""
+    """Which step is the only one that differs, the first or the last, in all calls of several."""
     places: set[str] = set()
     for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
         values = opened([part.part], steps.known, steps.after)

@@ -34,6 +34,10 @@ class Shown(Traced, Protocol):
         """What dropout let pass of each layer's input."""
 
     @property
+    def proven(self) -> bool:
+        """Whether every number was compared."""
+
+    @property
     def deviation(self) -> float | None:
         """The largest deviation from the layer's own numbers."""
 
@@ -91,6 +95,7 @@ def contents(
         "weights": [[_weights(one) for one in row] for row in trace.weights],
         "gradients": None if gradients is None else _gradients(gradients, rows),
         "proof": trace.proof,
+        "proven": trace.proven,
         "dtype": str(trace.call.x.dtype).removeprefix("torch."),
         "left_out": left_out,
     }

@@ -176,7 +176,7 @@ def quantity(
     elif isinstance(order, str):
         raise AddressError(f'order is "similar" or a list of units; got {order!r}')
     elif order is not None:
-        chosen = _units(trace, order, len(values))
+        chosen = _units(trace, np.atleast_1d(np.asarray(order)).tolist(), len(values))
     valid = np.arange(values.shape[1]) < length
     limits, signed = _limits(trace, name, values)
     texts = _labels(trace, labels, batch)
@@ -251,8 +251,13 @@ def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturati
     if not gates:
         raise AddressError(f"{trace.cell.name} has no gates: no quantity from 0 to 1 is recorded")
     valid = trace.valid
-    kept = torch.stack([trace[name] for name in gates], 2)[:, :, :, valid]  # (…, step, unit)
-    left, right = ((kept < low).double().mean(3), (kept > high).double().mean(3))
+    kept = torch.stack([trace[name] for name in gates], 2)[:, :, :, valid].double()
+    kept[~torch.isfinite(kept)] = torch.nan  # (…, step, unit); such steps do not count
+    nothing = kept.isnan()
+    left, right = (
+        torch.where(nothing, torch.nan, each.double()).nanmean(3)
+        for each in (kept < low, kept > high)
+    )
     return Saturation(_numbers(left), _numbers(right), gates, trace.directions, low, high)
 
 
@@ -324,6 +329,10 @@ def memory(
         labels = trace.labels
     drawn = quantity(found, "written", order=order, labels=labels, **where)  # type: ignore[arg-type]
     title = f"written into the last {found.state}: " + drawn.title.partition(", ")[2]
+    layer, direction, batch = _at(trace, layer, direction, batch)
+    left = float(found.initial[layer, trace.directions.index(direction), batch].abs().max())
+    if left > 0:
+        title += f"\nnot shown: up to {left:.2g} that is left of the initial state"
     return Map(**{**vars(drawn), "title": title})
 
 
@@ -338,6 +347,8 @@ def eigenvalues(trace: Trace, *, layer: int = 0, direction: str | None = None) -
             f"the blocks of W_hh are {weights.hidden_size} × {weights.hh.shape[1]} here (a "
             f"projection feeds back fewer numbers): only square ones have eigenvalues"
         )
+    if not bool(torch.isfinite(weights.hh).all()):
+        raise ValueError("W_hh holds NaN or infinite numbers: it has no eigenvalues")
     blocks = _numbers(weights.hh).reshape(-1, weights.hidden_size, weights.hidden_size)
     title = f"W_hh of {trace.structure.kind}, layer {layer}, {direction}"
     values = np.linalg.eigvals(blocks.astype(complex))
@@ -352,9 +363,9 @@ def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0
     and the shapes of what goes in and comes out."""
     _opened(trace)
     batch = _at(trace, 0, None, batch)[2]
-    if steps < 1:
+    if not hasattr(steps, "__index__") or steps < 1:
         raise ValueError(f"steps must be a whole number from 1 on; got {steps!r}")
-    structure, total = trace.structure, int(trace.sizes["time"])
+    structure, total = trace.structure, int(trace.lengths[batch])
     shown = list(range(total)) if total <= steps + 1 else [*range(steps), None, total - 1]
     texts = _labels(trace, labels, batch)
     directions = structure.directions
@@ -368,7 +379,7 @@ def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0
         if time is None:
             boxes += [Box(column, row, "…", "dots") for row in range(top + 1)]
             continue
-        label = f"\n{texts[time]}" if texts else ""
+        label = f"\n{short(texts[time])}" if texts else ""
         boxes.append(Box(column, 0, f"$x_{{{time + 1}}}${label}", "input"))
         for layer in range(structure.num_layers):
             below = layer * high
@@ -381,7 +392,7 @@ def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0
                     arrows.append(Arrow((column, row), (column, below + 3)))
             if both and layer < structure.num_layers - 1:
                 boxes.append(Box(column, below + 3, "both, joined", "joined"))
-        boxes.append(Box(column, top, f"output[{time}]", "output"))
+        boxes.append(Box(column, top, _output_at(trace, time), "output"))
         if not both:
             arrows.append(Arrow((column, top - 1), (column, top)))
     for layer in range(structure.num_layers):
@@ -393,24 +404,49 @@ def unrolled(trace: Trace, *, steps: int = 3, labels: Any = None, batch: int = 0
                 arrows.append(Arrow(*(ends if direction == "forward" else ends[::-1]), text))
     returned = trace.output
     notes = [_shape("x", _given(trace), structure, trace)]
-    if isinstance(returned, Tensor):
+    if isinstance(returned, Tensor) and not structure.single_step:
         notes.append(_shape("output", returned, structure, trace))
     for state in structure.cell.states:
         final = trace.h_n if state == "h" else getattr(trace, f"{state}_n")
-        axes = "(layer × direction, batch, unit)" if final.dim() == 3 else "(layer, unit)"
-        notes.append(f"{state}_n {axes} = {tuple(final.shape)}")
-    return Diagram(tuple(boxes), tuple(arrows), tuple(notes), str(structure))
+        axes = [] if structure.single_step else ["layer × direction"]
+        axes += ["batch", "unit"] if trace.call.batched else ["unit"]
+        shown_as = state if structure.single_step else f"{state}_n"
+        notes.append(f"{shown_as} ({', '.join(axes)}) = {tuple(final.shape)}")
+    title = str(structure)
+    if total < trace.sizes["time"]:
+        title += f"\nsequence {batch}, {total} of {trace.sizes['time']} steps"
+    return Diagram(tuple(boxes), tuple(arrows), tuple(notes), title)
 
 
 def _given(trace: Trace) -> Tensor:
     x = trace.layer_input(0)
-    return x if trace.call.batched else x[0]
+    x = x if trace.call.batched else x[0]
+    return x.select(-2, 0) if trace.structure.single_step else x
+
+
+def _output_at(trace: Trace, time: int) -> str:
+    """How a person writes the output of a step."""
+    if trace.structure.single_step:
+        return "$h_{1}$"
+    if not isinstance(trace.output, Tensor):
+        return f"output,\nstep {time + 1}"  # packed: no index gives it
+    first = trace.call.batched and trace.structure.batch_first
+    return f"output[:, {time}]" if first else f"output[{time}]"
+
+
+def short(text: str) -> str:
+    # a dollar is no formula here
+    return (text if len(text) <= 14 else f"{text[:13]}…").replace("$", r"\$")
 
 
 def _shape(name: str, value: Tensor, structure: Structure, trace: Trace) -> str:
     axes = ["batch", "time", "feature" if name == "x" else "unit"]
+    if structure.single_step:
+        axes.remove("time")
     if not trace.call.batched:
         axes = axes[1:]
+    elif structure.single_step:
+        pass
     elif not structure.batch_first:
         axes = ["time", "batch", axes[2]]
         value = value.transpose(0, 1) if name == "x" else value

@@ -106,7 +106,14 @@ def units(
     ax.set_ylabel(name)
     ax.set_title(drawn.title, fontsize=10)
     if len(drawn.units) > 1:
-        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        columns = -(-len(drawn.units) // 14)
+        ax.legend(
+            frameon=False,
+            fontsize=8 if columns == 1 else 6.5,
+            ncols=columns,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
     _plain(ax)
     return ax
 
@@ -244,7 +251,7 @@ def unrolled(
     drawn = data.unrolled(trace, steps=steps, labels=labels, batch=batch)
     columns = 1 + max(box.column for box in drawn.boxes)
     rows = 1 + max(box.row for box in drawn.boxes)
-    ax = _axes(ax, (1.9 * columns + 0.4, 0.95 * rows + 1.1))
+    ax = _axes(ax, (max(6.0, 1.9 * columns + 0.4), 0.95 * rows + 1.1))
     lanes = {box.row for box in drawn.boxes if box.kind == "layer"}
     fill = {"layer": "#dcebf6", "input": "#fbe8d3", "output": "#e3f1e6", "joined": "white"}
     for arrow in drawn.arrows:
@@ -358,9 +365,7 @@ def _steps(ax: Axes, count: int, labels: Sequence[str]) -> None:
     ticks = list(range(0, count, every))
     texts = [labels[k] if labels and k < len(labels) else "" if labels else str(k) for k in ticks]
     long = sum(map(len, texts)) > 80 or max(map(len, texts), default=0) > 80 / max(1, len(ticks))
-    texts = [text if len(text) <= 14 else f"{text[:13]}…" for text in texts]
-    # a dollar is no formula here
-    texts = [text.replace("$", r"\$") for text in texts]
+    texts = [data.short(text) for text in texts]
     turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if labels and long else {}
     ax.set_xticks(ticks, texts, fontsize=8, **turned)  # type: ignore[arg-type]
     ax.set_xlim(-0.5, count - 0.5)
@@ -369,4 +374,6 @@ def _steps(ax: Axes, count: int, labels: Sequence[str]) -> None:
 
 
 def _plain(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
+    for side in ("top", "right"):
+        if side in ax.spines:
+            ax.spines[side].set_visible(False)

@@ -176,8 +176,9 @@ rnnscope.chain = (store) => {
       return make("li", {}, make("code", {}, rnnscope.editName(edit)), " = ", input,
         make("button", { type: "button", "aria-label": `Remove the edit of ${rnnscope.editName(edit)}`, onclick: () => store.unedit(edit) }, "×"));
     });
-    $("edits").replaceChildren(...(list.length ? [make("h3", {}, "Edits"), make("ul", {}, ...list)] : []));
+    $("edits").replaceChildren(...(list.length ? [make("h3", {}, record.rows.length > 1 ? "Edits, of whichever sequence is shown" : "Edits"), make("ul", {}, ...list)] : []));
     $("reset").disabled = !list.length;
+    $("proof").classList.toggle("unsure", !record.proven);
     $("proof").textContent = list.length ? `Before your edits: ${record.proof}` : record.proof;
   };
 

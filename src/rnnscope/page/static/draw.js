@@ -27,7 +27,7 @@ rnnscope.reachable = (within) => {
 
 rnnscope.stops = {
   gate: [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]],
-  signed: [[5, 48, 97], [67, 147, 195], [247, 247, 247], [214, 130, 40], [127, 59, 8]],
+  signed: [[127, 59, 8], [214, 130, 40], [247, 247, 247], [67, 147, 195], [5, 48, 97]], // as the bars of h: blue above zero
 };
 rnnscope.colour = (stops, share) => {
   if (!Number.isFinite(share)) return [200, 0, 160];

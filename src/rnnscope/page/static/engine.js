@@ -306,7 +306,7 @@ rnnscope.engine = (record) => {
         case "apply": return `${tree.symbol}(${filled(tree.of, open)})`;
         case "times": return `${within(tree.left)} × ${within(tree.right)}`;
         case "plus": case "minus": {
-          const right = filled(tree.right, open), negative = right.startsWith("-") && !/ [+−×] /.test(right);
+          const right = filled(tree.right, open), negative = right.startsWith("-") && (tree.op === "plus" || !/ [+−] /.test(right));
           const minus = (tree.op === "minus") !== negative;
           return `${filled(tree.left, open)} ${minus ? "−" : "+"} ${negative ? right.slice(1) : tree.op === "minus" && / [+−] /.test(right) ? `(${right})` : right}`;
         }
@@ -315,7 +315,7 @@ rnnscope.engine = (record) => {
           if (!held) return show(one(tree));
           const texts = held.every.map((p) => `${rnnscope.significant(p.value)} × ${p.factor < 0 ? `(${show(p.factor)})` : show(p.factor)}`);
           if (held.bias) texts.push(show(held.bias.value));
-          return texts.join(" + ");
+          return texts.reduce((all, text) => (text.startsWith("-") ? `${all} − ${text.slice(1)}` : `${all} + ${text}`));
         }
         default: return show(one(tree));
       }
@@ -325,7 +325,7 @@ rnnscope.engine = (record) => {
     const set = run.edits.find((e) => e.name === name && e.layer === layer && e.direction === direction && e.time === time && e.unit === unit);
     return {
       value: found[name][unit], equation, leaves, set: Boolean(set),
-      lines: [...new Set(lines)], before: first ? "initial" : earlier,
+      lines: [...new Set(lines)].filter((line) => line !== show(found[name][unit])), before: first ? "initial" : earlier,
     };
   };
 
@@ -380,13 +380,13 @@ rnnscope.significant = (value) => {
 rnnscope.address = {
   // place of an edit: time | time.unit | layer.direction.time.unit; of a weight row.column
   parse: (hash, record) => {
-    const found = { edits: [], ignored: [] };
+    const found = { edits: [], ignored: [], asked: [] };
     const whole = (text, most) => (/^\d{1,9}$/.test(text ?? "") && Number(text) < most ? Number(text) : null);
     const tensors = record.weights.flat().flatMap((part) => [...Object.values(part.tensors), ...Object.values(part.vectors)]);
     const edit = (text) => {
       const match = /^([^@]+)@([^:]+):(.+)$/.exec(text);
-      const to = match && match[3].trim() !== "" ? Number(match[3]) : NaN;
-      if (!match || Number.isNaN(to)) return null;
+      const to = match && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(match[3]) ? Number(match[3]) : NaN;
+      if (!Number.isFinite(to)) return null;
       const [, name, place] = match, at = place.split(".");
       const tensor = tensors.find((each) => each.name === name);
       if (tensor) {
@@ -417,6 +417,7 @@ rnnscope.address = {
       else if (key === "edit") { const one = edit(value); fine = one !== null; if (fine) found.edits.push(one); }
       else fine = false;
       if (!fine) found.ignored.push(part.slice(0, 60));
+      else if (key !== "edit") found.asked.push([key, part.slice(0, 60)]);
     }
     return found;
   },

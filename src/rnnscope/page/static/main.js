@@ -16,7 +16,7 @@
     const select = make("select", { id: `choose-${key}` }, ...options.map(([value, text]) => make("option", { value }, text)));
     select.addEventListener("change", () => store.set({ [key]: typeof options[0][0] === "number" ? Number(select.value) : select.value }));
     choosers[key] = select;
-    if (options.length > 1) $("choosers").append(make("label", {}, `${word} `, select));
+    $("choosers").append(make("label", { hidden: options.length < 2 }, `${word} `, select));
   };
   const range = (count) => Array.from({ length: count }, (_, k) => [k, String(k)]);
   const size = Math.max(...record.names.map((name) => record.units(name, 0)));
@@ -25,6 +25,13 @@
   chooser("direction", "direction", record.directions.map((d) => [d, d]));
   chooser("unit", "unit", range(size));
   chooser("feature", "feature of x", range(Math.max(record.features(0), record.layers > 1 ? record.features(1) : 0)));
+  // only what the layer and the quantity have can be chosen
+  const offer = (key, count) => {
+    const select = choosers[key];
+    if (select.options.length === count) return;
+    select.replaceChildren(...range(count).map(([value, text]) => make("option", { value }, text)));
+    select.parentElement.hidden = count < 2;
+  };
   chooser("quantity", "quantity", record.names.map((name) => [name, name]));
 
   const bar = () => {
@@ -35,6 +42,10 @@
     $("where").textContent = said;
     $("previous").disabled = state.time === 0;
     $("next").disabled = state.time === record.lengths[state.row] - 1;
+    offer("unit", record.units(state.quantity, state.layer));
+    offer("feature", record.features(state.layer));
+    // the first screen shows every quantity: what is chosen shows in the sections below
+    choosers.quantity.parentElement.hidden = record.names.length < 2 || !($("cell-section").open || $("unrolled-section").open);
     for (const [key, select] of Object.entries(choosers)) select.value = state[key];
     document.body.classList.toggle("hiding", state.hidden);
     $("hide").setAttribute("aria-pressed", state.hidden);
@@ -74,14 +85,15 @@
   window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((each) => { each.open = true; }); });
   window.addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
 
+  store.listen((changed) => { bar(); if (changed.has("row")) own(); });
+  for (const section of ["cell-section", "unrolled-section"]) $(section).addEventListener("toggle", bar);
   rnnscope.chain(store);
   rnnscope.cellView(store);
   rnnscope.unrolled(store);
   rnnscope.maps(store);
-  store.listen((changed) => { bar(); if (changed.has("row")) own(); });
   const read = () => {
-    const ignored = location.hash.includes("=") ? store.read(location.hash) : [];
-    $("notice").textContent = ignored.length ? `Not understood in the address, and ignored: ${ignored.join(", ")}` : "";
+    const ignored = /^#?[\w-]*$/.test(location.hash) ? [] : store.read(location.hash);
+    $("notice").textContent = ignored.length ? `Not understood in the address, or not on this page, and ignored: ${ignored.join(", ")}` : "";
   };
   window.addEventListener("hashchange", read);
   read();

@@ -3,7 +3,7 @@ rnnscope.maps = (store) => {
   const { record, state } = store, { make, number } = rnnscope;
   const $ = (id) => document.getElementById(id);
   const maps = [];
-  const VIEWS = { values: "numbers", change: "change by the edits", gradients: "gradients of the loss" };
+  const VIEWS = { values: "numbers", change: "change by the edits", gradients: "gradients of the loss, before any edit" };
 
   const planeOf = (name) => {
     const { layer, direction, row } = state, d = record.d(direction);

@@ -28,8 +28,8 @@ rnnscope.store = (record, engine) => {
       Object.assign(state, changes);
       settle();
       // an edit reaches padding nowhere, and only the sequence that is shown
-      if (changed.has("row")) {
-        original = engine.original(state.row);
+      if (changed.has("row")) original = engine.original(state.row);
+      if (changed.has("row") || changed.has("edits")) {
         state.edits = state.edits.filter((e) => "column" in e || e.time < record.lengths[state.row]);
       }
       if (changed.has("edits") || changed.has("row")) run = state.edits.length ? engine.rerun(state.edits, state.row) : original;
@@ -55,10 +55,13 @@ rnnscope.store = (record, engine) => {
     },
     read: (hash) => {
       const found = rnnscope.address.parse(hash, record);
-      const { ignored, ...changes } = found;
+      const { ignored, asked, ...changes } = found;
       if (engine.unknown.length) changes.edits = [];
       store.set(changes);
-      return ignored;
+      // a place that this sequence, layer or quantity does not have; an edit on its padding
+      const moved = asked.filter(([key]) => key in changes && state[key] !== changes[key]).map(([, said]) => said);
+      const lost = changes.edits.filter((edit) => !state.edits.includes(edit)).map(rnnscope.editName);
+      return [...ignored, ...moved, ...lost];
     },
   };
   return store;
