@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import re
 import statistics
 import sys
 import time
@@ -397,6 +398,29 @@ def together(mistakes: Sequence[Mistake]) -> bool:
         one.name == other.name and overlap(one, other)
         for one, other in itertools.combinations(mistakes, 2)
     )
+
+
+def entry(mistake: Mistake) -> tuple[str, str]:
+    """What a mistake is, apart from its place, its tensors, and which order or layers."""
+    free = mistake.name == "gate_order" or re.search(r"\d", mistake.choice.split("(")[0])
+    return mistake.name, "" if free else mistake.choice
+
+
+def covering(setting: Setting, size: int, seed: int, **options: Any) -> Iterator[Any]:
+    """Every entry with every choice of tensors once, every pair of them once: in which place and
+    in which order of gates is drawn."""
+    rng = random.Random(f"{setting} {size} {seed}")
+    groups: dict[Any, list[Mistake]] = {}
+    for mistake in setting.mistakes(**options):
+        groups.setdefault((*entry(mistake), mistake.tensors), []).append(mistake)
+    sets = list(itertools.combinations(groups.values(), size))
+    rng.shuffle(sets)
+    for group in sets:
+        for _ in range(20):
+            chosen = tuple(rng.choice(each) for each in group)
+            if together(chosen):
+                yield chosen
+                break
 
 
 def drawn(setting: Setting, size: int, seed: int, **options: Any) -> Iterator[tuple[Mistake, ...]]:
@@ -811,7 +835,8 @@ def _known(asked: argparse.Namespace) -> int:
         counts: Counter[str] = Counter()
         times: list[float] = []
         options = {"lengths": asked.padded, "scoped": not asked.everywhere}
-        for mistakes in drawn(setting, size, asked.seed, **options):
+        draw = covering if asked.covering else drawn
+        for mistakes in draw(setting, size, asked.seed, **options):
             if counts.total() - counts["silent"] - counts["undefined"] >= asked.count:
                 break
             result = plant(
@@ -879,6 +904,7 @@ def main() -> int:
     parser.add_argument("--given", choices=GIVEN)
     parser.add_argument("--arrays", action="store_true", help="recorded numbers only")
     parser.add_argument("--everywhere", action="store_true", help="in all layers and directions")
+    parser.add_argument("--covering", action="store_true", help="each entry, or pair, once")
     parser.add_argument("--padded", action="store_true", help="with lengths")
     parser.add_argument("--zeros", action="store_true", help="recorded with initial states zero")
     parser.add_argument("--input", type=int, default=4, help="input size")

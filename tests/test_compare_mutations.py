@@ -6,7 +6,6 @@ A covering sample; `python tests/mutations.py singles` (pairs, triples) plants t
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -15,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutations import GIVEN, KINDS, PLACES, Setting, drawn, expected_shapes, mistakes_of, plant
+from mutations import (
+    GIVEN,
+    KINDS,
+    PLACES,
+    Setting,
+    drawn,
+    entry,
+    expected_shapes,
+    mistakes_of,
+    plant,
+)
 from planted import ORDER, Mistake, Planted
 from torch import nn
 
@@ -25,13 +34,7 @@ LIKELY = (12, 4, 3, 1)  # of the places: what only layers or directions can have
 AROUND = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}  # by checks
 
 
-def entry(mistake: Mistake) -> tuple[str, str]:
-    """What a mistake is, apart from its place, its tensors, and which order or layers."""
-    free = mistake.name == "gate_order" or re.search(r"\d", mistake.choice.split("(")[0])
-    return mistake.name, "" if free else mistake.choice
-
-
-def covering(kind: str, *, lengths: bool = False) -> Iterator[Any]:
+def sample(kind: str, *, lengths: bool = False) -> Iterator[Any]:
     """Every entry of a kind once, in a layer and in a form that differ from entry to entry."""
     rng = random.Random(kind)
     found: dict[tuple[str, str], list[tuple[int, Setting, Mistake]]] = {}
@@ -61,8 +64,8 @@ def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
     return f"{setting.kind}-{setting.layers}x{setting.directions}-{given}-{mistake}"
 
 
-SINGLES = [case for kind in KINDS for case in covering(kind)]
-PADDED = [case for kind in KINDS for case in covering(kind, lengths=True)]
+SINGLES = [case for kind in KINDS for case in sample(kind)]
+PADDED = [case for kind in KINDS for case in sample(kind, lengths=True)]
 
 
 def test_the_sample_covers_every_entry() -> None:
