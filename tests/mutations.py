@@ -30,6 +30,8 @@ from torch import nn
 import rnnscope as rs
 
 GIVEN = ("call", "call_output", "arrays", "output")  # how a candidate is given to compare
+WAYS = (*GIVEN, "steps")  # with all gates and states of every step
+WITH_FINALS = ("call", "arrays", "steps")
 KINDS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_projected")
 PLACES = tuple(itertools.product((1, 2), (1, 2)))  # layers, directions
 FAILURES = ("missed", "wrong", "agreed", "raised")
@@ -81,7 +83,9 @@ class Setting:
     def weights(self, layer: nn.Module) -> dict[str, Array]:
         return {name: value.numpy().copy() for name, value in layer.state_dict().items()}
 
-    def mistakes(self, *, batch: int = 3, lengths: bool = False, scoped: bool = True) -> Any:
+    def mistakes(
+        self, *, batch: int = 3, lengths: bool = False, scoped: bool = True, steps: bool = False
+    ) -> Any:
         return applicable(
             self.kind,
             self.layers,
@@ -93,6 +97,7 @@ class Setting:
             proj_size=self.proj_size,
             lengths=lengths,
             scoped=scoped,
+            steps=steps,
         )
 
     def data(self, steps: int, batch: int, *, initial: bool = True, seed: int = 0) -> Any:
@@ -115,14 +120,26 @@ def expected_shapes(setting: Setting, x: Array) -> dict[str, tuple[int, ...]]:
     return {"h": (rows, batch, setting.width), "c": (rows, batch, setting.hidden_size)}
 
 
-def returned(setting: Setting, layer: Any, probe: Any, finals: bool) -> list[Array]:
-    """The output, and the final states whose shapes are those of the layer (others are unread)."""
+def recorded(layer: Planted) -> dict[str, Array]:
+    """Gates and states of every step of the last call."""
+    if any(np.isnan(value).any() for value in layer.steps.values()):
+        raise UndefinedError("of a layer that does not run nothing is recorded")
+    return layer.steps
+
+
+def returned(
+    setting: Setting, layer: Any, probe: Any, finals: bool, steps: bool = False
+) -> list[Array]:
+    """The output, all steps if asked for, and the final states whose shapes are those of the
+    layer (others are unread)."""
     x, initial, lengths = probe
     output, final = layer(x, initial, lengths)
     if lengths is not None:
         valid = np.arange(len(output))[:, None] < np.asarray(lengths)
         output = np.where(valid[..., None], output, 0)
     found = [output]
+    if steps:
+        found += recorded(layer).values()
     if finals:
         states = final if isinstance(final, tuple) else (final,)
         shapes = expected_shapes(setting, x)
@@ -156,7 +173,7 @@ class Oracle:
     setting: Setting
     weights: dict[str, Array]
     data: Data
-    finals: bool
+    given: str
 
     def __post_init__(self) -> None:
         self.weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
@@ -168,7 +185,8 @@ class Oracle:
     def numbers(self, mistakes: Iterable[Mistake]) -> Numbers:
         """Raises UndefinedError where the mistakes mean nothing on these data."""
         layer = Planted(self.setting.kind, self.weights, mistakes=mistakes)
-        return [returned(self.setting, layer, probe, self.finals) for probe in self.data]
+        kept = self.given in WITH_FINALS, self.given == "steps"
+        return [returned(self.setting, layer, probe, *kept) for probe in self.data]
 
     def same(self, mistakes: Iterable[Mistake], numbers: Numbers) -> bool:
         try:
@@ -277,7 +295,7 @@ def compared(
     without: Any = None,
 ) -> tuple[Any, Data, float]:
     """The verdict on a candidate (a Planted), the data on which it was compared, and the time."""
-    finals = given in ("call", "arrays")
+    finals = given in WITH_FINALS
     options: dict[str, Any] = {"seconds": seconds, "progress": False}
     started = time.perf_counter()
     if given.startswith("call"):
@@ -295,6 +313,8 @@ def compared(
         shapes = expected_shapes(setting, x)
         named = {f"{n}_n": s for n, s in zip("hc", states, strict=False) if s.shape == shapes[n]}
         arrays = {"output": output, **named}
+    if given == "steps":
+        arrays |= recorded(candidate)
     if lengths is not None:
         options["lengths"] = lengths
     started = time.perf_counter()
@@ -320,7 +340,6 @@ def plant(
     batch = rows if "initial_batch_first" in names else 3
     asked = np.array([4, 6, 3]) if lengths else None
     data = setting.data(6, batch, initial=initial and "axes_exchanged" not in names)
-    finals = given in ("call", "arrays")
     without = None
     try:
         candidate = Planted(setting.kind, weights, mistakes=mistakes)
@@ -330,7 +349,7 @@ def plant(
             tried += [(*setting.data(4, batch, initial=i, seed=1), asked) for i in (False,)]
             if lengths:
                 tried = [(*setting.data(6, 3, initial=i, seed=1), asked) for i in (True, False)]
-        before = Oracle(setting, weights, tried, finals)
+        before = Oracle(setting, weights, tried, given)
         if "initial_batch_first" in names:  # which means nothing on other numbers of rows
             before.data = tried[:1]
             others = [m for m in mistakes if m.name != "initial_batch_first"]
@@ -368,7 +387,7 @@ def judged(
     if any(m.name == "initial_batch_first" for m in mistakes):
         rows = setting.layers * setting.directions
         seen = [probe for probe in seen if probe[1] is not None and probe[0].shape[1] == rows]
-    oracle = Oracle(setting, weights, seen, given in ("call", "arrays"))
+    oracle = Oracle(setting, weights, seen, given)
     numbers = oracle.numbers(mistakes)
     sets = tuple(mistakes_of(one.causes) for one in verdict.explanations)
     result = Result(setting, given, mistakes, "explained", taken, sets, verdict)
@@ -754,11 +773,11 @@ def unexplained(seed: int, seconds: float = 60) -> OddResult:
     weights = setting.weights(layer)
     candidate = odd(setting, weights, rng)
     data = setting.data(*sizes, initial=initial)
-    finals = given in ("call", "arrays")
+    finals = given in WITH_FINALS
     tried = [(*data, None)]
     if given.startswith("call"):
         tried = [(*setting.data(4, 3, initial=i, seed=1), None) for i in (True, False)]
-    oracle = Oracle(setting, weights, tried, finals)
+    oracle = Oracle(setting, weights, tried, given)
     numbers = [returned(setting, candidate, probe, finals) for probe in tried]
     effect = apart(oracle.numbers([]), numbers)
     least = 1e-6 if setting.dtype == "float64" else 1e-3
@@ -785,7 +804,7 @@ def unexplained(seed: int, seconds: float = 60) -> OddResult:
         again = np.random.default_rng([seed, 3])
         odd_setting(again)
         candidate = odd(exact, doubles, again)
-        oracle = Oracle(exact, doubles, seen, finals)
+        oracle = Oracle(exact, doubles, seen, given)
         numbers = [returned(exact, candidate, probe, finals) for probe in seen]
         sets = [mistakes_of(one.causes) for one in verdict.explanations]
         coincides = all(
@@ -835,6 +854,7 @@ def _known(asked: argparse.Namespace) -> int:
         counts: Counter[str] = Counter()
         times: list[float] = []
         options = {"lengths": asked.padded, "scoped": not asked.everywhere}
+        options["steps"] = given == "steps"
         draw = covering if asked.covering else drawn
         for mistakes in draw(setting, size, asked.seed, **options):
             if counts.total() - counts["silent"] - counts["undefined"] >= asked.count:
@@ -901,7 +921,7 @@ def main() -> int:
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--directions", type=int)
-    parser.add_argument("--given", choices=GIVEN)
+    parser.add_argument("--given", choices=WAYS)
     parser.add_argument("--arrays", action="store_true", help="recorded numbers only")
     parser.add_argument("--everywhere", action="store_true", help="in all layers and directions")
     parser.add_argument("--covering", action="store_true", help="each entry, or pair, once")

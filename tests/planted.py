@@ -51,6 +51,7 @@ ORDER = {
     "old_cell": "/",
     "coupled": "[if]/",
     "gate_unused": "[ifo]/",
+    "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
@@ -220,6 +221,12 @@ class Cell:
     def wrong(self, name: str, choice: str = "") -> bool:
         return (name, choice) in self.planted
 
+    def recorded(self, arguments: dict[str, Array], values: State) -> State:
+        """The values as they are recorded: of some gates the argument of their function."""
+        every = self.wrong("unapplied", "all")
+        chosen = [name for name in arguments if every or self.wrong("unapplied", name)]
+        return values | {name: arguments[name] for name in chosen}
+
     def first(self) -> Cell:
         """The cell of the first step, where b_hh may be left out."""
         weights = dict(self.weights)
@@ -244,43 +251,50 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     r = cell.apply("r", ir + hr)
     z = cell.apply("z", iz + hz)
     if cell.wrong("no_reset"):
-        n = cell.apply("n", in_ + hn)
+        a_n = in_ + hn
     elif cell.wrong("reset_whole"):
-        n = cell.apply("n", r * (in_ + hn))
+        a_n = r * (in_ + hn)
     elif cell.wrong("reset_before"):
         W_hn, b_hn = np.split(w["W_hh"], 3)[2], np.split(w["b_hh"], 3)[2]
-        n = cell.apply("n", in_ + cell.times(W_hn, r * h) + b_hn)
+        a_n = in_ + cell.times(W_hn, r * h) + b_hn
     else:
-        n = cell.apply("n", in_ + r * hn)
+        a_n = in_ + r * hn
+    n = cell.apply("n", a_n)
     new, old = (z, 1 - z) if cell.wrong("update_exchanged") else (1 - z, z)
-    return {"r": r, "z": z, "n": n, "h": new * n + old * h}
+    values = {"r": r, "z": z, "n": n, "h": new * n + old * h}
+    return cell.recorded({"r": ir + hr, "z": iz + hz, "n": a_n}, values)
 
 
 def lstm_step(cell: Cell, x: Array, state: State) -> State:
     w = cell.weights
     a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], state["fed"]) + w["b_hh"]
     a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
+    a_f = a_f + 1 if cell.wrong("forget_bias", "before") else a_f
     i = cell.apply("i", a_i)
-    f = cell.apply("f", a_f + 1 if cell.wrong("forget_bias", "before") else a_f)
+    f = cell.apply("f", a_f)
     g = cell.apply("g", a_g)
     o = cell.apply("o", a_o)
+    arguments = {"i": a_i, "f": a_f, "g": a_g, "o": a_o}
     if cell.wrong("forget_bias", "after"):
         f = f + 1
+        del arguments["f"]
     if cell.wrong("coupled", "f"):
         f = 1 - i
+        arguments.pop("f", None)
     if cell.wrong("coupled", "i"):
         i = 1 - f
+        del arguments["i"]
     values = {"i": i, "f": f, "g": g, "o": o}
     i, f, o = (1 if cell.wrong("gate_unused", k) else values[k] for k in "ifo")
     values["c"] = c = f * state["c"] + i * g
     seen = state["c"] if cell.wrong("old_cell") else c
     if "W_hr" not in w:
         h = o * cell.apply("h", seen)
-        return {**values, "h": h, "fed": h}
+        return {**cell.recorded(arguments, values), "h": h, "fed": h}
     m = o * cell.apply("m", seen)
     h = cell.times(w["W_hr"], m)
     fed = m[:, : h.shape[-1]] if cell.wrong("projection", "not_fed_back") else h
-    return {**values, "m": m, "h": h, "fed": fed}
+    return {**cell.recorded(arguments, values), "m": m, "h": h, "fed": fed}
 
 
 STEPS = {
@@ -833,13 +847,15 @@ def applicable(
     proj_size: int = 0,
     lengths: bool = False,
     scoped: bool = True,
+    steps: bool = False,
 ) -> list[Mistake]:
     """Every mistake of a search that fits, in the order of the catalogue.
 
     A scope is given where it fits in all of its parts. Left out is what is always the same as
     another or as none: layer= on one layer, W without biases (all), layer 0's states for every
     layer on one layer. Of padding there is something with lengths only; then neither
-    axes_exchanged nor rows_joined. axes_exchanged wants no initial states.
+    axes_exchanged nor rows_joined. axes_exchanged wants no initial states. What is wrong in what
+    is recorded shows where ``steps`` are.
     """
     L, D, H, R = layers, directions, hidden_size, proj_size or hidden_size
     inputs = [input_size] + [D * R] * (L - 1)  # by layer
@@ -869,6 +885,7 @@ def applicable(
     found = itertools.chain(
         _of_weights(kind, L, D, inputs, H, R, bias, everywhere, by_layer, by_part),
         _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
+        _of_steps(kind, by_part) if steps else (),
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
         _of_time(batch, lengths, everywhere),
         _of_directions(L, D, inputs, D * R, everywhere, by_layer),
@@ -953,6 +970,12 @@ def _of_equations(
             yield from everywhere("projection", "skipped")
         else:
             yield from by_layer("emitted", "c")
+
+
+def _of_steps(kind: str, by_part: Entries) -> Iterator[Mistake]:
+    if not kind.startswith("rnn"):
+        for choice in (*GATES[kind], "all"):
+            yield from by_part("unapplied", choice)
 
 
 def _of_states(

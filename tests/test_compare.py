@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import GATES, Planted
 from torch import Tensor, nn
 
 import rnnscope as rs
@@ -197,3 +198,89 @@ def test_an_lstm_without_a_forget_gate_is_named() -> None:
     verdict = rs.compare(first_lstm, layer)
     assert [str(cause) for cause in verdict.causes] == ["gate_unused f"]
     assert "the forget gate is not used" in plain(verdict)
+
+
+# --- gates that are given by name -----------------------------------------------------------------
+
+
+def recorded(layer: Any, x: Tensor, **changed: Any) -> dict[str, Any]:
+    """The output and every gate of the layer, by the loop of another package's making: NumPy."""
+    kind = "gru" if isinstance(layer, nn.GRU) else "lstm"
+    weights = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
+    judge = Planted(kind, weights)
+    output, _ = judge(x.numpy())
+    gates = {name: judge.steps[name] for name in GATES[kind]}
+    return {"output": output, **gates, **changed}
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(3, 4), nn.LSTM(3, 4, 2, bidirectional=True)], ids=str)
+def test_gates_that_are_right_agree(layer: Any) -> None:
+    x = torch.randn(5, 2, 3)
+    assert rs.compare(recorded(layer, x), layer, x)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_gate_that_is_wrong_is_no_agreement_though_the_output_is_right(layers: int) -> None:
+    layer, x = nn.LSTM(3, 4, layers), torch.randn(5, 2, 3)
+    right = recorded(layer, x)
+    f = right["f"].copy()
+    f[0, 0, 1, 2, 3] += 1e-3  # layer, direction, batch, time, unit
+    verdict = rs.compare({**right, "f": f}, layer, x, seconds=1)
+    assert not verdict
+    assert verdict.causes == ()
+    first = verdict.first
+    assert first is not None
+    assert (first.name, first.layer, first.batch, first.time, first.unit) == ("f", 0, 1, 2, 3)
+    assert first.yours - first.expected == pytest.approx(1e-3, rel=1e-3)
+    assert "The output agrees; f does not" in plain(verdict)
+
+
+def test_gates_recorded_before_their_function_are_named() -> None:
+    """As some home-made loops return them."""
+    layer, x = nn.GRU(3, 4), torch.randn(5, 2, 3)
+    right = recorded(layer, x)
+    before = {"r": np.log(right["r"] / (1 - right["r"])), "n": np.arctanh(right["n"])}
+    verdict = rs.compare({**right, **before}, layer, x)
+    assert {str(cause) for cause in verdict.causes} == {"unapplied r", "unapplied n"}
+    verdict = rs.compare({**right, "r": before["r"]}, layer, x)
+    assert [str(cause) for cause in verdict.causes] == ["unapplied r"]
+    assert "r is recorded before its function: this is r_pre" in plain(verdict)
+
+
+def test_parts_of_a_gate_are_compared_too() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    tr = rs.trace(layer, x, record="all")
+    parts = {name: tr[name].numpy() for name in ("f", "f_pre", "f_from_x", "f_from_h")}
+    assert rs.compare({"output": tr.output.detach(), **parts}, layer, x)
+    parts["f_from_x"] = parts["f_from_x"] - layer.bias_ih_l0.detach().numpy()[4:8]
+    verdict = rs.compare({"output": tr.output.detach(), **parts}, layer, x)
+    assert not verdict
+    assert verdict.first is not None
+    assert verdict.first.name == "f_from_x"
+
+
+def test_gates_that_a_function_returns_by_name_are_compared() -> None:
+    layer = nn.GRU(3, 4)
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        x = torch.as_tensor(x)
+        tr = rs.trace(layer, x, None if initial is None else torch.as_tensor(initial))
+        return tr.output, tr.h_n, {"z": 1 - tr["z"], "r": tr["r"]}
+
+    verdict = rs.compare(mine, layer)
+    assert not verdict
+    assert verdict.first is not None
+    assert verdict.first.name == "z"
+    assert "The output agrees; z does not" in plain(verdict)
+
+
+def test_gates_on_padding_do_not_matter() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    weights = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
+    judge = Planted("lstm", weights)
+    output, _ = judge(x.numpy(), None, np.array([5, 3]))
+    f = judge.steps["f"].copy()
+    f[:, :, 1, 3:] = 7
+    assert rs.compare({"output": output, "f": f}, layer, x, lengths=[5, 3])
+    f[:, :, 1, 2] = 0.5
+    assert not rs.compare({"output": output, "f": f}, layer, x, lengths=[5, 3])

@@ -34,7 +34,7 @@ LIKELY = (12, 4, 3, 1)  # of the places: what only layers or directions can have
 AROUND = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}  # by checks
 
 
-def sample(kind: str, *, lengths: bool = False) -> Iterator[Any]:
+def sample(kind: str, *, lengths: bool = False, steps: bool = False) -> Iterator[Any]:
     """Every entry of a kind once, in a layer and in a form that differ from entry to entry."""
     rng = random.Random(kind)
     found: dict[tuple[str, str], list[tuple[int, Setting, Mistake]]] = {}
@@ -43,7 +43,7 @@ def sample(kind: str, *, lengths: bool = False) -> Iterator[Any]:
         width = 2 if kind == "lstm_projected" else 4
         for size in {4, width * directions}:  # some mistakes need an input as wide as the output
             setting = Setting(kind, *place, size)
-            for mistake in setting.mistakes(lengths=lengths):
+            for mistake in setting.mistakes(lengths=lengths, steps=steps):
                 found.setdefault(entry(mistake), []).append((likely, setting, mistake))
         if layers * directions == 4:
             for mistake in Setting(kind, *place).mistakes(batch=4, lengths=lengths):
@@ -57,6 +57,7 @@ def sample(kind: str, *, lengths: bool = False) -> Iterator[Any]:
         ((_, setting, mistake),) = rng.choices(options, shares)
         in_finals = key[0] == "final_state" or key[1] in ("last_at_end", "not_masked")
         given = rng.choice(GIVEN[::2] if in_finals else GIVEN)
+        given = "steps" if steps else given
         yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))
 
 
@@ -66,10 +67,11 @@ def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
 
 SINGLES = [case for kind in KINDS for case in sample(kind)]
 PADDED = [case for kind in KINDS for case in sample(kind, lengths=True)]
+STEPS = [case for kind in KINDS for case in sample(kind, steps=True)]
 
 
 def test_the_sample_covers_every_entry() -> None:
-    sampled = {entry(case.values[1]) for case in (*SINGLES, *PADDED)}  # type: ignore[arg-type]
+    sampled = {entry(case.values[1]) for case in (*SINGLES, *PADDED, *STEPS)}  # type: ignore[arg-type]
     assert {name for name, _ in sampled} == set(ORDER) - AROUND
     assert {case.values[2] for case in SINGLES} == set(GIVEN)
 
@@ -85,6 +87,17 @@ def test_a_mistake(setting: Setting, mistake: Mistake, given: str) -> None:
 def test_a_mistake_of_padding(setting: Setting, mistake: Mistake, given: str) -> None:
     result = plant(setting, [mistake], given, lengths=True)
     assert result.outcome == "explained", str(result)
+
+
+@pytest.mark.parametrize(("setting", "mistake", "given"), STEPS)
+def test_a_mistake_where_gates_and_states_are_recorded(
+    setting: Setting, mistake: Mistake, given: str
+) -> None:
+    result = plant(setting, [mistake], given)
+    if mistake.name == "layer_skipped":
+        assert result.outcome == "undefined"  # of a layer that does not run nothing is recorded
+    else:
+        assert result.outcome == "explained", str(result)
 
 
 # --- where it differs first -----------------------------------------------------------------------

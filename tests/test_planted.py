@@ -754,11 +754,34 @@ def test_every_name_applies_somewhere():
         for kind, lengths in itertools.product(KINDS, (False, True))
         for size in input_sizes(kind, 2)
         for mistake in applicable(
-            kind, 2, 2, size, H, 4, proj_size=P if kind == "lstm_projected" else 0, lengths=lengths
+            kind,
+            2,
+            2,
+            size,
+            H,
+            4,
+            proj_size=P if kind == "lstm_projected" else 0,
+            lengths=lengths,
+            steps=True,
         )
     }
     by_checks = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}
     assert names == set(planted.ORDER) - by_checks
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm", "lstm_projected"])
+def test_a_gate_recorded_before_its_function_changes_nothing_else(kind):
+    layer = torch_layer(kind, 1, 1)
+    x, initial = data(layer, kind, 3)
+    right, wrong = (
+        Planted(kind, arrays(layer), mistakes=m) for m in ([], [Mistake("unapplied", "all")])
+    )
+    np.testing.assert_array_equal(right.output(x, initial), wrong.output(x, initial))
+    for name in planted.GATES[kind]:
+        function = np.tanh if name in "gn" else lambda a: 1 / (1 + np.exp(-a))
+        np.testing.assert_allclose(function(wrong.steps[name]), right.steps[name], atol=1e-15)
+    for name in right.steps.keys() - set(planted.GATES[kind]):
+        np.testing.assert_array_equal(right.steps[name], wrong.steps[name])
 
 
 @pytest.mark.parametrize("kind", KINDS)

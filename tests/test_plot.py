@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
@@ -12,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.colors import to_hex
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
-from rnnscope.plot import data
+from rnnscope.plot import data, drawing
 
 matplotlib.use("Agg")
 
@@ -273,6 +277,53 @@ def test_what_is_drawn_are_the_numbers() -> None:
     assert np.allclose(lines[0].get_ydata(), tr["h"][1, 0, 0, :, 3].numpy())
 
 
+def test_points_and_curves_are_the_numbers() -> None:
+    tr = traced(nn.GRU)
+    found = data.eigenvalues(tr, layer=1)
+    clouds = rs.plot.eigenvalues(tr, layer=1).collections
+    for cloud, values in zip(clouds, found.values, strict=True):
+        assert np.allclose(cloud.get_offsets(), np.stack([values.real, values.imag], 1))
+    shares = data.saturation(tr, low=0.45, high=0.55)
+    clouds = rs.plot.saturation(tr, low=0.45, high=0.55).collections
+    assert len(clouds) == 2 * 2 * 2  # gates, layers, directions
+    for g in range(2):
+        at = np.stack([shares.right[1, 0, g], shares.left[1, 0, g]], 1)
+        away = np.asarray(clouds[4 * g + 2].get_offsets()) - at
+        assert np.abs(away).max() < 0.005  # set aside, so that points of gates do not hide
+    curve = rs.plot.flow(tr, layer=1).lines[0].get_ydata()
+    assert np.allclose(curve, data.flow(tr, layer=1).values)
+    gradients = tr.gradients(tr.output.sum())
+    norms = data.gradient_norm(gradients).values.reshape(4, -1)
+    drawn = [line.get_ydata() for line in rs.plot.gradient_norm(gradients).lines]
+    assert np.allclose(drawn, norms)
+    image = rs.plot.memory(tr, layer=1).images[0].get_array()
+    assert np.allclose(image, data.memory(tr, layer=1).values)
+
+
+def test_colours_are_the_pages_blue_above_zero_and_magenta_where_there_is_no_number() -> None:
+    script = (files("rnnscope.page") / "static" / "draw.js").read_text(encoding="utf-8")
+    found = re.search(r"signed: (\[\[.*?\]\])", script)
+    assert found is not None
+    page = ["#" + bytes(stop).hex() for stop in json.loads(found[1])]
+    assert page == list(drawing.SIGNED)
+    rnn = nn.RNN(1, 2, batch_first=True)
+    tr = rs.trace(rnn, torch.tensor([[[1.0], [2.0], [float("nan")]]]))
+    image = rs.plot.quantity(tr, "h").images[0]
+    assert to_hex(image.cmap(image.norm(image.norm.vmax))) == drawing.SIGNED[-1]
+    assert to_hex(image.cmap(image.norm(image.get_array()))[0, 2]) == "#c800a0"
+
+
+def test_a_short_logarithmic_axis_has_numbers() -> None:
+    rnn = nn.RNN(1, 1, bias=False)
+    with torch.no_grad():
+        rnn.weight_hh_l0.fill_(0.8)
+    ax = rs.plot.flow(rs.trace(rnn, torch.zeros(5, 1, 1)))  # from 0.8^4 to 1
+    ax.figure.canvas.draw()
+    low, high = ax.get_ylim()
+    shown = [t for t in ax.yaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert [tick.label1.get_text() for tick in shown] == ["0.4", "0.6", "0.8", "1"]
+
+
 def test_a_dollar_in_a_label_is_no_formula() -> None:
     tr = traced().labelled(["$x$", "a_b", "%", "\\alpha", "{", "}", "$"])
     rs.plot.units(tr).figure.canvas.draw()
@@ -326,7 +377,7 @@ def test_places_count_from_the_end_too() -> None:
 
 # --- images: a picture that has changed is looked at, and kept with --mpl-generate-path -----------
 
-COMPARED = {"baseline_dir": "images", "tolerance": 12, "style": "default", "remove_text": True}
+COMPARED = {"baseline_dir": "images", "tolerance": 3, "style": "default", "remove_text": True}
 """The tolerance (root mean square of grey levels) is that of other versions of matplotlib's
 rasteriser; texts are left out since fonts differ."""
 
@@ -344,3 +395,32 @@ def test_image_of_lines() -> Any:
 @pytest.mark.mpl_image_compare(**COMPARED)
 def test_image_of_the_unrolled_layer() -> Any:
     return rs.plot.unrolled(traced(nn.LSTM, 1, False)).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_a_map_of_signed_numbers() -> Any:
+    x = torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(2))
+    x[1, 3] = torch.nan
+    torch.manual_seed(3)
+    return rs.plot.quantity(rs.trace(nn.RNN(2, 5, batch_first=True), x), "h", batch=1).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_saturation() -> Any:
+    return rs.plot.saturation(traced(), low=0.45, high=0.55).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_eigenvalues() -> Any:
+    return rs.plot.eigenvalues(traced(nn.GRU), layer=1).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_gradient_norms() -> Any:
+    tr = traced()
+    return rs.plot.gradient_norm(tr.gradients(tr.output[:, -1].square().sum())).figure
+
+
+@pytest.mark.mpl_image_compare(**COMPARED)
+def test_image_of_both_directions_unrolled() -> Any:
+    return rs.plot.unrolled(traced(nn.GRU)).figure

@@ -24,7 +24,7 @@ from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, allowed, distance, misfits, predicted
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision
-from rnnscope.compare.search import LARGE, Found, Search, either
+from rnnscope.compare.search import LARGE, Found, Search, concerns, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told, few_steps
 from rnnscope.compare.verdict import Explanation, Verdict
@@ -190,8 +190,7 @@ class _Comparison:
 
     def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:
         """Mistakes that would change nothing in what was compared."""
-        padded = any(one.inputs.lengths is not None for one in shown)
-        every = [c for c in causes(self.model, False) if padded or c.name != "padding"]
+        every = [c for c in causes(self.model, False) if concerns(c, self.model, shown)]
         models = [
             (c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None
         ]
@@ -300,7 +299,7 @@ class _Comparison:
         still holds."""
         told, model = self.subject.other_weights()
         if model is not None and len(told) > 1:
-            fresh = [replace(o, simulator=Simulator(o.inputs)) for o in shown]
+            fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
             if self._worst(model, fresh) <= 1:
                 names = ", ".join(sentence.partition(" ")[0] for sentence in told)
                 words = Words(

@@ -27,8 +27,8 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
                 return math.inf, float(tolerance[torch.isfinite(tolerance)].max())
             away = distance(value, seen)
             inside = torch.isfinite(tolerance).expand_as(away)
-            if name == "output" and one.valid is not None:
-                inside = inside & one.valid
+            if (real := one.inside(name)) is not None:
+                inside = inside & real
             away = torch.where(inside, away, 0.0)
             within = tolerance.expand_as(away)
             least = max(least, float(torch.where(inside, within, 0.0).max()))
@@ -46,9 +46,9 @@ def evidence(observations: Sequence[Observation]) -> float:
     total = 0.0
     for one in observations:
         for name, seen in one.targets().items():
-            if name == "h_n" and one.output is not None:
+            if name in ("h", "h_n") and one.output is not None:
                 if seen.shape[0] == 1:
-                    continue  # the last numbers of the output once more
+                    continue  # the last numbers of the output once more, or all of them
                 seen = seen[:-1]
             finite = seen[torch.isfinite(seen)]
             if finite.numel() == 0:
@@ -56,8 +56,8 @@ def evidence(observations: Sequence[Observation]) -> float:
             spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
             tolerance = one.allowed[name][: len(seen)].expand_as(seen)
             usable = torch.isfinite(tolerance) & torch.isfinite(seen)
-            if name == "output" and one.valid is not None:
-                usable = usable & one.valid
+            if (real := one.inside(name)) is not None:
+                usable = usable & real
             if spread > 0 and bool(usable.any()):
                 total += float((spread / tolerance[usable]).log10().clamp_min(0).sum())
     return total

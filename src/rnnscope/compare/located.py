@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rnnscope.cells import quantity_names
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
@@ -25,7 +26,8 @@ def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None
             found = _in_part(model, parts[place], shown[k])
             if found is not None:
                 return found
-        found = _in_output(model, shown[k]) or _in_final(model, shown[k])
+        found = _in_quantities(model, shown[k]) or _in_output(model, shown[k])
+        found = found or _in_final(model, shown[k])
         if found is not None:
             return found
     return None
@@ -34,9 +36,9 @@ def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None
 def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place | None:
     backward = part.part.backward
     for steps in part.steps:
-        values = {name: value[0] for name, value in opened([part.part], steps.known).items()}
+        names = [n for n in quantity_names(part.part.cell) if n in steps.after]
+        values = {n: value[0] for n, value in opened([part.part], steps.known, names).items()}
         tolerance = tolerances(part.part, steps)
-        names = [n for n in values if n in steps.after]
         failing: list[tuple[int, str]] = []
         for name in names:
             ratio = distance(values[name], steps.after[name]) / tolerance[name]
@@ -62,6 +64,36 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
             float(values[name][t, batch, unit]),
         )
     return None
+
+
+def _in_quantities(model: Model, observation: Observation) -> Place | None:
+    """Of the quantities that were given by name, layer by layer."""
+    [outcome] = observation.simulator.run([model])
+    if outcome is None:
+        return None
+    values = predicted(outcome)
+    failing: list[tuple[tuple[int, int, int, int], int, str]] = []  # order of computing, time
+    order = quantity_names(model.parts[0][0].cell)
+    for name, seen in observation.quantities.items():
+        ratio = distance(values[name], seen) / observation.allowed[name]
+        if (real := observation.inside(name)) is not None:
+            ratio = ratio * real
+        for layer, row in enumerate(model.parts):
+            for d, part in enumerate(row):
+                times = (ratio[layer, d].amax((0, 2)) > 1).nonzero().flatten().tolist()
+                if times:
+                    time = times[-1] if part.backward else times[0]
+                    step = seen.shape[3] - 1 - time if part.backward else time
+                    failing.append(((layer, step, d, order.index(name)), time, name))
+    if not failing:
+        return None
+    (layer, _, d, _), time, name = min(failing)
+    away = distance(values[name], observation.quantities[name])[layer, d, :, time]
+    batch, unit = divmod(int(away.argmax()), away.shape[-1])
+    place = (layer, d, batch, time, unit)
+    yours, expected = observation.quantities[name][place], values[name][place]
+    direction = model.structure.directions[d]
+    return Place(name, layer, direction, batch, time, unit, float(yours), float(expected))
 
 
 def _in_output(model: Model, observation: Observation) -> Place | None:
@@ -104,7 +136,7 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
         return None
     for name, value in predicted(outcome).items():
         seen = observation.targets().get(name)
-        if name == "output" or seen is None or seen.shape != value.shape:
+        if not name.endswith("_n") or seen is None or seen.shape != value.shape:
             continue
         ratio = distance(value, seen) / observation.allowed[name]
         if float(ratio.max()) > 1:
@@ -197,7 +229,7 @@ def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
 
 
 def _only_final(model: Model, observations: Sequence[Observation]) -> list[str]:
-    """A sentence on final states that differ although every output agrees."""
+    """A sentence on what differs although every output agrees."""
     worst: dict[str, float] = {}
     for one in observations:
         [outcome] = one.simulator.run([model])
@@ -207,13 +239,13 @@ def _only_final(model: Model, observations: Sequence[Observation]) -> list[str]:
             if value is None or value.shape != seen.shape:
                 return []
             ratio = distance(value, seen) / one.allowed[name]
-            if name == "output" and one.valid is not None:
-                ratio = ratio * one.valid
+            if (real := one.inside(name)) is not None:
+                ratio = ratio * real
             worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
     differing = [name for name, ratio in worst.items() if ratio > 1]
     if "output" not in worst or "output" in differing or not differing:
         return []
-    return [f"The output agrees; {' and '.join(differing)} do{'es' * (len(differing) == 1)} not."]
+    return [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
 
 
 def _first_step_from_zero(
@@ -224,10 +256,10 @@ def _first_step_from_zero(
     for steps in part.steps:
         if any(bool(value.any()) for value in steps.known.initial.values()):
             continue
-        values = {name: value[0] for name, value in opened([part.part], steps.known).items()}
+        values = opened([part.part], steps.known, steps.after)
         tolerance = tolerances(part.part, steps)
         for name, seen in steps.after.items():
-            away = distance(values[name], seen)
+            away = distance(values[name][0], seen)
             ratio = float((away / tolerance[name])[0].max())
             one = (ratio, float(away[0].max()))
             worst = one if worst is None or ratio > worst[0] else worst
@@ -247,11 +279,14 @@ def _units(model: Model, part: OpenedPart, where: str, wrong: list[int], inputs_
         names.insert(0, f"weight_ih{weights.suffix}")
         if weights.b_ih is not None:
             names.append("the biases")
-    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
     return (
         f"{where}only {units} in single steps: look at row{'s' * (len(rows) > 1)} "
-        f"{_list(sorted(rows))} of {listed}."
+        f"{_list(sorted(rows))} of {_joined(names)}."
     )
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -54,12 +54,22 @@ class Inputs:
 class Outcome:
     """What a call gives: ``output`` (time, batch, direction × unit); ``final`` maps each state
     to (layer, direction, batch, unit); ``layers`` holds each layer's own output, and ``before``
-    what the last layer's output was at the step before, in each direction's own order."""
+    what the last layer's output was at the step before, in each direction's own order; ``steps``
+    maps quantities that were asked for to (layer, direction, time, batch, unit)."""
 
     output: Tensor
     final: Mapping[str, Tensor]
     layers: tuple[Tensor, ...] = ()
     before: Tensor | None = None
+    steps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def laid(self, change: Callable[[Tensor], Tensor], **others: Any) -> Outcome:
+        """The same with all that lies in time, (time, batch, unit), laid otherwise."""
+        steps = {
+            name: torch.stack([torch.stack([change(part) for part in row]) for row in value])
+            for name, value in self.steps.items()
+        }
+        return replace(self, output=change(self.output), steps=steps, **others)
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class Part:
     ``token`` tells its weights and equations from those of other parts and models.
     ``first_b_hh`` stands in for b_hh at each row's first step. ``feeds`` is the quantity that is
     fed back as h (its first units, as many as h has), ``emits`` the one handed on, ``ends`` the
-    one returned as the final h. ``restarts``: states that every step takes from the initial ones.
+    one returned as the final h; ``unapplied``: gates of which the argument of their function is
+    recorded in their place. ``restarts``: states that every step takes from the initial ones.
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
     ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
     from that of the layer below. ``pending`` maps parameters to the order in which the rows of
@@ -98,6 +109,7 @@ class Part:
     feeds: str = "h"
     emits: str = "h"
     ends: str = "h"
+    unapplied: frozenset[str] = frozenset()
     restarts: frozenset[str] = frozenset()
     aligned: bool = True
     after_forward: bool = False

@@ -29,8 +29,8 @@ class Observation:
 
     ``output`` (time, batch, width) or None; ``final`` maps states, ``quantities`` whatever else
     was given, (layer, direction, batch, unit) and (layer, direction, batch, time, unit).
-    ``allowed`` is what rounding allows, in the shapes of the output (time, batch, 1) and of each
-    state, inf where rounding alone may have grown beyond use.
+    ``allowed`` is what rounding allows, in the shapes of the output (time, batch, 1), of each
+    state and each quantity, inf where rounding alone may have grown beyond use.
     """
 
     inputs: Inputs
@@ -43,7 +43,7 @@ class Observation:
 
     def __post_init__(self) -> None:
         if self.simulator is None:
-            object.__setattr__(self, "simulator", Simulator(self.inputs))
+            object.__setattr__(self, "simulator", Simulator(self.inputs, tuple(self.quantities)))
 
     @property
     def valid(self) -> Tensor | None:
@@ -55,7 +55,15 @@ class Observation:
     def targets(self) -> dict[str, Tensor]:
         """Every array that is compared."""
         found = {} if self.output is None else {"output": self.output}
-        return found | {f"{name}_n": value for name, value in self.final.items()}
+        found |= {f"{name}_n": value for name, value in self.final.items()}
+        return found | dict(self.quantities)
+
+    def inside(self, name: str) -> Tensor | None:
+        """False on the padding of one of the targets, to be expanded to it; None where it has
+        none."""
+        if self.valid is None or name.endswith("_n"):
+            return None
+        return self.valid if name == "output" else self.valid.transpose(0, 1)
 
     @property
     def count(self) -> int:
@@ -63,17 +71,17 @@ class Observation:
         total = 0
         for name, value in self.targets().items():
             inside = torch.isfinite(self.allowed[name].expand_as(value))
-            if name == "output" and self.valid is not None:
-                inside = inside & self.valid
+            if (real := self.inside(name)) is not None:
+                inside = inside & real
             total += int(inside.sum())
         return total
 
 
 def predicted(outcome: Outcome) -> dict[str, Tensor]:
     """What a model returns, under the names of ``Observation.targets``."""
-    return {"output": outcome.output} | {
-        f"{name}_n": value for name, value in outcome.final.items()
-    }
+    found = {"output": outcome.output}
+    found |= {f"{name}_n": value for name, value in outcome.final.items()}
+    return found | {name: value.transpose(2, 3) for name, value in outcome.steps.items()}
 
 
 def allowed(
@@ -87,7 +95,8 @@ def allowed(
     and states are changed by a rounding's size, at each time and row the largest over units; and
     never less than a few roundings of the numbers themselves. Inf from where it is of no use.
 
-    (time, batch, 1) for the output, (layer, direction, batch, 1) for states.
+    (time, batch, 1) for the output, (layer, direction, batch, 1) for states, (layer, direction,
+    batch, time, 1) for the quantities that ``simulator`` records.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -95,7 +104,8 @@ def allowed(
         noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
         return value * (1 + 2 * unit * noise)
 
-    [exact] = (simulator or Simulator(inputs)).run([model])
+    simulator = simulator or Simulator(inputs)
+    [exact] = simulator.run([model])
     if exact is None:
         return {}
     floor = predicted(exact)
@@ -114,7 +124,7 @@ def allowed(
             x=shaken(inputs.x),
             initial={name: shaken(value) for name, value in inputs.initial.items()},
         )
-        [other] = Simulator(moved).run([model.with_parts(parts)])
+        [other] = Simulator(moved, simulator.names).run([model.with_parts(parts)])
         if other is None:
             continue
         for name, value in predicted(other).items():
@@ -129,20 +139,26 @@ def _beyond_use(
     """Inf where the tolerance is more than a hundredth of the numbers' spread, or roundings have
     grown so much that chance decides how far; and from there on, in the order of computing."""
     limits = {name: _limit(value, unit) for name, value in floor.items()}
-    directions = [part.backward for part in model.parts[-1]]
-    wild = found["output"] > torch.clamp(
-        GROWN * 8 * unit * floor["output"].abs().amax(-1, keepdim=True).clamp_min(1),
-        max=limits["output"],
-    )
-    beyond = torch.zeros_like(wild)
-    for backward in set(directions):
-        ordered = wild.flip(0) if backward else wild
-        after = ordered.cummax(0).values
-        beyond |= after.flip(0) if backward else after
+    directions = {part.backward for part in model.parts[-1]}
+
+    def wild(name: str) -> Tensor:
+        grown = GROWN * 8 * unit * floor[name].abs().amax(-1, keepdim=True).clamp_min(1)
+        return found[name] > torch.clamp(grown, max=limits[name])
+
+    def from_there_on(beyond: Tensor, time: int) -> Tensor:
+        ways = [
+            (beyond.flip(time).cummax(time).values.flip(time) if b else beyond.cummax(time).values)
+            for b in directions
+        ]
+        return torch.stack(ways).any(0)
+
+    beyond = from_there_on(wild("output"), 0)
     result = {"output": torch.where(beyond, torch.inf, found["output"])}
     lost = beyond.any(0)  # (batch, 1): rows whose last states chance decides
     for name, tolerance in found.items():
-        if name != "output":
+        if tolerance.dim() == 5:
+            result[name] = torch.where(from_there_on(wild(name), 3), torch.inf, tolerance)
+        elif name != "output":
             far = tolerance > limits[name]
             if tolerance.shape[2] == len(lost):  # else a mistake has exchanged the axes
                 far = far | lost
@@ -228,8 +244,8 @@ def misfits(
                 away = _away(target, seen, outcomes)
                 tolerance = observation.allowed[target]
                 mask = torch.isfinite(tolerance).expand_as(seen)
-                if target == "output" and observation.valid is not None:
-                    mask = mask & observation.valid
+                if (real := observation.inside(target)) is not None:
+                    mask = mask & real
                 for place, index in _places(target, seen, models[0]):
                     inside = mask[index]
                     if not bool(inside.any()):
@@ -273,11 +289,11 @@ def _places(
     target: str, seen: Tensor, model: Model
 ) -> list[tuple[tuple[object, ...], tuple[slice, ...]]]:
     """The groups of one array: of the output each direction's first step in its own order, and
-    the rest; of a final state each layer and direction."""
+    the rest; of a state or a quantity each layer and direction."""
     whole = slice(None)
     if target != "output":
         return [
-            ((layer, d), (slice(layer, layer + 1), slice(d, d + 1), whole, whole))
+            ((layer, d), (slice(layer, layer + 1), slice(d, d + 1), *[whole] * (seen.dim() - 2)))
             for layer in range(seen.shape[0])
             for d in range(seen.shape[1])
         ]

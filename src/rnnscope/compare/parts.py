@@ -238,6 +238,8 @@ def _hidden(model: Model, observation: Observation) -> dict[tuple[int, int], dic
                     mine[name] = value.transpose(0, 1)
                 elif observation.inputs.steps == 1 and name in observation.final:
                     mine[name] = observation.final[name][layer, d].unsqueeze(0)
+            for name in observation.quantities.keys() - set(states):
+                mine[name] = observation.quantities[name][layer, d].transpose(0, 1)
             output = observation.output
             size = model.structure.output_size
             if layer == last and output is not None and output.shape[-1] == directions * size:

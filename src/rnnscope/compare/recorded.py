@@ -20,7 +20,7 @@ from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 from rnnscope.files.arrays import read_npz
 from rnnscope.files.window import Held, as_tensor
 
-__all__ = ["Recorded"]
+__all__ = ["Recorded", "quantities_of"]
 
 _OUTPUT = ("output", "outputs", "out")
 _AXES = {"b": "batch", "t": "time", "u": "unit"}
@@ -98,6 +98,21 @@ class Recorded:
             reading.dtype,
             tuple(reading.notes),
         )
+
+
+def quantities_of(
+    values: Mapping[str, Tensor], structure: Structure, inputs: Inputs
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What a call gave by name beside its output and states, each (layer, direction, batch, time,
+    unit); and notes on what is not used."""
+    reading = _Reading(structure, inputs, "")
+    for name, value in values.items():
+        if not name.endswith("_n"):  # states that could not be read are told already
+            try:
+                reading.add(name, value, None)
+            except (ShapeError, DtypeError) as error:
+                reading.notes.append(f"{name} is not used: {error}")
+    return reading.quantities, reading.notes
 
 
 class _Reading:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes
+from rnnscope.compare.catalogue.equations import applied_gates
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
@@ -30,7 +31,7 @@ from rnnscope.compare.observed import (
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["LARGE", "Found", "Search", "either"]
+__all__ = ["LARGE", "Found", "Search", "concerns", "either"]
 
 Causes = frozenset[Cause]
 
@@ -50,6 +51,10 @@ NEAR = 1000
 SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
 """Entries after which no number of a matrix is where it was: two of them, or one and a mistake in
 the equations, may come no closer one by one, so all pairs are tried."""
+
+
+SEVERAL = ("activation", "unapplied")
+"""Entries that may be chosen more than once in one place."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,7 @@ class Search:
         )
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
-        padded = any(one.inputs.lengths is not None for one in self.observations)
-        self.every = [c for c in causes(self.model) if padded or c.name != "padding"]
+        self.every = [c for c in causes(self.model) if concerns(c, self.model, self.observations)]
         self._started = clock.monotonic(), clock.process_time()
 
     # models and how far they are -------------------------------------------------------------
@@ -145,8 +149,13 @@ class Search:
         near = ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist()
         for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
-                replace(one, allowed=either(one, allowed(models[k], one.inputs, one.unit)))
-                for one in observations
+                replace(
+                    one,
+                    allowed=either(
+                        one, allowed(models[k], one.inputs, one.unit, simulator=simulator)
+                    ),
+                )
+                for one, simulator in zip(observations, simulators, strict=True)
             ]
             again = misfits(own, [models[k]], simulators)
             if again.groups == misfit.groups:
@@ -308,7 +317,7 @@ class Search:
     def _sensible(self, s: Causes) -> bool:
         """Not two choices of what can be chosen once in one place."""
         for one, other in combinations(s, 2):
-            if one.name != other.name or one.name == "activation":
+            if one.name != other.name or one.name in SEVERAL:
                 continue
             if one.layer not in (None, other.layer) and other.layer is not None:
                 continue
@@ -407,6 +416,18 @@ def _share(one: str, other: str) -> bool:
     return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
 
 
+def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
+    """Whether a mistake is one of what was given: of padding, of recorded gates."""
+    if cause.name == "padding":
+        return any(one.inputs.lengths is not None for one in observations)
+    if cause.name == "unapplied":
+        recorded = {name for one in observations for name in one.quantities}
+        if cause.choice != "all":
+            return cause.choice in recorded
+        return len(recorded & set(applied_gates(model.parts[0][0]))) > 1
+    return True
+
+
 def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What rounding allows by the reference or by the explanation, whichever is more; what is of no
     use by the reference stays so."""
@@ -460,8 +481,15 @@ def _explain_part(
 def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterable[Causes]:
     for base in bases:
         for cause in every:
-            if not any(c.name == cause.name and _share(c.tensors, cause.tensors) for c in base):
+            if not any(_excludes(c, cause) for c in base):
                 yield base | {cause}
+
+
+def _excludes(one: Cause, other: Cause) -> bool:
+    """Whether only one of the two can be wrong in one cell."""
+    if one.name in SEVERAL:
+        return one == other
+    return one.name == other.name and _share(one.tensors, other.tensors)
 
 
 def _fitting(

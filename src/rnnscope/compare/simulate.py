@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.cells import Cell
+from rnnscope.cells import Cell, part_name
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.expr import (
+    Apply,
     Expr,
     FromH,
     FromX,
@@ -38,12 +39,13 @@ MOST_BYTES = 2**26
 @dataclass(frozen=True)
 class _Ran:
     """A part's run: ``emitted`` (time, batch, unit), ``before`` what was emitted a step before,
-    ``final`` each state (batch, unit)."""
+    ``final`` each state (batch, unit), ``steps`` what was asked for (time, batch, unit)."""
 
     emitted: Tensor
     before: Tensor
     final: Mapping[str, Tensor]
     token: Token
+    steps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ class _Job:
         """Jobs of the same kind can run as one batch."""
         part, w = self.part, self.part.stored
         flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts, part.aligned)
+        recorded = part.unapplied
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
-        return (id(part.cell), flags, present, self.x.shape, w.ih.shape, w.hh.shape)
+        return (id(part.cell), flags, recorded, present, self.x.shape, w.ih.shape, w.hh.shape)
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class _Flow:
 
 @dataclass
 class Simulator:
-    """Runs models on one call's inputs; what has been run once is remembered."""
+    """Runs models on one call's inputs; what has been run once is remembered. ``names`` are the
+    quantities that are recorded at every step."""
 
     inputs: Inputs
+    names: tuple[str, ...] = ()
     _done: dict[Token, _Ran] = field(default_factory=dict)
 
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
@@ -189,7 +194,9 @@ class Simulator:
         for key, group in groups.items():
             length, chained = facts[key]
             for chunk in _chunks(list(group.values())):
-                for job, ran in zip(chunk, _run_jobs(chunk, length, chained), strict=True):
+                for job, ran in zip(
+                    chunk, _run_jobs(chunk, length, chained, self.names), strict=True
+                ):
                     self._done[job.token] = ran
         return [None if job is None else self._done.get(job.token) for job in jobs]
 
@@ -294,6 +301,13 @@ def _outcome(
         sizes = {value.shape for row in rows for value in row}
         if len(sizes) == 1:
             states[name] = torch.stack([torch.stack(row) for row in rows])
+    steps = {}
+    if all(ran is not None for row in finals for ran in row):
+        rans = [[ran.steps for ran in row if ran is not None] for row in finals]
+        steps = {
+            name: torch.stack([torch.stack([one[name] for one in row]) for row in rans])
+            for name in rans[0][0]
+        }
     last = [ran for ran in finals[-1] if ran is not None]
     before = None
     if last and not model.writes[-1]:
@@ -301,7 +315,7 @@ def _outcome(
         for change in model.joins[-1]:
             before = change(before)
     try:
-        return _left(model, Outcome(flow.x, states, tuple(written), before), stages)
+        return _left(model, Outcome(flow.x, states, tuple(written), before, steps), stages)
     except (RuntimeError, ValueError):
         return None  # changes whose shapes do not fit each other: no such implementation can be
 
@@ -433,6 +447,23 @@ class _Step:
             found[name] = self.values[Quantity(name)] = evaluate(equation, self)
         return found
 
+    def recorded(self, name: str, unapplied: Iterable[str] = ()) -> Tensor:
+        """A quantity or a part of one, as a trace names them, once the step has run; of those
+        ``unapplied`` the argument of their function."""
+        equations = self.batch.cell.equations
+        if name in equations and name not in unapplied:
+            return self.values[Quantity(name)]
+        whole = name.removesuffix("_pre")
+        if whole in equations:
+            equation = equations[whole]
+            return evaluate(equation.argument if isinstance(equation, Apply) else equation, self)
+        for equation in equations.values():
+            for leaf in leaves(equation):
+                if isinstance(leaf, FromX | FromH) and part_name(leaf) == name:
+                    return self._product(leaf)
+        # a part that these equations do not have
+        return torch.full_like(self.values[Quantity(next(iter(equations)))], torch.nan)
+
 
 def _from_input(batch: _Batch, x: Tensor) -> Tensor:
     """From x (model, time, batch, feature) the inputs' part of every gate, (model, time, batch,
@@ -441,7 +472,9 @@ def _from_input(batch: _Batch, x: Tensor) -> Tensor:
     return flat.reshape(flat.shape[0], *x.shape[1:3], -1)
 
 
-def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> list[_Ran]:
+def _run_jobs(
+    jobs: Sequence[_Job], lengths: Tensor | None, chained: bool, names: Sequence[str] = ()
+) -> list[_Ran]:
     part = jobs[0].part
     batch = _Batch([job.part for job in jobs])
     x = _stacked([job.x for job in jobs])
@@ -454,7 +487,9 @@ def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> li
         x = x.transpose(1, 2).flatten(1, 2).unsqueeze(2)
         states = {name: value[:, :1] for name, value in states.items()}
     row = steps if chained else None
-    emitted, before, finals = _recur(batch, part, x, states, None if chained else lengths, row)
+    emitted, before, finals, kept = _recur(
+        batch, part, x, states, None if chained else lengths, row, names
+    )
     if chained:
 
         def cut(value: Tensor) -> Tensor:
@@ -462,16 +497,19 @@ def _run_jobs(jobs: Sequence[_Job], lengths: Tensor | None, chained: bool) -> li
 
         final = {name: cut(value)[:, -1] for name, value in finals.items()}
         emitted, before = cut(emitted), cut(before)
+        kept = {name: cut(value) for name, value in kept.items()}
     else:
         final = {name: value[:, -1] for name, value in finals.items()}
     if part.backward and part.aligned:
         emitted, before = emitted.flip(1), before.flip(1)
+        kept = {name: value.flip(1) for name, value in kept.items()}
     return [
         _Ran(
             emitted[k if emitted.shape[0] > 1 else 0],
             before[k if before.shape[0] > 1 else 0],
             {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
             job.token,
+            {name: value[k if value.shape[0] > 1 else 0] for name, value in kept.items()},
         )
         for k, job in enumerate(jobs)
     ]
@@ -484,10 +522,12 @@ def _recur(
     initial: Mapping[str, Tensor],
     lengths: Tensor | None,
     row: int | None = None,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """What is handed on at every step, what was a step before, and each state after each step;
-    (model, time, batch, unit) in the order of computing. Padding keeps the states. With ``row``
-    a row of the batch begins after every so many steps, where the one before ended."""
+    names: Sequence[str] = (),
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """What is handed on at every step, what was a step before, each state after each step, and
+    what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
+    Padding keeps the states. With ``row`` a row of the batch begins after every so many steps,
+    where the one before ended."""
     from_x = _from_input(batch, x)
     steps = x.shape[1]
     valid = None
@@ -498,6 +538,7 @@ def _recur(
     emitted: list[Tensor] = []
     before: list[Tensor] = []
     kept: dict[str, list[Tensor]] = {name: [] for name in initial}
+    asked: dict[str, list[Tensor]] = {name: [] for name in names}
     states = dict(initial)
     last = _handed(part, initial)
     for t in range(steps):
@@ -508,7 +549,8 @@ def _recur(
             started = _started(valid, t % row if row is not None else t, x.shape[2])
             b_hh = torch.where(started[:, None], batch.first, b_hh)
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
-        found = _Step(batch, from_x[:, t], start, b_hh).run()
+        step = _Step(batch, from_x[:, t], start, b_hh)
+        found = step.run()
         after = {name: found[name] for name in states}
         if part.feeds != "h":
             after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
@@ -517,6 +559,9 @@ def _recur(
             inside = valid[t, :, None]
             after = {name: torch.where(inside, after[name], states[name]) for name in after}
             hands = hands * inside
+        for name, values in asked.items():
+            value = step.recorded(name, part.unapplied)
+            values.append(value if valid is None else value * valid[t, :, None])
         states = after
         before.append(last)
         emitted.append(hands)
@@ -527,7 +572,8 @@ def _recur(
         for name, value in ended.items():
             kept[name].append(value)
     # h may be the same in all models where c is not: made from a state that they share
-    width = max(value.shape[0] for values in (emitted, *kept.values()) for value in values)
+    listed = (emitted, *kept.values(), *asked.values())
+    width = max(value.shape[0] for values in listed for value in values)
     shape = emitted[0].shape[1:]
     return (
         torch.stack([value.expand(width, *shape) for value in emitted], 1),
@@ -535,6 +581,10 @@ def _recur(
         {
             name: torch.stack([_widened(value, width) for value in values], 1)
             for name, values in kept.items()
+        },
+        {
+            name: torch.stack([_widened(value, width) for value in values], 1)
+            for name, values in asked.items()
         },
     )
 
@@ -621,7 +671,8 @@ def opened(
     for k, part in enumerate(parts):
         shape = part.stored.ih.shape
         present = tuple(t is None for t in (part.stored.b_ih, part.stored.b_hh, part.first_b_hh))
-        groups.setdefault((id(part.cell), shape, present, part.restarts, part.feeds), []).append(k)
+        key = (id(part.cell), shape, present, part.restarts, part.feeds, part.unapplied)
+        groups.setdefault(key, []).append(k)
     first = parts[0].stored
     share = 1.0 if known.units is None else len(known.units) / first.hidden_size
     size = int(share * (first.ih.nbytes + first.hh.nbytes)) + known.x.nbytes * 8
@@ -634,14 +685,14 @@ def opened(
             for start in range(0, len(places), most):
                 chunk = places[start : start + most]
                 order += chunk
-                values = _opened([parts[k] for k in chunk], known)
+                values = _opened([parts[k] for k in chunk], known, wanted)
                 for name in wanted:
                     found[name].append(_widened(values[name], len(chunk)))
         back = torch.tensor(order).argsort()
         return {name: torch.cat(values)[back] for name, values in found.items()}
 
 
-def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
+def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[str, Tensor]:
     part = parts[0]
     units = known.units
     batch = _Batch(parts if units is None else [restricted(one, units) for one in parts])
@@ -665,7 +716,9 @@ def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
         if batch.first is not None:
             flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
         flat = {name: value.flatten(1, 2) for name, value in before.items()}
-        values = _Step(batch, from_x.flatten(1, 2), flat, flat_bias, units).run()
+        step = _Step(batch, from_x.flatten(1, 2), flat, flat_bias, units)
+        step.run()
+        values = {name: step.recorded(name, part.unapplied) for name in names}
         return {
             name: value.reshape(value.shape[0], steps, rows, -1) for name, value in values.items()
         }
@@ -678,7 +731,8 @@ def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
         states = {name: value[:, t] for name, value in before.items()} | run
         if fed is not None:
             states["h"] = fed
-        values = _Step(batch, from_x[:, t], states, b_hh[t], units, hidden).run()
+        step = _Step(batch, from_x[:, t], states, b_hh[t], units, hidden)
+        values = step.run()
         for name in hidden:
             after = values[name]
             if known.valid is not None:
@@ -686,8 +740,8 @@ def _opened(parts: Sequence[Part], known: Known) -> dict[str, Tensor]:
             run[name] = after
         if part.feeds != "h":
             fed = values[part.feeds][..., : states["h"].shape[-1]]
-        for name, value in values.items():
-            kept.setdefault(name, []).append(value)
+        for name in names:
+            kept.setdefault(name, []).append(step.recorded(name, part.unapplied))
     return {
         name: torch.stack([_widened(value, width) for value in values], 1)
         for name, values in kept.items()

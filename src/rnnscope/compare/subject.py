@@ -20,7 +20,7 @@ from rnnscope.compare.given import described, doubled
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation, allowed
 from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
-from rnnscope.compare.recorded import Recorded
+from rnnscope.compare.recorded import Recorded, quantities_of
 from rnnscope.compare.simulate import Simulator
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
@@ -79,14 +79,15 @@ def _observation(
     final: Mapping[str, Tensor],
     quantities: Mapping[str, Tensor] | None = None,
 ) -> Observation:
-    simulator = Simulator(inputs)
+    quantities = quantities or {}
+    simulator = Simulator(inputs, tuple(quantities))
     tolerance = allowed(model, inputs, unit, simulator=simulator)
     return Observation(
         inputs,
         None if output is None else output.double(),
         unit,
         doubled(final),
-        doubled(quantities or {}),
+        doubled(quantities),
         tolerance,
         simulator,
     )
@@ -113,14 +114,16 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     return replace(
         observation,
         inputs=(fewer := replace(inputs, x=inputs.x[:steps, :rows], initial=cut)),
-        simulator=Simulator(fewer),
+        simulator=Simulator(fewer, observation.simulator.names),
         output=None if observation.output is None else observation.output[:steps, :rows],
         final={k: v[:, :, :rows] for k, v in observation.final.items()} if whole else {},
         quantities={
             name: value[:, :, :rows, :steps] for name, value in observation.quantities.items()
         },
         allowed={
-            name: value[:steps, :rows] if name == "output" else value[:, :, :rows]
+            name: value[:steps, :rows]
+            if name == "output"
+            else (value[:, :, :rows, :steps] if value.dim() == 5 else value[:, :, :rows])
             for name, value in observation.allowed.items()
         },
     )
@@ -253,12 +256,13 @@ class OfCalls:
         if self._exchanged and inputs.steps == inputs.batch:
             output = output.transpose(0, 1)
         self._exchanged |= answer.exchanged
-        self.notes += [note for note in answer.notes if note not in self.notes]
+        quantities, unused = quantities_of(answer.others, self._structure, inputs)
+        self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         unit = _unit(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
         seen = inputs.to(self._dtype).to(torch.float64)
-        return _observation(self.model, seen, unit, output, answer.final)
+        return _observation(self.model, seen, unit, output, answer.final, quantities)
 
     def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and

@@ -84,11 +84,15 @@ EXACTLY: dict[str, str] = {
     "activation": "The outermost function in the equation of that quantity; `tanh:` and `sigmoid:` "
     "every one of that name.",
     "old_cell": "c_(t-1) in place of c_t wherever another equation uses it.",
+    "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
     "initial_first": "`part`: h_0[0] everywhere; `layer`: the rows of layer 0 in every layer.",
     "initial_order": "Row d × layers + l in place of l × directions + d.",
     "never_carried": "Every step has the initial state (h, c, or both) as the state before.",
+    "projection": "`skipped`: in the last layer's output, and in h_n of a single layer; what is "
+    "fed back is projected. `not_fed_back`: W_hh multiplies the first numbers of the state "
+    "before the projection.",
     "rows_joined": "The rows are put end to end as one sequence, with the initial state of row 0.",
     "rows_chained": "Row b starts where row b − 1 ended; row 0 from its own initial state.",
     "time_reversed": "`kept`: every direction reads the other way, outputs stay at their steps. "

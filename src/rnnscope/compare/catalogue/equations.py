@@ -22,7 +22,7 @@ from rnnscope.expr import (
     linear_recurrence,
 )
 
-__all__ = ["EQUATIONS"]
+__all__ = ["EQUATIONS", "applied_gates"]
 
 
 def _mapped(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
@@ -335,6 +335,46 @@ def _factors(equation: Expr) -> list[Expr]:
     return found
 
 
+# gates that are recorded before their function -----------------------------------------------
+
+
+def applied_gates(part: Part) -> tuple[str, ...]:
+    """The gates that are a function of a sum, and no states."""
+    equations = part.cell.equations
+    gates = (name for name in part.cell.gates if name not in part.cell.states)
+    return tuple(name for name in gates if isinstance(equations[name], Apply))
+
+
+def _appliable(model: Model) -> Iterator[Choice]:
+    gates = applied_gates(_first(model))
+    yield from ((name, "") for name in gates)
+    if len(gates) > 1:
+        yield "all", ""
+
+
+def _unapply(part: Part, cause: Cause) -> Part | None:
+    gates = applied_gates(part)
+    chosen = gates if cause.choice == "all" else (cause.choice,)
+    if not set(chosen) <= set(gates):
+        return None
+    return part.marked(cause.name, cause.choice, unapplied=part.unapplied | set(chosen))
+
+
+def _unapplied_words(cause: Cause, model: Model) -> Words:
+    part = _first(model)
+    gates = applied_gates(part) if cause.choice == "all" else (cause.choice,)
+    names = ", ".join(gates)
+    first = part.cell.equations[gates[0]]
+    assert isinstance(first, Apply), "gates that are chosen are functions"
+    several = len(gates) > 1
+    return Words(
+        f"{names} {'are' if several else 'is'} recorded before {'their' if several else 'its'} "
+        f"function{'s' * several}",
+        f"{'these are' if several else 'this is'} {', '.join(f'{name}_pre' for name in gates)}.",
+        f"{gates[0]} = {first.name}(a_{gates[0]})",
+    )
+
+
 EQUATIONS = (
     Entry(
         "reset_before",
@@ -351,4 +391,5 @@ EQUATIONS = (
     Entry("old_cell", "the cell state", "parts", _celled, _old_words, _old_cell),
     Entry("coupled", "the cell state", "parts", _coupled, _coupled_words, _couple),
     Entry("gate_unused", "the cell state", "parts", _unused, _unused_words, _leave_out),
+    Entry("unapplied", "the recorded gates", "parts", _appliable, _unapplied_words, _unapply),
 )

@@ -257,7 +257,9 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
                     continue
                 changed[layer, d] = part.marked(cause.name, cause.choice, feeds=source)
             elif layer == model.num_layers - 1:
-                changed[layer, d] = part.marked(cause.name, cause.choice, emits=source, ends=source)
+                # of several layers h_n stays as it is: the sizes would differ from layer to layer
+                ends = source if model.num_layers == 1 else part.ends
+                changed[layer, d] = part.marked(cause.name, cause.choice, emits=source, ends=ends)
     return model.with_parts(changed)
 
 

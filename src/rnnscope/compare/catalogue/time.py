@@ -53,7 +53,7 @@ def _exchange_axes(model: Model, cause: Cause) -> Model:
         return replace(inputs, x=inputs.x.transpose(0, 1), initial=initial)
 
     def leave(outcome: Outcome, _: Inputs) -> Outcome:
-        return replace(outcome, output=outcome.output.transpose(0, 1))
+        return outcome.laid(lambda value: value.transpose(0, 1))
 
     return _wrapped(model, cause, enter, leave)
 
@@ -67,12 +67,14 @@ def _join_rows(model: Model, cause: Cause) -> Model:
         return replace(inputs, x=x, initial=initial)
 
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
-        output = outcome.output.reshape(inputs.batch, inputs.steps, -1)
         final = {
             name: value.expand(*value.shape[:2], inputs.batch, value.shape[-1])
             for name, value in outcome.final.items()
         }
-        return replace(outcome, output=output.transpose(0, 1), final=final, before=None)
+        rows = (inputs.batch, inputs.steps, -1)
+        return outcome.laid(
+            lambda value: value.reshape(rows).transpose(0, 1), final=final, before=None
+        )
 
     return _wrapped(model, cause, enter, leave)
 
@@ -85,6 +87,10 @@ def _flipped(inputs: Inputs) -> Inputs | None:
     return replace(inputs, x=inputs.x.flip(0)) if _full(inputs) else None
 
 
+def _flip_back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
+    return outcome.laid(lambda value: value.flip(0)) if _full(inputs) else None
+
+
 def _flip_output(outcome: Outcome, inputs: Inputs) -> Outcome | None:
     if not _full(inputs):
         return None
@@ -94,7 +100,7 @@ def _flip_output(outcome: Outcome, inputs: Inputs) -> Outcome | None:
 def _reverse_time(model: Model, cause: Cause) -> Model:
     match cause.choice:
         case "kept":
-            return _wrapped(model, cause, _flipped, _flip_output)
+            return _wrapped(model, cause, _flipped, _flip_back)
         case "turned":
             return _wrapped(model, cause, _flipped)
     return _leaving(model, cause, _flip_output)
@@ -192,7 +198,8 @@ def _mispad(model: Model, cause: Cause) -> Model:
     def back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:
             return outcome
-        return replace(outcome, output=_moved(outcome.output, inputs.lengths, False))
+        lengths = inputs.lengths
+        return outcome.laid(lambda value: _moved(value, lengths, False))
 
     def at_end(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:
