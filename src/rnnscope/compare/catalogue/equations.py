@@ -19,6 +19,7 @@ from rnnscope.expr import (
     Project,
     Quantity,
     Sum,
+    leaves,
     linear_recurrence,
 )
 
@@ -264,8 +265,8 @@ def _couple(part: Part, cause: Cause) -> Part | None:
     if not forget or "i" not in part.cell.equations:
         return None
     other = "i" if cause.choice == forget[0] else forget[0]
-    if not isinstance(part.cell.equations[other], Apply):
-        return None
+    if Quantity(cause.choice) in leaves(part.cell.equations[other]):
+        return None  # each would be made from the other
     return _changed(part, cause, **{cause.choice: 1 - Quantity(other)})
 
 
