@@ -145,8 +145,13 @@ class Search:
         near = ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist()
         for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
-                replace(one, allowed=either(one, allowed(models[k], one.inputs, one.unit)))
-                for one in observations
+                replace(
+                    one,
+                    allowed=either(
+                        one, allowed(models[k], one.inputs, one.unit, simulator=simulator)
+                    ),
+                )
+                for one, simulator in zip(observations, simulators, strict=True)
             ]
             again = misfits(own, [models[k]], simulators)
             if again.groups == misfit.groups:
