@@ -11,7 +11,7 @@ from torch import Tensor
 from rnnscope.compare.model import Inputs, Model, Outcome
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits"]
+__all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits", "most_allowed"]
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 LOWER = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -164,6 +164,19 @@ def _beyond_use(
                 far = far | lost
             result[name] = torch.where(far, torch.inf, tolerance)
     return result
+
+
+def most_allowed(
+    model: Model, inputs: Inputs, unit: float, simulator: Simulator
+) -> dict[str, Tensor]:
+    """No less than ``allowed`` where that is of use, from one run alone."""
+    [exact] = simulator.run([model])
+    if exact is None:
+        return {}
+    return {
+        name: torch.full_like(value[..., :1], _limit(value, unit))
+        for name, value in predicted(exact).items()
+    }
 
 
 def _limit(value: Tensor, unit: float) -> float:

@@ -23,6 +23,8 @@ ALIKE = 0.6
 """Correlation, at least, of the differences with those of operands that are rounded."""
 FEWEST = 100
 """Numbers from which on a correlation says anything."""
+FIRST = 4
+"""Steps of whole runs that are compared."""
 WITHIN = 64
 """Differences of so many roundings to the lower precision may come of it."""
 
@@ -121,9 +123,12 @@ def _of_runs(model: Model, shown: Sequence[Observation], bits: int) -> list[tupl
     )
     found: list[tuple[Tensor, Tensor]] = []
     for one in shown:
+        # of the first steps, but where others come before them
+        inwards = any(part.backward for row in model.parts for part in row)
+        x = one.inputs.x if inwards or one.valid is not None else one.inputs.x[:FIRST]
         inputs = replace(
             one.inputs,
-            x=_rounded(one.inputs.x, bits),
+            x=_rounded(x, bits),
             initial={name: _rounded(v, bits) for name, v in one.inputs.initial.items()},
         )
         [right] = one.simulator.run([model])
@@ -135,9 +140,9 @@ def _of_runs(model: Model, shown: Sequence[Observation], bits: int) -> list[tupl
         mask = torch.isfinite(one.allowed["output"]).expand_as(one.output)
         if one.valid is not None:
             mask = mask & one.valid
-        few = mask & (torch.arange(one.inputs.steps) < 4)[:, None, None]
-        away = predicted(other)["output"] - right.output
-        found.append(((one.output - right.output)[few], away[few]))
+        few, first = mask[:FIRST], right.output[:FIRST]
+        away = predicted(other)["output"][:FIRST] - first
+        found.append(((one.output[:FIRST] - first)[few], away[few]))
     return found
 
 

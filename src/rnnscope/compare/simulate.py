@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnscope.adopt import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.expr import (
@@ -34,6 +35,10 @@ __all__ = ["Known", "Simulator", "opened", "restricted", "separable"]
 
 MOST_BYTES = 2**26
 """Weights that are stacked for one batch of products."""
+
+SHARED = 2**15
+"""Numbers of a matrix from which on models that have it in common run apart from others, so that
+it is multiplied once for all, and never copied to have its rows in another order."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ class _Job:
         flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts, part.aligned)
         recorded = part.unapplied
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
-        return (id(part.cell), flags, recorded, present, self.x.shape, w.ih.shape, w.hh.shape)
+        same = (id(w.ih), id(w.hh)) if w.hh.numel() >= SHARED else ()
+        shapes = (self.x.shape, w.ih.shape, w.hh.shape)
+        return (id(part.cell), flags, recorded, present, shapes, same)
 
 
 @dataclass(frozen=True)
@@ -341,7 +348,8 @@ def _left(model: Model, outcome: Outcome | None, stages: Sequence[Inputs]) -> Ou
 
 def _chunks(jobs: list[_Job]) -> Iterable[list[_Job]]:
     one = jobs[0].part.stored
-    size = (one.ih.numel() + one.hh.numel()) * one.ih.element_size() + jobs[0].x.nbytes * 8
+    matrices = 0 if _share([job.part for job in jobs]) else one.ih.nbytes + one.hh.nbytes
+    size = matrices + jobs[0].x.nbytes * 8
     most = max(1, MOST_BYTES // max(1, size))
     for start in range(0, len(jobs), most):
         yield jobs[start : start + most]
@@ -355,16 +363,64 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(tensors))
 
 
+@dataclass(frozen=True)
+class _Ordered:
+    """A matrix (out, in) that many models share, with ``rows`` (model, 1, out), the order in which
+    each takes its rows, or None where all take them as they are."""
+
+    weight: Tensor
+    rows: Tensor | None
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], name: str) -> _Ordered:
+        weight: Tensor = getattr(parts[0].stored, name)
+        if all(name not in part.pending for part in parts):
+            return cls(weight, None)
+        whole = torch.arange(len(weight))
+        return cls(weight, _stacked([part.pending.get(name, whole) for part in parts]).unsqueeze(1))
+
+    def times(self, x: Tensor) -> Tensor:
+        """Of x (model, n, in) → (model, n, out)."""
+        product = torch.matmul(x, self.weight.mT)
+        if self.rows is None:
+            return product
+        shape = max(len(x), len(self.rows)), *product.shape[1:]
+        return product.expand(shape).gather(-1, self.rows.expand(shape))
+
+
+def _share(parts: Sequence[Part]) -> bool:
+    """Whether parts have their matrices in common, but for the order of the rows."""
+    first = parts[0].stored
+    return (
+        len(parts) > 1
+        and first.hh.numel() >= SHARED
+        and all(part.stored.ih is first.ih and part.stored.hh is first.hh for part in parts)
+        and separable(parts[0].cell)
+    )
+
+
+def _with_biases(part: Part) -> Weights:
+    """The weights with the biases in order, and the matrices as they are stored."""
+    names = [name for name in part.pending if name not in ("ih", "hh")]
+    ordered: dict[str, Any] = {
+        name: getattr(part.stored, name)[part.pending[name]] for name in names
+    }
+    return replace(part.stored, **ordered)
+
+
 class _Batch:
     """The weights of many parts with the same equations; each tensor has a first axis of models,
     of size 1 where all share it."""
 
     def __init__(self, parts: Sequence[Part]):
-        weights = [part.weights for part in parts]
+        share = _share(parts)
+        weights = [_with_biases(part) if share else part.weights for part in parts]
         self.cell = parts[0].cell
         self.units = weights[0].hidden_size
-        self.ih = _stacked([w.ih for w in weights])
-        self.hh = _stacked([w.hh for w in weights])
+        self.ih, self.hh = (
+            _Ordered.of(parts, name) if share else _stacked([getattr(w, name) for w in weights])
+            for name in ("ih", "hh")
+        )
         self.b_ih = _optional([w.b_ih for w in weights], rows=True)
         self.b_hh = _optional([w.b_hh for w in weights], rows=True)
         self.hr = _optional([w.hr for w in weights])
@@ -388,9 +444,9 @@ def _optional(tensors: Sequence[Tensor | None], rows: bool = False) -> Tensor | 
     return _stacked(found).unsqueeze(-2) if rows else _stacked(found)
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _affine(x: Tensor, weight: Tensor | _Ordered, bias: Tensor | None) -> Tensor:
     """Of x (model, n, in), weight (model, out, in), bias (model, 1 or n, out) → (model, n, out)."""
-    product = torch.matmul(x, weight.mT)
+    product = weight.times(x) if isinstance(weight, _Ordered) else torch.matmul(x, weight.mT)
     return product if bias is None else product + bias
 
 
@@ -438,6 +494,7 @@ class _Step:
             case FromH(gate, of):
                 rows = batch.rows(gate)
                 bias = None if self.b_hh is None else self.b_hh[..., rows]
+                assert isinstance(batch.hh, Tensor), "of cells that are separable alone it is not"
                 return _affine(evaluate(of, self), batch.hh[:, rows], bias)
 
     def run(self) -> dict[str, Tensor]:
