@@ -72,5 +72,6 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo "Installing what the tests need" >&2
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@# trained layers to open, and judges; what they depend on is not needed for that
-	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers axe-playwright-python
+	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers \
+	    axe-playwright-python keras absl-py namex optree
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mutations
 import numpy as np
 import pytest
 import torch
@@ -198,6 +199,44 @@ def test_an_lstm_without_a_forget_gate_is_named() -> None:
     verdict = rs.compare(first_lstm, layer)
     assert [str(cause) for cause in verdict.causes] == ["gate_unused f"]
     assert "the forget gate is not used" in plain(verdict)
+
+
+# --- lower precision ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
+def test_autocast_is_named(kind: Any, options: Any) -> None:
+    """Which rounds the results of products too, and returns float32."""
+    layer = kind(8, 16, **options)
+
+    def f(x: Tensor, initial: Any = None) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(x, initial)[0].float()
+
+    verdict = rs.compare(f, layer, seconds=1)
+    assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
+
+
+def test_numbers_as_far_as_lower_precision_are_asked_about() -> None:
+    """Where nothing tells more: of two layers the steps of the first are not known."""
+    layer = nn.GRU(8, 16, 2)
+
+    def f(x: Tensor, initial: Any = None) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(x, initial)[0].float()
+
+    verdict = rs.compare(f, layer, seconds=1)
+    assert not verdict
+    named = [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
+    asked = "as large as bfloat16's rounding" in plain(verdict)
+    assert named or (asked and not verdict.causes)
+
+
+def test_an_input_that_is_moved_is_no_lower_precision() -> None:
+    result = mutations.unexplained(175, seconds=1)
+    assert result.outcome == "right", str(result)
+    assert "x moved" in result.name
 
 
 # --- gates that are given by name -----------------------------------------------------------------

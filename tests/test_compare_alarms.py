@@ -204,6 +204,9 @@ def test_onnxruntime(kind: str, directions: int, tmp_path: Path) -> None:
         return session.run(None, {given.name: np.asarray(x)})[0]
 
     agrees(theirs, layer)
+    for steps in STEPS:
+        x, _ = setting.data(steps, 2, initial=False)
+        agrees(theirs(x), layer, x)
 
 
 # --- wrong in a way that no entry describes -------------------------------------------------------

@@ -30,7 +30,7 @@ from rnnscope.compare.observed import (
     predicted,
 )
 from rnnscope.compare.parts import opened_parts
-from rnnscope.compare.precision import lower_precision
+from rnnscope.compare.precision import lower_precision, of_the_size
 from rnnscope.compare.search import LARGE, Found, Search, concerns, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told, few_steps
@@ -322,7 +322,9 @@ class _Comparison:
             f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read
         ]
         holds = what_holds(self.model, [*searched, *shown])
-        return replace(base, holds=(*outer, *told, *holds, *self.subject.findings))
+        size = "" if told else of_the_size(self.model, shown)
+        every = (*outer, *told, *holds, size, *self.subject.findings)
+        return replace(base, holds=tuple(filter(None, every)))
 
     def _confirmed(
         self, result: Found, searched: Sequence[Observation], shown: Sequence[Observation]

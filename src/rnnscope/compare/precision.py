@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from rnnscope.compare.observed import Observation, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator, opened
 
-__all__ = ["lower_precision"]
+__all__ = ["lower_precision", "of_the_size"]
+
+Pairs = tuple[list[Tensor], list[Tensor]]
 
 MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Significant bits; tf32 has float16's."""
@@ -25,6 +28,8 @@ FEWEST = 100
 """Numbers from which on a correlation says anything."""
 FIRST = 4
 """Steps of whole runs that are compared."""
+WAYS = ((False, False), (True, False), (True, True))
+"""Whether the biases are rounded as the matrices are, and what comes of each product."""
 WITHIN = 64
 """Differences of so many roundings to the lower precision may come of it."""
 
@@ -41,7 +46,8 @@ def lower_precision(
         unit = 2.0**-bits
         if all(one.unit >= unit / 4 for one in shown):
             continue
-        seen, expected = _differences(model, shown, bits)
+        pairs = max((_differences(model, shown, bits, way) for way in WAYS), key=_correlation)
+        seen, expected = (torch.cat([torch.zeros(0), *map(torch.flatten, s)]) for s in pairs)
         if len(seen) < 16 or not bool(torch.isfinite(seen).all()):
             continue
         largest = float(seen.abs().max())
@@ -49,9 +55,9 @@ def lower_precision(
         if largest < WITHIN * unit and _few_bits(shown, bits):
             text = f"every number that came back has no more than the {bits} bits of {name}."
             return Cause("precision", name), _words(title, text), largest
-        alike = _correlation(seen, expected)
+        alike = _correlation(pairs)
         size, likely = (float(v.pow(2).mean().sqrt()) for v in (seen, expected))
-        if len(seen) < FEWEST or alike < ALIKE or not likely / 4 < size < likely * 4:
+        if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
             continue
         if _spread_out(model, shown):
             text = (
@@ -60,6 +66,31 @@ def lower_precision(
             )
             return Cause("precision", name), _words(title, text), largest
     return None
+
+
+def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
+    """A question, where the differences are as large as rounding to a lower precision, in most
+    units from the first step on, and nothing more is known; else empty."""
+    away: list[Tensor] = []
+    for one in shown:
+        [right] = one.simulator.run([model])
+        if right is None or one.output is None or right.output.shape != one.output.shape:
+            return ""
+        inside = torch.isfinite(one.allowed["output"]).expand_as(one.output)
+        inside = inside if one.valid is None else inside & one.valid
+        away.append((one.output - right.output)[inside])
+    size = float(torch.cat(away).pow(2).mean().sqrt()) if away else 0.0
+    for name, bits in MANTISSAS.items():
+        unit = 2.0**-bits
+        coarser = all(one.unit < unit / 4 for one in shown)
+        if coarser and unit / 16 < size < 4 * unit and _spread_out(model, shown):
+            which = "float16's or tf32's" if name == "float16" else f"{name}'s"
+            return (
+                f"In most units the differences are as large as {which} rounding "
+                f"({size:.1e} on average), from the first step on: is something computed in that "
+                f"precision?"
+            )
+    return ""
 
 
 def _words(title: str, sentence: str) -> Words:
@@ -78,45 +109,48 @@ def _rounded(value: Tensor, bits: int) -> Tensor:
     return torch.ldexp(torch.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
 
 
-def _differences(model: Model, shown: Sequence[Observation], bits: int) -> tuple[Tensor, Tensor]:
+def _differences(
+    model: Model, shown: Sequence[Observation], bits: int, way: tuple[bool, bool]
+) -> Pairs:
     """What was seen less what is right, and what rounded operands give less what is right: of
-    single steps where the last layer's can be opened, else of the first steps of whole runs."""
+    single steps where the last layer's can be opened, else of the first steps of whole runs. Each
+    a list of (row, unit)."""
     parts = opened_parts(model, shown)
     last = [part for (layer, _), part in parts.items() if layer == model.num_layers - 1]
-    pairs = [_of_steps(part, bits) for part in last] or _of_runs(model, shown, bits)
-    if not pairs:
-        return torch.zeros(0), torch.zeros(0)
-    return torch.cat([one for one, _ in pairs]), torch.cat([other for _, other in pairs])
+    pairs = [_of_steps(part, bits, *way) for part in last]
+    pairs = pairs or _of_runs(model, shown, bits, way[0])
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
-def _lowered(part: Part, bits: int) -> Part:
-    return part.with_weights(
-        part.weights.map(lambda t: _rounded(t, bits)), token=("rounded", bits, part.token)
-    )
+def _lowered(part: Part, bits: int, biases: bool) -> Part:
+    """The part with rounded matrices, and biases if these are rounded too."""
+    weights = part.weights.map(lambda t: _rounded(t, bits) if t.dim() > 1 or biases else t)
+    return part.with_weights(weights, token=("rounded", bits, biases, part.token))
 
 
-def _of_steps(part: OpenedPart, bits: int) -> tuple[Tensor, Tensor]:
+def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple[Tensor, Tensor]:
     seen: list[Tensor] = []
     expected: list[Tensor] = []
     for steps in part.steps:
         known = steps.known
-        rounded = replace(
-            known,
-            x=_rounded(known.x, bits),
-            before={name: _rounded(value, bits) for name, value in known.before.items()},
-        )
+        # what stands in no product stays as it is
+        operand = _rounded(known.before["h"], bits)
+        product = partial(_rounded, bits=bits) if results else None
+        rounded = replace(known, x=_rounded(known.x, bits), operand=operand, product=product)
         right = opened([part.part], known, ["h"])["h"][0]
-        other = opened([_lowered(part.part, bits)], rounded, ["h"])["h"][0]
+        other = opened([_lowered(part.part, bits, biases)], rounded, ["h"])["h"][0]
         inside = slice(None) if known.valid is None else known.valid
-        seen.append((steps.after["h"] - right)[inside].flatten())
-        expected.append((other - right)[inside].flatten())
+        seen.append((steps.after["h"] - right)[inside].flatten(0, -2))
+        expected.append((other - right)[inside].flatten(0, -2))
     return torch.cat(seen), torch.cat(expected)
 
 
-def _of_runs(model: Model, shown: Sequence[Observation], bits: int) -> list[tuple[Tensor, Tensor]]:
+def _of_runs(
+    model: Model, shown: Sequence[Observation], bits: int, biases: bool
+) -> list[tuple[Tensor, Tensor]]:
     lowered = model.with_parts(
         {
-            (layer, d): _lowered(part, bits)
+            (layer, d): _lowered(part, bits, biases)
             for layer, row in enumerate(model.parts)
             for d, part in enumerate(row)
         }
@@ -137,17 +171,21 @@ def _of_runs(model: Model, shown: Sequence[Observation], bits: int) -> list[tupl
             continue
         if right.output.shape != one.output.shape:
             return []
-        mask = torch.isfinite(one.allowed["output"]).expand_as(one.output)
+        mask = torch.isfinite(one.allowed["output"])
         if one.valid is not None:
             mask = mask & one.valid
-        few, first = mask[:FIRST], right.output[:FIRST]
+        few, first = mask[:FIRST, :, 0], right.output[:FIRST]
         away = predicted(other)["output"][:FIRST] - first
         found.append(((one.output[:FIRST] - first)[few], away[few]))
     return found
 
 
-def _correlation(one: Tensor, other: Tensor) -> float:
-    a, b = one - one.mean(), other - other.mean()
+def _correlation(pairs: Pairs) -> float:
+    """About each unit's own mean: what is always the same in a unit is no rounding of operands
+    that change."""
+    if not pairs[0]:
+        return 0.0
+    a, b = (torch.cat([(one - one.mean(0)).flatten() for one in side]) for side in pairs)
     norm = float(a.norm() * b.norm())
     return float((a * b).sum()) / norm if norm else 0.0
 

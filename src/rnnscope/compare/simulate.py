@@ -464,6 +464,7 @@ class _Step:
     ):
         self.batch, self.x, self.b_hh = batch, x, b_hh
         self.h = before["h"]
+        self.after: Callable[[Tensor], Tensor] | None = None  # what comes of a product of h
         self.values: dict[Expr, Tensor] = {
             Previous(name): t if name in own else _of_units(t, units) for name, t in before.items()
         }
@@ -489,7 +490,8 @@ class _Step:
             case FromH(gate, Previous("h")):
                 # all gates in one product
                 if leaf.of not in self.products_of:
-                    self.products_of[leaf.of] = _affine(self.h, batch.hh, self.b_hh)
+                    product = _affine(self.h, batch.hh, self.b_hh)
+                    self.products_of[leaf.of] = self.after(product) if self.after else product
                 return self.products_of[leaf.of][..., batch.rows(gate)]
             case FromH(gate, of):
                 rows = batch.rows(gate)
@@ -709,7 +711,8 @@ class Known:
     step, (time, batch, unit), in the order of computing; a state that is not known is absent from
     ``before`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
     With ``units`` only these are computed, which a cell allows whose matrices meet nothing but x
-    and h.
+    and h. ``operand`` is h before every step as W_hh meets it, where that is another; ``product``
+    changes what comes of every product.
     """
 
     x: Tensor
@@ -717,6 +720,8 @@ class Known:
     initial: Mapping[str, Tensor]
     valid: Tensor | None = None
     units: Tensor | None = None
+    operand: Tensor | None = None
+    product: Callable[[Tensor], Tensor] | None = None
 
 
 def opened(
@@ -755,6 +760,8 @@ def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[s
     batch = _Batch(parts if units is None else [restricted(one, units) for one in parts])
     steps, rows = known.x.shape[:2]
     from_x = _from_input(batch, known.x.unsqueeze(0))
+    if known.product is not None:
+        from_x = known.product(from_x)
     before = {name: value.unsqueeze(0) for name, value in known.before.items()}
     before |= {
         name: known.initial[name].expand(1, steps, *known.initial[name].shape)
@@ -774,6 +781,8 @@ def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[s
             flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
         flat = {name: value.flatten(1, 2) for name, value in before.items()}
         step = _Step(batch, from_x.flatten(1, 2), flat, flat_bias, units)
+        if known.operand is not None:
+            step.h, step.after = known.operand.unsqueeze(0).flatten(1, 2), known.product
         step.run()
         values = {name: step.recorded(name, part.unapplied) for name in names}
         return {
@@ -789,6 +798,8 @@ def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[s
         if fed is not None:
             states["h"] = fed
         step = _Step(batch, from_x[:, t], states, b_hh[t], units, hidden)
+        if known.operand is not None:
+            step.h, step.after = known.operand[t].unsqueeze(0), known.product
         values = step.run()
         for name in hidden:
             after = values[name]
