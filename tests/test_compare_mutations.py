@@ -1,12 +1,12 @@
 """Mistakes planted in NumPy are named by `rs.compare`, and nothing else is.
 
-A covering sample; `python tests/mutations.py singles` (pairs, triples) plants them all.
+`python tests/mutations.py singles` (pairs, triples) plants them all.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -30,35 +30,35 @@ from torch import nn
 
 import rnnscope as rs
 
-LIKELY = (12, 4, 3, 1)  # of the places: what only layers or directions can have is there anyway
 AROUND = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}  # by checks
 
 
 def sample(kind: str, *, lengths: bool = False, steps: bool = False) -> Iterator[Any]:
-    """Every entry of a kind once, in a layer and in a form that differ from entry to entry."""
+    """Every entry with every choice of parameters, in each number of layers and directions; which
+    order of gates, where, and how the candidate is given differs from one to the next."""
     rng = random.Random(kind)
-    found: dict[tuple[str, str], list[tuple[int, Setting, Mistake]]] = {}
-    for place, likely in zip(PLACES, LIKELY, strict=True):
+    ways = itertools.cycle(GIVEN)
+    for place in PLACES:
         layers, directions = place
         width = 2 if kind == "lstm_projected" else 4
-        for size in {4, width * directions}:  # some mistakes need an input as wide as the output
+        found: dict[Any, list[tuple[Setting, Mistake]]] = {}
+        for size in (4, width * directions):  # some mistakes need an input as wide as the output
+            known = set(found)
             setting = Setting(kind, *place, size)
-            for mistake in setting.mistakes(lengths=lengths, steps=steps):
-                found.setdefault(entry(mistake), []).append((likely, setting, mistake))
-        if layers * directions == 4:
-            for mistake in Setting(kind, *place).mistakes(batch=4, lengths=lengths):
-                if mistake.name == "initial_batch_first":
-                    found.setdefault(entry(mistake), []).append((likely, setting, mistake))
-    for key, options in found.items():
-        if lengths and key[0] != "padding":
-            continue
-        counts = Counter(likely for likely, _, _ in options)
-        shares = [likely / counts[likely] for likely, _, _ in options]
-        ((_, setting, mistake),) = rng.choices(options, shares)
-        in_finals = key[0] == "final_state" or key[1] in ("last_at_end", "not_masked")
-        given = rng.choice(GIVEN[::2] if in_finals else GIVEN)
-        given = "steps" if steps else given
-        yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))
+            batch = 4 if layers * directions == 4 else 3  # some as many rows as states
+            for mistake in setting.mistakes(batch=batch, lengths=lengths, steps=steps):
+                key = (*entry(mistake), mistake.tensors)
+                if key not in known:
+                    found.setdefault(key, []).append((setting, mistake))
+        for (name, choice, _), options in found.items():
+            if (lengths and name != "padding") or (steps and rng.random() < SKIPPED):
+                continue
+            setting, mistake = rng.choice(options)
+            given = next(ways)
+            if name == "final_state" or choice in ("last_at_end", "not_masked"):
+                given = rng.choice(GIVEN[::2])  # with final states
+            given = "steps" if steps else given
+            yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))
 
 
 def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
@@ -67,6 +67,7 @@ def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
 
 SINGLES = [case for kind in KINDS for case in sample(kind)]
 PADDED = [case for kind in KINDS for case in sample(kind, lengths=True)]
+SKIPPED = 0.7  # of those with recorded gates, which take longer
 STEPS = [case for kind in KINDS for case in sample(kind, steps=True)]
 
 
@@ -151,40 +152,37 @@ def test_the_first_place_in_one_direction_of_two(kind: str, direction: str) -> N
 
 # --- several together -----------------------------------------------------------------------------
 
-PAIRS = [
-    (Setting(kind, *PLACES[k % len(PLACES)]), GIVEN[(k + 2) % len(GIVEN)])
-    for k, kind in enumerate(KINDS)
-]
+SEEDS = range(4)
 
 
-def planted(setting: Setting, size: int, given: str, count: int) -> list[Any]:
-    """The results of so many sets of mistakes that show."""
-    found: list[Any] = []
-    for mistakes in drawn(setting, size, seed=1):
-        if len(found) == count:
-            break
-        result = plant(setting, mistakes, given)
-        if result.outcome not in ("silent", "undefined"):
-            found.append(result)
-    return found
+def share(size: int, settings: Sequence[Setting], seed: int) -> tuple[int, list[str]]:
+    """Of a set of mistakes for each setting that show: how many, and those not explained."""
+    failed: list[str] = []
+    for k, setting in enumerate(settings):
+        for mistakes in drawn(setting, size, seed=len(SEEDS) * k + seed):
+            result = plant(setting, mistakes, GIVEN[(k + seed) % len(GIVEN)])
+            if result.outcome not in ("silent", "undefined"):
+                break
+        if result.outcome != "explained":
+            failed.append(str(result))
+        assert result.outcome in ("explained", "missed"), str(result)
+    return len(settings), failed
 
 
-@pytest.mark.parametrize(("setting", "given"), PAIRS)
-def test_two_mistakes(setting: Setting, given: str) -> None:
-    for result in planted(setting, 2, given, 2):
-        assert result.outcome == "explained", str(result)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_mistakes(kind: str, seed: int) -> None:
+    """Anywhere: a share of 97 % is asked of `python tests/mutations.py pairs`, here of most."""
+    count, failed = share(2, [Setting(kind, *place) for place in PLACES], seed)
+    print(f"two mistakes, {kind}, seed {seed}: {count - len(failed)} of {count} sets explained")
+    assert not failed, "\n".join(failed)
 
 
-def test_nine_of_ten_sets_of_three_mistakes() -> None:
-    found = [
-        result
-        for k, kind in enumerate(KINDS)
-        for result in planted(Setting(kind), 3, GIVEN[(k + 3) % len(GIVEN)], 4)
-    ]
-    explained = sum(result.outcome == "explained" for result in found)
-    print(f"three mistakes: {explained} of {len(found)} sets explained")
-    assert {result.outcome for result in found} <= {"explained", "missed"}
-    assert explained >= 0.9 * len(found), "\n".join(map(str, found))
+@pytest.mark.parametrize("seed", SEEDS)
+def test_three_mistakes(seed: int) -> None:
+    count, failed = share(3, [Setting(kind) for kind in KINDS] * 2, seed)
+    print(f"three mistakes, seed {seed}: {count - len(failed)} of {count} sets explained")
+    assert len(failed) <= 0.1 * count, "\n".join(failed)
 
 
 # --- what calls alone tell ------------------------------------------------------------------------
