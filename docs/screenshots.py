@@ -57,7 +57,7 @@ def shot(
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     time.sleep(0.3)
     picture = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    picture.quantize(160).save(HERE / name, optimize=True)  # a third of the size
+    picture.quantize(256).save(HERE / name, optimize=True)  # half the size
     print(f"docs/{name}")
 
 

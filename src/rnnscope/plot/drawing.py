@@ -29,7 +29,9 @@ __all__ = [
     "unrolled",
 ]
 
-SIGNED, GATE = "PuOr_r", "viridis"  # both keep their order for the colour-blind, and in grey
+SIGNED = ("#7f3b08", "#d68228", "#f7f7f7", "#4393c3", "#053061")
+"""From the most negative to the most positive, as on the page: blue is above zero."""
+GATE = "viridis"  # like the other, it keeps its order for the colour-blind, and in grey
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision."""
 MANY = 40
@@ -214,7 +216,7 @@ def eigenvalues(
 ) -> Axes:
     """The eigenvalues of each gate's block of W_hh in the complex plane, with the unit circle."""
     drawn = data.eigenvalues(trace, layer=layer, direction=direction)
-    ax = _axes(ax, (4.8, 4.6))
+    ax = _axes(ax, (5.4, 4.2))
     turn = np.linspace(0, 2 * np.pi, 200)
     ax.plot(np.cos(turn), np.sin(turn), color="black", linewidth=1.2, zorder=3)
     for k, (gate, values) in enumerate(zip(drawn.gates, drawn.values, strict=True)):
@@ -258,10 +260,11 @@ def unrolled(
         (x1, y1), (x2, y2) = arrow.start, arrow.end
         sideways = y1 == y2
         straight = sideways or y2 - y1 == 1
+        aside = 0.0 if straight else 0.06 if y1 in lanes else -0.06  # around the box between
         ax.annotate(
             "",
-            xy=(x2 - 0.2 * np.sign(x2 - x1), y2 - 0.24 * (not sideways)),
-            xytext=(x1 + 0.2 * np.sign(x2 - x1), y1 + 0.24 * (not sideways)),
+            xy=(x2 - 0.14 * np.sign(x2 - x1) + aside, y2 - 0.17 * (not sideways)),
+            xytext=(x1 + 0.14 * np.sign(x2 - x1) + aside, y1 + 0.17 * (not sideways)),
             arrowprops={
                 "arrowstyle": "-|>",
                 "color": "#0072b2" if sideways else "0.45",
@@ -270,11 +273,13 @@ def unrolled(
                 "shrinkB": 0,
                 "connectionstyle": "arc3"
                 if straight
-                else f"arc3,rad={0.35 if y1 in lanes else -0.35}",
+                else f"arc3,rad={0.4 if y1 in lanes else -0.4}",
             },
         )
         if arrow.text:
-            at = ((x1 + x2) / 2, y1 + 0.14) if sideways else (x1 + 0.06, (y1 + y2) / 2 - 0.02)
+            at = (
+                ((x1 + x2) / 2 + 0.08, y1 + 0.14) if sideways else (x1 + 0.06, (y1 + y2) / 2 - 0.02)
+            )
             shade = "#0072b2" if sideways else "0.3"
             ax.text(*at, arrow.text, ha="center" if sideways else "left", fontsize=6.5, color=shade)
     for box in drawn.boxes:
@@ -316,24 +321,29 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 def _logarithmic(ax: Axes) -> None:
     """A logarithmic axis whose ticks can be read where it spans less than two decades, too."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     if low > 0 and high < 100 * low:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        few = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
+        ax.yaxis.set_major_locator(few if high < 6 * low else LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _map(drawn: data.Map, ax: Axes | None) -> Axes:
     rows = len(drawn.units)
-    ax = _axes(ax, (7.5, max(1.8, min(6, 0.9 + 0.16 * rows))))
+    ax = _axes(ax, (7.5, max(2.2, min(6, 0.9 + 0.16 * rows))))
     shown = np.ma.masked_invalid(drawn.values)
     low, high = drawn.limits
     import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap
 
-    colours = matplotlib.colormaps[SIGNED if drawn.signed else GATE].with_extremes(bad="#c800a0")
+    signed = LinearSegmentedColormap.from_list("signed", SIGNED)
+    colours = signed if drawn.signed else matplotlib.colormaps[GATE]
+    colours = colours.with_extremes(bad="#c800a0")
     image = ax.imshow(
         shown, aspect="auto", cmap=colours, vmin=low, vmax=high, interpolation="nearest"
     )
@@ -350,7 +360,11 @@ def _map(drawn: data.Map, ax: Axes | None) -> Axes:
     elif drawn.units != tuple(range(rows)):
         ax.set_yticks([])
         ax.set_ylabel("unit, alike together")
-    ax.figure.colorbar(image, ax=ax, pad=0.015, fraction=0.035)
+    box = ax.get_window_extent()
+    thin = 46 * box.height / box.width  # as high as the map, and narrow
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.015, fraction=0.025, aspect=thin)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8)
     ax.set_title(drawn.title, fontsize=10)
     return ax
 

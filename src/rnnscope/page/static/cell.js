@@ -20,13 +20,13 @@ rnnscope.cellView = (store) => {
     ...record.cell.states.map((name) => ({ id: `before-${name}`, name, word: "before", before: true })),
   ];
   const nodes = {};
-  let svg = null;
+  let svg = null, columns = [];
 
   const earlier = () => (state.direction === "reverse" ? state.time + 1 : state.time - 1);
   const first = () => (state.direction === "reverse" ? state.time === record.lengths[state.row] - 1 : state.time === 0);
 
   const build = () => {
-    const columns = [];
+    columns = [];
     const depth = Math.max(...Object.values(level));
     for (let k = 0; k <= depth; k++) columns.push(make("div", { class: "level" }));
     for (const source of sources) {
@@ -35,41 +35,60 @@ rnnscope.cellView = (store) => {
         if (source.name === "x") document.querySelector(`#chain input[data-time="${state.time}"]`)?.focus();
         else if (!first()) store.set({ time: earlier(), quantity: source.name });
       };
-      nodes[source.id] = { value, element: make("button", { type: "button", class: "node source", onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
+      nodes[source.id] = { value, level: 0, element: make("button", { type: "button", class: "node source", onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
       columns[0].append(nodes[source.id].element);
     }
     for (const { name, word } of record.cell.quantities) {
       const value = make("output", { class: "number" }), ghost = make("span", { class: "ghost" });
       const element = make("button", { type: "button", class: "node", "data-node": name, onclick: () => store.set({ quantity: name }) },
         make("span", { class: "symbol" }, name), word ? make("small", {}, word) : "", value, ghost);
-      nodes[name] = { value, ghost, element };
+      nodes[name] = { value, ghost, element, level: level[name] };
       columns[level[name]].append(element);
     }
     svg = make("svg", { class: "wires", "aria-hidden": "true" });
     $("graph").replaceChildren(svg, ...columns);
   };
 
+  // from box to box; one that passes a column goes between its boxes, never behind them
   const wires = () => {
-    const box = $("graph").getBoundingClientRect();
+    const graph = $("graph"), box = graph.getBoundingClientRect();
     if (!box.width) return;
-    svg.setAttribute("width", $("graph").scrollWidth);
-    svg.setAttribute("height", $("graph").scrollHeight);
     svg.replaceChildren();
+    svg.setAttribute("width", 0);
+    const rect = (element) => {
+      const found = element.getBoundingClientRect(), left = found.left - box.left + graph.scrollLeft, top = found.top - box.top;
+      return { left, top, right: left + found.width, bottom: top + found.height, middle: top + found.height / 2 };
+    };
+    const placed = columns.map((column) => [...column.children].map(rect));
+    const gaps = placed.map((boxes) => [boxes[0].top - 9, ...boxes.slice(1).map((each, k) => (boxes[k].bottom + each.top) / 2), boxes.at(-1).bottom + 9]);
+    const passing = {};
     const join = (from, to) => {
-      const a = nodes[from].element.getBoundingClientRect(), b = nodes[to].element.getBoundingClientRect();
-      const down = b.top > a.bottom - 4 && Math.abs(b.left - a.left) < a.width;
-      const [x1, y1] = down ? [a.left + a.width / 2, a.bottom] : [a.right, a.top + a.height / 2];
-      const [x2, y2] = down ? [b.left + b.width / 2, b.top] : [b.left, b.top + b.height / 2];
-      const p = [x1 - box.left, y1 - box.top, x2 - box.left, y2 - box.top], m = (p[0] + p[2]) / 2;
+      const a = rect(nodes[from].element), b = rect(nodes[to].element), start = nodes[from].level, end = nodes[to].level;
+      const points = [[a.right, a.middle]];
+      for (let k = start + 1; k < end; k++) {
+        const direct = a.middle + (b.middle - a.middle) * (k - start) / (end - start);
+        const gap = gaps[k].reduce((best, y) => (Math.abs(y - direct) < Math.abs(best - direct) ? y : best));
+        const there = (passing[`${k} ${gap}`] ??= []);
+        if (!there.includes(from)) there.push(from);
+        const lane = gap + [0, 4, -4][there.indexOf(from) % 3];
+        points.push([placed[k][0].left - 4, lane], [placed[k][0].right + 4, lane]);
+      }
+      points.push([b.left, b.middle]);
+      const d = points.slice(1).map(([x, y], k) => {
+        const [from, high] = points[k], m = (from + x) / 2;
+        return y === high ? `L${x} ${y}` : `C${m} ${high} ${m} ${y} ${x} ${y}`;
+      });
       const lit = from === state.quantity || to === state.quantity;
-      const d = down ? `M${p[0]} ${p[1]} L${p[2]} ${p[3]}` : `M${p[0]} ${p[1]} C${m} ${p[1]} ${m} ${p[3]} ${p[2]} ${p[3]}`;
-      svg.append(make("path", { d, class: lit ? "lit" : "" }));
+      const path = make("path", { d: `M${points[0].join(" ")} ${d.join(" ")}`, class: lit ? "lit" : "" });
+      if (lit) svg.append(path); else svg.prepend(path);
     };
     for (const name of Object.keys(trees)) {
       if (used[name].x) join("x", name);
       for (const each of used[name].previous) join(`before-${each}`, name);
       for (const each of used[name].quantities) join(each, name);
     }
+    svg.setAttribute("width", graph.scrollWidth);
+    svg.setAttribute("height", graph.scrollHeight);
   };
 
   const refresh = () => {
@@ -117,6 +136,21 @@ rnnscope.cellView = (store) => {
   };
   const link = (text, target) => (target ? make("button", { type: "button", class: "term", "data-target": `${target.name} ${target.layer} ${target.direction} ${target.time} ${target.unit}`, onclick: goTo(target) }, text) : make("span", {}, text));
 
+  // what a sum of products is called: as in the equation above it
+  const named = (leaf, layer, time) => {
+    const written = (letter, below) => make("span", { class: "symbol" }, letter, make("sub", {}, below));
+    const kind = leaf.op === "from_x" ? `i${leaf.gate}` : leaf.op === "from_h" ? `h${leaf.gate}` : "hr";
+    const which = time + (leaf.op === "from_x" || leaf.of ? 1 : state.direction === "reverse" ? 2 : 0);
+    const found = [written("W", kind), " ", leaf.of && leaf.of !== "…" ? written(leaf.of, String(time + 1)) : leaf.of ? "(…)" : written(leaf.op === "from_x" ? "x" : "h", first() && leaf.op === "from_h" ? "0" : String(which))];
+    if (leaf.bias) found.push(" + ", written("b", kind));
+    const from = leaf.op === "from_h" && !leaf.of ? (first() ? "the initial state" : `h at time=${earlier()}`) : leaf.op === "from_x" && layer > 0 ? `x of layer ${layer} is h of layer ${layer - 1}` : "";
+    return [...found, from ? make("small", { class: "from" }, ` (${from})`) : ""];
+  };
+  const term = (target) => {
+    const of = target.layer !== state.layer && record.directions.length > 1 ? ` ${target.direction}` : "";
+    return `${target.name}[${target.unit}]${of}`;
+  };
+
   const explanation = () => {
     if (engine.unknown.length) { $("explanation").replaceChildren(); return; }
     const { quantity: name, layer, direction, time } = state;
@@ -133,11 +167,11 @@ rnnscope.cellView = (store) => {
       const shown = [...leaf.every].sort((a, b) => Math.abs(b.product) - Math.abs(a.product)).slice(0, 6);
       const rest = leaf.every.length > 6 ? leaf.every.reduce((sum, p) => sum + p.product, 0) - shown.reduce((sum, p) => sum + p.product, 0) : null;
       const rows = shown.map((p) => make("tr", {}, make("td", {}, make("code", {}, p.weight)), make("td", { class: "number" }, rnnscope.significant(p.value)),
-        make("td", {}, "× ", link(p.target ? `${p.target.name}[${p.target.unit}]${p.target.time === time && p.target.layer === layer ? "" : p.target.layer === layer ? ` at time=${p.target.time}` : ` of layer ${p.target.layer}`}` : "initial h", p.target)),
+        make("td", {}, "× ", link(p.target ? term(p.target) : `h[${p.column}]`, p.target)),
         make("td", { class: "number" }, number(p.factor)), make("td", { class: "number" }, `= ${number(p.product)}`)));
       if (rest !== null) rows.push(make("tr", {}, make("td", { colspan: 4 }, `${leaf.every.length - 6} others`), make("td", { class: "number" }, `= ${number(rest)}`)));
-      if (leaf.bias) rows.push(make("tr", {}, make("td", {}, make("code", {}, leaf.bias.name)), make("td", { colspan: 3 }), make("td", { class: "number" }, `= ${number(leaf.bias.value)}`)));
-      items.push(make("li", {}, `${leaf.symbol} = `, make("span", { class: "number" }, number(leaf.value)), make("div", { class: "products" }, make("table", {}, make("caption", { class: "away" }, `Products of ${leaf.symbol}`), make("tbody", {}, ...rows)))));
+      if (leaf.bias) rows.push(make("tr", {}, make("td", {}, make("code", {}, leaf.bias.name)), make("td", { colspan: 3 }, ""), make("td", { class: "number" }, `= ${number(leaf.bias.value)}`)));
+      items.push(make("li", {}, ...named(leaf, layer, time), " = ", make("span", { class: "number" }, number(leaf.value)), make("div", { class: "products" }, make("table", {}, make("caption", { class: "away" }, "The largest products first"), make("tbody", {}, ...rows)))));
     }
     const info = record.cell.quantities.find((q) => q.name === name);
     const own = name in record.values ? record.plane(name, layer, record.d(direction), state.row) : [found.value];

@@ -30,8 +30,8 @@ rnnscope.chain = (store) => {
       card.gate = make("span", { class: "gate" });
       card.element = make("div", { class: `card of-${field.replace("_", "-")}`, tabindex: -1 },
         make("div", { class: "cardhead" }, make("strong", {}, symbol), " ", make("code", {}, held.name)),
-        make("div", { class: "places" }, ...[place("row", rows, "row"), place("column", cols, "column")].filter(Boolean), card.gate),
-        make("div", {}, card.output, " ", card.ghost), card.slider);
+        make("div", { class: "places" }, ...[place("row", rows, "row"), place("column", cols, "column")].filter(Boolean)),
+        make("div", { class: "value" }, card.output, card.ghost, card.gate), card.slider);
       const lit = field.endsWith("ih") ? "lit-x" : "lit-h";
       for (const on of ["pointerenter", "focusin"]) card.element.addEventListener(on, () => $("chain").classList.add(lit));
       for (const off of ["pointerleave", "focusout"]) card.element.addEventListener(off, () => $("chain").classList.remove(lit));
@@ -72,11 +72,12 @@ rnnscope.chain = (store) => {
         make("line", { class: "axis", x1: 3, x2: 27, y1: 42, y2: 42 }), column.bar, column.was);
       column.h = make("output", { class: "number result", "data-quantity": "h", "data-time": time });
       column.ghost = make("span", { class: "ghost" });
-      column.wire = make("line", { x1: 0, y1: 20, x2: 40, y2: 20 });
+      column.wire = make("line", { x1: 0, y1: 20, x2: 34, y2: 20 });
+      column.tip = make("path", {});
       column.share = make("span", { class: "share" });
       column.before = make("div", { class: "before" },
-        make("svg", { class: "wire wire-h", viewBox: "0 0 40 40", preserveAspectRatio: "none", "aria-hidden": "true" }, column.wire), column.share);
-      column.box = make("button", { type: "button", class: "box", "data-time": time, "aria-label": rnnscope.stepName(record, state.row, time), onclick: () => { column.element.classList.add("shown"); store.set({ time }); arithmetic(); } }, record.kind.replace("nn.", ""));
+        make("svg", { class: "wire wire-h", viewBox: "0 0 40 40", preserveAspectRatio: "none", "aria-hidden": "true" }, column.wire, column.tip), column.share);
+      column.box = make("button", { type: "button", class: "box", "data-time": time, "aria-label": rnnscope.stepName(record, state.row, time), onclick: () => { column.element.classList.add("shown"); store.set({ time }); arithmetic(); } }, record.kind === "rs.Recurrent" ? record.cell.name : record.kind.replace("nn.", ""));
       column.x = make("output", { class: "number", "data-quantity": "x", "data-time": time });
       column.xghost = make("span", { class: "ghost" });
       column.slider = rnnscope.slider(`x at time=${time}`, [-reach, reach], 0, (to) => store.edit({ name: "x", layer: state.layer, direction: record.directions[0], time, unit: state.feature, to }));
@@ -120,7 +121,9 @@ rnnscope.chain = (store) => {
       const small = column.element.querySelector(".unit");
       if (small) small.textContent = ` unit ${unit}`;
       const share = engine.unknown.length ? 0 : engine.share(store.run, state.layer, state.direction, time, unit, state.row);
-      column.wire.setAttribute("stroke-width", (1 + 15 * share).toFixed(2));
+      const wide = 1 + 15 * share;
+      column.wire.setAttribute("stroke-width", wide.toFixed(2));
+      column.tip.setAttribute("d", `M31 ${(16 - wide / 2).toFixed(2)} L40 20 L31 ${(24 + wide / 2).toFixed(2)} Z`);
       column.share.textContent = `${Math.round(100 * share)}%`;
       column.before.title = `${Math.round(100 * share)}% of the argument comes from the state before`;
       const x = store.run.inputs[state.layer][time * features + state.feature];

@@ -35,6 +35,15 @@ rnnscope.colour = (stops, share) => {
   return stops[k].map((from, i) => Math.round(from + (stops[k + 1][i] - from) * (at - k)));
 };
 
+// numbers as pixels, 1024 colours from low to high; quick enough for every map while one drags
+rnnscope.painter = (stops, low, high) => {
+  const bytes = new Uint8ClampedArray(4 * 1025), pixels = new Uint32Array(bytes.buffer);
+  for (let k = 0; k < 1024; k++) bytes.set([...rnnscope.colour(stops, k / 1023), 255], 4 * k);
+  bytes.set([...rnnscope.colour(stops, NaN), 255], 4 * 1024);
+  const scale = 1023 / (high - low);
+  return (value) => pixels[Number.isFinite(value) ? Math.max(0, Math.min(1023, Math.round((value - low) * scale))) : 1024];
+};
+
 // [smallest, largest, colours] for the map of a quantity
 rnnscope.scale = (range, planes) => {
   if (range && range[0] === 0 && range[1] === 1) return [0, 1, rnnscope.stops.gate];
@@ -42,6 +51,12 @@ rnnscope.scale = (range, planes) => {
   if (!range) for (const plane of planes) for (const v of plane) if (Number.isFinite(v)) most = Math.max(most, Math.abs(v));
   return [-(most || 1), most || 1, rnnscope.stops.signed];
 };
+
+// what colours mean that are not on the scale, where there are any
+rnnscope.marks = (record, row, planes, padding) => [
+  record.lengths[row] < record.time ? ` ${padding}: padding.` : "",
+  planes.some((plane) => plane && plane.some((v) => !Number.isFinite(v))) ? " Magenta: NaN or infinite." : "",
+].join("");
 
 rnnscope.stepName = (record, row, time) => {
   const label = record.label(row, time);

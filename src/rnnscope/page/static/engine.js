@@ -46,12 +46,25 @@ rnnscope.decode = (facts) => {
 
 // arithmetic ------------------------------------------------------------------------------------
 
-// W v + b for the rows from start to stop
+// W v + b for the rows from start to stop; four rows at once, so that no sum waits for another
 rnnscope.affine = (W, b, v, start, stop) => {
-  const found = new Float64Array(stop - start), columns = W.shape[1], data = W.data;
-  for (let row = start; row < stop; row++) {
+  const found = new Float64Array(stop - start), n = W.shape[1], data = W.data;
+  let row = start;
+  for (; row + 4 <= stop; row += 4) {
+    let p = b ? b.data[row] : 0, q = b ? b.data[row + 1] : 0, r = b ? b.data[row + 2] : 0, s = b ? b.data[row + 3] : 0;
+    for (let k = 0, at = row * n; k < n; k++, at++) {
+      const x = v[k];
+      p += data[at] * x;
+      q += data[at + n] * x;
+      r += data[at + 2 * n] * x;
+      s += data[at + 3 * n] * x;
+    }
+    const place = row - start;
+    found[place] = p; found[place + 1] = q; found[place + 2] = r; found[place + 3] = s;
+  }
+  for (; row < stop; row++) {
     let total = b ? b.data[row] : 0;
-    for (let k = 0, at = row * columns; k < columns; k++, at++) total += data[at] * v[k];
+    for (let k = 0, at = row * n; k < n; k++, at++) total += data[at] * v[k];
     found[row - start] = total;
   }
   return found;
@@ -270,7 +283,7 @@ rnnscope.engine = (record) => {
         let target = null;
         if (ofX) target = layer === 0 ? { name: "x", layer, direction, time, unit: j }
           : { name: "h", layer: layer - 1, direction: record.directions[Math.floor(j / record.outputSize)], time, unit: j % record.outputSize };
-        else if (!tree.of && !first) target = { name: "h", layer, direction, time: earlier, unit: j };
+        else if (tree.op === "from_h" && !tree.of && !first) target = { name: "h", layer, direction, time: earlier, unit: j };
         else if (tree.of && tree.of.op === "quantity") target = { name: tree.of.name, layer, direction, time, unit: j };
         return { weight: `${W.name}[${r}, ${j}]`, tensor: W.name, row: r, column: j, value: weight, factor: value, product: weight * value, target };
       });
@@ -282,9 +295,9 @@ rnnscope.engine = (record) => {
         case "quantity": leaves.push({ symbol: tree.name, value: one(tree), target: { ...own, name: tree.name } }); return;
         case "previous": leaves.push({ symbol: `${tree.name} before`, value: one(tree), target: first ? null : { ...own, name: tree.name, time: earlier }, first }); return;
         case "vector": leaves.push({ symbol: part.vectors[tree.name].name, value: one(tree), target: null }); return;
-        case "from_x": leaves.push({ symbol: `from x (${tree.gate})`, value: one(tree), target: null, ...products(tree) }); return;
-        case "from_h": leaves.push({ symbol: `from h (${tree.gate})`, value: one(tree), target: null, ...products(tree) }); if (tree.of) walk(tree.of); return;
-        case "project": leaves.push({ symbol: "projection", value: one(tree), target: null, ...products(tree) }); return;
+        case "from_x": leaves.push({ op: tree.op, gate: tree.gate, value: one(tree), target: null, ...products(tree) }); return;
+        case "from_h": leaves.push({ op: tree.op, gate: tree.gate, of: tree.of && (tree.of.op === "quantity" ? tree.of.name : "…"), value: one(tree), target: null, ...products(tree) }); if (tree.of) walk(tree.of); return;
+        case "project": leaves.push({ op: tree.op, of: tree.of.op === "quantity" ? tree.of.name : "…", value: one(tree), target: null, ...products(tree) }); return;
         case "apply": walk(tree.of); return;
         default: walk(tree.left); walk(tree.right);
       }

@@ -82,8 +82,19 @@
 
   let opened = [];
   new ResizeObserver(() => rnnscope.reachable(document)).observe(document.body);
-  window.addEventListener("beforeprint", () => { opened = [...document.querySelectorAll("details:not([open])")]; opened.forEach((each) => { each.open = true; }); });
-  window.addEventListener("afterprint", () => opened.forEach((each) => { each.open = false; }));
+  window.addEventListener("beforeprint", () => {
+    document.body.classList.add("printing"); // paper's own widths, whatever the window's
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const each of document.querySelectorAll("details")) {
+      each.open = true;
+      each.dispatchEvent(new Event("toggle")); // drawn now: the browser's own event comes after printing
+    }
+  });
+  window.addEventListener("afterprint", () => {
+    document.body.classList.remove("printing");
+    opened.forEach((each) => { each.open = false; });
+    $("cell-section").dispatchEvent(new Event("toggle"));
+  });
 
   store.listen((changed) => { bar(); if (changed.has("row")) own(); });
   for (const section of ["cell-section", "unrolled-section"]) $(section).addEventListener("toggle", bar);

@@ -94,14 +94,11 @@ rnnscope.maps = (store) => {
     map.canvas.width = T;
     map.canvas.height = units;
     const context = map.canvas.getContext("2d"), image = context.createImageData(T, units);
-    for (let time = 0; time < T; time++) {
-      const valid = record.valid(state.row, time);
-      for (let unit = 0; unit < units; unit++) {
-        const place = (unit * T + time) * 4;
-        if (!valid) { image.data.set([128, 128, 128, (time + unit) % 2 ? 70 : 25], place); continue; }
-        const [r, g, b] = rnnscope.colour(stops, (plane[time * units + unit] - low) / (high - low));
-        image.data.set([r, g, b, 255], place);
-      }
+    const pixels = new Uint32Array(image.data.buffer), pixel = rnnscope.painter(stops, low, high);
+    const length = record.lengths[state.row];
+    for (let unit = 0; unit < units; unit++) {
+      for (let time = 0; time < length; time++) pixels[unit * T + time] = pixel(plane[time * units + unit]);
+      for (let time = length; time < T; time++) image.data.set([128, 128, 128, (time + unit) % 2 ? 70 : 25], (unit * T + time) * 4);
     }
     context.putImageData(image, 0, 0);
     map.holder.style.height = `${Math.max(18, Math.min(420, units * Math.max(3, Math.min(18, 160 / units))))}px`;
@@ -115,7 +112,10 @@ rnnscope.maps = (store) => {
   const refresh = (changed) => {
     for (const input of $("views").querySelectorAll("input")) input.checked = input.value === state.view;
     if (!$("maps-section").open) return;
-    if (!changed || ["edits", "row", "layer", "direction", "view"].some((key) => changed.has(key))) maps.forEach(paint);
+    if (!changed || ["edits", "row", "layer", "direction", "view"].some((key) => changed.has(key))) {
+      maps.forEach(paint);
+      $("marks").textContent = rnnscope.marks(record, state.row, maps.map((map) => map.plane), "Hatched");
+    }
     place();
   };
   build();

@@ -22,7 +22,7 @@ rnnscope.unrolled = (store) => {
         $("unrolled").append(make("div", { class: "lane" }, button, strip));
       }
     }
-    $("unrolled").append(make("div", { class: "lane" }, make("span", {}, "x"), make("div", { class: "labels", id: "labels" })));
+    $("unrolled").append(make("div", { class: "lane" }, make("span", {}, record.labels ? "step" : "time"), make("div", { class: "labels", id: "labels" })));
   };
 
   const labels = () => {
@@ -40,7 +40,7 @@ rnnscope.unrolled = (store) => {
     const name = state.quantity, info = record.cell.quantities.find((q) => q.name === name);
     const planes = rows.map((row) => store.run.planes[row.layer][record.d(row.direction)][name]);
     const [low, high, stops] = rnnscope.scale(info.range, planes);
-    $("unrolled-hint").textContent = `Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${state.unit}, from ${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))}. Click a step.`;
+    $("unrolled-hint").textContent = `Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${state.unit}, from ${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))}.${rnnscope.marks(record, state.row, planes, "Grey")} Click a step.`;
     rows.forEach((row, k) => {
       const units = planes[k].length / record.time, unit = Math.min(state.unit, units - 1);
       const context = row.canvas.getContext("2d"), image = context.createImageData(record.time, 1);
