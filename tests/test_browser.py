@@ -226,7 +226,168 @@ def test_a_quantity_is_explained_and_its_terms_lead_to_where_they_come_from(page
     assert close(shown.text("[data-of=explanation]"), x[place].item())
 
 
-# --- maps -----------------------------------------------------------------------------------------
+def test_the_products_of_a_sum_are_the_traces(page: Any) -> None:
+    tr = stacked(nn.GRU)
+    shown = page(tr, "#time=3&direction=reverse&unit=2&quantity=n&layer=1")
+    shown.opened("cell-section")
+    part = tr.weights[1][1]
+    row = part.rows("n").start + 2
+    h = tr["h"][1, 1, 0, 4]  # reverse: the state of the step after
+    expected = {f"weight_hh_l1_reverse[{row}, {k}]": part.hh[row, k] * h[k] for k in range(5)}
+    expected["bias_hh_l1_reverse[" + str(row) + "]"] = part.b_hh[row]
+    own = next(each for each in shown.all(".leaves li") if "(h at time=4)" in each.text)
+    assert own.text.startswith("Whn h5 + bhn (h at time=4) = ")
+    rows = own.find_elements("css selector", "tr")
+    products = {each.text.split(" = ")[0].split("  ")[0]: each for each in rows}
+    assert len(products) == len(expected)
+    for each in rows:
+        name = each.find_element("css selector", "code").text
+        assert close(each.text.split()[-1], float(expected[name]))
+    total = own.find_element("css selector", ".number").text
+    assert close(total, float(sum(expected.values())))
+    assert [each.text for each in shown.all(".leaves .term")][:2] != []
+    names = {each.text for each in shown.all(".leaves .term")}
+    assert {"h[0]", "r"} <= names
+    assert any(name.endswith(" reverse") for name in names)  # of the layer below, both directions
+
+
+def test_a_state_leads_to_the_step_before(page: Any) -> None:
+    tr = stacked()
+    shown = page(tr, "#time=3&unit=2&quantity=c")
+    shown.opened("cell-section")
+    before = next(each for each in shown.all(".leaves .term") if each.text == "c before")
+    before.click()
+    state = shown.js("return rnnscope.page.state")
+    assert (state["time"], state["quantity"], state["unit"]) == (2, "c", 2)
+    assert close(shown.text("[data-of=explanation]"), tr["c"][0, 0, 0, 2, 2].item())
+
+
+@pytest.mark.parametrize("width", [360, 1000, 1280])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(nn.GRU, {}), (nn.LSTM, {}), (nn.LSTM, {"proj_size": 2})]
+)
+def test_no_line_of_the_diagram_runs_behind_a_box(
+    page: Any, kind: Any, options: Any, width: int
+) -> None:
+    shown = page(stacked(kind, **options), "#time=3")
+    shown.size(width)
+    shown.opened("cell-section")
+    shown.browser.execute_async_script("setTimeout(arguments[0], 60)")
+    script = """
+      const graph = document.getElementById("graph"), box = graph.getBoundingClientRect();
+      const nodes = [...graph.querySelectorAll(".node")].map((n) => n.getBoundingClientRect());
+      const within = (n, x, y) =>
+        x > n.left + 3 && x < n.right - 3 && y > n.top + 1 && y < n.bottom - 1;
+      const paths = [...graph.querySelectorAll(".wires path")], found = [];
+      for (const path of paths) {
+        const length = path.getTotalLength();
+        for (let k = 1; k < 60; k++) {
+          const at = path.getPointAtLength(length * k / 60);
+          const x = at.x + box.left - graph.scrollLeft, y = at.y + box.top;
+          if (nodes.some((n) => within(n, x, y))) found.push(path.getAttribute("d"));
+        }
+      }
+      return [paths.length, found];
+    """
+    count, behind = shown.js(script)
+    assert count >= len(stacked(kind, **options).cell.quantities)
+    assert behind == []
+
+
+@pytest.mark.parametrize("width", [360, 1000, 1280])
+def test_the_products_are_not_cut(page: Any, width: int) -> None:
+    shown = page(stacked(proj_size=3), "#time=3&quantity=f&unit=1")
+    shown.size(width)
+    shown.opened("cell-section")
+    script = """
+      const edge = document.getElementById("explanation").getBoundingClientRect().right;
+      return [...document.querySelectorAll(".products td:last-child")].map(
+        (cell) => edge - cell.getBoundingClientRect().right);
+    """
+    room = shown.js(script)
+    assert len(room) >= 6
+    assert min(room) >= 0
+
+
+# --- the layer unrolled, maps ---------------------------------------------------------------------
+
+SIGNED = [(127, 59, 8), (214, 130, 40), (247, 247, 247), (67, 147, 195), (5, 48, 97)]
+GATE = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
+
+
+def coloured(value: float, low: float, high: float, stops: Any = None) -> tuple[float, ...]:
+    stops = SIGNED if stops is None else stops
+    at = (value - low) / (high - low) * 4
+    return tuple(np.interp(at, range(5), [stop[k] for stop in stops]) for k in range(3))
+
+
+def pixels(shown: Any, css: str) -> Any:
+    """What is painted: (row, column, red green blue alpha)."""
+    script = """
+      const canvas = document.querySelector(arguments[0]);
+      const {width, height} = canvas;
+      const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+      return [height, width, Array.from(data)];
+    """
+    height, width, found = shown.js(script, css)
+    return np.array(found).reshape(height, width, 4)
+
+
+def test_the_unrolled_layer_shows_every_layer_and_direction(page: Any) -> None:
+    tr = stacked().labelled(list("abcdefg"))
+    shown = page(tr, "#time=3&row=1&unit=2&quantity=f")
+    shown.opened("unrolled-section")
+    assert [each.text for each in shown.all("#unrolled .lane button")] == [
+        f"layer {layer}, {direction}"
+        for layer in (1, 0)
+        for direction in ("forward →", "reverse ←")
+    ]
+    assert [each.text for each in shown.all("#labels span")] == list("abcdefg")
+    for layer in range(2):
+        for d, direction in enumerate(("forward", "reverse")):
+            strip = f".strip[data-layer='{layer}'][data-direction='{direction}']"
+            painted = pixels(shown, f"{strip} canvas")[0]
+            for time, value in enumerate(tr["f"][layer, d, 1, :, 2].tolist()):
+                assert np.abs(painted[time, :3] - coloured(value, 0, 1, GATE)).max() < 2
+    strip = shown.one(".strip[data-layer='1'][data-direction='reverse']")
+    width = strip.rect["width"]
+    ActionChains(shown.browser).move_to_element_with_offset(
+        strip, int(5.5 / 7 * width - width / 2), 0
+    ).click().perform()
+    state = shown.js("return rnnscope.page.state")
+    assert (state["layer"], state["direction"], state["time"]) == (1, "reverse", 5)
+    shown.all("#unrolled .lane button")[2].click()
+    state = shown.js("return rnnscope.page.state")
+    assert (state["layer"], state["direction"], state["time"]) == (0, "forward", 5)
+
+
+def test_every_map_is_painted_from_the_traces_numbers(page: Any) -> None:
+    tr = packed()
+    shown = page(tr, "#row=2&direction=reverse")
+    shown.opened("maps-section")
+    assert [each.get_attribute("data-map") for each in shown.all(".holder")] == list("xrznh")
+    for name in "xrznh":
+        plane = tr.layer_input(0)[2] if name == "x" else tr[name][0, 1, 2]
+        painted = pixels(shown, f"[data-map='{name}'] canvas")
+        assert painted.shape[:2] == (plane.shape[1], 6)
+        told = tr.cell.range(name) if name != "x" else None
+        most = max(map(abs, told)) if told else plane[:4].abs().max().item()
+        low, stops = (0, GATE) if told == (0.0, 1.0) else (-most, SIGNED)
+        for time in range(4):
+            for unit in range(plane.shape[1]):
+                expected = coloured(plane[time, unit].item(), low, most, stops)
+                assert np.abs(painted[unit, time, :3] - expected).max() < 2
+        assert (painted[:, 4:, 3] < 100).all()  # padding: grey, hatched
+        assert len(np.unique(painted[:, 4:, 3])) == 2
+    assert shown.text("#marks") == "Hatched: padding."
+    shown.slide(shown.one("#playhead"), 2)
+    mark = shown.one("[data-map='h'] .mark").rect
+    holder = shown.one("[data-map='h']").rect
+    assert mark["x"] - holder["x"] == pytest.approx(2 / 6 * holder["width"], abs=1)
+    assert mark["width"] == pytest.approx(holder["width"] / 6, abs=1)
+
+
+# --- reading the maps -----------------------------------------------------------------------------
 
 
 def test_maps_tell_exact_values_under_the_pointer_and_by_keys(page: Any, browser: Any) -> None:
@@ -352,6 +513,35 @@ def test_a_weight_of_any_layer_can_be_edited(page: Any) -> None:
     assert len(shown.all("#edits li")) == 1
 
 
+def test_an_edit_is_typed_and_taken_back(page: Any) -> None:
+    tr = stacked(nn.GRU)
+    shown = page(tr, "#time=2&unit=1&edit=h@2.1:0.5")
+    assert shown.text("#edits code") == "h, layer 0, forward, time=2, unit 1"
+    typed = shown.one("#edits input")
+    typed.clear()
+    typed.send_keys("-0.75", Keys.TAB)
+    edited = tr.rerun(rs.Edit("h", layer=0, direction="forward", batch=0, time=2, unit=1, to=-0.75))
+    assert np.abs(planes(shown, "h") - edited["h"][:, :, 0].numpy()).max() < 1e-5
+    assert close(shown.text("#arithmetic [data-quantity='h']"), -0.75)
+    assert "set by your edit" in shown.text("#arithmetic")
+    assert shown.text("#proof") == f"Before your edits: {tr.proof}"
+    shown.one("#edits button").click()
+    assert shown.all("#edits li") == []
+    assert np.abs(planes(shown, "h") - tr["h"][:, :, 0].numpy()).max() == 0
+
+
+def test_the_page_tells_how_far_its_arithmetic_is_from_pytorchs(page: Any) -> None:
+    torch.manual_seed(3)
+    lstm = nn.LSTM(3, 6, batch_first=True)
+    x = torch.randn(2, 8, 3)
+    tr = rs.trace(lstm, x)
+    exact = rs.trace(lstm.double(), x.double())  # PyTorch's own arithmetic in float64
+    shown = page(tr, "#row=1")
+    away = max((tr[n][:, :, 1] - exact[n][:, :, 1]).abs().max().item() for n in tr.cell.quantities)
+    assert float(shown.one("#own").get_attribute("data-deviation")) == pytest.approx(away, rel=1e-6)
+    assert f"differs from PyTorch's numbers by at most {away:.0e} (" in shown.text("#own")
+
+
 def test_a_gate_is_set_by_its_slider(page: Any) -> None:
     tr = stacked()
     shown = page(tr, "#time=2&quantity=f&unit=4")
@@ -457,6 +647,14 @@ def test_what_is_no_number_is_shown_as_such(page: Any) -> None:
     assert h[2] == "NaN"
     for section in ("cell-section", "unrolled-section", "maps-section"):
         shown.opened(section)
+    magenta = [200, 0, 160, 255]
+    assert pixels(shown, "[data-map='x'] canvas")[0, 1:].tolist() == [magenta] * 2
+    assert pixels(shown, ".strip canvas")[0, 2].tolist() == magenta
+    assert shown.text("#marks") == "Magenta: NaN or infinite."
+    assert "Magenta" in shown.text("#unrolled-hint")
+    holder = shown.one("[data-map='x']")
+    ActionChains(shown.browser).move_to_element(holder).perform()
+    assert shown.text("#readout") == "x[feature 0] at time=1 = inf"
 
 
 def test_a_cell_of_ones_own_runs_in_the_page(page: Any) -> None:
@@ -477,6 +675,7 @@ def test_a_cell_of_ones_own_runs_in_the_page(page: Any) -> None:
         assert np.abs(planes(shown, name) - edited[name][:, :, 0].detach().numpy()).max() < 1e-5
     shown.opened("cell-section")
     assert close(shown.text("[data-node='n'] output"), edited["n"][0, 0, 0, 2, 1].item())
+    assert shown.text(".box") == "leaky"
 
 
 def test_a_function_without_javascript_is_shown_and_not_computed(page: Any) -> None:
@@ -536,9 +735,44 @@ def test_light_and_dark(page: Any) -> None:
     assert sum(map(int, dark[4:-1].split(","))) < 150
 
 
-def test_all_is_open_on_paper(page: Any) -> None:
+def test_everything_is_reached_and_used_by_keyboard(page: Any) -> None:
+    tr = stacked()
+    shown = page(tr, "#edit=x@0:1")
+    for section in ("cell-section", "unrolled-section", "maps-section"):
+        heading = shown.one(f"#{section} summary")
+        shown.js("arguments[0].focus()", heading)
+        heading.send_keys(Keys.ENTER)
+        assert shown.js("return document.getElementById(arguments[0]).open", section)
+    used = """
+      return [...document.querySelectorAll("button, input, select, summary, .holder")].filter(
+        (each) => !each.disabled && each.offsetParent && (each.type !== "radio" || each.checked));
+    """
+    shown.js("document.activeElement.blur(); window.scrollTo(0, 0)")
+    expected, reached = shown.js(used), []
+    shown.one("body").send_keys(Keys.TAB)
+    for _ in range(len(expected) + 20):
+        reached.append(shown.browser.switch_to.active_element)
+        reached[-1].send_keys(Keys.TAB)
+    lost = [each.get_attribute("outerHTML")[:80] for each in expected if each not in reached]
+    assert lost == []
+    named = """
+      const name = (each) => each.getAttribute("aria-label") || each.labels?.[0]?.textContent.trim()
+        || (each.tagName === "BUTTON" && each.textContent.trim());
+      return [...document.querySelectorAll("button, input, select, .holder")]
+        .filter((each) => !name(each)).map((each) => each.outerHTML.slice(0, 80));
+    """
+    assert shown.js(named) == []
+
+
+def test_all_is_open_and_drawn_on_paper(page: Any) -> None:
     shown = page(notebook())
-    shown.js("window.dispatchEvent(new Event('beforeprint'))")
+    script = """
+      window.dispatchEvent(new Event("beforeprint"));
+      return [document.querySelectorAll("#explanation .filled").length,
+        document.querySelectorAll(".wires path").length,
+        document.querySelector("[data-map='h'] canvas").width];
+    """
+    assert shown.js(script) == [4, 2, 3]  # at once: the paper does not wait
     assert shown.js("return [...document.querySelectorAll('details')].every((d) => d.open)")
     shown.media(media="print")
     assert not shown.one("nav").is_displayed()
@@ -559,20 +793,55 @@ def test_a_large_layer_stays_fluid(page: Any) -> None:
         document.body.getBoundingClientRect();
         taken.push(performance.now() - from);
       }
-      return taken.sort((a, b) => a - b)[20];
+      return taken.sort((a, b) => a - b);
     """
-    median = shown.js(script)
-    print(f"a step of the playhead: {median:.1f} ms")
-    assert median < 200  # the goal is 50; machines are shared
+    taken = shown.js(script)
+    print(f"a step of the playhead: {taken[20]:.1f} ms")
+    assert taken[10] < 50  # a quarter of them: machines are shared
+    script = """
+      const taken = [];
+      for (let k = 0; k < 7; k++) {
+        const from = performance.now();
+        rnnscope.page.edit({name: "x", layer: 0, direction: "forward", time: 0, unit: 0, to: k});
+        document.body.getBoundingClientRect();
+        taken.push(performance.now() - from);
+      }
+      return taken.sort((a, b) => a - b);
+    """
+    taken = shown.js(script)
+    print(f"every step of all layers once more, after an edit: {taken[3]:.1f} ms")
+    assert taken[1] < 500
 
 
-@pytest.mark.parametrize("form", ["light", "dark", "narrow"])
+def test_in_a_notebooks_frame_it_is_the_same_page(page: Any) -> None:
+    tr = notebook()
+    shown = page(tr)
+    frame = tr.view()._repr_html_()
+    shown.path.write_text(f"<!doctype html><title>a notebook</title>{frame}", encoding="utf-8")
+    shown.open()
+    shown.browser.switch_to.frame(shown.one("iframe"))
+    try:
+        shown.slide(shown.one("#chain input[data-time='0']"), -2.5)
+        edited = tr.rerun(rs.Edit("x", layer=0, batch=0, time=0, unit=0, to=-2.5))
+        cells = shown.all("#chain output[data-quantity='h']")
+        for cell, number in zip(cells, edited["h"].flatten().tolist(), strict=True):
+            assert abs(float(cell.text) - number) < 1e-5
+    finally:
+        shown.browser.switch_to.default_content()
+
+
+@pytest.mark.parametrize("form", ["light", "dark", "narrow", "hidden", "padded", "not finite"])
 def test_nothing_serious_is_found_by_axe(page: Any, form: str) -> None:
     package = pytest.importorskip("importlib.util").find_spec("axe_playwright_python")
     if package is None:
         pytest.skip("axe is not installed: pip install --no-deps axe-playwright-python")
     tr = stacked().labelled(list("abcdefg"))
-    shown = page(tr, "#edit=x@0.1:1", gradients=None)
+    if form == "padded":
+        tr = packed()
+    if form == "not finite":
+        tr = rs.trace(nn.RNN(1, 1, batch_first=True), torch.tensor([[[1.0], [math.nan]]]))
+    hash = {"hidden": "#hidden=1", "padded": "#row=1", "not finite": "#time=1"}
+    shown = page(tr, hash.get(form, "#edit=x@0.1:1"))
     if form == "dark":
         shown.media(features=[{"name": "prefers-color-scheme", "value": "dark"}])
         shown.open("#edit=x@0.1:1")

@@ -473,7 +473,7 @@ def _explain_part(
                 return found
         if not made or size == depth or late():
             return []
-        beam, each = (4, 1) if large else (BEAM, EACH)
+        beam, each = (4, EACH) if large else (BEAM, EACH)
         bases = [made[k][0] for k in part.misfit([p for _, p in made]).closest(beam, each)]
     return []
 
