@@ -55,7 +55,7 @@ rnnscope.scale = (range, planes) => {
 // what colours mean that are not on the scale, where there are any
 rnnscope.marks = (record, row, planes, padding) => [
   record.lengths[row] < record.time ? ` ${padding}: padding.` : "",
-  planes.some((plane) => plane && plane.some((v) => !Number.isFinite(v))) ? "" : "",
+  planes.some((plane) => plane && plane.some((v) => !Number.isFinite(v))) ? " Magenta: NaN or infinite." : "",
 ].join("");
 
 rnnscope.stepName = (record, row, time) => {
