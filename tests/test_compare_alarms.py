@@ -218,6 +218,14 @@ def test_no_cause_for_what_no_entry_describes(seed: int) -> None:
     assert result.outcome in ("right", "dim"), str(result)
 
 
+@pytest.mark.parametrize("seed", [737, 1060])
+def test_what_shows_with_few_inputs_is_no_agreement(seed: int) -> None:
+    """A unit of relu that is zero most of the time."""
+    result = mutations.unexplained(seed, seconds=1)
+    assert "rnn_relu" in str(result)
+    assert result.outcome == "right", str(result)
+
+
 @pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu", "gru", "lstm"])
 @pytest.mark.parametrize("key", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"])
 def test_the_unit_of_one_wrong_number_is_named(kind: str, key: str) -> None:

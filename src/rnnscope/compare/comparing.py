@@ -153,6 +153,11 @@ class _Comparison:
         shown = self.subject.shown()
         ratio = self._worst(self.model, shown) if any(one.count for one in shown) else 0.0
         ratio = max(ratio, self._steps(shown))
+        if ratio <= 1:
+            # a unit that is off for some inputs, as of relu, may show with others
+            more = self.subject.others()
+            ratio = max(ratio, self._worst(self.model, more) if more else 0.0)
+            shown = [*shown, *more] if ratio > 1 else shown
         read, direct = self.subject.read(), self.subject.direct()
         base = replace(self._facts(shown), worst=ratio)
         if ratio > 1 or direct or self.subject.raised:

@@ -598,12 +598,12 @@ def _recur(
     before: list[Tensor] = []
     kept: dict[str, list[Tensor]] = {name: [] for name in initial}
     asked: dict[str, list[Tensor]] = {name: [] for name in names}
-    states = dict(initial)
+    states = carried = dict(initial)
     last = _handed(part, initial)
     for t in range(steps):
         b_hh = batch.b_hh
         if row is not None and t % row == 0:
-            initial = states
+            initial = states = carried
         if batch.first is not None and b_hh is not None:
             started = _started(valid, t % row if row is not None else t, x.shape[2])
             b_hh = torch.where(started[:, None], batch.first, b_hh)
@@ -622,6 +622,7 @@ def _recur(
             value = step.recorded(name, part.unapplied)
             values.append(value if valid is None else value * valid[t, :, None])
         states = after
+        carried = states if part.feeds == "h" else {**states, "h": found["h"]}
         before.append(last)
         emitted.append(hands)
         last = hands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -56,6 +57,9 @@ class Subject(Protocol):
 
     def searched(self) -> list[Observation]:
         """What mistakes are searched with."""
+
+    def others(self) -> list[Observation]:
+        """More drawn inputs, before it is said that two agree."""
 
     def read(self) -> list[Told]:
         """Mistakes in the form of what came back, undone to read it."""
@@ -161,6 +165,10 @@ class OfArrays:
     def searched(self) -> list[Observation]:
         """Some of them, where there are many."""
         return [_slice(self._observation, self._adopted)]
+
+    def others(self) -> list[Observation]:
+        """None: there are no more numbers."""
+        return []
 
     def read(self) -> list[Told]:
         """None: numbers from anywhere may have their own order of axes."""
@@ -311,6 +319,17 @@ class OfCalls:
             found = []
         if self.given:
             found += [_slice(one, self._adopted) for one in self.shown()]
+        return found
+
+    def others(self) -> list[Observation]:
+        """Those of the search, where the inputs are not the caller's choice."""
+        if self.given:
+            return []
+        probes = searching(self._structure, self._seed, self._callable.takes_initial, self._padded)
+        found: list[Observation] = []
+        for probe in probes:
+            with contextlib.suppress(RnnscopeError):  # it may take no other sizes
+                found.append(self._observe(probe.inputs))
         return found
 
     def read(self) -> list[Told]:
