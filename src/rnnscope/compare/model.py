@@ -98,7 +98,7 @@ class Part:
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
     ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
     from that of the layer below. ``pending`` maps parameters to the order in which the rows of
-    those ``stored`` are to be taken.
+    those ``stored`` are to be taken. ``only``: the units to which it was restricted, if it was.
     """
 
     cell: Cell
@@ -115,6 +115,7 @@ class Part:
     after_forward: bool = False
     after_below: bool = False
     pending: Mapping[str, Tensor] = field(default_factory=dict)
+    only: Tensor | None = None
 
     @cached_property
     def weights(self) -> Weights:

@@ -684,7 +684,9 @@ def separable(cell: Cell) -> bool:
 
 
 def restricted(part: Part, units: Tensor) -> Part:
-    """The part with the rows of some units only."""
+    """The part with the rows of some units only; itself where it has no others."""
+    if part.only is units:
+        return part
     stored, pending = part.stored, part.pending
     size = stored.hidden_size
     rows = torch.cat([k * size + units for k in range(len(part.cell.gates))])
@@ -699,7 +701,7 @@ def restricted(part: Part, units: Tensor) -> Part:
         vectors={name: v[units] for name, v in stored.vectors.items()},
     )
     first = None if part.first_b_hh is None else part.first_b_hh[rows]
-    return part.with_weights(fewer, first_b_hh=first)
+    return part.with_weights(fewer, first_b_hh=first, only=units)
 
 
 # single steps --------------------------------------------------------------------------------
