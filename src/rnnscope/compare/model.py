@@ -191,6 +191,11 @@ class Model:
         none: tuple[Changes, ...] = ((),) * adopted.num_layers
         return cls(adopted.structure, parts, reads=none, joins=none, writes=none)
 
+    @cached_property
+    def shaken(self) -> dict[Token, Any]:
+        """The parts with weights that roundings have moved, as far as they are kept."""
+        return {}
+
     @property
     def num_layers(self) -> int:
         """Layers."""
