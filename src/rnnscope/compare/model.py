@@ -98,7 +98,7 @@ class Part:
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
     ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
     from that of the layer below. ``pending`` maps parameters to the order in which the rows of
-    those ``stored`` are to be taken.
+    those ``stored`` are to be taken. ``only``: the units to which it was restricted, if it was.
     """
 
     cell: Cell
@@ -115,6 +115,7 @@ class Part:
     after_forward: bool = False
     after_below: bool = False
     pending: Mapping[str, Tensor] = field(default_factory=dict)
+    only: Tensor | None = None
 
     @cached_property
     def weights(self) -> Weights:
@@ -189,6 +190,11 @@ class Model:
         )
         none: tuple[Changes, ...] = ((),) * adopted.num_layers
         return cls(adopted.structure, parts, reads=none, joins=none, writes=none)
+
+    @cached_property
+    def shaken(self) -> dict[Token, Any]:
+        """The parts with weights that roundings have moved, as far as they are kept."""
+        return {}
 
     @property
     def num_layers(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnscope.compare.model import Inputs, Model, Outcome
+from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.compare.simulate import Simulator
 
 __all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits", "most_allowed"]
@@ -88,21 +89,22 @@ def allowed(
     model: Model,
     inputs: Inputs,
     unit: float,
-    seed: int = 0,
     simulator: Simulator | None = None,
+    keep: bool = False,
 ) -> dict[str, Tensor]:
     """What rounding to ``unit`` allows: ``FREE`` times how far runs move whose weights, inputs
     and states are changed by a rounding's size, at each time and row the largest over units; and
     never less than a few roundings of the numbers themselves. Inf from where it is of no use.
 
     (time, batch, 1) for the output, (layer, direction, batch, 1) for states, (layer, direction,
-    batch, time, 1) for the quantities that ``simulator`` records.
+    batch, time, 1) for the quantities that ``simulator`` records. With ``keep`` the weights as
+    they were changed last are kept, for other inputs.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
+    kept = model.shaken if keep else {}
 
     def shaken(value: Tensor) -> Tensor:
-        noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        return value * (1 + 2 * unit * noise)
+        return _shaken(value, unit, generator)
 
     simulator = simulator or Simulator(inputs)
     [exact] = simulator.run([model])
@@ -114,11 +116,7 @@ def allowed(
         for name, value in floor.items()
     }
     for _ in range(2):
-        parts = {
-            (layer, d): part.with_weights(part.weights.map(shaken), token=("shaken", layer, d))
-            for layer, row in enumerate(model.parts)
-            for d, part in enumerate(row)
-        }
+        parts = _shaken_parts(model, unit, generator, kept)
         moved = replace(
             inputs,
             x=shaken(inputs.x),
@@ -131,6 +129,40 @@ def allowed(
             away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
             found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
     return _beyond_use(found, floor, unit, model)
+
+
+def _shaken(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    return value * (1 + 2 * unit * noise)
+
+
+KEPT = 2
+"""Sets of weights that roundings have moved, of which the first is the same for all inputs."""
+
+
+def _shaken_parts(
+    model: Model, unit: float, generator: torch.Generator, kept: dict[Token, Any]
+) -> dict[tuple[int, int], Part]:
+    """The parts with weights moved by a rounding's size; drawn again only where ``kept`` does not
+    hold what this generator would draw."""
+    key = (unit, generator.get_state().numpy().tobytes())
+    if key in kept:
+        kept[key] = kept.pop(key)  # the last used comes last
+        known, state = kept[key]
+        generator.set_state(state)
+        return dict(known)
+    parts = {
+        (layer, d): part.with_weights(
+            part.weights.map(lambda value: _shaken(value, unit, generator)),
+            token=("shaken", layer, d),
+        )
+        for layer, row in enumerate(model.parts)
+        for d, part in enumerate(row)
+    }
+    kept[key] = parts, generator.get_state()
+    while len(kept) > KEPT:
+        del kept[next(iter(kept))]
+    return parts
 
 
 def _beyond_use(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from rnnscope.compare.catalogue import CATALOGUE
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
-from rnnscope.compare.simulate import Known, opened, separable
+from rnnscope.compare.simulate import Known, opened, restricted, separable
 
 __all__ = ["OpenedPart", "Steps", "opened_parts", "scale"]
 
@@ -75,16 +75,20 @@ class OpenedPart:
         wrong = int((ratios > 1).sum())
         return 0 < wrong <= len(ratios) // 4
 
+    def few(self, part: Part) -> Part:
+        """Of a part what ``misfit`` needs of it: the weights of a large one are let go."""
+        units = _some(self.part.stored.hidden_size)
+        return part if units is None or not separable(part.cell) else restricted(part, units)
+
     def misfit(self, parts: Sequence[Part]) -> Misfit:
         """How far each part's single steps are from what was observed, by call and state.
 
         In a large layer some of the units are compared, unless a cell's units need each other.
         """
         whole = [k for k, part in enumerate(parts) if not separable(part.cell)]
-        size = self.part.weights.hidden_size
-        if size <= FEW or len(whole) == len(parts):
+        units = _some(self.part.stored.hidden_size)
+        if units is None or len(whole) == len(parts):
             return self._misfit(parts, None)
-        units = torch.linspace(0, size - 1, FEW).long()
         some = [k for k in range(len(parts)) if k not in set(whole)]
         found = self._misfit([parts[k] for k in some], units)
         if whole:
@@ -131,6 +135,12 @@ class OpenedPart:
                 found.append(ratio.reshape(-1, ratio.shape[-1]).amax(0))
         size = max(len(one) for one in found)
         return torch.stack([one for one in found if len(one) == size]).amax(0)
+
+
+@cache
+def _some(size: int) -> Tensor | None:
+    """The units that are compared of so many; None where it is all of them."""
+    return None if size <= FEW else torch.linspace(0, size - 1, FEW).long()
 
 
 def scale(part: Part, known: Known) -> Tensor:

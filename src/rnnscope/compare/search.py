@@ -496,7 +496,7 @@ def _fitting(
     model: Model, part: OpenedPart, sets: Iterable[Causes]
 ) -> tuple[list[Causes], list[tuple[Causes, Part]]]:
     """The sets that explain a part, told by one call first, and all that apply."""
-    made = [(s, p) for s in sets if (p := part.changed(model, s)) is not None]
+    made = [(s, part.few(p)) for s in sets if (p := part.changed(model, s)) is not None]
     if not made:
         return [], []
     worst = part.richest.misfit([p for _, p in made]).worst.tolist()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -447,7 +448,9 @@ def _optional(tensors: Sequence[Tensor | None], rows: bool = False) -> Tensor | 
 def _affine(x: Tensor, weight: Tensor | _Ordered, bias: Tensor | None) -> Tensor:
     """Of x (model, n, in), weight (model, out, in), bias (model, 1 or n, out) → (model, n, out)."""
     product = weight.times(x) if isinstance(weight, _Ordered) else torch.matmul(x, weight.mT)
-    return product if bias is None else product + bias
+    if bias is None:
+        return product
+    return product.add_(bias) if len(bias) <= len(product) else product + bias
 
 
 class _Step:
@@ -583,10 +586,10 @@ def _recur(
     row: int | None = None,
     names: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """What is handed on at every step, what was a step before, each state after each step, and
-    what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
+    """What is handed on at every step, what was a step before, each state after the last step,
+    and what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
     Padding keeps the states. With ``row`` a row of the batch begins after every so many steps,
-    where the one before ended."""
+    where the one before ended, and the states are those after each step."""
     from_x = _from_input(batch, x)
     steps = x.shape[1]
     valid = None
@@ -630,6 +633,8 @@ def _recur(
         if part.feeds != "h":
             ended = {**ended, "h": found["h"]}
         for name, value in ended.items():
+            if row is None:
+                kept[name].clear()
             kept[name].append(value)
     # h may be the same in all models where c is not: made from a state that they share
     listed = (emitted, *kept.values(), *asked.values())
@@ -675,6 +680,7 @@ def _of_units(value: Tensor, units: Tensor | None) -> Tensor:
     return value if units is None else value[..., units]
 
 
+@lru_cache(maxsize=512)
 def separable(cell: Cell) -> bool:
     """Whether each unit of a step needs no other unit of the same step."""
     return all(
@@ -685,7 +691,9 @@ def separable(cell: Cell) -> bool:
 
 
 def restricted(part: Part, units: Tensor) -> Part:
-    """The part with the rows of some units only."""
+    """The part with the rows of some units only; itself where it has no others."""
+    if part.only is units:
+        return part
     stored, pending = part.stored, part.pending
     size = stored.hidden_size
     rows = torch.cat([k * size + units for k in range(len(part.cell.gates))])
@@ -700,7 +708,7 @@ def restricted(part: Part, units: Tensor) -> Part:
         vectors={name: v[units] for name, v in stored.vectors.items()},
     )
     first = None if part.first_b_hh is None else part.first_b_hh[rows]
-    return part.with_weights(fewer, first_b_hh=first)
+    return part.with_weights(fewer, first_b_hh=first, only=units)
 
 
 # single steps --------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def _observation(
 ) -> Observation:
     quantities = quantities or {}
     simulator = Simulator(inputs, tuple(quantities))
-    tolerance = allowed(model, inputs, unit, simulator=simulator)
+    tolerance = allowed(model, inputs, unit, simulator, keep=True)
     return Observation(
         inputs,
         None if output is None else output.double(),
