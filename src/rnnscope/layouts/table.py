@@ -45,7 +45,8 @@ _VERIFIED = """\
 with random biases and initial states, and the arrays written back with the framework's own: Keras
 3, tf_keras (the cells of TensorFlow 1, the conversion of cuDNN files), onnxruntime, Flax (linen and
 nnx), Equinox, Haiku. Core ML's names are compared with its schema; its layers run on Apple's
-machines only. MXNet and burn were not run: their records follow their source. To run them:
+machines only. MXNet and burn were not run: their records follow their source. Keras and
+onnxruntime are among `make test`; to run them all:
 
 ```
 python3 -m venv frameworks
