@@ -201,6 +201,16 @@ def test_an_lstm_without_a_forget_gate_is_named() -> None:
     assert "the forget gate is not used" in plain(verdict)
 
 
+def test_a_first_step_from_zeros_shows_nothing_of_the_forget_gate() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.weight_ih_l0[4:8] *= -3
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0], layer, seconds=1)
+    assert not verdict.causes
+    assert "are right, but for those of f, which scale a state that is zero" in plain(verdict)
+
+
 # --- lower precision ------------------------------------------------------------------------------
 
 

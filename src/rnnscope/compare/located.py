@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.cells import quantity_names
+from rnnscope.compare.catalogue.weights import forget_gates
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
@@ -176,7 +177,7 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
         if zero is not None and zero[0] <= 1:
             found.append(
                 f"{where}with zero initial states the first step agrees ({zero[1]:.1e}): "
-                f"the input weights and biases are right."
+                f"the input weights and biases are right{_unseen_gates(part)}."
             )
         ratios = part.units(part.part)
         wrong = (ratios > 1).nonzero().flatten().tolist()
@@ -190,6 +191,14 @@ def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, 
         else:
             found.append(f"{where}{len(wrong)} of {len(ratios)} units differ in single steps.")
     return tuple(found)
+
+
+def _unseen_gates(part: OpenedPart) -> str:
+    """Of a first step from zeros, what it does not show: gates that scale the state before."""
+    gates = forget_gates(part.part)
+    if not gates:
+        return ""
+    return f", but for those of {_joined(gates)}, which scale a state that is zero there"
 
 
 def _one_step(part: OpenedPart) -> str | None:
