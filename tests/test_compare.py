@@ -211,6 +211,65 @@ def test_a_first_step_from_zeros_shows_nothing_of_the_forget_gate() -> None:
     assert "are right, but for those of f, which scale a state that is zero" in plain(verdict)
 
 
+def test_a_state_made_smaller_after_each_step_is_no_lower_precision() -> None:
+    """The first step agrees then."""
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        given = initial or (torch.zeros(1, x.shape[1], 4),) * 2
+        outputs = []
+        for x_t in x:
+            output, (h, c) = layer(x_t[None], given)
+            given = (0.9 * h, c)
+            outputs.append(output[0])
+        return torch.stack(outputs)
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict.causes
+    assert "as large as" not in plain(verdict)
+
+
+def test_what_the_cause_speaks_of_is_not_called_right() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():  # σ of so much is 1: as if there were no forget gate
+        other.weight_ih_l0[4:8] = other.weight_hh_l0[4:8] = 0
+        other.bias_ih_l0[4:8] = 100
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0], layer)
+    assert [str(cause) for cause in verdict.causes] == ["gate_unused f"]
+    assert "the forget gate" not in verdict.right
+    assert "the activations" in verdict.right
+
+
+# --- final states in another shape ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shaped",
+    [
+        lambda state: state.transpose(0, 1),
+        lambda state: state[-2:],
+        lambda state: state.transpose(0, 1).flatten(1),
+    ],
+    ids=["batch first", "last layer", "joined"],
+)
+def test_final_states_in_another_shape_are_no_agreement(shaped: Any) -> None:
+    layer = nn.LSTM(3, 5, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        return output, tuple(map(shaped, states))
+
+    x = torch.randn(6, 3, 3)
+    verdict = rs.compare(mine, layer, x)
+    assert not verdict
+    assert verdict.causes == ()
+    assert "not all that came back can be compared" in plain(verdict)
+    assert "h_n: expected (layers × directions, batch, unit) = (4, 3, 5)" in plain(verdict)
+    with pytest.raises(AssertionError, match="h_n: expected"):
+        rs.assert_agrees(mine, layer, x)
+
+
 # --- lower precision ------------------------------------------------------------------------------
 
 

@@ -684,7 +684,9 @@ class Trace(Record):
             for name, value in values.items():
                 bad = ~torch.isfinite(value)
                 if bad.any():
-                    return f"{_kind_of(value)} first in {name} at {self._first(bad, layer)}"
+                    at = self._first(bad, layer)
+                    held = value[self.directions.index(at.direction), at.batch, at.time, at.unit]
+                    return f"{_kind_of(held)} first in {name} at {at}"
         return None
 
     def _first(self, bad: Tensor, layer: int) -> Place:

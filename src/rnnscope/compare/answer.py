@@ -26,7 +26,7 @@ class Answer:
 
     ``dtype`` is the type of the output as it came back. ``notes`` say what was done to read it.
     ``others`` holds what else came back, as it came. ``exchanged``: batch and time of the output
-    were exchanged to read it.
+    were exchanged to read it. ``unread`` says which states came back in a shape that is not known.
     """
 
     output: Tensor
@@ -35,6 +35,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     exchanged: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def widths(structure: Structure) -> dict[int, str]:
@@ -174,12 +175,14 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     output, exchanged = _time_major(output, structure, inputs, who, notes)
     final: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
+    unread: list[str] = []
     for name, value in states.items():
         held = as_numbers(value, f"{name}_n of {who}")
         found, note = of_state(name, held, structure, inputs.batch)
         if found is None:
             rest[f"{name}_n"] = held
             notes.append(note)
+            unread.append(note.replace(" is not used:", ":"))
         else:
             final[name] = found
     for name, value in others.items():
@@ -187,7 +190,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
             rest[name] = as_numbers(value, name)
         except (DtypeError, ShapeError) as error:
             notes.append(f"not used: {error}")
-    return Answer(output, final, dtype, tuple(notes), rest, exchanged)
+    return Answer(output, final, dtype, tuple(notes), rest, exchanged, tuple(unread))
 
 
 def of_state(

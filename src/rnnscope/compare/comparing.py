@@ -166,6 +166,11 @@ class _Comparison:
         if read:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),), cannot_show=silent)
+        if self.subject.unread:
+            # what cannot be compared does not agree
+            rest = tuple(note for note in base.notes if " is not used:" not in note)
+            told = tuple(self.subject.unread)
+            return replace(base, unread=told, notes=rest, cannot_show=silent)
         return replace(base, agrees=True, cannot_show=silent)
 
     def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
@@ -394,13 +399,18 @@ class _Comparison:
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s}
         blamed |= {"the axes"} if self.subject.read() else set()
+        titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
         seen: dict[str, bool] = {}
         for cause in search.every:
             if cause != cause.everywhere():
                 continue
             family = CATALOGUE[cause.name].family
             seen[family] = seen.get(family, False) or search.shows(cause, data)
-        return tuple(f for f, shows in seen.items() if shows and f not in blamed)
+        return tuple(
+            f
+            for f, shows in seen.items()
+            if shows and f not in blamed and not any(f in t for t in titles)
+        )
 
 
 def _either_way(

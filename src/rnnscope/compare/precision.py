@@ -83,7 +83,8 @@ def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
         coarser = all(one.unit < unit / 4 for one in shown)
-        if coarser and unit / 16 < size < 4 * unit and _spread_out(model, shown):
+        alike = coarser and unit / 16 < size < 4 * unit
+        if alike and _spread_out(model, shown, unit / 16):
             which = "float16's or tf32's" if name == "float16" else f"{name}'s"
             return (
                 f"In most units the differences are as large as {which} rounding "
@@ -190,8 +191,8 @@ def _correlation(pairs: Pairs) -> float:
     return float((a * b).sum()) / norm if norm else 0.0
 
 
-def _spread_out(model: Model, shown: Sequence[Observation]) -> bool:
-    """Whether most units differ at the first step, as they do by rounding."""
+def _spread_out(model: Model, shown: Sequence[Observation], least: float = 0.0) -> bool:
+    """Whether most units differ at the first step, as they do by rounding, some by ``least``."""
     for one in shown:
         [right] = one.simulator.run([model])
         if right is None or one.output is None:
@@ -200,6 +201,6 @@ def _spread_out(model: Model, shown: Sequence[Observation]) -> bool:
         width = away.shape[-1] // model.num_directions
         for d, part in enumerate(model.parts[-1]):
             half = away[-1 if part.backward else 0, :, d * width : (d + 1) * width].amax(0)
-            if float(half.median()) < float(half.max()) / 1000:
+            if float(half.max()) < least or float(half.median()) < float(half.max()) / 1000:
                 return False
     return True

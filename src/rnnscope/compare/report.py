@@ -60,6 +60,8 @@ def _headline(verdict: Verdict) -> str:
         )
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
+    elif verdict.unread:
+        text = "the output agrees to rounding, but not all that came back can be compared"
     elif verdict.worst <= 1 and not verdict.causes:
         text = "cannot be called with every input"
     else:
@@ -189,7 +191,7 @@ def _numbered(which: Sequence[int]) -> str:
 
 def _unexplained(verdict: Verdict) -> str:
     if verdict.worst <= 1:
-        return textwrap.fill(" ".join(verdict.holds), WIDTH)
+        return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
     head = "No known mistake explains it."
     if not verdict.finished:
         head = (

@@ -35,7 +35,8 @@ class Subject(Protocol):
     """What a comparison asks of either.
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
-    whether some inputs made the candidate raise; ``keeps_state`` whether what one call leaves
+    whether some inputs made the candidate raise; ``unread`` says which final states came back in a
+    shape that is not known; ``keeps_state`` whether what one call leaves
     behind may reach the next; ``sliced`` whether what is searched is part of what is shown.
     """
 
@@ -44,6 +45,7 @@ class Subject(Protocol):
     raised: bool
     sliced: bool
     notes: list[str]
+    unread: list[str]
     findings: list[str]
     dtypes: tuple[torch.dtype, ...]
     probe: str
@@ -145,6 +147,7 @@ class OfArrays:
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.model = Model.of(adopted, torch.float64)
         self.notes = list(recorded.notes)
+        self.unread: list[str] = []
         self.findings: list[str] = []
         self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
         self.probe = described(adopted, inputs, self.model, None)
@@ -200,6 +203,7 @@ class OfCalls:
         self._candidate, self._seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
         self.notes: list[str] = []
+        self.unread: list[str] = []
         self.findings: list[str] = []
         self.raised = False
         self._layer, self._adopted = reference, adopt(reference)
@@ -264,6 +268,7 @@ class OfCalls:
         if self._exchanged and inputs.steps == inputs.batch:
             output = output.transpose(0, 1)
         self._exchanged |= answer.exchanged
+        self.unread = self.unread or list(answer.unread)
         quantities, unused = quantities_of(answer.others, self._structure, inputs)
         self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
         if answer.dtype not in self.dtypes:

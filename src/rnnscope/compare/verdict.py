@@ -58,7 +58,8 @@ class Verdict:
     ``explanations`` are all sets of mistakes of the smallest size that explain everything to
     rounding: more than one where the data cannot tell them apart. ``right`` names what is
     excluded, ``cannot_show`` mistakes that would change nothing in these data, ``holds`` what can
-    be said where nothing explains it. ``horizon`` is the step from which rounding alone may differ
+    be said where nothing explains it, ``unread`` which final states came back in a shape that is not
+    known, so that the two do not agree. ``horizon`` is the step from which rounding alone may differ
     by more than a hundredth, or None.
 
     >>> import torch, rnnscope as rs
@@ -81,6 +82,7 @@ class Verdict:
     cannot_show: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     probe: str = ""
     steps: int = 0
     horizon: int | None = None
@@ -144,6 +146,7 @@ class Verdict:
             "cannot_show": list(self.cannot_show),
             "holds": list(self.holds),
             "notes": list(self.notes),
+            "unread": list(self.unread),
             "probe": self.probe,
             "horizon": self.horizon,
         }
