@@ -400,3 +400,11 @@ def test_what_a_bound_cannot_show_is_not_called_equal(check: bool | str) -> None
     everywhere = rs.trace(layer, x * 0 + 1e30 * torch.randn(10, 2, 3), check=check)
     assert "allows nan" not in everywhere.proof
     assert not math.isnan(everywhere.tolerance)
+
+
+def test_the_proof_says_what_stands_at_the_place_that_it_names() -> None:
+    x = torch.tensor([[[1.0], [math.inf], [math.nan]]])
+    tr = rs.trace(nn.RNN(1, 1, batch_first=True), x)
+    assert tr.nonfinite is not None
+    assert tr.nonfinite.startswith("inf first in x")
+    assert "time=1" in tr.nonfinite
