@@ -59,8 +59,8 @@ class Verdict:
     rounding: more than one where the data cannot tell them apart. ``right`` names what is
     excluded, ``cannot_show`` mistakes that would change nothing in these data, ``holds`` what can
     be said where nothing explains it, ``unread`` which final states came back in an unknown shape,
-    so that the two do not agree. ``horizon`` is the step from which rounding alone may differ by more
-    than a hundredth, or None.
+    so that the two do not agree. ``horizon`` is the step from which rounding alone may differ by
+    more than a hundredth, or None.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
