@@ -15,7 +15,7 @@ from itertools import chain, combinations, product
 import torch
 from torch import Tensor
 
-from rnnscope.compare.catalogue import CATALOGUE, applied, causes
+from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
@@ -77,6 +77,7 @@ class Search:
     seconds: float = 6.0
     progress: Callable[[str], None] | None = None
     _models: dict[Causes, Model | None] = field(default_factory=dict)
+    _changed: Changed = field(default_factory=dict)
     _simulators: list[Simulator] = field(default_factory=list)
     _scores: dict[Causes, tuple[float, float]] = field(default_factory=dict)
     _places: dict[Causes, int] = field(default_factory=dict)
@@ -119,17 +120,19 @@ class Search:
     def of(self, together: Causes) -> Model | None:
         """The model with these mistakes; None where one does not apply."""
         if together not in self._models:
-            self._models[together] = applied(self.model, tuple(together))
+            self._models[together] = applied(self.model, tuple(together), self._changed)
         return self._models[together]
 
     def _explaining_quickly(self, wanted: Sequence[Causes]) -> list[Causes]:
         """The sets that explain everything, measured where most is seen first."""
         fresh = [s for s in wanted if s not in self._scores]
-        models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
         found: list[Causes] = []
-        for chunk in _chunks(models):
+        for some in _chunks(fresh):
             if self._late:
                 break
+            chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
+            if not chunk:
+                continue
             self.tried += len(chunk)
             misfit = self._misfit([model for _, model in chunk], self._quick)
             left = [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
@@ -166,12 +169,14 @@ class Search:
         """The sets that apply, and how far they are."""
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._scores]
-        models = [(s, model) for s in fresh if (model := self.of(s)) is not None]
-        applies = {s for s, _ in models}
-        self._scores |= {s: (torch.inf, torch.inf) for s in fresh if s not in applies}
-        for chunk in _chunks(models):
+        for some in _chunks(fresh):
             if self._late and self._misfits is not None:
                 break
+            chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
+            applies = {s for s, _ in chunk}
+            self._scores |= {s: (torch.inf, torch.inf) for s in some if s not in applies}
+            if not chunk:
+                continue
             self.tried += len(chunk)
             misfit = self._misfit([model for _, model in chunk], self._every)
             start = 0 if self._misfits is None else len(self._misfits.squares)
@@ -406,9 +411,9 @@ class Search:
         return [s for s in found if s]
 
 
-def _chunks(models: list[tuple[Causes, Model]]) -> Iterable[list[tuple[Causes, Model]]]:
-    for start in range(0, len(models), CHUNK):
-        yield models[start : start + CHUNK]
+def _chunks(sets: Sequence[Causes]) -> Iterable[Sequence[Causes]]:
+    for start in range(0, len(sets), CHUNK):
+        yield sets[start : start + CHUNK]
 
 
 def _share(one: str, other: str) -> bool:

@@ -3,7 +3,7 @@
 A new mistake is one ``Entry`` in one of the tuples joined here.
 """
 
-from rnnscope.compare.catalogue.entry import Entry, Words
+from rnnscope.compare.catalogue.entry import Changed, Entry, Words
 from rnnscope.compare.catalogue.equations import EQUATIONS
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
@@ -12,7 +12,7 @@ from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model
 
-__all__ = ["CATALOGUE", "Entry", "Words", "applied", "causes"]
+__all__ = ["CATALOGUE", "Changed", "Entry", "Words", "applied", "causes"]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING)
@@ -28,10 +28,13 @@ def causes(model: Model, scoped: bool = True) -> list[Cause]:
     return [cause for cause in found if applied(model, (cause,)) is not None]
 
 
-def applied(model: Model, together: tuple[Cause, ...]) -> Model | None:
-    """The model with these mistakes, in the catalogue's order; None where one does not apply."""
+def applied(
+    model: Model, together: tuple[Cause, ...], known: Changed | None = None
+) -> Model | None:
+    """The model with these mistakes, in the catalogue's order; None where one does not apply.
+    ``known`` gathers changed parts, to be used again."""
     for cause in sorted(together, key=lambda cause: _ORDER[cause.name]):
-        changed = CATALOGUE[cause.name].apply(model, cause)
+        changed = CATALOGUE[cause.name].apply(model, cause, known)
         if changed is None:
             return None
         model = changed

@@ -10,14 +10,17 @@ from typing import Literal
 from rnnscope.adopt import DIRECTIONS
 from rnnscope.cells import Cell
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part
+from rnnscope.compare.model import Model, Part, Token
 from rnnscope.expr import Expr, Quantity, leaves
 
-__all__ = ["Choice", "Entry", "Scope", "Words", "changed_cell"]
+__all__ = ["Changed", "Choice", "Entry", "Scope", "Words", "changed_cell"]
 
 Scope = Literal["parts", "layer", "global"]
 Choice = tuple[str, str]
 """What an entry leaves open, and the parameters it concerns; either may be empty."""
+
+Changed = dict[tuple[Token, str, str, str], Part | None]
+"""Parts that mistakes have changed, by the token of the part, the entry, its choice and tensors."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,11 @@ class Entry:
             for layer, direction in _places(model, self.scope, scoped):
                 yield Cause(self.name, choice, tensors, layer, direction)
 
-    def apply(self, model: Model, cause: Cause) -> Model | None:
-        """The model with the mistake; None where it does not apply or changes nothing."""
+    def apply(self, model: Model, cause: Cause, known: Changed | None = None) -> Model | None:
+        """The model with the mistake; None where it does not apply or changes nothing. ``known``
+        gathers changed parts, to be used again."""
         if self.model is not None:
             return self.model(model, cause)
-        assert self.part is not None, f"entry {self.name} changes parts or models"
         changed: dict[tuple[int, int], Part] = {}
         for layer, row in enumerate(model.parts):
             for d, part in enumerate(row):
@@ -79,12 +82,19 @@ class Entry:
                     continue
                 if cause.direction not in (None, model.structure.directions[d]):
                     continue
-                after = self.part(part, cause)
+                after = self._after(part, cause, {} if known is None else known)
                 if after is not None:
                     changed[layer, d] = after
                 elif not self.reverse_only:
                     return None
         return model.with_parts(changed) if changed else None
+
+    def _after(self, part: Part, cause: Cause, known: Changed) -> Part | None:
+        key = (part.token, cause.name, cause.choice, cause.tensors)
+        if key not in known:
+            assert self.part is not None, f"entry {self.name} changes parts or models"
+            known[key] = self.part(part, cause)
+        return known[key]
 
 
 def _places(model: Model, scope: Scope, scoped: bool) -> Iterator[tuple[int | None, str | None]]:
