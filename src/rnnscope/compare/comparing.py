@@ -25,15 +25,16 @@ from rnnscope.compare.observed import (
     Observation,
     allowed,
     distance,
+    few_steps,
     misfits,
     most_allowed,
     predicted,
 )
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size
-from rnnscope.compare.search import LARGE, Found, Search, concerns, either
-from rnnscope.compare.simulate import Simulator
-from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told, few_steps
+from rnnscope.compare.search import Found, Search, concerns, either
+from rnnscope.compare.simulate import LARGE, Simulator
+from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import ShapeError
 

@@ -12,7 +12,16 @@ from torch import Tensor
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["Group", "Misfit", "Observation", "allowed", "distance", "misfits", "most_allowed"]
+__all__ = [
+    "Group",
+    "Misfit",
+    "Observation",
+    "allowed",
+    "distance",
+    "few_steps",
+    "misfits",
+    "most_allowed",
+]
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 LOWER = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -76,6 +85,32 @@ class Observation:
                 inside = inside & real
             total += int(inside.sum())
         return total
+
+
+def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
+    """The first steps and rows of what was observed; all of it where rows are padded."""
+    inputs = observation.inputs
+    steps, rows = min(steps, inputs.steps), min(rows, inputs.batch)
+    if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
+        return observation
+    cut = {name: value[:, :, :rows] for name, value in inputs.initial.items()}
+    whole = steps == inputs.steps
+    return replace(
+        observation,
+        inputs=(fewer := replace(inputs, x=inputs.x[:steps, :rows], initial=cut)),
+        simulator=Simulator(fewer, observation.simulator.names),
+        output=None if observation.output is None else observation.output[:steps, :rows],
+        final={k: v[:, :, :rows] for k, v in observation.final.items()} if whole else {},
+        quantities={
+            name: value[:, :, :rows, :steps] for name, value in observation.quantities.items()
+        },
+        allowed={
+            name: value[:steps, :rows]
+            if name == "output"
+            else (value[:, :, :rows, :steps] if value.dim() == 5 else value[:, :, :rows])
+            for name, value in observation.allowed.items()
+        },
+    )
 
 
 def predicted(outcome: Outcome) -> dict[str, Tensor]:

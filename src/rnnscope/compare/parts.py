@@ -7,20 +7,20 @@ wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
-from rnnscope.compare.catalogue import CATALOGUE
+from rnnscope.compare.catalogue import Changed, changed_part
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part
+from rnnscope.compare.model import Inputs, Model, Part
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
 from rnnscope.compare.simulate import Known, opened, restricted, separable
 
-__all__ = ["OpenedPart", "Steps", "opened_parts", "scale"]
+__all__ = ["Flows", "OpenedPart", "Steps", "entered", "joined", "opened_parts", "scale", "started"]
 
 FEW = 24
 """Units that are compared in the search of a large layer."""
@@ -49,17 +49,17 @@ class OpenedPart:
     steps: tuple[Steps, ...]
     direction: str
 
-    def changed(self, model: Model, together: frozenset[Cause]) -> Part | None:
+    def changed(self, together: frozenset[Cause], known: Changed) -> Part | None:
         """The part with these mistakes; None where one does not apply."""
-        part: Part | None = self.part
-        order = {name: k for k, name in enumerate(CATALOGUE)}
-        for cause in sorted(together, key=lambda c: order[c.name]):
-            change = CATALOGUE[cause.name].part
-            assert change is not None, "mistakes of cells change parts"
-            if part is None:
-                return None
-            part = change(part, cause)
-        return part
+        return changed_part(self.part, together, known)
+
+    def steps_known(self) -> Iterator[Tensor]:
+        """All that is known of the steps."""
+        for steps in self.steps:
+            yield steps.known.x
+            yield from steps.known.initial.values()
+            yield from steps.known.before.values()
+            yield from steps.after.values()
 
     @property
     def richest(self) -> OpenedPart:
@@ -170,13 +170,18 @@ def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
     return found
 
 
+Flows = Mapping[tuple[int, int], Tensor]
+"""What layers read, (time, batch, feature), by observation and layer."""
+
+
 def opened_parts(
-    model: Model, observations: Sequence[Observation]
+    model: Model, observations: Sequence[Observation], flows: Flows | None = None
 ) -> dict[tuple[int, int], OpenedPart]:
-    """Every part of which single steps are known."""
+    """Every part of which single steps are known, its input being what the candidate gave below
+    it, as the model hands it on; or, where that is not known, one of ``flows``."""
     found: dict[tuple[int, int], list[Steps]] = {}
     for k, observation in enumerate(observations):
-        for place, steps in _steps(model, observation, k).items():
+        for place, steps in _steps(model, observation, k, flows or {}).items():
             found.setdefault(place, []).append(steps)
     names = model.structure.directions
     return {
@@ -185,36 +190,124 @@ def opened_parts(
     }
 
 
-def _steps(model: Model, observation: Observation, k: int) -> dict[tuple[int, int], Steps]:
+def _steps(
+    model: Model, observation: Observation, k: int, flows: Flows
+) -> dict[tuple[int, int], Steps]:
+    inputs = entered(model, observation.inputs)
+    if inputs is None:
+        return {}
     h = _hidden(model, observation)
     found: dict[tuple[int, int], Steps] = {}
     states = model.structure.cell.states
-    inputs = observation.inputs
     flow: Tensor | None = inputs.x
-    for layer in range(model.num_layers):
-        below: list[Tensor] = []
-        for d in range(model.num_directions):
+    finals: list[Mapping[str, Tensor]] = []
+    for layer, row in enumerate(model.parts):
+        if layer in model.skipped:
+            continue
+        flow = flows.get((k, layer), _read(model, layer, flow, finals))
+        below, finals = finals, []
+        emitted: list[Tensor] = []
+        for d, part in enumerate(row):
             mine = h.get((layer, d), {})
-            if "h" in mine:
-                below.append(mine["h"])
+            if part.emits in mine:
+                emitted.append(mine[part.emits])
+            finals.append(_finals(observation, layer, d, mine))
             if flow is None or "h" not in mine or not mine.keys() & set(states):
                 continue
-            found[layer, d] = _of_part(model, observation, layer, d, flow, mine, k)
-        flow = torch.cat(below, -1) if len(below) == model.num_directions else None
+            if flow.shape[-1] != part.stored.ih.shape[-1]:
+                continue
+            initial = started(
+                model,
+                part,
+                {name: value[layer, d] for name, value in inputs.initial.items()},
+                finals,
+                below[d] if below else {},
+            )
+            if initial is not None:
+                found[layer, d] = _of_part(part, observation, flow, mine, initial, k)
+        flow = joined(model, layer, emitted, flow)
     return found
 
 
-def _of_part(
+def entered(model: Model, inputs: Inputs, undone: bool = False) -> Inputs | None:
+    """The inputs as the model's layers get them; None where they do not fit, or where what is
+    returned is changed back unless that may be (``undone``)."""
+    for change in model.enter:
+        lost = change.undo is not None and not undone
+        changed: Inputs | None = None if lost else change(inputs)
+        if changed is None:
+            return None
+        inputs = changed
+    return inputs
+
+
+def _finals(
+    observation: Observation, layer: int, d: int, mine: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The final states of a part, (batch, unit), as far as they are known."""
+    found = {name: value[layer, d] for name, value in observation.final.items()}
+    if observation.inputs.steps == 1:
+        found = {name: value[0] for name, value in mine.items()} | found
+    return found
+
+
+def started(
     model: Model,
+    part: Part,
+    initial: Mapping[str, Tensor],
+    beside: Sequence[Mapping[str, Tensor]],
+    below: Mapping[str, Tensor],
+) -> Mapping[str, Tensor] | None:
+    """What a part starts from, (batch, unit); None where that is not known."""
+    other = beside[0] if part.after_forward else below if part.after_below else initial
+    if part.after_below and not below:
+        other = initial
+    if not initial.keys() <= other.keys():
+        return None
+    own = {name: other[name] for name in initial}
+    if model.rows == "chained":
+        mine = beside[-1]
+        if not own.keys() <= mine.keys():
+            return None
+        own = {name: torch.cat([value[:1], mine[name][:-1]]) for name, value in own.items()}
+    return own
+
+
+def _read(
+    model: Model, layer: int, flow: Tensor | None, finals: Sequence[Mapping[str, Tensor]]
+) -> Tensor | None:
+    for change in model.reads[layer]:
+        if flow is None or any("h" not in one for one in finals):
+            return None
+        flow = change(flow, [one["h"] for one in finals])
+    return flow
+
+
+def joined(
+    model: Model, layer: int, emitted: Sequence[Tensor], read: Tensor | None
+) -> Tensor | None:
+    """What a layer hands on of what its directions emit; None where that is not known."""
+    if len(emitted) < model.num_directions:
+        return None
+    flow = torch.cat(list(emitted), -1)
+    for change in model.joins[layer]:
+        flow = change(flow)
+    for change in model.writes[layer]:
+        if read is None or read.shape != flow.shape:
+            return None
+        flow = change(flow, read)
+    return flow
+
+
+def _of_part(
+    part: Part,
     observation: Observation,
-    layer: int,
-    d: int,
     flow: Tensor,
     mine: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
     k: int,
 ) -> Steps:
-    backward = model.parts[layer][d].backward
-    initial = {name: value[layer, d] for name, value in observation.inputs.initial.items()}
+    backward = part.backward
     x = flow.flip(0) if backward else flow
     after = {name: value.flip(0) if backward else value for name, value in mine.items()}
     valid = observation.valid

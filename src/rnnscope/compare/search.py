@@ -1,8 +1,8 @@
 """The search for the mistakes that explain what a candidate returned.
 
-Single mistakes are tried one and all. Then every part whose single steps are known is searched by
-itself, whatever else is wrong; what that finds, and the sets that come closest in any group of
-numbers, are extended one mistake at a time.
+Single mistakes are tried one and all. Then every part is searched by itself, whatever else is wrong
+(``seeds``); what that finds, and the sets that come closest in any group of numbers, are extended
+one mistake at a time.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, combinations, product
+from itertools import combinations, product
 
 import torch
 from torch import Tensor
 
+from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, SEVERAL, Causes, scrambles, share
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
-from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part
+from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
     Misfit,
     Observation,
@@ -28,33 +28,21 @@ from rnnscope.compare.observed import (
     misfits,
     predicted,
 )
-from rnnscope.compare.parts import OpenedPart, opened_parts
-from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.seeds import Seeds
+from rnnscope.compare.simulate import LARGE, Simulator
 
-__all__ = ["LARGE", "Found", "Search", "concerns", "either"]
+__all__ = ["Found", "Search", "concerns", "either"]
 
-Causes = frozenset[Cause]
-
-BEAM = 8
-EACH = 2
 DEPTH = 3
 
-LARGE = 96 * 4 * 96
-"""Numbers of W_hh from which on parts are searched by themselves first."""
+NEAREST = 3
+"""Of the sets that explain parts those that are extended before another way of looking."""
 
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
 NEAR = 1000
 """Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
-
-SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
-"""Entries after which no number of a matrix is where it was: two of them, or one and a mistake in
-the equations, may come no closer one by one, so all pairs are tried."""
-
-
-SEVERAL = ("activation", "unapplied")
-"""Entries that may be chosen more than once in one place."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,6 @@ class Search:
     _places: dict[Causes, int] = field(default_factory=dict)
     _close: list[tuple[float, Causes]] = field(default_factory=list)
     _misfits: Misfit | None = None
-    _hopeless: bool = False
     tried: int = 0
 
     def __post_init__(self) -> None:
@@ -96,6 +83,9 @@ class Search:
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
         self.every = [c for c in causes(self.model) if concerns(c, self.model, self.observations)]
+        self._seeds = Seeds(
+            self.model, self.observations, self.every, self._changed, lambda: self._late
+        )
         self._started = clock.monotonic(), clock.process_time()
 
     # models and how far they are -------------------------------------------------------------
@@ -211,26 +201,37 @@ class Search:
             return self._found(found)
         sets, misfit = self._measure([frozenset(), *singles])
         beam = self._best(sets, misfit)
-        sets, misfit = self._measure(self._seeds())
-        found = self._explaining(sets)
-        if found:
-            return self._found(self._alternatives(found))
-        return self._extend([*self._best(sets, misfit), *beam])
+        seeds: list[Causes] = []
+        for some in self._seeds:
+            sets, misfit = self._measure(some)
+            found = self._explaining(sets)
+            if not found and sets:
+                near = self._best(sets, misfit)
+                seeds += near
+                found = self._explaining_quickly(self._with_one_more(near[:NEAREST]))
+            if found:
+                return self._found(self._alternatives(found))
+        return self._extend([*dict.fromkeys(seeds), *beam])
+
+    def _with_one_more(self, bases: Iterable[Causes]) -> list[Causes]:
+        extended = [base | {cause} for base in bases for cause in self.every]
+        return [s for s in dict.fromkeys(extended) if self._sensible(s)]
 
     def _extend(self, beam: list[Causes]) -> Found:
         """The search from sets that come close, one more mistake at a time."""
         for size in range(2, DEPTH + 1):
-            if self._late or self._hopeless:
+            if self._late or self._seeds.hopeless:
                 return self._found([])
             self._say()
-            extended = [base | {cause} for base in beam for cause in self.every]
-            extended = [s for s in dict.fromkeys(extended) if self._sensible(s)]
+            extended = self._with_one_more(beam)
             found = self._explaining_quickly(extended)
             if found:
                 return self._found(self._alternatives(found))
             if size == 2:
                 pairs = self._structural()
                 found = self._explaining_quickly(pairs)
+                beside = [s | pair for s in beam[:NEAREST] if len(s) == 1 for pair in pairs]
+                found = found or self._explaining_quickly(list(filter(self._sensible, beside)))
                 for more in (self._scrambled, self._through, self._scrambled_beside):
                     found = found or self._explaining_quickly(more())
                 if found:
@@ -254,10 +255,10 @@ class Search:
         """Mistakes of cells part by part, of which a few units are computed; whole runs only for
         what that leaves over."""
         around = [s for s in singles if not all(CATALOGUE[c.name].of_cell for c in s)]
-        seeds = self._seeds()
+        seeds = [s for some in self._seeds for s in some]
         sets, _ = self._measure([frozenset(), *seeds])
         found = self._explaining(sets)
-        if found or self._hopeless:
+        if found or self._seeds.hopeless:
             return self._found(found)
         self._say()
         found = self._explaining_quickly(around)
@@ -276,7 +277,7 @@ class Search:
     def _scrambled(self) -> list[Causes]:
         """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
         everywhere = [c for c in self.every if c == c.everywhere()]
-        return [frozenset(pair) for pair in _scrambles(everywhere)]
+        return [frozenset(pair) for pair in scrambles(everywhere)]
 
     def _scrambled_beside(self) -> list[Causes]:
         """A mistake that scrambles matrices with any other of the cell, in all layers and
@@ -292,7 +293,7 @@ class Search:
         places = dict.fromkeys((c.layer, c.direction) for c in self.every if c != c.everywhere())
         for place in places:
             here = [c for c in self.every if (c.layer, c.direction) == place]
-            found += [frozenset(pair) for pair in _scrambles(here)]
+            found += [frozenset(pair) for pair in scrambles(here)]
         return [s for s in found if self._sensible(s)]
 
     def _structural(self) -> list[Causes]:
@@ -328,7 +329,7 @@ class Search:
                 continue
             if one.direction not in (None, other.direction) and other.direction is not None:
                 continue
-            if not one.tensors or _share(one.tensors, other.tensors):
+            if not one.tensors or share(one.tensors, other.tensors):
                 return False
         return True
 
@@ -380,45 +381,10 @@ class Search:
     def _best(self, sets: Sequence[Causes], misfit: Misfit | None) -> list[Causes]:
         return [] if misfit is None else [sets[k] for k in misfit.closest(BEAM, EACH)]
 
-    # parts by themselves ---------------------------------------------------------------------
-
-    def _seeds(self) -> list[Causes]:
-        parts = opened_parts(self.model, self.observations)
-        if not parts:
-            return []
-        self._hopeless = any(part.few_units for part in parts.values())
-        if self._hopeless:
-            return []
-        of_cell = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
-        options: dict[tuple[int, int], list[Causes]] = {}
-        for place, part in parts.items():
-            options[place] = _explain_part(self.model, part, of_cell, lambda: self._late)
-        known = {place: sets for place, sets in options.items() if sets}
-        if not known:
-            return []
-        few = {place: sets[:4] for place, sets in known.items()}
-        # what may be the same mistake everywhere comes before every other combination
-        alike = [
-            [(place, s if s in sets else sets[0]) for place, sets in few.items()]
-            for s in dict.fromkeys(s for sets in few.values() for s in sets)
-        ]
-        combined = product(*([(place, s) for s in sets] for place, sets in few.items()))
-        found: dict[Causes, None] = {}
-        for k, combination in enumerate(chain(alike, combined)):
-            if k >= 64 or self._late:
-                break
-            found[_merged(self.model, dict(combination), set(known))] = None
-        return [s for s in found if s]
-
 
 def _chunks(sets: Sequence[Causes]) -> Iterable[Sequence[Causes]]:
     for start in range(0, len(sets), CHUNK):
         yield sets[start : start + CHUNK]
-
-
-def _share(one: str, other: str) -> bool:
-    """Whether two choices of tensors concern the same parameters."""
-    return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
 
 
 def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
@@ -442,120 +408,3 @@ def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
             usable = torch.where(torch.isfinite(value), value, found[name])
             found[name] = torch.maximum(found[name], usable)
     return found
-
-
-def _scrambles(every: Sequence[Cause]) -> Iterable[tuple[Cause, Cause]]:
-    scrambling = [c for c in every if c.name in SCRAMBLES]
-    for one, other in combinations(scrambling, 2):
-        if one.name != other.name:
-            yield one, other
-
-
-def _explain_part(
-    model: Model,
-    part: OpenedPart,
-    every: Sequence[Cause],
-    late: Callable[[], bool],
-    depth: int = 3,
-) -> list[Causes]:
-    """The smallest sets of mistakes of one cell that explain a part's single steps; the empty
-    set where nothing is wrong there, none where nothing explains it."""
-    if part.few_units:
-        return []
-    bases: list[Causes] = [frozenset()]
-    tried: set[Causes] = set()
-    for size in range(depth + 1):
-        wanted = bases if size == 0 else _extended(bases, every)
-        fresh = [s for s in dict.fromkeys(wanted) if s not in tried]
-        tried.update(fresh)
-        found, made = _fitting(model, part, fresh)
-        if found:
-            return found
-        large = part.part.weights.hh.numel() > LARGE
-        if size == 2 and not large:
-            found, _ = _fitting(model, part, [frozenset(pair) for pair in _scrambles(every)])
-            if found:
-                return found
-        if not made or size == depth or late():
-            return []
-        beam, each = (4, EACH) if large else (BEAM, EACH)
-        bases = [made[k][0] for k in part.misfit([p for _, p in made]).closest(beam, each)]
-    return []
-
-
-def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterable[Causes]:
-    for base in bases:
-        for cause in every:
-            if not any(_excludes(c, cause) for c in base):
-                yield base | {cause}
-
-
-def _excludes(one: Cause, other: Cause) -> bool:
-    """Whether only one of the two can be wrong in one cell."""
-    if one.name in SEVERAL:
-        return one == other
-    return one.name == other.name and _share(one.tensors, other.tensors)
-
-
-def _fitting(
-    model: Model, part: OpenedPart, sets: Iterable[Causes]
-) -> tuple[list[Causes], list[tuple[Causes, Part]]]:
-    """The sets that explain a part, told by one call first, and all that apply."""
-    made = [(s, part.few(p)) for s in sets if (p := part.changed(model, s)) is not None]
-    if not made:
-        return [], []
-    worst = part.richest.misfit([p for _, p in made]).worst.tolist()
-    likely = [pair for pair, ratio in zip(made, worst, strict=True) if ratio <= 1]
-    if not likely:
-        return [], made
-    worst = part.misfit([p for _, p in likely]).worst.tolist()
-    return [s for (s, _), ratio in zip(likely, worst, strict=True) if ratio <= 1], made
-
-
-def _merged(
-    model: Model, combination: dict[tuple[int, int], Causes], places: set[tuple[int, int]]
-) -> Causes:
-    """The mistakes of every part as few: one that all parts have stands for all."""
-    where: dict[Cause, set[tuple[int, int]]] = {}
-    for place, s in combination.items():
-        for cause in s:
-            where.setdefault(cause, set()).add(place)
-    every = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
-    found: set[Cause] = set()
-    for cause, here in where.items():
-        found |= _covering(model, cause, here, every, places)
-    return frozenset(found)
-
-
-def _covering(
-    model: Model,
-    cause: Cause,
-    here: set[tuple[int, int]],
-    every: set[tuple[int, int]],
-    known: set[tuple[int, int]],
-) -> set[Cause]:
-    free = every - known  # where nothing is known, it may stand or not
-    names = model.structure.directions
-    scopes: list[tuple[Cause, set[tuple[int, int]]]] = [(cause, every)]
-    if model.num_directions > 1:
-        scopes += [
-            (_at(cause, None, name), {p for p in every if p[1] == d})
-            for d, name in enumerate(names)
-        ]
-    if model.num_layers > 1:
-        scopes += [
-            (_at(cause, layer, None), {p for p in every if p[0] == layer})
-            for layer in range(model.num_layers)
-        ]
-    for scope, places in scopes:
-        if here <= places and places <= here | free:
-            return {scope}
-    several = model.num_directions > 1
-    return {
-        _at(cause, layer if model.num_layers > 1 else None, names[d] if several else None)
-        for layer, d in here
-    }
-
-
-def _at(cause: Cause, layer: int | None, direction: str | None) -> Cause:
-    return Cause(cause.name, cause.choice, cause.tensors, layer, direction)

@@ -32,7 +32,10 @@ from rnnscope.expr import (
     leaves,
 )
 
-__all__ = ["Known", "Simulator", "opened", "restricted", "separable"]
+__all__ = ["LARGE", "Known", "Ran", "Simulator", "opened", "ran", "restricted", "separable"]
+
+LARGE = 96 * 4 * 96
+"""Numbers of W_hh from which on a run is dear."""
 
 MOST_BYTES = 2**26
 """Weights that are stacked for one batch of products."""
@@ -43,7 +46,7 @@ it is multiplied once for all, and never copied to have its rows in another orde
 
 
 @dataclass(frozen=True)
-class _Ran:
+class Ran:
     """A part's run: ``emitted`` (time, batch, unit), ``before`` what was emitted a step before,
     ``final`` each state (batch, unit), ``steps`` what was asked for (time, batch, unit)."""
 
@@ -90,7 +93,7 @@ class Simulator:
 
     inputs: Inputs
     names: tuple[str, ...] = ()
-    _done: dict[Token, _Ran] = field(default_factory=dict)
+    _done: dict[Token, Ran] = field(default_factory=dict)
 
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
         """What each model returns; None where a model does not fit these inputs."""
@@ -110,7 +113,7 @@ class Simulator:
             one = None if stages[-1] is None else stages[-1][-1]
             given.append(one)
             flows.append(None if one is None else _Flow(one.x, token))
-        finals: list[list[tuple[_Ran | None, ...]]] = [[] for _ in models]
+        finals: list[list[tuple[Ran | None, ...]]] = [[] for _ in models]
         written: list[list[Tensor]] = [[] for _ in models]
         shared: dict[Token, _Flow] = {}
         for layer in range(models[0].num_layers if models else 0):
@@ -128,7 +131,7 @@ class Simulator:
         models: Sequence[Model],
         given: Sequence[Inputs | None],
         flows: Sequence[_Flow | None],
-        finals: list[list[tuple[_Ran | None, ...]]],
+        finals: list[list[tuple[Ran | None, ...]]],
         written: list[list[Tensor]],
         shared: dict[Token, _Flow],
     ) -> list[_Flow | None]:
@@ -138,7 +141,7 @@ class Simulator:
                 for change in model.reads[layer]:
                     flow = _read(change.token, change, flow, finals[k][-1], shared)
             reads.append(flow)
-        rans: list[list[_Ran]] = [[] for _ in models]
+        rans: list[list[Ran]] = [[] for _ in models]
         cut: dict[tuple[int, int], Mapping[str, Tensor]] = {}
 
         def slices(inputs: Inputs, layer: int, d: int) -> Mapping[str, Tensor]:
@@ -188,7 +191,7 @@ class Simulator:
         jobs: Sequence[_Job | None],
         lengths: Sequence[Tensor | None],
         models: Sequence[Model],
-    ) -> list[_Ran | None]:
+    ) -> list[Ran | None]:
         """Every job's run; equal jobs once, jobs alike in batches."""
         groups: dict[Token, dict[Token, _Job]] = {}
         facts: dict[Token, tuple[Tensor | None, bool]] = {}
@@ -224,7 +227,7 @@ def _read(
     token: Token,
     change: object,
     flow: _Flow,
-    below: tuple[_Ran | None, ...],
+    below: tuple[Ran | None, ...],
     shared: dict[Token, _Flow],
 ) -> _Flow:
     key = ("read", token, flow.token, tuple(ran.token if ran else None for ran in below))
@@ -241,8 +244,8 @@ def _job(
     model: Model,
     inputs: Inputs,
     flow: _Flow,
-    rans: Sequence[_Ran],
-    below: _Ran | None,
+    rans: Sequence[Ran],
+    below: Ran | None,
     slices: Callable[[Inputs, int, int], Mapping[str, Tensor]],
 ) -> _Job:
     start: Token = tuple(change.token for change in model.enter)
@@ -266,7 +269,7 @@ def _fits(job: _Job) -> bool:
 
 
 def _joined(
-    model: Model, layer: int, rans: Sequence[_Ran], read: _Flow, shared: dict[Token, _Flow]
+    model: Model, layer: int, rans: Sequence[Ran], read: _Flow, shared: dict[Token, _Flow]
 ) -> _Flow | None:
     changes = (*model.joins[layer], *model.writes[layer])
     key = (
@@ -293,7 +296,7 @@ def _outcome(
     model: Model,
     stages: Sequence[Inputs],
     flow: _Flow,
-    finals: Sequence[tuple[_Ran | None, ...]],
+    finals: Sequence[tuple[Ran | None, ...]],
     written: Sequence[Tensor],
 ) -> Outcome | None:
     inputs = stages[-1]
@@ -536,7 +539,7 @@ def _from_input(batch: _Batch, x: Tensor) -> Tensor:
 
 def _run_jobs(
     jobs: Sequence[_Job], lengths: Tensor | None, chained: bool, names: Sequence[str] = ()
-) -> list[_Ran]:
+) -> list[Ran]:
     part = jobs[0].part
     batch = _Batch([job.part for job in jobs])
     x = _stacked([job.x for job in jobs])
@@ -566,7 +569,7 @@ def _run_jobs(
         emitted, before = emitted.flip(1), before.flip(1)
         kept = {name: value.flip(1) for name, value in kept.items()}
     return [
-        _Ran(
+        Ran(
             emitted[k if emitted.shape[0] > 1 else 0],
             before[k if before.shape[0] > 1 else 0],
             {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
@@ -575,6 +578,22 @@ def _run_jobs(
         )
         for k, job in enumerate(jobs)
     ]
+
+
+def ran(
+    parts: Sequence[Part], x: Tensor, initial: Mapping[str, Tensor], lengths: Tensor | None
+) -> list[Ran]:
+    """Runs of parts by themselves, each from x (time, batch, feature) and initial states."""
+    groups: dict[Token, list[int]] = {}
+    jobs = [_Job(part, x, initial, (k,)) for k, part in enumerate(parts)]
+    for k, job in enumerate(jobs):
+        groups.setdefault(job.alike, []).append(k)
+    found: dict[Token, Ran] = {}
+    with torch.inference_mode():
+        for places in groups.values():
+            for chunk in _chunks([jobs[k] for k in places]):
+                found |= {one.token: one for one in _run_jobs(chunk, lengths, False)}
+    return [found[job.token] for job in jobs]
 
 
 def _recur(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -19,13 +18,13 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import Finding, compare_parameters, run_checks
 from rnnscope.compare.given import described, doubled
 from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import UNIT, Observation, allowed
+from rnnscope.compare.observed import UNIT, Observation, allowed, few_steps
 from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
 from rnnscope.compare.recorded import Recorded, quantities_of
 from rnnscope.compare.simulate import Simulator
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
-__all__ = ["OfArrays", "OfCalls", "Subject", "Told", "dtype_of", "few_steps"]
+__all__ = ["OfArrays", "OfCalls", "Subject", "Told", "dtype_of"]
 
 Told = tuple[Cause, Words]
 """A mistake that is known without a search."""
@@ -107,32 +106,6 @@ def _slice(observation: Observation, adopted: Adopted) -> Observation:
     if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
         steps = 6
     return few_steps(observation, steps, rows)
-
-
-def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
-    """The first steps and rows of what was observed; all of it where rows are padded."""
-    inputs = observation.inputs
-    steps, rows = min(steps, inputs.steps), min(rows, inputs.batch)
-    if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
-        return observation
-    cut = {name: value[:, :, :rows] for name, value in inputs.initial.items()}
-    whole = steps == inputs.steps
-    return replace(
-        observation,
-        inputs=(fewer := replace(inputs, x=inputs.x[:steps, :rows], initial=cut)),
-        simulator=Simulator(fewer, observation.simulator.names),
-        output=None if observation.output is None else observation.output[:steps, :rows],
-        final={k: v[:, :, :rows] for k, v in observation.final.items()} if whole else {},
-        quantities={
-            name: value[:, :, :rows, :steps] for name, value in observation.quantities.items()
-        },
-        allowed={
-            name: value[:steps, :rows]
-            if name == "output"
-            else (value[:, :, :rows, :steps] if value.dim() == 5 else value[:, :, :rows])
-            for name, value in observation.allowed.items()
-        },
-    )
 
 
 class OfArrays:

@@ -3,6 +3,8 @@
 A new mistake is one ``Entry`` in one of the tuples joined here.
 """
 
+from collections.abc import Iterable
+
 from rnnscope.compare.catalogue.entry import Changed, Entry, Words
 from rnnscope.compare.catalogue.equations import EQUATIONS
 from rnnscope.compare.catalogue.states import STATES
@@ -10,9 +12,9 @@ from rnnscope.compare.catalogue.time import TIME
 from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model
+from rnnscope.compare.model import Model, Part
 
-__all__ = ["CATALOGUE", "Changed", "Entry", "Words", "applied", "causes"]
+__all__ = ["CATALOGUE", "Changed", "Entry", "Words", "applied", "causes", "changed_part"]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING)
@@ -39,3 +41,13 @@ def applied(
             return None
         model = changed
     return model
+
+
+def changed_part(part: Part, together: Iterable[Cause], known: Changed) -> Part | None:
+    """One part with mistakes of cells, in the catalogue's order; None where one does not apply."""
+    changed: Part | None = part
+    for cause in sorted(together, key=lambda cause: _ORDER[cause.name]):
+        if changed is None:
+            return None
+        changed = CATALOGUE[cause.name].changed(changed, cause, known)
+    return changed

@@ -82,14 +82,15 @@ class Entry:
                     continue
                 if cause.direction not in (None, model.structure.directions[d]):
                     continue
-                after = self._after(part, cause, {} if known is None else known)
+                after = self.changed(part, cause, {} if known is None else known)
                 if after is not None:
                     changed[layer, d] = after
                 elif not self.reverse_only:
                     return None
         return model.with_parts(changed) if changed else None
 
-    def _after(self, part: Part, cause: Cause, known: Changed) -> Part | None:
+    def changed(self, part: Part, cause: Cause, known: Changed) -> Part | None:
+        """One part with the mistake; None where it does not apply. ``known`` as in ``apply``."""
         key = (part.token, cause.name, cause.choice, cause.tensors)
         if key not in known:
             assert self.part is not None, f"entry {self.name} changes parts or models"

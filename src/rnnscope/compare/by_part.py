@@ -1,0 +1,222 @@
+"""The search of one layer in one direction by itself, whatever else is wrong; and what the parts
+have in common, as few mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations, product
+from typing import Protocol
+
+from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
+from rnnscope.compare.catalogue.weights import OF
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part
+from rnnscope.compare.observed import Misfit
+from rnnscope.compare.simulate import LARGE
+
+__all__ = [
+    "BEAM",
+    "EACH",
+    "SCRAMBLES",
+    "SEVERAL",
+    "Causes",
+    "Place",
+    "Witness",
+    "explain",
+    "merged",
+    "scrambles",
+    "share",
+]
+
+Causes = frozenset[Cause]
+Place = tuple[int, int]
+"""A layer and a direction."""
+
+BEAM = 8
+EACH = 2
+"""How many sets are extended: of the best by the whole, and by each group of numbers."""
+
+SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
+"""Entries after which no number of a matrix is where it was: two of them, or one and a mistake in
+the equations, may come no closer one by one, so all pairs are tried."""
+
+SEVERAL = ("activation", "unapplied")
+"""Entries that may be chosen more than once in one place."""
+
+MOST = 64
+"""Combinations of what explains each part that are tried as a whole."""
+
+
+class Witness(Protocol):
+    """What tells how far a part with mistakes is from what was observed of it."""
+
+    @property
+    def part(self) -> Part:
+        """The part as it should be."""
+
+    @property
+    def few_units(self) -> bool:
+        """Whether only few of many units differ."""
+
+    @property
+    def richest(self) -> Witness:
+        """The same with one call only, that of which most is known."""
+
+    def few(self, part: Part) -> Part:
+        """Of a part what ``misfit`` needs of it."""
+
+    def misfit(self, parts: Sequence[Part]) -> Misfit:
+        """How far each part is from what was observed."""
+
+
+def explain(
+    witness: Witness,
+    every: Sequence[Cause],
+    known: Changed,
+    late: Callable[[], bool],
+    depth: int = 3,
+    hints: Iterable[Causes] = (),
+) -> list[Causes]:
+    """The smallest sets of mistakes of one part that explain what was observed of it; the empty
+    set where nothing is wrong there, none where nothing explains it. ``hints`` are sets that
+    explain other parts."""
+    if witness.few_units:
+        return []
+    large = witness.part.weights.hh.numel() > LARGE
+    beam, each = (4, EACH) if large else (BEAM, EACH)
+    bases: list[Causes] = [frozenset()]
+    tried: set[Causes] = set()
+    for size in range(depth + 1):
+        wanted = bases if size == 0 else _extended(bases, every)
+        if size == 1:
+            wanted = chain(wanted, hints)
+        fresh = [s for s in dict.fromkeys(wanted) if s not in tried]
+        tried.update(fresh)
+        found, made = _fitting(witness, fresh, known)
+        if found:
+            return found
+        if size == 2 and not large:
+            found, _ = _fitting(witness, [frozenset(pair) for pair in scrambles(every)], known)
+            if found:
+                return found
+        if not made or size == depth or late():
+            return []
+        bases = [made[k][0] for k in witness.misfit([p for _, p in made]).closest(beam, each)]
+    return []
+
+
+def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterator[Causes]:
+    for base in bases:
+        for cause in every:
+            if not any(_excludes(c, cause) for c in base):
+                yield base | {cause}
+
+
+def _excludes(one: Cause, other: Cause) -> bool:
+    """Whether only one of the two can be wrong in one cell."""
+    if one.name in SEVERAL:
+        return one == other
+    return one.name == other.name and share(one.tensors, other.tensors)
+
+
+def share(one: str, other: str) -> bool:
+    """Whether two choices of tensors concern the same parameters."""
+    return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
+
+
+def scrambles(every: Sequence[Cause]) -> Iterator[tuple[Cause, Cause]]:
+    """Pairs of mistakes of different kinds that scramble matrices."""
+    scrambling = [c for c in every if c.name in SCRAMBLES]
+    for one, other in combinations(scrambling, 2):
+        if one.name != other.name:
+            yield one, other
+
+
+def _fitting(
+    witness: Witness, sets: Iterable[Causes], known: Changed
+) -> tuple[list[Causes], list[tuple[Causes, Part]]]:
+    """The sets that explain a part, told by one call first, and all that apply."""
+    made = [
+        (s, witness.few(p)) for s in sets if (p := changed_part(witness.part, s, known)) is not None
+    ]
+    if not made:
+        return [], []
+    worst = witness.richest.misfit([p for _, p in made]).worst.tolist()
+    likely = [pair for pair, ratio in zip(made, worst, strict=True) if ratio <= 1]
+    if not likely:
+        return [], made
+    worst = witness.misfit([p for _, p in likely]).worst.tolist()
+    return [s for (s, _), ratio in zip(likely, worst, strict=True) if ratio <= 1], made
+
+
+# what parts have in common -------------------------------------------------------------------
+
+
+def merged(model: Model, options: Mapping[Place, Sequence[Causes]]) -> list[Causes]:
+    """The mistakes of every part together, as few: one that all parts have stands for all."""
+    known = {place: sets for place, sets in options.items() if sets}
+    if not known:
+        return []
+    few = {place: sets[:4] for place, sets in known.items()}
+    # what may be the same mistake everywhere comes before every other combination
+    alike = [
+        [(place, s if s in sets else sets[0]) for place, sets in few.items()]
+        for s in dict.fromkeys(s for sets in few.values() for s in sets)
+    ]
+    combined = product(*([(place, s) for s in sets] for place, sets in few.items()))
+    found: dict[Causes, None] = {}
+    for k, combination in enumerate(chain(alike, combined)):
+        if k >= MOST:
+            break
+        for s in _together(model, dict(combination), set(known)):
+            found[s] = None
+    return [s for s in found if s]
+
+
+def _together(
+    model: Model, combination: dict[Place, Causes], places: set[Place]
+) -> Iterator[Causes]:
+    """The mistakes of every part as few, where nothing is known the same as elsewhere; and only
+    where they are known."""
+    where: dict[Cause, set[Place]] = {}
+    for place, s in combination.items():
+        for cause in s:
+            where.setdefault(cause, set()).add(place)
+    every = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
+    for free in (every - places, set[Place]()):
+        yield frozenset(
+            chain.from_iterable(
+                _covering(model, cause, here, every, free) for cause, here in where.items()
+            )
+        )
+
+
+def _covering(
+    model: Model, cause: Cause, here: set[Place], every: set[Place], free: set[Place]
+) -> set[Cause]:
+    """One mistake for all the places where it stands, if there is a scope that has them and no
+    others but ``free`` ones, where it may stand or not."""
+    names = model.structure.directions
+    scopes: list[tuple[Cause, set[Place]]] = [(cause, every)]
+    if model.num_directions > 1 and CATALOGUE[cause.name].scope == "parts":
+        scopes += [
+            (_at(cause, None, name), {p for p in every if p[1] == d})
+            for d, name in enumerate(names)
+        ]
+    if model.num_layers > 1:
+        scopes += [
+            (_at(cause, layer, None), {p for p in every if p[0] == layer})
+            for layer in range(model.num_layers)
+        ]
+    for scope, places in scopes:
+        if here <= places and places <= here | free:
+            return {scope}
+    several = model.num_directions > 1
+    return {
+        _at(cause, layer if model.num_layers > 1 else None, names[d] if several else None)
+        for layer, d in here
+    }
+
+
+def _at(cause: Cause, layer: int | None, direction: str | None) -> Cause:
+    return Cause(cause.name, cause.choice, cause.tensors, layer, direction)

@@ -1,0 +1,194 @@
+"""Where a search of several mistakes starts: what explains each part by itself.
+
+Steps are opened with all that is known; then with calls of one step alone, in which nothing that
+concerns time shows; then under each mistake around the cells; and where steps are not known, layer
+by layer from the states in which whole runs end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from rnnscope.compare.by_part import Causes, Place, Witness, explain, merged
+from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part, Token
+from rnnscope.compare.observed import Observation, few_steps
+from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
+from rnnscope.compare.runs import RunPart, flows_above, run_parts
+from rnnscope.compare.simulate import LARGE
+
+__all__ = ["Seeds"]
+
+PROMISING = 4
+"""Mistakes around the cells under which parts are searched for two mistakes."""
+
+Explained = dict[Place, list[Causes]]
+
+
+@dataclass
+class Seeds:
+    """Sets of mistakes that explain parts by themselves, the likely ones first."""
+
+    model: Model
+    observations: Sequence[Observation]
+    every: Sequence[Cause]
+    known: Changed
+    late: Callable[[], bool]
+    hopeless: bool = False
+    _done: dict[Token, list[Causes]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[list[Causes]]:
+        """One way of looking after the other."""
+        self._cells = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
+        opened = opened_parts(self.model, self.observations)
+        self.hopeless = any(part.few_units for part in opened.values())
+        if self.hopeless:
+            return
+        explained = self._explained(opened, 3)
+        yield merged(self.model, explained)
+        if self.model.parts[0][0].weights.hh.numel() > LARGE:
+            return
+        yield from self._of_one_step(explained)
+        if self.model.num_layers > 1:
+            yield self._by_runs(self.model, explained)
+
+    def _explained(
+        self, witnesses: Mapping[Place, OpenedPart] | Mapping[Place, RunPart], depth: int
+    ) -> Explained:
+        """What explains each part; what explains one is tried in the others."""
+        found: Explained = {}
+        for place, witness in witnesses.items():
+            hints = [s for sets in found.values() for s in sets[:4]]
+            found[place] = self._explain(witness, depth, hints)
+        return found
+
+    def _explain(self, witness: Witness, depth: int, hints: Sequence[Causes]) -> list[Causes]:
+        if self.late():
+            return []
+        return explain(witness, self._cells, self.known, self.late, depth, hints)
+
+    # calls of one step ------------------------------------------------------------------------
+
+    def _of_one_step(self, explained: Explained) -> Iterator[list[Causes]]:
+        for view in _views(self.observations):
+            if all(explained.values()) and explained:
+                return
+            opened = opened_parts(self.model, view)
+            yield merged(self.model, self._explained(opened, 2))
+            yield from self._around(view)
+
+    def _around(self, view: Sequence[Observation]) -> Iterator[list[Causes]]:
+        """What explains the parts beside one mistake around the cells."""
+        tried: list[tuple[int, Cause, Model, Mapping[Place, OpenedPart]]] = []
+        for cause in self.every:
+            model = None if CATALOGUE[cause.name].of_cell else applied(self.model, (cause,))
+            if model is None or not _reaches_parts(model, self.model):
+                continue
+            opened = opened_parts(model, view)
+            sets = {place: self._known(part, 1) for place, part in opened.items()}
+            count = sum(bool(one) for one in sets.values())
+            if count == len(sets) and sets:
+                yield [*self._beside(cause, model, sets), frozenset({cause})]
+            else:
+                tried.append((count, cause, model, opened))
+        for _, cause, model, parts in sorted(tried, key=lambda one: -one[0])[:PROMISING]:
+            sets = {place: self._known(part, 2) for place, part in parts.items()}
+            yield self._beside(cause, model, sets)
+
+    def _beside(self, cause: Cause, model: Model, sets: Explained) -> list[Causes]:
+        """What explains the parts of a model with a mistake, and the mistake itself."""
+        order = list(CATALOGUE)
+        places = {
+            (layer, d): part for layer, row in enumerate(model.parts) for d, part in enumerate(row)
+        }
+        # where weights stand that are those of another part, mistakes in them are that part's
+        origins: dict[Place, list[Place]] = {}
+        for place in places:
+            own = self.model.parts[place[0]][place[1]].stored.ih
+            origins[place] = [p for p, one in places.items() if one.stored.ih is own]
+        options: Explained = {}
+        for place in places:
+            before = [
+                frozenset(c for c in s if order.index(c.name) < order.index(cause.name))
+                for p in origins[place]
+                for s in sets.get(p, [])
+            ]
+            after = [
+                frozenset(c for c in s if order.index(c.name) > order.index(cause.name))
+                for s in sets.get(place, [])
+            ]
+            if before or after:
+                empty = [frozenset[Cause]()]
+                options[place] = list(
+                    dict.fromkeys(b | a for b in before or empty for a in after or empty)
+                )
+        return [s | {cause} for s in merged(self.model, options)]
+
+    def _known(self, part: OpenedPart, depth: int) -> list[Causes]:
+        """What explains a part, remembered by all that it is made of."""
+        key: Token = (depth, part.place, part.part.token, *map(_bytes, part.steps_known()))
+        if key not in self._done:
+            self._done[key] = self._explain(part, depth, ())
+        return self._done[key]
+
+    # whole runs -------------------------------------------------------------------------------
+
+    def _by_runs(self, model: Model, opened: Explained) -> list[Causes]:
+        """Layer by layer, each reading what the explained one below it hands on."""
+        explained: Explained = {}
+        flows: Flows = {}
+        for layer in range(model.num_layers):
+            above = opened_parts(model, self.observations, flows)
+            steps = {place: part for place, part in above.items() if place[0] == layer}
+            runs = run_parts(model, self.observations, layer, flows)
+            here: Explained = {}
+            for d in range(model.num_directions):
+                place = (layer, d)
+                witness: Witness | None = runs.get(place)
+                if place in steps and (layer == model.num_layers - 1 or witness is None):
+                    witness = steps[place]
+                if witness is None:
+                    continue
+                hints = [s for sets in (*explained.values(), *here.values()) for s in sets[:4]]
+                here[place] = opened.get(place) or self._explain(witness, 3, hints)
+            explained |= here
+            parts = {d: self._with(model.parts[layer][d], sets) for (_, d), sets in here.items()}
+            whole = {d: part for d, part in parts.items() if part is not None}
+            if len(whole) < model.num_directions or len(runs) < model.num_directions:
+                break
+            flows = {**flows, **flows_above(model, runs, whole)}
+        return merged(self.model, explained)
+
+    def _with(self, part: Part, sets: Sequence[Causes]) -> Part | None:
+        return changed_part(part, sets[0], self.known) if sets else None
+
+
+def _views(observations: Sequence[Observation]) -> list[list[Observation]]:
+    """Calls of one step: with final states in place of the output, if there are any; the first
+    row alone, which no other reaches; and those from zeros, in which W_hh does not show."""
+    one_step = [one for one in observations if one.inputs.steps == 1]
+    by_state = [replace(one, output=None) if one.final else one for one in one_step]
+    first = [few_steps(one, 1, 1) for one in by_state]
+    zeros = [one for one in by_state if not one.inputs.given]
+    return [view for view in (by_state, first, zeros) if view]
+
+
+def _reaches_parts(model: Model, plain: Model) -> bool:
+    """Whether a change of the model is one of what its parts compute or read."""
+    if any(change.undo is not None for change in model.enter):
+        return False
+
+    def facts(one: Model) -> tuple[object, ...]:
+        tokens = tuple(part.token for row in one.parts for part in row)
+        flows = one.reads, one.joins, one.writes, one.enter
+        return tokens, flows, one.skipped, one.rows
+
+    return facts(model) != facts(plain)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.contiguous().numpy().tobytes()
