@@ -85,6 +85,9 @@ ORDER = {
     "residual": "/",
     "outputs_alias": "/",
     "final_state": "output_(end|start)/",
+    # what is returned
+    "final_exchanged": "(|h)/",
+    "final_order": "(directions|layers|by_direction)/",
     # around it
     "dropout": "/",
     "batch_dependent": "/",
@@ -108,9 +111,11 @@ _ONLY = {
         "emitted",
         "projection",
         "initial_exchanged",
+        "final_exchanged",
     },
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
+_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction"}
 
 
 class UndefinedError(ValueError):
@@ -511,15 +516,16 @@ class Planted:
             raise UndefinedError(f"{mistake} is none of {self.kind}")
         if name == "projection" and self.kind != "lstm_projected":
             raise UndefinedError(f"{mistake} needs a projection")
-        if name == "emitted" and self.R != self.H:
+        if name in ("emitted", "final_exchanged") and self.R != self.H:
             raise UndefinedError(f"{mistake} needs h and c of one size")
-        two = name in _TWO_DIRECTIONS or mistake.choice == "output_end"
+        two = name in _TWO_DIRECTIONS or mistake.choice in _CHOICES_OF_TWO_DIRECTIONS
         if two and len(self.directions) == 1:
             raise UndefinedError(f"{mistake} needs two directions")
         places = itertools.product(range(self.layers), self.directions)
         if not any(_covers(mistake, *place) for place in places):
             raise UndefinedError(f"{mistake} lies outside the layer")
-        if name in ("lower_returned", "upper_start") and self.layers == 1:
+        two = name in ("lower_returned", "upper_start")
+        if (two or mistake.choice in ("layers", "by_direction")) and self.layers == 1:
             raise UndefinedError(f"{mistake} needs two layers")
 
     def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
@@ -627,11 +633,28 @@ class Planted:
         if self._has("padding", "sorted"):
             falling = np.argsort(-asked, kind="stable")
             output, final = output[:, falling], {k: v[:, falling] for k, v in final.items()}
+        final = self._given_back(final)
         self.steps = {
             k: np.array([[part[k].swapaxes(0, 1) for part in row] for row in steps_of])
             for k in steps_of[0][0]
         }
         return output, final
+
+    def _given_back(self, final: State) -> State:
+        """The final states, (parts, batch, units), as they are put into what is returned."""
+        L, D = self.layers, len(self.directions)
+        if self._has("final_exchanged"):
+            final = {"h": final["c"], "c": final["h"]}
+        if self._has("final_exchanged", "h"):
+            final = {"h": final["h"], "c": final["h"]}
+        order = np.arange(L * D)
+        if self._has("final_order", "directions"):
+            order = np.array([layer * D + 1 - d for layer in range(L) for d in range(D)])
+        if self._has("final_order", "layers"):
+            order = np.array([(L - 1 - layer) * D + d for layer in range(L) for d in range(D)])
+        if self._has("final_order", "by_direction"):
+            order = np.array([layer * D + d for d in range(D) for layer in range(L)])
+        return {k: v[order] for k, v in final.items()}
 
     # layers and directions
 
@@ -889,6 +912,7 @@ def applicable(
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
         _of_time(batch, lengths, everywhere),
         _of_directions(L, D, inputs, D * R, everywhere, by_layer),
+        _of_returned(kind, L, D, R == H, everywhere),
     )
     return list(found)
 
@@ -1049,6 +1073,20 @@ def _of_directions(
     yield from everywhere("final_state", "output_start")
     if D > 1:
         yield from everywhere("final_state", "output_end")
+
+
+def _of_returned(
+    kind: str, L: int, D: int, same_size: bool, everywhere: Entries
+) -> Iterator[Mistake]:
+    if kind.startswith("lstm") and same_size:
+        yield from everywhere("final_exchanged")
+        yield from everywhere("final_exchanged", "h")
+    if D > 1:
+        yield from everywhere("final_order", "directions")
+    if L > 1:
+        yield from everywhere("final_order", "layers")
+    if L > 1 and D > 1:
+        yield from everywhere("final_order", "by_direction")
 
 
 # --- which of them are the same -------------------------------------------------------------------

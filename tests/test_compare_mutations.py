@@ -30,6 +30,7 @@ from torch import nn
 
 import rnnscope as rs
 
+OF_FINALS = {"final_state", "final_exchanged", "final_order"}
 AROUND = {"not_loaded", "calls_chained", "dropout", "batch_dependent", "precision"}  # by checks
 
 
@@ -55,7 +56,7 @@ def sample(kind: str, *, lengths: bool = False, steps: bool = False) -> Iterator
                 continue
             setting, mistake = rng.choice(options)
             given = next(ways)
-            if name == "final_state" or choice in ("last_at_end", "not_masked"):
+            if name in OF_FINALS or choice in ("last_at_end", "not_masked"):
                 given = rng.choice(GIVEN[::2])  # with final states
             given = "steps" if steps else given
             yield pytest.param(setting, mistake, given, id=name_of(setting, mistake, given))

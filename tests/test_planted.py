@@ -358,6 +358,24 @@ def test_initial_states(mistake, change):
     agree("lstm", [mistake], layer, run_torch(layer, x, change(*initial)))
 
 
+@pytest.mark.parametrize(
+    ("mistake", "change"),
+    [
+        (Mistake("final_exchanged"), lambda h, c: (c, h)),
+        (Mistake("final_exchanged", "h"), lambda h, c: (h, h)),
+        (Mistake("final_order", "directions"), lambda h, c: (h[[1, 0, 3, 2]], c[[1, 0, 3, 2]])),
+        (Mistake("final_order", "layers"), lambda h, c: (h[[2, 3, 0, 1]], c[[2, 3, 0, 1]])),
+        (Mistake("final_order", "by_direction"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Mistake) else "",
+)
+def test_final_states(mistake, change):
+    layer = torch_layer("lstm", 2, 2)
+    x, initial = data(layer, "lstm", 3)
+    output, h, c = run_torch(layer, x, initial)
+    agree("lstm", [mistake], layer, [output, *change(h, c)])
+
+
 def test_rows_and_calls_that_go_on_where_others_ended():
     layer = torch_layer("gru", 2, 1)
     x, h = data(layer, "gru", 3)

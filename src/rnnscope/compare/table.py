@@ -10,6 +10,7 @@ from torch import nn
 from rnnscope.adopt import adopt
 from rnnscope.compare.catalogue import Entry
 from rnnscope.compare.catalogue.equations import EQUATIONS
+from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
 from rnnscope.compare.catalogue.weights import WEIGHTS
@@ -25,6 +26,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "States": STATES,
     "Time, batch and padding": TIME,
     "Directions, layers and outputs": WIRING,
+    "What is returned": RETURNED,
 }
 
 _INTRODUCTION = """\
@@ -103,6 +105,9 @@ EXACTLY: dict[str, str] = {
     "directions_merged": "Of the last layer's output; its width is then H.",
     "lower_returned": "The output is that of the last layer but one.",
     "final_state": "h_n of reverse is the reverse half of output at the last step.",
+    "final_exchanged": "`h`: the tuple is (h_n, h_n).",
+    "final_order": "Of h_n and c_n. `by_direction`: row d × layers + l in place of l × directions "
+    "+ d.",
 }
 """What the words of an entry leave open, for readers who want to plant it themselves."""
 

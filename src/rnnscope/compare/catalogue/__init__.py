@@ -5,6 +5,7 @@ A new mistake is one ``Entry`` in one of the tuples joined here.
 
 from rnnscope.compare.catalogue.entry import Entry, Words
 from rnnscope.compare.catalogue.equations import EQUATIONS
+from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
 from rnnscope.compare.catalogue.weights import WEIGHTS
@@ -15,7 +16,7 @@ from rnnscope.compare.model import Model
 __all__ = ["CATALOGUE", "Entry", "Words", "applied", "causes"]
 
 CATALOGUE: dict[str, Entry] = {
-    entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING)
+    entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING, *RETURNED)
 }
 """Every entry by name, in the order in which several are applied."""
 
