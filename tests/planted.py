@@ -55,11 +55,11 @@ ORDER = {
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
-    "initial_ignored": "(all|h|c)/",
+    "initial_ignored": "(all|h|c|upper)/",
     "initial_exchanged": "/",
     "initial_batch_first": "/",
     "initial_reshaped": "/",
-    "initial_first": "(part|layer)/",
+    "initial_first": "(part|layer|h|c)/",
     "initial_order": "/",
     "first_bias": "(n|all)/",
     "never_carried": "(|h|c)/",
@@ -524,8 +524,10 @@ class Planted:
         places = itertools.product(range(self.layers), self.directions)
         if not any(_covers(mistake, *place) for place in places):
             raise UndefinedError(f"{mistake} lies outside the layer")
+        if mistake.choice == "c" and family != "lstm":
+            raise UndefinedError(f"{self.kind} has no c")
         two = name in ("lower_returned", "upper_start")
-        if (two or mistake.choice in ("layers", "by_direction")) and self.layers == 1:
+        if (two or mistake.choice in ("layers", "by_direction", "upper")) and self.layers == 1:
             raise UndefinedError(f"{mistake} needs two layers")
 
     def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
@@ -562,6 +564,8 @@ class Planted:
         L, D = self.layers, len(self.directions)
         for mistake in self.mistakes:
             match mistake.name, mistake.choice:
+                case "initial_ignored", "upper":
+                    start = {k: np.concatenate([v[:D], 0 * v[D:]]) for k, v in start.items()}
                 case "initial_ignored", choice:
                     start = {k: 0 * v if choice in ("all", k) else v for k, v in start.items()}
                 case "initial_exchanged", _:
@@ -581,6 +585,8 @@ class Planted:
                     start = {k: v[[0] * (L * D)] for k, v in start.items()}
                 case "initial_first", "layer":
                     start = {k: v[list(range(D)) * L] for k, v in start.items()}
+                case "initial_first", state:
+                    start = {**start, state: start[state][[0] * (L * D)]}
                 case "initial_order", _:
                     order = [d * L + layer for layer in range(L) for d in range(D)]
                     start = {k: v[order] for k, v in start.items()}
@@ -1015,6 +1021,8 @@ def _of_states(
     lstm = kind.startswith("lstm")
     for choice in ("all", "h", "c") if lstm else ("all",):
         yield from everywhere("initial_ignored", choice)
+    if L > 1:
+        yield from everywhere("initial_ignored", "upper")
     if lstm and same_size:
         yield from everywhere("initial_exchanged")
     if L * D == B > 1:
@@ -1023,6 +1031,8 @@ def _of_states(
         yield from everywhere("initial_reshaped")
     if L * D > 1:
         yield from everywhere("initial_first", "part")
+        for choice in ("h", "c") if lstm else ():
+            yield from everywhere("initial_first", choice)
     if L > 1 and D > 1:
         yield from everywhere("initial_first", "layer")
         yield from everywhere("initial_order")

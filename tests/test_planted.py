@@ -348,6 +348,11 @@ def test_rnn_with_the_other_function_is_the_other_rnn():
         ),
         (Mistake("initial_first", "part"), lambda h, c: (h[[0, 0, 0, 0]], c[[0, 0, 0, 0]])),
         (Mistake("initial_first", "layer"), lambda h, c: (h[[0, 1, 0, 1]], c[[0, 1, 0, 1]])),
+        (Mistake("initial_first", "c"), lambda h, c: (h, c[[0, 0, 0, 0]])),
+        (
+            Mistake("initial_ignored", "upper"),
+            lambda h, c: tuple(np.stack([*v[:2], 0 * v[2], 0 * v[3]]) for v in (h, c)),
+        ),
         (Mistake("initial_order"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
     ],
     ids=lambda value: str(value) if isinstance(value, Mistake) else "",

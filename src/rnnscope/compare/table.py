@@ -89,7 +89,9 @@ EXACTLY: dict[str, str] = {
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
-    "initial_first": "`part`: h_0[0] everywhere; `layer`: the rows of layer 0 in every layer.",
+    "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
+    "initial_first": "`part`: h_0[0] and c_0[0] everywhere; `h` and `c`: of that state alone; "
+    "`layer`: the rows of layer 0 in every layer.",
     "initial_order": "Row d × layers + l in place of l × directions + d.",
     "never_carried": "Every step has the initial state (h, c, or both) as the state before.",
     "projection": "`skipped`: in the last layer's output, and in h_n of a single layer; what is "
