@@ -26,7 +26,7 @@ DIRECTIONS = ("forward", "reverse")
 _ANY = "(all|W|W_ih|W_hh|b)"
 ORDER = {
     # weights
-    "gate_order": rf"[a-z]+/{_ANY}",
+    "gate_order": rf"[a-z]+/({_ANY}|hh)",
     "interleaved": rf"(read|stored)/{_ANY}",
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
@@ -337,6 +337,7 @@ def _named(tensors: str) -> tuple[str, ...]:
         "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
         "W": ("W_ih", "W_hh"),
         "b": ("b_ih", "b_hh"),
+        "hh": ("W_hh", "b_hh"),
     }.get(tensors, (tensors,))
 
 
@@ -940,7 +941,8 @@ def _of_weights(
 ) -> Iterator[Mistake]:
     gates = GATES[kind]
     tensors = ("all", "W", "W_ih", "W_hh", "b") if bias else ("all", "W_ih", "W_hh")
-    for order, which in itertools.product(itertools.permutations(gates), tensors):
+    split = (*tensors, "hh") if kind == "gru" and bias else tensors
+    for order, which in itertools.product(itertools.permutations(gates), split):
         if "".join(order) != gates:
             yield from by_part("gate_order", "".join(order), which)
     if len(gates) > 1:

@@ -36,11 +36,11 @@ What `rs.compare` can name, alone or several at once. Generated from the records
 `src/rnnscope/compare/catalogue/` by `python -m rnnscope.compare.table`; a test holds it current.
 
 **cause** is what `verdict.causes` holds and `str(cause)` prints: the entry, what it leaves open,
-and `of` the parameters it concerns (`all` four, `W` both matrices, `b` both biases). **where** it
-can stand, which the verdict adds: *part*, one layer in one direction, one layer, one direction, or
-all; *layer*, one layer or all; *whole*, the whole only. Entries of layers are shown for two. The
-sentences and lines are those of the first cell that is named, those of `nn.LSTM` where it is all;
-declared cells have the entries that their equations fit.
+and `of` the parameters it concerns (`all` four, `W` both matrices, `b` both biases, `hh` those that
+end in _hh). **where** it can stand, which the verdict adds: *part*, one layer in one direction, one
+layer, one direction, or all; *layer*, one layer or all; *whole*, the whole only. Entries of layers
+are shown for two. The sentences and lines are those of the first cell that is named, those of
+`nn.LSTM` where it is all; declared cells have the entries that their equations fit.
 W_ih, W_hh, b_ih, b_hh are PyTorch's parameters, of all gates; H is the hidden size, k the number of
 gates.
 """

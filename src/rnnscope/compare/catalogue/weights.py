@@ -29,8 +29,9 @@ OF = {
     "W_ih": ("W_ih",),
     "W_hh": ("W_hh",),
     "b": ("b_ih", "b_hh"),
+    "hh": ("W_hh", "b_hh"),
 }
-SUBJECTS = {"all": "", "W": " of W_ih and W_hh", "b": " of the biases"}
+SUBJECTS = {"all": "", "W": " of W_ih and W_hh", "b": " of the biases", "hh": " of W_hh and b_hh"}
 
 
 def _first(model: Model) -> Part:
@@ -42,7 +43,7 @@ def _biased(model: Model) -> bool:
 
 
 def _tensors(model: Model) -> tuple[str, ...]:
-    return tuple(OF) if _biased(model) else ("all", "W_ih", "W_hh")
+    return ("all", "W", "W_ih", "W_hh", "b") if _biased(model) else ("all", "W_ih", "W_hh")
 
 
 def _chosen(part: Part, tensors: str) -> dict[str, Tensor]:
@@ -62,9 +63,11 @@ def _orders(model: Model) -> Iterator[Choice]:
     gates = "".join(_first(model).cell.gates)
     if len(set(map(len, _first(model).cell.gates))) > 1:
         return
+    # where the two parts of a sum are split into gates one by one
+    apart = ("hh",) if _biased(model) and scaled_biases(_first(model)) else ()
     for order in permutations(gates):
         if "".join(order) != gates:
-            for tensors in _tensors(model):
+            for tensors in (*_tensors(model), *apart):
                 yield "".join(order), tensors
 
 
