@@ -31,7 +31,7 @@ ORDER = {
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
-    "bias_missing": "/(b_ih|b_hh)",
+    "bias_missing": "(/b_ih|n?/b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
@@ -366,6 +366,8 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
             return M.T.reshape(M.shape)
         case "reshaped", _:
             return M.reshape(M.shape[1], M.shape[0]).T
+        case "bias_missing", "n":
+            return np.concatenate([M[: 2 * H], 0 * M[2 * H :]])
         case "bias_missing", _:
             return 0 * M
         case "bias_doubled", _:
@@ -513,6 +515,8 @@ class Planted:
         name, family = mistake.name, self.kind.split("_")[0]
         if not re.fullmatch(ORDER[name], f"{mistake.choice}/{mistake.tensors}"):
             raise UndefinedError(f"{mistake} is not in the catalogue")
+        if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
+            raise UndefinedError(f"{self.kind} has no n")
         if any(name in names and family != owner for owner, names in _ONLY.items()):
             raise UndefinedError(f"{mistake} is none of {self.kind}")
         if name == "projection" and self.kind != "lstm_projected":
@@ -960,6 +964,7 @@ def _of_weights(
             for which in ("b_ih", "b_hh"):
                 yield from by_part(name, "", which)
         if kind == "gru":
+            yield from by_part("bias_missing", "n", "b_hh")
             yield from by_part("biases_exchanged")
             yield from by_part("bias_merged")
     if kind.startswith("lstm"):

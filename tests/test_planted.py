@@ -291,6 +291,12 @@ def test_biases_and_matrices(kind):
 
         made_by_weights(kind, Mistake("bias_merged"), only("bias", None, merged))
 
+        def without_n(value, *_):
+            return np.concatenate([value[: 2 * H], np.zeros(H)])
+
+        missing = Mistake("bias_missing", "n", "b_hh")
+        made_by_weights(kind, missing, only("bias_hh", None, without_n))
+
 
 def test_layers_and_directions_with_the_weights_of_others():
     def exchanged(name, _, weights):

@@ -73,7 +73,7 @@ EXACTLY: dict[str, str] = {
     "reshaped": "A (kH, I) array is read as (I, kH) in the order of memory, then transposed; with "
     "kernel, its transpose (I, kH) is read as (kH, I).",
     "matrices_exchanged": "Where both have the same shape.",
-    "bias_missing": "The bias is zero.",
+    "bias_missing": "The bias is zero; `n`: its rows of that gate are.",
     "bias_doubled": "The bias is 2 b.",
     "bias_twice": "`of b_ih`: b_ih stands in both places, b_hh in none.",
     "bias_merged": "b_in + b_hn outside of the product with r, nothing inside.",
