@@ -47,11 +47,15 @@ ORDER = {
     "reset_whole": "/",
     "no_reset": "/",
     "update_exchanged": "/",
-    "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu|sigmoid:hard_sigmoid(\(0.2, 0.5\))?)/",
+    "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu"
+    r"|sigmoid:(tanh|hard_sigmoid(\(0.2, 0.5\))?))/",
     "old_cell": "/",
     "coupled": "[if]/",
     "gate_unused": "[ifo]/",
     "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
+    "update": "(unused|both)/",
+    "other_gate": "(f:i|i:f|i:o|f:o|z:r|r:z)/",  # the one in place of the other
+    "squashed": "/",
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
@@ -102,12 +106,14 @@ _ONLY = {
         "reset_whole",
         "no_reset",
         "update_exchanged",
+        "update",
     },
     "lstm": {
         "forget_bias",
         "old_cell",
         "coupled",
         "gate_unused",
+        "squashed",
         "emitted",
         "projection",
         "initial_exchanged",
@@ -141,10 +147,15 @@ class Mistake:
 
 
 def _in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
-    """As the catalogue has them; one function of one equation before all functions of a name."""
-    return tuple(
-        sorted(mistakes, key=lambda m: (_RANK[m.name], m.choice.startswith(("tanh:", "sigmoid:"))))
-    )
+    """As the catalogue has them; one function of one equation before all functions of a name,
+    and of these sigmoid before tanh."""
+    functions = ("sigmoid:", "tanh:")
+
+    def rank(mistake: Mistake) -> tuple[int, int]:
+        last = [k for k, of in enumerate(functions, 1) if mistake.choice.startswith(of)]
+        return _RANK[mistake.name], last[0] if last else 0
+
+    return tuple(sorted(mistakes, key=rank))
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -255,17 +266,25 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     hr, hz, hn = np.split(cell.times(w["W_hh"], h) + w["b_hh"], 3, axis=-1)
     r = cell.apply("r", ir + hr)
     z = cell.apply("z", iz + hz)
+    reset = z if cell.wrong("other_gate", "z:r") else r
     if cell.wrong("no_reset"):
         a_n = in_ + hn
     elif cell.wrong("reset_whole"):
-        a_n = r * (in_ + hn)
+        a_n = reset * (in_ + hn)
     elif cell.wrong("reset_before"):
         W_hn, b_hn = np.split(w["W_hh"], 3)[2], np.split(w["b_hh"], 3)[2]
-        a_n = in_ + cell.times(W_hn, r * h) + b_hn
+        a_n = in_ + cell.times(W_hn, reset * h) + b_hn
     else:
-        a_n = in_ + r * hn
+        a_n = in_ + reset * hn
     n = cell.apply("n", a_n)
-    new, old = (z, 1 - z) if cell.wrong("update_exchanged") else (1 - z, z)
+    old: Any = r if cell.wrong("other_gate", "r:z") else z
+    new: Any = 1 - old
+    if cell.wrong("update_exchanged"):
+        new, old = old, new
+    if cell.wrong("update", "both"):
+        new = old
+    if cell.wrong("update", "unused"):
+        new, old = 1, 0
     values = {"r": r, "z": z, "n": n, "h": new * n + old * h}
     return cell.recorded({"r": ir + hr, "z": iz + hz, "n": a_n}, values)
 
@@ -291,12 +310,21 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
         del arguments["i"]
     values = {"i": i, "f": f, "g": g, "o": o}
     i, f, o = (1 if cell.wrong("gate_unused", k) else values[k] for k in "ifo")
+    for choice in ("f:i", "i:f", "i:o", "f:o"):
+        if cell.wrong("other_gate", choice):
+            used, gate = choice.split(":")
+            scales = {"i": i, "f": f, "o": o} | {gate: values[used]}
+            i, f, o = scales["i"], scales["f"], scales["o"]
     values["c"] = c = f * state["c"] + i * g
+    quantity = "m" if "W_hr" in w else "h"
+    if cell.wrong("squashed"):
+        values["c"] = c = cell.apply(quantity, c)
     seen = state["c"] if cell.wrong("old_cell") else c
+    seen = seen if cell.wrong("squashed") else cell.apply(quantity, seen)
     if "W_hr" not in w:
-        h = o * cell.apply("h", seen)
+        h = o * seen
         return {**cell.recorded(arguments, values), "h": h, "fed": h}
-    m = o * cell.apply("m", seen)
+    m = o * seen
     h = cell.times(w["W_hr"], m)
     fed = m[:, : h.shape[-1]] if cell.wrong("projection", "not_fed_back") else h
     return {**cell.recorded(arguments, values), "m": m, "h": h, "fed": fed}
@@ -515,6 +543,8 @@ class Planted:
         name, family = mistake.name, self.kind.split("_")[0]
         if not re.fullmatch(ORDER[name], f"{mistake.choice}/{mistake.tensors}"):
             raise UndefinedError(f"{mistake} is not in the catalogue")
+        if name == "other_gate" and not {*mistake.choice.split(":")} <= {*self.gates}:
+            raise UndefinedError(f"{self.kind} has no such gates")
         if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
             raise UndefinedError(f"{self.kind} has no n")
         if any(name in names and family != owner for owner, names in _ONLY.items()):
@@ -986,6 +1016,10 @@ def _of_equations(
     if kind == "gru":
         for name in ("reset_before", "reset_whole", "no_reset", "update_exchanged"):
             yield from by_part(name)
+        for choice in ("unused", "both"):
+            yield from by_part("update", choice)
+        for choice in ("z:r", "r:z"):
+            yield from by_part("other_gate", choice)
     functions = _functions(kind)
     for quantity, own in functions.items():
         others = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}.get(own, ())
@@ -996,12 +1030,16 @@ def _of_equations(
     if "sigmoid" in functions.values():
         yield from by_part("activation", "sigmoid:hard_sigmoid")
         yield from by_part("activation", "sigmoid:hard_sigmoid(0.2, 0.5)")
+        yield from by_part("activation", "sigmoid:tanh")
     if kind.startswith("lstm"):
         yield from by_part("old_cell")
         yield from by_part("coupled", "f")
         yield from by_part("coupled", "i")
         for gate in "ifo":
             yield from by_part("gate_unused", gate)
+        for choice in ("f:i", "i:f", "i:o", "f:o"):
+            yield from by_part("other_gate", choice)
+        yield from by_part("squashed")
         if projected:
             yield from by_part("projection", "not_fed_back")
             yield from everywhere("projection", "skipped")

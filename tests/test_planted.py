@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -577,19 +578,32 @@ def gru_by_hand(layer: nn.GRU, x: torch.Tensor, h: torch.Tensor, wrong: str) -> 
         if wrong == "reset_before":
             from_h = linear(r * h, U[s], d[s])
         elif wrong != "no_reset":
-            from_h = r * from_h
+            from_h = (z if wrong == "other_gate z:r" else r) * from_h
         n = torch.tanh(linear(x_t, W[s], b[s]) + from_h)
-        h = z * n + (1 - z) * h if wrong == "update_exchanged" else (1 - z) * n + z * h
+        if wrong == "update unused":
+            h = n
+        elif wrong == "update both":
+            h = z * (n + h)
+        elif wrong == "other_gate r:z":
+            h = n + r * (h - n)
+        else:
+            h = z * n + (1 - z) * h if wrong == "update_exchanged" else (1 - z) * n + z * h
         outputs.append(h)
     return torch.stack(outputs)
 
 
-@pytest.mark.parametrize("wrong", ["", "reset_before", "no_reset", "update_exchanged"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("", "reset_before", "no_reset", "update_exchanged"),
+        *("update unused", "update both", "other_gate z:r", "other_gate r:z"),
+    ],
+)
 def test_equations_of_the_gru(wrong):
     layer = torch_layer("gru", 1, 1)
     x, h = data(layer, "gru", 3)
     expected = gru_by_hand(layer, torch.from_numpy(x), torch.from_numpy(h[0]), wrong).numpy()
-    mistakes = [Mistake(wrong)] if wrong else []
+    mistakes = [Mistake(*wrong.split())] if wrong else []
     found = numbers("gru", arrays(layer), mistakes, [(x, h, None)])
     assert difference(found, [expected, expected[-1:]]) < 1e-12
 
@@ -603,6 +617,7 @@ def lstm_by_hand(
     hard = {
         "sigmoid:hard_sigmoid": torch.nn.functional.hardsigmoid,
         "sigmoid:hard_sigmoid(0.2, 0.5)": lambda a: (0.2 * a + 0.5).clamp(0, 1),
+        "sigmoid:tanh": tanh,
     }.get(wrong, sigmoid)
     of_g = {"g:relu": torch.relu, "g:sigmoid": sigmoid, "g:linear": lambda a: a}.get(wrong, tanh)
     of_c = {"h:relu": torch.relu, "h:sigmoid": sigmoid, "h:linear": lambda a: a}.get(wrong, tanh)
@@ -620,7 +635,12 @@ def lstm_by_hand(
         f = {"coupled f": 1 - i, "after": f + 1}.get(wrong, f)
         i = {"coupled i": 1 - f}.get(wrong, i)
         i, f, o = (1 if wrong == f"no {k}" else v for k, v in zip("ifo", (i, f, o), strict=True))
+        if re.fullmatch("[ifo]:[ifo]", wrong):
+            used = {"i": i, "f": f, "o": o}
+            i, f, o = (used[wrong[0] if wrong[2] == k else k] for k in "ifo")
         old, c = c, f * c + i * g
+        if wrong == "squashed":
+            c, of_c = tanh(c), lambda a: a
         m = h = o * of_c(old if wrong == "old_cell" else c)
         if layer.proj_size:
             h = m @ w["weight_hr_l0"].T
@@ -639,11 +659,14 @@ def lstm_by_hand(
             for choice in (
                 *("g:relu", "g:sigmoid", "g:linear", "h:relu", "h:sigmoid", "h:linear"),
                 *("tanh:relu", "sigmoid:hard_sigmoid", "sigmoid:hard_sigmoid(0.2, 0.5)"),
+                "sigmoid:tanh",
             )
         ),
         ("coupled f", Mistake("coupled", "f")),
         ("coupled i", Mistake("coupled", "i")),
         *((f"no {gate}", Mistake("gate_unused", gate)) for gate in "ifo"),
+        *((choice, Mistake("other_gate", choice)) for choice in ("f:i", "i:f", "i:o", "f:o")),
+        ("squashed", Mistake("squashed")),
         ("after", Mistake("forget_bias", "after")),
         ("old_cell", Mistake("old_cell")),
         ("emitted", Mistake("emitted", "c")),

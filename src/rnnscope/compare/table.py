@@ -13,6 +13,7 @@ from rnnscope.compare.catalogue.equations import EQUATIONS
 from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
+from rnnscope.compare.catalogue.updates import UPDATES
 from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
@@ -22,7 +23,7 @@ __all__ = ["EXACTLY", "SECTIONS", "document", "table"]
 
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Weights": WEIGHTS,
-    "Equations": EQUATIONS,
+    "Equations": (*EQUATIONS, *UPDATES),
     "States": STATES,
     "Time, batch and padding": TIME,
     "Directions, layers and outputs": WIRING,
@@ -87,6 +88,9 @@ EXACTLY: dict[str, str] = {
     "every one of that name.",
     "old_cell": "c_(t-1) in place of c_t wherever another equation uses it.",
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
+    "update": "`unused`: h = n. `both`: h = z × n + z × h_(t-1).",
+    "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
+    "squashed": "c = tanh(f × c_(t-1) + i × g), h = o × c.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
     "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",

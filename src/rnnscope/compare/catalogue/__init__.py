@@ -8,6 +8,7 @@ from rnnscope.compare.catalogue.equations import EQUATIONS
 from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
+from rnnscope.compare.catalogue.updates import UPDATES
 from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
@@ -16,7 +17,8 @@ from rnnscope.compare.model import Model
 __all__ = ["CATALOGUE", "Entry", "Words", "applied", "causes"]
 
 CATALOGUE: dict[str, Entry] = {
-    entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING, *RETURNED)
+    entry.name: entry
+    for entry in (*WEIGHTS, *EQUATIONS, *UPDATES, *STATES, *TIME, *WIRING, *RETURNED)
 }
 """Every entry by name, in the order in which several are applied."""
 
@@ -31,7 +33,7 @@ def causes(model: Model, scoped: bool = True) -> list[Cause]:
 
 def applied(model: Model, together: tuple[Cause, ...]) -> Model | None:
     """The model with these mistakes, in the catalogue's order; None where one does not apply."""
-    for cause in sorted(together, key=lambda cause: _ORDER[cause.name]):
+    for cause in sorted(together, key=lambda cause: (_ORDER[cause.name], str(cause))):
         changed = CATALOGUE[cause.name].apply(model, cause)
         if changed is None:
             return None
