@@ -73,7 +73,7 @@ ORDER = {
     "axes_exchanged": "/",
     "rows_joined": "/",
     "time_reversed": "(kept|turned|output)/",
-    "delayed": "(output|input)/",
+    "delayed": "(output|input|early|rolled)/",
     "padding": "(front|not_masked|last_at_end|sorted)/",
     # directions and layers
     "reverse_not_turned": "/",
@@ -92,6 +92,8 @@ ORDER = {
     # what is returned
     "final_exchanged": "(|h)/",
     "final_order": "(directions|layers|by_direction)/",
+    "units_reversed": "/",
+    "names_exchanged": "[ifgorzn]:[ifgorzn]/",  # of what is recorded step by step
     # around it
     "dropout": "/",
     "batch_dependent": "/",
@@ -543,7 +545,9 @@ class Planted:
         name, family = mistake.name, self.kind.split("_")[0]
         if not re.fullmatch(ORDER[name], f"{mistake.choice}/{mistake.tensors}"):
             raise UndefinedError(f"{mistake} is not in the catalogue")
-        if name == "other_gate" and not {*mistake.choice.split(":")} <= {*self.gates}:
+        if name in ("other_gate", "names_exchanged") and not {*mistake.choice.split(":")} <= {
+            *self.gates
+        }:
             raise UndefinedError(f"{self.kind} has no such gates")
         if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
             raise UndefinedError(f"{self.kind} has no n")
@@ -671,14 +675,28 @@ class Planted:
             final = {k: np.repeat(v, rows, axis=1) for k, v in final.items()}
         if self._has("time_reversed", "output"):
             output = _turn(output, asked)
+        if self._has("delayed", "early"):
+            later = np.concatenate([output[1:], 0 * output[:1]])
+            output = np.where((np.arange(1, T + 1)[:, None] < asked)[..., None], later, 0)
+            output = output.astype(later.dtype)
+        if self._has("delayed", "rolled"):
+            if given is not None:
+                raise UndefinedError("which step is the last of a padded row is not told")
+            output = output[[*range(1, T), 0]]
         if self._has("padding", "sorted"):
             falling = np.argsort(-asked, kind="stable")
             output, final = output[:, falling], {k: v[:, falling] for k, v in final.items()}
         final = self._given_back(final)
+        if self._has("units_reversed"):
+            output = output[..., ::-1]
         self.steps = {
             k: np.array([[part[k].swapaxes(0, 1) for part in row] for row in steps_of])
             for k in steps_of[0][0]
         }
+        for mistake in self.mistakes:
+            if mistake.name == "names_exchanged":
+                a, b = mistake.choice.split(":")
+                self.steps |= {a: self.steps[b], b: self.steps[a]}
         return output, final
 
     def _given_back(self, final: State) -> State:
@@ -949,11 +967,11 @@ def applicable(
     found = itertools.chain(
         _of_weights(kind, L, D, inputs, H, R, bias, everywhere, by_layer, by_part),
         _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
-        _of_steps(kind, by_part) if steps else (),
+        _of_steps(kind, everywhere, by_part) if steps else (),
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
         _of_time(batch, lengths, everywhere),
         _of_directions(L, D, inputs, D * R, everywhere, by_layer),
-        _of_returned(kind, L, D, R == H, everywhere),
+        _of_returned(kind, L, D, R == H, D * R, everywhere),
     )
     return list(found)
 
@@ -1047,10 +1065,12 @@ def _of_equations(
             yield from by_layer("emitted", "c")
 
 
-def _of_steps(kind: str, by_part: Entries) -> Iterator[Mistake]:
+def _of_steps(kind: str, everywhere: Entries, by_part: Entries) -> Iterator[Mistake]:
     if not kind.startswith("rnn"):
         for choice in (*GATES[kind], "all"):
             yield from by_part("unapplied", choice)
+        for pair in itertools.combinations(GATES[kind], 2):
+            yield from everywhere("names_exchanged", ":".join(pair))
 
 
 def _of_states(
@@ -1097,8 +1117,10 @@ def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
         yield from everywhere("rows_joined")
     for choice in ("kept", "turned", "output"):
         yield from everywhere("time_reversed", choice)
-    for choice in ("output", "input"):
+    for choice in ("output", "input", "early"):
         yield from everywhere("delayed", choice)
+    if not lengths:
+        yield from everywhere("delayed", "rolled")
     if lengths:
         for choice in ("front", "not_masked", "last_at_end", "sorted"):
             yield from everywhere("padding", choice)
@@ -1131,7 +1153,7 @@ def _of_directions(
 
 
 def _of_returned(
-    kind: str, L: int, D: int, same_size: bool, everywhere: Entries
+    kind: str, L: int, D: int, same_size: bool, width: int, everywhere: Entries
 ) -> Iterator[Mistake]:
     if kind.startswith("lstm") and same_size:
         yield from everywhere("final_exchanged")
@@ -1142,6 +1164,8 @@ def _of_returned(
         yield from everywhere("final_order", "layers")
     if L > 1 and D > 1:
         yield from everywhere("final_order", "by_direction")
+    if width > 1:
+        yield from everywhere("units_reversed")
 
 
 # --- which of them are the same -------------------------------------------------------------------

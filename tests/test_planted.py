@@ -427,6 +427,10 @@ def test_time_and_batch():
     agree("lstm", [Mistake("delayed", "input")], layer, run_torch(layer, late, initial))
     output, h, c = run_torch(layer, x, initial)
     agree("lstm", [Mistake("time_reversed", "output")], layer, [output[::-1], h, c])
+    agree("lstm", [Mistake("units_reversed")], layer, [output[..., ::-1], h, c])
+    agree("lstm", [Mistake("delayed", "rolled")], layer, [np.roll(output, -1, axis=0), h, c])
+    early = np.stack([*output[1:], np.zeros_like(output[0])])
+    agree("lstm", [Mistake("delayed", "early")], layer, [early, h, c])
     forward, reverse = np.split(output, 2, axis=-1)
     h_0 = initial[0]
     shifted = np.concatenate(
@@ -834,6 +838,17 @@ def test_a_gate_recorded_before_its_function_changes_nothing_else(kind):
         np.testing.assert_allclose(function(wrong.steps[name]), right.steps[name], atol=1e-15)
     for name in right.steps.keys() - set(planted.GATES[kind]):
         np.testing.assert_array_equal(right.steps[name], wrong.steps[name])
+
+
+def test_gates_recorded_under_each_others_names():
+    layer = torch_layer("gru", 2, 2)
+    x, initial = data(layer, "gru", 3)
+    right, wrong = (
+        Planted("gru", arrays(layer), mistakes=m) for m in ([], [Mistake("names_exchanged", "r:z")])
+    )
+    np.testing.assert_array_equal(right.output(x, initial), wrong.output(x, initial))
+    for mine, theirs in ("rz", "zr", "nn", "hh"):
+        np.testing.assert_array_equal(wrong.steps[mine], right.steps[theirs])
 
 
 @pytest.mark.parametrize("kind", KINDS)

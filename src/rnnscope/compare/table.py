@@ -105,12 +105,15 @@ EXACTLY: dict[str, str] = {
     "rows_chained": "Row b starts where row b − 1 ended; row 0 from its own initial state.",
     "time_reversed": "`kept`: every direction reads the other way, outputs stay at their steps. "
     "`turned`: the input is flipped and nothing turned back. `output`: the output is flipped.",
-    "delayed": "`output`: output[t] = h_(t-1), with h_0 first. `input`: x_(t-1), with zeros first.",
+    "delayed": "`output`: output[t] = h_(t-1), with h_0 first. `input`: x_(t-1), with zeros first. "
+    "`early`: output[t] = h_(t+1), with zeros last; `rolled`: with that of the first step last.",
     "padding": "Where lengths differ.",
     "reverse_unused": "Layers above the first read zeros in place of the reverse direction.",
     "directions_merged": "Of the last layer's output; its width is then H.",
     "lower_returned": "The output is that of the last layer but one.",
     "final_state": "h_n of reverse is the reverse half of output at the last step.",
+    "units_reversed": "The last axis of the output is flipped, both directions as one.",
+    "names_exchanged": "Where both gates are given by name, in every layer and direction.",
     "final_exchanged": "`h`: the tuple is (h_n, h_n).",
     "final_order": "Of h_n and c_n. `by_direction`: row d × layers + l in place of l × directions "
     "+ d.",

@@ -1,9 +1,10 @@
-"""Mistakes in what is returned once all is computed: the final states, and their rows."""
+"""Mistakes in what is returned once all is computed: the final states, the output, the names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import combinations
 
 from torch import Tensor
 
@@ -63,6 +64,35 @@ def _order(states: States, cause: Cause) -> States:
     return {name: value.flip(axis) for name, value in states.items()}
 
 
+def _always(model: Model) -> Iterator[Choice]:
+    yield "", ""
+
+
+def _reverse_units(model: Model, cause: Cause) -> Model:
+    def leave(outcome: Outcome, _: Inputs) -> Outcome:
+        return replace(outcome, output=outcome.output.flip(-1))
+
+    return model.adding("leave", Change((cause.name,), leave))
+
+
+def _named(model: Model) -> Iterator[Choice]:
+    part = model.parts[0][0]
+    gates = [gate for gate in part.cell.gates if gate not in part.cell.states]
+    yield from ((f"{one}:{other}", "") for one, other in combinations(gates, 2))
+
+
+def _rename(model: Model, cause: Cause) -> Model:
+    one, other = cause.choice.split(":")
+
+    def leave(outcome: Outcome, _: Inputs) -> Outcome | None:
+        steps = outcome.steps
+        if one not in steps or other not in steps:  # they are not recorded
+            return None
+        return replace(outcome, steps={**steps, one: steps[other], other: steps[one]})
+
+    return model.adding("leave", Change((cause.name, cause.choice), leave))
+
+
 def _words(cause: Cause, model: Model) -> Words:
     two = model.num_directions > 1
     rows = f"h_n[layer{' * 2 + direction' * two}] = h"
@@ -73,6 +103,19 @@ def _words(cause: Cause, model: Model) -> Words:
             )
         case "final_exchanged", _:
             return Words("h_n and c_n exchanged", "the tuple is (h_n, c_n).", "return y, (h, c)")
+        case "units_reversed", _:
+            return Words(
+                "the units of the output are reversed",
+                "output[..., k] is unit k of h.",
+                "do not flip the last axis",
+            )
+        case "names_exchanged", choice:
+            one, other = choice.split(":")
+            return Words(
+                f"{one} and {other} are recorded under each other's names",
+                f"what is called {one} is {other}.",
+                f'{{"{one}": {one}, "{other}": {other}}}',
+            )
         case "final_order", "directions":
             return Words(
                 "the directions of the final states are exchanged",
@@ -102,4 +145,6 @@ RETURNED = (
         model=_final(_exchange),
     ),
     Entry("final_order", "the final states", "global", _orders, _words, model=_final(_order)),
+    Entry("units_reversed", "the output", "global", _always, _words, model=_reverse_units),
+    Entry("names_exchanged", "the recorded gates", "global", _named, _words, model=_rename),
 )
