@@ -179,6 +179,21 @@ def test_two_mistakes(kind: str, seed: int) -> None:
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.parametrize(
+    "mistakes",
+    [
+        [Mistake("lower_returned"), Mistake("time_reversed", "kept")],
+        [Mistake("lower_returned"), Mistake("delayed", "early")],
+        [Mistake("directions_merged", "forward"), Mistake("units_reversed")],
+        [Mistake("reset_before"), Mistake("bias_missing", "n", "b_hh")],
+    ],
+    ids=str,
+)
+def test_two_mistakes_of_which_one_changes_what_the_other_returns(mistakes: Any) -> None:
+    result = plant(Setting("gru", 2, 2), mistakes, "call")
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_three_mistakes(seed: int) -> None:
     count, failed = share(3, [Setting(kind) for kind in KINDS] * 2, seed)

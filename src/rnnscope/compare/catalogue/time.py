@@ -243,7 +243,7 @@ def _mispad(model: Model, cause: Cause) -> Model:
         case "not_masked":
             return _wrapped(model, cause, unmasked)
         case "last_at_end":
-            return _leaving(model, cause, at_end)
+            return model.adding("inner", Change((cause.name, cause.choice), at_end))
     return _leaving(model, cause, in_order)
 
 
