@@ -26,12 +26,12 @@ DIRECTIONS = ("forward", "reverse")
 _ANY = "(all|W|W_ih|W_hh|b)"
 ORDER = {
     # weights
-    "gate_order": rf"[a-z]+/{_ANY}",
+    "gate_order": rf"[a-z]+/({_ANY}|hh)",
     "interleaved": rf"(read|stored)/{_ANY}",
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
-    "bias_missing": "/(b_ih|b_hh)",
+    "bias_missing": "(/b_ih|n?/b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
@@ -47,19 +47,23 @@ ORDER = {
     "reset_whole": "/",
     "no_reset": "/",
     "update_exchanged": "/",
-    "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu|sigmoid:hard_sigmoid(\(0.2, 0.5\))?)/",
+    "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu"
+    r"|sigmoid:(tanh|hard_sigmoid(\(0.2, 0.5\))?))/",
     "old_cell": "/",
     "coupled": "[if]/",
     "gate_unused": "[ifo]/",
     "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
+    "update": "(unused|both)/",
+    "other_gate": "(f:i|i:f|i:o|f:o|z:r|r:z)/",  # the one in place of the other
+    "squashed": "/",
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
-    "initial_ignored": "(all|h|c)/",
+    "initial_ignored": "(all|h|c|upper)/",
     "initial_exchanged": "/",
     "initial_batch_first": "/",
     "initial_reshaped": "/",
-    "initial_first": "(part|layer)/",
+    "initial_first": "(part|layer|h|c)/",
     "initial_order": "/",
     "first_bias": "(n|all)/",
     "never_carried": "(|h|c)/",
@@ -69,7 +73,7 @@ ORDER = {
     "axes_exchanged": "/",
     "rows_joined": "/",
     "time_reversed": "(kept|turned|output)/",
-    "delayed": "(output|input)/",
+    "delayed": "(output|input|early|rolled)/",
     "padding": "(front|not_masked|last_at_end|sorted)/",
     # directions and layers
     "reverse_not_turned": "/",
@@ -85,6 +89,11 @@ ORDER = {
     "residual": "/",
     "outputs_alias": "/",
     "final_state": "output_(end|start)/",
+    # what is returned
+    "final_exchanged": "(|h)/",
+    "final_order": "(directions|layers|by_direction)/",
+    "units_reversed": "/",
+    "names_exchanged": "[ifgorzn]:[ifgorzn]/",  # of what is recorded step by step
     # around it
     "dropout": "/",
     "batch_dependent": "/",
@@ -99,18 +108,22 @@ _ONLY = {
         "reset_whole",
         "no_reset",
         "update_exchanged",
+        "update",
     },
     "lstm": {
         "forget_bias",
         "old_cell",
         "coupled",
         "gate_unused",
+        "squashed",
         "emitted",
         "projection",
         "initial_exchanged",
+        "final_exchanged",
     },
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
+_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction"}
 
 
 class UndefinedError(ValueError):
@@ -136,10 +149,15 @@ class Mistake:
 
 
 def _in_order(mistakes: Iterable[Mistake]) -> tuple[Mistake, ...]:
-    """As the catalogue has them; one function of one equation before all functions of a name."""
-    return tuple(
-        sorted(mistakes, key=lambda m: (_RANK[m.name], m.choice.startswith(("tanh:", "sigmoid:"))))
-    )
+    """As the catalogue has them; one function of one equation before all functions of a name,
+    and of these sigmoid before tanh."""
+    functions = ("sigmoid:", "tanh:")
+
+    def rank(mistake: Mistake) -> tuple[int, int]:
+        last = [k for k, of in enumerate(functions, 1) if mistake.choice.startswith(of)]
+        return _RANK[mistake.name], last[0] if last else 0
+
+    return tuple(sorted(mistakes, key=rank))
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -250,17 +268,25 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     hr, hz, hn = np.split(cell.times(w["W_hh"], h) + w["b_hh"], 3, axis=-1)
     r = cell.apply("r", ir + hr)
     z = cell.apply("z", iz + hz)
+    reset = z if cell.wrong("other_gate", "z:r") else r
     if cell.wrong("no_reset"):
         a_n = in_ + hn
     elif cell.wrong("reset_whole"):
-        a_n = r * (in_ + hn)
+        a_n = reset * (in_ + hn)
     elif cell.wrong("reset_before"):
         W_hn, b_hn = np.split(w["W_hh"], 3)[2], np.split(w["b_hh"], 3)[2]
-        a_n = in_ + cell.times(W_hn, r * h) + b_hn
+        a_n = in_ + cell.times(W_hn, reset * h) + b_hn
     else:
-        a_n = in_ + r * hn
+        a_n = in_ + reset * hn
     n = cell.apply("n", a_n)
-    new, old = (z, 1 - z) if cell.wrong("update_exchanged") else (1 - z, z)
+    old: Any = r if cell.wrong("other_gate", "r:z") else z
+    new: Any = 1 - old
+    if cell.wrong("update_exchanged"):
+        new, old = old, new
+    if cell.wrong("update", "both"):
+        new = old
+    if cell.wrong("update", "unused"):
+        new, old = 1, 0
     values = {"r": r, "z": z, "n": n, "h": new * n + old * h}
     return cell.recorded({"r": ir + hr, "z": iz + hz, "n": a_n}, values)
 
@@ -286,12 +312,21 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
         del arguments["i"]
     values = {"i": i, "f": f, "g": g, "o": o}
     i, f, o = (1 if cell.wrong("gate_unused", k) else values[k] for k in "ifo")
+    for choice in ("f:i", "i:f", "i:o", "f:o"):
+        if cell.wrong("other_gate", choice):
+            used, gate = choice.split(":")
+            scales = {"i": i, "f": f, "o": o} | {gate: values[used]}
+            i, f, o = scales["i"], scales["f"], scales["o"]
     values["c"] = c = f * state["c"] + i * g
+    quantity = "m" if "W_hr" in w else "h"
+    if cell.wrong("squashed"):
+        values["c"] = c = cell.apply(quantity, c)
     seen = state["c"] if cell.wrong("old_cell") else c
+    seen = seen if cell.wrong("squashed") else cell.apply(quantity, seen)
     if "W_hr" not in w:
-        h = o * cell.apply("h", seen)
+        h = o * seen
         return {**cell.recorded(arguments, values), "h": h, "fed": h}
-    m = o * cell.apply("m", seen)
+    m = o * seen
     h = cell.times(w["W_hr"], m)
     fed = m[:, : h.shape[-1]] if cell.wrong("projection", "not_fed_back") else h
     return {**cell.recorded(arguments, values), "m": m, "h": h, "fed": fed}
@@ -332,6 +367,7 @@ def _named(tensors: str) -> tuple[str, ...]:
         "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
         "W": ("W_ih", "W_hh"),
         "b": ("b_ih", "b_hh"),
+        "hh": ("W_hh", "b_hh"),
     }.get(tensors, (tensors,))
 
 
@@ -360,6 +396,8 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
             return M.T.reshape(M.shape)
         case "reshaped", _:
             return M.reshape(M.shape[1], M.shape[0]).T
+        case "bias_missing", "n":
+            return np.concatenate([M[: 2 * H], 0 * M[2 * H :]])
         case "bias_missing", _:
             return 0 * M
         case "bias_doubled", _:
@@ -507,19 +545,28 @@ class Planted:
         name, family = mistake.name, self.kind.split("_")[0]
         if not re.fullmatch(ORDER[name], f"{mistake.choice}/{mistake.tensors}"):
             raise UndefinedError(f"{mistake} is not in the catalogue")
+        if name in ("other_gate", "names_exchanged") and not {*mistake.choice.split(":")} <= {
+            *self.gates
+        }:
+            raise UndefinedError(f"{self.kind} has no such gates")
+        if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
+            raise UndefinedError(f"{self.kind} has no n")
         if any(name in names and family != owner for owner, names in _ONLY.items()):
             raise UndefinedError(f"{mistake} is none of {self.kind}")
         if name == "projection" and self.kind != "lstm_projected":
             raise UndefinedError(f"{mistake} needs a projection")
-        if name == "emitted" and self.R != self.H:
+        if name in ("emitted", "final_exchanged") and self.R != self.H:
             raise UndefinedError(f"{mistake} needs h and c of one size")
-        two = name in _TWO_DIRECTIONS or mistake.choice == "output_end"
+        two = name in _TWO_DIRECTIONS or mistake.choice in _CHOICES_OF_TWO_DIRECTIONS
         if two and len(self.directions) == 1:
             raise UndefinedError(f"{mistake} needs two directions")
         places = itertools.product(range(self.layers), self.directions)
         if not any(_covers(mistake, *place) for place in places):
             raise UndefinedError(f"{mistake} lies outside the layer")
-        if name in ("lower_returned", "upper_start") and self.layers == 1:
+        if mistake.choice == "c" and family != "lstm":
+            raise UndefinedError(f"{self.kind} has no c")
+        two = name in ("lower_returned", "upper_start")
+        if (two or mistake.choice in ("layers", "by_direction", "upper")) and self.layers == 1:
             raise UndefinedError(f"{mistake} needs two layers")
 
     def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
@@ -556,6 +603,8 @@ class Planted:
         L, D = self.layers, len(self.directions)
         for mistake in self.mistakes:
             match mistake.name, mistake.choice:
+                case "initial_ignored", "upper":
+                    start = {k: np.concatenate([v[:D], 0 * v[D:]]) for k, v in start.items()}
                 case "initial_ignored", choice:
                     start = {k: 0 * v if choice in ("all", k) else v for k, v in start.items()}
                 case "initial_exchanged", _:
@@ -575,6 +624,8 @@ class Planted:
                     start = {k: v[[0] * (L * D)] for k, v in start.items()}
                 case "initial_first", "layer":
                     start = {k: v[list(range(D)) * L] for k, v in start.items()}
+                case "initial_first", state:
+                    start = {**start, state: start[state][[0] * (L * D)]}
                 case "initial_order", _:
                     order = [d * L + layer for layer in range(L) for d in range(D)]
                     start = {k: v[order] for k, v in start.items()}
@@ -624,14 +675,45 @@ class Planted:
             final = {k: np.repeat(v, rows, axis=1) for k, v in final.items()}
         if self._has("time_reversed", "output"):
             output = _turn(output, asked)
+        if self._has("delayed", "early"):
+            later = np.concatenate([output[1:], 0 * output[:1]])
+            output = np.where((np.arange(1, T + 1)[:, None] < asked)[..., None], later, 0)
+            output = output.astype(later.dtype)
+        if self._has("delayed", "rolled"):
+            if given is not None:
+                raise UndefinedError("which step is the last of a padded row is not told")
+            output = output[[*range(1, T), 0]]
         if self._has("padding", "sorted"):
             falling = np.argsort(-asked, kind="stable")
             output, final = output[:, falling], {k: v[:, falling] for k, v in final.items()}
+        final = self._given_back(final)
+        if self._has("units_reversed"):
+            output = output[..., ::-1]
         self.steps = {
             k: np.array([[part[k].swapaxes(0, 1) for part in row] for row in steps_of])
             for k in steps_of[0][0]
         }
+        for mistake in self.mistakes:
+            if mistake.name == "names_exchanged":
+                a, b = mistake.choice.split(":")
+                self.steps |= {a: self.steps[b], b: self.steps[a]}
         return output, final
+
+    def _given_back(self, final: State) -> State:
+        """The final states, (parts, batch, units), as they are put into what is returned."""
+        L, D = self.layers, len(self.directions)
+        if self._has("final_exchanged"):
+            final = {"h": final["c"], "c": final["h"]}
+        if self._has("final_exchanged", "h"):
+            final = {"h": final["h"], "c": final["h"]}
+        order = np.arange(L * D)
+        if self._has("final_order", "directions"):
+            order = np.array([layer * D + 1 - d for layer in range(L) for d in range(D)])
+        if self._has("final_order", "layers"):
+            order = np.array([(L - 1 - layer) * D + d for layer in range(L) for d in range(D)])
+        if self._has("final_order", "by_direction"):
+            order = np.array([layer * D + d for d in range(D) for layer in range(L)])
+        return {k: v[order] for k, v in final.items()}
 
     # layers and directions
 
@@ -885,10 +967,11 @@ def applicable(
     found = itertools.chain(
         _of_weights(kind, L, D, inputs, H, R, bias, everywhere, by_layer, by_part),
         _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
-        _of_steps(kind, by_part) if steps else (),
+        _of_steps(kind, everywhere, by_part) if steps else (),
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
         _of_time(batch, lengths, everywhere),
         _of_directions(L, D, inputs, D * R, everywhere, by_layer),
+        _of_returned(kind, L, D, R == H, D * R, everywhere),
     )
     return list(found)
 
@@ -910,7 +993,8 @@ def _of_weights(
 ) -> Iterator[Mistake]:
     gates = GATES[kind]
     tensors = ("all", "W", "W_ih", "W_hh", "b") if bias else ("all", "W_ih", "W_hh")
-    for order, which in itertools.product(itertools.permutations(gates), tensors):
+    split = (*tensors, "hh") if kind == "gru" and bias else tensors
+    for order, which in itertools.product(itertools.permutations(gates), split):
         if "".join(order) != gates:
             yield from by_part("gate_order", "".join(order), which)
     if len(gates) > 1:
@@ -928,6 +1012,7 @@ def _of_weights(
             for which in ("b_ih", "b_hh"):
                 yield from by_part(name, "", which)
         if kind == "gru":
+            yield from by_part("bias_missing", "n", "b_hh")
             yield from by_part("biases_exchanged")
             yield from by_part("bias_merged")
     if kind.startswith("lstm"):
@@ -949,6 +1034,10 @@ def _of_equations(
     if kind == "gru":
         for name in ("reset_before", "reset_whole", "no_reset", "update_exchanged"):
             yield from by_part(name)
+        for choice in ("unused", "both"):
+            yield from by_part("update", choice)
+        for choice in ("z:r", "r:z"):
+            yield from by_part("other_gate", choice)
     functions = _functions(kind)
     for quantity, own in functions.items():
         others = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}.get(own, ())
@@ -959,12 +1048,16 @@ def _of_equations(
     if "sigmoid" in functions.values():
         yield from by_part("activation", "sigmoid:hard_sigmoid")
         yield from by_part("activation", "sigmoid:hard_sigmoid(0.2, 0.5)")
+        yield from by_part("activation", "sigmoid:tanh")
     if kind.startswith("lstm"):
         yield from by_part("old_cell")
         yield from by_part("coupled", "f")
         yield from by_part("coupled", "i")
         for gate in "ifo":
             yield from by_part("gate_unused", gate)
+        for choice in ("f:i", "i:f", "i:o", "f:o"):
+            yield from by_part("other_gate", choice)
+        yield from by_part("squashed")
         if projected:
             yield from by_part("projection", "not_fed_back")
             yield from everywhere("projection", "skipped")
@@ -972,10 +1065,12 @@ def _of_equations(
             yield from by_layer("emitted", "c")
 
 
-def _of_steps(kind: str, by_part: Entries) -> Iterator[Mistake]:
+def _of_steps(kind: str, everywhere: Entries, by_part: Entries) -> Iterator[Mistake]:
     if not kind.startswith("rnn"):
         for choice in (*GATES[kind], "all"):
             yield from by_part("unapplied", choice)
+        for pair in itertools.combinations(GATES[kind], 2):
+            yield from everywhere("names_exchanged", ":".join(pair))
 
 
 def _of_states(
@@ -991,6 +1086,8 @@ def _of_states(
     lstm = kind.startswith("lstm")
     for choice in ("all", "h", "c") if lstm else ("all",):
         yield from everywhere("initial_ignored", choice)
+    if L > 1:
+        yield from everywhere("initial_ignored", "upper")
     if lstm and same_size:
         yield from everywhere("initial_exchanged")
     if L * D == B > 1:
@@ -999,6 +1096,8 @@ def _of_states(
         yield from everywhere("initial_reshaped")
     if L * D > 1:
         yield from everywhere("initial_first", "part")
+        for choice in ("h", "c") if lstm else ():
+            yield from everywhere("initial_first", choice)
     if L > 1 and D > 1:
         yield from everywhere("initial_first", "layer")
         yield from everywhere("initial_order")
@@ -1018,8 +1117,10 @@ def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
         yield from everywhere("rows_joined")
     for choice in ("kept", "turned", "output"):
         yield from everywhere("time_reversed", choice)
-    for choice in ("output", "input"):
+    for choice in ("output", "input", "early"):
         yield from everywhere("delayed", choice)
+    if not lengths:
+        yield from everywhere("delayed", "rolled")
     if lengths:
         for choice in ("front", "not_masked", "last_at_end", "sorted"):
             yield from everywhere("padding", choice)
@@ -1049,6 +1150,22 @@ def _of_directions(
     yield from everywhere("final_state", "output_start")
     if D > 1:
         yield from everywhere("final_state", "output_end")
+
+
+def _of_returned(
+    kind: str, L: int, D: int, same_size: bool, width: int, everywhere: Entries
+) -> Iterator[Mistake]:
+    if kind.startswith("lstm") and same_size:
+        yield from everywhere("final_exchanged")
+        yield from everywhere("final_exchanged", "h")
+    if D > 1:
+        yield from everywhere("final_order", "directions")
+    if L > 1:
+        yield from everywhere("final_order", "layers")
+    if L > 1 and D > 1:
+        yield from everywhere("final_order", "by_direction")
+    if width > 1:
+        yield from everywhere("units_reversed")
 
 
 # --- which of them are the same -------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,12 @@ def test_biases_and_matrices(kind):
 
         made_by_weights(kind, Mistake("bias_merged"), only("bias", None, merged))
 
+        def without_n(value, *_):
+            return np.concatenate([value[: 2 * H], np.zeros(H)])
+
+        missing = Mistake("bias_missing", "n", "b_hh")
+        made_by_weights(kind, missing, only("bias_hh", None, without_n))
+
 
 def test_layers_and_directions_with_the_weights_of_others():
     def exchanged(name, _, weights):
@@ -348,6 +355,11 @@ def test_rnn_with_the_other_function_is_the_other_rnn():
         ),
         (Mistake("initial_first", "part"), lambda h, c: (h[[0, 0, 0, 0]], c[[0, 0, 0, 0]])),
         (Mistake("initial_first", "layer"), lambda h, c: (h[[0, 1, 0, 1]], c[[0, 1, 0, 1]])),
+        (Mistake("initial_first", "c"), lambda h, c: (h, c[[0, 0, 0, 0]])),
+        (
+            Mistake("initial_ignored", "upper"),
+            lambda h, c: tuple(np.stack([*v[:2], 0 * v[2], 0 * v[3]]) for v in (h, c)),
+        ),
         (Mistake("initial_order"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
     ],
     ids=lambda value: str(value) if isinstance(value, Mistake) else "",
@@ -356,6 +368,24 @@ def test_initial_states(mistake, change):
     layer = torch_layer("lstm", 2, 2)
     x, initial = data(layer, "lstm", 3)
     agree("lstm", [mistake], layer, run_torch(layer, x, change(*initial)))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "change"),
+    [
+        (Mistake("final_exchanged"), lambda h, c: (c, h)),
+        (Mistake("final_exchanged", "h"), lambda h, c: (h, h)),
+        (Mistake("final_order", "directions"), lambda h, c: (h[[1, 0, 3, 2]], c[[1, 0, 3, 2]])),
+        (Mistake("final_order", "layers"), lambda h, c: (h[[2, 3, 0, 1]], c[[2, 3, 0, 1]])),
+        (Mistake("final_order", "by_direction"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Mistake) else "",
+)
+def test_final_states(mistake, change):
+    layer = torch_layer("lstm", 2, 2)
+    x, initial = data(layer, "lstm", 3)
+    output, h, c = run_torch(layer, x, initial)
+    agree("lstm", [mistake], layer, [output, *change(h, c)])
 
 
 def test_rows_and_calls_that_go_on_where_others_ended():
@@ -397,6 +427,10 @@ def test_time_and_batch():
     agree("lstm", [Mistake("delayed", "input")], layer, run_torch(layer, late, initial))
     output, h, c = run_torch(layer, x, initial)
     agree("lstm", [Mistake("time_reversed", "output")], layer, [output[::-1], h, c])
+    agree("lstm", [Mistake("units_reversed")], layer, [output[..., ::-1], h, c])
+    agree("lstm", [Mistake("delayed", "rolled")], layer, [np.roll(output, -1, axis=0), h, c])
+    early = np.stack([*output[1:], np.zeros_like(output[0])])
+    agree("lstm", [Mistake("delayed", "early")], layer, [early, h, c])
     forward, reverse = np.split(output, 2, axis=-1)
     h_0 = initial[0]
     shifted = np.concatenate(
@@ -548,19 +582,32 @@ def gru_by_hand(layer: nn.GRU, x: torch.Tensor, h: torch.Tensor, wrong: str) -> 
         if wrong == "reset_before":
             from_h = linear(r * h, U[s], d[s])
         elif wrong != "no_reset":
-            from_h = r * from_h
+            from_h = (z if wrong == "other_gate z:r" else r) * from_h
         n = torch.tanh(linear(x_t, W[s], b[s]) + from_h)
-        h = z * n + (1 - z) * h if wrong == "update_exchanged" else (1 - z) * n + z * h
+        if wrong == "update unused":
+            h = n
+        elif wrong == "update both":
+            h = z * (n + h)
+        elif wrong == "other_gate r:z":
+            h = n + r * (h - n)
+        else:
+            h = z * n + (1 - z) * h if wrong == "update_exchanged" else (1 - z) * n + z * h
         outputs.append(h)
     return torch.stack(outputs)
 
 
-@pytest.mark.parametrize("wrong", ["", "reset_before", "no_reset", "update_exchanged"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("", "reset_before", "no_reset", "update_exchanged"),
+        *("update unused", "update both", "other_gate z:r", "other_gate r:z"),
+    ],
+)
 def test_equations_of_the_gru(wrong):
     layer = torch_layer("gru", 1, 1)
     x, h = data(layer, "gru", 3)
     expected = gru_by_hand(layer, torch.from_numpy(x), torch.from_numpy(h[0]), wrong).numpy()
-    mistakes = [Mistake(wrong)] if wrong else []
+    mistakes = [Mistake(*wrong.split())] if wrong else []
     found = numbers("gru", arrays(layer), mistakes, [(x, h, None)])
     assert difference(found, [expected, expected[-1:]]) < 1e-12
 
@@ -574,6 +621,7 @@ def lstm_by_hand(
     hard = {
         "sigmoid:hard_sigmoid": torch.nn.functional.hardsigmoid,
         "sigmoid:hard_sigmoid(0.2, 0.5)": lambda a: (0.2 * a + 0.5).clamp(0, 1),
+        "sigmoid:tanh": tanh,
     }.get(wrong, sigmoid)
     of_g = {"g:relu": torch.relu, "g:sigmoid": sigmoid, "g:linear": lambda a: a}.get(wrong, tanh)
     of_c = {"h:relu": torch.relu, "h:sigmoid": sigmoid, "h:linear": lambda a: a}.get(wrong, tanh)
@@ -591,7 +639,12 @@ def lstm_by_hand(
         f = {"coupled f": 1 - i, "after": f + 1}.get(wrong, f)
         i = {"coupled i": 1 - f}.get(wrong, i)
         i, f, o = (1 if wrong == f"no {k}" else v for k, v in zip("ifo", (i, f, o), strict=True))
+        if re.fullmatch("[ifo]:[ifo]", wrong):
+            used = {"i": i, "f": f, "o": o}
+            i, f, o = (used[wrong[0] if wrong[2] == k else k] for k in "ifo")
         old, c = c, f * c + i * g
+        if wrong == "squashed":
+            c, of_c = tanh(c), lambda a: a
         m = h = o * of_c(old if wrong == "old_cell" else c)
         if layer.proj_size:
             h = m @ w["weight_hr_l0"].T
@@ -610,11 +663,14 @@ def lstm_by_hand(
             for choice in (
                 *("g:relu", "g:sigmoid", "g:linear", "h:relu", "h:sigmoid", "h:linear"),
                 *("tanh:relu", "sigmoid:hard_sigmoid", "sigmoid:hard_sigmoid(0.2, 0.5)"),
+                "sigmoid:tanh",
             )
         ),
         ("coupled f", Mistake("coupled", "f")),
         ("coupled i", Mistake("coupled", "i")),
         *((f"no {gate}", Mistake("gate_unused", gate)) for gate in "ifo"),
+        *((choice, Mistake("other_gate", choice)) for choice in ("f:i", "i:f", "i:o", "f:o")),
+        ("squashed", Mistake("squashed")),
         ("after", Mistake("forget_bias", "after")),
         ("old_cell", Mistake("old_cell")),
         ("emitted", Mistake("emitted", "c")),
@@ -782,6 +838,17 @@ def test_a_gate_recorded_before_its_function_changes_nothing_else(kind):
         np.testing.assert_allclose(function(wrong.steps[name]), right.steps[name], atol=1e-15)
     for name in right.steps.keys() - set(planted.GATES[kind]):
         np.testing.assert_array_equal(right.steps[name], wrong.steps[name])
+
+
+def test_gates_recorded_under_each_others_names():
+    layer = torch_layer("gru", 2, 2)
+    x, initial = data(layer, "gru", 3)
+    right, wrong = (
+        Planted("gru", arrays(layer), mistakes=m) for m in ([], [Mistake("names_exchanged", "r:z")])
+    )
+    np.testing.assert_array_equal(right.output(x, initial), wrong.output(x, initial))
+    for mine, theirs in ("rz", "zr", "nn", "hh"):
+        np.testing.assert_array_equal(wrong.steps[mine], right.steps[theirs])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,8 +10,10 @@ from torch import nn
 from rnnscope.adopt import adopt
 from rnnscope.compare.catalogue import Entry
 from rnnscope.compare.catalogue.equations import EQUATIONS
+from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
+from rnnscope.compare.catalogue.updates import UPDATES
 from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
@@ -21,10 +23,11 @@ __all__ = ["EXACTLY", "SECTIONS", "document", "table"]
 
 SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Weights": WEIGHTS,
-    "Equations": EQUATIONS,
+    "Equations": (*EQUATIONS, *UPDATES),
     "States": STATES,
     "Time, batch and padding": TIME,
     "Directions, layers and outputs": WIRING,
+    "What is returned": RETURNED,
 }
 
 _INTRODUCTION = """\
@@ -34,11 +37,11 @@ What `rs.compare` can name, alone or several at once. Generated from the records
 `src/rnnscope/compare/catalogue/` by `python -m rnnscope.compare.table`; a test holds it current.
 
 **cause** is what `verdict.causes` holds and `str(cause)` prints: the entry, what it leaves open,
-and `of` the parameters it concerns (`all` four, `W` both matrices, `b` both biases). **where** it
-can stand, which the verdict adds: *part*, one layer in one direction, one layer, one direction, or
-all; *layer*, one layer or all; *whole*, the whole only. Entries of layers are shown for two. The
-sentences and lines are those of the first cell that is named, those of `nn.LSTM` where it is all;
-declared cells have the entries that their equations fit.
+and `of` the parameters it concerns (`all` four, `W` both matrices, `b` both biases, `hh` those that
+end in _hh). **where** it can stand, which the verdict adds: *part*, one layer in one direction, one
+layer, one direction, or all; *layer*, one layer or all; *whole*, the whole only. Entries of layers
+are shown for two. The sentences and lines are those of the first cell that is named, those of
+`nn.LSTM` where it is all; declared cells have the entries that their equations fit.
 W_ih, W_hh, b_ih, b_hh are PyTorch's parameters, of all gates; H is the hidden size, k the number of
 gates.
 """
@@ -71,7 +74,7 @@ EXACTLY: dict[str, str] = {
     "reshaped": "A (kH, I) array is read as (I, kH) in the order of memory, then transposed; with "
     "kernel, its transpose (I, kH) is read as (kH, I).",
     "matrices_exchanged": "Where both have the same shape.",
-    "bias_missing": "The bias is zero.",
+    "bias_missing": "The bias is zero; `n`: its rows of that gate are.",
     "bias_doubled": "The bias is 2 b.",
     "bias_twice": "`of b_ih`: b_ih stands in both places, b_hh in none.",
     "bias_merged": "b_in + b_hn outside of the product with r, nothing inside.",
@@ -85,9 +88,14 @@ EXACTLY: dict[str, str] = {
     "every one of that name.",
     "old_cell": "c_(t-1) in place of c_t wherever another equation uses it.",
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
+    "update": "`unused`: h = n. `both`: h = z × n + z × h_(t-1).",
+    "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
+    "squashed": "c = tanh(f × c_(t-1) + i × g), h = o × c.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
-    "initial_first": "`part`: h_0[0] everywhere; `layer`: the rows of layer 0 in every layer.",
+    "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
+    "initial_first": "`part`: h_0[0] and c_0[0] everywhere; `h` and `c`: of that state alone; "
+    "`layer`: the rows of layer 0 in every layer.",
     "initial_order": "Row d × layers + l in place of l × directions + d.",
     "never_carried": "Every step has the initial state (h, c, or both) as the state before.",
     "projection": "`skipped`: in the last layer's output, and in h_n of a single layer; what is "
@@ -97,12 +105,18 @@ EXACTLY: dict[str, str] = {
     "rows_chained": "Row b starts where row b − 1 ended; row 0 from its own initial state.",
     "time_reversed": "`kept`: every direction reads the other way, outputs stay at their steps. "
     "`turned`: the input is flipped and nothing turned back. `output`: the output is flipped.",
-    "delayed": "`output`: output[t] = h_(t-1), with h_0 first. `input`: x_(t-1), with zeros first.",
+    "delayed": "`output`: output[t] = h_(t-1), with h_0 first. `input`: x_(t-1), with zeros first. "
+    "`early`: output[t] = h_(t+1), with zeros last; `rolled`: with that of the first step last.",
     "padding": "Where lengths differ.",
     "reverse_unused": "Layers above the first read zeros in place of the reverse direction.",
     "directions_merged": "Of the last layer's output; its width is then H.",
     "lower_returned": "The output is that of the last layer but one.",
     "final_state": "h_n of reverse is the reverse half of output at the last step.",
+    "units_reversed": "The last axis of the output is flipped, both directions as one.",
+    "names_exchanged": "Where both gates are given by name, in every layer and direction.",
+    "final_exchanged": "`h`: the tuple is (h_n, h_n).",
+    "final_order": "Of h_n and c_n. `by_direction`: row d × layers + l in place of l × directions "
+    "+ d.",
 }
 """What the words of an entry leave open, for readers who want to plant it themselves."""
 

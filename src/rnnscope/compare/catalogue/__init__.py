@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 from rnnscope.compare.catalogue.entry import Changed, Entry, Words
 from rnnscope.compare.catalogue.equations import EQUATIONS
+from rnnscope.compare.catalogue.returned import RETURNED
 from rnnscope.compare.catalogue.states import STATES
 from rnnscope.compare.catalogue.time import TIME
+from rnnscope.compare.catalogue.updates import UPDATES
 from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
@@ -17,11 +19,16 @@ from rnnscope.compare.model import Model, Part
 __all__ = ["CATALOGUE", "Changed", "Entry", "Words", "applied", "causes", "changed_part"]
 
 CATALOGUE: dict[str, Entry] = {
-    entry.name: entry for entry in (*WEIGHTS, *EQUATIONS, *STATES, *TIME, *WIRING)
+    entry.name: entry
+    for entry in (*WEIGHTS, *EQUATIONS, *UPDATES, *STATES, *TIME, *WIRING, *RETURNED)
 }
 """Every entry by name, in the order in which several are applied."""
 
 _ORDER = {name: k for k, name in enumerate(CATALOGUE)}
+
+
+def _in_order(cause: Cause) -> tuple[int, str]:
+    return _ORDER[cause.name], str(cause)
 
 
 def causes(model: Model, scoped: bool = True) -> list[Cause]:
@@ -35,7 +42,7 @@ def applied(
 ) -> Model | None:
     """The model with these mistakes, in the catalogue's order; None where one does not apply.
     ``known`` gathers changed parts, to be used again."""
-    for cause in sorted(together, key=lambda cause: _ORDER[cause.name]):
+    for cause in sorted(together, key=_in_order):
         changed = CATALOGUE[cause.name].apply(model, cause, known)
         if changed is None:
             return None
@@ -46,7 +53,7 @@ def applied(
 def changed_part(part: Part, together: Iterable[Cause], known: Changed) -> Part | None:
     """One part with mistakes of cells, in the catalogue's order; None where one does not apply."""
     changed: Part | None = part
-    for cause in sorted(together, key=lambda cause: _ORDER[cause.name]):
+    for cause in sorted(together, key=_in_order):
         if changed is None:
             return None
         changed = CATALOGUE[cause.name].changed(changed, cause, known)

@@ -23,31 +23,42 @@ from rnnscope.expr import (
     linear_recurrence,
 )
 
-__all__ = ["EQUATIONS", "applied_gates"]
+__all__ = [
+    "EQUATIONS",
+    "applied_gates",
+    "blends",
+    "celled",
+    "with_equations",
+    "factors_of",
+    "first_part",
+    "mapped",
+]
 
 
-def _mapped(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+def mapped(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
     """An equation with every node replaced for which ``change`` gives another."""
     replaced = change(expr)
     if replaced is not None:
         return replaced
     match expr:
         case Sum(left, right) | Product(left, right):
-            return replace(expr, left=_mapped(left, change), right=_mapped(right, change))
+            return replace(expr, left=mapped(left, change), right=mapped(right, change))
         case Apply(name, argument, given):
-            return Apply(name, _mapped(argument, change), given)
+            return Apply(name, mapped(argument, change), given)
         case FromH(_, of) | Project(of):
-            return replace(expr, of=_mapped(of, change))
+            return replace(expr, of=mapped(of, change))
         case _:
             return expr
 
 
-def _changed(part: Part, cause: Cause, **equations: Expr) -> Part:
+def with_equations(part: Part, cause: Cause, **equations: Expr) -> Part:
+    """The part with some equations replaced by a cause."""
     cell = changed_cell(part.cell, tuple(equations.items()))
     return part.marked(cause.name, cause.choice, cell=cell)
 
 
-def _first(model: Model) -> Part:
+def first_part(model: Model) -> Part:
+    """The part from which choices and words are read."""
     return model.parts[0][0]
 
 
@@ -67,7 +78,7 @@ def _resets(part: Part) -> tuple[str, Product, Quantity, FromH] | None:
 
 
 def _resetting(model: Model) -> Iterator[Choice]:
-    if _resets(_first(model)) is not None:
+    if _resets(first_part(model)) is not None:
         yield "", ""
 
 
@@ -78,8 +89,8 @@ def _reset_before(part: Part, cause: Cause) -> Part | None:
     name, product, gate, leaf = found
     inside = FromH(leaf.gate, Product(gate, leaf.of))
     equation = part.cell.equations[name]
-    return _changed(
-        part, cause, **{name: _mapped(equation, lambda e: inside if e == product else None)}
+    return with_equations(
+        part, cause, **{name: mapped(equation, lambda e: inside if e == product else None)}
     )
 
 
@@ -93,7 +104,7 @@ def _reset_whole(part: Part, cause: Cause) -> Part | None:
         inside = isinstance(expr, Sum) and expr.right == product
         return gate * (expr.left + leaf) if inside else None  # type: ignore[attr-defined]
 
-    return _changed(part, cause, **{name: _mapped(part.cell.equations[name], whole)})
+    return with_equations(part, cause, **{name: mapped(part.cell.equations[name], whole)})
 
 
 def _no_reset(part: Part, cause: Cause) -> Part | None:
@@ -102,8 +113,8 @@ def _no_reset(part: Part, cause: Cause) -> Part | None:
         return None
     name, product, _, leaf = found
     equation = part.cell.equations[name]
-    return _changed(
-        part, cause, **{name: _mapped(equation, lambda e: leaf if e == product else None)}
+    return with_equations(
+        part, cause, **{name: mapped(equation, lambda e: leaf if e == product else None)}
     )
 
 
@@ -125,7 +136,7 @@ def _reset_words(cause: Cause, model: Model) -> Words:
     )
 
 
-def _blends(part: Part) -> tuple[Quantity, Expr] | None:
+def blends(part: Part) -> tuple[Quantity, Expr] | None:
     """Z and the new value, where h = (1 - z) × new + z × h_(t-1)."""
     split = linear_recurrence(part.cell.equations["h"], "h")
     match split:
@@ -135,17 +146,17 @@ def _blends(part: Part) -> tuple[Quantity, Expr] | None:
 
 
 def _blending(model: Model) -> Iterator[Choice]:
-    if _blends(_first(model)) is not None:
+    if blends(first_part(model)) is not None:
         yield "", ""
 
 
 def _exchange_update(part: Part, cause: Cause) -> Part | None:
-    found = _blends(part)
+    found = blends(part)
     if found is None:
         return None
     z, new = found
     h_prev = Previous("h")
-    return _changed(part, cause, h=z * new + (1 - z) * h_prev)
+    return with_equations(part, cause, h=z * new + (1 - z) * h_prev)
 
 
 def _update_words(cause: Cause, model: Model) -> Words:
@@ -175,7 +186,7 @@ def _outermost(expr: Expr) -> Apply | None:
 
 def _activations(model: Model) -> Iterator[Choice]:
     names: list[str] = []
-    for quantity, equation in _first(model).cell.equations.items():
+    for quantity, equation in first_part(model).cell.equations.items():
         found = _outermost(equation)
         if found is not None:
             names.append(found.name)
@@ -183,7 +194,7 @@ def _activations(model: Model) -> Iterator[Choice]:
     if names.count("tanh") > 1:
         yield "tanh:relu", ""
     if "sigmoid" in names:
-        yield from ((f"sigmoid:{hard}", "") for hard in HARD)
+        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh"))
 
 
 def _activate(part: Part, cause: Cause) -> Part | None:
@@ -197,13 +208,19 @@ def _activate(part: Part, cause: Cause) -> Part | None:
         def turned(expr: Expr, found: Apply = found) -> Expr | None:
             return Apply(other, found.argument) if expr == found else None
 
-        equations[quantity] = _mapped(equation, turned)
-    return _changed(part, cause, **equations) if equations else None
+        equations[quantity] = mapped(equation, turned)
+    return with_equations(part, cause, **equations) if equations else None
 
 
 def _activation_words(cause: Cause, model: Model) -> Words:
     what, other = cause.choice.split(":")
-    equations = _first(model).cell.equations
+    equations = first_part(model).cell.equations
+    if (what, other) == ("sigmoid", "tanh"):
+        return Words(
+            "tanh in place of sigmoid",
+            f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
+            "1 / (1 + np.exp(-a))",
+        )
     if what == "sigmoid":
         formula = "clip(0.2 a + 0.5, 0, 1)" if "0.2" in other else "clip(a / 6 + 0.5, 0, 1)"
         return Words(
@@ -232,8 +249,9 @@ def _activation_words(cause: Cause, model: Model) -> Words:
 # cell states ---------------------------------------------------------------------------------
 
 
-def _celled(model: Model) -> Iterator[Choice]:
-    if forget_gates(_first(model)):
+def celled(model: Model) -> Iterator[Choice]:
+    """The one choice, in cells with a forget gate."""
+    if forget_gates(first_part(model)):
         yield "", ""
 
 
@@ -242,11 +260,11 @@ def _old_cell(part: Part, cause: Cause) -> Part | None:
     if state is None:
         return None
     equations = {
-        name: _mapped(equation, lambda e: Previous(state) if e == Quantity(state) else None)
+        name: mapped(equation, lambda e: Previous(state) if e == Quantity(state) else None)
         for name, equation in part.cell.equations.items()
         if name != state
     }
-    return _changed(part, cause, **equations)
+    return with_equations(part, cause, **equations)
 
 
 def _old_words(cause: Cause, model: Model) -> Words:
@@ -256,7 +274,7 @@ def _old_words(cause: Cause, model: Model) -> Words:
 
 
 def _coupled(model: Model) -> Iterator[Choice]:
-    if forget_gates(_first(model)):
+    if forget_gates(first_part(model)):
         yield from (("f", ""), ("i", ""))
 
 
@@ -267,7 +285,7 @@ def _couple(part: Part, cause: Cause) -> Part | None:
     other = "i" if cause.choice == forget[0] else forget[0]
     if Quantity(cause.choice) in leaves(part.cell.equations[other]):
         return None  # each would be made from the other
-    return _changed(part, cause, **{cause.choice: 1 - Quantity(other)})
+    return with_equations(part, cause, **{cause.choice: 1 - Quantity(other)})
 
 
 def _coupled_words(cause: Cause, model: Model) -> Words:
@@ -286,12 +304,12 @@ def _scaling(part: Part) -> Iterator[str]:
     """Gates from 0 to 1 that scale something, in a cell with a forget gate."""
     if not forget_gates(part):
         return
-    factors = [one for each in part.cell.equations.values() for one in _factors(each)]
+    factors = [one for each in part.cell.equations.values() for one in factors_of(each)]
     yield from (name for name in part.cell.gates if Quantity(name) in factors)
 
 
 def _unused(model: Model) -> Iterator[Choice]:
-    yield from ((name, "") for name in _scaling(_first(model)))
+    yield from ((name, "") for name in _scaling(first_part(model)))
 
 
 def _leave_out(part: Part, cause: Cause) -> Part | None:
@@ -305,18 +323,18 @@ def _leave_out(part: Part, cause: Cause) -> Part | None:
     equations = {
         name: changed
         for name, equation in part.cell.equations.items()
-        if (changed := _mapped(equation, without)) != equation
+        if (changed := mapped(equation, without)) != equation
     }
-    return _changed(part, cause, **equations)
+    return with_equations(part, cause, **equations)
 
 
 def _unused_words(cause: Cause, model: Model) -> Words:
-    cell = _first(model).cell
+    cell = first_part(model).cell
     word = cell.words.get(cause.choice, cause.choice)
     users = [
         name
         for name, equation in cell.equations.items()
-        if Quantity(cause.choice) in _factors(equation)
+        if Quantity(cause.choice) in factors_of(equation)
     ]
     return Words(
         f"the {word} gate is not used",
@@ -325,14 +343,15 @@ def _unused_words(cause: Cause, model: Model) -> Words:
     )
 
 
-def _factors(equation: Expr) -> list[Expr]:
+def factors_of(equation: Expr) -> list[Expr]:
+    """What stands on the left of every product."""
     found: list[Expr] = []
 
     def note(expr: Expr) -> None:
         if isinstance(expr, Product):
             found.append(expr.left)
 
-    _mapped(equation, note)
+    mapped(equation, note)
     return found
 
 
@@ -347,7 +366,7 @@ def applied_gates(part: Part) -> tuple[str, ...]:
 
 
 def _appliable(model: Model) -> Iterator[Choice]:
-    gates = applied_gates(_first(model))
+    gates = applied_gates(first_part(model))
     yield from ((name, "") for name in gates)
     if len(gates) > 1:
         yield "all", ""
@@ -362,7 +381,7 @@ def _unapply(part: Part, cause: Cause) -> Part | None:
 
 
 def _unapplied_words(cause: Cause, model: Model) -> Words:
-    part = _first(model)
+    part = first_part(model)
     gates = applied_gates(part) if cause.choice == "all" else (cause.choice,)
     names = ", ".join(gates)
     first = part.cell.equations[gates[0]]
@@ -389,7 +408,7 @@ EQUATIONS = (
     Entry("no_reset", "the reset", "parts", _resetting, _reset_words, _no_reset),
     Entry("update_exchanged", "z and 1 - z", "parts", _blending, _update_words, _exchange_update),
     Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),
-    Entry("old_cell", "the cell state", "parts", _celled, _old_words, _old_cell),
+    Entry("old_cell", "the cell state", "parts", celled, _old_words, _old_cell),
     Entry("coupled", "the cell state", "parts", _coupled, _coupled_words, _couple),
     Entry("gate_unused", "the cell state", "parts", _unused, _unused_words, _leave_out),
     Entry("unapplied", "the recorded gates", "parts", _appliable, _unapplied_words, _unapply),

@@ -37,9 +37,16 @@ def _ignored(model: Model) -> Iterator[Choice]:
     yield "all", ""
     if len(model.structure.cell.states) > 1:
         yield from ((state, "") for state in model.structure.cell.states)
+    if model.num_layers > 1:
+        yield "upper", ""
 
 
 def _ignore(states: States, cause: Cause) -> States:
+    if cause.choice == "upper":
+        return {
+            name: torch.cat([value[:1], torch.zeros_like(value[1:])])
+            for name, value in states.items()
+        }
     return {
         name: torch.zeros_like(value) if cause.choice in ("all", name) else value
         for name, value in states.items()
@@ -48,6 +55,12 @@ def _ignore(states: States, cause: Cause) -> States:
 
 def _ignored_words(cause: Cause, model: Model) -> Words:
     names = [f"{s}_0" for s in model.structure.cell.states]
+    if cause.choice == "upper":
+        return Words(
+            "layers above the first start from zeros",
+            "each has its own rows of h_0.",
+            _row(model),
+        )
     what = " and ".join(names) if cause.choice == "all" else f"{cause.choice}_0"
     return Words(
         f"{what} not used",
@@ -99,9 +112,16 @@ def _firsts(model: Model) -> Iterator[Choice]:
         yield "part", ""
         if model.num_directions > 1 and model.num_layers > 1:
             yield "layer", ""
+        if len(model.structure.cell.states) > 1:
+            yield from ((state, "") for state in model.structure.cell.states)
 
 
 def _only_first(states: States, cause: Cause) -> States:
+    if cause.choice in states:
+        return {
+            **states,
+            cause.choice: states[cause.choice][:1, :1].expand_as(states[cause.choice]),
+        }
     if cause.choice == "part":
         return {name: value[:1, :1].expand_as(value) for name, value in states.items()}
     return {name: value[:1].expand_as(value) for name, value in states.items()}
@@ -117,6 +137,10 @@ def _reorder(states: States, cause: Cause) -> States:
         name: value.reshape(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)
         for name, value in states.items()
     }
+
+
+def _row(model: Model) -> str:
+    return f"h = h_0[layer * {model.num_directions} + direction]"
 
 
 def _initial_words(cause: Cause, model: Model) -> Words:
@@ -135,21 +159,28 @@ def _initial_words(cause: Cause, model: Model) -> Words:
                 "h = h_0[layer]   # or h_0.transpose(0, 1)",
             )
         case "initial_first", "part":
+            firsts = " and ".join(f"{s}_0[0]" for s in model.structure.cell.states)
             return Words(
-                "every layer and direction starts from h_0[0]",
+                f"every layer and direction starts from {firsts}",
                 "each has its own row of h_0.",
-                f"h = h_0[layer * {model.num_directions} + direction]",
+                _row(model),
+            )
+        case "initial_first", state if state in model.structure.cell.states:
+            return Words(
+                f"every layer and direction takes {state} from {state}_0[0]",
+                f"each has its own row of {state}_0.",
+                _row(model).replace("h", state, 1).replace("h_0", f"{state}_0"),
             )
         case "initial_first", _:
             return Words(
                 "every layer starts from the initial states of layer 0",
                 "each has its own rows of h_0.",
-                f"h = h_0[layer * {model.num_directions} + direction]",
+                _row(model),
             )
     return Words(
         "the rows of h_0 are read direction by direction",
         "h_0 lies layer by layer, the directions of a layer next to each other.",
-        f"h = h_0[layer * {model.num_directions} + direction]",
+        _row(model),
     )
 
 

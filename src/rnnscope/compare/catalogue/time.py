@@ -107,7 +107,19 @@ def _reverse_time(model: Model, cause: Cause) -> Model:
 
 
 def _delayed_choices(model: Model) -> Iterator[Choice]:
-    yield from (("output", ""), ("input", ""))
+    yield from ((choice, "") for choice in ("output", "input", "early", "rolled"))
+
+
+def _early(outcome: Outcome, inputs: Inputs) -> Outcome:
+    """Each row's output a step early, with zeros after its last."""
+    ends = torch.full((inputs.batch,), inputs.steps) if inputs.lengths is None else inputs.lengths
+    later = torch.arange(1, inputs.steps + 1)[:, None] < ends
+    moved = torch.where(later.unsqueeze(-1), outcome.output.roll(-1, 0), 0.0)
+    return replace(outcome, output=moved)
+
+
+def _rolled(outcome: Outcome, inputs: Inputs) -> Outcome | None:
+    return replace(outcome, output=outcome.output.roll(-1, 0)) if _full(inputs) else None
 
 
 def _shift(inputs: Inputs) -> Inputs:
@@ -124,6 +136,8 @@ def _before(outcome: Outcome, inputs: Inputs) -> Outcome | None:
 def _delay(model: Model, cause: Cause) -> Model:
     if cause.choice == "input":
         return _wrapped(model, cause, _shift)
+    if cause.choice != "output":
+        return _leaving(model, cause, _early if cause.choice == "early" else _rolled)
     return model.adding("inner", Change((cause.name, cause.choice), _before))
 
 
@@ -161,6 +175,13 @@ def _time_words(cause: Cause, model: Model) -> Words:
         case "delayed", "input":
             return Words(
                 "the input comes one step late", "h_t is made from x_t.", "h = step(x[t], h)"
+            )
+        case "delayed", "early" | "rolled":
+            rest = "zeros at the end" if cause.choice == "early" else "the first at the end"
+            return Words(
+                f"h_(t+1) is returned in place of h_t, {rest}",
+                "output[t] is h after step t.",
+                "output[t] = h",
             )
     return Words(
         "h_(t-1) is returned in place of h_t",
@@ -222,7 +243,7 @@ def _mispad(model: Model, cause: Cause) -> Model:
         case "not_masked":
             return _wrapped(model, cause, unmasked)
         case "last_at_end":
-            return _leaving(model, cause, at_end)
+            return model.adding("inner", Change((cause.name, cause.choice), at_end))
     return _leaving(model, cause, in_order)
 
 

@@ -29,8 +29,9 @@ OF = {
     "W_ih": ("W_ih",),
     "W_hh": ("W_hh",),
     "b": ("b_ih", "b_hh"),
+    "hh": ("W_hh", "b_hh"),
 }
-SUBJECTS = {"all": "", "W": " of W_ih and W_hh", "b": " of the biases"}
+SUBJECTS = {"all": "", "W": " of W_ih and W_hh", "b": " of the biases", "hh": " of W_hh and b_hh"}
 
 
 def _first(model: Model) -> Part:
@@ -42,7 +43,7 @@ def _biased(model: Model) -> bool:
 
 
 def _tensors(model: Model) -> tuple[str, ...]:
-    return tuple(OF) if _biased(model) else ("all", "W_ih", "W_hh")
+    return ("all", "W", "W_ih", "W_hh", "b") if _biased(model) else ("all", "W_ih", "W_hh")
 
 
 def _chosen(part: Part, tensors: str) -> dict[str, Tensor]:
@@ -62,9 +63,11 @@ def _orders(model: Model) -> Iterator[Choice]:
     gates = "".join(_first(model).cell.gates)
     if len(set(map(len, _first(model).cell.gates))) > 1:
         return
+    # where the two parts of a sum are split into gates one by one
+    apart = ("hh",) if _biased(model) and scaled_biases(_first(model)) else ()
     for order in permutations(gates):
         if "".join(order) != gates:
-            for tensors in _tensors(model):
+            for tensors in (*_tensors(model), *apart):
                 yield "".join(order), tensors
 
 
@@ -250,11 +253,19 @@ def _each_bias(model: Model) -> Iterator[Choice]:
         yield from (("", name) for name in BOTH)
 
 
+def _droppable(model: Model) -> Iterator[Choice]:
+    yield from _each_bias(model)
+    if _biased(model):
+        yield from ((gate, "b_hh") for gate in scaled_biases(_first(model)))
+
+
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
     value = getattr(part.weights, cause.tensors)
     if value is None:
         return None
-    return part.weighted(cause.name, cause.tensors, **{cause.tensors: torch.zeros_like(value)})
+    left = value.clone()
+    left[part.weights.rows(cause.choice) if cause.choice else slice(None)] = 0
+    return part.weighted(cause.name, cause.choice, cause.tensors, **{cause.tensors: left})
 
 
 def _double_bias(part: Part, cause: Cause) -> Part | None:
@@ -281,6 +292,12 @@ def _products(model: Model) -> str:
 
 
 def _dropped_words(cause: Cause, model: Model) -> Words:
+    if cause.choice:
+        return Words(
+            f"b_h{cause.choice} is missing",
+            f"{model.structure.kind} adds it to W_h{cause.choice} h.",
+            _products(model),
+        )
     return Words(
         f"{cause.tensors} is missing", f"{model.structure.kind} adds two biases.", _products(model)
     )
@@ -527,7 +544,7 @@ WEIGHTS = (
         _exchange_words,
         _exchange_matrices,
     ),
-    Entry("bias_missing", BIASES, "parts", _each_bias, _dropped_words, _drop_bias),
+    Entry("bias_missing", BIASES, "parts", _droppable, _dropped_words, _drop_bias),
     Entry("bias_doubled", BIASES, "parts", _each_bias, _doubled_words, _double_bias),
     Entry("bias_twice", BIASES, "parts", _each_bias, _same_words, _same_bias),
     Entry(

@@ -90,7 +90,7 @@ def _merge(model: Model, cause: Cause) -> Model:
         merged = one + other
         return replace(outcome, output=merged / 2 if cause.choice == "mean" else merged)
 
-    return model.adding("leave", Change((cause.name, cause.choice), leave))
+    return model.adding("inner", Change((cause.name, cause.choice), leave))
 
 
 def _start_after(part: Part, cause: Cause) -> Part | None:
@@ -127,7 +127,7 @@ def _return_lower(model: Model, cause: Cause) -> Model:
     def leave(outcome: Outcome, _: Inputs) -> Outcome:
         return replace(outcome, output=outcome.layers[-2], before=None)
 
-    return model.adding("leave", Change((cause.name,), leave))
+    return model.adding("inner", Change((cause.name,), leave))
 
 
 def _hand_up(_: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
@@ -317,11 +317,9 @@ WIRING = (
         _words,
         model=_at_layers("joins", 0, _order),
     ),
-    Entry("directions_merged", "the directions", "global", _merges, _words, model=_merge),
     Entry("reverse_start", "the directions", "layer", _two, _words, _start_after, True),
     Entry("upper_start", "the layers", "layer", _stacked, _words, model=_start_above),
     Entry("layer_skipped", "the layers", "global", _each_layer, _words, model=_skip),
-    Entry("lower_returned", "the layers", "global", _stacked, _words, model=_return_lower),
     Entry(
         "final_handed_up",
         "the layers",
@@ -340,4 +338,7 @@ WIRING = (
     ),
     Entry("outputs_alias", "the output", "global", _always, _words, model=_alias),
     Entry("final_state", "the final states", "global", _ends, _words, model=_end),
+    # after those that read the last layer's output
+    Entry("directions_merged", "the directions", "global", _merges, _words, model=_merge),
+    Entry("lower_returned", "the layers", "global", _stacked, _words, model=_return_lower),
 )

@@ -1,0 +1,124 @@
+"""Mistakes in how a step uses its gates: which one scales what, and what is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rnnscope.compare.catalogue.entry import Choice, Entry, Words
+from rnnscope.compare.catalogue.equations import (
+    blends,
+    celled,
+    factors_of,
+    first_part,
+    mapped,
+    with_equations,
+)
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part
+from rnnscope.expr import Apply, Expr, Previous, Quantity
+
+__all__ = ["UPDATES"]
+
+CELL = "c = f * c + i * g; h = o * tanh(c)"
+BLEND = "h = (1 - z) * n + z * h"
+
+# the new state and the old one ---------------------------------------------------------------
+
+
+def _blending(model: Model) -> Iterator[Choice]:
+    if blends(first_part(model)) is not None:
+        yield from (("unused", ""), ("both", ""))
+
+
+def _update(part: Part, cause: Cause) -> Part | None:
+    found = blends(part)
+    if found is None:
+        return None
+    z, new = found
+    h = new if cause.choice == "unused" else z * new + z * Previous("h")
+    return with_equations(part, cause, h=h)
+
+
+def _update_words(cause: Cause, model: Model) -> Words:
+    kind = model.structure.kind
+    if cause.choice == "unused":
+        return Words("the update gate is not used", f"z of {kind} keeps the old state.", BLEND)
+    return Words("z scales both states", f"1 - z scales the new one in {kind}.", BLEND)
+
+
+# one gate in place of another ----------------------------------------------------------------
+
+PAIRS = (("f", "i"), ("i", "f"), ("i", "o"), ("f", "o"), ("z", "r"), ("r", "z"))
+"""A gate, and that in place of which it is used."""
+
+
+def _users(part: Part, gate: str) -> list[str]:
+    """The quantities in whose equations something is scaled by a gate."""
+    equations = part.cell.equations
+    return [name for name in equations if Quantity(gate) in factors_of(equations[name])]
+
+
+def _exchangeable(model: Model) -> Iterator[Choice]:
+    part = first_part(model)
+    for used, gate in PAIRS:
+        if used in part.cell.gates and gate in part.cell.gates and _users(part, gate):
+            yield f"{used}:{gate}", ""
+
+
+def _use_other(part: Part, cause: Cause) -> Part | None:
+    used, gate = cause.choice.split(":")
+    equations = {
+        name: mapped(
+            part.cell.equations[name], lambda e: Quantity(used) if e == Quantity(gate) else None
+        )
+        for name in _users(part, gate)
+    }
+    return with_equations(part, cause, **equations) if equations else None
+
+
+def _other_words(cause: Cause, model: Model) -> Words:
+    used, gate = cause.choice.split(":")
+    part = first_part(model)
+    one, other = (part.cell.words.get(name, name) for name in (used, gate))
+    repair = {"r": "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))", "z": BLEND}
+    return Words(
+        f"the {one} gate is used in place of the {other} gate",
+        f"{gate} scales what {_users(part, gate)[0]} is made of.",
+        repair.get(gate, CELL),
+    )
+
+
+# a cell state that is carried on as h sees it ------------------------------------------------
+
+
+def _squash(part: Part, cause: Cause) -> Part | None:
+    state = next((s for s in part.cell.states if s != "h"), None)
+    if state is None:
+        return None
+    equations: dict[str, Expr] = {}
+    for name, equation in part.cell.equations.items():
+        functions: list[Apply] = []
+
+        def unsquashed(expr: Expr, functions: list[Apply] = functions) -> Expr | None:
+            if isinstance(expr, Apply) and expr.argument in (Quantity(state), Previous(state)):
+                functions.append(expr)
+                return expr.argument
+            return None
+
+        after = mapped(equation, unsquashed)
+        if len(functions) == 1 and name != state:
+            [one] = functions
+            equations |= {name: after, state: replace(one, argument=part.cell.equations[state])}
+    return with_equations(part, cause, **equations) if equations else None
+
+
+def _squashed_words(cause: Cause, model: Model) -> Words:
+    return Words("tanh(c) is stored as c", "c is carried on as it is; h alone has its tanh.", CELL)
+
+
+UPDATES = (
+    Entry("update", "z and 1 - z", "parts", _blending, _update_words, _update),
+    Entry("other_gate", "which gate is used", "parts", _exchangeable, _other_words, _use_other),
+    Entry("squashed", "the cell state", "parts", celled, _squashed_words, _squash),
+)
