@@ -246,12 +246,8 @@ def test_what_the_cause_speaks_of_is_not_called_right() -> None:
 
 @pytest.mark.parametrize(
     "shaped",
-    [
-        lambda state: state.transpose(0, 1),
-        lambda state: state[-2:],
-        lambda state: state.transpose(0, 1).flatten(1),
-    ],
-    ids=["batch first", "last layer", "joined"],
+    [lambda state: state[-2:], lambda state: state.transpose(0, 1).flatten(1)],
+    ids=["last layer", "joined"],
 )
 def test_final_states_in_another_shape_are_no_agreement(shaped: Any) -> None:
     layer = nn.LSTM(3, 5, 2, bidirectional=True)
@@ -268,6 +264,59 @@ def test_final_states_in_another_shape_are_no_agreement(shaped: Any) -> None:
     assert "h_n: expected (layers × directions, batch, unit) = (4, 3, 5)" in plain(verdict)
     with pytest.raises(AssertionError, match="h_n: expected"):
         rs.assert_agrees(mine, layer, x)
+
+
+@pytest.mark.parametrize("batch", [3, 4, None], ids=["free", "square", "drawn"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("first", [True, False], ids=["batch first", "time first"])
+def test_final_states_that_come_back_batch_first_are_named(
+    kind: Any, first: bool, batch: int | None
+) -> None:
+    """By their shapes, or where there are as many rows as states by another input."""
+    layer = kind(3, 5, 2, bidirectional=True, batch_first=first)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        if isinstance(states, tuple):
+            return output, tuple(state.transpose(0, 1) for state in states)
+        return output, states.transpose(0, 1)
+
+    arguments = () if batch is None else (torch.randn((batch, 6, 3) if first else (6, batch, 3)),)
+    verdict = rs.compare(mine, layer, *arguments)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == ["final_axes"]
+    assert verdict.explanations[0].left < 1e-6
+    assert "batch first" in plain(verdict)
+    assert ".swapaxes(0, 1)" in plain(verdict)
+    with pytest.raises(AssertionError, match="batch first"):
+        rs.assert_agrees(mine, layer, *arguments)
+
+
+def test_one_final_state_that_comes_back_batch_first_beside_a_mistake() -> None:
+    layer, other = nn.LSTM(3, 5, 2), nn.LSTM(3, 5, 2)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0.zero_()
+        other.bias_hh_l1.zero_()
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (h, c) = other(x, initial)
+        return output, (h, c.transpose(0, 1))
+
+    verdict = rs.compare(mine, layer)
+    assert [cause.name for cause in verdict.causes] == ["final_axes", "bias_missing"]
+    assert "c_n comes back batch first" in plain(verdict)
+    assert "the final states" not in verdict.right
+
+
+def test_recorded_final_states_batch_first_are_read_with_a_note() -> None:
+    layer, x = nn.GRU(3, 5, 2), torch.randn(6, 3, 3)
+    output, h_n = (value.detach() for value in layer(x))
+    turned = h_n.transpose(0, 1)
+    for recorded in ({"output": output, "h_n": turned}, (output, turned)):
+        verdict = rs.compare(recorded, layer, x)
+        assert verdict, str(verdict)
+        assert "h_n came back batch first" in plain(verdict)
 
 
 # --- lower precision ------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ __all__ = ["assert_agrees", "compare"]
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
 
+READ = {"output_axes": "the axes", "final_axes": "the final states"}
+"""The family of what is undone to read what came back."""
+
 
 def compare(
     candidate: Any,
@@ -398,7 +401,7 @@ class _Comparison:
         which would have shown."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s}
-        blamed |= {"the axes"} if self.subject.read() else set()
+        blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
         seen: dict[str, bool] = {}
         for cause in search.every:

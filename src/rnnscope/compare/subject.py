@@ -20,7 +20,7 @@ from rnnscope.compare.checks import Finding, compare_parameters, run_checks
 from rnnscope.compare.given import described, doubled
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation, allowed
-from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
+from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer
 from rnnscope.compare.recorded import Recorded, quantities_of
 from rnnscope.compare.simulate import Simulator
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
@@ -71,6 +71,17 @@ class Subject(Protocol):
 
     def other_weights(self) -> tuple[list[str], Model | None]:
         """What the candidate's own parameters of the same names say, and the model with them."""
+
+
+def _rows(structure: Structure) -> int:
+    """Rows of a final state: layers × directions."""
+    return structure.num_layers * len(structure.directions)
+
+
+def _turned(value: Tensor) -> Tensor:
+    """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
+    other way."""
+    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
 
 
 def _unit(*dtypes: torch.dtype) -> float:
@@ -223,7 +234,7 @@ class OfCalls:
         self._callable = self._made(self._layer)
         self.model = Model.of(self._adopted, torch.float64)
         self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
-        self._exchanged = self._order_of_axes()
+        self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
         self.probe = ""
 
@@ -252,22 +263,32 @@ class OfCalls:
             self._callable = self._made(self._layer)
         return self._called(self._callable, self._layer, inputs)
 
-    def _order_of_axes(self) -> bool:
-        """Whether time and batch of the output are exchanged: where there are as many steps as
-        rows its shape does not tell, so another input does."""
-        probe = searching(self._structure, self._seed, False, False)[1].inputs
-        assert probe.steps != probe.batch, "the probe tells time from batch"
+    def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
+        """Whether time and batch of the output are exchanged, and which states come back batch
+        first: where two of the sizes are the same its shape does not tell, so an input does of
+        which none are."""
+        structure = self._structure
+        steps, batch = [n for n in (4, 3, 5) if n != _rows(structure)][:2]
+        generator = torch.Generator().manual_seed(self._seed)
+        probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
-            return self._answer(probe).exchanged
+            answer = self._answer(probe)
         except RnnscopeError:
-            return False  # it may take no other input than the caller's
+            return False, frozenset()  # it may take no other input than the caller's
+        return answer.exchanged, frozenset(answer.batch_first)
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        output = answer.output
+        output, final = answer.output, answer.final
         if self._exchanged and inputs.steps == inputs.batch:
             output = output.transpose(0, 1)
+        if inputs.batch == _rows(self._structure):
+            final = {
+                name: _turned(value) if name in self._batch_first else value
+                for name, value in final.items()
+            }
         self._exchanged |= answer.exchanged
+        self._batch_first |= answer.batch_first.keys()
         self.unread = self.unread or list(answer.unread)
         quantities, unused = quantities_of(answer.others, self._structure, inputs)
         self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
@@ -275,7 +296,7 @@ class OfCalls:
             self.dtypes = (*self.dtypes, answer.dtype)
         unit = _unit(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
         seen = inputs.to(self._dtype).to(torch.float64)
-        return _observation(self.model, seen, unit, output, answer.final, quantities)
+        return _observation(self.model, seen, unit, output, final, quantities)
 
     def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and
@@ -338,16 +359,28 @@ class OfCalls:
         return found
 
     def read(self) -> list[Told]:
-        """Axes that were exchanged to read the output: the reference returns them otherwise."""
-        if not self._exchanged:
-            return []
-        has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
-        words = Words(
-            "the axes of the output are exchanged",
-            f"it comes back {has} first; {self._structure.kind} returns {needs} first here.",
-            "output.swapaxes(0, 1)",
-        )
-        return [(Cause("output_axes"), words)]
+        """Axes that were exchanged to read what came back: the reference returns them otherwise."""
+        kind, found = self._structure.kind, []
+        if self._exchanged:
+            has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
+            words = Words(
+                "the axes of the output are exchanged",
+                f"it comes back {has} first; {kind} returns {needs} first here.",
+                "output.swapaxes(0, 1)",
+            )
+            found.append((Cause("output_axes"), words))
+        if self._batch_first:
+            names = [f"{s}_n" for s in self._structure.cell.states if s in self._batch_first]
+            every = len(names) == len(self._structure.cell.states)
+            what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
+            words = Words(
+                f"{what} back batch first",
+                f"{kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
+                f"batch_first or not.",
+                ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
+            )
+            found.append((Cause("final_axes"), words))
+        return found
 
     def direct(self) -> list[Told]:
         """What two calls, one row alone or other weights tell."""
