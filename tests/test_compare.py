@@ -241,6 +241,18 @@ def test_what_the_cause_speaks_of_is_not_called_right() -> None:
     assert "the activations" in verdict.right
 
 
+def test_what_was_never_tried_is_not_called_right() -> None:
+    """A module that is time first raises where it is given initial states for a batch that comes
+    first."""
+    layer, inner = nn.LSTM(3, 4, batch_first=True), nn.LSTM(3, 4)
+    inner.load_state_dict(layer.state_dict())
+    verdict = rs.compare(lambda x, initial=None: inner(x, initial), layer)
+    assert [cause.name for cause in verdict.causes] == ["axes_exchanged"]
+    assert "raised RuntimeError" in plain(verdict)
+    assert "the carried state" in verdict.right
+    assert not {"the initial states", "the final states"} & set(verdict.right)
+
+
 # --- final states in another shape ----------------------------------------------------------------
 
 

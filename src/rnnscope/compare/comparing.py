@@ -400,7 +400,7 @@ class _Comparison:
         """What the data show to be right: families of mistakes none of which is in play, each of
         which would have shown."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
-        blamed = {CATALOGUE[c.name].family for s in sets for c in s}
+        blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
         blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
         seen: dict[str, bool] = {}

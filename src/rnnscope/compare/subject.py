@@ -36,8 +36,10 @@ class Subject(Protocol):
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
     whether some inputs made the candidate raise; ``unread`` says which final states came back in a
-    shape that is not known; ``keeps_state`` whether what one call leaves
-    behind may reach the next; ``sliced`` whether what is searched is part of what is shown.
+    shape that is not known; ``untried`` names families of mistakes that may stand where it raised
+    or in what was not read, so that they are not called right; ``keeps_state`` whether what one
+    call leaves behind may reach the next; ``sliced`` whether what is searched is part of what is
+    shown.
     """
 
     model: Model
@@ -46,6 +48,7 @@ class Subject(Protocol):
     sliced: bool
     notes: list[str]
     unread: list[str]
+    untried: set[str]
     findings: list[str]
     dtypes: tuple[torch.dtype, ...]
     probe: str
@@ -159,6 +162,7 @@ class OfArrays:
         self.model = Model.of(adopted, torch.float64)
         self.notes = list(recorded.notes)
         self.unread: list[str] = []
+        self.untried: set[str] = set()
         self.findings: list[str] = []
         self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
         self.probe = described(adopted, inputs, self.model, None)
@@ -215,6 +219,7 @@ class OfCalls:
         self._inputs, self.given = inputs, inputs is not None
         self.notes: list[str] = []
         self.unread: list[str] = []
+        self.untried: set[str] = set()
         self.findings: list[str] = []
         self.raised = False
         self._layer, self._adopted = reference, adopt(reference)
@@ -290,6 +295,7 @@ class OfCalls:
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
         self.unread = self.unread or list(answer.unread)
+        self.untried |= {"the final states"} if answer.unread else set()
         quantities, unused = quantities_of(answer.others, self._structure, inputs)
         self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
         if answer.dtype not in self.dtypes:
@@ -310,6 +316,8 @@ class OfCalls:
                 errors.append((probe.inputs, error))
         if errors and not found:
             raise errors[0][1]
+        if any(inputs.given for inputs, _ in errors):
+            self.untried.add("the initial states")
         if errors and not self.raised:
             inputs, raised = errors[0]
             what = "initial states" if inputs.given else "zero initial states"
