@@ -253,6 +253,70 @@ def test_what_was_never_tried_is_not_called_right() -> None:
     assert not {"the initial states", "the final states"} & set(verdict.right)
 
 
+# --- final states and gates that stand elsewhere --------------------------------------------------
+
+
+def held(change: Any) -> str:
+    """What is said of a layer of which the output is right, and the final states are changed."""
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        return output, change(*states)
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict.causes
+    text = plain(verdict)
+    assert "The output agrees; h_n and c_n do not." in text
+    assert "one step of nn.LSTM" not in text  # every step is right
+    return text
+
+
+def test_exchanged_final_states_are_said_so() -> None:
+    assert "names h_n and c_n are exchanged" in held(lambda h, c: (c, h))
+
+
+def test_the_rows_of_final_states_in_another_order_are_said_so() -> None:
+    text = held(lambda h, c: (h.flip(0), c.flip(0)))
+    assert "h_n and c_n hold the rows of nn.LSTM in the order 3, 2, 1, 0." in text
+    assert "order 0, 2, 1, 3" in held(lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]]))
+
+
+def test_gates_under_each_others_names_are_said_so() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    right = recorded(layer, x)
+    verdict = rs.compare({**right, "i": right["f"], "f": right["i"]}, layer, x)
+    assert not verdict
+    assert verdict.holds == (
+        "The output agrees; i and f do not.",
+        "The names i and f are exchanged: each holds the numbers of the other.",
+    )
+
+
+def test_a_layer_that_starts_from_zeros_is_said_so() -> None:
+    """Its single steps are right, but for where the first one starts."""
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        if initial is not None:
+            initial = tuple(torch.cat([torch.zeros_like(s[:2]), s[2:]]) for s in initial)
+        return layer(x, initial)
+
+    text = plain(rs.compare(mine, layer, seconds=1))
+    assert "Layer 0: every single step agrees if it starts from zeros" in text
+    assert "Layer 1: every single step agrees." in text
+    assert "one step of nn.LSTM gives other" not in text
+
+
+def test_what_is_said_of_every_layer_and_direction_is_said_once() -> None:
+    layer, other = (nn.LSTM(3, 4, 2, bidirectional=True) for _ in range(2))
+    verdict = rs.compare(lambda x, initial=None: other(x, initial), layer, seconds=1)
+    assert verdict.holds == (
+        "every layer and direction: fed with your own state of the step before, one step of "
+        "nn.LSTM gives other numbers in 4 of 4 units.",
+    )
+
+
 # --- final states in another shape ----------------------------------------------------------------
 
 

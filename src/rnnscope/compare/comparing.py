@@ -19,7 +19,8 @@ from rnnscope.compare.catalogue import CATALOGUE, Words, causes
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
-from rnnscope.compare.located import first_difference, what_holds
+from rnnscope.compare.holding import what_holds
+from rnnscope.compare.located import first_difference
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
     Observation,
