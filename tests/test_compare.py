@@ -412,6 +412,37 @@ def test_autocast_is_named(kind: Any, options: Any) -> None:
     assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("how", ["returned", "computed", "recorded"])
+def test_an_output_of_lower_precision_is_told_from_products_of_it(
+    how: str, dtype: torch.dtype
+) -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(6, 3, 3)
+    other = nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    if how == "returned":
+        verdict = rs.compare(lambda x, initial=None: layer(x, initial)[0].to(dtype), layer)
+    elif how == "computed":
+        verdict = rs.compare(other.to(dtype), layer, x)
+    else:
+        verdict = rs.compare(layer(x)[0].detach().to(dtype), layer, x)
+    name = str(dtype).removeprefix("torch.")
+    assert [str(cause) for cause in verdict.causes] == [f"precision {name}"]
+    text = plain(verdict)
+    assert f"your output is {name}" in text
+    assert "compute in float32 and return float32" in text
+    assert "matmul_precision" not in text
+    assert "left over" not in text  # nothing is undone
+
+
+def test_an_output_too_coarse_to_tell_mistakes_is_said_so() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0].half(), layer, seconds=1)
+    assert not verdict.causes
+    assert "Your output is float16" in plain(verdict)
+    assert "return float32 to have mistakes searched for" in plain(verdict)
+
+
 def test_numbers_as_far_as_lower_precision_are_asked_about() -> None:
     """Where nothing tells more: of two layers the steps of the first are not known."""
     layer = nn.GRU(8, 16, 2)

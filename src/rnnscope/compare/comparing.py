@@ -31,7 +31,7 @@ from rnnscope.compare.observed import (
     predicted,
 )
 from rnnscope.compare.parts import opened_parts
-from rnnscope.compare.precision import lower_precision, of_the_size
+from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import LARGE, Found, Search, concerns, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told, few_steps
@@ -266,7 +266,8 @@ class _Comparison:
             if random or self.subject.keeps_state or not differs:
                 holds = tuple(self.subject.findings)
                 return replace(base, explanations=(by_calls,), holds=holds)
-        lower = lower_precision(self.model, shown) if differs else None
+        dtypes = self.subject.dtypes
+        lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
@@ -336,7 +337,8 @@ class _Comparison:
             f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read
         ]
         holds = what_holds(self.model, [*searched, *shown])
-        size = "" if told else of_the_size(self.model, shown)
+        size = too_coarse(self.subject.dtypes)
+        size = size or ("" if told else of_the_size(self.model, shown))
         every = (*outer, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 

@@ -107,8 +107,9 @@ def _cause(verdict: Verdict) -> str:
     left = number(best.left)
     if math.isnan(best.left):
         head = "Cause   found by calling it again, without any reference:"
-    elif best.causes[0].name == "precision":
-        head = "Cause   no mistake in what is computed, but in how exactly:"
+    elif best.causes[-1].name == "precision":
+        before = "but for this " if count > 1 else ""
+        head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
     elif count == best.read:
         head = f"Cause   with this undone {left} is left, which is rounding:"
     elif count == 1:
@@ -128,7 +129,8 @@ def _cause(verdict: Verdict) -> str:
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     lines += _others(verdict)
-    if not math.isnan(best.left) and count > best.read:
+    rounding = best.causes[-1].name == "precision"  # of which nothing is undone
+    if not math.isnan(best.left) and count > best.read and not rounding:
         lines += ["", *_table(verdict, best)]
     return "\n".join(lines)
 
