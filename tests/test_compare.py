@@ -98,6 +98,24 @@ def test_lengths_that_were_ignored_are_named(kind: Any) -> None:
     assert [str(cause) for cause in verdict.causes] == ["padding not_masked"]
 
 
+@pytest.mark.parametrize("filling", [0.0, 7.0, torch.nan])
+@pytest.mark.parametrize("called", [True, False])
+def test_numbers_on_padding_are_not_compared_and_told(called: bool, filling: float) -> None:
+    layer, x, lengths = nn.LSTM(3, 5), torch.randn(6, 3, 3), [6, 4, 2]
+
+    def mine(x: Tensor, initial: Any = None, lengths: Any = None) -> Tensor:
+        output = layer(x, initial)[0].detach().clone()
+        for row, length in enumerate(lengths):
+            output[length:, row] = filling
+        return output
+
+    verdict = rs.compare(mine if called else mine(x, None, lengths), layer, x, lengths=lengths)
+    assert verdict
+    assert ("on padding your output is not zero, and is not compared" in plain(verdict)) == (
+        filling != 0
+    )
+
+
 def test_final_states_alone_that_differ_are_said_so() -> None:
     layer = nn.GRU(3, 5)
     x = torch.randn(6, 2, 3)

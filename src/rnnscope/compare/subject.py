@@ -113,6 +113,19 @@ def _observation(
     )
 
 
+def _on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
+    """A note, where numbers stand on padding: they are not compared."""
+    if output is None or inputs.lengths is None:
+        return []
+    beyond = torch.arange(inputs.steps)[:, None] >= inputs.lengths
+    if not bool((output[beyond] != 0).any()):
+        return []
+    return [
+        f"on padding your output is not zero, and is not compared: {kind} with "
+        f"pad_packed_sequence has zeros there"
+    ]
+
+
 def _slice(observation: Observation, adopted: Adopted) -> Observation:
     """The first steps and rows, where later ones do not reach back; everything where they do."""
     inputs = observation.inputs
@@ -160,7 +173,8 @@ class OfArrays:
     def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.model = Model.of(adopted, torch.float64)
-        self.notes = list(recorded.notes)
+        kind = adopted.structure.kind
+        self.notes = [*recorded.notes, *_on_padding(recorded.output, inputs, kind)]
         self.unread: list[str] = []
         self.untried: set[str] = set()
         self.findings: list[str] = []
@@ -297,7 +311,8 @@ class OfCalls:
         self.unread = self.unread or list(answer.unread)
         self.untried |= {"the final states"} if answer.unread else set()
         quantities, unused = quantities_of(answer.others, self._structure, inputs)
-        self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
+        padding = _on_padding(output, inputs, self._structure.kind)
+        self.notes += [n for n in (*answer.notes, *unused, *padding) if n not in self.notes]
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         unit = _unit(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
