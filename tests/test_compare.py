@@ -413,6 +413,22 @@ def test_recorded_final_states_batch_first_are_read_with_a_note() -> None:
         assert "h_n came back batch first" in plain(verdict)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_final_states_before_the_output_are_named(kind: Any, options: Any, as_lists: bool) -> None:
+    layer = kind(3, 5, **options)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        if as_lists and isinstance(states, tuple):
+            return *states, output
+        return states, output
+
+    with pytest.raises(rs.ShapeError, match=r"states before the output.* return output, \(?h_n"):
+        rs.compare(mine, layer)
+
+
 # --- lower precision ------------------------------------------------------------------------------
 
 

@@ -260,7 +260,34 @@ def _parts(
     if structure.single_step:
         names = structure.cell.states
         return first, dict(zip(names, returned, strict=False)), {}
+    _in_order(returned, structure, inputs, who)
     return first, *_states(rest, structure, notes)
+
+
+def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who: str) -> None:
+    """Raises ``ShapeError`` where the shapes tell that the final states came before the output."""
+    *before, last = returned
+    held = [e for each in before for e in (each if isinstance(each, list | tuple) else [each])]
+    if not held or not all(map(_is_array, [*held, last])):
+        return
+    states, got = [tuple(each.shape) for each in held], tuple(last.shape)
+    rows, batch = structure.num_layers * len(structure.directions), inputs.batch
+    sizes = {structure.state_size(name) for name in structure.cell.states}
+    of_states = [{(rows, batch, n), (batch, rows, n), (batch, n)} for n in sizes]
+    leads = {(inputs.steps, batch), (batch, inputs.steps)}
+
+    def of_output(shape: tuple[int, ...]) -> bool:
+        return shape[:-1] in leads and shape[-1] in widths(structure)
+
+    if not of_output(got) or of_output(states[0]):
+        return
+    if all(any(shape in known for known in of_states) for shape in states):
+        states_form = _states_form(structure)
+        raise ShapeError(
+            f"{who} returned the final states before the output, of shapes "
+            f"{', '.join(map(str, states))} and {got}; expected {_form(structure)}. "
+            f"Exchange them: return output, {states_form}."
+        )
 
 
 def _states(
