@@ -183,6 +183,33 @@ def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
         rs.compare(ends, nn.GRU(3, 4))
 
 
+# --- where there is no difference ---------------------------------------------------------------
+
+
+def test_another_shape_is_said_so() -> None:
+    layer = nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+    verdict = rs.compare(lambda x, initial=None: layer(x, initial)[0][..., :4], layer)
+    assert verdict.causes
+    text = plain(verdict)
+    assert text.startswith("differs: output has shape (3, 6, 4), that of nn.LSTM (3, 6, 8)")
+    assert "inf" not in text
+    assert "nothing no number" in text
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 2]])
+def test_not_a_number_is_said_so(lengths: Any) -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(6, 2, 3)
+    output = layer(x)[0].detach().clone()
+    output[3:, 1] = torch.nan
+    output[5, 0, 2] = torch.inf
+    text = plain(rs.compare(output, layer, x, lengths=lengths, seconds=1))
+    if lengths is None:
+        assert text.startswith("differs: output is NaN at time 3, batch 1, unit 0, that of nn.LSTM")
+    else:
+        assert text.startswith("differs: output is inf at time 5, batch 0, unit 2, that of nn.LSTM")
+    assert "differs by" not in text
+
+
 # --- where nothing explains it --------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
 from rnnscope.compare.holding import what_holds
-from rnnscope.compare.located import first_difference
+from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
     Observation,
@@ -207,6 +207,7 @@ class _Comparison:
             steps=first.inputs.steps,
             horizon=horizon,
             given=self.subject.given,
+            apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
 
     def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:

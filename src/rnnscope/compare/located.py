@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.simulate import opened
 from rnnscope.compare.verdict import Place
 
-__all__ = ["first_difference"]
+__all__ = ["first_difference", "no_difference"]
 
 
 def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None:
@@ -157,3 +158,49 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
 
 def _index(value: Tensor) -> tuple[int, ...]:
     return tuple(int(k) for k in torch.unravel_index(value.argmax(), value.shape))
+
+
+# where two cannot be subtracted ------------------------------------------------------------------
+
+
+def no_difference(model: Model, shown: Sequence[Observation]) -> str:
+    """What stands where there is no difference: another shape, or what is no finite number on one
+    side; empty where there is one everywhere."""
+    kind = model.structure.kind
+    for one in shown:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            if value is None or value.shape != seen.shape:
+                shapes = [_returned(model, name, v) for v in (seen, value)]
+                return f"{name} has shape {shapes[0]}, that of {kind} {shapes[1]}"
+            wrong = torch.isfinite(seen) != torch.isfinite(value)
+            wrong &= torch.isfinite(one.allowed[name])
+            if (real := one.inside(name)) is not None:
+                wrong &= real
+            if bool(wrong.any()):
+                where = tuple(wrong.nonzero()[0].tolist())
+                place = ", ".join(f"{n} {k}" for n, k in zip(_axes(seen), where, strict=True))
+                mine, theirs = _number(float(seen[where])), _number(float(value[where]))
+                return f"{name} is {mine} at {place}, that of {kind} {theirs}"
+    return ""
+
+
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.6g}"
+
+
+def _axes(value: Tensor) -> tuple[str, ...]:
+    return {
+        3: ("time", "batch", "unit"),
+        4: ("layer", "direction", "batch", "unit"),
+        5: ("layer", "direction", "batch", "time", "unit"),
+    }[value.dim()]
+
+
+def _returned(model: Model, name: str, value: Tensor | None) -> tuple[int, ...] | None:
+    """A shape as the reference returns it."""
+    if value is None or name != "output" or not model.structure.batch_first:
+        return None if value is None else tuple(value.shape)
+    return tuple(value.transpose(0, 1).shape)

@@ -64,6 +64,8 @@ def _headline(verdict: Verdict) -> str:
         text = "the output agrees to rounding, but not all that came back can be compared"
     elif verdict.worst <= 1 and not verdict.causes:
         text = "cannot be called with every input"
+    elif verdict.apart:
+        text = f"differs: {verdict.apart}"
     else:
         allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
         text = f"differs by {number(verdict.difference)}; {allows}"
@@ -159,10 +161,10 @@ def _others(verdict: Verdict) -> list[str]:
 def _table(verdict: Verdict, best: Explanation) -> list[str]:
     count = len(best.causes)
     undone = list(range(1, best.read + 1))
-    rows = [(_numbered(undone), number(verdict.difference), "")]
+    rows = [(_numbered(undone), _left(verdict.difference), "")]
     if count - best.read > 1:
         rows += [
-            (_numbered([*undone, k]), number(value), "")
+            (_numbered([*undone, k]), _left(value), "")
             for k, value in enumerate(best.alone, start=best.read + 1)
         ]
     rows.append((_numbered(range(1, count + 1)) if count > 1 else "this", number(best.left), ""))
@@ -181,6 +183,11 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
             else line.rstrip()
         )
     return lines
+
+
+def _left(value: float) -> str:
+    """A difference, where there is one."""
+    return number(value) if math.isfinite(value) else "no number"
 
 
 def _numbered(which: Sequence[int]) -> str:
