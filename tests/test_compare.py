@@ -79,6 +79,43 @@ def test_dropout_in_training_is_named() -> None:
     assert "p=0.5" in plain(verdict)
 
 
+class Keeping(nn.Module):
+    """An LSTM that goes on from where its last call ended, if it is not told where to start."""
+
+    def __init__(self, lstm: nn.LSTM, uses_initial: bool = True) -> None:
+        super().__init__()
+        self.lstm, self.uses_initial, self.kept = lstm, uses_initial, None
+
+    def forward(self, x: Tensor, initial: Any = None) -> Tensor:
+        initial = initial if self.uses_initial and initial is not None else self.kept
+        if initial is not None and initial[0].shape[1] != x.shape[1]:
+            initial = None
+        with torch.no_grad():
+            output, self.kept = self.lstm(x, initial)
+        return output
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("of_module", [True, False])
+def test_a_state_that_is_kept_between_calls_is_said_first(of_module: bool, given: bool) -> None:
+    """Also where initial states set it anew."""
+    layer = nn.LSTM(3, 4)
+    module = Keeping(layer)
+    candidate = module if of_module else lambda x, initial=None: module(x, initial)
+    verdict = rs.compare(candidate, layer, *([torch.randn(6, 3, 3)] if given else []), seconds=1)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == ["calls_chained"]
+    assert plain(verdict).startswith("the state is kept from call to call: the same input gives")
+
+
+def test_what_is_wrong_beside_a_kept_state_is_found_too() -> None:
+    layer = nn.LSTM(3, 4)
+    verdict = rs.compare(Keeping(layer, uses_initial=False), layer)
+    assert [cause.name for cause in verdict.causes] == ["calls_chained", "initial_ignored"]
+    assert plain(verdict).startswith("the state is kept from call to call")
+    assert verdict.explanations[0].left < 1e-6
+
+
 # --- padding --------------------------------------------------------------------------------------
 
 

@@ -267,6 +267,8 @@ class _Comparison:
             if random or self.subject.keeps_state or not differs:
                 holds = tuple(self.subject.findings)
                 return replace(base, explanations=(by_calls,), holds=holds)
+            # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
+            read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
         dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.verdict import Explanation, Place, Verdict
 
@@ -14,6 +15,9 @@ __all__ = ["report"]
 WIDTH = 88
 INDENT = " " * 8
 NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
+
+CALLS = ("calls_chained", "random")
+"""Causes that are seen in two calls with the same input."""
 
 
 def report(verdict: Verdict) -> str:
@@ -53,11 +57,13 @@ def _best(verdict: Verdict) -> Explanation:
 
 def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
+    allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
     if verdict.agrees:
-        text = (
-            f"agrees: differs by at most {number(verdict.difference)}; rounding in "
-            f"{verdict.dtype} over {steps} allows {number(verdict.allowed)}"
-        )
+        text = f"agrees: differs by at most {number(verdict.difference)}; {allows}"
+    elif calls := [w for c, w in _told(verdict) if c.name in CALLS]:
+        one = "agrees to rounding" if verdict.worst <= 1 else _differs(verdict)
+        one += "" if verdict.worst <= 1 else f", where {allows}"
+        text = f"{calls[0].title}: the same input gives other numbers; one call {one}"
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
     elif verdict.unread:
@@ -65,16 +71,28 @@ def _headline(verdict: Verdict) -> str:
     elif verdict.worst <= 1 and not verdict.causes:
         text = "cannot be called with every input"
     elif verdict.apart:
-        text = f"differs: {verdict.apart}"
+        text = _differs(verdict)
     else:
-        allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
-        text = f"differs by {number(verdict.difference)}; {allows}"
+        text = f"{_differs(verdict)}; {allows}"
     if verdict.horizon is not None:
         text += (
             f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
             f"change these numbers by more than 1%: there, only single steps are compared."
         )
     return "\n".join(textwrap.fill(line, WIDTH) for line in text.split("\n"))
+
+
+def _told(verdict: Verdict) -> list[tuple[Cause, Words]]:
+    """The causes of the first explanation with their words."""
+    if not verdict.explanations:
+        return []
+    return list(zip(_best(verdict).causes, _best(verdict).words, strict=True))
+
+
+def _differs(verdict: Verdict) -> str:
+    if verdict.apart:
+        return f"differs: {verdict.apart}"
+    return f"differs by {number(verdict.difference)}"
 
 
 def _first(place: Place, verdict: Verdict) -> str:

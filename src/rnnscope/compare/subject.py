@@ -16,7 +16,7 @@ from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.checks import Finding, compare_parameters, run_checks
+from rnnscope.compare.checks import Finding, compare_parameters, repeats, run_checks
 from rnnscope.compare.given import described, doubled
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation, allowed
@@ -410,14 +410,19 @@ class OfCalls:
         found: list[Told] = []
         inputs = self.shown()[0].inputs
         made = self._made(self._layer)
-        checks = run_checks(
-            made,
-            lambda each: self._called(made, self._layer, each),
-            inputs,
-            64 * _unit(self._dtype),
-        )
-        if checks.repeats is not None:
-            found.append(_of_repeats(checks.repeats))
+
+        def call(each: Inputs) -> Answer:
+            return self._called(made, self._layer, each)
+
+        tolerance = 64 * _unit(self._dtype)
+        checks = run_checks(made, call, inputs, tolerance)
+        repeated = checks.repeats
+        bare = [one.inputs for one in self.shown() if not one.inputs.given]
+        if repeated is None and inputs.given and bare:
+            # what is kept may be used only where no initial states are given
+            repeated = repeats(made, call, bare[0], tolerance)
+        if repeated is not None:
+            found.append(_of_repeats(repeated))
         others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
         self.findings += [one.sentence for one in others if one is not None]
         if self._tiny and self._ignores_weights(inputs):
