@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mutations
@@ -199,6 +200,64 @@ def test_a_mistake_that_the_given_data_do_not_show_is_told_apart() -> None:
     assert {cause.name for cause in verdict.causes} == {"bias_missing", "initial_ignored"}
     assert "h_0 and c_0 not used: shown by drawn inputs, not by these data" in plain(verdict)
     assert "h_0 and c_0 not used" not in verdict.cannot_show
+
+
+def test_what_one_step_does_not_show_is_said_in_few_words() -> None:
+    layer = nn.LSTM(3, 4)
+    verdict = rs.compare(layer, layer, torch.randn(1, 2, 3))
+    assert verdict
+    assert len(verdict.cannot_show) > 40  # all of them
+    assert "gate order i, f, o, g of W_hh" in verdict.cannot_show
+    text = plain(verdict)
+    assert "anything about W_hh, the forget gate, the initial states (they were zero), the " in text
+    assert "the carried state (one step was given)" in text
+    assert "gate order" not in text
+    assert len(str(verdict).splitlines()) < 12
+
+
+def test_weights_of_zero_show_nothing_of_them() -> None:
+    layer = nn.GRU(3, 4)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    verdict = rs.compare(layer, layer, torch.randn(5, 2, 3))
+    assert len(verdict.cannot_show) > 40
+    assert "anything about the order of the rows, W_ih and W_hh, b_ih and b_hh" in plain(verdict)
+    assert len(str(verdict).splitlines()) < 12
+
+
+def test_what_the_data_do_not_show_is_not_called_right() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    nn.init.zeros_(other.bias_hh_l0)
+    verdict = rs.compare(lambda x, initial=None: other(x)[0], layer, torch.randn(1, 2, 3))
+    assert "bias_missing" in [cause.name for cause in verdict.causes]
+    assert "the activations" in verdict.right
+    unseen = {"W_ih and W_hh (not transposed)", "the order of the rows", "the order of time"}
+    assert not unseen & set(verdict.right)
+
+
+def test_what_cannot_be_told_apart_is_listed() -> None:
+    layer, other, x = nn.LSTM(3, 4), nn.LSTM(3, 4), torch.randn(4, 2, 3)
+    nn.init.zeros_(layer.bias_hh_l0)
+    other.load_state_dict(layer.state_dict())
+    nn.init.zeros_(other.bias_ih_l0)
+    verdict = rs.compare(other(x)[0].detach(), layer, x)
+    one, alike = verdict.explanations
+    assert "These data cannot tell it from this: b_hh in place of b_ih." in plain(verdict)
+    many = replace(verdict, explanations=(one, alike, alike))
+    assert (
+        "These data cannot tell it from any of these: - b_hh in place of b_ih - b_hh in place of "
+        "b_ih assumed"
+    ) in plain(many)
+
+
+def test_sentences_end_once_and_name_x_as_it_is_written() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    nn.init.uniform_(other.weight_hh_l0)
+    assert "was it ever loaded? With zero" in plain(rs.compare(other, layer, seconds=0))
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] + x.sum(0).sum(), layer, seconds=0)
+    assert "Another x at time=5 changes the output at time=0 already" in plain(verdict)
 
 
 # --- a search that ends -------------------------------------------------------------------------

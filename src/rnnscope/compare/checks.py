@@ -293,7 +293,7 @@ def _causal(run: _Run) -> Finding | None:
     place = _Place(place.largest, time, place.batch)
     return Finding(
         "causal",
-        f"x changed at time={changed} changes the output at time={time} already, by up to "
+        f"another x at time={changed} changes the output at time={time} already, by up to "
         f"{place.largest:.2g}: a layer that runs {'from the end' if reverse else 'forward'} cannot "
         f"know it {'until' if reverse else 'before'} time={changed}",
         *_where(place),

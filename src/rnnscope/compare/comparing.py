@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
-from rnnscope.compare.catalogue import CATALOGUE, Words, causes
+from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
@@ -25,16 +25,15 @@ from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
     Observation,
     allowed,
-    distance,
     misfits,
     most_allowed,
-    predicted,
 )
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
-from rnnscope.compare.search import LARGE, Found, Search, concerns, either
+from rnnscope.compare.search import Found, Search, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told, few_steps
+from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import ShapeError
 
@@ -166,16 +165,17 @@ class _Comparison:
         base = replace(self._facts(shown), worst=ratio)
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
-        silent = self._silent(shown)
+        silent = unseen(self.model, shown)
+        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
         if read:
             left = largest(self.model, shown)[0]
-            return replace(base, explanations=(_told(read, left, len(read)),), cannot_show=silent)
+            return replace(base, explanations=(_told(read, left, len(read)),))
         if self.subject.unread:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             told = tuple(self.subject.unread)
-            return replace(base, unread=told, notes=rest, cannot_show=silent)
-        return replace(base, agrees=True, cannot_show=silent)
+            return replace(base, unread=told, notes=rest)
+        return replace(base, agrees=True)
 
     def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
         return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
@@ -209,48 +209,6 @@ class _Comparison:
             given=self.subject.given,
             apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
-
-    def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:
-        """Mistakes that would change nothing in what was compared."""
-        every = [c for c in causes(self.model, False) if concerns(c, self.model, shown)]
-        models = [
-            (c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None
-        ]
-        quiet = models
-        fits: set[Cause] = set()
-        large = self.model.parts[0][0].weights.hh.numel() > LARGE
-        for steps, rows in ((3, 2), (12, 4) if large else (10**9, 10**9)):
-            for one in shown:
-                quiet = self._quiet(few_steps(one, steps, rows), quiet, fits)
-        titles = [CATALOGUE[c.name].words(c, self.model).brief for c, _ in quiet if c in fits]
-        return tuple(dict.fromkeys(titles))
-
-    def _quiet(
-        self, one: Observation, models: list[tuple[Cause, Model]], fits: set[Cause]
-    ) -> list[tuple[Cause, Model]]:
-        """Those of the models that give the reference's own numbers; ``fits`` gathers those that
-        give any."""
-        simulator = one.simulator
-        [exact] = simulator.run([self.model])
-        assert exact is not None, "the reference fits its own inputs"
-        wanted = predicted(exact)
-        quiet: list[tuple[Cause, Model]] = []
-        for (cause, model), outcome in zip(
-            models, simulator.run([m for _, m in models]), strict=True
-        ):
-            if outcome is None:
-                quiet.append((cause, model))
-                continue
-            fits.add(cause)
-            values = predicted(outcome)
-            if all(
-                (value := values.get(name)) is not None
-                and value.shape == wanted[name].shape
-                and not bool((distance(value, wanted[name]) > one.allowed[name]).any())
-                for name in one.targets()
-            ):
-                quiet.append((cause, model))
-        return quiet
 
     def _differing(
         self,
@@ -288,13 +246,14 @@ class _Comparison:
             return self._unexplained(base, searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
-        unseen = self._silent(shown) if self.subject.given else ()
+        silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
         return replace(
             base,
             explanations=explanations,
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown),
-            cannot_show=tuple(title for title in unseen if title not in named),
+            cannot_show=silent.titles,
+            unseen=silent.words,
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
@@ -403,22 +362,24 @@ class _Comparison:
     def _right(
         self, search: Search, sets: Sequence[tuple[Cause, ...]], shown: Sequence[Observation]
     ) -> tuple[str, ...]:
-        """What the data show to be right: families of mistakes none of which is in play, each of
-        which would have shown."""
+        """What the data show to be right: families of mistakes none of which is in play, and of
+        which those of each parameter would have shown."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
         blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
+        if data is not None and all(one.inputs.steps == 1 for one in data):
+            blamed.add("the order of time")
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
-        seen: dict[str, bool] = {}
+        seen: dict[str, dict[str, bool]] = {}
         for cause in search.every:
             if cause != cause.everywhere():
                 continue
-            family = CATALOGUE[cause.name].family
-            seen[family] = seen.get(family, False) or search.shows(cause, data)
+            of = seen.setdefault(CATALOGUE[cause.name].family, {})
+            of[cause.tensors] = of.get(cause.tensors, False) or search.shows(cause, data)
         return tuple(
             f
-            for f, shows in seen.items()
-            if shows and f not in blamed and not any(f in t for t in titles)
+            for f, of in seen.items()
+            if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
 
 

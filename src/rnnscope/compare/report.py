@@ -14,6 +14,8 @@ __all__ = ["report"]
 
 WIDTH = 88
 INDENT = " " * 8
+MOST = 8
+"""Mistakes that the data do not show, or kinds of them, that are named."""
 NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
 
 CALLS = ("calls_chained", "random")
@@ -32,7 +34,7 @@ def report(verdict: Verdict) -> str:
             blocks.append(_unexplained(verdict))
     if verdict.right:
         blocks.append(_listed("Right", _joined(verdict.right)))
-    if verdict.cannot_show:
+    if verdict.unseen:
         blocks.append(_listed("Unseen", _unseen(verdict)))
     if verdict.notes:
         blocks.append(
@@ -160,19 +162,22 @@ def _others(verdict: Verdict) -> list[str]:
     others = verdict.explanations[1:]
     if not others:
         return []
-    lines = ["", f"{INDENT}These data cannot tell it from:"]
-    for one in others[:6]:
-        titles = [f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)]
-        lines.append(
-            textwrap.fill(
-                " and ".join(titles),
-                WIDTH,
-                initial_indent=INDENT + "  or ",
-                subsequent_indent=INDENT + "     ",
-            )
+    titles = [
+        " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True))
+        for one in others[:6]
+    ]
+    if len(others) == 1:
+        text = f"These data cannot tell it from this: {titles[0]}."
+        return ["", textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)]
+    lines = ["", f"{INDENT}These data cannot tell it from any of these:"]
+    lines += [
+        textwrap.fill(
+            title, WIDTH, initial_indent=INDENT + "  - ", subsequent_indent=INDENT + "    "
         )
+        for title in titles
+    ]
     if len(others) > 6:
-        lines.append(f"{INDENT}  and {len(others) - 6} more")
+        lines.append(f"{INDENT}    and {len(others) - 6} more")
     return lines
 
 
@@ -236,9 +241,9 @@ def _sentence(text: str) -> str:
 
 
 def _unseen(verdict: Verdict) -> str:
-    names = verdict.cannot_show
-    text = _joined(names[:8], "; ")
-    more = f"; and {len(names) - 8} more" if len(names) > 8 else ""
+    words = verdict.unseen
+    text = _joined(words[:MOST], "; ")
+    more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
     return f"these data would not show: {text}{more}"
 
 

@@ -454,7 +454,7 @@ class OfCalls:
             for each in apart:
                 own = layer.get_parameter(each.name.rpartition(".")[2])
                 own.copy_(held[each.name].to(own.dtype))
-        sentences = [f"{each.sentence}." for each in apart]
+        sentences = [each.sentence for each in apart]
         return sentences, Model.of(adopt(layer), torch.float64) if apart else None
 
 

@@ -58,9 +58,10 @@ class Verdict:
     ``worst`` the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
     the smallest size that explain everything to rounding: more than one where the data cannot tell
     them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
-    in these data, ``holds`` what can be said where nothing explains it, ``unread`` which final
-    states came back in an unknown shape, so that the two do not agree. ``horizon`` is the step from
-    which rounding alone may differ by more than a hundredth, or None.
+    in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
+    explains it, ``unread`` which final states came back in an unknown shape, so that the two do not
+    agree. ``horizon`` is the step from which rounding alone may differ by more than a hundredth, or
+    None.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -80,6 +81,7 @@ class Verdict:
     nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
     right: tuple[str, ...] = ()
     cannot_show: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
