@@ -271,6 +271,13 @@ def test_a_search_without_time_says_how_to_search_longer() -> None:
     assert "seconds=60 searches longer" in plain(verdict)
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "6", None, True], ids=str)
+def test_seconds_that_are_no_time_are_refused(seconds: Any) -> None:
+    layer = nn.GRU(3, 4)
+    with pytest.raises(ValueError, match=r"seconds must be .* 0 or more; got"):
+        rs.compare(layer, layer, seconds=seconds)
+
+
 def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
     def ends(x: Any) -> Any:
         raise SystemExit("usage: mine.py FILE")

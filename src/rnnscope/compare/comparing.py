@@ -7,6 +7,7 @@ import sys
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,10 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``CandidateError``
-    where the candidate raises, ``FileError`` for a file that cannot be read.
+    where the candidate raises, ``FileError`` for a file that cannot be read, ``ValueError`` for
+    ``seconds`` that are no time.
     """
+    _check_time(seconds)
     adopted = adopt(reference)
     if adopted.single_step:
         raise ShapeError(
@@ -124,6 +127,11 @@ def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: A
     verdict = compare(candidate, reference, *args, **options)
     if not verdict:
         raise AssertionError(str(verdict))
+
+
+def _check_time(seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0:
+        raise ValueError(f"seconds must be a number of seconds, 0 or more; got {seconds!r}")
 
 
 def _is_recorded(candidate: Any) -> bool:
