@@ -465,6 +465,46 @@ def test_what_is_said_of_every_layer_and_direction_is_said_once() -> None:
     )
 
 
+# --- initial states by place ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_initial_states_are_given_by_place_where_no_name_tells(ignored: bool) -> None:
+    layer = nn.LSTM(3, 4)
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = layer
+
+        def forward(self, x: Tensor, i: Any = None) -> Any:
+            return self.lstm(x, None if ignored else i)
+
+    verdict = rs.compare(Mine(), layer)
+    assert bool(verdict) != ignored
+    assert [str(cause) for cause in verdict.causes] == ["initial_ignored all"] * ignored
+    assert "Mine was given the initial states as 'i', the parameter behind x" in plain(verdict)
+
+
+@pytest.mark.parametrize("name", ["mask", "other"])
+def test_where_no_initial_states_were_given_is_told(name: str) -> None:
+    """The parameter behind x is known to be another, or raises when it is given them."""
+    layer = nn.LSTM(3, 4)
+
+    def mask(x: Tensor, mask: Any = None) -> Tensor:
+        return layer(x)[0] if mask is None else layer(x)[0] * mask
+
+    def other(x: Tensor, other: Any = None) -> Tensor:
+        return layer(x)[0] if other is None else layer(x)[0] * other
+
+    verdict = rs.compare({"mask": mask, "other": other}[name], layer)
+    assert verdict, str(verdict)
+    assert (
+        f"no initial states were given to {name}: of its parameters x, {name}=None none"
+        in plain(verdict)
+    )
+
+
 # --- final states in another shape ----------------------------------------------------------------
 
 

@@ -240,6 +240,7 @@ class OfCalls:
         self._dtype = dtype_of(self._adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
+        self._by_place = True
         self._tiny = inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self._layer = tiny_layer(self._structure, seed).to(self._dtype)
@@ -253,6 +254,7 @@ class OfCalls:
         self._callable = self._made(self._layer)
         self.model = Model.of(self._adopted, torch.float64)
         self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
+        self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
         self.probe = ""
@@ -270,7 +272,10 @@ class OfCalls:
 
     def _made(self, layer: nn.Module) -> Candidate:
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
-        return made.build(layer) if made.is_builder else made
+        made = made.build(layer) if made.is_builder else made
+        if made.guessed and not self._by_place:
+            made.forget_guess()
+        return made
 
     def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
         weights = layer.state_dict() if made.takes_weights else None
@@ -281,6 +286,39 @@ class OfCalls:
         if self._callable.module is not None:
             self._callable = self._made(self._layer)
         return self._called(self._callable, self._layer, inputs)
+
+    def _settle_place(self) -> None:
+        """Whether the parameter whose place alone says so takes initial states; and a note on it,
+        or on there being none."""
+        made = self._callable
+        name, guessed = made.name, made.guessed
+        generator = torch.Generator().manual_seed(self._seed)
+        states, zeros = (
+            drawn_inputs(self._structure, 4, 3, given, generator) for given in (True, False)
+        )
+        # what takes no inputs of this size at all says nothing of its parameter
+        if guessed and (self._taken(states) or not self._taken(zeros)):
+            self.notes.append(
+                f"{name} was given the initial states as {guessed!r}, the parameter behind x; no "
+                f"name tells what it takes"
+            )
+            return
+        if guessed:
+            self._by_place = False
+            self._callable = self._made(self._layer)
+        spare = ", ".join(f"{each}=None" for each in self._callable.spare)
+        if spare and not self._callable.takes_initial:
+            self.notes.append(
+                f"no initial states were given to {name}: of its parameters x, {spare} none is "
+                f"known to take them; call it initial or hx if one does"
+            )
+
+    def _taken(self, inputs: Inputs) -> bool:
+        try:
+            self._answer(inputs)
+        except RnnscopeError:
+            return False
+        return True
 
     def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
         """Whether time and batch of the output are exchanged, and which states come back batch
