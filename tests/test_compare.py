@@ -349,6 +349,25 @@ def test_an_lstm_without_a_forget_gate_is_named() -> None:
     assert "the forget gate is not used" in plain(verdict)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("own", "other"), [("LSTM", "GRU"), ("GRU", "RNN"), ("RNN", "LSTM")])
+def test_a_layer_of_another_kind_is_told(own: str, other: str, inside: bool) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(nn, own)(3, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.rnn(x)[0]
+
+    candidate = Mine() if inside else getattr(nn, own)(3, 4)
+    verdict = rs.compare(candidate, getattr(nn, other)(3, 4), seconds=1)
+    assert not verdict
+    assert not verdict.causes
+    who = "candidate's rnn" if inside else "candidate"
+    assert f"The {who} is nn.{own}, the reference nn.{other}." in plain(verdict)
+
+
 def test_a_first_step_from_zeros_shows_nothing_of_the_forget_gate() -> None:
     layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
     other.load_state_dict(layer.state_dict())

@@ -235,6 +235,9 @@ class _Comparison:
                 return replace(base, explanations=(by_calls,), holds=holds)
             # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
             read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
+        kind, itself = self.subject.other_kind()
+        if kind and itself:
+            return replace(base, holds=(kind,))
         dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
@@ -309,7 +312,8 @@ class _Comparison:
         holds = what_holds(self.model, [*searched, *shown])
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
-        every = (*outer, *told, *holds, size, *self.subject.findings)
+        kind, _ = self.subject.other_kind()
+        every = (*outer, kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 
     def _confirmed(

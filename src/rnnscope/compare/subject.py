@@ -72,8 +72,22 @@ class Subject(Protocol):
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
 
+    def other_kind(self) -> tuple[str, bool]:
+        """A sentence where the candidate is a layer of another kind, or holds none but such;
+        whether it is one itself."""
+
     def other_weights(self) -> tuple[list[str], Model | None]:
         """What the candidate's own parameters of the same names say, and the model with them."""
+
+
+def _kind_of(module: nn.Module) -> str:
+    """The kind of a layer of torch, or of the cell that makes one step of it; else empty."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "nn.LSTM": (nn.LSTM, nn.LSTMCell),
+        "nn.GRU": (nn.GRU, nn.GRUCell),
+        "nn.RNN": (nn.RNN, nn.RNNCell),
+    }
+    return next((kind for kind, types in kinds.items() if isinstance(module, types)), "")
 
 
 def _rows(structure: Structure) -> int:
@@ -209,6 +223,10 @@ class OfArrays:
     def direct(self) -> list[Told]:
         """None: they cannot be called."""
         return []
+
+    def other_kind(self) -> tuple[str, bool]:
+        """Unknown: they are numbers."""
+        return "", False
 
     def other_weights(self) -> tuple[list[str], Model | None]:
         """None: they have no parameters."""
@@ -479,6 +497,20 @@ class OfCalls:
             self._called(self._made(layer), layer, inputs).output for layer in (self._layer, other)
         )
         return torch.equal(mine, theirs)
+
+    def other_kind(self) -> tuple[str, bool]:
+        """As the types of torch's own modules tell it."""
+        module, kind = self._made(self._layer).module, self._structure.kind
+        if module is None or self._structure.declared:
+            return "", False
+        own = _kind_of(module)
+        if own:
+            return (f"the candidate is {own}, the reference {kind}." if own != kind else ""), True
+        held = {found: name for name, m in module.named_modules() if (found := _kind_of(m))}
+        if len(held) != 1 or kind in held:
+            return "", False
+        [(other, name)] = held.items()
+        return f"the candidate's {name} is {other}, the reference {kind}.", False
 
     def other_weights(self) -> tuple[list[str], Model | None]:
         """Parameters of the same names and shapes that differ."""
