@@ -133,7 +133,8 @@ def _cause(verdict: Verdict) -> str:
         before = "but for this " if count > 1 else ""
         head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
     elif count == best.read:
-        head = f"Cause   with this undone {left} is left, which is rounding:"
+        these = "this" if count == 1 else "these"
+        head = f"Cause   with {these} undone {left} is left, which is rounding:"
     elif count == 1:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
