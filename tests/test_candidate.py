@@ -414,13 +414,23 @@ def test_a_last_step_with_its_states_is_no_list_of_steps(lstm: nn.LSTM) -> None:
 
 
 def test_final_states_of_other_shapes_are_not_used(lstm: nn.LSTM) -> None:
-    answer = of(lambda x: (lstm(x)[0], lstm(x)[1][0].transpose(0, 1)), lstm).call(inputs_of(lstm))
+    answer = of(lambda x: (lstm(x)[0], lstm(x)[1][0][..., None]), lstm).call(inputs_of(lstm))
     assert answer.final == {}
     assert answer.notes == (
-        "h_n is not used: expected (layers × directions, batch, unit) = (1, 3, 4), got (3, 1, 4); "
-        "batch_first does not apply to states",
+        "h_n is not used: expected (layers × directions, batch, unit) = (1, 3, 4), got "
+        "(1, 3, 4, 1)",
     )
-    assert answer.others["h_n"].shape == (B, 1, H)
+    assert answer.others["h_n"].shape == (1, B, H, 1)
+
+
+def test_final_states_batch_first_are_read(lstm: nn.LSTM) -> None:
+    inputs = inputs_of(lstm)
+    answer = of(lambda x: (lstm(x)[0], lstm(x)[1][0].transpose(0, 1)), lstm).call(inputs)
+    assert torch.equal(answer.final["h"][0, 0], answer.output[-1])
+    assert answer.batch_first == {
+        "h": "h_n came back batch first, (3, 1, 4); nn.LSTM returns (layers × directions, batch, "
+        "unit) = (1, 3, 4): read as transposed",
+    }
 
 
 def test_what_else_comes_back_by_name(lstm: nn.LSTM) -> None:

@@ -161,7 +161,7 @@ def test_a_step_that_is_to_come_is_not_known(gru: nn.GRU) -> None:
     # x_0 comes last, so the last input is seen a step early, and only there
     assert (found.causal.time, found.causal.name) == (T - 2, "causal")
     assert found.causal.sentence.startswith(
-        f"x changed at time={T - 1} changes the output at time={T - 2} already"
+        f"another x at time={T - 1} changes the output at time={T - 2} already"
     )
     assert found.prefix is not None
     assert found.depends_on_batch is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import mutations
@@ -79,6 +80,43 @@ def test_dropout_in_training_is_named() -> None:
     assert "p=0.5" in plain(verdict)
 
 
+class Keeping(nn.Module):
+    """An LSTM that goes on from where its last call ended, if it is not told where to start."""
+
+    def __init__(self, lstm: nn.LSTM, uses_initial: bool = True) -> None:
+        super().__init__()
+        self.lstm, self.uses_initial, self.kept = lstm, uses_initial, None
+
+    def forward(self, x: Tensor, initial: Any = None) -> Tensor:
+        initial = initial if self.uses_initial and initial is not None else self.kept
+        if initial is not None and initial[0].shape[1] != x.shape[1]:
+            initial = None
+        with torch.no_grad():
+            output, self.kept = self.lstm(x, initial)
+        return output
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("of_module", [True, False])
+def test_a_state_that_is_kept_between_calls_is_said_first(of_module: bool, given: bool) -> None:
+    """Also where initial states set it anew."""
+    layer = nn.LSTM(3, 4)
+    module = Keeping(layer)
+    candidate = module if of_module else lambda x, initial=None: module(x, initial)
+    verdict = rs.compare(candidate, layer, *([torch.randn(6, 3, 3)] if given else []), seconds=1)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == ["calls_chained"]
+    assert plain(verdict).startswith("the state is kept from call to call: the same input gives")
+
+
+def test_what_is_wrong_beside_a_kept_state_is_found_too() -> None:
+    layer = nn.LSTM(3, 4)
+    verdict = rs.compare(Keeping(layer, uses_initial=False), layer)
+    assert [cause.name for cause in verdict.causes] == ["calls_chained", "initial_ignored"]
+    assert plain(verdict).startswith("the state is kept from call to call")
+    assert verdict.explanations[0].left < 1e-6
+
+
 # --- padding --------------------------------------------------------------------------------------
 
 
@@ -96,6 +134,24 @@ def test_lengths_that_were_ignored_are_named(kind: Any) -> None:
     verdict = rs.compare(recorded, layer, x, lengths=[8, 5, 3])
     assert not verdict
     assert [str(cause) for cause in verdict.causes] == ["padding not_masked"]
+
+
+@pytest.mark.parametrize("filling", [0.0, 7.0, torch.nan])
+@pytest.mark.parametrize("called", [True, False])
+def test_numbers_on_padding_are_not_compared_and_told(called: bool, filling: float) -> None:
+    layer, x, lengths = nn.LSTM(3, 5), torch.randn(6, 3, 3), [6, 4, 2]
+
+    def mine(x: Tensor, initial: Any = None, lengths: Any = None) -> Tensor:
+        output = layer(x, initial)[0].detach().clone()
+        for row, length in enumerate(lengths):
+            output[length:, row] = filling
+        return output
+
+    verdict = rs.compare(mine if called else mine(x, None, lengths), layer, x, lengths=lengths)
+    assert verdict
+    assert ("on padding your output is not zero, and is not compared" in plain(verdict)) == (
+        filling != 0
+    )
 
 
 def test_final_states_alone_that_differ_are_said_so() -> None:
@@ -146,6 +202,64 @@ def test_a_mistake_that_the_given_data_do_not_show_is_told_apart() -> None:
     assert "h_0 and c_0 not used" not in verdict.cannot_show
 
 
+def test_what_one_step_does_not_show_is_said_in_few_words() -> None:
+    layer = nn.LSTM(3, 4)
+    verdict = rs.compare(layer, layer, torch.randn(1, 2, 3))
+    assert verdict
+    assert len(verdict.cannot_show) > 40  # all of them
+    assert "gate order i, f, o, g of W_hh" in verdict.cannot_show
+    text = plain(verdict)
+    assert "anything about W_hh, the forget gate, the initial states (they were zero), the " in text
+    assert "the carried state (one step was given)" in text
+    assert "gate order" not in text
+    assert len(str(verdict).splitlines()) < 12
+
+
+def test_weights_of_zero_show_nothing_of_them() -> None:
+    layer = nn.GRU(3, 4)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    verdict = rs.compare(layer, layer, torch.randn(5, 2, 3))
+    assert len(verdict.cannot_show) > 40
+    assert "anything about the order of the rows, W_ih and W_hh, b_ih and b_hh" in plain(verdict)
+    assert len(str(verdict).splitlines()) < 12
+
+
+def test_what_the_data_do_not_show_is_not_called_right() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    nn.init.zeros_(other.bias_hh_l0)
+    verdict = rs.compare(lambda x, initial=None: other(x)[0], layer, torch.randn(1, 2, 3))
+    assert "bias_missing" in [cause.name for cause in verdict.causes]
+    assert "the activations" in verdict.right
+    unseen = {"W_ih and W_hh (not transposed)", "the order of the rows", "the order of time"}
+    assert not unseen & set(verdict.right)
+
+
+def test_what_cannot_be_told_apart_is_listed() -> None:
+    layer, other, x = nn.LSTM(3, 4), nn.LSTM(3, 4), torch.randn(4, 2, 3)
+    nn.init.zeros_(layer.bias_hh_l0)
+    other.load_state_dict(layer.state_dict())
+    nn.init.zeros_(other.bias_ih_l0)
+    verdict = rs.compare(other(x)[0].detach(), layer, x)
+    one, alike = verdict.explanations
+    assert "These data cannot tell it from this: b_hh in place of b_ih." in plain(verdict)
+    many = replace(verdict, explanations=(one, alike, alike))
+    assert (
+        "These data cannot tell it from any of these: - b_hh in place of b_ih - b_hh in place of "
+        "b_ih assumed"
+    ) in plain(many)
+
+
+def test_sentences_end_once_and_name_x_as_it_is_written() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    nn.init.uniform_(other.weight_hh_l0)
+    assert "was it ever loaded? With zero" in plain(rs.compare(other, layer, seconds=0))
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] + x.sum(0).sum(), layer, seconds=0)
+    assert "Another x at time=5 changes the output at time=0 already" in plain(verdict)
+
+
 # --- a search that ends -------------------------------------------------------------------------
 
 
@@ -157,12 +271,46 @@ def test_a_search_without_time_says_how_to_search_longer() -> None:
     assert "seconds=60 searches longer" in plain(verdict)
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), "6", None, True], ids=str)
+def test_seconds_that_are_no_time_are_refused(seconds: Any) -> None:
+    layer = nn.GRU(3, 4)
+    with pytest.raises(ValueError, match=r"seconds must be .* 0 or more; got"):
+        rs.compare(layer, layer, seconds=seconds)
+
+
 def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
     def ends(x: Any) -> Any:
         raise SystemExit("usage: mine.py FILE")
 
     with pytest.raises(rs.CandidateError, match="SystemExit"):
         rs.compare(ends, nn.GRU(3, 4))
+
+
+# --- where there is no difference ---------------------------------------------------------------
+
+
+def test_another_shape_is_said_so() -> None:
+    layer = nn.LSTM(3, 4, bidirectional=True, batch_first=True)
+    verdict = rs.compare(lambda x, initial=None: layer(x, initial)[0][..., :4], layer)
+    assert verdict.causes
+    text = plain(verdict)
+    assert text.startswith("differs: output has shape (3, 6, 4), that of nn.LSTM (3, 6, 8)")
+    assert "inf" not in text
+    assert "nothing no number" in text
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 2]])
+def test_not_a_number_is_said_so(lengths: Any) -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(6, 2, 3)
+    output = layer(x)[0].detach().clone()
+    output[3:, 1] = torch.nan
+    output[5, 0, 2] = torch.inf
+    text = plain(rs.compare(output, layer, x, lengths=lengths, seconds=1))
+    if lengths is None:
+        assert text.startswith("differs: output is NaN at time 3, batch 1, unit 0, that of nn.LSTM")
+    else:
+        assert text.startswith("differs: output is inf at time 5, batch 0, unit 2, that of nn.LSTM")
+    assert "differs by" not in text
 
 
 # --- where nothing explains it --------------------------------------------------------------------
@@ -199,6 +347,25 @@ def test_an_lstm_without_a_forget_gate_is_named() -> None:
     verdict = rs.compare(first_lstm, layer)
     assert [str(cause) for cause in verdict.causes] == ["gate_unused f"]
     assert "the forget gate is not used" in plain(verdict)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("own", "other"), [("LSTM", "GRU"), ("GRU", "RNN"), ("RNN", "LSTM")])
+def test_a_layer_of_another_kind_is_told(own: str, other: str, inside: bool) -> None:
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(nn, own)(3, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.rnn(x)[0]
+
+    candidate = Mine() if inside else getattr(nn, own)(3, 4)
+    verdict = rs.compare(candidate, getattr(nn, other)(3, 4), seconds=1)
+    assert not verdict
+    assert not verdict.causes
+    who = "candidate's rnn" if inside else "candidate"
+    assert f"The {who} is nn.{own}, the reference nn.{other}." in plain(verdict)
 
 
 def test_a_first_step_from_zeros_shows_nothing_of_the_forget_gate() -> None:
@@ -241,17 +408,129 @@ def test_what_the_cause_speaks_of_is_not_called_right() -> None:
     assert "the activations" in verdict.right
 
 
+def test_what_was_never_tried_is_not_called_right() -> None:
+    """A module that is time first raises where it is given initial states for a batch that comes
+    first."""
+    layer, inner = nn.LSTM(3, 4, batch_first=True), nn.LSTM(3, 4)
+    inner.load_state_dict(layer.state_dict())
+    verdict = rs.compare(lambda x, initial=None: inner(x, initial), layer)
+    assert [cause.name for cause in verdict.causes] == ["axes_exchanged"]
+    assert "raised RuntimeError" in plain(verdict)
+    assert "the carried state" in verdict.right
+    assert not {"the initial states", "the final states"} & set(verdict.right)
+
+
+# --- final states and gates that stand elsewhere --------------------------------------------------
+
+
+def held(change: Any) -> str:
+    """What is said of a layer of which the output is right, and the final states are changed."""
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        return output, change(*states)
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict.causes
+    text = plain(verdict)
+    assert "The output agrees; h_n and c_n do not." in text
+    assert "one step of nn.LSTM" not in text  # every step is right
+    return text
+
+
+def test_exchanged_final_states_are_said_so() -> None:
+    assert "names h_n and c_n are exchanged" in held(lambda h, c: (c, h))
+
+
+def test_the_rows_of_final_states_in_another_order_are_said_so() -> None:
+    text = held(lambda h, c: (h.flip(0), c.flip(0)))
+    assert "h_n and c_n hold the rows of nn.LSTM in the order 3, 2, 1, 0." in text
+    assert "order 0, 2, 1, 3" in held(lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]]))
+
+
+def test_gates_under_each_others_names_are_said_so() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    right = recorded(layer, x)
+    verdict = rs.compare({**right, "i": right["f"], "f": right["i"]}, layer, x)
+    assert not verdict
+    assert verdict.holds == (
+        "The output agrees; i and f do not.",
+        "The names i and f are exchanged: each holds the numbers of the other.",
+    )
+
+
+def test_a_layer_that_starts_from_zeros_is_said_so() -> None:
+    """Its single steps are right, but for where the first one starts."""
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        if initial is not None:
+            initial = tuple(torch.cat([torch.zeros_like(s[:2]), s[2:]]) for s in initial)
+        return layer(x, initial)
+
+    text = plain(rs.compare(mine, layer, seconds=1))
+    assert "Layer 0: every single step agrees if it starts from zeros" in text
+    assert "Layer 1: every single step agrees." in text
+    assert "one step of nn.LSTM gives other" not in text
+
+
+def test_what_is_said_of_every_layer_and_direction_is_said_once() -> None:
+    layer, other = (nn.LSTM(3, 4, 2, bidirectional=True) for _ in range(2))
+    verdict = rs.compare(lambda x, initial=None: other(x, initial), layer, seconds=1)
+    assert verdict.holds == (
+        "every layer and direction: fed with your own state of the step before, one step of "
+        "nn.LSTM gives other numbers in 4 of 4 units.",
+    )
+
+
+# --- initial states by place ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_initial_states_are_given_by_place_where_no_name_tells(ignored: bool) -> None:
+    layer = nn.LSTM(3, 4)
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = layer
+
+        def forward(self, x: Tensor, i: Any = None) -> Any:
+            return self.lstm(x, None if ignored else i)
+
+    verdict = rs.compare(Mine(), layer)
+    assert bool(verdict) != ignored
+    assert [str(cause) for cause in verdict.causes] == ["initial_ignored all"] * ignored
+    assert "Mine was given the initial states as 'i', the parameter behind x" in plain(verdict)
+
+
+@pytest.mark.parametrize("name", ["mask", "other"])
+def test_where_no_initial_states_were_given_is_told(name: str) -> None:
+    """The parameter behind x is known to be another, or raises when it is given them."""
+    layer = nn.LSTM(3, 4)
+
+    def mask(x: Tensor, mask: Any = None) -> Tensor:
+        return layer(x)[0] if mask is None else layer(x)[0] * mask
+
+    def other(x: Tensor, other: Any = None) -> Tensor:
+        return layer(x)[0] if other is None else layer(x)[0] * other
+
+    verdict = rs.compare({"mask": mask, "other": other}[name], layer)
+    assert verdict, str(verdict)
+    assert (
+        f"no initial states were given to {name}: of its parameters x, {name}=None none"
+        in plain(verdict)
+    )
+
+
 # --- final states in another shape ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "shaped",
-    [
-        lambda state: state.transpose(0, 1),
-        lambda state: state[-2:],
-        lambda state: state.transpose(0, 1).flatten(1),
-    ],
-    ids=["batch first", "last layer", "joined"],
+    [lambda state: state[-2:], lambda state: state.transpose(0, 1).flatten(1)],
+    ids=["last layer", "joined"],
 )
 def test_final_states_in_another_shape_are_no_agreement(shaped: Any) -> None:
     layer = nn.LSTM(3, 5, 2, bidirectional=True)
@@ -270,6 +549,75 @@ def test_final_states_in_another_shape_are_no_agreement(shaped: Any) -> None:
         rs.assert_agrees(mine, layer, x)
 
 
+@pytest.mark.parametrize("batch", [3, 4, None], ids=["free", "square", "drawn"])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("first", [True, False], ids=["batch first", "time first"])
+def test_final_states_that_come_back_batch_first_are_named(
+    kind: Any, first: bool, batch: int | None
+) -> None:
+    """By their shapes, or where there are as many rows as states by another input."""
+    layer = kind(3, 5, 2, bidirectional=True, batch_first=first)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        if isinstance(states, tuple):
+            return output, tuple(state.transpose(0, 1) for state in states)
+        return output, states.transpose(0, 1)
+
+    arguments = () if batch is None else (torch.randn((batch, 6, 3) if first else (6, batch, 3)),)
+    verdict = rs.compare(mine, layer, *arguments)
+    assert not verdict
+    assert [cause.name for cause in verdict.causes] == ["final_axes"]
+    assert verdict.explanations[0].left < 1e-6
+    assert "batch first" in plain(verdict)
+    assert ".swapaxes(0, 1)" in plain(verdict)
+    with pytest.raises(AssertionError, match="batch first"):
+        rs.assert_agrees(mine, layer, *arguments)
+
+
+def test_one_final_state_that_comes_back_batch_first_beside_a_mistake() -> None:
+    layer, other = nn.LSTM(3, 5, 2), nn.LSTM(3, 5, 2)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0.zero_()
+        other.bias_hh_l1.zero_()
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (h, c) = other(x, initial)
+        return output, (h, c.transpose(0, 1))
+
+    verdict = rs.compare(mine, layer)
+    assert [cause.name for cause in verdict.causes] == ["final_axes", "bias_missing"]
+    assert "c_n comes back batch first" in plain(verdict)
+    assert "the final states" not in verdict.right
+
+
+def test_recorded_final_states_batch_first_are_read_with_a_note() -> None:
+    layer, x = nn.GRU(3, 5, 2), torch.randn(6, 3, 3)
+    output, h_n = (value.detach() for value in layer(x))
+    turned = h_n.transpose(0, 1)
+    for recorded in ({"output": output, "h_n": turned}, (output, turned)):
+        verdict = rs.compare(recorded, layer, x)
+        assert verdict, str(verdict)
+        assert "h_n came back batch first" in plain(verdict)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_final_states_before_the_output_are_named(kind: Any, options: Any, as_lists: bool) -> None:
+    layer = kind(3, 5, **options)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        if as_lists and isinstance(states, tuple):
+            return *states, output
+        return states, output
+
+    with pytest.raises(rs.ShapeError, match=r"states before the output.* return output, \(?h_n"):
+        rs.compare(mine, layer)
+
+
 # --- lower precision ------------------------------------------------------------------------------
 
 
@@ -285,6 +633,37 @@ def test_autocast_is_named(kind: Any, options: Any) -> None:
 
     verdict = rs.compare(f, layer, seconds=1)
     assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("how", ["returned", "computed", "recorded"])
+def test_an_output_of_lower_precision_is_told_from_products_of_it(
+    how: str, dtype: torch.dtype
+) -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(6, 3, 3)
+    other = nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    if how == "returned":
+        verdict = rs.compare(lambda x, initial=None: layer(x, initial)[0].to(dtype), layer)
+    elif how == "computed":
+        verdict = rs.compare(other.to(dtype), layer, x)
+    else:
+        verdict = rs.compare(layer(x)[0].detach().to(dtype), layer, x)
+    name = str(dtype).removeprefix("torch.")
+    assert [str(cause) for cause in verdict.causes] == [f"precision {name}"]
+    text = plain(verdict)
+    assert f"your output is {name}" in text
+    assert "compute in float32 and return float32" in text
+    assert "matmul_precision" not in text
+    assert "left over" not in text  # nothing is undone
+
+
+def test_an_output_too_coarse_to_tell_mistakes_is_said_so() -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0].half(), layer, seconds=1)
+    assert not verdict.causes
+    assert "Your output is float16" in plain(verdict)
+    assert "return float32 to have mistakes searched for" in plain(verdict)
 
 
 def test_numbers_as_far_as_lower_precision_are_asked_about() -> None:

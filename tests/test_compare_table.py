@@ -32,6 +32,12 @@ def test_every_entry_has_a_row() -> None:
     assert set(EXACTLY) <= set(CATALOGUE)
 
 
+def test_the_page_says_which_exchanged_axes_agree() -> None:
+    text = " ".join(document().split())
+    assert "A function or module whose axes are exchanged does not agree" in text
+    assert "Recorded arrays with exchanged axes agree, with a note" in text
+
+
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_row_says_what_and_where(title: str) -> None:
     for row in rows(title):

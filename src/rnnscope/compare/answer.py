@@ -16,7 +16,7 @@ from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Answer", "answered", "as_numbers", "of_state", "widths"]
+__all__ = ["Answer", "Final", "answered", "as_numbers", "of_state", "widths"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Answer:
 
     ``dtype`` is the type of the output as it came back. ``notes`` say what was done to read it.
     ``others`` holds what else came back, as it came. ``exchanged``: batch and time of the output
-    were exchanged to read it. ``unread`` says which states came back in a shape that is not known.
+    were exchanged to read it. ``batch_first`` holds the states that came back batch first, by their
+    shapes, with a note each. ``unread`` says which came back in a shape that is not known.
     """
 
     output: Tensor
@@ -35,7 +36,18 @@ class Answer:
     notes: tuple[str, ...] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     exchanged: bool = False
+    batch_first: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Final:
+    """A final state that was read: ``value`` (layer, direction, batch, unit), None where its shape
+    is not known; ``batch_first``: batch stood first; ``note`` says either."""
+
+    value: Tensor | None
+    batch_first: bool = False
+    note: str = ""
 
 
 def widths(structure: Structure) -> dict[int, str]:
@@ -175,40 +187,50 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     output, exchanged = _time_major(output, structure, inputs, who, notes)
     final: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
+    batch_first: dict[str, str] = {}
     unread: list[str] = []
     for name, value in states.items():
         held = as_numbers(value, f"{name}_n of {who}")
-        found, note = of_state(name, held, structure, inputs.batch)
-        if found is None:
+        found = of_state(name, held, structure, inputs.batch)
+        if found.value is None:
             rest[f"{name}_n"] = held
-            notes.append(note)
-            unread.append(note.replace(" is not used:", ":"))
-        else:
-            final[name] = found
+            notes.append(found.note)
+            unread.append(found.note.replace(" is not used:", ":"))
+            continue
+        final[name] = found.value
+        if found.batch_first:
+            batch_first[name] = found.note
     for name, value in others.items():
         try:
             rest[name] = as_numbers(value, name)
         except (DtypeError, ShapeError) as error:
             notes.append(f"not used: {error}")
-    return Answer(output, final, dtype, tuple(notes), rest, exchanged, tuple(unread))
+    return Answer(
+        output,
+        final,
+        dtype,
+        tuple(notes),
+        rest,
+        exchanged,
+        batch_first,
+        tuple(unread),
+    )
 
 
-def of_state(
-    name: str, value: Tensor, structure: Structure, batch: int
-) -> tuple[Tensor | None, str]:
-    """A final state as (layer, direction, batch, unit); or None, and a note that says why."""
+def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Final:
+    """A final state as (layer, direction, batch, unit)."""
     layers, directions = structure.num_layers, len(structure.directions)
     size = structure.state_size(name)
     expected, got = (layers * directions, batch, size), tuple(value.shape)
     alone = layers * directions == 1 and got == (batch, size)
     if alone or got == expected:
-        return value.reshape(layers, directions, batch, size), ""
-    text = (
-        f"{name}_n is not used: expected (layers × directions, batch, unit) = {expected}, got {got}"
-    )
+        return Final(value.reshape(layers, directions, batch, size))
+    axes = f"(layers × directions, batch, unit) = {expected}"
     if got == (batch, layers * directions, size):
-        text += "; batch_first does not apply to states"
-    return None, text
+        note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
+        turned = value.transpose(0, 1).reshape(layers, directions, batch, size)
+        return Final(turned, batch_first=True, note=f"{note}: read as transposed")
+    return Final(None, note=f"{name}_n is not used: expected {axes}, got {got}")
 
 
 def _parts(
@@ -238,7 +260,34 @@ def _parts(
     if structure.single_step:
         names = structure.cell.states
         return first, dict(zip(names, returned, strict=False)), {}
+    _in_order(returned, structure, inputs, who)
     return first, *_states(rest, structure, notes)
+
+
+def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who: str) -> None:
+    """Raises ``ShapeError`` where the shapes tell that the final states came before the output."""
+    *before, last = returned
+    held = [e for each in before for e in (each if isinstance(each, list | tuple) else [each])]
+    if not held or not all(map(_is_array, [*held, last])):
+        return
+    states, got = [tuple(each.shape) for each in held], tuple(last.shape)
+    rows, batch = structure.num_layers * len(structure.directions), inputs.batch
+    sizes = {structure.state_size(name) for name in structure.cell.states}
+    of_states = [{(rows, batch, n), (batch, rows, n), (batch, n)} for n in sizes]
+    leads = {(inputs.steps, batch), (batch, inputs.steps)}
+
+    def of_output(shape: tuple[int, ...]) -> bool:
+        return shape[:-1] in leads and shape[-1] in widths(structure)
+
+    if not of_output(got) or of_output(states[0]):
+        return
+    if all(any(shape in known for known in of_states) for shape in states):
+        states_form = _states_form(structure)
+        raise ShapeError(
+            f"{who} returned the final states before the output, of shapes "
+            f"{', '.join(map(str, states))} and {got}; expected {_form(structure)}. "
+            f"Exchange them: return output, {states_form}."
+        )
 
 
 def _states(

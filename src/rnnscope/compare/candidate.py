@@ -109,6 +109,20 @@ class Candidate:
         return any(signature.takes(role) for role in ("initial", "flat", "state"))
 
     @property
+    def guessed(self) -> str:
+        """The parameter that is given initial states because of its place alone; else empty."""
+        return self._known.guessed
+
+    @property
+    def spare(self) -> tuple[str, ...]:
+        """Parameters that are None unless given, and are given nothing."""
+        return self._known.spare
+
+    def forget_guess(self) -> None:
+        """Give no initial states by place."""
+        self.signature = self._known.without_guess
+
+    @property
     def takes_weights(self) -> bool:
         """Whether it is given a state dict."""
         return self._known.takes("weights")

@@ -18,7 +18,14 @@ from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.model import Inputs
 
-__all__ = ["Checks", "Finding", "ParameterDifference", "compare_parameters", "run_checks"]
+__all__ = [
+    "Checks",
+    "Finding",
+    "ParameterDifference",
+    "compare_parameters",
+    "repeats",
+    "run_checks",
+]
 
 MOST_ROWS = 8
 """Rows that are run alone."""
@@ -71,6 +78,19 @@ class _Run:
     skipped: list[str]
     allowed: Tensor
 
+    @classmethod
+    def of(
+        cls,
+        candidate: Candidate,
+        call: Callable[[Inputs], Answer],
+        inputs: Inputs,
+        tolerance: float,
+    ) -> _Run:
+        """With the first call made; raises what it raises."""
+        first = call(inputs).output.double()
+        allowed = first.new_full((first.shape[0],), tolerance)
+        return cls(candidate, call, inputs, tolerance, first, [], allowed)
+
     def output(self, inputs: Inputs, what: str) -> Tensor | None:
         """The output for other inputs, or None where it could not be called."""
         try:
@@ -122,23 +142,36 @@ def run_checks(
     two outputs may lie apart, per step.
     """
     inputs = replace(inputs, lengths=None)
-    skipped: list[str] = []
     stream = candidate.stream
     try:
-        first = call(inputs).output.double()
+        run = _Run.of(candidate, call, inputs, tolerance)
     except Exception as error:
         return Checks(skipped=(f"not checked: {_line(error)}",))
-    nothing = first.new_full((first.shape[0],), tolerance)
-    run = _Run(candidate, call, inputs, tolerance, first, skipped, nothing)
-    repeats = _repeats(run, stream)
-    if repeats is not None:
+    skipped = run.skipped
+    found = _repeats(run, stream)
+    if found is not None:
         skipped.append("its dependence on batch, time and length: calls cannot be compared")
-        return Checks(repeats=repeats, skipped=tuple(skipped))
-    run.allowed = nothing + AMPLIFIED * _sensitivity(run)
+        return Checks(repeats=found, skipped=tuple(skipped))
+    run.allowed = run.allowed + AMPLIFIED * _sensitivity(run)
     batch = _depends_on_batch(run)
     causal = _causal(run)
     prefix = _prefix(run)
     return Checks(None, batch, causal, prefix, tuple(skipped))
+
+
+def repeats(
+    candidate: Candidate,
+    call: Callable[[Inputs], Answer],
+    inputs: Inputs,
+    tolerance: float,
+) -> Finding | None:
+    """Whether calls with the same input differ, and how; as ``run_checks`` finds it."""
+    stream = candidate.stream
+    try:
+        run = _Run.of(candidate, call, replace(inputs, lengths=None), tolerance)
+    except Exception:
+        return None  # where it cannot be called there is nothing to compare
+    return _repeats(run, stream)
 
 
 def _repeats(run: _Run, stream: object) -> Finding | None:
@@ -260,7 +293,7 @@ def _causal(run: _Run) -> Finding | None:
     place = _Place(place.largest, time, place.batch)
     return Finding(
         "causal",
-        f"x changed at time={changed} changes the output at time={time} already, by up to "
+        f"another x at time={changed} changes the output at time={time} already, by up to "
         f"{place.largest:.2g}: a layer that runs {'from the end' if reverse else 'forward'} cannot "
         f"know it {'until' if reverse else 'before'} time={changed}",
         *_where(place),

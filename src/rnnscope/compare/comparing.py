@@ -7,6 +7,7 @@ import sys
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
-from rnnscope.compare.catalogue import CATALOGUE, Words, causes
+from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
-from rnnscope.compare.located import first_difference, what_holds
+from rnnscope.compare.holding import what_holds
+from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
     Observation,
     allowed,
-    distance,
     few_steps,
     misfits,
     most_allowed,
-    predicted,
 )
 from rnnscope.compare.parts import opened_parts
-from rnnscope.compare.precision import lower_precision, of_the_size
-from rnnscope.compare.search import Found, Search, concerns, either
-from rnnscope.compare.simulate import LARGE, Simulator
+from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
+from rnnscope.compare.search import Found, Search, either
+from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told
+from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import ShapeError
 
@@ -42,6 +43,9 @@ __all__ = ["assert_agrees", "compare"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+READ = {"output_axes": "the axes", "final_axes": "the final states"}
+"""The family of what is undone to read what came back."""
 
 
 def compare(
@@ -89,8 +93,10 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``CandidateError``
-    where the candidate raises, ``FileError`` for a file that cannot be read.
+    where the candidate raises, ``FileError`` for a file that cannot be read, ``ValueError`` for
+    ``seconds`` that are no time.
     """
+    _check_time(seconds)
     adopted = adopt(reference)
     if adopted.single_step:
         raise ShapeError(
@@ -122,6 +128,11 @@ def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: A
     verdict = compare(candidate, reference, *args, **options)
     if not verdict:
         raise AssertionError(str(verdict))
+
+
+def _check_time(seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0:
+        raise ValueError(f"seconds must be a number of seconds, 0 or more; got {seconds!r}")
 
 
 def _is_recorded(candidate: Any) -> bool:
@@ -163,16 +174,17 @@ class _Comparison:
         base = replace(self._facts(shown), worst=ratio)
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
-        silent = self._silent(shown)
+        silent = unseen(self.model, shown)
+        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
         if read:
             left = largest(self.model, shown)[0]
-            return replace(base, explanations=(_told(read, left, len(read)),), cannot_show=silent)
+            return replace(base, explanations=(_told(read, left, len(read)),))
         if self.subject.unread:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             told = tuple(self.subject.unread)
-            return replace(base, unread=told, notes=rest, cannot_show=silent)
-        return replace(base, agrees=True, cannot_show=silent)
+            return replace(base, unread=told, notes=rest)
+        return replace(base, agrees=True)
 
     def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
         return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
@@ -204,49 +216,8 @@ class _Comparison:
             steps=first.inputs.steps,
             horizon=horizon,
             given=self.subject.given,
+            apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
-
-    def _silent(self, shown: Sequence[Observation]) -> tuple[str, ...]:
-        """Mistakes that would change nothing in what was compared."""
-        every = [c for c in causes(self.model, False) if concerns(c, self.model, shown)]
-        models = [
-            (c, m) for c in every if (m := CATALOGUE[c.name].apply(self.model, c)) is not None
-        ]
-        quiet = models
-        fits: set[Cause] = set()
-        large = self.model.parts[0][0].weights.hh.numel() > LARGE
-        for steps, rows in ((3, 2), (12, 4) if large else (10**9, 10**9)):
-            for one in shown:
-                quiet = self._quiet(few_steps(one, steps, rows), quiet, fits)
-        titles = [CATALOGUE[c.name].words(c, self.model).brief for c, _ in quiet if c in fits]
-        return tuple(dict.fromkeys(titles))
-
-    def _quiet(
-        self, one: Observation, models: list[tuple[Cause, Model]], fits: set[Cause]
-    ) -> list[tuple[Cause, Model]]:
-        """Those of the models that give the reference's own numbers; ``fits`` gathers those that
-        give any."""
-        simulator = one.simulator
-        [exact] = simulator.run([self.model])
-        assert exact is not None, "the reference fits its own inputs"
-        wanted = predicted(exact)
-        quiet: list[tuple[Cause, Model]] = []
-        for (cause, model), outcome in zip(
-            models, simulator.run([m for _, m in models]), strict=True
-        ):
-            if outcome is None:
-                quiet.append((cause, model))
-                continue
-            fits.add(cause)
-            values = predicted(outcome)
-            if all(
-                (value := values.get(name)) is not None
-                and value.shape == wanted[name].shape
-                and not bool((distance(value, wanted[name]) > one.allowed[name]).any())
-                for name in one.targets()
-            ):
-                quiet.append((cause, model))
-        return quiet
 
     def _differing(
         self,
@@ -263,7 +234,13 @@ class _Comparison:
             if random or self.subject.keeps_state or not differs:
                 holds = tuple(self.subject.findings)
                 return replace(base, explanations=(by_calls,), holds=holds)
-        lower = lower_precision(self.model, shown) if differs else None
+            # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
+            read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
+        kind, itself = self.subject.other_kind()
+        if kind and itself:
+            return replace(base, holds=(kind,))
+        dtypes = self.subject.dtypes
+        lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
@@ -281,13 +258,14 @@ class _Comparison:
             return self._unexplained(base, searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
-        unseen = self._silent(shown) if self.subject.given else ()
+        silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
         return replace(
             base,
             explanations=explanations,
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown),
-            cannot_show=tuple(title for title in unseen if title not in named),
+            cannot_show=silent.titles,
+            unseen=silent.words,
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
@@ -333,8 +311,10 @@ class _Comparison:
             f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read
         ]
         holds = what_holds(self.model, [*searched, *shown])
-        size = "" if told else of_the_size(self.model, shown)
-        every = (*outer, *told, *holds, size, *self.subject.findings)
+        size = too_coarse(self.subject.dtypes)
+        size = size or ("" if told else of_the_size(self.model, shown))
+        kind, _ = self.subject.other_kind()
+        every = (*outer, kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 
     def _confirmed(
@@ -395,22 +375,24 @@ class _Comparison:
     def _right(
         self, search: Search, sets: Sequence[tuple[Cause, ...]], shown: Sequence[Observation]
     ) -> tuple[str, ...]:
-        """What the data show to be right: families of mistakes none of which is in play, each of
-        which would have shown."""
+        """What the data show to be right: families of mistakes none of which is in play, and of
+        which those of each parameter would have shown."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
-        blamed = {CATALOGUE[c.name].family for s in sets for c in s}
-        blamed |= {"the axes"} if self.subject.read() else set()
+        blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
+        blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
+        if data is not None and all(one.inputs.steps == 1 for one in data):
+            blamed.add("the order of time")
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
-        seen: dict[str, bool] = {}
+        seen: dict[str, dict[str, bool]] = {}
         for cause in search.every:
             if cause != cause.everywhere():
                 continue
-            family = CATALOGUE[cause.name].family
-            seen[family] = seen.get(family, False) or search.shows(cause, data)
+            of = seen.setdefault(CATALOGUE[cause.name].family, {})
+            of[cause.tensors] = of.get(cause.tensors, False) or search.shows(cause, data)
         return tuple(
             f
-            for f, shows in seen.items()
-            if shows and f not in blamed and not any(f in t for t in titles)
+            for f, of in seen.items()
+            if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
 
 

@@ -1,21 +1,21 @@
-"""Where a candidate differs first, and what can be said where nothing explains it."""
+"""Where a candidate differs first."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from rnnscope.cells import quantity_names
-from rnnscope.compare.catalogue.weights import forget_gates
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.simulate import opened
 from rnnscope.compare.verdict import Place
 
-__all__ = ["first_difference", "what_holds"]
+__all__ = ["first_difference", "no_difference"]
 
 
 def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None:
@@ -160,143 +160,47 @@ def _index(value: Tensor) -> tuple[int, ...]:
     return tuple(int(k) for k in torch.unravel_index(value.argmax(), value.shape))
 
 
-# where nothing explains it -------------------------------------------------------------------
+# where two cannot be subtracted ------------------------------------------------------------------
 
 
-def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
-    """Sentences on what agrees and which units do not, as far as single steps tell."""
-    lost = _not_numbers(model, observations)
-    if lost:
-        return (lost,)
-    found = _only_final(model, observations)
-    parts = opened_parts(model, observations)
-    several = len(model.parts) * model.num_directions > 1
-    for place, part in sorted(parts.items()):
-        where = f"layer {place[0]}, {part.direction}: " if several else ""
-        zero = _first_step_from_zero(part, observations)
-        if zero is not None and zero[0] <= 1:
-            found.append(
-                f"{where}with zero initial states the first step agrees ({zero[1]:.1e}): "
-                f"the input weights and biases are right{_unseen_gates(part)}."
-            )
-        ratios = part.units(part.part)
-        wrong = (ratios > 1).nonzero().flatten().tolist()
-        one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
-        if not wrong:
-            found.append(f"{where}every single step agrees.")
-        elif one_step is not None:
-            found.append(f"{where}every single step agrees but the {one_step}: is it computed?")
-        elif len(wrong) <= max(1, len(ratios) // 4):
-            found.append(_units(model, part, where, wrong, zero is not None and zero[0] <= 1))
-        else:
-            found.append(f"{where}{len(wrong)} of {len(ratios)} units differ in single steps.")
-    return tuple(found)
-
-
-def _unseen_gates(part: OpenedPart) -> str:
-    """Of a first step from zeros, what it does not show: gates that scale the state before."""
-    gates = forget_gates(part.part)
-    if not gates:
-        return ""
-    return f", but for those of {_joined(gates)}, which scale a state that is zero there"
-
-
-def _one_step(part: OpenedPart) -> str | None:
-    """Which step is the only one that differs, the first or the last, in all calls of several."""
-    places: set[str] = set()
-    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
-        values = opened([part.part], steps.known, steps.after)
-        for name, seen in steps.after.items():
-            ratio = distance(values[name][0], seen) / tolerance[name]
-            if steps.known.valid is not None:
-                ratio = torch.where(steps.known.valid.unsqueeze(-1), ratio, 0.0)
-            wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
-            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(seen) - 1):
-                return None
-            if wrong and len(seen) > 2:
-                places.add("last" if wrong[0] else "first")
-    return places.pop() if len(places) == 1 else None
-
-
-def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
-    """A sentence on NaN and infinities where the reference has numbers."""
+def no_difference(model: Model, shown: Sequence[Observation]) -> str:
+    """What stands where there is no difference: another shape, or what is no finite number on one
+    side; empty where there is one everywhere."""
     kind = model.structure.kind
-    for one in observations:
+    for one in shown:
         [outcome] = one.simulator.run([model])
         values = {} if outcome is None else predicted(outcome)
         for name, seen in one.targets().items():
             value = values.get(name)
             if value is None or value.shape != seen.shape:
-                continue
-            wrong = ~torch.isfinite(seen) & torch.isfinite(value)
+                shapes = [_returned(model, name, v) for v in (seen, value)]
+                return f"{name} has shape {shapes[0]}, that of {kind} {shapes[1]}"
+            wrong = torch.isfinite(seen) != torch.isfinite(value)
+            wrong &= torch.isfinite(one.allowed[name])
+            if (real := one.inside(name)) is not None:
+                wrong &= real
             if bool(wrong.any()):
-                return (
-                    f"{int(wrong.sum())} of {seen.numel()} numbers of {name} are NaN or infinite "
-                    f"where those of {kind} are not."
-                )
+                where = tuple(wrong.nonzero()[0].tolist())
+                place = ", ".join(f"{n} {k}" for n, k in zip(_axes(seen), where, strict=True))
+                mine, theirs = _number(float(seen[where])), _number(float(value[where]))
+                return f"{name} is {mine} at {place}, that of {kind} {theirs}"
     return ""
 
 
-def _only_final(model: Model, observations: Sequence[Observation]) -> list[str]:
-    """A sentence on what differs although every output agrees."""
-    worst: dict[str, float] = {}
-    for one in observations:
-        [outcome] = one.simulator.run([model])
-        values = {} if outcome is None else predicted(outcome)
-        for name, seen in one.targets().items():
-            value = values.get(name)
-            if value is None or value.shape != seen.shape:
-                return []
-            ratio = distance(value, seen) / one.allowed[name]
-            if (real := one.inside(name)) is not None:
-                ratio = ratio * real
-            worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
-    differing = [name for name, ratio in worst.items() if ratio > 1]
-    if "output" not in worst or "output" in differing or not differing:
-        return []
-    return [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
+def _number(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{value:.6g}"
 
 
-def _first_step_from_zero(
-    part: OpenedPart, observations: Sequence[Observation]
-) -> tuple[float, float] | None:
-    """The worst ratio and difference of first steps from zero states, where there are any."""
-    worst: tuple[float, float] | None = None
-    for steps in part.steps:
-        if any(bool(value.any()) for value in steps.known.initial.values()):
-            continue
-        values = opened([part.part], steps.known, steps.after)
-        tolerance = tolerances(part.part, steps)
-        for name, seen in steps.after.items():
-            away = distance(values[name][0], seen)
-            ratio = float((away / tolerance[name])[0].max())
-            one = (ratio, float(away[0].max()))
-            worst = one if worst is None or ratio > worst[0] else worst
-    return worst
+def _axes(value: Tensor) -> tuple[str, ...]:
+    return {
+        3: ("time", "batch", "unit"),
+        4: ("layer", "direction", "batch", "unit"),
+        5: ("layer", "direction", "batch", "time", "unit"),
+    }[value.dim()]
 
 
-def _units(model: Model, part: OpenedPart, where: str, wrong: list[int], inputs_right: bool) -> str:
-    weights = part.part.weights
-    units = f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
-    rows = [
-        gate * weights.hidden_size + unit
-        for gate in range(len(part.part.cell.gates))
-        for unit in wrong
-    ]
-    names = [f"weight_hh{weights.suffix}"]
-    if not inputs_right:
-        names.insert(0, f"weight_ih{weights.suffix}")
-        if weights.b_ih is not None:
-            names.append("the biases")
-    return (
-        f"{where}only {units} in single steps: look at row{'s' * (len(rows) > 1)} "
-        f"{_list(sorted(rows))} of {_joined(names)}."
-    )
-
-
-def _joined(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _returned(model: Model, name: str, value: Tensor | None) -> tuple[int, ...] | None:
+    """A shape as the reference returns it."""
+    if value is None or name != "output" or not model.structure.batch_first:
+        return None if value is None else tuple(value.shape)
+    return tuple(value.transpose(0, 1).shape)

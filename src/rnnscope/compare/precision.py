@@ -12,11 +12,11 @@ from torch import Tensor
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.compare.observed import Observation, predicted
+from rnnscope.compare.observed import LOWER, Observation, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator, opened
 
-__all__ = ["lower_precision", "of_the_size"]
+__all__ = ["lower_precision", "of_the_size", "too_coarse"]
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 
@@ -35,14 +35,17 @@ WITHIN = 64
 
 
 def lower_precision(
-    model: Model, shown: Sequence[Observation]
+    model: Model, shown: Sequence[Observation], dtypes: Sequence[torch.dtype]
 ) -> tuple[Cause, Words, float] | None:
-    """The precision that the differences come of, or None.
+    """The precision that the differences come of, or None; ``dtypes`` are those of the layer and of
+    the output.
 
     Either the numbers themselves have no more bits, or the differences are those of products
     whose operands are rounded: to these they are compared, number by number.
     """
-    for name, bits in MANTISSAS.items():
+    returned = _returned(dtypes)
+    for name in [returned] if returned else MANTISSAS:
+        bits = MANTISSAS[name]
         unit = 2.0**-bits
         if all(one.unit >= unit / 4 for one in shown):
             continue
@@ -53,6 +56,8 @@ def lower_precision(
         largest = float(seen.abs().max())
         title = "float16 or tf32" if name == "float16" else name
         if largest < WITHIN * unit and _few_bits(shown, bits):
+            if returned:
+                return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = f"every number that came back has no more than the {bits} bits of {name}."
             return Cause("precision", name), _words(title, text), largest
         alike = _correlation(pairs)
@@ -60,12 +65,45 @@ def lower_precision(
         if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
             continue
         if _spread_out(model, shown):
+            if returned:
+                return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = (
                 f"the differences are those of products whose operands are rounded to {bits} bits "
                 f"(their correlation is {alike:.2f} over {len(seen)} numbers)."
             )
             return Cause("precision", name), _words(title, text), largest
     return None
+
+
+def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
+    """A sentence where the type of the output hides what a mistake would leave; else empty."""
+    returned, needed = _returned(dtypes), _short(dtypes[0])
+    return (
+        f"Your output is {returned}, with which no mistake is told from rounding: compute in "
+        f"{needed} and return {needed} to have mistakes searched for."
+        if returned
+        else ""
+    )
+
+
+def _returned(dtypes: Sequence[torch.dtype]) -> str:
+    """The type of the output, where it holds fewer bits than the layer's; else empty."""
+    name = _short(dtypes[-1])
+    return name if dtypes[-1] in LOWER and dtypes[0] not in LOWER else ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _of_output(model: Model, name: str, dtypes: Sequence[torch.dtype]) -> Words:
+    needed = _short(dtypes[0])
+    return Words(
+        f"lower precision, {name}",
+        f"your output is {name}, of {MANTISSAS[name]} significant bits; that of "
+        f"{model.structure.kind} is {needed}.",
+        f"compute in {needed} and return {needed}",
+    )
 
 
 def of_the_size(model: Model, shown: Sequence[Observation]) -> str:

@@ -62,7 +62,8 @@ class Recorded:
             return cls._of_names(value, structure, inputs, axes, "")
         if isinstance(value, tuple | list) and axes is None:
             found = answered(value, structure, inputs, "the recording")
-            return cls(found.output, found.final, {}, found.dtype, found.notes)
+            notes = (*found.notes, *found.batch_first.values())
+            return cls(found.output, found.final, {}, found.dtype, notes)
         return cls._of_names({"output": value}, structure, inputs, axes, "")
 
     @property
@@ -150,10 +151,12 @@ class _Reading:
         elif name in self._states:
             state = self._states[name]
             held = self._numbers(value, what)
-            found, note = of_state(state, held, self.structure, self.inputs.batch)
-            if found is None:
-                raise ShapeError(f"{self.where}{note.replace(' is not used:', ':')}")
-            self.final[state] = found
+            found = of_state(state, held, self.structure, self.inputs.batch)
+            if found.value is None:
+                raise ShapeError(f"{self.where}{found.note.replace(' is not used:', ':')}")
+            self.final[state] = found.value
+            if found.note:
+                self.notes.append(found.note)
         elif name in self._quantities:
             self.quantities[name] = self._quantity(name, self._numbers(value, what), what)
         else:

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.verdict import Explanation, Place, Verdict
 
@@ -13,7 +14,12 @@ __all__ = ["report"]
 
 WIDTH = 88
 INDENT = " " * 8
+MOST = 8
+"""Mistakes that the data do not show, or kinds of them, that are named."""
 NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
+
+CALLS = ("calls_chained", "random")
+"""Causes that are seen in two calls with the same input."""
 
 
 def report(verdict: Verdict) -> str:
@@ -28,7 +34,7 @@ def report(verdict: Verdict) -> str:
             blocks.append(_unexplained(verdict))
     if verdict.right:
         blocks.append(_listed("Right", _joined(verdict.right)))
-    if verdict.cannot_show:
+    if verdict.unseen:
         blocks.append(_listed("Unseen", _unseen(verdict)))
     if verdict.notes:
         blocks.append(
@@ -53,26 +59,42 @@ def _best(verdict: Verdict) -> Explanation:
 
 def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
+    allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
     if verdict.agrees:
-        text = (
-            f"agrees: differs by at most {number(verdict.difference)}; rounding in "
-            f"{verdict.dtype} over {steps} allows {number(verdict.allowed)}"
-        )
+        text = f"agrees: differs by at most {number(verdict.difference)}; {allows}"
+    elif calls := [w for c, w in _told(verdict) if c.name in CALLS]:
+        one = "agrees to rounding" if verdict.worst <= 1 else _differs(verdict)
+        one += "" if verdict.worst <= 1 else f", where {allows}"
+        text = f"{calls[0].title}: the same input gives other numbers; one call {one}"
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
     elif verdict.unread:
         text = "the output agrees to rounding, but not all that came back can be compared"
     elif verdict.worst <= 1 and not verdict.causes:
         text = "cannot be called with every input"
+    elif verdict.apart:
+        text = _differs(verdict)
     else:
-        allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
-        text = f"differs by {number(verdict.difference)}; {allows}"
+        text = f"{_differs(verdict)}; {allows}"
     if verdict.horizon is not None:
         text += (
             f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
             f"change these numbers by more than 1%: there, only single steps are compared."
         )
     return "\n".join(textwrap.fill(line, WIDTH) for line in text.split("\n"))
+
+
+def _told(verdict: Verdict) -> list[tuple[Cause, Words]]:
+    """The causes of the first explanation with their words."""
+    if not verdict.explanations:
+        return []
+    return list(zip(_best(verdict).causes, _best(verdict).words, strict=True))
+
+
+def _differs(verdict: Verdict) -> str:
+    if verdict.apart:
+        return f"differs: {verdict.apart}"
+    return f"differs by {number(verdict.difference)}"
 
 
 def _first(place: Place, verdict: Verdict) -> str:
@@ -107,10 +129,12 @@ def _cause(verdict: Verdict) -> str:
     left = number(best.left)
     if math.isnan(best.left):
         head = "Cause   found by calling it again, without any reference:"
-    elif best.causes[0].name == "precision":
-        head = "Cause   no mistake in what is computed, but in how exactly:"
+    elif best.causes[-1].name == "precision":
+        before = "but for this " if count > 1 else ""
+        head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
     elif count == best.read:
-        head = f"Cause   with this undone {left} is left, which is rounding:"
+        these = "this" if count == 1 else "these"
+        head = f"Cause   with {these} undone {left} is left, which is rounding:"
     elif count == 1:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
@@ -128,7 +152,8 @@ def _cause(verdict: Verdict) -> str:
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     lines += _others(verdict)
-    if not math.isnan(best.left) and count > best.read:
+    rounding = best.causes[-1].name == "precision"  # of which nothing is undone
+    if not math.isnan(best.left) and count > best.read and not rounding:
         lines += ["", *_table(verdict, best)]
     return "\n".join(lines)
 
@@ -138,29 +163,32 @@ def _others(verdict: Verdict) -> list[str]:
     others = verdict.explanations[1:]
     if not others:
         return []
-    lines = ["", f"{INDENT}These data cannot tell it from:"]
-    for one in others[:6]:
-        titles = [f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True)]
-        lines.append(
-            textwrap.fill(
-                " and ".join(titles),
-                WIDTH,
-                initial_indent=INDENT + "  or ",
-                subsequent_indent=INDENT + "     ",
-            )
+    titles = [
+        " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True))
+        for one in others[:6]
+    ]
+    if len(others) == 1:
+        text = f"These data cannot tell it from this: {titles[0]}."
+        return ["", textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)]
+    lines = ["", f"{INDENT}These data cannot tell it from any of these:"]
+    lines += [
+        textwrap.fill(
+            title, WIDTH, initial_indent=INDENT + "  - ", subsequent_indent=INDENT + "    "
         )
+        for title in titles
+    ]
     if len(others) > 6:
-        lines.append(f"{INDENT}  and {len(others) - 6} more")
+        lines.append(f"{INDENT}    and {len(others) - 6} more")
     return lines
 
 
 def _table(verdict: Verdict, best: Explanation) -> list[str]:
     count = len(best.causes)
     undone = list(range(1, best.read + 1))
-    rows = [(_numbered(undone), number(verdict.difference), "")]
+    rows = [(_numbered(undone), _left(verdict.difference), "")]
     if count - best.read > 1:
         rows += [
-            (_numbered([*undone, k]), number(value), "")
+            (_numbered([*undone, k]), _left(value), "")
             for k, value in enumerate(best.alone, start=best.read + 1)
         ]
     rows.append((_numbered(range(1, count + 1)) if count > 1 else "this", number(best.left), ""))
@@ -179,6 +207,11 @@ def _table(verdict: Verdict, best: Explanation) -> list[str]:
             else line.rstrip()
         )
     return lines
+
+
+def _left(value: float) -> str:
+    """A difference, where there is one."""
+    return number(value) if math.isfinite(value) else "no number"
 
 
 def _numbered(which: Sequence[int]) -> str:
@@ -209,9 +242,9 @@ def _sentence(text: str) -> str:
 
 
 def _unseen(verdict: Verdict) -> str:
-    names = verdict.cannot_show
-    text = _joined(names[:8], "; ")
-    more = f"; and {len(names) - 8} more" if len(names) > 8 else ""
+    words = verdict.unseen
+    text = _joined(words[:MOST], "; ")
+    more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
     return f"these data would not show: {text}{more}"
 
 

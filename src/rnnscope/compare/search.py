@@ -365,9 +365,13 @@ class Search:
                     return smaller
         if not known:
             return []
-        known += self._explaining(self._measure(self._joined(known))[0])
-        least = min(map(len, known))
-        return [s for s in dict.fromkeys(known) if len(s) == least]
+        while True:
+            least = min(map(len, known))
+            known = [s for s in dict.fromkeys(known) if len(s) == least]
+            joined = self._explaining(self._measure(self._joined(known))[0])
+            if not joined:
+                return known
+            known = joined
 
     def _joined(self, found: Sequence[Causes]) -> Iterable[Causes]:
         """Two of a kind as one: of W and of b is of all, of both directions is of the layer."""

@@ -7,7 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -27,6 +27,19 @@ _LENGTHS = {"lengths", "seqlens", "lens", "seqlengths", "sequencelengths", "sequ
     "inputlengths",
 }
 _WEIGHTS = {"weights", "weight", "w", "params", "parameters", "statedict", "sd", "theta"}
+_OTHER = {"training", "train", "y", "target", "targets", "label", "labels", "memory", "context"} | {
+    "generator",
+    "rng",
+    "seed",
+    "config",
+    "device",
+    "dtype",
+    "out",
+    "output",
+    "encoder",
+}
+_OTHER_PARTS = ("mask", "dropout", "return", "length", "embed", "noise", "time")
+"""What a parameter behind x may be called that takes no initial states."""
 _LAYER = re.compile(
     r"(\w+_)?(layer|module|lstm|gru|rnn|net|network|model|reference|ref|cell)", re.IGNORECASE
 )
@@ -41,12 +54,16 @@ class Signature:
     A role is ``x``, ``initial`` (the states in the form the reference takes them), ``flat`` (a
     list of them, as Keras takes it), ``state:h`` (one of them), ``weights`` or ``lengths``.
     ``by_name`` holds the names that must be given by name; ``open`` is True for ``*args``, of
-    which nothing is known: it is called as the reference is.
+    which nothing is known: it is called as the reference is. ``guessed`` is the parameter whose
+    place alone tells that it takes the initial states; ``spare`` holds those that are None unless
+    given, and are given nothing.
     """
 
     roles: tuple[tuple[str, str, bool], ...]
     by_name: frozenset[str] = frozenset()
     open: bool = False
+    guessed: str = ""
+    spare: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, function: Any, states: Sequence[str], name: str) -> Signature:
@@ -62,6 +79,9 @@ class Signature:
         several = any(kind is inspect.Parameter.VAR_POSITIONAL for kind in kinds.values())
         named = [each for each in parameters if each.kind not in _VARIABLE]
         roles = _roles(named, tuple(states), keras, name)
+        guessed = _by_place(named, roles)
+        if guessed:
+            roles = (*roles, (guessed, "initial", False))
         if several and not any(role == "x" for _, role, _ in roles):
             return cls((("x", "x", True), ("hx", "initial", False)), open=True)
         if several and len(roles) == 1 and len(named) == 1:
@@ -76,7 +96,23 @@ class Signature:
                 break
         order = {each: place for place, each in enumerate(places)}
         ordered = sorted(roles, key=lambda role: order.get(role[0], len(order)))
-        return cls(tuple(ordered), frozenset(by_name))
+        spare = tuple(n.name for n in named if n.default is None and n.name not in given)
+        return cls(tuple(ordered), frozenset(by_name), guessed=guessed, spare=spare)
+
+    @property
+    def without_guess(self) -> Signature:
+        """The same, but for the parameter that only its place tells."""
+        roles = tuple(each for each in self.roles if each[0] != self.guessed)
+        # what stands behind it is reached by its name
+        place = [n for n, _, _ in self.roles].index(self.guessed)
+        behind = {n for n, _, _ in self.roles[place + 1 :]}
+        return replace(
+            self,
+            roles=roles,
+            by_name=self.by_name | behind,
+            guessed="",
+            spare=(self.guessed, *self.spare),
+        )
 
     def takes(self, role: str) -> bool:
         """Whether a parameter has this role, ``state`` for one that takes a single state."""
@@ -205,6 +241,22 @@ def _roles(
         for each in parameters
         if each.name in roles
     )
+
+
+def _by_place(
+    parameters: Sequence[inspect.Parameter], roles: Sequence[tuple[str, str, bool]]
+) -> str:
+    """The parameter behind x that is None unless given, where no other takes initial states."""
+    known = {name: role for name, role, _ in roles}
+    if any(role in ("initial", "flat") or role.startswith("state:") for role in known.values()):
+        return ""
+    places = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    first, second = [*places, None, None][:2]
+    if first is None or second is None or known.get(first.name) != "x" or second.name in known:
+        return ""
+    word = _plain(second.name)
+    other = word in _OTHER or any(part in word for part in _OTHER_PARTS)
+    return "" if second.default is not None or other else second.name
 
 
 def _named_role(name: str, alone: Mapping[str, str], states: tuple[str, ...], keras: bool) -> str:

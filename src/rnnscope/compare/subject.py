@@ -15,11 +15,11 @@ from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.checks import Finding, compare_parameters, run_checks
+from rnnscope.compare.checks import Finding, compare_parameters, repeats, run_checks
 from rnnscope.compare.given import described, doubled
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation, allowed, few_steps
-from rnnscope.compare.probes import Probe, confirming, searching, tiny_layer
+from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer
 from rnnscope.compare.recorded import Recorded, quantities_of
 from rnnscope.compare.simulate import Simulator
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
@@ -35,8 +35,10 @@ class Subject(Protocol):
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
     whether some inputs made the candidate raise; ``unread`` says which final states came back in a
-    shape that is not known; ``keeps_state`` whether what one call leaves
-    behind may reach the next; ``sliced`` whether what is searched is part of what is shown.
+    shape that is not known; ``untried`` names families of mistakes that may stand where it raised
+    or in what was not read, so that they are not called right; ``keeps_state`` whether what one
+    call leaves behind may reach the next; ``sliced`` whether what is searched is part of what is
+    shown.
     """
 
     model: Model
@@ -45,6 +47,7 @@ class Subject(Protocol):
     sliced: bool
     notes: list[str]
     unread: list[str]
+    untried: set[str]
     findings: list[str]
     dtypes: tuple[torch.dtype, ...]
     probe: str
@@ -68,8 +71,33 @@ class Subject(Protocol):
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
 
+    def other_kind(self) -> tuple[str, bool]:
+        """A sentence where the candidate is a layer of another kind, or holds none but such;
+        whether it is one itself."""
+
     def other_weights(self) -> tuple[list[str], Model | None]:
         """What the candidate's own parameters of the same names say, and the model with them."""
+
+
+def _kind_of(module: nn.Module) -> str:
+    """The kind of a layer of torch, or of the cell that makes one step of it; else empty."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "nn.LSTM": (nn.LSTM, nn.LSTMCell),
+        "nn.GRU": (nn.GRU, nn.GRUCell),
+        "nn.RNN": (nn.RNN, nn.RNNCell),
+    }
+    return next((kind for kind, types in kinds.items() if isinstance(module, types)), "")
+
+
+def _rows(structure: Structure) -> int:
+    """Rows of a final state: layers × directions."""
+    return structure.num_layers * len(structure.directions)
+
+
+def _turned(value: Tensor) -> Tensor:
+    """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
+    other way."""
+    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
 
 
 def _unit(*dtypes: torch.dtype) -> float:
@@ -98,6 +126,19 @@ def _observation(
     )
 
 
+def _on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
+    """A note, where numbers stand on padding: they are not compared."""
+    if output is None or inputs.lengths is None:
+        return []
+    beyond = torch.arange(inputs.steps)[:, None] >= inputs.lengths
+    if not bool((output[beyond] != 0).any()):
+        return []
+    return [
+        f"on padding your output is not zero, and is not compared: {kind} with "
+        f"pad_packed_sequence has zeros there"
+    ]
+
+
 def _slice(observation: Observation, adopted: Adopted) -> Observation:
     """The first steps and rows, where later ones do not reach back; everything where they do."""
     inputs = observation.inputs
@@ -119,8 +160,10 @@ class OfArrays:
     def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.model = Model.of(adopted, torch.float64)
-        self.notes = list(recorded.notes)
+        kind = adopted.structure.kind
+        self.notes = [*recorded.notes, *_on_padding(recorded.output, inputs, kind)]
         self.unread: list[str] = []
+        self.untried: set[str] = set()
         self.findings: list[str] = []
         self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
         self.probe = described(adopted, inputs, self.model, None)
@@ -154,6 +197,10 @@ class OfArrays:
         """None: they cannot be called."""
         return []
 
+    def other_kind(self) -> tuple[str, bool]:
+        """Unknown: they are numbers."""
+        return "", False
+
     def other_weights(self) -> tuple[list[str], Model | None]:
         """None: they have no parameters."""
         return [], None
@@ -177,12 +224,14 @@ class OfCalls:
         self._inputs, self.given = inputs, inputs is not None
         self.notes: list[str] = []
         self.unread: list[str] = []
+        self.untried: set[str] = set()
         self.findings: list[str] = []
         self.raised = False
         self._layer, self._adopted = reference, adopt(reference)
         self._dtype = dtype_of(self._adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
+        self._by_place = True
         self._tiny = inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self._layer = tiny_layer(self._structure, seed).to(self._dtype)
@@ -196,7 +245,8 @@ class OfCalls:
         self._callable = self._made(self._layer)
         self.model = Model.of(self._adopted, torch.float64)
         self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
-        self._exchanged = self._order_of_axes()
+        self._settle_place()
+        self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
         self.probe = ""
 
@@ -213,7 +263,10 @@ class OfCalls:
 
     def _made(self, layer: nn.Module) -> Candidate:
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
-        return made.build(layer) if made.is_builder else made
+        made = made.build(layer) if made.is_builder else made
+        if made.guessed and not self._by_place:
+            made.forget_guess()
+        return made
 
     def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
         weights = layer.state_dict() if made.takes_weights else None
@@ -225,30 +278,75 @@ class OfCalls:
             self._callable = self._made(self._layer)
         return self._called(self._callable, self._layer, inputs)
 
-    def _order_of_axes(self) -> bool:
-        """Whether time and batch of the output are exchanged: where there are as many steps as
-        rows its shape does not tell, so another input does."""
-        probe = searching(self._structure, self._seed, False, False)[1].inputs
-        assert probe.steps != probe.batch, "the probe tells time from batch"
+    def _settle_place(self) -> None:
+        """Whether the parameter whose place alone says so takes initial states; and a note on it,
+        or on there being none."""
+        made = self._callable
+        name, guessed = made.name, made.guessed
+        generator = torch.Generator().manual_seed(self._seed)
+        states, zeros = (
+            drawn_inputs(self._structure, 4, 3, given, generator) for given in (True, False)
+        )
+        # what takes no inputs of this size at all says nothing of its parameter
+        if guessed and (self._taken(states) or not self._taken(zeros)):
+            self.notes.append(
+                f"{name} was given the initial states as {guessed!r}, the parameter behind x; no "
+                f"name tells what it takes"
+            )
+            return
+        if guessed:
+            self._by_place = False
+            self._callable = self._made(self._layer)
+        spare = ", ".join(f"{each}=None" for each in self._callable.spare)
+        if spare and not self._callable.takes_initial:
+            self.notes.append(
+                f"no initial states were given to {name}: of its parameters x, {spare} none is "
+                f"known to take them; call it initial or hx if one does"
+            )
+
+    def _taken(self, inputs: Inputs) -> bool:
         try:
-            return self._answer(probe).exchanged
+            self._answer(inputs)
         except RnnscopeError:
-            return False  # it may take no other input than the caller's
+            return False
+        return True
+
+    def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
+        """Whether time and batch of the output are exchanged, and which states come back batch
+        first: where two of the sizes are the same its shape does not tell, so an input does of
+        which none are."""
+        structure = self._structure
+        steps, batch = [n for n in (4, 3, 5) if n != _rows(structure)][:2]
+        generator = torch.Generator().manual_seed(self._seed)
+        probe = drawn_inputs(structure, steps, batch, False, generator)
+        try:
+            answer = self._answer(probe)
+        except RnnscopeError:
+            return False, frozenset()  # it may take no other input than the caller's
+        return answer.exchanged, frozenset(answer.batch_first)
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        output = answer.output
+        output, final = answer.output, answer.final
         if self._exchanged and inputs.steps == inputs.batch:
             output = output.transpose(0, 1)
+        if inputs.batch == _rows(self._structure):
+            final = {
+                name: _turned(value) if name in self._batch_first else value
+                for name, value in final.items()
+            }
         self._exchanged |= answer.exchanged
+        self._batch_first |= answer.batch_first.keys()
         self.unread = self.unread or list(answer.unread)
+        self.untried |= {"the final states"} if answer.unread else set()
         quantities, unused = quantities_of(answer.others, self._structure, inputs)
-        self.notes += [n for n in (*answer.notes, *unused) if n not in self.notes]
+        padding = _on_padding(output, inputs, self._structure.kind)
+        self.notes += [n for n in (*answer.notes, *unused, *padding) if n not in self.notes]
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         unit = _unit(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
         seen = inputs.to(self._dtype).to(torch.float64)
-        return _observation(self.model, seen, unit, output, answer.final, quantities)
+        return _observation(self.model, seen, unit, output, final, quantities)
 
     def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and
@@ -262,6 +360,8 @@ class OfCalls:
                 errors.append((probe.inputs, error))
         if errors and not found:
             raise errors[0][1]
+        if any(inputs.given for inputs, _ in errors):
+            self.untried.add("the initial states")
         if errors and not self.raised:
             inputs, raised = errors[0]
             what = "initial states" if inputs.given else "zero initial states"
@@ -311,30 +411,47 @@ class OfCalls:
         return found
 
     def read(self) -> list[Told]:
-        """Axes that were exchanged to read the output: the reference returns them otherwise."""
-        if not self._exchanged:
-            return []
-        has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
-        words = Words(
-            "the axes of the output are exchanged",
-            f"it comes back {has} first; {self._structure.kind} returns {needs} first here.",
-            "output.swapaxes(0, 1)",
-        )
-        return [(Cause("output_axes"), words)]
+        """Axes that were exchanged to read what came back: the reference returns them otherwise."""
+        kind, found = self._structure.kind, []
+        if self._exchanged:
+            has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
+            words = Words(
+                "the axes of the output are exchanged",
+                f"it comes back {has} first; {kind} returns {needs} first here.",
+                "output.swapaxes(0, 1)",
+            )
+            found.append((Cause("output_axes"), words))
+        if self._batch_first:
+            names = [f"{s}_n" for s in self._structure.cell.states if s in self._batch_first]
+            every = len(names) == len(self._structure.cell.states)
+            what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
+            words = Words(
+                f"{what} back batch first",
+                f"{kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
+                f"batch_first or not.",
+                ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
+            )
+            found.append((Cause("final_axes"), words))
+        return found
 
     def direct(self) -> list[Told]:
         """What two calls, one row alone or other weights tell."""
         found: list[Told] = []
         inputs = self.shown()[0].inputs
         made = self._made(self._layer)
-        checks = run_checks(
-            made,
-            lambda each: self._called(made, self._layer, each),
-            inputs,
-            64 * _unit(self._dtype),
-        )
-        if checks.repeats is not None:
-            found.append(_of_repeats(checks.repeats))
+
+        def call(each: Inputs) -> Answer:
+            return self._called(made, self._layer, each)
+
+        tolerance = 64 * _unit(self._dtype)
+        checks = run_checks(made, call, inputs, tolerance)
+        repeated = checks.repeats
+        bare = [one.inputs for one in self.shown() if not one.inputs.given]
+        if repeated is None and inputs.given and bare:
+            # what is kept may be used only where no initial states are given
+            repeated = repeats(made, call, bare[0], tolerance)
+        if repeated is not None:
+            found.append(_of_repeats(repeated))
         others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
         self.findings += [one.sentence for one in others if one is not None]
         if self._tiny and self._ignores_weights(inputs):
@@ -354,6 +471,20 @@ class OfCalls:
         )
         return torch.equal(mine, theirs)
 
+    def other_kind(self) -> tuple[str, bool]:
+        """As the types of torch's own modules tell it."""
+        module, kind = self._made(self._layer).module, self._structure.kind
+        if module is None or self._structure.declared:
+            return "", False
+        own = _kind_of(module)
+        if own:
+            return (f"the candidate is {own}, the reference {kind}." if own != kind else ""), True
+        held = {found: name for name, m in module.named_modules() if (found := _kind_of(m))}
+        if len(held) != 1 or kind in held:
+            return "", False
+        [(other, name)] = held.items()
+        return f"the candidate's {name} is {other}, the reference {kind}.", False
+
     def other_weights(self) -> tuple[list[str], Model | None]:
         """Parameters of the same names and shapes that differ."""
         module = self._made(self._layer).module
@@ -366,7 +497,7 @@ class OfCalls:
             for each in apart:
                 own = layer.get_parameter(each.name.rpartition(".")[2])
                 own.copy_(held[each.name].to(own.dtype))
-        sentences = [f"{each.sentence}." for each in apart]
+        sentences = [each.sentence for each in apart]
         return sentences, Model.of(adopt(layer), torch.float64) if apart else None
 
 

@@ -53,9 +53,14 @@ _BESIDE = """\
   module in training mode).
 - `output_axes`: batch and time of the output are exchanged: it is read as if they were not, and
   what else is wrong is found beside it.
+- `final_axes`: final states come back batch first: read and named in the same way.
 - `calls_chained`: two calls with the same input differ, because the first one's state is kept.
 - `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on.
 - A row depends on the other rows, or an early output on a late input: said in words.
+
+A function or module whose axes are exchanged does not agree, since what calls it in place of the
+reference would read other numbers. Recorded arrays with exchanged axes agree, with a note on how
+they were read: a recording may be laid out as it likes, and `axes="tbu"` says how the output is.
 
 ## What is no mistake
 

@@ -53,14 +53,15 @@ class Explanation:
 class Verdict:
     """Whether a candidate computes what the reference computes, and if not where and why.
 
-    ``agrees`` is also its truth value. ``difference`` is the largest one, ``allowed`` what
-    rounding allows at that place, ``worst`` the largest ratio of the two anywhere.
-    ``explanations`` are all sets of mistakes of the smallest size that explain everything to
-    rounding: more than one where the data cannot tell them apart. ``right`` names what is
-    excluded, ``cannot_show`` mistakes that would change nothing in these data, ``holds`` what can
-    be said where nothing explains it, ``unread`` which final states came back in an unknown shape,
-    so that the two do not agree. ``horizon`` is the step from which rounding alone may differ by
-    more than a hundredth, or None.
+    ``agrees`` is also its truth value. ``difference`` is the largest one, inf where ``apart`` says
+    why there is none (another shape, NaN), ``allowed`` what rounding allows at that place,
+    ``worst`` the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
+    the smallest size that explain everything to rounding: more than one where the data cannot tell
+    them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
+    in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
+    explains it, ``unread`` which final states came back in an unknown shape, so that the two do not
+    agree. ``horizon`` is the step from which rounding alone may differ by more than a hundredth, or
+    None.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -80,6 +81,7 @@ class Verdict:
     nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
     right: tuple[str, ...] = ()
     cannot_show: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     holds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
@@ -89,6 +91,7 @@ class Verdict:
     given: bool = False
     tried: int = 0
     finished: bool = True
+    apart: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -118,6 +121,7 @@ class Verdict:
             "allowed": _plain(self.allowed),
             "dtype": self.dtype,
             "reference": self.kind,
+            "apart": self.apart,
             "first": None
             if first is None
             else {name: _plain(value) for name, value in vars(first).items()},

@@ -1,0 +1,324 @@
+"""What can be said where nothing explains it: what agrees, and where the rest lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.catalogue.weights import forget_gates
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import Observation, distance, predicted
+from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
+from rnnscope.compare.simulate import opened
+
+__all__ = ["what_holds"]
+
+Place = tuple[int, int]
+"""A layer and a direction."""
+
+
+def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
+    """Sentences on what agrees and which units do not, as far as single steps tell."""
+    lost = _not_numbers(model, observations)
+    if lost:
+        return (lost,)
+    beside = _beside_the_output(model, observations)
+    if beside:
+        return tuple(beside)  # every step is right: what is returned beside it is not
+    return tuple(_of_steps(model, [_consistent(model, one) for one in observations]))
+
+
+def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
+    """A sentence on NaN and infinities where the reference has numbers."""
+    kind = model.structure.kind
+    for one in observations:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            if value is None or value.shape != seen.shape:
+                continue
+            wrong = ~torch.isfinite(seen) & torch.isfinite(value)
+            if bool(wrong.any()):
+                return (
+                    f"{int(wrong.sum())} of {seen.numel()} numbers of {name} are NaN or infinite "
+                    f"where those of {kind} are not."
+                )
+    return ""
+
+
+# where the output agrees -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One array of one call: what was seen, everything that the reference has, and the most that
+    rounding allows."""
+
+    seen: Tensor
+    values: Mapping[str, Tensor]
+    allowed: float
+    real: Tensor | None
+
+    def fits(self, value: Tensor | None) -> bool:
+        """Whether it is these numbers."""
+        if value is None or value.shape != self.seen.shape:
+            return False
+        away = distance(value, self.seen)
+        return bool(((away if self.real is None else away * self.real) <= self.allowed).all())
+
+
+def _beside_the_output(model: Model, observations: Sequence[Observation]) -> list[str]:
+    """Sentences on what differs although every output agrees; none where an output does not."""
+    worst: dict[str, float] = {}
+    compared: dict[str, list[_Compared]] = {}
+    units: dict[str, set[int]] = {}
+    for one in observations:
+        [outcome] = one.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in one.targets().items():
+            value, tolerance, real = values.get(name), one.allowed[name], one.inside(name)
+            if value is None or value.shape != seen.shape:
+                return []
+            ratio = distance(value, seen) / tolerance
+            ratio = ratio if real is None else ratio * real
+            worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
+            wrong = (ratio > 1).flatten(0, -2).any(0).nonzero().flatten().tolist()
+            units.setdefault(name, set()).update(wrong)
+            finite = tolerance[torch.isfinite(tolerance)]
+            most = float(finite.max()) if len(finite) else 0.0
+            compared.setdefault(name, []).append(_Compared(seen, values, most, real))
+    differing = [name for name, ratio in worst.items() if ratio > 1]
+    if "output" not in worst or "output" in differing or not differing:
+        return []
+    found = [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
+    return found + _instead(model, {name: compared[name] for name in differing}, units)
+
+
+def _instead(
+    model: Model, differing: Mapping[str, Sequence[_Compared]], units: Mapping[str, set[int]]
+) -> list[str]:
+    """What stands there: the numbers of another name, other rows, or few units that are wrong."""
+    kind = model.structure.kind
+    other = {
+        name: next(
+            (n for n in calls[0].values if n != name and all(c.fits(c.values[n]) for c in calls)),
+            "",
+        )
+        for name, calls in differing.items()
+    }
+    said: dict[str, list[str]] = {}
+    for name, calls in differing.items():
+        theirs, order = other[name], _order_of_rows(calls, name)
+        if theirs and other.get(theirs) == name:
+            pair = _joined([each for each in differing if each in (name, theirs)])
+            text = f"The names {pair} are exchanged: each holds the numbers of the other."
+            said[text] = []
+        elif theirs:
+            said.setdefault(f"{{}} the numbers that {kind} has in {theirs}.", []).append(name)
+        elif order:
+            text = f"{{}} the rows of {kind} in the order {_list(order)}."
+            said.setdefault(text, []).append(name)
+        elif name.endswith("_n") and all(c.fits(_batch_first(c.values[name])) for c in calls):
+            said.setdefault("{} what agrees if it is read batch first.", []).append(name)
+        elif len(units[name]) <= max(1, calls[0].seen.shape[-1] // 4):
+            one = len(units[name]) == 1
+            which = f"unit{'s' * (not one)} {_list(sorted(units[name]))}"
+            said[f"In {name} only {which} differ{'s' * one}."] = []
+    return [
+        text.format(f"{_joined(names)} hold{'s' * (len(names) == 1)}")
+        for text, names in said.items()
+    ]
+
+
+def _order_of_rows(calls: Sequence[_Compared], name: str) -> list[int]:
+    """The reference's rows of a final state in the order in which they came back, where each is
+    found once."""
+    count = calls[0].seen.shape[:2].numel()
+    if not name.endswith("_n") or count == 1:
+        return []
+    order: list[int] = []
+    for row in range(count):
+        same = [
+            k
+            for k in range(count)
+            if all(
+                bool((distance(v[k], s[row]) <= c.allowed).all())
+                for c in calls
+                for v, s in [(c.values[name].flatten(0, 1), c.seen.flatten(0, 1))]
+            )
+        ]
+        if len(same) != 1:
+            return []
+        order += same
+    return order if len(set(order)) == count else []
+
+
+def _batch_first(value: Tensor) -> Tensor | None:
+    """A state of as many rows as sequences with the two exchanged; None of any other."""
+    layers, directions, batch = value.shape[:3]
+    if layers * directions != batch:
+        return None
+    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
+
+
+# single steps ------------------------------------------------------------------------------------
+
+
+def _consistent(model: Model, one: Observation) -> Observation:
+    """Without the final states of a single step that are not its output: they may be other ones,
+    or stand elsewhere."""
+    h, output = one.final.get("h"), one.output
+    if h is None or output is None or one.inputs.steps != 1:
+        return one
+    last = h[-1].permute(1, 0, 2).flatten(1)  # (batch, direction × unit)
+    if last.shape != output[0].shape:
+        return one
+    same = bool((distance(last, output[0]) <= 8 * one.unit).all())
+    return one if same else replace(one, final={})
+
+
+def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
+    """Of every part of which single steps are known; what is the same of several is said once."""
+    kind = model.structure.kind
+    own = "fed with your own state of the step before"
+    said: dict[str, list[Place]] = {}
+    sizes: dict[str, float] = {}
+    for place, part in sorted(opened_parts(model, observations).items()):
+        zero = _first_step_from_zero(part, observations)
+        inputs_right = zero is not None and zero[0] <= 1
+        if zero is not None and inputs_right:
+            text = (
+                "with zero initial states the first step agrees ({size:.1e}): the input weights "
+                f"and biases are right{_unseen_gates(part)}."
+            )
+            said.setdefault(text, []).append(place)
+            sizes[text] = max(sizes.get(text, 0.0), zero[1])
+        ratios = part.units(part.part)
+        wrong = (ratios > 1).nonzero().flatten().tolist()
+        one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
+        if not wrong:
+            text = "every single step agrees."
+        elif _starts_from_zeros(part):
+            text = "every single step agrees if it starts from zeros: are the initial states used?"
+        elif one_step is not None:
+            text = f"every single step agrees but the {one_step}: is it computed?"
+        elif len(wrong) <= max(1, len(ratios) // 4):
+            text = _units(part, own, wrong, inputs_right)
+        else:
+            text = (
+                f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} "
+                f"units."
+            )
+        said.setdefault(text, []).append(place)
+    return [
+        _where(model, places) + text.format(size=sizes.get(text)) for text, places in said.items()
+    ]
+
+
+def _where(model: Model, places: Sequence[Place]) -> str:
+    """Layers and directions in words, before what is said of them."""
+    names, layers = model.structure.directions, model.num_layers
+    if layers * len(names) == 1:
+        return ""
+    if len(places) < layers * len(names):
+        whole = [n for n in range(layers) if all((n, d) in places for d in range(len(names)))]
+        words = [f"layer {n}" for n in whole]
+        words += [f"layer {n} {names[d]}" for n, d in places if n not in whole]
+        return f"{_joined(words)}: "
+    if len(names) == 1:
+        return "every layer: "
+    return "both directions: " if layers == 1 else "every layer and direction: "
+
+
+def _starts_from_zeros(part: OpenedPart) -> bool:
+    """Whether every step agrees if it is the initial states that are zero."""
+    for steps in part.steps:
+        known = steps.known
+        if known.valid is not None:
+            return False
+        before = {
+            name: torch.cat([torch.zeros_like(value[:1]), value[1:]])
+            for name, value in known.before.items()
+        }
+        initial = {name: torch.zeros_like(value) for name, value in known.initial.items()}
+        other = replace(steps, known=replace(known, before=before, initial=initial))
+        values = opened([part.part], other.known, other.after)
+        tolerance = tolerances(part.part, other)
+        for name, seen in other.after.items():
+            if bool((distance(values[name][0], seen) > tolerance[name]).any()):
+                return False
+    return True
+
+
+def _unseen_gates(part: OpenedPart) -> str:
+    """Of a first step from zeros, what it does not show: gates that scale the state before."""
+    gates = forget_gates(part.part)
+    if not gates:
+        return ""
+    return f", but for those of {_joined(gates)}, which scale a state that is zero there"
+
+
+def _one_step(part: OpenedPart) -> str | None:
+    """Which step is the only one that differs, the first or the last, in all calls of several."""
+    places: set[str] = set()
+    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
+        values = opened([part.part], steps.known, steps.after)
+        for name, seen in steps.after.items():
+            ratio = distance(values[name][0], seen) / tolerance[name]
+            if steps.known.valid is not None:
+                ratio = torch.where(steps.known.valid.unsqueeze(-1), ratio, 0.0)
+            wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
+            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(seen) - 1):
+                return None
+            if wrong and len(seen) > 2:
+                places.add("last" if wrong[0] else "first")
+    return places.pop() if len(places) == 1 else None
+
+
+def _first_step_from_zero(
+    part: OpenedPart, observations: Sequence[Observation]
+) -> tuple[float, float] | None:
+    """The worst ratio and difference of first steps from zero states, where there are any."""
+    worst: tuple[float, float] | None = None
+    for steps in part.steps:
+        if any(bool(value.any()) for value in steps.known.initial.values()):
+            continue
+        values = opened([part.part], steps.known, steps.after)
+        tolerance = tolerances(part.part, steps)
+        for name, seen in steps.after.items():
+            away = distance(values[name][0], seen)
+            ratio = float((away / tolerance[name])[0].max())
+            one = (ratio, float(away[0].max()))
+            worst = one if worst is None or ratio > worst[0] else worst
+    return worst
+
+
+def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool) -> str:
+    weights = part.part.weights
+    units = f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
+    rows = [
+        gate * weights.hidden_size + unit
+        for gate in range(len(part.part.cell.gates))
+        for unit in wrong
+    ]
+    names = [f"weight_hh{weights.suffix}"]
+    if not inputs_right:
+        names.insert(0, f"weight_ih{weights.suffix}")
+        if weights.b_ih is not None:
+            names.append("the biases")
+    return (
+        f"{own}, only {units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
+        f"{_joined(names)}."
+    )
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
