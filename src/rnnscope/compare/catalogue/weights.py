@@ -96,7 +96,7 @@ def _users_of(gates: str, order: str) -> str:
         if KINDS[kind] == gates and stored.gates == order and len(stored.arrays) > 0
     ]
     unique = list(dict.fromkeys(titles))
-    return f" ({', '.join(unique)})" if unique else ""
+    return f", as {' and '.join(unique)} stores them" if unique else ""
 
 
 def _split(model: Model) -> str:
