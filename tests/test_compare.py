@@ -423,8 +423,8 @@ def test_what_was_never_tried_is_not_called_right() -> None:
 # --- final states and gates that stand elsewhere --------------------------------------------------
 
 
-def held(change: Any) -> str:
-    """What is said of a layer of which the output is right, and the final states are changed."""
+def of_final_states(change: Any) -> rs.Verdict:
+    """The verdict on a layer of which the output is right, and the final states are changed."""
     layer = nn.LSTM(3, 4, 2, bidirectional=True)
 
     def mine(x: Tensor, initial: Any = None) -> Any:
@@ -432,32 +432,32 @@ def held(change: Any) -> str:
         return output, change(*states)
 
     verdict = rs.compare(mine, layer, seconds=1)
+    assert "one step of nn.LSTM" not in plain(verdict)  # every step is right
+    return verdict
+
+
+def test_exchanged_final_states_are_named() -> None:
+    assert [c.name for c in of_final_states(lambda h, c: (c, h)).causes] == ["final_exchanged"]
+
+
+def test_final_states_in_another_order_are_named() -> None:
+    verdict = of_final_states(lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]]))
+    assert [str(c) for c in verdict.causes] == ["final_order by_direction"]
+
+
+def test_final_states_in_an_order_that_no_entry_has_are_said_so() -> None:
+    verdict = of_final_states(lambda h, c: (h[[1, 2, 0, 3]], c[[1, 2, 0, 3]]))
     assert not verdict.causes
     text = plain(verdict)
     assert "The output agrees; h_n and c_n do not." in text
-    assert "one step of nn.LSTM" not in text  # every step is right
-    return text
+    assert "hold the rows of nn.LSTM in the order 1, 2, 0, 3" in text
 
 
-def test_exchanged_final_states_are_said_so() -> None:
-    assert "names h_n and c_n are exchanged" in held(lambda h, c: (c, h))
-
-
-def test_the_rows_of_final_states_in_another_order_are_said_so() -> None:
-    text = held(lambda h, c: (h.flip(0), c.flip(0)))
-    assert "h_n and c_n hold the rows of nn.LSTM in the order 3, 2, 1, 0." in text
-    assert "order 0, 2, 1, 3" in held(lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]]))
-
-
-def test_gates_under_each_others_names_are_said_so() -> None:
+def test_gates_under_each_others_names_are_named() -> None:
     layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
     right = recorded(layer, x)
     verdict = rs.compare({**right, "i": right["f"], "f": right["i"]}, layer, x)
-    assert not verdict
-    assert verdict.holds == (
-        "The output agrees; i and f do not.",
-        "The names i and f are exchanged: each holds the numbers of the other.",
-    )
+    assert [c.name for c in verdict.causes] == ["names_exchanged"]
 
 
 def test_a_layer_that_starts_from_zeros_is_said_so() -> None:

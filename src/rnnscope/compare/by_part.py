@@ -43,8 +43,10 @@ the equations, may come no closer one by one, so all pairs are tried."""
 SEVERAL = ("activation", "unapplied")
 """Entries that may be chosen more than once in one place."""
 
-MOST = 64
-"""Combinations of what explains each part that are tried as a whole."""
+FIRST = 8
+MOST = 256
+"""Of the sets that explain a part those that are combined with others' sets, and the combinations
+that are tried as a whole."""
 
 
 class Witness(Protocol):
@@ -157,7 +159,7 @@ def merged(model: Model, options: Mapping[Place, Sequence[Causes]]) -> list[Caus
     known = {place: sets for place, sets in options.items() if sets}
     if not known:
         return []
-    few = {place: sets[:4] for place, sets in known.items()}
+    few = {place: sets[:FIRST] for place, sets in known.items()}
     # what may be the same mistake everywhere comes before every other combination
     alike = [
         [(place, s if s in sets else sets[0]) for place, sets in few.items()]
@@ -170,7 +172,7 @@ def merged(model: Model, options: Mapping[Place, Sequence[Causes]]) -> list[Caus
             break
         for s in _together(model, dict(combination), set(known)):
             found[s] = None
-    return [s for s in found if s]
+    return sorted((s for s in found if s), key=len)
 
 
 def _together(
