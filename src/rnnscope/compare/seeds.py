@@ -43,7 +43,9 @@ class Seeds:
 
     def __iter__(self) -> Iterator[list[Causes]]:
         """One way of looking after the other."""
-        self._cells = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
+        # what stands in one place alone, as where sizes allow it, is tried in each
+        of_cell = (c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell)
+        self._cells = list(dict.fromkeys(of_cell))
         opened = opened_parts(self.model, self.observations)
         self.hopeless = any(part.few_units for part in opened.values())
         if self.hopeless:
