@@ -771,3 +771,29 @@ def test_gates_on_padding_do_not_matter() -> None:
     assert rs.compare({"output": output, "f": f}, layer, x, lengths=[5, 3])
     f[:, :, 1, 2] = 0.5
     assert not rs.compare({"output": output, "f": f}, layer, x, lengths=[5, 3])
+
+
+def test_an_output_of_few_bits_does_not_hide_wrong_states() -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (h, c) = layer(x, initial)
+        return output.half(), (c, h)
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict
+    assert all(cause.name != "precision" for cause in verdict.causes)
+
+
+def test_a_candidate_that_runs_on_long_inputs_only_is_compared_on_these() -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        output = output.clone()
+        output[4, 1] = 0  # raises where there are fewer steps
+        return output, states
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict
+    assert "it raised at all of the shorter inputs" in plain(verdict)

@@ -245,6 +245,10 @@ class _Comparison:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         searched = self.subject.searched()
+        if not searched:
+            searched = list(shown)
+            told = "it raised at all of the shorter inputs; mistakes were searched with these alone"
+            base = replace(base, notes=(*base.notes, told))
         search = Search(self.model, searched, self.seconds, self.tell)
         result = search.run()
         sets = self._confirmed(result, searched, shown)
@@ -329,7 +333,8 @@ class _Comparison:
             for cause in together:
                 model = CATALOGUE[cause.name].apply(model, cause) or model
             # a slice of what is shown counts once
-            others = [] if self.subject.sliced else searched
+            fresh = [one for one in searched if all(one is not other for other in shown)]
+            others = [] if self.subject.sliced else fresh
             needed = EVIDENCE + math.log10(max(1, result.tried))
             # where the reference's tolerances hold and the widest prove enough, the mistaken
             # model's own, which are dearer, would too

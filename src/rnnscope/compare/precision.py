@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.compare.observed import LOWER, Observation, predicted
+from rnnscope.compare.observed import LOWER, Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator, opened
 
@@ -31,7 +31,8 @@ FIRST = 4
 WAYS = ((False, False), (True, False), (True, True))
 """Whether the biases are rounded as the matrices are, and what comes of each product."""
 WITHIN = 64
-"""Differences of so many roundings to the lower precision may come of it."""
+"""Differences of so many roundings to the lower precision may come of it; and those of states and
+gates may be so many times those of the output."""
 
 
 def lower_precision(
@@ -54,6 +55,8 @@ def lower_precision(
         if len(seen) < 16 or not bool(torch.isfinite(seen).all()):
             continue
         largest = float(seen.abs().max())
+        if _beside(model, shown) > WITHIN * max(largest, unit):
+            continue  # what else came back is wrong
         title = "float16 or tf32" if name == "float16" else name
         if largest < WITHIN * unit and _few_bits(shown, bits):
             if returned:
@@ -73,6 +76,24 @@ def lower_precision(
             )
             return Cause("precision", name), _words(title, text), largest
     return None
+
+
+def _beside(model: Model, shown: Sequence[Observation]) -> float:
+    """The largest difference of what came back beside the output, relative to what is above 1."""
+    worst = 0.0
+    for one in shown:
+        [right] = one.simulator.run([model])
+        values = {} if right is None else predicted(right)
+        for name, seen in one.targets().items():
+            value = values.get(name)
+            if name == "output" or value is None or value.shape != seen.shape:
+                continue
+            away = distance(value, seen) / value.abs().nan_to_num(1.0).clamp_min(1)
+            if (real := one.inside(name)) is not None:
+                away = away * real
+            usable = torch.isfinite(one.allowed[name])
+            worst = max(worst, float(torch.where(usable, away, 0.0).max()))
+    return worst
 
 
 def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
