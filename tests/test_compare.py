@@ -797,3 +797,16 @@ def test_a_candidate_that_runs_on_long_inputs_only_is_compared_on_these() -> Non
     verdict = rs.compare(mine, layer, seconds=1)
     assert not verdict
     assert "it raised at all of the shorter inputs" in plain(verdict)
+
+
+def test_no_cause_is_named_where_nothing_changes_with_it() -> None:
+    layer = nn.LSTM(3, 4, 2, bidirectional=True)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (h, c) = layer(x, initial)
+        joined = h.reshape(2, 2, 3, -1).transpose(1, 2).reshape(2, 3, -1)  # of three rows alone
+        return output, (joined, c)
+
+    verdict = rs.compare(mine, layer, seconds=1)
+    assert not verdict
+    assert not verdict.causes

@@ -253,6 +253,8 @@ class _Comparison:
         result = search.run()
         sets = self._confirmed(result, searched, shown)
         base = replace(base, tried=result.tried, finished=result.finished)
+        if not differs and self._worst(self.model, searched) <= 1:
+            sets = []  # with nothing to explain, nothing is explained
         if not sets:
             if direct:
                 return replace(base, explanations=(by_calls,))
