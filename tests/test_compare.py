@@ -810,3 +810,5 @@ def test_no_cause_is_named_where_nothing_changes_with_it() -> None:
     verdict = rs.compare(mine, layer, seconds=1)
     assert not verdict
     assert not verdict.causes
+    assert verdict.tried == 0  # nothing is searched for where nothing differs
+    assert "h_n" in plain(verdict)

@@ -249,18 +249,19 @@ class _Comparison:
             searched = list(shown)
             told = "it raised at all of the shorter inputs; mistakes were searched with these alone"
             base = replace(base, notes=(*base.notes, told))
+        if not differs and self._worst(self.model, searched) <= 1:
+            # with nothing to explain, nothing is searched for
+            if direct:
+                return replace(base, explanations=(by_calls,))
+            told = "It agrees wherever it could be called; see the note for where it raised."
+            return replace(base, holds=(told,), unread=tuple(self.subject.unread))
         search = Search(self.model, searched, self.seconds, self.tell)
         result = search.run()
         sets = self._confirmed(result, searched, shown)
         base = replace(base, tried=result.tried, finished=result.finished)
-        if not differs and self._worst(self.model, searched) <= 1:
-            sets = []  # with nothing to explain, nothing is explained
         if not sets:
             if direct:
                 return replace(base, explanations=(by_calls,))
-            if not differs:
-                told = "It agrees wherever it could be called; see the note for where it raised."
-                return replace(base, holds=(told,))
             return self._unexplained(base, searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
