@@ -201,6 +201,89 @@ def test_three_mistakes(seed: int) -> None:
     assert len(failed) <= 0.1 * count, "\n".join(failed)
 
 
+def of_forward(name: str, choice: str = "", tensors: str = "", layer: int | None = None) -> Mistake:
+    return Mistake(name, choice, tensors, layer, "forward")
+
+
+def of_reverse(name: str, choice: str = "", tensors: str = "", layer: int | None = None) -> Mistake:
+    return Mistake(name, choice, tensors, layer, "reverse")
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "mistakes"),
+    [
+        (  # calls of one step, in which the order of time does not show
+            Setting("lstm", 1, 2),
+            "call",
+            [
+                of_reverse("gate_order", "iogf", "b"),
+                Mistake("time_reversed", "kept"),
+                Mistake("activation", "sigmoid:hard_sigmoid"),
+            ],
+        ),
+        (  # the first row alone, or beside the mistake
+            Setting("lstm", 1, 2),
+            "call",
+            [
+                of_forward("gate_order", "fgoi", "W"),
+                of_reverse("gate_order", "fogi", "W"),
+                Mistake("rows_chained"),
+            ],
+        ),
+        (  # beside another start of the states
+            Setting("lstm", 2, 1),
+            "call",
+            [
+                Mistake("initial_reshaped"),
+                Mistake("bias_twice", "", "b_hh", 1),
+                Mistake("coupled", "i", "", 0),
+            ],
+        ),
+        (  # beside another input of the layer above
+            Setting("lstm", 2, 2),
+            "call",
+            [
+                of_forward("gate_order", "oifg", "b", 0),
+                Mistake("emitted", "c", "", 0),
+                of_reverse("gate_order", "oigf", "W"),
+            ],
+        ),
+        (  # in weights that stand in the other direction
+            Setting("lstm_projected", 1, 2),
+            "call",
+            [
+                of_forward("gate_order", "giof", "W"),
+                of_reverse("gate_order", "ofgi", "b"),
+                Mistake("directions_exchanged"),
+            ],
+        ),
+        (  # from the ends of whole runs
+            Setting("lstm", 2, 2),
+            "arrays",
+            [
+                of_forward("reshaped", "", "W"),
+                of_forward("gate_order", "iofg", "W", 0),
+                of_reverse("never_carried", "c", "", 1),
+            ],
+        ),
+        (  # a mistake that only the lower layer can have
+            Setting("gru", 2, 1),
+            "arrays",
+            [
+                Mistake("bias_missing", "", "b_ih", 1),
+                Mistake("matrices_exchanged", "", "", 0),
+                Mistake("transposed", "", "W", 0),
+            ],
+        ),
+    ],
+)
+def test_three_mistakes_that_each_way_of_looking_finds(
+    setting: Setting, given: str, mistakes: list[Mistake]
+) -> None:
+    result = plant(setting, mistakes, given, seconds=12)
+    assert result.outcome == "explained", str(result)
+
+
 # --- what calls alone tell ------------------------------------------------------------------------
 
 
