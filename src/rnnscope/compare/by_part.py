@@ -10,28 +10,24 @@ from typing import Protocol
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part
+from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Misfit
 from rnnscope.compare.simulate import LARGE
 
 __all__ = [
     "BEAM",
     "EACH",
+    "FIRST",
     "SCRAMBLES",
-    "SEVERAL",
     "Causes",
-    "Place",
     "Witness",
+    "excludes",
     "explain",
     "merged",
     "scrambles",
-    "share",
 ]
 
 Causes = frozenset[Cause]
-Place = tuple[int, int]
-"""A layer and a direction."""
-
 BEAM = 8
 EACH = 2
 """How many sets are extended: of the best by the whole, and by each group of numbers."""
@@ -110,18 +106,18 @@ def explain(
 def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterator[Causes]:
     for base in bases:
         for cause in every:
-            if not any(_excludes(c, cause) for c in base):
+            if not any(excludes(c, cause) for c in base):
                 yield base | {cause}
 
 
-def _excludes(one: Cause, other: Cause) -> bool:
+def excludes(one: Cause, other: Cause) -> bool:
     """Whether only one of the two can be wrong in one cell."""
     if one.name in SEVERAL:
         return one == other
-    return one.name == other.name and share(one.tensors, other.tensors)
+    return one.name == other.name and _share(one.tensors, other.tensors)
 
 
-def share(one: str, other: str) -> bool:
+def _share(one: str, other: str) -> bool:
     """Whether two choices of tensors concern the same parameters."""
     return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
 
@@ -154,7 +150,7 @@ def _fitting(
 # what parts have in common -------------------------------------------------------------------
 
 
-def merged(model: Model, options: Mapping[Place, Sequence[Causes]]) -> list[Causes]:
+def merged(model: Model, options: Mapping[PartIndex, Sequence[Causes]]) -> list[Causes]:
     """The mistakes of every part together, as few: one that all parts have stands for all."""
     known = {place: sets for place, sets in options.items() if sets}
     if not known:
@@ -176,16 +172,16 @@ def merged(model: Model, options: Mapping[Place, Sequence[Causes]]) -> list[Caus
 
 
 def _together(
-    model: Model, combination: dict[Place, Causes], places: set[Place]
+    model: Model, combination: dict[PartIndex, Causes], places: set[PartIndex]
 ) -> Iterator[Causes]:
     """The mistakes of every part as few, where nothing is known the same as elsewhere; and only
     where they are known."""
-    where: dict[Cause, set[Place]] = {}
+    where: dict[Cause, set[PartIndex]] = {}
     for place, s in combination.items():
         for cause in s:
             where.setdefault(cause, set()).add(place)
     every = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
-    for free in (every - places, set[Place]()):
+    for free in (every - places, set[PartIndex]()):
         yield frozenset(
             chain.from_iterable(
                 _covering(model, cause, here, every, free) for cause, here in where.items()
@@ -194,12 +190,12 @@ def _together(
 
 
 def _covering(
-    model: Model, cause: Cause, here: set[Place], every: set[Place], free: set[Place]
+    model: Model, cause: Cause, here: set[PartIndex], every: set[PartIndex], free: set[PartIndex]
 ) -> set[Cause]:
     """One mistake for all the places where it stands, if there is a scope that has them and no
     others but ``free`` ones, where it may stand or not."""
     names = model.structure.directions
-    scopes: list[tuple[Cause, set[Place]]] = [(cause, every)]
+    scopes: list[tuple[Cause, set[PartIndex]]] = [(cause, every)]
     if model.num_directions > 1 and CATALOGUE[cause.name].scope == "parts":
         scopes += [
             (_at(cause, None, name), {p for p in every if p[1] == d})

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from rnnscope.compare.catalogue.weights import forget_gates
-from rnnscope.compare.model import Model
+from rnnscope.compare.model import Model, PartIndex
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.simulate import opened
 
 __all__ = ["what_holds"]
-
-Place = tuple[int, int]
-"""A layer and a direction."""
 
 
 def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
@@ -185,7 +182,7 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
     """Of every part of which single steps are known; what is the same of several is said once."""
     kind = model.structure.kind
     own = "fed with your own state of the step before"
-    said: dict[str, list[Place]] = {}
+    said: dict[str, list[PartIndex]] = {}
     sizes: dict[str, float] = {}
     for place, part in sorted(opened_parts(model, observations).items()):
         zero = _first_step_from_zero(part, observations)
@@ -219,7 +216,7 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
     ]
 
 
-def _where(model: Model, places: Sequence[Place]) -> str:
+def _where(model: Model, places: Sequence[PartIndex]) -> str:
     """Layers and directions in words, before what is said of them."""
     names, layers = model.structure.directions, model.num_layers
     if layers * len(names) == 1:

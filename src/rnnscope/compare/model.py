@@ -19,9 +19,12 @@ from torch import Tensor
 from rnnscope.adopt import Adopted, Structure, Weights
 from rnnscope.cells import Cell
 
-__all__ = ["Change", "Inputs", "Model", "Outcome", "Part", "Token"]
+__all__ = ["Change", "Inputs", "Model", "Outcome", "Part", "PartIndex", "Token"]
 
 Token = tuple[Any, ...]
+
+PartIndex = tuple[int, int]
+"""A layer and a direction."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from rnnscope.compare.catalogue import Changed, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Inputs, Model, Part
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
-from rnnscope.compare.simulate import Known, opened, restricted, separable
+from rnnscope.compare.simulate import Known, changed_inputs, joined, opened, restricted, separable
 
-__all__ = ["Flows", "OpenedPart", "Steps", "entered", "joined", "opened_parts", "scale", "started"]
+__all__ = ["Flows", "OpenedPart", "Steps", "entered", "opened_parts", "scale", "started"]
 
 FEW = 24
 """Units that are compared in the search of a large layer."""
@@ -225,20 +225,18 @@ def _steps(
             )
             if initial is not None:
                 found[layer, d] = _of_part(part, observation, flow, mine, initial, k)
-        flow = joined(model, layer, emitted, flow)
+        whole = len(emitted) == model.num_directions
+        flow = joined(model, layer, emitted, flow) if whole else None
     return found
 
 
 def entered(model: Model, inputs: Inputs, undone: bool = False) -> Inputs | None:
     """The inputs as the model's layers get them; None where they do not fit, or where what is
     returned is changed back unless that may be (``undone``)."""
-    for change in model.enter:
-        lost = change.undo is not None and not undone
-        changed: Inputs | None = None if lost else change(inputs)
-        if changed is None:
-            return None
-        inputs = changed
-    return inputs
+    if not undone and any(change.undo is not None for change in model.enter):
+        return None
+    stages = changed_inputs(inputs, model)
+    return None if stages is None else stages[-1]
 
 
 def _finals(
@@ -280,22 +278,6 @@ def _read(
         if flow is None or any("h" not in one for one in finals):
             return None
         flow = change(flow, [one["h"] for one in finals])
-    return flow
-
-
-def joined(
-    model: Model, layer: int, emitted: Sequence[Tensor], read: Tensor | None
-) -> Tensor | None:
-    """What a layer hands on of what its directions emit; None where that is not known."""
-    if len(emitted) < model.num_directions:
-        return None
-    flow = torch.cat(list(emitted), -1)
-    for change in model.joins[layer]:
-        flow = change(flow)
-    for change in model.writes[layer]:
-        if read is None or read.shape != flow.shape:
-            return None
-        flow = change(flow, read)
     return flow
 
 

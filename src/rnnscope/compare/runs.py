@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rnnscope.compare.model import Model, Part
+from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
-from rnnscope.compare.parts import Flows, entered, joined
-from rnnscope.compare.simulate import Ran, ran
+from rnnscope.compare.parts import Flows, entered
+from rnnscope.compare.simulate import Ran, joined, ran
 
 __all__ = ["Run", "RunPart", "flows_above", "run_parts"]
 
@@ -41,7 +41,7 @@ class Run:
 class RunPart:
     """All runs whose ends are known of one layer in one direction."""
 
-    place: tuple[int, int]
+    place: PartIndex
     part: Part
     runs: tuple[Run, ...]
 
@@ -80,10 +80,10 @@ class RunPart:
 
 def run_parts(
     model: Model, observations: Sequence[Observation], layer: int, flows: Flows
-) -> dict[tuple[int, int], RunPart]:
+) -> dict[PartIndex, RunPart]:
     """The parts of a layer whose ends are known; ``flows`` what layers read where it is not the
     input itself."""
-    found: dict[tuple[int, int], RunPart] = {}
+    found: dict[PartIndex, RunPart] = {}
     for d, part in enumerate(model.parts[layer]):
         runs: list[Run] = []
         for k, one in enumerate(observations):
@@ -109,7 +109,7 @@ def run_parts(
 
 
 def flows_above(
-    model: Model, witnesses: Mapping[tuple[int, int], RunPart], parts: Mapping[int, Part]
+    model: Model, witnesses: Mapping[PartIndex, RunPart], parts: Mapping[int, Part]
 ) -> Flows:
     """What the layer above reads when the parts of this one (by direction) run."""
     [layer] = {layer for layer, _ in witnesses}

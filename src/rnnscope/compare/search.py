@@ -15,7 +15,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, SEVERAL, Causes, scrambles, share
+from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, Causes, excludes, scrambles
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
 from rnnscope.compare.cause import Cause
@@ -323,13 +323,11 @@ class Search:
     def _sensible(self, s: Causes) -> bool:
         """Not two choices of what can be chosen once in one place."""
         for one, other in combinations(s, 2):
-            if one.name != other.name or one.name in SEVERAL:
-                continue
             if one.layer not in (None, other.layer) and other.layer is not None:
                 continue
             if one.direction not in (None, other.direction) and other.direction is not None:
                 continue
-            if not one.tensors or share(one.tensors, other.tensors):
+            if excludes(one, other):
                 return False
         return True
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from rnnscope.compare.by_part import Causes, Place, Witness, explain, merged
+from rnnscope.compare.by_part import FIRST, Causes, Witness, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part, Token
-from rnnscope.compare.observed import Observation, few_steps
+from rnnscope.compare.model import Model, Part, PartIndex, Token
+from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
-from rnnscope.compare.runs import RunPart, flows_above, run_parts
+from rnnscope.compare.runs import flows_above, run_parts
 from rnnscope.compare.simulate import LARGE
 
 __all__ = ["Seeds"]
@@ -26,7 +26,7 @@ __all__ = ["Seeds"]
 PROMISING = 4
 """Mistakes around the cells under which parts are searched for two mistakes."""
 
-Explained = dict[Place, list[Causes]]
+Explained = dict[PartIndex, list[Causes]]
 
 
 @dataclass
@@ -56,16 +56,13 @@ class Seeds:
             return
         yield from self._of_one_step(explained)
         if self.model.num_layers > 1:
-            yield self._by_runs(self.model, explained)
+            yield self._by_runs(explained)
 
-    def _explained(
-        self, witnesses: Mapping[Place, OpenedPart] | Mapping[Place, RunPart], depth: int
-    ) -> Explained:
+    def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
         """What explains each part; what explains one is tried in the others."""
         found: Explained = {}
         for place, witness in witnesses.items():
-            hints = [s for sets in found.values() for s in sets[:4]]
-            found[place] = self._explain(witness, depth, hints)
+            found[place] = self._explain(witness, depth, _hints(found))
         return found
 
     def _explain(self, witness: Witness, depth: int, hints: Sequence[Causes]) -> list[Causes]:
@@ -76,21 +73,20 @@ class Seeds:
     # calls of one step ------------------------------------------------------------------------
 
     def _of_one_step(self, explained: Explained) -> Iterator[list[Causes]]:
-        for view in _views(self.observations):
-            if all(explained.values()) and explained:
-                return
-            opened = opened_parts(self.model, view)
-            yield merged(self.model, self._explained(opened, 2))
-            yield from self._around(view)
+        calls = _one_step(self.observations)
+        if not calls or (explained and all(explained.values())):
+            return
+        yield merged(self.model, self._explained(opened_parts(self.model, calls), 2))
+        yield from self._around(calls)
 
-    def _around(self, view: Sequence[Observation]) -> Iterator[list[Causes]]:
+    def _around(self, calls: Sequence[Observation]) -> Iterator[list[Causes]]:
         """What explains the parts beside one mistake around the cells."""
-        tried: list[tuple[int, Cause, Model, Mapping[Place, OpenedPart]]] = []
+        tried: list[tuple[int, Cause, Model, Mapping[PartIndex, OpenedPart]]] = []
         for cause in self.every:
             model = None if CATALOGUE[cause.name].of_cell else applied(self.model, (cause,))
             if model is None or not _reaches_parts(model, self.model):
                 continue
-            opened = opened_parts(model, view)
+            opened = opened_parts(model, calls)
             sets = {place: self._known(part, 1) for place, part in opened.items()}
             count = sum(bool(one) for one in sets.values())
             if count == len(sets) and sets:
@@ -108,7 +104,7 @@ class Seeds:
             (layer, d): part for layer, row in enumerate(model.parts) for d, part in enumerate(row)
         }
         # where weights stand that are those of another part, mistakes in them are that part's
-        origins: dict[Place, list[Place]] = {}
+        origins: dict[PartIndex, list[PartIndex]] = {}
         for place in places:
             own = self.model.parts[place[0]][place[1]].stored.ih
             origins[place] = [p for p, one in places.items() if one.stored.ih is own]
@@ -139,8 +135,9 @@ class Seeds:
 
     # whole runs -------------------------------------------------------------------------------
 
-    def _by_runs(self, model: Model, opened: Explained) -> list[Causes]:
+    def _by_runs(self, opened: Explained) -> list[Causes]:
         """Layer by layer, each reading what the explained one below it hands on."""
+        model = self.model
         explained: Explained = {}
         flows: Flows = {}
         for layer in range(model.num_layers):
@@ -155,7 +152,7 @@ class Seeds:
                     witness = steps[place]
                 if witness is None:
                     continue
-                hints = [s for sets in (*explained.values(), *here.values()) for s in sets[:4]]
+                hints = _hints({**explained, **here})
                 here[place] = opened.get(place) or self._explain(witness, 3, hints)
             explained |= here
             parts = {d: self._with(model.parts[layer][d], sets) for (_, d), sets in here.items()}
@@ -163,20 +160,22 @@ class Seeds:
             if len(whole) < model.num_directions or len(runs) < model.num_directions:
                 break
             flows = {**flows, **flows_above(model, runs, whole)}
-        return merged(self.model, explained)
+        return merged(model, explained)
 
     def _with(self, part: Part, sets: Sequence[Causes]) -> Part | None:
         return changed_part(part, sets[0], self.known) if sets else None
 
 
-def _views(observations: Sequence[Observation]) -> list[list[Observation]]:
-    """Calls of one step: with final states in place of the output, if there are any; the first
-    row alone, which no other reaches; and those from zeros, in which W_hh does not show."""
-    one_step = [one for one in observations if one.inputs.steps == 1]
-    by_state = [replace(one, output=None) if one.final else one for one in one_step]
-    first = [few_steps(one, 1, 1) for one in by_state]
-    zeros = [one for one in by_state if not one.inputs.given]
-    return [view for view in (by_state, first, zeros) if view]
+def _hints(explained: Explained) -> list[Causes]:
+    """What explains some parts, to be tried in the others."""
+    return [s for sets in explained.values() for s in sets[:FIRST]]
+
+
+def _one_step(observations: Sequence[Observation]) -> list[Observation]:
+    """Calls of one step, with final states in place of the output, if there are any: each layer's
+    own, however the output is put together."""
+    found = [one for one in observations if one.inputs.steps == 1]
+    return [replace(one, output=None) if one.final else one for one in found]
 
 
 def _reaches_parts(model: Model, plain: Model) -> bool:

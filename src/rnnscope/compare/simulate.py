@@ -32,7 +32,18 @@ from rnnscope.expr import (
     leaves,
 )
 
-__all__ = ["LARGE", "Known", "Ran", "Simulator", "opened", "ran", "restricted", "separable"]
+__all__ = [
+    "LARGE",
+    "Known",
+    "Ran",
+    "Simulator",
+    "changed_inputs",
+    "joined",
+    "opened",
+    "ran",
+    "restricted",
+    "separable",
+]
 
 LARGE = 96 * 4 * 96
 """Numbers of W_hh from which on a run is dear."""
@@ -108,7 +119,7 @@ class Simulator:
         for model in models:
             token = tuple(change.token for change in model.enter)
             if token not in entered:
-                entered[token] = _changed_inputs(self.inputs, model)
+                entered[token] = changed_inputs(self.inputs, model)
             stages.append(entered[token])
             one = None if stages[-1] is None else stages[-1][-1]
             given.append(one)
@@ -180,10 +191,10 @@ class Simulator:
                 written[k].append(flow.x)
                 continue
             finals[k].append(tuple(rans[k]))
-            joined = _joined(model, layer, rans[k], flow, shared)
-            after.append(joined)
-            if joined is not None:
-                written[k].append(joined.x)
+            handed = _joined(model, layer, rans[k], flow, shared)
+            after.append(handed)
+            if handed is not None:
+                written[k].append(handed.x)
         return after
 
     def _all(
@@ -212,7 +223,7 @@ class Simulator:
         return [None if job is None else self._done.get(job.token) for job in jobs]
 
 
-def _changed_inputs(inputs: Inputs, model: Model) -> tuple[Inputs, ...] | None:
+def changed_inputs(inputs: Inputs, model: Model) -> tuple[Inputs, ...] | None:
     """The inputs before and after each change."""
     stages = [inputs]
     for change in model.enter:
@@ -280,16 +291,26 @@ def _joined(
     )
     if key in shared:
         return shared[key]
-    parts = [ran.emitted for ran in rans]
-    joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    for change in model.joins[layer]:
-        joined = change(joined)
-    for change in model.writes[layer]:
-        if joined.shape != read.x.shape:
-            return None
-        joined = change(joined, read.x)
-    shared[key] = _Flow(joined, key)
+    flow = joined(model, layer, [ran.emitted for ran in rans], read.x)
+    if flow is None:
+        return None
+    shared[key] = _Flow(flow, key)
     return shared[key]
+
+
+def joined(
+    model: Model, layer: int, emitted: Sequence[Tensor], read: Tensor | None
+) -> Tensor | None:
+    """What a layer hands on of what its directions emit; None where what it read is needed and does
+    not fit, or is not known."""
+    flow = emitted[0] if len(emitted) == 1 else torch.cat(list(emitted), -1)
+    for change in model.joins[layer]:
+        flow = change(flow)
+    for change in model.writes[layer]:
+        if read is None or read.shape != flow.shape:
+            return None
+        flow = change(flow, read)
+    return flow
 
 
 def _outcome(
