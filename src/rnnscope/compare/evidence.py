@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from rnnscope.compare.model import Model
-from rnnscope.compare.observed import MISSING, Observation, distance, predicted
+from rnnscope.compare.observed import MISSING, Observation, distance
 
 __all__ = ["evidence", "largest"]
 
@@ -18,18 +18,12 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
     best = (0.0, 0.0)
     least = 0.0
     for one in shown:
-        [outcome] = one.simulator.run([model])
-        values = {} if outcome is None else predicted(outcome)
-        for name, seen in one.targets().items():
-            value = values.get(name)
+        for name, seen, value in one.beside(model):
             tolerance = one.allowed[name]
-            if value is None or value.shape != seen.shape:
+            if value is None:
                 return math.inf, float(tolerance[torch.isfinite(tolerance)].max())
-            away = distance(value, seen)
-            inside = torch.isfinite(tolerance).expand_as(away)
-            if (real := one.inside(name)) is not None:
-                inside = inside & real
-            away = torch.where(inside, away, 0.0)
+            inside = one.usable(name)
+            away = torch.where(inside, distance(value, seen), 0.0)
             within = tolerance.expand_as(away)
             least = max(least, float(torch.where(inside, within, 0.0).max()))
             k = int(away.argmax())

@@ -32,11 +32,8 @@ def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
     """A sentence on NaN and infinities where the reference has numbers."""
     kind = model.structure.kind
     for one in observations:
-        [outcome] = one.simulator.run([model])
-        values = {} if outcome is None else predicted(outcome)
-        for name, seen in one.targets().items():
-            value = values.get(name)
-            if value is None or value.shape != seen.shape:
+        for name, seen, value in one.beside(model):
+            if value is None:
                 continue
             wrong = ~torch.isfinite(seen) & torch.isfinite(value)
             if bool(wrong.any()):

@@ -175,10 +175,7 @@ def no_difference(model: Model, shown: Sequence[Observation]) -> str:
             if value is None or value.shape != seen.shape:
                 shapes = [_returned(model, name, v) for v in (seen, value)]
                 return f"{name} has shape {shapes[0]}, that of {kind} {shapes[1]}"
-            wrong = torch.isfinite(seen) != torch.isfinite(value)
-            wrong &= torch.isfinite(one.allowed[name])
-            if (real := one.inside(name)) is not None:
-                wrong &= real
+            wrong = one.usable(name) & (torch.isfinite(seen) != torch.isfinite(value))
             if bool(wrong.any()):
                 where = tuple(wrong.nonzero()[0].tolist())
                 place = ", ".join(f"{n} {k}" for n, k in zip(_axes(seen), where, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,13 +78,23 @@ class Observation:
     @property
     def count(self) -> int:
         """Numbers that are compared."""
-        total = 0
-        for name, value in self.targets().items():
-            inside = torch.isfinite(self.allowed[name].expand_as(value))
-            if (real := self.inside(name)) is not None:
-                inside = inside & real
-            total += int(inside.sum())
-        return total
+        return sum(int(self.usable(name).sum()) for name in self.targets())
+
+    def usable(self, name: str) -> Tensor:
+        """False on the padding of one of the targets, and where rounding alone may have grown
+        beyond use; in the target's shape."""
+        usable = torch.isfinite(self.allowed[name]).expand_as(self.targets()[name])
+        real = self.inside(name)
+        return usable if real is None else usable & real
+
+    def beside(self, model: Model) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Every target by name with what a model gives; None where that has another shape."""
+        [outcome] = self.simulator.run([model])
+        values = {} if outcome is None else predicted(outcome)
+        for name, seen in self.targets().items():
+            value = values.get(name)
+            fits = value is not None and value.shape == seen.shape
+            yield name, seen, value if fits else None
 
 
 def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
@@ -274,6 +284,17 @@ class Misfit:
     ratios: Tensor
     count: Tensor
 
+    @classmethod
+    def gathered(cls, found: Iterable[tuple[Group, Tensor, Tensor]]) -> Misfit:
+        """Of differences and of their ratios to what rounding allows, (model, ...), by group."""
+        groups, away, ratios = zip(*found, strict=True)
+        return cls(
+            groups,
+            torch.stack([(one.flatten(1) ** 2).mean(1).sqrt() for one in away], 1),
+            torch.stack([one.flatten(1).amax(1) for one in ratios], 1),
+            torch.tensor([one[0].numel() for one in away]),
+        )
+
     @property
     def total(self) -> Tensor:
         """(model): root mean square over everything."""
@@ -323,9 +344,7 @@ def misfits(
             for target, seen in observation.targets().items():
                 away = _away(target, seen, outcomes)
                 tolerance = observation.allowed[target]
-                mask = torch.isfinite(tolerance).expand_as(seen)
-                if (real := observation.inside(target)) is not None:
-                    mask = mask & real
+                mask = observation.usable(target)
                 for place, index in _places(target, seen, models[0]):
                     inside = mask[index]
                     if not bool(inside.any()):

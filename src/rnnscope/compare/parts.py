@@ -97,10 +97,11 @@ class OpenedPart:
         return found.rows(order.tolist())
 
     def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
-        groups: list[Group] = []
-        squares: list[Tensor] = []
-        ratios: list[Tensor] = []
-        counts: list[int] = []
+        return Misfit.gathered(self._differences(parts, units))
+
+    def _differences(
+        self, parts: Sequence[Part], units: Tensor | None
+    ) -> Iterator[tuple[Group, Tensor, Tensor]]:
         for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened(parts, replace(steps.known, units=units), steps.after)
             for name, every in steps.after.items():
@@ -109,13 +110,7 @@ class OpenedPart:
                 ratio = away / tolerance[name]
                 if steps.known.valid is not None:
                     away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
-                groups.append(Group(steps.observation, name, self.place))
-                counts.append(away[0].numel())
-                squares.append((away.flatten(1) ** 2).mean(1).sqrt())
-                ratios.append(ratio.flatten(1).amax(1))
-        return Misfit(
-            tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
-        )
+                yield Group(steps.observation, name, self.place), away, ratio
 
     @cached_property
     def tolerances(self) -> list[dict[str, Tensor]]:

@@ -82,17 +82,11 @@ def _beside(model: Model, shown: Sequence[Observation]) -> float:
     """The largest difference of what came back beside the output, relative to what is above 1."""
     worst = 0.0
     for one in shown:
-        [right] = one.simulator.run([model])
-        values = {} if right is None else predicted(right)
-        for name, seen in one.targets().items():
-            value = values.get(name)
-            if name == "output" or value is None or value.shape != seen.shape:
+        for name, seen, value in one.beside(model):
+            if name == "output" or value is None:
                 continue
             away = distance(value, seen) / value.abs().nan_to_num(1.0).clamp_min(1)
-            if (real := one.inside(name)) is not None:
-                away = away * real
-            usable = torch.isfinite(one.allowed[name])
-            worst = max(worst, float(torch.where(usable, away, 0.0).max()))
+            worst = max(worst, float(torch.where(one.usable(name), away, 0.0).max()))
     return worst
 
 

@@ -6,7 +6,7 @@ They depend on nothing but what it reads, so it can still be searched by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,24 +58,16 @@ class RunPart:
 
     def misfit(self, parts: Sequence[Part]) -> Misfit:
         """How far the ends of each part's runs are from what was observed, by call and state."""
-        groups: list[Group] = []
-        squares: list[Tensor] = []
-        ratios: list[Tensor] = []
-        counts: list[int] = []
+        return Misfit.gathered(self._differences(parts))
+
+    def _differences(self, parts: Sequence[Part]) -> Iterator[tuple[Group, Tensor, Tensor]]:
         for run in self.runs:
             rans = run.of(parts)
             for name, seen in run.final.items():
-                usable = torch.isfinite(run.allowed[name]).expand_as(seen)
+                allowed = run.allowed[name]
                 values = torch.stack([one.final[name] for one in rans])
-                away = distance(values, seen) * usable
-                groups.append(Group(run.observation, name, self.place))
-                counts.append(max(1, int(usable.sum())))
-                squares.append(((away**2).flatten(1).sum(1) / counts[-1]).sqrt())
-                share = away / torch.where(usable, run.allowed[name], 1)
-                ratios.append(share.flatten(1).amax(1))
-        return Misfit(
-            tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
-        )
+                away = torch.where(torch.isfinite(allowed), distance(values, seen), 0.0)
+                yield Group(run.observation, name, self.place), away, away / allowed
 
 
 def run_parts(
