@@ -812,3 +812,25 @@ def test_no_cause_is_named_where_nothing_changes_with_it() -> None:
     assert not verdict.causes
     assert verdict.tried == 0  # nothing is searched for where nothing differs
     assert "h_n" in plain(verdict)
+
+
+def test_a_layer_of_other_sizes_is_said_so_at_once() -> None:
+    verdict = rs.compare(nn.LSTM(3, 4), nn.LSTM(3, 4, 2, bidirectional=True))
+    assert "nn.LSTM(3, 4), the reference nn.LSTM(3, 4, num_layers=2, bidirectional=True)." in plain(
+        verdict
+    )
+    assert verdict.tried == 0
+
+
+def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        output = output.clone()
+        output[0, 0, 2] = torch.nan
+        return output, states
+
+    text = plain(rs.compare(mine, layer, seconds=1))
+    assert "inf" not in text.replace("infinite", "")
+    assert "output is NaN at time 0, batch 0, unit 2" in text

@@ -8,6 +8,7 @@ last bits does to the output at that step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -265,8 +266,8 @@ def _depends_on_batch(run: _Run) -> Finding | None:
         return None
     return Finding(
         "batch",
-        f"row {worst.batch} alone gives other numbers than in the batch, by up to "
-        f"{worst.largest:.2g}, first at time={worst.time}: the output of a row depends on the "
+        f"row {worst.batch} alone gives other numbers than in the batch, "
+        f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on the "
         f"other rows",
         *_where(worst),
     )
@@ -293,9 +294,9 @@ def _causal(run: _Run) -> Finding | None:
     place = _Place(place.largest, time, place.batch)
     return Finding(
         "causal",
-        f"another x at time={changed} changes the output at time={time} already, by up to "
-        f"{place.largest:.2g}: a layer that runs {'from the end' if reverse else 'forward'} cannot "
-        f"know it {'until' if reverse else 'before'} time={changed}",
+        f"another x at time={changed} changes the output at time={time} already, "
+        f"{_up_to(place.largest)}: a layer that runs {'from the end' if reverse else 'forward'} "
+        f"cannot know it {'until' if reverse else 'before'} time={changed}",
         *_where(place),
     )
 
@@ -315,9 +316,9 @@ def _prefix(run: _Run) -> Finding | None:
             time = place.time + (kept.start or 0)
             return Finding(
                 "prefix",
-                f"{what} alone give other outputs than in the whole sequence, by up to "
-                f"{place.largest:.2g}, first at time={time}: the output depends on how many steps "
-                f"there are",
+                f"{what} alone give other outputs than in the whole sequence, "
+                f"{_up_to(place.largest)}, first at time={time}: the output depends on how many "
+                f"steps there are",
                 place.largest,
                 time,
                 place.batch,
@@ -325,8 +326,12 @@ def _prefix(run: _Run) -> Finding | None:
     return None
 
 
+def _up_to(largest: float) -> str:
+    return f"by up to {largest:.2g}" if math.isfinite(largest) else "NaN or infinite on one side"
+
+
 def _by(place: _Place) -> str:
-    return f"by up to {place.largest:.2g}, first at time={place.time}, batch {place.batch}"
+    return f"{_up_to(place.largest)}, first at time={place.time}, batch {place.batch}"
 
 
 def _where(place: _Place) -> tuple[float, int, int]:

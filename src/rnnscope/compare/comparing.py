@@ -244,6 +244,8 @@ class _Comparison:
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
+        if differs and too_coarse(dtypes):
+            return self._unexplained(base, shown, shown, read)
         searched = self.subject.searched()
         if not searched:
             searched = list(shown)

@@ -94,7 +94,7 @@ def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
     """A sentence where the type of the output hides what a mistake would leave; else empty."""
     returned, needed = _returned(dtypes), _short(dtypes[0])
     return (
-        f"Your output is {returned}, with which no mistake is told from rounding: compute in "
+        f"Your output is {returned}, too coarse to search for mistakes in: compute in "
         f"{needed} and return {needed} to have mistakes searched for."
         if returned
         else ""

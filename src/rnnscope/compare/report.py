@@ -225,14 +225,13 @@ def _numbered(which: Sequence[int]) -> str:
 def _unexplained(verdict: Verdict) -> str:
     if verdict.worst <= 1:
         return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
-    head = "No known mistake explains it."
+    head = ["No known mistake explains it."] if verdict.tried else []
     if not verdict.finished:
-        head = (
+        head = [
             f"No known mistake was found in the time, {verdict.tried} sets of mistakes tried: "
             f"seconds=60 searches longer."
-        )
-    text = " ".join([head, *map(_sentence, verdict.holds)])
-    return textwrap.fill(text, WIDTH)
+        ]
+    return textwrap.fill(" ".join([*head, *map(_sentence, verdict.holds)]), WIDTH)
 
 
 def _sentence(text: str) -> str:

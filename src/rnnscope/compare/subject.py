@@ -79,6 +79,16 @@ class Subject(Protocol):
         """What the candidate's own parameters of the same names say, and the model with them."""
 
 
+def _with_sizes(kind: str, layer: nn.Module) -> str:
+    """As ``nn.LSTM(5, 7, num_layers=2)``: the sizes of a layer of torch, not how it lays axes."""
+    structure = adopt(layer).structure
+    sizes = [f"{structure.input_size}", f"{structure.hidden_size}"]
+    sizes += [f"num_layers={structure.num_layers}"] if structure.num_layers > 1 else []
+    sizes += ["bidirectional=True"] if structure.bidirectional else []
+    sizes += [f"proj_size={structure.output_size}"] if structure.cell.projected else []
+    return f"{kind}({', '.join(sizes)})"
+
+
 def _kind_of(module: nn.Module) -> str:
     """The kind of a layer of torch, or of the cell that makes one step of it; else empty."""
     kinds: dict[str, tuple[type, ...]] = {
@@ -478,6 +488,8 @@ class OfCalls:
             return "", False
         own = _kind_of(module)
         if own:
+            if own == kind:
+                own, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
             return (f"the candidate is {own}, the reference {kind}." if own != kind else ""), True
         held = {found: name for name, m in module.named_modules() if (found := _kind_of(m))}
         if len(held) != 1 or kind in held:
