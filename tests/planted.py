@@ -91,7 +91,7 @@ ORDER = {
     "final_state": "output_(end|start)/",
     # what is returned
     "final_exchanged": "(|h)/",
-    "final_order": "(directions|layers|by_direction)/",
+    "final_order": "(directions|layers|last|by_direction)/",
     "units_reversed": "/",
     "names_exchanged": "[ifgorzn]:[ifgorzn]/",  # of what is recorded step by step
     # around it
@@ -566,7 +566,9 @@ class Planted:
         if mistake.choice == "c" and family != "lstm":
             raise UndefinedError(f"{self.kind} has no c")
         two = name in ("lower_returned", "upper_start")
-        if (two or mistake.choice in ("layers", "by_direction", "upper")) and self.layers == 1:
+        if (
+            two or mistake.choice in ("layers", "last", "by_direction", "upper")
+        ) and self.layers == 1:
             raise UndefinedError(f"{mistake} needs two layers")
 
     def _cell(self, layer: int, direction: str, weights: dict[str, Array]) -> Cell:
@@ -711,6 +713,8 @@ class Planted:
             order = np.array([layer * D + 1 - d for layer in range(L) for d in range(D)])
         if self._has("final_order", "layers"):
             order = np.array([(L - 1 - layer) * D + d for layer in range(L) for d in range(D)])
+        if self._has("final_order", "last"):
+            order = np.array([(L - 1) * D + d for layer in range(L) for d in range(D)])
         if self._has("final_order", "by_direction"):
             order = np.array([layer * D + d for d in range(D) for layer in range(L)])
         return {k: v[order] for k, v in final.items()}
@@ -1162,6 +1166,7 @@ def _of_returned(
         yield from everywhere("final_order", "directions")
     if L > 1:
         yield from everywhere("final_order", "layers")
+        yield from everywhere("final_order", "last")
     if L > 1 and D > 1:
         yield from everywhere("final_order", "by_direction")
     if width > 1:

@@ -834,3 +834,106 @@ def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
     text = plain(rs.compare(mine, layer, seconds=1))
     assert "inf" not in text.replace("infinite", "")
     assert "output is NaN at time 0, batch 0, unit 2" in text
+
+
+# --- NaN beside everything else -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [({}, slice(3, None)), ({"bidirectional": True}, slice(None))],
+    ids=["the first steps of all rows", "the other rows"],
+)
+def test_a_mistake_is_found_beside_numbers_that_are_none(options: Any, times: slice) -> None:
+    layer = nn.LSTM(3, 4, **options)
+    x = torch.randn(8, 4, 3)
+    other = nn.LSTM(3, 4, **options)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if name.startswith("bias_hh"):
+                parameter.zero_()
+    output = other(x)[0].detach().clone()
+    output[times, slice(None) if not options else 2] = torch.nan
+    verdict = rs.compare(output, layer, x)
+    assert {cause.name for cause in verdict.causes} >= {"bias_missing"}
+    assert not verdict
+    assert verdict.explanations[0].left < 1e-6
+    assert "left out of the search" in plain(verdict)
+
+
+@pytest.mark.parametrize("rows", [[1], [0, 1, 2]])
+def test_nothing_is_searched_for_where_only_nan_differs(rows: list[int]) -> None:
+    layer = nn.GRU(3, 4, bidirectional=True)
+    x = torch.randn(5, 3, 3)
+    output = layer(x)[0].detach().clone()
+    output[2, rows, 1] = torch.nan
+    verdict = rs.compare(output, layer, x)
+    assert not verdict
+    assert verdict.causes == ()
+    assert verdict.tried == 0
+    assert ("The rows and steps without agree." in plain(verdict)) == (len(rows) == 1)
+    be = "is" if len(rows) == 1 else "are"
+    assert f"{len(rows)} of 120 numbers of output {be} NaN or infinite" in plain(verdict)
+
+
+# --- what came back otherwise than the reference returns it ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda y, h, c: (y, h), "h_n came back alone: nothing is said of c_n"),
+        (lambda y, h, c: (y, h, c), "one by one, (output, h_n, c_n); nn.LSTM returns (output, (h"),
+        (lambda y, h, c: (y, (h[0], c)), "h_n came back as (3, 4); nn.LSTM returns (layers"),
+        (lambda y, h, c: (y, (h, c)), ""),
+        (lambda y, h, c: y, ""),
+    ],
+)
+def test_other_forms_of_the_final_states_are_noted(returned: Any, told: str) -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (h, c) = layer(x, initial)
+        return returned(output, h, c)
+
+    verdict = rs.compare(mine, layer)
+    assert verdict
+    assert [told in note for note in verdict.notes] == [True] * bool(told)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_name_that_nearly_is_a_known_one_is_no_agreement(right: bool) -> None:
+    layer, x = nn.GRU(3, 4), torch.randn(5, 2, 3)
+    output, h = layer(x)
+    output = output if right else output + 0.1
+    verdict = rs.compare({"output": output, "hn": h, "loss": output[0]}, layer, x, seconds=0.5)
+    assert not verdict
+    assert "is it 'h_n'?" in plain(verdict)
+    assert "'loss' is not used" in plain(verdict)
+    with pytest.raises(rs.AddressError, match="there is no array; expected output, h_n"):
+        rs.compare({}, layer, x)
+
+
+def test_few_steps_that_differ_are_named() -> None:
+    layer, x = nn.GRU(3, 7), torch.randn(9, 2, 3)
+    output = layer(x)[0].detach().clone()
+    output[3, 1] += 0.1
+    text = plain(rs.compare(output, layer, x, seconds=1))
+    assert "only time 3 of row 1, time 4 of row 1 differ; all other single steps agree." in text
+
+
+@pytest.mark.parametrize("reference", [None, lambda x: x, "nn.LSTM"])
+def test_a_reference_that_is_no_module_is_refused(reference: Any) -> None:
+    with pytest.raises(rs.NotRecurrentError, match=r"compare\(candidate, reference\) takes a rec"):
+        rs.compare(nn.LSTM(3, 4), reference)
+
+
+def test_final_states_of_the_last_layer_for_every_layer_are_named() -> None:
+    layer = nn.LSTM(3, 4, num_layers=2)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, states = layer(x, initial)
+        return output, tuple(state[-1:].expand_as(state) for state in states)
+
+    assert [str(cause) for cause in rs.compare(mine, layer).causes] == ["final_order last"]

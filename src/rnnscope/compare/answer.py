@@ -200,6 +200,12 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         final[name] = found.value
         if found.batch_first:
             batch_first[name] = found.note
+        elif found.note:
+            notes.append(found.note)
+    missing = [f"{name}_n" for name in structure.cell.states if name not in states]
+    if final and missing:
+        came = ", ".join(f"{name}_n" for name in final)
+        notes.append(f"of the final states {came} came back alone: nothing is said of {missing[0]}")
     for name, value in others.items():
         try:
             rest[name] = as_numbers(value, name)
@@ -222,10 +228,12 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
     layers, directions = structure.num_layers, len(structure.directions)
     size = structure.state_size(name)
     expected, got = (layers * directions, batch, size), tuple(value.shape)
+    axes = f"(layers × directions, batch, unit) = {expected}"
     alone = layers * directions == 1 and got == (batch, size)
     if alone or got == expected:
-        return Final(value.reshape(layers, directions, batch, size))
-    axes = f"(layers × directions, batch, unit) = {expected}"
+        told = alone and not structure.single_step
+        note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if told else ""
+        return Final(value.reshape(layers, directions, batch, size), note=note)
     if got == (batch, layers * directions, size):
         note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
         turned = value.transpose(0, 1).reshape(layers, directions, batch, size)
@@ -312,14 +320,21 @@ def _states(
             held = []
     else:
         held, more = plain[: len(names)], plain[len(names) :]
+        if len(held) == len(names) > 1:
+            flat = ", ".join(f"{name}_n" for name in names)
+            notes.append(
+                f"the final states came back one by one, (output, {flat}); {structure.kind} "
+                f"returns {_form(structure, alone=False)}"
+            )
     if more:
         notes.append(f"not used: {len(more)} more values that came back behind the final states")
     states = {name: value for name, value in zip(names, held, strict=False) if value is not None}
     return states, others
 
 
-def _form(structure: Structure) -> str:
-    return f"output, or (output, {_states_form(structure)})"
+def _form(structure: Structure, alone: bool = True) -> str:
+    both = f"(output, {_states_form(structure)})"
+    return f"output, or {both}" if alone else both
 
 
 def _states_form(structure: Structure) -> str:

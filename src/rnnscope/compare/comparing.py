@@ -20,7 +20,7 @@ from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
-from rnnscope.compare.holding import what_holds
+from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import (
@@ -29,6 +29,7 @@ from rnnscope.compare.observed import (
     few_steps,
     misfits,
     most_allowed,
+    numbers_alone,
 )
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
@@ -37,7 +38,7 @@ from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
-from rnnscope.errors import ShapeError
+from rnnscope.errors import NotRecurrentError, ShapeError
 
 __all__ = ["assert_agrees", "compare"]
 
@@ -97,6 +98,11 @@ def compare(
     ``seconds`` that are no time.
     """
     _check_time(seconds)
+    if not isinstance(reference, nn.Module):
+        raise NotRecurrentError(
+            f"compare(candidate, reference) takes a recurrent layer of torch.nn as its reference; "
+            f"got {type(reference).__name__}"
+        )
     adopted = adopt(reference)
     if adopted.single_step:
         raise ShapeError(
@@ -239,6 +245,18 @@ class _Comparison:
         kind, itself = self.subject.other_kind()
         if kind and itself:
             return replace(base, holds=(kind,))
+        lost = not_numbers(self.model, shown)
+        if lost:
+            rest = self._numbers(shown)
+            if not rest or self._worst(self.model, rest) <= 1:
+                told = "The rows and steps without agree." if rest else ""
+                holds = (*_outer(read), lost, told, *self.subject.findings)
+                return replace(base, holds=tuple(filter(None, holds)))
+            base = replace(
+                base,
+                notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
+            )
+            shown = rest
         dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
@@ -246,9 +264,9 @@ class _Comparison:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and too_coarse(dtypes):
             return self._unexplained(base, shown, shown, read)
-        searched = self.subject.searched()
-        if not searched:
-            searched = list(shown)
+        given = self.subject.searched()
+        searched = self._numbers(given) or list(shown)
+        if not given:
             told = "it raised at all of the shorter inputs; mistakes were searched with these alone"
             base = replace(base, notes=(*base.notes, told))
         if not differs and self._worst(self.model, searched) <= 1:
@@ -277,6 +295,11 @@ class _Comparison:
             unseen=silent.words,
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
+        """What is left of observations without NaN and infinities that are the candidate's own."""
+        cut = (numbers_alone(one, self.model) for one in observations)
+        return [one for one in cut if one is not None]
 
     def _beside(
         self, search: Search, together: tuple[Cause, ...], shown: Sequence[Observation]
@@ -316,14 +339,11 @@ class _Comparison:
                 left = largest(model, fresh)[0]
                 known = _told([*read, (Cause("not_loaded"), words)], left)
                 return replace(base, explanations=(known,))
-        outer = [
-            f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read
-        ]
         holds = what_holds(self.model, [*searched, *shown])
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
         kind, _ = self.subject.other_kind()
-        every = (*outer, kind, *told, *holds, size, *self.subject.findings)
+        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 
     def _confirmed(
@@ -414,6 +434,11 @@ def _either_way(
         replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
         for one in shown
     ]
+
+
+def _outer(read: Sequence[Told]) -> list[str]:
+    """What was undone to read the output, in sentences."""
+    return [f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read]
 
 
 def _spread(together: tuple[Cause, ...]) -> int:

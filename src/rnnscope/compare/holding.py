@@ -14,21 +14,22 @@ from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.simulate import opened
 
-__all__ = ["what_holds"]
+__all__ = ["not_numbers", "what_holds"]
+
+
+MOST = 4
+"""Steps that differ that are named."""
 
 
 def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
     """Sentences on what agrees and which units do not, as far as single steps tell."""
-    lost = _not_numbers(model, observations)
-    if lost:
-        return (lost,)
     beside = _beside_the_output(model, observations)
     if beside:
         return tuple(beside)  # every step is right: what is returned beside it is not
     return tuple(_of_steps(model, [_consistent(model, one) for one in observations]))
 
 
-def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
+def not_numbers(model: Model, observations: Sequence[Observation]) -> str:
     """A sentence on NaN and infinities where the reference has numbers."""
     kind = model.structure.kind
     for one in observations:
@@ -36,10 +37,14 @@ def _not_numbers(model: Model, observations: Sequence[Observation]) -> str:
             if value is None:
                 continue
             wrong = ~torch.isfinite(seen) & torch.isfinite(value)
-            if bool(wrong.any()):
+            if (real := one.inside(name)) is not None:
+                wrong = wrong & real
+            count = int(wrong.sum())
+            if count:
+                be, those = ("is", "that") if count == 1 else ("are", "those")
                 return (
-                    f"{int(wrong.sum())} of {seen.numel()} numbers of {name} are NaN or infinite "
-                    f"where those of {kind} are not."
+                    f"{count} of {seen.numel()} numbers of {name} {be} NaN or infinite where "
+                    f"{those} of {kind} {be} not."
                 )
     return ""
 
@@ -200,6 +205,8 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
             text = "every single step agrees if it starts from zeros: are the initial states used?"
         elif one_step is not None:
             text = f"every single step agrees but the {one_step}: is it computed?"
+        elif few := _few_steps(part):
+            text = f"{own}, {few}."
         elif len(wrong) <= max(1, len(ratios) // 4):
             text = _units(part, own, wrong, inputs_right)
         else:
@@ -271,6 +278,34 @@ def _one_step(part: OpenedPart) -> str | None:
             if wrong and len(seen) > 2:
                 places.add("last" if wrong[0] else "first")
     return places.pop() if len(places) == 1 else None
+
+
+def _few_steps(part: OpenedPart) -> str:
+    """Which steps of which rows differ, where they are few of many; else empty."""
+    told: list[str] = []
+    wrong = total = 0
+    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
+        values = opened([part.part], steps.known, steps.after)
+        ratios = [
+            (distance(values[name][0], seen) / tolerance[name]).amax(-1)
+            for name, seen in steps.after.items()
+        ]
+        differs = torch.stack(ratios).amax(0) > 1  # (time, batch), in the order of computing
+        real = steps.known.valid
+        differs = differs if real is None else differs & real
+        total += differs.numel() if real is None else int(real.sum())
+        wrong += int(differs.sum())
+        last = len(differs) - 1
+        told += [
+            f"time {last - t if part.part.backward else t} of row {row}"
+            for t, row in differs.nonzero().tolist()
+        ]
+    if not 0 < wrong <= total // 4:
+        return ""
+    places = list(dict.fromkeys(told))
+    more = f" and {len(places) - MOST} more" if len(places) > MOST else ""
+    verb = "differs" if wrong == 1 else "differ"
+    return f"only {', '.join(places[:MOST])}{more} {verb}; all other single steps agree"
 
 
 def _first_step_from_zero(

@@ -130,6 +130,11 @@ class Part:
         }
         return replace(self.stored, **ordered)
 
+    def parameter(self, name: str) -> Tensor | None:
+        """One of the weights in the order of rows that it has by now, without the others."""
+        value: Tensor | None = getattr(self.stored, name)
+        return value[self.pending[name]] if value is not None and name in self.pending else value
+
     def reordered(self, rows: Tensor, names: Iterable[str], *token: Any) -> Part:
         """The same with the rows of some parameters in another order; they are moved when they are
         needed."""

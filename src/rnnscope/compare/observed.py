@@ -21,6 +21,7 @@ __all__ = [
     "few_steps",
     "misfits",
     "most_allowed",
+    "numbers_alone",
 ]
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
@@ -103,23 +104,65 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     steps, rows = min(steps, inputs.steps), min(rows, inputs.batch)
     if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
         return observation
-    cut = {name: value[:, :, :rows] for name, value in inputs.initial.items()}
-    whole = steps == inputs.steps
+    return _cut(observation, steps, torch.arange(rows))
+
+
+def numbers_alone(observation: Observation, model: Model) -> Observation | None:
+    """The rows in which nothing is NaN or infinite but where the model is too, or the first steps
+    of all rows; None where nothing is left."""
+    inputs = observation.inputs
+    good = torch.ones(inputs.steps, inputs.batch, dtype=torch.bool)
+    for name, seen, value in observation.beside(model):
+        if value is None:
+            continue
+        wrong = ~torch.isfinite(seen) & torch.isfinite(value)
+        if (real := observation.inside(name)) is not None:
+            wrong = wrong & real
+        if name == "output":
+            good &= ~wrong.any(-1)
+        elif seen.dim() == 5:
+            good &= ~wrong.any(-1).flatten(0, 1).any(0).T
+        else:
+            good &= ~wrong.any(-1).flatten(0, 1).any(0)
+    rows = good.all(0).nonzero().flatten()
+    if len(rows) == inputs.batch:
+        return observation
+    if len(rows):
+        return _cut(observation, inputs.steps, rows)
+    steps = int(good.all(1).long().cumprod(0).sum())
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    if steps == 0 or not one_way or inputs.lengths is not None:
+        return None
+    return _cut(observation, steps, torch.arange(inputs.batch))
+
+
+def _cut(observation: Observation, steps: int, rows: Tensor) -> Observation:
+    """The first steps of some rows."""
+    inputs, whole = observation.inputs, steps == observation.inputs.steps
+    fewer = replace(
+        inputs,
+        x=inputs.x[:steps, rows],
+        initial={name: value[:, :, rows] for name, value in inputs.initial.items()},
+        lengths=None if inputs.lengths is None else inputs.lengths[rows],
+    )
+
+    def states(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: value[:, :, rows, :steps] if value.dim() == 5 else value[:, :, rows]
+            for name, value in values.items()
+        }
+
+    allowed = states({k: v for k, v in observation.allowed.items() if k != "output"})
+    if "output" in observation.allowed:
+        allowed["output"] = observation.allowed["output"][:steps, rows]
     return replace(
         observation,
-        inputs=(fewer := replace(inputs, x=inputs.x[:steps, :rows], initial=cut)),
+        inputs=fewer,
         simulator=Simulator(fewer, observation.simulator.names),
-        output=None if observation.output is None else observation.output[:steps, :rows],
-        final={k: v[:, :, :rows] for k, v in observation.final.items()} if whole else {},
-        quantities={
-            name: value[:, :, :rows, :steps] for name, value in observation.quantities.items()
-        },
-        allowed={
-            name: value[:steps, :rows]
-            if name == "output"
-            else (value[:, :, :rows, :steps] if value.dim() == 5 else value[:, :, :rows])
-            for name, value in observation.allowed.items()
-        },
+        output=None if observation.output is None else observation.output[:steps, rows],
+        final=states(observation.final) if whole else {},
+        quantities=states(observation.quantities),
+        allowed=allowed,
     )
 
 

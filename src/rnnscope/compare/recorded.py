@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from rnnscope.files.window import Held, as_tensor
 __all__ = ["Recorded", "quantities_of"]
 
 _OUTPUT = ("output", "outputs", "out")
+LIKE = 0.75
+"""From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
+
 _AXES = {"b": "batch", "t": "time", "u": "unit"}
 
 
@@ -32,7 +36,8 @@ class Recorded:
 
     ``output`` (time, batch, width) or None; ``final`` maps states to (layer, direction, batch,
     unit), ``quantities`` names to (layer, direction, batch, time, unit). ``dtype`` is the type in
-    which they were recorded; ``notes`` say what was done to read them.
+    which they were recorded; ``notes`` say what was done to read them, ``unread`` which arrays have
+    a name that may be meant for one that is known.
     """
 
     output: Tensor | None
@@ -40,6 +45,7 @@ class Recorded:
     quantities: Mapping[str, Tensor]
     dtype: torch.dtype
     notes: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = field(default=())
 
     @classmethod
     def of(
@@ -63,7 +69,7 @@ class Recorded:
         if isinstance(value, tuple | list) and axes is None:
             found = answered(value, structure, inputs, "the recording")
             notes = (*found.notes, *found.batch_first.values())
-            return cls(found.output, found.final, {}, found.dtype, notes)
+            return cls(found.output, found.final, {}, found.dtype, notes, found.unread)
         return cls._of_names({"output": value}, structure, inputs, axes, "")
 
     @property
@@ -88,16 +94,16 @@ class Recorded:
             reading.add(str(name), value, axes)
         reading.output_of_h()
         if reading.dtype is None:
-            raise AddressError(
-                f"{where}no name is known of {', '.join(map(repr, values)) or 'none'}; expected "
-                f"{reading.known}"
-            )
+            got = ", ".join(map(repr, values))
+            told = f"no name is known of {got}" if got else "there is no array"
+            raise AddressError(f"{where}{told}; expected {reading.known}")
         return cls(
             reading.output,
             reading.final,
             reading.quantities,
             reading.dtype,
             tuple(reading.notes),
+            tuple(reading.unread),
         )
 
 
@@ -126,6 +132,7 @@ class _Reading:
         self.quantities: dict[str, Tensor] = {}
         self.dtype: torch.dtype | None = None
         self.notes: list[str] = []
+        self.unread: list[str] = []
         self._quantities = tuple(quantity_names(structure.cell))
         self._states = {f"{state}_n": state for state in structure.cell.states}
 
@@ -160,7 +167,13 @@ class _Reading:
         elif name in self._quantities:
             self.quantities[name] = self._quantity(name, self._numbers(value, what), what)
         else:
-            self.notes.append(f"{name!r} is not used; known are {self.known}")
+            names = [*_OUTPUT, *self._states]
+            meant = get_close_matches(name.lower(), names, 1, LIKE)
+            if meant:
+                self.unread.append(f"{name!r} is not read: is it {meant[0]!r}?")
+                self.notes.append(f"{name!r} is not used: is it {meant[0]!r}?")
+            else:
+                self.notes.append(f"{name!r} is not used; known are {self.known}")
 
     def output_of_h(self) -> None:
         """The output is h of the last layer, where that is what was recorded."""

@@ -35,10 +35,10 @@ class Subject(Protocol):
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
     whether some inputs made the candidate raise; ``unread`` says which final states came back in a
-    shape that is not known; ``untried`` names families of mistakes that may stand where it raised
-    or in what was not read, so that they are not called right; ``keeps_state`` whether what one
-    call leaves behind may reach the next; ``sliced`` whether what is searched is part of what is
-    shown.
+    shape, and which recorded arrays under a name, that is not known; ``untried`` names families of
+    mistakes that may stand where it raised or in what was not read, so that they are not called
+    right; ``keeps_state`` whether what one call leaves behind may reach the next; ``sliced``
+    whether what is searched is part of what is shown.
     """
 
     model: Model
@@ -172,8 +172,8 @@ class OfArrays:
         self.model = Model.of(adopted, torch.float64)
         kind = adopted.structure.kind
         self.notes = [*recorded.notes, *_on_padding(recorded.output, inputs, kind)]
-        self.unread: list[str] = []
-        self.untried: set[str] = set()
+        self.unread = list(recorded.unread)
+        self.untried: set[str] = {"the final states"} if recorded.unread else set()
         self.findings: list[str] = []
         self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
         self.probe = described(adopted, inputs, self.model, None)

@@ -59,9 +59,9 @@ class Verdict:
     the smallest size that explain everything to rounding: more than one where the data cannot tell
     them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
-    explains it, ``unread`` which final states came back in an unknown shape, so that the two do not
-    agree. ``horizon`` is the step from which rounding alone may differ by more than a hundredth, or
-    None.
+    explains it, ``unread`` which final states came back in an unknown shape, or which recorded
+    arrays have a name that nearly is a known one, so that the two do not agree. ``horizon`` is the
+    step from which rounding alone may differ by more than a hundredth, or None.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)

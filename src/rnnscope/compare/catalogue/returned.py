@@ -53,6 +53,7 @@ def _orders(model: Model) -> Iterator[Choice]:
         yield "directions", ""
     if model.num_layers > 1:
         yield "layers", ""
+        yield "last", ""
     if model.num_directions > 1 and model.num_layers > 1:
         yield "by_direction", ""
 
@@ -60,6 +61,8 @@ def _orders(model: Model) -> Iterator[Choice]:
 def _order(states: States, cause: Cause) -> States:
     if cause.choice == "by_direction":
         return {name: value.transpose(0, 1).reshape(value.shape) for name, value in states.items()}
+    if cause.choice == "last":
+        return {name: value[-1:].expand_as(value) for name, value in states.items()}
     axis = ("layers", "directions").index(cause.choice)
     return {name: value.flip(axis) for name, value in states.items()}
 
@@ -126,6 +129,12 @@ def _words(cause: Cause, model: Model) -> Words:
             return Words(
                 "the layers of the final states are in the opposite order",
                 "layer 0 comes first.",
+                rows,
+            )
+        case "final_order", "last":
+            return Words(
+                "the final states are those of the last layer for every layer",
+                "each layer has its own.",
                 rows,
             )
     return Words(

@@ -196,13 +196,14 @@ def _first_choices(model: Model) -> Iterator[Choice]:
 
 
 def _skip_first(part: Part, cause: Cause) -> Part | None:
-    if part.weights.b_hh is None:
+    b_hh = part.parameter("b_hh")
+    if b_hh is None:
         return None
-    first = part.weights.b_hh.clone() if part.first_b_hh is None else part.first_b_hh.clone()
+    first = (b_hh if part.first_b_hh is None else part.first_b_hh).clone()
     if cause.choice == "all":
         first = torch.zeros_like(first)
     else:
-        first[part.weights.rows(cause.choice)] = 0
+        first[part.stored.rows(cause.choice)] = 0
     return part.marked(cause.name, cause.choice, first_b_hh=first)
 
 

@@ -16,7 +16,7 @@ from rnnscope.compare.catalogue.equations import (
 )
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.expr import Apply, Expr, Previous, Quantity
+from rnnscope.expr import Apply, Expr, Previous, Product, Quantity, linear_recurrence
 
 __all__ = ["UPDATES"]
 
@@ -32,12 +32,12 @@ def _blending(model: Model) -> Iterator[Choice]:
 
 
 def _update(part: Part, cause: Cause) -> Part | None:
-    found = blends(part)
-    if found is None:
-        return None
-    z, new = found
-    h = new if cause.choice == "unused" else z * new + z * Previous("h")
-    return with_equations(part, cause, h=h)
+    """Also where z and 1 - z are exchanged already."""
+    match linear_recurrence(part.cell.equations["h"], "h"):
+        case (old, Product(factor, new)) if 1 - old == factor or 1 - factor == old:
+            h = new if cause.choice == "unused" else old * new + old * Previous("h")
+            return with_equations(part, cause, h=h)
+    return None
 
 
 def _update_words(cause: Cause, model: Model) -> Words:

@@ -48,7 +48,7 @@ def _tensors(model: Model) -> tuple[str, ...]:
 
 def _chosen(part: Part, tensors: str) -> dict[str, Tensor]:
     """The parameters that a cause concerns, by the field of ``Weights``."""
-    found = {FIELDS[name]: getattr(part.weights, FIELDS[name]) for name in OF[tensors]}
+    found = {FIELDS[name]: part.parameter(FIELDS[name]) for name in OF[tensors]}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -169,7 +169,7 @@ def _matrices(model: Model) -> Iterator[Choice]:
 
 
 def _transpose(part: Part, cause: Cause) -> Part | None:
-    units, gates = part.weights.hidden_size, len(part.cell.gates)
+    units, gates = part.stored.hidden_size, len(part.cell.gates)
     found: dict[str, Tensor] = {}
     for name, weight in _chosen(part, cause.tensors).items():
         if weight.shape[1] != units or units == 1:
@@ -260,23 +260,23 @@ def _droppable(model: Model) -> Iterator[Choice]:
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
-    value = getattr(part.weights, cause.tensors)
+    value = part.parameter(cause.tensors)
     if value is None:
         return None
     left = value.clone()
-    left[part.weights.rows(cause.choice) if cause.choice else slice(None)] = 0
+    left[part.stored.rows(cause.choice) if cause.choice else slice(None)] = 0
     return part.weighted(cause.name, cause.choice, cause.tensors, **{cause.tensors: left})
 
 
 def _double_bias(part: Part, cause: Cause) -> Part | None:
-    value = getattr(part.weights, cause.tensors)
+    value = part.parameter(cause.tensors)
     if value is None:
         return None
     return part.weighted(cause.name, cause.tensors, **{cause.tensors: 2 * value})
 
 
 def _same_bias(part: Part, cause: Cause) -> Part | None:
-    value = getattr(part.weights, cause.tensors)
+    value = part.parameter(cause.tensors)
     if value is None:
         return None
     return part.weighted(cause.name, cause.tensors, **{BOTH[cause.tensors]: value})
@@ -334,17 +334,17 @@ def _apart(model: Model) -> Iterator[Choice]:
 
 
 def _exchange_biases(part: Part, cause: Cause) -> Part:
-    weights = part.weights
-    return part.weighted(cause.name, b_ih=weights.b_hh, b_hh=weights.b_ih)
+    b_ih, b_hh = part.parameter("b_hh"), part.parameter("b_ih")
+    return part.weighted(cause.name, b_ih=b_ih, b_hh=b_hh)
 
 
 def _merge_bias(part: Part, cause: Cause) -> Part | None:
-    weights = part.weights
-    if weights.b_ih is None or weights.b_hh is None:
+    b_ih, b_hh = part.parameter("b_ih"), part.parameter("b_hh")
+    if b_ih is None or b_hh is None:
         return None
-    b_ih, b_hh = weights.b_ih.clone(), weights.b_hh.clone()
+    b_ih, b_hh = b_ih.clone(), b_hh.clone()
     for gate in scaled_biases(part):
-        rows = weights.rows(gate)
+        rows = part.stored.rows(gate)
         b_ih[rows] += b_hh[rows]
         b_hh[rows] = 0
     return part.weighted(cause.name, b_ih=b_ih, b_hh=b_hh)
@@ -388,10 +388,10 @@ def _forget(part: Part, cause: Cause) -> Part:
     if cause.choice == "after":
         changes = tuple((gate, part.cell.equations[gate] + 1) for gate in gates)
         return part.marked(cause.name, cause.choice, cell=changed_cell(part.cell, changes))
-    weights = part.weights
-    bias = torch.zeros_like(weights.ih[:, 0]) if weights.b_ih is None else weights.b_ih.clone()
+    b_ih = part.parameter("b_ih")
+    bias = torch.zeros_like(part.stored.ih[:, 0]) if b_ih is None else b_ih.clone()
     for gate in gates:
-        bias[weights.rows(gate)] += 1
+        bias[part.stored.rows(gate)] += 1
     return part.weighted(cause.name, cause.choice, b_ih=bias)
 
 
