@@ -7,9 +7,10 @@ weights and each different input, and parts with the same equations run as one b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from rnnscope.adopt import Weights
 from rnnscope.cells import Cell, part_name
+from rnnscope.compare.lengths import moved
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.expr import (
     Apply,
@@ -558,6 +560,59 @@ def _from_input(batch: _Batch, x: Tensor) -> Tensor:
     return flat.reshape(flat.shape[0], *x.shape[1:3], -1)
 
 
+@dataclass(frozen=True)
+class _Chained:
+    """Rows of a batch run as one long sequence, each from where the one before ended: ``lengths``
+    steps each, in an array of so many ``steps``, at its start or at its end (``late``)."""
+
+    lengths: tuple[int, ...]
+    steps: int
+    late: bool
+
+    @classmethod
+    def of(cls, x: Tensor, lengths: Tensor | None, backward: bool) -> _Chained:
+        """For x (model, time, batch, feature) in the order of computing."""
+        steps, rows = x.shape[1:3]
+        return cls((steps,) * rows if lengths is None else tuple(lengths.tolist()), steps, backward)
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The long sequence's step at which each row begins."""
+        return tuple(accumulate(self.lengths[:-1], initial=0))
+
+    def _places(self) -> Iterator[tuple[int, slice, slice]]:
+        """Each row, with its steps in the array and in the long sequence."""
+        for row, (count, begin) in enumerate(zip(self.lengths, self.begins, strict=True)):
+            start = self.steps - count if self.late else 0
+            yield row, slice(start, start + count), slice(begin, begin + count)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """One long row, (model, time, 1, ...)."""
+        return torch.cat([x[:, here, row] for row, here, _ in self._places()], 1).unsqueeze(2)
+
+    def cut(self, value: Tensor) -> Tensor:
+        """The rows again, zero on padding."""
+        found = value.new_zeros(value.shape[0], self.steps, len(self.lengths), value.shape[-1])
+        for row, here, there in self._places():
+            found[:, here, row] = value[:, there, 0]
+        return found
+
+    def ends(self, value: Tensor) -> Tensor:
+        """What every row ends with, (model, batch, ...)."""
+        last = [begin + n - 1 for begin, n in zip(self.begins, self.lengths, strict=True)]
+        return value[:, last, 0]
+
+
+def _laid(value: Tensor, part: Part, lengths: Tensor | None) -> Tensor:
+    """What a part that runs backward gave, (model, time, batch, unit), laid into time; or left in
+    the order of computing, every row from the start, where that is its mistake."""
+    if part.aligned:
+        return value.flip(1)
+    if lengths is None:
+        return value
+    return torch.stack([moved(one, lengths, False) for one in value])
+
+
 def _run_jobs(
     jobs: Sequence[_Job], lengths: Tensor | None, chained: bool, names: Sequence[str] = ()
 ) -> list[Ran]:
@@ -567,28 +622,21 @@ def _run_jobs(
     if part.backward:
         x = x.flip(1)
     states = {name: _stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
-    steps, rows = x.shape[1:3]
-    if chained:
-        # one long sequence, row after row; every row starts where the row before ended
-        x = x.transpose(1, 2).flatten(1, 2).unsqueeze(2)
+    rows = _Chained.of(x, lengths, part.backward) if chained else None
+    if rows is not None:
+        x = rows.joined(x)
         states = {name: value[:, :1] for name, value in states.items()}
-    row = steps if chained else None
-    emitted, before, finals, kept = _recur(
-        batch, part, x, states, None if chained else lengths, row, names
-    )
-    if chained:
-
-        def cut(value: Tensor) -> Tensor:
-            return value.reshape(value.shape[0], rows, steps, -1).transpose(1, 2)
-
-        final = {name: cut(value)[:, -1] for name, value in finals.items()}
-        emitted, before = cut(emitted), cut(before)
-        kept = {name: cut(value) for name, value in kept.items()}
+    padded = None if chained else lengths
+    emitted, before, finals, kept = _recur(batch, part, x, states, padded, rows, names)
+    if rows is not None:
+        final = {name: rows.ends(value) for name, value in finals.items()}
+        emitted, before = rows.cut(emitted), rows.cut(before)
+        kept = {name: rows.cut(value) for name, value in kept.items()}
     else:
         final = {name: value[:, -1] for name, value in finals.items()}
-    if part.backward and part.aligned:
-        emitted, before = emitted.flip(1), before.flip(1)
-        kept = {name: value.flip(1) for name, value in kept.items()}
+    if part.backward:
+        emitted, before = (_laid(value, part, lengths) for value in (emitted, before))
+        kept = {name: _laid(value, part, lengths) for name, value in kept.items()}
     return [
         Ran(
             emitted[k if emitted.shape[0] > 1 else 0],
@@ -623,13 +671,13 @@ def _recur(
     x: Tensor,
     initial: Mapping[str, Tensor],
     lengths: Tensor | None,
-    row: int | None = None,
+    rows: _Chained | None = None,
     names: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """What is handed on at every step, what was a step before, each state after the last step,
     and what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
-    Padding keeps the states. With ``row`` a row of the batch begins after every so many steps,
-    where the one before ended, and the states are those after each step."""
+    Padding keeps the states. With ``rows`` one row of the batch begins where the one before
+    ended, and the states are those after each step."""
     from_x = _from_input(batch, x)
     steps = x.shape[1]
     valid = None
@@ -643,12 +691,13 @@ def _recur(
     asked: dict[str, list[Tensor]] = {name: [] for name in names}
     states = carried = dict(initial)
     last = _handed(part, initial)
+    begins = () if rows is None else rows.begins
     for t in range(steps):
         b_hh = batch.b_hh
-        if row is not None and t % row == 0:
+        if t in begins:
             initial = states = carried
         if batch.first is not None and b_hh is not None:
-            started = _started(valid, t % row if row is not None else t, x.shape[2])
+            started = _started(valid, 0 if t in begins else t, x.shape[2])
             b_hh = torch.where(started[:, None], batch.first, b_hh)
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
         step = _Step(batch, from_x[:, t], start, b_hh)
@@ -668,12 +717,15 @@ def _recur(
         carried = states if part.feeds == "h" else {**states, "h": found["h"]}
         before.append(last)
         emitted.append(hands)
-        last = hands
+        if valid is None or last.shape[1:] != hands.shape[1:]:
+            last = hands
+        else:
+            last = torch.where(valid[t, :, None], hands, last)
         ended = states if part.ends == "h" else {**states, "h": found[part.ends]}
         if part.feeds != "h":
             ended = {**ended, "h": found["h"]}
         for name, value in ended.items():
-            if row is None:
+            if rows is None:
                 kept[name].clear()
             kept[name].append(value)
     # h may be the same in all models where c is not: made from a state that they share

@@ -247,7 +247,7 @@ def _never_words(cause: Cause, model: Model) -> Words:
 
 def _chain(model: Model, cause: Cause) -> Model:
     def alone(inputs: Inputs) -> Inputs | None:
-        return inputs if inputs.lengths is None and inputs.batch > 1 else None
+        return inputs if inputs.batch > 1 else None
 
     return replace(model.adding("enter", Change((cause.name,), alone)), rows="chained")
 

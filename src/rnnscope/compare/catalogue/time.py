@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.lengths import moved, turned
 from rnnscope.compare.model import Change, Inputs, Model, Outcome
 
 __all__ = ["TIME"]
@@ -83,18 +83,16 @@ def _reversed_choices(model: Model) -> Iterator[Choice]:
     yield from ((choice, "") for choice in ("kept", "turned", "output"))
 
 
-def _flipped(inputs: Inputs) -> Inputs | None:
-    return replace(inputs, x=inputs.x.flip(0)) if _full(inputs) else None
+def _flipped(inputs: Inputs) -> Inputs:
+    return replace(inputs, x=turned(inputs.x, inputs.lengths))
 
 
-def _flip_back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
-    return outcome.laid(lambda value: value.flip(0)) if _full(inputs) else None
+def _flip_back(outcome: Outcome, inputs: Inputs) -> Outcome:
+    return outcome.laid(lambda value: turned(value, inputs.lengths))
 
 
-def _flip_output(outcome: Outcome, inputs: Inputs) -> Outcome | None:
-    if not _full(inputs):
-        return None
-    return replace(outcome, output=outcome.output.flip(0))
+def _flip_output(outcome: Outcome, inputs: Inputs) -> Outcome:
+    return replace(outcome, output=turned(outcome.output, inputs.lengths))
 
 
 def _reverse_time(model: Model, cause: Cause) -> Model:
@@ -197,14 +195,6 @@ def _padded(model: Model) -> Iterator[Choice]:
     yield from ((choice, "") for choice in ("front", "not_masked", "last_at_end", "sorted"))
 
 
-def _moved(value: Tensor, lengths: Tensor, to_end: bool) -> Tensor:
-    """Rows (time, batch, ...) moved to the end of the padded time, or back to its start."""
-    steps = value.shape[0]
-    by = (steps - lengths).tolist()
-    rows = [value[:, row].roll(shift if to_end else -shift, 0) for row, shift in enumerate(by)]
-    return torch.stack(rows, 1)
-
-
 def _mispad(model: Model, cause: Cause) -> Model:
     def unmasked(inputs: Inputs) -> Inputs | None:
         return replace(inputs, lengths=None)
@@ -214,13 +204,13 @@ def _mispad(model: Model, cause: Cause) -> Model:
             return inputs
         steps = torch.arange(inputs.steps)[:, None]
         zeroed = torch.where((steps < inputs.lengths).unsqueeze(-1), inputs.x, 0.0)
-        return replace(inputs, x=_moved(zeroed, inputs.lengths, True), lengths=None)
+        return replace(inputs, x=moved(zeroed, inputs.lengths, True), lengths=None)
 
     def back(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:
             return outcome
         lengths = inputs.lengths
-        return outcome.laid(lambda value: _moved(value, lengths, False))
+        return outcome.laid(lambda value: moved(value, lengths, False))
 
     def at_end(outcome: Outcome, inputs: Inputs) -> Outcome | None:
         if inputs.lengths is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope.adopt import DIRECTIONS
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.lengths import ends
 from rnnscope.compare.model import Change, Inputs, Model, Outcome, Part
 
 __all__ = ["WIRING"]
@@ -146,12 +147,10 @@ def _add(_: str, joined: Tensor, x: Tensor) -> Tensor:
 
 
 def _alias(model: Model, cause: Cause) -> Model:
-    def leave(outcome: Outcome, inputs: Inputs) -> Outcome | None:
-        if inputs.lengths is not None:
-            return None
+    def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
         parts = outcome.output.chunk(model.num_directions, -1)
         last = [
-            part[0] if one.backward else part[-1]
+            part[0] if one.backward and one.aligned else ends(part, inputs.lengths)
             for one, part in zip(model.parts[-1], parts, strict=True)
         ]
         joined = torch.cat(last, -1)
@@ -170,13 +169,14 @@ def _end(model: Model, cause: Cause) -> Model:
     directions = model.num_directions
 
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome | None:
-        if inputs.lengths is not None or "h" not in outcome.final:
+        if "h" not in outcome.final:
             return None
         h = outcome.final["h"].clone()
         if outcome.output.shape[-1] != directions * h.shape[-1]:
             return None
-        d, time = (1, -1) if cause.choice == "output_end" else (0, 0)
-        h[-1, d] = outcome.output[time].chunk(directions, -1)[d]
+        d, at_end = (1, True) if cause.choice == "output_end" else (0, False)
+        part = outcome.output.chunk(directions, -1)[d]
+        h[-1, d] = ends(part, inputs.lengths) if at_end else part[0]
         return replace(outcome, final={**outcome.final, "h": h})
 
     return model.adding("inner", Change((cause.name, cause.choice), leave))
