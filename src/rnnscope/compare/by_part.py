@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, product
 from typing import Protocol
 
+from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Misfit
-from rnnscope.compare.simulate import LARGE
 
 __all__ = [
     "BEAM",

@@ -12,7 +12,7 @@ from rnnscope.compare.catalogue.weights import forget_gates
 from rnnscope.compare.model import Model, PartIndex
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
-from rnnscope.compare.simulate import opened
+from rnnscope.compare.single_steps import opened
 
 __all__ = ["not_numbers", "what_holds"]
 

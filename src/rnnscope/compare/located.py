@@ -12,7 +12,7 @@ from rnnscope.cells import quantity_names
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
-from rnnscope.compare.simulate import opened
+from rnnscope.compare.single_steps import opened
 from rnnscope.compare.verdict import Place
 
 __all__ = ["first_difference", "no_difference"]

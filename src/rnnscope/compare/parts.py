@@ -14,11 +14,13 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from rnnscope.compare.batched import separable
 from rnnscope.compare.catalogue import Changed, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Inputs, Model, Part
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
-from rnnscope.compare.simulate import Known, changed_inputs, joined, opened, restricted, separable
+from rnnscope.compare.simulate import changed_inputs, joined
+from rnnscope.compare.single_steps import Known, opened, restricted
 
 __all__ = ["Flows", "OpenedPart", "Steps", "entered", "opened_parts", "scale", "started"]
 

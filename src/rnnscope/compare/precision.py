@@ -14,7 +14,8 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import LOWER, Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
-from rnnscope.compare.simulate import Simulator, opened
+from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.single_steps import opened
 
 __all__ = ["lower_precision", "of_the_size", "too_coarse"]
 

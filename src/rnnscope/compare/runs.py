@@ -15,7 +15,8 @@ from torch import Tensor
 from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Group, Misfit, Observation, distance
 from rnnscope.compare.parts import Flows, entered
-from rnnscope.compare.simulate import Ran, joined, ran
+from rnnscope.compare.running import Ran, ran
+from rnnscope.compare.simulate import joined
 
 __all__ = ["Run", "RunPart", "flows_above", "run_parts"]
 

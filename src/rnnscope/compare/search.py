@@ -15,6 +15,7 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
+from rnnscope.compare.batched import LARGE
 from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, Causes, excludes, scrambles
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
@@ -29,7 +30,7 @@ from rnnscope.compare.observed import (
     predicted,
 )
 from rnnscope.compare.seeds import Seeds
-from rnnscope.compare.simulate import LARGE, Simulator
+from rnnscope.compare.simulate import Simulator
 
 __all__ = ["Found", "Search", "concerns", "either"]
 

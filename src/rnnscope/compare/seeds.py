@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from rnnscope.compare.batched import LARGE
 from rnnscope.compare.by_part import FIRST, Causes, Witness, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
 from rnnscope.compare.cause import Cause
@@ -19,7 +20,6 @@ from rnnscope.compare.model import Model, Part, PartIndex, Token
 from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
 from rnnscope.compare.runs import flows_above, run_parts
-from rnnscope.compare.simulate import LARGE
 
 __all__ = ["Seeds"]
 

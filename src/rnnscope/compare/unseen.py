@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, causes
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, few_steps, predicted
 from rnnscope.compare.search import concerns
-from rnnscope.compare.simulate import LARGE
 
 __all__ = ["Unseen", "unseen"]
 
