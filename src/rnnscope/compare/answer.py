@@ -16,7 +16,7 @@ from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Answer", "Final", "answered", "as_numbers", "of_state", "widths"]
+__all__ = ["Answer", "Final", "answered", "as_numbers", "of_state", "short", "widths"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def as_numbers(value: Any, what: str) -> Tensor:
     if not tensor.is_floating_point():
         advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
         raise DtypeError(
-            f"{what} must hold floating point numbers; got {_short(tensor.dtype)}. {advice}."
+            f"{what} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
         )
     return tensor
 
@@ -89,7 +89,8 @@ def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _short(dtype: object) -> str:
+def short(dtype: object) -> str:
+    """A type of numbers as it is called, without where it is from."""
     return str(dtype).removeprefix("torch.")
 
 

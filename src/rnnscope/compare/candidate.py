@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import copy
 import functools
-import random
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope.adopt import Structure, adopt
-from rnnscope.compare.answer import Answer, answered
+from rnnscope.compare.answer import Answer, answered, short
+from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, same
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.signature import Signature, layer_parameter
+from rnnscope.compare.undisturbed import Kept, Random, detached
 from rnnscope.errors import CandidateError, NotRecurrentError
 
 __all__ = ["Answer", "Arrays", "Candidate"]
-
-Arrays = Literal["torch", "numpy"]
 
 
 class Candidate:
@@ -53,7 +50,7 @@ class Candidate:
         self._arrays: Arrays | None = None
         self._order: tuple[Arrays, ...] = ("torch",)
         self._grad = False
-        self._random: _Random | None = None
+        self._random: Random | None = None
         self._borrowed = False
         self.signature: Signature | None = None
         if is_builder:
@@ -140,11 +137,11 @@ class Candidate:
     @property
     def stream(self) -> object:
         """Where its random numbers stand: set again, it draws the same ones again."""
-        return _Random.now() if self._random is None else self._random
+        return Random.now() if self._random is None else self._random
 
     @stream.setter
     def stream(self, stream: object) -> None:
-        assert isinstance(stream, _Random)
+        assert isinstance(stream, Random)
         self._random = stream
 
     @property
@@ -191,7 +188,7 @@ class Candidate:
         for what is no output.
         """
         asked, notes = self._suited(inputs)
-        given = _given(self._known, self.structure, asked, weights, packed, self.name)
+        given = arguments_of(self._known, self.structure, asked, weights, packed, self.name)
         returned, mutated = self._tried(given)
         if mutated:
             notes.append(f"{self.name} changes {' and '.join(mutated)} in place")
@@ -208,7 +205,7 @@ class Candidate:
         notes: list[str] = []
         if len(kinds) == 1 and inputs.x.dtype not in kinds:
             dtype = kinds.pop()
-            own, other = _short(dtype), _short(inputs.x.dtype)
+            own, other = short(dtype), short(inputs.x.dtype)
             notes.append(f"{self.name} has parameters in {own}: x was given in {own}, not {other}")
             inputs = inputs.to(dtype)
         devices = {t.device for t in held}
@@ -241,7 +238,7 @@ class Candidate:
         own = [each for each in errors if not isinstance(each[1], foreign)]
         arrays, error = own[0] if len(own) == 1 else errors[0]
         roles = [role for _, role, _ in self._known.roles if role in given]
-        words = ", ".join(_described(role, given[role]) for role in roles)
+        words = ", ".join(described(role, given[role]) for role in roles)
         text = f"{self.name}, called with {words}, raised {_said(error)}"
         for kind, other in errors:
             if other is not error and _said(other) != _said(error):
@@ -254,12 +251,10 @@ class Candidate:
 
     def _called(self, given: Mapping[str, Any], arrays: Arrays) -> tuple[Any, list[str]]:
         # the candidate gets copies; a second copy tells whether it changed them
-        values = {role: _passed(value, arrays) for role, value in given.items()}
-        before = {role: _passed(value, arrays) for role, value in given.items()}
+        values = {role: passed(value, arrays) for role, value in given.items()}
+        before = {role: passed(value, arrays) for role, value in given.items()}
         returned = self._attempt(values)
-        changed = [
-            _ROLE.get(role, role) for role in values if not _same(values[role], before[role])
-        ]
+        changed = [_ROLE.get(role, role) for role in values if not same(values[role], before[role])]
         return returned, changed
 
     def _attempt(self, values: Mapping[str, Any]) -> Any:
@@ -295,9 +290,9 @@ class Candidate:
     def _copied(self, function: Any) -> Any:
         if isinstance(function, type | types.FunctionType | types.BuiltinFunctionType):
             return function
-        callers = _Random.now()
+        callers = Random.now()
         try:
-            return copy.deepcopy(function, _detached(function))
+            return copy.deepcopy(function, detached(function))
         except Exception as error:  # whatever its own __deepcopy__ and __reduce__ raise
             self._notes += (
                 f"{self.name} cannot be copied ({type(error).__name__}), so it was run itself"
@@ -311,14 +306,14 @@ class Candidate:
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """The caller's random state and, where no copy was made, the module are put back."""
-        callers = _Random.now()
-        kept = _Kept(self._function) if self._borrowed and self.module is not None else None
+        callers = Random.now()
+        kept = Kept(self._function) if self._borrowed and self.module is not None else None
         if self._random is not None:
             self._random.restore()  # its own stream goes on: dropout differs from call to call
         try:
             yield
         finally:
-            self._random = _Random.now()
+            self._random = Random.now()
             callers.restore()
             if kept is not None:
                 kept.restore()
@@ -332,6 +327,8 @@ def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
 
 
 _KIND = {"torch": "tensors", "numpy": "NumPy arrays"}
+
+
 _ROLE = {"x": "its input", "initial": "its initial states", "flat": "its initial states"} | {
     "weights": "its weights",
     "lengths": "its lengths",
@@ -354,123 +351,6 @@ def _of_numpy(function: Any) -> bool:
     return "numpy" in modules and "torch" not in modules
 
 
-def _detached(function: Any) -> dict[int, Any]:
-    """What deepcopy is told beforehand: tensors that are part of a graph, which it refuses."""
-    memo: dict[int, Any] = {}
-    owner = getattr(function, "__self__", function)
-    for module in owner.modules() if isinstance(owner, nn.Module) else [owner]:
-        waiting = list(getattr(module, "__dict__", {}).values())
-        while waiting:
-            held = waiting.pop()
-            if isinstance(held, Tensor) and not held.is_leaf:
-                memo[id(held)] = held.detach().clone()
-            elif isinstance(held, list | tuple):
-                waiting.extend(held)
-            elif isinstance(held, dict):
-                waiting.extend(held.values())
-    return memo
-
-
-# what is given -------------------------------------------------------------------------------
-
-
-def _given(
-    signature: Signature,
-    structure: Structure,
-    inputs: Inputs,
-    weights: Mapping[str, Tensor] | None,
-    packed: bool,
-    who: str,
-) -> dict[str, Any]:
-    """The value of every role that is given one."""
-    wanted = {role: required for _, role, required in signature.roles}
-    x = inputs.x.transpose(0, 1) if structure.batch_first else inputs.x
-    if structure.single_step:
-        x = inputs.x[0]
-    given: dict[str, Any] = {"x": x.contiguous()}
-    if inputs.lengths is not None and "lengths" not in wanted and packed:
-        given["x"] = pack_padded_sequence(
-            given["x"], inputs.lengths.cpu(), structure.batch_first, enforce_sorted=False
-        )
-    states = {
-        name: value.reshape(structure.state_shape(name, inputs.batch))
-        for name, value in inputs.initial.items()
-    }
-    together = tuple(states.values()) if len(states) > 1 else next(iter(states.values()), None)
-    for role, required in wanted.items():
-        # without states a required parameter gets the zeros that they stand for
-        if role == "initial" and (inputs.given or required):
-            given[role] = together
-        elif role.startswith("state:") and (inputs.given or required):
-            given[role] = states[role.removeprefix("state:")]
-        elif role == "flat" and (inputs.given or required):
-            given[role] = _flat(inputs)
-        elif role == "weights" and (weights is not None or required):
-            if weights is None:
-                raise CandidateError(f"{who} takes weights, and none were given")
-            given[role] = dict(weights)
-        elif role == "lengths" and (inputs.lengths is not None or required):
-            full = torch.full((inputs.batch,), inputs.steps)
-            given[role] = full if inputs.lengths is None else inputs.lengths
-    return given
-
-
-def _flat(inputs: Inputs) -> list[Tensor]:
-    """[h, c] of the first direction, [h, c] of the next: (batch, unit) each."""
-    values = [value.flatten(0, 1) for value in inputs.initial.values()]
-    return [value[k] for k in range(values[0].shape[0]) for value in values]
-
-
-def _passed(value: Any, arrays: Arrays) -> Any:
-    """A copy, as tensors or as arrays."""
-    if isinstance(value, Mapping):
-        return {name: _passed(each, arrays) for name, each in value.items()}
-    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return value._replace(data=value.data.clone())
-    if isinstance(value, list | tuple):
-        return type(value)(_passed(each, arrays) for each in value)
-    copied = value.detach().clone(memory_format=torch.contiguous_format)
-    if arrays == "torch":
-        return copied
-    if copied.dtype == torch.bfloat16:  # which NumPy does not have
-        copied = copied.float()
-    return copied.cpu().numpy()
-
-
-def _same(value: Any, before: Any) -> bool:
-    """Bit for bit; NaN is itself."""
-    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return _same(value.data, before.data)
-    if isinstance(value, Mapping):
-        return value.keys() == before.keys() and all(_same(value[k], before[k]) for k in before)
-    if isinstance(value, list | tuple):
-        return len(value) == len(before) and all(map(_same, value, before))
-    if isinstance(value, Tensor):
-        return value.shape == before.shape and _equal(value.detach(), before)
-    return value is before or np.array_equal(value, before, equal_nan=value.dtype.kind == "f")
-
-
-def _equal(value: Tensor, before: Tensor) -> bool:
-    return torch.allclose(value, before, rtol=0, atol=0, equal_nan=True)
-
-
-def _described(role: str, value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{role} of {len(value)} names"
-    if isinstance(value, torch.nn.utils.rnn.PackedSequence):
-        return f"{role} packed {tuple(value.data.shape)} {_short(value.data.dtype)}"
-    if isinstance(value, list | tuple):
-        return f"{role} ({', '.join(str(tuple(each.shape)) for each in value)})"
-    return f"{role.removeprefix('state:')} {tuple(value.shape)} {_short(value.dtype)}"
-
-
-# words ---------------------------------------------------------------------------------------
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _said(error: BaseException) -> str:
     first = next(iter(str(error).strip().splitlines()), "").strip()
     kind = type(error).__name__
@@ -488,59 +368,3 @@ def _name(function: Any) -> str:
         name = type(function).__name__
     last = name.rsplit("<locals>.", 1)[-1]
     return "the function" if last == "<lambda>" else last
-
-
-# side effects --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Random:
-    """The states of the random numbers of torch, NumPy and Python."""
-
-    torch_state: Tensor
-    cuda: tuple[Tensor, ...]
-    numpy: Any
-    python: Any
-
-    @classmethod
-    def now(cls) -> _Random:
-        initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.get_rng_state_all() if initialized else []
-        return cls(torch.get_rng_state(), tuple(cuda), np.random.get_state(), random.getstate())
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.torch_state)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(list(self.cuda))
-        np.random.set_state(self.numpy)
-        random.setstate(self.python)
-
-
-class _Kept:
-    """A module as it is, to be put back: attributes, numbers and gradients."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._attributes = [
-            (each, dict(each.__dict__), dict(each._buffers)) for each in module.modules()
-        ]
-        held = (*module.parameters(), *module.buffers())
-        self._numbers = [(each, each.detach().clone()) for each in held]
-        self._gradients = [
-            (each, each.grad, None if each.grad is None else each.grad.clone())
-            for each in module.parameters()
-        ]
-
-    def restore(self) -> None:
-        for module, attributes, buffers in self._attributes:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for tensor, numbers in self._numbers:
-                if not _equal(tensor, numbers):
-                    tensor.copy_(numbers)
-            for parameter, gradient, numbers_of in self._gradients:
-                parameter.grad = gradient
-                if gradient is not None and numbers_of is not None:
-                    gradient.copy_(numbers_of)

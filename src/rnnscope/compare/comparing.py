@@ -31,11 +31,13 @@ from rnnscope.compare.observed import (
     most_allowed,
     numbers_alone,
 )
+from rnnscope.compare.of_arrays import OfArrays
+from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search, either
 from rnnscope.compare.simulate import Simulator
-from rnnscope.compare.subject import OfArrays, OfCalls, Subject, Told
+from rnnscope.compare.subject import Subject, Told
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import NotRecurrentError, ShapeError
