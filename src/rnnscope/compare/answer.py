@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
-from torch.utils.dlpack import from_dlpack
 
 from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.numbers_of import as_numbers, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Answer", "Final", "answered", "as_numbers", "of_state", "short", "widths"]
+__all__ = ["Answer", "Final", "answered", "of_state", "widths"]
 
 
 @dataclass(frozen=True)
@@ -59,116 +58,6 @@ def widths(structure: Structure) -> dict[int, str]:
     return found
 
 
-def as_numbers(value: Any, what: str) -> Tensor:
-    """A tensor on the CPU with the same floating point numbers, copied.
-
-    Takes tensors, arrays of NumPy and of anything with DLPack or ``numpy.asarray``, and nested
-    lists. Raises ``DtypeError`` for what holds no real floating point numbers.
-    """
-    if isinstance(value, Tensor):
-        tensor = _held(value, what)
-    elif isinstance(value, np.ndarray | np.generic):
-        tensor = _from_numpy(np.asarray(value), what)
-    elif isinstance(value, list | tuple):
-        tensor = _from_list(value, what)
-    elif hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
-        tensor = _from_elsewhere(value, what)
-    else:
-        raise DtypeError(
-            f"{what} must be a tensor or an array of floating point numbers; got {_kind(value)}"
-        )
-    if not tensor.is_floating_point():
-        advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
-        raise DtypeError(
-            f"{what} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
-        )
-    return tensor
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else type(value).__name__
-
-
-def short(dtype: object) -> str:
-    """A type of numbers as it is called, without where it is from."""
-    return str(dtype).removeprefix("torch.")
-
-
-def _held(value: Tensor, what: str) -> Tensor:
-    if value.layout != torch.strided or value.is_nested or value.is_quantized:
-        raise DtypeError(
-            f"{what} must be a plain tensor; got one that is sparse, nested or quantised"
-        )
-    if value.device.type == "meta":
-        raise DtypeError(f"{what} lies on the meta device, which holds no numbers")
-    return value.detach().to("cpu", copy=True).contiguous()
-
-
-def _from_numpy(array: Any, what: str) -> Tensor:
-    if array.dtype.kind not in "biufc":
-        raise DtypeError(
-            f"{what} must hold floating point numbers; got an array of {array.dtype}"
-            + (", of lists of unequal lengths, maybe." if array.dtype.kind == "O" else ".")
-        )
-    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
-        array = array.astype(np.float64)
-    if array.dtype in (np.uint16, np.uint32, np.uint64):
-        array = array.astype(np.int64)
-    native = array.astype(array.dtype.newbyteorder("="), copy=True)
-    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
-
-
-def _from_list(value: Sequence[Any], what: str) -> Tensor:
-    if not value:
-        raise ShapeError(f"{what} is an empty {type(value).__name__}; expected numbers")
-    if _is_array(value[0]) or isinstance(value[0], list | tuple):
-        parts = [as_numbers(each, what) if _has_arrays(each) else None for each in value]
-        known = [each for each in parts if each is not None]
-        if len(known) == len(value):
-            shapes = sorted({tuple(each.shape) for each in known})
-            if len(shapes) > 1:
-                raise ShapeError(
-                    f"{what} is a list of arrays of different shapes, "
-                    f"{', '.join(map(str, shapes[:3]))}; expected one array"
-                )
-            return torch.stack(known)
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise DtypeError(f"{what}: its lists make no array: {error}") from error
-    return _from_numpy(array, what)
-
-
-def _has_arrays(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return bool(value) and _has_arrays(value[0])
-    return _is_array(value)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__dlpack__")
-
-
-def _from_elsewhere(value: Any, what: str) -> Tensor:
-    if hasattr(value, "__dlpack__"):
-        try:
-            return _held(from_dlpack(value), what)
-        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
-            pass  # not every array can be shared, but it may be copied
-    try:
-        array = np.asarray(value)
-        if array.dtype.name == "bfloat16":  # of another package, which NumPy knows by name only
-            return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
-    except Exception as error:
-        raise DtypeError(
-            f"{what}: numpy.asarray makes no array of {_kind(value)}: {error}"
-        ) from error
-    return _from_numpy(array, what)
-
-
-# the parts of what was returned --------------------------------------------------------------
-
-
 def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> Answer:
     """What a call returned, in one form.
 
@@ -179,7 +68,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     what = f"the output of {who}"
     if isinstance(first, PackedSequence):
         padded, _ = pad_packed_sequence(first)
-        output = _held(padded, what)
+        output = held_by_torch(padded, what)
         if structure.batch_first:
             output = output.transpose(0, 1)
     else:
@@ -249,11 +138,11 @@ def _parts(
     expected = f"expected the output, or the output and the final states: {_form(structure)}"
     if isinstance(returned, Mapping):
         keys = ", ".join(map(repr, list(returned)[:4]))
-        raise DtypeError(f"{who} returned a {_kind(returned)} of {keys}; {expected}")
+        raise DtypeError(f"{who} returned a {kind_of(returned)} of {keys}; {expected}")
     if isinstance(returned, PackedSequence) or not isinstance(returned, list | tuple):
-        if not _is_array(returned) and not hasattr(returned, "__array__"):
+        if not is_array(returned) and not hasattr(returned, "__array__"):
             if not isinstance(returned, PackedSequence):
-                raise DtypeError(f"{who} returned {_kind(returned)}; {expected}")
+                raise DtypeError(f"{who} returned {kind_of(returned)}; {expected}")
         elif structure.single_step:  # its output is its state
             return returned, {structure.cell.states[0]: returned}, {}
         return returned, {}, {}
@@ -277,7 +166,7 @@ def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who
     """Raises ``ShapeError`` where the shapes tell that the final states came before the output."""
     *before, last = returned
     held = [e for each in before for e in (each if isinstance(each, list | tuple) else [each])]
-    if not held or not all(map(_is_array, [*held, last])):
+    if not held or not all(map(is_array, [*held, last])):
         return
     states, got = [tuple(each.shape) for each in held], tuple(last.shape)
     rows, batch = structure.num_layers * len(structure.directions), inputs.batch
@@ -351,7 +240,7 @@ def _is_nested_numbers(value: Any) -> bool:
 
 def _is_list_of_steps(returned: list[Any], inputs: Inputs) -> bool:
     """[h_1, h_2, …] (batch, unit) each, not [h, h, c] of a layer that returns the last step."""
-    if len(returned) != inputs.steps or not all(_is_array(each) for each in returned):
+    if len(returned) != inputs.steps or not all(is_array(each) for each in returned):
         return False
     shapes = {tuple(each.shape) for each in returned}
     if len(shapes) != 1 or len(shape := next(iter(shapes))) != 2 or shape[0] != inputs.batch:
@@ -360,9 +249,6 @@ def _is_list_of_steps(returned: list[Any], inputs: Inputs) -> bool:
         return True
     first, second = (as_numbers(each, "a step of the output") for each in returned[:2])
     return not torch.equal(first, second)
-
-
-# shapes --------------------------------------------------------------------------------------
 
 
 def _time_major(

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from rnnscope.adopt import Structure
-from rnnscope.compare.answer import short
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature
 from rnnscope.errors import CandidateError
 

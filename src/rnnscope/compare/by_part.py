@@ -11,8 +11,8 @@ from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.misfit import Misfit
 from rnnscope.compare.model import Model, Part, PartIndex
-from rnnscope.compare.observed import Misfit
 
 __all__ = [
     "BEAM",

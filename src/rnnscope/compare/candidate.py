@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import Structure, adopt
-from rnnscope.compare.answer import Answer, answered, short
+from rnnscope.compare.answer import Answer, answered
 from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, same
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature, layer_parameter
 from rnnscope.compare.undisturbed import Kept, Random, detached
 from rnnscope.errors import CandidateError, NotRecurrentError

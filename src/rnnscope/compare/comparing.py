@@ -22,15 +22,9 @@ from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.given import given_inputs
 from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.located import first_difference, no_difference
+from rnnscope.compare.misfit import misfits
 from rnnscope.compare.model import Model
-from rnnscope.compare.observed import (
-    Observation,
-    allowed,
-    few_steps,
-    misfits,
-    most_allowed,
-    numbers_alone,
-)
+from rnnscope.compare.observed import Observation, few_steps, numbers_alone
 from rnnscope.compare.of_arrays import OfArrays
 from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.parts import opened_parts
@@ -38,6 +32,7 @@ from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search, either
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import Subject, Told
+from rnnscope.compare.tolerance import allowed, most_allowed
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 from rnnscope.errors import NotRecurrentError, ShapeError

@@ -17,8 +17,9 @@ from torch import Tensor
 from rnnscope.compare.batched import separable
 from rnnscope.compare.catalogue import Changed, changed_part
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.misfit import Group, Misfit
 from rnnscope.compare.model import Inputs, Model, Part
-from rnnscope.compare.observed import Group, Misfit, Observation, distance
+from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.simulate import changed_inputs, joined
 from rnnscope.compare.single_steps import Known, opened, restricted
 

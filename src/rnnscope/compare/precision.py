@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.compare.observed import LOWER, Observation, distance, predicted
+from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.single_steps import opened
@@ -21,6 +21,7 @@ __all__ = ["lower_precision", "of_the_size", "too_coarse"]
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 
+LOWER = (torch.float16, torch.bfloat16)
 MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Significant bits; tf32 has float16's."""
 ALIKE = 0.6

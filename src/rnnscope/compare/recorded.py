@@ -15,8 +15,9 @@ from torch import Tensor
 
 from rnnscope.adopt import Structure
 from rnnscope.cells import quantity_names
-from rnnscope.compare.answer import Answer, answered, as_numbers, of_state, widths
+from rnnscope.compare.answer import Answer, answered, of_state, widths
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.numbers_of import as_numbers
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 from rnnscope.files.arrays import read_npz
 from rnnscope.files.window import Held, as_tensor

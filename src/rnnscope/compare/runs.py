@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope.compare.misfit import Group, Misfit
 from rnnscope.compare.model import Model, Part, PartIndex
-from rnnscope.compare.observed import Group, Misfit, Observation, distance
+from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.parts import Flows, entered
 from rnnscope.compare.running import Ran, ran
 from rnnscope.compare.simulate import joined

@@ -20,17 +20,12 @@ from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, Causes, excludes, sc
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.misfit import Misfit, misfits
 from rnnscope.compare.model import Model
-from rnnscope.compare.observed import (
-    Misfit,
-    Observation,
-    allowed,
-    distance,
-    misfits,
-    predicted,
-)
+from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.seeds import Seeds
 from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.tolerance import allowed
 
 __all__ = ["Found", "Search", "concerns", "either"]
 

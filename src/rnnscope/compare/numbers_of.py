@@ -1,0 +1,125 @@
+"""A tensor of whatever holds floating point numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from rnnscope.errors import DtypeError, ShapeError
+
+__all__ = ["as_numbers", "held_by_torch", "is_array", "kind_of", "short"]
+
+
+def as_numbers(value: Any, what: str) -> Tensor:
+    """A tensor on the CPU with the same floating point numbers, copied.
+
+    Takes tensors, arrays of NumPy and of anything with DLPack or ``numpy.asarray``, and nested
+    lists. Raises ``DtypeError`` for what holds no real floating point numbers.
+    """
+    if isinstance(value, Tensor):
+        tensor = held_by_torch(value, what)
+    elif isinstance(value, np.ndarray | np.generic):
+        tensor = _from_numpy(np.asarray(value), what)
+    elif isinstance(value, list | tuple):
+        tensor = _from_list(value, what)
+    elif hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
+        tensor = _from_elsewhere(value, what)
+    else:
+        raise DtypeError(
+            f"{what} must be a tensor or an array of floating point numbers; got {kind_of(value)}"
+        )
+    if not tensor.is_floating_point():
+        advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
+        raise DtypeError(
+            f"{what} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
+        )
+    return tensor
+
+
+def kind_of(value: Any) -> str:
+    """What an error calls a value."""
+    return "None" if value is None else type(value).__name__
+
+
+def short(dtype: object) -> str:
+    """A type of numbers as it is called, without where it is from."""
+    return str(dtype).removeprefix("torch.")
+
+
+def held_by_torch(value: Tensor, what: str) -> Tensor:
+    """A plain tensor on the CPU, copied. Raises ``DtypeError`` for one that is not plain."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        raise DtypeError(
+            f"{what} must be a plain tensor; got one that is sparse, nested or quantised"
+        )
+    if value.device.type == "meta":
+        raise DtypeError(f"{what} lies on the meta device, which holds no numbers")
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
+def _from_numpy(array: Any, what: str) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        raise DtypeError(
+            f"{what} must hold floating point numbers; got an array of {array.dtype}"
+            + (", of lists of unequal lengths, maybe." if array.dtype.kind == "O" else ".")
+        )
+    if array.dtype.itemsize > 8 and array.dtype.kind == "f":
+        array = array.astype(np.float64)
+    if array.dtype in (np.uint16, np.uint32, np.uint64):
+        array = array.astype(np.int64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=True)
+    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+
+
+def _from_list(value: Sequence[Any], what: str) -> Tensor:
+    if not value:
+        raise ShapeError(f"{what} is an empty {type(value).__name__}; expected numbers")
+    if is_array(value[0]) or isinstance(value[0], list | tuple):
+        parts = [as_numbers(each, what) if _has_arrays(each) else None for each in value]
+        known = [each for each in parts if each is not None]
+        if len(known) == len(value):
+            shapes = sorted({tuple(each.shape) for each in known})
+            if len(shapes) > 1:
+                raise ShapeError(
+                    f"{what} is a list of arrays of different shapes, "
+                    f"{', '.join(map(str, shapes[:3]))}; expected one array"
+                )
+            return torch.stack(known)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise DtypeError(f"{what}: its lists make no array: {error}") from error
+    return _from_numpy(array, what)
+
+
+def _has_arrays(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and _has_arrays(value[0])
+    return is_array(value)
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is one array, without asking for its numbers."""
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__dlpack__")
+
+
+def _from_elsewhere(value: Any, what: str) -> Tensor:
+    if hasattr(value, "__dlpack__"):
+        try:
+            return held_by_torch(from_dlpack(value), what)
+        except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
+            pass  # not every array can be shared, but it may be copied
+    try:
+        array = np.asarray(value)
+        if array.dtype.name == "bfloat16":  # of another package, which NumPy knows by name only
+            return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+    except Exception as error:
+        raise DtypeError(
+            f"{what}: numpy.asarray makes no array of {kind_of(value)}: {error}"
+        ) from error
+    return _from_numpy(array, what)

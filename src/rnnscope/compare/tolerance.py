@@ -1,0 +1,158 @@
+"""What rounding allows a run, measured on runs that differ by rounding alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.model import Inputs, Model, Part, Token
+from rnnscope.compare.observed import predicted
+from rnnscope.compare.simulate import Simulator
+
+__all__ = ["allowed", "most_allowed"]
+
+
+GROWN = 1e4
+"""Roundings that have grown so many times grow by chance: in a chaotic layer by more or by less."""
+
+
+FREE = 16
+"""How many times the deviation of runs that differ by rounding alone is allowed."""
+
+
+def allowed(
+    model: Model,
+    inputs: Inputs,
+    unit: float,
+    simulator: Simulator | None = None,
+    keep: bool = False,
+) -> dict[str, Tensor]:
+    """What rounding to ``unit`` allows: ``FREE`` times how far runs move whose weights, inputs
+    and states are changed by a rounding's size, at each time and row the largest over units; and
+    never less than a few roundings of the numbers themselves. Inf from where it is of no use.
+
+    (time, batch, 1) for the output, (layer, direction, batch, 1) for states, (layer, direction,
+    batch, time, 1) for the quantities that ``simulator`` records. With ``keep`` the weights as
+    they were changed last are kept, for other inputs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    kept = model.shaken if keep else {}
+
+    def shaken(value: Tensor) -> Tensor:
+        return _shaken(value, unit, generator)
+
+    simulator = simulator or Simulator(inputs)
+    [exact] = simulator.run([model])
+    if exact is None:
+        return {}
+    floor = predicted(exact)
+    found = {
+        name: 8 * unit * value.abs().amax(-1, keepdim=True).clamp_min(1)
+        for name, value in floor.items()
+    }
+    for _ in range(2):
+        parts = _shaken_parts(model, unit, generator, kept)
+        moved = replace(
+            inputs,
+            x=shaken(inputs.x),
+            initial={name: shaken(value) for name, value in inputs.initial.items()},
+        )
+        [other] = Simulator(moved, simulator.names).run([model.with_parts(parts)])
+        if other is None:
+            continue
+        for name, value in predicted(other).items():
+            away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
+            found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
+    return _beyond_use(found, floor, unit, model)
+
+
+def _shaken(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    return value * (1 + 2 * unit * noise)
+
+
+KEPT = 2
+"""Sets of weights that roundings have moved, of which the first is the same for all inputs."""
+
+
+def _shaken_parts(
+    model: Model, unit: float, generator: torch.Generator, kept: dict[Token, Any]
+) -> dict[tuple[int, int], Part]:
+    """The parts with weights moved by a rounding's size; drawn again only where ``kept`` does not
+    hold what this generator would draw."""
+    key = (unit, generator.get_state().numpy().tobytes())
+    if key in kept:
+        kept[key] = kept.pop(key)  # the last used comes last
+        known, state = kept[key]
+        generator.set_state(state)
+        return dict(known)
+    parts = {
+        (layer, d): part.with_weights(
+            part.weights.map(lambda value: _shaken(value, unit, generator)),
+            token=("shaken", layer, d),
+        )
+        for layer, row in enumerate(model.parts)
+        for d, part in enumerate(row)
+    }
+    kept[key] = parts, generator.get_state()
+    while len(kept) > KEPT:
+        del kept[next(iter(kept))]
+    return parts
+
+
+def _beyond_use(
+    found: dict[str, Tensor], floor: dict[str, Tensor], unit: float, model: Model
+) -> dict[str, Tensor]:
+    """Inf where the tolerance is more than a hundredth of the numbers' spread, or roundings have
+    grown so much that chance decides how far; and from there on, in the order of computing."""
+    limits = {name: _limit(value, unit) for name, value in floor.items()}
+    directions = {part.backward for part in model.parts[-1]}
+
+    def wild(name: str) -> Tensor:
+        grown = GROWN * 8 * unit * floor[name].abs().amax(-1, keepdim=True).clamp_min(1)
+        return found[name] > torch.clamp(grown, max=limits[name])
+
+    def from_there_on(beyond: Tensor, time: int) -> Tensor:
+        ways = [
+            (beyond.flip(time).cummax(time).values.flip(time) if b else beyond.cummax(time).values)
+            for b in directions
+        ]
+        return torch.stack(ways).any(0)
+
+    beyond = from_there_on(wild("output"), 0)
+    result = {"output": torch.where(beyond, torch.inf, found["output"])}
+    lost = beyond.any(0)  # (batch, 1): rows whose last states chance decides
+    for name, tolerance in found.items():
+        if tolerance.dim() == 5:
+            result[name] = torch.where(from_there_on(wild(name), 3), torch.inf, tolerance)
+        elif name != "output":
+            far = tolerance > limits[name]
+            if tolerance.shape[2] == len(lost):  # else a mistake has exchanged the axes
+                far = far | lost
+            result[name] = torch.where(far, torch.inf, tolerance)
+    return result
+
+
+def most_allowed(
+    model: Model, inputs: Inputs, unit: float, simulator: Simulator
+) -> dict[str, Tensor]:
+    """No less than ``allowed`` where that is of use, from one run alone."""
+    [exact] = simulator.run([model])
+    if exact is None:
+        return {}
+    return {
+        name: torch.full_like(value[..., :1], _limit(value, unit))
+        for name, value in predicted(exact).items()
+    }
+
+
+def _limit(value: Tensor, unit: float) -> float:
+    finite = value[torch.isfinite(value)]
+    if finite.numel() == 0:
+        return 100 * unit
+    spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
+    # numbers that are all the same are told from others all the same
+    return max(spread / 100, 100 * unit * max(1.0, float(finite.abs().max())))
