@@ -1,0 +1,338 @@
+"""How a comparison is decided: from what agrees to the mistakes that explain what does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.catalogue import CATALOGUE, Words
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.evidence import evidence, largest
+from rnnscope.compare.holding import not_numbers, what_holds
+from rnnscope.compare.located import first_difference, no_difference
+from rnnscope.compare.misfit import misfits
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import Observation, few_steps, numbers_alone
+from rnnscope.compare.parts import opened_parts
+from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
+from rnnscope.compare.search import Found, Search, either
+from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.subject import Subject, Told
+from rnnscope.compare.tolerance import allowed, most_allowed
+from rnnscope.compare.unseen import Unseen, unseen
+from rnnscope.compare.verdict import Explanation, Verdict
+
+__all__ = ["Comparison"]
+
+EVIDENCE = 6.0
+"""Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+READ = {"output_axes": "the axes", "final_axes": "the final states"}
+"""The family of what is undone to read what came back."""
+
+
+class Comparison:
+    """One comparison, of numbers or calls; the search in it takes about so many ``seconds``."""
+
+    def __init__(self, subject: Subject, seconds: float, tell: Callable[[str], None] | None):
+        self.subject, self.seconds, self.tell = subject, seconds, tell
+        self.model = subject.model
+
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        shown = self.subject.shown()
+        ratio = self._worst(self.model, shown) if any(one.count for one in shown) else 0.0
+        ratio = max(ratio, self._steps(shown))
+        if ratio <= 1:
+            # a unit that is off for some inputs, as of relu, may show with others
+            more = self.subject.others()
+            ratio = max(ratio, self._worst(self.model, more) if more else 0.0)
+            shown = [*shown, *more] if ratio > 1 else shown
+        read, direct = self.subject.read(), self.subject.direct()
+        base = replace(self._facts(shown), worst=ratio)
+        if ratio > 1 or direct or self.subject.raised:
+            return self._differing(base, shown, read, direct)
+        silent = unseen(self.model, shown)
+        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
+        if read:
+            left = largest(self.model, shown)[0]
+            return replace(base, explanations=(_told(read, left, len(read)),))
+        if self.subject.unread:
+            # what cannot be compared does not agree
+            rest = tuple(note for note in base.notes if " is not used:" not in note)
+            told = tuple(self.subject.unread)
+            return replace(base, unread=told, notes=rest)
+        return replace(base, agrees=True)
+
+    def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
+        return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
+
+    def _steps(self, shown: Sequence[Observation]) -> float:
+        """The worst single step, where steps can be opened."""
+        parts = opened_parts(self.model, shown).values()
+        return max((float(part.misfit([part.part]).worst[0]) for part in parts), default=0.0)
+
+    def _facts(self, shown: Sequence[Observation]) -> Verdict:
+        first = shown[0]
+        difference, tolerance = largest(self.model, shown)
+        lower = [str(d).removeprefix("torch.") for d in self.subject.dtypes]
+        dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
+        horizon = None
+        if first.output is not None:
+            beyond = ~torch.isfinite(first.allowed["output"]).flatten(1).all(1)
+            if bool(beyond.any()):
+                horizon = int(beyond.nonzero()[0])
+        return Verdict(
+            agrees=False,
+            difference=difference,
+            allowed=tolerance,
+            worst=0.0,
+            dtype=dtype,
+            kind=self.model.structure.kind,
+            notes=tuple(self.subject.notes),
+            probe=self.subject.probe,
+            steps=first.inputs.steps,
+            horizon=horizon,
+            given=self.subject.given,
+            apart=no_difference(self.model, shown) if math.isinf(difference) else "",
+        )
+
+    def _differing(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        direct: list[Told],
+    ) -> Verdict:
+        differs = base.worst > 1
+        base = replace(base, first=first_difference(self.model, shown))
+        if direct:
+            by_calls = _told([*read, *direct], math.nan)
+            random = any(cause.name == "random" for cause, _ in direct)
+            if random or self.subject.keeps_state or not differs:
+                holds = tuple(self.subject.findings)
+                return replace(base, explanations=(by_calls,), holds=holds)
+            # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
+            read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
+        kind, itself = self.subject.other_kind()
+        if kind and itself:
+            return replace(base, holds=(kind,))
+        lost = not_numbers(self.model, shown)
+        if lost:
+            rest = self._numbers(shown)
+            if not rest or self._worst(self.model, rest) <= 1:
+                told = "The rows and steps without agree." if rest else ""
+                holds = (*_outer(read), lost, told, *self.subject.findings)
+                return replace(base, holds=tuple(filter(None, holds)))
+            base = replace(
+                base,
+                notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
+            )
+            shown = rest
+        dtypes = self.subject.dtypes
+        lower = lower_precision(self.model, shown, dtypes) if differs else None
+        if lower is not None:
+            cause, words, left = lower
+            return replace(base, explanations=(_told([*read, (cause, words)], left),))
+        if differs and too_coarse(dtypes):
+            return self._unexplained(base, shown, shown, read)
+        return self._searched(base, shown, read, direct)
+
+    def _searched(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        direct: list[Told],
+    ) -> Verdict:
+        """What a search for mistakes comes to."""
+        told = [*read, *(one for one in direct if one not in read)]
+        by_calls = (_told(told, math.nan),) if direct else ()
+        given = self.subject.searched()
+        searched = self._numbers(given) or list(shown)
+        if not given:
+            alone = "it raised at all of the shorter inputs; mistakes were searched with these alone"
+            base = replace(base, notes=(*base.notes, alone))
+        if base.worst <= 1 and self._worst(self.model, searched) <= 1:
+            # with nothing to explain, nothing is searched for
+            if by_calls:
+                return replace(base, explanations=by_calls)
+            holds = "It agrees wherever it could be called; see the note for where it raised."
+            return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
+        search = Search(self.model, searched, self.seconds, self.tell)
+        result = search.run()
+        sets = self._confirmed(result, searched, shown)
+        base = replace(base, tried=result.tried, finished=result.finished)
+        if not sets:
+            if by_calls:
+                return replace(base, explanations=by_calls)
+            return self._unexplained(base, searched, shown, read)
+        explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
+        named = {words.brief for one in explanations for words in one.words}
+        silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
+        return replace(
+            base,
+            explanations=explanations,
+            nearest=self._nearest(result, search, shown),
+            right=self._right(search, sets, shown),
+            cannot_show=silent.titles,
+            unseen=silent.words,
+            notes=(*base.notes, *self._beside(search, sets[0], shown)),
+        )
+
+    def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
+        """What is left of observations without NaN and infinities that are the candidate's own."""
+        cut = (numbers_alone(one, self.model) for one in observations)
+        return [one for one in cut if one is not None]
+
+    def _beside(
+        self, search: Search, together: tuple[Cause, ...], shown: Sequence[Observation]
+    ) -> list[str]:
+        """Of the mistakes those without which the caller's data are explained as well: it was in
+        the drawn inputs of the search that they showed."""
+        if not self.subject.given or len(together) < 2:
+            return []
+        found = []
+        for cause in together:
+            rest = search.of(frozenset(together) - {cause})
+            if rest is not None and self._worst(rest, shown) <= 1:
+                brief = CATALOGUE[cause.name].words(cause, self.model).brief
+                found.append(f"{brief}: shown by drawn inputs, not by these data")
+        return found
+
+    def _unexplained(
+        self,
+        base: Verdict,
+        searched: Sequence[Observation],
+        shown: Sequence[Observation],
+        read: list[Told],
+    ) -> Verdict:
+        """What can be said where no mistake of the catalogue explains it: other weights, or what
+        still holds."""
+        told, model = self.subject.other_weights()
+        if model is not None and len(told) > 1:
+            fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
+            if self._worst(model, fresh) <= 1:
+                names = ", ".join(sentence.partition(" ")[0] for sentence in told)
+                words = Words(
+                    "the weights are not those of the reference",
+                    f"{names} differ from the reference's; with the candidate's own in the "
+                    f"reference the two agree.",
+                    "candidate.load_state_dict(reference.state_dict())",
+                )
+                left = largest(model, fresh)[0]
+                known = _told([*read, (Cause("not_loaded"), words)], left)
+                return replace(base, explanations=(known,))
+        holds = what_holds(self.model, [*searched, *shown])
+        size = too_coarse(self.subject.dtypes)
+        size = size or ("" if told else of_the_size(self.model, shown))
+        kind, _ = self.subject.other_kind()
+        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
+        return replace(base, holds=tuple(filter(None, every)))
+
+    def _confirmed(
+        self, result: Found, searched: Sequence[Observation], shown: Sequence[Observation]
+    ) -> list[tuple[Cause, ...]]:
+        """The explanations that hold on all data, by so much that chance is excluded."""
+        order = {name: k for k, name in enumerate(CATALOGUE)}
+        found: list[tuple[Cause, ...]] = []
+        for s in result.sets:
+            model = self.model
+            together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
+            for cause in together:
+                model = CATALOGUE[cause.name].apply(model, cause) or model
+            # a slice of what is shown counts once
+            fresh = [one for one in searched if all(one is not other for other in shown)]
+            others = [] if self.subject.sliced else fresh
+            needed = EVIDENCE + math.log10(max(1, result.tried))
+            # where the reference's tolerances hold and the widest prove enough, the mistaken
+            # model's own, which are dearer, would too
+            if self._worst(model, shown) <= 1:
+                widest = _either_way(most_allowed, model, shown)
+                if evidence([*others, *widest]) >= needed:
+                    found.append(together)
+                    continue
+            mine = _either_way(allowed, model, shown)
+            if self._worst(model, mine) <= 1 and evidence([*others, *mine]) >= needed:
+                found.append(together)
+        return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+    def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
+        return math.inf if model is None else largest(model, shown)[0]
+
+    def _explanation(
+        self,
+        search: Search,
+        together: tuple[Cause, ...],
+        shown: Sequence[Observation],
+        read: list[Told],
+    ) -> Explanation:
+        """The mistakes that were undone to read the output stand first; the table assumes them."""
+        words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
+        alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
+        left = self._left(search.of(frozenset(together)), shown)
+        outer = _told(read, left)
+        return Explanation(
+            (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)
+        )
+
+    def _nearest(
+        self, result: Found, search: Search, shown: Sequence[Observation]
+    ) -> tuple[tuple[Cause, ...], tuple[Words, ...], float] | None:
+        if result.nearest is None:
+            return None
+        together = tuple(sorted(result.nearest[0], key=str))
+        words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
+        left = self._left(search.of(result.nearest[0]), shown)
+        return (together, words, left) if math.isfinite(left) and left < 1e29 else None
+
+    def _right(
+        self, search: Search, sets: Sequence[tuple[Cause, ...]], shown: Sequence[Observation]
+    ) -> tuple[str, ...]:
+        """What the data show to be right: families of mistakes none of which is in play, and of
+        which those of each parameter would have shown."""
+        data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
+        blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
+        blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
+        if data is not None and all(one.inputs.steps == 1 for one in data):
+            blamed.add("the order of time")
+        titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
+        seen: dict[str, dict[str, bool]] = {}
+        for cause in search.every:
+            if cause != cause.everywhere():
+                continue
+            of = seen.setdefault(CATALOGUE[cause.name].family, {})
+            of[cause.tensors] = of.get(cause.tensors, False) or search.shows(cause, data)
+        return tuple(
+            f
+            for f, of in seen.items()
+            if all(of.values()) and f not in blamed and not any(f in t for t in titles)
+        )
+
+
+def _either_way(
+    of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
+) -> list[Observation]:
+    """What is shown, with tolerances by the reference or by another model, whichever is more."""
+    return [
+        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
+        for one in shown
+    ]
+
+
+def _outer(read: Sequence[Told]) -> list[str]:
+    """What was undone to read the output, in sentences."""
+    return [f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read]
+
+
+def _spread(together: tuple[Cause, ...]) -> int:
+    """Explanations that name fewer places come first."""
+    return sum((c.layer is not None) + (c.direction is not None) for c in together)
+
+
+def _told(known: Sequence[Told], left: float, read: int = 0) -> Explanation:
+    return Explanation(tuple(c for c, _ in known), tuple(w for _, w in known), left, (), read)
