@@ -155,7 +155,7 @@ class Comparison:
         given = self.subject.searched()
         searched = self._numbers(given) or list(shown)
         if not given:
-            alone = "it raised at all of the shorter inputs; mistakes were searched with these alone"
+            alone = "it raised at all shorter inputs; mistakes were searched with these alone"
             base = replace(base, notes=(*base.notes, alone))
         if base.worst <= 1 and self._worst(self.model, searched) <= 1:
             # with nothing to explain, nothing is searched for
