@@ -346,8 +346,8 @@ class Search:
 
     def _alternatives(self, found: Sequence[Causes]) -> list[Causes]:
         """All sets of the same size that explain as well, one mistake replaced by another."""
-        known = list(found)
-        for s in found[:4]:
+        known = list(self._fewer(found) or found)
+        for s in known[:4]:
             for cause in s:
                 rest = s - {cause}
                 sets, _ = self._measure(
@@ -366,6 +366,17 @@ class Search:
             if not joined:
                 return known
             known = joined
+
+    def _fewer(self, found: Sequence[Causes]) -> list[Causes]:
+        """Sets in which one mistake stands for two of a kind."""
+        wanted = [
+            (s - {one, other}) | {instead}
+            for s in found[:4]
+            for one, other in combinations(s, 2)
+            if one.name == other.name and len(s) > 2
+            for instead in self.every
+        ]
+        return self._explaining_quickly(list(filter(self._sensible, dict.fromkeys(wanted))))
 
     def _joined(self, found: Sequence[Causes]) -> Iterable[Causes]:
         """Two of a kind as one: of W and of b is of all, of both directions is of the layer."""
