@@ -289,6 +289,24 @@ def of_reverse(name: str, choice: str = "", tensors: str = "", layer: int | None
                 of_forward("gate_order", "znr", "W_hh", 0),
             ],
         ),
+        (  # under a mistake of the layer below, from outputs alone: two in the only direction
+            Setting("gru", 2, 1),
+            "output",
+            [
+                Mistake("update", "both", "", 1),
+                Mistake("gate_order", "nzr", "W", 0),
+                Mistake("reset_whole", "", "", 1),
+            ],
+        ),
+        (  # and one in each of two
+            Setting("lstm", 2, 2),
+            "call_output",
+            [
+                Mistake("gate_order", "ofgi", "W_hh", 0),
+                of_reverse("gate_order", "ofig", "W_hh", 1),
+                of_forward("gate_order", "gifo", "all", 1),
+            ],
+        ),
     ],
 )
 def test_three_mistakes_that_each_way_of_looking_finds(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from rnnscope.compare.batched import LARGE
+from rnnscope.compare.beneath import beneath
 from rnnscope.compare.by_part import FIRST, Causes, Witness, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
 from rnnscope.compare.cause import Cause
@@ -57,6 +58,8 @@ class Seeds:
         yield from self._of_one_step(explained)
         if self.model.num_layers > 1:
             yield self._by_runs(explained)
+            if not any(layer for layer, _ in explained):
+                yield from beneath(self.model, self.observations, self.every, self.known, self.late)
 
     def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
         """What explains each part; what explains one is tried in the others."""

@@ -1,0 +1,214 @@
+"""Two layers where only the last one's steps are seen: under every mistake of the layer below.
+
+What the last layer reads is known under each hypothesis for the layer below. So its single steps
+are opened for all hypotheses at once, on a few numbers; what fits them is tried as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from rnnscope.compare.by_part import Causes, excludes, merged
+from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, PartIndex
+from rnnscope.compare.observed import Observation, distance
+from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
+from rnnscope.compare.single_steps import opened
+
+__all__ = ["beneath"]
+
+STEPS = 2
+ROWS = 2
+"""Steps and rows that are looked at."""
+
+CHUNK = 256
+"""Pairs of mistakes that are looked at before the time is."""
+
+PARTLY = 16
+"""Hypotheses that explain one of two directions, under which the other is searched further."""
+
+
+def beneath(
+    model: Model,
+    observations: Sequence[Observation],
+    every: Sequence[Cause],
+    known: Changed,
+    late: Callable[[], bool],
+) -> Iterator[list[Causes]]:
+    """Sets of mistakes that explain the last layer's steps: one below it, with one, then with two
+    in each direction of its own."""
+    last = model.num_layers - 1
+    seen = [one for one in observations if one.output is not None and one.inputs.lengths is None]
+    if last == 0 or not seen:
+        return
+    below = [c for c in every if c.layer is not None and c.layer < last and _of_cell(c)]
+    hypotheses = _Hypotheses.of(model, max(seen, key=_fullness), [frozenset({c}) for c in below])
+    if hypotheses is None:
+        return
+    cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
+    fits = [
+        _Fits.of(hypotheses, d, [frozenset(), *(frozenset({c}) for c in cells)], known)
+        for d in range(model.num_directions)
+    ]
+    yield from _together(model, hypotheses, fits)
+    some = [k for k in range(len(hypotheses.sets)) if any(one.sets[k] for one in fits)]
+    if model.num_directions > 1:
+        hypotheses = hypotheses.some(some[:PARTLY])
+        fits = [replace(one, sets=[one.sets[k] for k in some[:PARTLY]]) for one in fits]
+    pairs = [frozenset(pair) for pair in combinations(cells, 2) if not excludes(*pair)]
+    for start in range(0, len(pairs) if hypotheses.sets else 0, CHUNK):
+        if late():
+            return
+        chunk = pairs[start : start + CHUNK]
+        fits = [one.beside(_Fits.of(hypotheses, d, chunk, known)) for d, one in enumerate(fits)]
+        yield from _together(model, hypotheses, fits)
+
+
+def _of_cell(cause: Cause) -> bool:
+    return CATALOGUE[cause.name].of_cell
+
+
+def _fullness(one: Observation) -> tuple[bool, int]:
+    return one.inputs.given, one.count
+
+
+@dataclass(frozen=True)
+class _Hypotheses:
+    """Mistakes below the last layer, with what that reads under each: ``parts``, its steps by
+    direction, of every hypothesis in turn along the rows."""
+
+    model: Model
+    sets: tuple[Causes, ...]
+    parts: tuple[OpenedPart, ...]
+    rows: int
+    allowed: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, model: Model, seen: Observation, sets: Sequence[Causes]) -> _Hypotheses | None:
+        """None where the last layer's steps cannot be opened."""
+        last = model.num_layers - 1
+        models = [(s, other) for s in sets if (other := applied(model, tuple(s))) is not None]
+        outcomes = seen.simulator.run([other for _, other in models])
+        flows = [
+            (s, outcome.layers[last - 1])
+            for (s, _), outcome in zip(models, outcomes, strict=True)
+            if outcome is not None and len(outcome.layers) > last
+        ]
+        found: list[list[OpenedPart]] = []
+        for _, flow in flows:
+            parts = opened_parts(model, [seen], {(0, last): flow})
+            own = [parts[last, d] for d in range(model.num_directions) if (last, d) in parts]
+            if len(own) < model.num_directions:
+                return None
+            found.append([_first(part) for part in own])
+        if not found:
+            return None
+        rows = found[0][0].steps[0].known.x.shape[1]
+        whole = tuple(_along([parts[d] for parts in found]) for d in range(model.num_directions))
+        allowed = tuple(4 * tolerances(parts.part, parts.steps[0])["h"] for parts in whole)
+        return cls(model, tuple(s for s, _ in flows), whole, rows, allowed)
+
+    def some(self, which: Sequence[int]) -> _Hypotheses:
+        """Some of them."""
+        places = [k * self.rows + row for k in which for row in range(self.rows)]
+        parts = tuple(_of_rows(part, torch.tensor(places, dtype=torch.long)) for part in self.parts)
+        return replace(self, sets=tuple(self.sets[k] for k in which), parts=parts)
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Of one direction of the last layer the sets of mistakes that fit, by hypothesis."""
+
+    sets: list[list[Causes]]
+
+    @classmethod
+    def of(cls, hypotheses: _Hypotheses, d: int, tried: Iterable[Causes], known: Changed) -> _Fits:
+        """Of these sets."""
+        witness = hypotheses.parts[d]
+        made = [(s, p) for s in tried if (p := changed_part(witness.part, s, known)) is not None]
+        steps = witness.steps[0]
+        values = opened([part for _, part in made], steps.known, ["h"])["h"]
+        ratio = distance(values, steps.after["h"]) / hypotheses.allowed[d]
+        shape = (*ratio.shape[:2], len(hypotheses.sets), hypotheses.rows, ratio.shape[-1])
+        worst = ratio.reshape(shape).amax((1, 3, 4))  # (set, hypothesis)
+        return cls(
+            [
+                [made[k][0] for k in fitting.nonzero().flatten().tolist()]
+                for fitting in (worst <= 1).T
+            ]
+        )
+
+    def beside(self, other: _Fits) -> _Fits:
+        """Those of both."""
+        return _Fits([a + b for a, b in zip(self.sets, other.sets, strict=True)])
+
+
+def _together(
+    model: Model, hypotheses: _Hypotheses, fits: Sequence[_Fits]
+) -> Iterator[list[Causes]]:
+    """Each hypothesis under which every direction is explained, with what explains it."""
+    last = model.num_layers - 1
+    for k, below in enumerate(hypotheses.sets):
+        if not all(one.sets[k] for one in fits):
+            continue
+        options: dict[PartIndex, Sequence[Causes]] = {
+            (last, d): one.sets[k] for d, one in enumerate(fits)
+        }
+        for layer in range(last):
+            for d, name in enumerate(model.structure.directions):
+                here = [c for c in below if c.layer == layer and c.direction in (None, name)]
+                options[layer, d] = [frozenset(c.everywhere() for c in here)]
+        yield merged(model, options)
+
+
+# the steps that are looked at ----------------------------------------------------------------
+
+
+def _first(part: OpenedPart) -> OpenedPart:
+    """The first steps of the first rows."""
+    [steps] = part.steps
+    known = steps.known
+    fewer = replace(
+        known,
+        x=known.x[:STEPS, :ROWS],
+        before={name: value[:STEPS, :ROWS] for name, value in known.before.items()},
+        initial={name: value[:ROWS] for name, value in known.initial.items()},
+    )
+    after = {name: value[:STEPS, :ROWS] for name, value in steps.after.items()}
+    return replace(part, steps=(replace(steps, known=fewer, after=after),))
+
+
+def _along(parts: Sequence[OpenedPart]) -> OpenedPart:
+    """The steps of many, side by side along the rows."""
+    every = [part.steps[0] for part in parts]
+
+    def joined(values: Sequence[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:
+        return {name: torch.cat([value[name] for value in values], dim) for name in values[0]}
+
+    known = replace(
+        every[0].known,
+        x=torch.cat([one.known.x for one in every], 1),
+        before=joined([one.known.before for one in every], 1),
+        initial=joined([one.known.initial for one in every], 0),
+    )
+    after = joined([one.after for one in every], 1)
+    return replace(parts[0], steps=(replace(every[0], known=known, after=after),))
+
+
+def _of_rows(part: OpenedPart, rows: Tensor) -> OpenedPart:
+    [steps] = part.steps
+    known = steps.known
+    fewer = replace(
+        known,
+        x=known.x[:, rows],
+        before={name: value[:, rows] for name, value in known.before.items()},
+        initial={name: value[rows] for name, value in known.initial.items()},
+    )
+    after = {name: value[:, rows] for name, value in steps.after.items()}
+    return replace(part, steps=(replace(steps, known=fewer, after=after),))
