@@ -205,10 +205,10 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
             text = "every single step agrees if it starts from zeros: are the initial states used?"
         elif one_step is not None:
             text = f"every single step agrees but the {one_step}: is it computed?"
-        elif few := _few_steps(part):
-            text = f"{own}, {few}."
         elif len(wrong) <= max(1, len(ratios) // 4):
             text = _units(part, own, wrong, inputs_right)
+        elif few := _few_steps(part):
+            text = f"{own}, {few}."
         else:
             text = (
                 f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} "
