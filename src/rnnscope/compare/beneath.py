@@ -1,7 +1,8 @@
 """Two layers where only the last one's steps are seen: under every mistake of the layer below.
 
-What the last layer reads is known under each hypothesis for the layer below. So its single steps
-are opened for all hypotheses at once, on a few numbers; what fits them is tried as a whole.
+Where that is right, the last layer's steps are known, and searched as any others. Else what it
+reads is known under each hypothesis for the layer below: its single steps are opened for all of
+them at once, on a few numbers; what fits these is tried as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from rnnscope.compare.by_part import Causes, excludes, merged
+from rnnscope.compare.by_part import FIRST, Causes, excludes, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, PartIndex
@@ -47,27 +48,68 @@ def beneath(
     seen = [one for one in observations if one.output is not None and one.inputs.lengths is None]
     if last == 0 or not seen:
         return
+    cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
+    yield _with_nothing_wrong_below(model, seen, cells, known, late)
     below = [c for c in every if c.layer is not None and c.layer < last and _of_cell(c)]
     hypotheses = _Hypotheses.of(model, max(seen, key=_fullness), [frozenset({c}) for c in below])
     if hypotheses is None:
         return
-    cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
     fits = [
         _Fits.of(hypotheses, d, [frozenset(), *(frozenset({c}) for c in cells)], known)
         for d in range(model.num_directions)
     ]
     yield from _together(model, hypotheses, fits)
-    some = [k for k in range(len(hypotheses.sets)) if any(one.sets[k] for one in fits)]
     if model.num_directions > 1:
-        hypotheses = hypotheses.some(some[:PARTLY])
-        fits = [replace(one, sets=[one.sets[k] for k in some[:PARTLY]]) for one in fits]
+        yield from _partly(hypotheses, fits, cells, known, late)
+        return
     pairs = [frozenset(pair) for pair in combinations(cells, 2) if not excludes(*pair)]
-    for start in range(0, len(pairs) if hypotheses.sets else 0, CHUNK):
+    for start in range(0, len(pairs), CHUNK):
         if late():
             return
         chunk = pairs[start : start + CHUNK]
         fits = [one.beside(_Fits.of(hypotheses, d, chunk, known)) for d, one in enumerate(fits)]
         yield from _together(model, hypotheses, fits)
+
+
+def _partly(
+    hypotheses: _Hypotheses,
+    fits: Sequence[_Fits],
+    cells: Sequence[Cause],
+    known: Changed,
+    late: Callable[[], bool],
+) -> Iterator[list[Causes]]:
+    """The hypotheses that explain one of two directions, the other searched for more mistakes."""
+    some = [k for k in range(len(hypotheses.sets)) if any(one.sets[k] for one in fits)]
+    for k in some[:PARTLY]:
+        every = [one.sets[k] for one in fits]
+        below = frozenset(c.everywhere() for c in hypotheses.sets[k])
+        hints = [below, *(s for sets in every for s in sets[:FIRST])]
+        parts = hypotheses.opened(k)
+        found = [
+            sets or explain(part, cells, known, late, hints=hints)
+            for sets, part in zip(every, parts, strict=True)
+        ]
+        if all(found):
+            yield _merged(hypotheses.model, hypotheses.sets[k], found)
+
+
+def _with_nothing_wrong_below(
+    model: Model,
+    seen: Sequence[Observation],
+    cells: Sequence[Cause],
+    known: Changed,
+    late: Callable[[], bool],
+) -> list[Causes]:
+    """What explains the last layer where those below it are right."""
+    last = model.num_layers - 1
+    flows: dict[tuple[int, int], Tensor] = {}
+    for k, one in enumerate(seen):
+        [outcome] = one.simulator.run([model])
+        if outcome is not None and len(outcome.layers) > last:
+            flows[k, last] = outcome.layers[last - 1]
+    parts = {p: part for p, part in opened_parts(model, seen, flows).items() if p[0] == last}
+    explained = {p: explain(part, cells, known, late) for p, part in parts.items()}
+    return merged(model, explained)
 
 
 def _of_cell(cause: Cause) -> bool:
@@ -80,11 +122,13 @@ def _fullness(one: Observation) -> tuple[bool, int]:
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """Mistakes below the last layer, with what that reads under each: ``parts``, its steps by
-    direction, of every hypothesis in turn along the rows."""
+    """Mistakes below the last layer, with what that reads under each; ``parts``, its first steps by
+    direction, of every hypothesis in turn along ``rows`` rows each."""
 
     model: Model
+    seen: Observation
     sets: tuple[Causes, ...]
+    flows: tuple[Tensor, ...]
     parts: tuple[OpenedPart, ...]
     rows: int
     allowed: tuple[Tensor, ...]
@@ -112,13 +156,14 @@ class _Hypotheses:
         rows = found[0][0].steps[0].known.x.shape[1]
         whole = tuple(_along([parts[d] for parts in found]) for d in range(model.num_directions))
         allowed = tuple(4 * tolerances(parts.part, parts.steps[0])["h"] for parts in whole)
-        return cls(model, tuple(s for s, _ in flows), whole, rows, allowed)
+        reads = tuple(flow for _, flow in flows)
+        return cls(model, seen, tuple(s for s, _ in flows), reads, whole, rows, allowed)
 
-    def some(self, which: Sequence[int]) -> _Hypotheses:
-        """Some of them."""
-        places = [k * self.rows + row for k in which for row in range(self.rows)]
-        parts = tuple(_of_rows(part, torch.tensor(places, dtype=torch.long)) for part in self.parts)
-        return replace(self, sets=tuple(self.sets[k] for k in which), parts=parts)
+    def opened(self, k: int) -> list[OpenedPart]:
+        """All steps of the last layer under one of them."""
+        last = self.model.num_layers - 1
+        parts = opened_parts(self.model, [self.seen], {(0, last): self.flows[k]})
+        return [parts[last, d] for d in range(self.model.num_directions)]
 
 
 @dataclass(frozen=True)
@@ -153,18 +198,20 @@ def _together(
     model: Model, hypotheses: _Hypotheses, fits: Sequence[_Fits]
 ) -> Iterator[list[Causes]]:
     """Each hypothesis under which every direction is explained, with what explains it."""
-    last = model.num_layers - 1
     for k, below in enumerate(hypotheses.sets):
-        if not all(one.sets[k] for one in fits):
-            continue
-        options: dict[PartIndex, Sequence[Causes]] = {
-            (last, d): one.sets[k] for d, one in enumerate(fits)
-        }
-        for layer in range(last):
-            for d, name in enumerate(model.structure.directions):
-                here = [c for c in below if c.layer == layer and c.direction in (None, name)]
-                options[layer, d] = [frozenset(c.everywhere() for c in here)]
-        yield merged(model, options)
+        if all(one.sets[k] for one in fits):
+            yield _merged(model, below, [one.sets[k] for one in fits])
+
+
+def _merged(model: Model, below: Causes, above: Sequence[Sequence[Causes]]) -> list[Causes]:
+    """Mistakes below the last layer with those of each direction of it."""
+    last = model.num_layers - 1
+    options: dict[PartIndex, Sequence[Causes]] = {(last, d): s for d, s in enumerate(above)}
+    for layer in range(last):
+        for d, name in enumerate(model.structure.directions):
+            here = [c for c in below if c.layer == layer and c.direction in (None, name)]
+            options[layer, d] = [frozenset(c.everywhere() for c in here)]
+    return merged(model, options)
 
 
 # the steps that are looked at ----------------------------------------------------------------
@@ -199,16 +246,3 @@ def _along(parts: Sequence[OpenedPart]) -> OpenedPart:
     )
     after = joined([one.after for one in every], 1)
     return replace(parts[0], steps=(replace(every[0], known=known, after=after),))
-
-
-def _of_rows(part: OpenedPart, rows: Tensor) -> OpenedPart:
-    [steps] = part.steps
-    known = steps.known
-    fewer = replace(
-        known,
-        x=known.x[:, rows],
-        before={name: value[:, rows] for name, value in known.before.items()},
-        initial={name: value[rows] for name, value in known.initial.items()},
-    )
-    after = {name: value[:, rows] for name, value in steps.after.items()}
-    return replace(part, steps=(replace(steps, known=fewer, after=after),))

@@ -34,6 +34,9 @@ DEPTH = 3
 NEAREST = 3
 """Of the sets that explain parts those that are extended before another way of looking."""
 
+WIDER = 4 * BEAM
+"""Pairs that are extended at last, where there is time."""
+
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
@@ -205,6 +208,7 @@ class Search:
                 near = self._best(sets, misfit)
                 seeds += near
                 found = self._explaining_quickly(self._with_one_more(near[:NEAREST]))
+                found = found or self._explaining_quickly(self._with_pairs(near[:1]))
             if found:
                 return self._found(self._alternatives(found))
         return self._extend([*dict.fromkeys(seeds), *beam])
@@ -213,8 +217,14 @@ class Search:
         extended = [base | {cause} for base in bases for cause in self.every]
         return [s for s in dict.fromkeys(extended) if self._sensible(s)]
 
+    def _with_pairs(self, bases: Iterable[Causes]) -> list[Causes]:
+        """Each with two mistakes around the cells."""
+        extended = (base | pair for base in bases for pair in self._structural())
+        return [s for s in dict.fromkeys(extended) if self._sensible(s)]
+
     def _extend(self, beam: list[Causes]) -> Found:
         """The search from sets that come close, one more mistake at a time."""
+        wider: list[Causes] = []
         for size in range(2, DEPTH + 1):
             if self._late or self._seeds.hopeless:
                 return self._found([])
@@ -226,8 +236,8 @@ class Search:
             if size == 2:
                 pairs = self._structural()
                 found = self._explaining_quickly(pairs)
-                beside = [s | pair for s in beam[:NEAREST] if len(s) == 1 for pair in pairs]
-                found = found or self._explaining_quickly(list(filter(self._sensible, beside)))
+                alone = [s for s in beam[:NEAREST] if len(s) == 1]
+                found = found or self._explaining_quickly(self._with_pairs(alone))
                 for more in (self._scrambled, self._through, self._scrambled_beside):
                     found = found or self._explaining_quickly(more())
                 if found:
@@ -239,7 +249,9 @@ class Search:
             if size < DEPTH:
                 sets, misfit = self._measure(extended)
                 beam = self._best(sets, misfit)
-        return self._found([])
+                wider = self._best(sets, misfit, WIDER)
+        rest = [s for s in wider if s not in set(beam)]
+        return self._found(self._alternatives(self._explaining_quickly(self._with_one_more(rest))))
 
     @property
     def _large(self) -> bool:
@@ -387,8 +399,10 @@ class Search:
                         if (cause.name, cause.choice) == (one.name, one.choice):
                             yield (s - {one, other}) | {cause}
 
-    def _best(self, sets: Sequence[Causes], misfit: Misfit | None) -> list[Causes]:
-        return [] if misfit is None else [sets[k] for k in misfit.closest(BEAM, EACH)]
+    def _best(
+        self, sets: Sequence[Causes], misfit: Misfit | None, beam: int = BEAM
+    ) -> list[Causes]:
+        return [] if misfit is None else [sets[k] for k in misfit.closest(beam, EACH)]
 
 
 def _chunks(sets: Sequence[Causes]) -> Iterable[Sequence[Causes]]:

@@ -47,6 +47,7 @@ class Seeds:
         # what stands in one place alone, as where sizes allow it, is tried in each
         of_cell = (c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell)
         self._cells = list(dict.fromkeys(of_cell))
+        self.observations = [_with_own_finals(one) for one in self.observations]
         opened = opened_parts(self.model, self.observations)
         self.hopeless = any(part.few_units for part in opened.values())
         if self.hopeless:
@@ -55,9 +56,17 @@ class Seeds:
         yield merged(self.model, explained)
         if self.model.parts[0][0].weights.hh.numel() > LARGE:
             return
-        yield from self._of_one_step(explained)
+        calls = _one_step(self.observations)
+        if explained and all(explained.values()):
+            calls = []
+        if calls:
+            yield merged(self.model, self._explained(opened_parts(self.model, calls), 2))
         if self.model.num_layers > 1:
-            yield self._by_runs(explained)
+            yield self._by_runs(self.model, explained)
+        if calls:
+            yield from self._around(calls)
+        if self.model.num_layers > 1:
+            yield from self._by_runs_around()
             if not any(layer for layer, _ in explained):
                 yield from beneath(self.model, self.observations, self.every, self.known, self.late)
 
@@ -74,13 +83,6 @@ class Seeds:
         return explain(witness, self._cells, self.known, self.late, depth, hints)
 
     # calls of one step ------------------------------------------------------------------------
-
-    def _of_one_step(self, explained: Explained) -> Iterator[list[Causes]]:
-        calls = _one_step(self.observations)
-        if not calls or (explained and all(explained.values())):
-            return
-        yield merged(self.model, self._explained(opened_parts(self.model, calls), 2))
-        yield from self._around(calls)
 
     def _around(self, calls: Sequence[Observation]) -> Iterator[list[Causes]]:
         """What explains the parts beside one mistake around the cells."""
@@ -138,9 +140,16 @@ class Seeds:
 
     # whole runs -------------------------------------------------------------------------------
 
-    def _by_runs(self, opened: Explained) -> list[Causes]:
+    def _by_runs_around(self) -> Iterator[list[Causes]]:
+        """The same from other states than the initial ones that were given."""
+        for cause in self.every:
+            if CATALOGUE[cause.name].family == "the initial states":
+                model = applied(self.model, (cause,))
+                if model is not None:
+                    yield [s | {cause} for s in self._by_runs(model, {}, 2)]
+
+    def _by_runs(self, model: Model, opened: Explained, depth: int = 3) -> list[Causes]:
         """Layer by layer, each reading what the explained one below it hands on."""
-        model = self.model
         explained: Explained = {}
         flows: Flows = {}
         for layer in range(model.num_layers):
@@ -150,13 +159,17 @@ class Seeds:
             here: Explained = {}
             for d in range(model.num_directions):
                 place = (layer, d)
-                witness: Witness | None = runs.get(place)
-                if place in steps and (layer == model.num_layers - 1 or witness is None):
-                    witness = steps[place]
-                if witness is None:
+                ways: list[Witness | None] = [runs.get(place), steps.get(place)]
+                if layer == model.num_layers - 1:
+                    ways.reverse()  # of the last layer steps may be known, unless they are changed
+                witnesses = [way for way in ways if way is not None]
+                if not witnesses:
                     continue
-                hints = _hints({**explained, **here})
-                here[place] = opened.get(place) or self._explain(witness, 3, hints)
+                # what explains its single steps may not explain whole runs
+                hints = [*opened.get(place, [])[:FIRST], *_hints({**explained, **here})]
+                here[place] = []
+                for witness in witnesses:
+                    here[place] = here[place] or self._explain(witness, depth, hints)
             explained |= here
             parts = {d: self._with(model.parts[layer][d], sets) for (_, d), sets in here.items()}
             whole = {d: part for d, part in parts.items() if part is not None}
@@ -167,6 +180,14 @@ class Seeds:
 
     def _with(self, part: Part, sets: Sequence[Causes]) -> Part | None:
         return changed_part(part, sets[0], self.known) if sets else None
+
+
+def _with_own_finals(one: Observation) -> Observation:
+    """Without final states that are the same in every layer: they are not the layers' own."""
+    layered = [value for value in one.final.values() if len(value) > 1]
+    if any(bool((value == value[:1]).all()) for value in layered):
+        return replace(one, final={})
+    return one
 
 
 def _hints(explained: Explained) -> list[Causes]:
