@@ -56,15 +56,14 @@ class Seeds:
         yield merged(self.model, explained)
         if self.model.parts[0][0].weights.hh.numel() > LARGE:
             return
-        calls = _one_step(self.observations)
-        if explained and all(explained.values()):
-            calls = []
+        whole = bool(explained) and all(explained.values())
+        calls = [] if whole else _one_step(self.observations)
         if calls:
             yield merged(self.model, self._explained(opened_parts(self.model, calls), 2))
         if self.model.num_layers > 1:
             yield self._by_runs(self.model, explained)
-        if calls:
-            yield from self._around(calls)
+        if not whole:
+            yield from self._around(calls or self.observations)
         if self.model.num_layers > 1:
             yield from self._by_runs_around()
             if not any(layer for layer, _ in explained):
@@ -142,11 +141,11 @@ class Seeds:
 
     def _by_runs_around(self) -> Iterator[list[Causes]]:
         """The same from other states than the initial ones that were given."""
-        for cause in self.every:
-            if CATALOGUE[cause.name].family == "the initial states":
-                model = applied(self.model, (cause,))
-                if model is not None:
-                    yield [s | {cause} for s in self._by_runs(model, {}, 2)]
+        started = [c for c in self.every if CATALOGUE[c.name].family == "the initial states"]
+        models = [(c, model) for c in started if (model := applied(self.model, (c,))) is not None]
+        for depth in (1, 2):  # the likely ones first
+            for cause, model in models:
+                yield [s | {cause} for s in self._by_runs(model, {}, depth)]
 
     def _by_runs(self, model: Model, opened: Explained, depth: int = 3) -> list[Causes]:
         """Layer by layer, each reading what the explained one below it hands on."""
