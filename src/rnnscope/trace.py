@@ -21,13 +21,7 @@ from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_sta
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
-from rnnscope.errors import (
-    AddressError,
-    GradientError,
-    RefusedError,
-    ShapeError,
-    VerificationError,
-)
+from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
 from rnnscope.explain import Explanation, explain
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
@@ -36,6 +30,7 @@ from rnnscope.labels import Labels, step_labels
 from rnnscope.listing import SMALL, count, overview, table
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.page import View, view
+from rnnscope.proving import sentence, unverified, verify, worst
 from rnnscope.record import Index, Place, Record
 from rnnscope.run import Ran, run_call
 from rnnscope.shapes import Shapes, shapes
@@ -129,29 +124,8 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 thorough=check == "thorough",
             )
     if check is not False:
-        _verify(adopted, opened.proofs)
+        verify(adopted, opened.proofs)
     return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
-
-
-def _verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
-    """Raise ``VerificationError`` where a deviation is larger than rounding allows."""
-    failed = [proof for proof in proofs.values() if proof.ratio > 1]
-    if not failed:
-        return
-    first = min(failed, key=lambda p: (p.place.layer, p.state != "h"))
-    if adopted.declared:
-        raise VerificationError(
-            f"what {adopted.kind} returned as {first.state} is not what it computed, first at "
-            f"{first.place}: the largest difference is {first.deviation:.3g}. Was it changed on "
-            f"its way out? trace(..., check=False) gives the numbers by the declared equations."
-        )
-    raise VerificationError(
-        f"{first.state} by the equations is not {adopted.kind}'s own, first at {first.place}: "
-        f"the largest difference, {first.deviation:.3g}, is up to {first.ratio:.3g} times what "
-        f"rounding allows. Either {adopted.kind} did not compute what its documentation says "
-        f"(another backend, a patched forward), or rnnscope errs: please report it. "
-        f"trace(..., check=False) gives the numbers by the equations alone."
-    )
 
 
 def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
@@ -356,52 +330,26 @@ class Trace(Record):
     def deviation(self) -> float | None:
         """The largest deviation of the equations from the layer's own states; None where the
         layer did not run (``check=False``)."""
-        worst = self._worst()
-        return None if worst is None else worst.deviation
+        largest = worst(self.proofs)
+        return None if largest is None else largest.deviation
 
     @property
     def tolerance(self) -> float | None:
         """What rounding allows at the place of the largest deviation; None as above."""
-        worst = self._worst()
-        return None if worst is None else worst.tolerance
+        largest = worst(self.proofs)
+        return None if largest is None else largest.tolerance
 
     @property
     def unverified(self) -> tuple[str, ...]:
         """The states whose bound is too wide to prove anything, as c in bfloat16."""
-        return tuple(n for n, proof in self.proofs.items() if proof.loose == proof.places)
-
-    def _worst(self) -> Proof | None:
-        """The largest deviation of what is proven; of all, where nothing is."""
-        proven = [p for name, p in self.proofs.items() if name not in self.unverified]
-        return max(proven or self.proofs.values(), key=lambda p: p.deviation, default=None)
+        return unverified(self.proofs)
 
     @property
     def proof(self) -> str:
         """One sentence: what was compared with what, and how far apart they are."""
-        kind = self.structure.kind
-        if not self.proofs:
-            text = f"Not verified: computed by the equations alone, {kind} did not run."
-            return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
-        if self.structure.declared:
-            text = (
-                f"Computed by the declared equations; there is no other implementation to compare "
-                f"with. What {kind} returned is {', '.join(self.proofs)} of this record: largest "
-                f"difference {_short(self.deviation)}."
-            )
-            return text if self.nonfinite is None else f"{text} Not finite: {self.nonfinite}."
-        proven = [proof.words for n, proof in self.proofs.items() if n not in self.unverified]
-        allows = f"largest difference {_short(self.deviation)}"
-        if self.deviation or math.isfinite(self.tolerance or 0.0):
-            allows += f"; rounding in {self.precision} allows {_short(self.tolerance)}"
-        if proven:
-            text = f"Equal to {kind}'s own {', '.join(proven)}: {allows}."
-            for name in self.unverified:
-                text += f" {name} not verified: rounding in {self.precision} allows too much."
-        else:
-            text = f"Not verified, as rounding allows too much: {allows}."
-        if self.nonfinite is not None:
-            text += f" Not finite: {self.nonfinite}."
-        return text
+        text = sentence(self.structure, self.proofs, self.precision)
+        nonfinite = self.nonfinite
+        return text if nonfinite is None else f"{text} Not finite: {nonfinite}."
 
     @property
     def proven(self) -> bool:
@@ -884,10 +832,6 @@ class Rerun(Trace):
 
 def _kind_of(value: Tensor) -> str:
     return "NaN" if value.isnan().any() else "inf"
-
-
-def _short(number: float | None) -> str:
-    return "none" if number is None else "0" if number == 0 else f"{number:.0e}"
 
 
 def _absent(structure: Structure, values: Mapping[str, Tensor]) -> dict[str, str]:
