@@ -18,7 +18,7 @@ from rnnscope import tracefile
 from rnnscope.addressing import Address
 from rnnscope.adopt import Adopted, Call, Returned, Structure, Weights, adopt
 from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_state, snapshot_of
-from rnnscope.cells import Cell, quantity_names
+from rnnscope.cells import Cell
 from rnnscope.direction import Proof, deviations
 from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
@@ -28,6 +28,8 @@ from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.labels import Labels, step_labels
 from rnnscope.listing import SMALL, count, overview, table
+from rnnscope.names import absent_names, recorded_names
+from rnnscope.nonfinite import first_nonfinite
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.page import View, view
 from rnnscope.proving import sentence, unverified, verify, worst
@@ -84,23 +86,6 @@ def trace(
         module(*args, **kwargs)
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check).labelled(labels)
-
-
-def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
-    """What ``record`` asks for, as names; raises ``AddressError`` for an unknown one."""
-    if record == "gates":
-        return frozenset(cell.quantities)
-    if record == "all":
-        return frozenset(quantity_names(cell))
-    names = frozenset([record] if isinstance(record, str) else record)
-    known = quantity_names(cell)
-    unknown = sorted(map(str, names.difference(known)))
-    if unknown:
-        raise AddressError(
-            f'record must be "gates", "all" or names of {cell.name}: {", ".join(known)}; '
-            f"got {', '.join(unknown)}"
-        )
-    return names.union(cell.states)
 
 
 def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace:
@@ -211,7 +196,7 @@ class Trace(Record):
             lengths,
             structure.directions,
             {"h": "projected"} if cell.projected else {},
-            _absent(structure, opened.values),
+            absent_names(cell, opened.values),
         )
         self.structure = structure
         self.call = call
@@ -620,28 +605,7 @@ class Trace(Record):
     @property
     def nonfinite(self) -> str | None:
         """The first place that holds NaN or inf, in the order of computation; None without."""
-        for name, weight in self.parameters.items():
-            if not torch.isfinite(weight).all():
-                return f"{_kind_of(weight)} first in {name}"
-        for name, value in self.call.initial.items():
-            if not torch.isfinite(value).all():
-                return f"{_kind_of(value)} first in {name}_0"
-        for layer in range(self.structure.num_layers):
-            values = {"x": self.layer_input(layer).unsqueeze(0)}
-            values |= {name: self[name, layer] for name in self}
-            for name, value in values.items():
-                bad = ~torch.isfinite(value)
-                if bad.any():
-                    at = self._first(bad, layer)
-                    held = value[self.directions.index(at.direction), at.batch, at.time, at.unit]
-                    return f"{_kind_of(held)} first in {name} at {at}"
-        return None
-
-    def _first(self, bad: Tensor, layer: int) -> Place:
-        """The first True of (direction, batch, time, unit), by time."""
-        by_time = bad.movedim(2, 0)
-        t, d, b, unit = (int(k) for k in by_time.nonzero()[0])
-        return Place(layer, self.directions[d], b, t, unit)
+        return first_nonfinite(self, self.call, self.parameters)
 
     def shapes(self) -> Shapes:
         """What each slice of ``output`` and each row of ``h_n`` is in this call, checked on its
@@ -828,28 +792,3 @@ class Rerun(Trace):
                             f"before the edit"
                         )
         return super().explain(name, **at)
-
-
-def _kind_of(value: Tensor) -> str:
-    return "NaN" if value.isnan().any() else "inf"
-
-
-def _absent(structure: Structure, values: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names that a person may try, and what to write instead."""
-    found = {
-        name: f'{name} is not recorded here; trace(..., record="all") or record=[..., "{name}"]'
-        for name in quantity_names(structure.cell)
-        if name not in values
-    }
-    for state in structure.cell.states:
-        found[f"{state}_n"] = (
-            f"{state}_n is no quantity of every step: write tr.{state}_n for what the layer "
-            f'returned, or tr.sel("{state}", time="last")'
-        )
-        found[f"{state}_0"] = f"{state}_0 is no quantity of every step: write tr.{state}_0"
-        found[f"{state}_prev"] = (
-            f"{state} of the step before is {state} at time - 1; "
-            f'tr.before("{state}", layer, direction) gives it for all steps'
-        )
-    found["output"] = 'output is what the layer returned: write tr.output, or tr["h"]'
-    return found
