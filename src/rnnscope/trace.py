@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
@@ -27,7 +26,7 @@ from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.labels import Labels, step_labels
-from rnnscope.listing import SMALL, count, overview, table
+from rnnscope.listing import html, text
 from rnnscope.names import absent_names, recorded_names
 from rnnscope.nonfinite import first_nonfinite
 from rnnscope.opening import Opened, batch_first, open_call
@@ -332,9 +331,9 @@ class Trace(Record):
     @property
     def proof(self) -> str:
         """One sentence: what was compared with what, and how far apart they are."""
-        text = sentence(self.structure, self.proofs, self.precision)
+        said = sentence(self.structure, self.proofs, self.precision)
         nonfinite = self.nonfinite
-        return text if nonfinite is None else f"{text} Not finite: {nonfinite}."
+        return said if nonfinite is None else f"{said} Not finite: {nonfinite}."
 
     @property
     def proven(self) -> bool:
@@ -683,31 +682,10 @@ class Trace(Record):
 
     def __repr__(self) -> str:
         """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
-        lines = [f"Trace of {self.structure}"]
-        if count(self) <= SMALL:
-            header, rows = table(self)
-            widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-            for row in (header, *rows):
-                cells = (text.rjust(width) for text, width in zip(row, widths, strict=True))
-                lines.append("  " + "  ".join(cells).rstrip())
-        else:
-            lines += overview(self)
-        return "\n".join([*lines, self.proof])
+        return text(self)
 
     def _repr_html_(self) -> str:
-        title = escape(f"Trace of {self.structure}")
-        proof = escape(self.proof)
-        if count(self) > SMALL:
-            body = f"<pre>{escape(chr(10).join(overview(self)))}</pre>"
-        else:
-            header, rows = table(self)
-            head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
-            inner = "".join(
-                "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-                for row in rows
-            )
-            body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
-        return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
+        return html(self)
 
 
 class Rerun(Trace):
