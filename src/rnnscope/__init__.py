@@ -32,7 +32,8 @@ from rnnscope.errors import (
 from rnnscope.files import load, save
 from rnnscope.layouts import Array, Layout, Stored
 from rnnscope.recurrent import Recurrent, unfuse
-from rnnscope.trace import Trace, load_trace, trace
+from rnnscope.trace import load_trace, trace
+from rnnscope.traced import Trace
 from rnnscope.watch import watch
 
 __version__ = _version("rnnscope")

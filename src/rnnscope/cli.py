@@ -35,7 +35,8 @@ from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.page import view as page
 from rnnscope.terminal import ArgumentError, Format, OneLine, show
-from rnnscope.trace import Trace, trace
+from rnnscope.trace import trace
+from rnnscope.traced import Trace
 
 __all__ = ["app", "main"]
 

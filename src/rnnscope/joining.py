@@ -18,7 +18,7 @@ from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.gradients import Gradients
 from rnnscope.opening import Opened
-from rnnscope.trace import Trace
+from rnnscope.traced import Trace
 
 __all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]
 

@@ -1,15 +1,16 @@
-"""A trace as text: few numbers as a table, many as names, dims and sizes."""
+"""A trace as text and as HTML: few numbers as a table, many as names, dims and sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html import escape
 from typing import Protocol
 
 from torch import Tensor
 
 from rnnscope.addressing import Traced
 
-__all__ = ["SMALL", "count", "overview", "table"]
+__all__ = ["html", "text"]
 
 SMALL = 60
 """Up to so many numbers a trace is shown as a table of all of them."""
@@ -30,13 +31,43 @@ class Shown(Traced, Protocol):
         """The quantities by name."""
 
 
-def count(trace: Shown) -> int:
+def text(trace: Shown) -> str:
+    """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
+    lines = [f"Trace of {trace.structure}"]
+    if _count(trace) <= SMALL:
+        header, rows = _table(trace)
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        for row in (header, *rows):
+            cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  " + "  ".join(cells).rstrip())
+    else:
+        lines += _overview(trace)
+    return "\n".join([*lines, trace.proof])
+
+
+def html(trace: Shown) -> str:
+    """The same for a notebook."""
+    title = escape(f"Trace of {trace.structure}")
+    proof = escape(trace.proof)
+    if _count(trace) > SMALL:
+        body = f"<pre>{escape(chr(10).join(_overview(trace)))}</pre>"
+    else:
+        header, rows = _table(trace)
+        head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
+        inner = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
+    return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
+
+
+def _count(trace: Shown) -> int:
     """Numbers in a trace, inputs included."""
     inputs = sum(trace.layer_input(k).numel() for k in range(trace.structure.num_layers))
     return inputs + sum(value.numel() for _, value in trace.items())
 
 
-def table(trace: Shown) -> tuple[list[str], list[list[str]]]:
+def _table(trace: Shown) -> tuple[list[str], list[list[str]]]:
     """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
     sizes = trace.sizes
     axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
@@ -59,7 +90,7 @@ def table(trace: Shown) -> tuple[list[str], list[list[str]]]:
     return [*axes, "", *(columns or [])], rows
 
 
-def overview(trace: Shown) -> list[str]:
+def _overview(trace: Shown) -> list[str]:
     """Names, dims and sizes."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, value in trace.items():

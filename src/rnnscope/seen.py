@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rnnscope.errors import AddressError
 from rnnscope.joining import Beginning, Handed, Joined, segments
-from rnnscope.trace import Trace
+from rnnscope.traced import Trace
 
 __all__ = ["Layer", "Seen"]
 

@@ -19,8 +19,10 @@ from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, uncompiled, undisturbed, unobserve
 from rnnscope.gradients import Received, chained, tensors
 from rnnscope.joining import Handed, begin, same_numbers
+from rnnscope.names import recorded_names
 from rnnscope.seen import Layer, Seen
-from rnnscope.trace import Check, Trace, open_captured, recorded_names
+from rnnscope.trace import Check, open_captured
+from rnnscope.traced import Trace
 
 __all__ = ["Watch", "watch"]
 

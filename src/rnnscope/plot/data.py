@@ -16,7 +16,7 @@ from rnnscope.errors import AddressError, ShapeError
 from rnnscope.gradients import Gradients
 from rnnscope.labels import step_labels
 from rnnscope.record import Record
-from rnnscope.trace import Trace
+from rnnscope.traced import Trace
 
 __all__ = [
     "Diagram",

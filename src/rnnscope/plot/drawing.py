@@ -11,7 +11,7 @@ from rnnscope.errors import MissingExtraError
 from rnnscope.gradients import Gradients
 from rnnscope.plot import data
 from rnnscope.record import Record
-from rnnscope.trace import Trace
+from rnnscope.traced import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
