@@ -540,7 +540,8 @@ class Form(StrEnum):
     json = "json"
 
 
-DIFFERS = 1  # the exit code; errors have 2
+DIFFERS = 1  # the exit code
+UNDECIDED = 2  # as errors have: it cannot be compared
 
 
 @app.command(short_help="Whether recorded numbers are what a layer computes, and if not why.")
@@ -646,7 +647,7 @@ def compare(
     ).verdict()
     show(Printed(verdict), Format(form.value), "compare")
     if not verdict:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(UNDECIDED if verdict.unread else DIFFERS)
 
 
 # rnnscope shapes -----------------------------------------------------------------------------

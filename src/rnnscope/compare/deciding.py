@@ -45,8 +45,11 @@ class Comparison:
     def verdict(self) -> Verdict:
         """What it comes to."""
         shown = self.subject.shown()
-        ratio = self._worst(self.model, shown) if any(one.count for one in shown) else 0.0
-        ratio = max(ratio, self._steps(shown))
+        ratio = max(self._worst(self.model, shown), self._steps(shown))
+        if not _comparable(self.model, shown):
+            # nothing of the caller's own inputs tells: short ones may
+            shown = [*shown, *self.subject.searched()]
+            ratio = max(self._worst(self.model, shown), self._steps(shown))
         if ratio <= 1:
             # a unit that is off for some inputs, as of relu, may show with others
             more = self.subject.others()
@@ -61,6 +64,8 @@ class Comparison:
         if read:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
+        if not _comparable(self.model, shown):
+            return replace(base, unread=(UNDECIDED,))
         if self.subject.unread:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
@@ -69,6 +74,9 @@ class Comparison:
         return replace(base, agrees=True)
 
     def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
+        """The largest ratio to what rounding allows; 0 where no number is of use."""
+        if not any(one.count for one in shown):
+            return 0.0
         return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
 
     def _steps(self, shown: Sequence[Observation]) -> float:
@@ -97,6 +105,7 @@ class Comparison:
             probe=self.subject.probe,
             steps=first.inputs.steps,
             horizon=horizon,
+            stepwise=bool(opened_parts(self.model, [first])),
             given=self.subject.given,
             apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
@@ -322,6 +331,17 @@ def _either_way(
         replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
         for one in shown
     ]
+
+
+UNDECIDED = (
+    "Nothing here can be compared: rounding alone may change every number by more than 1 %, and no "
+    "layer's steps are known one by one. Give a callable, fewer steps, or h of every layer"
+)
+
+
+def _comparable(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether any number, or any single step, can be compared."""
+    return any(one.count for one in shown) or bool(opened_parts(model, shown))
 
 
 def _outer(read: Sequence[Told]) -> list[str]:

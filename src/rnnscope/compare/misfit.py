@@ -107,6 +107,9 @@ def misfits(
                     squares.append((values.flatten(1) ** 2).sum(1).div(count).sqrt())
                     share = values / torch.where(inside, within, 1)
                     ratios.append(share.flatten(1).amax(1))
+    if not groups:  # no number is of use, so nothing is explained
+        none = torch.full((len(models), 1), torch.inf, dtype=torch.float64)
+        return Misfit((Group(0, "", ()),), none, none, torch.ones(1, dtype=torch.long))
     return Misfit(
         tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
     )

@@ -68,6 +68,8 @@ def _headline(verdict: Verdict) -> str:
         text = f"{calls[0].title}: the same input gives other numbers; one call {one}"
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
+    elif verdict.unread and not verdict.allowed:
+        text = "cannot be decided"
     elif verdict.unread:
         text = "the output agrees to rounding, but not all that came back can be compared"
     elif verdict.worst <= 1 and not verdict.causes:
@@ -79,7 +81,8 @@ def _headline(verdict: Verdict) -> str:
     if verdict.horizon is not None:
         text += (
             f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
-            f"change these numbers by more than 1%: there, only single steps are compared."
+            f"change these numbers by more than 1%: there, "
+            + ("only single steps are compared." if verdict.stepwise else "nothing is compared.")
         )
     return "\n".join(textwrap.fill(line, WIDTH) for line in text.split("\n"))
 

@@ -61,7 +61,8 @@ class Verdict:
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
     arrays have a name that nearly is a known one, so that the two do not agree. ``horizon`` is the
-    step from which rounding alone may differ by more than a hundredth, or None.
+    step from which rounding alone may differ by more than a hundredth, or None; ``stepwise`` tells
+    whether single steps are compared from there on.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -88,6 +89,7 @@ class Verdict:
     probe: str = ""
     steps: int = 0
     horizon: int | None = None
+    stepwise: bool = True
     given: bool = False
     tried: int = 0
     finished: bool = True
