@@ -26,6 +26,9 @@ MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
 """Significant bits; tf32 has float16's."""
 ALIKE = 0.6
 """Correlation, at least, of the differences with those of operands that are rounded."""
+SEVERAL = 4
+"""Times the differences of operands that are rounded, or the output's own rounding: more than these
+is not of precision alone."""
 FEWEST = 100
 """Numbers from which on a correlation says anything."""
 FIRST = 4
@@ -60,13 +63,15 @@ def lower_precision(
         if _beside(model, shown) > WITHIN * max(largest, unit):
             continue  # what else came back is wrong
         title = "float16 or tf32" if name == "float16" else name
+        size, likely = (float(v.pow(2).mean().sqrt()) for v in (seen, expected))
+        if size > SEVERAL * max(likely, unit * _size(shown)):
+            continue  # more than rounding is wrong
         if largest < WITHIN * unit and _few_bits(shown, bits):
             if returned:
                 return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = f"every number that came back has no more than the {bits} bits of {name}."
             return Cause("precision", name), _words(title, text), largest
         alike = _correlation(pairs)
-        size, likely = (float(v.pow(2).mean().sqrt()) for v in (seen, expected))
         if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
             continue
         if _spread_out(model, shown):
@@ -78,6 +83,13 @@ def lower_precision(
             )
             return Cause("precision", name), _words(title, text), largest
     return None
+
+
+def _size(shown: Sequence[Observation]) -> float:
+    """The root mean square of the output."""
+    outputs = [one.output[one.usable("output")] for one in shown if one.output is not None]
+    values = torch.cat([torch.zeros(1, dtype=torch.float64), *outputs])
+    return float(values.nan_to_num(0.0).pow(2).mean().sqrt())
 
 
 def _beside(model: Model, shown: Sequence[Observation]) -> float:
