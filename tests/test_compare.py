@@ -937,3 +937,66 @@ def test_final_states_of_the_last_layer_for_every_layer_are_named() -> None:
         return output, tuple(state[-1:].expand_as(state) for state in states)
 
     assert [str(cause) for cause in rs.compare(mine, layer).causes] == ["final_order last"]
+
+
+# --- too few bits, and numbers that tell nothing --------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_reference_of_few_bits_is_refused(dtype: torch.dtype) -> None:
+    layer = nn.GRU(3, 4).to(dtype)
+    with pytest.raises(rs.DtypeError, match=r"too coarse .* expected float32 or float64"):
+        rs.compare(layer, layer)
+
+
+def test_an_output_of_few_bits_that_is_wrong_is_no_lower_precision() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    other = nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0.fill_(0.4)
+    assert rs.compare(other(x)[0].detach().bfloat16(), layer, x).causes == ()
+    assert rs.compare((1.1 * layer(x)[0]).detach().half(), layer, x).causes == ()
+    right = rs.compare(layer(x)[0].detach().bfloat16(), layer, x)
+    assert [str(cause) for cause in right.causes] == ["precision bfloat16"]
+
+
+def test_numbers_that_tell_nothing_are_undecided() -> None:
+    torch.manual_seed(0)
+    layer = nn.RNN(3, 16, bidirectional=True)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(4)
+    x = torch.randn(300, 2, 3)
+    assert rs.compare(layer(x)[0].detach(), layer, x)  # each step by itself
+    verdict = rs.compare(torch.full((300, 2, 32), 0.37), layer, x, seconds=1)
+    assert not verdict
+    assert verdict.causes == ()
+
+
+# --- options that would be dropped unread ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, "a", 1.5, True, float("nan"), -1, 2**64], ids=str)
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    layer = nn.GRU(3, 4)
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        rs.compare(layer, layer, seed=seed)
+    assert rs.compare(layer, layer, seed=np.int64(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"initial": "foo"}, {"lengths": "foo"}, {"lengths": [3, 2]}])
+def test_what_belongs_to_an_x_is_not_dropped_without_one(options: Any) -> None:
+    layer = nn.GRU(3, 4)
+    with pytest.raises(rs.ShapeError, match="belong to an x; got none"):
+        rs.compare(layer, layer, **options)
+    assert rs.compare(layer, layer, lengths=True)
+
+
+@pytest.mark.parametrize("axes", ["foo", 3, ("b", "t", "u")], ids=str)
+def test_axes_are_of_recorded_numbers(axes: Any) -> None:
+    layer, x = nn.GRU(3, 4), torch.randn(5, 2, 3)
+    with pytest.raises(rs.ShapeError, match="axes"):
+        rs.compare(layer, layer, x, axes=axes)
+    with pytest.raises(rs.ShapeError, match="axes"):
+        rs.compare(layer(x)[0], layer, x, axes=axes)

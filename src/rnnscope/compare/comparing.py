@@ -6,6 +6,7 @@ import sys
 import time as clock
 from collections.abc import Callable, Mapping
 from numbers import Real
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from rnnscope.adopt import adopt
 from rnnscope.compare.deciding import Comparison
 from rnnscope.compare.given import given_inputs
+from rnnscope.compare.numbers_of import short
+from rnnscope.compare.observed import UNIT
 from rnnscope.compare.of_arrays import OfArrays
 from rnnscope.compare.of_calls import OfCalls
-from rnnscope.compare.subject import Subject
+from rnnscope.compare.subject import Subject, dtype_of
 from rnnscope.compare.verdict import Verdict
-from rnnscope.errors import NotRecurrentError, ShapeError
+from rnnscope.errors import DtypeError, NotRecurrentError, ShapeError
 
 __all__ = ["assert_agrees", "compare"]
 
@@ -68,11 +71,23 @@ def compare(
     (False, 'gate_order ifog of all')
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
-    ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``CandidateError``
+    ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
+    reference coarser than float32, ``CandidateError``
     where the candidate raises, ``FileError`` for a file that cannot be read, ``ValueError`` for
-    ``seconds`` that are no time.
+    ``seconds`` that are no time and a ``seed`` that is no whole number.
     """
     _check_time(seconds)
+    seed = _whole(seed)
+    if x is None and (initial is not None or not isinstance(lengths, bool | None)):
+        raise ShapeError(
+            "initial and lengths belong to an x; got none: compare(candidate, layer, x, initial, "
+            "lengths=lengths), or lengths=True for padded inputs that are drawn"
+        )
+    if axes is not None and (not _is_recorded(candidate) or not isinstance(axes, str)):
+        raise ShapeError(
+            f"axes tells the order of a recorded output's axes, as 'btu'; got {axes!r} for "
+            f"{type(candidate).__name__}"
+        )
     if not isinstance(reference, nn.Module):
         raise NotRecurrentError(
             f"compare(candidate, reference) takes a recurrent layer of torch.nn as its reference; "
@@ -83,6 +98,11 @@ def compare(
         raise ShapeError(
             f"{adopted.kind} makes one step; expected a layer that runs over time, such as "
             f"nn.LSTM, with the same weights"
+        )
+    if dtype_of(adopted) not in UNIT:
+        raise DtypeError(
+            f"the reference is {short(dtype_of(adopted))}, too coarse to tell a mistake from "
+            f"rounding; expected float32 or float64: compare with copy.deepcopy(layer).float()"
         )
     inputs = None if x is None else given_inputs(adopted, x, initial, lengths)
     if _is_recorded(candidate):
@@ -114,6 +134,16 @@ def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: A
 def _check_time(seconds: Any) -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0:
         raise ValueError(f"seconds must be a number of seconds, 0 or more; got {seconds!r}")
+
+
+def _whole(seed: Any) -> int:
+    try:
+        whole = -1 if isinstance(seed, bool) else index(seed)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole < 2**63:
+        raise ValueError(f"seed must be a whole number, 0 or more and below 2**63; got {seed!r}")
+    return whole
 
 
 def _is_recorded(candidate: Any) -> bool:
