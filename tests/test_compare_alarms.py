@@ -133,7 +133,10 @@ def test_chaotic_weights_in_two_layers_and_directions(kind: str, dtype: str) -> 
         assert str(verdict).startswith("cannot be decided")
     # what can be called is compared on short inputs too
     agrees(lambda x, initial=None: planted(np.asarray(x), numbers(initial)), layer, x, initial)
-    assert not rs.compare(lambda x, initial=None: 0 * layer(x, initial)[0], layer, x, initial)
+    wrong = rs.compare(
+        lambda x, initial=None: 0 * layer(x, initial)[0], layer, x, initial, seconds=0.2
+    )
+    assert not wrong
 
 
 def numbers(initial: Any) -> Any:
@@ -227,7 +230,7 @@ def test_onnxruntime(kind: str, directions: int, tmp_path: Path) -> None:
 # --- wrong in a way that no entry describes -------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(60))
 def test_no_cause_for_what_no_entry_describes(seed: int) -> None:
     result = mutations.unexplained(seed, seconds=1)
     assert result.outcome in ("right", "dim"), str(result)
