@@ -647,7 +647,7 @@ def compare(
     ).verdict()
     show(Printed(verdict), Format(form.value), "compare")
     if not verdict:
-        raise typer.Exit(UNDECIDED if verdict.unread else DIFFERS)
+        raise typer.Exit(UNDECIDED if verdict.unread or verdict.undecided else DIFFERS)
 
 
 # rnnscope shapes -----------------------------------------------------------------------------

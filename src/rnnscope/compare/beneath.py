@@ -28,6 +28,10 @@ STEPS = 2
 ROWS = 2
 """Steps and rows that are looked at."""
 
+SLACK = 4
+"""Times what rounding allows a step of the right part: a mistaken one may round more, and what fits
+is judged by itself later."""
+
 CHUNK = 256
 """Pairs of mistakes that are looked at before the time is."""
 
@@ -66,9 +70,8 @@ def beneath(
     for start in range(0, len(pairs), CHUNK):
         if late():
             return
-        chunk = pairs[start : start + CHUNK]
-        fits = [one.beside(_Fits.of(hypotheses, d, chunk, known)) for d, one in enumerate(fits)]
-        yield from _together(model, hypotheses, fits)
+        more = _Fits.of(hypotheses, 0, pairs[start : start + CHUNK], known)
+        yield from _together(model, hypotheses, [more])
 
 
 def _partly(
@@ -155,7 +158,7 @@ class _Hypotheses:
             return None
         rows = found[0][0].steps[0].known.x.shape[1]
         whole = tuple(_along([parts[d] for parts in found]) for d in range(model.num_directions))
-        allowed = tuple(4 * tolerances(parts.part, parts.steps[0])["h"] for parts in whole)
+        allowed = tuple(SLACK * tolerances(p.part, p.steps[0])["h"] for p in whole)
         reads = tuple(flow for _, flow in flows)
         return cls(model, seen, tuple(s for s, _ in flows), reads, whole, rows, allowed)
 
@@ -188,10 +191,6 @@ class _Fits:
                 for fitting in (worst <= 1).T
             ]
         )
-
-    def beside(self, other: _Fits) -> _Fits:
-        """Those of both."""
-        return _Fits([a + b for a, b in zip(self.sets, other.sets, strict=True)])
 
 
 def _together(

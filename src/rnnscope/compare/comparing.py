@@ -72,9 +72,9 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
-    reference coarser than float32, ``CandidateError``
-    where the candidate raises, ``FileError`` for a file that cannot be read, ``ValueError`` for
-    ``seconds`` that are no time and a ``seed`` that is no whole number.
+    reference coarser than float32, ``CandidateError`` where the candidate raises, ``FileError`` for
+    a file that cannot be read, ``ValueError`` for ``seconds`` that are no time and a ``seed`` that
+    is no whole number.
     """
     _check_time(seconds)
     seed = _whole(seed)

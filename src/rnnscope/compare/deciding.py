@@ -16,6 +16,7 @@ from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.misfit import misfits
 from rnnscope.compare.model import Model
+from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, few_steps, numbers_alone
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
@@ -30,6 +31,11 @@ __all__ = ["Comparison"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+UNDECIDED = (
+    "Nothing here can be compared: rounding alone may change every number by more than 1%, and no "
+    "layer's steps are known one by one. Give a callable, fewer steps, or h of every layer."
+)
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}
 """The family of what is undone to read what came back."""
@@ -65,7 +71,7 @@ class Comparison:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
         if not _comparable(self.model, shown):
-            return replace(base, unread=(UNDECIDED,))
+            return replace(base, undecided=UNDECIDED)
         if self.subject.unread:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
@@ -87,7 +93,7 @@ class Comparison:
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
         difference, tolerance = largest(self.model, shown)
-        lower = [str(d).removeprefix("torch.") for d in self.subject.dtypes]
+        lower = [short(dtype) for dtype in self.subject.dtypes]
         dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
         horizon = None
         if first.output is not None:
@@ -331,12 +337,6 @@ def _either_way(
         replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
         for one in shown
     ]
-
-
-UNDECIDED = (
-    "Nothing here can be compared: rounding alone may change every number by more than 1 %, and no "
-    "layer's steps are known one by one. Give a callable, fewer steps, or h of every layer"
-)
 
 
 def _comparable(model: Model, shown: Sequence[Observation]) -> bool:

@@ -33,17 +33,12 @@ def not_numbers(model: Model, observations: Sequence[Observation]) -> str:
     """A sentence on NaN and infinities where the reference has numbers."""
     kind = model.structure.kind
     for one in observations:
-        for name, seen, value in one.beside(model):
-            if value is None:
-                continue
-            wrong = ~torch.isfinite(seen) & torch.isfinite(value)
-            if (real := one.inside(name)) is not None:
-                wrong = wrong & real
-            count = int(wrong.sum())
+        for name, lost in one.lost(model):
+            count = int(lost.sum())
             if count:
                 be, those = ("is", "that") if count == 1 else ("are", "those")
                 return (
-                    f"{count} of {seen.numel()} numbers of {name} {be} NaN or infinite where "
+                    f"{count} of {lost.numel()} numbers of {name} {be} NaN or infinite where "
                     f"{those} of {kind} {be} not."
                 )
     return ""
@@ -266,16 +261,12 @@ def _unseen_gates(part: OpenedPart) -> str:
 def _one_step(part: OpenedPart) -> str | None:
     """Which step is the only one that differs, the first or the last, in all calls of several."""
     places: set[str] = set()
-    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
-        values = opened([part.part], steps.known, steps.after)
-        for name, seen in steps.after.items():
-            ratio = distance(values[name][0], seen) / tolerance[name]
-            if steps.known.valid is not None:
-                ratio = torch.where(steps.known.valid.unsqueeze(-1), ratio, 0.0)
+    for call in part.ratios(part.part):
+        for ratio in call:
             wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
-            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(seen) - 1):
+            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(ratio) - 1):
                 return None
-            if wrong and len(seen) > 2:
+            if wrong and len(ratio) > 2:
                 places.add("last" if wrong[0] else "first")
     return places.pop() if len(places) == 1 else None
 
@@ -284,16 +275,10 @@ def _few_steps(part: OpenedPart) -> str:
     """Which steps of which rows differ, where they are few of many; else empty."""
     told: list[str] = []
     wrong = total = 0
-    for steps, tolerance in zip(part.steps, part.tolerances, strict=True):
-        values = opened([part.part], steps.known, steps.after)
-        ratios = [
-            (distance(values[name][0], seen) / tolerance[name]).amax(-1)
-            for name, seen in steps.after.items()
-        ]
-        differs = torch.stack(ratios).amax(0) > 1  # (time, batch), in the order of computing
-        real = steps.known.valid
-        differs = differs if real is None else differs & real
-        total += differs.numel() if real is None else int(real.sum())
+    for steps, call in zip(part.steps, part.ratios(part.part), strict=True):
+        differs = torch.stack([ratio.amax(-1) for ratio in call]).amax(0) > 1  # (time, batch)
+        valid = steps.known.valid
+        total += differs.numel() if valid is None else int(valid.sum())
         wrong += int(differs.sum())
         last = len(differs) - 1
         told += [

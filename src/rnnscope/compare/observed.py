@@ -84,6 +84,14 @@ class Observation:
             fits = value is not None and value.shape == seen.shape
             yield name, seen, value if fits else None
 
+    def lost(self, model: Model) -> Iterator[tuple[str, Tensor]]:
+        """Every target by name, True where it is NaN or infinite and a model's number is not."""
+        for name, seen, value in self.beside(model):
+            if value is not None:
+                wrong = ~torch.isfinite(seen) & torch.isfinite(value)
+                real = self.inside(name)
+                yield name, wrong if real is None else wrong & real
+
 
 def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     """The first steps and rows of what was observed; all of it where rows are padded."""
@@ -99,18 +107,9 @@ def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     of all rows; None where nothing is left."""
     inputs = observation.inputs
     good = torch.ones(inputs.steps, inputs.batch, dtype=torch.bool)
-    for name, seen, value in observation.beside(model):
-        if value is None:
-            continue
-        wrong = ~torch.isfinite(seen) & torch.isfinite(value)
-        if (real := observation.inside(name)) is not None:
-            wrong = wrong & real
-        if name == "output":
-            good &= ~wrong.any(-1)
-        elif seen.dim() == 5:
-            good &= ~wrong.any(-1).flatten(0, 1).any(0).T
-        else:
-            good &= ~wrong.any(-1).flatten(0, 1).any(0)
+    for name, lost in observation.lost(model):
+        wrong = lost.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
+        good &= ~(wrong if name == "output" else wrong.flatten(0, 1).any(0).movedim(0, -1))
     rows = good.all(0).nonzero().flatten()
     if len(rows) == inputs.batch:
         return observation

@@ -120,17 +120,23 @@ class OpenedPart:
         """What rounding allows each state, for all steps."""
         return [tolerances(self.part, steps) for steps in self.steps]
 
+    def ratios(self, part: Part) -> Iterator[list[Tensor]]:
+        """Call by call how far each state of every single step is from what was observed, relative
+        to what rounding allows, (time, batch, unit), 0 on padding."""
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened([part], steps.known, steps.after)
+            found = [distance(values[n][0], seen) / tolerance[n] for n, seen in steps.after.items()]
+            valid = steps.known.valid
+            yield (
+                found
+                if valid is None
+                else [torch.where(valid.unsqueeze(-1), ratio, 0.0) for ratio in found]
+            )
+
     def units(self, part: Part) -> Tensor:
         """The largest deviation of each unit over all single steps, relative to what rounding
         allows, (unit): of the state that has one number a unit."""
-        found: list[Tensor] = []
-        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
-            values = opened([part], steps.known, steps.after)
-            for name, seen in steps.after.items():
-                ratio = distance(values[name][0], seen) / tolerance[name]
-                if steps.known.valid is not None:
-                    ratio = ratio[steps.known.valid]
-                found.append(ratio.reshape(-1, ratio.shape[-1]).amax(0))
+        found = [one.flatten(0, 1).amax(0) for call in self.ratios(part) for one in call]
         size = max(len(one) for one in found)
         return torch.stack([one for one in found if len(one) == size]).amax(0)
 

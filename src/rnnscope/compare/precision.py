@@ -12,6 +12,7 @@ from torch import Tensor
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
+from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
@@ -106,7 +107,7 @@ def _beside(model: Model, shown: Sequence[Observation]) -> float:
 
 def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
     """A sentence where the type of the output hides what a mistake would leave; else empty."""
-    returned, needed = _returned(dtypes), _short(dtypes[0])
+    returned, needed = _returned(dtypes), short(dtypes[0])
     return (
         f"Your output is {returned}, too coarse to search for mistakes in: compute in "
         f"{needed} and return {needed} to have mistakes searched for."
@@ -117,16 +118,12 @@ def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
 
 def _returned(dtypes: Sequence[torch.dtype]) -> str:
     """The type of the output, where it holds fewer bits than the layer's; else empty."""
-    name = _short(dtypes[-1])
+    name = short(dtypes[-1])
     return name if dtypes[-1] in LOWER and dtypes[0] not in LOWER else ""
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _of_output(model: Model, name: str, dtypes: Sequence[torch.dtype]) -> Words:
-    needed = _short(dtypes[0])
+    needed = short(dtypes[0])
     return Words(
         f"lower precision, {name}",
         f"your output is {name}, of {MANTISSAS[name]} significant bits; that of "

@@ -61,14 +61,16 @@ def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
     allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
     if verdict.agrees:
-        text = f"agrees: differs by at most {number(verdict.difference)}; {allows}"
+        partly = verdict.horizon is not None and not verdict.stepwise
+        agrees = "agrees as far as it can be compared" if partly else "agrees"
+        text = f"{agrees}: differs by at most {number(verdict.difference)}; {allows}"
     elif calls := [w for c, w in _told(verdict) if c.name in CALLS]:
         one = "agrees to rounding" if verdict.worst <= 1 else _differs(verdict)
         one += "" if verdict.worst <= 1 else f", where {allows}"
         text = f"{calls[0].title}: the same input gives other numbers; one call {one}"
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
-    elif verdict.unread and not verdict.allowed:
+    elif verdict.undecided:
         text = "cannot be decided"
     elif verdict.unread:
         text = "the output agrees to rounding, but not all that came back can be compared"
@@ -226,6 +228,8 @@ def _numbered(which: Sequence[int]) -> str:
 
 
 def _unexplained(verdict: Verdict) -> str:
+    if verdict.undecided:
+        return textwrap.fill(verdict.undecided, WIDTH)
     if verdict.worst <= 1:
         return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
     head = ["No known mistake explains it."] if verdict.tried else []

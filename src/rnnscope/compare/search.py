@@ -224,7 +224,7 @@ class Search:
 
     def _extend(self, beam: list[Causes]) -> Found:
         """The search from sets that come close, one more mistake at a time."""
-        wider: list[Causes] = []
+        rest: list[Causes] = []
         for size in range(2, DEPTH + 1):
             if self._late or self._seeds.hopeless:
                 return self._found([])
@@ -249,8 +249,7 @@ class Search:
             if size < DEPTH:
                 sets, misfit = self._measure(extended)
                 beam = self._best(sets, misfit)
-                wider = self._best(sets, misfit, WIDER)
-        rest = [s for s in wider if s not in set(beam)]
+                rest = [s for s in self._best(sets, misfit, WIDER) if s not in beam]
         return self._found(self._alternatives(self._explaining_quickly(self._with_one_more(rest))))
 
     @property

@@ -60,9 +60,10 @@ class Verdict:
     them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
-    arrays have a name that nearly is a known one, so that the two do not agree. ``horizon`` is the
-    step from which rounding alone may differ by more than a hundredth, or None; ``stepwise`` tells
-    whether single steps are compared from there on.
+    arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
+    why, where no number can be compared. ``horizon`` is the step from which rounding alone may
+    differ by more than a hundredth, or None; ``stepwise`` tells whether single steps are compared
+    from there on.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -94,6 +95,7 @@ class Verdict:
     tried: int = 0
     finished: bool = True
     apart: str = ""
+    undecided: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -153,6 +155,7 @@ class Verdict:
             "holds": list(self.holds),
             "notes": list(self.notes),
             "unread": list(self.unread),
+            "undecided": self.undecided,
             "probe": self.probe,
             "horizon": self.horizon,
         }
