@@ -135,6 +135,13 @@ def test_exit_codes_are_those_of_the_process(lstm: Case) -> None:
     assert codes == [0, 1, 2]
 
 
+def test_what_cannot_be_compared_ends_as_an_error_does(lstm: Case) -> None:
+    output, (h, _) = lstm.layer(lstm.x)
+    result = run(*lstm.words, *lstm.npz(output=output, hn=h))
+    assert result.exit_code == 2
+    assert "is it 'h_n'?" in result.stdout
+
+
 def test_initial_states_are_used(lstm: Case) -> None:
     candidate = lstm.npz(output=lstm.layer(lstm.x, lstm.states())[0])
     assert run(*lstm.words, *candidate).exit_code == 1

@@ -862,6 +862,17 @@ def test_a_mistake_is_found_beside_numbers_that_are_none(options: Any, times: sl
     assert "left out of the search" in plain(verdict)
 
 
+def test_only_the_steps_before_a_nan_are_searched() -> None:
+    """What comes after it may be anything."""
+    layer, x = nn.LSTM(3, 4), torch.randn(8, 4, 3)
+    output = layer(x)[0].detach().clone()
+    output[4] = torch.nan
+    output[6:] += 0.1
+    verdict = rs.compare(output, layer, x)
+    assert (verdict.tried, verdict.causes) == (0, ())
+    assert "The steps before agree." in plain(verdict)
+
+
 @pytest.mark.parametrize("rows", [[1], [0, 1, 2]])
 def test_nothing_is_searched_for_where_only_nan_differs(rows: list[int]) -> None:
     layer = nn.GRU(3, 4, bidirectional=True)
@@ -872,7 +883,7 @@ def test_nothing_is_searched_for_where_only_nan_differs(rows: list[int]) -> None
     assert not verdict
     assert verdict.causes == ()
     assert verdict.tried == 0
-    assert ("The rows and steps without agree." in plain(verdict)) == (len(rows) == 1)
+    assert ("The other rows agree." in plain(verdict)) == (len(rows) == 1)
     be = "is" if len(rows) == 1 else "are"
     assert f"{len(rows)} of 120 numbers of output {be} NaN or infinite" in plain(verdict)
 
@@ -1000,3 +1011,27 @@ def test_axes_are_of_recorded_numbers(axes: Any) -> None:
         rs.compare(layer, layer, x, axes=axes)
     with pytest.raises(rs.ShapeError, match="axes"):
         rs.compare(layer(x)[0], layer, x, axes=axes)
+
+
+def test_agreement_up_to_where_rounding_has_grown_is_called_so() -> None:
+    torch.manual_seed(0)
+    layer = nn.RNN(3, 16, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(4)
+    x = torch.randn(300, 2, 3)
+    output = layer(x)[0].detach()
+    verdict = rs.compare(output, layer, x)
+    assert verdict
+    assert 1 < (verdict.horizon or 0) < 300
+    assert not verdict.stepwise
+    assert plain(verdict).startswith("agrees as far as it can be compared: differs by at most")
+    assert "nothing is compared." in plain(verdict)
+    one = nn.RNN(3, 16)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.mul_(12)
+    verdict = rs.compare(one(x)[0].detach(), one, x)
+    assert verdict.stepwise
+    assert plain(verdict).startswith("agrees: differs by at most")
+    assert "only single steps are compared." in plain(verdict)

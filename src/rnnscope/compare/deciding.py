@@ -140,8 +140,7 @@ class Comparison:
         if lost:
             rest = self._numbers(shown)
             if not rest or self._worst(self.model, rest) <= 1:
-                told = "The rows and steps without agree." if rest else ""
-                holds = (*_outer(read), lost, told, *self.subject.findings)
+                holds = (*_outer(read), lost, _without(shown, rest), *self.subject.findings)
                 return replace(base, holds=tuple(filter(None, holds)))
             base = replace(
                 base,
@@ -342,6 +341,18 @@ def _either_way(
 def _comparable(model: Model, shown: Sequence[Observation]) -> bool:
     """Whether any number, or any single step, can be compared."""
     return any(one.count for one in shown) or bool(opened_parts(model, shown))
+
+
+def _without(shown: Sequence[Observation], rest: Sequence[Observation]) -> str:
+    """A sentence on what is left without NaN and infinities, where it agrees."""
+    if not rest:
+        return ""
+    rows, steps = ({getattr(o.inputs, n) for o in shown} for n in ("batch", "steps"))
+    if any(one.inputs.batch not in rows for one in rest):
+        return "The other rows agree."
+    if any(one.inputs.steps not in steps for one in rest):
+        return "The steps before agree."
+    return "The other calls agree."
 
 
 def _outer(read: Sequence[Told]) -> list[str]:
