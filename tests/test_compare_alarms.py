@@ -12,8 +12,8 @@ import mutations
 import numpy as np
 import pytest
 import torch
-from mutations import KINDS, PLACES, Setting
 from planted import Planted
+from planting import KINDS, PLACES, Setting
 from torch import nn
 
 import rnnscope as rs

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutations import (
+from planted import ORDER, Mistake, Planted
+from planting import (
     GIVEN,
     KINDS,
     PLACES,
@@ -25,7 +26,6 @@ from mutations import (
     mistakes_of,
     plant,
 )
-from planted import ORDER, Mistake, Planted
 from torch import nn
 
 import rnnscope as rs

@@ -10,7 +10,8 @@ import numpy as np
 import planted
 import pytest
 import torch
-from planted import Mistake, Planted, UndefinedError, applicable, difference, numbers, same
+from plantable import applicable
+from planted import Mistake, Planted, UndefinedError, difference, numbers, same
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 

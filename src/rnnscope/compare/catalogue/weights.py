@@ -398,7 +398,7 @@ def _forget(part: Part, cause: Cause) -> Part:
 def _forget_words(cause: Cause, model: Model) -> Words:
     where = "before the sigmoid" if cause.choice == "before" else "after the sigmoid"
     return Words(
-        f"1 is added to the forget gate, {where}",
+        f"an extra 1 is added to the forget gate, {where}",
         f"{model.structure.kind} adds no forget bias of its own.",
         "f = sigmoid(a_f)",
     )
