@@ -15,6 +15,7 @@ from rnnscope.adopt import adopt
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.checks import Checks, compare_parameters, run_checks
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.of_calls import OfCalls
 
 T, B, F, H = 6, 3, 2, 4
 TOLERANCE = 1e-5
@@ -262,3 +263,17 @@ def test_parameters_of_other_shapes_or_of_two_layers_are_not_compared(gru: nn.GR
         "bias_hh_l0",
     ]
     assert compare_parameters(nn.ModuleList([nn.GRU(F, H), nn.GRU(F, H)]), gru) == []
+
+
+@pytest.mark.parametrize("seed", [996, 665, 963])
+def test_rows_of_a_correct_layer_of_large_weights_depend_on_no_others(seed: int) -> None:
+    """Their roundings grow, or are cut off by units that are saturated; a single row is multiplied
+    by other instructions than a batch."""
+    torch.manual_seed(seed)
+    layer = nn.RNN(3, 16, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(20)
+    subject = OfCalls(layer, layer, inputs_of(layer, 300), None, 0, False)
+    subject.direct()
+    assert subject.findings == []

@@ -146,6 +146,31 @@ def numbers(initial: Any) -> Any:
     return None if initial is None else np.asarray(initial)
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale", "sizes", "steps", "seed"),
+    [
+        ("RNN", 4.0, (1, 4, 2, True), 300, 59),
+        ("RNN", 6.0, (3, 8, 2, False), 20, 534),
+        ("GRU", 10.0, (1, 2, 1, True), 300, 84),
+        ("GRU", 20.0, (3, 2, 1, False), 300, 207),
+        ("GRU", 50.0, (3, 4, 2, False), 300, 288),
+    ],
+)
+def test_large_weights(
+    kind: str, scale: float, sizes: tuple[int, int, int, bool], steps: int, seed: int
+) -> None:
+    """Roundings grow in bursts, or are kept for long where gates are saturated."""
+    features, hidden, layers, both = sizes
+    for k in range(8):
+        torch.manual_seed(seed + k)
+        layer = getattr(nn, kind)(features, hidden, layers, bidirectional=both)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(scale)
+        verdict = rs.compare(layer, layer, torch.randn(steps, 2, features), seconds=0)
+        assert verdict or verdict.undecided, f"{k}: {verdict}"
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("growth", ["grows", "overflows"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -236,7 +261,7 @@ def test_no_cause_for_what_no_entry_describes(seed: int) -> None:
     assert result.outcome in ("right", "dim"), str(result)
 
 
-@pytest.mark.parametrize("seed", [737, 1060])
+@pytest.mark.parametrize("seed", [737, 1060, 1077])
 def test_what_shows_with_few_inputs_is_no_agreement(seed: int) -> None:
     """A unit of relu that is zero most of the time."""
     result = mutations.unexplained(seed, seconds=1)

@@ -3,7 +3,7 @@
 Calls of the candidate are compared with other calls of it, so no reference is needed: the same
 input twice, one row alone, a shorter sequence, a changed last step. In a layer that is chaotic,
 numbers that differ by rounding drift apart, so each comparison allows what a change of x in its
-last bits does to the output at that step.
+last bits does to the output at that step, and what rounding allows the reference there.
 """
 
 from __future__ import annotations
@@ -136,11 +136,13 @@ def run_checks(
     call: Callable[[Inputs], Answer],
     inputs: Inputs,
     tolerance: float,
+    grown: Tensor | None = None,
 ) -> Checks:
     """What the candidate does that no recurrent layer does; nothing is raised.
 
-    ``call`` calls the candidate; ``inputs`` hold several steps and rows; ``tolerance`` is how far
-    two outputs may lie apart, per step.
+    ``call`` calls the candidate; ``inputs`` hold several steps and rows; ``tolerance`` is 64
+    roundings, by which two outputs may lie apart at any step, ``grown`` (time) what roundings grow
+    to in the reference, inf where that is of no use.
     """
     inputs = replace(inputs, lengths=None)
     stream = candidate.stream
@@ -154,6 +156,8 @@ def run_checks(
         skipped.append("its dependence on batch, time and length: calls cannot be compared")
         return Checks(repeats=found, skipped=tuple(skipped))
     run.allowed = run.allowed + AMPLIFIED * _sensitivity(run)
+    if grown is not None:
+        run.allowed = torch.maximum(run.allowed, grown)
     batch = _depends_on_batch(run)
     causal = _causal(run)
     prefix = _prefix(run)
@@ -184,15 +188,15 @@ def _repeats(run: _Run, stream: object) -> Finding | None:
         third = run.output(run.inputs, "the same input again")
         settles = second is not None and run.differs(third, second, run.allowed) is None
         what = (
-            "the first call differs from all later ones"
+            " (the first call differs from all later ones)"
             if settles
-            else "every call differs from the one before"
+            else ", or draws random numbers of its own (every call differs from the one before)"
         )
         return Finding(
             "kept",
             f"called again with the same input and the same random numbers it returns other "
             f"numbers, {_by(place)}: it keeps something from call to call, such as a hidden state "
-            f"that is not reset ({what})",
+            f"that is not reset{what}",
             *_where(place),
         )
     third = run.output(run.inputs, "the same input again")
@@ -232,7 +236,7 @@ def _sensitivity(run: _Run) -> Tensor:
 
     def changed(value: Tensor) -> Tensor:
         signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-        return value * (1 + 4 * torch.finfo(value.dtype).eps * signs)
+        return value * (1 + run.tolerance / 8 * signs)
 
     initial = {name: changed(value) for name, value in run.inputs.initial.items()}
     moved = run.output(

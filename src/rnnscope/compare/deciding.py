@@ -56,6 +56,7 @@ class Comparison:
             # nothing of the caller's own inputs tells: short ones may
             shown = [*shown, *self.subject.searched()]
             ratio = max(self._worst(self.model, shown), self._steps(shown))
+        more: list[Observation] = []
         if ratio <= 1:
             # a unit that is off for some inputs, as of relu, may show with others
             more = self.subject.others()
@@ -65,7 +66,7 @@ class Comparison:
         base = replace(self._facts(shown), worst=ratio)
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
-        silent = unseen(self.model, shown)
+        silent = unseen(self.model, [*shown, *more])
         base = replace(base, cannot_show=silent.titles, unseen=silent.words)
         if read:
             left = largest(self.model, shown)[0]
@@ -184,7 +185,8 @@ class Comparison:
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
-            return self._unexplained(base, searched, shown, read)
+            few = self._most_evidence(searched, shown) < _needed(result)
+            return self._unexplained(replace(base, few=few), searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
         silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
@@ -192,7 +194,7 @@ class Comparison:
             base,
             explanations=explanations,
             nearest=self._nearest(result, search, shown),
-            right=self._right(search, sets, shown),
+            right=self._right(search, sets, shown, silent),
             cannot_show=silent.titles,
             unseen=silent.words,
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
@@ -259,10 +261,7 @@ class Comparison:
             together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
             for cause in together:
                 model = CATALOGUE[cause.name].apply(model, cause) or model
-            # a slice of what is shown counts once
-            fresh = [one for one in searched if all(one is not other for other in shown)]
-            others = [] if self.subject.sliced else fresh
-            needed = EVIDENCE + math.log10(max(1, result.tried))
+            others, needed = self._others(searched, shown), _needed(result)
             # where the reference's tolerances hold and the widest prove enough, the mistaken
             # model's own, which are dearer, would too
             if self._worst(model, shown) <= 1:
@@ -274,6 +273,19 @@ class Comparison:
             if self._worst(model, mine) <= 1 and evidence([*others, *mine]) >= needed:
                 found.append(together)
         return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+    def _others(
+        self, searched: Sequence[Observation], shown: Sequence[Observation]
+    ) -> list[Observation]:
+        """What was searched beside what is shown, of which a slice counts once."""
+        fresh = [one for one in searched if all(one is not other for other in shown)]
+        return [] if self.subject.sliced else fresh
+
+    def _most_evidence(
+        self, searched: Sequence[Observation], shown: Sequence[Observation]
+    ) -> float:
+        """How much agreement with all data would prove."""
+        return evidence([*self._others(searched, shown), *shown])
 
     def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
         return math.inf if model is None else largest(model, shown)[0]
@@ -305,15 +317,17 @@ class Comparison:
         return (together, words, left) if math.isfinite(left) and left < 1e29 else None
 
     def _right(
-        self, search: Search, sets: Sequence[tuple[Cause, ...]], shown: Sequence[Observation]
+        self,
+        search: Search,
+        sets: Sequence[tuple[Cause, ...]],
+        shown: Sequence[Observation],
+        silent: Unseen,
     ) -> tuple[str, ...]:
-        """What the data show to be right: families of mistakes none of which is in play, and of
-        which those of each parameter would have shown."""
+        """What the data show to be right: families of mistakes none of which is in play, of which
+        those of each parameter would have shown, and none is ``silent``."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
-        blamed |= {READ[cause.name] for cause, _ in self.subject.read()}
-        if data is not None and all(one.inputs.steps == 1 for one in data):
-            blamed.add("the order of time")
+        blamed |= {READ[cause.name] for cause, _ in self.subject.read()} | silent.families
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
         seen: dict[str, dict[str, bool]] = {}
         for cause in search.every:
@@ -326,6 +340,11 @@ class Comparison:
             for f, of in seen.items()
             if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
+
+
+def _needed(result: Found) -> float:
+    """How much must be proved, after so many sets of mistakes were tried."""
+    return EVIDENCE + math.log10(max(1, result.tried))
 
 
 def _either_way(

@@ -324,8 +324,9 @@ def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool)
         names.insert(0, f"weight_ih{weights.suffix}")
         if weights.b_ih is not None:
             names.append("the biases")
+    only = "only " if len(rows) < len(weights.hh) else ""
     return (
-        f"{own}, only {units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
+        f"{own}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
         f"{_joined(names)}."
     )
 

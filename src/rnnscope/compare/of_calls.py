@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from rnnscope.compare.checks import Finding, compare_parameters, repeats, run_ch
 from rnnscope.compare.given import described
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation
-from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer
+from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer, wide
 from rnnscope.compare.recorded import quantities_of
 from rnnscope.compare.subject import Told, dtype_of, observed, on_padding, rounding, sliced
+from rnnscope.compare.tolerance import allowed
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
 __all__ = ["OfCalls"]
@@ -221,12 +223,13 @@ class OfCalls:
         return found
 
     def others(self) -> list[Observation]:
-        """Those of the search, where the inputs are not the caller's choice."""
+        """Those of the search and wider ones, where the inputs are not the caller's choice."""
         if self.given:
             return []
-        probes = searching(self._structure, self._seed, self._callable.takes_initial, self._padded)
+        initial = self._callable.takes_initial
+        probes = searching(self._structure, self._seed, initial, self._padded)
         found: list[Observation] = []
-        for probe in probes:
+        for probe in [*probes, wide(self._structure, self._seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
                 found.append(self._observe(probe.inputs))
         return found
@@ -264,13 +267,16 @@ class OfCalls:
         def call(each: Inputs) -> Answer:
             return self._called(made, self._layer, each)
 
-        tolerance = 64 * rounding(self._dtype)
-        checks = run_checks(made, call, inputs, tolerance)
+        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
+        checks = run_checks(made, call, inputs, tolerance, self._grown(inputs))
         repeated = checks.repeats
         bare = [one.inputs for one in self.shown() if not one.inputs.given]
         if repeated is None and inputs.given and bare:
             # what is kept may be used only where no initial states are given
             repeated = repeats(made, call, bare[0], tolerance)
+        if repeated is not None and repeated.name == "kept" and self._draws(inputs):
+            told = "fresh copies of it give other numbers for the same input: it draws them, by "
+            repeated = replace(repeated, name="random", sentence=f"{told}a generator of its own")
         if repeated is not None:
             found.append(_of_repeats(repeated))
         others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
@@ -283,6 +289,23 @@ class OfCalls:
             )
             found.append((Cause("not_loaded"), words))
         return found
+
+    def _draws(self, inputs: Inputs) -> bool:
+        """Whether fresh copies of a module differ, which keep nothing."""
+        made = [self._made(self._layer) for _ in range(2)]
+        if any(one.module is None for one in made):
+            return False
+        first, second = (self._called(one, self._layer, inputs).output for one in made)
+        return not torch.equal(first, second)
+
+    def _grown(self, inputs: Inputs) -> Tensor:
+        """(time): what rounding allows the output of the reference, of which no step is padding."""
+        if inputs.lengths is None:
+            tolerance = self.shown()[0].allowed
+        else:
+            whole = replace(inputs, lengths=None)
+            tolerance = allowed(self.model, whole, rounding(self._dtype), keep=True)
+        return tolerance["output"].amax((1, 2))
 
     def _ignores_weights(self, inputs: Inputs) -> bool:
         """Whether a candidate that is given weights gives the same with others."""

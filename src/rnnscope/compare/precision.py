@@ -32,6 +32,10 @@ SEVERAL = 4
 is not of precision alone."""
 FEWEST = 100
 """Numbers from which on a correlation says anything."""
+FEW = 16
+"""Numbers from which on their size says anything."""
+ONE_SIDED = 0.75
+"""How far the differences of a unit have one sign, on average: rounding goes both ways."""
 FIRST = 4
 """Steps of whole runs that are compared."""
 WAYS = ((False, False), (True, False), (True, True))
@@ -58,7 +62,7 @@ def lower_precision(
             continue
         pairs = max((_differences(model, shown, bits, way) for way in WAYS), key=_correlation)
         seen, expected = (torch.cat([torch.zeros(0), *map(torch.flatten, s)]) for s in pairs)
-        if len(seen) < 16 or not bool(torch.isfinite(seen).all()):
+        if len(seen) < FEW or not bool(torch.isfinite(seen).all()):
             continue
         largest = float(seen.abs().max())
         if _beside(model, shown) > WITHIN * max(largest, unit):
@@ -136,14 +140,18 @@ def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
     """A question, where the differences are as large as rounding to a lower precision, in most
     units from the first step on, and nothing more is known; else empty."""
     away: list[Tensor] = []
+    numbers: list[Tensor] = []
     for one in shown:
         [right] = one.simulator.run([model])
         if right is None or one.output is None or right.output.shape != one.output.shape:
             return ""
-        inside = torch.isfinite(one.allowed["output"]).expand_as(one.output)
-        inside = inside if one.valid is None else inside & one.valid
+        inside = one.usable("output").all(-1)
         away.append((one.output - right.output)[inside])
-    size = float(torch.cat(away).pow(2).mean().sqrt()) if away else 0.0
+        numbers.append(right.output[inside])
+    every, beside = torch.cat(away), torch.cat(numbers)
+    if every.numel() < FEW or _one_sided(every) or _one_sided(every * beside.sign()):
+        return ""
+    size = float(every.pow(2).mean().sqrt())
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
         coarser = all(one.unit < unit / 4 for one in shown)
@@ -156,6 +164,12 @@ def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
                 f"precision?"
             )
     return ""
+
+
+def _one_sided(away: Tensor) -> bool:
+    """Whether the differences (row, unit) of most units have one sign, as those of a factor or of a
+    constant have, and of rounding have not."""
+    return float(away.sign().mean(0).abs().mean()) > ONE_SIDED
 
 
 def _words(title: str, sentence: str) -> Words:

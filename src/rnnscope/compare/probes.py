@@ -6,7 +6,7 @@ nothing. So probes come with initial states and without, with one step and with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["Probe", "confirming", "drawn_inputs", "searching", "tiny_layer"]
+__all__ = ["Probe", "confirming", "drawn_inputs", "searching", "tiny_layer", "wide"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,15 @@ def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> 
             # with as many rows as states, those who read them batch first raise no error
             found.append(Probe("probe, square", drawn_inputs(structure, 5, rows, True, generator)))
     return found
+
+
+def wide(structure: Structure, seed: int, initial: bool) -> Probe:
+    """Many rows of large inputs and states: what is cut off, and units of relu that are zero for
+    all others, may show."""
+    generator = torch.Generator().manual_seed(seed + 2)
+    inputs = drawn_inputs(structure, 4, 16, initial, generator)
+    states = {name: 10 * value for name, value in inputs.initial.items()}
+    return Probe("wide", replace(inputs, x=10 * inputs.x, initial=states))
 
 
 def tiny_layer(structure: Structure, seed: int) -> nn.Module:

@@ -233,7 +233,11 @@ def _unexplained(verdict: Verdict) -> str:
     if verdict.worst <= 1:
         return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
     head = ["No known mistake explains it."] if verdict.tried else []
-    if not verdict.finished:
+    if verdict.few:
+        head = [
+            "These are too few numbers to tell one mistake from another: give more steps or rows."
+        ]
+    elif not verdict.finished:
         head = [
             f"No known mistake was found in the time, {verdict.tried} sets of mistakes tried: "
             f"seconds=60 searches longer."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -123,10 +123,14 @@ def _laid(value: Tensor, part: Part, lengths: Tensor | None) -> Tensor:
 
 
 def run_jobs(
-    jobs: Sequence[Job], lengths: Tensor | None, chained: bool, names: Sequence[str] = ()
+    jobs: Sequence[Job],
+    lengths: Tensor | None,
+    chained: bool,
+    names: Sequence[str] = (),
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Ran]:
     """Runs of jobs that are alike, as one batch; ``chained``: each row starts where the one before
-    ended; ``names``: what is asked for of every step."""
+    ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
     part = jobs[0].part
     batch = Batch([job.part for job in jobs])
     x = stacked([job.x for job in jobs])
@@ -138,7 +142,7 @@ def run_jobs(
         x = rows.joined(x)
         states = {name: value[:, :1] for name, value in states.items()}
     padded = None if chained else lengths
-    emitted, before, finals, kept = _recur(batch, part, x, states, padded, rows, names)
+    emitted, before, finals, kept = _recur(batch, part, x, states, padded, rows, names, rounded)
     if rows is not None:
         final = {name: rows.ends(value) for name, value in finals.items()}
         emitted, before = rows.cut(emitted), rows.cut(before)
@@ -184,6 +188,7 @@ def _recur(
     lengths: Tensor | None,
     rows: _Chained | None = None,
     names: Sequence[str] = (),
+    rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """What is handed on at every step, what was a step before, each state after the last step,
     and what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
@@ -225,6 +230,8 @@ def _recur(
             value = step.recorded(name, part.unapplied)
             values.append(value if valid is None else value * valid[t, :, None])
         states = after
+        if rounded is not None:
+            states = {name: rounded(value) for name, value in after.items()}
         carried = states if part.feeds == "h" else {**states, "h": found["h"]}
         before.append(last)
         emitted.append(hands)

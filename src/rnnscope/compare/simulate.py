@@ -29,10 +29,11 @@ class _Flow:
 @dataclass
 class Simulator:
     """Runs models on one call's inputs; what has been run once is remembered. ``names`` are the
-    quantities that are recorded at every step."""
+    quantities that are recorded at every step; ``rounded`` changes the states after each."""
 
     inputs: Inputs
     names: tuple[str, ...] = ()
+    rounded: Callable[[Tensor], Tensor] | None = None
     _done: dict[Token, Ran] = field(default_factory=dict)
 
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
@@ -145,9 +146,8 @@ class Simulator:
         for key, group in groups.items():
             length, chained = facts[key]
             for chunk in chunks(list(group.values())):
-                for job, ran in zip(
-                    chunk, run_jobs(chunk, length, chained, self.names), strict=True
-                ):
+                rans = run_jobs(chunk, length, chained, self.names, self.rounded)
+                for job, ran in zip(chunk, rans, strict=True):
                     self._done[job.token] = ran
         return [None if job is None else self._done.get(job.token) for job in jobs]
 

@@ -15,12 +15,25 @@ from rnnscope.compare.simulate import Simulator
 __all__ = ["allowed", "most_allowed"]
 
 
-GROWN = 1e4
+GROWN = 5e3
 """Roundings that have grown so many times grow by chance: in a chaotic layer by more or by less."""
 
 
 FREE = 16
 """How many times the deviation of runs that differ by rounding alone is allowed."""
+
+
+LEAST = 16
+"""Roundings that are always allowed: as many as a single step may be off by."""
+
+
+RUNS, MORE_RUNS = 2, 6
+"""Runs that differ by rounding alone; and where roundings grow, of which two may by chance cancel
+in both at a step where they do not in somebody's own run."""
+
+
+GROWING = 16
+"""A deviation of so many roundings has grown."""
 
 
 def allowed(
@@ -31,36 +44,40 @@ def allowed(
     keep: bool = False,
 ) -> dict[str, Tensor]:
     """What rounding to ``unit`` allows: ``FREE`` times how far runs move whose weights, inputs
-    and states are changed by a rounding's size, at each time and row the largest over units; and
-    never less than a few roundings of the numbers themselves. Inf from where it is of no use.
+    and states, at every step, are changed by a rounding's size, at each time and row the largest
+    over units; and never less than a few roundings of the numbers themselves. Inf from where it
+    is of no use.
 
     (time, batch, 1) for the output, (layer, direction, batch, 1) for states, (layer, direction,
-    batch, time, 1) for the quantities that ``simulator`` records. With ``keep`` the weights as
-    they were changed last are kept, for other inputs.
+    batch, time, 1) for the quantities that ``simulator`` records. With ``keep`` weights that were
+    changed are kept, for other inputs.
     """
-    generator = torch.Generator().manual_seed(0)
     kept = model.shaken if keep else {}
+    generator = torch.Generator().manual_seed(0)
 
     def shaken(value: Tensor) -> Tensor:
         return _shaken(value, unit, generator)
+
+    def rounded(state: Tensor) -> Tensor:
+        # terms of size 1, as 1 - z, may cancel in it
+        return state + _noise(state, unit / 4, generator) * state.abs().clamp_min(1)
 
     simulator = simulator or Simulator(inputs)
     [exact] = simulator.run([model])
     if exact is None:
         return {}
     floor = predicted(exact)
-    found = {
-        name: 8 * unit * value.abs().amax(-1, keepdim=True).clamp_min(1)
-        for name, value in floor.items()
-    }
-    for _ in range(2):
-        parts = _shaken_parts(model, unit, generator, kept)
+    found = {name: LEAST * unit * _size(value) for name, value in floor.items()}
+    for run in range(RUNS + MORE_RUNS):
+        if run == RUNS and not _growing(found, floor, unit):
+            break
         moved = replace(
             inputs,
             x=shaken(inputs.x),
             initial={name: shaken(value) for name, value in inputs.initial.items()},
         )
-        [other] = Simulator(moved, simulator.names).run([model.with_parts(parts)])
+        near = model.with_parts(_shaken_parts(model, unit, run, kept))
+        [other] = Simulator(moved, simulator.names, rounded).run([near])
         if other is None:
             continue
         for name, value in predicted(other).items():
@@ -69,26 +86,35 @@ def allowed(
     return _beyond_use(found, floor, unit, model)
 
 
+def _growing(found: dict[str, Tensor], floor: dict[str, Tensor], unit: float) -> bool:
+    """Whether roundings grow on their way through the run."""
+    return any(
+        bool((found[name] > FREE * GROWING * unit * _size(value)).any())
+        for name, value in floor.items()
+    )
+
+
+def _size(value: Tensor) -> Tensor:
+    """The largest unit of each row, at least 1: what roundings are relative to."""
+    return value.abs().amax(-1, keepdim=True).clamp_min(1)
+
+
+def _noise(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
+    return 2 * unit * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+
 def _shaken(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
-    return value * (1 + 2 * unit * noise)
-
-
-KEPT = 2
-"""Sets of weights that roundings have moved, of which the first is the same for all inputs."""
+    return value * (1 + _noise(value, unit, generator))
 
 
 def _shaken_parts(
-    model: Model, unit: float, generator: torch.Generator, kept: dict[Token, Any]
+    model: Model, unit: float, run: int, kept: dict[Token, Any]
 ) -> dict[tuple[int, int], Part]:
-    """The parts with weights moved by a rounding's size; drawn again only where ``kept`` does not
-    hold what this generator would draw."""
-    key = (unit, generator.get_state().numpy().tobytes())
-    if key in kept:
-        kept[key] = kept.pop(key)  # the last used comes last
-        known, state = kept[key]
-        generator.set_state(state)
-        return dict(known)
+    """The parts with weights moved by a rounding's size, for one of the runs; those of the first
+    runs are kept."""
+    if (unit, run) in kept:
+        return dict(kept[unit, run])
+    generator = torch.Generator().manual_seed(run)
     parts = {
         (layer, d): part.with_weights(
             part.weights.map(lambda value: _shaken(value, unit, generator)),
@@ -97,9 +123,8 @@ def _shaken_parts(
         for layer, row in enumerate(model.parts)
         for d, part in enumerate(row)
     }
-    kept[key] = parts, generator.get_state()
-    while len(kept) > KEPT:
-        del kept[next(iter(kept))]
+    if run < RUNS:
+        kept[unit, run] = parts
     return parts
 
 
@@ -112,7 +137,7 @@ def _beyond_use(
     directions = {part.backward for part in model.parts[-1]}
 
     def wild(name: str) -> Tensor:
-        grown = GROWN * 8 * unit * floor[name].abs().amax(-1, keepdim=True).clamp_min(1)
+        grown = GROWN * LEAST * unit * _size(floor[name])
         return found[name] > torch.clamp(grown, max=limits[name])
 
     def from_there_on(beyond: Tensor, time: int) -> Tensor:

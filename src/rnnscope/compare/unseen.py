@@ -39,6 +39,11 @@ class Unseen:
         return Unseen(tuple(each for each in self.mistakes if each.title not in titles))
 
     @property
+    def families(self) -> frozenset[str]:
+        """What they concern."""
+        return frozenset(CATALOGUE[each.entry].family for each in self.mistakes)
+
+    @property
     def titles(self) -> tuple[str, ...]:
         """Every one of them."""
         return tuple(dict.fromkeys(each.title for each in self.mistakes))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rnnscope.compare.catalogue import Words
@@ -61,9 +60,9 @@ class Verdict:
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
     arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
-    why, where no number can be compared. ``horizon`` is the step from which rounding alone may
-    differ by more than a hundredth, or None; ``stepwise`` tells whether single steps are compared
-    from there on.
+    why, where no number can be compared; ``few`` that there are too few numbers to prove any
+    explanation. ``horizon`` is the step from which rounding alone may differ by more than a
+    hundredth, or None; ``stepwise`` tells whether single steps are compared from there on.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -96,7 +95,7 @@ class Verdict:
     finished: bool = True
     apart: str = ""
     undecided: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    few: bool = False
 
     def __bool__(self) -> bool:
         """Whether the two agree to rounding."""
@@ -156,6 +155,7 @@ class Verdict:
             "notes": list(self.notes),
             "unread": list(self.unread),
             "undecided": self.undecided,
+            "few": self.few,
             "probe": self.probe,
             "horizon": self.horizon,
         }
