@@ -132,13 +132,17 @@ def test_a_generator_of_its_own_is_something_kept(gru: nn.GRU) -> None:
     assert "every call differs from the one before" in found.sentence
 
 
-def test_dependence_on_the_batch(gru: nn.GRU) -> None:
+@pytest.mark.parametrize("by_place", [True, False])
+def test_dependence_on_the_batch(gru: nn.GRU, by_place: bool) -> None:
     inputs = inputs_of(gru)
+    of_row = inputs.x[0, 1, 0]
 
     def candidate(x: Tensor) -> Tensor:
         output = gru(x)[0].clone()
         if x.shape[1] > 1:
-            output[2:, 1] += 0.5
+            # the row at this place, or any where another row of the batch is not the same
+            others = x.new_tensor(1.0 if by_place else float(x[0, 0, 0] != of_row))
+            output[2:, 1] += 0.5 * others
         return output
 
     found = checked(candidate, gru, inputs)
@@ -148,7 +152,7 @@ def test_dependence_on_the_batch(gru: nn.GRU) -> None:
     assert place.largest == pytest.approx(0.5, abs=1e-6)
     assert place.sentence == (
         "row 1 alone gives other numbers than in the batch, by up to 0.5, first at time=2: the "
-        "output of a row depends on the other rows"
+        f"output of a row depends on {'its place among the rows' if by_place else 'the other rows'}"
     )
     assert found.findings == (place,)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
 
@@ -665,3 +666,164 @@ def test_agreement_up_to_where_rounding_has_grown_is_called_so() -> None:
     assert verdict.stepwise
     assert plain(verdict).startswith("agrees: differs by at most")
     assert "only single steps are compared." in plain(verdict)
+
+
+# --- what the sentences say -----------------------------------------------------------------------
+
+
+def test_numbers_of_six_decimals_agree() -> None:
+    """The limit of a run is no narrower than that of a single step."""
+    layer = nn.LSTM(5, 6)
+    for _ in range(10):
+        x = torch.randn(7, 3, 5)
+        assert rs.compare({"output": layer(x)[0].detach().numpy().round(6)}, layer, x, seconds=0)
+
+
+@pytest.mark.parametrize("size", [3e-6, 1e-4])
+def test_the_difference_that_is_told_is_more_than_is_allowed(size: float) -> None:
+    """Of an LSTM whose c is off by little at each step, and of one number that is."""
+    layer = nn.LSTM(5, 6)
+
+    def off(x: Any, initial: Any = None) -> Any:
+        state, outputs = initial or (torch.zeros(1, x.shape[1], 6),) * 2, []
+        for x_t in x:
+            output, (h, c) = layer(x_t[None], state)
+            state = h, c + size
+            outputs.append(output[0])
+        return torch.stack(outputs), state
+
+    def one_number(x: Any, initial: Any = None) -> Any:
+        output, state = layer(x, initial)
+        return output + size * (output == output[1, 1, 1]), state
+
+    for candidate in (off, one_number):
+        verdict = rs.compare(candidate, layer, seconds=0)
+        assert not verdict
+        assert verdict.difference > verdict.allowed
+        yours, expected = [
+            line.split()[-1] for line in str(verdict).splitlines() if line[:10].isspace()
+        ][:2]
+        assert yours != expected
+
+
+def test_the_first_place_is_not_on_padding() -> None:
+    layer, lengths = nn.LSTM(3, 4, bidirectional=True), torch.tensor([5, 2, 3])
+    x = torch.randn(5, 3, 3)
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    right = pad_packed_sequence(layer(packed)[0])[0].detach()
+    wrong = layer(x)[0].detach() * (torch.arange(5)[:, None] < lengths)[..., None]
+    first = rs.compare({"output": wrong.numpy()}, layer, x, lengths=lengths).first
+    assert first is not None
+    assert first.direction == "reverse"
+    assert first.time is not None
+    assert first.time < lengths[first.batch]
+    there = (first.time, first.batch, first.unit + 4)
+    assert first.expected == pytest.approx(float(right[there]), abs=1e-6)
+    assert first.yours == pytest.approx(float(wrong[there]), abs=1e-6)
+
+
+def test_a_projection_that_is_wrong_is_no_step_that_agrees() -> None:
+    layer = nn.LSTM(5, 6, proj_size=3)
+    other = nn.LSTM(5, 6, proj_size=3)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.weight_hr_l0.mul_(1.1)
+    verdict = rs.compare(lambda x, h=None: other(x, h), layer, seconds=0.5)
+    assert not verdict.causes
+    assert "every single step agrees" not in plain(verdict).lower()
+    assert "gives another h" in plain(verdict)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_calls_that_agree_are_told_from_those_that_do_not(given: bool) -> None:
+    layer = nn.GRU(5, 6)
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layer
+
+        def forward(self, x: Tensor, h: Any = None) -> Any:
+            if h is None and not given:
+                h = torch.linspace(-1, 1, 6).expand(1, x.shape[1], 6).contiguous()
+            elif h is not None and given:
+                h = h.flip(-1)
+            return self.gru(x, h)
+
+    verdict = rs.compare(Mine(), layer, seconds=1)
+    assert not verdict.causes
+    where = "where initial states are given it agrees"
+    other = "where no initial states are given it agrees"
+    assert (where in plain(verdict).lower()) == (not given)
+    assert (other in plain(verdict).lower()) == given
+    assert ("h_0 zero" if not given else "h_0 not zero") in verdict.probe
+
+
+def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> None:
+    layer, x = nn.GRU(5, 6), torch.randn(7, 3, 5)
+    other = layer(x, torch.ones(1, 3, 6))[0].detach()
+    assert "did it start from other initial states" in plain(rs.compare(other, layer, x, seconds=1))
+    turned = layer(x)[0].detach()[:, [2, 0, 1]]
+    text = plain(rs.compare(turned, layer, x, seconds=1))
+    assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text
+
+
+def test_what_is_wrong_between_right_steps_is_told() -> None:
+    layer = nn.GRU(5, 6, 2, bidirectional=True)
+
+    def rolled(x: Tensor, h: Any = None) -> Any:
+        output, final = layer(x, h)
+        return output.roll(1, 0), final
+
+    verdict = rs.compare(rolled, layer, seconds=1)
+    assert not verdict.causes
+    assert "what differs is what it is given" in plain(verdict)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_nothing_is_right_of_which_a_part_is_unseen(steps: int) -> None:
+    layer = nn.LSTM(3, 4)
+    order = rs.compare(lambda x: order_of(layer, x), layer, torch.zeros(steps, 2, 3) + (steps == 1))
+    assert [cause.name for cause in order.causes] == ["gate_order"]
+    assert "the order of time" not in order.right
+    assert ("which gate is used" in order.right) == (steps > 1)
+
+
+def order_of(layer: nn.LSTM, x: Tensor) -> Tensor:
+    """The layer with the rows taken as i, o, g, f."""
+    other = nn.LSTM(3, 4)
+    blocks = {n: v.chunk(4) for n, v in layer.state_dict().items()}
+    other.load_state_dict({n: torch.cat([b[0], b[3], b[2], b[1]]) for n, b in blocks.items()})
+    return other(x)[0].detach()
+
+
+def test_too_few_numbers_are_said_to_be() -> None:
+    verdict = rs.compare(torch.full((1, 1, 1), 0.3), nn.LSTM(1, 1), torch.zeros(1, 1, 1))
+    assert verdict.few
+    assert not verdict.causes
+    assert "too few numbers" in plain(verdict)
+    assert "No known mistake explains it" not in plain(verdict)
+
+
+@pytest.mark.parametrize("factor", [1.003, 1.01])
+def test_a_factor_is_no_rounding(factor: float) -> None:
+    layer = nn.GRU(5, 6)
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] * factor, layer, seconds=1)
+    assert not verdict.causes
+    assert "as large as" not in plain(verdict)
+
+
+def test_random_numbers_of_a_generator_of_its_own_are_no_state_that_is_kept() -> None:
+    layer = nn.GRU(5, 6)
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layer
+
+        def forward(self, x: Tensor, h: Any = None) -> Any:
+            noise = torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)
+            return self.gru(x + noise, h)
+
+    verdict = rs.compare(Noisy(), layer, seconds=1)
+    assert [cause.name for cause in verdict.causes] == ["random"]

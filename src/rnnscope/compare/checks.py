@@ -268,13 +268,28 @@ def _depends_on_batch(run: _Run) -> Finding | None:
             break
     if worst is None:
         return None
+    on = "its place among the rows" if _by_place(run, worst.batch) else "the other rows"
     return Finding(
         "batch",
         f"row {worst.batch} alone gives other numbers than in the batch, "
-        f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on the "
-        f"other rows",
+        f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on {on}",
         *_where(worst),
     )
+
+
+def _by_place(run: _Run, row: int) -> bool:
+    """Whether a row gives in a batch of nothing else, at its place, what it gives in the batch."""
+    one = _rows(run.inputs, row)
+    count = run.inputs.batch
+    initial = {
+        name: value.expand(-1, -1, count, -1).contiguous() for name, value in one.initial.items()
+    }
+    x = one.x.expand(-1, count, -1).contiguous()
+    output = run.output(replace(one, x=x, initial=initial), "one row many times")
+    if output is None or output.shape != run.first.shape:
+        return False
+    same = slice(row, row + 1)
+    return run.differs(output[:, same], run.first[:, same], run.allowed) is None
 
 
 def _causal(run: _Run) -> Finding | None:

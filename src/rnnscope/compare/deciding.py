@@ -94,6 +94,12 @@ class Comparison:
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
         difference, tolerance = largest(self.model, shown)
+        of_step = False
+        if difference <= tolerance:
+            parts = opened_parts(self.model, shown).values()
+            ratio, *worst = max((part.largest() for part in parts), default=(0.0, 0.0, 0.0))
+            if ratio > 1:
+                of_step, (difference, tolerance) = True, worst
         lower = [short(dtype) for dtype in self.subject.dtypes]
         dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
         horizon = None
@@ -109,10 +115,11 @@ class Comparison:
             dtype=dtype,
             kind=self.model.structure.kind,
             notes=tuple(self.subject.notes),
-            probe=self.subject.probe,
+            probe=self.subject.described(first.inputs),
             steps=first.inputs.steps,
             horizon=horizon,
             stepwise=bool(opened_parts(self.model, [first])),
+            of_step=of_step,
             given=self.subject.given,
             apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
@@ -125,7 +132,8 @@ class Comparison:
         direct: list[Told],
     ) -> Verdict:
         differs = base.worst > 1
-        base = replace(base, first=first_difference(self.model, shown))
+        first, there = first_difference(self.model, shown)
+        base = replace(base, first=first, probe=self.subject.described(there.inputs))
         if direct:
             by_calls = _told([*read, *direct], math.nan)
             random = any(cause.name == "random" for cause, _ in direct)

@@ -14,8 +14,10 @@ __all__ = ["evidence", "largest"]
 
 
 def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
-    """The largest difference, before rounding takes over, and what is allowed there."""
+    """The largest difference, before rounding takes over, and what is allowed there; or, where that
+    is rounding and another is not, the one that is the most beyond what is allowed."""
     best = (0.0, 0.0)
+    beyond = (1.0, best)  # the ratio of the two, and both
     least = 0.0
     for one in shown:
         for name, seen, value in one.beside(model):
@@ -29,8 +31,15 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
             k = int(away.argmax())
             if float(away.flatten()[k]) > best[0]:
                 best = (float(away.flatten()[k]), float(within.flatten()[k]))
+            ratio = torch.where(inside, away / within, 0.0)
+            k = int(ratio.argmax())
+            if float(ratio.flatten()[k]) > beyond[0]:
+                there = (float(away.flatten()[k]), float(within.flatten()[k]))
+                beyond = (float(ratio.flatten()[k]), there)
     if best[0] >= MISSING:  # a number against none
         return math.inf, best[1]
+    if best[0] <= best[1] and beyond[0] > 1:
+        return beyond[1]
     return best if best[1] else (best[0], least)
 
 

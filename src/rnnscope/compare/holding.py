@@ -20,13 +20,75 @@ __all__ = ["not_numbers", "what_holds"]
 MOST = 4
 """Steps that differ that are named."""
 
+AGREES = "every single step agrees."
+
 
 def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
     """Sentences on what agrees and which units do not, as far as single steps tell."""
     beside = _beside_the_output(model, observations)
     if beside:
         return tuple(beside)  # every step is right: what is returned beside it is not
-    return tuple(_of_steps(model, [_consistent(model, one) for one in observations]))
+    found = _of_steps(model, [_consistent(model, one) for one in observations])
+    return (*found, *_by_initial(model, observations), *_rows_in_order(model, observations))
+
+
+# which calls, and which rows ---------------------------------------------------------------------
+
+
+def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
+    """A sentence where calls with initial states agree and those without do not, or the other way
+    round."""
+    agree: dict[bool, set[bool]] = {True: set(), False: set()}
+    for one in observations:
+        ratios = [
+            float(torch.where(one.usable(name), distance(value, seen) / one.allowed[name], 0).max())
+            if value is not None
+            else torch.inf
+            for name, seen, value in one.beside(model)
+        ]
+        agree[one.inputs.given].add(max(ratios, default=0.0) <= 1)
+    if agree[True] == {True} and agree[False] == {False}:
+        return [
+            "where initial states are given it agrees, and where none are given it does not: does "
+            "it start from zeros then?"
+        ]
+    if agree[True] == {False} and agree[False] == {True}:
+        return [
+            "where no initial states are given it agrees, and where they are it does not: how are "
+            "they used?"
+        ]
+    return []
+
+
+def _rows_in_order(model: Model, observations: Sequence[Observation]) -> list[str]:
+    """A sentence where every row of the output is another row of the reference."""
+    for one in observations:
+        [outcome] = one.simulator.run([model])
+        seen = one.output
+        if outcome is None or seen is None or outcome.output.shape != seen.shape:
+            continue
+        order = _matched(outcome.output.transpose(0, 1), seen.transpose(0, 1), _most(one, "output"))
+        if order != sorted(order):
+            kind = model.structure.kind
+            return [f"the rows of your output are those of {kind} in the order {_list(order)}."]
+    return []
+
+
+def _most(one: Observation, name: str) -> float:
+    """The most that rounding allows."""
+    finite = one.allowed[name][torch.isfinite(one.allowed[name])]
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _matched(rows: Tensor, seen: Tensor, allowed: float) -> list[int]:
+    """For each row that was seen the one that it is of ``rows``, each once; else empty."""
+    order: list[int] = []
+    for one in seen:
+        same = (distance(rows, one.expand_as(rows)) <= allowed).flatten(1).all(1).nonzero()
+        if len(same) != 1:
+            return []
+        order.append(int(same))
+    return order if len(set(order)) == len(order) else []
 
 
 def not_numbers(model: Model, observations: Sequence[Observation]) -> str:
@@ -82,9 +144,7 @@ def _beside_the_output(model: Model, observations: Sequence[Observation]) -> lis
             worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
             wrong = (ratio > 1).flatten(0, -2).any(0).nonzero().flatten().tolist()
             units.setdefault(name, set()).update(wrong)
-            finite = tolerance[torch.isfinite(tolerance)]
-            most = float(finite.max()) if len(finite) else 0.0
-            compared.setdefault(name, []).append(_Compared(seen, values, most, real))
+            compared.setdefault(name, []).append(_Compared(seen, values, _most(one, name), real))
     differing = [name for name, ratio in worst.items() if ratio > 1]
     if "output" not in worst or "output" in differing or not differing:
         return []
@@ -131,24 +191,12 @@ def _instead(
 def _order_of_rows(calls: Sequence[_Compared], name: str) -> list[int]:
     """The reference's rows of a final state in the order in which they came back, where each is
     found once."""
-    count = calls[0].seen.shape[:2].numel()
-    if not name.endswith("_n") or count == 1:
+    if not name.endswith("_n") or calls[0].seen.shape[:2].numel() == 1:
         return []
-    order: list[int] = []
-    for row in range(count):
-        same = [
-            k
-            for k in range(count)
-            if all(
-                bool((distance(v[k], s[row]) <= c.allowed).all())
-                for c in calls
-                for v, s in [(c.values[name].flatten(0, 1), c.seen.flatten(0, 1))]
-            )
-        ]
-        if len(same) != 1:
-            return []
-        order += same
-    return order if len(set(order)) == count else []
+    orders = [
+        _matched(c.values[name].flatten(0, 1), c.seen.flatten(0, 1), c.allowed) for c in calls
+    ]
+    return orders[0] if all(order == orders[0] for order in orders) else []
 
 
 def _batch_first(value: Tensor) -> Tensor | None:
@@ -191,28 +239,40 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
             )
             said.setdefault(text, []).append(place)
             sizes[text] = max(sizes.get(text, 0.0), zero[1])
-        ratios = part.units(part.part)
-        wrong = (ratios > 1).nonzero().flatten().tolist()
-        one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
-        if not wrong:
-            text = "every single step agrees."
-        elif _starts_from_zeros(part):
-            text = "every single step agrees if it starts from zeros: are the initial states used?"
-        elif one_step is not None:
-            text = f"every single step agrees but the {one_step}: is it computed?"
-        elif len(wrong) <= max(1, len(ratios) // 4):
-            text = _units(part, own, wrong, inputs_right)
-        elif few := _few_steps(part):
-            text = f"{own}, {few}."
-        else:
-            text = (
-                f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} "
-                f"units."
-            )
+        text = _of_part(part, own, inputs_right, kind)
         said.setdefault(text, []).append(place)
-    return [
+    sentences = [
         _where(model, places) + text.format(size=sizes.get(text)) for text, places in said.items()
     ]
+    whole = sum(map(len, model.parts))
+    if len(said.get(AGREES, ())) == whole > 1:
+        sentences.append(
+            "so each computes what it should: what differs is what it is given, in which order it "
+            "takes the steps, or how the results are joined."
+        )
+    return sentences
+
+
+def _of_part(part: OpenedPart, own: str, inputs_right: bool, kind: str) -> str:
+    """What the single steps of one layer in one direction tell."""
+    ratios = part.units(part.part)
+    wrong = (ratios > 1).nonzero().flatten().tolist()
+    one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
+    if not wrong:
+        others = [name for name, ratio in part.states().items() if ratio > 1]
+        other = f"{own}, one step of {kind} gives another {_joined(others)}."
+        return other if others else AGREES
+    if _starts_from_zeros(part):
+        return "every single step agrees if it starts from zeros: are the initial states used?"
+    if one_step == "first":
+        return "every single step agrees but the first: did it start from other initial states?"
+    if one_step == "last":
+        return "every single step agrees but the last: is it computed?"
+    if len(wrong) <= max(1, len(ratios) // 4):
+        return _units(part, own, wrong, inputs_right)
+    if few := _few_steps(part):
+        return f"{own}, {few}."
+    return f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} units."
 
 
 def _where(model: Model, places: Sequence[PartIndex]) -> str:

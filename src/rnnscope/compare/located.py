@@ -18,20 +18,21 @@ from rnnscope.compare.verdict import Place
 __all__ = ["first_difference", "no_difference"]
 
 
-def first_difference(model: Model, shown: Sequence[Observation]) -> Place | None:
-    """The first number that differs by more than rounding, in the order of computing: by single
-    steps where the states are known, else in the output of the last layer."""
-    for k, _ in enumerate(shown):
-        parts = opened_parts(model, [shown[k]])
-        for place in sorted(parts):
-            found = _in_part(model, parts[place], shown[k])
-            if found is not None:
-                return found
-        found = _in_quantities(model, shown[k]) or _in_output(model, shown[k])
-        found = found or _in_final(model, shown[k])
+def first_difference(
+    model: Model, shown: Sequence[Observation]
+) -> tuple[Place | None, Observation]:
+    """The first number that differs by more than rounding, in the order of computing, and the call
+    that it is of: by single steps where the states are known, else in the output of the last
+    layer."""
+    for one in shown:
+        parts = opened_parts(model, [one])
+        places = (_in_part(model, parts[place], one) for place in sorted(parts))
+        found = next(filter(None, places), None)
+        found = found or _in_quantities(model, one) or _in_output(model, one)
+        found = found or _in_final(model, one)
         if found is not None:
-            return found
-    return None
+            return found, one
+    return None, shown[0]
 
 
 def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place | None:
@@ -41,18 +42,19 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
         values = {n: value[0] for n, value in opened([part.part], steps.known, names).items()}
         tolerance = tolerances(part.part, steps)
         failing: list[tuple[int, str]] = []
+        ratios: dict[str, Tensor] = {}
         for name in names:
             ratio = distance(values[name], steps.after[name]) / tolerance[name]
             if steps.known.valid is not None:
                 ratio = ratio * steps.known.valid.unsqueeze(-1)
+            ratios[name] = ratio
             times = (ratio > 1).flatten(1).any(1).nonzero().flatten()
             if len(times):
                 failing.append((int(times[0]), name))
         if not failing:
             continue
         t, name = min(failing, key=lambda pair: (pair[0], names.index(pair[1])))
-        away = distance(values[name], steps.after[name])[t]
-        batch, unit = divmod(int(away.argmax()), away.shape[-1])
+        batch, unit = _worst(ratios[name][t])
         time = steps.known.x.shape[0] - 1 - t if backward else t
         return Place(
             name,
@@ -74,11 +76,13 @@ def _in_quantities(model: Model, observation: Observation) -> Place | None:
         return None
     values = predicted(outcome)
     failing: list[tuple[tuple[int, int, int, int], int, str]] = []  # order of computing, time
+    ratios: dict[str, Tensor] = {}
     order = quantity_names(model.parts[0][0].cell)
     for name, seen in observation.quantities.items():
         ratio = distance(values[name], seen) / observation.allowed[name]
         if (real := observation.inside(name)) is not None:
             ratio = ratio * real
+        ratios[name] = ratio
         for layer, row in enumerate(model.parts):
             for d, part in enumerate(row):
                 times = (ratio[layer, d].amax((0, 2)) > 1).nonzero().flatten().tolist()
@@ -89,8 +93,7 @@ def _in_quantities(model: Model, observation: Observation) -> Place | None:
     if not failing:
         return None
     (layer, _, d, _), time, name = min(failing)
-    away = distance(values[name], observation.quantities[name])[layer, d, :, time]
-    batch, unit = divmod(int(away.argmax()), away.shape[-1])
+    batch, unit = _worst(ratios[name][layer, d, :, time])
     place = (layer, d, batch, time, unit)
     yours, expected = observation.quantities[name][place], values[name][place]
     direction = model.structure.directions[d]
@@ -116,8 +119,7 @@ def _in_output(model: Model, observation: Observation) -> Place | None:
     if not found:
         return None
     _, d, time = min(found)
-    away = distance(outcome.output, seen)[time, :, d * width : (d + 1) * width]
-    batch, unit = divmod(int(away.argmax()), width)
+    batch, unit = _worst(ratio[time, :, d * width : (d + 1) * width])
     return Place(
         "h",
         model.num_layers - 1,
@@ -141,8 +143,7 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
             continue
         ratio = distance(value, seen) / observation.allowed[name]
         if float(ratio.max()) > 1:
-            away = distance(value, seen)
-            layer, d, batch, unit = _index(away)
+            layer, d, batch, unit = _index(ratio)
             return Place(
                 name,
                 layer,
@@ -154,6 +155,12 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
                 float(value[layer, d, batch, unit]),
             )
     return None
+
+
+def _worst(ratio: Tensor) -> tuple[int, int]:
+    """The row and unit of (batch, unit) that are furthest beyond what is allowed."""
+    batch, unit = divmod(int(ratio.argmax()), ratio.shape[-1])
+    return batch, unit
 
 
 def _index(value: Tensor) -> tuple[int, ...]:

@@ -33,7 +33,6 @@ class OfArrays:
         self.untried: set[str] = {"the final states"} if recorded.unread else set()
         self.findings: list[str] = []
         self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
-        self.probe = described(adopted, inputs, self.model, None)
         self._adopted = adopted
         self._observation = observed(
             self.model,
@@ -51,6 +50,10 @@ class OfArrays:
     def searched(self) -> list[Observation]:
         """Some of them, where there are many."""
         return [sliced(self._observation, self._adopted)]
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases, in a line."""
+        return described(self._adopted, inputs, self.model, None)
 
     def others(self) -> list[Observation]:
         """None: there are no more numbers."""

@@ -71,7 +71,6 @@ class OfCalls:
         self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
-        self.probe = ""
 
     @property
     def keeps_state(self) -> bool:
@@ -206,9 +205,11 @@ class OfCalls:
                 initial = self._callable.takes_initial
                 probes = confirming(self._structure, self._seed, initial, self._padded)
             self._shown = self._observed(probes)
-            seed = None if self.given else self._seed
-            self.probe = described(self._adopted, self._shown[0].inputs, self.model, seed)
         return self._shown
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases, in a line."""
+        return described(self._adopted, inputs, self.model, None if self.given else self._seed)
 
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
@@ -229,9 +230,11 @@ class OfCalls:
         initial = self._callable.takes_initial
         probes = searching(self._structure, self._seed, initial, self._padded)
         found: list[Observation] = []
+        notes = list(self.notes)
         for probe in [*probes, wide(self._structure, self._seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
                 found.append(self._observe(probe.inputs))
+        self.notes = notes  # the same of other sizes
         return found
 
     def read(self) -> list[Told]:

@@ -133,6 +133,29 @@ class OpenedPart:
                 else [torch.where(valid.unsqueeze(-1), ratio, 0.0) for ratio in found]
             )
 
+    def largest(self) -> tuple[float, float, float]:
+        """Of the state that is the most beyond what rounding allows a single step: by how many
+        times, its difference, and what is allowed."""
+        worst = (0.0, 0.0, 0.0)
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened([self.part], steps.known, steps.after)
+            for name, seen in steps.after.items():
+                away, within = distance(values[name][0], seen), tolerance[name].expand_as(seen)
+                valid = steps.known.valid
+                away = away if valid is None else away * valid.unsqueeze(-1)
+                k = int((away / within).argmax())
+                one = (float(away.flatten()[k]), float(within.flatten()[k]))
+                worst = max(worst, (one[0] / one[1], *one))
+        return worst
+
+    def states(self) -> dict[str, float]:
+        """How far each state that is known is beyond what rounding allows a single step."""
+        found: dict[str, float] = {}
+        for steps, call in zip(self.steps, self.ratios(self.part), strict=True):
+            for name, ratio in zip(steps.after, call, strict=True):
+                found[name] = max(found.get(name, 0.0), float(ratio.max()))
+        return found
+
     def units(self, part: Part) -> Tensor:
         """The largest deviation of each unit over all single steps, relative to what rounding
         allows, (unit): of the state that has one number a unit."""

@@ -59,7 +59,8 @@ def _best(verdict: Verdict) -> Explanation:
 
 def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
-    allows = f"rounding in {verdict.dtype} over {steps} allows {number(verdict.allowed)}"
+    over = "in one" if verdict.of_step else f"over {steps}"
+    allows = f"rounding in {verdict.dtype} {over} allows {number(verdict.allowed)}"
     if verdict.agrees:
         partly = verdict.horizon is not None and not verdict.stepwise
         agrees = "agrees as far as it can be compared" if partly else "agrees"
@@ -99,7 +100,8 @@ def _told(verdict: Verdict) -> list[tuple[Cause, Words]]:
 def _differs(verdict: Verdict) -> str:
     if verdict.apart:
         return f"differs: {verdict.apart}"
-    return f"differs by {number(verdict.difference)}"
+    where = " in a single step" if verdict.of_step else ""
+    return f"differs by {number(verdict.difference)}{where}"
 
 
 def _first(place: Place, verdict: Verdict) -> str:
@@ -112,11 +114,12 @@ def _first(place: Place, verdict: Verdict) -> str:
         head += "  (first seen in the output)"
     kind = verdict.kind
     pad = max(len("yours"), len(kind))
+    digits = 6 if abs(place.yours - place.expected) > 1e-5 else 9
     return "\n".join(
         [
             head,
-            f"          {'yours':<{pad}}  {place.yours: .6f}",
-            f"          {kind:<{pad}}  {place.expected: .6f}",
+            f"          {'yours':<{pad}}  {place.yours: .{digits}f}",
+            f"          {kind:<{pad}}  {place.expected: .{digits}f}",
         ]
     )
 

@@ -44,7 +44,6 @@ class Subject(Protocol):
     untried: set[str]
     findings: list[str]
     dtypes: tuple[torch.dtype, ...]
-    probe: str
 
     @property
     def keeps_state(self) -> bool:
@@ -52,6 +51,9 @@ class Subject(Protocol):
 
     def shown(self) -> list[Observation]:
         """What the verdict speaks of, and every explanation must give."""
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases of a call, in a line."""
 
     def searched(self) -> list[Observation]:
         """What mistakes are searched with."""

@@ -53,8 +53,9 @@ class Verdict:
     """Whether a candidate computes what the reference computes, and if not where and why.
 
     ``agrees`` is also its truth value. ``difference`` is the largest one, inf where ``apart`` says
-    why there is none (another shape, NaN), ``allowed`` what rounding allows at that place,
-    ``worst`` the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
+    why there is none (another shape, NaN), ``allowed`` what rounding allows at that place, both of
+    a single step (``of_step``) where only single steps differ by more than rounding; ``worst`` is
+    the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
     the smallest size that explain everything to rounding: more than one where the data cannot tell
     them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
@@ -90,6 +91,7 @@ class Verdict:
     steps: int = 0
     horizon: int | None = None
     stepwise: bool = True
+    of_step: bool = False
     given: bool = False
     tried: int = 0
     finished: bool = True
