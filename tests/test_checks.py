@@ -251,7 +251,7 @@ def test_parameters_of_the_same_name_are_compared(gru: nn.GRU) -> None:
     assert bias.sentence == (
         "encoder.bias_ih_l0 differs from the reference's in 1 of 12 numbers, by up to 0.5"
     )
-    assert found["encoder.weight_hh_l0"].sentence.endswith("by up to 1: was it ever loaded?")
+    assert found["encoder.weight_hh_l0"].sentence.endswith("by up to 1 (was it ever loaded?)")
     assert found["encoder.bias_hh_l0"].sentence == "encoder.bias_hh_l0 is the reference's"
 
 

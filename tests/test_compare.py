@@ -252,10 +252,15 @@ def test_what_cannot_be_told_apart_is_listed() -> None:
 
 
 def test_sentences_end_once_and_name_x_as_it_is_written() -> None:
-    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    class Moved(nn.LSTM):
+        def forward(self, x: Tensor, initial: Any = None) -> Any:  # type: ignore[override]
+            output, final = super().forward(x, initial)
+            return output + 0.1, final
+
+    layer, other = nn.LSTM(3, 4), Moved(3, 4)
     other.load_state_dict(layer.state_dict())
     nn.init.uniform_(other.weight_hh_l0)
-    assert "was it ever loaded? With zero" in plain(rs.compare(other, layer, seconds=0))
+    assert "(was it ever loaded?). Fed" in plain(rs.compare(other, layer, seconds=0))
     verdict = rs.compare(lambda x, h=None: layer(x, h)[0] + x.sum(0).sum(), layer, seconds=0)
     assert "Another x at time=5 changes the output at time=0 already" in plain(verdict)
 
@@ -827,3 +832,44 @@ def test_random_numbers_of_a_generator_of_its_own_are_no_state_that_is_kept() ->
 
     verdict = rs.compare(Noisy(), layer, seconds=1)
     assert [cause.name for cause in verdict.causes] == ["random"]
+
+
+# --- how exactly ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "names", [["weight_hh_l0"], ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]]
+)
+def test_weights_of_few_bits_are_named(names: list[str], dtype: torch.dtype) -> None:
+    """Not the products: with the candidate's own weights the two agree."""
+    layer, other = nn.GRU(5, 6), nn.GRU(5, 6)
+    other.load_state_dict(
+        {n: v.to(dtype).float() if n in names else v for n, v in layer.state_dict().items()}
+    )
+    verdict = rs.compare(other, layer)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {str(dtype)[6:]}"]
+    assert "the weights are rounded to" in plain(verdict)
+    assert "set_float32_matmul_precision" not in plain(verdict)
+
+
+def test_one_parameter_that_is_another_is_named() -> None:
+    layer, other = nn.GRU(5, 6), nn.GRU(5, 6)
+    other.load_state_dict(layer.state_dict())
+    nn.init.uniform_(other.weight_hh_l0)
+    verdict = rs.compare(other, layer)
+    assert [str(cause) for cause in verdict.causes] == ["not_loaded"]
+    assert "weight_hh_l0 differs from the reference's in 108 of 108" in plain(verdict)
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4, 5])
+@pytest.mark.parametrize("finals", [True, False])
+def test_numbers_of_few_decimals_are_named(decimals: int, finals: bool) -> None:
+    layer, x = nn.LSTM(5, 6), torch.randn(7, 3, 5)
+    output, (h, c) = layer(x)
+    numbers = {"output": output, "h_n": h, "c_n": c} if finals else {"output": output}
+    written = {name: value.detach().numpy().round(decimals) for name, value in numbers.items()}
+    verdict = rs.compare(written, layer, x)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {decimals} decimals"]
+    wrong = {**written, "output": written["output"] + np.float32(10.0 ** (1 - decimals))}
+    assert not rs.compare(wrong, layer, x, seconds=0.5).causes

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.model import Inputs
+from rnnscope.compare.numbers_of import short
 
 __all__ = [
     "Checks",
@@ -367,12 +368,14 @@ def _line(error: Exception) -> str:
 @dataclass(frozen=True)
 class ParameterDifference:
     """A parameter that candidate and reference both have: ``name`` as the candidate calls it,
-    ``largest`` the largest difference, ``places`` how many of ``count`` numbers differ."""
+    ``largest`` the largest difference, ``places`` how many of ``count`` numbers differ;
+    ``rounded`` the type of which they are the reference's numbers, or empty."""
 
     name: str
     largest: float
     places: int
     count: int
+    rounded: str = ""
 
     @property
     def differs(self) -> bool:
@@ -384,9 +387,11 @@ class ParameterDifference:
         """What is said of it."""
         if not self.differs:
             return f"{self.name} is the reference's"
+        if self.rounded:
+            return f"{self.name} holds the reference's numbers rounded to {self.rounded}"
         how = f"{self.places} of {self.count} numbers, by up to {self.largest:.2g}"
         if self.places == self.count and self.count > 1:
-            how += ": was it ever loaded?"
+            how += " (was it ever loaded?)"
         return f"{self.name} differs from the reference's in {how}"
 
 
@@ -410,7 +415,19 @@ def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDif
         other = held[chosen].detach().cpu()
         if other.is_meta or parameter.is_meta or not other.is_floating_point():
             continue
-        apart = _apart(other.double(), parameter.detach().cpu().to(other.dtype).double())
+        right = parameter.detach().cpu()
+        apart = _apart(other.double(), right.to(other.dtype).double())
         largest = float(apart.max()) if apart.numel() else 0.0
-        found.append(ParameterDifference(chosen, largest, int((apart > 0).sum()), apart.numel()))
+        rounded = next((short(low) for low in LOWER if _is_rounded(other, right, low)), "")
+        count = apart.numel()
+        found.append(ParameterDifference(chosen, largest, int((apart > 0).sum()), count, rounded))
     return found
+
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _is_rounded(value: Tensor, right: Tensor, dtype: torch.dtype) -> bool:
+    """Whether these are the numbers of ``right`` as ``dtype`` holds them."""
+    finer = torch.finfo(dtype).eps > torch.finfo(right.dtype).eps
+    return finer and torch.equal(value.double(), right.to(dtype).double())

@@ -156,6 +156,9 @@ class Comparison:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
+        own = self._own_weights(shown) if differs else None
+        if own is not None and own[0].name == "precision":
+            return replace(base, explanations=(_told([*read, own[:2]], own[2]),))
         dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
@@ -163,7 +166,37 @@ class Comparison:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and too_coarse(dtypes):
             return self._unexplained(base, shown, shown, read)
-        return self._searched(base, shown, read, direct)
+        return self._searched(base, shown, read, direct, own)
+
+    def _own_weights(self, shown: Sequence[Observation]) -> tuple[Cause, Words, float] | None:
+        """Where the candidate's own parameters in the reference explain everything: that they are
+        rounded, or others."""
+        apart, model = self.subject.other_weights()
+        if model is None:
+            return None
+        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
+        if self._worst(model, fresh) > 1:
+            return None
+        left = largest(model, fresh)[0]
+        names = ", ".join(each.name for each in apart)
+        types = {each.rounded for each in apart}
+        needed = short(self.subject.dtypes[0])
+        if len(types) == 1 and (dtype := types.pop()):
+            words = Words(
+                f"the weights are rounded to {dtype}",
+                f"{names} hold{'s' * (len(apart) == 1)} the reference's numbers as {dtype} has "
+                f"them; with the candidate's own in the reference the two agree.",
+                f"store the weights in {needed}",
+            )
+            return Cause("precision", dtype), words, left
+        few = len(apart) <= 2
+        told = "; ".join(each.sentence for each in apart) if few else f"{names} differ"
+        words = Words(
+            "the weights are not those of the reference",
+            f"{told}. With the candidate's own in the reference the two agree.",
+            "candidate.load_state_dict(reference.state_dict())",
+        )
+        return Cause("not_loaded"), words, left
 
     def _searched(
         self,
@@ -171,6 +204,7 @@ class Comparison:
         shown: Sequence[Observation],
         read: list[Told],
         direct: list[Told],
+        own: tuple[Cause, Words, float] | None,
     ) -> Verdict:
         """What a search for mistakes comes to."""
         told = [*read, *(one for one in direct if one not in read)]
@@ -186,13 +220,17 @@ class Comparison:
                 return replace(base, explanations=by_calls)
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
-        search = Search(self.model, searched, self.seconds, self.tell)
+        # where other weights are all that is wrong, it is these that a mistake may have changed
+        seconds = self.seconds if own is None else self.seconds / 3
+        search = Search(self.model, searched, seconds, self.tell)
         result = search.run()
         sets = self._confirmed(result, searched, shown)
         base = replace(base, tried=result.tried, finished=result.finished)
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
+            if own is not None:
+                return replace(base, explanations=(_told([*read, own[:2]], own[2]),))
             few = self._most_evidence(searched, shown) < _needed(result)
             return self._unexplained(replace(base, few=few), searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
@@ -235,22 +273,8 @@ class Comparison:
         shown: Sequence[Observation],
         read: list[Told],
     ) -> Verdict:
-        """What can be said where no mistake of the catalogue explains it: other weights, or what
-        still holds."""
-        told, model = self.subject.other_weights()
-        if model is not None and len(told) > 1:
-            fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
-            if self._worst(model, fresh) <= 1:
-                names = ", ".join(sentence.partition(" ")[0] for sentence in told)
-                words = Words(
-                    "the weights are not those of the reference",
-                    f"{names} differ from the reference's; with the candidate's own in the "
-                    f"reference the two agree.",
-                    "candidate.load_state_dict(reference.state_dict())",
-                )
-                left = largest(model, fresh)[0]
-                known = _told([*read, (Cause("not_loaded"), words)], left)
-                return replace(base, explanations=(known,))
+        """What can be said where nothing explains it: what still holds."""
+        told = [each.sentence for each in self.subject.other_weights()[0]]
         holds = what_holds(self.model, [*searched, *shown])
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from rnnscope.adopt import Adopted
+from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import described
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import Observation
@@ -71,6 +72,6 @@ class OfArrays:
         """Unknown: they are numbers."""
         return "", False
 
-    def other_weights(self) -> tuple[list[str], Model | None]:
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """None: they have no parameters."""
         return [], None

@@ -16,7 +16,13 @@ from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.checks import Finding, compare_parameters, repeats, run_checks
+from rnnscope.compare.checks import (
+    Finding,
+    ParameterDifference,
+    compare_parameters,
+    repeats,
+    run_checks,
+)
 from rnnscope.compare.given import described
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation
@@ -334,7 +340,7 @@ class OfCalls:
         [(other, name)] = held.items()
         return f"the candidate's {name} is {other}, the reference {kind}.", False
 
-    def other_weights(self) -> tuple[list[str], Model | None]:
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """Parameters of the same names and shapes that differ."""
         module = self._made(self._layer).module
         if module is None:
@@ -346,8 +352,7 @@ class OfCalls:
             for each in apart:
                 own = layer.get_parameter(each.name.rpartition(".")[2])
                 own.copy_(held[each.name].to(own.dtype))
-        sentences = [each.sentence for each in apart]
-        return sentences, Model.of(adopt(layer), torch.float64) if apart else None
+        return apart, Model.of(adopt(layer), torch.float64) if apart else None
 
 
 def _rows(structure: Structure) -> int:
@@ -384,10 +389,11 @@ def _with_sizes(kind: str, layer: nn.Module) -> str:
 
 
 def _kind_of(module: nn.Module) -> str:
-    """The kind of a layer of torch, or of the cell that makes one step of it; else empty."""
+    """The kind of a layer of torch, or of the cell that makes one step of it; empty for all else,
+    as for a class made from one, whose forward may be its own."""
     kinds: dict[str, tuple[type, ...]] = {
         "nn.LSTM": (nn.LSTM, nn.LSTMCell),
         "nn.GRU": (nn.GRU, nn.GRUCell),
         "nn.RNN": (nn.RNN, nn.RNNCell),
     }
-    return next((kind for kind, types in kinds.items() if isinstance(module, types)), "")
+    return next((kind for kind, types in kinds.items() if type(module) in types), "")

@@ -36,6 +36,8 @@ FEW = 16
 """Numbers from which on their size says anything."""
 ONE_SIDED = 0.75
 """How far the differences of a unit have one sign, on average: rounding goes both ways."""
+DECIMALS = range(1, 7)
+"""So many may be all that numbers were written with."""
 FIRST = 4
 """Steps of whole runs that are compared."""
 WAYS = ((False, False), (True, False), (True, True))
@@ -51,9 +53,11 @@ def lower_precision(
     """The precision that the differences come of, or None; ``dtypes`` are those of the layer and of
     the output.
 
-    Either the numbers themselves have no more bits, or the differences are those of products
-    whose operands are rounded: to these they are compared, number by number.
+    Either the numbers themselves have no more bits or decimals, or the differences are those of
+    products whose operands are rounded: to these they are compared, number by number.
     """
+    if (written := _decimals(model, shown)) is not None:
+        return written
     returned = _returned(dtypes)
     for name in [returned] if returned else MANTISSAS:
         bits = MANTISSAS[name]
@@ -75,7 +79,7 @@ def lower_precision(
             if returned:
                 return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = f"every number that came back has no more than the {bits} bits of {name}."
-            return Cause("precision", name), _words(title, text), largest
+            return Cause("precision", name), _words(title, text, dtypes), largest
         alike = _correlation(pairs)
         if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
             continue
@@ -86,7 +90,37 @@ def lower_precision(
                 f"the differences are those of products whose operands are rounded to {bits} bits "
                 f"(their correlation is {alike:.2f} over {len(seen)} numbers)."
             )
-            return Cause("precision", name), _words(title, text), largest
+            return Cause("precision", name), _words(title, text, dtypes), largest
+    return None
+
+
+def _decimals(model: Model, shown: Sequence[Observation]) -> tuple[Cause, Words, float] | None:
+    """Numbers that were written with few decimals, and are right but for that; None for others."""
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    for one in shown:
+        for name, seen, value in one.beside(model):
+            if value is None:
+                return None
+            inside = one.usable(name)
+            within = one.allowed[name].expand_as(seen)
+            pairs.append((seen[inside], value[inside], within[inside]))
+    seen, value, within = (torch.cat(each) for each in zip(*pairs, strict=True))
+    if len(set(seen.tolist())) < FEW:
+        return None
+    largest = float((seen - value).abs().max())
+    exact = max(one.unit for one in shown) * float(seen.abs().max())
+    for count in DECIMALS:
+        step = 10.0**-count
+        apart = (seen / step - (seen / step).round()).abs() * step
+        near = bool((apart <= 2 * exact).all()) and 2 * exact < step / 16
+        if near and bool(((seen - value).abs() <= 0.51 * step + within).all()):
+            words = Words(
+                f"{count} decimals",
+                f"every number that came back has no more than {count} decimals, and is off by no "
+                f"more than rounding to them.",
+                'np.save("theirs.npy", output)   # or text with "%.9g"',
+            )
+            return Cause("precision", f"{count} decimals"), words, largest
     return None
 
 
@@ -172,10 +206,10 @@ def _one_sided(away: Tensor) -> bool:
     return float(away.sign().mean(0).abs().mean()) > ONE_SIDED
 
 
-def _words(title: str, sentence: str) -> Words:
-    return Words(
-        f"lower precision, {title}", sentence, 'torch.set_float32_matmul_precision("highest")'
-    )
+def _words(title: str, sentence: str, dtypes: Sequence[torch.dtype]) -> Words:
+    line = 'torch.set_float32_matmul_precision("highest")   # and no autocast, no .half()'
+    repair = line if dtypes[0] == torch.float32 else f"compute in {short(dtypes[0])}"
+    return Words(f"lower precision, {title}", sentence, repair)
 
 
 def _few_bits(shown: Sequence[Observation], bits: int) -> bool:

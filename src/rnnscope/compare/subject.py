@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope.adopt import Adopted
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import doubled
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation, few_steps
@@ -71,8 +72,8 @@ class Subject(Protocol):
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""
 
-    def other_weights(self) -> tuple[list[str], Model | None]:
-        """What the candidate's own parameters of the same names say, and the model with them."""
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
+        """The candidate's own parameters of the same names that differ, and the model with them."""
 
 
 def rounding(*dtypes: torch.dtype) -> float:
