@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 
 from planted import DIRECTIONS, GATES, Mistake, functions_of
 
+PORTED = ("ifog", "igfo", "iofg")
+"""Orders of an LSTM's gates in other frameworks: what belongs to x or to h alone may have them."""
+
 
 def applicable(
     kind: str,
@@ -84,10 +87,11 @@ def _of_weights(
 ) -> Iterator[Mistake]:
     gates = GATES[kind]
     tensors = ("all", "W", "W_ih", "W_hh", "b") if bias else ("all", "W_ih", "W_hh")
-    split = (*tensors, "hh") if kind == "gru" and bias else tensors
-    for order, which in itertools.product(itertools.permutations(gates), split):
-        if "".join(order) != gates:
-            yield from by_part("gate_order", "".join(order), which)
+    for order in map("".join, itertools.permutations(gates)):
+        ported = bias and (kind == "gru" or order in PORTED)
+        for which in (*tensors, "ih", "hh", "b_ih", "b_hh") if ported else tensors:
+            if order != gates:
+                yield from by_part("gate_order", order, which)
     if len(gates) > 1:
         for choice, which in itertools.product(("read", "stored"), tensors):
             yield from by_part("interleaved", choice, which)
@@ -102,6 +106,7 @@ def _of_weights(
         for name in ("bias_missing", "bias_doubled", "bias_twice"):
             for which in ("b_ih", "b_hh"):
                 yield from by_part(name, "", which)
+        yield from by_part("bias_missing", "", "b")
         if kind == "gru":
             yield from by_part("bias_missing", "n", "b_hh")
             yield from by_part("biases_exchanged")
@@ -123,9 +128,9 @@ def _of_equations(
     kind: str, projected: bool, everywhere: Entries, by_layer: Entries, by_part: Entries
 ) -> Iterator[Mistake]:
     if kind == "gru":
-        for name in ("reset_before", "reset_whole", "no_reset", "update_exchanged"):
+        for name in ("reset_before", "reset_whole", "reset_input", "no_reset", "update_exchanged"):
             yield from by_part(name)
-        for choice in ("unused", "both"):
+        for choice in ("unused", "both", "added", "new"):
             yield from by_part("update", choice)
         for choice in ("z:r", "r:z"):
             yield from by_part("other_gate", choice)
@@ -140,6 +145,7 @@ def _of_equations(
         yield from by_part("activation", "sigmoid:hard_sigmoid")
         yield from by_part("activation", "sigmoid:hard_sigmoid(0.2, 0.5)")
         yield from by_part("activation", "sigmoid:tanh")
+        yield from by_part("activation", "sigmoid:sigmoid(-a)")
     if kind.startswith("lstm"):
         yield from by_part("old_cell")
         yield from by_part("coupled", "f")
@@ -154,6 +160,8 @@ def _of_equations(
             yield from everywhere("projection", "skipped")
         else:
             yield from by_layer("emitted", "c")
+            for choice in ("fed", "carried"):
+                yield from by_part("confused", choice)
 
 
 def _of_steps(kind: str, everywhere: Entries, by_part: Entries) -> Iterator[Mistake]:
@@ -180,7 +188,8 @@ def _of_states(
     if L > 1:
         yield from everywhere("initial_ignored", "upper")
     if lstm and same_size:
-        yield from everywhere("initial_exchanged")
+        for choice in ("", "h", "c"):
+            yield from everywhere("initial_exchanged", choice)
     if L * D == B > 1:
         yield from everywhere("initial_batch_first")
     if L * D > 1 and B > 1:
@@ -192,6 +201,7 @@ def _of_states(
     if L > 1 and D > 1:
         yield from everywhere("initial_first", "layer")
         yield from everywhere("initial_order")
+        yield from everywhere("initial_order", "added")
     if bias:
         for choice in ("n", "all") if kind == "gru" else ("all",):
             yield from by_part("first_bias", choice)
@@ -211,7 +221,8 @@ def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
     for choice in ("output", "input", "early"):
         yield from everywhere("delayed", choice)
     if not lengths:
-        yield from everywhere("delayed", "rolled")
+        for choice in ("wrapped", "rolled"):
+            yield from everywhere("delayed", choice)
     if lengths:
         for choice in ("front", "not_masked", "last_at_end", "sorted"):
             yield from everywhere("padding", choice)

@@ -26,12 +26,12 @@ DIRECTIONS = ("forward", "reverse")
 _ANY = "(all|W|W_ih|W_hh|b)"
 ORDER = {
     # weights
-    "gate_order": rf"[a-z]+/({_ANY}|hh)",
+    "gate_order": rf"[a-z]+/({_ANY}|ih|hh|b_ih|b_hh)",
     "interleaved": rf"(read|stored)/{_ANY}",
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
-    "bias_missing": "(/b_ih|n?/b_hh)",
+    "bias_missing": "(/b|/b_ih|n?/b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
@@ -45,26 +45,28 @@ ORDER = {
     # equations
     "reset_before": "/",
     "reset_whole": "/",
+    "reset_input": "/",
     "no_reset": "/",
     "update_exchanged": "/",
     "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu"
-    r"|sigmoid:(tanh|hard_sigmoid(\(0.2, 0.5\))?))/",
+    r"|sigmoid:(tanh|sigmoid\(-a\)|hard_sigmoid(\(0.2, 0.5\))?))/",
     "old_cell": "/",
     "coupled": "[if]/",
     "gate_unused": "[ifo]/",
     "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
-    "update": "(unused|both)/",
+    "update": "(unused|both|added|new)/",
     "other_gate": "(f:i|i:f|i:o|f:o|z:r|r:z)/",  # the one in place of the other
     "squashed": "/",
+    "confused": "(fed|carried)/",  # c and h
     "projection": "(not_fed_back|skipped)/",
     "emitted": "c/",
     # states
     "initial_ignored": "(all|h|c|upper)/",
-    "initial_exchanged": "/",
+    "initial_exchanged": "[hc]?/",
     "initial_batch_first": "/",
     "initial_reshaped": "/",
     "initial_first": "(part|layer|h|c)/",
-    "initial_order": "/",
+    "initial_order": "(|added)/",
     "first_bias": "(n|all)/",
     "never_carried": "(|h|c)/",
     "rows_chained": "/",
@@ -73,7 +75,7 @@ ORDER = {
     "axes_exchanged": "/",
     "rows_joined": "/",
     "time_reversed": "(kept|turned|output)/",
-    "delayed": "(output|input|early|rolled)/",
+    "delayed": "(output|input|wrapped|early|rolled)/",
     "padding": "(front|not_masked|last_at_end|sorted)/",
     # directions and layers
     "reverse_not_turned": "/",
@@ -106,6 +108,7 @@ _ONLY = {
         "bias_merged",
         "reset_before",
         "reset_whole",
+        "reset_input",
         "no_reset",
         "update_exchanged",
         "update",
@@ -116,6 +119,7 @@ _ONLY = {
         "coupled",
         "gate_unused",
         "squashed",
+        "confused",
         "emitted",
         "projection",
         "initial_exchanged",
@@ -173,6 +177,7 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": _sigmoid,
     "relu": lambda x: np.maximum(x, 0),
     "linear": lambda x: x,
+    "sigmoid(-a)": lambda x: 1 - _sigmoid(x),
     "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "hard_sigmoid(0.2, 0.5)": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
 }
@@ -271,6 +276,8 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     reset = z if cell.wrong("other_gate", "z:r") else r
     if cell.wrong("no_reset"):
         a_n = in_ + hn
+    elif cell.wrong("reset_input"):
+        a_n = reset * in_ + hn
     elif cell.wrong("reset_whole"):
         a_n = reset * (in_ + hn)
     elif cell.wrong("reset_before"):
@@ -287,13 +294,18 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
         new = old
     if cell.wrong("update", "unused"):
         new, old = 1, 0
+    if cell.wrong("update", "added"):
+        new = 1
+    if cell.wrong("update", "new"):
+        old = 0
     values = {"r": r, "z": z, "n": n, "h": new * n + old * h}
     return cell.recorded({"r": ir + hr, "z": iz + hz, "n": a_n}, values)
 
 
 def lstm_step(cell: Cell, x: Array, state: State) -> State:
     w = cell.weights
-    a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], state["fed"]) + w["b_hh"]
+    fed = state["c"] if cell.wrong("confused", "fed") else state["fed"]
+    a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], fed) + w["b_hh"]
     a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
     a_f = a_f + 1 if cell.wrong("forget_bias", "before") else a_f
     i = cell.apply("i", a_i)
@@ -317,7 +329,8 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
             used, gate = choice.split(":")
             scales = {"i": i, "f": f, "o": o} | {gate: values[used]}
             i, f, o = scales["i"], scales["f"], scales["o"]
-    values["c"] = c = f * state["c"] + i * g
+    old = state["h"] if cell.wrong("confused", "carried") else state["c"]
+    values["c"] = c = f * old + i * g
     quantity = "m" if "W_hr" in w else "h"
     if cell.wrong("squashed"):
         values["c"] = c = cell.apply(quantity, c)
@@ -367,6 +380,7 @@ def _named(tensors: str) -> tuple[str, ...]:
         "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
         "W": ("W_ih", "W_hh"),
         "b": ("b_ih", "b_hh"),
+        "ih": ("W_ih", "b_ih"),
         "hh": ("W_hh", "b_hh"),
     }.get(tensors, (tensors,))
 
@@ -555,7 +569,7 @@ class Planted:
             raise UndefinedError(f"{mistake} is none of {self.kind}")
         if name == "projection" and self.kind != "lstm_projected":
             raise UndefinedError(f"{mistake} needs a projection")
-        if name in ("emitted", "final_exchanged") and self.R != self.H:
+        if name in ("emitted", "final_exchanged", "confused") and self.R != self.H:
             raise UndefinedError(f"{mistake} needs h and c of one size")
         two = name in _TWO_DIRECTIONS or mistake.choice in _CHOICES_OF_TWO_DIRECTIONS
         if two and len(self.directions) == 1:
@@ -609,10 +623,14 @@ class Planted:
                     start = {k: np.concatenate([v[:D], 0 * v[D:]]) for k, v in start.items()}
                 case "initial_ignored", choice:
                     start = {k: 0 * v if choice in ("all", k) else v for k, v in start.items()}
-                case "initial_exchanged", _:
+                case "initial_exchanged", choice:
                     if start["h"].shape != start["c"].shape:
                         raise UndefinedError("h_0 and c_0 have different sizes")
-                    start = {"h": start["c"], "c": start["h"]}
+                    start = (
+                        dict.fromkeys(start, start[choice])
+                        if choice
+                        else {"h": start["c"], "c": start["h"]}
+                    )
                 case "initial_batch_first", _:
                     if start["h"].shape[1] != L * D:
                         raise UndefinedError("the batch is not the number of layers and directions")
@@ -628,6 +646,9 @@ class Planted:
                     start = {k: v[list(range(D)) * L] for k, v in start.items()}
                 case "initial_first", state:
                     start = {**start, state: start[state][[0] * (L * D)]}
+                case "initial_order", "added":
+                    order = [layer + d for layer in range(L) for d in range(D)]
+                    start = {k: v[order] for k, v in start.items()}
                 case "initial_order", _:
                     order = [d * L + layer for layer in range(L) for d in range(D)]
                     start = {k: v[order] for k, v in start.items()}
@@ -657,6 +678,10 @@ class Planted:
                 back.append(lambda a: _turn(a, turned))
         if self._has("delayed", "input"):
             x = np.concatenate([0 * x[:1], x[:-1]])
+        if self._has("delayed", "wrapped"):
+            if given is not None:
+                raise UndefinedError("which step is the last of a padded row is not told")
+            x = np.concatenate([x[-1:], x[:-1]])
         if not self._has("padding", "not_masked"):  # which runs over whatever stands there
             x = _valid(x, lengths)
         if self._has("padding", "front"):

@@ -174,9 +174,12 @@ class Comparison:
         apart, model = self.subject.other_weights()
         if model is None:
             return None
-        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
-        if self._worst(model, fresh) > 1:
-            return None
+        fresh: list[Observation] = []
+        for rows in (1, max(one.inputs.batch for one in shown)):
+            some = [few_steps(one, one.inputs.steps, rows) for one in shown]
+            fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in some]
+            if self._worst(model, fresh) > 1:
+                return None
         left = largest(model, fresh)[0]
         names = ", ".join(each.name for each in apart)
         types = {each.rounded for each in apart}

@@ -96,32 +96,40 @@ def lower_precision(
 
 def _decimals(model: Model, shown: Sequence[Observation]) -> tuple[Cause, Words, float] | None:
     """Numbers that were written with few decimals, and are right but for that; None for others."""
+    unit = max(one.unit for one in shown)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     for one in shown:
         for name, seen, value in one.beside(model):
-            if value is None:
-                return None
             inside = one.usable(name)
-            within = one.allowed[name].expand_as(seen)
-            pairs.append((seen[inside], value[inside], within[inside]))
+            if value is None or not _multiples(seen[inside][:FEWEST], unit):
+                return None
+            pairs.append((seen[inside], value[inside], one.allowed[name].expand_as(seen)[inside]))
     seen, value, within = (torch.cat(each) for each in zip(*pairs, strict=True))
     if len(set(seen.tolist())) < FEW:
         return None
-    largest = float((seen - value).abs().max())
-    exact = max(one.unit for one in shown) * float(seen.abs().max())
-    for count in DECIMALS:
-        step = 10.0**-count
-        apart = (seen / step - (seen / step).round()).abs() * step
-        near = bool((apart <= 2 * exact).all()) and 2 * exact < step / 16
-        if near and bool(((seen - value).abs() <= 0.51 * step + within).all()):
+    away = (seen - value).abs()
+    for count in _multiples(seen, unit):
+        if bool((away <= 0.51 * 10.0**-count + within).all()):
             words = Words(
                 f"{count} decimals",
                 f"every number that came back has no more than {count} decimals, and is off by no "
                 f"more than rounding to them.",
                 'np.save("theirs.npy", output)   # or text with "%.9g"',
             )
-            return Cause("precision", f"{count} decimals"), words, largest
+            return Cause("precision", f"{count} decimals"), words, float(away.max())
     return None
+
+
+def _multiples(seen: Tensor, unit: float) -> list[int]:
+    """With how many decimals all numbers can be written, but for a rounding to ``unit``."""
+    exact = 2 * unit * float(seen.abs().max()) if len(seen) else 0.0
+    found: list[int] = []
+    for count in DECIMALS:
+        step = 10.0**-count
+        apart = (seen / step - (seen / step).round()).abs() * step
+        if exact < step / 16 and bool((apart <= exact).all()):
+            found.append(count)
+    return found
 
 
 def _size(shown: Sequence[Observation]) -> float:

@@ -107,6 +107,19 @@ def _reset_whole(part: Part, cause: Cause) -> Part | None:
     return with_equations(part, cause, **{name: mapped(part.cell.equations[name], whole)})
 
 
+def _reset_input(part: Part, cause: Cause) -> Part | None:
+    found = _resets(part)
+    if found is None:
+        return None
+    name, product, gate, leaf = found
+
+    def other(expr: Expr) -> Expr | None:
+        inside = isinstance(expr, Sum) and expr.right == product
+        return gate * expr.left + leaf if inside else None  # type: ignore[attr-defined]
+
+    return with_equations(part, cause, **{name: mapped(part.cell.equations[name], other)})
+
+
 def _no_reset(part: Part, cause: Cause) -> Part | None:
     found = _resets(part)
     if found is None:
@@ -122,6 +135,12 @@ def _reset_words(cause: Cause, model: Model) -> Words:
     right = "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))"
     if cause.name == "no_reset":
         return Words("the reset gate is not used", "r scales W_hn h + b_hn.", right)
+    if cause.name == "reset_input":
+        return Words(
+            "the reset scales the input's part",
+            "r scales W_hn h + b_hn, and not W_in x + b_in.",
+            right,
+        )
     if cause.name == "reset_whole":
         return Words(
             "the reset scales the whole sum",
@@ -170,6 +189,7 @@ def _update_words(cause: Cause, model: Model) -> Words:
 # activations ---------------------------------------------------------------------------------
 
 TURNS = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}
+NEGATED = "sigmoid(-a)"
 HARD = ("hard_sigmoid", "hard_sigmoid(0.2, 0.5)")
 
 
@@ -194,7 +214,7 @@ def _activations(model: Model) -> Iterator[Choice]:
     if names.count("tanh") > 1:
         yield "tanh:relu", ""
     if "sigmoid" in names:
-        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh"))
+        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh", NEGATED))
 
 
 def _activate(part: Part, cause: Cause) -> Part | None:
@@ -206,7 +226,9 @@ def _activate(part: Part, cause: Cause) -> Part | None:
             continue
 
         def turned(expr: Expr, found: Apply = found) -> Expr | None:
-            return Apply(other, found.argument) if expr == found else None
+            if expr != found:
+                return None
+            return 1 - found if other == NEGATED else Apply(other, found.argument)
 
         equations[quantity] = mapped(equation, turned)
     return with_equations(part, cause, **equations) if equations else None
@@ -218,6 +240,12 @@ def _activation_words(cause: Cause, model: Model) -> Words:
     if (what, other) == ("sigmoid", "tanh"):
         return Words(
             "tanh in place of sigmoid",
+            f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
+            "1 / (1 + np.exp(-a))",
+        )
+    if other == NEGATED:
+        return Words(
+            "the sigmoid has a wrong sign, 1 / (1 + exp(a))",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
         )
@@ -405,6 +433,7 @@ EQUATIONS = (
         _reset_before,
     ),
     Entry("reset_whole", "the reset", "parts", _resetting, _reset_words, _reset_whole),
+    Entry("reset_input", "the reset", "parts", _resetting, _reset_words, _reset_input),
     Entry("no_reset", "the reset", "parts", _resetting, _reset_words, _no_reset),
     Entry("update_exchanged", "z and 1 - z", "parts", _blending, _update_words, _exchange_update),
     Entry("activation", "the activations", "parts", _activations, _activation_words, _activate),

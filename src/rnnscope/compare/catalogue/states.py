@@ -73,9 +73,12 @@ def _exchangeable(model: Model) -> Iterator[Choice]:
     states = model.structure.cell.states
     if len(states) == 2 and len({model.structure.state_size(s) for s in states}) == 1:
         yield "", ""
+        yield from ((state, "") for state in states)
 
 
 def _exchange(states: States, cause: Cause) -> States:
+    if cause.choice:
+        return dict.fromkeys(states, states[cause.choice])
     one, other = states
     return {one: states[other], other: states[one]}
 
@@ -129,10 +132,14 @@ def _only_first(states: States, cause: Cause) -> States:
 
 def _grid(model: Model) -> Iterator[Choice]:
     if model.num_layers > 1 and model.num_directions > 1:
-        yield "", ""
+        yield from (("", ""), ("added", ""))
 
 
 def _reorder(states: States, cause: Cause) -> States:
+    if cause.choice == "added":
+        layers, directions = states["h"].shape[:2]
+        rows = torch.arange(layers)[:, None] + torch.arange(directions)
+        return {name: value.flatten(0, 1)[rows] for name, value in states.items()}
     return {
         name: value.reshape(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)
         for name, value in states.items()
@@ -146,6 +153,11 @@ def _row(model: Model) -> str:
 def _initial_words(cause: Cause, model: Model) -> Words:
     order = "(layers × directions, batch, hidden), batch_first or not"
     match cause.name, cause.choice:
+        case "initial_exchanged", state if state:
+            other = next(s for s in model.structure.cell.states if s != state)
+            return Words(
+                f"{other} starts from {state}_0", "the tuple is (h_0, c_0).", "h, c = initial"
+            )
         case "initial_exchanged", _:
             return Words("h_0 and c_0 exchanged", "the tuple is (h_0, c_0).", "h, c = initial")
         case "initial_batch_first", _:
@@ -177,6 +189,12 @@ def _initial_words(cause: Cause, model: Model) -> Words:
                 "each has its own rows of h_0.",
                 _row(model),
             )
+    if cause.choice == "added":
+        return Words(
+            "the rows of h_0 are read as h_0[layer + direction]",
+            "h_0 lies layer by layer, the directions of a layer next to each other.",
+            _row(model),
+        )
     return Words(
         "the rows of h_0 are read direction by direction",
         "h_0 lies layer by layer, the directions of a layer next to each other.",

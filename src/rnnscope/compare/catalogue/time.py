@@ -105,7 +105,7 @@ def _reverse_time(model: Model, cause: Cause) -> Model:
 
 
 def _delayed_choices(model: Model) -> Iterator[Choice]:
-    yield from ((choice, "") for choice in ("output", "input", "early", "rolled"))
+    yield from ((choice, "") for choice in ("output", "input", "wrapped", "early", "rolled"))
 
 
 def _early(outcome: Outcome, inputs: Inputs) -> Outcome:
@@ -125,6 +125,10 @@ def _shift(inputs: Inputs) -> Inputs:
     return replace(inputs, x=x)
 
 
+def _wrap(inputs: Inputs) -> Inputs | None:
+    return replace(inputs, x=inputs.x.roll(1, 0)) if _full(inputs) else None
+
+
 def _before(outcome: Outcome, inputs: Inputs) -> Outcome | None:
     if outcome.before is None or outcome.before.shape != outcome.output.shape:
         return None
@@ -134,6 +138,8 @@ def _before(outcome: Outcome, inputs: Inputs) -> Outcome | None:
 def _delay(model: Model, cause: Cause) -> Model:
     if cause.choice == "input":
         return _wrapped(model, cause, _shift)
+    if cause.choice == "wrapped":
+        return _wrapped(model, cause, _wrap)
     if cause.choice != "output":
         return _leaving(model, cause, _early if cause.choice == "early" else _rolled)
     return model.adding("inner", Change((cause.name, cause.choice), _before))
@@ -173,6 +179,12 @@ def _time_words(cause: Cause, model: Model) -> Words:
         case "delayed", "input":
             return Words(
                 "the input comes one step late", "h_t is made from x_t.", "h = step(x[t], h)"
+            )
+        case "delayed", "wrapped":
+            return Words(
+                "x[t - 1] is used, at first the last step",
+                "h_t is made from x_t.",
+                "h = step(x[t], h)",
             )
         case "delayed", "early" | "rolled":
             rest = "zeros at the end" if cause.choice == "early" else "the first at the end"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
@@ -14,9 +14,10 @@ from rnnscope.compare.catalogue.equations import (
     mapped,
     with_equations,
 )
+from rnnscope.compare.catalogue.weights import forget_gates
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.expr import Apply, Expr, Previous, Product, Quantity, linear_recurrence
+from rnnscope.expr import Apply, Expr, FromH, Previous, Product, Quantity, linear_recurrence
 
 __all__ = ["UPDATES"]
 
@@ -28,22 +29,32 @@ BLEND = "h = (1 - z) * n + z * h"
 
 def _blending(model: Model) -> Iterator[Choice]:
     if blends(first_part(model)) is not None:
-        yield from (("unused", ""), ("both", ""))
+        yield from ((choice, "") for choice in ("unused", "both", "added", "new"))
 
 
 def _update(part: Part, cause: Cause) -> Part | None:
     """Also where z and 1 - z are exchanged already."""
     match linear_recurrence(part.cell.equations["h"], "h"):
         case (old, Product(factor, new)) if 1 - old == factor or 1 - factor == old:
-            h = new if cause.choice == "unused" else old * new + old * Previous("h")
-            return with_equations(part, cause, h=h)
+            h: dict[str, Expr] = {
+                "unused": new,
+                "both": old * new + old * Previous("h"),
+                "added": new + old * Previous("h"),
+                "new": factor * new,
+            }
+            return with_equations(part, cause, h=h[cause.choice])
     return None
 
 
 def _update_words(cause: Cause, model: Model) -> Words:
     kind = model.structure.kind
-    if cause.choice == "unused":
-        return Words("the update gate is not used", f"z of {kind} keeps the old state.", BLEND)
+    match cause.choice:
+        case "unused":
+            return Words("the update gate is not used", f"z of {kind} keeps the old state.", BLEND)
+        case "added":
+            return Words("n is added whole", f"1 - z scales it in {kind}.", BLEND)
+        case "new":
+            return Words("the old state is not added", f"z of {kind} keeps it.", BLEND)
     return Words("z scales both states", f"1 - z scales the new one in {kind}.", BLEND)
 
 
@@ -117,8 +128,46 @@ def _squashed_words(cause: Cause, model: Model) -> Words:
     return Words("tanh(c) is stored as c", "c is carried on as it is; h alone has its tanh.", CELL)
 
 
+# one state in place of the other -------------------------------------------------------------
+
+
+def _confusable(model: Model) -> Iterator[Choice]:
+    structure = model.structure
+    if forget_gates(first_part(model)) and not structure.cell.projected:
+        yield from (("fed", ""), ("carried", ""))
+
+
+def _confuse(part: Part, cause: Cause) -> Part | None:
+    state = next((s for s in part.cell.states if s != "h"), None)
+    if state is None:
+        return None
+    equations = part.cell.equations
+    if cause.choice == "carried":
+        changed = {state: mapped(equations[state], _instead(Previous(state), Previous("h")))}
+    else:
+
+        def fed(expr: Expr) -> Expr | None:
+            from_h = isinstance(expr, FromH) and expr.of == Previous("h")
+            return FromH(expr.gate, Previous(state)) if from_h else None  # type: ignore[attr-defined]
+
+        changed = {name: mapped(equation, fed) for name, equation in equations.items()}
+    changed = {name: after for name, after in changed.items() if after != equations[name]}
+    return with_equations(part, cause, **changed) if changed else None
+
+
+def _instead(old: Expr, new: Expr) -> Callable[[Expr], Expr | None]:
+    return lambda expr: new if expr == old else None
+
+
+def _confused_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "carried":
+        return Words("h is carried on in place of c", "f scales the c of the step before.", CELL)
+    return Words("W_hh multiplies c", "it multiplies the h of the step before.", "h @ W_hh.T")
+
+
 UPDATES = (
     Entry("update", "z and 1 - z", "parts", _blending, _update_words, _update),
     Entry("other_gate", "which gate is used", "parts", _exchangeable, _other_words, _use_other),
     Entry("squashed", "the cell state", "parts", celled, _squashed_words, _squash),
+    Entry("confused", "the cell state", "parts", _confusable, _confused_words, _confuse),
 )

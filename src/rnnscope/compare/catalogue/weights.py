@@ -29,9 +29,18 @@ OF = {
     "W_ih": ("W_ih",),
     "W_hh": ("W_hh",),
     "b": ("b_ih", "b_hh"),
+    "ih": ("W_ih", "b_ih"),
     "hh": ("W_hh", "b_hh"),
+    "b_ih": ("b_ih",),
+    "b_hh": ("b_hh",),
 }
-SUBJECTS = {"all": "", "W": " of W_ih and W_hh", "b": " of the biases", "hh": " of W_hh and b_hh"}
+SUBJECTS = {
+    "all": "",
+    "W": " of W_ih and W_hh",
+    "b": " of the biases",
+    "ih": " of W_ih and b_ih",
+    "hh": " of W_hh and b_hh",
+}
 
 
 def _first(model: Model) -> Part:
@@ -63,12 +72,13 @@ def _orders(model: Model) -> Iterator[Choice]:
     gates = "".join(_first(model).cell.gates)
     if len(set(map(len, _first(model).cell.gates))) > 1:
         return
-    # where the two parts of a sum are split into gates one by one
-    apart = ("hh",) if _biased(model) and scaled_biases(_first(model)) else ()
-    for order in permutations(gates):
-        if "".join(order) != gates:
-            for tensors in (*_tensors(model), *apart):
-                yield "".join(order), tensors
+    apart = ("ih", "hh", "b_ih", "b_hh") if _biased(model) else ()
+    each = bool(scaled_biases(_first(model)))  # the two parts of a sum are split one by one
+    for order in map("".join, permutations(gates)):
+        if order != gates:
+            ported = each or _users_of(gates, order)
+            for tensors in (*_tensors(model), *(apart if ported else ())):
+                yield order, tensors
 
 
 @cache
@@ -87,6 +97,7 @@ def _reorder(part: Part, cause: Cause) -> Part:
     return _permuted(part, cause, rows)
 
 
+@cache
 def _users_of(gates: str, order: str) -> str:
     """The frameworks that store gates in this order."""
     titles = [
@@ -95,8 +106,10 @@ def _users_of(gates: str, order: str) -> str:
         for kind, stored in layout.cells.items()
         if KINDS[kind] == gates and stored.gates == order and len(stored.arrays) > 0
     ]
-    unique = list(dict.fromkeys(titles))
-    return f", as {' and '.join(unique)} stores them" if unique else ""
+    *rest, last = list(dict.fromkeys(titles)) or [""]
+    if not rest:
+        return f", as {last} stores them" if last else ""
+    return f", as {', '.join(rest)} and {last} store them"
 
 
 def _split(model: Model) -> str:
@@ -256,16 +269,15 @@ def _each_bias(model: Model) -> Iterator[Choice]:
 def _droppable(model: Model) -> Iterator[Choice]:
     yield from _each_bias(model)
     if _biased(model):
+        yield "", "b"
         yield from ((gate, "b_hh") for gate in scaled_biases(_first(model)))
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
-    value = part.parameter(cause.tensors)
-    if value is None:
-        return None
-    left = value.clone()
-    left[part.stored.rows(cause.choice) if cause.choice else slice(None)] = 0
-    return part.weighted(cause.name, cause.choice, cause.tensors, **{cause.tensors: left})
+    left = {name: value.clone() for name, value in _chosen(part, cause.tensors).items()}
+    for value in left.values():
+        value[part.stored.rows(cause.choice) if cause.choice else slice(None)] = 0
+    return part.weighted(cause.name, cause.choice, cause.tensors, **left) if left else None
 
 
 def _double_bias(part: Part, cause: Cause) -> Part | None:
@@ -297,6 +309,10 @@ def _dropped_words(cause: Cause, model: Model) -> Words:
             f"b_h{cause.choice} is missing",
             f"{model.structure.kind} adds it to W_h{cause.choice} h.",
             _products(model),
+        )
+    if cause.tensors == "b":
+        return Words(
+            "both biases are missing", f"{model.structure.kind} adds two biases.", _products(model)
         )
     return Words(
         f"{cause.tensors} is missing", f"{model.structure.kind} adds two biases.", _products(model)
