@@ -63,7 +63,7 @@ def applicable(
         _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
         _of_steps(kind, everywhere, by_part) if steps else (),
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
-        _of_time(batch, lengths, everywhere),
+        _of_time(D, batch, lengths, everywhere),
         _of_directions(L, D, inputs, D * R, everywhere, by_layer),
         _of_returned(kind, L, D, R == H, D * R, everywhere),
     )
@@ -211,7 +211,7 @@ def _of_states(
         yield from everywhere("rows_chained")
 
 
-def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
+def _of_time(D: int, B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
     if not lengths:
         yield from everywhere("axes_exchanged")
     if not lengths and B > 1:
@@ -224,7 +224,7 @@ def _of_time(B: int, lengths: bool, everywhere: Entries) -> Iterator[Mistake]:
         for choice in ("wrapped", "rolled"):
             yield from everywhere("delayed", choice)
     if lengths:
-        for choice in ("front", "not_masked", "last_at_end", "sorted"):
+        for choice in ("front", "not_masked", "last_at_end", "sorted", *["reverse"] * (D > 1)):
             yield from everywhere("padding", choice)
 
 

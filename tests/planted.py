@@ -76,7 +76,7 @@ ORDER = {
     "rows_joined": "/",
     "time_reversed": "(kept|turned|output)/",
     "delayed": "(output|input|wrapped|early|rolled)/",
-    "padding": "(front|not_masked|last_at_end|sorted)/",
+    "padding": "(front|not_masked|reverse|last_at_end|sorted)/",
     # directions and layers
     "reverse_not_turned": "/",
     "reverse_forward": "/",
@@ -127,7 +127,7 @@ _ONLY = {
     },
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
-_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction"}
+_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction", "reverse"}
 
 
 class UndefinedError(ValueError):
@@ -682,7 +682,8 @@ class Planted:
             if given is not None:
                 raise UndefinedError("which step is the last of a padded row is not told")
             x = np.concatenate([x[-1:], x[:-1]])
-        if not self._has("padding", "not_masked"):  # which runs over whatever stands there
+        over = any(self._has("padding", choice) for choice in ("not_masked", "reverse"))
+        if not over:  # which runs over whatever stands there
             x = _valid(x, lengths)
         if self._has("padding", "front"):
             x, lengths = _moved(x, T - asked), np.full(B, T)
@@ -860,6 +861,8 @@ class Planted:
         last = layer == self.layers - 1
         turned = direction == "reverse" and not self._has("reverse_forward", layer=layer)
         cell = self.cells[layer, direction]
+        if direction == "reverse" and self._has("padding", "reverse"):
+            lengths = np.full(x.shape[1], len(x))
         given = _turn(x, lengths) if turned else x
         values, final, at_end, began = self._rows(cell, given, start, lengths)
         quantity = "h"

@@ -242,13 +242,14 @@ def test_what_cannot_be_told_apart_is_listed() -> None:
     other.load_state_dict(layer.state_dict())
     nn.init.zeros_(other.bias_ih_l0)
     verdict = rs.compare(other(x)[0].detach(), layer, x)
-    one, alike = verdict.explanations
-    assert "These data cannot tell it from this: b_hh in place of b_ih." in plain(verdict)
-    many = replace(verdict, explanations=(one, alike, alike))
+    none, one, alike = verdict.explanations
+    assert [each.causes[0].tensors for each in (none, one, alike)] == ["b", "b_ih", "b_hh"]
     assert (
-        "These data cannot tell it from any of these: - b_hh in place of b_ih - b_hh in place of "
-        "b_ih assumed"
-    ) in plain(many)
+        "These data cannot tell it from any of these: - b_ih is missing - b_hh in place of b_ih "
+        "assumed"
+    ) in plain(verdict)
+    two = replace(verdict, explanations=(one, alike))
+    assert "These data cannot tell it from this: b_hh in place of b_ih." in plain(two)
 
 
 def test_sentences_end_once_and_name_x_as_it_is_written() -> None:

@@ -99,6 +99,7 @@ class Part:
     one returned as the final h; ``unapplied``: gates of which the argument of their function is
     recorded in their place. ``restarts``: states that every step takes from the initial ones.
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
+    ``unmasked``: runs over the padding as over all else.
     ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
     from that of the layer below. ``pending`` maps parameters to the order in which the rows of
     those ``stored`` are to be taken. ``only``: the units to which it was restricted, if it was.
@@ -115,6 +116,7 @@ class Part:
     unapplied: frozenset[str] = frozenset()
     restarts: frozenset[str] = frozenset()
     aligned: bool = True
+    unmasked: bool = False
     after_forward: bool = False
     after_below: bool = False
     pending: Mapping[str, Tensor] = field(default_factory=dict)

@@ -51,12 +51,13 @@ class Job:
     def alike(self) -> Token:
         """Jobs of the same kind can run as one batch."""
         part, w = self.part, self.part.stored
-        flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts, part.aligned)
+        flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts)
+        laid = (part.aligned, part.unmasked)
         recorded = part.unapplied
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
         same = (id(w.ih), id(w.hh)) if w.hh.numel() >= SHARED else ()
         shapes = (self.x.shape, w.ih.shape, w.hh.shape)
-        return (id(part.cell), flags, recorded, present, shapes, same)
+        return (id(part.cell), flags, laid, recorded, present, shapes, same)
 
 
 def chunks(jobs: list[Job]) -> Iterable[list[Job]]:
@@ -132,6 +133,7 @@ def run_jobs(
     """Runs of jobs that are alike, as one batch; ``chained``: each row starts where the one before
     ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
     part = jobs[0].part
+    lengths = None if part.unmasked else lengths
     batch = Batch([job.part for job in jobs])
     x = stacked([job.x for job in jobs])
     if part.backward:

@@ -205,6 +205,8 @@ def _time_words(cause: Cause, model: Model) -> Words:
 
 def _padded(model: Model) -> Iterator[Choice]:
     yield from ((choice, "") for choice in ("front", "not_masked", "last_at_end", "sorted"))
+    if model.num_directions > 1:
+        yield "reverse", ""
 
 
 def _mispad(model: Model, cause: Cause) -> Model:
@@ -244,12 +246,21 @@ def _mispad(model: Model, cause: Cause) -> Model:
             return _wrapped(model, cause, front, back)
         case "not_masked":
             return _wrapped(model, cause, unmasked)
+        case "reverse":
+            parts = {
+                (layer, d): part.marked(cause.name, cause.choice, unmasked=True)
+                for layer, row in enumerate(model.parts)
+                for d, part in enumerate(row)
+                if d > 0
+            }
+            return model.with_parts(parts)
         case "last_at_end":
             return model.adding("inner", Change((cause.name, cause.choice), at_end))
     return _leaving(model, cause, in_order)
 
 
 def _padding_words(cause: Cause, model: Model) -> Words:
+    both = model.num_directions > 1
     match cause.choice:
         case "front":
             return Words(
@@ -260,8 +271,14 @@ def _padding_words(cause: Cause, model: Model) -> Words:
         case "not_masked":
             return Words(
                 "padding is not masked",
-                "the state runs on over the padding, and reverse starts there.",
-                "pack_padded_sequence(x, lengths, enforce_sorted=False)",
+                f"the state runs on over the padding{', and reverse starts there' * both}.",
+                "h = where(t < lengths, step(x[t], h), h)   # as pack_padded_sequence has it",
+            )
+        case "reverse":
+            return Words(
+                "reverse starts in the padding",
+                "it starts at each row's own last step; what is flipped is padded in front.",
+                "x[:length].flip(0) of each row, then padded again",
             )
         case "last_at_end":
             return Words(
