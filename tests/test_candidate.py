@@ -580,6 +580,81 @@ def test_nothing_is_left_changed(gru: nn.GRU, refuses_copies: bool, rows: int) -
     assert random.getstate() == states_before[2]
 
 
+def settings_now() -> dict[str, Any]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "numpy": np.geterr(),
+    }
+
+
+@pytest.fixture
+def settings() -> Any:
+    """Those of the process, put back though a test fails."""
+    before = settings_now()
+    yield before
+    torch.set_default_dtype(before["dtype"])
+    torch.set_default_device(None)
+    torch.set_num_threads(before["threads"])
+    torch.set_grad_enabled(before["grad"])
+    torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
+    torch.set_float32_matmul_precision(before["matmul"])
+    np.seterr(**before["numpy"])
+
+
+def change_settings() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("medium")
+    np.seterr(all="raise")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_settings_that_a_call_changes_are_put_back(
+    gru: nn.GRU, settings: dict[str, Any], fails: bool
+) -> None:
+    def candidate(x: Tensor) -> Tensor:
+        output = gru(x)[0]
+        change_settings()
+        if fails:
+            raise ValueError("after the settings")
+        return output
+
+    def build(layer: nn.GRU) -> Any:
+        change_settings()
+        return candidate
+
+    inputs = inputs_of(gru)
+    for one in (candidate, build):
+        made = of(one, gru)
+        made = made.build(gru) if made.is_builder else made
+        assert settings_now() == settings
+        if fails:
+            with pytest.raises(rs.CandidateError, match="after the settings"):
+                made.call(inputs)
+        else:
+            made.call(inputs)
+        assert settings_now() == settings
+
+
+def test_a_default_device_that_the_caller_set_stays(gru: nn.GRU, settings: dict[str, Any]) -> None:
+    candidate, inputs = of(lambda x: change_settings() or gru(x)[0], gru), inputs_of(gru)
+    with torch.device("cpu"):
+        candidate.call(inputs)
+        assert torch.get_default_device().type == "cpu"
+    torch.set_default_device("cpu:0")
+    candidate.call(inputs)
+    assert torch.get_default_device() == torch.device("cpu:0")
+
+
 def test_a_module_that_holds_part_of_a_graph_is_copied(gru: nn.GRU) -> None:
     class Stateful(nn.Module):
         def __init__(self) -> None:

@@ -19,7 +19,7 @@ from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, 
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature, layer_parameter
-from rnnscope.compare.undisturbed import Kept, Random, detached
+from rnnscope.compare.undisturbed import Kept, Random, Settings, detached
 from rnnscope.errors import CandidateError, NotRecurrentError
 
 __all__ = ["Answer", "Arrays", "Candidate"]
@@ -33,7 +33,8 @@ class Candidate:
     of its parameters, with tensors or NumPy arrays; a builder takes a layer and returns one of
     these. Make one with ``Candidate.of``.
 
-    Random numbers that it draws are its own: the caller's random state is left as it was.
+    Random numbers that it draws are its own: the caller's random state is left as it was, and so
+    are the settings of torch and NumPy.
     """
 
     def __init__(
@@ -306,14 +307,16 @@ class Candidate:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """The caller's random state and, where no copy was made, the module are put back."""
-        callers = Random.now()
+        """The caller's random state, the settings of torch and NumPy and, where no copy was made,
+        the module are put back."""
+        callers, settings = Random.now(), Settings.now()
         kept = Kept(self._function) if self._borrowed and self.module is not None else None
         if self._random is not None:
             self._random.restore()  # its own stream goes on: dropout differs from call to call
         try:
             yield
         finally:
+            settings.restore()
             self._random = Random.now()
             callers.restore()
             if kept is not None:
