@@ -263,6 +263,48 @@ def test_lengths_as_a_packed_sequence_or_beside_padded_x() -> None:
     assert of(layer, layer).call(inputs).output[2:, 0].all()
 
 
+def test_a_function_that_takes_no_packed_sequence_gets_padded_x() -> None:
+    layer = nn.GRU(F, H)
+    inputs = inputs_of(layer)
+    inputs = Inputs(inputs.x, inputs.initial, True, torch.tensor([2, 5, 3]))
+    seen = []
+
+    def candidate(x: Any, h0: Any) -> Any:
+        seen.append(type(x).__name__)
+        assert x.shape == (T, B, F)
+        return layer(x, h0)
+
+    one = of(candidate, layer)
+    for _ in range(2):
+        answer = one.call(inputs, packed=True)
+        assert answer.notes == (
+            "candidate was given padded x, and no lengths: it has no parameter for them, such as "
+            "lengths",
+        )
+        torch.testing.assert_close(answer.output, expected(layer, inputs)[0], rtol=0, atol=0)
+    # as tensors and as arrays: what worked is remembered
+    assert seen == ["PackedSequence", "PackedSequence", "Tensor", "Tensor"]
+    # one that takes it is given it, and told nothing
+    answer = of(lambda x, h0: layer(x, h0), layer).call(inputs, packed=True)
+    assert (answer.notes, bool(answer.output[2:, 0].any())) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("fails", "match"),
+    [
+        (lambda x: x.shape[7], r"x \(5, 3, 2\) float32, raised IndexError"),
+        (lambda x: x.data.relu().view(7), r"x packed \(10, 2\) float32, raised RuntimeError"),
+    ],
+)
+def test_a_function_that_takes_neither_padded_nor_packed_x(fails: Any, match: str) -> None:
+    layer = nn.GRU(F, H)
+    inputs = inputs_of(layer, given=False)
+    inputs = Inputs(inputs.x, inputs.initial, False, torch.tensor([2, 5, 3]))
+    with pytest.raises(rs.CandidateError, match=match) as info:
+        of(fails, layer).call(inputs, packed=True)
+    assert type(info.value.__cause__).__name__ == match.rpartition(" ")[2]
+
+
 # builders ------------------------------------------------------------------------------------
 
 
