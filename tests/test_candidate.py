@@ -489,6 +489,24 @@ def test_what_else_comes_back_by_name(lstm: nn.LSTM) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["output", "outputs", "out"])
+def test_what_comes_back_by_name_alone(lstm: nn.LSTM, name: str) -> None:
+    """As numbers that were recorded elsewhere."""
+
+    def candidate(x: Tensor, hx: Any = None) -> Any:
+        output, (h, c) = lstm(x, hx)
+        return {"c_n": c, name: output, "h_n": h.transpose(0, 1), "f": output, "loss": None}
+
+    inputs = inputs_of(lstm)
+    answer = of(candidate, lstm).call(inputs)
+    output, final = expected(lstm, inputs)
+    torch.testing.assert_close(answer.output, output, rtol=0, atol=0)
+    torch.testing.assert_close(dict(answer.final), final, rtol=0, atol=0)
+    assert list(answer.batch_first) == ["h"]
+    assert list(answer.others) == ["f"]
+    assert answer.notes == ()
+
+
 def returning(value: Any) -> Any:
     return lambda x: value
 
@@ -501,7 +519,13 @@ BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
     [
         (None, rs.DtypeError, "returned None; expected the output, or the output and the final "),
         ("h", rs.DtypeError, "returned str; expected the output"),
-        ({"output": 0}, rs.DtypeError, "returned a dict of 'output'; expected the output"),
+        ({"output": 0}, rs.DtypeError, "the output of .* must be a tensor .*; got int"),
+        (
+            {"y": 0, "h_n": 0},
+            rs.DtypeError,
+            "returned a dict of 'y', 'h_n'; expected the output, .*, or these by name: output, h_n",
+        ),
+        ({}, rs.DtypeError, "returned a dict of nothing; expected the output"),
         ((), rs.ShapeError, "returned an empty tuple"),
         (torch.zeros(B, T, 8).int(), rs.DtypeError, r"floating point numbers; got int32\. Return"),
         (torch.zeros(B, T, 8).cfloat(), rs.DtypeError, "got complex64. Return real numbers"),

@@ -250,6 +250,47 @@ def test_gates_that_a_function_returns_by_name_are_compared() -> None:
     assert "The output agrees; z does not" in plain(verdict)
 
 
+@pytest.mark.parametrize("as_module", [True, False])
+def test_a_mapping_that_is_returned_is_read_as_a_recorded_one(as_module: bool) -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+
+    class Named(nn.Module):
+        def __init__(self, inner: nn.Module, wrong: str = "") -> None:
+            super().__init__()
+            self.inner, self.wrong = inner, wrong
+
+        def forward(self, x: Tensor, initial: Any = None) -> Any:
+            tr = rs.trace(self.inner, x, initial)
+            found = {"output": tr.output, "h_n": tr.h_n, "c_n": tr.c_n, "f": tr["f"]}
+            return {**found, self.wrong: 1 - found[self.wrong]} if self.wrong else found
+
+    def candidate(*args: Any) -> Any:
+        module = Named(*args)
+        return module if as_module else lambda x, initial=None: module(x, initial)
+
+    assert rs.compare(candidate(layer), layer)
+    for wrong in ("f", "h_n", "c_n"):
+        verdict = rs.compare(candidate(layer, wrong), layer, seconds=1)
+        assert not verdict
+        assert verdict.first is not None
+        assert verdict.first.name == wrong
+    assert not rs.compare(candidate(other), layer, seconds=1)
+
+
+@pytest.mark.parametrize("name", ["hn", "H_n"])
+def test_a_returned_name_that_nearly_is_a_known_one_is_no_agreement(name: str) -> None:
+    layer = nn.GRU(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, h = layer(x, initial)
+        return {"output": output, name: h, "c_n": h}
+
+    verdict = rs.compare(mine, layer)
+    assert not verdict
+    assert f"'{name}' is not read: is it 'h_n'?" in plain(verdict)
+    assert any(note.startswith("'c_n' is not used") for note in verdict.notes)
+
+
 def test_gates_on_padding_do_not_matter() -> None:
     layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
     weights = {name: value.detach().numpy() for name, value in layer.state_dict().items()}

@@ -15,7 +15,10 @@ from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import as_numbers, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Answer", "Final", "answered", "of_state", "widths"]
+__all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
+
+OUTPUT = ("output", "outputs", "out")
+"""Names under which an output is read."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,7 @@ def _parts(
     """The output, the states by name, and what else came back by name."""
     expected = f"expected the output, or the output and the final states: {_form(structure)}"
     if isinstance(returned, Mapping):
-        keys = ", ".join(map(repr, list(returned)[:4]))
-        raise DtypeError(f"{who} returned a {kind_of(returned)} of {keys}; {expected}")
+        return _by_name(returned, structure, who, expected)
     if isinstance(returned, PackedSequence) or not isinstance(returned, list | tuple):
         if not is_array(returned) and not hasattr(returned, "__array__"):
             if not isinstance(returned, PackedSequence):
@@ -160,6 +162,23 @@ def _parts(
         return first, dict(zip(names, returned, strict=False)), {}
     _in_order(returned, structure, inputs, who)
     return first, *_states(rest, structure, notes)
+
+
+def _by_name(
+    returned: Mapping[Any, Any], structure: Structure, who: str, expected: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The same of a mapping, under the names that recorded numbers have."""
+    given = {str(name): value for name, value in returned.items() if value is not None}
+    output = next((name for name in OUTPUT if name in given), None)
+    names = {f"{state}_n": state for state in structure.cell.states}
+    if output is None:
+        keys = ", ".join(map(repr, list(returned)[:4]))
+        what = f"{kind_of(returned)} of {keys}" if keys else f"{kind_of(returned)} of nothing"
+        known = ", ".join(["output", *names])
+        raise DtypeError(f"{who} returned a {what}; {expected}, or these by name: {known}")
+    states = {names[name]: value for name, value in given.items() if name in names}
+    others = {n: value for n, value in given.items() if n != output and n not in names}
+    return given[output], states, others
 
 
 def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who: str) -> None:

@@ -47,7 +47,8 @@ def compare(
     given the state dict; a ``builder`` that takes a layer and returns one of these; or numbers
     recorded elsewhere: an array of the output, a mapping of ``output``, ``h_n``, ``c_n`` and
     quantities by name, or the path of a ``.npz`` or ``.npy`` file, with the ``x`` that gave them.
-    ``reference`` is a layer of ``torch.nn`` or an ``rnnscope.Recurrent``.
+    What is called may return such a mapping too. ``reference`` is a layer of ``torch.nn`` or an
+    ``rnnscope.Recurrent``.
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a

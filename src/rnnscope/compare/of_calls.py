@@ -160,9 +160,9 @@ class OfCalls:
             }
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
-        self.unread = self.unread or list(answer.unread)
-        self.untried |= {"the final states"} if answer.unread else set()
-        quantities, unused = quantities_of(answer.others, self._structure, inputs)
+        quantities, unused, near = quantities_of(answer.others, self._structure, inputs)
+        self.unread = self.unread or [*answer.unread, *near]
+        self.untried |= {"the final states"} if self.unread else set()
         padding = on_padding(output, inputs, self._structure.kind)
         self.notes += [n for n in (*answer.notes, *unused, *padding) if n not in self.notes]
         if answer.dtype not in self.dtypes:
