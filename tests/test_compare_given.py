@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,3 +55,145 @@ def test_a_function_that_takes_a_packed_sequence_is_given_one() -> None:
     )
     assert verdict, str(verdict)
     assert not any("padded x" in note for note in verdict.notes)
+
+
+# --- what cannot be read --------------------------------------------------------------------------
+
+
+def cyclic(times: int = 1) -> list[Any]:
+    """A list that contains itself."""
+    found: list[Any] = []
+    found.extend([found] * times)
+    return found
+
+
+LAYER, X = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "got"),
+    [
+        ("a", rs.DtypeError, "'a'"),
+        (True, rs.DtypeError, "True"),
+        (3, rs.DtypeError, "3"),
+        ([3, None], rs.DtypeError, r"\[3, None\]"),
+        (["3", "2"], rs.DtypeError, r"\['3', '2'\]"),
+        ([[3], [2, 1]], rs.DtypeError, r"\[\[3\], \[2, 1\]\]"),
+        ([10**30, 1], rs.DtypeError, r"\[10+"),
+        ({3: 2}, rs.DtypeError, "{3: 2}"),
+        ([3.0, 2.0], rs.DtypeError, "float64"),
+        (torch.tensor([3.0, 2.0]), rs.DtypeError, "float32"),
+        ([3 + 1j, 2], rs.DtypeError, "complex128"),
+        ([True, True], rs.DtypeError, "bool"),
+        ([], rs.ShapeError, r"\[\]"),
+        ([3], rs.ShapeError, r"numbers of shape \(1,\)"),
+        ([[3, 2]], rs.ShapeError, r"numbers of shape \(1, 2\)"),
+        (cyclic(), rs.ShapeError, r"\[+"),
+        (cyclic(2), rs.ShapeError, r"\[+"),
+    ],
+)
+def test_lengths_that_are_none_are_refused(lengths: Any, error: Any, got: str) -> None:
+    match = rf"lengths must be 2 whole numbers, one a row of x; got {got}.*Give the steps of each"
+    with pytest.raises(error, match=match):
+        rs.compare(LAYER, LAYER, X, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "match"),
+    [
+        (torch.zeros(2, dtype=torch.int64, device="meta"), "lengths lies on the meta device"),
+        (torch.tensor([3, 2]).to_sparse(), "lengths must be a plain tensor; got one that is spar"),
+    ],
+    ids=["meta", "sparse"],
+)
+def test_lengths_in_a_tensor_without_plain_numbers_are_refused(lengths: Any, match: str) -> None:
+    with pytest.raises(rs.DtypeError, match=match):
+        rs.compare(LAYER, LAYER, X, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[4, 5], (4, 5), range(4, 6), np.array([4, 5], np.uint16), [torch.tensor(4), torch.tensor(5)]],
+    ids=lambda lengths: type(lengths).__name__,
+)
+def test_lengths_of_any_kind(lengths: Any) -> None:
+    verdict = rs.compare(LAYER, LAYER, X, lengths=lengths)
+    assert verdict
+    assert "lengths 4, 5" in verdict.probe
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.LSTM(3, 4, batch_first=True)], ids=str)
+def test_x_may_be_longer_than_its_longest_sequence(layer: nn.LSTM) -> None:
+    x = X.transpose(0, 1) if layer.batch_first else X
+    verdict = rs.compare(layer, layer, x, lengths=[3, 2])
+    assert verdict, str(verdict)
+
+
+ON_META = torch.zeros(5, 2, 3, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("x", "initial", "error", "match"),
+    [
+        ("a", None, rs.DtypeError, "x must be a tensor or an array .*; got str"),
+        (ON_META, None, rs.DtypeError, "x lies on the meta device"),
+        (list(ON_META), None, rs.DtypeError, "x lies on the meta device"),
+        (
+            nn.utils.rnn.PackedSequence(ON_META[0], torch.tensor([1, 1])),
+            None,
+            rs.DtypeError,
+            "x lies on the meta device",
+        ),
+        (cyclic(), None, rs.ShapeError, "x must be .*; got a list that contains itself"),
+        (cyclic(2), None, rs.ShapeError, "x must be .*; got a list that contains itself"),
+        (X, "a", rs.DtypeError, "initial must be a tensor or an array .*; got str"),
+        (X, ("a", "b"), rs.DtypeError, "initial must be a tensor or an array .*; got str"),
+        (X, np.array(["a"]), rs.DtypeError, "initial must hold .*; got an array of <U1"),
+        (X, {"h": X}, rs.DtypeError, "initial must be a tensor or an array .*; got dict"),
+        (X, (ON_META, ON_META), rs.DtypeError, "initial lies on the meta device"),
+        (X, cyclic(), rs.ShapeError, "initial must be .*; got a list that contains itself"),
+        (X, (cyclic(2), X), rs.ShapeError, "initial must be .*; got a list that contains itself"),
+        (X, (None, None), rs.DtypeError, "h_0 must be a tensor; got NoneType"),
+        (X, X, rs.ShapeError, r"takes the initial states as \(h_0, c_0\)"),
+    ],
+)
+def test_x_and_initial_that_hold_no_numbers_are_refused(
+    x: Any, initial: Any, error: Any, match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        rs.compare(LAYER, LAYER, x, initial)
+
+
+def test_x_and_initial_of_lists() -> None:
+    h, c = torch.randn(2, 1, 2, 4)
+    expected = LAYER(X, (h, c))[0].detach()
+    assert rs.compare(expected, LAYER, list(X.requires_grad_()), [h.tolist(), c.numpy()])
+    gru = nn.GRU(3, 4)
+    assert rs.compare(gru(X, h)[0].detach(), gru, X.tolist(), h.tolist())
+
+
+@pytest.mark.parametrize("candidate", [LAYER, torch.zeros(5, 2, 4)], ids=["module", "numbers"])
+@pytest.mark.parametrize("x", [None, X], ids=["drawn", "given"])
+def test_a_reference_on_the_meta_device_is_refused(candidate: Any, x: Any) -> None:
+    with pytest.raises(rs.RefusedError, match=r"the reference lies on the meta device.*build it"):
+        rs.compare(candidate, nn.LSTM(3, 4, device="meta"), x)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_list_that_contains_itself_is_no_output(times: int) -> None:
+    itself = cyclic(times)
+    for candidate in (itself, lambda x: itself, {"output": itself}, lambda x: {"output": itself}):
+        with pytest.raises(rs.ShapeError, match="got a list that contains itself"):
+            rs.compare(candidate, LAYER, X)
+
+
+def test_a_module_that_holds_a_list_that_contains_itself_is_compared() -> None:
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.held = LAYER, cyclic()
+
+        def forward(self, x: Tensor, initial: Any = None) -> Any:
+            return self.inner(x, initial)
+
+    assert rs.compare(Holding(), LAYER)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
-from rnnscope.compare.numbers_of import as_numbers, held_by_torch, is_array, kind_of
+from rnnscope.compare.numbers_of import as_numbers, check_depth, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
@@ -70,8 +70,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     first, states, others = _parts(returned, structure, inputs, who, notes)
     what = f"the output of {who}"
     if isinstance(first, PackedSequence):
-        padded, _ = pad_packed_sequence(first)
-        output = held_by_torch(padded, what)
+        output = held_by_torch(_padded(first, inputs), what)
         if structure.batch_first:
             output = output.transpose(0, 1)
     else:
@@ -116,6 +115,13 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     )
 
 
+def _padded(packed: PackedSequence, inputs: Inputs) -> Tensor:
+    """(time, batch, unit), as long as x where its longest sequence is as long as given."""
+    longest = inputs.steps if inputs.lengths is None else int(inputs.lengths.max())
+    as_given = len(packed.batch_sizes) == longest
+    return pad_packed_sequence(packed, total_length=inputs.steps if as_given else None)[0]
+
+
 def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Final:
     """A final state as (layer, direction, batch, unit)."""
     layers, directions = structure.num_layers, len(structure.directions)
@@ -139,6 +145,7 @@ def _parts(
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The output, the states by name, and what else came back by name."""
     expected = f"expected the output, or the output and the final states: {_form(structure)}"
+    check_depth(returned, f"what {who} returned")
     if isinstance(returned, Mapping):
         return _by_name(returned, structure, who, expected)
     if isinstance(returned, PackedSequence) or not isinstance(returned, list | tuple):

@@ -22,7 +22,7 @@ from rnnscope.compare.of_arrays import OfArrays
 from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.subject import Subject, dtype_of
 from rnnscope.compare.verdict import Verdict
-from rnnscope.errors import DtypeError, NotRecurrentError, ShapeError
+from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
 __all__ = ["assert_agrees", "compare"]
 
@@ -95,6 +95,11 @@ def compare(
             f"got {type(reference).__name__}"
         )
     adopted = adopt(reference)
+    if any(parameter.is_meta for parameter in reference.parameters()):
+        raise RefusedError(
+            "the reference lies on the meta device, which holds no numbers to compare with; build "
+            "it on the CPU, or load its weights: layer.load_state_dict(weights, assign=True)"
+        )
     if adopted.single_step:
         raise ShapeError(
             f"{adopted.kind} makes one step; expected a layer that runs over time, such as "

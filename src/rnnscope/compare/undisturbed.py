@@ -136,8 +136,12 @@ def detached(function: Any) -> dict[int, Any]:
     owner = getattr(function, "__self__", function)
     for module in owner.modules() if isinstance(owner, nn.Module) else [owner]:
         waiting = list(getattr(module, "__dict__", {}).values())
+        seen: set[int] = set()  # a list may contain itself
         while waiting:
             held = waiting.pop()
+            if id(held) in seen:
+                continue
+            seen.add(id(held))
             if isinstance(held, Tensor) and not held.is_leaf:
                 memo[id(held)] = held.detach().clone()
             elif isinstance(held, list | tuple):
