@@ -197,3 +197,41 @@ def test_a_module_that_holds_a_list_that_contains_itself_is_compared() -> None:
             return self.inner(x, initial)
 
     assert rs.compare(Holding(), LAYER)
+
+
+# --- a reference that a call would run otherwise --------------------------------------------------
+
+
+def notes_of(reference: nn.Module, recorded: bool) -> list[str]:
+    """Those of a comparison with a layer of the same weights, which agrees."""
+    plain_layer = nn.GRU(3, 4, reference.num_layers)
+    plain_layer.load_state_dict(reference.state_dict())
+    x = torch.randn(5, 2, 3)
+    if recorded:
+        verdict = rs.compare(plain_layer(x)[0].detach(), reference, x)
+    else:
+        verdict = rs.compare(plain_layer, reference)
+    assert verdict, str(verdict)
+    return list(verdict.notes)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_dropout_of_the_reference_is_said_not_to_be_drawn(recorded: bool) -> None:
+    layer = nn.GRU(3, 4, 2, dropout=0.5)
+    note = "the reference is compared in evaluation mode, without dropout"
+    assert notes_of(layer, recorded) == [note]
+    assert layer.training
+    assert notes_of(layer.eval(), recorded) == []
+    assert notes_of(nn.GRU(3, 4, 2), recorded) == []
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_of_the_reference_are_said_not_to_run(register: str, recorded: bool) -> None:
+    layer, ran = nn.GRU(3, 4), []
+    handle = getattr(layer, register)(lambda *args: ran.append(args))
+    note = "the reference has forward hooks, which are not run for the comparison"
+    assert notes_of(layer, recorded) == [note]
+    assert ran == []
+    handle.remove()
+    assert notes_of(layer, recorded) == []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
 from rnnscope.compare.deciding import Comparison
-from rnnscope.compare.given import given_inputs
+from rnnscope.compare.given import given_inputs, unlike_its_calls
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import UNIT
 from rnnscope.compare.of_arrays import OfArrays
@@ -120,6 +120,7 @@ def compare(
     else:
         padded = inputs.lengths is not None if inputs is not None else lengths is True
         subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
+    subject.notes += unlike_its_calls(adopted)
     return Comparison(subject, seconds, _teller(progress)).verdict()
 
 

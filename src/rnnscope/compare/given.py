@@ -15,7 +15,7 @@ from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.numbers_of import short, tensor_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["described", "doubled", "given_inputs"]
+__all__ = ["described", "doubled", "given_inputs", "unlike_its_calls"]
 
 
 def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs:
@@ -82,6 +82,17 @@ def _as_tensor(value: Any, dtype: torch.dtype, what: str) -> Any:
 def doubled(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same in float64."""
     return {name: value.double() for name, value in states.items()}
+
+
+def unlike_its_calls(adopted: Adopted) -> list[str]:
+    """Notes on what a call of the reference would do now, and the comparison does not."""
+    notes: list[str] = []
+    if adopted.training and adopted.dropout and adopted.num_layers > 1:
+        notes.append("the reference is compared in evaluation mode, without dropout")
+    module = adopted.module
+    if module._forward_hooks or module._forward_pre_hooks:
+        notes.append("the reference has forward hooks, which are not run for the comparison")
+    return notes
 
 
 def described(adopted: Adopted, inputs: Inputs, model: Model, seed: int | None) -> str:
