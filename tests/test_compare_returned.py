@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -389,6 +390,34 @@ def test_other_forms_of_the_final_states_are_noted(returned: Any, told: str) -> 
     verdict = rs.compare(mine, layer)
     assert verdict
     assert [told in note for note in verdict.notes] == [True] * bool(told)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_note_on_a_shape_is_told_once_and_of_the_callers_own_x(given: bool, right: bool) -> None:
+    """More inputs are drawn, of sizes that nobody asked for."""
+    layer, other = nn.GRU(3, 4), nn.GRU(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0 *= right
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        tr = rs.trace(other, x, initial)
+        gates = {"z": tr["z"].transpose(2, 3), "r": tr["r"][..., 0]}
+        return tr.output.transpose(0, 1), tr.h_n[0], gates
+
+    verdict = rs.compare(mine, layer, torch.randn(9, 7, 3) if given else None, seconds=1)
+    steps, batch = (9, 7) if given else (6, 3)
+    starts = [
+        f"the output came back batch first, ({batch}, {steps}, 4); the reference returns",
+        f"h_n came back as ({batch}, 4); nn.GRU returns",
+        f"z (1, 1, {steps}, {batch}, 4) is read as (…, time, batch, unit)",
+        "r is not used: r must be",
+    ]
+    about = [n for n in verdict.notes if re.match("the output came|h_n|z|r", n)]
+    assert len(about) == len(starts), verdict.notes
+    for start in starts:
+        assert any(note.startswith(start) for note in about)
 
 
 @pytest.mark.parametrize("right", [True, False])
