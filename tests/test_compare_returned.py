@@ -39,6 +39,21 @@ def test_exchanged_final_states_are_named() -> None:
     assert [c.name for c in of_final_states(lambda h, c: (c, h)).causes] == ["final_exchanged"]
 
 
+@pytest.mark.parametrize("form", ["called", "recorded", "by name"])
+def test_c_n_alone_is_told_by_the_cause_and_the_note_alike(form: str) -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (_, c) = layer(x, initial)
+        return {"output": output, "h_n": c} if form == "by name" else (output, c)
+
+    x = torch.randn(5, 2, 3)
+    verdict = rs.compare(mine(x) if form == "recorded" else mine, layer, x, seconds=1)
+    assert [cause.name for cause in verdict.causes] == ["final_exchanged"]
+    alone = [note for note in verdict.notes if "alone" in note]
+    assert alone == ["one final state came back alone, in the place of h_n: it fits c_n"]
+
+
 def test_final_states_in_another_order_are_named() -> None:
     verdict = of_final_states(lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]]))
     assert [str(c) for c in verdict.causes] == ["final_order by_direction"]
@@ -373,7 +388,10 @@ def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        (lambda y, h, c: (y, h), "h_n came back alone: nothing is said of c_n"),
+        (
+            lambda y, h, c: (y, h),
+            "one final state came back alone, read as h_n: nothing is said of c_n",
+        ),
         (lambda y, h, c: (y, h, c), "one by one, (output, h_n, c_n); nn.LSTM returns (output, (h"),
         (lambda y, h, c: (y, (h[0], c)), "h_n came back as (3, 4); nn.LSTM returns (layers"),
         (lambda y, h, c: (y, (h, c)), ""),

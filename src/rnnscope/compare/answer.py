@@ -15,7 +15,7 @@ from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import as_numbers, check_depth, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
+__all__ = ["OUTPUT", "Answer", "Final", "answered", "note_of_one", "of_state", "widths"]
 
 OUTPUT = ("output", "outputs", "out")
 """Names under which an output is read."""
@@ -97,7 +97,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     missing = [f"{name}_n" for name in structure.cell.states if name not in states]
     if final and missing:
         came = ", ".join(f"{name}_n" for name in final)
-        notes.append(f"of the final states {came} came back alone: nothing is said of {missing[0]}")
+        notes.append(note_of_one(came, missing[0]))
     for name, value in others.items():
         try:
             rest[name] = as_numbers(value, name)
@@ -113,6 +113,13 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         batch_first,
         tuple(unread),
     )
+
+
+def note_of_one(came: str, missing: str, exchanged: bool = False) -> str:
+    """On a final state without the other: what it is read as, or which it turned out to be."""
+    if exchanged:
+        return f"one final state came back alone, in the place of {came}: it fits {missing}"
+    return f"one final state came back alone, read as {came}: nothing is said of {missing}"
 
 
 def _padded(packed: PackedSequence, inputs: Inputs) -> Tensor:
