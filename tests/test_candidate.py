@@ -263,6 +263,48 @@ def test_lengths_as_a_packed_sequence_or_beside_padded_x() -> None:
     assert of(layer, layer).call(inputs).output[2:, 0].all()
 
 
+def test_a_function_that_takes_no_packed_sequence_gets_padded_x() -> None:
+    layer = nn.GRU(F, H)
+    inputs = inputs_of(layer)
+    inputs = Inputs(inputs.x, inputs.initial, True, torch.tensor([2, 5, 3]))
+    seen = []
+
+    def candidate(x: Any, h0: Any) -> Any:
+        seen.append(type(x).__name__)
+        assert x.shape == (T, B, F)
+        return layer(x, h0)
+
+    one = of(candidate, layer)
+    for _ in range(2):
+        answer = one.call(inputs, packed=True)
+        assert answer.notes == (
+            "candidate was given padded x, and no lengths: it has no parameter for them, such as "
+            "lengths",
+        )
+        torch.testing.assert_close(answer.output, expected(layer, inputs)[0], rtol=0, atol=0)
+    # as tensors and as arrays: what worked is remembered
+    assert seen == ["PackedSequence", "PackedSequence", "Tensor", "Tensor"]
+    # one that takes it is given it, and told nothing
+    answer = of(lambda x, h0: layer(x, h0), layer).call(inputs, packed=True)
+    assert (answer.notes, bool(answer.output[2:, 0].any())) == ((), False)
+
+
+@pytest.mark.parametrize(
+    ("fails", "match"),
+    [
+        (lambda x: x.shape[7], r"x \(5, 3, 2\) float32, raised IndexError"),
+        (lambda x: x.data.relu().view(7), r"x packed \(10, 2\) float32, raised RuntimeError"),
+    ],
+)
+def test_a_function_that_takes_neither_padded_nor_packed_x(fails: Any, match: str) -> None:
+    layer = nn.GRU(F, H)
+    inputs = inputs_of(layer, given=False)
+    inputs = Inputs(inputs.x, inputs.initial, False, torch.tensor([2, 5, 3]))
+    with pytest.raises(rs.CandidateError, match=match) as info:
+        of(fails, layer).call(inputs, packed=True)
+    assert type(info.value.__cause__).__name__ == match.rpartition(" ")[2]
+
+
 # builders ------------------------------------------------------------------------------------
 
 
@@ -447,6 +489,24 @@ def test_what_else_comes_back_by_name(lstm: nn.LSTM) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["output", "outputs", "out"])
+def test_what_comes_back_by_name_alone(lstm: nn.LSTM, name: str) -> None:
+    """As numbers that were recorded elsewhere."""
+
+    def candidate(x: Tensor, hx: Any = None) -> Any:
+        output, (h, c) = lstm(x, hx)
+        return {"c_n": c, name: output, "h_n": h.transpose(0, 1), "f": output, "loss": None}
+
+    inputs = inputs_of(lstm)
+    answer = of(candidate, lstm).call(inputs)
+    output, final = expected(lstm, inputs)
+    torch.testing.assert_close(answer.output, output, rtol=0, atol=0)
+    torch.testing.assert_close(dict(answer.final), final, rtol=0, atol=0)
+    assert list(answer.batch_first) == ["h"]
+    assert list(answer.others) == ["f"]
+    assert answer.notes == ()
+
+
 def returning(value: Any) -> Any:
     return lambda x: value
 
@@ -459,7 +519,13 @@ BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
     [
         (None, rs.DtypeError, "returned None; expected the output, or the output and the final "),
         ("h", rs.DtypeError, "returned str; expected the output"),
-        ({"output": 0}, rs.DtypeError, "returned a dict of 'output'; expected the output"),
+        ({"output": 0}, rs.DtypeError, "the output of .* must be a tensor .*; got int"),
+        (
+            {"y": 0, "h_n": 0},
+            rs.DtypeError,
+            "returned a dict of 'y', 'h_n'; expected the output, .*, or these by name: output, h_n",
+        ),
+        ({}, rs.DtypeError, "returned a dict of nothing; expected the output"),
         ((), rs.ShapeError, "returned an empty tuple"),
         (torch.zeros(B, T, 8).int(), rs.DtypeError, r"floating point numbers; got int32\. Return"),
         (torch.zeros(B, T, 8).cfloat(), rs.DtypeError, "got complex64. Return real numbers"),
@@ -578,6 +644,81 @@ def test_nothing_is_left_changed(gru: nn.GRU, refuses_copies: bool, rows: int) -
     assert torch.equal(torch.get_rng_state(), states_before[0])
     assert np.array_equal(np.random.get_state()[1], states_before[1])
     assert random.getstate() == states_before[2]
+
+
+def settings_now() -> dict[str, Any]:
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "numpy": np.geterr(),
+    }
+
+
+@pytest.fixture
+def settings() -> Any:
+    """Those of the process, put back though a test fails."""
+    before = settings_now()
+    yield before
+    torch.set_default_dtype(before["dtype"])
+    torch.set_default_device(None)
+    torch.set_num_threads(before["threads"])
+    torch.set_grad_enabled(before["grad"])
+    torch.use_deterministic_algorithms(before["deterministic"], warn_only=before["warn_only"])
+    torch.set_float32_matmul_precision(before["matmul"])
+    np.seterr(**before["numpy"])
+
+
+def change_settings() -> None:
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("medium")
+    np.seterr(all="raise")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_settings_that_a_call_changes_are_put_back(
+    gru: nn.GRU, settings: dict[str, Any], fails: bool
+) -> None:
+    def candidate(x: Tensor) -> Tensor:
+        output = gru(x)[0]
+        change_settings()
+        if fails:
+            raise ValueError("after the settings")
+        return output
+
+    def build(layer: nn.GRU) -> Any:
+        change_settings()
+        return candidate
+
+    inputs = inputs_of(gru)
+    for one in (candidate, build):
+        made = of(one, gru)
+        made = made.build(gru) if made.is_builder else made
+        assert settings_now() == settings
+        if fails:
+            with pytest.raises(rs.CandidateError, match="after the settings"):
+                made.call(inputs)
+        else:
+            made.call(inputs)
+        assert settings_now() == settings
+
+
+def test_a_default_device_that_the_caller_set_stays(gru: nn.GRU, settings: dict[str, Any]) -> None:
+    candidate, inputs = of(lambda x: change_settings() or gru(x)[0], gru), inputs_of(gru)
+    with torch.device("cpu"):
+        candidate.call(inputs)
+        assert torch.get_default_device().type == "cpu"
+    torch.set_default_device("cpu:0")
+    candidate.call(inputs)
+    assert torch.get_default_device() == torch.device("cpu:0")
 
 
 def test_a_module_that_holds_part_of_a_graph_is_copied(gru: nn.GRU) -> None:

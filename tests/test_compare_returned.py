@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,21 @@ def of_final_states(change: Any) -> rs.Verdict:
 
 def test_exchanged_final_states_are_named() -> None:
     assert [c.name for c in of_final_states(lambda h, c: (c, h)).causes] == ["final_exchanged"]
+
+
+@pytest.mark.parametrize("form", ["called", "recorded", "by name"])
+def test_c_n_alone_is_told_by_the_cause_and_the_note_alike(form: str) -> None:
+    layer = nn.LSTM(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, (_, c) = layer(x, initial)
+        return {"output": output, "h_n": c} if form == "by name" else (output, c)
+
+    x = torch.randn(5, 2, 3)
+    verdict = rs.compare(mine(x) if form == "recorded" else mine, layer, x, seconds=1)
+    assert [cause.name for cause in verdict.causes] == ["final_exchanged"]
+    alone = [note for note in verdict.notes if "alone" in note]
+    assert alone == ["one final state came back alone, in the place of h_n: it fits c_n"]
 
 
 def test_final_states_in_another_order_are_named() -> None:
@@ -250,6 +266,47 @@ def test_gates_that_a_function_returns_by_name_are_compared() -> None:
     assert "The output agrees; z does not" in plain(verdict)
 
 
+@pytest.mark.parametrize("as_module", [True, False])
+def test_a_mapping_that_is_returned_is_read_as_a_recorded_one(as_module: bool) -> None:
+    layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+
+    class Named(nn.Module):
+        def __init__(self, inner: nn.Module, wrong: str = "") -> None:
+            super().__init__()
+            self.inner, self.wrong = inner, wrong
+
+        def forward(self, x: Tensor, initial: Any = None) -> Any:
+            tr = rs.trace(self.inner, x, initial)
+            found = {"output": tr.output, "h_n": tr.h_n, "c_n": tr.c_n, "f": tr["f"]}
+            return {**found, self.wrong: 1 - found[self.wrong]} if self.wrong else found
+
+    def candidate(*args: Any) -> Any:
+        module = Named(*args)
+        return module if as_module else lambda x, initial=None: module(x, initial)
+
+    assert rs.compare(candidate(layer), layer)
+    for wrong in ("f", "h_n", "c_n"):
+        verdict = rs.compare(candidate(layer, wrong), layer, seconds=1)
+        assert not verdict
+        assert verdict.first is not None
+        assert verdict.first.name == wrong
+    assert not rs.compare(candidate(other), layer, seconds=1)
+
+
+@pytest.mark.parametrize("name", ["hn", "H_n"])
+def test_a_returned_name_that_nearly_is_a_known_one_is_no_agreement(name: str) -> None:
+    layer = nn.GRU(3, 4)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, h = layer(x, initial)
+        return {"output": output, name: h, "c_n": h}
+
+    verdict = rs.compare(mine, layer)
+    assert not verdict
+    assert f"'{name}' is not read: is it 'h_n'?" in plain(verdict)
+    assert any(note.startswith("'c_n' is not used") for note in verdict.notes)
+
+
 def test_gates_on_padding_do_not_matter() -> None:
     layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
     weights = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
@@ -331,7 +388,10 @@ def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
 @pytest.mark.parametrize(
     ("returned", "told"),
     [
-        (lambda y, h, c: (y, h), "h_n came back alone: nothing is said of c_n"),
+        (
+            lambda y, h, c: (y, h),
+            "one final state came back alone, read as h_n: nothing is said of c_n",
+        ),
         (lambda y, h, c: (y, h, c), "one by one, (output, h_n, c_n); nn.LSTM returns (output, (h"),
         (lambda y, h, c: (y, (h[0], c)), "h_n came back as (3, 4); nn.LSTM returns (layers"),
         (lambda y, h, c: (y, (h, c)), ""),
@@ -348,6 +408,34 @@ def test_other_forms_of_the_final_states_are_noted(returned: Any, told: str) -> 
     verdict = rs.compare(mine, layer)
     assert verdict
     assert [told in note for note in verdict.notes] == [True] * bool(told)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_note_on_a_shape_is_told_once_and_of_the_callers_own_x(given: bool, right: bool) -> None:
+    """More inputs are drawn, of sizes that nobody asked for."""
+    layer, other = nn.GRU(3, 4), nn.GRU(3, 4)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.bias_hh_l0 *= right
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        tr = rs.trace(other, x, initial)
+        gates = {"z": tr["z"].transpose(2, 3), "r": tr["r"][..., 0]}
+        return tr.output.transpose(0, 1), tr.h_n[0], gates
+
+    verdict = rs.compare(mine, layer, torch.randn(9, 7, 3) if given else None, seconds=1)
+    steps, batch = (9, 7) if given else (6, 3)
+    starts = [
+        f"the output came back batch first, ({batch}, {steps}, 4); the reference returns",
+        f"h_n came back as ({batch}, 4); nn.GRU returns",
+        f"z (1, 1, {steps}, {batch}, 4) is read as (…, time, batch, unit)",
+        "r is not used: r must be",
+    ]
+    about = [n for n in verdict.notes if re.match("the output came|h_n|z|r", n)]
+    assert len(about) == len(starts), verdict.notes
+    for start in starts:
+        assert any(note.startswith(start) for note in about)
 
 
 @pytest.mark.parametrize("right", [True, False])

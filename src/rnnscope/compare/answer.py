@@ -12,10 +12,13 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
-from rnnscope.compare.numbers_of import as_numbers, held_by_torch, is_array, kind_of
+from rnnscope.compare.numbers_of import as_numbers, check_depth, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Answer", "Final", "answered", "of_state", "widths"]
+__all__ = ["OUTPUT", "Answer", "Final", "answered", "note_of_one", "of_state", "widths"]
+
+OUTPUT = ("output", "outputs", "out")
+"""Names under which an output is read."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     first, states, others = _parts(returned, structure, inputs, who, notes)
     what = f"the output of {who}"
     if isinstance(first, PackedSequence):
-        padded, _ = pad_packed_sequence(first)
-        output = held_by_torch(padded, what)
+        output = held_by_torch(_padded(first, inputs), what)
         if structure.batch_first:
             output = output.transpose(0, 1)
     else:
@@ -95,7 +97,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     missing = [f"{name}_n" for name in structure.cell.states if name not in states]
     if final and missing:
         came = ", ".join(f"{name}_n" for name in final)
-        notes.append(f"of the final states {came} came back alone: nothing is said of {missing[0]}")
+        notes.append(note_of_one(came, missing[0]))
     for name, value in others.items():
         try:
             rest[name] = as_numbers(value, name)
@@ -111,6 +113,20 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         batch_first,
         tuple(unread),
     )
+
+
+def note_of_one(came: str, missing: str, exchanged: bool = False) -> str:
+    """On a final state without the other: what it is read as, or which it turned out to be."""
+    if exchanged:
+        return f"one final state came back alone, in the place of {came}: it fits {missing}"
+    return f"one final state came back alone, read as {came}: nothing is said of {missing}"
+
+
+def _padded(packed: PackedSequence, inputs: Inputs) -> Tensor:
+    """(time, batch, unit), as long as x where its longest sequence is as long as given."""
+    longest = inputs.steps if inputs.lengths is None else int(inputs.lengths.max())
+    as_given = len(packed.batch_sizes) == longest
+    return pad_packed_sequence(packed, total_length=inputs.steps if as_given else None)[0]
 
 
 def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Final:
@@ -136,9 +152,9 @@ def _parts(
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The output, the states by name, and what else came back by name."""
     expected = f"expected the output, or the output and the final states: {_form(structure)}"
+    check_depth(returned, f"what {who} returned")
     if isinstance(returned, Mapping):
-        keys = ", ".join(map(repr, list(returned)[:4]))
-        raise DtypeError(f"{who} returned a {kind_of(returned)} of {keys}; {expected}")
+        return _by_name(returned, structure, who, expected)
     if isinstance(returned, PackedSequence) or not isinstance(returned, list | tuple):
         if not is_array(returned) and not hasattr(returned, "__array__"):
             if not isinstance(returned, PackedSequence):
@@ -160,6 +176,23 @@ def _parts(
         return first, dict(zip(names, returned, strict=False)), {}
     _in_order(returned, structure, inputs, who)
     return first, *_states(rest, structure, notes)
+
+
+def _by_name(
+    returned: Mapping[Any, Any], structure: Structure, who: str, expected: str
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The same of a mapping, under the names that recorded numbers have."""
+    given = {str(name): value for name, value in returned.items() if value is not None}
+    output = next((name for name in OUTPUT if name in given), None)
+    names = {f"{state}_n": state for state in structure.cell.states}
+    if output is None:
+        keys = ", ".join(map(repr, list(returned)[:4]))
+        what = f"{kind_of(returned)} of {keys}" if keys else f"{kind_of(returned)} of nothing"
+        known = ", ".join(["output", *names])
+        raise DtypeError(f"{who} returned a {what}; {expected}, or these by name: {known}")
+    states = {names[name]: value for name, value in given.items() if name in names}
+    others = {n: value for n, value in given.items() if n != output and n not in names}
+    return given[output], states, others
 
 
 def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who: str) -> None:

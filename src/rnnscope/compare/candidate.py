@@ -19,8 +19,8 @@ from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, 
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature, layer_parameter
-from rnnscope.compare.undisturbed import Kept, Random, detached
-from rnnscope.errors import CandidateError, NotRecurrentError
+from rnnscope.compare.undisturbed import Kept, Random, Settings, detached
+from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
 
 __all__ = ["Answer", "Arrays", "Candidate"]
 
@@ -33,7 +33,8 @@ class Candidate:
     of its parameters, with tensors or NumPy arrays; a builder takes a layer and returns one of
     these. Make one with ``Candidate.of``.
 
-    Random numbers that it draws are its own: the caller's random state is left as it was.
+    Random numbers that it draws are its own: the caller's random state is left as it was, and so
+    are the settings of torch and NumPy.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Candidate:
         self._grad = False
         self._random: Random | None = None
         self._borrowed = False
+        self._padded = False
         self.signature: Signature | None = None
         if is_builder:
             self._function = function
@@ -183,11 +185,40 @@ class Candidate:
         """What it returns for these inputs, in one form.
 
         ``weights`` is the state dict given to a function that takes one. With lengths in the
-        inputs, and no parameter for them, ``packed`` gives a PackedSequence, else padded x.
+        inputs, and no parameter for them, ``packed`` gives a PackedSequence, else padded x; a
+        function that makes no output of the first is given the second, with a note.
 
         Raises ``CandidateError`` where the candidate raises, ``ShapeError`` and ``DtypeError``
         for what is no output.
         """
+        packed = packed and inputs.lengths is not None and not self.takes_lengths
+        if not packed or self.module is not None:
+            return self._answer(inputs, weights, packed)
+        if self._padded:
+            return self._without_lengths(inputs, weights)
+        arrays = self._arrays
+        try:
+            return self._answer(inputs, weights, packed=True)
+        except (CandidateError, ShapeError, DtypeError) as error:
+            self._arrays = arrays
+            try:
+                answer = self._without_lengths(inputs, weights)
+            except (CandidateError, ShapeError, DtypeError) as other:
+                # what is not written for a PackedSequence mostly fails by type
+                told = other if isinstance(error.__cause__, _FOREIGN) else error
+                raise told from told.__cause__
+            self._padded = True
+            return answer
+
+    def _without_lengths(self, inputs: Inputs, weights: Mapping[str, Tensor] | None) -> Answer:
+        answer = self._answer(inputs, weights, packed=False)
+        note = (
+            f"{self.name} was given padded x, and no lengths: it has no parameter for them, such "
+            f"as lengths"
+        )
+        return replace(answer, notes=(note, *answer.notes))
+
+    def _answer(self, inputs: Inputs, weights: Mapping[str, Tensor] | None, packed: bool) -> Answer:
         asked, notes = self._suited(inputs)
         given = arguments_of(self._known, self.structure, asked, weights, packed, self.name)
         returned, mutated = self._tried(given)
@@ -235,8 +266,7 @@ class Candidate:
     ) -> CandidateError:
         # a function that is given the wrong kind of array mostly fails by type; the error that
         # is its own is the other one
-        foreign = (TypeError, AttributeError)
-        own = [each for each in errors if not isinstance(each[1], foreign)]
+        own = [each for each in errors if not isinstance(each[1], _FOREIGN)]
         arrays, error = own[0] if len(own) == 1 else errors[0]
         roles = [role for _, role, _ in self._known.roles if role in given]
         words = ", ".join(described(role, given[role]) for role in roles)
@@ -306,14 +336,16 @@ class Candidate:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """The caller's random state and, where no copy was made, the module are put back."""
-        callers = Random.now()
+        """The caller's random state, the settings of torch and NumPy and, where no copy was made,
+        the module are put back."""
+        callers, settings = Random.now(), Settings.now()
         kept = Kept(self._function) if self._borrowed and self.module is not None else None
         if self._random is not None:
             self._random.restore()  # its own stream goes on: dropout differs from call to call
         try:
             yield
         finally:
+            settings.restore()
             self._random = Random.now()
             callers.restore()
             if kept is not None:
@@ -326,6 +358,9 @@ def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
     first = arrays or ("numpy" if _of_numpy(function) else "torch")
     return ("numpy", "torch") if first == "numpy" else ("torch", "numpy")
 
+
+_FOREIGN = (TypeError, AttributeError)
+"""What a function mostly raises that is given another kind of value than it is written for."""
 
 _KIND = {"torch": "tensors", "numpy": "NumPy arrays"}
 

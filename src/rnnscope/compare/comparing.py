@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time as clock
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from operator import index
 from pathlib import Path
@@ -14,15 +15,16 @@ import numpy as np
 from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
+from rnnscope.compare.answer import note_of_one
 from rnnscope.compare.deciding import Comparison
-from rnnscope.compare.given import given_inputs
+from rnnscope.compare.given import given_inputs, unlike_its_calls
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import UNIT
 from rnnscope.compare.of_arrays import OfArrays
 from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.subject import Subject, dtype_of
 from rnnscope.compare.verdict import Verdict
-from rnnscope.errors import DtypeError, NotRecurrentError, ShapeError
+from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
 __all__ = ["assert_agrees", "compare"]
 
@@ -47,7 +49,8 @@ def compare(
     given the state dict; a ``builder`` that takes a layer and returns one of these; or numbers
     recorded elsewhere: an array of the output, a mapping of ``output``, ``h_n``, ``c_n`` and
     quantities by name, or the path of a ``.npz`` or ``.npy`` file, with the ``x`` that gave them.
-    ``reference`` is a layer of ``torch.nn`` or an ``rnnscope.Recurrent``.
+    What is called may return such a mapping too. ``reference`` is a layer of ``torch.nn`` or an
+    ``rnnscope.Recurrent``.
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
@@ -94,6 +97,11 @@ def compare(
             f"got {type(reference).__name__}"
         )
     adopted = adopt(reference)
+    if any(parameter.is_meta for parameter in reference.parameters()):
+        raise RefusedError(
+            "the reference lies on the meta device, which holds no numbers to compare with; build "
+            "it on the CPU, or load its weights: layer.load_state_dict(weights, assign=True)"
+        )
     if adopted.single_step:
         raise ShapeError(
             f"{adopted.kind} makes one step; expected a layer that runs over time, such as "
@@ -114,7 +122,18 @@ def compare(
     else:
         padded = inputs.lengths is not None if inputs is not None else lengths is True
         subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
-    return Comparison(subject, seconds, _teller(progress)).verdict()
+    subject.notes += unlike_its_calls(adopted)
+    verdict = Comparison(subject, seconds, _teller(progress)).verdict()
+    return _of_one_state(verdict, [f"{state}_n" for state in adopted.cell.states])
+
+
+def _of_one_state(verdict: Verdict, names: Sequence[str]) -> Verdict:
+    """With the note on a final state that came back alone as the causes have it."""
+    if len(names) != 2 or all(cause.name != "final_exchanged" for cause in verdict.causes):
+        return verdict
+    pairs = (names, names[::-1])
+    found = {note_of_one(one, other): note_of_one(one, other, True) for one, other in pairs}
+    return replace(verdict, notes=tuple(found.get(note, note) for note in verdict.notes))
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import Adopted
 from rnnscope.compare.model import Inputs, Model
+from rnnscope.compare.numbers_of import short, tensor_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["described", "doubled", "given_inputs"]
+__all__ = ["described", "doubled", "given_inputs", "unlike_its_calls"]
 
 
 def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs:
     """Inputs and initial states, as the layer takes them, time first in float64.
 
-    Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take, and for numbers that
-    are not finite.
+    Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take, for numbers that are
+    not finite, and for lengths that are no whole numbers or none of x.
     """
     dtype = adopted.weights(fresh=True)[0][0].ih.dtype
-    if isinstance(x, list):
-        x = np.asarray(x)
-    call = adopted.call((_as_tensor(x, dtype), _as_tensor(initial, dtype)), {})
+    states = _states(initial, dtype, several=len(adopted.cell.states) > 1)
+    call = adopted.call((_as_tensor(x, dtype, "x"), states), {})
     for name, value in {"x": call.x, **{f"{k}_0": v for k, v in call.initial.items()}}.items():
         if not bool(torch.isfinite(value).all()):
             raise ShapeError(
@@ -36,34 +36,63 @@ def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs
     found = Inputs(call.x.double(), doubled(call.initial), call.given, call.lengths)
     if lengths is None:
         return found
-    sizes = torch.as_tensor(lengths)
-    if sizes.shape != (found.batch,) or sizes.is_floating_point() or sizes.is_complex():
-        raise ShapeError(
-            f"lengths must be {found.batch} whole numbers, one a row; got {tuple(sizes.shape)}"
-        )
-    if not bool(((sizes >= 1) & (sizes <= found.steps)).all()):
-        raise ShapeError(
-            f"lengths must lie between 1 and {found.steps}, the steps of x; got {sizes.tolist()}"
-        )
     # x keeps what stands on the padding: one who ignores the lengths reads it
-    return Inputs(found.x, found.initial, found.given, sizes.long())
+    sizes = _sizes(lengths, found.batch, found.steps)
+    return Inputs(found.x, found.initial, found.given, sizes)
 
 
-def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, tuple | list) and not isinstance(value, PackedSequence):
-        return type(value)(_as_tensor(each, dtype) for each in value)
-    if isinstance(value, PackedSequence) or value is None:
-        return value
+def _sizes(lengths: Any, batch: int, steps: int) -> Tensor:
+    """The steps of each sequence, (batch) of int64."""
+    expected = f"lengths must be {batch} whole number{'s'[: batch > 1]}, one a row of x"
+    hint = "Give the steps of each sequence as a list of int."
     try:
-        tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    except (TypeError, ValueError) as error:
-        raise DtypeError(f"x must be a tensor or an array of numbers; got {error}") from error
-    return tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor
+        sizes = tensor_of(list(lengths) if isinstance(lengths, range) else lengths, "lengths")
+    except (DtypeError, ShapeError) as error:
+        if isinstance(lengths, Tensor):
+            raise  # which says what kind of tensor it is
+        raise type(error)(f"{expected}; got {reprlib.repr(lengths)}. {hint}") from error
+    if sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
+        raise DtypeError(f"{expected}; got {short(sizes.dtype)}. {hint}")
+    if sizes.shape != (batch,):
+        raise ShapeError(f"{expected}; got numbers of shape {tuple(sizes.shape)}. {hint}")
+    if not bool(((sizes >= 1) & (sizes <= steps)).all()):
+        raise ShapeError(
+            f"lengths must lie between 1 and {steps}, the steps of x; got {sizes.tolist()}"
+        )
+    return sizes.long()
+
+
+def _states(initial: Any, dtype: torch.dtype, several: bool) -> Any:
+    """Initial states as tensors; of several, what is no tuple of them is left to the layer."""
+    if several and isinstance(initial, tuple | list):
+        return type(initial)(_as_tensor(each, dtype, "initial") for each in initial)
+    return _as_tensor(initial, dtype, "initial")
+
+
+def _as_tensor(value: Any, dtype: torch.dtype, what: str) -> Any:
+    if value is None:
+        return value
+    if isinstance(value, PackedSequence):
+        tensor_of(value.data, what)
+        return value
+    tensor = tensor_of(value, what)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def doubled(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same in float64."""
     return {name: value.double() for name, value in states.items()}
+
+
+def unlike_its_calls(adopted: Adopted) -> list[str]:
+    """Notes on what a call of the reference would do now, and the comparison does not."""
+    notes: list[str] = []
+    if adopted.training and adopted.dropout and adopted.num_layers > 1:
+        notes.append("the reference is compared in evaluation mode, without dropout")
+    module = adopted.module
+    if module._forward_hooks or module._forward_pre_hooks:
+        notes.append("the reference has forward hooks, which are not run for the comparison")
+    return notes
 
 
 def described(adopted: Adopted, inputs: Inputs, model: Model, seed: int | None) -> str:

@@ -12,7 +12,18 @@ from torch.utils.dlpack import from_dlpack
 
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["as_numbers", "held_by_torch", "is_array", "kind_of", "short"]
+__all__ = [
+    "as_numbers",
+    "check_depth",
+    "held_by_torch",
+    "is_array",
+    "kind_of",
+    "short",
+    "tensor_of",
+]
+
+DEEPEST = 64
+"""Axes that an array of NumPy may have: lists in lists make no array beyond."""
 
 
 def as_numbers(value: Any, what: str) -> Tensor:
@@ -21,24 +32,50 @@ def as_numbers(value: Any, what: str) -> Tensor:
     Takes tensors, arrays of NumPy and of anything with DLPack or ``numpy.asarray``, and nested
     lists. Raises ``DtypeError`` for what holds no real floating point numbers.
     """
-    if isinstance(value, Tensor):
-        tensor = held_by_torch(value, what)
-    elif isinstance(value, np.ndarray | np.generic):
-        tensor = _from_numpy(np.asarray(value), what)
-    elif isinstance(value, list | tuple):
-        tensor = _from_list(value, what)
-    elif hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
-        tensor = _from_elsewhere(value, what)
-    else:
-        raise DtypeError(
-            f"{what} must be a tensor or an array of floating point numbers; got {kind_of(value)}"
-        )
+    tensor = tensor_of(value, what)
     if not tensor.is_floating_point():
         advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
         raise DtypeError(
             f"{what} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
         )
     return tensor
+
+
+def tensor_of(value: Any, what: str) -> Tensor:
+    """A tensor on the CPU with the same numbers, of whatever type, copied.
+
+    Takes what ``as_numbers`` takes. Raises ``DtypeError`` for what holds no numbers, and
+    ``ShapeError`` for lists that are empty, of different shapes or too deep.
+    """
+    check_depth(value, what)
+    return _held(value, what)
+
+
+def check_depth(value: Any, what: str, level: int = 0) -> None:
+    """Raises ``ShapeError`` for lists in lists without an end, or deeper than any array."""
+    if level > DEEPEST:
+        raise ShapeError(
+            f"{what} must be an array or lists of numbers; got a list that contains itself, or "
+            f"lists nested more than {DEEPEST} deep"
+        )
+    if isinstance(value, list | tuple):
+        for each in value:
+            if isinstance(each, list | tuple):
+                check_depth(each, what, level + 1)
+
+
+def _held(value: Any, what: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return held_by_torch(value, what)
+    if isinstance(value, np.ndarray | np.generic):
+        return _from_numpy(np.asarray(value), what)
+    if isinstance(value, list | tuple):
+        return _from_list(value, what)
+    if hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
+        return _from_elsewhere(value, what)
+    raise DtypeError(
+        f"{what} must be a tensor or an array of floating point numbers; got {kind_of(value)}"
+    )
 
 
 def kind_of(value: Any) -> str:
@@ -80,7 +117,7 @@ def _from_list(value: Sequence[Any], what: str) -> Tensor:
     if not value:
         raise ShapeError(f"{what} is an empty {type(value).__name__}; expected numbers")
     if is_array(value[0]) or isinstance(value[0], list | tuple):
-        parts = [as_numbers(each, what) if _has_arrays(each) else None for each in value]
+        parts = [_held(each, what) if _has_arrays(each) else None for each in value]
         known = [each for each in parts if each is not None]
         if len(known) == len(value):
             shapes = sorted({tuple(each.shape) for each in known})

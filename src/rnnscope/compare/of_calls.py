@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,8 @@ from rnnscope.compare.tolerance import allowed
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
 __all__ = ["OfCalls"]
+
+_NUMBER = re.compile(r"\b\d+\b")
 
 
 class OfCalls:
@@ -165,16 +168,25 @@ class OfCalls:
             }
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
-        self.unread = self.unread or list(answer.unread)
-        self.untried |= {"the final states"} if answer.unread else set()
-        quantities, unused = quantities_of(answer.others, self._structure, inputs)
+        quantities, unused, near = quantities_of(answer.others, self._structure, inputs)
+        self.unread = self.unread or [*answer.unread, *near]
+        self.untried |= {"the final states"} if self.unread else set()
         padding = on_padding(output, inputs, self._structure.kind)
-        self.notes += [n for n in (*answer.notes, *unused, *padding) if n not in self.notes]
+        self._note((*answer.notes, *unused, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         unit = rounding(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
         seen = inputs.to(self._dtype).to(torch.float64)
         return observed(self.model, seen, unit, output, final, quantities)
+
+    def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
+        """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
+        told = {_NUMBER.sub("", note) for note in self.notes}
+        for note in notes:
+            form = _NUMBER.sub("", note)
+            if form not in told and (form == note or not self.given or inputs is self._inputs):
+                self.notes.append(note)
+                told.add(form)
 
     def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rnnscope.adopt import Structure
 from rnnscope.cells import quantity_names
-from rnnscope.compare.answer import Answer, answered, of_state, widths
+from rnnscope.compare.answer import OUTPUT, Answer, answered, of_state, widths
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import as_numbers
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
@@ -24,7 +24,6 @@ from rnnscope.files.window import Held, as_tensor
 
 __all__ = ["Recorded", "quantities_of"]
 
-_OUTPUT = ("output", "outputs", "out")
 LIKE = 0.75
 """From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
 
@@ -110,17 +109,18 @@ class Recorded:
 
 def quantities_of(
     values: Mapping[str, Tensor], structure: Structure, inputs: Inputs
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """What a call gave by name beside its output and states, each (layer, direction, batch, time,
-    unit); and notes on what is not used."""
+    unit); notes on what is not used; and which of these names may be meant for one that is known.
+    """
     reading = _Reading(structure, inputs, "")
     for name, value in values.items():
-        if not name.endswith("_n"):  # states that could not be read are told already
+        if not reading.is_state(name):  # those that could not be read are told already
             try:
                 reading.add(name, value, None)
             except (ShapeError, DtypeError) as error:
                 reading.notes.append(f"{name} is not used: {error}")
-    return reading.quantities, reading.notes
+    return reading.quantities, reading.notes, reading.unread
 
 
 class _Reading:
@@ -143,6 +143,10 @@ class _Reading:
         short = [name for name in self._quantities if "_" not in name]
         return ", ".join(["output", *self._states, *short])
 
+    def is_state(self, name: str) -> bool:
+        """Whether it is the name of a final state."""
+        return name in self._states
+
     def named(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """A single array under a name that says nothing is the output."""
         names = list(values)
@@ -154,7 +158,7 @@ class _Reading:
     def add(self, name: str, value: Any, axes: str | None) -> None:
         """One array by its name."""
         what = f"{self.where}{name}"
-        if name in _OUTPUT and self.output is None:
+        if name in OUTPUT and self.output is None:
             self.output = self._read_output(self._numbers(value, what), what, axes)
         elif name in self._states:
             state = self._states[name]
@@ -168,7 +172,7 @@ class _Reading:
         elif name in self._quantities:
             self.quantities[name] = self._quantity(name, self._numbers(value, what), what)
         else:
-            names = [*_OUTPUT, *self._states]
+            names = [*OUTPUT, *self._states]
             meant = get_close_matches(name.lower(), names, 1, LIKE)
             if meant:
                 self.unread.append(f"{name!r} is not read: is it {meant[0]!r}?")
@@ -188,7 +192,7 @@ class _Reading:
         held = as_numbers(_unread(value, what), what)
         if held.numel() == 0:
             raise ShapeError(f"{what} is empty, {tuple(held.shape)}: there is nothing to compare")
-        if self.dtype is None or what.endswith(_OUTPUT):
+        if self.dtype is None or what.endswith(OUTPUT):
             self.dtype = held.dtype
         return held
 

@@ -1,4 +1,4 @@
-"""What a call of somebody's code may leave behind: random numbers, and a module that it changed."""
+"""What a call of somebody's code may leave behind: random numbers, settings, a changed module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rnnscope.compare.arguments import equal
 
-__all__ = ["Kept", "Random", "detached"]
+__all__ = ["Kept", "Random", "Settings", "detached"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,65 @@ class Random:
             torch.cuda.set_rng_state_all(list(self.cuda))
         np.random.set_state(self.numpy)
         random.setstate(self.python)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What torch and NumPy are set to, for everything that runs in the process."""
+
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+    grad: bool
+    deterministic: tuple[bool, bool]
+    matmul: str
+    numpy: Any
+
+    @classmethod
+    def now(cls) -> Settings:
+        """As they are."""
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        return cls(
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            (torch.are_deterministic_algorithms_enabled(), warn_only),
+            _matmul(),
+            np.geterr(),
+        )
+
+    def restore(self) -> None:
+        """Put back those that were changed."""
+        found = Settings.now()
+        if found.dtype != self.dtype:
+            torch.set_default_dtype(self.dtype)
+        if found.device != self.device:
+            _set_device(self.device)
+        if found.threads != self.threads:
+            torch.set_num_threads(self.threads)
+        torch.set_grad_enabled(self.grad)
+        if found.deterministic != self.deterministic:
+            enabled, warn_only = self.deterministic
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        if found.matmul != self.matmul and self.matmul:
+            torch.set_float32_matmul_precision(self.matmul)
+        np.seterr(**self.numpy)
+
+
+def _matmul() -> str:
+    """The precision of products of float32; empty where it is set another way."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch.backends was told one precision for each kind of product
+        return ""
+
+
+def _set_device(device: torch.device) -> None:
+    # inside `with torch.device(...)`, that device is the default again once none is set
+    torch.set_default_device(None)
+    if torch.get_default_device() != device:
+        torch.set_default_device(device)
 
 
 class Kept:
@@ -77,8 +136,12 @@ def detached(function: Any) -> dict[int, Any]:
     owner = getattr(function, "__self__", function)
     for module in owner.modules() if isinstance(owner, nn.Module) else [owner]:
         waiting = list(getattr(module, "__dict__", {}).values())
+        seen: set[int] = set()  # a list may contain itself
         while waiting:
             held = waiting.pop()
+            if id(held) in seen:
+                continue
+            seen.add(id(held))
             if isinstance(held, Tensor) and not held.is_leaf:
                 memo[id(held)] = held.detach().clone()
             elif isinstance(held, list | tuple):
