@@ -248,11 +248,9 @@ class OfCalls:
         initial = self._callable.takes_initial
         probes = searching(self._structure, self._seed, initial, self._padded)
         found: list[Observation] = []
-        notes = list(self.notes)
         for probe in [*probes, wide(self._structure, self._seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
                 found.append(self._observe(probe.inputs))
-        self.notes = notes  # the same of other sizes
         return found
 
     def read(self) -> list[Told]:
