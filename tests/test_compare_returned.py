@@ -473,3 +473,37 @@ def test_final_states_of_the_last_layer_for_every_layer_are_named() -> None:
         return output, tuple(state[-1:].expand_as(state) for state in states)
 
     assert [str(cause) for cause in rs.compare(mine, layer).causes] == ["final_order last"]
+
+
+@pytest.mark.parametrize("which", [("h_n",), ("h_n", "c_n")])
+def test_recorded_final_states_that_lie_batch_first_are_named(which: tuple[str, ...]) -> None:
+    """Where there are as many rows as sequences, the shape does not tell."""
+    layer, x = nn.LSTM(3, 4, 2), torch.randn(5, 2, 3)
+    output, (h, c) = layer(x)
+    numbers = {"output": output, "h_n": h, "c_n": c}
+    mine = {n: v.detach().transpose(0, 1) if n in which else v.detach() for n, v in numbers.items()}
+    verdict = rs.compare(mine, layer, x)
+    assert [cause.name for cause in verdict.causes] == ["final_axes"]
+    assert f"{which[0]}.swapaxes(0, 1)" in plain(verdict)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_of_mistakes_beside_an_unknown_one_those_of_the_output_are_named(recorded: bool) -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(5, 2, 3)
+    other = nn.LSTM(3, 4)
+    blocks = {n: v.chunk(4) for n, v in layer.state_dict().items()}
+    other.load_state_dict({n: torch.cat([b[1], b[2], b[3], b[0]]) for n, b in blocks.items()})
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        output, (h, c) = other(x, initial)
+        return output, (h, c.tanh())
+
+    if recorded:
+        output, (h, c) = mine(x)
+        given = {"output": output.detach(), "h_n": h.detach(), "c_n": c.detach()}
+        verdict = rs.compare(given, layer, x)
+    else:
+        verdict = rs.compare(mine, layer)
+    assert not verdict.causes
+    text = "The output alone is explained, c_n is not: gate order: you split the rows as o, i, f, g"
+    assert text in plain(verdict)

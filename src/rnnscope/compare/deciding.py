@@ -17,7 +17,7 @@ from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.misfit import misfits
 from rnnscope.compare.model import Model
 from rnnscope.compare.numbers_of import short
-from rnnscope.compare.observed import Observation, few_steps, numbers_alone
+from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search, either
@@ -31,6 +31,9 @@ __all__ = ["Comparison"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+ALONE = 1.0
+"""Seconds in which mistakes are searched that explain the output alone."""
 
 UNDECIDED = (
     "Nothing here can be compared: rounding alone may change every number by more than 1%, and no "
@@ -278,12 +281,43 @@ class Comparison:
     ) -> Verdict:
         """What can be said where nothing explains it: what still holds."""
         told = [each.sentence for each in self.subject.other_weights()[0]]
-        holds = what_holds(self.model, [*searched, *shown])
+        holds = (*self._of_output(searched, shown), *what_holds(self.model, [*searched, *shown]))
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
         kind, _ = self.subject.other_kind()
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
+
+    def _of_output(
+        self, searched: Sequence[Observation], shown: Sequence[Observation]
+    ) -> list[str]:
+        """A sentence where the output alone is explained, and what came beside it is not."""
+        if not any(one.final or one.quantities for one in shown) or self.seconds < ALONE:
+            return []
+        alone = [_output_alone(one) for one in searched if one.output is not None]
+        shown_alone = [_output_alone(one) for one in shown if one.output is not None]
+        if not alone or not shown_alone or self._worst(self.model, [*alone, *shown_alone]) <= 1:
+            return []
+        search = Search(self.model, alone, ALONE, self.tell)
+        sets = self._confirmed(search.run(), alone, shown_alone)
+        if not sets:
+            return []
+        changed = search.of(frozenset(sets[0]))
+        assert changed is not None, "what was confirmed applies"
+        rest = sorted({n for one in shown for n in self._beyond(changed, one) if n != "output"})
+        words = [CATALOGUE[c.name].words(c, self.model) for c in sets[0]]
+        told = " ".join(f"{each.title}: {each.sentence}" for each in words)
+        verb = "is" if len(rest) == 1 else "are"
+        return [f"the output alone is explained, {' and '.join(rest)} {verb} not: {told}"]
+
+    def _beyond(self, model: Model, one: Observation) -> list[str]:
+        """What is off by more than rounding, by name."""
+        return [
+            name
+            for name, seen, value in one.beside(model)
+            if value is None
+            or bool((distance(value, seen) > one.allowed[name])[one.usable(name)].any())
+        ]
 
     def _confirmed(
         self, result: Found, searched: Sequence[Observation], shown: Sequence[Observation]
@@ -390,6 +424,10 @@ def _either_way(
         replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
         for one in shown
     ]
+
+
+def _output_alone(one: Observation) -> Observation:
+    return replace(one, final={}, quantities={})
 
 
 def _comparable(model: Model, shown: Sequence[Observation]) -> bool:

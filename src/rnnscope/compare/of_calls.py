@@ -29,7 +29,17 @@ from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation
 from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer, wide
 from rnnscope.compare.recorded import quantities_of
-from rnnscope.compare.subject import Told, dtype_of, observed, on_padding, rounding, sliced
+from rnnscope.compare.subject import (
+    Told,
+    dtype_of,
+    observed,
+    on_padding,
+    read_batch_first,
+    rounding,
+    rows_of,
+    sliced,
+    turned,
+)
 from rnnscope.compare.tolerance import allowed
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
@@ -147,7 +157,7 @@ class OfCalls:
         first: where two of the sizes are the same its shape does not tell, so an input does of
         which none are."""
         structure = self._structure
-        steps, batch = [n for n in (4, 3, 5) if n != _rows(structure)][:2]
+        steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
         generator = torch.Generator().manual_seed(self._seed)
         probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
@@ -161,9 +171,9 @@ class OfCalls:
         output, final = answer.output, answer.final
         if self._exchanged and inputs.steps == inputs.batch:
             output = output.transpose(0, 1)
-        if inputs.batch == _rows(self._structure):
+        if inputs.batch == rows_of(self._structure):
             final = {
-                name: _turned(value) if name in self._batch_first else value
+                name: turned(value) if name in self._batch_first else value
                 for name, value in final.items()
             }
         self._exchanged |= answer.exchanged
@@ -265,16 +275,7 @@ class OfCalls:
             )
             found.append((Cause("output_axes"), words))
         if self._batch_first:
-            names = [f"{s}_n" for s in self._structure.cell.states if s in self._batch_first]
-            every = len(names) == len(self._structure.cell.states)
-            what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
-            words = Words(
-                f"{what} back batch first",
-                f"{kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
-                f"batch_first or not.",
-                ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
-            )
-            found.append((Cause("final_axes"), words))
+            found.append(read_batch_first(self._structure, self._batch_first))
         return found
 
     def direct(self) -> list[Told]:
@@ -363,17 +364,6 @@ class OfCalls:
                 own = layer.get_parameter(each.name.rpartition(".")[2])
                 own.copy_(held[each.name].to(own.dtype))
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
-
-
-def _rows(structure: Structure) -> int:
-    """Rows of a final state: layers × directions."""
-    return structure.num_layers * len(structure.directions)
-
-
-def _turned(value: Tensor) -> Tensor:
-    """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
-    other way."""
-    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
 
 
 def _of_repeats(finding: Finding) -> Told:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted
+from rnnscope.adopt import Adopted, Structure
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import ParameterDifference
@@ -18,7 +18,18 @@ from rnnscope.compare.observed import UNIT, Observation, few_steps
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.tolerance import allowed
 
-__all__ = ["Subject", "Told", "dtype_of", "observed", "on_padding", "rounding", "sliced"]
+__all__ = [
+    "Subject",
+    "Told",
+    "dtype_of",
+    "observed",
+    "on_padding",
+    "read_batch_first",
+    "rounding",
+    "rows_of",
+    "sliced",
+    "turned",
+]
 
 
 Told = tuple[Cause, Words]
@@ -125,6 +136,31 @@ def sliced(observation: Observation, adopted: Adopted) -> Observation:
     if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
         steps = 6
     return few_steps(observation, steps, rows)
+
+
+def rows_of(structure: Structure) -> int:
+    """Rows of a final state: layers × directions."""
+    return structure.num_layers * len(structure.directions)
+
+
+def turned(value: Tensor) -> Tensor:
+    """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
+    other way."""
+    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
+
+
+def read_batch_first(structure: Structure, states: Collection[str]) -> Told:
+    """That these states came back batch first."""
+    names = [f"{s}_n" for s in structure.cell.states if s in states]
+    every = len(names) == len(structure.cell.states)
+    what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
+    words = Words(
+        f"{what} back batch first",
+        f"{structure.kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
+        f"batch_first or not.",
+        ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
+    )
+    return Cause("final_axes"), words
 
 
 def dtype_of(adopted: Adopted) -> torch.dtype:
