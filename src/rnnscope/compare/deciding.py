@@ -7,30 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.confirmed import beside, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.located import first_difference, no_difference
-from rnnscope.compare.misfit import misfits
+from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
 from rnnscope.compare.parts import opened_parts
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
-from rnnscope.compare.search import Found, Search, either
+from rnnscope.compare.search import Found, Search
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import Subject, Told
-from rnnscope.compare.tolerance import allowed, most_allowed
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 
 __all__ = ["Comparison"]
-
-EVIDENCE = 6.0
-"""Decimal digits by which the agreement of an explanation must exceed what chance would give."""
 
 ALONE = 1.0
 """Seconds in which mistakes are searched that explain the output alone."""
@@ -54,16 +50,16 @@ class Comparison:
     def verdict(self) -> Verdict:
         """What it comes to."""
         shown = self.subject.shown()
-        ratio = max(self._worst(self.model, shown), self._steps(shown))
+        ratio = max(worst(self.model, shown), self._steps(shown))
         if not _comparable(self.model, shown):
             # nothing of the caller's own inputs tells: short ones may
             shown = [*shown, *self.subject.searched()]
-            ratio = max(self._worst(self.model, shown), self._steps(shown))
+            ratio = max(worst(self.model, shown), self._steps(shown))
         more: list[Observation] = []
         if ratio <= 1:
             # a unit that is off for some inputs, as of relu, may show with others
             more = self.subject.others()
-            ratio = max(ratio, self._worst(self.model, more) if more else 0.0)
+            ratio = max(ratio, worst(self.model, more) if more else 0.0)
             shown = [*shown, *more] if ratio > 1 else shown
         read, direct = self.subject.read(), self.subject.direct()
         base = replace(self._facts(shown), worst=ratio)
@@ -83,12 +79,6 @@ class Comparison:
             return replace(base, unread=told, notes=rest)
         return replace(base, agrees=True)
 
-    def _worst(self, model: Model, shown: Sequence[Observation]) -> float:
-        """The largest ratio to what rounding allows; 0 where no number is of use."""
-        if not any(one.count for one in shown):
-            return 0.0
-        return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
-
     def _steps(self, shown: Sequence[Observation]) -> float:
         """The worst single step, where steps can be opened."""
         parts = opened_parts(self.model, shown).values()
@@ -100,9 +90,9 @@ class Comparison:
         of_step = False
         if difference <= tolerance:
             parts = opened_parts(self.model, shown).values()
-            ratio, *worst = max((part.largest() for part in parts), default=(0.0, 0.0, 0.0))
+            ratio, *numbers = max((part.largest() for part in parts), default=(0.0, 0.0, 0.0))
             if ratio > 1:
-                of_step, (difference, tolerance) = True, worst
+                of_step, (difference, tolerance) = True, numbers
         lower = [short(dtype) for dtype in self.subject.dtypes]
         dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
         horizon = None
@@ -151,7 +141,7 @@ class Comparison:
         lost = not_numbers(self.model, shown)
         if lost:
             rest = self._numbers(shown)
-            if not rest or self._worst(self.model, rest) <= 1:
+            if not rest or worst(self.model, rest) <= 1:
                 holds = (*_outer(read), lost, _without(shown, rest), *self.subject.findings)
                 return replace(base, holds=tuple(filter(None, holds)))
             base = replace(
@@ -181,7 +171,7 @@ class Comparison:
         for rows in (1, max(one.inputs.batch for one in shown)):
             some = [few_steps(one, one.inputs.steps, rows) for one in shown]
             fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in some]
-            if self._worst(model, fresh) > 1:
+            if worst(model, fresh) > 1:
                 return None
         left = largest(model, fresh)[0]
         names = ", ".join(each.name for each in apart)
@@ -220,7 +210,7 @@ class Comparison:
         if not given:
             alone = "it raised at all shorter inputs; mistakes were searched with these alone"
             base = replace(base, notes=(*base.notes, alone))
-        if base.worst <= 1 and self._worst(self.model, searched) <= 1:
+        if base.worst <= 1 and worst(self.model, searched) <= 1:
             # with nothing to explain, nothing is searched for
             if by_calls:
                 return replace(base, explanations=by_calls)
@@ -230,14 +220,15 @@ class Comparison:
         seconds = self.seconds if own is None else self.seconds / 3
         search = Search(self.model, searched, seconds, self.tell)
         result = search.run()
-        sets = self._confirmed(result, searched, shown)
+        sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
         base = replace(base, tried=result.tried, finished=result.finished)
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
             if own is not None:
                 return replace(base, explanations=(_told([*read, own[:2]], own[2]),))
-            few = self._most_evidence(searched, shown) < _needed(result)
+            every = [*beside(searched, shown, self.subject.sliced), *shown]
+            few = evidence(every) < needed(result)
             return self._unexplained(replace(base, few=few), searched, shown, read)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
@@ -267,7 +258,7 @@ class Comparison:
         found = []
         for cause in together:
             rest = search.of(frozenset(together) - {cause})
-            if rest is not None and self._worst(rest, shown) <= 1:
+            if rest is not None and worst(rest, shown) <= 1:
                 brief = CATALOGUE[cause.name].words(cause, self.model).brief
                 found.append(f"{brief}: shown by drawn inputs, not by these data")
         return found
@@ -296,10 +287,10 @@ class Comparison:
             return []
         alone = [_output_alone(one) for one in searched if one.output is not None]
         shown_alone = [_output_alone(one) for one in shown if one.output is not None]
-        if not alone or not shown_alone or self._worst(self.model, [*alone, *shown_alone]) <= 1:
+        if not alone or not shown_alone or worst(self.model, [*alone, *shown_alone]) <= 1:
             return []
         search = Search(self.model, alone, ALONE, self.tell)
-        sets = self._confirmed(search.run(), alone, shown_alone)
+        sets = confirmed(self.model, search.run(), alone, shown_alone, self.subject.sliced)
         if not sets:
             return []
         changed = search.of(frozenset(sets[0]))
@@ -318,43 +309,6 @@ class Comparison:
             if value is None
             or bool((distance(value, seen) > one.allowed[name])[one.usable(name)].any())
         ]
-
-    def _confirmed(
-        self, result: Found, searched: Sequence[Observation], shown: Sequence[Observation]
-    ) -> list[tuple[Cause, ...]]:
-        """The explanations that hold on all data, by so much that chance is excluded."""
-        order = {name: k for k, name in enumerate(CATALOGUE)}
-        found: list[tuple[Cause, ...]] = []
-        for s in result.sets:
-            model = self.model
-            together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
-            for cause in together:
-                model = CATALOGUE[cause.name].apply(model, cause) or model
-            others, needed = self._others(searched, shown), _needed(result)
-            # where the reference's tolerances hold and the widest prove enough, the mistaken
-            # model's own, which are dearer, would too
-            if self._worst(model, shown) <= 1:
-                widest = _either_way(most_allowed, model, shown)
-                if evidence([*others, *widest]) >= needed:
-                    found.append(together)
-                    continue
-            mine = _either_way(allowed, model, shown)
-            if self._worst(model, mine) <= 1 and evidence([*others, *mine]) >= needed:
-                found.append(together)
-        return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
-
-    def _others(
-        self, searched: Sequence[Observation], shown: Sequence[Observation]
-    ) -> list[Observation]:
-        """What was searched beside what is shown, of which a slice counts once."""
-        fresh = [one for one in searched if all(one is not other for other in shown)]
-        return [] if self.subject.sliced else fresh
-
-    def _most_evidence(
-        self, searched: Sequence[Observation], shown: Sequence[Observation]
-    ) -> float:
-        """How much agreement with all data would prove."""
-        return evidence([*self._others(searched, shown), *shown])
 
     def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
         return math.inf if model is None else largest(model, shown)[0]
@@ -411,21 +365,6 @@ class Comparison:
         )
 
 
-def _needed(result: Found) -> float:
-    """How much must be proved, after so many sets of mistakes were tried."""
-    return EVIDENCE + math.log10(max(1, result.tried))
-
-
-def _either_way(
-    of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
-) -> list[Observation]:
-    """What is shown, with tolerances by the reference or by another model, whichever is more."""
-    return [
-        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
-        for one in shown
-    ]
-
-
 def _output_alone(one: Observation) -> Observation:
     return replace(one, final={}, quantities={})
 
@@ -450,11 +389,6 @@ def _without(shown: Sequence[Observation], rest: Sequence[Observation]) -> str:
 def _outer(read: Sequence[Told]) -> list[str]:
     """What was undone to read the output, in sentences."""
     return [f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read]
-
-
-def _spread(together: tuple[Cause, ...]) -> int:
-    """Explanations that name fewer places come first."""
-    return sum((c.layer is not None) + (c.direction is not None) for c in together)
 
 
 def _told(known: Sequence[Told], left: float, read: int = 0) -> Explanation:

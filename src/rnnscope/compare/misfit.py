@@ -12,7 +12,7 @@ from rnnscope.compare.model import Model, Outcome
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["Group", "Misfit", "misfits"]
+__all__ = ["Group", "Misfit", "misfits", "worst"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class Misfit:
         orders = [(by_count.argsort(descending=True), beam), (self.total.argsort(), beam)]
         orders += [(self.squares[:, g].argsort(), each) for g in range(len(self.groups))]
         return list(dict.fromkeys(k for order, count in orders for k in order[:count].tolist()))
+
+
+def worst(model: Model, shown: Sequence[Observation]) -> float:
+    """The largest ratio to what rounding allows; 0 where no number is of use."""
+    if not any(one.count for one in shown):
+        return 0.0
+    return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
 
 
 def misfits(

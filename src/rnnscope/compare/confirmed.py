@@ -1,0 +1,81 @@
+"""Which of the sets of mistakes that a search found are proved by all data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from rnnscope.compare.catalogue import CATALOGUE
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.evidence import evidence
+from rnnscope.compare.misfit import worst
+from rnnscope.compare.model import Model
+from rnnscope.compare.observed import Observation
+from rnnscope.compare.search import Found, either
+from rnnscope.compare.tolerance import allowed, most_allowed
+
+__all__ = ["beside", "confirmed", "needed"]
+
+EVIDENCE = 6.0
+"""Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+
+def confirmed(
+    model: Model,
+    result: Found,
+    searched: Sequence[Observation],
+    shown: Sequence[Observation],
+    sliced: bool,
+) -> list[tuple[Cause, ...]]:
+    """The explanations that hold on all data, by so much that chance is excluded; ``sliced``:
+    what was searched is part of what is shown."""
+    order = {name: k for k, name in enumerate(CATALOGUE)}
+    others, least = beside(searched, shown, sliced), needed(result)
+    found: list[tuple[Cause, ...]] = []
+    for s in result.sets:
+        changed = model
+        together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
+        for cause in together:
+            changed = CATALOGUE[cause.name].apply(changed, cause) or changed
+        # where the reference's tolerances hold and the widest prove enough, the mistaken
+        # model's own, which are dearer, would too
+        if worst(changed, shown) <= 1:
+            widest = _either_way(most_allowed, changed, shown)
+            if evidence([*others, *widest]) >= least:
+                found.append(together)
+                continue
+        mine = _either_way(allowed, changed, shown)
+        if worst(changed, mine) <= 1 and evidence([*others, *mine]) >= least:
+            found.append(together)
+    return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def needed(result: Found) -> float:
+    """How much must be proved, after so many sets of mistakes were tried."""
+    return EVIDENCE + math.log10(max(1, result.tried))
+
+
+def beside(
+    searched: Sequence[Observation], shown: Sequence[Observation], sliced: bool
+) -> list[Observation]:
+    """What was searched beside what is shown, of which a slice counts once."""
+    fresh = [one for one in searched if all(one is not other for other in shown)]
+    return [] if sliced else fresh
+
+
+def _either_way(
+    of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
+) -> list[Observation]:
+    """What is shown, with tolerances by the reference or by another model, whichever is more."""
+    return [
+        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
+        for one in shown
+    ]
+
+
+def _spread(together: tuple[Cause, ...]) -> int:
+    """Explanations that name fewer places come first."""
+    return sum((c.layer is not None) + (c.direction is not None) for c in together)
