@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
+from rnnscope.compare.catalogue.equations import NEGATED
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.misfit import Misfit
@@ -18,13 +19,13 @@ __all__ = [
     "BEAM",
     "EACH",
     "FIRST",
-    "SCRAMBLES",
     "Causes",
     "Witness",
     "excludes",
     "explain",
     "merged",
     "scrambles",
+    "scrambling_alone",
 ]
 
 Causes = frozenset[Cause]
@@ -122,9 +123,14 @@ def _share(one: str, other: str) -> bool:
     return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
 
 
+def scrambling_alone(cause: Cause) -> bool:
+    """Whether with it nothing else comes closer: it scrambles matrices, or turns every gate."""
+    return cause.name in SCRAMBLES or cause.choice == f"sigmoid:{NEGATED}"
+
+
 def scrambles(every: Sequence[Cause]) -> Iterator[tuple[Cause, Cause]]:
     """Pairs of mistakes of different kinds that scramble matrices."""
-    scrambling = [c for c in every if c.name in SCRAMBLES]
+    scrambling = [c for c in every if scrambling_alone(c)]
     for one, other in combinations(scrambling, 2):
         if one.name != other.name:
             yield one, other

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.compare.batched import LARGE
-from rnnscope.compare.by_part import BEAM, EACH, SCRAMBLES, Causes, excludes, scrambles
+from rnnscope.compare.by_part import BEAM, EACH, Causes, excludes, scrambles, scrambling_alone
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
 from rnnscope.compare.cause import Cause
@@ -250,7 +250,25 @@ class Search:
                 sets, misfit = self._measure(extended)
                 beam = self._best(sets, misfit)
                 rest = [s for s in self._best(sets, misfit, WIDER) if s not in beam]
-        return self._found(self._alternatives(self._explaining_quickly(self._with_one_more(rest))))
+        found = self._explaining_quickly(self._with_one_more(rest)) or self._to_the_end()
+        return self._found(self._alternatives(found))
+
+    def _to_the_end(self) -> list[Causes]:
+        """Three mistakes, in all layers and directions, one of them around the cells, as long as
+        there is time."""
+        everywhere = [c for c in self.every if c == c.everywhere()]
+        around = [c for c in everywhere if not CATALOGUE[c.name].of_cell]
+        pairs = dict.fromkeys(
+            frozenset(pair) for pair in (*combinations(around, 2), *product(around, everywhere))
+        )
+        for pair in pairs:
+            if self._late:
+                break
+            wanted = (pair | {c} for c in everywhere if c not in pair)
+            found = self._explaining_quickly([s for s in wanted if self._sensible(s)])
+            if found:
+                return found
+        return []
 
     @property
     def _large(self) -> bool:
@@ -290,12 +308,12 @@ class Search:
         """A mistake that scrambles matrices with any other of the cell, in all layers and
         directions; then two that scramble those of one part, layer or direction."""
         cells = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
-        scrambling = [c for c in cells if c.name in SCRAMBLES]
+        scrambling = [c for c in cells if scrambling_alone(c)]
         scrambling.sort(key=lambda c: c.tensors not in ("", "all"))  # the likely ones first
         found = [
             frozenset({one, other})
             for one, other in product(scrambling, cells)
-            if other.name not in SCRAMBLES
+            if not scrambling_alone(other)
         ]
         places = dict.fromkeys((c.layer, c.direction) for c in self.every if c != c.everywhere())
         for place in places:

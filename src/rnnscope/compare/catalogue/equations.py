@@ -25,6 +25,7 @@ from rnnscope.expr import (
 
 __all__ = [
     "EQUATIONS",
+    "NEGATED",
     "applied_gates",
     "blends",
     "celled",
