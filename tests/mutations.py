@@ -295,7 +295,7 @@ def _out(
         "a unit zero": alone(lambda y: 0 * y),
         "a unit negative": alone(lambda y: -y),
         "output scaled by 1.01": lambda y: 1.01 * y,
-        "output rounded": lambda y: np.round(y, 2),
+        "output cut to steps": lambda y: np.floor(y * 50) / 50,
         "units rolled": lambda y: np.roll(y, 1, axis=-1),
         "a ripple": lambda y: y + 1e-3 * np.sin(37 * np.arange(y.size)).reshape(y.shape),
     }
