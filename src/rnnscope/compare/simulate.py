@@ -35,6 +35,7 @@ class Simulator:
     names: tuple[str, ...] = ()
     rounded: Callable[[Tensor], Tensor] | None = None
     _done: dict[Token, Ran] = field(default_factory=dict)
+    _numbers: dict[Token, Token] = field(default_factory=dict)
 
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
         """What each model returns; None where a model does not fit these inputs."""
@@ -80,7 +81,7 @@ class Simulator:
         for k, (model, flow) in enumerate(zip(models, flows, strict=True)):
             if flow is not None:
                 for change in model.reads[layer]:
-                    flow = _read(change.token, change, flow, finals[k][-1], shared)
+                    flow = _read(change.token, change, flow, finals[k][-1], shared, self._short)
             reads.append(flow)
         rans: list[list[Ran]] = [[] for _ in models]
         cut: dict[tuple[int, int], Mapping[str, Tensor]] = {}
@@ -103,7 +104,9 @@ class Simulator:
                 part = model.parts[layer][d]
                 lengths.append(inputs.lengths)
                 below = finals[k][-1][d] if finals[k] else None
-                jobs.append(_job(part, layer, d, model, inputs, flow, rans[k], below, slices))
+                jobs.append(
+                    _job(part, layer, d, model, inputs, flow, rans[k], below, slices, self._short)
+                )
             for k, ran in enumerate(self._all(jobs, lengths, models)):
                 if ran is None:
                     if jobs[k] is not None:
@@ -121,11 +124,15 @@ class Simulator:
                 written[k].append(flow.x)
                 continue
             finals[k].append(tuple(rans[k]))
-            handed = _joined(model, layer, rans[k], flow, shared)
+            handed = _joined(model, layer, rans[k], flow, shared, self._short)
             after.append(handed)
             if handed is not None:
                 written[k].append(handed.x)
         return after
+
+    def _short(self, token: Token) -> Token:
+        """A number that stands for a token: those of layers above are made of it."""
+        return self._numbers.setdefault(token, (len(self._numbers),))
 
     def _all(
         self,
@@ -169,11 +176,12 @@ def _read(
     flow: _Flow,
     below: tuple[Ran | None, ...],
     shared: dict[Token, _Flow],
+    short: Callable[[Token], Token],
 ) -> _Flow:
     key = ("read", token, flow.token, tuple(ran.token if ran else None for ran in below))
     if key not in shared:
         finals = [ran.final["h"] for ran in below if ran is not None]
-        shared[key] = _Flow(change(flow.x, finals), key)  # type: ignore[operator]
+        shared[key] = _Flow(change(flow.x, finals), short(key))  # type: ignore[operator]
     return shared[key]
 
 
@@ -187,6 +195,7 @@ def _job(
     rans: Sequence[Ran],
     below: Ran | None,
     slices: Callable[[Inputs, int, int], Mapping[str, Tensor]],
+    short: Callable[[Token], Token],
 ) -> Job:
     start: Token = tuple(change.token for change in model.enter)
     if part.after_forward and rans:
@@ -196,7 +205,7 @@ def _job(
     else:
         initial = slices(inputs, layer, d)
     token = (part.token, layer, d, model.rows, start, flow.token)
-    return Job(part, flow.x, initial, token)
+    return Job(part, flow.x, initial, short(token))
 
 
 def _fits(job: Job) -> bool:
@@ -209,7 +218,12 @@ def _fits(job: Job) -> bool:
 
 
 def _joined(
-    model: Model, layer: int, rans: Sequence[Ran], read: _Flow, shared: dict[Token, _Flow]
+    model: Model,
+    layer: int,
+    rans: Sequence[Ran],
+    read: _Flow,
+    shared: dict[Token, _Flow],
+    short: Callable[[Token], Token],
 ) -> _Flow | None:
     changes = (*model.joins[layer], *model.writes[layer])
     key = (
@@ -223,7 +237,7 @@ def _joined(
     flow = joined(model, layer, [ran.emitted for ran in rans], read.x)
     if flow is None:
         return None
-    shared[key] = _Flow(flow, key)
+    shared[key] = _Flow(flow, short(key))
     return shared[key]
 
 
