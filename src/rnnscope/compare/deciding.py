@@ -10,6 +10,7 @@ import torch
 
 from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.confirmed import beside, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.holding import not_numbers, what_holds
@@ -149,9 +150,12 @@ class Comparison:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        own = self._own_weights(shown) if differs else None
-        if own is not None and own[0].name == "precision":
-            return replace(base, explanations=(_told([*read, own[:2]], own[2]),))
+        apart, model = self.subject.other_weights() if differs else ([], None)
+        own = model if model is not None and self._agrees(model, shown, rows=1) else None
+        if own is not None and _rounded_to(apart):
+            weights = self._own_weights(apart, own, shown)
+            if weights is not None:
+                return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
         dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
@@ -159,25 +163,26 @@ class Comparison:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and too_coarse(dtypes):
             return self._unexplained(base, shown, shown, read)
-        return self._searched(base, shown, read, direct, own)
+        return self._searched(base, shown, read, direct, (apart, own))
 
-    def _own_weights(self, shown: Sequence[Observation]) -> tuple[Cause, Words, float] | None:
+    def _agrees(self, model: Model, shown: Sequence[Observation], rows: int) -> bool:
+        """Whether another model gives the first rows."""
+        some = [few_steps(one, one.inputs.steps, rows) for one in shown]
+        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in some]
+        return worst(model, fresh) <= 1
+
+    def _own_weights(
+        self, apart: Sequence[ParameterDifference], model: Model, shown: Sequence[Observation]
+    ) -> tuple[Cause, Words, float] | None:
         """Where the candidate's own parameters in the reference explain everything: that they are
         rounded, or others."""
-        apart, model = self.subject.other_weights()
-        if model is None:
+        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
+        if worst(model, fresh) > 1:
             return None
-        fresh: list[Observation] = []
-        for rows in (1, max(one.inputs.batch for one in shown)):
-            some = [few_steps(one, one.inputs.steps, rows) for one in shown]
-            fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in some]
-            if worst(model, fresh) > 1:
-                return None
         left = largest(model, fresh)[0]
         names = ", ".join(each.name for each in apart)
-        types = {each.rounded for each in apart}
         needed = short(self.subject.dtypes[0])
-        if len(types) == 1 and (dtype := types.pop()):
+        if dtype := _rounded_to(apart):
             words = Words(
                 f"the weights are rounded to {dtype}",
                 f"{names} hold{'s' * (len(apart) == 1)} the reference's numbers as {dtype} has "
@@ -200,7 +205,7 @@ class Comparison:
         shown: Sequence[Observation],
         read: list[Told],
         direct: list[Told],
-        own: tuple[Cause, Words, float] | None,
+        own: tuple[Sequence[ParameterDifference], Model | None],
     ) -> Verdict:
         """What a search for mistakes comes to."""
         told = [*read, *(one for one in direct if one not in read)]
@@ -217,7 +222,8 @@ class Comparison:
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         # where other weights are all that is wrong, it is these that a mistake may have changed
-        seconds = self.seconds if own is None else self.seconds / 3
+        apart, model = own
+        seconds = self.seconds if model is None else self.seconds / 3
         search = Search(self.model, searched, seconds, self.tell)
         result = search.run()
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
@@ -225,8 +231,9 @@ class Comparison:
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
-            if own is not None:
-                return replace(base, explanations=(_told([*read, own[:2]], own[2]),))
+            weights = None if model is None else self._own_weights(apart, model, shown)
+            if weights is not None:
+                return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
             every = [*beside(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result)
             return self._unexplained(replace(base, few=few), searched, shown, read)
@@ -363,6 +370,12 @@ class Comparison:
             for f, of in seen.items()
             if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
+
+
+def _rounded_to(apart: Sequence[ParameterDifference]) -> str:
+    """The one type to which all these parameters are rounded; else empty."""
+    types = {each.rounded for each in apart}
+    return types.pop() if len(types) == 1 else ""
 
 
 def _output_alone(one: Observation) -> Observation:
