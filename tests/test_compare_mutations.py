@@ -150,7 +150,9 @@ def check_first(setting: Setting, mistake: Mistake, given: str, verdict: Any) ->
         away = np.abs(right - wrong)[..., half]
         before = away[first.time + 1 :] if d else away[: first.time]
         assert before.max(initial=0) < 1e-9
-        assert away[first.time].max() == away[first.time, first.batch, first.unit] > 1e-13
+        there = away[first.time, first.batch, first.unit]
+        assert away[first.time].max() == pytest.approx(there, rel=1e-12)  # or as far as another
+        assert there > 1e-13
         values = [y[first.time, first.batch, half][first.unit] for y in (right, wrong)]
     assert [first.expected, first.yours] == pytest.approx(values, abs=1e-12)
 

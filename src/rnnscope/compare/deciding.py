@@ -190,6 +190,8 @@ class Comparison:
                 f"store the weights in {needed}",
             )
             return Cause("precision", dtype), words, left
+        if sum(each.places for each in apart) * 2 < min(each.count for each in apart):
+            return None  # a few numbers of one that is loaded
         few = len(apart) <= 2
         told = "; ".join(each.sentence for each in apart) if few else f"{names} differ"
         words = Words(

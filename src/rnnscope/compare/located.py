@@ -54,7 +54,8 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
         if not failing:
             continue
         t, name = min(failing, key=lambda pair: (pair[0], names.index(pair[1])))
-        batch, unit = _worst(ratios[name][t])
+        away = distance(values[name], steps.after[name])[t]
+        batch, unit = _worst(away, ratios[name][t])
         time = steps.known.x.shape[0] - 1 - t if backward else t
         return Place(
             name,
@@ -93,7 +94,8 @@ def _in_quantities(model: Model, observation: Observation) -> Place | None:
     if not failing:
         return None
     (layer, _, d, _), time, name = min(failing)
-    batch, unit = _worst(ratios[name][layer, d, :, time])
+    away = distance(values[name], observation.quantities[name])[layer, d, :, time]
+    batch, unit = _worst(away, ratios[name][layer, d, :, time])
     place = (layer, d, batch, time, unit)
     yours, expected = observation.quantities[name][place], values[name][place]
     direction = model.structure.directions[d]
@@ -119,7 +121,8 @@ def _in_output(model: Model, observation: Observation) -> Place | None:
     if not found:
         return None
     _, d, time = min(found)
-    batch, unit = _worst(ratio[time, :, d * width : (d + 1) * width])
+    own = slice(d * width, (d + 1) * width)
+    batch, unit = _worst(distance(outcome.output, seen)[time, :, own], ratio[time, :, own])
     return Place(
         "h",
         model.num_layers - 1,
@@ -143,7 +146,7 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
             continue
         ratio = distance(value, seen) / observation.allowed[name]
         if float(ratio.max()) > 1:
-            layer, d, batch, unit = _index(ratio)
+            layer, d, batch, unit = _index(distance(value, seen) * (ratio > 1))
             return Place(
                 name,
                 layer,
@@ -157,9 +160,9 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
     return None
 
 
-def _worst(ratio: Tensor) -> tuple[int, int]:
-    """The row and unit of (batch, unit) that are furthest beyond what is allowed."""
-    batch, unit = divmod(int(ratio.argmax()), ratio.shape[-1])
+def _worst(away: Tensor, ratio: Tensor) -> tuple[int, int]:
+    """The row and unit of (batch, unit) that are furthest away of those beyond what is allowed."""
+    batch, unit = divmod(int((away * (ratio > 1)).argmax()), away.shape[-1])
     return batch, unit
 
 
