@@ -68,6 +68,8 @@ def sample(kind: str, *, lengths: bool = False, steps: bool = False) -> Iterator
         for (name, choice, _), options in found.items():
             if (lengths and name not in IN_TIME) or (steps and rng.random() < SKIPPED):
                 continue
+            if not (lengths or steps) and min(place) > 1 and rng.random() < HALF:
+                continue
             if lengths and name != "padding" and rng.random() < SKIPPED:
                 continue
             setting, mistake = rng.choice(options)
@@ -82,7 +84,8 @@ def name_of(setting: Setting, mistake: Mistake, given: str) -> str:
     return f"{setting.kind}-{setting.layers}x{setting.directions}-{given}-{mistake}"
 
 
-SKIPPED = 0.7  # of those with recorded gates, which take longer, and with lengths
+SKIPPED = 0.8  # of those with recorded gates, which take longer, and with lengths
+HALF = 0.5  # of those in two layers and directions
 SINGLES = [case for kind in KINDS for case in sample(kind)]
 PADDED = [case for kind in KINDS for case in sample(kind, lengths=True)]
 STEPS = [case for kind in KINDS for case in sample(kind, steps=True)]

@@ -784,7 +784,7 @@ def test_the_order_given_does_not_matter_between_names():
     ("kind", "mistakes", "match"),
     [
         ("gru", [Mistake("old_cell")], "none of gru"),
-        ("lstm", [Mistake("bias_missing", "", "b")], "not in the catalogue"),
+        ("lstm", [Mistake("bias_doubled", "", "b")], "not in the catalogue"),
         ("lstm", [Mistake("reset_before")], "none of lstm"),
         ("lstm", [Mistake("reverse_start")], "two directions"),
         ("lstm", [Mistake("old_cell", layer=2)], "outside the layer"),
