@@ -132,10 +132,10 @@ def test_a_generator_of_its_own_is_something_kept(gru: nn.GRU) -> None:
     assert "every call differs from the one before" in found.sentence
 
 
-@pytest.mark.parametrize("by_place", [True, False])
-def test_dependence_on_the_batch(gru: nn.GRU, by_place: bool) -> None:
+@pytest.mark.parametrize("on", ["the other rows", "its place among the rows"])
+def test_dependence_on_the_batch(gru: nn.GRU, on: str) -> None:
     inputs = inputs_of(gru)
-    of_row = inputs.x[0, 1, 0]
+    of_row, by_place = inputs.x[0, 1, 0], on == "its place among the rows"
 
     def candidate(x: Tensor) -> Tensor:
         output = gru(x)[0].clone()
@@ -152,9 +152,15 @@ def test_dependence_on_the_batch(gru: nn.GRU, by_place: bool) -> None:
     assert place.largest == pytest.approx(0.5, abs=1e-6)
     assert place.sentence == (
         "row 1 alone gives other numbers than in the batch, by up to 0.5, first at time=2: the "
-        f"output of a row depends on {'its place among the rows' if by_place else 'the other rows'}"
+        f"output of a row depends on {on}"
     )
     assert found.findings == (place,)
+
+
+def test_dependence_on_the_number_of_rows(gru: nn.GRU) -> None:
+    found = checked(lambda x: gru(x)[0] * (1.0 if x.shape[1] > 1 else 1.01), gru).depends_on_batch
+    assert found is not None
+    assert found.sentence.endswith("depends on how many rows there are")
 
 
 def test_a_step_that_is_to_come_is_not_known(gru: nn.GRU) -> None:

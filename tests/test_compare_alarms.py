@@ -154,6 +154,7 @@ def numbers(initial: Any) -> Any:
         ("GRU", 10.0, (1, 2, 1, True), 300, 84),
         ("GRU", 20.0, (3, 2, 1, False), 300, 207),
         ("GRU", 50.0, (3, 4, 2, False), 300, 288),
+        ("GRU", 50.0, (5, 2, 3, False), 40, 7),
     ],
 )
 def test_large_weights(

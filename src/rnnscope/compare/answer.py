@@ -15,7 +15,7 @@ from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import as_numbers, check_depth, held_by_torch, is_array, kind_of
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["OUTPUT", "Answer", "Final", "answered", "note_of_one", "of_state", "widths"]
+__all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
 
 OUTPUT = ("output", "outputs", "out")
 """Names under which an output is read."""
@@ -97,7 +97,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     missing = [f"{name}_n" for name in structure.cell.states if name not in states]
     if final and missing:
         came = ", ".join(f"{name}_n" for name in final)
-        notes.append(note_of_one(came, missing[0]))
+        notes.append(f"one final state came back alone, read as {came}; no other is compared")
     for name, value in others.items():
         try:
             rest[name] = as_numbers(value, name)
@@ -115,13 +115,6 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     )
 
 
-def note_of_one(came: str, missing: str, exchanged: bool = False) -> str:
-    """On a final state without the other: what it is read as, or which it turned out to be."""
-    if exchanged:
-        return f"one final state came back alone, in the place of {came}: it fits {missing}"
-    return f"one final state came back alone, read as {came}: nothing is said of {missing}"
-
-
 def _padded(packed: PackedSequence, inputs: Inputs) -> Tensor:
     """(time, batch, unit), as long as x where its longest sequence is as long as given."""
     longest = inputs.steps if inputs.lengths is None else int(inputs.lengths.max())
@@ -136,6 +129,7 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
     expected, got = (layers * directions, batch, size), tuple(value.shape)
     axes = f"(layers × directions, batch, unit) = {expected}"
     alone = layers * directions == 1 and got == (batch, size)
+    alone = alone or (batch == 1 and got == (layers * directions, size))
     if alone or got == expected:
         told = alone and not structure.single_step
         note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if told else ""

@@ -269,17 +269,17 @@ def _depends_on_batch(run: _Run) -> Finding | None:
             break
     if worst is None:
         return None
-    on = "its place among the rows" if _by_place(run, worst.batch) else "the other rows"
     return Finding(
         "batch",
         f"row {worst.batch} alone gives other numbers than in the batch, "
-        f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on {on}",
+        f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on "
+        f"{_on(run, worst.batch)}",
         *_where(worst),
     )
 
 
-def _by_place(run: _Run, row: int) -> bool:
-    """Whether a row gives in a batch of nothing else, at its place, what it gives in the batch."""
+def _on(run: _Run, row: int) -> str:
+    """What the output of a row depends on, as a batch tells that holds it many times."""
     one = _rows(run.inputs, row)
     count = run.inputs.batch
     initial = {
@@ -288,9 +288,13 @@ def _by_place(run: _Run, row: int) -> bool:
     x = one.x.expand(-1, count, -1).contiguous()
     output = run.output(replace(one, x=x, initial=initial), "one row many times")
     if output is None or output.shape != run.first.shape:
-        return False
+        return "the other rows"
     same = slice(row, row + 1)
-    return run.differs(output[:, same], run.first[:, same], run.allowed) is None
+    if run.differs(output[:, same], run.first[:, same], run.allowed) is not None:
+        return "the other rows"
+    everywhere = output[:, same].expand_as(output)
+    alike = run.differs(output, everywhere, run.allowed) is None
+    return "how many rows there are" if alike else "its place among the rows"
 
 
 def _causal(run: _Run) -> Finding | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time as clock
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from numbers import Real
 from operator import index
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
-from rnnscope.compare.answer import note_of_one
 from rnnscope.compare.deciding import Comparison
 from rnnscope.compare.given import given_inputs, unlike_its_calls
 from rnnscope.compare.numbers_of import short
@@ -123,17 +121,7 @@ def compare(
         padded = inputs.lengths is not None if inputs is not None else lengths is True
         subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
     subject.notes += unlike_its_calls(adopted)
-    verdict = Comparison(subject, seconds, _teller(progress)).verdict()
-    return _of_one_state(verdict, [f"{state}_n" for state in adopted.cell.states])
-
-
-def _of_one_state(verdict: Verdict, names: Sequence[str]) -> Verdict:
-    """With the note on a final state that came back alone as the causes have it."""
-    if len(names) != 2 or all(cause.name != "final_exchanged" for cause in verdict.causes):
-        return verdict
-    pairs = (names, names[::-1])
-    found = {note_of_one(one, other): note_of_one(one, other, True) for one, other in pairs}
-    return replace(verdict, notes=tuple(found.get(note, note) for note in verdict.notes))
+    return Comparison(subject, seconds, _teller(progress)).verdict()
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:

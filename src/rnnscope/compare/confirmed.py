@@ -14,10 +14,11 @@ from rnnscope.compare.evidence import evidence
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation
+from rnnscope.compare.parts import worst_step
 from rnnscope.compare.search import Found, either
 from rnnscope.compare.tolerance import allowed, most_allowed
 
-__all__ = ["beside", "confirmed", "needed"]
+__all__ = ["beside", "confirmed", "needed", "proved"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
@@ -51,6 +52,13 @@ def confirmed(
         if worst(changed, mine) <= 1 and evidence([*others, *mine]) >= least:
             found.append(together)
     return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def proved(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether a model that was not searched for gives all that was observed, each single step too,
+    and there is so much of it that chance is excluded."""
+    enough = evidence(shown) >= EVIDENCE
+    return enough and worst(model, shown) <= 1 and worst_step(model, shown) <= 1
 
 
 def needed(result: Found) -> float:

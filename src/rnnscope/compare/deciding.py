@@ -5,29 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 
 from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.confirmed import beside, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.holding import not_numbers, what_holds
+from rnnscope.compare.lengths import ends
 from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
-from rnnscope.compare.parts import opened_parts
+from rnnscope.compare.own_weights import OwnWeights
+from rnnscope.compare.parts import opened_parts, worst_step
 from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search
-from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.subject import Subject, Told
+from rnnscope.compare.tolerance import LEAST
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 
 __all__ = ["Comparison"]
+
+FEW = 32
+"""Numbers that may be too few to tell one mistake from another."""
 
 ALONE = 1.0
 """Seconds in which mistakes are searched that explain the output alone."""
@@ -48,14 +53,19 @@ class Comparison:
         self.subject, self.seconds, self.tell = subject, seconds, tell
         self.model = subject.model
 
+    @cached_property
+    def _own(self) -> OwnWeights:
+        """The candidate's own parameters."""
+        return OwnWeights(*self.subject.other_weights())
+
     def verdict(self) -> Verdict:
         """What it comes to."""
         shown = self.subject.shown()
-        ratio = max(worst(self.model, shown), self._steps(shown))
-        if not _comparable(self.model, shown):
-            # nothing of the caller's own inputs tells: short ones may
+        doubtful = any(_grown(self.model, one) or _other_ends(one) for one in shown)
+        if doubtful and not self.subject.sliced:
+            # the caller's own inputs do not tell all: short ones may
             shown = [*shown, *self.subject.searched()]
-            ratio = max(worst(self.model, shown), self._steps(shown))
+        ratio = max(worst(self.model, shown), worst_step(self.model, shown))
         more: list[Observation] = []
         if ratio <= 1:
             # a unit that is off for some inputs, as of relu, may show with others
@@ -73,17 +83,11 @@ class Comparison:
             return replace(base, explanations=(_told(read, left, len(read)),))
         if not _comparable(self.model, shown):
             return replace(base, undecided=UNDECIDED)
-        if self.subject.unread:
+        if told := (*self.subject.unread, *_other_ends(shown[0])):
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
-            told = tuple(self.subject.unread)
             return replace(base, unread=told, notes=rest)
         return replace(base, agrees=True)
-
-    def _steps(self, shown: Sequence[Observation]) -> float:
-        """The worst single step, where steps can be opened."""
-        parts = opened_parts(self.model, shown).values()
-        return max((float(part.misfit([part.part]).worst[0]) for part in parts), default=0.0)
 
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
@@ -114,6 +118,7 @@ class Comparison:
             horizon=horizon,
             stepwise=bool(opened_parts(self.model, [first])),
             of_step=of_step,
+            uncompared=_uncompared(first),
             given=self.subject.given,
             apart=no_difference(self.model, shown) if math.isinf(difference) else "",
         )
@@ -127,7 +132,8 @@ class Comparison:
     ) -> Verdict:
         differs = base.worst > 1
         first, there = first_difference(self.model, shown)
-        base = replace(base, first=first, probe=self.subject.described(there.inputs))
+        told = self.subject.described(there.inputs)
+        base = replace(base, first=first, probe=told, steps=there.inputs.steps)
         if direct:
             by_calls = _told([*read, *direct], math.nan)
             random = any(cause.name == "random" for cause, _ in direct)
@@ -150,56 +156,18 @@ class Comparison:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        apart, model = self.subject.other_weights() if differs else ([], None)
-        own = model if model is not None and self._agrees(model, shown, rows=1) else None
-        if own is not None and _rounded_to(apart):
-            weights = self._own_weights(apart, own, shown)
+        dtypes = self.subject.dtypes
+        if differs and self._own.rounded:
+            weights = self._own.cause(shown, short(dtypes[0]))
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-        dtypes = self.subject.dtypes
         lower = lower_precision(self.model, shown, dtypes) if differs else None
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and too_coarse(dtypes):
-            return self._unexplained(base, shown, shown, read)
-        return self._searched(base, shown, read, direct, (apart, own))
-
-    def _agrees(self, model: Model, shown: Sequence[Observation], rows: int) -> bool:
-        """Whether another model gives the first rows."""
-        some = [few_steps(one, one.inputs.steps, rows) for one in shown]
-        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in some]
-        return worst(model, fresh) <= 1
-
-    def _own_weights(
-        self, apart: Sequence[ParameterDifference], model: Model, shown: Sequence[Observation]
-    ) -> tuple[Cause, Words, float] | None:
-        """Where the candidate's own parameters in the reference explain everything: that they are
-        rounded, or others."""
-        fresh = [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
-        if worst(model, fresh) > 1:
-            return None
-        left = largest(model, fresh)[0]
-        names = ", ".join(each.name for each in apart)
-        needed = short(self.subject.dtypes[0])
-        if dtype := _rounded_to(apart):
-            words = Words(
-                f"the weights are rounded to {dtype}",
-                f"{names} hold{'s' * (len(apart) == 1)} the reference's numbers as {dtype} has "
-                f"them; with the candidate's own in the reference the two agree.",
-                f"store the weights in {needed}",
-            )
-            return Cause("precision", dtype), words, left
-        if sum(each.places for each in apart) * 2 < min(each.count for each in apart):
-            return None  # a few numbers of one that is loaded
-        few = len(apart) <= 2
-        told = "; ".join(each.sentence for each in apart) if few else f"{names} differ"
-        words = Words(
-            "the weights are not those of the reference",
-            f"{told}. With the candidate's own in the reference the two agree.",
-            "candidate.load_state_dict(reference.state_dict())",
-        )
-        return Cause("not_loaded"), words, left
+            return self._unexplained(base, shown, shown, read, there)
+        return self._searched(base, shown, read, direct, there)
 
     def _searched(
         self,
@@ -207,7 +175,7 @@ class Comparison:
         shown: Sequence[Observation],
         read: list[Told],
         direct: list[Told],
-        own: tuple[Sequence[ParameterDifference], Model | None],
+        there: Observation,
     ) -> Verdict:
         """What a search for mistakes comes to."""
         told = [*read, *(one for one in direct if one not in read)]
@@ -224,8 +192,8 @@ class Comparison:
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         # where other weights are all that is wrong, it is these that a mistake may have changed
-        apart, model = own
-        seconds = self.seconds if model is None else self.seconds / 3
+        likely = self._own.likely(shown)
+        seconds = self.seconds / 3 if likely else self.seconds
         search = Search(self.model, searched, seconds, self.tell)
         result = search.run()
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
@@ -233,12 +201,13 @@ class Comparison:
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
-            weights = None if model is None else self._own_weights(apart, model, shown)
+            needs = short(self.subject.dtypes[0])
+            weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
             every = [*beside(searched, shown, self.subject.sliced), *shown]
-            few = evidence(every) < needed(result)
-            return self._unexplained(replace(base, few=few), searched, shown, read)
+            few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
+            return self._unexplained(replace(base, few=few), searched, shown, read, there)
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
         silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
@@ -278,10 +247,12 @@ class Comparison:
         searched: Sequence[Observation],
         shown: Sequence[Observation],
         read: list[Told],
+        there: Observation,
     ) -> Verdict:
         """What can be said where nothing explains it: what still holds."""
-        told = [each.sentence for each in self.subject.other_weights()[0]]
-        holds = (*self._of_output(searched, shown), *what_holds(self.model, [*searched, *shown]))
+        told = [each.sentence for each in self._own.apart]
+        known = what_holds(self.model, [*searched, *shown], there)
+        holds = (*self._of_output(searched, shown), *known)
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
         kind, _ = self.subject.other_kind()
@@ -374,10 +345,34 @@ class Comparison:
         )
 
 
-def _rounded_to(apart: Sequence[ParameterDifference]) -> str:
-    """The one type to which all these parameters are rounded; else empty."""
-    types = {each.rounded for each in apart}
-    return types.pop() if len(types) == 1 else ""
+def _grown(model: Model, one: Observation) -> bool:
+    """Whether rounding has grown so much that some of a call is not compared."""
+    if _uncompared(one):
+        return True
+    lost = any(not bool(torch.isfinite(value).all()) for value in one.allowed.values())
+    return lost and not opened_parts(model, [one])
+
+
+def _uncompared(one: Observation) -> tuple[str, ...]:
+    """The final states no number of which can be compared; not h_n of one layer, which is the
+    output's own end."""
+    names = [f"{name}_n" for name in one.final]
+    lost = [name for name in names if not bool(one.usable(name).any())]
+    known = one.output is not None and len(one.final.get("h", ())) == 1
+    return tuple(name for name in lost if not (known and name == "h_n"))
+
+
+def _other_ends(one: Observation) -> list[str]:
+    """A sentence where h_n of the last layer is not what the candidate's own output ends with."""
+    h, output = one.final.get("h"), one.output
+    if h is None or output is None or output.shape[-1] != h.shape[1] * h.shape[-1]:
+        return []
+    size = h.shape[-1]
+    sides = [ends(output[..., :size], one.inputs.lengths), output[0, :, size:]]
+    for mine, own in zip(h[-1], sides, strict=False):
+        if bool((distance(mine, own) > LEAST * one.unit * own.abs().clamp_min(1)).any()):
+            return ["h_n of the last layer is not what your own output ends with."]
+    return []
 
 
 def _output_alone(one: Observation) -> Observation:

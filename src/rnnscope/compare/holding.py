@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rnnscope.compare.catalogue.weights import forget_gates
-from rnnscope.compare.model import Model, PartIndex
+from rnnscope.compare.misfit import worst
+from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.single_steps import opened
+from rnnscope.expr import Apply, Expr, FromH, Previous, Product, Project, Quantity, Sum, leaves
 
 __all__ = ["not_numbers", "what_holds"]
 
@@ -21,15 +22,19 @@ MOST = 4
 """Steps that differ that are named."""
 
 AGREES = "every single step agrees."
+ALONE = "one step from states that are given agrees."
 
 
-def what_holds(model: Model, observations: Sequence[Observation]) -> tuple[str, ...]:
-    """Sentences on what agrees and which units do not, as far as single steps tell."""
+def what_holds(
+    model: Model, observations: Sequence[Observation], there: Observation
+) -> tuple[str, ...]:
+    """Sentences on what agrees and which units do not, as far as single steps tell; places are
+    those of the call ``there``, of which the verdict speaks."""
     beside = _beside_the_output(model, observations)
     if beside:
         return tuple(beside)  # every step is right: what is returned beside it is not
-    found = _of_steps(model, [_consistent(model, one) for one in observations])
-    return (*found, *_by_initial(model, observations), *_rows_in_order(model, observations))
+    found = _of_steps(model, [_consistent(model, one) for one in observations], there)
+    return (*found, *_by_initial(model, observations), *_rows_in_order(model, there))
 
 
 # which calls, and which rows ---------------------------------------------------------------------
@@ -40,13 +45,7 @@ def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
     round."""
     agree: dict[bool, set[bool]] = {True: set(), False: set()}
     for one in observations:
-        ratios = [
-            float(torch.where(one.usable(name), distance(value, seen) / one.allowed[name], 0).max())
-            if value is not None
-            else torch.inf
-            for name, seen, value in one.beside(model)
-        ]
-        agree[one.inputs.given].add(max(ratios, default=0.0) <= 1)
+        agree[one.inputs.given].add(worst(model, [one]) <= 1)
     if agree[True] == {True} and agree[False] == {False}:
         return [
             "where initial states are given it agrees, and where none are given it does not: does "
@@ -60,18 +59,17 @@ def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
     return []
 
 
-def _rows_in_order(model: Model, observations: Sequence[Observation]) -> list[str]:
+def _rows_in_order(model: Model, one: Observation) -> list[str]:
     """A sentence where every row of the output is another row of the reference."""
-    for one in observations:
-        [outcome] = one.simulator.run([model])
-        seen = one.output
-        if outcome is None or seen is None or outcome.output.shape != seen.shape:
-            continue
-        order = _matched(outcome.output.transpose(0, 1), seen.transpose(0, 1), _most(one, "output"))
-        if order != sorted(order):
-            kind = model.structure.kind
-            return [f"the rows of your output are those of {kind} in the order {_list(order)}."]
-    return []
+    [outcome] = one.simulator.run([model])
+    seen = one.output
+    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+        return []
+    order = _matched(outcome.output.transpose(0, 1), seen.transpose(0, 1), _most(one, "output"))
+    if order == sorted(order):
+        return []
+    kind = model.structure.kind
+    return [f"the rows of your output are those of {kind} in the order {_list(order)}."]
 
 
 def _most(one: Observation, name: str) -> float:
@@ -223,12 +221,13 @@ def _consistent(model: Model, one: Observation) -> Observation:
     return one if same else replace(one, final={})
 
 
-def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
+def _of_steps(model: Model, observations: Sequence[Observation], there: Observation) -> list[str]:
     """Of every part of which single steps are known; what is the same of several is said once."""
     kind = model.structure.kind
     own = "fed with your own state of the step before"
     said: dict[str, list[PartIndex]] = {}
     sizes: dict[str, float] = {}
+    seen = opened_parts(model, [there])
     for place, part in sorted(opened_parts(model, observations).items()):
         zero = _first_step_from_zero(part, observations)
         inputs_right = zero is not None and zero[0] <= 1
@@ -239,21 +238,25 @@ def _of_steps(model: Model, observations: Sequence[Observation]) -> list[str]:
             )
             said.setdefault(text, []).append(place)
             sizes[text] = max(sizes.get(text, 0.0), zero[1])
-        text = _of_part(part, own, inputs_right, kind)
+        few = _few_steps(seen[place]) if place in seen else ""
+        text = _of_part(part, own, inputs_right, few, kind)
         said.setdefault(text, []).append(place)
     sentences = [
         _where(model, places) + text.format(size=sizes.get(text)) for text, places in said.items()
     ]
     whole = sum(map(len, model.parts))
-    if len(said.get(AGREES, ())) == whole > 1:
+    alone = len(said.get(ALONE, ()))
+    if len(said.get(AGREES, ())) + alone == whole > 1:
+        each = "one step of each is right" if alone else "each computes what it should"
+        carried = "what is carried on, " if alone else ""
         sentences.append(
-            "so each computes what it should: what differs is what it is given, in which order it "
-            "takes the steps, or how the results are joined."
+            f"so {each}: what differs is {carried}what it is given, in which order it takes the "
+            f"steps, or how the results are joined."
         )
     return sentences
 
 
-def _of_part(part: OpenedPart, own: str, inputs_right: bool, kind: str) -> str:
+def _of_part(part: OpenedPart, own: str, inputs_right: bool, few: str, kind: str) -> str:
     """What the single steps of one layer in one direction tell."""
     ratios = part.units(part.part)
     wrong = (ratios > 1).nonzero().flatten().tolist()
@@ -261,7 +264,8 @@ def _of_part(part: OpenedPart, own: str, inputs_right: bool, kind: str) -> str:
     if not wrong:
         others = [name for name, ratio in part.states().items() if ratio > 1]
         other = f"{own}, one step of {kind} gives another {_joined(others)}."
-        return other if others else AGREES
+        several = any(len(steps.known.x) > 1 for steps in part.steps)
+        return other if others else AGREES if several else ALONE
     if _starts_from_zeros(part):
         return "every single step agrees if it starts from zeros: are the initial states used?"
     if one_step == "first":
@@ -270,7 +274,7 @@ def _of_part(part: OpenedPart, own: str, inputs_right: bool, kind: str) -> str:
         return "every single step agrees but the last: is it computed?"
     if len(wrong) <= max(1, len(ratios) // 4):
         return _units(part, own, wrong, inputs_right)
-    if few := _few_steps(part):
+    if few:
         return f"{own}, {few}."
     return f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} units."
 
@@ -311,11 +315,41 @@ def _starts_from_zeros(part: OpenedPart) -> bool:
 
 
 def _unseen_gates(part: OpenedPart) -> str:
-    """Of a first step from zeros, what it does not show: gates that scale the state before."""
-    gates = forget_gates(part.part)
+    """Of a first step from zeros, what it does not show."""
+    gates = _of_the_state(part.part)
     if not gates:
         return ""
-    return f", but for those of {_joined(gates)}, which scale a state that is zero there"
+    scale = "scales" if len(gates) == 1 else "scale"
+    return (
+        f", but for those of {_joined(gates)}, which {scale} what comes of a state of zeros there"
+    )
+
+
+def _of_the_state(part: Part) -> list[str]:
+    """Gates that scale nothing but what comes of the state before: f of an LSTM, r of a GRU."""
+    equations = part.cell.equations.values()
+    return [
+        gate
+        for gate in part.cell.gates
+        if gate in part.cell.equations
+        and gate not in part.cell.states
+        and all(_scales_the_state(each, Quantity(gate)) for each in equations)
+    ]
+
+
+def _scales_the_state(expr: Expr, gate: Quantity) -> bool:
+    """Whether a gate, wherever it stands in an equation, multiplies what comes of the state."""
+    match expr:
+        case Product(left, right) if gate in (left, right):
+            other = right if left == gate else left
+            return all(isinstance(leaf, Previous | FromH) for leaf in leaves(other))
+        case Sum(left, right) | Product(left, right):
+            return _scales_the_state(left, gate) and _scales_the_state(right, gate)
+        case Apply(_, argument):
+            return _scales_the_state(argument, gate)
+        case FromH(_, of) | Project(of):
+            return _scales_the_state(of, gate)
+    return expr != gate
 
 
 def _one_step(part: OpenedPart) -> str | None:
@@ -380,14 +414,22 @@ def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool)
         for unit in wrong
     ]
     names = [f"weight_hh{weights.suffix}"]
+    inputs = [f"weight_ih{weights.suffix}"] + ["the biases"] * (weights.b_ih is not None)
+    gates = list(part.part.cell.gates)
+    hidden = [
+        gates.index(gate) * weights.hidden_size + unit
+        for gate in _of_the_state(part.part)
+        for unit in wrong
+    ]
+    also = ""
     if not inputs_right:
-        names.insert(0, f"weight_ih{weights.suffix}")
-        if weights.b_ih is not None:
-            names.append("the biases")
+        names = [inputs[0], *names, *inputs[1:]]
+    elif hidden:
+        also = f", and at row{'s' * (len(hidden) > 1)} {_list(hidden)} of {_joined(inputs)}"
     only = "only " if len(rows) < len(weights.hh) else ""
     return (
         f"{own}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
-        f"{_joined(names)}."
+        f"{_joined(names)}{also}."
     )
 
 

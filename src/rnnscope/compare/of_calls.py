@@ -27,7 +27,7 @@ from rnnscope.compare.checks import (
 from rnnscope.compare.given import described
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.observed import UNIT, Observation
-from rnnscope.compare.probes import Probe, confirming, drawn_inputs, searching, tiny_layer, wide
+from rnnscope.compare.probes import Probe, confirming, drawn_inputs, further, searching, tiny_layer
 from rnnscope.compare.recorded import quantities_of
 from rnnscope.compare.subject import (
     Told,
@@ -252,13 +252,13 @@ class OfCalls:
         return found
 
     def others(self) -> list[Observation]:
-        """Those of the search and wider ones, where the inputs are not the caller's choice."""
+        """Those of the search and further ones, where the inputs are not the caller's choice."""
         if self.given:
             return []
         initial = self._callable.takes_initial
         probes = searching(self._structure, self._seed, initial, self._padded)
         found: list[Observation] = []
-        for probe in [*probes, wide(self._structure, self._seed, initial)]:
+        for probe in [*probes, *further(self._structure, self._seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
                 found.append(self._observe(probe.inputs))
         return found

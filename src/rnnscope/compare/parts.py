@@ -23,7 +23,16 @@ from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.simulate import changed_inputs, joined
 from rnnscope.compare.single_steps import Known, opened, restricted
 
-__all__ = ["Flows", "OpenedPart", "Steps", "entered", "opened_parts", "scale", "started"]
+__all__ = [
+    "Flows",
+    "OpenedPart",
+    "Steps",
+    "entered",
+    "opened_parts",
+    "scale",
+    "started",
+    "worst_step",
+]
 
 FEW = 24
 """Units that are compared in the search of a large layer."""
@@ -215,6 +224,12 @@ def opened_parts(
         (layer, d): OpenedPart((layer, d), model.parts[layer][d], tuple(steps), names[d])
         for (layer, d), steps in found.items()
     }
+
+
+def worst_step(model: Model, observations: Sequence[Observation]) -> float:
+    """The largest ratio of any single step to what rounding allows; 0 where none is known."""
+    parts = opened_parts(model, observations).values()
+    return max((float(part.misfit([part.part]).worst[0]) for part in parts), default=0.0)
 
 
 def _steps(

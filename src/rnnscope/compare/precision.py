@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
+from rnnscope.compare.confirmed import proved
+from rnnscope.compare.evidence import largest
+from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.numbers_of import short
-from rnnscope.compare.observed import Observation, distance, predicted
+from rnnscope.compare.observed import Observation, distance, few_steps, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.single_steps import opened
@@ -56,8 +59,9 @@ def lower_precision(
     Either the numbers themselves have no more bits or decimals, or the differences are those of
     products whose operands are rounded: to these they are compared, number by number.
     """
-    if (written := _decimals(model, shown)) is not None:
-        return written
+    known = _decimals(model, shown) or _of_weights(model, shown, dtypes)
+    if known is not None:
+        return known
     returned = _returned(dtypes)
     for name in [returned] if returned else MANTISSAS:
         bits = MANTISSAS[name]
@@ -78,7 +82,7 @@ def lower_precision(
         if largest < WITHIN * unit and _few_bits(shown, bits):
             if returned:
                 return Cause("precision", name), _of_output(model, name, dtypes), largest
-            text = f"every number that came back has no more than the {bits} bits of {name}."
+            text = f"every number of the output has no more than the {bits} bits of {name}."
             return Cause("precision", name), _words(title, text, dtypes), largest
         alike = _correlation(pairs)
         if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
@@ -118,6 +122,44 @@ def _decimals(model: Model, shown: Sequence[Observation]) -> tuple[Cause, Words,
             )
             return Cause("precision", f"{count} decimals"), words, float(away.max())
     return None
+
+
+def _of_weights(
+    model: Model, shown: Sequence[Observation], dtypes: Sequence[torch.dtype]
+) -> tuple[Cause, Words, float] | None:
+    """Weights that are rounded, where these alone explain everything; None for others."""
+    for dtype in (d for d in (torch.float32, *LOWER) if d not in dtypes):
+        if all(one.unit >= torch.finfo(dtype).eps / 8 for one in shown):
+            continue
+        lowered = _with_weights(model, partial(_held, dtype=dtype), short(dtype))
+        first = [few_steps(one, one.inputs.steps, 1) for one in shown]
+        if worst(lowered, first) <= 1 and proved(lowered, shown):
+            name, needed = short(dtype), short(dtypes[0])
+            words = Words(
+                f"the weights are rounded to {name}",
+                f"with the reference's weights as {name} has them the two agree.",
+                f"store the weights in {needed}",
+            )
+            return Cause("precision", name), words, largest(lowered, shown)[0]
+    return None
+
+
+def _held(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """As a type holds these numbers."""
+    return value.to(dtype).double()
+
+
+def _with_weights(model: Model, change: Callable[[Tensor], Tensor], token: str) -> Model:
+    """The model with every parameter changed."""
+    return model.with_parts(
+        {
+            (layer, d): part.with_weights(
+                part.weights.map(change), token=("weights", token, part.token)
+            )
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+    )
 
 
 def _multiples(seen: Tensor, unit: float) -> list[int]:

@@ -16,7 +16,7 @@ from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
 from rnnscope.recurrent import Recurrent
 
-__all__ = ["Probe", "confirming", "drawn_inputs", "searching", "tiny_layer", "wide"]
+__all__ = ["Probe", "confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,14 @@ def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> 
     return found
 
 
-def wide(structure: Structure, seed: int, initial: bool) -> Probe:
+def further(structure: Structure, seed: int, initial: bool) -> list[Probe]:
     """Many rows of large inputs and states: what is cut off, and units of relu that are zero for
-    all others, may show."""
+    all others, may show; and one row of many steps."""
     generator = torch.Generator().manual_seed(seed + 2)
     inputs = drawn_inputs(structure, 4, 16, initial, generator)
     states = {name: 10 * value for name, value in inputs.initial.items()}
-    return Probe("wide", replace(inputs, x=10 * inputs.x, initial=states))
+    long = drawn_inputs(structure, 40, 1, initial, generator)
+    return [Probe("wide", replace(inputs, x=10 * inputs.x, initial=states)), Probe("long", long)]
 
 
 def tiny_layer(structure: Structure, seed: int) -> nn.Module:

@@ -62,7 +62,8 @@ def _headline(verdict: Verdict) -> str:
     over = "in one" if verdict.of_step else f"over {steps}"
     allows = f"rounding in {verdict.dtype} {over} allows {number(verdict.allowed)}"
     if verdict.agrees:
-        partly = verdict.horizon is not None and not verdict.stepwise
+        lost = verdict.horizon is not None and not verdict.stepwise
+        partly = lost or bool(verdict.uncompared)
         agrees = "agrees as far as it can be compared" if partly else "agrees"
         text = f"{agrees}: differs by at most {number(verdict.difference)}; {allows}"
     elif calls := [w for c, w in _told(verdict) if c.name in CALLS]:
@@ -85,9 +86,15 @@ def _headline(verdict: Verdict) -> str:
         text += (
             f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
             f"change these numbers by more than 1%: there, "
-            + ("only single steps are compared." if verdict.stepwise else "nothing is compared.")
+            + ("only single steps are compared" if verdict.stepwise else "nothing is compared")
+            + _uncompared(verdict.uncompared)
         )
     return "\n".join(textwrap.fill(line, WIDTH) for line in text.split("\n"))
+
+
+def _uncompared(names: Sequence[str]) -> str:
+    """The end of a sentence."""
+    return f", and {' and '.join(names)} not at all." if names else "."
 
 
 def _told(verdict: Verdict) -> list[tuple[Cause, Words]]:

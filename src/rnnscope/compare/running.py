@@ -234,6 +234,9 @@ def _recur(
         states = after
         if rounded is not None:
             states = {name: rounded(value) for name, value in after.items()}
+            # the layer above reads what is rounded
+            hands = states.get(part.emits, hands)
+            hands = hands if valid is None else hands * valid[t, :, None]
         carried = states if part.feeds == "h" else {**states, "h": found["h"]}
         before.append(last)
         emitted.append(hands)

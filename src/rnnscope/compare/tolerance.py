@@ -12,7 +12,7 @@ from rnnscope.compare.model import Inputs, Model, Part, Token
 from rnnscope.compare.observed import predicted
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["allowed", "most_allowed"]
+__all__ = ["LEAST", "allowed", "most_allowed"]
 
 
 GROWN = 5e3

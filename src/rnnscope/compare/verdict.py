@@ -63,7 +63,8 @@ class Verdict:
     arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
     why, where no number can be compared; ``few`` that there are too few numbers to prove any
     explanation. ``horizon`` is the step from which rounding alone may differ by more than a
-    hundredth, or None; ``stepwise`` tells whether single steps are compared from there on.
+    hundredth, or None; ``stepwise`` tells whether single steps are compared from there on, and
+    ``uncompared`` names the final states that are not compared at all.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -92,6 +93,7 @@ class Verdict:
     horizon: int | None = None
     stepwise: bool = True
     of_step: bool = False
+    uncompared: tuple[str, ...] = ()
     given: bool = False
     tried: int = 0
     finished: bool = True
@@ -160,4 +162,5 @@ class Verdict:
             "few": self.few,
             "probe": self.probe,
             "horizon": self.horizon,
+            "uncompared": list(self.uncompared),
         }

@@ -96,27 +96,23 @@ def _reset_before(part: Part, cause: Cause) -> Part | None:
 
 
 def _reset_whole(part: Part, cause: Cause) -> Part | None:
-    found = _resets(part)
-    if found is None:
-        return None
-    name, product, gate, leaf = found
-
-    def whole(expr: Expr) -> Expr | None:
-        inside = isinstance(expr, Sum) and expr.right == product
-        return gate * (expr.left + leaf) if inside else None  # type: ignore[attr-defined]
-
-    return with_equations(part, cause, **{name: mapped(part.cell.equations[name], whole)})
+    return _with_sum(part, cause, lambda of_x, gate, of_h: gate * (of_x + of_h))
 
 
 def _reset_input(part: Part, cause: Cause) -> Part | None:
+    return _with_sum(part, cause, lambda of_x, gate, of_h: gate * of_x + of_h)
+
+
+def _with_sum(part: Part, cause: Cause, change: Callable[[Expr, Expr, Expr], Expr]) -> Part | None:
+    """The part with another sum of the input's part and the state's, which a gate scales."""
     found = _resets(part)
     if found is None:
         return None
     name, product, gate, leaf = found
 
     def other(expr: Expr) -> Expr | None:
-        inside = isinstance(expr, Sum) and expr.right == product
-        return gate * expr.left + leaf if inside else None  # type: ignore[attr-defined]
+        of_both = isinstance(expr, Sum) and expr.right == product
+        return change(expr.left, gate, leaf) if of_both else None  # type: ignore[attr-defined]
 
     return with_equations(part, cause, **{name: mapped(part.cell.equations[name], other)})
 

@@ -1,0 +1,388 @@
+"""What a verdict says of what it compared: no more than that, and of the caller's own data."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import rnnscope as rs
+
+
+def plain(verdict: Any) -> str:
+    """The text of a verdict in one line."""
+    return " ".join(str(verdict).split())
+
+
+# --- what the sentences say -----------------------------------------------------------------------
+
+
+def test_numbers_of_six_decimals_agree() -> None:
+    """The limit of a run is no narrower than that of a single step."""
+    layer = nn.LSTM(5, 6)
+    for _ in range(10):
+        x = torch.randn(7, 3, 5)
+        assert rs.compare({"output": layer(x)[0].detach().numpy().round(6)}, layer, x, seconds=0)
+
+
+@pytest.mark.parametrize("size", [3e-6, 1e-4])
+def test_the_difference_that_is_told_is_more_than_is_allowed(size: float) -> None:
+    """Of an LSTM whose c is off by little at each step, and of one number that is."""
+    layer = nn.LSTM(5, 6)
+
+    def off(x: Any, initial: Any = None) -> Any:
+        state, outputs = initial or (torch.zeros(1, x.shape[1], 6),) * 2, []
+        for x_t in x:
+            output, (h, c) = layer(x_t[None], state)
+            state = h, c + size
+            outputs.append(output[0])
+        return torch.stack(outputs), state
+
+    def one_number(x: Any, initial: Any = None) -> Any:
+        output, state = layer(x, initial)
+        return output + size * (output == output[1, 1, 1]), state
+
+    for candidate in (off, one_number):
+        verdict = rs.compare(candidate, layer, seconds=0)
+        assert not verdict
+        assert verdict.difference > verdict.allowed
+        yours, expected = [
+            line.split()[-1] for line in str(verdict).splitlines() if line[:10].isspace()
+        ][:2]
+        assert yours != expected
+
+
+def test_the_first_place_is_not_on_padding() -> None:
+    layer, lengths = nn.LSTM(3, 4, bidirectional=True), torch.tensor([5, 2, 3])
+    x = torch.randn(5, 3, 3)
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    right = pad_packed_sequence(layer(packed)[0])[0].detach()
+    wrong = layer(x)[0].detach() * (torch.arange(5)[:, None] < lengths)[..., None]
+    first = rs.compare({"output": wrong.numpy()}, layer, x, lengths=lengths).first
+    assert first is not None
+    assert first.direction == "reverse"
+    assert first.time is not None
+    assert first.time < lengths[first.batch]
+    there = (first.time, first.batch, first.unit + 4)
+    assert first.expected == pytest.approx(float(right[there]), abs=1e-6)
+    assert first.yours == pytest.approx(float(wrong[there]), abs=1e-6)
+
+
+def test_a_projection_that_is_wrong_is_no_step_that_agrees() -> None:
+    layer = nn.LSTM(5, 6, proj_size=3)
+    other = nn.LSTM(5, 6, proj_size=3)
+    other.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        other.weight_hr_l0.mul_(1.1)
+    verdict = rs.compare(lambda x, h=None: other(x, h), layer, seconds=0.5)
+    assert not verdict.causes
+    assert "every single step agrees" not in plain(verdict).lower()
+    assert "gives another h" in plain(verdict)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_calls_that_agree_are_told_from_those_that_do_not(given: bool) -> None:
+    layer = nn.GRU(5, 6)
+
+    class Mine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layer
+
+        def forward(self, x: Tensor, h: Any = None) -> Any:
+            if h is None and not given:
+                h = torch.linspace(-1, 1, 6).expand(1, x.shape[1], 6).contiguous()
+            elif h is not None and given:
+                h = h.flip(-1)
+            return self.gru(x, h)
+
+    verdict = rs.compare(Mine(), layer, seconds=1)
+    assert not verdict.causes
+    where = "where initial states are given it agrees"
+    other = "where no initial states are given it agrees"
+    assert (where in plain(verdict).lower()) == (not given)
+    assert (other in plain(verdict).lower()) == given
+    assert ("h_0 zero" if not given else "h_0 not zero") in verdict.probe
+
+
+def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> None:
+    layer, x = nn.GRU(5, 6), torch.randn(7, 3, 5)
+    other = layer(x, torch.ones(1, 3, 6))[0].detach()
+    assert "did it start from other initial states" in plain(rs.compare(other, layer, x, seconds=1))
+    turned = layer(x)[0].detach()[:, [2, 0, 1]]
+    text = plain(rs.compare(turned, layer, x, seconds=1))
+    assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text
+
+
+def test_what_is_wrong_between_right_steps_is_told() -> None:
+    layer = nn.GRU(5, 6, 2, bidirectional=True)
+
+    def rolled(x: Tensor, h: Any = None) -> Any:
+        output, final = layer(x, h)
+        return output.roll(1, 0), final
+
+    verdict = rs.compare(rolled, layer, seconds=1)
+    assert not verdict.causes
+    assert (
+        "one step from states that are given agrees. So one step of each is right: what"
+        in plain(verdict)
+    )
+    assert "what differs is what is carried on, what it is given" in plain(verdict)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_nothing_is_right_of_which_a_part_is_unseen(steps: int) -> None:
+    layer = nn.LSTM(3, 4)
+    order = rs.compare(lambda x: order_of(layer, x), layer, torch.zeros(steps, 2, 3) + (steps == 1))
+    assert [cause.name for cause in order.causes] == ["gate_order"]
+    assert "the order of time" not in order.right
+    assert ("which gate is used" in order.right) == (steps > 1)
+
+
+def order_of(layer: nn.LSTM, x: Tensor) -> Tensor:
+    """The layer with the rows taken as i, o, g, f."""
+    other = nn.LSTM(3, 4)
+    blocks = {n: v.chunk(4) for n, v in layer.state_dict().items()}
+    other.load_state_dict({n: torch.cat([b[0], b[3], b[2], b[1]]) for n, b in blocks.items()})
+    return other(x)[0].detach()
+
+
+def test_too_few_numbers_are_said_to_be() -> None:
+    verdict = rs.compare(torch.full((1, 1, 1), 0.3), nn.LSTM(1, 1), torch.zeros(1, 1, 1))
+    assert verdict.few
+    assert not verdict.causes
+    assert "too few numbers" in plain(verdict)
+    assert "No known mistake explains it" not in plain(verdict)
+
+
+@pytest.mark.parametrize("factor", [1.003, 1.01])
+def test_a_factor_is_no_rounding(factor: float) -> None:
+    layer = nn.GRU(5, 6)
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] * factor, layer, seconds=1)
+    assert not verdict.causes
+    assert "as large as" not in plain(verdict)
+
+
+def test_random_numbers_of_a_generator_of_its_own_are_no_state_that_is_kept() -> None:
+    layer = nn.GRU(5, 6)
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = layer
+
+        def forward(self, x: Tensor, h: Any = None) -> Any:
+            noise = torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)
+            return self.gru(x + noise, h)
+
+    verdict = rs.compare(Noisy(), layer, seconds=1)
+    assert [cause.name for cause in verdict.causes] == ["random"]
+
+
+# --- how exactly ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "names", [["weight_hh_l0"], ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"]]
+)
+def test_weights_of_few_bits_are_named(names: list[str], dtype: torch.dtype) -> None:
+    """Not the products: with the candidate's own weights the two agree."""
+    layer, other = nn.GRU(5, 6), nn.GRU(5, 6)
+    other.load_state_dict(
+        {n: v.to(dtype).float() if n in names else v for n, v in layer.state_dict().items()}
+    )
+    verdict = rs.compare(other, layer)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {str(dtype)[6:]}"]
+    assert "the weights are rounded to" in plain(verdict)
+    assert "set_float32_matmul_precision" not in plain(verdict)
+
+
+def test_one_parameter_that_is_another_is_named() -> None:
+    layer, other = nn.GRU(5, 6), nn.GRU(5, 6)
+    other.load_state_dict(layer.state_dict())
+    nn.init.uniform_(other.weight_hh_l0)
+    verdict = rs.compare(other, layer)
+    assert [str(cause) for cause in verdict.causes] == ["not_loaded"]
+    assert "weight_hh_l0 differs from the reference's in 108 of 108" in plain(verdict)
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4, 5])
+@pytest.mark.parametrize("finals", [True, False])
+def test_numbers_of_few_decimals_are_named(decimals: int, finals: bool) -> None:
+    layer, x = nn.LSTM(5, 6), torch.randn(7, 3, 5)
+    output, (h, c) = layer(x)
+    numbers = {"output": output, "h_n": h, "c_n": c} if finals else {"output": output}
+    written = {name: value.detach().numpy().round(decimals) for name, value in numbers.items()}
+    verdict = rs.compare(written, layer, x)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {decimals} decimals"]
+    wrong = {**written, "output": written["output"] + np.float32(10.0 ** (1 - decimals))}
+    assert not rs.compare(wrong, layer, x, seconds=0.5).causes
+
+
+# --- where rounding has grown ---------------------------------------------------------------------
+
+
+def chaotic(kind: str, dtype: torch.dtype) -> nn.Module:
+    layer: nn.Module = getattr(nn, kind)(2, 16, bias=False).to(dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(10)
+    return layer
+
+
+@pytest.mark.parametrize("called", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "size"),
+    [("LSTM", torch.float64, 1e-6), ("GRU", torch.float32, 1), ("RNN", torch.float32, 1)],
+)
+def test_final_states_that_are_not_the_outputs_end_do_not_agree(
+    kind: str, dtype: torch.dtype, size: float, called: bool
+) -> None:
+    layer, x = chaotic(kind, dtype), torch.randn(100, 4, 2, dtype=dtype) * size
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, final = layer(x, initial)
+        return output, tuple(0 * s - 7 for s in final) if kind == "LSTM" else 0 * final - 7
+
+    output, final = mine(x)
+    states = final if kind == "LSTM" else (final,)
+    named = {"output": output, **dict(zip(("h_n", "c_n"), states, strict=False))}
+    numbers = {name: value.detach() for name, value in named.items()}
+    verdict = rs.compare(mine if called else numbers, layer, x, seconds=0.5)
+    assert not verdict
+    assert called or "h_n of the last layer is not what your own output ends with." in plain(
+        verdict
+    )
+
+
+def test_final_states_that_are_not_compared_are_named() -> None:
+    layer, x = chaotic("LSTM", torch.float64), torch.randn(100, 4, 2, dtype=torch.float64) * 1e-6
+    verdict = rs.compare(layer, layer, x)
+    assert verdict
+    assert verdict.uncompared == ("c_n",)
+    assert str(verdict).startswith("agrees as far as it can be compared")
+    assert "and c_n not at all." in plain(verdict)
+
+
+# --- first steps from zeros, and single steps -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "gate", "row"), [("GRU", "r", 1), ("LSTM", "f", 6), ("GRU", "r", 2)]
+)
+def test_a_first_step_from_zeros_shows_no_gate_that_scales_the_state(
+    kind: str, gate: str, row: int
+) -> None:
+    layer = getattr(nn, kind)(3, 5, bias=False)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other.weight_ih_l0[row] += 1.0
+    text = plain(rs.compare(lambda x, h=None: other(x, h), layer, seconds=0.5))
+    assert (
+        f"are right, but for those of {gate}, which scales what comes of a state of zeros" in text
+    )
+    assert f"and at row {row} of weight_ih_l0." in text
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("given", [True, False])
+def test_steps_that_were_not_looked_at_are_not_said_to_agree(kind: str, given: bool) -> None:
+    """Of two layers single calls of one step are all that is known."""
+    layer = getattr(nn, kind)(3, 5, 2)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        outputs = []
+        for t, x_t in enumerate(x):
+            output, initial = layer(x_t[None], initial)
+            if t > 20:
+                initial = tuple(0.9 * s for s in initial) if kind == "LSTM" else 0.9 * initial
+            outputs.append(output[0])
+        return torch.stack(outputs), initial
+
+    verdict = rs.compare(mine, layer, *([torch.randn(30, 4, 3)] if given else []), seconds=0.5)
+    assert not verdict  # without data too: one of the drawn inputs is long
+    assert verdict.steps > 20
+    assert "every single step agrees" not in plain(verdict).lower()
+    assert "one step from states that are given agrees" in plain(verdict)
+    assert "what differs is what is carried on" in plain(verdict)
+
+
+# --- places are those of the caller's data --------------------------------------------------------
+
+
+def test_rows_in_another_order_are_those_of_the_data() -> None:
+    layer, x = nn.GRU(3, 5, 2, bidirectional=True), torch.randn(10, 4, 3)
+
+    def sorted_rows(x: Tensor, initial: Any = None) -> Any:
+        output, final = layer(x, initial)
+        return output[:, x[0, :, 0].argsort()], final
+
+    order = ", ".join(map(str, x[0, :, 0].argsort().tolist()))
+    assert f"in the order {order}." in plain(rs.compare(sorted_rows, layer, x, seconds=0.5))
+
+
+def test_steps_that_differ_are_those_of_the_data() -> None:
+    layer, x = nn.LSTM(3, 5), torch.randn(30, 4, 3)
+
+    def short(x: Tensor, initial: Any = None, lengths: Any = None) -> Any:
+        sizes = torch.as_tensor(lengths)
+        sizes = torch.where(sizes < len(x), sizes - 1, sizes)
+        packed = pack_padded_sequence(x, sizes, enforce_sorted=False)
+        output, final = layer(packed, initial)
+        return pad_packed_sequence(output, total_length=len(x))[0], final
+
+    text = plain(rs.compare(short, layer, x, lengths=[30, 12, 7, 20], seconds=0.5))
+    assert "only time 6 of row 2, time 11 of row 1, time 19 of row 3 differ" in text
+
+
+def test_a_candidate_that_is_wrong_for_one_row_alone_does_not_agree() -> None:
+    layer = nn.GRU(3, 5)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, final = layer(x, initial)
+        return output * (1.01 if x.shape[1] == 1 else 1), final
+
+    verdict = rs.compare(mine, layer, seconds=0.5)
+    assert not verdict
+    assert "depends on how many rows there are" in plain(verdict)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_few_bits_are_told_from_products_of_few(dtype: torch.dtype) -> None:
+    """Also where they cannot be seen, in a function."""
+    layer, x = nn.LSTM(3, 5), torch.randn(30, 4, 3)
+    other = copy.deepcopy(layer).to(dtype).float()
+    verdict = rs.compare(lambda x, h=None: other(x, h), layer, x)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {str(dtype)[6:]}"]
+    assert "the weights are rounded to" in plain(verdict)
+    assert verdict.explanations[0].left <= verdict.allowed
+
+
+def test_of_an_output_of_few_bits_nothing_is_said_of_the_states() -> None:
+    layer = nn.GRU(3, 5)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, final = layer(x, initial)
+        return output.half().float(), final
+
+    text = plain(rs.compare(mine, layer, torch.randn(30, 4, 3)))
+    assert "every number of the output has no more than the 11 bits of float16" in text
+
+
+def test_many_numbers_are_not_too_few() -> None:
+    verdict = rs.compare(np.zeros((50, 8, 5), np.float32), nn.LSTM(3, 5), torch.randn(50, 8, 3))
+    assert not verdict
+    assert not verdict.few
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_numbers_of_a_call_without_a_batch_agree(layers: int) -> None:
+    layer, x = nn.GRU(3, 5, layers), torch.randn(7, 3)
+    output, final = layer(x)
+    assert rs.compare({"output": output.detach(), "h_n": final.detach()}, layer, x)
