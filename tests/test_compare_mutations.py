@@ -312,6 +312,33 @@ def of_reverse(name: str, choice: str = "", tensors: str = "", layer: int | None
                 Mistake("reset_whole", "", "", 1),
             ],
         ),
+        (  # three in the equations and the order of rows, none of which comes closer alone
+            Setting("lstm_projected", 1, 1, seed=2),
+            "output",
+            [
+                Mistake("coupled", "i"),
+                Mistake("forget_bias", "after"),
+                Mistake("gate_order", "ifog", "ih"),
+            ],
+        ),
+        (  # three in the weights, of which only the ends of a whole run are seen
+            Setting("lstm", 2, 1, seed=2),
+            "arrays",
+            [
+                Mistake("bias_doubled", "", "b_ih", 0),
+                Mistake("gate_order", "igof", "W", 0),
+                Mistake("interleaved", "read", "W_ih", 0),
+            ],
+        ),
+        (  # three in a layer of which nothing is seen but what the layer above makes of it
+            Setting("lstm", 2, 1, seed=3),
+            "output",
+            [
+                Mistake("coupled", "i", "", 0),
+                Mistake("gate_order", "gfoi", "W_hh", 0),
+                Mistake("transposed", "", "W_ih", 0),
+            ],
+        ),
         (  # and one in each of two
             Setting("lstm", 2, 2),
             "call_output",

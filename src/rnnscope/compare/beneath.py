@@ -21,6 +21,7 @@ from rnnscope.compare.model import Model, PartIndex
 from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.single_steps import opened
+from rnnscope.compare.thorough import Thorough
 
 __all__ = ["beneath"]
 
@@ -45,6 +46,7 @@ def beneath(
     every: Sequence[Cause],
     known: Changed,
     late: Callable[[], bool],
+    thorough: Thorough,
 ) -> Iterator[list[Causes]]:
     """Sets of mistakes that explain the last layer's steps: one below it, with one, then with two
     in each direction of its own."""
@@ -53,7 +55,7 @@ def beneath(
     if last == 0 or not seen:
         return
     cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
-    yield _with_nothing_wrong_below(model, seen, cells, known, late)
+    yield _with_nothing_wrong_below(model, seen, cells, known, late, thorough)
     below = [c for c in every if c.layer is not None and c.layer < last and _of_cell(c)]
     hypotheses = _Hypotheses.of(model, max(seen, key=_fullness), [frozenset({c}) for c in below])
     if hypotheses is None:
@@ -64,7 +66,7 @@ def beneath(
     ]
     yield from _together(model, hypotheses, fits)
     if model.num_directions > 1:
-        yield from _partly(hypotheses, fits, cells, known, late)
+        yield from _partly(hypotheses, fits, cells, known, late, thorough)
         return
     pairs = [frozenset(pair) for pair in combinations(cells, 2) if not excludes(*pair)]
     for start in range(0, len(pairs), CHUNK):
@@ -80,6 +82,7 @@ def _partly(
     cells: Sequence[Cause],
     known: Changed,
     late: Callable[[], bool],
+    thorough: Thorough,
 ) -> Iterator[list[Causes]]:
     """The hypotheses that explain one of two directions, the other searched for more mistakes."""
     some = [k for k in range(len(hypotheses.sets)) if any(one.sets[k] for one in fits)]
@@ -89,7 +92,7 @@ def _partly(
         hints = [below, *(s for sets in every for s in sets[:FIRST])]
         parts = hypotheses.opened(k)
         found = [
-            sets or explain(part, cells, known, late, hints=hints)
+            sets or explain(part, cells, known, late, hints=hints, thorough=thorough)
             for sets, part in zip(every, parts, strict=True)
         ]
         if all(found):
@@ -102,6 +105,7 @@ def _with_nothing_wrong_below(
     cells: Sequence[Cause],
     known: Changed,
     late: Callable[[], bool],
+    thorough: Thorough,
 ) -> list[Causes]:
     """What explains the last layer where those below it are right."""
     last = model.num_layers - 1
@@ -111,7 +115,9 @@ def _with_nothing_wrong_below(
         if outcome is not None and len(outcome.layers) > last:
             flows[k, last] = outcome.layers[last - 1]
     parts = {p: part for p, part in opened_parts(model, seen, flows).items() if p[0] == last}
-    explained = {p: explain(part, cells, known, late) for p, part in parts.items()}
+    explained = {
+        p: explain(part, cells, known, late, thorough=thorough) for p, part in parts.items()
+    }
     return merged(model, explained)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations, product
-from typing import Protocol
 
 from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
 from rnnscope.compare.catalogue.equations import NEGATED
 from rnnscope.compare.catalogue.weights import OF
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.misfit import Misfit
 from rnnscope.compare.model import Model, Part, PartIndex
+from rnnscope.compare.parts import OpenedPart
+from rnnscope.compare.runs import RunPart
+from rnnscope.compare.thorough import Thorough
 
 __all__ = [
     "BEAM",
@@ -46,26 +47,8 @@ MOST = 256
 that are tried as a whole."""
 
 
-class Witness(Protocol):
-    """What tells how far a part with mistakes is from what was observed of it."""
-
-    @property
-    def part(self) -> Part:
-        """The part as it should be."""
-
-    @property
-    def few_units(self) -> bool:
-        """Whether only few of many units differ."""
-
-    @property
-    def richest(self) -> Witness:
-        """The same with one call only, that of which most is known."""
-
-    def few(self, part: Part) -> Part:
-        """Of a part what ``misfit`` needs of it."""
-
-    def misfit(self, parts: Sequence[Part]) -> Misfit:
-        """How far each part is from what was observed."""
+Witness = OpenedPart | RunPart
+"""What tells how far a part with mistakes is from what was observed of it."""
 
 
 def explain(
@@ -75,21 +58,32 @@ def explain(
     late: Callable[[], bool],
     depth: int = 3,
     hints: Iterable[Causes] = (),
+    thorough: Thorough | None = None,
 ) -> list[Causes]:
     """The smallest sets of mistakes of one part that explain what was observed of it; the empty
     set where nothing is wrong there, none where nothing explains it. ``hints`` are sets that
-    explain other parts."""
+    explain other parts; ``thorough`` tries every set of mistakes in weights and equations, and
+    leaves those that come close, with one more, to the others."""
     if witness.few_units:
         return []
     large = witness.part.weights.hh.numel() > LARGE
     beam, each = (4, EACH) if large else (BEAM, EACH)
     bases: list[Causes] = [frozenset()]
     tried: set[Causes] = set()
+    covered = False
     for size in range(depth + 1):
         wanted = bases if size == 0 else _extended(bases, every)
         if size == 1:
             wanted = chain(wanted, hints)
+        if size > 1 and thorough is not None:
+            sets = thorough.fitting(witness, size, known, late)
+            found = [] if sets is None else _fitting(witness, sets, known)[0]
+            if found:
+                return found
+            covered = sets is not None
         fresh = [s for s in dict.fromkeys(wanted) if s not in tried]
+        if size == depth and thorough is not None and covered:
+            fresh = [s for s in fresh if not thorough.covers(witness.part, s)]
         tried.update(fresh)
         found, made = _fitting(witness, fresh, known)
         if found:
@@ -98,6 +92,9 @@ def explain(
             found, _ = _fitting(witness, [frozenset(pair) for pair in scrambles(every)], known)
             if found:
                 return found
+        if size == depth == 1 and thorough is not None:
+            # pairs of which one is in the weights cost no more than that
+            return _fitting(witness, thorough.fitting(witness, 2, known, late, 1) or [], known)[0]
         if not made or size == depth or late():
             return []
         bases = [made[k][0] for k in witness.misfit([p for _, p in made]).closest(beam, each)]

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from rnnscope.compare.batched import LARGE
 from rnnscope.compare.beneath import beneath
-from rnnscope.compare.by_part import FIRST, Causes, Witness, explain, merged
+from rnnscope.compare.by_part import FIRST, Causes, Witness, excludes, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part, PartIndex, Token
 from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
 from rnnscope.compare.runs import flows_above, run_parts
+from rnnscope.compare.stacked import Stacked
+from rnnscope.compare.thorough import Thorough
 
 __all__ = ["Seeds"]
 
@@ -47,6 +49,7 @@ class Seeds:
         # what stands in one place alone, as where sizes allow it, is tried in each
         of_cell = (c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell)
         self._cells = list(dict.fromkeys(of_cell))
+        self._thorough = Thorough(self._cells, excludes)
         self.observations = [_with_own_finals(one) for one in self.observations]
         opened = opened_parts(self.model, self.observations)
         self.hopeless = any(part.few_units for part in opened.values())
@@ -67,7 +70,9 @@ class Seeds:
         if self.model.num_layers > 1:
             yield from self._by_runs_around()
             if not any(layer for layer, _ in explained):
-                yield from beneath(self.model, self.observations, self.every, self.known, self.late)
+                yield from self._of_two_layers()
+        elif not whole:
+            yield self._by_runs(self.model, explained)
 
     def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
         """What explains each part; what explains one is tried in the others."""
@@ -79,7 +84,7 @@ class Seeds:
     def _explain(self, witness: Witness, depth: int, hints: Sequence[Causes]) -> list[Causes]:
         if self.late():
             return []
-        return explain(witness, self._cells, self.known, self.late, depth, hints)
+        return explain(witness, self._cells, self.known, self.late, depth, hints, self._thorough)
 
     # calls of one step ------------------------------------------------------------------------
 
@@ -136,6 +141,24 @@ class Seeds:
         if key not in self._done:
             self._done[key] = self._explain(part, depth, ())
         return self._done[key]
+
+    # two layers -------------------------------------------------------------------------------
+
+    def _of_two_layers(self) -> Iterator[list[Causes]]:
+        """What explains two layers of which only the last is seen."""
+        seen = [one for one in self.observations if one.output is not None]
+        seen.sort(key=lambda one: (one.inputs.given, one.count), reverse=True)
+        stacked = None
+        if seen and not self.late():
+            stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
+        if stacked is not None:
+            for size, equations in ((1, 1), (1, 0), (2, 1), (2, 0)):
+                yield from stacked.fitting(size, equations)
+        searched = self.model, self.observations, self.every
+        yield from beneath(*searched, self.known, self.late, self._thorough)
+        if stacked is not None:
+            for size, equations in ((3, 1), (2, 2), (3, 0), (3, 2)):
+                yield from stacked.fitting(size, equations)
 
     # whole runs -------------------------------------------------------------------------------
 
