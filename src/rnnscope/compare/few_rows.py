@@ -188,6 +188,8 @@ class FirstSteps:
         if self.whole is not None and not separable(part.cell):
             return self.whole.fitting(part, variants)
         left = torch.arange(len(variants))
+        if not len(left):
+            return left
         hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
         with torch.inference_mode():
             # most are told from the rest by one row

@@ -138,7 +138,7 @@ class Stacked:
         late: Callable[[], bool],
     ):
         self._parts, self._rows, self._known, self._late = parts, rows, known, late
-        self._few: dict[int, _Placed] = {}
+        self._few: dict[int, list[_Placed]] = {}
         lower, upper = parts
         self._kinds = thorough.kinds(lower, known), thorough.kinds(upper, known)
         self._variants = tuple(
@@ -146,7 +146,8 @@ class Stacked:
         )
         below, above = self._kinds
         # where a mistake of the lower layer stands among those of the upper one; -1 for nowhere
-        self._above = torch.tensor([above.places.get(c, -1) for c in below.weights])
+        places = [above.places.get(c, -1) for c in below.weights]
+        self._above = torch.tensor(places, dtype=torch.long)
 
     @classmethod
     def of(
@@ -242,8 +243,8 @@ class Stacked:
             return
         if size not in self._few:
             every = [one for counts in _shares(size) for one in self._sharing(counts)]
-            self._few[size] = _joined(every)
-        yield self._few[size]
+            self._few[size] = [_joined(every)] if every else []
+        yield from self._few[size]
 
     def _sharing(self, counts: tuple[int, int, int]) -> Iterator[_Placed]:
         """Sets of so many mistakes below, above, and in both."""
