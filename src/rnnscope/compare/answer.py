@@ -12,7 +12,14 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Structure
 from rnnscope.compare.model import Inputs
-from rnnscope.compare.numbers_of import as_numbers, check_depth, held_by_torch, is_array, kind_of
+from rnnscope.compare.numbers_of import (
+    as_numbers,
+    check_depth,
+    held_by_torch,
+    is_array,
+    kind_of,
+    on_gpu,
+)
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
@@ -30,6 +37,7 @@ class Answer:
     ``others`` holds what else came back, as it came. ``exchanged``: batch and time of the output
     were exchanged to read it. ``batch_first`` holds the states that came back batch first, by their
     shapes, with a note each. ``unread`` says which came back in a shape that is not known.
+    ``on_gpu``: it was computed on a GPU, in float32.
     """
 
     output: Tensor
@@ -40,6 +48,7 @@ class Answer:
     exchanged: bool = False
     batch_first: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         exchanged,
         batch_first,
         tuple(unread),
+        on_gpu(returned),
     )
 
 

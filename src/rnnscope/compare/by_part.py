@@ -89,7 +89,10 @@ def explain(
         if found:
             return found
         if size == 2 and not large:
-            found, _ = _fitting(witness, [frozenset(pair) for pair in scrambles(every)], known)
+            pairs = [frozenset(pair) for pair in scrambles(every)]
+            if thorough is not None and covered:
+                pairs = [s for s in pairs if not thorough.covers(witness.part, s)]
+            found, _ = _fitting(witness, pairs, known)
             if found:
                 return found
         if size == depth == 1 and thorough is not None:

@@ -17,7 +17,7 @@ from rnnscope.adopt import Structure, adopt
 from rnnscope.compare.answer import Answer, answered
 from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, same
 from rnnscope.compare.model import Inputs
-from rnnscope.compare.numbers_of import short
+from rnnscope.compare.numbers_of import ON_GPU, on_gpu, short
 from rnnscope.compare.signature import Signature, layer_parameter
 from rnnscope.compare.undisturbed import Kept, Random, Settings, detached
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
@@ -225,7 +225,9 @@ class Candidate:
         if mutated:
             notes.append(f"{self.name} changes {' and '.join(mutated)} in place")
         answer = answered(returned, self.structure, asked, self.name)
-        return replace(answer, notes=(*self._notes, *notes, *answer.notes))
+        there = answer.on_gpu or on_gpu(asked.x)
+        notes += [ON_GPU] * there
+        return replace(answer, notes=(*self._notes, *notes, *answer.notes), on_gpu=there)
 
     def _suited(self, inputs: Inputs) -> tuple[Inputs, list[str]]:
         """The inputs in the candidate's own type of number, on its device."""

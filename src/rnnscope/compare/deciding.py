@@ -22,7 +22,7 @@ from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
 from rnnscope.compare.own_weights import OwnWeights
 from rnnscope.compare.parts import opened_parts, worst_step
-from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
+from rnnscope.compare.precision import lower_precision, of_a_gpu, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search
 from rnnscope.compare.subject import Subject, Told
 from rnnscope.compare.tolerance import LEAST
@@ -255,6 +255,7 @@ class Comparison:
         holds = (*self._of_output(searched, shown), *known)
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
+        size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))

@@ -186,10 +186,10 @@ class Model:
 
     @classmethod
     def of(cls, adopted: Adopted, dtype: torch.dtype) -> Model:
-        """The layer as it is, its weights copied in a type of number."""
+        """The layer as it is, its weights copied to the CPU in a type of number."""
 
         def copied(weights: Weights) -> Weights:
-            return weights.map(lambda t: t.detach().to(dtype, copy=True))
+            return weights.map(lambda t: t.detach().to("cpu", dtype, copy=True))
 
         parts = tuple(
             tuple(

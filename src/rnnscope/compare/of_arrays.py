@@ -12,6 +12,7 @@ from rnnscope.adopt import Adopted
 from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import described
 from rnnscope.compare.model import Inputs, Model, Outcome
+from rnnscope.compare.numbers_of import ON_GPU, on_gpu
 from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.recorded import Recorded
 from rnnscope.compare.subject import (
@@ -41,7 +42,9 @@ class OfArrays:
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.model = Model.of(adopted, torch.float64)
         kind = adopted.structure.kind
-        self.notes = [*recorded.notes, *on_padding(recorded.output, inputs, kind)]
+        there = on_gpu(value)
+        padding = on_padding(recorded.output, inputs, kind)
+        self.notes = [*[ON_GPU] * there, *recorded.notes, *padding]
         self.unread = list(recorded.unread)
         self.untried: set[str] = {"the final states"} if recorded.unread else set()
         self.findings: list[str] = []
@@ -50,7 +53,7 @@ class OfArrays:
         self._observation = observed(
             self.model,
             inputs,
-            rounding(*self.dtypes),
+            rounding(*self.dtypes, on_gpu=there),
             recorded.output,
             recorded.final,
             recorded.quantities,

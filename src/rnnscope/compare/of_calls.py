@@ -185,7 +185,8 @@ class OfCalls:
         self._note((*answer.notes, *unused, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
-        unit = rounding(self._dtype, *([answer.dtype] if answer.dtype in UNIT else []))
+        known = [answer.dtype] if answer.dtype in UNIT else []
+        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
         seen = inputs.to(self._dtype).to(torch.float64)
         return observed(self.model, seen, unit, output, final, quantities)
 

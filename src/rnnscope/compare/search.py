@@ -206,8 +206,16 @@ class Search:
             return self._found(found)
         sets, misfit = self._measure([frozenset(), *singles])
         beam = self._best(sets, misfit)
+        found, seeds = self._from_seeds(self._seeds)
+        if found:
+            return self._found(self._alternatives(found))
+        return self._extend([*dict.fromkeys(seeds), *beam])
+
+    def _from_seeds(self, every: Iterable[list[Causes]]) -> tuple[list[Causes], list[Causes]]:
+        """Sets that explain everything, from those that explain parts, alone or with more; and the
+        nearest of these where there are none."""
         seeds: list[Causes] = []
-        for some in self._seeds:
+        for some in every:
             sets, misfit = self._measure(some)
             found = self._explaining(sets)
             if not found and sets:
@@ -216,8 +224,8 @@ class Search:
                 found = self._explaining_quickly(self._with_one_more(near[:NEAREST]))
                 found = found or self._explaining_quickly(self._with_pairs(near[:1]))
             if found:
-                return self._found(self._alternatives(found))
-        return self._extend([*dict.fromkeys(seeds), *beam])
+                return found, seeds
+        return [], seeds
 
     def _with_one_more(self, bases: Iterable[Causes]) -> list[Causes]:
         extended = [base | {cause} for base in bases for cause in self.every]
@@ -246,6 +254,7 @@ class Search:
                 found = found or self._explaining_quickly(self._with_pairs(alone))
                 for more in (self._scrambled, self._through, self._scrambled_beside):
                     found = found or self._explaining_quickly(more())
+                found = found or self._from_seeds(self._seeds.slow())[0]
                 if found:
                     return self._found(self._alternatives(found))
                 extended += pairs

@@ -43,6 +43,7 @@ class Seeds:
     late: Callable[[], bool]
     hopeless: bool = False
     _done: dict[Token, list[Causes]] = field(default_factory=dict)
+    _stacked: Stacked | None = None
 
     def __iter__(self) -> Iterator[list[Causes]]:
         """One way of looking after the other."""
@@ -71,8 +72,16 @@ class Seeds:
             yield from self._by_runs_around()
             if not any(layer for layer, _ in explained):
                 yield from self._of_two_layers()
-        elif not whole:
-            yield self._by_runs(self.model, explained)
+
+    def slow(self) -> Iterator[list[Causes]]:
+        """Ways of looking that take long, once the others are done."""
+        if self.hopeless:
+            return
+        if self.model.num_layers == 1:
+            yield self._by_runs(self.model, {})
+        elif self._stacked is not None:
+            for size, equations in ((3, 1), (2, 2), (3, 0), (3, 2)):
+                yield from self._stacked.fitting(size, equations)
 
     def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
         """What explains each part; what explains one is tried in the others."""
@@ -148,17 +157,13 @@ class Seeds:
         """What explains two layers of which only the last is seen."""
         seen = [one for one in self.observations if one.output is not None]
         seen.sort(key=lambda one: (one.inputs.given, one.count), reverse=True)
-        stacked = None
         if seen and not self.late():
-            stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
-        if stacked is not None:
+            self._stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
+        if self._stacked is not None:
             for size, equations in ((1, 1), (1, 0), (2, 1), (2, 0)):
-                yield from stacked.fitting(size, equations)
+                yield from self._stacked.fitting(size, equations)
         searched = self.model, self.observations, self.every
         yield from beneath(*searched, self.known, self.late, self._thorough)
-        if stacked is not None:
-            for size, equations in ((3, 1), (2, 2), (3, 0), (3, 2)):
-                yield from stacked.fitting(size, equations)
 
     # whole runs -------------------------------------------------------------------------------
 

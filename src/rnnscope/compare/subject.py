@@ -14,7 +14,7 @@ from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import doubled
 from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import UNIT, Observation, few_steps
+from rnnscope.compare.observed import GPU_ROUNDINGS, UNIT, Observation, few_steps
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.tolerance import allowed
 
@@ -87,9 +87,11 @@ class Subject(Protocol):
         """The candidate's own parameters of the same names that differ, and the model with them."""
 
 
-def rounding(*dtypes: torch.dtype) -> float:
-    """The rounding unit of the coarsest of these types; no coarser than float32's."""
-    return max(UNIT.get(dtype, UNIT[torch.float32]) for dtype in dtypes)
+def rounding(*dtypes: torch.dtype, on_gpu: bool = False) -> float:
+    """The rounding unit of the coarsest of these types; no coarser than float32's, which is
+    coarser on a GPU."""
+    unit = max(UNIT.get(dtype, UNIT[torch.float32]) for dtype in dtypes)
+    return GPU_ROUNDINGS * unit if on_gpu and unit == UNIT[torch.float32] else unit
 
 
 def observed(

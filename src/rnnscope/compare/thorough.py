@@ -39,6 +39,9 @@ MOST = 4096
 NUMBERS = 2**14
 """Numbers in the matrices of a part above which its variants would take too much memory."""
 
+EQUATIONS = 2
+"""Mistakes in the equations that are combined."""
+
 PARTS = 6
 """Parts of which the variants are remembered."""
 
@@ -60,7 +63,7 @@ class Thorough:
         size: int,
         known: Changed,
         late: Callable[[], bool],
-        equations: int = 3,
+        equations: int = EQUATIONS,
     ) -> list[Causes] | None:
         """The sets of so many mistakes in the weights and equations, at most some of them in
         ``equations``, under which a few rows come out as they were observed; None where these tell
@@ -94,8 +97,10 @@ class Thorough:
         """Whether a set of mistakes is one of those that are tried."""
         kinds = self._kinds[_kind(part)]
         of_biases = sum(c in kinds.places and kinds.of_biases(c) for c in together)
-        mine = all(c in kinds.places or c in kinds.equations for c in together)
-        return mine and of_biases <= DEPTHS[-1] and part.stored.hidden_size <= WIDE
+        of_equations = sum(c in kinds.equations for c in together)
+        mine = of_equations + sum(c in kinds.places for c in together) == len(together)
+        few = of_equations <= EQUATIONS and of_biases <= DEPTHS[-1]
+        return mine and few and part.stored.hidden_size <= WIDE
 
     def kinds(self, part: Part, known: Changed) -> Kinds:
         """What the mistakes change of a part."""
