@@ -222,6 +222,14 @@ def test_two_mistakes_of_which_one_changes_what_the_other_returns(mistakes: Any)
     assert result.outcome == "explained", str(result)
 
 
+@pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
+def test_two_mistakes_are_not_told_as_three(kind: str) -> None:
+    """A reversed input with h_n of the first step gives the same as a reversed output."""
+    mistakes = [Mistake("never_carried"), Mistake("time_reversed", "output")]
+    result = plant(Setting(kind), mistakes, "call")
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_three_mistakes(seed: int) -> None:
     count, failed = share(3, [Setting(kind) for kind in KINDS] * 2, seed)

@@ -412,12 +412,12 @@ class Search:
             known = joined
 
     def _fewer(self, found: Sequence[Causes]) -> list[Causes]:
-        """Sets in which one mistake stands for two of a kind."""
+        """Sets in which one mistake stands for two: of a kind, and in the first set for any."""
         wanted = [
             (s - {one, other}) | {instead}
-            for s in found[:4]
+            for k, s in enumerate(found[:4])
             for one, other in combinations(s, 2)
-            if one.name == other.name and len(s) > 2
+            if len(s) > 2 and (k == 0 or one.name == other.name)
             for instead in self.every
         ]
         return self._explaining_quickly(list(filter(self._sensible, dict.fromkeys(wanted))))
