@@ -47,9 +47,10 @@ def beneath(
     known: Changed,
     late: Callable[[], bool],
     thorough: Thorough,
+    pairs: bool = True,
 ) -> Iterator[list[Causes]]:
-    """Sets of mistakes that explain the last layer's steps: one below it, with one, then with two
-    in each direction of its own."""
+    """Sets of mistakes that explain the last layer's steps: one below it, with one, then with
+    ``pairs`` of its own, or more in one of its directions."""
     last = model.num_layers - 1
     seen = [one for one in observations if one.output is not None and one.inputs.lengths is None]
     if last == 0 or not seen:
@@ -68,11 +69,11 @@ def beneath(
     if model.num_directions > 1:
         yield from _partly(hypotheses, fits, cells, known, late, thorough)
         return
-    pairs = [frozenset(pair) for pair in combinations(cells, 2) if not excludes(*pair)]
-    for start in range(0, len(pairs), CHUNK):
+    two = [frozenset(pair) for pair in combinations(cells, 2) if pairs and not excludes(*pair)]
+    for start in range(0, len(two), CHUNK):
         if late():
             return
-        more = _Fits.of(hypotheses, 0, pairs[start : start + CHUNK], known)
+        more = _Fits.of(hypotheses, 0, two[start : start + CHUNK], known)
         yield from _together(model, hypotheses, [more])
 
 

@@ -89,13 +89,13 @@ class Products:
         before: Mapping[str, Tensor],
         units: Tensor | None = None,
         own: Iterable[str] = (),
-        x: Tensor | None = None,
+        of_x: Tensor | None = None,
     ) -> Mapping[str, Tensor]:
         """Every quantity of a step, (variant, batch, unit), from the states ``before``; ``units``
-        and ``own`` as ``Step`` has them. ``x`` (variant, batch, feature) is what each reads, if it
-        is not the same."""
+        and ``own`` as ``Step`` has them. ``of_x`` (variant, batch, rows of gates) is the product
+        with what each reads, where that is not the same."""
         i, j, k = chosen.unbind(1)
-        of_x = self.of_x[:, t, rows][i] if x is None else torch.matmul(x, self.ih[i].mT)
+        of_x = self.of_x[:, t, rows][i] if of_x is None else of_x
         if t < self.of_h.shape[1]:
             of_h = self.of_h[:, t, rows][j]
         else:

@@ -252,7 +252,8 @@ class Search:
                 found = self._explaining_quickly(pairs)
                 alone = [s for s in beam[:NEAREST] if len(s) == 1]
                 found = found or self._explaining_quickly(self._with_pairs(alone))
-                for more in (self._scrambled, self._through, self._scrambled_beside):
+                ways = self._scrambled, self._through, self._scrambled_beside
+                for more in ways if self._seeds.stacked is None else (self._through,):
                     found = found or self._explaining_quickly(more())
                 found = found or self._from_seeds(self._seeds.slow())[0]
                 if found:

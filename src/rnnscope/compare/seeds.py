@@ -34,7 +34,8 @@ Explained = dict[PartIndex, list[Causes]]
 
 @dataclass
 class Seeds:
-    """Sets of mistakes that explain parts by themselves, the likely ones first."""
+    """Sets of mistakes that explain parts by themselves, the likely ones first. ``stacked``: where
+    there is one, all pairs of mistakes of cells were tried."""
 
     model: Model
     observations: Sequence[Observation]
@@ -43,7 +44,7 @@ class Seeds:
     late: Callable[[], bool]
     hopeless: bool = False
     _done: dict[Token, list[Causes]] = field(default_factory=dict)
-    _stacked: Stacked | None = None
+    stacked: Stacked | None = None
 
     def __iter__(self) -> Iterator[list[Causes]]:
         """One way of looking after the other."""
@@ -79,9 +80,10 @@ class Seeds:
             return
         if self.model.num_layers == 1:
             yield self._by_runs(self.model, {})
-        elif self._stacked is not None:
-            for size, equations in ((3, 1), (2, 2), (3, 0), (3, 2)):
-                yield from self._stacked.fitting(size, equations)
+        elif self.stacked is not None:
+            for size, equations in ((3, 1), (3, 2), (3, 0)):
+                yield from self.stacked.fitting(size, equations)
+            yield from self._beneath(pairs=True)
 
     def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
         """What explains each part; what explains one is tried in the others."""
@@ -158,12 +160,15 @@ class Seeds:
         seen = [one for one in self.observations if one.output is not None]
         seen.sort(key=lambda one: (one.inputs.given, one.count), reverse=True)
         if seen and not self.late():
-            self._stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
-        if self._stacked is not None:
-            for size, equations in ((1, 1), (1, 0), (2, 1), (2, 0)):
-                yield from self._stacked.fitting(size, equations)
+            self.stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
+        if self.stacked is not None:
+            for size, equations in ((1, 0), (2, 1), (2, 0)):
+                yield from self.stacked.fitting(size, equations)
+        yield from self._beneath(pairs=self.stacked is None)
+
+    def _beneath(self, pairs: bool) -> Iterator[list[Causes]]:
         searched = self.model, self.observations, self.every
-        yield from beneath(*searched, self.known, self.late, self._thorough)
+        yield from beneath(*searched, self.known, self.late, self._thorough, pairs)
 
     # whole runs -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, product
 
 import torch
@@ -52,6 +53,13 @@ class _Placed:
     upper: Tensor
     names: Callable[[int], Causes]
 
+    @cached_property
+    def reading(self) -> tuple[Tensor, Tensor]:
+        """What is read by which variant of W_ih, each pair once (pair, 2), and that of each set."""
+        most = int(self.upper[:, 0].max()) + 1
+        keys, index = torch.unique(self.which * most + self.upper[:, 0], return_inverse=True)
+        return torch.stack([keys // most, keys % most], 1), index
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -70,46 +78,48 @@ class _Rows:
         """The sets that fit, with the equations of both parts."""
         left = torch.arange(len(placed.which))
         with torch.inference_mode():
-            # most are told from the rest by one number
-            one = FIRST if separable(upper.cell) else None
-            for rows, steps, units in ((slice(0, 1), 1, one), (slice(None), STEPS, None)):
-                if len(left):
-                    left = left[self._fitting(lower, upper, placed, left, rows, steps, units)]
+            if separable(upper.cell):  # most are told from the rest by one number
+                left = left[self._by_one_unit(lower, upper, placed)]
+            if len(left):
+                mine, theirs = placed.lower[placed.which[left]], placed.upper[left]
+                left = left[self._by_steps(lower, upper, mine, theirs)]
         return left.tolist()
 
-    def _fitting(
-        self,
-        lower: Part,
-        upper: Part,
-        placed: _Placed,
-        sets: Tensor,
-        rows: slice,
-        steps: int,
-        units: Tensor | None,
-    ) -> Tensor:
-        """Which of some sets fit some steps of some rows."""
-        reads = self._emitted(lower, placed.lower, rows, steps)
-        products = self.products[1] if units is None else self.single
+    def _by_one_unit(self, lower: Part, upper: Part, placed: _Placed) -> Tensor:
+        """Which sets fit one unit of the first row's first step."""
+        first = slice(0, 1)
+        [reads] = self._emitted(lower, placed.lower, first, 1)
+        pairs, index = placed.reading
+        of_x = torch.matmul(reads[pairs[:, 0]], self.single.ih[pairs[:, 1]].mT)[index]
+        states = self._initial(first)
+        states = {name: value[..., FIRST] for name, value in states.items()}
+        before = {"h": self.before[0, first].unsqueeze(0), **states}
+        values = self.single.step(upper, 0, first, placed.upper, before, FIRST, states, of_x)
+        seen = {"h": self.after[0, first][..., FIRST]}
+        return fits(values, seen, {"h": self.allowed[0, first]}, len(placed.upper))
+
+    def _by_steps(self, lower: Part, upper: Part, mine: Tensor, theirs: Tensor) -> Tensor:
+        """Which variants of the lower and the upper layer fit some steps of all rows."""
+        products, every = self.products[1], slice(None)
         found: list[Tensor] = []
         most = max(1, CHUNK // products.ih[0].numel())
-        for start in range(0, len(sets), most):
-            some = sets[start : start + most]
-            which, variants = placed.which[some], placed.upper[some]
-            states = {n: v[rows].unsqueeze(0) for n, v in self.initial[1].items() if n != "h"}
-            if units is not None:
-                states = {n: v[..., units] for n, v in states.items()}
-            fit = torch.ones(len(some), dtype=torch.bool)
-            for t in range(min(steps, len(self.before))):
-                h = self.before[t, rows].unsqueeze(0)
-                values = products.step(
-                    upper, t, rows, variants, {"h": h, **states}, units, states, reads[t][which]
-                )
-                seen, allowed = self.after[t, rows], self.allowed[t, rows]
-                seen = seen if units is None else seen[..., units]
-                fit &= fits(values, {"h": seen}, {"h": allowed}, len(some))
+        for start in range(0, len(mine), most):
+            some = slice(start, start + most)
+            reads = self._emitted(lower, mine[some], every, len(self.before))
+            variants, states = theirs[some], self._initial(every)
+            fit = torch.ones(len(variants), dtype=torch.bool)
+            for t, x in enumerate(reads):
+                before = {"h": self.before[t].unsqueeze(0), **states}
+                of_x = torch.matmul(x, products.ih[variants[:, 0]].mT)
+                values = products.step(upper, t, every, variants, before, of_x=of_x)
+                fit &= fits(values, {"h": self.after[t]}, {"h": self.allowed[t]}, len(variants))
                 states = {name: values[name] for name in states}
             found.append(fit)
         return torch.cat(found)
+
+    def _initial(self, rows: slice) -> dict[str, Tensor]:
+        """The upper layer's initial states that are run along, (1, batch, unit)."""
+        return {n: v[rows].unsqueeze(0) for n, v in self.initial[1].items() if n != "h"}
 
     def _emitted(self, lower: Part, variants: Tensor, rows: slice, steps: int) -> list[Tensor]:
         """What the lower layer hands on at each step under each variant, (variant, batch, unit)."""
@@ -196,7 +206,8 @@ class Stacked:
 
     def fitting(self, size: int, equations: int) -> Iterator[list[Causes]]:
         """The sets of so many mistakes, some of them in the lower layer and so many in the
-        ``equations``, that fit, as they are found; none any more where that is no few."""
+        ``equations``, that fit, as they are found; none any more where that is no few. With one
+        mistake more than in the equations, those of one less too."""
         lower, upper = self._parts
         count = 0
         for below, above, together in self._cells(equations):
@@ -236,13 +247,14 @@ class Stacked:
         return None if changed is None else changed.cell
 
     def _placed(self, size: int) -> Iterator[_Placed]:
-        """All sets of so many mistakes in the weights, some at a time."""
+        """All sets of so many mistakes in the weights, some at a time; with one that of none."""
         if size > 2:
             for counts in _shares(size):
                 yield from self._sharing(counts)
             return
         if size not in self._few:
-            every = [one for counts in _shares(size) for one in self._sharing(counts)]
+            shares = _shares(0) + _shares(1) if size == 1 else _shares(size)
+            every = [one for counts in shares for one in self._sharing(counts)]
             self._few[size] = [_joined(every)] if every else []
         yield from self._few[size]
 
