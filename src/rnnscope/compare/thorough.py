@@ -156,9 +156,10 @@ class Kinds:
 
     ``effects`` holds for each group of parameters the mistakes that do something different to it,
     ``effect`` (mistake, group) which of them each is, 0 for none; ``compatible`` (mistake, mistake)
-    which may stand together.
+    which may stand together. Held with the ``cell``, by whose identity they are known.
     """
 
+    cell: Cell
     weights: list[Cause]
     equations: list[Cause]
     effects: tuple[list[Cause], ...]
@@ -216,7 +217,7 @@ class Kinds:
             compatible[a, b] = compatible[b, a] = not excludes(one, other)
         representatives = tuple([cause for _, cause in group.values()] for group in effects)
         effect = torch.tensor(rows, dtype=torch.long).reshape(count, len(GROUPS))
-        return cls(weights, equations, representatives, effect, compatible, excludes)
+        return cls(part.cell, weights, equations, representatives, effect, compatible, excludes)
 
     def cells(self, part: Part, size: int, known: Changed) -> list[tuple[Cell, Causes]]:
         """The cell with each set of so many mistakes in the equations."""
