@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
+from rnnscope.compare import deciding
 
 
 def plain(verdict: Any) -> str:
@@ -117,6 +118,27 @@ def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> Non
     turned = layer(x)[0].detach()[:, [2, 0, 1]]
     text = plain(rs.compare(turned, layer, x, seconds=1))
     assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text
+
+
+def test_what_explains_everything_is_named_though_the_search_had_no_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = nn.LSTM(3, 4)
+    other = nn.LSTM(3, 4)
+    other.load_state_dict(layer.state_dict())
+    other.bias_hh_l0.data.zero_()
+    searches: list[Any] = []
+    run = deciding.Search.run
+
+    def first_without_time(self: Any) -> Any:
+        searches.append(self)
+        return run(self) if len(searches) > 1 else deciding.Found((), 1, None, finished=False)
+
+    monkeypatch.setattr(deciding.Search, "run", first_without_time)
+    verdict = rs.compare(lambda x, hx=None: other(x, hx), layer)
+    assert len(searches) == 2
+    assert [str(cause) for cause in verdict.causes] == ["bias_missing of b_hh"]
+    assert "left over" in plain(verdict)
 
 
 def test_what_is_wrong_between_right_steps_is_told() -> None:

@@ -207,7 +207,15 @@ class Comparison:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
             every = [*beside(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
-            return self._unexplained(replace(base, few=few), searched, shown, read, there)
+            other = self._by_output(searched, shown)
+            if other is not None:
+                # all of it may be: there was no time left to find that
+                sets = self._of_everything(*other, searched, shown)
+            if other is None or not sets:
+                base = replace(base, few=few)
+                told_of = [] if other is None else [self._of_output(*other, shown)]
+                return self._unexplained(base, searched, shown, read, there, told_of)
+            search, result = other
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for one in explanations for words in one.words}
         silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
@@ -248,11 +256,12 @@ class Comparison:
         shown: Sequence[Observation],
         read: list[Told],
         there: Observation,
+        alone: Sequence[str] = (),
     ) -> Verdict:
-        """What can be said where nothing explains it: what still holds."""
+        """What can be said where nothing explains it: what explains the output ``alone``, and what
+        still holds."""
         told = [each.sentence for each in self._own.apart]
-        known = what_holds(self.model, [*searched, *shown], there)
-        holds = (*self._of_output(searched, shown), *known)
+        holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = too_coarse(self.subject.dtypes)
         size = size or ("" if told else of_the_size(self.model, shown))
         size = size or ("" if told else of_a_gpu(self.model, shown))
@@ -260,27 +269,46 @@ class Comparison:
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 
-    def _of_output(
+    def _by_output(
         self, searched: Sequence[Observation], shown: Sequence[Observation]
-    ) -> list[str]:
-        """A sentence where the output alone is explained, and what came beside it is not."""
+    ) -> tuple[Search, Found] | None:
+        """The search for what explains the output alone, where something came beside it; None
+        where nothing does."""
         if not any(one.final or one.quantities for one in shown) or self.seconds < ALONE:
-            return []
+            return None
         alone = [_output_alone(one) for one in searched if one.output is not None]
         shown_alone = [_output_alone(one) for one in shown if one.output is not None]
         if not alone or not shown_alone or worst(self.model, [*alone, *shown_alone]) <= 1:
-            return []
+            return None
         search = Search(self.model, alone, ALONE, self.tell)
-        sets = confirmed(self.model, search.run(), alone, shown_alone, self.subject.sliced)
-        if not sets:
-            return []
-        changed = search.of(frozenset(sets[0]))
+        result = search.run()
+        sets = confirmed(self.model, result, alone, shown_alone, self.subject.sliced)
+        return (search, replace(result, sets=tuple(map(frozenset, sets)))) if sets else None
+
+    def _of_everything(
+        self,
+        search: Search,
+        result: Found,
+        searched: Sequence[Observation],
+        shown: Sequence[Observation],
+    ) -> list[tuple[Cause, ...]]:
+        """Of what explains the output alone that which explains everything."""
+        models = [(s, search.of(s)) for s in result.sets]
+        whole = tuple(s for s, model in models if model is not None and worst(model, searched) <= 1)
+        found = replace(result, sets=whole)
+        return confirmed(self.model, found, searched, shown, self.subject.sliced)
+
+    def _of_output(self, search: Search, result: Found, shown: Sequence[Observation]) -> str:
+        """That the output alone is explained, and what came beside it is not."""
+        together = result.sets[0]
+        changed = search.of(together)
         assert changed is not None, "what was confirmed applies"
         rest = sorted({n for one in shown for n in self._beyond(changed, one) if n != "output"})
-        words = [CATALOGUE[c.name].words(c, self.model) for c in sets[0]]
+        words = [CATALOGUE[c.name].words(c, self.model) for c in sorted(together, key=str)]
         told = " ".join(f"{each.title}: {each.sentence}" for each in words)
         verb = "is" if len(rest) == 1 else "are"
-        return [f"the output alone is explained, {' and '.join(rest)} {verb} not: {told}"]
+        what = f"{' and '.join(rest)} {verb} not" if rest else "other inputs' is not"
+        return f"the output alone is explained, {what}: {told}"
 
     def _beyond(self, model: Model, one: Observation) -> list[str]:
         """What is off by more than rounding, by name."""
