@@ -18,7 +18,7 @@ from rnnscope.compare.parts import worst_step
 from rnnscope.compare.search import Found, either
 from rnnscope.compare.tolerance import allowed, most_allowed
 
-__all__ = ["beside", "confirmed", "needed", "proved"]
+__all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
@@ -48,9 +48,12 @@ def confirmed(
             if evidence([*others, *widest]) >= least:
                 found.append(together)
                 continue
-        mine = _either_way(allowed, changed, shown)
+        mine = by_own_rounding(changed, shown)
         if worst(changed, mine) <= 1 and evidence([*others, *mine]) >= least:
-            found.append(together)
+            # where rounding grows beyond use, single steps are compared
+            of_cells = all(CATALOGUE[cause.name].of_cell for cause in together)
+            if not of_cells or worst_step(changed, shown) <= 1:
+                found.append(together)
     return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
 
 
@@ -72,6 +75,11 @@ def beside(
     """What was searched beside what is shown, of which a slice counts once."""
     fresh = [one for one in searched if all(one is not other for other in shown)]
     return [] if sliced else fresh
+
+
+def by_own_rounding(model: Model, shown: Sequence[Observation]) -> list[Observation]:
+    """What is shown, with what rounding allows the reference or this model, whichever is more."""
+    return _either_way(allowed, model, shown)
 
 
 def _either_way(

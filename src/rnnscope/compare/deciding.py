@@ -11,7 +11,7 @@ import torch
 
 from rnnscope.compare.catalogue import CATALOGUE, Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.confirmed import beside, confirmed, needed
+from rnnscope.compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
 from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.lengths import ends
@@ -332,7 +332,10 @@ class Comparison:
         """The mistakes that were undone to read the output stand first; the table assumes them."""
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
         alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
-        left = self._left(search.of(frozenset(together)), shown)
+        whole = search.of(frozenset(together))
+        assert whole is not None, "what explains applies"
+        mine = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
+        left = self._left(whole, mine)
         outer = _told(read, left)
         return Explanation(
             (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)

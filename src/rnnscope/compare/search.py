@@ -42,6 +42,9 @@ WIDER = 4 * BEAM
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
+SLACK = 4
+"""Times the tolerance that the first step alone may be off where whole runs are chaotic."""
+
 NEAR = 1000
 """Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
 
@@ -134,13 +137,14 @@ class Search:
                 break  # the others of this size are found from these
         return self._explaining(found)
 
-    def _misfit(self, models: Sequence[Model], which: Sequence[int]) -> Misfit:
+    def _misfit(self, models: Sequence[Model], which: Sequence[int], far: float = NEAR) -> Misfit:
         observations = [self.observations[k] for k in which]
         simulators = [self._simulators[k] for k in which]
         misfit = misfits(observations, models, simulators)
         # a mistake may let numbers grow, and rounding with them: what comes close is judged by
         # what rounding allows the mistaken model itself
-        near = ((misfit.worst > 1) & (misfit.worst < NEAR)).nonzero().flatten().tolist()
+        likely = (misfit.worst < far) | (misfit.at_first < SLACK)
+        near = ((misfit.worst > 1) & likely).nonzero().flatten().tolist()
         for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
                 replace(
@@ -152,12 +156,17 @@ class Search:
                 for one, simulator in zip(observations, simulators, strict=True)
             ]
             again = misfits(own, [models[k]], simulators)
-            if again.groups == misfit.groups:
-                misfit.ratios[k] = again.ratios[0]
+            known = dict(zip(again.groups, again.ratios[0].tolist(), strict=True))
+            # what is of no use by its own rounding tells nothing
+            ratios = [known.get(group, 0.0) for group in misfit.groups]
+            misfit.ratios[k] = torch.tensor(ratios, dtype=misfit.ratios.dtype)
         return misfit
 
-    def _measure(self, sets: Iterable[Causes]) -> tuple[list[Causes], Misfit | None]:
-        """The sets that apply, and how far they are."""
+    def _measure(
+        self, sets: Iterable[Causes], own: bool = False
+    ) -> tuple[list[Causes], Misfit | None]:
+        """The sets that apply, and how far they are; ``own``: by what rounding allows each, however
+        far they seem, as single steps told that they are right."""
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._scores]
         for some in _chunks(fresh):
@@ -169,7 +178,8 @@ class Search:
             if not chunk:
                 continue
             self.tried += len(chunk)
-            misfit = self._misfit([model for _, model in chunk], self._every)
+            far = torch.inf if own else NEAR
+            misfit = self._misfit([model for _, model in chunk], self._every, far)
             start = 0 if self._misfits is None else len(self._misfits.squares)
             ratios = zip(misfit.worst.tolist(), misfit.total.tolist(), strict=True)
             for k, ((s, _), pair) in enumerate(zip(chunk, ratios, strict=True)):
@@ -216,7 +226,7 @@ class Search:
         nearest of these where there are none."""
         seeds: list[Causes] = []
         for some in every:
-            sets, misfit = self._measure(some)
+            sets, misfit = self._measure(some, own=True)
             found = self._explaining(sets)
             if not found and sets:
                 near = self._best(sets, misfit)
@@ -297,7 +307,7 @@ class Search:
         what that leaves over."""
         around = [s for s in singles if not all(CATALOGUE[c.name].of_cell for c in s)]
         seeds = [s for some in self._seeds for s in some]
-        sets, _ = self._measure([frozenset(), *seeds])
+        sets, _ = self._measure([frozenset(), *seeds], own=True)
         found = self._explaining(sets)
         if found or self._seeds.hopeless:
             return self._found(found)
@@ -313,7 +323,8 @@ class Search:
                 found = self._explaining_quickly(wanted[start : start + 64])
                 if found or self._late:
                     return self._found(found)
-        return self._found([])
+        close = [s for _, s in sorted(self._close, key=lambda pair: pair[0])]
+        return self._extend([*seeds[:BEAM], *dict.fromkeys(close[: 2 * BEAM])])
 
     def _scrambled(self) -> list[Causes]:
         """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
@@ -469,11 +480,10 @@ def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) ->
 
 
 def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What rounding allows by the reference or by the explanation, whichever is more; what is of no
-    use by the reference stays so."""
+    """What rounding allows by the reference or by the explanation, whichever is more: what is of no
+    use by one of them is of none."""
     found = dict(one.allowed)
     for name, value in other.items():
         if name in found and found[name].shape == value.shape:
-            usable = torch.where(torch.isfinite(value), value, found[name])
-            found[name] = torch.maximum(found[name], usable)
+            found[name] = torch.maximum(found[name], value)
     return found
