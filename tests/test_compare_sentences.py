@@ -163,7 +163,107 @@ def test_nothing_is_right_of_which_a_part_is_unseen(steps: int) -> None:
     order = rs.compare(lambda x: order_of(layer, x), layer, torch.zeros(steps, 2, 3) + (steps == 1))
     assert [cause.name for cause in order.causes] == ["gate_order"]
     assert "the order of time" not in order.right
-    assert ("which gate is used" in order.right) == (steps > 1)
+    assert ("the cell state" in order.right) == (steps > 1)
+
+
+def test_nothing_is_right_that_the_mistake_may_be_written_as() -> None:
+    """Two gates exchanged after the rows are split are the same as another order of rows."""
+    layer = nn.GRU(3, 4)
+
+    def exchanged(x: Tensor, h: Any = None) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = layer.parameters()
+        state = torch.zeros(x.shape[1], 4) if h is None else h[0]
+        output: list[Tensor] = []
+        for x_t in x:
+            r, z, n = (x_t @ w_ih.T + b_ih).chunk(3, -1)
+            of_r, of_z, of_n = (state @ w_hh.T + b_hh).chunk(3, -1)
+            z, r = torch.sigmoid(r + of_r), torch.sigmoid(z + of_z)
+            state = (1 - z) * torch.tanh(n + r * of_n) + z * state
+            output.append(state)
+        return torch.stack(output)
+
+    verdict = rs.compare(exchanged, layer)
+    assert [str(cause) for cause in verdict.causes] == ["gate_order zrn of all"]
+    assert not {"the reset", "z and 1 - z", "which gate is used"} & set(verdict.right)
+    assert "the activations" in verdict.right
+
+
+def unlisted(layer: nn.Module, x: Tensor) -> Tensor:
+    """A GRU with tanh(1.1 a) for tanh(a), in every layer."""
+    names = dict(layer.named_parameters())
+    for k in range(2):
+        w_ih, w_hh, b_ih, b_hh = (
+            names[f"{name}_l{k}"].detach()
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        state = torch.zeros(x.shape[1], 8, dtype=x.dtype)
+        output: list[Tensor] = []
+        for x_t in x:
+            r, z, n = (x_t @ w_ih.T + b_ih).chunk(3, -1)
+            of_r, of_z, of_n = (state @ w_hh.T + b_hh).chunk(3, -1)
+            r, z = torch.sigmoid(r + of_r), torch.sigmoid(z + of_z)
+            state = (1 - z) * torch.tanh(1.1 * (n + r * of_n)) + z * state
+            output.append(state)
+        x = torch.stack(output)
+    return x
+
+
+def test_few_large_differences_of_a_chaotic_layer_are_no_rounding() -> None:
+    torch.manual_seed(37880)
+    layer = nn.GRU(3, 8, 2).double()
+    for parameter in layer.parameters():
+        parameter.data *= 10
+    x = torch.randn(60, 3, 3, dtype=torch.float64)
+    verdict = rs.compare(lambda x: unlisted(layer, x), layer, x, seconds=1)
+    assert not verdict
+    assert not verdict.causes, str(verdict)
+
+
+@pytest.mark.parametrize("scale", [10, 60])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_mistake_under_which_the_layer_is_chaotic_is_named(
+    layers: int, dtype: torch.dtype, seed: int, scale: int
+) -> None:
+    torch.manual_seed(seed)
+    layer = nn.GRU(3, 8, layers).to(dtype)
+    for parameter in layer.parameters():
+        parameter.data *= scale
+    wrong = copy.deepcopy(layer)
+    for parameter in wrong.parameters():
+        r, z, n = parameter.detach().clone().chunk(3)
+        parameter.data = torch.cat([z, r, n])
+    x = torch.randn(60, 3, 3, dtype=dtype)
+    verdict = rs.compare(lambda x: wrong(x)[0], layer, x)
+    assert [str(cause) for cause in verdict.causes] == ["gate_order zrn of all"], str(verdict)
+
+
+def test_two_mistakes_in_a_large_layer_of_which_the_output_alone_is_known() -> None:
+    layer = nn.LSTM(16, 128, 2)
+    wrong = copy.deepcopy(layer)
+    wrong.bias_hh_l0.data.zero_()
+    wrong.bias_ih_l1.data[128:256] += 1
+    x = torch.randn(4, 3, 16)
+    verdict = rs.compare(lambda x: wrong(x)[0], layer, x, seconds=30)
+    assert [str(cause) for cause in verdict.causes] == [
+        "bias_missing of b_hh, layer 0",
+        "forget_bias before, layer 1",
+    ], str(verdict)
+
+
+def test_no_precision_is_asked_about_that_one_row_or_layer_has_not() -> None:
+    layer, x = nn.LSTM(3, 4), torch.randn(7, 3, 3)
+    output = layer(x)[0].detach()
+    output[:, 1] *= 1.001
+    assert "rounding" not in plain(rs.compare(output, layer, x, seconds=0.5)).split("First")[1]
+    both = nn.LSTM(3, 4, 2)
+
+    def half(x: Tensor, hx: Any = None) -> Any:
+        return both(0.97 * x, hx)
+
+    text = plain(rs.compare(half, both, seconds=0.5))
+    assert "precision" not in text
 
 
 def order_of(layer: nn.LSTM, x: Tensor) -> Tensor:

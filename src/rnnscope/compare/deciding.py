@@ -9,7 +9,7 @@ from functools import cached_property
 
 import torch
 
-from rnnscope.compare.catalogue import CATALOGUE, Words
+from rnnscope.compare.catalogue import CATALOGUE, CONCERNS, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
@@ -263,7 +263,7 @@ class Comparison:
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = too_coarse(self.subject.dtypes)
-        size = size or ("" if told else of_the_size(self.model, shown))
+        size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
@@ -362,6 +362,7 @@ class Comparison:
         those of each parameter would have shown, and none is ``silent``."""
         data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
         blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
+        blamed |= {family for s in sets for c in s for family in CONCERNS.get(c.name, ())}
         blamed |= {READ[cause.name] for cause, _ in self.subject.read()} | silent.families
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
         seen: dict[str, dict[str, bool]] = {}

@@ -40,6 +40,8 @@ ALIKE = 0.6
 SEVERAL = 4
 """Times the differences of operands that are rounded, or the output's own rounding: more than these
 is not of precision alone."""
+OUTLIER = 6
+"""Times the median beyond which the differences of rounding hardly go."""
 FEWEST = 100
 """Numbers from which on a correlation says anything."""
 FEW = 16
@@ -241,9 +243,10 @@ def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:
     )
 
 
-def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
+def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[Observation]) -> str:
     """A question, where the differences are as large as rounding to a lower precision, in most
-    units from the first step on, and nothing more is known; else empty."""
+    units from the first step on, in every row, and of no part the single steps agree, as far as
+    what was ``searched`` tells; else empty."""
     away: list[Tensor] = []
     numbers: list[Tensor] = []
     for one in shown:
@@ -251,11 +254,17 @@ def of_the_size(model: Model, shown: Sequence[Observation]) -> str:
         if right is None or one.output is None or right.output.shape != one.output.shape:
             return ""
         inside = one.usable("output").all(-1)
+        each = (one.output - right.output).abs() > one.allowed["output"]
+        if not bool((each.any(-1) & inside).any(0).all()):
+            return ""  # that precision would show in every row
         away.append((one.output - right.output)[inside])
         numbers.append(right.output[inside])
     every, beside = torch.cat(away), torch.cat(numbers)
     if every.numel() < FEW or _one_sided(every) or _one_sided(every * beside.sign()):
         return ""
+    steps = opened_parts(model, [*searched, *shown]).values()
+    if any(float(part.misfit([part.part]).worst[0]) <= 1 for part in steps):
+        return ""  # and in every layer
     size = float(every.pow(2).mean().sqrt())
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
@@ -366,12 +375,19 @@ def _of_runs(
 
 def _correlation(pairs: Pairs) -> float:
     """About each unit's own mean: what is always the same in a unit is no rounding of operands
-    that change."""
+    that change. The few that are much larger than the others, as where a layer is chaotic, count no
+    more than others do."""
     if not pairs[0]:
         return 0.0
-    a, b = (torch.cat([(one - one.mean(0)).flatten() for one in side]) for side in pairs)
+    a, b = (_cut(torch.cat([(one - one.mean(0)).flatten() for one in side])) for side in pairs)
     norm = float(a.norm() * b.norm())
     return float((a * b).sum()) / norm if norm else 0.0
+
+
+def _cut(away: Tensor) -> Tensor:
+    """Without what is beyond a few times the median."""
+    most = OUTLIER * float(away.abs().median())
+    return away.clamp(-most, most)
 
 
 def _spread_out(model: Model, shown: Sequence[Observation], least: float = 0.0) -> bool:

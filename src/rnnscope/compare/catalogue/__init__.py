@@ -16,13 +16,41 @@ from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
 
-__all__ = ["CATALOGUE", "Changed", "Entry", "Words", "applied", "causes", "changed_part"]
+__all__ = [
+    "CATALOGUE",
+    "CONCERNS",
+    "Changed",
+    "Entry",
+    "Words",
+    "applied",
+    "causes",
+    "changed_part",
+]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
     for entry in (*WEIGHTS, *EQUATIONS, *UPDATES, *STATES, *TIME, *WIRING, *RETURNED)
 }
 """Every entry by name, in the order in which several are applied."""
+
+GATES = ("the forget gate", "the reset", "z and 1 - z", "which gate is used")
+
+CONCERNS: dict[str, tuple[str, ...]] = {
+    "gate_order": GATES,
+    "other_gate": GATES,
+    "update_exchanged": GATES,
+    "coupled": GATES,
+    "gate_unused": GATES,
+    "squashed": ("the carried state",),
+    "old_cell": ("the carried state",),
+    "confused": ("the carried state",),
+    "upper_start": ("the initial states",),
+    "reverse_start": ("the initial states",),
+    "reverse_forward": ("the order of time",),
+    "padding": ("the final states", "the output"),
+}
+"""Families that a mistake concerns beside its own: a mistake of one may be written as one of the
+other, so that nothing is said to be right about them."""
 
 _ORDER = {name: k for k, name in enumerate(CATALOGUE)}
 
