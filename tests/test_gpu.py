@@ -17,7 +17,7 @@ from rnnscope.compare import answer, candidate, numbers_of, of_arrays
 from rnnscope.compare.model import Model
 
 OFF = 7.2e-6
-LAYERS: dict[str, Any] = {"rnn": nn.RNN(8, 16), "gru": nn.GRU(8, 16), "lstm": nn.LSTM(8, 16)}
+LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 def rough(function: Any) -> Any:
@@ -63,7 +63,7 @@ def plain(verdict: rs.Verdict) -> str:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_what_a_gpu_computes_differs_on_a_cpu_and_is_asked_about(kind: str) -> None:
-    layer = LAYERS[kind]
+    layer = LAYERS[kind](8, 16)
 
     def moved(x: Any, hx: Any = None) -> Any:
         return as_on_a_gpu(layer, x, hx)
@@ -79,7 +79,7 @@ def test_what_a_gpu_computes_differs_on_a_cpu_and_is_asked_about(kind: str) -> N
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("steps", [5, 300])
 def test_it_agrees_where_it_lies_on_the_gpu(kind: str, steps: int) -> None:
-    layer = LAYERS[kind]
+    layer = LAYERS[kind](8, 16)
     x = torch.randn(steps, 3, 8)
     output, final = as_on_a_gpu(layer, x)
     verdict = rs.compare((output, final), layer, x)
@@ -106,7 +106,7 @@ def reordered(lstm: nn.LSTM) -> None:
     ],
 )
 def test_a_mistake_is_named_there_too(kind: str, change: Any, cause: str) -> None:
-    layer = LAYERS[kind]
+    layer = LAYERS[kind](8, 16)
     other = copy.deepcopy(layer)
     change(other)
     verdict = rs.compare(lambda x, hx=None: as_on_a_gpu(other, x, hx), layer)

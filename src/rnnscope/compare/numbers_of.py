@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 ON_GPU = (
-    "it was computed on a GPU, where tanh and sigmoid of cuDNN in float32 may be off by 8e-06: 16 "
+    "it was computed on a GPU, where tanh and sigmoid of cuDNN in float32 may be off by 8e-06: 32 "
     "times a CPU's rounding is allowed"
 )
 """A note."""

@@ -25,7 +25,7 @@ __all__ = [
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 
-GPU_ROUNDINGS = 16
+GPU_ROUNDINGS = 32
 """Times float32's unit that is allowed what a GPU computed: tanh and sigmoid of cuDNN were measured
 to be off by up to 7.7e-6 in steps that a CPU gives within 1e-7."""
 
