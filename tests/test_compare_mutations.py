@@ -222,6 +222,14 @@ def test_two_mistakes_of_which_one_changes_what_the_other_returns(mistakes: Any)
     assert result.outcome == "explained", str(result)
 
 
+@pytest.mark.parametrize("name", ["squashed", "never_carried"])
+def test_what_rounding_allows_a_mistake_does_not_excuse_it(name: str) -> None:
+    """No number of a run with h not projected back is compared by its own rounding."""
+    mistakes = [Mistake("gate_order", "iofg", "b_hh"), Mistake(name)]
+    result = plant(Setting("lstm_projected"), mistakes, "call")
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.parametrize("kind", ["gru", "rnn_tanh"])
 def test_two_mistakes_are_not_told_as_three(kind: str) -> None:
     """A reversed input with h_n of the first step gives the same as a reversed output."""

@@ -43,13 +43,13 @@ def confirmed(
             changed = CATALOGUE[cause.name].apply(changed, cause) or changed
         # where the reference's tolerances hold and the widest prove enough, the mistaken
         # model's own, which are dearer, would too
-        if worst(changed, shown) <= 1:
+        if worst(changed, [*others, *shown]) <= 1:
             widest = _either_way(most_allowed, changed, shown)
             if evidence([*others, *widest]) >= least:
                 found.append(together)
                 continue
-        mine = by_own_rounding(changed, shown)
-        if worst(changed, mine) <= 1 and evidence([*others, *mine]) >= least:
+        mine = by_own_rounding(changed, [*others, *shown])
+        if worst(changed, mine) <= 1 and evidence(mine) >= least:
             # where rounding grows beyond use, single steps are compared
             of_cells = all(CATALOGUE[cause.name].of_cell for cause in together)
             if not of_cells or worst_step(changed, shown) <= 1:

@@ -481,9 +481,10 @@ def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) ->
 
 def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What rounding allows by the reference or by the explanation, whichever is more: what is of no
-    use by one of them is of none."""
+    use by one of them is of none, but not everything: rounding takes steps to grow."""
     found = dict(one.allowed)
     for name, value in other.items():
-        if name in found and found[name].shape == value.shape:
+        known = name in found and found[name].shape == value.shape
+        if known and bool(torch.isfinite(other.get("output", value)).any()):
             found[name] = torch.maximum(found[name], value)
     return found
