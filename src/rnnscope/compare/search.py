@@ -42,7 +42,7 @@ WIDER = 4 * BEAM
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
-SLACK = 4
+AT_FIRST = 4
 """Times the tolerance that the first step alone may be off where whole runs are chaotic."""
 
 NEAR = 1000
@@ -143,7 +143,9 @@ class Search:
         misfit = misfits(observations, models, simulators)
         # a mistake may let numbers grow, and rounding with them: what comes close is judged by
         # what rounding allows the mistaken model itself
-        likely = (misfit.worst < far) | (misfit.at_first < SLACK)
+        if bool((misfit.worst <= 1).any()):
+            far = NEAR  # nothing needs more to be allowed
+        likely = (misfit.worst < far) | (misfit.at_first < AT_FIRST)
         near = ((misfit.worst > 1) & likely).nonzero().flatten().tolist()
         for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
@@ -262,9 +264,9 @@ class Search:
                 found = self._explaining_quickly(pairs)
                 alone = [s for s in beam[:NEAREST] if len(s) == 1]
                 found = found or self._explaining_quickly(self._with_pairs(alone))
-                ways = self._scrambled, self._through, self._scrambled_beside
-                for more in ways if self._seeds.stacked is None else (self._through,):
-                    found = found or self._explaining_quickly(more())
+                for more in (self._scrambled, self._through, self._scrambled_beside):
+                    wanted = [s for s in more() if not self._seeds.tried(s)] if not found else []
+                    found = found or self._explaining_quickly(wanted)
                 found = found or self._from_seeds(self._seeds.slow())[0]
                 if found:
                     return self._found(self._alternatives(found))

@@ -34,8 +34,7 @@ Explained = dict[PartIndex, list[Causes]]
 
 @dataclass
 class Seeds:
-    """Sets of mistakes that explain parts by themselves, the likely ones first. ``stacked``: where
-    there is one, all pairs of mistakes of cells were tried."""
+    """Sets of mistakes that explain parts by themselves, the likely ones first."""
 
     model: Model
     observations: Sequence[Observation]
@@ -44,7 +43,7 @@ class Seeds:
     late: Callable[[], bool]
     hopeless: bool = False
     _done: dict[Token, list[Causes]] = field(default_factory=dict)
-    stacked: Stacked | None = None
+    _stacked: Stacked | None = None
 
     def __iter__(self) -> Iterator[list[Causes]]:
         """One way of looking after the other."""
@@ -76,15 +75,19 @@ class Seeds:
             if not any(layer for layer, _ in explained):
                 yield from self._of_two_layers()
 
+    def tried(self, together: Causes) -> bool:
+        """Whether a pair of mistakes was one of those that were tried in two layers."""
+        return self._stacked is not None and self._stacked.covers(together)
+
     def slow(self) -> Iterator[list[Causes]]:
         """Ways of looking that take long, once the others are done."""
         if self.hopeless:
             return
         if self.model.num_layers == 1:
             yield self._by_runs(self.model, {})
-        elif self.stacked is not None:
+        elif self._stacked is not None:
             for size, equations in ((3, 1), (3, 2), (3, 0)):
-                yield from self.stacked.fitting(size, equations)
+                yield from self._stacked.fitting(size, equations)
             yield from self._beneath(pairs=True)
 
     def _explained(self, witnesses: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
@@ -162,11 +165,11 @@ class Seeds:
         seen = [one for one in self.observations if one.output is not None]
         seen.sort(key=lambda one: (one.inputs.given, one.count), reverse=True)
         if seen and not self.late():
-            self.stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
-        if self.stacked is not None:
+            self._stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
+        if self._stacked is not None:
             for size, equations in ((1, 0), (2, 1), (2, 0)):
-                yield from self.stacked.fitting(size, equations)
-        yield from self._beneath(pairs=self.stacked is None)
+                yield from self._stacked.fitting(size, equations)
+        yield from self._beneath(pairs=self._stacked is None)
 
     def _beneath(self, pairs: bool) -> Iterator[list[Causes]]:
         searched = self.model, self.observations, self.every

@@ -204,6 +204,12 @@ class Stacked:
         )
         return cls(thorough, (lower, upper), rows, known, late)
 
+    def covers(self, together: Causes) -> bool:
+        """Whether a pair of mistakes is one of those with at most one in the equations."""
+        places, everywhere = {c.layer for c in together}, [c.everywhere() for c in together]
+        kinds = [self._kinds[layer] for layer in (0, 1) if places & {None, layer}]
+        return len(together) == 2 and all(one.covers(everywhere, 1) for one in kinds)
+
     def fitting(self, size: int, equations: int) -> Iterator[list[Causes]]:
         """The sets of so many mistakes, some of them in the lower layer and so many in the
         ``equations``, that fit, as they are found; none any more where that is no few. With one

@@ -7,7 +7,7 @@ of sums (``few_rows``). What fits a few rows there is judged by all that is know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import combinations
@@ -96,11 +96,7 @@ class Thorough:
     def covers(self, part: Part, together: Causes) -> bool:
         """Whether a set of mistakes is one of those that are tried."""
         kinds = self._kinds[_kind(part)]
-        of_biases = sum(c in kinds.places and kinds.of_biases(c) for c in together)
-        of_equations = sum(c in kinds.equations for c in together)
-        mine = of_equations + sum(c in kinds.places for c in together) == len(together)
-        few = of_equations <= EQUATIONS and of_biases <= DEPTHS[-1]
-        return mine and few and part.stored.hidden_size <= WIDE
+        return kinds.covers(together, EQUATIONS) and part.stored.hidden_size <= WIDE
 
     def kinds(self, part: Part, known: Changed) -> Kinds:
         """What the mistakes change of a part."""
@@ -174,9 +170,13 @@ class Kinds:
         """Where each mistake in the weights stands."""
         return {cause: k for k, cause in enumerate(self.weights)}
 
-    def of_biases(self, cause: Cause) -> bool:
-        """Whether a mistake in the weights changes the biases."""
-        return bool(self.effect[self.places[cause], -1])
+    def covers(self, together: Collection[Cause], equations: int) -> bool:
+        """Whether mistakes are all of those in the weights and equations, at most so many of them
+        in ``equations``, and no more of the biases than are combined."""
+        rest = [c for c in together if c not in self.equations]
+        if len(together) - len(rest) > equations or not all(c in self.places for c in rest):
+            return False
+        return sum(bool(self.effect[self.places[c], -1]) for c in rest) <= DEPTHS[-1]
 
     @classmethod
     def of(
