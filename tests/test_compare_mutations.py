@@ -222,6 +222,18 @@ def test_two_mistakes_of_which_one_changes_what_the_other_returns(mistakes: Any)
     assert result.outcome == "explained", str(result)
 
 
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [
+        ("lstm", Mistake("activation", "sigmoid:sigmoid(-a)")),
+        ("gru", Mistake("gate_order", "nrz", "all")),
+    ],
+)
+def test_a_pair_in_two_layers_that_is_not_of_weights_alone(kind: str, other: Mistake) -> None:
+    result = plant(Setting(kind, 2, 1, seed=1), [Mistake("matrices_exchanged"), other], "output")
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.parametrize("name", ["squashed", "never_carried"])
 def test_what_rounding_allows_a_mistake_does_not_excuse_it(name: str) -> None:
     """No number of a run with h not projected back is compared by its own rounding."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from rnnscope.adopt import adopt
-from rnnscope.compare.by_part import excludes
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Inputs, Model
@@ -20,6 +18,7 @@ from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.runs import RunPart, run_parts
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.stacked import Stacked
+from rnnscope.compare.standing import compatible
 from rnnscope.compare.thorough import Thorough
 from rnnscope.compare.tolerance import allowed
 
@@ -80,7 +79,7 @@ def never() -> bool:
 def some_sets(every: list[Cause], size: int, count: int, seed: int) -> list[frozenset[Cause]]:
     rng = random.Random(seed)
     drawn = (frozenset(rng.sample(every, size)) for _ in range(10000))
-    fine = (s for s in drawn if not any(excludes(a, b) for a, b in combinations(s, 2)))
+    fine = filter(compatible, drawn)
     return [s for s, _ in zip(fine, range(count), strict=False)]
 
 
@@ -90,7 +89,7 @@ def some_sets(every: list[Cause], size: int, count: int, seed: int) -> list[froz
 def test_what_is_planted_is_among_what_fits(kind: str, size: int, finals: bool) -> None:
     model = model_of(kind)
     every = mistakes_of(model)
-    thorough = Thorough(every, excludes)
+    thorough = Thorough(every)
     planted = 0
     for together in some_sets(every, size, 15 - 4 * size, size):
         inputs = inputs_of(model, steps=2)
@@ -119,7 +118,7 @@ def test_what_is_planted_is_among_what_fits(kind: str, size: int, finals: bool) 
 def test_what_changes_more_than_weights_or_equations_is_left_to_others() -> None:
     model = model_of("lstm")
     every = mistakes_of(model)
-    thorough = Thorough(every, excludes)
+    thorough = Thorough(every)
     inputs = inputs_of(model)
     seen = observed(model, frozenset(), inputs, finals=False)
     assert seen is not None
@@ -141,7 +140,7 @@ def test_first_steps_that_tell_too_little() -> None:
     seen = observed(model, frozenset(), nothing, finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    assert Thorough(every, excludes).fitting(witness, 3, {}, never) is None
+    assert Thorough(every).fitting(witness, 3, {}, never) is None
 
 
 def test_a_search_that_is_late_tells_nothing() -> None:
@@ -149,7 +148,7 @@ def test_a_search_that_is_late_tells_nothing() -> None:
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    assert Thorough(mistakes_of(model), excludes).fitting(witness, 2, {}, lambda: True) is None
+    assert Thorough(mistakes_of(model)).fitting(witness, 2, {}, lambda: True) is None
 
 
 def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
@@ -159,7 +158,7 @@ def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
     seen = observed(model, together, inputs_of(model, zeros=True), finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    found = Thorough(every, excludes).fitting(witness, 2, {}, never)
+    found = Thorough(every).fitting(witness, 2, {}, never)
     assert found is not None
     parts = [changed_part(witness.part, s, {}) for s in found]
     worst = witness.misfit([part for part in parts if part is not None]).worst
@@ -171,7 +170,7 @@ def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
 def test_what_is_planted_in_two_layers_is_among_what_fits(kind: str, zeros: bool) -> None:
     model = model_of(kind, num_layers=2)
     every = mistakes_of(model)
-    thorough = Thorough(every, excludes)
+    thorough = Thorough(every)
     rng = random.Random(7)
     planted = 0
     for together in some_sets(every, 2, 40, 5):
@@ -198,7 +197,7 @@ def test_what_is_planted_in_two_layers_is_among_what_fits(kind: str, zeros: bool
 
 def test_two_layers_of_two_directions_or_with_lengths_are_left_to_others() -> None:
     model = model_of("gru", num_layers=2, bidirectional=True)
-    thorough = Thorough(mistakes_of(model), excludes)
+    thorough = Thorough(mistakes_of(model))
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
     assert Stacked.of(thorough, model, seen, {}, never) is None
@@ -211,7 +210,7 @@ def test_a_layer_of_one_unit_has_few_mistakes_or_none(layers: int, bias: bool) -
     together = frozenset({Cause("activation", "h:linear", "", 0 if layers > 1 else None)})
     seen = observed(model, together, inputs_of(model), finals=False)
     assert seen is not None
-    thorough = Thorough(mistakes_of(model), excludes)
+    thorough = Thorough(mistakes_of(model))
     if layers == 1:
         witness = opened_parts(model, [seen])[0, 0]
         sets = [thorough.fitting(witness, size, {}, never) for size in (1, 2, 3)]

@@ -14,13 +14,15 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from rnnscope.compare.by_part import FIRST, Causes, excludes, explain, merged
+from rnnscope.compare.by_part import FIRST, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
+from rnnscope.compare.few_rows import SLACK
 from rnnscope.compare.model import Model, PartIndex
 from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.single_steps import opened
+from rnnscope.compare.standing import excludes
 from rnnscope.compare.thorough import Thorough
 
 __all__ = ["beneath"]
@@ -28,10 +30,6 @@ __all__ = ["beneath"]
 STEPS = 2
 ROWS = 2
 """Steps and rows that are looked at."""
-
-SLACK = 4
-"""Times what rounding allows a step of the right part: a mistaken one may round more, and what fits
-is judged by itself later."""
 
 CHUNK = 256
 """Pairs of mistakes that are looked at before the time is."""
@@ -58,7 +56,9 @@ def beneath(
     cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
     yield _with_nothing_wrong_below(model, seen, cells, known, late, thorough)
     below = [c for c in every if c.layer is not None and c.layer < last and _of_cell(c)]
-    hypotheses = _Hypotheses.of(model, max(seen, key=_fullness), [frozenset({c}) for c in below])
+    hypotheses = _Hypotheses.of(
+        model, max(seen, key=lambda one: one.fullness), [frozenset({c}) for c in below]
+    )
     if hypotheses is None:
         return
     fits = [
@@ -124,10 +124,6 @@ def _with_nothing_wrong_below(
 
 def _of_cell(cause: Cause) -> bool:
     return CATALOGUE[cause.name].of_cell
-
-
-def _fullness(one: Observation) -> tuple[bool, int]:
-    return one.inputs.given, one.count
 
 
 @dataclass(frozen=True)

@@ -4,42 +4,29 @@ have in common, as few mistakes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, combinations, product
+from itertools import chain, product
 
 from rnnscope.compare.batched import LARGE
 from rnnscope.compare.catalogue import CATALOGUE, Changed, changed_part
-from rnnscope.compare.catalogue.equations import NEGATED
-from rnnscope.compare.catalogue.weights import OF
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
 from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.parts import OpenedPart
 from rnnscope.compare.runs import RunPart
+from rnnscope.compare.standing import excludes, scrambles
 from rnnscope.compare.thorough import Thorough
 
 __all__ = [
     "BEAM",
     "EACH",
     "FIRST",
-    "Causes",
     "Witness",
-    "excludes",
     "explain",
     "merged",
-    "scrambles",
-    "scrambling_alone",
 ]
 
-Causes = frozenset[Cause]
 BEAM = 8
 EACH = 2
 """How many sets are extended: of the best by the whole, and by each group of numbers."""
-
-SCRAMBLES = ("gate_order", "interleaved", "transposed", "reshaped", "matrices_exchanged")
-"""Entries after which no number of a matrix is where it was: two of them, or one and a mistake in
-the equations, may come no closer one by one, so all pairs are tried."""
-
-SEVERAL = ("activation", "unapplied")
-"""Entries that may be chosen more than once in one place."""
 
 FIRST = 8
 MOST = 256
@@ -109,31 +96,6 @@ def _extended(bases: Iterable[Causes], every: Sequence[Cause]) -> Iterator[Cause
         for cause in every:
             if not any(excludes(c, cause) for c in base):
                 yield base | {cause}
-
-
-def excludes(one: Cause, other: Cause) -> bool:
-    """Whether only one of the two can be wrong in one cell."""
-    if one.name in SEVERAL:
-        return one == other
-    return one.name == other.name and _share(one.tensors, other.tensors)
-
-
-def _share(one: str, other: str) -> bool:
-    """Whether two choices of tensors concern the same parameters."""
-    return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
-
-
-def scrambling_alone(cause: Cause) -> bool:
-    """Whether with it nothing else comes closer: it scrambles matrices, or turns every gate."""
-    return cause.name in SCRAMBLES or cause.choice == f"sigmoid:{NEGATED}"
-
-
-def scrambles(every: Sequence[Cause]) -> Iterator[tuple[Cause, Cause]]:
-    """Pairs of mistakes of different kinds that scramble matrices."""
-    scrambling = [c for c in every if scrambling_alone(c)]
-    for one, other in combinations(scrambling, 2):
-        if one.name != other.name:
-            yield one, other
 
 
 def _fitting(

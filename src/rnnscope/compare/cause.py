@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["Cause"]
+__all__ = ["Cause", "Causes"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,7 @@ class Cause:
         place = [f"layer {self.layer}"] if self.layer is not None else []
         place += [self.direction] if self.direction is not None else []
         return ", ".join([words, *place])
+
+
+Causes = frozenset[Cause]
+"""Mistakes that stand together."""

@@ -81,6 +81,11 @@ class Observation:
         """Numbers that are compared."""
         return sum(int(self.usable(name).sum()) for name in self.targets())
 
+    @property
+    def fullness(self) -> tuple[bool, int]:
+        """How much it tells: more with initial states than without."""
+        return self.inputs.given, self.count
+
     def usable(self, name: str) -> Tensor:
         """False on the padding of one of the targets, and where rounding alone may have grown
         beyond use; in the target's shape."""

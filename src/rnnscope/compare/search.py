@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from rnnscope.compare.batched import LARGE
-from rnnscope.compare.by_part import BEAM, EACH, Causes, excludes, scrambles, scrambling_alone
+from rnnscope.compare.by_part import BEAM, EACH
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
 from rnnscope.compare.misfit import Misfit, misfits
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.seeds import Seeds
 from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.standing import excludes, scrambles, scrambling_alone
 from rnnscope.compare.tolerance import allowed
 
 __all__ = ["Found", "Search", "concerns", "either"]
@@ -82,7 +83,7 @@ class Search:
         # most sets are told from the rest by the fullest observation alone
         richest = max(
             range(len(self.observations)),
-            key=lambda k: (self.observations[k].inputs.given, self.observations[k].count),
+            key=lambda k: self.observations[k].fullness,
         )
         self._quick = [richest]
         self._every = list(range(len(self.observations)))

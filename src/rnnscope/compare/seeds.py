@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rnnscope.compare.batched import LARGE
 from rnnscope.compare.beneath import beneath
-from rnnscope.compare.by_part import FIRST, Causes, Witness, excludes, explain, merged
+from rnnscope.compare.by_part import FIRST, Witness, explain, merged
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, changed_part
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
 from rnnscope.compare.model import Model, Part, PartIndex, Token
 from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
@@ -50,7 +50,7 @@ class Seeds:
         # what stands in one place alone, as where sizes allow it, is tried in each
         of_cell = (c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell)
         self._cells = list(dict.fromkeys(of_cell))
-        self._thorough = Thorough(self._cells, excludes)
+        self._thorough = Thorough(self._cells)
         self.observations = [_with_own_finals(one) for one in self.observations]
         opened = opened_parts(self.model, self.observations)
         self.hopeless = any(part.few_units for part in opened.values())
@@ -163,9 +163,9 @@ class Seeds:
     def _of_two_layers(self) -> Iterator[list[Causes]]:
         """What explains two layers of which only the last is seen."""
         seen = [one for one in self.observations if one.output is not None]
-        seen.sort(key=lambda one: (one.inputs.given, one.count), reverse=True)
         if seen and not self.late():
-            self._stacked = Stacked.of(self._thorough, self.model, seen[0], self.known, self.late)
+            fullest = max(seen, key=lambda one: one.fullness)
+            self._stacked = Stacked.of(self._thorough, self.model, fullest, self.known, self.late)
         if self._stacked is not None:
             for size, equations in ((1, 0), (2, 1), (2, 0)):
                 yield from self._stacked.fitting(size, equations)

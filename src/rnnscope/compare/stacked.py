@@ -1,4 +1,4 @@
-"""Every set of up to three mistakes in two layers of which only the upper one is seen.
+"""Sets of up to three mistakes in two layers of which only the upper one is seen.
 
 What the upper layer reads is what the lower one gives under each set of mistakes in it. So both
 take their first steps together, with mistakes in the lower one alone, in the upper one alone, or
@@ -18,16 +18,15 @@ from torch import Tensor
 from rnnscope.cells import Cell
 from rnnscope.compare.batched import separable
 from rnnscope.compare.catalogue import Changed, changed_part
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
 from rnnscope.compare.few_rows import CHUNK, ROWS, SLACK, STEPS, Products, fits
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import entered, opened_parts, tolerances
+from rnnscope.compare.standing import compatible
 from rnnscope.compare.thorough import GROUPS, Thorough, plain, tensors_of
 
 __all__ = ["Stacked"]
-
-Causes = frozenset[Cause]
 
 MORE = 4 * SLACK
 """Times what rounding allows a step of the upper layer: the lower one's rounding comes to it."""
@@ -246,10 +245,7 @@ class Stacked:
                     yield one, other, _named(mine, theirs, shared)
 
     def _cell(self, part: Part, together: Sequence[Cause]) -> Cell | None:
-        kinds = self._kinds[0]
-        if any(kinds.excludes(*pair) for pair in combinations(together, 2)):
-            return None
-        changed = changed_part(part, together, self._known)
+        changed = changed_part(part, together, self._known) if compatible(together) else None
         return None if changed is None else changed.cell
 
     def _placed(self, size: int) -> Iterator[_Placed]:
@@ -281,7 +277,7 @@ class Stacked:
                 zeros.expand(len(some), -1), torch.cat([own, same], 1), of_below
             )
             upward = self._above[same]
-            which, other = _beside_each(upward, theirs, above.compatible)
+            which, other = _beside(upward, theirs, above.compatible).unbind(1)
             upper = above.with_these(
                 zeros.expand(len(which), -1), torch.cat([upward[which], theirs[other]], 1), of_above
             )
@@ -325,12 +321,6 @@ def _beside(mine: Tensor, shared: Tensor, compatible: Tensor) -> Tensor:
     for a, b in product(range(mine.shape[1]), range(shared.shape[1])):
         fit &= compatible[mine[:, a]][:, shared[:, b]]
     return fit.nonzero()
-
-
-def _beside_each(one: Tensor, other: Tensor, compatible: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``_beside``, the two columns apart."""
-    first, second = _beside(one, other, compatible).unbind(1)
-    return first, second
 
 
 def _joined(every: Sequence[_Placed]) -> _Placed:

@@ -1,4 +1,5 @@
-"""Every set of up to three mistakes of one part, told by its first steps or a whole run.
+"""Sets of up to three mistakes of one part, told by its first steps or a whole run: all of those in
+the weights and equations of which no more than two are in the equations, or in the biases.
 
 What mistakes in the weights do to W_ih x, to W_hh h and to the biases is computed once for each; a
 set of mistakes is three indices into that, so that hundreds of thousands are tried as a few batches
@@ -19,15 +20,14 @@ from torch import Tensor
 from rnnscope.cells import Cell
 from rnnscope.compare.batched import separable
 from rnnscope.compare.catalogue import Changed, changed_part
-from rnnscope.compare.cause import Cause
+from rnnscope.compare.cause import Cause, Causes
 from rnnscope.compare.few_rows import FirstSteps, WholeRun
 from rnnscope.compare.model import Part, Token
 from rnnscope.compare.parts import OpenedPart
 from rnnscope.compare.runs import RunPart
+from rnnscope.compare.standing import compatible, excludes
 
 __all__ = ["Kinds", "Thorough", "Variants", "plain", "tensors_of"]
-
-Causes = frozenset[Cause]
 
 GROUPS = (("ih",), ("hh",), ("b_ih", "b_hh"))
 DEPTHS = (3, 3, 2)
@@ -50,10 +50,10 @@ WIDE = 12
 
 
 class Thorough:
-    """All sets of mistakes of a cell, for any of its parts."""
+    """All these sets of mistakes of a cell, for any of its parts."""
 
-    def __init__(self, every: Sequence[Cause], excludes: Callable[[Cause, Cause], bool]):
-        self.every, self.excludes = every, excludes
+    def __init__(self, every: Sequence[Cause]):
+        self.every = every
         self._kinds: dict[Token, Kinds] = {}
         self._variants: dict[Token, tuple[Variants, ...]] = {}
 
@@ -102,7 +102,7 @@ class Thorough:
         """What the mistakes change of a part."""
         key = _kind(part)
         if key not in self._kinds:
-            self._kinds[key] = Kinds.of(part, self.every, self.excludes, known)
+            self._kinds[key] = Kinds.of(part, self.every, known)
         return self._kinds[key]
 
     def variants(self, part: Part, kinds: Kinds) -> tuple[Variants, ...]:
@@ -111,7 +111,7 @@ class Thorough:
             if len(self._variants) == PARTS:
                 self._variants.clear()
             self._variants[part.token] = tuple(
-                Variants.of(part, kinds, group, self.excludes) for group in range(len(GROUPS))
+                Variants.of(part, kinds, group) for group in range(len(GROUPS))
             )
         return self._variants[part.token]
 
@@ -161,7 +161,6 @@ class Kinds:
     effects: tuple[list[Cause], ...]
     effect: Tensor
     compatible: Tensor
-    excludes: Callable[[Cause, Cause], bool]
     _sets: dict[int, _Sets] = field(default_factory=dict)
     _cells: dict[int, list[tuple[Cell, Causes]]] = field(default_factory=dict)
 
@@ -179,13 +178,7 @@ class Kinds:
         return sum(bool(self.effect[self.places[c], -1]) for c in rest) <= DEPTHS[-1]
 
     @classmethod
-    def of(
-        cls,
-        part: Part,
-        every: Sequence[Cause],
-        excludes: Callable[[Cause, Cause], bool],
-        known: Changed,
-    ) -> Kinds:
+    def of(cls, part: Part, every: Sequence[Cause], known: Changed) -> Kinds:
         """Of one part, for all of its shape and equations."""
         weights: list[Cause] = []
         equations: list[Cause] = []
@@ -212,21 +205,19 @@ class Kinds:
                     row.append(known_as[0])
                 rows.append(row)
         count = len(weights)
-        compatible = torch.zeros(count, count, dtype=torch.bool)
+        beside = torch.zeros(count, count, dtype=torch.bool)
         for (a, one), (b, other) in combinations(enumerate(weights), 2):
-            compatible[a, b] = compatible[b, a] = not excludes(one, other)
+            beside[a, b] = beside[b, a] = not excludes(one, other)
         representatives = tuple([cause for _, cause in group.values()] for group in effects)
         effect = torch.tensor(rows, dtype=torch.long).reshape(count, len(GROUPS))
-        return cls(part.cell, weights, equations, representatives, effect, compatible, excludes)
+        return cls(part.cell, weights, equations, representatives, effect, beside)
 
     def cells(self, part: Part, size: int, known: Changed) -> list[tuple[Cell, Causes]]:
         """The cell with each set of so many mistakes in the equations."""
         if size not in self._cells:
             found: list[tuple[Cell, Causes]] = []
             for together in combinations(self.equations, size):
-                if any(self.excludes(*pair) for pair in combinations(together, 2)):
-                    continue
-                changed = changed_part(part, together, known)
+                changed = changed_part(part, together, known) if compatible(together) else None
                 if changed is not None:
                     found.append((changed.cell, frozenset(together)))
             self._cells[size] = found
@@ -328,9 +319,7 @@ class Variants:
     after: Tensor
 
     @classmethod
-    def of(
-        cls, part: Part, kinds: Kinds, group: int, excludes: Callable[[Cause, Cause], bool]
-    ) -> Variants:
+    def of(cls, part: Part, kinds: Kinds, group: int) -> Variants:
         """Of a part with no mistake, and every few that may stand together."""
         effects = kinds.effects[group]
         known: Changed = {}
@@ -339,9 +328,7 @@ class Variants:
         for depth in range(1, DEPTHS[group] + 1):
             for several in combinations(range(1, len(effects) + 1), depth):
                 together = [effects[k - 1] for k in several]
-                if any(excludes(*pair) for pair in combinations(together, 2)):
-                    continue
-                changed = changed_part(part, together, known)
+                changed = changed_part(part, together, known) if compatible(together) else None
                 if changed is not None:
                     sets.append(frozenset(several))
                     parts.append(changed)
