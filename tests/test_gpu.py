@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 from rnnscope.adopt import adopt
-from rnnscope.bounds import GPU_FUNCTION, Rounding
-from rnnscope.compare import answer, candidate, numbers_of, of_arrays
+from rnnscope.bounds import GPU_FUNCTION, GPU_OFF, Rounding
+from rnnscope.compare import answer, candidate, gpu, of_arrays
 from rnnscope.compare.model import Model
 
-OFF = 7.2e-6
 LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 def rough(function: Any) -> Any:
-    """A function whose values are off, by up to ``OFF``, from argument to argument otherwise."""
-    return lambda a: function(a) + OFF * torch.sin(1e4 * a)
+    """A function whose values are off by up to ``GPU_OFF``, each argument's otherwise."""
+    return lambda a: function(a) + GPU_OFF * torch.sin(1e4 * a)
 
 
 def as_on_a_gpu(layer: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
@@ -121,16 +120,16 @@ def test_what_lies_on_a_gpu_is_found_in_what_came_back(monkeypatch: pytest.Monke
     endless: list[Any] = [on_cpu]
     endless.append(endless)
     for value in (on_cpu, (on_cpu, {"h": on_cpu}), endless, None, [1.0]):
-        assert not numbers_of.on_gpu(value)
+        assert not gpu.on_gpu(value)
     for value in (on_gpu, (on_cpu, on_gpu), {"h": [on_gpu]}, [endless, on_gpu]):
-        assert numbers_of.on_gpu(value)
+        assert gpu.on_gpu(value)
 
 
 def test_the_bound_of_a_trace_allows_what_was_measured() -> None:
     for device, function in (("cpu", 0.0), ("cuda", GPU_FUNCTION)):
         found = Rounding.of(torch.float32, torch.device(device), torch.float32)
         assert found.function == function
-    assert OFF < GPU_FUNCTION < 4 * OFF
+    assert GPU_OFF < GPU_FUNCTION < 4 * GPU_OFF
     in_double = Rounding.of(torch.float64, torch.device("cuda"), torch.float64)
     assert in_double.function == 0
 

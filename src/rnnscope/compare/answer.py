@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Structure
+from rnnscope.compare.gpu import on_gpu
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import (
     as_numbers,
@@ -18,7 +19,6 @@ from rnnscope.compare.numbers_of import (
     held_by_torch,
     is_array,
     kind_of,
-    on_gpu,
 )
 from rnnscope.errors import DtypeError, ShapeError
 

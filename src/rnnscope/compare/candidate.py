@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from rnnscope.adopt import Structure, adopt
 from rnnscope.compare.answer import Answer, answered
 from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, same
+from rnnscope.compare.gpu import ON_GPU, on_gpu
 from rnnscope.compare.model import Inputs
-from rnnscope.compare.numbers_of import ON_GPU, on_gpu, short
+from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature, layer_parameter
 from rnnscope.compare.undisturbed import Kept, Random, Settings, detached
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError

@@ -13,6 +13,7 @@ from rnnscope.compare.catalogue import CATALOGUE, CONCERNS, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope.compare.evidence import evidence, largest
+from rnnscope.compare.gpu import of_a_gpu
 from rnnscope.compare.holding import not_numbers, what_holds
 from rnnscope.compare.lengths import ends
 from rnnscope.compare.located import first_difference, no_difference
@@ -22,7 +23,7 @@ from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
 from rnnscope.compare.own_weights import OwnWeights
 from rnnscope.compare.parts import opened_parts, worst_step
-from rnnscope.compare.precision import lower_precision, of_a_gpu, of_the_size, too_coarse
+from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search
 from rnnscope.compare.subject import Subject, Told
 from rnnscope.compare.tolerance import LEAST

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,14 @@ from torch.utils.dlpack import from_dlpack
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = [
-    "ON_GPU",
     "as_numbers",
     "check_depth",
     "held_by_torch",
     "is_array",
     "kind_of",
-    "on_gpu",
     "short",
     "tensor_of",
 ]
-
-ON_GPU = (
-    "it was computed on a GPU, where tanh and sigmoid of cuDNN in float32 may be off by 8e-06: 32 "
-    "times a CPU's rounding is allowed"
-)
-"""A note."""
 
 DEEPEST = 64
 """Axes that an array of NumPy may have: lists in lists make no array beyond."""
@@ -89,24 +81,6 @@ def _held(value: Any, what: str) -> Tensor:
 def kind_of(value: Any) -> str:
     """What an error calls a value."""
     return "None" if value is None else type(value).__name__
-
-
-def on_gpu(value: Any) -> bool:
-    """Whether some tensor in what was returned or recorded lies on a GPU, in float32."""
-    waiting, seen = [value], set[int]()  # a list may contain itself
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if isinstance(one, Tensor):
-            if one.device.type == "cuda" and one.dtype == torch.float32:
-                return True
-        elif isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
-    return False
 
 
 def short(dtype: object) -> str:

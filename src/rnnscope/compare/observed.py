@@ -12,7 +12,6 @@ from rnnscope.compare.model import Inputs, Model, Outcome
 from rnnscope.compare.simulate import Simulator
 
 __all__ = [
-    "GPU_ROUNDINGS",
     "MISSING",
     "UNIT",
     "Observation",
@@ -24,11 +23,6 @@ __all__ = [
 
 
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
-
-GPU_ROUNDINGS = 32
-"""Times float32's unit that is allowed what a GPU computed: tanh and sigmoid of cuDNN were measured
-to be off by up to 7.7e-6 in steps that a CPU gives within 1e-7."""
-
 
 MISSING = 1e30
 """The distance of what is not there: finite, so that sums of squares stay numbers."""

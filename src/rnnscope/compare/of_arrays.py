@@ -11,8 +11,8 @@ from torch import Tensor
 from rnnscope.adopt import Adopted
 from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import described
+from rnnscope.compare.gpu import ON_GPU, on_gpu
 from rnnscope.compare.model import Inputs, Model, Outcome
-from rnnscope.compare.numbers_of import ON_GPU, on_gpu
 from rnnscope.compare.observed import Observation, distance
 from rnnscope.compare.recorded import Recorded
 from rnnscope.compare.subject import (

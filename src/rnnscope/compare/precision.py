@@ -17,18 +17,16 @@ from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model, Part
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.observed import (
-    GPU_ROUNDINGS,
-    UNIT,
     Observation,
     distance,
     few_steps,
     predicted,
 )
-from rnnscope.compare.parts import OpenedPart, opened_parts, worst_step
+from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.single_steps import opened
 
-__all__ = ["lower_precision", "of_a_gpu", "of_the_size", "too_coarse"]
+__all__ = ["lower_precision", "of_the_size", "too_coarse"]
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 
@@ -226,20 +224,6 @@ def _of_output(model: Model, name: str, dtypes: Sequence[torch.dtype]) -> Words:
         f"your output is {name}, of {MANTISSAS[name]} significant bits; that of "
         f"{model.structure.kind} is {needed}.",
         f"compute in {needed} and return {needed}",
-    )
-
-
-def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:
-    """A question, where the differences are no larger than what a GPU's functions are off by; else
-    empty."""
-    if any(one.unit != UNIT[torch.float32] for one in shown):
-        return ""
-    if max(worst(model, shown), worst_step(model, shown)) > GPU_ROUNDINGS:
-        return ""
-    return (
-        "The differences are as small as those of tanh and sigmoid on a GPU, where those of cuDNN "
-        "in float32 may be off by 8e-06: was it computed there? Numbers that are given as they lie "
-        "on the GPU are compared with that in mind."
     )
 
 

@@ -13,8 +13,9 @@ from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import doubled
+from rnnscope.compare.gpu import GPU_ROUNDINGS
 from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import GPU_ROUNDINGS, UNIT, Observation, few_steps
+from rnnscope.compare.observed import UNIT, Observation, few_steps
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.tolerance import allowed
 
