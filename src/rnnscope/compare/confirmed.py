@@ -41,20 +41,28 @@ def confirmed(
         together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
         for cause in together:
             changed = CATALOGUE[cause.name].apply(changed, cause) or changed
-        # where the reference's tolerances hold and the widest prove enough, the mistaken
-        # model's own, which are dearer, would too
-        if worst(changed, [*others, *shown]) <= 1:
-            widest = _either_way(most_allowed, changed, shown)
-            if evidence([*others, *widest]) >= least:
-                found.append(together)
-                continue
-        mine = by_own_rounding(changed, [*others, *shown])
-        if worst(changed, mine) <= 1 and evidence(mine) >= least:
-            # where rounding grows beyond use, single steps are compared
-            of_cells = all(CATALOGUE[cause.name].of_cell for cause in together)
-            if not of_cells or worst_step(changed, shown) <= 1:
-                found.append(together)
+        if not _holds(changed, others, shown, least):
+            continue
+        # where rounding grows beyond use, single steps are compared; not where steps are not what
+        # they were
+        of_cells = all(CATALOGUE[cause.name].of_cell for cause in together)
+        if not of_cells or worst_step(changed, shown) <= 1:
+            found.append(together)
     return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def _holds(
+    changed: Model, others: Sequence[Observation], shown: Sequence[Observation], least: float
+) -> bool:
+    """Whether a mistaken model gives all that was observed, by as much as must be proved."""
+    # where the reference's tolerances hold and the widest prove enough, the mistaken model's own,
+    # which are dearer, would too
+    if worst(changed, [*others, *shown]) <= 1:
+        widest = _either_way(most_allowed, changed, shown)
+        if evidence([*others, *widest]) >= least:
+            return True
+    mine = by_own_rounding(changed, [*others, *shown])
+    return worst(changed, mine) <= 1 and evidence(mine) >= least
 
 
 def proved(model: Model, shown: Sequence[Observation]) -> bool:

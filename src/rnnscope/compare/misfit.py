@@ -55,14 +55,6 @@ class Misfit:
         """(model): the largest ratio to what rounding allows."""
         return self.ratios.amax(1)
 
-    @property
-    def at_first(self) -> Tensor:
-        """(model): the largest ratio at the output's first step; inf where it is not known."""
-        first = [g for g, group in enumerate(self.groups) if group.place[1:] == ("first",)]
-        if not first:
-            return torch.full_like(self.ratios[:, 0], torch.inf)
-        return self.ratios[:, first].amax(1)
-
     def rows(self, chosen: Sequence[int]) -> Misfit:
         """The misfit of some of the models."""
         index = torch.tensor(chosen, dtype=torch.long)

@@ -43,9 +43,6 @@ WIDER = 4 * BEAM
 CHUNK = 512
 """Sets that are measured before the time is looked at."""
 
-AT_FIRST = 4
-"""Times the tolerance that the first step alone may be off where whole runs are chaotic."""
-
 NEAR = 1000
 """Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
 
@@ -146,8 +143,7 @@ class Search:
         # what rounding allows the mistaken model itself
         if bool((misfit.worst <= 1).any()):
             far = NEAR  # nothing needs more to be allowed
-        likely = (misfit.worst < far) | (misfit.at_first < AT_FIRST)
-        near = ((misfit.worst > 1) & likely).nonzero().flatten().tolist()
+        near = ((misfit.worst > 1) & (misfit.worst < far)).nonzero().flatten().tolist()
         for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
             own = [
                 replace(

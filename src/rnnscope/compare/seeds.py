@@ -55,8 +55,6 @@ class Seeds:
         opened = opened_parts(self.model, self.observations)
         self.hopeless = any(part.few_units for part in opened.values())
         if self.hopeless:
-            # unless most units are saturated, so that a mistake shows in few
-            yield merged(self.model, self._explained(opened, 1))
             return
         explained = self._explained(opened, 3)
         yield merged(self.model, explained)
