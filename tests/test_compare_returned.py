@@ -394,6 +394,8 @@ def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
         ),
         (lambda y, h, c: (y, h, c), "one by one, (output, h_n, c_n); nn.LSTM returns (output, (h"),
         (lambda y, h, c: (y, (h[0], c)), "h_n came back as (3, 4); nn.LSTM returns (layers"),
+        (lambda y, h, c: (y, [[h[0]], [c[0]]]), "each final state came back as a list, one for"),
+        (lambda y, h, c: (y, [(h[0], c[0])]), "came back as a list of (h_n, c_n), one for each"),
         (lambda y, h, c: (y, (h, c)), ""),
         (lambda y, h, c: y, ""),
     ],
@@ -408,6 +410,57 @@ def test_other_forms_of_the_final_states_are_noted(returned: Any, told: str) -> 
     verdict = rs.compare(mine, layer)
     assert verdict
     assert [told in note for note in verdict.notes] == [True] * bool(told)
+
+
+STATES_OF_LAYERS: list[tuple[str, Any, bool]] = [
+    ("a pair for each layer", lambda h, c: list(zip(h, c, strict=True)), True),
+    ("a list for each state", lambda h, c: (list(h), list(c)), True),
+    ("as the second, or the first", lambda h, c: [list(h), list(c)], False),
+    ("too few", lambda h, c: [(h[0], c[0])], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "read"), [each[1:] for each in STATES_OF_LAYERS], ids=[n for n, *_ in STATES_OF_LAYERS]
+)
+def test_final_states_as_lists_of_layers(form: Any, read: bool) -> None:
+    """What a loop over layers collects; of two layers of an LSTM lists alone do not tell."""
+    layer = nn.LSTM(3, 4, 2)
+
+    def mine(x: Tensor, initial: Any = None, wrong: float = 0.0) -> Any:
+        output, (h, c) = layer(x, initial)
+        return output, form(h, c + wrong)
+
+    verdict = rs.compare(mine, layer)
+    assert bool(verdict) == read
+    if not read:
+        assert "expected (h_n, c_n), got a list of" in plain(verdict)
+    verdict = rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, seconds=0)
+    assert not verdict
+
+
+def test_a_list_of_the_layers_states_is_read() -> None:
+    layer = nn.GRU(3, 4, 3)
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        output, h = layer(x, initial)
+        return output, list(h)
+
+    verdict = rs.compare(mine, layer)
+    assert verdict
+    assert "h_n came back as a list of 3 arrays" in plain(verdict)
+
+
+def test_masked_numbers_are_refused() -> None:
+    """A mask would be lost, and what lies under it compared."""
+    layer, x = nn.GRU(3, 4), torch.randn(5, 2, 3)
+    output = np.ma.array(layer(x)[0].detach().numpy())
+    assert rs.compare({"output": output}, layer, x)
+    output[3:, 1] = np.ma.masked
+    with pytest.raises(rs.DtypeError, match="a masked array, 8 numbers of which are masked"):
+        rs.compare({"output": output}, layer, x)
+    with pytest.raises(rs.DtypeError, match=r"filled\(0.0\)"):
+        rs.compare(lambda x: output, layer, x)
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -76,7 +76,8 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     Raises ``ShapeError`` and ``DtypeError`` where it is not the output of such a layer.
     """
     notes: list[str] = []
-    first, states, others = _parts(returned, structure, inputs, who, notes)
+    unread: list[str] = []
+    first, states, others = _parts(returned, structure, inputs, who, notes, unread)
     what = f"the output of {who}"
     if isinstance(first, PackedSequence):
         output = held_by_torch(_padded(first, inputs), what)
@@ -89,7 +90,6 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     final: dict[str, Tensor] = {}
     rest: dict[str, Tensor] = {}
     batch_first: dict[str, str] = {}
-    unread: list[str] = []
     for name, value in states.items():
         held = as_numbers(value, f"{name}_n of {who}")
         found = of_state(name, held, structure, inputs.batch)
@@ -152,7 +152,12 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
 
 
 def _parts(
-    returned: Any, structure: Structure, inputs: Inputs, who: str, notes: list[str]
+    returned: Any,
+    structure: Structure,
+    inputs: Inputs,
+    who: str,
+    notes: list[str],
+    unread: list[str],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The output, the states by name, and what else came back by name."""
     expected = f"expected the output, or the output and the final states: {_form(structure)}"
@@ -179,7 +184,7 @@ def _parts(
         names = structure.cell.states
         return first, dict(zip(names, returned, strict=False)), {}
     _in_order(returned, structure, inputs, who)
-    return first, *_states(rest, structure, notes)
+    return first, *_states(rest, structure, notes, unread)
 
 
 def _by_name(
@@ -226,7 +231,7 @@ def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who
 
 
 def _states(
-    rest: Sequence[Any], structure: Structure, notes: list[str]
+    rest: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Final states by name, and what came back behind them."""
     names = structure.cell.states
@@ -238,13 +243,7 @@ def _states(
         else:
             plain.append(value)
     if plain and isinstance(plain[0], list | tuple) and not _is_nested_numbers(plain[0]):
-        held, more = list(plain[0]), plain[1:]
-        if len(held) > len(names) or (held and isinstance(held[0], list | tuple)):
-            notes.append(
-                f"the final states are not used: expected {_states_form(structure)}, "
-                f"got a {type(plain[0]).__name__} of {len(held)}"
-            )
-            held = []
+        held, more = _of_list(plain[0], structure, notes, unread), plain[1:]
     else:
         held, more = plain[: len(names)], plain[len(names) :]
         if len(held) == len(names) > 1:
@@ -257,6 +256,42 @@ def _states(
         notes.append(f"not used: {len(more)} more values that came back behind the final states")
     states = {name: value for name, value in zip(names, held, strict=False) if value is not None}
     return states, others
+
+
+def _of_list(
+    given: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
+) -> list[Any]:
+    """The final states in the order of the cell's, of a list of them, or of lists with an array for
+    every layer and direction; none where it cannot be told what is what."""
+    names = structure.cell.states
+    rows = structure.num_layers * len(structure.directions)
+    each_row = "one for each layer and direction, stacked"
+
+    def of_arrays(value: Any, count: int) -> bool:
+        return isinstance(value, list | tuple) and len(value) == count and all(map(is_array, value))
+
+    by_state = len(given) == len(names) and all(of_arrays(each, rows) for each in given)
+    by_row = len(given) == rows and all(of_arrays(each, len(names)) for each in given)
+    if by_state and by_row and rows > 1:
+        # two layers of an LSTM: lists are of layers, tuples of states
+        forms = type(given), *{type(each) for each in given}
+        by_state, by_row = forms == (tuple, list), forms == (list, tuple)
+    if len(names) == 1 and rows > 1 and of_arrays(given, rows):
+        notes.append(f"{names[0]}_n came back as a list of {rows} arrays, {each_row}")
+        return [given]
+    if by_state:
+        notes.append(f"each final state came back as a list, {each_row}")
+        return list(given)
+    if by_row:
+        states = ", ".join(f"{name}_n" for name in names)
+        notes.append(f"the final states came back as a list of ({states}), {each_row}")
+        return [list(each) for each in zip(*given, strict=True)]
+    if len(given) > len(names) or (given and isinstance(given[0], list | tuple)):
+        got = f"expected {_states_form(structure)}, got a {type(given).__name__} of {len(given)}"
+        notes.append(f"the final states are not used: {got}")
+        unread.append(f"the final states: {got}")
+        return []
+    return list(given)
 
 
 def _form(structure: Structure, alone: bool = True) -> str:

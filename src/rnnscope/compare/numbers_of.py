@@ -68,6 +68,12 @@ def _held(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return held_by_torch(value, what)
     if isinstance(value, np.ndarray | np.generic):
+        if np.ma.is_masked(value):
+            masked = int(np.ma.getmaskarray(value).sum())
+            raise DtypeError(
+                f"{what} is a masked array, {masked} numbers of which are masked; expected one "
+                f"without. Give it with a number there: array.filled(0.0)."
+            )
         return _from_numpy(np.asarray(value), what)
     if isinstance(value, list | tuple):
         return _from_list(value, what)
