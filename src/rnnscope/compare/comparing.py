@@ -47,8 +47,9 @@ def compare(
     given the state dict; a ``builder`` that takes a layer and returns one of these; or numbers
     recorded elsewhere: an array of the output, a mapping of ``output``, ``h_n``, ``c_n`` and
     quantities by name, or the path of a ``.npz`` or ``.npy`` file, with the ``x`` that gave them.
-    What is called may return such a mapping too. ``reference`` is a layer of ``torch.nn`` or an
-    ``rnnscope.Recurrent``.
+    What is called may return such a mapping too. Where a call has no initial states, a parameter
+    for them is given nothing if it has a default, else zeros, never None. ``reference`` is a layer
+    of ``torch.nn`` or an ``rnnscope.Recurrent``.
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
@@ -58,7 +59,7 @@ def compare(
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4, bias=False)
     >>> def mine(x, initial, weights):
-    ...     h, c = (state[0] for state in initial) if initial else torch.zeros(2, x.shape[1], 4)
+    ...     h, c = (state[0] for state in initial)
     ...     outputs = []
     ...     for x_t in x:
     ...         a = x_t @ weights["weight_ih_l0"].T + h @ weights["weight_hh_l0"].T
