@@ -271,6 +271,22 @@ def test_a_mistake_does_not_explain_late_steps_that_are_wrong_otherwise(
     assert not verdict.causes, str(verdict)
 
 
+@pytest.mark.parametrize(("dtype", "seed"), [(torch.float32, 0), (torch.float64, 1)])
+def test_nor_does_a_mistake_around_the_cells(dtype: torch.dtype, seed: int) -> None:
+    layer, _, x = with_gates_exchanged(seed, 1, dtype, 60 if seed else 20)
+    initial = torch.randn(1, 3, 8, dtype=dtype)
+
+    def candidate(x: Tensor, initial: Any = None) -> Tensor:
+        output = layer(x)[0]
+        return torch.cat([output[:40], 1.01 * output[40:]])
+
+    verdict = rs.compare(candidate, layer, x, initial, seconds=2)
+    assert not verdict
+    assert not verdict.causes, str(verdict)
+    verdict = rs.compare(lambda x, initial=None: layer(x)[0], layer, x, initial)
+    assert [cause.name for cause in verdict.causes] == ["initial_ignored"], str(verdict)
+
+
 def test_two_mistakes_in_a_large_layer_of_which_the_output_alone_is_known() -> None:
     layer = nn.LSTM(16, 128, 2)
     wrong = copy.deepcopy(layer)
