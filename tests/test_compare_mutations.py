@@ -200,10 +200,22 @@ def test_two_mistakes(kind: str, seed: int) -> None:
     assert not failed, "\n".join(failed)
 
 
-def test_no_more_mistakes_are_named_than_were_made() -> None:
-    """Among gates of the same function orders have many names; three of them stand for two."""
-    mistakes = [Mistake("activation", "sigmoid:tanh"), Mistake("gate_order", "fiog", "b")]
-    result = plant(Setting("lstm", seed=3), mistakes, "call")
+@pytest.mark.parametrize(
+    ("setting", "mistakes"),
+    [
+        # among gates of the same function orders have many names; three of them stand for two
+        (
+            Setting("lstm", seed=3),
+            [Mistake("activation", "sigmoid:tanh"), Mistake("gate_order", "fiog", "b")],
+        ),
+        # where z is used as 1 - z alone r may stand for it, as may an order, and z for r
+        (Setting("gru"), [Mistake("update", "new"), Mistake("other_gate", "r:z")]),
+    ],
+)
+def test_no_more_mistakes_are_named_than_were_made(
+    setting: Setting, mistakes: list[Mistake]
+) -> None:
+    result = plant(setting, mistakes, "call")
     assert result.outcome == "explained", str(result)
 
 

@@ -65,9 +65,10 @@ PAIRS = (("f", "i"), ("i", "f"), ("i", "o"), ("f", "o"), ("z", "r"), ("r", "z"))
 
 
 def _users(part: Part, gate: str) -> list[str]:
-    """The quantities in whose equations something is scaled by a gate."""
-    equations = part.cell.equations
-    return [name for name in equations if Quantity(gate) in factors_of(equations[name])]
+    """The quantities in whose equations something is scaled by a gate, or by 1 minus it."""
+    scales = Quantity(gate), 1 - Quantity(gate)
+    factors = {name: factors_of(equation) for name, equation in part.cell.equations.items()}
+    return [name for name in factors if any(scale in factors[name] for scale in scales)]
 
 
 def _exchangeable(model: Model) -> Iterator[Choice]:
