@@ -439,16 +439,18 @@ def test_final_states_as_lists_of_layers(form: Any, read: bool) -> None:
     assert not verdict
 
 
-def test_a_list_of_the_layers_states_is_read() -> None:
+@pytest.mark.parametrize("rows", [list, lambda h: list(h.split(1))], ids=["row", "of one layer"])
+def test_a_list_of_the_layers_states_is_read(rows: Any) -> None:
     layer = nn.GRU(3, 4, 3)
 
-    def mine(x: Tensor, initial: Any = None) -> Any:
+    def mine(x: Tensor, initial: Any = None, wrong: float = 0.0) -> Any:
         output, h = layer(x, initial)
-        return output, list(h)
+        return output, rows(h + wrong)
 
     verdict = rs.compare(mine, layer)
     assert verdict
     assert "h_n came back as a list of 3 arrays" in plain(verdict)
+    assert not rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, seconds=0)
 
 
 def test_masked_numbers_are_refused() -> None:

@@ -140,7 +140,8 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
     axes = f"(layers × directions, batch, unit) = {expected}"
     alone = layers * directions == 1 and got == (batch, size)
     alone = alone or (batch == 1 and got == (layers * directions, size))
-    if alone or got == expected:
+    # of a list of what layers of one return each, stacked
+    if alone or got in (expected, (layers * directions, 1, batch, size)):
         told = alone and not structure.single_step
         note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if told else ""
         return Final(value.reshape(layers, directions, batch, size), note=note)
