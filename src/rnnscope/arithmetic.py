@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 
 import torch
 
@@ -27,7 +27,8 @@ MOST_PLACES = 14
 SIGNIFICANT = 0.4
 """A result keeps a digit while one unit of an operand moves it by no more than 1 / SIGNIFICANT."""
 
-_EXACT = Context(prec=400)
+# of its own, so that neither the caller's precision nor traps count, nor are flags set there
+_EXACT = Context(prec=400, traps=[])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Shown:
 
 def apply(function: Function, argument: float) -> float:
     """An elementwise function at one number, in float64."""
-    return float(function.forward(torch.tensor(argument, dtype=torch.float64)))
+    return float(function.forward(torch.tensor(argument, dtype=torch.float64, device="cpu")))
 
 
 def plain(value: float) -> float | str:
@@ -120,10 +121,10 @@ class Ruler:
         places = self.natural(truth if truth else recomputed)
         if 0 < coarsest < math.inf:
             places = min(places, math.floor(1e-9 - math.log10(coarsest)))
-        found = Decimal(recomputed).scaleb(places, _EXACT)
+        found = _EXACT.scaleb(_EXACT.create_decimal_from_float(recomputed), places)
         nearest = _rounded(truth if aim is None else aim, places)
-        least = int((found - 1).to_integral_value(ROUND_CEILING, _EXACT))
-        most = int((found + 1).to_integral_value(ROUND_FLOOR, _EXACT))
+        least = int(_EXACT.subtract(found, 1).to_integral_value(ROUND_CEILING, _EXACT))
+        most = int(_EXACT.add(found, 1).to_integral_value(ROUND_FLOOR, _EXACT))
         steps = min(max(nearest, least), most)
         return Shown(truth, _write(steps, places, self.places), places)
 
@@ -142,8 +143,8 @@ class Ruler:
         """A function of a printed number."""
         truth, recomputed = apply(function, argument.truth), apply(function, argument.value)
         slope = function.slope(
-            torch.tensor(argument.value, dtype=torch.float64),
-            torch.tensor(recomputed, dtype=torch.float64),
+            torch.tensor(argument.value, dtype=torch.float64, device="cpu"),
+            torch.tensor(recomputed, dtype=torch.float64, device="cpu"),
         )
         return self.result(truth, recomputed, abs(float(slope)) * argument.unit * SIGNIFICANT)
 
@@ -199,7 +200,7 @@ def _beside(places: int, other: float) -> int:
 
 
 def _rounded(value: float, places: int) -> int:
-    scaled = Decimal(value).scaleb(places, _EXACT)
+    scaled = _EXACT.scaleb(_EXACT.create_decimal_from_float(value), places)
     return int(scaled.to_integral_value(ROUND_HALF_EVEN, _EXACT))
 
 

@@ -42,7 +42,7 @@ class Called(Record):
         cell = structure.cell
         lengths = call.lengths
         if lengths is None:
-            lengths = torch.full((call.batch,), call.steps, device=call.x.device)
+            lengths = call.x.new_full((call.batch,), call.steps, dtype=torch.long)
         super().__init__(
             opened.values,
             opened.inputs,

@@ -717,8 +717,8 @@ def _called(
     module: nn.RNNBase, sizes: tuple[int, int], packed: list[int] | None, unbatched: bool, seed: int
 ) -> Trace:
     """The layer called on made-up numbers, (batch, time) of these sizes."""
-    drawn = torch.Generator().manual_seed(seed)
-    x = torch.randn(*sizes, module.input_size, generator=drawn)
+    drawn = torch.Generator("cpu").manual_seed(seed)
+    x = torch.randn(*sizes, module.input_size, generator=drawn, dtype=torch.float32, device="cpu")
     if unbatched:
         return trace(module, x[0])
     if not module.batch_first:
@@ -726,7 +726,7 @@ def _called(
     if packed is None:
         return trace(module, x)
     options = {"batch_first": module.batch_first, "enforce_sorted": False}
-    return trace(module, pack_padded_sequence(x, torch.tensor(packed), **options))
+    return trace(module, pack_padded_sequence(x, packed, **options))
 
 
 def _lengths(text: str) -> list[int]:

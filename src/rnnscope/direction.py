@@ -320,7 +320,7 @@ class Direction:
                 if waiting is not None:
                     state[waiting[-t]] = first[waiting[-t]]
                 before = state
-        self.carry[name] = torch.as_tensor(before).clone()
+        self.carry[name] = states[0 if self.reverse else -1].clone()
 
     # the proof -----------------------------------------------------------------------------
 
@@ -372,7 +372,7 @@ class Direction:
         if self.reverse:
             return torch.zeros(batch, dtype=torch.long, device=device)
         if self.call.lengths is None:
-            return torch.full((batch,), self.call.steps - 1, device=device)
+            return torch.full((batch,), self.call.steps - 1, dtype=torch.long, device=device)
         return self.call.lengths - 1
 
     def _proof(

@@ -331,14 +331,15 @@ class _Placing:
         """One for each layer and direction; raises where only padding is reached."""
         given = self._given()
         device = self.trace["h"].device
-        units = torch.tensor(self.unit, device=device)
+        units = torch.tensor(self.unit, dtype=torch.long, device=device)
         for a, layer in enumerate(self.layers):
             for b, d in enumerate([0] if self.edit.name == "x" else self.directions):
                 places = list(self._places(d))
                 if not places:
                     raise AddressError(f"the edit of {self.edit} reaches padding only")
                 i, j, rows, times = (
-                    torch.tensor(each, device=device) for each in zip(*places, strict=True)
+                    torch.tensor(each, dtype=torch.long, device=device)
+                    for each in zip(*places, strict=True)
                 )
                 mine = None if given is None else given[a, b][i, j]
                 yield (self.edit.name, layer, d), Site(self.edit, rows, times, units, mine)

@@ -274,7 +274,9 @@ def evaluate(expr: Expr, env: Environment, out: Tensor | None = None) -> Tensor:
     match expr:
         case Number(number):
             # float64, so that a function of it is exact; a number takes the type of what it meets
-            return torch.tensor(number, dtype=torch.float64) if out is None else out.fill_(number)
+            if out is not None:
+                return out.fill_(number)
+            return torch.tensor(number, dtype=torch.float64, device="cpu")
         case Quantity() | Previous() | Vector():
             value = env.value(expr)
             return value if out is None else out.copy_(value)

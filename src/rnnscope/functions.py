@@ -55,7 +55,7 @@ class Function:
     @property
     def at_zero(self) -> float:
         """f(0)."""
-        return float(self.forward(torch.zeros((), dtype=torch.float64)))
+        return float(self.forward(torch.zeros((), dtype=torch.float64, device="cpu")))
 
     def slope(self, argument: Tensor, value: Tensor) -> Tensor:
         """The derivative, of an argument and the function's value there."""

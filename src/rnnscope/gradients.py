@@ -312,7 +312,7 @@ class Gradients(Record):
                     if value is not None:
                         zeros[layer, d] = value.transpose(0, 1)
             found[state] = zeros
-        inputs = tuple(torch.zeros(()).expand(x.shape) for x in self._inputs if x is not None)
+        inputs = tuple(x.new_zeros(()).expand(x.shape) for x in self._inputs if x is not None)
         projected = {"h": "projected"} if self._trace.cell.projected else {}
         return Record(found, inputs, self.lengths, self.directions, projected)
 
@@ -632,16 +632,21 @@ def _by_autograd(
         pairs = [(returned.h, upstream.h)]
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
+        # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
+        # warnings; what flows back is the same bit for bit, 1 × each gradient
+        total = torch.stack([(value * _kept(gradient, dtype)).sum() for value, gradient in pairs])
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            [value for value, _ in pairs],
-            list(names.values()),
-            [gradient.to(dtype) for _, gradient in pairs],
-            allow_unused=True,
+            total.sum(), list(names.values()), allow_unused=True
         )
     return {
         name: torch.zeros_like(own) if gradient is None else gradient
         for (name, own), gradient in zip(names.items(), found, strict=True)
     }
+
+
+def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    # a graph keeps no tensor of inference mode
+    return gradient.clone().to(dtype) if gradient.is_inference() else gradient.to(dtype)
 
 
 def _by_equations(

@@ -56,7 +56,7 @@ def sequence(words: Sequence[str]) -> Tensor:
                 f"every step needs the same count of features: the first, {words[0]!r}, has "
                 f"{len(steps[0])}, input {place}, {word!r}, has {len(steps[-1])}"
             )
-    return torch.tensor(steps, dtype=torch.float64)
+    return torch.tensor(steps, dtype=torch.float64, device="cpu")
 
 
 def read_sequence(path: Path) -> Tensor:
@@ -94,7 +94,7 @@ def _read_csv(path: Path) -> Tensor:
         raise FileError(f"{path}: not a text of comma-separated numbers: {error}") from error
     if not rows:
         raise FileError(f"{path}: empty; expected a row a step, a column a feature")
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
 def _csv_row(path: Path, line: int, row: list[str], before: list[list[float]]) -> list[float]:

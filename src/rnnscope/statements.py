@@ -193,7 +193,8 @@ class Checker:
 
     def value(self, code: str) -> Any:
         """What the code gives; it is made of sizes and names alone, never of a user's text."""
-        return eval(code, dict(self.names))
+        with torch.device("cpu"):  # torch.arange means it, whatever the default device is
+            return eval(code, dict(self.names))
 
     def equal(self, code: str, says: str, equals: str) -> Statement:
         """The statement, where it is true: exactly, or to rounding where it names the record."""

@@ -58,7 +58,7 @@ def arguments_of(
                 raise CandidateError(f"{who} takes weights, and none were given")
             given[role] = dict(weights)
         elif role == "lengths" and (inputs.lengths is not None or required):
-            full = torch.full((inputs.batch,), inputs.steps)
+            full = torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
             given[role] = full if inputs.lengths is None else inputs.lengths
     return given
 

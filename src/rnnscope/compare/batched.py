@@ -79,7 +79,7 @@ class _Ordered:
         weight: Tensor = getattr(parts[0].stored, name)
         if all(name not in part.pending for part in parts):
             return cls(weight, None)
-        whole = torch.arange(len(weight))
+        whole = torch.arange(len(weight), device="cpu")
         return cls(weight, stacked([part.pending.get(name, whole) for part in parts]).unsqueeze(1))
 
     def times(self, x: Tensor) -> Tensor:
@@ -262,5 +262,5 @@ def widened(value: Tensor, width: int) -> Tensor:
 def started(valid: Tensor | None, t: int, rows: int) -> Tensor:
     """(batch): whether a row takes its first step at t."""
     if valid is None:
-        return torch.full((rows,), t == 0)
+        return torch.full((rows,), t == 0, dtype=torch.bool, device="cpu")
     return valid[t] & ~valid[t - 1] if t else valid[0]

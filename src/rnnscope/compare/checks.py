@@ -233,10 +233,12 @@ def _sensitivity(run: _Run) -> Tensor:
     x = run.inputs.x
     if not x.is_floating_point():
         return run.allowed.new_zeros(run.allowed.shape)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def changed(value: Tensor) -> Tensor:
-        signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+        signs = (
+            torch.randint(0, 2, value.shape, generator=generator, device="cpu").to(value) * 2 - 1
+        )
         return value * (1 + run.tolerance / 8 * signs)
 
     initial = {name: changed(value) for name, value in run.inputs.initial.items()}

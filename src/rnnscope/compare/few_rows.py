@@ -121,7 +121,7 @@ def fits(
     count: int,
 ) -> Tensor:
     """(variant): whether all states are what was seen, as far as rounding allows."""
-    found = torch.ones(count, dtype=torch.bool)
+    found = torch.ones(count, dtype=torch.bool, device="cpu")
     for name, each in seen.items():
         found &= (distance(values[name], each) <= allowed[name]).flatten(1).all(1)
     return found
@@ -173,7 +173,7 @@ class FirstSteps:
         size = part.stored.hidden_size
         if size <= UNITS or any(v.shape[-1] != size for v in self.after.values()):
             return self
-        units = torch.linspace(0, size - 1, UNITS).long()
+        units = torch.linspace(0, size - 1, UNITS, dtype=torch.float32, device="cpu").long()
         rows = torch.cat([k * size + units for k in range(len(part.cell.gates))])
         hidden, after, allowed = (
             {name: value[..., units] for name, value in values.items()}
@@ -187,7 +187,7 @@ class FirstSteps:
         """Which variants fit, with the equations of a part."""
         if self.whole is not None and not separable(part.cell):
             return self.whole.fitting(part, variants)
-        left = torch.arange(len(variants))
+        left = torch.arange(len(variants), device="cpu")
         if not len(left):
             return left
         hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
@@ -229,7 +229,7 @@ def _rows(steps: Steps) -> Tensor:
     """Rows that take steps from the first on."""
     valid = steps.known.valid
     if valid is None:
-        return torch.arange(min(ROWS, steps.known.x.shape[1]))
+        return torch.arange(min(ROWS, steps.known.x.shape[1]), device="cpu")
     whole = valid[:STEPS].all(0).nonzero().flatten()
     return whole[:ROWS]
 
@@ -284,7 +284,7 @@ class WholeRun:
                     values = self.products.step(part, t, every, some, states)
                     states = {name: values[name] for name in self.initial}
                 found.append(fits(states, self.final, self.allowed, len(some)))
-        fit = torch.cat(found) if found else torch.zeros(0, dtype=torch.bool)
+        fit = torch.cat(found) if found else torch.zeros(0, dtype=torch.bool, device="cpu")
         return fit.nonzero().flatten()
 
 

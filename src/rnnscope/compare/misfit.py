@@ -42,7 +42,7 @@ class Misfit:
             groups,
             torch.stack([(one.flatten(1) ** 2).mean(1).sqrt() for one in away], 1),
             torch.stack([one.flatten(1).amax(1) for one in ratios], 1),
-            torch.tensor([one[0].numel() for one in away]),
+            torch.tensor([one[0].numel() for one in away], dtype=torch.long, device="cpu"),
         )
 
     @property
@@ -57,7 +57,7 @@ class Misfit:
 
     def rows(self, chosen: Sequence[int]) -> Misfit:
         """The misfit of some of the models."""
-        index = torch.tensor(chosen, dtype=torch.long)
+        index = torch.tensor(chosen, dtype=torch.long, device="cpu")
         return replace(self, squares=self.squares[index], ratios=self.ratios[index])
 
     def beside(self, other: Misfit) -> Misfit:
@@ -115,10 +115,15 @@ def misfits(
                     share = values / torch.where(inside, within, 1)
                     ratios.append(share.flatten(1).amax(1))
     if not groups:  # no number is of use, so nothing is explained
-        none = torch.full((len(models), 1), torch.inf, dtype=torch.float64)
-        return Misfit((Group(0, "", ()),), none, none, torch.ones(1, dtype=torch.long))
+        none = torch.full((len(models), 1), torch.inf, dtype=torch.float64, device="cpu")
+        return Misfit(
+            (Group(0, "", ()),), none, none, torch.ones(1, dtype=torch.long, device="cpu")
+        )
     return Misfit(
-        tuple(groups), torch.stack(squares, 1), torch.stack(ratios, 1), torch.tensor(counts)
+        tuple(groups),
+        torch.stack(squares, 1),
+        torch.stack(ratios, 1),
+        torch.tensor(counts, dtype=torch.long, device="cpu"),
     )
 
 

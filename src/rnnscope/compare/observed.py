@@ -55,7 +55,9 @@ class Observation:
         """(time, batch, 1), False on padding; None where there is none."""
         if self.inputs.lengths is None:
             return None
-        return (torch.arange(self.inputs.steps)[:, None] < self.inputs.lengths).unsqueeze(-1)
+        return (
+            torch.arange(self.inputs.steps, device="cpu")[:, None] < self.inputs.lengths
+        ).unsqueeze(-1)
 
     def targets(self) -> dict[str, Tensor]:
         """Every array that is compared."""
@@ -111,14 +113,14 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     steps, rows = min(steps, inputs.steps), min(rows, inputs.batch)
     if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
         return observation
-    return _cut(observation, steps, torch.arange(rows))
+    return _cut(observation, steps, torch.arange(rows, device="cpu"))
 
 
 def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     """The rows in which nothing is NaN or infinite but where the model is too, or the first steps
     of all rows; None where nothing is left."""
     inputs = observation.inputs
-    good = torch.ones(inputs.steps, inputs.batch, dtype=torch.bool)
+    good = torch.ones(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
     for name, lost in observation.lost(model):
         wrong = lost.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
         good &= ~(wrong if name == "output" else wrong.flatten(0, 1).any(0).movedim(0, -1))
@@ -131,7 +133,7 @@ def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     one_way = model.num_directions == 1 and not model.parts[0][0].backward
     if steps == 0 or not one_way or inputs.lengths is not None:
         return None
-    return _cut(observation, steps, torch.arange(inputs.batch))
+    return _cut(observation, steps, torch.arange(inputs.batch, device="cpu"))
 
 
 def _cut(observation: Observation, steps: int, rows: Tensor) -> Observation:

@@ -124,7 +124,7 @@ class OfCalls:
         or on there being none."""
         made = self._callable
         name, guessed = made.name, made.guessed
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator("cpu").manual_seed(self._seed)
         states, zeros = (
             drawn_inputs(self._structure, 4, 3, given, generator) for given in (True, False)
         )
@@ -158,7 +158,7 @@ class OfCalls:
         which none are."""
         structure = self._structure
         steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator("cpu").manual_seed(self._seed)
         probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
             answer = self._answer(probe)

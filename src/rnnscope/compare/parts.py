@@ -105,7 +105,7 @@ class OpenedPart:
         found = self._misfit([parts[k] for k in some], units)
         if whole:
             found = found.beside(self._misfit([parts[k] for k in whole], None))
-        order = torch.tensor([*some, *whole]).argsort()
+        order = torch.tensor([*some, *whole], dtype=torch.long, device="cpu").argsort()
         return found.rows(order.tolist())
 
     def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
@@ -176,7 +176,11 @@ class OpenedPart:
 @cache
 def _some(size: int) -> Tensor | None:
     """The units that are compared of so many; None where it is all of them."""
-    return None if size <= FEW else torch.linspace(0, size - 1, FEW).long()
+    return (
+        None
+        if size <= FEW
+        else torch.linspace(0, size - 1, FEW, dtype=torch.float32, device="cpu").long()
+    )
 
 
 def scale(part: Part, known: Known) -> Tensor:
@@ -200,7 +204,7 @@ def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
     hidden = [name for name in part.cell.states if name not in steps.known.before]
     if hidden:
         # a state that is run along gathers the errors of all steps before
-        passed = torch.arange(1, steps.known.x.shape[0] + 1, dtype=step.dtype)
+        passed = torch.arange(1, steps.known.x.shape[0] + 1, dtype=step.dtype, device="cpu")
         gathered = torch.cummax(step, 0).values * passed[:, None, None].sqrt() * 2
         found = {name: torch.maximum(value, gathered) for name, value in found.items()}
     return found

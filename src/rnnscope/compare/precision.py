@@ -76,7 +76,10 @@ def lower_precision(
         if all(one.unit >= unit / 4 for one in shown):
             continue
         pairs = max((_differences(model, shown, bits, way) for way in WAYS), key=_correlation)
-        seen, expected = (torch.cat([torch.zeros(0), *map(torch.flatten, s)]) for s in pairs)
+        seen, expected = (
+            torch.cat([torch.zeros(0, dtype=torch.float32, device="cpu"), *map(torch.flatten, s)])
+            for s in pairs
+        )
         if len(seen) < FEW or not bool(torch.isfinite(seen).all()):
             continue
         largest = float(seen.abs().max())
@@ -184,7 +187,7 @@ def _multiples(seen: Tensor, unit: float) -> list[int]:
 def _size(shown: Sequence[Observation]) -> float:
     """The root mean square of the output."""
     outputs = [one.output[one.usable("output")] for one in shown if one.output is not None]
-    values = torch.cat([torch.zeros(1, dtype=torch.float64), *outputs])
+    values = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), *outputs])
     return float(values.nan_to_num(0.0).pow(2).mean().sqrt())
 
 

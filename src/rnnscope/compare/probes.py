@@ -36,9 +36,11 @@ def drawn_inputs(
     lengths: Tensor | None = None,
 ) -> Inputs:
     """Random x, and random initial states or zeros, float64."""
-    x = torch.randn(steps, batch, structure.input_size, generator=generator, dtype=torch.float64)
+    x = torch.randn(
+        steps, batch, structure.input_size, generator=generator, dtype=torch.float64, device="cpu"
+    )
     if lengths is not None:
-        x = x * (torch.arange(steps)[:, None] < lengths).unsqueeze(-1)
+        x = x * (torch.arange(steps, device="cpu")[:, None] < lengths).unsqueeze(-1)
     initial: dict[str, Tensor] = {}
     for name in structure.cell.states:
         shape = (
@@ -47,14 +49,14 @@ def drawn_inputs(
             batch,
             structure.state_size(name),
         )
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
         initial[name] = 0.7 * drawn if given else torch.zeros_like(drawn)
     return Inputs(x, initial, given, lengths)
 
 
 def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
     """The inputs with which mistakes are searched for: short, so that thousands can be tried."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     rows = structure.num_layers * len(structure.directions)
     wanted = [("one step, zeros", 1, 3, False), ("one step", 1, 3, True)]
     wanted += [("zeros", 4, 3, False), ("states", 4, 3, True), ("square", 3, 3, True)]
@@ -66,7 +68,7 @@ def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> l
         if initial or not given
     ]
     if padded:
-        lengths = torch.tensor([2, 4, 3])
+        lengths = torch.tensor([2, 4, 3], dtype=torch.long, device="cpu")
         found += [
             Probe(f"padded, {label}", drawn_inputs(structure, 4, 3, given, generator, lengths))
             for label, given in (("zeros", False), ("states", True))
@@ -77,8 +79,8 @@ def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> l
 
 def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
     """The inputs on which what was found must hold, and which the verdict speaks of."""
-    generator = torch.Generator().manual_seed(seed + 1)
-    lengths = torch.tensor([4, 6, 5, 2]) if padded else None
+    generator = torch.Generator("cpu").manual_seed(seed + 1)
+    lengths = torch.tensor([4, 6, 5, 2], dtype=torch.long, device="cpu") if padded else None
     batch = 4 if padded else 3
     found = [Probe("probe", drawn_inputs(structure, 6, batch, initial, generator, lengths))]
     if initial:
@@ -93,7 +95,7 @@ def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> 
 def further(structure: Structure, seed: int, initial: bool) -> list[Probe]:
     """Many rows of large inputs and states: what is cut off, and units of relu that are zero for
     all others, may show; and one row of many steps."""
-    generator = torch.Generator().manual_seed(seed + 2)
+    generator = torch.Generator("cpu").manual_seed(seed + 2)
     inputs = drawn_inputs(structure, 4, 16, initial, generator)
     states = {name: 10 * value for name, value in inputs.initial.items()}
     long = drawn_inputs(structure, 40, 1, initial, generator)
@@ -109,6 +111,8 @@ def tiny_layer(structure: Structure, seed: int) -> nn.Module:
         "bias": structure.bias,
         "batch_first": structure.batch_first,
         "bidirectional": structure.bidirectional,
+        "dtype": torch.float32,
+        "device": "cpu",
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

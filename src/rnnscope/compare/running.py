@@ -200,7 +200,7 @@ def _recur(
     steps = x.shape[1]
     valid = None
     if lengths is not None:
-        valid = torch.arange(steps)[:, None] < lengths
+        valid = torch.arange(steps, device="cpu")[:, None] < lengths
         if part.backward:
             valid = valid.flip(0)
     emitted: list[Tensor] = []

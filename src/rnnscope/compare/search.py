@@ -158,7 +158,7 @@ class Search:
             known = dict(zip(again.groups, again.ratios[0].tolist(), strict=True))
             # what is of no use by its own rounding tells nothing
             ratios = [known.get(group, 0.0) for group in misfit.groups]
-            misfit.ratios[k] = torch.tensor(ratios, dtype=misfit.ratios.dtype)
+            misfit.ratios[k] = torch.tensor(ratios, dtype=misfit.ratios.dtype, device="cpu")
         return misfit
 
     def _measure(

@@ -89,7 +89,7 @@ def opened(
                 values = _opened([parts[k] for k in chunk], known, wanted)
                 for name in wanted:
                     found[name].append(widened(values[name], len(chunk)))
-        back = torch.tensor(order).argsort()
+        back = torch.tensor(order, dtype=torch.long, device="cpu").argsort()
         return {name: torch.cat(values)[back] for name, values in found.items()}
 
 

@@ -31,7 +31,7 @@ __all__ = ["Stacked"]
 MORE = 4 * SLACK
 """Times what rounding allows a step of the upper layer: the lower one's rounding comes to it."""
 
-FIRST = torch.zeros(1, dtype=torch.long)
+FIRST = torch.zeros(1, dtype=torch.long, device="cpu")
 """The one unit that is looked at first."""
 
 SETS = 2**17
@@ -75,7 +75,7 @@ class _Rows:
 
     def fitting(self, lower: Part, upper: Part, placed: _Placed) -> list[int]:
         """The sets that fit, with the equations of both parts."""
-        left = torch.arange(len(placed.which))
+        left = torch.arange(len(placed.which), device="cpu")
         with torch.inference_mode():
             if separable(upper.cell):  # most are told from the rest by one number
                 left = left[self._by_one_unit(lower, upper, placed)]
@@ -106,7 +106,7 @@ class _Rows:
             some = slice(start, start + most)
             reads = self._emitted(lower, mine[some], every, len(self.before))
             variants, states = theirs[some], self._initial(every)
-            fit = torch.ones(len(variants), dtype=torch.bool)
+            fit = torch.ones(len(variants), dtype=torch.bool, device="cpu")
             for t, x in enumerate(reads):
                 before = {"h": self.before[t].unsqueeze(0), **states}
                 of_x = torch.matmul(x, products.ih[variants[:, 0]].mT)
@@ -156,7 +156,7 @@ class Stacked:
         below, above = self._kinds
         # where a mistake of the lower layer stands among those of the upper one; -1 for nowhere
         places = [above.places.get(c, -1) for c in below.weights]
-        self._above = torch.tensor(places, dtype=torch.long)
+        self._above = torch.tensor(places, dtype=torch.long, device="cpu")
 
     @classmethod
     def of(
@@ -268,7 +268,7 @@ class Stacked:
         shared = below.members(counts[2])
         shared = shared[(self._above[shared] >= 0).all(1)]
         pairs = _beside(mine, shared, below.compatible)
-        zeros = torch.zeros(1, len(GROUPS), dtype=torch.long)
+        zeros = torch.zeros(1, len(GROUPS), dtype=torch.long, device="cpu")
         most = max(1, SETS // max(1, len(theirs)))
         for start in range(0, len(pairs), most):
             some = pairs[start : start + most]
@@ -317,7 +317,7 @@ def _named(mine: Sequence[Cause], theirs: Sequence[Cause], shared: Sequence[Caus
 
 def _beside(mine: Tensor, shared: Tensor, compatible: Tensor) -> Tensor:
     """Which of some sets may stand beside which of others, in one place: (pair, 2)."""
-    fit = torch.ones(len(mine), len(shared), dtype=torch.bool)
+    fit = torch.ones(len(mine), len(shared), dtype=torch.bool, device="cpu")
     for a, b in product(range(mine.shape[1]), range(shared.shape[1])):
         fit &= compatible[mine[:, a]][:, shared[:, b]]
     return fit.nonzero()

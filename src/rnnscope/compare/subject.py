@@ -122,7 +122,7 @@ def on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
     """A note, where numbers stand on padding: they are not compared."""
     if output is None or inputs.lengths is None:
         return []
-    beyond = torch.arange(inputs.steps)[:, None] >= inputs.lengths
+    beyond = torch.arange(inputs.steps, device="cpu")[:, None] >= inputs.lengths
     if not bool((output[beyond] != 0).any()):
         return []
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -155,7 +156,8 @@ def table(title: str) -> str:
 
 def _models() -> dict[str, Model]:
     """Two layers in two directions of each cell, by its name; sizes in which nothing is special."""
-    options = {"num_layers": 2, "bidirectional": True}
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    options |= {"dtype": torch.float32, "device": "cpu"}
     layers: dict[str, nn.Module] = {
         "LSTM": nn.LSTM(4, 4, **options),
         _PROJECTED: nn.LSTM(4, 4, **options, proj_size=2),

@@ -205,11 +205,11 @@ class Kinds:
                     row.append(known_as[0])
                 rows.append(row)
         count = len(weights)
-        beside = torch.zeros(count, count, dtype=torch.bool)
+        beside = torch.zeros(count, count, dtype=torch.bool, device="cpu")
         for (a, one), (b, other) in combinations(enumerate(weights), 2):
             beside[a, b] = beside[b, a] = not excludes(one, other)
         representatives = tuple([cause for _, cause in group.values()] for group in effects)
-        effect = torch.tensor(rows, dtype=torch.long).reshape(count, len(GROUPS))
+        effect = torch.tensor(rows, dtype=torch.long, device="cpu").reshape(count, len(GROUPS))
         return cls(part.cell, weights, equations, representatives, effect, beside)
 
     def cells(self, part: Part, size: int, known: Changed) -> list[tuple[Cell, Causes]]:
@@ -227,7 +227,7 @@ class Kinds:
         """All sets of so many mistakes in the weights."""
         if size not in self._sets:
             members = self.members(size)
-            none = torch.zeros(len(members), len(GROUPS), dtype=torch.long)
+            none = torch.zeros(len(members), len(GROUPS), dtype=torch.long, device="cpu")
             at = self.with_these(none, members, variants)
             kept = (at >= 0).all(1)
             distinct, which = torch.unique(at[kept], dim=0, return_inverse=True)
@@ -249,11 +249,11 @@ class Kinds:
         """The places of the mistakes of every set of so many, (set, size)."""
         count = len(self.weights)
         if size == 0:
-            return torch.zeros(1, 0, dtype=torch.long)
-        found = torch.arange(count).unsqueeze(1)
+            return torch.zeros(1, 0, dtype=torch.long, device="cpu")
+        found = torch.arange(count, device="cpu").unsqueeze(1)
         for _ in range(size - 1):
             # one more after the last, that may stand beside each
-            fits = torch.arange(count) > found[:, -1:]
+            fits = torch.arange(count, device="cpu") > found[:, -1:]
             for k in range(found.shape[1]):
                 fits &= self.compatible[found[:, k]]
             where, more = fits.nonzero(as_tuple=True)
@@ -333,7 +333,7 @@ class Variants:
                     sets.append(frozenset(several))
                     parts.append(changed)
         places = {chosen: k for k, chosen in enumerate(sets)}
-        after = torch.full((len(sets), len(effects) + 1), -1, dtype=torch.long)
+        after = torch.full((len(sets), len(effects) + 1), -1, dtype=torch.long, device="cpu")
         for k, chosen in enumerate(sets):
             after[k, 0] = k
             for effect in range(1, len(effects) + 1):

@@ -53,7 +53,7 @@ def allowed(
     changed are kept, for other inputs.
     """
     kept = model.shaken if keep else {}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def shaken(value: Tensor) -> Tensor:
         return _shaken(value, unit, generator)
@@ -100,7 +100,7 @@ def _size(value: Tensor) -> Tensor:
 
 
 def _noise(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
-    return 2 * unit * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    return 2 * unit * torch.randn(value.shape, generator=generator, dtype=value.dtype, device="cpu")
 
 
 def _shaken(value: Tensor, unit: float, generator: torch.Generator) -> Tensor:
@@ -114,7 +114,7 @@ def _shaken_parts(
     runs are kept."""
     if (unit, run) in kept:
         return dict(kept[unit, run])
-    generator = torch.Generator().manual_seed(run)
+    generator = torch.Generator("cpu").manual_seed(run)
     parts = {
         (layer, d): part.with_weights(
             part.weights.map(lambda value: _shaken(value, unit, generator)),

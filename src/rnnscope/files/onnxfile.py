@@ -37,6 +37,12 @@ _DTYPES: dict[int, tuple[str, torch.dtype]] = {
     11: ("<f8", torch.float64),
     16: ("<u2", torch.bfloat16),  # NumPy lacks it; the bits are taken over
 }
+_CONSTANTS = {  # attributes of Constant
+    "value_ints": torch.int64,
+    "value_int": torch.int64,
+    "value_floats": torch.float32,
+    "value_float": torch.float32,
+}
 _LISTS = {4: "<f4", 10: "<f8"}  # fields of floating numbers, in a row
 _MOST = 2_000_000  # nodes, initialisers, attributes: more take minutes to go through
 _DEPTH = 32  # graphs inside nodes
@@ -215,9 +221,9 @@ class _Scope:
             value = attributes.get("value")
             if isinstance(value, Message):
                 return self.tensor(value)
-            for key in ("value_ints", "value_int", "value_floats", "value_float"):
+            for key, dtype in _CONSTANTS.items():
                 if key in attributes:
-                    return torch.tensor(attributes[key])
+                    return torch.tensor(attributes[key], dtype=dtype, device="cpu")
             return None
         given = [self.value(each, depth + 1) if each else None for each in maker.inputs]
         if not given or any(

@@ -244,7 +244,7 @@ def write_stack(layout: Layout, stack: Stack) -> dict[str, Tensor]:
         shape = shape_of(stored, slot.array, slot.gates, sizes)
         if slot.name not in written:
             every = (1 + two, *shape) if layout.direction_axis else shape
-            written[slot.name] = torch.zeros(every, dtype=stack.dtype)
+            written[slot.name] = torch.zeros(every, dtype=stack.dtype, device="cpu")
         target = slot.of(layout, written[slot.name])
         pieces = ready[slot.layer, slot.direction]
         for piece, view, _ in views(stored, slot.array, slot.gates, target, sizes):
@@ -257,7 +257,7 @@ def _as_stored(
 ) -> dict[Piece, Tensor]:
     """The parameters as the layout means them: biases merged, z exchanged."""
     pieces = dict(stack.pieces[place])
-    zero = torch.zeros(stack.sizes[0].hidden, dtype=stack.dtype)
+    zero = torch.zeros(stack.sizes[0].hidden, dtype=stack.dtype, device="cpu")
     merged, apart = stored.holders("b_ih"), stored.holders("b_hh")
     for gate in KINDS[stack.kind]:
         b_ih, b_hh = (pieces.get((part, gate), zero) for part in BIASES)

@@ -138,7 +138,7 @@ def _grid(model: Model) -> Iterator[Choice]:
 def _reorder(states: States, cause: Cause) -> States:
     if cause.choice == "added":
         layers, directions = states["h"].shape[:2]
-        rows = torch.arange(layers)[:, None] + torch.arange(directions)
+        rows = torch.arange(layers, device="cpu")[:, None] + torch.arange(directions, device="cpu")
         return {name: value.flatten(0, 1)[rows] for name, value in states.items()}
     return {
         name: value.reshape(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)

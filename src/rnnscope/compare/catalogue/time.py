@@ -110,8 +110,12 @@ def _delayed_choices(model: Model) -> Iterator[Choice]:
 
 def _early(outcome: Outcome, inputs: Inputs) -> Outcome:
     """Each row's output a step early, with zeros after its last."""
-    ends = torch.full((inputs.batch,), inputs.steps) if inputs.lengths is None else inputs.lengths
-    later = torch.arange(1, inputs.steps + 1)[:, None] < ends
+    ends = (
+        torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
+        if inputs.lengths is None
+        else inputs.lengths
+    )
+    later = torch.arange(1, inputs.steps + 1, device="cpu")[:, None] < ends
     moved = torch.where(later.unsqueeze(-1), outcome.output.roll(-1, 0), 0.0)
     return replace(outcome, output=moved)
 
@@ -216,7 +220,7 @@ def _mispad(model: Model, cause: Cause) -> Model:
     def front(inputs: Inputs) -> Inputs | None:
         if inputs.lengths is None:  # nothing is padded
             return inputs
-        steps = torch.arange(inputs.steps)[:, None]
+        steps = torch.arange(inputs.steps, device="cpu")[:, None]
         zeroed = torch.where((steps < inputs.lengths).unsqueeze(-1), inputs.x, 0.0)
         return replace(inputs, x=moved(zeroed, inputs.lengths, True), lengths=None)
 

@@ -83,7 +83,7 @@ def _orders(model: Model) -> Iterator[Choice]:
 
 @cache
 def _order_rows(gates: tuple[str, ...], order: str, units: int) -> Tensor:
-    blocks = torch.arange(len(gates) * units).reshape(len(gates), units)
+    blocks = torch.arange(len(gates) * units, device="cpu").reshape(len(gates), units)
     return torch.cat([blocks[order.index(gate)] for gate in gates])
 
 
@@ -140,7 +140,7 @@ def _order_words(cause: Cause, model: Model) -> Words:
 
 @cache
 def _interleaved_rows(gates: int, units: int, choice: str) -> Tensor:
-    rows = torch.arange(gates * units)
+    rows = torch.arange(gates * units, device="cpu")
     if choice == "read":
         return rows.reshape(units, gates).T.reshape(-1)
     return rows.reshape(gates, units).T.reshape(-1)
