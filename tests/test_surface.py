@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -15,9 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from verbs import VERBS, Bench, plain
+from torch import nn
+from verbs import CPU, VERBS, Bench, plain, traced
 
 import rnnscope as rs
+from rnnscope.cells import apply, from_h, from_x
 
 SOURCE = Path(rs.__file__).parent
 
@@ -202,3 +206,101 @@ def test_the_first_call_of_no_verb_changes_what_is_the_caller_s(
         != answers[name].replace(str(bench.folder), "")
     ]
     assert not apart
+
+
+# copies ----------------------------------------------------------------------------------------
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda value: pickle.loads(pickle.dumps(value)),
+}
+
+
+def records(bench: Bench) -> dict[str, Any]:
+    """Everything that verbs return and that holds tensors."""
+    found: dict[str, Any] = dict(bench.traces)
+    for name, tr in bench.traces.items():
+        found[f"gradients of {name}"] = tr.gradients(tr.h_n.square().sum())
+    gru = bench.traces["gru"]
+    scale = torch.ones((), requires_grad=True, **CPU)
+    found["rerun with a graph"] = gru.rerun(rs.Edit("h", time=1, to=scale * 2))
+    found["difference"] = found["rerun with a graph"].difference(gru)
+    found["memory"] = gru.memory()
+    with torch.inference_mode():
+        found["of inference mode"] = rs.trace(bench.gru, bench.x)
+    with rs.watch(bench.cell) as seen:
+        state = bench.cell(bench.x[1], bench.cell(bench.x[0]))
+        state[0].sum().backward()
+    bench.cell.zero_grad()
+    found |= {"joined": seen.joined(""), "call": seen.calls("")[0]}
+    return found | {"grad": seen.calls("")[1].grad}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_hold_the_same_numbers(how: str, bench: Bench) -> None:
+    for name, record in records(bench).items():
+        copied = COPIES[how](record)
+        assert list(copied) == list(record), name
+        for quantity, value in record.items():
+            assert torch.equal(copied[quantity], value), name
+            shared = copied[quantity].data_ptr() == value.data_ptr()
+            assert shared == (how == "copy"), name
+        assert plain([record.layer_input(0), record.lengths]) == plain(
+            [copied.layer_input(0), copied.lengths]
+        )
+        if isinstance(record, rs.Trace):
+            assert traced(copied) == traced(record)
+            assert copied.explain("h", layer=0, direction="forward", batch=0, time=0, unit=0)
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_no_graph_leads_out_of_a_copy_and_losses_are_followed_to_its_outputs(how: str) -> None:
+    """The judge is the loss's gradient of the copied trace's twin, and autograd of the layer."""
+    layer = nn.LSTM(3, 4, **CPU)
+    x = torch.randn(5, 2, 3, **CPU)
+    tr = rs.trace(layer, x)
+    copied = COPIES[how](tr)
+    assert copied.output.grad_fn is None
+    mine = copied.gradients(copied.output[-1].square().sum() + copied.c_n.sum())
+    loss = tr.output[-1].square().sum() + tr.c_n.sum()
+    judge = torch.autograd.grad(loss, list(layer.parameters()))
+    for (name, _), expected in zip(layer.named_parameters(), judge, strict=True):
+        torch.testing.assert_close(mine.parameters[name], expected)
+    with pytest.raises(rs.GradientError, match="does not depend on this trace"):
+        copied.gradients((tr.output * 1).sum())
+    tr.output.detach().zero_()
+    assert copied.output.any()
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_a_copy_of_what_was_seen_holds_no_model(how: str) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, **CPU)
+            self.program = lambda value: value  # which no pickle holds
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.program(self.gru(x)[0])
+
+    model = Model()
+    with rs.watch(model) as seen:
+        model(torch.randn(5, 2, 3, **CPU)).sum().backward()
+        within = COPIES[how](seen)
+    for copied in (within, COPIES[how](seen)):
+        assert repr(copied) == repr(seen)
+        assert torch.equal(copied["gru"]["z"], seen["gru"]["z"])
+        assert torch.equal(copied["gru"].grad["z"], seen["gru"].grad["z"])
+
+
+def test_a_pickle_that_cannot_be_is_refused_and_names_what_serves() -> None:
+    tanh = rs.cells.Function(
+        "mine", "mine", "mine", torch.tanh, torch.tanh_, lambda y: 1 - y * y, 1, (-1, 1), True, ""
+    )
+    cell = rs.Cell("own", "h", {"h": apply(tanh, from_x("h") + from_h("h"))})
+    tr = rs.trace(rs.Recurrent(cell, 3, 4), torch.ones(2, 3))
+    for record in (tr, tr.gradients(tr.h_n.sum())):
+        with pytest.raises(rs.RefusedError, match=r"function of one's own.*tr\.save\(path\)"):
+            pickle.dumps(record)
+        assert plain(dict(copy.deepcopy(record))) == plain(dict(record))

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import rnnscope as rs
 from rnnscope.cells import GRU_RESET_BEFORE, apply, from_h, from_x
 
-__all__ = ["VERBS", "Bench", "plain"]
+__all__ = ["CPU", "VERBS", "Bench", "plain", "traced"]
 
 CPU = {"device": "cpu", "dtype": torch.float32}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -69,6 +70,19 @@ class Called(Record):
         if labels is not None:
             self.labels = step_labels(labels, self.lengths.tolist())
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, for pickle. Raises ``RefusedError`` where a function of one's own in the
+        cell cannot be pickled."""
+        try:
+            pickle.dumps(self.cell)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise RefusedError(
+                f"this trace cannot be pickled, as its cell holds a function of one's own "
+                f"({error}). Write the function at the top of a module; tr.save(path) and "
+                f"rs.load_trace(path) serve where all functions are those of rnnscope.cells"
+            ) from error
+        return self.__dict__
 
     # what went in and came out -------------------------------------------------------------
 

@@ -5,11 +5,12 @@ A record is pure data: it knows nothing of how its numbers came about.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
@@ -102,6 +103,26 @@ class Record(Mapping[str, Tensor]):
         return self is other
 
     __hash__ = object.__hash__
+
+    # copies ------------------------------------------------------------------------------
+
+    def __copy__(self) -> Self:
+        fresh = type(self).__new__(type(self))
+        fresh.__dict__.update(self.__dict__)
+        return fresh
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of all numbers. No graph leads out of it: what had one, as ``output`` may,
+        requires gradients on its own, so a loss computed from the copy can still be followed
+        back to the copy's outputs."""
+        with torch.inference_mode(False):
+            for tensor in _in_graphs(self, set()):
+                fresh = tensor.detach().clone().requires_grad_()
+                memo.setdefault(id(tensor), fresh)
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     # sizes -------------------------------------------------------------------------------
 
@@ -345,6 +366,26 @@ class Record(Mapping[str, Tensor]):
 
     def _attributes(self) -> dict[str, Any]:
         return {}
+
+
+def _in_graphs(held: Any, visited: set[int]) -> Iterator[Tensor]:
+    """The tensors inside that are part of a graph, which deepcopy refuses."""
+    if id(held) in visited:
+        return
+    visited.add(id(held))
+    if isinstance(held, Tensor):
+        if not held.is_leaf:
+            yield held
+        return
+    inside: Iterable[Any] = ()
+    if isinstance(held, Mapping) and not isinstance(held, Record):
+        inside = held.values()
+    elif isinstance(held, tuple | list):
+        inside = held
+    elif type(held).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        inside = getattr(held, "__dict__", {}).values()
+    for part in inside:
+        yield from _in_graphs(part, visited)
 
 
 def _exported(value: Tensor) -> tuple[Any, dict[str, str]]:

@@ -6,6 +6,7 @@ import difflib
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rnnscope.errors import AddressError
 from rnnscope.joining import Beginning, Handed, Joined, segments
@@ -25,6 +26,10 @@ class Layer:
     kept: deque[tuple[Trace, Beginning]]
     count: int = 0
     handed: Handed | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: all but what only a next call would ask for."""
+        return {**vars(self), "handed": None}
 
     @property
     def traces(self) -> list[Trace]:
@@ -53,6 +58,11 @@ class Seen:
         self._layers: dict[str, Layer] = {}
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold what was seen, not the model: they record nothing more."""
+        facts = ("_layers", "_first_names", "_skipped")
+        return Seen, (self._of,), {name: getattr(self, name) for name in facts}
 
     def _skip(self, name: str, why: str) -> None:
         self._skipped.setdefault(name, Counter())[why] += 1

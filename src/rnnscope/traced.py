@@ -35,7 +35,9 @@ class Trace(Called):
     A mapping from names to tensors (layer, direction, batch, time, unit). ``output``, ``h_n``
     and ``c_n`` are what the layer returned, with their graph; all else is a detached copy.
     ``recomputed`` tells of a call seen by ``watch`` whether activation checkpointing made it once
-    more in the backward pass.
+    more in the backward pass. ``copy.deepcopy`` and ``pickle`` give a trace with numbers of its own,
+    of which no graph leads back to the layer; ``gradients(loss)`` follows a loss that was computed
+    from the copy's own outputs.
     """
 
     recomputed: bool = False
