@@ -32,6 +32,7 @@ from rnnscope.expr import (
     Expr,
     FromH,
     FromX,
+    Number,
     Previous,
     Product,
     Project,
@@ -198,6 +199,12 @@ class Cell:
                         f"cell {self.name}: the equation of {name} uses the weights of gate "
                         f"{gate}; gates is {''.join(self.gates)!r}"
                     )
+                case FromH(_, of) | Project(of) if all(isinstance(e, Number) for e in leaves(of)):
+                    raise DeclarationError(
+                        f"cell {self.name}: the equation of {name} multiplies a matrix with a "
+                        f"number; a matrix is multiplied with a quantity, as in "
+                        f"from_h(k, quantity('r') * previous('h'))"
+                    )
 
     def with_functions(self, functions: Mapping[str, str | Function]) -> Cell:
         """The same cell with other activations: of gates, or of a state's one function.
@@ -294,16 +301,25 @@ class Cell:
         >>> LSTM.range("f"), LSTM.range("h"), LSTM.range("c")
         ((0.0, 1.0), (-1.0, 1.0), None)
         """
-        return self._range(self.equations[name])
+        return self._ranges[name]
 
-    def _range(self, expr: Expr) -> tuple[float, float] | None:
+    @cached_property
+    def _ranges(self) -> dict[str, tuple[float, float] | None]:
+        ranges: dict[str, tuple[float, float] | None] = {}
+        for name, equation in self.equations.items():
+            ranges[name] = self._range(equation, ranges)
+        return ranges
+
+    def _range(
+        self, expr: Expr, above: Mapping[str, tuple[float, float] | None]
+    ) -> tuple[float, float] | None:
         match expr:
             case Apply():
                 return expr.function.range
             case Quantity(name):
-                return self._range(self.equations[name])
+                return above[name]
             case Product(left, right):
-                one, other = self._range(left), self._range(right)
+                one, other = self._range(left, above), self._range(right, above)
                 if one is not None and other is not None:
                     corners = [a * b for a in one for b in other]
                     return min(corners), max(corners)

@@ -6,6 +6,7 @@ own to be whole again.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rnnscope.cells import DECLARED, Cell
@@ -28,6 +29,9 @@ __all__ = ["cell_of", "data_of"]
 
 DEEPEST = 200
 """Operations inside one another, at most, in an equation that is read."""
+
+LARGEST = sys.float_info.max
+"""No number of an equation that is read is larger, or NaN."""
 
 _NAMED: dict[str, type[Quantity] | type[Previous] | type[Vector]] = {
     "quantity": Quantity,
@@ -121,6 +125,8 @@ def _expr(data: Any, depth: int = 0) -> Expr:
     inner = depth + 1
     match data:
         case float() | int():
+            if not abs(data) <= LARGEST:
+                raise DeclarationError(f"an equation with the number {str(data)[:40]}")
             return Number(float(data))
         case ["quantity" | "previous" | "vector" as kind, str(name)]:
             return _NAMED[kind](name)

@@ -632,6 +632,8 @@ def _by_autograd(
         pairs = [(returned.h, upstream.h)]
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
+        if not pairs:  # a cell whose h is a number
+            return {name: torch.zeros_like(own) for name, own in names.items()}
         # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
         # warnings; what flows back is the same bit for bit, 1 × each gradient
         total = torch.stack([(value * _kept(gradient, dtype)).sum() for value, gradient in pairs])

@@ -35,9 +35,8 @@ class Trace(Called):
     A mapping from names to tensors (layer, direction, batch, time, unit). ``output``, ``h_n``
     and ``c_n`` are what the layer returned, with their graph; all else is a detached copy.
     ``recomputed`` tells of a call seen by ``watch`` whether activation checkpointing made it once
-    more in the backward pass. ``copy.deepcopy`` and ``pickle`` give a trace with numbers of its own,
-    of which no graph leads back to the layer; ``gradients(loss)`` follows a loss that was computed
-    from the copy's own outputs.
+    more in the backward pass. ``copy.deepcopy`` and ``pickle`` give a trace of which no graph leads
+    back to the layer; ``gradients(loss)`` follows a loss computed from the copy's own outputs.
     """
 
     recomputed: bool = False
@@ -335,6 +334,7 @@ class Trace(Called):
         Outputs are written without their graph. Raises ``FileError`` where the place cannot be
         written; an existing file is then as it was.
         """
+        self._whole()
         opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
         tracefile.write(
             path,

@@ -10,9 +10,9 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import Call, Structure, Weights
-from rnnscope.cells import quantity_names
+from rnnscope.cells import (
+    GRU,
+    LSTM,
+    LSTM_PROJECTED,
+    RNN_RELU,
+    RNN_TANH,
+    Cell,
+    quantity_names,
+)
 from rnnscope.declaration import cell_of, data_of
 from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError, ShapeError
@@ -128,13 +136,14 @@ def _flattened(structure: Structure, output: Any) -> list[Any]:
 def read(path: str | os.PathLike[str]) -> Contents:
     """The contents of a file that ``write`` wrote.
 
-    Raises ``FileError`` where the file is missing, damaged, or holds no trace.
+    Raises ``FileError`` where the file is missing, damaged, or holds no trace; of a part that is
+    missing or does not fit the others it names that part.
     """
     path = Path(path)
     if not path.is_file():
         raise FileError(f"{no_file(path)}: {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device="cpu") as file:
             metadata = (file.metadata() or {}).get("rnnscope")
             if metadata is None:
                 raise FileError(
@@ -142,86 +151,303 @@ def read(path: str | os.PathLike[str]) -> Contents:
                     f"A trace is written by trace.save(path)"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except FileError:
+        raise
+    # a type of numbers that torch lacks is told as an error of many kinds
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise FileError(f"{path} is damaged, or no .safetensors file: {error}") from error
     try:
-        return _contents(json.loads(metadata), tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise FileError(f"{path} is damaged: its parts do not fit together ({error!r})") from error
-
-
-def _contents(facts: Any, tensors: dict[str, Tensor]) -> Contents:
-    if facts["format"] != FORMAT:
-        raise ValueError(f"format {facts['format']!r}; this version reads {FORMAT!r}")
-    if facts["crc32"] != _checksum(tensors):
-        raise ValueError("its numbers are not those that were written: the checksum differs")
-    structure = Structure(**{**facts["structure"], "cell": cell_of(facts["structure"]["cell"])})
-    weights = tuple(
-        tuple(
-            Weights(
-                structure.cell,
-                tensors[f"weight/{layer}/{d}/ih"],
-                tensors[f"weight/{layer}/{d}/hh"],
-                tensors.get(f"weight/{layer}/{d}/b_ih"),
-                tensors.get(f"weight/{layer}/{d}/b_hh"),
-                tensors.get(f"weight/{layer}/{d}/hr"),
-                suffix,
-                {n: tensors[f"weight/{layer}/{d}/vector/{n}"] for n in structure.cell.vectors},
-            )
-            for d, suffix in enumerate(structure.suffixes(layer))
-        )
-        for layer in range(structure.num_layers)
-    )
-    call = Call(
-        tensors["x"],
-        {name: tensors[f"initial/{name}"] for name in structure.cell.states},
-        facts["given"],
-        facts["batched"],
-        _packed("packed", tensors),
-        tensors.get("lengths"),
-    )
-    values = {
-        name: tensors[f"value/{name}"]
-        for name in quantity_names(structure.cell)
-        if f"value/{name}" in tensors
-    }
-    lead = (structure.num_layers, len(structure.directions), call.batch, call.steps)
-    for name in (*structure.cell.states, *values):
-        if tuple(values[name].shape[:4]) != lead:
-            raise ValueError(f"{name} is {tuple(values[name].shape)}, not {lead} and units")
-    inputs = (call.x.transpose(0, 1), *(tensors.get(f"input/{k}") for k in range(1, lead[0])))
-    proofs = {
-        name: Proof(**{**proof, "place": Place(**proof["place"])})
-        for name, proof in facts["proofs"].items()
-    }
-    name = facts["products"]
-    products = None if name is None else getattr(torch, name.removeprefix("torch."))
-    if not isinstance(products, torch.dtype | None):
-        raise TypeError(f"products is {name!r}, no type of numbers")
-    if not (facts["given"] in (True, False) and facts["batched"] in (True, False)):
-        raise TypeError("given and batched must be true or false")
-    states = tuple(tensors[f"final/{k}"] for k in range(len(structure.cell.states)))
-    final = states[0] if len(states) == 1 else states
-    output: Any = final
-    if not structure.single_step:
-        packed = _packed("output", tensors)
-        output = (tensors["output"] if packed is None else packed, final)
-    masks = tuple(tensors.get(f"mask/{k}") for k in range(lead[0]))
-    opened = Opened(values, inputs, proofs, products, masks)
-    labels = _labels(facts.get("labels", ()), call)
-    return Contents(structure, call, weights, opened, output, labels)
-
-
-def _labels(found: Any, call: Call) -> Labels:
-    lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
+        facts = json.loads(metadata)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged: its description is no JSON ({error})") from error
     try:
+        return _Parts(_fact({"it": facts}, "it", dict), tensors).contents()
+    except (_UnfitError, DeclarationError, ShapeError) as error:
+        raise FileError(f"{path} is damaged: its parts do not fit together: {error}") from error
+
+
+class _UnfitError(Exception):
+    """A part that is missing, or does not fit the others."""
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise _UnfitError(what)
+
+
+def _fact(facts: Mapping[str, Any], name: str, *kinds: type, within: str = "") -> Any:
+    """A fact of one of these kinds; True and False are no numbers."""
+    place = f"{within}{name}"
+    _require(name in facts, f"it lacks {place}")
+    value = facts[name]
+    fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    _require(fits, f"{place} must be {wanted}; got {str(value)[:40]!r}")
+    return value
+
+
+_KINDS: dict[str, tuple[Cell, ...]] = {
+    "nn.RNN": (RNN_TANH, RNN_RELU),
+    "nn.GRU": (GRU,),
+    "nn.LSTM": (LSTM, LSTM_PROJECTED),
+    "nn.RNNCell": (RNN_TANH, RNN_RELU),
+    "nn.GRUCell": (GRU,),
+    "nn.LSTMCell": (LSTM,),
+}
+"""The modules of torch, and what each computes; all others are ``rs.Recurrent``."""
+_DECLARED = "rs.Recurrent"
+_PRODUCTS = {
+    str(each): each for each in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a file holds, read part by part: each is there, of its kind and size."""
+
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def contents(self) -> Contents:
+        written = _fact(self.facts, "format", str)
+        _require(written == FORMAT, f"format {written[:40]!r}; this version reads {FORMAT!r}")
+        same = _fact(self.facts, "crc32", int) == _checksum(self.tensors)
+        _require(same, "its numbers are not those that were written: the checksum differs")
+        structure = self.structure()
+        weights = self.weights(structure)
+        call = self.call(structure)
+        lead = (structure.num_layers, len(structure.directions), call.batch, call.steps)
+        values = {
+            name: self.tensor(f"value/{name}", (*lead, structure.state_size(name)))
+            for name in quantity_names(structure.cell)
+            if f"value/{name}" in self.tensors or name in structure.cell.states
+        }
+        inputs: list[Tensor | None] = [call.x.transpose(0, 1)]
+        masks: list[Tensor | None] = []
+        for layer in range(structure.num_layers):
+            shape = (call.batch, call.steps, structure.feature_size(layer))
+            if layer > 0:
+                inputs.append(self.optional(f"input/{layer}", shape))
+            masks.append(self.optional(f"mask/{layer}", shape, torch.bool))
+        opened = Opened(
+            values, tuple(inputs), self.proofs(structure, call), self.products(), tuple(masks)
+        )
+        output = self.output(structure, call)
+        self.types(weights[0][0].ih.dtype)
+        return Contents(structure, call, weights, opened, output, self.labels(call))
+
+    # tensors ---------------------------------------------------------------------------------
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor of this shape, of real floating point numbers where no type is named."""
+        _require(name in self.tensors, f"it lacks {name}")
+        value = self.tensors[name]
+        fits = str(value.dtype) in _PRODUCTS if dtype is None else value.dtype == dtype
+        wanted = "floating point numbers" if dtype is None else str(dtype)
+        _require(fits, f"{name} must hold {wanted}; got {value.dtype}")
+        got = tuple(value.shape)
+        _require(got == shape, f"{name} must be {shape}; got {got}")
+        return value
+
+    def optional(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """The same; None where the file has none."""
+        return self.tensor(name, shape, dtype) if name in self.tensors else None
+
+    # what it is made of ----------------------------------------------------------------------
+
+    def structure(self) -> Structure:
+        kinds = get_type_hints(Structure)
+        # an older version wrote no reverse and no declared
+        usual = {f.name: f.default for f in fields(Structure) if f.default is not MISSING}
+        found = usual | _fact(self.facts, "structure", dict)
+        within = "structure/"
+        cell = cell_of(_fact(found, "cell", str, dict, within=within))
+        read = {
+            name: _fact(found, name, *((int, float) if kind is float else (kind,)), within=within)
+            for name, kind in kinds.items()
+            if name != "cell"
+        }
+        extra = sorted(set(found) - set(kinds))
+        _require(not extra, f"structure holds {', '.join(extra)[:80]}, which no layer has")
+        structure = Structure(cell=cell, **read)
+        for name in ("input_size", "hidden_size", "output_size", "num_layers"):
+            _require(read[name] >= 1, f"structure/{name} must be at least 1; got {read[name]}")
+        _require(0 <= structure.dropout <= 1, "structure/dropout must be between 0 and 1")
+        kind, declared = structure.kind, structure.declared
+        known = cell in _KINDS[kind] if kind in _KINDS else kind == _DECLARED and bool(cell.gates)
+        _require(known, f"structure/kind {kind[:40]!r} computes no cell {cell.name[:40]!r}")
+        _require(declared == (kind == _DECLARED), "structure/declared does not fit its kind")
+        _require(
+            structure.single_step == kind.endswith("Cell"),
+            "structure/single_step does not fit its kind",
+        )
+        size = structure.output_size
+        _require(
+            size < structure.hidden_size if cell.projected else size == structure.hidden_size,
+            "structure/output_size does not fit its cell",
+        )
+        several = structure.num_layers > 1 or structure.bidirectional or structure.dropout > 0
+        _require(
+            not (structure.single_step and (several or structure.batch_first)),
+            "structure: a cell has one layer and one direction",
+        )
+        _require(
+            not structure.reverse or (declared and not structure.bidirectional),
+            "structure/reverse does not fit its kind",
+        )
+        return structure
+
+    def weights(self, structure: Structure) -> tuple[tuple[Weights, ...], ...]:
+        cell, hidden, size = structure.cell, structure.hidden_size, structure.output_size
+        rows = len(cell.gates) * hidden
+
+        def read(layer: int, d: int, suffix: str) -> Weights:
+            place = f"weight/{layer}/{d}/"
+            return Weights(
+                cell,
+                self.tensor(f"{place}ih", (rows, structure.feature_size(layer))),
+                self.tensor(f"{place}hh", (rows, size)),
+                self.tensor(f"{place}b_ih", (rows,)) if structure.bias else None,
+                self.tensor(f"{place}b_hh", (rows,)) if structure.bias else None,
+                self.tensor(f"{place}hr", (size, hidden)) if cell.projected else None,
+                suffix,
+                {n: self.tensor(f"{place}vector/{n}", (hidden,)) for n in cell.vectors},
+            )
+
+        return tuple(
+            tuple(read(layer, d, suffix) for d, suffix in enumerate(structure.suffixes(layer)))
+            for layer in range(structure.num_layers)
+        )
+
+    def call(self, structure: Structure) -> Call:
+        _require("x" in self.tensors, "it lacks x")
+        sizes = tuple(self.tensors["x"].shape)
+        _require(len(sizes) == 3 and min(sizes) > 0, f"x must be (time, batch, input); got {sizes}")
+        steps, batch = sizes[:2]
+        x = self.tensor("x", (steps, batch, structure.input_size))
+        batched = _fact(self.facts, "batched", bool)
+        _require(batched or batch == 1, f"batched is false, and x holds {batch} sequences")
+        _require(steps == 1 or not structure.single_step, f"a cell has one step; x holds {steps}")
+        lead = (structure.num_layers, len(structure.directions), batch)
+        initial = {
+            name: self.tensor(f"initial/{name}", (*lead, structure.state_size(name)))
+            for name in structure.cell.states
+        }
+        lengths = self.optional("lengths", (batch,), torch.int64)
+        inside = lengths is None or (int(lengths.min()) >= 1 and int(lengths.max()) == steps)
+        _require(inside, f"lengths must be 1 to {steps}, and the longest {steps}")
+        each = [steps] * batch if lengths is None else lengths.tolist()
+        whole = "packed/data" not in self.tensors or len(self.tensors["packed/data"]) == sum(each)
+        _require(lengths is not None or whole, "it lacks lengths, or packed/data is another")
+        packed = self.packed("packed", each, structure.input_size)
+        free = batched and not structure.single_step
+        _require(packed is None or free, "packed does not fit the form of the call")
+        _require(packed is not None or lengths is None, "it lacks packed/data, and has lengths")
+        return Call(x, initial, _fact(self.facts, "given", bool), batched, packed, lengths)
+
+    def packed(self, prefix: str, lengths: list[int], size: int) -> PackedSequence | None:
+        """A PackedSequence of sequences of these lengths; None where the file has none."""
+        data, sizes, order, back = (f"{prefix}/{name}" for name in _PACKED)
+        if data not in self.tensors:
+            return None
+        steps, batch = max(lengths), len(lengths)
+        counts = [sum(length > step for length in lengths) for step in range(steps)]
+        packed = PackedSequence(
+            self.tensor(data, (sum(lengths), size)),
+            self.tensor(sizes, (steps,), torch.int64),
+            self.optional(order, (batch,), torch.int64),
+            self.optional(back, (batch,), torch.int64),
+        )
+        _require(packed.batch_sizes.tolist() == counts, f"{sizes} are not those of the lengths")
+        orders = (packed.sorted_indices, packed.unsorted_indices)
+        there = [list(range(batch)) if each is None else each.tolist() for each in orders]
+        _require((orders[0] is None) == (orders[1] is None), f"it lacks {order} or {back}")
+        _require(sorted(there[0]) == list(range(batch)), f"{order} is no order of {batch}")
+        _require([there[0].index(k) for k in range(batch)] == there[1], f"{back} undoes no {order}")
+        descending = [lengths[k] for k in there[0]]
+        _require(descending == sorted(lengths, reverse=True), f"{order} does not sort the lengths")
+        return packed
+
+    def output(self, structure: Structure, call: Call) -> Any:
+        """In the forms in which modules return it."""
+        states = tuple(
+            self.tensor(f"final/{k}", structure.state_shape(name, call.batch, call.batched))
+            for k, name in enumerate(structure.cell.states)
+        )
+        final = states[0] if len(states) == 1 else states
+        if structure.single_step:
+            return final
+        size = structure.output_size * len(structure.directions)
+        if call.packed is not None:
+            lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
+            packed = self.packed("output", lengths, size)
+            _require(packed is not None, "it lacks output/data")
+            return packed, final
+        lead = (call.steps, call.batch) if call.batched else (call.steps,)
+        return self.tensor(
+            "output", (*(lead[::-1] if structure.batch_first else lead), size)
+        ), final
+
+    # what is said of it ----------------------------------------------------------------------
+
+    def types(self, of_weights: torch.dtype) -> None:
+        """Numbers that are computed together are of one type; autocast alone lets x be another."""
+        for prefix in (("weight/",), ("value/", "final/")):
+            kinds = {str(t.dtype) for name, t in self.tensors.items() if name.startswith(prefix)}
+            place = " and ".join(prefix)
+            _require(len(kinds) == 1, f"{place} hold numbers of several types: {sorted(kinds)}")
+        autocast = self.products() not in (None, of_weights)
+        x = self.tensors["x"].dtype
+        _require(autocast or x == of_weights, f"x is {x}, and the weights are {of_weights}")
+
+    def products(self) -> torch.dtype | None:
+        name = _fact(self.facts, "products", str, type(None))
+        _require(
+            name is None or name in _PRODUCTS, f"products is {str(name)[:40]!r}, no type of numbers"
+        )
+        return None if name is None else _PRODUCTS[name]
+
+    def proofs(self, structure: Structure, call: Call) -> dict[str, Proof]:
+        found = _fact(self.facts, "proofs", dict)
+        states = structure.cell.states
+        _require(set(found) in (set(), set(states)), f"proofs must be of {' and '.join(states)}")
+        proofs = {}
+        for name in found:
+            within = f"proofs/{name}/"
+            proof = _fact(found, name, dict, within="proofs/")
+            deviation, tolerance, ratio = (
+                float(_fact(proof, key, int, float, within=within))
+                for key in ("deviation", "tolerance", "ratio")
+            )
+            _require(deviation >= 0, f"{within}deviation must be at least 0; got {deviation}")
+            places, loose = (_fact(proof, key, int, within=within) for key in ("places", "loose"))
+            every_step = _fact(proof, "every_step", bool, within=within)
+            _require(proof.get("state") == name, f"{within}state must be {name}")
+            at = _fact(proof, "place", dict, within=within)
+            place = self.place(at, f"{within}place/", structure, call)
+            proofs[name] = Proof(
+                deviation, tolerance, ratio, name, place, every_step, places, loose
+            )
+        return {name: proofs[name] for name in states if name in proofs}
+
+    def place(self, at: Mapping[str, Any], within: str, structure: Structure, call: Call) -> Place:
+        ends = {"layer": structure.num_layers, "batch": call.batch, "time": call.steps}
+        found = {axis: _fact(at, axis, int, within=within) for axis in ends}
+        for axis, end in ends.items():
+            _require(0 <= found[axis] < end, f"{within}{axis} must be 0 to {end - 1}")
+        direction = _fact(at, "direction", str, within=within)
+        _require(direction in structure.directions, f"{within}direction is no direction of it")
+        unit = _fact(at, "unit", int, type(None), within=within)
+        return Place(found["layer"], direction, found["batch"], found["time"], unit)
+
+    def labels(self, call: Call) -> Labels:
+        if "labels" not in self.facts:  # an older version wrote it
+            return ()
+        found = _fact(self.facts, "labels", list)
+        for row in found:
+            texts = isinstance(row, list) and all(isinstance(text, str) for text in row)
+            _require(texts, "labels must be lists of texts")
+        lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
         return step_labels(found, lengths) if found else ()
-    except ShapeError as error:
-        raise ValueError(str(error)) from error
-
-
-def _packed(prefix: str, tensors: Mapping[str, Tensor]) -> PackedSequence | None:
-    if f"{prefix}/data" not in tensors:
-        return None
-    order = (tensors.get(f"{prefix}/{name}") for name in _PACKED[1:])
-    return PackedSequence(tensors[f"{prefix}/data"], *order)
