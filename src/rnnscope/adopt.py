@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
+from rnnscope.escaping import printable
 
 __all__ = [
     "OPENED",
@@ -263,7 +264,7 @@ class Structure:
             parts.append("bias=False")
         if self.dropout:
             parts.append(f"dropout={self.dropout}")
-        return f"{self.kind}({', '.join(parts)})"
+        return printable(f"{self.kind}({', '.join(parts)})")
 
     def state_shape(self, state: str, batch: int, batched: bool = True) -> tuple[int, ...]:
         """The shape of h_n or c_n, or of the initial state, as the module takes and returns it."""

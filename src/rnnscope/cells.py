@@ -169,6 +169,12 @@ class Cell:
                 f"cell {self.name}: no equation for h, which the layer hands on; "
                 f"got {', '.join(self.equations) or 'none'}"
             )
+        for name in (*self.gates, *self.vectors):
+            if not name.isidentifier():
+                raise DeclarationError(
+                    f"cell {self.name}: {name!r} cannot name a gate or a vector; write a word of "
+                    f"letters, digits and _"
+                )
         for name in self.equations:
             if not name.isidentifier() or name == "x":
                 raise DeclarationError(

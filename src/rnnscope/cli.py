@@ -24,6 +24,7 @@ from rnnscope import __version__
 from rnnscope.adopt import adopt
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
+from rnnscope.escaping import printable
 from rnnscope.files import load, save
 from rnnscope.files.found import AmbiguousError
 from rnnscope.files.loading import READERS
@@ -34,7 +35,7 @@ from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.page import view as page
-from rnnscope.terminal import ArgumentError, Format, OneLine, show
+from rnnscope.terminal import ArgumentError, Format, OneLine, say, show
 from rnnscope.trace import trace
 from rnnscope.traced import Trace
 
@@ -253,7 +254,7 @@ def explain(
         plain = (drawn_as, stored, changes) == (Drawn(), Stored(), None)
         if words and plain and form is Format.text:
             asked = f"rnnscope view {' '.join(words)} -o page.html"
-            typer.echo(f"\nNext: {asked}  ·  --cell lstm  ·  --set weight_hh_l0=0")
+            say(f"\nNext: {asked}  ·  --cell lstm  ·  --set weight_hh_l0=0")
     else:
         show(traced.explain(name, **chosen), form)
 
@@ -313,7 +314,7 @@ def view(
     named = None if labels is None else labels.split(",")
     if named is not None:
         traced.labelled(named)
-    typer.echo(f"wrote {page(traced, output, batch=batch, construction=built)}")
+    say(f"wrote {page(traced, output, batch=batch, construction=built)}")
 
 
 @dataclass(frozen=True)
@@ -500,17 +501,17 @@ def convert(
     # one without a name may be given one
     save(layers[""] if list(layers) == [""] else layers, target, layout=layout)
     for name, module in layers.items():
-        typer.echo(f"{name or '(no name)'}: {module}")
+        say(f"{printable(name) or '(no name)'}: {module}")
         for assumed in layers.assumed[name]:
-            typer.echo(f"    assumed {assumed}")
+            say(f"    assumed {printable(assumed)}")
         own = nonlinearity_of(adopt(module).cell)
         usual = _nonlinearity(layout, target)
         if own is not None and usual not in (None, own):
-            typer.echo(
+            say(
                 f"    an rnn of {layout or 'pytorch'} is {usual} unless told otherwise: "
                 f"activation={own!r}"
             )
-    typer.echo(f"written to {target}")
+    say(f"written to {printable(str(target))}")
 
 
 def _nonlinearity(layout: str | None, target: Path) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rnnscope.adopt import adopt
 from rnnscope.compare import Verdict, compare
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
+from rnnscope.escaping import fenced
 from rnnscope.files.arrays import read_npz
 from rnnscope.files.window import Held
 from rnnscope.inputs import MOST, reader_of
@@ -64,7 +65,7 @@ class Printed:
 
     def markdown(self) -> str:
         """The text as a block that keeps its columns."""
-        return f"```\n{self}```\n"
+        return fenced(str(self).rstrip("\n")) + "\n"
 
     def data(self) -> dict[str, Any]:
         """Everything as plain values."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from rnnscope import notation
+from rnnscope import escaping, notation
 from rnnscope.notation import Call, Digits, Noted, Shape, Total
 
 __all__ = ["Block", "Chain", "Chains", "Document", "Heading", "Listing", "Paragraph", "Table"]
@@ -155,6 +155,10 @@ class Document:
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Lines of text, each with its style."""
+        for line, style in self._written():
+            yield escaping.printable(line), style
+
+    def _written(self) -> Iterator[tuple[str, str]]:
         for k, block in enumerate(self.blocks):
             if isinstance(block, Heading):
                 if k and not (block.level > 1 and isinstance(self.blocks[k - 1], Heading)):
@@ -336,32 +340,21 @@ def _aligned_latex(block: Chains) -> str:
     for chain in block.chains:
         left = notation.latex(chain.left)
         if chain.lead:
-            left = rf"\text{{{_escaped(chain.lead)}}}\qquad {left}"
+            left = rf"\text{{{escaping.latex(chain.lead)}}}\qquad {left}"
         for k, stage in enumerate(chain.all_stages):
-            tail = rf" && \text{{{_escaped(chain.tail)}}}" if chain.tail and k == 0 else ""
+            tail = rf" && \text{{{escaping.latex(chain.tail)}}}" if chain.tail and k == 0 else ""
             lines.append(f"{left if k == 0 else ''} &= {notation.latex(stage)}{tail}")
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 
-_SPECIAL = {c: "\\" + c for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "σ": r"$\sigma$",
-    "⊙": r"$\odot$",
-    "–": "--",
-}
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+def _single(cell: str) -> str:
+    """With single spaces: columns are not kept by spaces."""
+    return " ".join(filter(None, cell.split(" ")))
 
 
 def _latex_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return _escaped(" ".join(cell.split()))
+        return escaping.latex(_single(cell))
     return f"${notation.latex(cell)}$"
 
 
@@ -369,12 +362,12 @@ def _latex(block: Block) -> str:
     match block:
         case Heading(title, aside):
             if block.level == 0:
-                return rf"\noindent\texttt{{{_escaped(title)}}}"
-            return rf"\paragraph{{{_escaped(title)}}} {_escaped(aside)}".rstrip()
+                return rf"\noindent\texttt{{{escaping.latex(title)}}}"
+            return rf"\paragraph{{{escaping.latex(title)}}} {escaping.latex(aside)}".rstrip()
         case Paragraph(lines):
-            return "\\\\\n".join(_escaped(line.strip()) for line in lines)
+            return "\\\\\n".join(escaping.latex(line.strip()) for line in lines)
         case Listing(lines):
-            return "\\begin{verbatim}\n" + "\n".join(lines) + "\n\\end{verbatim}"
+            return escaping.verbatim("\n".join(map(escaping.printable, lines)))
         case Chains():
             return "\\[\n" + _aligned_latex(block) + "\n\\]"
         case Table(head, rows, left):
@@ -385,7 +378,7 @@ def _latex(block: Block) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return " ".join(cell.split()).replace("|", r"\|").replace("_", r"\_").replace("*", r"\*")
+        return escaping.markdown(_single(cell))
     return f"${notation.latex(cell)}$"
 
 
@@ -398,7 +391,7 @@ def _markdown(block: Block) -> str:
         case Paragraph(lines):
             return "  \n".join(_markdown_cell(line) for line in lines)
         case Listing(lines):
-            return "```\n" + "\n".join(lines) + "\n```"
+            return escaping.fenced("\n".join(map(escaping.printable, lines)))
         case Chains():
             return "$$\n" + _aligned_latex(block) + "\n$$"
         case Table(head, rows, left):

@@ -9,6 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from rnnscope.addressing import Traced
+from rnnscope.escaping import lines as escaped_lines
+from rnnscope.escaping import printable
 
 __all__ = ["html", "text"]
 
@@ -42,15 +44,15 @@ def text(trace: Shown) -> str:
             lines.append("  " + "  ".join(cells).rstrip())
     else:
         lines += _overview(trace)
-    return "\n".join([*lines, trace.proof])
+    return "\n".join(map(printable, [*lines, trace.proof]))
 
 
 def html(trace: Shown) -> str:
     """The same for a notebook."""
-    title = escape(f"Trace of {trace.structure}")
-    proof = escape(trace.proof)
+    title = escape(printable(f"Trace of {trace.structure}"))
+    proof = escape(printable(trace.proof))
     if _count(trace) > SMALL:
-        body = f"<pre>{escape(chr(10).join(_overview(trace)))}</pre>"
+        body = f"<pre>{escape(escaped_lines(chr(10).join(_overview(trace))))}</pre>"
     else:
         header, rows = _table(trace)
         head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)

@@ -325,7 +325,9 @@ def _latex_symbol(symbol: Symbol) -> str:
     unit = "" if symbol.unit is None else f"[{symbol.unit}]"
     if not index:
         return base + unit
-    return f"{base}_{index}{unit}" if len(index) == 1 else f"{base}_{{{index}}}{unit}"
+    if len(index) > 1:
+        index = f"{{{_latex_words(index)}}}"
+    return f"{base}_{index}{unit}"
 
 
 def _latex_words(words: str) -> str:
@@ -367,7 +369,9 @@ def _mathml_symbol(symbol: Symbol) -> str:
         left, sign, right = index.partition("-") if "-" in index else index.partition("+")
         inside = _mi(left) if left.isalpha() else f"<mn>{escape(left)}</mn>"
         if sign:
-            inside = f"<mrow>{inside}{_mo('−' if sign == '-' else sign)}<mn>{right}</mn></mrow>"
+            inside = (
+                f"<mrow>{inside}{_mo('−' if sign == '-' else sign)}<mn>{escape(right)}</mn></mrow>"
+            )
         written = f"<msub>{written}{inside}</msub>"
     if symbol.unit is not None:
         written = f"<mrow>{written}{_mo('[')}<mn>{symbol.unit}</mn>{_mo(']')}</mrow>"

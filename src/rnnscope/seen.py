@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnnscope.errors import AddressError
+from rnnscope.escaping import printable
 from rnnscope.joining import Beginning, Handed, Joined, segments
 from rnnscope.traced import Trace
 
@@ -177,7 +178,8 @@ class Seen:
         lines += [
             f"  {name!r:<{width}}  skipped: {reason}" for name, reason in self.skipped.items()
         ]
-        return "\n".join([*lines, f"{self.nbytes / 1e6:.3g} MB of recorded numbers"])
+        lines.append(f"{self.nbytes / 1e6:.3g} MB of recorded numbers")
+        return "\n".join(map(printable, lines))
 
 
 def _summary(layer: Layer) -> str:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.adopt import Call, Structure
 from rnnscope.errors import VerificationError
+from rnnscope.escaping import code, markdown, printable
 
 __all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]
 
@@ -130,7 +131,7 @@ class Shapes:
             pairs = [(f"wrong  {t.wrong}", t.size) for t in self.traps]
             for trap, wrong in zip(self.traps, _aligned(pairs, 6), strict=True):
                 lines += [f"    {trap.why}", wrong, f"      right  {trap.right}"]
-        return "\n".join([*lines, "", self.checked])
+        return "\n".join(map(printable, [*lines, "", self.checked]))
 
     def __rich__(self) -> Text:
         """The text with its titles bold, what is wrong in red and what is right in green."""
@@ -144,15 +145,19 @@ class Shapes:
 
     def markdown(self) -> str:
         """The same as Markdown, a table a section."""
-        lines = [f"**`{self.module}`**", "", *(f"`{line}`  " for line in self.call)]
+        lines = [f"**{code(self.module)}**", "", *(f"{code(line)}  " for line in self.call)]
         for section in self.sections:
             lines += ["", f"**{section.title}**", "", "| | | equals |", "|---|---|---|"]
-            lines += [f"| `{s.code}` | {s.says} | `{s.equals}` |" for s in section.statements]
+            lines += [
+                f"| {code(s.code)} | {s.says} | {code(s.equals)} |" for s in section.statements
+            ]
         if self.traps:
             lines += ["", "**Traps in this call**", "", "| wrong | right | why | |"]
             lines += ["|---|---|---|---|"]
-            lines += [f"| `{t.wrong}` | `{t.right}` | {t.why} | {t.size} |" for t in self.traps]
-        return "\n".join([*lines, "", self.checked])
+            lines += [
+                f"| {code(t.wrong)} | {code(t.right)} | {t.why} | {t.size} |" for t in self.traps
+            ]
+        return "\n".join([*lines, "", markdown(self.checked)])
 
     def _repr_markdown_(self) -> str:
         return self.markdown()

@@ -17,8 +17,9 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from rnnscope.errors import AddressError, RnnscopeError
+from rnnscope.escaping import lines, printable
 
-__all__ = ["ArgumentError", "Format", "OneLine", "show"]
+__all__ = ["ArgumentError", "Format", "OneLine", "say", "show"]
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 # the one error that typer and the click inside or beside it have in common
@@ -65,7 +66,7 @@ class OneLine(TyperGroup):
 
 
 def _complain(message: str) -> int:
-    print(f"rnnscope: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"rnnscope: {' '.join(message.split())}"), file=sys.stderr)
     return USAGE
 
 
@@ -117,16 +118,22 @@ def _advice(message: str) -> str:
     )
 
 
+def say(text: str) -> None:
+    """Print lines, in which names of files and layers do nothing to the terminal."""
+    typer.echo(lines(text))
+
+
 def show(found: Printed, form: Format, command: str = "explain") -> None:
     """Print in a form; in colours where stdout is a terminal. Errors name the ``command``."""
     if form is Format.json:
-        typer.echo(json.dumps(_jsonable(found.data()), ensure_ascii=False, indent=2))
+        text = json.dumps(_jsonable(found.data()), ensure_ascii=False, indent=2)
+        typer.echo("\n".join(map(_unicode_escaped, text.split("\n"))))
     elif form is Format.markdown:
-        typer.echo(found.markdown().rstrip("\n"))
+        say(found.markdown().rstrip("\n"))
     elif form is Format.latex:
         if not hasattr(found, "latex"):
             raise ArgumentError(f"{command} prints no formulas: text, markdown or json")
-        typer.echo(found.latex().rstrip("\n"))
+        say(found.latex().rstrip("\n"))
     elif sys.stdout.isatty() and hasattr(found, "__rich__"):
         # long lines are left to the terminal: broken ones would misplace what stands below
         console = Console(highlight=False)
@@ -134,7 +141,14 @@ def show(found: Printed, form: Format, command: str = "explain") -> None:
             console.print(found, soft_wrap=True)
         sys.stdout.write(in_options(captured.get()))
     else:
-        typer.echo(in_options(str(found)).rstrip("\n"))
+        say(in_options(str(found)).rstrip("\n"))
+
+
+def _unicode_escaped(line: str) -> str:
+    """A line of JSON that a terminal shows and does not obey, equal to what it was for a reader."""
+    if line.isprintable():
+        return line
+    return "".join(sign if printable(sign) == sign else json.dumps(sign)[1:-1] for sign in line)
 
 
 def _jsonable(value: Any) -> Any:

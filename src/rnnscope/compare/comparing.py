@@ -23,6 +23,7 @@ from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.subject import Subject, dtype_of
 from rnnscope.compare.verdict import Verdict
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
+from rnnscope.escaping import printable
 
 __all__ = ["assert_agrees", "compare"]
 
@@ -167,6 +168,6 @@ def _teller(progress: bool | None) -> Callable[[str], None] | None:
 
     def tell(text: str) -> None:
         if clock.monotonic() - started > 2:
-            print(f"rnnscope compare: {text} ...", file=sys.stderr)
+            print(printable(f"rnnscope compare: {text} ..."), file=sys.stderr)
 
     return tell

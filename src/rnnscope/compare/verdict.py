@@ -113,8 +113,9 @@ class Verdict:
     def __str__(self) -> str:
         """The verdict as a text, for a terminal."""
         from rnnscope.compare.report import report
+        from rnnscope.escaping import lines
 
-        return report(self)
+        return lines(report(self))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))

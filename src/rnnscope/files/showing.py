@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, Weights, adopt
+from rnnscope.escaping import fenced, printable
 from rnnscope.files.found import Found, Wanted, kind_name, module_of
 from rnnscope.files.loading import found_in
 from rnnscope.layouts import Layout
@@ -34,11 +35,11 @@ class Shown:
 
     def markdown(self) -> str:
         """The text in a block."""
-        return f"```\n{self}\n```"
+        return fenced(str(self))
 
     def __str__(self) -> str:
         count = len(self.layers)
-        parts = [f"{self.path.name}: {count} recurrent layer{'s' * (count != 1)}"]
+        parts = [printable(f"{self.path.name}: {count} recurrent layer{'s' * (count != 1)}")]
         parts += [_text(layer) for layer in self.layers]
         return "\n\n".join(parts)
 
@@ -145,4 +146,4 @@ def _text(layer: Mapping[str, Any]) -> str:
     for k, text in enumerate(layer["assumed"]):
         rows.append(("" if k else "assumed", text))
     lines = [f"    {label:16}{text}".rstrip() for label, text in rows]
-    return "\n".join([layer["name"] or "(no name)", *lines])
+    return "\n".join(map(printable, [layer["name"] or "(no name)", *lines]))

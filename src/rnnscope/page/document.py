@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rnnscope.escaping import printable
 from rnnscope.page.contents import Shown, contents
 from rnnscope.page.script import runnable
 from rnnscope.record import Record
@@ -38,7 +39,7 @@ class View:
     def __str__(self) -> str:
         size = len(self.html.encode()) / 2**20
         if self.path is not None:
-            return f"{self.path} ({size:.1f} MB): open it in a browser"
+            return printable(f"{self.path} ({size:.1f} MB): open it in a browser")
         return (
             f"a page of {size:.1f} MB, shown in a notebook; elsewhere view('page.html') writes it"
         )
