@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import math
+import json
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from rnnscope.labels import Labels
 from rnnscope.page.script import equations, functions
 from rnnscope.record import Record
 
-__all__ = ["MOST", "Shown", "contents"]
+__all__ = ["MOST", "Shown", "contents", "json_text"]
 
 MOST = 20 * 2**20
 """Bytes that a page may have."""
@@ -124,14 +125,16 @@ def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[li
     if gradients is not None:
         kept += sum(gradients[name].numel() for name in gradients)
         kept += sum(gradients.layer_input(k).numel() for k in range(trace.structure.num_layers))
-    room = MOST - _REST - weights * size * 4 / 3
-    fits = math.floor(room / (kept / count * size * 4 / 3)) if room > 0 else 0
+    numbers = kept / count * size * 4 / 3
+    texts = [len(json_text(list(row)).encode()) for row in trace.labels] or [0] * count
+    sizes = list(accumulate(numbers + texts[row] for row in chosen))
+    needed = _REST + weights * size * 4 / 3
+    fits = sum(needed + total <= MOST for total in sizes)
     if fits < 1:
-        total = (weights + kept / count) * size * 4 / 3 / 2**20
         raise ShapeError(
-            f"one sequence of {trace.call.steps} steps with its weights makes a page of "
-            f"{total:.0f} MB; the most is {MOST >> 20}. Trace fewer steps (x[:, :200]), or look at "
-            f"the numbers with rs.plot and tr.sel"
+            f"one sequence of {trace.call.steps} steps with its weights and labels makes a page of "
+            f"{(needed + sizes[0]) / 2**20:.0f} MB; the most is {MOST >> 20}. Trace fewer steps "
+            f"(x[:, :200]), or look at the numbers with rs.plot and tr.sel"
         )
     if fits >= len(chosen):
         return chosen, []
@@ -140,6 +143,15 @@ def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[li
         f"{MOST >> 20} MB. view(batch=K) shows another."
     )
     return chosen[:fits], [told]
+
+
+def json_text(facts: Any) -> str:
+    """JSON that ends no element and opens no comment."""
+    text = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    # what no UTF-8 can hold, half of a pair, is shown as unknown
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _array(value: Tensor) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rnnscope.errors import ShapeError
 from rnnscope.escaping import printable
-from rnnscope.page.contents import Shown, contents
+from rnnscope.page.contents import MOST, Shown, contents, json_text
 from rnnscope.page.script import runnable
 from rnnscope.record import Record
 from rnnscope.writing import replacing
@@ -69,6 +69,12 @@ def view(
     place cannot be written.
     """
     html = document(contents(trace, gradients, batch, construction))
+    size = len(html.encode())
+    if size > MOST:  # of the numbers and labels it was known; names and equations are long
+        raise ShapeError(
+            f"the names and equations of this layer make a page of {size / 2**20:.0f} MB; the most "
+            f"is {MOST >> 20}. Look at the numbers with rs.plot and tr.sel"
+        )
     if path is None:
         return View(html)
     place = Path(path)
@@ -94,21 +100,12 @@ def document(facts: dict[str, Any]) -> str:
         "POLICY": escape(policy, quote=True),
         "TITLE": escape(facts["title"]),
         "STYLE": style,
-        "DATA": _json(facts),
+        "DATA": json_text(facts),
         "SCRIPT": script,
     }
     pieces = _static("page.html").split("@@")
     # every second piece is a name; what is put in is never looked at again
     return "".join(parts[piece] if k % 2 else piece for k, piece in enumerate(pieces))
-
-
-def _json(facts: dict[str, Any]) -> str:
-    """JSON that ends no element and opens no comment."""
-    text = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    # what no UTF-8 can hold, half of a pair, is shown as unknown
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
