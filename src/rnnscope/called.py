@@ -14,6 +14,7 @@ from rnnscope.capture import Snapshot
 from rnnscope.cells import Cell
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
+from rnnscope.escaping import printable
 from rnnscope.labels import Labels, step_labels
 from rnnscope.listing import html, text
 from rnnscope.names import absent_names
@@ -147,7 +148,8 @@ class Called(Record):
         states = self.cell.states
         if state not in states:
             have = ", ".join(f"{name}_{suffix}" for name in states)
-            raise AttributeError(f"{self.structure.kind} has no {state}_{suffix}; it has {have}")
+            asked = printable(f"{state}_{suffix}")
+            raise AttributeError(f"{self.structure.kind} has no {asked}; it has {have}")
         return states.index(state)
 
     def _final(self, state: str) -> Tensor:

@@ -24,6 +24,7 @@ from rnnscope.cells import quantity_names
 from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
+from rnnscope.escaping import printable
 from rnnscope.expr import FromH, FromX
 from rnnscope.record import Record
 from rnnscope.run import run_call
@@ -400,7 +401,8 @@ class Gradients(Record):
             return f"Not verified: the gradient of {self.nonfinite} holds NaN or infinite numbers."
         text = (
             f"autograd's of the parameters, the input and the initial states, in a private run of "
-            f"{self.structure.kind}: largest difference {self.deviation:.0e} of the largest"
+            f"{printable(self.structure.kind)}: largest difference {self.deviation:.0e} of the "
+            f"largest"
         )
         if self.tolerance is None:
             return f"Not verified in {_coarse(self._trace)}; beside {text}."

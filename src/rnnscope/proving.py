@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rnnscope.adopt import Adopted, Structure
 from rnnscope.direction import Proof
 from rnnscope.errors import VerificationError
+from rnnscope.escaping import printable
 
 __all__ = ["sentence", "unverified", "verify", "worst"]
 
@@ -48,7 +49,7 @@ def worst(proofs: Mapping[str, Proof]) -> Proof | None:
 def sentence(structure: Structure, proofs: Mapping[str, Proof], precision: str) -> str:
     """What was compared with what, and how far apart they are; ``precision`` is the type in which
     the layer formed its products."""
-    kind = structure.kind
+    kind = printable(structure.kind)
     largest = worst(proofs)
     if largest is None:
         return f"Not verified: computed by the equations alone, {kind} did not run."
