@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
+from rnnscope.dense import plain, require_numbers
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 from rnnscope.escaping import printable
 
@@ -300,6 +301,7 @@ class Structure:
         """What the layer returned, in one form; shares memory with it."""
         if self.single_step:
             values = tuple(output) if isinstance(output, tuple) else (output,)
+            values = tuple(map(plain, values))
             values = tuple(v.detach() if call.batched else v.detach().unsqueeze(0) for v in values)
             final = dict(zip(self.cell.states, (v[None, None] for v in values), strict=True))
             return Returned(values[0].unsqueeze(0), final)
@@ -314,10 +316,10 @@ class Structure:
             h = h.transpose(0, 1)
         shape = (self.num_layers, len(self.directions), call.batch, -1)
         final = {
-            name: value.detach().reshape(shape)
+            name: plain(value).detach().reshape(shape)
             for name, value in zip(self.cell.states, states, strict=True)
         }
-        return Returned(h.detach(), final)
+        return Returned(plain(h).detach(), final)
 
     # torch's own computation, as the module calls it --------------------------------------
 
@@ -405,16 +407,17 @@ class Adopted(Structure):
         """
         module: Any = self.module
         if isinstance(module, Declared):
-            return module.weights()
+            return tuple(tuple(one.map(plain) for one in row) for row in module.weights())
         if self.single_step:
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ih, hh, b_ih, b_hh = (getattr(module, name) for name in names)
-            return ((Weights(self.cell, ih, hh, b_ih, b_hh, None, ""),),)
+            found = Weights(self.cell, ih, hh, b_ih, b_hh, None, "")
+            return ((found.map(plain),),)
         # the list that forward hands to the fused call: with parametrizations and
         # functional_call these are the tensors really used, which attributes may not be
         names = module._flat_weights_names
         used = [getattr(module, name) for name in names] if fresh else module._flat_weights
-        flat = dict(zip(names, used, strict=True))
+        flat = dict(zip(names, map(plain, used), strict=True))
         return tuple(
             tuple(self._of(flat, end) for end in self.suffixes(layer))
             for layer in range(self.num_layers)
@@ -456,9 +459,11 @@ class Adopted(Structure):
             unequal = None if full else lengths.to(x.data.device)
             if live:
                 return Call(padded, initial, given, True, x, unequal)
-            detached = PackedSequence(x.data.detach().clone(), *x[1:])
+            padded = plain(padded)
+            detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
             return Call(padded.detach(), initial, given, True, detached, unequal)
         self._check_input(x, live)
+        x = x if live else plain(x)
         if self.single_step:
             batched = x.dim() == 2
             time_major = (x if batched else x.unsqueeze(0)).unsqueeze(0)
@@ -490,10 +495,11 @@ class Adopted(Structure):
             raise DtypeError(
                 f"{self.kind} takes a tensor {self._form}; got {type(x).__name__}. Pass {hint}."
             )
+        if not live or x.is_nested:  # of which no shape can be asked
+            require_numbers("x", x)
         if not live:
-            self._check_holds_numbers("x", x)
             for name, weight in self.module.named_parameters():
-                self._check_holds_numbers(name, weight)
+                require_numbers(name, weight)
         got = tuple(x.shape)
         expected = (2,) if packed else (1, 2) if self.single_step else (2, 3)
         if x.dim() not in expected:
@@ -501,20 +507,6 @@ class Adopted(Structure):
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"x must be {self._form}; got {got}. {self._feature_hint(x)}")
         self._check_dtype("x", x)
-
-    def _check_holds_numbers(self, what: str, value: Tensor) -> None:
-        if value.is_nested or value.layout != torch.strided:
-            raise RefusedError(
-                f"{self.kind} cannot be opened on a nested or sparse tensor, as {what} is: "
-                f"pad it, or use torch.nn.utils.rnn.pack_sequence"
-            )
-        if value.device.type == "meta":
-            raise RefusedError(f"{what} lies on the meta device, which holds no numbers to trace")
-        if torch._C._functorch.is_functorch_wrapped_tensor(value):
-            raise RefusedError(
-                f"{self.kind} cannot be opened inside torch.func.vmap or grad, as {what} is: "
-                f"trace outside of the transformation"
-            )
 
     def _dims_hint(self, x: Tensor) -> str:
         if x.dim() == 1 and self.input_size == 1:
@@ -586,13 +578,13 @@ class Adopted(Structure):
             if not isinstance(value, Tensor):
                 raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
             if not live:
-                self._check_holds_numbers(f"{name}_0", value)
+                require_numbers(f"{name}_0", value)
             self._check_dtype(f"{name}_0", value)
             expected = self.state_shape(name, batch, batched)
             if tuple(value.shape) != expected:
                 raise ShapeError(self._state_message(name, tuple(value.shape), expected))
             if not live:
-                value = value.detach().clone(memory_format=torch.contiguous_format)
+                value = plain(value).detach().clone(memory_format=torch.contiguous_format)
             found[name] = value.reshape(shape)
         return found, True
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from rnnscope.adopt import Call, Structure, Weights
 from rnnscope.capture import Snapshot
 from rnnscope.cells import Cell
+from rnnscope.dense import plain
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.escaping import printable
@@ -186,7 +187,7 @@ class Called(Record):
         structure = self.structure
         lead = (structure.num_layers, len(self.directions), self.call.batch)
         return {
-            name: self._final(name).detach().reshape(*lead, structure.state_size(name))
+            name: plain(self._final(name)).detach().reshape(*lead, structure.state_size(name))
             for name in self.cell.states
         }
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope.addressing import Traced
 from rnnscope.adopt import Call, Weights
 from rnnscope.cells import quantity_names
+from rnnscope.dense import plain, require_numbers
 from rnnscope.errors import AddressError, DtypeError, ShapeError
 from rnnscope.opening import Opened, batch_first
 from rnnscope.record import Index, Record
@@ -307,10 +308,9 @@ class _Placing:
                 f"{edit.kind} of the edit of {edit} must be a number or a tensor; "
                 f"got {type(value).__name__}"
             )
-        if isinstance(value, Tensor) and value.is_complex():
-            raise DtypeError(
-                f"{edit.kind} of the edit of {edit} must hold real numbers; got {value.dtype}"
-            )
+        if isinstance(value, Tensor):
+            require_numbers(f"{edit.kind} of the edit of {edit}", value)
+            value = plain(value)
         # a Python number in the trace's own type at once: torch's own choice is float32
         value = torch.as_tensor(value, device=own.device, dtype=own.dtype)
         kept = [(name, length) for name, length, dropped in self.shape if not dropped]
@@ -406,6 +406,7 @@ def _replaced(
         own = known[name]
         if not isinstance(value, Tensor):
             raise DtypeError(f"weights: {name} must be a tensor; got {type(value).__name__}")
+        require_numbers(f"weights: {name}", value)
         if value.shape != own.shape:
             raise ShapeError(
                 f"weights: {name} must be {tuple(own.shape)}; got {tuple(value.shape)}"
@@ -414,7 +415,7 @@ def _replaced(
             raise DtypeError(f"weights: {name} must be {own.dtype}; got {value.dtype}")
 
     def one(weights: Weights) -> Weights | None:
-        mine = {name: changes[name] for name in weights.named() if name in changes}
+        mine = {name: plain(changes[name]) for name in weights.named() if name in changes}
         return weights.replaced(mine) if mine else None
 
     return tuple(tuple(map(one, row)) for row in trace.weights)

@@ -21,6 +21,7 @@ from rnnscope.adopt import Call, Returned, Structure, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
+from rnnscope.dense import plain, require_numbers
 from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
@@ -81,7 +82,7 @@ class Upstream:
         ``total``: what is given of a state holds what comes to it through the others, too.
         """
         filled = [
-            torch.zeros_like(own.detach()) if gradient is None else gradient.detach()
+            torch.zeros_like(plain(own).detach()) if gradient is None else plain(gradient).detach()
             for own, gradient in zip(tensors(returned), gradients, strict=True)
         ]
         structure = trace.structure
@@ -137,6 +138,8 @@ def captured(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
     """What reaches the layer's outputs from a loss, by autograd; the graph stays as it is."""
     if not isinstance(loss, Tensor):
         raise DtypeError(f"the loss must be a tensor of one number; got {type(loss).__name__}")
+    require_numbers("the loss", loss)
+    loss = plain(loss)
     if loss.numel() != 1:
         raise ShapeError(
             f"the loss must be one number; got {tuple(loss.shape)}. Sum it, or give what reaches "
@@ -198,6 +201,8 @@ def given(trace: Differentiable, returned: Any, upstream: Mapping[str, Any]) -> 
                     f"{name} must be a tensor, the gradient of a loss with respect to tr.{name}; "
                     f"got {type(value).__name__}"
                 )
+            require_numbers(name, value)
+            value = plain(value)
             if value.shape != own.shape:
                 raise ShapeError(
                     f"{name} must be the gradient with respect to tr.{name}, "
@@ -235,7 +240,7 @@ class Received:
     def add(self, k: int, gradient: Tensor) -> None:
         """Of the k-th tensor that the layer returned; more than one pass sums, as in ``p.grad``."""
         own = self.gradients.get(k)
-        gradient = gradient.detach()
+        gradient = plain(gradient).detach()
         self.gradients[k] = gradient.clone() if own is None else own + gradient
         self._found = None
 

@@ -31,7 +31,7 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
         if isinstance(labels, Mapping):
             raise TypeError
         every = list(labels)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter of a tensor that cannot be iterated
         raise ShapeError(
             f"labels must be a list of texts, one a step; got {type(labels).__name__}"
         ) from None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope.dense import plain
 from rnnscope.errors import AddressError, MissingExtraError
 
 __all__ = ["AXES", "Index", "Place", "Record"]
@@ -116,8 +117,8 @@ class Record(Mapping[str, Tensor]):
         requires gradients on its own, so a loss computed from the copy can still be followed
         back to the copy's outputs."""
         with torch.inference_mode(False):
-            for tensor in _in_graphs(self, set()):
-                fresh = tensor.detach().clone().requires_grad_()
+            for tensor in _not_copied(self, set()):
+                fresh = plain(tensor).detach().clone().requires_grad_(tensor.requires_grad)
                 memo.setdefault(id(tensor), fresh)
         copied = copy.copy(self)
         memo[id(self)] = copied
@@ -368,13 +369,13 @@ class Record(Mapping[str, Tensor]):
         return {}
 
 
-def _in_graphs(held: Any, visited: set[int]) -> Iterator[Tensor]:
-    """The tensors inside that are part of a graph, which deepcopy refuses."""
+def _not_copied(held: Any, visited: set[int]) -> Iterator[Tensor]:
+    """The tensors inside that deepcopy refuses: parts of a graph, and classes of somebody's own."""
     if id(held) in visited:
         return
     visited.add(id(held))
     if isinstance(held, Tensor):
-        if not held.is_leaf:
+        if not held.is_leaf or plain(held) is not held:
             yield held
         return
     inside: Iterable[Any] = ()
@@ -385,7 +386,7 @@ def _in_graphs(held: Any, visited: set[int]) -> Iterator[Tensor]:
     elif type(held).__module__.partition(".")[0] == __name__.partition(".")[0]:
         inside = getattr(held, "__dict__", {}).values()
     for part in inside:
-        yield from _in_graphs(part, visited)
+        yield from _not_copied(part, visited)
 
 
 def _exported(value: Tensor) -> tuple[Any, dict[str, str]]:

@@ -14,6 +14,7 @@ from torch import nn
 from rnnscope import tracefile
 from rnnscope.adopt import Adopted, Call, Returned, adopt
 from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_state, snapshot_of
+from rnnscope.dense import plain
 from rnnscope.direction import Proof, deviations
 from rnnscope.errors import RefusedError
 from rnnscope.names import recorded_names
@@ -103,11 +104,13 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
     """The numbers of a module that computes by the declared equations, from that very run;
     compared with what it returned, which no rounding can make different."""
     with torch.inference_mode(False):
-        values = {name: value.clone() for name, value in ran.record(names).items()}
-        inputs = batch_first(None if x is None else x.detach() for x in ran.inputs)
+        values = {name: plain(value).clone() for name, value in ran.record(names).items()}
+        inputs = batch_first(None if x is None else plain(x).detach() for x in ran.inputs)
         inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
-        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
-    off = {name: deviations(t, returned.final[name]).amax(-1) for name, t in ran.final.items()}
+        masks = batch_first(None if mask is None else plain(mask) != 0 for mask in ran.masks)
+    off = {
+        name: deviations(plain(t), returned.final[name]).amax(-1) for name, t in ran.final.items()
+    }
     proofs = {}
     for name, each in off.items():
         layer, d, batch = (int(k) for k in (each == each.max()).nonzero()[0])
@@ -115,7 +118,7 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         largest = float(each.max())
         ratio = 0.0 if largest == 0 else math.inf
         proofs[name] = Proof(largest, 0.0, ratio, name, place, False, each.numel(), 0)
-    apart = deviations(ran.hidden, returned.h).amax(-1)
+    apart = deviations(plain(ran.hidden), returned.h).amax(-1)
     if (largest := float(apart.max())) > 0:
         t, batch = (int(k) for k in (apart == apart.max()).nonzero()[0])
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)

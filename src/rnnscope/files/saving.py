@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, adopt
 from rnnscope.cells import DECLARED, Cell, as_declared
+from rnnscope.dense import require_numbers
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name, layer_name
 from rnnscope.files.marking import KEY, fitted, mark_of
@@ -150,6 +151,9 @@ def _why_no_name(name: object, ending: str, layout: Layout) -> str | None:
     return None
 
 
+_OF_NUMPY = (torch.float64, torch.float32, torch.float16)
+
+
 def _refuse_numbers(place: str, module: nn.Module, layout: Layout, ending: str) -> None:
     tensors = list(module.parameters())
     if any(tensor.is_meta for tensor in tensors):
@@ -157,11 +161,14 @@ def _refuse_numbers(place: str, module: nn.Module, layout: Layout, ending: str) 
             f"{place}its parameters are on the meta device, which holds no numbers; give it some: "
             f"load_state_dict(..., assign=True)"
         )
+    for name, tensor in module.named_parameters():
+        require_numbers(f"{place}{name}", tensor)
     kept = ending in (".pt", ".pth", ".safetensors") and layout.name in ("pytorch", "rnnscope")
-    if not kept and any(tensor.dtype is torch.bfloat16 for tensor in tensors):
+    others = {str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype not in _OF_NUMPY}
+    if not kept and others:
         raise RefusedError(
-            f"{place}bfloat16 is kept in .pt and .safetensors, in layout 'pytorch' or 'rnnscope', "
-            f"and NumPy has none; convert with layer.float()"
+            f"{place}{' and '.join(sorted(others))} is kept in .pt and .safetensors, in layout "
+            f"'pytorch' or 'rnnscope', and NumPy has none; convert with layer.float()"
         )
 
 
