@@ -154,7 +154,7 @@ def refusals(tr: rs.Trace, bench: Bench) -> dict[str, Callable[[], Any]]:
         "function": lambda: apply(HOSTILE, x),
         "cell": lambda: rs.Cell(HOSTILE, "h", {"n": x}),
         "gate": lambda: rs.Cell("c", (HOSTILE,), {"h": from_x(HOSTILE)}),
-        "vector": lambda: rs.Cell("c", "h", {"h": x * vector(HOSTILE)}),
+        "vector": lambda: rs.Recurrent(rs.Cell("c", "h", {"h": x * vector(HOSTILE)}), 1, 1),
         "quantity": lambda: rs.Cell("c", "h", {"h": quantity(HOSTILE)}),
         "axes": lambda: rs.compare(bench.gru, bench.gru, bench.x, axes=HOSTILE),
         "path": lambda: rs.compare(HOSTILE, bench.gru, bench.x),

@@ -169,11 +169,11 @@ class Cell:
                 f"cell {self.name}: no equation for h, which the layer hands on; "
                 f"got {', '.join(self.equations) or 'none'}"
             )
-        for name in (*self.gates, *self.vectors):
+        for name in self.gates:
             if not name.isidentifier():
                 raise DeclarationError(
-                    f"cell {self.name}: {name!r} cannot name a gate or a vector; write a word of "
-                    f"letters, digits and _"
+                    f"cell {self.name}: {name!r} cannot name a gate; write a word of letters, "
+                    f"digits and _"
                 )
         for name in self.equations:
             if not name.isidentifier() or name == "x":

@@ -309,6 +309,10 @@ class _Placing:
                 f"got {type(value).__name__}"
             )
         if isinstance(value, Tensor):
+            if value.is_complex():
+                raise DtypeError(
+                    f"{edit.kind} of the edit of {edit} must hold real numbers; got {value.dtype}"
+                )
             require_numbers(f"{edit.kind} of the edit of {edit}", value)
             value = plain(value)
         # a Python number in the trace's own type at once: torch's own choice is float32

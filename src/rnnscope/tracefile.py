@@ -278,6 +278,8 @@ class _Parts:
         kind, declared = structure.kind, structure.declared
         known = cell in _KINDS[kind] if kind in _KINDS else kind == _DECLARED and bool(cell.gates)
         _require(known, f"structure/kind {kind[:40]!r} computes no cell {cell.name[:40]!r}")
+        words = all(name.isidentifier() for name in cell.vectors)
+        _require(words, "structure/cell names a parameter that is no word")
         _require(declared == (kind == _DECLARED), "structure/declared does not fit its kind")
         _require(
             structure.single_step == kind.endswith("Cell"),
