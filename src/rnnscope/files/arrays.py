@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import pickletools
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
+from zipfile import ZIP_STORED
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from rnnscope.errors import FileError
+from rnnscope.errors import DtypeError, FileError
+from rnnscope.files.allowance import ARRAY, Allowance
 from rnnscope.files.marking import KEY, marks_in, marks_of_state
 from rnnscope.files.raw import Raw, by_number
 from rnnscope.files.window import Held, as_tensor
-from rnnscope.files.zipped import Archive, opened
+from rnnscope.files.zipped import Archive
 
 __all__ = ["read_npz", "read_safetensors", "read_torch"]
 
 _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
-_HEADER = 4096  # bytes in which the header of an array lies
+_HEADER = 2**16  # characters: NumPy's own limit keeps long names of fields out
+_PARSED = 32  # a header takes so many times its characters while it is parsed
 
 
 # .pt ----------------------------------------------------------------------------------------
@@ -34,25 +41,128 @@ _HEADER = 4096  # bytes in which the header of an array lies
 def read_torch(path: Path) -> Raw:
     """A file of ``torch.save``: tensors in dicts, however deep. Nothing in it is run.
 
-    Raises ``FileError`` where it is damaged, or holds more than tensors.
+    Raises ``FileError`` where it is damaged, holds more than tensors, or takes more memory than
+    its size allows.
     """
-    mapped = _begins(path, b"PK\x03\x04")
-    if mapped:
+    zipped = _begins(path, b"PK\x03\x04")
+    storages = _Storages.zipped(path) if zipped else _Storages.old(path)
+    allowance = storages.allowance
+    if zipped:
         # twice: without numbers first, so that no tensor is made that its storage cannot hold
-        for name, tensor in _tensors(_loaded(path, "meta", mapped)):
-            _check_extent(path, name, tensor)
+        for name, tensor in _tensors(_loaded(path, "meta", False), allowance):
+            storages.check(name, tensor)
     arrays = {}
-    loaded = _loaded(path, "cpu", mapped)
-    for name, tensor in _tensors(loaded):
-        if tensor.is_meta or tensor.layout != torch.strided:
-            arrays[name] = Held(tuple(tensor.shape), False, partial(_unreadable, path, name))
-        else:
-            _check_extent(path, name, tensor)
+    loaded = _loaded(path, "cpu", storages.mapped)
+    for name, tensor in _tensors(loaded, allowance):
+        allowance.take(ARRAY, "the names of its tensors")
+        if _plain(tensor) and not tensor.is_meta:
+            storages.check(name, tensor)
+            storages.check_record(name, tensor)
             arrays[name] = Held.of(tensor)
+        else:
+            arrays[name] = Held(None, False, partial(_no_numbers, path, name))
     cells: dict[str, str] = {}
-    for before, held in _states(loaded):
+    for before, held in _states(loaded, allowance):
         cells |= marks_of_state(held, before)
-    return Raw(path, "torch", arrays, cells=cells)
+    return Raw(path, "torch", allowance, arrays, cells=cells)
+
+
+class _Storages:
+    """What a file of ``torch.save`` holds beside its pickle.
+
+    ``mapped``: its numbers lie in the file as they are needed, and are read where they lie.
+    ``sizes`` are those of its records, None in the old format.
+    """
+
+    def __init__(
+        self, path: Path, allowance: Allowance, mapped: bool, sizes: frozenset[int] | None
+    ) -> None:
+        self.path, self.allowance = path, allowance
+        self.mapped, self.sizes = mapped, sizes
+
+    @classmethod
+    def zipped(cls, path: Path) -> _Storages:
+        """Those of a .zip: each a record of its own."""
+        archive = Archive(path)
+        for name in archive.names:
+            if name.endswith("/constants.pkl"):
+                raise FileError(
+                    f"{path}: a TorchScript archive, which holds code beside its tensors, and is "
+                    f"not opened here. In a program of yours that trusts it, torch.save("
+                    f"torch.jit.load({path.name!r}).state_dict(), 'weights.pt'), and load that"
+                )
+        mapped = all(entry.compress_type == ZIP_STORED for entry in archive.entries)
+        for name in archive.names:
+            if name.endswith("/byteorder"):
+                mapped &= archive.read(name) == sys.byteorder.encode()
+        allowance = archive.allowance
+        for entry in archive.entries:
+            if not (mapped and "/data/" in entry.filename):
+                allowance.take(entry.file_size, entry.filename)
+            if entry.filename.endswith(".pkl"):
+                _check_pickles(path, io.BytesIO(archive.read(entry.filename)), 1, allowance)
+        return cls(path, allowance, mapped, frozenset(e.file_size for e in archive.entries))
+
+    @classmethod
+    def old(cls, path: Path) -> _Storages:
+        """Those of the format before PyTorch 1.6: one behind the other, after several pickles."""
+        allowance = Allowance.of(path)
+        allowance.take(allowance.size, "its tensors")
+        with path.open("rb") as file:
+            # a number, a version, the machine, the tensors, the names of their storages
+            _check_pickles(path, file, 5, allowance)
+        return cls(path, allowance, False, None)
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        """What a tensor spans must lie in its storage, and fit in the file even when copied."""
+        if not _plain(tensor) or 0 in tensor.shape:
+            return
+        spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        held = tensor.untyped_storage().nbytes()
+        needed = (tensor.storage_offset() + spans) * tensor.element_size()
+        if needed > held or tensor.nbytes > max(self.allowance.size, held):
+            raise FileError(
+                f"{self.path}: {name} of shape {tuple(tensor.shape)} takes "
+                f"{max(needed, tensor.nbytes)} bytes; the file holds {held} for it"
+            )
+
+    def check_record(self, name: str, tensor: Tensor) -> None:
+        """A storage must be a whole record, or, in the old format, have room in the file."""
+        held = tensor.untyped_storage().nbytes()
+        if 0 in tensor.shape:
+            return
+        if held > self.allowance.size if self.sizes is None else held not in self.sizes:
+            raise FileError(
+                f"{self.path}: damaged: {name} lies in {held} bytes; no record has this size"
+            )
+
+
+def _plain(tensor: Tensor) -> bool:
+    ours = type(tensor) in (Tensor, nn.Parameter)
+    return ours and not tensor.is_nested and tensor.layout == torch.strided
+
+
+# bytes of memory that the operations of a pickle take, names and numbers apart
+_COSTS = {"EMPTY_SET": 256, "REDUCE": 1024, "NEWOBJ": 1024}
+_LEAST = 64
+
+
+def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance) -> None:
+    """What the pickles in a file make must fit in its memory; they are read, and nothing is made.
+
+    Source: Lib/pickletools.py, torch/_weights_only_unpickler.py
+    """
+    for _ in range(count):
+        size = 0
+        with suppress(Exception):  # of many kinds where one is damaged; torch says so, later
+            for operation, argument, _ in pickletools.genops(file):
+                size += _COSTS.get(operation.name, _LEAST)
+                if isinstance(argument, str | bytes):
+                    size += len(argument)
+                # torch lets a pickle call it, and it fills memory of any size
+                if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+                    size += allowance.limit
+        allowance.take(size, "its pickle")
 
 
 def _loaded(path: Path, device: str, mapped: bool) -> Any:
@@ -72,60 +182,40 @@ def _loaded(path: Path, device: str, mapped: bool) -> Any:
             f"could run code; {_STATE_DICT}"
         ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        if mapped and _is_script(path):
-            raise FileError(
-                f"{path}: a TorchScript archive, which holds code beside its tensors, and is not "
-                f"opened here. In a program of yours that trusts it, torch.save(torch.jit.load("
-                f"{path.name!r}).state_dict(), 'weights.pt'), and load that"
-            ) from error
         raise FileError(f"{path}: damaged, or no file of torch.save: {_line(error)}") from error
 
 
-def _is_script(path: Path) -> bool:
-    try:
-        with opened(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.names)
-    except FileError:
-        return False
-
-
-def _check_extent(path: Path, name: str, tensor: Tensor) -> None:
-    """What a tensor spans must lie in its storage, and fit in the file even when copied."""
-    if tensor.layout != torch.strided or 0 in tensor.shape:
-        return
-    spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    held = tensor.untyped_storage().nbytes()
-    needed = (tensor.storage_offset() + spans) * tensor.element_size()
-    if needed > held or tensor.nbytes > max(path.stat().st_size, held):
-        raise FileError(
-            f"{path}: {name} of shape {tuple(tensor.shape)} takes {max(needed, tensor.nbytes)} "
-            f"bytes; the file holds {held} for it"
-        )
-
-
-def _unreadable(path: Path, name: str) -> Tensor:
+def _no_numbers(path: Path, name: str) -> NoReturn:
     raise FileError(f"{path}: {name} is sparse or holds no numbers; expected a plain tensor")
 
 
-def _tensors(loaded: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested dicts, under its names joined by dots."""
-    for before, held in _states(loaded):
+    for before, held in _states(loaded, allowance):
         for key, value in held.items():
             if isinstance(key, str) and isinstance(value, Tensor):
+                allowance.take(len(before) + len(key), "the names of its tensors")
                 yield before + key, value
 
 
-def _states(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every dict in nested dicts, with the names before its own; in the order of the file."""
-    waiting, seen = [("", loaded)], set()
+def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every dict in nested dicts, with the names before its own; in the order of the file.
+
+    A dict that lies under several names comes once for each.
+    """
+    waiting: list[tuple[str | None, Any]] = [("", loaded)]
+    around: set[int] = set()
     while waiting:
         before, held = waiting.pop()
-        if not isinstance(held, Mapping) or id(held) in seen:  # a dict may hold itself
-            continue
-        seen.add(id(held))
-        yield before, held
-        inside = [(key, value) for key, value in held.items() if isinstance(key, str)]
-        waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
+        if before is None:
+            around.discard(id(held))
+        elif isinstance(held, Mapping) and id(held) not in around:  # a dict may hold itself
+            allowance.take(64 + len(before), "the names of its dicts")
+            yield before, held
+            around.add(id(held))
+            waiting.append((None, held))
+            inside = [(key, value) for key, value in held.items() if isinstance(key, str)]
+            waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
 
 
 # .safetensors -------------------------------------------------------------------------------
@@ -133,113 +223,112 @@ def _states(loaded: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
 
 def read_safetensors(path: Path) -> Raw:
     """A .safetensors file; its arrays are read when they are asked for."""
-    with _judged(path, "safetensors"), safe_open(path, framework="pt") as file:
+    allowance = Allowance.of(path)
+    arrays = {}
+    with _safetensors(path):
+        file: Any = safe_open(path, framework="pt")  # open as long as its arrays may be read
         metadata = dict(file.metadata() or {})
-        arrays = {}
         for name in sorted(file.keys(), key=by_number):  # the file sorts them, 10 before 2
+            allowance.take(ARRAY + len(name), "the names of its arrays")
             part = file.get_slice(name)
             kind, shape = part.get_dtype(), tuple(part.get_shape())
-            arrays[name] = Held(shape, kind in _FLOATS, partial(_from_safetensors, path, name))
+            arrays[name] = Held(shape, kind in _FLOATS, partial(_tensor, path, file, name))
     cells = marks_in(path, metadata[KEY]) if KEY in metadata else {}
-    return Raw(path, "safetensors", arrays, metadata=metadata, cells=cells)
+    return Raw(path, "safetensors", allowance, arrays, metadata=metadata, cells=cells)
 
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def _from_safetensors(path: Path, name: str) -> Tensor:
-    with _judged(path, "safetensors"), safe_open(path, framework="pt") as file:
+def _tensor(path: Path, file: Any, name: str) -> Tensor:
+    with _safetensors(path):
         found: Tensor = file.get_tensor(name)
         return found
 
 
-class _judged:  # noqa: N801
-    """What a library raises of a damaged file, said of the file."""
-
-    def __init__(self, path: Path, kind: str) -> None:
-        self.path, self.kind = path, kind
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, FileError):
-            raise FileError(
-                f"{self.path}: damaged, or no {self.kind} file: {_line(error)}"
-            ) from error
+@contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    """What the library raises of a damaged file, said of the file."""
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:  # its own kind, and those of types that PyTorch lacks
+        raise FileError(f"{path}: damaged, or no safetensors file: {_line(error)}") from error
 
 
 # .npz ---------------------------------------------------------------------------------------
 
 
 def read_npz(path: Path) -> Raw:
-    """A .npz file; arrays of Python objects are refused when they are asked for."""
+    """A .npz file; arrays of anything but numbers are refused when they are asked for."""
     if _begins(path, b"\x93NUMPY"):
         raise FileError(f"{path}: one array, of numpy.save; expected several under names, of savez")
+    archive = Archive(path)
     arrays = {}
-    with opened(path) as archive:
-        for entry in archive.names:
-            if entry.endswith(".npy"):
-                arrays[entry.removesuffix(".npy")] = _array(path, archive, entry)
-        mark = archive.comment
-    before = KEY.encode()
+    for entry in archive.names:
+        if entry.endswith(".npy"):
+            archive.allowance.take(ARRAY + len(entry), "the names of its arrays")
+            arrays[entry.removesuffix(".npy")] = _array(path, archive, entry)
+    mark, before = archive.comment, KEY.encode()
     cells = marks_in(path, mark.removeprefix(before)) if mark.startswith(before) else {}
-    return Raw(path, "npz", arrays, cells=cells)
+    return Raw(path, "npz", archive.allowance, arrays, cells=cells)
 
 
 def _array(path: Path, archive: Archive, entry: str) -> Held:
-    size = archive.size(entry)
-    shape, order, dtype, start = _header(path, entry, archive.head(entry, _HEADER))
-    if dtype.hasobject:
-        return Held(shape, False, partial(_objects, path, entry))
-    if start + math.prod(shape) * dtype.itemsize != size:
+    with archive.opened(entry) as file:
+        shape, dtype = _header(file, archive.allowance)
+        start = file.tell()
+    if dtype.kind not in "biufc":
+        return Held(shape, False, partial(_no_number, path, entry, dtype))
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or start + size != archive.size(entry):
         raise FileError(
-            f"{path}, {entry}: damaged: shape {shape} of {dtype} does not take {size - start} bytes"
+            f"{path}, {entry}: damaged: shape {shape} of {dtype} does not take "
+            f"{archive.size(entry) - start} bytes"
         )
 
     def read() -> Tensor:
-        with opened(path) as again:
-            data = again.read(entry)
-        numbers = np.frombuffer(data, dtype, math.prod(shape), start)
-        return as_tensor(numbers.reshape(shape, order=order))
+        archive.allowance.take(size, entry)
+        with archive.opened(entry) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_HEADER)
+            file.read(1)  # at its end the checksum is compared
+        try:
+            return as_tensor(array)
+        except DtypeError as error:
+            raise DtypeError(f"{path}, {entry}: {error}") from error
 
     return Held(shape, dtype.kind == "f" and dtype.itemsize <= 8, read)
 
 
-def _header(path: Path, entry: str, head: bytes) -> tuple[tuple[int, ...], Any, np.dtype[Any], int]:
-    """(shape, order, type, place of the numbers) of an array in NumPy's format."""
-    match = re.fullmatch(rb"\x93NUMPY([\x01-\x03])\0(..)(.*)", head, re.DOTALL)
-    if match is None:
-        raise FileError(f"{path}, {entry}: damaged: it does not begin as NumPy's arrays do")
-    if match[1] == b"\x01":
-        start = 10
-        length = int.from_bytes(head[8:10], "little")
-    else:
-        start = 12
-        length = int.from_bytes(head[8:12], "little")
-    text = head[start : start + length]
-    words = re.fullmatch(
-        rb"\{'descr': '([<>|=]?[a-zA-Z]\d{0,3})', 'fortran_order': (True|False), "
-        rb"'shape': \(([\d, ]*)\), ?\}\s*",
-        text,
-    )
-    if words is None or len(text) != length:
-        if b"'descr': '|O'" in text or b"'descr': 'O'" in text:
-            return (), "C", np.dtype(object), start
-        if b"'descr': [" in text:  # a record of several fields
-            return (), "C", np.dtype(object), start
-        raise FileError(f"{path}, {entry}: damaged: its header cannot be read: {text[:80]!r}")
+def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """(shape, type) of an array in NumPy's format, read by NumPy."""
+    version = np.lib.format.read_magic(file)
+    length = int.from_bytes(head := file.read(2 if version == (1, 0) else 4), "little")
+    allowance.take(_PARSED * min(length, _HEADER), "a header")
+    text = io.BytesIO(head + file.read(length))
+    if version == (3, 0):  # like 2.0, with names of fields in UTF-8
+        version = (2, 0)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
     try:
-        dtype = np.dtype(words[1].decode())
-        shape = tuple(int(size) for size in words[3].decode().split(",") if size.strip())
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{path}, {entry}: damaged: {error}") from error
-    return shape, "F" if words[2] == b"True" else "C", dtype, start + length
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python, which parses the header
+            shape, _, dtype = read(text, max_header_size=_HEADER)
+    except (TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read ({error})") from error
+    return tuple(shape), dtype
 
 
-def _objects(path: Path, entry: str) -> Tensor:
-    raise FileError(
-        f"{path}, {entry}: holds Python objects, which could run code when read; expected numbers"
-    )
+def _no_number(path: Path, entry: str, dtype: np.dtype[Any]) -> NoReturn:
+    if dtype.hasobject:
+        raise FileError(
+            f"{path}, {entry}: holds Python objects, which could run code when read; "
+            f"expected numbers"
+        )
+    raise DtypeError(f"{path}, {entry}: expected numbers; got an array of {dtype}")
 
 
 def _begins(path: Path, mark: bytes) -> bool:

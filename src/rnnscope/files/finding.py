@@ -22,7 +22,15 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.found import CELL_KINDS, AmbiguousError, Found, Wanted, kind_name, layer_name
+from rnnscope.files.found import (
+    CELL_KINDS,
+    AmbiguousError,
+    Found,
+    Wanted,
+    converted,
+    kind_name,
+    layer_name,
+)
 from rnnscope.files.keraslayers import layers_of_keras
 from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
@@ -30,7 +38,7 @@ from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
 from rnnscope.files.remade import refuse_remade
 from rnnscope.files.window import Held
-from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named, to_torch
+from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named
 from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of
 from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 
@@ -155,7 +163,7 @@ def _named(raw: Raw, names: Mapping[str, str], layout: Layout, wanted: Wanted) -
                 f"it holds {', '.join(list(raw.arrays)[:12])}"
             )
     group = _Group("", {ours: (theirs, raw.arrays[theirs]) for ours, theirs in names.items()})
-    return _only(raw.path, group, _fits(raw.path, group, layout, wanted, strict=True), wanted)
+    return _only(raw.path, group, _fits(raw, group, layout, wanted, strict=True), wanted)
 
 
 # names that layouts give --------------------------------------------------------------------
@@ -201,7 +209,7 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
             if layout is None and repeated and not any("peephole_" in name for name in group.used):
                 continue
             try:
-                found = _fits(raw.path, group, each, here, strict=layout is not None)
+                found = _fits(raw, group, each, here, strict=layout is not None)
             except FileError as error:
                 if each.name in _PYTORCH:
                     raise
@@ -213,7 +221,11 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     for used, several in fits.items():
         least = min(len(fit.group.prefix) for fit in several)
         fits[used] = [fit for fit in several if len(fit.group.prefix) == least]
-    largest = [used for used in fits if not any(used < other for other in fits)]
+    around: dict[str, list[frozenset[str]]] = {}  # the groups that a name lies in
+    for used in fits:
+        for name in used:
+            around.setdefault(name, []).append(used)
+    largest = [used for used in fits if not any(used < other for other in around[next(iter(used))])]
     order = {name: k for k, name in enumerate(raw.arrays)}
     largest.sort(key=lambda used: min(order[name] for name in used))
     if not largest and reasons:
@@ -224,21 +236,28 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
         here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
         layers.append(_only(raw.path, group, fits[used], here))
     if layout is None:
-        everything = frozenset[str]().union(*largest)
-        for used in largest:
-            _refuse_unread(raw, fits[used][0].group, everything)
+        _refuse_unread(raw, [fits[used][0].group for used in largest])
     return layers
 
 
-_SIBLING = re.compile(r"(bias|peephole|weight|[wbp]_).*", re.IGNORECASE)
+_SIBLING = re.compile(r"(bias|peephole|weight|[wbp]_)[^./]*", re.IGNORECASE)
 
 
-def _refuse_unread(raw: Raw, group: _Group, used: frozenset[str]) -> None:
-    """Numbers of the layer that no layout reads must not be lost without a word."""
+def _refuse_unread(raw: Raw, groups: list[_Group]) -> None:
+    """Numbers of a layer that no layout reads must not be lost without a word."""
+    used = frozenset[str]().union(*(group.used for group in groups))
+    prefixes = {group.prefix for group in groups}
+    lengths = {len(prefix) for prefix in prefixes}
+    unread: dict[str, str] = {}
     for name, held in raw.arrays.items():
-        own = name.removeprefix(group.prefix)
-        beside = name.startswith(group.prefix) and name not in used and held.floating
-        if beside and _SIBLING.fullmatch(own) and not re.search("[./]", own):
+        if name in used or not held.floating:
+            continue
+        for length in lengths:
+            if name[:length] in prefixes and _SIBLING.fullmatch(name, length):
+                unread.setdefault(name[:length], name)
+    for group in groups:
+        if group.prefix in unread:
+            name = unread[group.prefix]
             raise FileError(
                 f"{_place(raw.path, group)}: {name} lies beside {', '.join(sorted(group.used))}, "
                 f"and no reading of these takes it in; say which layout it is (layout=...), or "
@@ -310,12 +329,12 @@ def _joined(
         yield _Group(prefix, arrays)
 
 
-def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
+def _fits(raw: Raw, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
-    place = _place(path, group)
+    place, allowance = _place(raw.path, group), raw.allowance
     kinds = [k for k in layout.cells if wanted.cell is None or k in CELL_KINDS[wanted.cell]]
     if layout.name in _PYTORCH:
-        kind, converted = assembled(
+        kind, layer = assembled(
             place, {_in_pytorch(k): held for k, (_, held) in group.arrays.items()}
         )
         if kind not in kinds:
@@ -325,7 +344,7 @@ def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: 
                 f"{place}: these are weights of nn.{kind.upper()}, not {wanted.cell}; layout "
                 f"{layout.name} stores {', '.join(layout.cells)}"
             )
-        return [_Fit(layout, kind, group, converted)]
+        return [_Fit(layout, kind, group, layer)]
     found: list[_Fit] = []
     reasons: list[str] = []
     for kind in kinds:
@@ -337,12 +356,12 @@ def _fits(path: Path, group: _Group, layout: Layout, wanted: Wanted, *, strict: 
         if not tensors:
             continue
         try:
-            converted = to_torch(layout, tensors, kind=kind)
+            layer = converted(layout, tensors, kind, allowance)
         except (FileError, ShapeError, DtypeError, RefusedError) as error:
             reasons.append(f"{kind}: {error}")
             continue
         used = _Group(group.prefix, {k: group.arrays[k] for k in tensors})
-        found.append(_Fit(layout, kind, used, converted))
+        found.append(_Fit(layout, kind, used, layer))
     if not found:
         why = reasons[0] if reasons else f"layout {layout.name} stores no {wanted.cell}"
         raise FileError(f"{place}: {why}")

@@ -21,14 +21,18 @@ from rnnscope.cells import (
     as_declared,
 )
 from rnnscope.errors import FileError, RnnscopeError
+from rnnscope.files.allowance import Allowance
+from rnnscope.layouts import Converted, Layout, to_torch
 from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
 
 __all__ = [
     "CELL_KINDS",
     "AmbiguousError",
+    "Copies",
     "Found",
     "Wanted",
+    "converted",
     "kind_name",
     "layer_name",
     "module_of",
@@ -117,7 +121,34 @@ def layer_name(before: str) -> str:
     return name.rstrip("./:" if name.endswith((".", "/", ":")) else "_-")
 
 
-def module_of(found: Found, wanted: Wanted) -> nn.Module:
+def converted(
+    layout: Layout | str, tensors: Mapping[str, Tensor], kind: str, allowance: Allowance
+) -> Converted:
+    """The layer in arrays of a layout. Raises what ``to_torch`` raises, and ``FileError`` where it
+    takes more than the file may."""
+    with allowance.attempt(sum(tensor.nbytes for tensor in tensors.values()), ", ".join(tensors)):
+        return to_torch(layout, tensors, kind=kind)
+
+
+class Copies:
+    """The parameters of the modules of one file: an array under several names is copied once."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self.allowance = allowance
+        self._copies: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    def of(self, value: Tensor, name: str) -> Tensor:
+        """A copy: what was read may be a view of the file. Raises ``FileError`` where it takes
+        more than the file may."""
+        key = value.data_ptr(), value.dtype, value.shape, value.stride()
+        if key not in self._copies:
+            self.allowance.take(value.nbytes, name)
+            copy = value.detach().clone(memory_format=torch.contiguous_format)
+            self._copies[key] = value, copy  # the value, so that its address stays its own
+        return self._copies[key][1]
+
+
+def module_of(found: Found, wanted: Wanted, copies: Copies) -> nn.Module:
     """``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold the layer, else ``Recurrent``;
     in evaluation mode."""
     cell = found.cell
@@ -139,7 +170,9 @@ def module_of(found: Found, wanted: Wanted) -> nn.Module:
             module = Recurrent(cell, **options, reverse=found.reverse, device="meta")
             if found.reverse:
                 state = {f"{name}_reverse": value for name, value in state.items()}
-        parameters = {name: nn.Parameter(_own(value)) for name, value in state.items()}
+        parameters = {
+            name: nn.Parameter(copies.of(value, found.name)) for name, value in state.items()
+        }
         module.load_state_dict(parameters, assign=True)
     except RnnscopeError as error:
         raise FileError(f"{found.place}: {error}") from error
@@ -147,8 +180,3 @@ def module_of(found: Found, wanted: Wanted) -> nn.Module:
         line = " ".join(str(error).split())
         raise FileError(f"{found.place}: {line}") from error
     return module.eval()
-
-
-def _own(value: Tensor) -> Tensor:
-    # a copy of its own: what was read may be a view of the file, or shared between names
-    return value.detach().clone(memory_format=torch.contiguous_format)

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope.errors import FileError
+from rnnscope.files.allowance import Allowance
 from rnnscope.files.hdf5 import Group, read_hdf5
 from rnnscope.files.marking import KEY, marks_in
 from rnnscope.files.raw import Raw, by_number
 from rnnscope.files.window import Held, Window
-from rnnscope.files.zipped import opened
+from rnnscope.files.zipped import Archive
 
 __all__ = ["configured", "read_hdf5_file", "read_keras"]
 
+_PARSED = 40  # JSON takes up to so many times its bytes: a dict of one number is a long object
 _PARTS = ("kernel", "recurrent_kernel", "bias")
 _CELL = re.compile(r"cell|vars|(?:lstm|gru|simple_rnn|cu_dnn\w+)_cell(?:_\d+)?")
 _DIRECTION = re.compile(r"(forward|backward)_\w+")
@@ -31,38 +33,42 @@ _DIRECTION = re.compile(r"(forward|backward)_\w+")
 
 def read_hdf5_file(path: Path) -> Raw:
     """A .h5 file; one that Keras did not write keeps its own names."""
-    return _raw(path, read_hdf5(Window.of(path)), {})
+    window = Window.of(path)
+    return _raw(path, window.allowance, read_hdf5(window), {})
 
 
 def read_keras(path: Path) -> Raw:
     """A .keras file: a .zip of the configuration and the weights."""
-    with opened(path) as archive:
-        if "config.json" not in archive.names:
-            raise FileError(f"{path}: no .keras file: it holds no config.json")
-        config = _json(f"{path}, config.json", archive.read("config.json"))
-        facts = {}
-        if "metadata.json" in archive.names:
-            facts = _json(f"{path}, metadata.json", archive.read("metadata.json"))
-        weights = Window(f"{path}, model.weights.h5", archive.read("model.weights.h5"))
+    archive = Archive(path)
+    allowance = archive.allowance
+    if "config.json" not in archive.names:
+        raise FileError(f"{path}: no .keras file: it holds no config.json")
+    config = _json(f"{path}, config.json", archive.read("config.json"), allowance)
+    facts = {}
+    if "metadata.json" in archive.names:
+        facts = _json(f"{path}, metadata.json", archive.read("metadata.json"), allowance)
+    weights = archive.read("model.weights.h5")
+    window = Window(f"{path}, model.weights.h5", weights, allowance)
     if not isinstance(facts, dict):
         facts = {}
-    return _raw(path, read_hdf5(weights), {"model_config": config, **facts})
+    return _raw(path, allowance, read_hdf5(window), {"model_config": config, **facts})
 
 
-def _json(place: str, data: bytes | str) -> Any:
+def _json(place: str, data: bytes | str, allowance: Allowance) -> Any:
+    allowance.take(_PARSED * len(data), "its configuration")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{place}: damaged: no JSON: {error}") from error
 
 
-def _raw(path: Path, group: Group, facts: Mapping[str, Any]) -> Raw:
+def _raw(path: Path, allowance: Allowance, group: Group, facts: Mapping[str, Any]) -> Raw:
     about: dict[str, Any] = {}
     for place in ("model_weights", ""):
         about |= group.attributes.get(place, {})
     config = facts.get("model_config", about.get("model_config"))
     if isinstance(config, str):
-        config = _json(f"{path}, model_config", config)
+        config = _json(f"{path}, model_config", config, allowance)
     version = facts.get("keras_version", about.get("keras_version"))
     metadata = {"keras_version": version} if isinstance(version, str) else {}
     named = {
@@ -86,7 +92,7 @@ def _raw(path: Path, group: Group, facts: Mapping[str, Any]) -> Raw:
     )
     kind = "keras" if version or config is not None or named else "hdf5"
     cells = marks_in(path, about[KEY]) if KEY in about else {}
-    return Raw(path, kind, arrays, config=config, metadata=metadata, cells=cells)
+    return Raw(path, kind, allowance, arrays, config=config, metadata=metadata, cells=cells)
 
 
 def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) -> str | None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
-from rnnscope.files.found import AmbiguousError, Found, Wanted
+from rnnscope.files.found import AmbiguousError, Found, Wanted, converted
 from rnnscope.files.kerasfile import configured
 from rnnscope.files.marking import as_marked
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
-from rnnscope.layouts import Converted, layout_named, to_torch
+from rnnscope.layouts import layout_named
 
 __all__ = ["layers_of_keras"]
 
@@ -124,24 +124,24 @@ def _layer(
 ) -> Found:
     place = f"{raw.path}, {name}" if name else f"{raw.path}"
     wanted = as_marked(raw, name, place, wanted)
-    for part, held in arrays.items():
-        if not held.floating:
-            raise FileError(f"{place}: {part} holds no floating-point numbers")
     tensors = {part: held.read() for part, held in arrays.items()}
+    for part, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileError(f"{place}: {part} holds no floating-point numbers")
     layout, kind = _reading(place, arrays, config, wanted)
     try:
-        converted: Converted = to_torch(layout, tensors, kind=kind)
+        layer = converted(layout, tensors, kind, raw.allowance)
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
-    cell, assumed = _activated(raw, place, kind, converted.cell, config, wanted)
+    cell, assumed = _activated(raw, place, kind, layer.cell, config, wanted)
     facts = config.facts if config else {}
     units = facts.get("units")
-    if units is not None and units != converted.options["hidden_size"]:
+    if units is not None and units != layer.options["hidden_size"]:
         raise FileError(
             f"{place}: units={units} in the configuration, "
-            f"{converted.options['hidden_size']} in the arrays"
+            f"{layer.options['hidden_size']} in the arrays"
         )
-    two = bool(converted.options["bidirectional"])
+    two = bool(layer.options["bidirectional"])
     if two and config and config.merge not in ("concat", None):
         assumed.append(f"merge_mode={config.merge} is left to you: both directions side by side")
     reverse = bool(facts.get("go_backwards")) and not two
@@ -156,8 +156,8 @@ def _layer(
         layout=layout,
         gates=layout_named(layout).stored(kind).gates,
         cell=cell,
-        state=converted.state_dict,
-        options=converted.options,
+        state=layer.state_dict,
+        options=layer.options,
         reverse=reverse,
         batch_first=True,
         assumed=tuple(assumed),

@@ -18,7 +18,7 @@ from rnnscope.errors import (
 )
 from rnnscope.files.arrays import read_npz, read_safetensors, read_torch
 from rnnscope.files.finding import find
-from rnnscope.files.found import Found, Wanted, kind_name, module_of
+from rnnscope.files.found import Copies, Found, Wanted, kind_name, module_of
 from rnnscope.files.kerasfile import read_hdf5_file, read_keras
 from rnnscope.files.onnxfile import read_onnx
 from rnnscope.files.raw import Raw
@@ -26,7 +26,7 @@ from rnnscope.layouts import Layout
 from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.writing import no_file
 
-__all__ = ["Layers", "READERS", "found_in", "load", "read_raw"]
+__all__ = ["Layers", "READERS", "built_of", "load", "read_raw"]
 
 READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".pt": read_torch,
@@ -86,9 +86,9 @@ def load(
     ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
     """
     wanted = Wanted(cell, nonlinearity, batch_first, dropout)
-    found = found_in(Path(path), wanted, layout, names, layer)
-    modules = {each.name: module_of(each, wanted) for each in found}
-    return Layers(modules, {each.name: each.assumed for each in found})
+    built = built_of(Path(path), wanted, layout, names, layer)
+    modules = {found.name: module for found, module in built}
+    return Layers(modules, {found.name: found.assumed for found, _ in built})
 
 
 def read_raw(path: Path) -> Raw:
@@ -109,17 +109,45 @@ def read_raw(path: Path) -> Raw:
     return raw
 
 
-def found_in(
+def built_of(
     path: Path,
     wanted: Wanted,
     layout: Layout | str | None = None,
     names: Mapping[str, str] | None = None,
     layer: str | None = None,
+) -> list[tuple[Found, nn.Module]]:
+    """The layers of a file: as they were found, and as modules."""
+    try:
+        raw = read_raw(path)
+        found = _found_in(raw, wanted, layout, names, layer)
+        most = _LAYERS + raw.allowance.size // _ROOM
+        if len(found) > most:
+            raise FileError(
+                f"{path}: {len(found)} recurrent layers, where at most {most} are built at once "
+                f"of a file of {raw.allowance.size} bytes; choose one with "
+                f"layer={found[0].name!r}"
+            )
+        copies = Copies(raw.allowance)
+        return [(each, module_of(each, wanted, copies)) for each in found]
+    except MemoryError as error:
+        raise FileError(
+            f"{path}: this machine has too little memory for it; choose a layer with layer=..."
+        ) from error
+
+
+_LAYERS, _ROOM = 4000, 4096  # so many modules are always built, and one for so many bytes
+
+
+def _found_in(
+    raw: Raw,
+    wanted: Wanted,
+    layout: Layout | str | None,
+    names: Mapping[str, str] | None,
+    layer: str | None,
 ) -> list[Found]:
-    """The layers of a file, not modules yet."""
+    path = raw.path
     if wanted.nonlinearity not in (None, "tanh", "relu"):
         raise DeclarationError(f"nonlinearity must be tanh or relu; got {wanted.nonlinearity!r}")
-    raw = read_raw(path)
     try:
         found = find(raw, wanted, layout, names)
     except (FileError, DeclarationError):

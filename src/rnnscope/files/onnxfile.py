@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ _CONSTANTS = {  # attributes of Constant
     "value_float": torch.float32,
 }
 _LISTS = {4: "<f4", 10: "<f8"}  # fields of floating numbers, in a row
-_MOST = 2_000_000  # nodes, initialisers, attributes: more take minutes to go through
+_PART = 512  # bytes of memory for a node, an initialiser, an attribute
+_NUMBER = 20  # a list of numbers takes so many times its bytes in the file
+_MOST_DIMS = 32
 _DEPTH = 32  # graphs inside nodes
 
 
@@ -54,30 +57,22 @@ def read_onnx(path: Path) -> Raw:
     Raises ``FileError`` where it is damaged or keeps numbers outside of its own folder.
     """
     window = Window.of(path)
-    budget = _Budget(window)
     model = Message(window, 0, window.size)
-    graphs = list(model.spans(7))
-    if not graphs:
-        raise FileError(f"{path}: no ONNX model: it holds no graph")
     nodes: list[Node] = []
-    for graph in graphs:
-        _Scope(path, None, budget).walk(graph, nodes, 0)
     arrays: dict[str, Held] = {}
+    beside: dict[Path, Window] = {}
+    scopes: list[tuple[_Scope, Message]] = []
+    for graph in model.spans(7):
+        scope = _Scope(path, None, window, beside)
+        scope.part()
+        scopes.append((scope, graph))
+        scope.walk(graph, nodes, 0)
+    if not scopes:
+        raise FileError(f"{path}: no ONNX model: it holds no graph")
     if not nodes:  # a layer taken apart may still have its arrays, under their names
-        for graph in graphs:
-            arrays |= _Scope(path, None, budget).held(graph)
-    return Raw(path, "onnx", arrays, nodes=tuple(nodes))
-
-
-@dataclass
-class _Budget:
-    window: Window
-    left: int = _MOST
-
-    def spend(self, at: int) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise FileError(f"{self.window.name}, byte {at}: more than {_MOST} parts")
+        for scope, graph in scopes:
+            arrays |= scope.held(graph)
+    return Raw(path, "onnx", window.allowance, arrays, nodes=tuple(nodes))
 
 
 @dataclass
@@ -95,22 +90,26 @@ class _Scope:
 
     path: Path
     outer: _Scope | None
-    budget: _Budget
+    window: Window
+    beside: dict[Path, Window]
     stored: dict[str, Message] = field(default_factory=dict)
     makers: dict[str, _Maker] = field(default_factory=dict)
     known: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def part(self, size: int = _PART) -> None:
+        self.window.allowance.take(size, "its nodes and names")
 
     def held(self, graph: Message) -> dict[str, Held]:
         """The named initialisers of floating numbers."""
         found: dict[str, Held] = {}
         for message in graph.spans(5):
-            self.budget.spend(message.start)
+            self.part()
             name = next((each.text for each in message.spans(8)), "")
             dims: list[int] = []
             kind = 0
             for number, value in message.fields():
-                if number == 1:
-                    dims += value.numbers() if isinstance(value, Message) else [signed(value)]
+                if number == 1 and len(dims) <= _MOST_DIMS:
+                    dims += _sizes(value)
                 elif number == 2 and isinstance(value, int):
                     kind = value
             floating = kind in _DTYPES and _DTYPES[kind][1].is_floating_point
@@ -131,14 +130,14 @@ class _Scope:
             if not isinstance(value, Message):
                 continue
             if number == 5:
-                self.budget.spend(value.start)
+                self.part()
                 name = next((each.text for each in value.spans(8)), "")
                 self.stored[name] = value
             elif number == 1:
-                self.budget.spend(value.start)
+                self.part()
                 self.node(value, nodes, inner)
         for each in inner:
-            _Scope(self.path, self, self.budget).walk(each, nodes, depth + 1)
+            _Scope(self.path, self, self.window, self.beside).walk(each, nodes, depth + 1)
 
     def node(self, message: Message, nodes: list[Node], inner: list[Message]) -> None:
         inputs: list[str] = []
@@ -148,18 +147,19 @@ class _Scope:
             if not isinstance(value, Message):
                 continue
             if number == 5:
-                self.budget.spend(value.start)
-                inner += value.spans(6, 11)
+                self.part()
+                for graph in value.spans(6, 11):
+                    self.part()
+                    inner.append(graph)
             elif number == 4:
                 op = value.text
             elif number == 3:
                 name = value.text
             elif number == 7:
                 domain = value.text
-            elif number == 2:
-                outputs.append(value.text)
-            elif number == 1:
-                inputs.append(value.text)
+            elif number in (1, 2):
+                self.part(64 + value.size)
+                (inputs if number == 1 else outputs).append(value.text)
         if domain not in ("", "ai.onnx"):
             return
         if op in RECURRENT:
@@ -175,6 +175,8 @@ class _Scope:
         found: Any = None
         several: list[Any] = []
         for number, value in message.fields():
+            if number in (7, 8, 9):
+                self.part(_NUMBER * (value.size + 2 if isinstance(value, Message) else 2))
             if isinstance(value, Message):
                 if number == 1:
                     name = value.text
@@ -231,8 +233,8 @@ class _Scope:
         ):
             return None
         size = sum(value.nbytes for value in given if value is not None)
-        if size > 2 * self.budget.window.size:
-            raise FileError(f"{self.path}: {name} would be larger than the whole file")
+        if maker.op in _COPIES:
+            self.window.allowance.take(_COPIES[maker.op] * size, name)
         try:
             return _MAKES[maker.op](given, attributes)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
@@ -251,8 +253,8 @@ class _Scope:
         lists: list[tuple[int, int | Message]] = []
         external: dict[str, str] = {}
         for number, value in message.fields():
-            if number == 1:
-                dims += value.numbers() if isinstance(value, Message) else [signed(value)]
+            if number == 1 and len(dims) <= _MOST_DIMS:
+                dims += _sizes(value)
             elif number == 2 and isinstance(value, int):
                 kind = value
             elif number == 14 and isinstance(value, int):
@@ -264,11 +266,13 @@ class _Scope:
             elif number == 13 and isinstance(value, Message):
                 pair = {k: each.text for k, each in value.fields() if isinstance(each, Message)}
                 external[pair.get(1, "")] = pair.get(2, "")
+                self.part()
             elif number in (4, 5, 7, 10):
                 lists.append((number, value))
+                self.part()
         if kind not in _DTYPES:
             return None
-        if len(dims) > 32 or any(d < 0 for d in dims):
+        if len(dims) > _MOST_DIMS or any(d < 0 for d in dims):
             raise window.fail(message.start, f"{name or 'a constant'} has shape {tuple(dims)}")
         code, dtype = _DTYPES[kind]
         count = math.prod(dims)
@@ -281,6 +285,8 @@ class _Scope:
                 )
             found = window.array(raw.start, np.dtype(code), dims)
         else:
+            length = sum(v.size if isinstance(v, Message) else 8 for _, v in lists)
+            window.allowance.take(2 * 8 * min(count, length), name or "a constant")
             found = _listed(lists, np.dtype(code), count)
             if found.numel() != count:
                 raise window.fail(
@@ -303,16 +309,16 @@ class _Scope:
         location = external.get("location", "")
         folder = self.path.parent.resolve()
         try:
-            beside = (folder / location).resolve()
+            place = (folder / location).resolve()
         except (OSError, ValueError, RuntimeError) as error:
             raise message.window.fail(message.start, f"{name} lies in no file") from error
-        if not location or not beside.is_relative_to(folder) or Path(location).is_absolute():
+        if not location or not place.is_relative_to(folder) or Path(location).is_absolute():
             raise FileError(
                 f"{self.path}: refused: {name} is kept in {location!r}, outside of the model's "
                 f"own folder"
             )
-        if not beside.is_file():
-            raise FileError(f"{self.path}: {name} is kept in {location}: {no_file(beside)}")
+        if not place.is_file():
+            raise FileError(f"{self.path}: {name} is kept in {location}: {no_file(place)}")
         numbers = {key: external.get(key, "0") or "0" for key in ("offset", "length")}
         for key, text in numbers.items():
             if not (text.isascii() and text.isdigit() and len(text) < 20):
@@ -322,7 +328,20 @@ class _Scope:
             raise message.window.fail(
                 message.start, f"{name} of shape {tuple(dims)} has {numbers['length']} bytes"
             )
-        return Window.of(beside).array(int(numbers["offset"]), dtype, dims)
+        outside = self.beside.get(place)
+        if outside is None:
+            outside = self.beside[place] = Window.of(place)
+            # what the model may take, bears a relation to all its files together
+            self.window.allowance.size += outside.size
+            outside.allowance = self.window.allowance
+        return outside.array(int(numbers["offset"]), dtype, dims)
+
+
+def _sizes(value: int | Message) -> list[int]:
+    """The sizes in a field: one, or several in a row, of which too many are cut off."""
+    if isinstance(value, Message):
+        return list(islice(value.numbers(), _MOST_DIMS + 1))
+    return [signed(value)]
 
 
 def _listed(
@@ -339,8 +358,7 @@ def _listed(
                 parts.append(np.frombuffer(value.to_bytes(stored.itemsize, "little"), stored))
         elif isinstance(value, Message):
             # no more than fit the shape, so that a number of one byte takes no eight
-            numbers = [n for n, _ in zip(value.numbers(), range(count + 1), strict=False)]
-            parts.append(np.array(numbers, np.int64))
+            parts.append(np.fromiter(islice(value.numbers(), count + 1), np.int64))
         else:
             parts.append(np.array([signed(value)], np.int64))
     whole = np.concatenate(parts) if parts else np.zeros(0, dtype)
@@ -419,6 +437,9 @@ def _transpose(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
 def _cast(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
     return _first(values).to(_DTYPES[int(attributes["to"])][1])
 
+
+_COPIES = {"Concat": 1, "Reshape": 1, "Cast": 4}
+"""Operations whose result may be no view, and how many times its inputs it takes."""
 
 _MAKES: Mapping[str, Callable[[_Given, Mapping[str, Any]], Tensor]] = {
     "Constant": lambda values, _: _first(values),  # has no inputs: its value is an attribute

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError
-from rnnscope.files.found import Found
+from rnnscope.files.allowance import Allowance
+from rnnscope.files.found import Found, converted
 from rnnscope.files.raw import Node, Raw
-from rnnscope.layouts import layout_named, to_torch
+from rnnscope.layouts import layout_named
 
 __all__ = ["layers_of_nodes"]
 
@@ -46,15 +47,20 @@ def layers_of_nodes(raw: Raw) -> list[Found]:
     """Each node a layer of its own, as ONNX has no stacks. Raises ``FileError`` and
     ``RefusedError`` for what no layer can hold, with the reason."""
     found: list[Found] = []
+    ends: dict[str, str] = {}  # what the last layer of a name has behind it
+    taken: set[str] = set()
     for node in raw.nodes:
-        name = node.name
-        while any(each.name == name for each in found):
-            name += "_"
-        found.append(_layer(f"{raw.path}, {node.op} {node.name}", name, node))
+        end = ends.get(node.name, "")
+        while (name := node.name + end) in taken:
+            end += "_"
+        ends[node.name] = end
+        taken.add(name)
+        raw.allowance.take(len(name), "the names of its layers")
+        found.append(_layer(f"{raw.path}, {node.op} {node.name}", name, node, raw.allowance))
     return found
 
 
-def _layer(place: str, name: str, node: Node) -> Found:
+def _layer(place: str, name: str, node: Node, allowance: Allowance) -> Found:
     facts = node.attributes
     if facts.get("clip") is not None:
         raise RefusedError(f"{place}: clip={facts['clip']}: no cell here clips its arguments")
@@ -67,16 +73,16 @@ def _layer(place: str, name: str, node: Node) -> Found:
         kind = "gru" if facts.get("linear_before_reset", 0) else "gru_reset_before"
     else:
         kind = node.op.lower() + "_coupled" * coupled + "_peephole" * ("P" in arrays)
-    converted = to_torch("onnx", arrays, kind=kind)
+    layer = converted("onnx", arrays, kind, allowance)
     two = direction == "bidirectional"
-    if converted.options["bidirectional"] != two:
+    if layer.options["bidirectional"] != two:
         raise FileError(
             f"{place}: direction={direction} with W of shape {tuple(arrays['W'].shape)}"
         )
     hidden = facts.get("hidden_size")
-    if hidden is not None and hidden != converted.options["hidden_size"]:
+    if hidden is not None and hidden != layer.options["hidden_size"]:
         raise FileError(
-            f"{place}: hidden_size={hidden}, but R is for {converted.options['hidden_size']} units"
+            f"{place}: hidden_size={hidden}, but R is for {layer.options['hidden_size']} units"
         )
     notes = []
     for place_of, words in (
@@ -91,9 +97,9 @@ def _layer(place: str, name: str, node: Node) -> Found:
         place=place,
         layout="onnx",
         gates=layout_named("onnx").stored(kind).gates,
-        cell=_activated(place, node.op, converted.cell, facts, two),
-        state=converted.state_dict,
-        options=converted.options,
+        cell=_activated(place, node.op, layer.cell, facts, two),
+        state=layer.state_dict,
+        options=layer.options,
         reverse=direction == "reverse",
         batch_first=bool(facts.get("layout", 0)),
         assumed=tuple(notes),

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rnnscope.files.allowance import Allowance
 from rnnscope.files.window import Held
 
 __all__ = ["Node", "Raw", "by_number"]
@@ -39,14 +40,16 @@ class Node:
 class Raw:
     """What a file holds.
 
-    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras`` or ``onnx``. ``arrays`` are not
-    read yet. ``config`` is the text in which Keras describes the model; ``names`` maps a group of
-    arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
-    that rnnscope wrote beside the arrays, by layer.
+    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras``, ``hdf5`` or ``onnx``. ``allowance``
+    counts the memory that it takes. ``arrays`` are not read yet. ``config`` is the text in which
+    Keras describes the model; ``names`` maps a group of arrays to the name that the model gives
+    it; ``nodes`` are those of ONNX; ``cells`` are those that rnnscope wrote beside the arrays, by
+    layer.
     """
 
     path: Path
     kind: str
+    allowance: Allowance
     arrays: Mapping[str, Held] = field(default_factory=dict)
     config: Any = None
     names: Mapping[str, str] = field(default_factory=dict)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from rnnscope.adopt import Adopted, Weights, adopt
 from rnnscope.escaping import fenced, printable
-from rnnscope.files.found import Found, Wanted, kind_name, module_of
-from rnnscope.files.loading import found_in
+from rnnscope.files.found import Found, Wanted, kind_name
+from rnnscope.files.loading import built_of
 from rnnscope.layouts import Layout
 
 __all__ = ["Shown", "contents"]
@@ -56,8 +56,8 @@ def contents(
     Raises what ``load`` raises.
     """
     wanted = Wanted(cell)
-    found = found_in(Path(path), wanted, layout, None, layer)
-    return Shown(Path(path), [_facts(each, module_of(each, wanted)) for each in found])
+    built = built_of(Path(path), wanted, layout, None, layer)
+    return Shown(Path(path), [_facts(found, module) for found, module in built])
 
 
 def _facts(found: Found, module: nn.Module) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnnscope.errors import FileError
+from rnnscope.errors import DtypeError, FileError
+from rnnscope.files.allowance import Allowance
 
-__all__ = ["FLOOR", "Held", "Window", "as_tensor", "expanded"]
-
-FLOOR = 2**24
-"""Compressed data may always grow to so many bytes, beyond it to ten times the file."""
+__all__ = ["Held", "Window", "as_tensor"]
 
 
 class Window:
@@ -31,10 +28,11 @@ class Window:
     ``name`` is how errors call it: the path, and the place inside.
     """
 
-    def __init__(self, name: str, data: bytes | mmap.mmap) -> None:
+    def __init__(self, name: str, data: bytes | mmap.mmap, allowance: Allowance) -> None:
         self.name = name
         self.data = data
         self.size = len(data)
+        self.allowance = allowance
 
     @classmethod
     def of(cls, path: Path) -> Window:
@@ -43,7 +41,8 @@ class Window:
             with path.open("rb") as file:
                 if path.stat().st_size == 0:
                     raise FileError(f"{path}: the file is empty")
-                return cls(str(path), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return cls(str(path), data, Allowance.of(path))
         except OSError as error:
             raise FileError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -69,25 +68,41 @@ class Window:
         """A copy of the numbers that lie here; rows one after the other."""
         count = math.prod(shape)
         self.check(at, count * dtype.itemsize)
+        self.allowance.take(count * dtype.itemsize, f"byte {at}")
         found = np.frombuffer(self.data, dtype, count, at)
         return as_tensor(found.reshape(tuple(shape)))
 
 
-@dataclass(frozen=True)
 class Held:
     """An array in a file, not read yet: its shape, what it holds, and how to get it.
 
-    ``floating`` is False for whole numbers, text and whatever else cannot be a weight.
+    ``floating`` is False for whole numbers, text and whatever else cannot be a weight. Without a
+    shape it cannot be read: who asks for its shape or its numbers gets the reader's error. It is
+    read once, however often it is asked for.
     """
 
-    shape: tuple[int, ...]
-    floating: bool
-    read: Callable[[], Tensor]
+    def __init__(
+        self, shape: tuple[int, ...] | None, floating: bool, reader: Callable[[], Tensor]
+    ) -> None:
+        self._shape, self.floating = shape, floating
+        self._reader = reader
+        self._tensor: Tensor | None = None
 
     @classmethod
     def of(cls, tensor: Tensor) -> Held:
         """An array that is in memory already."""
         return cls(tuple(tensor.shape), tensor.is_floating_point(), lambda: tensor)
+
+    def read(self) -> Tensor:
+        """Its numbers. Raises ``FileError`` and ``DtypeError``."""
+        if self._tensor is None:
+            self._tensor = self._reader()
+        return self._tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        return tuple(self.read().shape) if self._shape is None else self._shape
 
     @property
     def count(self) -> int:
@@ -96,11 +111,12 @@ class Held:
 
 
 def as_tensor(array: NDArray[np.generic]) -> Tensor:
-    """A copy as a tensor, whatever the byte order and the type of number."""
-    native = array.astype(array.dtype.newbyteorder("="), copy=True)
-    return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
+    """As a tensor, whatever the byte order and the order of dims; memory of others is copied.
 
-
-def expanded(size: int, file: int) -> bool:
-    """Whether so many bytes may come of a compressed file of that size."""
-    return size <= max(FLOOR, 10 * file)
+    Raises ``DtypeError`` for a type of number that PyTorch lacks.
+    """
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=not array.flags.owndata)
+    try:
+        return torch.from_numpy(native)
+    except TypeError as error:
+        raise DtypeError(f"got an array of {array.dtype}, which PyTorch lacks") from error

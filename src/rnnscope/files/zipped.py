@@ -7,20 +7,34 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from rnnscope.errors import FileError
-from rnnscope.files.window import expanded
+from rnnscope.files.allowance import Allowance
 
-__all__ = ["Archive", "opened"]
+__all__ = ["Archive"]
+
+_ENTRY = 20
+"""An entry of the directory takes so many times its bytes once it is parsed."""
 
 
 class Archive:
-    """A .zip that is open for reading."""
+    """A .zip that stays open for reading: it is found through once, however many entries are read.
 
-    def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
+    Nothing of it is written anywhere: names are only names. Raises ``FileError`` where it is
+    damaged, and where an entry takes more than the allowance.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = file
-        self._size = path.stat().st_size
+        self.allowance = Allowance.of(path)
+        with judged(path, "the archive"), path.open("rb") as file:
+            start, size = _directory(path, file, self.allowance.size)
+        self.allowance.take(_ENTRY * size, "the names in the archive")
+        with judged(path, "the archive"):
+            self._file = zipfile.ZipFile(path)
+        if self._file.start_dir != start:  # another reader would find other entries
+            raise FileError(f"{path}: damaged: the directory of the archive is not where it says")
 
     @property
     def names(self) -> list[str]:
@@ -32,30 +46,30 @@ class Archive:
         """What stands behind its entries."""
         return self._file.comment
 
+    @property
+    def entries(self) -> list[zipfile.ZipInfo]:
+        """All of them, those that have a name in common, too."""
+        return self._file.infolist()
+
     def size(self, name: str) -> int:
         """The declared size of an entry, unpacked."""
         return self._entry(name).file_size
 
-    def head(self, name: str, count: int) -> bytes:
-        """The first bytes of an entry."""
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """An entry as a stream. What its reader raises of damaged bytes is said of the entry."""
         entry = self._entry(name)
-        with _judged(self.path, name), self._file.open(entry) as file:
-            return file.read(count)
+        with judged(self.path, name), self._file.open(entry) as file:
+            yield file
 
     def read(self, name: str) -> bytes:
-        """An entry, whole; raises ``FileError`` where it is far larger than the archive."""
-        entry = self._entry(name)
-        if not expanded(entry.file_size, self._size):
-            raise FileError(
-                f"{self.path}, {name}: would take {entry.file_size} bytes, far more than the "
-                f"{self._size} of its file"
-            )
-        with _judged(self.path, name), self._file.open(entry) as file:
-            data = file.read(entry.file_size + 1)
-        if len(data) != entry.file_size:
-            raise FileError(
-                f"{self.path}, {name}: damaged: {len(data)} bytes, {entry.file_size} declared"
-            )
+        """An entry, whole."""
+        size = self.size(name)
+        self.allowance.take(size, name)
+        with self.opened(name) as file:
+            data = file.read(size + 1)
+        if len(data) != size:
+            raise FileError(f"{self.path}, {name}: damaged: {len(data)} bytes, {size} declared")
         return data
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
@@ -70,16 +84,27 @@ class Archive:
         return entry
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """A .zip, for reading. Nothing of it is written anywhere: names are only names."""
-    with _judged(path, "the archive"), zipfile.ZipFile(path) as file:
-        yield Archive(path, file)
+def _directory(path: Path, file: IO[bytes], size: int) -> tuple[int, int]:
+    """(place, bytes) of the directory of a .zip, as its end declares them.
+
+    Source: APPNOTE.TXT of PKWARE, 4.3.14 to 4.3.16
+    """
+    back = min(size, 2**16 + 98)  # the longest comment, and the ends of both forms
+    file.seek(size - back)
+    tail = file.read(back)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        raise FileError(f"{path}: damaged, or no archive: it has no directory")
+    first, width = at + 12, 4
+    if at >= 76 and (tail[at - 20 :][:4], tail[at - 76 :][:4]) == (b"PK\6\7", b"PK\6\6"):
+        first, width = at - 36, 8  # zip64
+    count, place = (int.from_bytes(tail[k : k + width], "little") for k in (first, first + width))
+    return place, count
 
 
 @contextmanager
-def _judged(path: Path, place: str) -> Iterator[None]:
-    """What the readers of zip and deflate raise of a damaged file, said of the file."""
+def judged(path: Path, place: str) -> Iterator[None]:
+    """What the readers of zip, deflate and arrays raise of a damaged file, said of the file."""
     try:
         yield
     except FileError:
@@ -96,5 +121,5 @@ def _judged(path: Path, place: str) -> Iterator[None]:
         IndexError,
         KeyError,
     ) as error:
-        reason = str(error) or type(error).__name__
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FileError(f"{path}, {place}: damaged: {reason}") from error
