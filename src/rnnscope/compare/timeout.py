@@ -48,6 +48,7 @@ def limited(name: str) -> Iterator[None]:
     threads = set(threading.enumerate())
     try:
         with (_by_signal if _has_signals() else _by_thread)(seconds):
+            threads = set(threading.enumerate())
             yield
     except Interruption as error:
         for thread in set(threading.enumerate()) - threads:
