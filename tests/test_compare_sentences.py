@@ -114,7 +114,9 @@ def test_calls_that_agree_are_told_from_those_that_do_not(given: bool) -> None:
 def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> None:
     layer, x = nn.GRU(5, 6), torch.randn(7, 3, 5)
     other = layer(x, torch.ones(1, 3, 6))[0].detach()
-    assert "did it start from other initial states" in plain(rs.compare(other, layer, x, effort=0.2))
+    assert "did it start from other initial states" in plain(
+        rs.compare(other, layer, x, effort=0.2)
+    )
     turned = layer(x)[0].detach()[:, [2, 0, 1]]
     text = plain(rs.compare(turned, layer, x, effort=0.2))
     assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text

@@ -64,8 +64,6 @@ def numeric() -> str:
     return locale.setlocale(locale.LC_NUMERIC)
 
 
-
-
 # By the setting's name: what changes it, and what tells whether it is changed.
 CHANGES: dict[str, list[tuple[Change, Callable[[], Any]]]] = {
     "the alarm": [
@@ -88,7 +86,10 @@ CHANGES: dict[str, list[tuple[Change, Callable[[], Any]]]] = {
             enter(lambda: torch.autocast("cpu", torch.bfloat16)),
             lambda: (torch.ones(2, 2) @ torch.ones(2, 2)).dtype,
         ),
-        (lambda: torch.set_autocast_dtype("cpu", torch.half), lambda: torch.get_autocast_dtype("cpu")),
+        (
+            lambda: torch.set_autocast_dtype("cpu", torch.half),
+            lambda: torch.get_autocast_dtype("cpu"),
+        ),
         (lambda: torch.set_autocast_cache_enabled(False), torch.is_autocast_cache_enabled),
     ],
     "anomaly mode": [
@@ -260,8 +261,6 @@ def waits_for_a_thread(x: Any, h: Any = None) -> Any:
     thread = threading.Thread(target=loops, args=(x,))
     thread.start()
     thread.join()
-
-
 
 
 @pytest.mark.parametrize("candidate", [loops, sleeps, catches, waits_for_a_thread])

@@ -114,9 +114,7 @@ def _with_nothing_wrong_below(
         if outcome is not None and len(outcome.layers) > last:
             flows[k, last] = outcome.layers[last - 1]
     parts = {p: part for p, part in opened_parts(model, seen, flows).items() if p[0] == last}
-    explained = {
-        p: explain(part, cells, known, thorough=thorough) for p, part in parts.items()
-    }
+    explained = {p: explain(part, cells, known, thorough=thorough) for p, part in parts.items()}
     return merged(model, explained)
 
 

@@ -64,10 +64,12 @@ def compare(
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
-    recorded output, as in "btu" for (batch, time, unit). ``effort`` multiplies the work of the search, which
-    is counted: the verdict is the same on every machine, beside any other work. Neither model is changed: copies are called, and
-    settings of the process that a call changes are put back. A call that takes longer than
-    ``timeout`` seconds (None: any) is interrupted, in the main thread whatever it does in Python.
+    recorded output, as in "btu" for (batch, time, unit). ``effort`` multiplies the work of the
+    search, which is counted: the verdict is the same on every machine, beside any other work.
+
+    Neither model is changed: copies are called, and settings of the process that a call changes are
+    put back. A call that takes longer than ``timeout`` seconds (None: any) is interrupted; outside
+    the main thread that ends what runs in Python, not what waits or computes in C.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4, bias=False)
@@ -87,9 +89,9 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
-    reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long, ``FileError`` for
-    a file that cannot be read, ``ValueError`` for an ``effort`` that is no number and a ``seed`` that
-    is no whole number.
+    reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long,
+    ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort`` or a ``timeout``
+    that is no number and a ``seed`` that is no whole number.
     """
     effort = _effort(effort, seconds, 3)
     seed = _whole(seed)
@@ -180,14 +182,14 @@ def _limited(seconds: Any) -> Iterator[None]:
             f"timeout must be a number of seconds above 0, or None for any; got {seconds!r}"
         )
     try:
-        with limit(None if seconds is None or seconds > LONGEST else float(seconds)):
+        with limit(None if seconds is None or float(seconds) > LONGEST else float(seconds)):
             yield
     except Interruption as error:
         raise CandidateError(str(error)) from error
 
 
 def _effort(effort: Any, seconds: Any, level: int) -> float:
-    """The effort, also of a caller who gives ``seconds``; ``level`` is how far up that caller is."""
+    """The effort, also of a caller who gives ``seconds``, ``level`` frames up."""
     for name, value in {"effort": effort, "seconds": 0 if seconds is None else seconds}.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
             raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")

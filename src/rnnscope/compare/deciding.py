@@ -50,8 +50,8 @@ UNDECIDED = (
 )
 
 NOTHING = (
-    "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at its "
-    "weights and at the size of x."
+    "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at "
+    "its weights and at the size of x."
 )
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}

@@ -102,10 +102,7 @@ class Products:
         numbers = len(chosen) * before["h"].shape[-2] * rows_of_gates
         spend(numbers * (GATE + self.hh.shape[-1] * product), calls=len(part.cell.equations))
         of_x = self.of_x[:, t, rows][i] if of_x is None else of_x
-        if product:
-            of_h = torch.matmul(before["h"], self.hh[j].mT)
-        else:
-            of_h = self.of_h[:, t, rows][j]
+        of_h = torch.matmul(before["h"], self.hh[j].mT) if product else self.of_h[:, t, rows][j]
         b_hh: Tensor | None = None
         if self.b_ih is not None:
             of_x = of_x + self.b_ih[k].unsqueeze(1)
@@ -256,7 +253,8 @@ class WholeRun:
         witness: RunPart,
         tensors: Mapping[str, Tensor | None],
     ) -> WholeRun | None:
-        """Of the shortest run, with these variants of each parameter; None where there is none of which all steps are the row's own."""
+        """Of the shortest run, with these variants of each parameter; None where there is none of
+        which all steps are the row's own."""
         runs = [run for run in witness.runs if run.lengths is None]
         if not runs:
             return None

@@ -92,7 +92,7 @@ class OpenedPart:
         """Whether any number of any step is one."""
         for steps in self.steps:
             values = opened([self.part], steps.known, steps.after)
-            for name, value in values.items():
+            for value in values.values():
                 valid = steps.known.valid
                 right = value[0] if valid is None else value[0][valid]
                 if bool(torch.isfinite(right).any()):

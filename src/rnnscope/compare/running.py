@@ -135,10 +135,9 @@ def run_jobs(
     ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
     part = jobs[0].part
     lengths = None if part.unmasked else lengths
-    weights, (steps, rows, _) = part.stored, jobs[0].x.shape
-    gates = GATE * len(weights.ih)
-    numbers = weights.ih.numel() + weights.hh.numel() + gates
-    spend(len(jobs) * steps * rows * numbers, calls=steps * len(part.cell.equations))
+    weights, (steps, count, _) = part.stored, jobs[0].x.shape
+    numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
+    spend(len(jobs) * steps * count * numbers, calls=steps * len(part.cell.equations))
     batch = Batch([job.part for job in jobs])
     x = stacked([job.x for job in jobs])
     if part.backward:

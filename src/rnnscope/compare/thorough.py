@@ -334,7 +334,9 @@ class Variants:
                 if changed is not None:
                     sets.append(frozenset(several))
                     parts.append(changed)
-        numbers = sum(v.numel() for name in GROUPS[group] if (v := part.parameter(name)) is not None)
+        numbers = sum(
+            v.numel() for name in GROUPS[group] if (v := part.parameter(name)) is not None
+        )
         spend(len(sets) * (numbers + SUM * len(effects)))
         places = {chosen: k for k, chosen in enumerate(sets)}
         after = torch.full((len(sets), len(effects) + 1), -1, dtype=torch.long)

@@ -1,9 +1,9 @@
 """The time that a call of somebody's code may take: the only place where a clock decides.
 
 What runs longer is interrupted, so that a comparison ends. In the main thread a timer's signal does
-that: it ends loops, sleeps and waits. In other threads, on Windows, and where the caller has a timer
-already, another thread raises an exception inside it: that ends what runs in Python, and not what
-waits or computes in C. What cannot be interrupted ends when it ends by itself.
+that: it ends loops, sleeps and waits. In other threads, on Windows, and where the caller already
+has a timer, another thread raises an exception inside it: that ends what runs in Python, and not
+what waits or computes in C. What cannot be interrupted ends when it ends by itself.
 """
 
 from __future__ import annotations

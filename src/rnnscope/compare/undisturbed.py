@@ -24,12 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.overrides import (  # type: ignore[attr-defined]
-    _get_current_function_mode_stack,
-    _pop_mode,
-    _push_mode,
-)
+from torch import Tensor, nn, overrides
 from torch.utils import _device, _python_dispatch
 
 from rnnscope.compare.arguments import equal
@@ -68,7 +63,7 @@ class Setting:
 
     name: str
     read: Callable[[], Any]
-    write: Callable[[Any], None]
+    write: Callable[[Any], object]
 
 
 @contextlib.contextmanager
@@ -90,21 +85,24 @@ def undisturbed() -> Iterator[None]:
 # torch -----------------------------------------------------------------------------------------
 
 
+_MODES: Any = overrides
+
+
 def _modes() -> tuple[Any, ...]:
     """What stands between calls and torch, the default device among it."""
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    functions = tuple(_get_current_function_mode_stack())
+    functions = tuple(_MODES._get_current_function_mode_stack())
     return functions, context, _device.CURRENT_DEVICE, torch._C._len_torch_dispatch_stack()
 
 
 def _set_modes(value: tuple[Any, ...]) -> None:
     functions, torch._GLOBAL_DEVICE_CONTEXT.device_context, current, dispatching = value
     while torch._C._len_torch_dispatch_stack() > dispatching:
-        _python_dispatch._pop_mode()  # type: ignore[no-untyped-call]
-    for _ in _get_current_function_mode_stack():
-        _pop_mode()
+        _python_dispatch._pop_mode()
+    for _ in _MODES._get_current_function_mode_stack():
+        _MODES._pop_mode()
     for mode in functions:
-        _push_mode(mode)
+        _MODES._push_mode(mode)
     _device.CURRENT_DEVICE = current
 
 
@@ -330,7 +328,11 @@ SETTINGS = (
     Setting("the working directory", os.getcwd, os.chdir),
     Setting("the environment", _environment, _set_environment),
     Setting("the mask of new files", _mask, os.umask),
-    Setting("the locale", partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),
+    Setting(
+        "the locale",
+        partial(locale.setlocale, locale.LC_ALL),
+        partial(locale.setlocale, locale.LC_ALL),
+    ),
     _list("path"),
     _list("argv"),
     Setting("standard streams", _streams, _set_streams),

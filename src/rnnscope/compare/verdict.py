@@ -62,11 +62,11 @@ class Verdict:
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
     arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
     why, where no number can be compared; ``few`` that there are too few numbers to prove any
-    explanation. ``tried`` counts the sets of mistakes that a search tried, ``work`` what it computed;
-    ``finished`` is False where it ended because of its ``effort``. ``horizon`` is the step from which rounding alone may differ by more than a
-    hundredth, or None, or (``overflow``) the reference's own numbers are NaN or infinite;
-    ``stepwise`` tells whether single steps are compared from there on, and
-    ``uncompared`` names the final states that are not compared at all.
+    explanation. ``tried`` counts the sets of mistakes that a search tried, ``work`` what it
+    computed, and ``finished`` is False where its ``effort`` cut it. ``horizon`` is the step from
+    which rounding alone may differ by more than a hundredth, or (``overflow``) the reference's own
+    numbers are NaN or infinite, or None; ``stepwise`` tells whether single steps are compared from
+    there on, and ``uncompared`` names the final states that are not compared at all.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
