@@ -67,7 +67,7 @@ def test_what_a_gpu_computes_differs_on_a_cpu_and_is_asked_about(kind: str) -> N
     def moved(x: Any, hx: Any = None) -> Any:
         return as_on_a_gpu(layer, x, hx)
 
-    verdict = rs.compare(moved, layer, seconds=0.5)
+    verdict = rs.compare(moved, layer, effort=0.1)
     assert not verdict
     assert not verdict.causes
     assert "those of tanh and sigmoid on a GPU" in plain(verdict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -612,9 +613,11 @@ def compare(
         str | None,
         typer.Option(metavar="5,3,2", help="Steps of each sequence, where x is padded."),
     ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0, help="After about so long the search for causes ends.")
-    ] = 6.0,
+    effort: Annotated[
+        float,
+        typer.Option(min=0, help="So many times the usual work of a search for causes, at most."),
+    ] = 1.0,
+    seconds: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
     form: Annotated[Form, typer.Option("--format", help="How it is printed.")] = Form.text,
 ) -> None:
     """Whether numbers computed elsewhere are what a layer computes: where they differ first, and
@@ -622,6 +625,12 @@ def compare(
 
     Exit code 0: they agree; 1: they differ; 2: they cannot be compared.
     """
+    if seconds is not None:
+        effort = seconds / 6
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", DeprecationWarning)
+            text = f"--seconds is deprecated, work is counted: write --effort {effort:.3g}"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
     kind = cell.value if cell else None
     activation = nonlinearity.value if nonlinearity else None
     if activation is not None and kind not in (None, "rnn"):
@@ -644,7 +653,7 @@ def compare(
         initial_states(initial, layer) if initial else None,
         _lengths(lengths) if lengths is not None else None,
         axes,
-        seconds,
+        effort,
     ).verdict()
     show(Printed(verdict), Format(form.value), "compare")
     if not verdict:

@@ -35,7 +35,7 @@ class Comparison:
     initial: Any = None
     lengths: list[int] | None = None
     axes: str | None = None
-    seconds: float = 6.0
+    effort: float = 1.0
 
     def verdict(self) -> Verdict:
         """What ``rnnscope.compare`` finds; raises what it raises, with options for arguments."""
@@ -47,7 +47,7 @@ class Comparison:
                 self.initial,
                 lengths=self.lengths,
                 axes=self.axes,
-                seconds=self.seconds,
+                effort=self.effort,
             )
         except RnnscopeError as error:
             text = _in_options(str(error))

@@ -106,7 +106,7 @@ def in_options(text: str) -> str:
             words.append(f"{_OPTIONS[axis]} {'0' if word == '...' else word}")
         return " ".join(words)
 
-    text = re.sub(r"\bseconds=(\d+)", r"--seconds \1", text)
+    text = re.sub(r"\beffort=(\d+(?:\.\d+)?)", r"--effort \1", text)
     return re.sub(r'tr\.explain\((?:"(\w+)"(?:, )?)?([^()]*)\)', call, text)
 
 

@@ -7,7 +7,7 @@ them at once, on a few numbers; what fits these is tried as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -24,6 +24,7 @@ from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.single_steps import opened
 from rnnscope.compare.standing import excludes
 from rnnscope.compare.thorough import Thorough
+from rnnscope.compare.work import is_over
 
 __all__ = ["beneath"]
 
@@ -32,7 +33,7 @@ ROWS = 2
 """Steps and rows that are looked at."""
 
 CHUNK = 256
-"""Pairs of mistakes that are looked at before the time is."""
+"""Pairs of mistakes that are looked at together."""
 
 PARTLY = 16
 """Hypotheses that explain one of two directions, under which the other is searched further."""
@@ -43,7 +44,6 @@ def beneath(
     observations: Sequence[Observation],
     every: Sequence[Cause],
     known: Changed,
-    late: Callable[[], bool],
     thorough: Thorough,
     pairs: bool = True,
 ) -> Iterator[list[Causes]]:
@@ -54,7 +54,7 @@ def beneath(
     if last == 0 or not seen:
         return
     cells = list(dict.fromkeys(c.everywhere() for c in every if _of_cell(c)))
-    yield _with_nothing_wrong_below(model, seen, cells, known, late, thorough)
+    yield _with_nothing_wrong_below(model, seen, cells, known, thorough)
     below = [c for c in every if c.layer is not None and c.layer < last and _of_cell(c)]
     hypotheses = _Hypotheses.of(
         model, max(seen, key=lambda one: one.fullness), [frozenset({c}) for c in below]
@@ -67,11 +67,11 @@ def beneath(
     ]
     yield from _together(model, hypotheses, fits)
     if model.num_directions > 1:
-        yield from _partly(hypotheses, fits, cells, known, late, thorough)
+        yield from _partly(hypotheses, fits, cells, known, thorough)
         return
     two = [frozenset(pair) for pair in combinations(cells, 2) if pairs and not excludes(*pair)]
     for start in range(0, len(two), CHUNK):
-        if late():
+        if is_over():
             return
         more = _Fits.of(hypotheses, 0, two[start : start + CHUNK], known)
         yield from _together(model, hypotheses, [more])
@@ -82,7 +82,6 @@ def _partly(
     fits: Sequence[_Fits],
     cells: Sequence[Cause],
     known: Changed,
-    late: Callable[[], bool],
     thorough: Thorough,
 ) -> Iterator[list[Causes]]:
     """The hypotheses that explain one of two directions, the other searched for more mistakes."""
@@ -93,7 +92,7 @@ def _partly(
         hints = [below, *(s for sets in every for s in sets[:FIRST])]
         parts = hypotheses.opened(k)
         found = [
-            sets or explain(part, cells, known, late, hints=hints, thorough=thorough)
+            sets or explain(part, cells, known, hints=hints, thorough=thorough)
             for sets, part in zip(every, parts, strict=True)
         ]
         if all(found):
@@ -105,7 +104,6 @@ def _with_nothing_wrong_below(
     seen: Sequence[Observation],
     cells: Sequence[Cause],
     known: Changed,
-    late: Callable[[], bool],
     thorough: Thorough,
 ) -> list[Causes]:
     """What explains the last layer where those below it are right."""
@@ -116,9 +114,7 @@ def _with_nothing_wrong_below(
         if outcome is not None and len(outcome.layers) > last:
             flows[k, last] = outcome.layers[last - 1]
     parts = {p: part for p, part in opened_parts(model, seen, flows).items() if p[0] == last}
-    explained = {
-        p: explain(part, cells, known, late, thorough=thorough) for p, part in parts.items()
-    }
+    explained = {p: explain(part, cells, known, thorough=thorough) for p, part in parts.items()}
     return merged(model, explained)
 
 

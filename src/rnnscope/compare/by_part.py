@@ -3,7 +3,7 @@ have in common, as few mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, product
 
 from rnnscope.compare.batched import LARGE
@@ -14,6 +14,7 @@ from rnnscope.compare.parts import OpenedPart
 from rnnscope.compare.runs import RunPart
 from rnnscope.compare.standing import excludes, scrambles
 from rnnscope.compare.thorough import Thorough
+from rnnscope.compare.work import is_over, spend
 
 __all__ = [
     "BEAM",
@@ -42,7 +43,6 @@ def explain(
     witness: Witness,
     every: Sequence[Cause],
     known: Changed,
-    late: Callable[[], bool],
     depth: int = 3,
     hints: Iterable[Causes] = (),
     thorough: Thorough | None = None,
@@ -63,7 +63,7 @@ def explain(
         if size == 1:
             wanted = chain(wanted, hints)
         if size > 1 and thorough is not None:
-            sets = thorough.fitting(witness, size, known, late)
+            sets = thorough.fitting(witness, size, known)
             found = [] if sets is None else _fitting(witness, sets, known)[0]
             if found:
                 return found
@@ -72,6 +72,7 @@ def explain(
         if size == depth and thorough is not None and covered:
             fresh = [s for s in fresh if not thorough.covers(witness.part, s)]
         tried.update(fresh)
+        spend(sets=len(fresh))
         found, made = _fitting(witness, fresh, known)
         if found:
             return found
@@ -84,8 +85,8 @@ def explain(
                 return found
         if size == depth == 1 and thorough is not None:
             # pairs of which one is in the weights cost no more than that
-            return _fitting(witness, thorough.fitting(witness, 2, known, late, 1) or [], known)[0]
-        if not made or size == depth or late():
+            return _fitting(witness, thorough.fitting(witness, 2, known, 1) or [], known)[0]
+        if not made or size == depth or is_over():
             return []
         bases = [made[k][0] for k in witness.misfit([p for _, p in made]).closest(beam, each)]
     return []

@@ -20,7 +20,8 @@ from rnnscope.compare.gpu import ON_GPU, on_gpu
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import short
 from rnnscope.compare.signature import Signature, layer_parameter
-from rnnscope.compare.undisturbed import Kept, Random, Settings, detached
+from rnnscope.compare.timeout import limited
+from rnnscope.compare.undisturbed import Kept, Random, detached, undisturbed
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
 
 __all__ = ["Answer", "Arrays", "Candidate"]
@@ -324,9 +325,9 @@ class Candidate:
     def _copied(self, function: Any) -> Any:
         if isinstance(function, type | types.FunctionType | types.BuiltinFunctionType):
             return function
-        callers = Random.now()
         try:
-            return copy.deepcopy(function, detached(function))
+            with undisturbed(), limited(self.name):  # a copy that is built anew draws its weights
+                return copy.deepcopy(function, detached(function))
         except Exception as error:  # whatever its own __deepcopy__ and __reduce__ raise
             self._notes += (
                 f"{self.name} cannot be copied ({type(error).__name__}), so it was run itself"
@@ -334,23 +335,21 @@ class Candidate:
             )
             self._borrowed = True
             return function
-        finally:
-            callers.restore()  # a copy that is built anew draws its first weights
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """The caller's random state, the settings of torch and NumPy and, where no copy was made,
-        the module are put back."""
-        callers, settings = Random.now(), Settings.now()
+        """All that a call may leave behind is put back, where no copy was made the module too."""
         kept = Kept(self._function) if self._borrowed and self.module is not None else None
-        if self._random is not None:
-            self._random.restore()  # its own stream goes on: dropout differs from call to call
         try:
-            yield
+            with undisturbed():
+                if self._random is not None:
+                    self._random.restore()  # its own stream goes on: dropout differs by call
+                try:
+                    with limited(self.name):
+                        yield
+                finally:
+                    self._random = Random.now()
         finally:
-            settings.restore()
-            self._random = Random.now()
-            callers.restore()
             if kept is not None:
                 kept.restore()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["Cause", "Causes"]
+__all__ = ["Cause", "Causes", "in_order"]
 
 
 @dataclass(frozen=True)
@@ -37,3 +37,8 @@ class Cause:
 
 Causes = frozenset[Cause]
 """Mistakes that stand together."""
+
+
+def in_order(together: Causes) -> list[Cause]:
+    """Mistakes in an order that is the same in every process, which that of a set is not."""
+    return sorted(together, key=str)

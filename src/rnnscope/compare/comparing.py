@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time as clock
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from rnnscope.adopt import adopt
@@ -21,11 +25,16 @@ from rnnscope.compare.observed import UNIT
 from rnnscope.compare.of_arrays import OfArrays
 from rnnscope.compare.of_calls import OfCalls
 from rnnscope.compare.subject import Subject, dtype_of
+from rnnscope.compare.timeout import Interruption, limit
 from rnnscope.compare.verdict import Verdict
-from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
+from rnnscope.compare.work import SECONDS
+from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
 from rnnscope.escaping import printable
 
 __all__ = ["assert_agrees", "compare"]
+
+LONGEST = 1e8
+"""Seconds above which no call need be watched."""
 
 
 def compare(
@@ -38,7 +47,9 @@ def compare(
     builder: bool | None = None,
     axes: str | None = None,
     seed: int = 0,
-    seconds: float = 6.0,
+    effort: float = 1.0,
+    timeout: float | None = 600.0,
+    seconds: float | None = None,
     progress: bool | None = None,
 ) -> Verdict:
     """Whether a candidate computes what a recurrent layer computes; if not, where it differs
@@ -54,8 +65,12 @@ def compare(
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
-    recorded output, as in "btu" for (batch, time, unit). The search ends after about ``seconds``.
-    Neither model is changed: copies are called.
+    recorded output, as in "btu" for (batch, time, unit). ``effort`` multiplies the work of the
+    search, which is counted: the verdict is the same on every machine, beside any other work.
+
+    Neither model is changed: copies are called, and settings of the process that a call changes are
+    put back. A call that takes longer than ``timeout`` seconds (None: any) is interrupted; outside
+    the main thread that ends what runs in Python, not what waits or computes in C.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4, bias=False)
@@ -75,11 +90,11 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
-    reference coarser than float32, ``CandidateError`` where the candidate raises, ``FileError`` for
-    a file that cannot be read, ``ValueError`` for ``seconds`` that are no time and a ``seed`` that
-    is no whole number.
+    reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long,
+    ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort`` or a ``timeout``
+    that is no number and a ``seed`` that is no whole number.
     """
-    _check_time(seconds)
+    effort = _effort(effort, seconds, 3)
     seed = _whole(seed)
     if x is None and (initial is not None or not isinstance(lengths, bool | None)):
         raise ShapeError(
@@ -113,17 +128,17 @@ def compare(
             f"rounding; expected float32 or float64: compare with copy.deepcopy(layer).float()"
         )
     inputs = None if x is None else given_inputs(adopted, x, initial, lengths)
-    if _is_recorded(candidate):
-        if inputs is None:
-            raise ShapeError(
-                "recorded numbers need the x that gave them: compare(numbers, layer, x)"
-            )
-        subject: Subject = OfArrays(candidate, adopted, inputs, axes)
-    else:
-        padded = inputs.lengths is not None if inputs is not None else lengths is True
-        subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
-    subject.notes += unlike_its_calls(adopted)
-    return Comparison(subject, seconds, _teller(progress)).verdict()
+    if inputs is None and _is_recorded(candidate):
+        raise ShapeError("recorded numbers need the x that gave them: compare(numbers, layer, x)")
+    with _alone(), _limited(timeout):
+        if _is_recorded(candidate):
+            assert inputs is not None, "recorded numbers come with x"
+            subject: Subject = OfArrays(candidate, adopted, inputs, axes)
+        else:
+            padded = inputs.lengths is not None if inputs is not None else lengths is True
+            subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
+        subject.notes += unlike_its_calls(adopted)
+        return Comparison(subject, effort, _teller(progress)).verdict()
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:
@@ -135,14 +150,59 @@ def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: A
     >>> rs.assert_agrees(gru, gru)
     """
     __tracebackhide__ = True
+    if options.get("seconds") is not None:
+        options["effort"] = _effort(options.get("effort", 1.0), options.pop("seconds"), 3)
     verdict = compare(candidate, reference, *args, **options)
     if not verdict:
         raise AssertionError(str(verdict))
 
 
-def _check_time(seconds: Any) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0:
-        raise ValueError(f"seconds must be a number of seconds, 0 or more; got {seconds!r}")
+_LOCK = threading.RLock()
+"""What a candidate may change belongs to the process, so two comparisons do not run at once."""
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """On one thread: sums in another order round otherwise, and small products gain nothing."""
+    with _LOCK:
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _limited(seconds: Any) -> Iterator[None]:
+    """Every call of the candidate takes so many seconds at most."""
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) > 0
+    ):
+        raise ValueError(
+            f"timeout must be a number of seconds above 0, or None for any; got {seconds!r}"
+        )
+    try:
+        with limit(None if seconds is None or float(seconds) > LONGEST else float(seconds)):
+            yield
+    except Interruption as error:
+        raise CandidateError(str(error)) from error
+
+
+def _effort(effort: Any, seconds: Any, level: int) -> float:
+    """The effort, also of a caller who gives ``seconds``, ``level`` frames up."""
+    for name, value in {"effort": effort, "seconds": 0 if seconds is None else seconds}.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
+            raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")
+    if seconds is None:
+        return float(effort)
+    warnings.warn(
+        f"seconds is deprecated, work is counted: write effort=seconds / {SECONDS:g}, "
+        f"here effort={float(seconds) / SECONDS:.3g}",
+        DeprecationWarning,
+        stacklevel=level,
+    )
+    return float(seconds) / SECONDS
 
 
 def _whole(seed: Any) -> int:

@@ -20,13 +20,19 @@ from rnnscope.compare.located import first_difference, no_difference
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model
 from rnnscope.compare.numbers_of import short
-from rnnscope.compare.observed import Observation, distance, few_steps, numbers_alone
+from rnnscope.compare.observed import (
+    MISSING,
+    Observation,
+    distance,
+    few_steps,
+    numbers_alone,
+)
 from rnnscope.compare.own_weights import OwnWeights
 from rnnscope.compare.parts import opened_parts, worst_step
-from rnnscope.compare.precision import lower_precision, of_the_size, too_coarse
+from rnnscope.compare.precision import grid_of, lower_precision, of_the_size, too_coarse
 from rnnscope.compare.search import Found, Search
 from rnnscope.compare.subject import Subject, Told
-from rnnscope.compare.tolerance import LEAST
+from rnnscope.compare.tolerance import LEAST, beyond_type
 from rnnscope.compare.unseen import Unseen, unseen
 from rnnscope.compare.verdict import Explanation, Verdict
 
@@ -35,12 +41,17 @@ __all__ = ["Comparison"]
 FEW = 32
 """Numbers that may be too few to tell one mistake from another."""
 
-ALONE = 1.0
-"""Seconds in which mistakes are searched that explain the output alone."""
+ALONE = 1 / 6
+"""Effort with which mistakes are searched that explain the output alone."""
 
 UNDECIDED = (
     "Nothing here can be compared: rounding alone may change every number by more than 1%, and no "
     "layer's steps are known one by one. Give a callable, fewer steps, or h of every layer."
+)
+
+NOTHING = (
+    "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at "
+    "its weights and at the size of x."
 )
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}
@@ -48,10 +59,10 @@ READ = {"output_axes": "the axes", "final_axes": "the final states"}
 
 
 class Comparison:
-    """One comparison, of numbers or calls; the search in it takes about so many ``seconds``."""
+    """One comparison, of numbers or calls; ``effort`` multiplies the work of the search in it."""
 
-    def __init__(self, subject: Subject, seconds: float, tell: Callable[[str], None] | None):
-        self.subject, self.seconds, self.tell = subject, seconds, tell
+    def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
+        self.subject, self.effort, self.tell = subject, effort, tell
         self.model = subject.model
 
     @cached_property
@@ -83,7 +94,8 @@ class Comparison:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
         if not _comparable(self.model, shown):
-            return replace(base, undecided=UNDECIDED)
+            kind = base.kind
+            return replace(base, undecided=NOTHING.format(kind) if base.overflow else UNDECIDED)
         if told := (*self.subject.unread, *_other_ends(shown[0])):
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
@@ -99,13 +111,17 @@ class Comparison:
             ratio, *numbers = max((part.largest() for part in parts), default=(0.0, 0.0, 0.0))
             if ratio > 1:
                 of_step, (difference, tolerance) = True, numbers
+                difference = math.inf if difference >= MISSING else difference
         lower = [short(dtype) for dtype in self.subject.dtypes]
         dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
-        horizon = None
+        horizon, overflow = None, False
+        [outcome] = first.simulator.run([self.model])
         if first.output is not None:
             beyond = ~torch.isfinite(first.allowed["output"]).flatten(1).all(1)
             if bool(beyond.any()):
                 horizon = int(beyond.nonzero()[0])
+                right = None if outcome is None else outcome.output[horizon]
+                overflow = right is not None and bool(beyond_type(right, first.unit).any())
         return Verdict(
             agrees=False,
             difference=difference,
@@ -117,7 +133,8 @@ class Comparison:
             probe=self.subject.described(first.inputs),
             steps=first.inputs.steps,
             horizon=horizon,
-            stepwise=bool(opened_parts(self.model, [first])),
+            overflow=overflow,
+            stepwise=any(p.compares for p in opened_parts(self.model, [first]).values()),
             of_step=of_step,
             uncompared=_uncompared(first),
             given=self.subject.given,
@@ -166,7 +183,7 @@ class Comparison:
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
-        if differs and too_coarse(dtypes):
+        if differs and self._too_coarse(shown):
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
 
@@ -194,11 +211,17 @@ class Comparison:
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
-        seconds = self.seconds / 3 if likely else self.seconds
-        search = Search(self.model, searched, seconds, self.tell)
+        effort = self.effort / 3 if likely else self.effort
+        search = Search(self.model, searched, effort, self.tell)
         result = search.run()
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
-        base = replace(base, tried=result.tried, finished=result.finished)
+        base = replace(
+            base,
+            tried=result.tried,
+            finished=result.finished,
+            effort=self.effort,
+            work=search.work.done,
+        )
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
@@ -210,7 +233,7 @@ class Comparison:
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
             other = self._by_output(searched, shown)
             if other is not None:
-                # all of it may be: there was no time left to find that
+                # all of it may be: there was no work left to find that
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
@@ -263,19 +286,31 @@ class Comparison:
         still holds."""
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
-        size = too_coarse(self.subject.dtypes)
+        size = self._too_coarse(shown)
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
         return replace(base, holds=tuple(filter(None, every)))
 
+    def _too_coarse(self, shown: Sequence[Observation]) -> str:
+        """A sentence where the output's own numbers hide what a mistake would leave; else empty."""
+        coarse = too_coarse(self.subject.dtypes)
+        grid = None if coarse else grid_of(self.model, shown)
+        if grid is None:
+            return coarse
+        numbers = f"has no more than {grid.name}" if grid.decimals else f"is in {grid.name}"
+        return (
+            f"Your output {numbers}, too coarse to search for mistakes in: return all digits of "
+            f"every number to have mistakes searched for."
+        )
+
     def _by_output(
         self, searched: Sequence[Observation], shown: Sequence[Observation]
     ) -> tuple[Search, Found] | None:
         """The search for what explains the output alone, where something came beside it; None
         where nothing does."""
-        if not any(one.final or one.quantities for one in shown) or self.seconds < ALONE:
+        if not any(one.final or one.quantities for one in shown) or self.effort < ALONE:
             return None
         alone = [_output_alone(one) for one in searched if one.output is not None]
         shown_alone = [_output_alone(one) for one in shown if one.output is not None]
@@ -415,7 +450,9 @@ def _output_alone(one: Observation) -> Observation:
 
 def _comparable(model: Model, shown: Sequence[Observation]) -> bool:
     """Whether any number, or any single step, can be compared."""
-    return any(one.count for one in shown) or bool(opened_parts(model, shown))
+    return any(one.count for one in shown) or any(
+        part.compares for part in opened_parts(model, shown).values()
+    )
 
 
 def _without(shown: Sequence[Observation], rest: Sequence[Observation]) -> str:

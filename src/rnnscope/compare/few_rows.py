@@ -5,7 +5,7 @@ Each variant is three indices: into the products of W_ih, into those of W_hh, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from rnnscope.compare.observed import distance
 from rnnscope.compare.parts import OpenedPart, Steps, tolerances
 from rnnscope.compare.runs import Run, RunPart
 from rnnscope.compare.single_steps import restricted
+from rnnscope.compare.work import GATE, is_over, spend
 from rnnscope.expr import Previous
 
 __all__ = [
@@ -68,6 +69,7 @@ class Products:
         ih, hh = tensors["ih"], tensors["hh"]
         assert ih is not None, "every part has W_ih"
         assert hh is not None, "every part has W_hh"
+        spend(x.shape[0] * x.shape[1] * ih.numel() + h.shape[0] * h.shape[1] * hh.numel())
         of_x, of_h = (
             torch.einsum("tbi,voi->vtbo", values, matrices)
             for values, matrices in ((x, ih), (h, hh))
@@ -95,11 +97,12 @@ class Products:
         and ``own`` as ``Step`` has them. ``of_x`` (variant, batch, rows of gates) is the product
         with what each reads, where that is not the same."""
         i, j, k = chosen.unbind(1)
+        rows_of_gates = self.ih.shape[1]
+        product = t >= self.of_h.shape[1]
+        numbers = len(chosen) * before["h"].shape[-2] * rows_of_gates
+        spend(numbers * (GATE + self.hh.shape[-1] * product), calls=len(part.cell.equations))
         of_x = self.of_x[:, t, rows][i] if of_x is None else of_x
-        if t < self.of_h.shape[1]:
-            of_h = self.of_h[:, t, rows][j]
-        else:
-            of_h = torch.matmul(before["h"], self.hh[j].mT)
+        of_h = torch.matmul(before["h"], self.hh[j].mT) if product else self.of_h[:, t, rows][j]
         b_hh: Tensor | None = None
         if self.b_ih is not None:
             of_x = of_x + self.b_ih[k].unsqueeze(1)
@@ -243,17 +246,15 @@ class WholeRun:
     final: Mapping[str, Tensor]
     allowed: Mapping[str, Tensor]
     products: Products
-    late: Callable[[], bool]
 
     @classmethod
     def of(
         cls,
         witness: RunPart,
         tensors: Mapping[str, Tensor | None],
-        late: Callable[[], bool],
     ) -> WholeRun | None:
-        """Of the shortest run, with these variants of each parameter, as long as it is not
-        ``late``; None where there is none of which all steps are the row's own."""
+        """Of the shortest run, with these variants of each parameter; None where there is none of
+        which all steps are the row's own."""
         runs = [run for run in witness.runs if run.lengths is None]
         if not runs:
             return None
@@ -265,7 +266,6 @@ class WholeRun:
             {name: value[:1] for name, value in run.final.items()},
             {name: SLACK * value[:1] for name, value in run.allowed.items()},
             Products.of(x, initial["h"].unsqueeze(0), tensors),
-            late,
         )
 
     def fitting(self, part: Part, variants: Tensor) -> Tensor:
@@ -276,7 +276,7 @@ class WholeRun:
         every = slice(None)
         with torch.inference_mode():
             for start in range(0, len(variants), most):
-                if self.late():
+                if is_over():
                     break
                 some = variants[start : start + most]
                 states: Mapping[str, Tensor] = {n: v.unsqueeze(0) for n, v in self.initial.items()}

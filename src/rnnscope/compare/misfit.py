@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope.compare.model import Model, Outcome
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.simulate import Simulator
+from rnnscope.compare.work import GATE, spend
 
 __all__ = ["Group", "Misfit", "misfits", "worst"]
 
@@ -100,6 +101,7 @@ def misfits(
         with torch.inference_mode():
             for target, seen in observation.targets().items():
                 away = _away(target, seen, outcomes)
+                spend(GATE * away.numel())
                 tolerance = observation.allowed[target]
                 mask = observation.usable(target)
                 for place, index in _places(target, seen, models[0]):

@@ -87,6 +87,18 @@ class OpenedPart:
         wrong = int((ratios > 1).sum())
         return 0 < wrong <= len(ratios) // 4
 
+    @property
+    def compares(self) -> bool:
+        """Whether any number of any step is one."""
+        for steps in self.steps:
+            values = opened([self.part], steps.known, steps.after)
+            for value in values.values():
+                valid = steps.known.valid
+                right = value[0] if valid is None else value[0][valid]
+                if bool(torch.isfinite(right).any()):
+                    return True
+        return False
+
     def few(self, part: Part) -> Part:
         """Of a part what ``misfit`` needs of it: the weights of a large one are let go."""
         units = _some(self.part.stored.hidden_size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
-from rnnscope.compare.confirmed import proved
+from rnnscope.compare.confirmed import EVIDENCE, proved
 from rnnscope.compare.evidence import largest
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model, Part
@@ -26,7 +27,7 @@ from rnnscope.compare.parts import OpenedPart, opened_parts
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.single_steps import opened
 
-__all__ = ["lower_precision", "of_the_size", "too_coarse"]
+__all__ = ["Grid", "grid_of", "lower_precision", "of_the_size", "too_coarse"]
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 
@@ -66,8 +67,10 @@ def lower_precision(
     Either the numbers themselves have no more bits or decimals, or the differences are those of
     products whose operands are rounded: to these they are compared, number by number.
     """
-    known = _decimals(model, shown) or _of_weights(model, shown, dtypes)
-    if known is not None:
+    grid = grid_of(model, shown)
+    known = None if grid is None else _of_grid(model, shown, grid)
+    known = known or _of_weights(model, shown, dtypes)
+    if known is not None or grid is not None:
         return known
     returned = _returned(dtypes)
     for name in [returned] if returned else MANTISSAS:
@@ -108,30 +111,145 @@ def lower_precision(
     return None
 
 
-def _decimals(model: Model, shown: Sequence[Observation]) -> tuple[Cause, Words, float] | None:
-    """Numbers that were written with few decimals, and are right but for that; None for others."""
-    unit = max(one.unit for one in shown)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    for one in shown:
-        for name, seen, value in one.beside(model):
-            inside = one.usable(name)
-            if value is None or not _multiples(seen[inside][:FEWEST], unit):
-                return None
-            pairs.append((seen[inside], value[inside], one.allowed[name].expand_as(seen)[inside]))
-    seen, value, within = (torch.cat(each) for each in zip(*pairs, strict=True))
-    if len(set(seen.tolist())) < FEW:
-        return None
-    away = (seen - value).abs()
-    for count in _multiples(seen, unit):
-        if bool((away <= 0.51 * 10.0**-count + within).all()):
-            words = Words(
-                f"{count} decimals",
-                f"every number that came back has no more than {count} decimals, and is off by no "
-                f"more than rounding to them.",
+@dataclass(frozen=True)
+class Grid:
+    """Multiples of one step, a power of 2 or of 10: numbers of fixed point, or written with few
+    decimals. Floating point has finer steps for smaller numbers."""
+
+    name: str
+    step: float
+    decimals: int = 0
+
+    def holds(self, values: Tensor, unit: float) -> bool:
+        """Whether all values are multiples of the step, but for a rounding to ``unit``."""
+        exact = 2 * unit * float(values.abs().max())
+        apart = (values / self.step - (values / self.step).round()).abs() * self.step
+        return exact < self.step / 16 and bool((apart <= exact).all())
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """Each value's nearest multiple."""
+        return (values / self.step).round() * self.step
+
+    def words(self, how: str) -> Words:
+        """What is said of it where it explains everything, ``how`` numbers come to lie on it."""
+        if self.decimals:
+            return Words(
+                self.name,
+                f"every number that came back has no more than {self.name}, and is off by no "
+                f"more than {how}.",
                 'np.save("theirs.npy", output)   # or text with "%.9g"',
             )
-            return Cause("precision", f"{count} decimals"), words, float(away.max())
+        return Words(
+            self.name,
+            f"the output is in {self.name}, as fixed point is, and off by no more than {how}. A "
+            f"mistake that changes less does not show.",
+            "compute and return floating point",
+        )
+
+
+GRIDS = sorted(
+    [
+        *(Grid(f"{n} decimal{'s' * (n > 1)}", 10.0**-n, n) for n in DECIMALS),
+        *(Grid("multiples of 1" + f"/{2**n}" * (n > 0), 2.0**-n) for n in range(24)),
+    ],
+    key=lambda grid: -grid.step,
+)
+
+FLOATS = (3, 4, 8, 11, 24, 53)
+"""Significant bits of the types of floating point that there are."""
+
+CARRIED = 2.0
+"""Steps of a grid by which numbers may be off where a state is rounded to it at every step."""
+
+UNLIKELY = 14
+"""Numbers that floating point could hold more finely, after which it is no chance that it does
+not."""
+
+
+def grid_of(model: Model, shown: Sequence[Observation]) -> Grid | None:
+    """The widest grid on which the output lies, and the reference's own does not; None where there
+    is none, or where as few bits of floating point would lie on it too."""
+    seen, right, unit = _outputs(model, shown)
+    if not len(seen) or not bool(torch.isfinite(seen).all()):
+        return None
+    for grid in GRIDS:
+        if not grid.holds(seen[:FEWEST], unit) or not grid.holds(seen, unit):
+            continue
+        if grid.holds(right, unit):
+            return None
+        # what the type of the fewest bits that holds all of them would hold more finely
+        bits = next((b for b in FLOATS if bool((_rounded(seen, b) == seen).all())), FLOATS[-1])
+        finer = (torch.frexp(seen).exponent < bits + math.log2(grid.step)) & (seen != 0)
+        return grid if int(finer.sum()) >= UNLIKELY else None
     return None
+
+
+def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor, float]:
+    """All numbers of the output that are compared, those that are right, and their rounding."""
+    seen, right = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    for one in shown:
+        for name, values, value in one.beside(model):
+            if name == "output" and value is not None:
+                inside = one.usable(name)
+                seen.append(values[inside])
+                right.append(value[inside])
+    return torch.cat(seen), torch.cat(right), max(one.unit for one in shown)
+
+
+def _of_grid(
+    model: Model, shown: Sequence[Observation], grid: Grid
+) -> tuple[Cause, Words, float] | None:
+    """Numbers that are right but for lying on a grid; None for others."""
+    for model_of, carried in ((lambda one: one, False), (partial(_on_grid, grid=grid), True)):
+        pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        for one in shown:
+            for name, seen, value in model_of(one).beside(model):
+                if value is None:
+                    return None
+                inside = one.usable(name)
+                within = one.allowed[name].expand_as(seen)[inside]
+                pairs.append((seen[inside], value[inside], within))
+        # what is right without it need not lie on it
+        wrong = [p for p in pairs if bool(((p[0] - p[1]).abs() > p[2]).any()) or carried]
+        seen, right, within = (torch.cat(each) for each in zip(*wrong, strict=True))
+        unit = max(one.unit for one in shown)
+        how = _way(seen, right, within, grid, carried) if grid.holds(seen, unit) else ""
+        if how:
+            away = float((seen - right).abs().max())
+            return Cause("precision", grid.name), grid.words(how), away
+    return None
+
+
+def _on_grid(one: Observation, grid: Grid) -> Observation:
+    """The same, to be compared with what comes of states that lie on a grid at every step."""
+    return replace(one, simulator=Simulator(one.inputs, one.simulator.names, grid.nearest))
+
+
+def _way(seen: Tensor, right: Tensor, within: Tensor, grid: Grid, carried: bool) -> str:
+    """How numbers come to lie on a grid, where it is by that alone, and there are so many that
+    chance is excluded; else empty."""
+    away, most = (seen - right).abs(), grid.step + within
+    ways = {
+        "rounding to them": (away <= 0.51 * grid.step + within, 0.51),
+        "cutting to them, towards zero": (
+            (away <= most) & (seen.abs() <= right.abs() + within) & (seen * right >= -within),
+            1.0,
+        ),
+        "cutting to them, downwards": ((away <= most) & (seen <= right + within), 1.0),
+    }
+    if carried:
+        what = "rounding the state to them at every step"
+        ways = {what: (away <= CARRIED * grid.step + within, CARRIED)}
+    for how, (fits, share) in ways.items():
+        if bool(fits.all()) and _digits(right, share * grid.step + within) >= EVIDENCE:
+            return how
+    return ""
+
+
+def _digits(values: Tensor, within: Tensor) -> float:
+    """How many decimal digits of agreement within a tolerance prove."""
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return float((spread / within).log10().clamp_min(0).sum()) if spread else 0.0
 
 
 def _of_weights(
@@ -170,18 +288,6 @@ def _with_weights(model: Model, change: Callable[[Tensor], Tensor], token: str) 
             for d, part in enumerate(row)
         }
     )
-
-
-def _multiples(seen: Tensor, unit: float) -> list[int]:
-    """With how many decimals all numbers can be written, but for a rounding to ``unit``."""
-    exact = 2 * unit * float(seen.abs().max()) if len(seen) else 0.0
-    found: list[int] = []
-    for count in DECIMALS:
-        step = 10.0**-count
-        apart = (seen / step - (seen / step).round()).abs() * step
-        if exact < step / 16 and bool((apart <= exact).all()):
-            found.append(count)
-    return found
 
 
 def _size(shown: Sequence[Observation]) -> float:

@@ -62,7 +62,7 @@ def _headline(verdict: Verdict) -> str:
     over = "in one" if verdict.of_step else f"over {steps}"
     allows = f"rounding in {verdict.dtype} {over} allows {number(verdict.allowed)}"
     if verdict.agrees:
-        lost = verdict.horizon is not None and not verdict.stepwise
+        lost = verdict.horizon is not None and (verdict.overflow or not verdict.stepwise)
         partly = lost or bool(verdict.uncompared)
         agrees = "agrees as far as it can be compared" if partly else "agrees"
         text = f"{agrees}: differs by at most {number(verdict.difference)}; {allows}"
@@ -83,9 +83,13 @@ def _headline(verdict: Verdict) -> str:
     else:
         text = f"{_differs(verdict)}; {allows}"
     if verdict.horizon is not None:
+        why = (
+            f"{verdict.kind} itself gives NaN or infinite numbers"
+            if verdict.overflow
+            else "rounding alone may change these numbers by more than 1%"
+        )
         text += (
-            f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, rounding alone may "
-            f"change these numbers by more than 1%: there, "
+            f"\nFrom step {verdict.horizon + 1} (time={verdict.horizon}) on, {why}: there, "
             + ("only single steps are compared" if verdict.stepwise else "nothing is compared")
             + _uncompared(verdict.uncompared)
         )
@@ -249,8 +253,8 @@ def _unexplained(verdict: Verdict) -> str:
         ]
     elif not verdict.finished:
         head = [
-            f"No known mistake was found in the time, {verdict.tried} sets of mistakes tried: "
-            f"seconds=60 searches longer."
+            f"No known mistake was found with this effort, {verdict.tried} sets of mistakes tried: "
+            f"effort={max(1, 10 * verdict.effort):g} searches further."
         ]
     return textwrap.fill(" ".join([*head, *map(_sentence, verdict.holds)]), WIDTH)
 

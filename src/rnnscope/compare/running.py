@@ -22,6 +22,7 @@ from rnnscope.compare.batched import (
 )
 from rnnscope.compare.lengths import moved
 from rnnscope.compare.model import Part, Token
+from rnnscope.compare.work import GATE, spend
 
 __all__ = ["Job", "Ran", "chunks", "ran", "run_jobs"]
 
@@ -134,6 +135,9 @@ def run_jobs(
     ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
     part = jobs[0].part
     lengths = None if part.unmasked else lengths
+    weights, (steps, count, _) = part.stored, jobs[0].x.shape
+    numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
+    spend(len(jobs) * steps * count * numbers, calls=steps * len(part.cell.equations))
     batch = Batch([job.part for job in jobs])
     x = stacked([job.x for job in jobs])
     if part.backward:

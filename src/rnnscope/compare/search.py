@@ -8,7 +8,6 @@ one mistake at a time.
 from __future__ import annotations
 
 import gc
-import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from rnnscope.compare.batched import LARGE
 from rnnscope.compare.by_part import BEAM, EACH
 from rnnscope.compare.catalogue import CATALOGUE, Changed, applied, causes
 from rnnscope.compare.catalogue.equations import applied_gates
-from rnnscope.compare.cause import Cause, Causes
+from rnnscope.compare.cause import Cause, Causes, in_order
 from rnnscope.compare.misfit import Misfit, misfits
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import Observation, distance, predicted
@@ -29,6 +28,7 @@ from rnnscope.compare.seeds import Seeds
 from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.standing import excludes, scrambles, scrambling_alone
 from rnnscope.compare.tolerance import allowed
+from rnnscope.compare.work import EFFORT, Work, counted, is_over, spend
 
 __all__ = ["Found", "Search", "concerns", "either"]
 
@@ -38,10 +38,13 @@ NEAREST = 3
 """Of the sets that explain parts those that are extended before another way of looking."""
 
 WIDER = 4 * BEAM
-"""Pairs that are extended at last, where there is time."""
+"""Pairs that are extended at last, where work is left."""
 
 CHUNK = 512
-"""Sets that are measured before the time is looked at."""
+"""Sets that are measured together, at most."""
+
+SHARE = 20
+"""Into so many chunks the work of a search is cut where runs are dear."""
 
 NEAR = 1000
 """Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
@@ -64,7 +67,7 @@ class Search:
 
     model: Model
     observations: Sequence[Observation]
-    seconds: float = 6.0
+    effort: float = 1.0
     progress: Callable[[str], None] | None = None
     _models: dict[Causes, Model | None] = field(default_factory=dict)
     _changed: Changed = field(default_factory=dict)
@@ -85,10 +88,8 @@ class Search:
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
         self.every = [c for c in causes(self.model) if concerns(c, self.model, self.observations)]
-        self._seeds = Seeds(
-            self.model, self.observations, self.every, self._changed, lambda: self._late
-        )
-        self._started = clock.monotonic(), clock.process_time()
+        self._seeds = Seeds(self.model, self.observations, self.every, self._changed)
+        self.work = Work(self.effort * EFFORT)
 
     # models and how far they are -------------------------------------------------------------
 
@@ -118,9 +119,10 @@ class Search:
     def _explaining_quickly(self, wanted: Sequence[Causes]) -> list[Causes]:
         """The sets that explain everything, measured where most is seen first."""
         fresh = [s for s in wanted if s not in self._scores]
+        spend(sets=len(fresh))
         found: list[Causes] = []
-        for some in _chunks(fresh):
-            if self._late:
+        for some in self._chunks(fresh):
+            if is_over():
                 break
             chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
             if not chunk:
@@ -168,8 +170,8 @@ class Search:
         far they seem, as single steps told that they are right."""
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._scores]
-        for some in _chunks(fresh):
-            if self._late and self._misfits is not None:
+        for some in self._chunks(fresh):
+            if self._misfits is not None and is_over():
                 break
             chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
             applies = {s for s, _ in chunk}
@@ -193,17 +195,11 @@ class Search:
     def _explains(self, s: Causes) -> bool:
         return self._scores[s][0] <= 1
 
-    @property
-    def _late(self) -> bool:
-        # beside others on the machine the clock runs faster than the work, with threads slower
-        wall, cpu = clock.monotonic() - self._started[0], clock.process_time() - self._started[1]
-        return min(wall, cpu) > self.seconds
-
     # the search ------------------------------------------------------------------------------
 
     def run(self) -> Found:
         """The smallest sets that explain everything, or none."""
-        with _no_collection():
+        with _no_collection(), counted(self.work):
             return self._run()
 
     def _run(self) -> Found:
@@ -249,7 +245,7 @@ class Search:
         """The search from sets that come close, one more mistake at a time."""
         rest: list[Causes] = []
         for size in range(2, DEPTH + 1):
-            if self._late or self._seeds.hopeless:
+            if self._seeds.hopeless or is_over():
                 return self._found([])
             self._say()
             extended = self._with_one_more(beam)
@@ -280,14 +276,14 @@ class Search:
 
     def _to_the_end(self) -> list[Causes]:
         """Three mistakes, in all layers and directions, one of them around the cells, as long as
-        there is time."""
+        work is left."""
         everywhere = [c for c in self.every if c == c.everywhere()]
         around = [c for c in everywhere if not CATALOGUE[c.name].of_cell]
         pairs = dict.fromkeys(
             frozenset(pair) for pair in (*combinations(around, 2), *product(around, everywhere))
         )
         for pair in pairs:
-            if self._late:
+            if is_over():
                 break
             wanted = (pair | {c} for c in everywhere if c not in pair)
             found = self._explaining_quickly([s for s in wanted if self._sensible(s)])
@@ -315,12 +311,10 @@ class Search:
         if found:
             return self._found(found)
         for wanted in ([s | a for s in seeds[:4] for a in around], singles):
-            if self._late:
-                return self._found([])
-            self._say()
-            for start in range(0, len(wanted), 64):
-                found = self._explaining_quickly(wanted[start : start + 64])
-                if found or self._late:
+            for some in self._chunks(wanted):
+                self._say()
+                found = self._explaining_quickly(some)
+                if found or is_over():
                     return self._found(found)
         close = [s for _, s in sorted(self._close, key=lambda pair: pair[0])]
         return self._extend([*seeds[:BEAM], *dict.fromkeys(close[: 2 * BEAM])])
@@ -367,6 +361,15 @@ class Search:
         pairs = dict.fromkeys(frozenset({a, c}) for a in around for c in others if a != c)
         return [s for s in pairs if self._sensible(s)]
 
+    def _chunks(self, sets: Sequence[Causes]) -> Iterator[Sequence[Causes]]:
+        """As many sets together as cost a small share of the work that there is."""
+        inputs = self.observations[self._quick[0]].inputs
+        every = [part.stored for row in self.model.parts for part in row]
+        numbers = inputs.steps * inputs.batch * sum(w.ih.numel() + w.hh.numel() for w in every)
+        size = max(1, min(CHUNK, int(EFFORT / SHARE / numbers)))
+        for start in range(0, len(sets), size):
+            yield sets[start : start + size]
+
     def _say(self) -> None:
         if self.progress is not None:
             self.progress(f"{self.tried} sets of mistakes tried")
@@ -397,13 +400,13 @@ class Search:
             if s and worst > 1 and not any(e <= s for e in explaining)
         ]
         nearest = min(others, key=lambda pair: pair[1], default=None)
-        return Found(tuple(sets), self.tried, nearest, not self._late)
+        return Found(tuple(sets), self.tried, nearest, not self.work.cut)
 
     def _alternatives(self, found: Sequence[Causes]) -> list[Causes]:
         """All sets of the same size that explain as well, one mistake replaced by another."""
         known = list(self._fewer(found) or found)
         for s in known[:4]:
-            for cause in s:
+            for cause in in_order(s):
                 rest = s - {cause}
                 sets, _ = self._measure(
                     rest | {other} for other in self.every if self._sensible(rest | {other})
@@ -427,7 +430,7 @@ class Search:
         wanted = [
             (s - {one, other}) | {instead}
             for k, s in enumerate(found[:4])
-            for one, other in combinations(s, 2)
+            for one, other in combinations(in_order(s), 2)
             if len(s) > 2 and (k == 0 or one.name == other.name)
             for instead in self.every
         ]
@@ -436,7 +439,7 @@ class Search:
     def _joined(self, found: Sequence[Causes]) -> Iterable[Causes]:
         """Two of a kind as one: of W and of b is of all, of both directions is of the layer."""
         for s in found:
-            for one, other in combinations(s, 2):
+            for one, other in combinations(in_order(s), 2):
                 if (one.name, one.choice) == (other.name, other.choice):
                     for cause in self.every:
                         if (cause.name, cause.choice) == (one.name, one.choice):
@@ -459,11 +462,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _chunks(sets: Sequence[Causes]) -> Iterable[Sequence[Causes]]:
-    for start in range(0, len(sets), CHUNK):
-        yield sets[start : start + CHUNK]
 
 
 def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:

@@ -7,7 +7,7 @@ by layer from the states in which whole runs end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from rnnscope.compare.parts import Flows, OpenedPart, opened_parts
 from rnnscope.compare.runs import flows_above, run_parts
 from rnnscope.compare.stacked import Stacked
 from rnnscope.compare.thorough import Thorough
+from rnnscope.compare.work import is_over
 
 __all__ = ["Seeds"]
 
@@ -40,7 +41,6 @@ class Seeds:
     observations: Sequence[Observation]
     every: Sequence[Cause]
     known: Changed
-    late: Callable[[], bool]
     hopeless: bool = False
     _done: dict[Token, list[Causes]] = field(default_factory=dict)
     _stacked: Stacked | None = None
@@ -96,9 +96,9 @@ class Seeds:
         return found
 
     def _explain(self, witness: Witness, depth: int, hints: Sequence[Causes]) -> list[Causes]:
-        if self.late():
+        if is_over():
             return []
-        return explain(witness, self._cells, self.known, self.late, depth, hints, self._thorough)
+        return explain(witness, self._cells, self.known, depth, hints, self._thorough)
 
     # calls of one step ------------------------------------------------------------------------
 
@@ -161,9 +161,9 @@ class Seeds:
     def _of_two_layers(self) -> Iterator[list[Causes]]:
         """What explains two layers of which only the last is seen."""
         seen = [one for one in self.observations if one.output is not None]
-        if seen and not self.late():
+        if seen and not is_over():
             fullest = max(seen, key=lambda one: one.fullness)
-            self._stacked = Stacked.of(self._thorough, self.model, fullest, self.known, self.late)
+            self._stacked = Stacked.of(self._thorough, self.model, fullest, self.known)
         if self._stacked is not None:
             for size, equations in ((1, 0), (2, 1), (2, 0)):
                 yield from self._stacked.fitting(size, equations)
@@ -171,7 +171,7 @@ class Seeds:
 
     def _beneath(self, pairs: bool) -> Iterator[list[Causes]]:
         searched = self.model, self.observations, self.every
-        yield from beneath(*searched, self.known, self.late, self._thorough, pairs)
+        yield from beneath(*searched, self.known, self._thorough, pairs)
 
     # whole runs -------------------------------------------------------------------------------
 

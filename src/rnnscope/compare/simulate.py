@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnnscope.compare.model import Inputs, Model, Outcome, Part, Token
 from rnnscope.compare.running import Job, Ran, chunks, run_jobs
+from rnnscope.compare.work import spend
 
 __all__ = ["Simulator", "changed_inputs", "joined"]
 
@@ -43,6 +44,7 @@ class Simulator:
             return self._run(models)
 
     def _run(self, models: Sequence[Model]) -> list[Outcome | None]:
+        spend(sets=sum(model.num_layers * model.num_directions for model in models))
         entered: dict[Token, tuple[Inputs, ...] | None] = {}
         stages: list[tuple[Inputs, ...] | None] = []
         given: list[Inputs | None] = []

@@ -19,6 +19,7 @@ from rnnscope.compare.batched import (
     widened,
 )
 from rnnscope.compare.model import Part, Token
+from rnnscope.compare.work import GATE, spend
 
 __all__ = ["Known", "opened", "restricted"]
 
@@ -98,6 +99,10 @@ def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[s
     units = known.units
     batch = Batch(parts if units is None else [restricted(one, units) for one in parts])
     steps, rows = known.x.shape[:2]
+    weights = part.stored
+    share = 1.0 if units is None else len(units) / weights.hidden_size
+    numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
+    spend(len(parts) * steps * rows * share * numbers, calls=len(part.cell.equations))
     from_x = from_input(batch, known.x.unsqueeze(0))
     if known.product is not None:
         from_x = known.product(from_x)

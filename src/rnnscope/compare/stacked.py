@@ -25,6 +25,7 @@ from rnnscope.compare.observed import Observation
 from rnnscope.compare.parts import entered, opened_parts, tolerances
 from rnnscope.compare.standing import compatible
 from rnnscope.compare.thorough import GROUPS, Thorough, plain, tensors_of
+from rnnscope.compare.work import SUM, is_over, spend
 
 __all__ = ["Stacked"]
 
@@ -90,6 +91,7 @@ class _Rows:
         [reads] = self._emitted(lower, placed.lower, first, 1)
         pairs, index = placed.reading
         of_x = torch.matmul(reads[pairs[:, 0]], self.single.ih[pairs[:, 1]].mT)[index]
+        spend(len(pairs) * self.single.ih[0].numel())
         states = self._initial(first)
         states = {name: value[..., FIRST] for name, value in states.items()}
         before = {"h": self.before[0, first].unsqueeze(0), **states}
@@ -109,6 +111,7 @@ class _Rows:
             fit = torch.ones(len(variants), dtype=torch.bool, device="cpu")
             for t, x in enumerate(reads):
                 before = {"h": self.before[t].unsqueeze(0), **states}
+                spend(x.shape[1] * len(variants) * products.ih[0].numel())
                 of_x = torch.matmul(x, products.ih[variants[:, 0]].mT)
                 values = products.step(upper, t, every, variants, before, of_x=of_x)
                 fit &= fits(values, {"h": self.after[t]}, {"h": self.allowed[t]}, len(variants))
@@ -144,9 +147,8 @@ class Stacked:
         parts: tuple[Part, Part],
         rows: _Rows,
         known: Changed,
-        late: Callable[[], bool],
     ):
-        self._parts, self._rows, self._known, self._late = parts, rows, known, late
+        self._parts, self._rows, self._known = parts, rows, known
         self._few: dict[int, list[_Placed]] = {}
         lower, upper = parts
         self._kinds = thorough.kinds(lower, known), thorough.kinds(upper, known)
@@ -165,7 +167,6 @@ class Stacked:
         model: Model,
         seen: Observation,
         known: Changed,
-        late: Callable[[], bool],
     ) -> Stacked | None:
         """Of a call; None where it is not one of two such layers."""
         if (model.num_layers, model.num_directions) != (2, 1) or seen.inputs.lengths is not None:
@@ -201,7 +202,7 @@ class Stacked:
             after[index],
             MORE * tolerance[index].amax(-1, keepdim=True),
         )
-        return cls(thorough, (lower, upper), rows, known, late)
+        return cls(thorough, (lower, upper), rows, known)
 
     def covers(self, together: Causes) -> bool:
         """Whether a pair of mistakes is one of those with at most one in the equations."""
@@ -218,7 +219,7 @@ class Stacked:
         for below, above, together in self._cells(equations):
             parts = replace(lower, cell=below), replace(upper, cell=above)
             for placed in self._placed(size - equations):
-                if self._late() or count > MOST:
+                if count > MOST or is_over():
                     return
                 chosen = self._rows.fitting(*parts, placed)
                 found = [together | placed.names(k) for k in chosen]
@@ -298,6 +299,7 @@ class Stacked:
                     [below.weights[m] for m in same[n].tolist()],
                 )
 
+            spend(sets=len(pairs[start : start + most]), numbers=SUM * len(which))
             if len(which):
                 yield _Placed(lower, which, upper, names)
 

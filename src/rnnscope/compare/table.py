@@ -56,7 +56,8 @@ _BESIDE = """\
   what else is wrong is found beside it.
 - `final_axes`: final states come back batch first: read and named in the same way.
 - `calls_chained`: two calls with the same input differ, because the first one's state is kept.
-- `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on.
+- `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on; or they
+  lie on a grid, written with few decimals or, of fixed point, `multiples of 1/128`.
 - A row depends on the other rows, or an early output on a late input: said in words.
 
 A function or module whose axes are exchanged does not agree, since what calls it in place of the

@@ -8,7 +8,7 @@ of sums (``few_rows``). What fits a few rows there is judged by all that is know
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import combinations
@@ -26,6 +26,7 @@ from rnnscope.compare.model import Part, Token
 from rnnscope.compare.parts import OpenedPart
 from rnnscope.compare.runs import RunPart
 from rnnscope.compare.standing import compatible, excludes
+from rnnscope.compare.work import SUM, is_cut, is_over, spend
 
 __all__ = ["Kinds", "Thorough", "Variants", "plain", "tensors_of"]
 
@@ -62,7 +63,6 @@ class Thorough:
         witness: OpenedPart | RunPart,
         size: int,
         known: Changed,
-        late: Callable[[], bool],
         equations: int = EQUATIONS,
     ) -> list[Causes] | None:
         """The sets of so many mistakes in the weights and equations, at most some of them in
@@ -78,20 +78,20 @@ class Thorough:
         if isinstance(witness, OpenedPart):
             rows = FirstSteps.of(witness, tensors)
         elif part.stored.hidden_size <= WIDE:
-            rows = WholeRun.of(witness, tensors, late)
+            rows = WholeRun.of(witness, tensors)
         if rows is None:
             return None
         found: list[Causes] = []
         for used in range(max(0, size - equations), size + 1):
             sets = kinds.sets(used, variants)
             for cell, together in kinds.cells(part, size - used, known):
-                if late() or len(found) > MOST:
+                if len(found) > MOST or is_over():
                     return None
                 if part.stored.hidden_size <= WIDE or separable(cell):
                     fits = rows.fitting(replace(part, cell=cell), sets.variants)
                     chosen = torch.isin(sets.which, fits).nonzero().flatten().tolist()
                     found += [together | kinds.named(sets, k) for k in chosen]
-        return None if late() else found
+        return None if is_cut() else found
 
     def covers(self, part: Part, together: Causes) -> bool:
         """Whether a set of mistakes is one of those that are tried."""
@@ -228,6 +228,7 @@ class Kinds:
         if size not in self._sets:
             members = self.members(size)
             none = torch.zeros(len(members), len(GROUPS), dtype=torch.long, device="cpu")
+            spend(SUM * len(members))
             at = self.with_these(none, members, variants)
             kept = (at >= 0).all(1)
             distinct, which = torch.unique(at[kept], dim=0, return_inverse=True)
@@ -258,6 +259,7 @@ class Kinds:
                 fits &= self.compatible[found[:, k]]
             where, more = fits.nonzero(as_tuple=True)
             found = torch.cat([found[where], more.unsqueeze(1)], 1)
+            spend(SUM * len(found))
         return found
 
     def named(self, sets: _Sets, k: int) -> Causes:
@@ -332,6 +334,10 @@ class Variants:
                 if changed is not None:
                     sets.append(frozenset(several))
                     parts.append(changed)
+        numbers = sum(
+            v.numel() for name in GROUPS[group] if (v := part.parameter(name)) is not None
+        )
+        spend(len(sets) * (numbers + SUM * len(effects)))
         places = {chosen: k for k, chosen in enumerate(sets)}
         after = torch.full((len(sets), len(effects) + 1), -1, dtype=torch.long, device="cpu")
         for k, chosen in enumerate(sets):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rnnscope.compare.model import Inputs, Model, Part, Token
-from rnnscope.compare.observed import predicted
+from rnnscope.compare.observed import UNIT, predicted
 from rnnscope.compare.simulate import Simulator
 
-__all__ = ["LEAST", "allowed", "most_allowed"]
+__all__ = ["LEAST", "allowed", "beyond_type", "most_allowed"]
 
 
 GROWN = 5e3
@@ -138,7 +138,8 @@ def _beyond_use(
 
     def wild(name: str) -> Tensor:
         grown = GROWN * LEAST * unit * _size(floor[name])
-        return found[name] > torch.clamp(grown, max=limits[name])
+        wild = found[name] > torch.clamp(grown, max=limits[name])
+        return wild | beyond_type(floor[name], unit).all(-1, keepdim=True)
 
     def from_there_on(beyond: Tensor, time: int) -> Tensor:
         ways = [
@@ -155,10 +156,18 @@ def _beyond_use(
             result[name] = torch.where(from_there_on(wild(name), 3), torch.inf, tolerance)
         elif name != "output":
             far = tolerance > limits[name]
+            far = far | beyond_type(floor[name], unit).all(-1, keepdim=True)
             if tolerance.shape[2] == len(lost):  # else a mistake has exchanged the axes
                 far = far | lost
             result[name] = torch.where(far, torch.inf, tolerance)
     return result
+
+
+def beyond_type(value: Tensor, unit: float) -> Tensor:
+    """Where a number of the reference is NaN or infinite, in the type of numbers that rounds to
+    ``unit``."""
+    dtype = torch.float64 if unit <= UNIT[torch.float64] else torch.float32
+    return ~(value.abs() <= torch.finfo(dtype).max)
 
 
 def most_allowed(

@@ -62,9 +62,11 @@ class Verdict:
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
     arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
     why, where no number can be compared; ``few`` that there are too few numbers to prove any
-    explanation. ``horizon`` is the step from which rounding alone may differ by more than a
-    hundredth, or None; ``stepwise`` tells whether single steps are compared from there on, and
-    ``uncompared`` names the final states that are not compared at all.
+    explanation. ``tried`` counts the sets of mistakes that a search tried, ``work`` what it
+    computed, and ``finished`` is False where its ``effort`` cut it. ``horizon`` is the step from
+    which rounding alone may differ by more than a hundredth, or (``overflow``) the reference's own
+    numbers are NaN or infinite, or None; ``stepwise`` tells whether single steps are compared from
+    there on, and ``uncompared`` names the final states that are not compared at all.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -91,6 +93,7 @@ class Verdict:
     probe: str = ""
     steps: int = 0
     horizon: int | None = None
+    overflow: bool = False
     stepwise: bool = True
     of_step: bool = False
     uncompared: tuple[str, ...] = ()
@@ -100,6 +103,8 @@ class Verdict:
     apart: str = ""
     undecided: str = ""
     few: bool = False
+    effort: float = 1.0
+    work: float = 0.0
 
     def __bool__(self) -> bool:
         """Whether the two agree to rounding."""

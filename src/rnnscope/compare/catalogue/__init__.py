@@ -15,6 +15,7 @@ from rnnscope.compare.catalogue.weights import WEIGHTS
 from rnnscope.compare.catalogue.wiring import WIRING
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
+from rnnscope.compare.work import spend
 
 __all__ = [
     "CATALOGUE",
@@ -70,6 +71,7 @@ def applied(
 ) -> Model | None:
     """The model with these mistakes, in the catalogue's order; None where one does not apply.
     ``known`` gathers changed parts, to be used again."""
+    spend(sets=1)
     for cause in sorted(together, key=_in_order):
         changed = CATALOGUE[cause.name].apply(model, cause, known)
         if changed is None:
@@ -80,6 +82,7 @@ def applied(
 
 def changed_part(part: Part, together: Iterable[Cause], known: Changed) -> Part | None:
     """One part with mistakes of cells, in the catalogue's order; None where one does not apply."""
+    spend(sets=1)
     changed: Part | None = part
     for cause in sorted(together, key=_in_order):
         if changed is None:
