@@ -218,7 +218,8 @@ def _masks(adopted: Adopted, attention: Attention) -> tuple[Tensor, ...] | None:
     if len(masks) < boundaries:
         raise RefusedError(
             f"cannot be opened: {adopted.kind} with dropout={adopted.dropout} in training drew "
-            f"its masks where they cannot be seen. Call .eval(), or trace a copy on the CPU."
+            f"no masks that could be seen, as under a TorchDispatchMode in inference mode. Call "
+            f".eval(), or call the layer outside of such a mode."
         )
     return tuple(masks)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
+from operator import call
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -64,17 +65,23 @@ def undisturbed(
     """What ``work`` returns without a graph, and unseen by whatever mode the caller has set:
     inference mode (the record is of ordinary tensors), a default device, selective checkpointing,
     a counter of operations."""
-    popped: list[Any] = []
     # contexts in C; the second puts the whole state of autograd back
     with torch._C.DisableTorchFunction(), torch._C._InferenceMode(False), _WithoutPreDispatch():
         torch._C._set_grad_enabled(False)
-        try:
-            while torch._C._len_torch_dispatch_stack():
-                popped.append(torch._C._pop_torch_dispatch_stack(None))
-            return work(*args, **kwargs)
-        finally:
-            while popped:
-                _push_mode(popped.pop())
+        return _without_dispatch_modes(work, *args, **kwargs)
+
+
+def _without_dispatch_modes(
+    work: Callable[_Given, _Result], *args: _Given.args, **kwargs: _Given.kwargs
+) -> _Result:
+    popped: list[Any] = []
+    try:
+        while torch._C._len_torch_dispatch_stack():
+            popped.append(torch._C._pop_torch_dispatch_stack(None))
+        return work(*args, **kwargs)
+    finally:
+        while popped:
+            _push_mode(popped.pop())
 
 
 def _dispatch_modes() -> list[Any]:
@@ -120,5 +127,6 @@ class _Modes:
 
 
 def _autocast_nesting() -> int:
-    torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting()
+    # called from C, without a step of Python between them at which an interrupt could come
+    _, nesting = map(call, (torch.autocast_increment_nesting, torch.autocast_decrement_nesting))
+    return nesting
