@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
-from threading import get_ident
+from functools import partial
+from itertools import count
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import cached
 
 from rnnscope.adopt import Adopted, Call, Weights
+from rnnscope.attention import Attention
 from rnnscope.cells import quantity_names
 from rnnscope.errors import RefusedError
-from rnnscope.recurrent import Heard, listening
 from rnnscope.run import Ran
 
 __all__ = [
     "Capture",
     "Captured",
     "Snapshot",
-    "attending",
+    "attention_to",
     "captured",
-    "dropout_state",
+    "check_dropout",
     "snapshot_of",
 ]
 
@@ -71,7 +71,11 @@ def _copy(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Captured:
-    """One call of a module as it happened: what went in, the weights used, what came out."""
+    """One call of a module as it happened: what went in, the weights used, what came out.
+
+    ``masks`` are what dropout multiplied the layers' outputs with, in the layer's own layout; None
+    where it was not at work.
+    """
 
     adopted: Adopted
     call: Call
@@ -79,105 +83,145 @@ class Captured:
     live: tuple[tuple[Weights, ...], ...]
     output: Any
     products: torch.dtype
-    random_state: Tensor | None
+    masks: tuple[Tensor, ...] | None
     ran: Ran | None = None  # by a module that computes by the equations itself
 
 
-class Capture:
-    """Hooks that take one module's calls as the module itself sees them.
+class _Thread(threading.local):
+    capture: Capture | None = None
 
-    The first sees the input after every hook of the caller's, the second the output before any.
-    Used as a context; leaves no hook behind.
+
+_thread = _Thread()
+_keys = count(-1, -1)  # torch's own count upwards, and lose one where two threads count at once
+
+
+class Capture:
+    """One call of a module, taken by hooks as the module itself sees it.
+
+    The first hook sees the input after every hook of the caller's, the second the output before
+    any. Other threads may be calling the module, or copying it: to them the hooks are functions
+    that do nothing.
     """
 
-    def __init__(self, adopted: Adopted, heard: Heard | None) -> None:
-        self.adopted, self.heard = adopted, heard
-        self.before: tuple[Call, Tensor | None] | None = None
+    def __init__(self, adopted: Adopted, names: Iterable[str]) -> None:
+        self.adopted, self.key = adopted, next(_keys)
+        self.attention = attention_to(adopted, names)
+        self.call: Call | None = None
         self.taken: Captured | None = None
-        self.thread = get_ident()
+        self.outer = _thread.capture
 
-    def __enter__(self) -> Capture:
-        module = self.adopted.module
-        self.handles = [
-            module.register_forward_pre_hook(self._enter, with_kwargs=True),
-            module.register_forward_hook(self._leave, prepend=True, with_kwargs=True),
-        ]
-        return self
+    def start(self) -> None:
+        """Take the next call of the module in this thread."""
+        module: Any = self.adopted.module
+        key = self.key
+        _thread.capture = self
+        # not by register_forward_hook: the key must be known before anything is left
+        module._forward_pre_hooks_with_kwargs[key] = module._forward_hooks_with_kwargs[key] = True
+        module._forward_pre_hooks[key] = partial(_before, key)
+        module._forward_hooks[key] = partial(_after, key)
+        module._forward_hooks.move_to_end(key, last=False)
 
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+    def stop(self) -> None:
+        """Leave no hook behind; may be called again."""
+        module, key = self.adopted.module, self.key
+        module._forward_pre_hooks.pop(key, None)
+        module._forward_hooks.pop(key, None)
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+        module._forward_hooks_with_kwargs.pop(key, None)
+        self.attention.stop()
+        _thread.capture = self.outer
 
-    # another thread may be calling the module meanwhile, and lose its flag that a hook takes
-    # keywords between two of its steps: so the arguments are read from their ends
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The module is about to run."""
+        self.call = self.adopted.call(args, kwargs)
+        check_dropout(self.adopted)
+        self.attention.start()
 
-    def _enter(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        args, kwargs = given
-        self.before = self.adopted.call(args, kwargs), dropout_state(self.adopted)
-
-    def _leave(self, _: nn.Module, *given: Any) -> None:
-        if get_ident() != self.thread:
-            return
-        assert self.before is not None, "a forward has its hook before"
-        call, random_state = self.before
-        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard)
+    def leave(self, output: Any) -> None:
+        """The module has run."""
+        self.attention.stop()
+        assert self.call is not None, "a forward has its hook before"
+        self.taken = captured(self.adopted, self.call, output, self.attention)
 
 
-def captured(
-    adopted: Adopted,
-    call: Call,
-    output: Any,
-    random_state: Tensor | None,
-    heard: Heard | None,
-) -> Captured:
+# another thread that calls the module meanwhile may lose the flag that a hook takes keywords
+# between two of its steps: so the arguments are read only where the thread is the capture's own
+
+
+def _before(key: int, _: nn.Module, *passed: Any) -> None:
+    capture = _thread.capture
+    if capture is not None and capture.key == key:
+        capture.enter(*passed)
+
+
+def _after(key: int, _: nn.Module, *passed: Any) -> None:
+    capture = _thread.capture
+    if capture is not None and capture.key == key:
+        capture.leave(passed[-1])
+
+
+def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) -> Captured:
     """A call that has just returned, with the weights that it used and the type of its products.
 
-    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave.
+    To be called in the caller's own autocast state.
     """
-    ran = None if heard is None else heard.ran
+    ran = attention.ran
     if adopted.declared and ran is None:
         raise RefusedError(
             f"cannot be opened: {adopted.kind} ran compiled, or its forward was replaced, so its "
             f"numbers were not seen"
         )
-    live = adopted.weights() if ran is None else ran.weights
+    if ran is not None:
+        live = ran.weights
+    elif attention.weights is not None:
+        live = ((Weights(adopted.cell, *attention.weights, None, ""),),)
+    else:
+        live = adopted.weights()
     snapshot = snapshot_of(adopted.module, live)
     products = _product_type(call.x)
-    return Captured(adopted, call, snapshot, live, output, products, random_state, ran)
+    masks = _masks(adopted, attention)
+    return Captured(adopted, call, snapshot, live, output, products, masks, ran)
 
 
-@contextmanager
-def attending(adopted: Adopted, names: Iterable[str] | None = None) -> Iterator[Heard | None]:
-    """A context around a forward, after which the weights that it used are still known.
+def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attention:
+    """What is to pay attention to a forward, so that the weights and masks that it used are known.
 
     A parametrized weight is computed anew at each reading, and spectral norm in training moves
     its state each time. A layer keeps the tensors that it used; a cell does not. A module that
     runs a declared cell leaves the numbers of these ``names`` themselves (all by default).
     """
-    if adopted.declared:
-        record = quantity_names(adopted.cell) if names is None else names
-        with listening(adopted.module, frozenset(record)) as heard:
-            yield heard
-    elif adopted.single_step:
-        with cached():
-            yield None
-    else:
-        yield None
+    record = quantity_names(adopted.cell) if names is None else names
+    deep = adopted.single_step or _drops(adopted)
+    return Attention(adopted.module, frozenset(record), deep and not adopted.declared)
 
 
-def dropout_state(adopted: Adopted) -> Tensor | None:
-    """The random state from which a call would draw its dropout masks; None where it draws none.
+def _drops(adopted: Adopted) -> bool:
+    """Whether dropout between layers is at work."""
+    return adopted.training and adopted.dropout > 0 and adopted.num_layers > 1
 
-    Raises ``RefusedError`` where the masks cannot be drawn again.
-    """
-    if not (adopted.training and adopted.dropout > 0 and adopted.num_layers > 1):
+
+def check_dropout(adopted: Adopted) -> None:
+    """Raise ``RefusedError`` where a call draws dropout masks that cannot be seen."""
+    if _drops(adopted) and not adopted.declared:
+        adopted.check_dropout_device()
+
+
+def _masks(adopted: Adopted, attention: Attention) -> tuple[Tensor, ...] | None:
+    """What dropout multiplied the output of each layer but the last with."""
+    if adopted.declared or not _drops(adopted):
         return None
-    if adopted.declared:
-        return None  # nothing needs to be drawn again
-    adopted.check_dropout_device()
-    return torch.get_rng_state()
+    boundaries = adopted.num_layers - 1
+    if adopted.dropout == 1:
+        return (torch.zeros(()),) * boundaries  # nothing is drawn
+    # a weight that is computed in the forward may be dropped from too: the fused call comes last
+    masks = attention.masks[-boundaries:]
+    if len(masks) < boundaries:
+        raise RefusedError(
+            f"cannot be opened: {adopted.kind} with dropout={adopted.dropout} in training drew "
+            f"no masks that could be seen, as under a TorchDispatchMode in inference mode. Call "
+            f".eval(), or call the layer outside of such a mode."
+        )
+    return tuple(masks)
 
 
 def _product_type(x: Tensor) -> torch.dtype:

@@ -3,47 +3,45 @@
 No module is touched. The wrapper sees exactly what a layer gets, after every hook of the
 caller's, and what it returns, before any; copies and pickles that are made meanwhile hold nothing
 of ours; and a direct ``.forward()``, which skips all hooks, does not go by unnoticed.
+
+The classes and torch.compile are the process's, observers belong to a context (of a thread, or of
+an asyncio task): the first observer anywhere switches both, the last one switches them back, in
+whatever order they come and go.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from types import FrameType, FunctionType
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from rnnscope.adopt import RECURRENT, Adopted, Call, adopt
-from rnnscope.capture import Captured, attending, captured, dropout_state
+from rnnscope.attention import Attention
+from rnnscope.capture import Captured, attention_to, captured, check_dropout
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
-from rnnscope.recurrent import Heard, Recurrent
+from rnnscope.modes import ensured, settled, undisturbed
+from rnnscope.recurrent import Recurrent
 
-__all__ = ["Forward", "Observer", "observe", "uncompiled", "undisturbed", "unobserve"]
-
-
-def uncompiled() -> AbstractContextManager[object]:
-    """While it lasts, what torch.compile compiled runs as it was written.
-
-    A graph that was compiled before holds the cells that it met as plain operations, and calls no
-    forward that could be observed.
-    """
-    stance = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
-    return nullcontext() if stance is None else stance("force_eager")
+__all__ = ["Forward", "Observer", "observe", "unobserve"]
 
 
 class Observer(Protocol):
     """Who is told of forwards."""
 
-    def wants(self, forward: Forward) -> bool:
-        """Whether to be told what this forward returned, or why there is nothing to tell."""
+    def wants(self, forward: Forward, within: bool) -> bool:
+        """Whether to be told what this forward returned, or why there is nothing to tell;
+        ``within``: whether it is called in the observer's own context."""
 
     def returned(self, forward: Forward, taken: Captured) -> None:
         """The layer returned."""
@@ -69,8 +67,7 @@ class Forward:
     @cached_property
     def call(self) -> Call:
         """What went in, copied; raises what ``Adopted.call`` raises."""
-        with undisturbed():
-            return self.adopted.call(self.args, self.kwargs)
+        return undisturbed(self.adopted.call, self.args, self.kwargs)
 
     @property
     def initial(self) -> Any:
@@ -92,21 +89,27 @@ class Forward:
             frame = frame.f_back
         return False
 
+    @settled
     def run(self, original: Callable[..., Any], observers: list[Observer]) -> Any:
         """Run the layer and tell the observers; the layer's own exceptions come first."""
         why: str | None = None
         try:
-            random_state = dropout_state(self.adopted)
+            check_dropout(self.adopted)
         except RefusedError as error:
             output = original(self.module, *self.args, **self.kwargs)
             why = str(error)
         else:
-            with attending(self.adopted) as heard:
-                output = self._original(original, observers)
-                try:
-                    taken = self._taken(output, random_state, heard)
-                except (RefusedError, ShapeError, DtypeError) as error:
-                    why = str(error)
+            attention = attention_to(self.adopted)
+
+            def attended() -> Any:
+                attention.start()
+                return self._original(original, observers)
+
+            output = ensured(attended, attention.stop)
+            try:
+                taken = self._taken(output, attention)
+            except (RefusedError, ShapeError, DtypeError) as error:
+                why = str(error)
         for observer in observers:
             if why is not None:
                 observer.missed(self, why)
@@ -122,48 +125,67 @@ class Forward:
                 observer.missed(self, f"it raised {type(error).__name__}")
             raise
 
-    def _taken(self, output: Any, random_state: Tensor | None, heard: Heard | None) -> Captured:
+    def _taken(self, output: Any, attention: Attention) -> Captured:
         plain = torch._C._disabled_torch_dispatch_impl
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, Tensor) and type(first).__torch_dispatch__ is not plain:
             raise RefusedError(f"it ran on {type(first).__name__}, not on tensors of numbers")
-        with undisturbed():
-            return captured(self.adopted, self.call, output, random_state, heard)
+        return undisturbed(captured, self.adopted, self.call, output, attention)
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Without graph, and unseen by whatever mode the caller has set: inference mode (the record
-    is of ordinary tensors), a default device, selective checkpointing, a counter of operations."""
-    with (
-        torch._C.DisableTorchFunction(),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        _disable_current_modes(),
-    ):
-        yield
-
-
-_observers: list[Observer] = []
-_originals: dict[type[nn.Module], Callable[..., Any]] = {}
+_lock = threading.RLock()  # a watch may leave while the garbage collector runs
+_observers: tuple[Observer, ...] = ()  # of every context; replaced, never changed
+_context: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+_stance: Any = None  # what torch.compile was set to before the first observer came
+_originals: WeakKeyDictionary[Any, Callable[..., Any]] = WeakKeyDictionary()  # of each wrapper
 
 
 def observe(observer: Observer) -> None:
     """Tell ``observer`` of every forward of a recurrent module from now on."""
-    _observers.append(observer)
-    if not _originals:
-        for kind in (*RECURRENT, Recurrent):
-            _originals[kind] = vars(kind)["forward"]
-            setattr(kind, "forward", _wrapped(_originals[kind]))  # noqa: B010
+    global _observers
+    _context.set((*_context.get(), observer))
+    with _lock:
+        _observers = (*_observers, observer)
+        _match()
 
 
 def unobserve(observer: Observer) -> None:
-    """Tell it no more; the classes are as before when nobody observes."""
-    _observers.remove(observer)
-    if not _observers:
-        for kind, original in _originals.items():
+    """Tell it no more; the classes are as before when nobody observes. May be called again."""
+    global _observers
+    with _lock:
+        _observers = tuple(each for each in _observers if each is not observer)
+        _match()
+    _context.set(tuple(each for each in _context.get() if each is not observer))
+
+
+def _match() -> None:
+    """Let the classes and torch.compile be as the observers need them, however they were left."""
+    for kind in (*RECURRENT, Recurrent):
+        forward = vars(kind)["forward"]
+        original = _originals.get(forward)
+        if _observers and original is None:
+            setattr(kind, "forward", _wrapped(forward))  # noqa: B010
+        elif not _observers and original is not None:
             setattr(kind, "forward", original)  # noqa: B010
-        _originals.clear()
+    _match_stance()
+
+
+def _match_stance() -> None:
+    """While somebody observes, what torch.compile compiled runs as it was written.
+
+    A graph that was compiled before holds the cells that it met as plain operations, and calls no
+    forward that could be observed.
+    """
+    global _stance
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if not hasattr(dynamo, "_set_stance"):
+        return  # nothing is compiled yet, or torch is older than the switch
+    if _observers and dynamo._stance.stance != "force_eager":
+        _stance = dynamo._stance
+        torch.compiler.set_stance("force_eager")
+    elif not _observers and _stance is not None:
+        dynamo._set_stance(_stance)
+        _stance = None
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,7 +198,8 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
     found = FunctionType(
         forward.__code__, getattr(original, "__globals__", {}), "forward", None, forward.__closure__
     )
-    return functools.wraps(original)(found)
+    _originals[found] = original
+    return functools.update_wrapper(found, original)
 
 
 def _forward(
@@ -194,7 +217,8 @@ def _told(
     original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))
-    interested = [observer for observer in _observers if observer.wants(this)]
+    context = _context.get()
+    interested = [each for each in _observers if each.wants(this, each in context)]
     if not interested:
         return original(module, *args, **kwargs)
     return this.run(original, interested)

@@ -32,9 +32,13 @@ def drawn(seed: int, kind: str, input_size: int, hidden_size: int, **options: An
     """A layer in evaluation mode, its weights as torch draws them after ``torch.manual_seed``."""
     if kind.startswith("rnn_"):
         kind, options["nonlinearity"] = kind.split("_")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(kind, input_size, hidden_size, **options).eval()
+    # a generator of its own: other threads may be drawing from the one that they all share
+    generator = torch.Generator().manual_seed(seed)
+    layer = _build(kind, input_size, hidden_size, device="meta", **options).to_empty(device="cpu")
+    limit = 1 / math.sqrt(hidden_size)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -limit, limit, generator=generator)
+    return layer.eval()
 
 
 def construction(module: nn.Module, path: Path | None = None, name: str = "") -> str:

@@ -44,15 +44,15 @@ def open_call(
     live: tuple[tuple[Weights, ...], ...],
     record: frozenset[str],
     products: torch.dtype,
-    random_state: Tensor | None,
+    drawn: tuple[Tensor, ...] | None,
     thorough: bool = False,
 ) -> Opened:
     """Every recorded quantity of a call, with the proof against what the layer returned.
 
     ``live`` are the tensors that the call itself used: a copy of them elsewhere in memory may
     round differently, so layers below the top run with these. ``products`` is the type in which
-    the layer formed its products (autocast may lower it); ``random_state`` the state from which
-    it drew its dropout masks, or None where it drew none. Nothing raises here when the proof
+    the layer formed its products (autocast may lower it); ``drawn`` are the masks that dropout
+    drew for it, None where dropout was not at work. Nothing raises here when the proof
     fails: the caller decides.
     """
     buffers = Buffers(adopted, call, returned.h.dtype, record)
@@ -79,8 +79,8 @@ def open_call(
             if thorough:
                 proofs += opener.step_by_step(adopted, one)
         if layer < adopted.num_layers - 1:
-            if random_state is not None:
-                mask, random_state = _mask(flow, adopted.dropout, random_state)
+            if drawn is not None:
+                mask = drawn[layer].expand_as(flow)
                 flow = flow * mask
                 padded = [t if call.packed is None else call.unpacked(t) for t in (flow, mask)]
                 inputs.append(padded[0])
@@ -100,15 +100,6 @@ def batch_first(values: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
 
 def _blocks(x: Tensor | None) -> Callable[[int, int], Tensor] | None:
     return None if x is None else lambda start, stop: x[start:stop]
-
-
-def _mask(flow: Tensor, p: float, state: Tensor) -> tuple[Tensor, Tensor]:
-    """What the layer multiplied ``flow`` with in the random state ``state``, and the state after
-    it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(state)
-        mask = torch.dropout(torch.ones_like(flow), p, True)
-        return mask, torch.get_rng_state()
 
 
 def _worst(proofs: list[Proof]) -> dict[str, Proof]:

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.adopt import Adopted, Declared, Structure, Weights, adopt
+from rnnscope.attention import attention
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, RefusedError, ShapeError
-from rnnscope.run import Ran, run_call
+from rnnscope.run import run_call
 
-__all__ = ["CELL_KEY", "Heard", "Recurrent", "listening", "unfuse"]
+__all__ = ["CELL_KEY", "Recurrent", "unfuse"]
 
 CELL_KEY = "rnnscope.cell"
 """Under which a state dict's metadata, beside the version, says which cell a module has."""
@@ -206,15 +203,15 @@ class Recurrent(Declared):
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """(output, h_n), or (output, (h_n, c_n, ...)) where the cell has more states."""
-        # a compiled graph is not listened to; the variable below would break it
-        heard = None if torch.compiler.is_compiling() else _listener.get()
-        if heard is not None and heard.module is not self:
-            heard = None
+        # a compiled graph is not listened to; what pays attention would break it
+        listener = None if torch.compiler.is_compiling() else attention()
+        if listener is not None and listener.module is not self:
+            listener = None
         call = Adopted.of(self).call((input, hx), {}, live=True)
-        record = frozenset() if heard is None else heard.record
+        record = frozenset() if listener is None else listener.record
         ran = run_call(self.structure, call, self.weights(), record)
-        if heard is not None:
-            heard.ran = ran
+        if listener is not None:
+            listener.ran = ran
         return ran.output
 
     def extra_repr(self) -> str:
@@ -276,26 +273,3 @@ def unfuse(layer: nn.Module) -> Recurrent:
         setattr(plain, name, own)
     plain.dropout = adopted.dropout
     return plain.train(adopted.training)
-
-
-@dataclass
-class Heard:
-    """What a module's forward is to record, and what it computed."""
-
-    module: nn.Module
-    record: frozenset[str]
-    ran: Ran | None = None
-
-
-_listener: ContextVar[Heard | None] = ContextVar("listener", default=None)
-
-
-@contextmanager
-def listening(module: nn.Module, record: frozenset[str]) -> Iterator[Heard]:
-    """A context in which a forward of ``module`` leaves behind the numbers that it computed."""
-    heard = Heard(module, record)
-    token = _listener.set(heard)
-    try:
-        yield heard
-    finally:
-        _listener.reset(token)

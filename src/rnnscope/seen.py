@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``handed`` is what the last call returned, where that call was recorded.
+    ``handed`` is what the last call returned, where that call was recorded; ``elsewhere`` the
+    number of calls that came from other contexts.
     """
 
     name: str
     kept: deque[tuple[Trace, Beginning]]
     count: int = 0
     handed: Handed | None = None
+    elsewhere: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but what only a next call would ask for."""
@@ -35,7 +38,7 @@ class Layer:
     @property
     def traces(self) -> list[Trace]:
         """The kept calls, in order."""
-        return [trace for trace, _ in self.kept]
+        return [trace for trace, _ in tuple(self.kept)]  # another thread may be adding one
 
 
 class Seen:
@@ -59,6 +62,7 @@ class Seen:
         self._layers: dict[str, Layer] = {}
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
+        self._lock = threading.RLock()  # tasks and threads that share a context record at once
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
@@ -76,10 +80,14 @@ class Seen:
     @property
     def skipped(self) -> dict[str, str]:
         """What was not recorded, and why, by the name of the layer."""
-        return {
-            name: "; ".join(why if n == 1 else f"{why} ({n} times)" for why, n in reasons.items())
+        found = {
+            name: [why if n == 1 else f"{why} ({n} times)" for why, n in reasons.items()]
             for name, reasons in self._skipped.items()
         }
+        for layer in self._layers.values():
+            if layer.elsewhere:
+                found.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
+        return {name: "; ".join(reasons) for name, reasons in found.items()}
 
     @property
     def nbytes(self) -> int:
@@ -171,7 +179,7 @@ class Seen:
     def __repr__(self) -> str:
         count = len(self._layers)
         lines = [f"Watched {self._of}: {count} recurrent layer{'s' * (count != 1)}"]
-        width = max((len(repr(name)) for name in (*self._layers, *self._skipped)), default=0)
+        width = max((len(repr(name)) for name in (*self._layers, *self.skipped)), default=0)
         lines += [
             f"  {layer.name!r:<{width}}  {_summary(layer)}" for layer in self._layers.values()
         ]
@@ -180,6 +188,15 @@ class Seen:
         ]
         lines.append(f"{self.nbytes / 1e6:.3g} MB of recorded numbers")
         return "\n".join(map(printable, lines))
+
+
+def _elsewhere(count: int) -> str:
+    came, are = ("1 call came", "is") if count == 1 else (f"{count} calls came", "are")
+    return (
+        f"{came} from other threads or asyncio tasks and {are} not recorded: a watch records the "
+        f"calls of the thread or task that entered it; enter it there, or start the thread's "
+        f"function by contextvars.copy_context().run"
+    )
 
 
 def _summary(layer: Layer) -> str:

@@ -13,10 +13,11 @@ from torch import nn
 
 from rnnscope import tracefile
 from rnnscope.adopt import Adopted, Call, Returned, adopt
-from rnnscope.capture import Capture, Captured, Snapshot, attending, dropout_state, snapshot_of
+from rnnscope.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
 from rnnscope.dense import plain
 from rnnscope.direction import Proof, deviations
 from rnnscope.errors import RefusedError
+from rnnscope.modes import ensured, settled
 from rnnscope.names import recorded_names
 from rnnscope.opening import Opened, batch_first, open_call
 from rnnscope.proving import verify
@@ -29,6 +30,7 @@ __all__ = ["Rerun", "Trace", "load_trace", "trace"]
 Check = bool | Literal["thorough"]
 
 
+@settled
 def trace(
     module: nn.Module,
     *args: Any,
@@ -69,8 +71,13 @@ def trace(
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names).labelled(labels)
-    with attending(adopted, names) as heard, Capture(adopted, heard) as capture:
+    capture = Capture(adopted, names)
+
+    def run() -> None:
+        capture.start()
         module(*args, **kwargs)
+
+    ensured(run, capture.stop)
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check).labelled(labels)
 
@@ -92,7 +99,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 taken.live,
                 names,
                 taken.products,
-                taken.random_state,
+                taken.masks,
                 thorough=check == "thorough",
             )
     if check is not False:
@@ -103,7 +110,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
 def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
     """The numbers of a module that computes by the declared equations, from that very run;
     compared with what it returned, which no rounding can make different."""
-    with torch.inference_mode(False):
+    with torch._C._InferenceMode(False):  # in C: an interrupt cannot leave it on
         values = {name: plain(value).clone() for name, value in ran.record(names).items()}
         inputs = batch_first(None if x is None else plain(x).detach() for x in ran.inputs)
         inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
@@ -136,7 +143,7 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
         )
     # no forward has taken note of weights that were changed by functional_call or parametrizations
     snapshot = snapshot_of(adopted.module, adopted.weights(fresh=True))
-    dropout_state(adopted)
+    check_dropout(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
         names = names.union(adopted.cell.states)
         ran = run_call(adopted.structure, call, snapshot.weights, names)

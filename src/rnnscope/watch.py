@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope.adopt import OPENED, Call, adopt, refusal
 from rnnscope.capture import Captured
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
-from rnnscope.forwards import Forward, observe, uncompiled, undisturbed, unobserve
+from rnnscope.forwards import Forward, observe, unobserve
 from rnnscope.gradients import Received, chained, tensors
-from rnnscope.joining import Handed, begin, same_numbers
+from rnnscope.joining import Beginning, Handed, begin, same_numbers
+from rnnscope.modes import undisturbed
 from rnnscope.names import recorded_names
 from rnnscope.seen import Layer, Seen
 from rnnscope.trace import Check, open_captured
@@ -42,6 +44,14 @@ def watch(
     They run once, unchanged, and each call is opened right after it, as ``trace`` would, with the
     weights that it used. What is recorded is detached from the graph. What cannot be recorded is
     listed in ``seen.skipped`` with the reason.
+
+    A watch records the calls of its own context: those of the thread or asyncio task that entered
+    it, and of what takes over its context, as do tasks that are created inside,
+    ``asyncio.to_thread``, and a thread whose function is run by
+    ``contextvars.copy_context().run``. Calls from elsewhere (a thread pool, a server's other
+    requests, the threads of ``nn.DataParallel``) run as always; ``seen.skipped`` counts them.
+    Several watches may be on at once, in any threads. While any is on, torch.compile runs
+    compiled code as it was written, in every thread: it has one setting for the process.
 
     ``names``: only these layers, as exact names or patterns such as "decoder.*"; ``every``: every
     n-th call of each layer; ``last``: keep only the last n recorded calls of each. ``record`` and
@@ -96,6 +106,23 @@ class Wanted:
         return patterns is None or any(fnmatchcase(n, p) for n in names for p in patterns)
 
 
+class _Exit:
+    """``Watch.__exit__``: what a with statement reads before it enters, and alone holds.
+
+    Where an interrupt comes before the first step of ``leave``, the statement lets go of what it
+    read, and by that the watch leaves.
+    """
+
+    def __get__(self, watch: Watch | None, kind: type[Watch]) -> Callable[..., None]:
+        if watch is None:
+            return kind.leave
+        if watch._on:
+            return watch.leave
+        leave = partial(watch.leave)
+        finalize(leave, watch.leave).atexit = False
+        return leave
+
+
 class Watch(Seen):
     """The context: records while it is on. Entering it again goes on recording."""
 
@@ -106,6 +133,8 @@ class Watch(Seen):
         self._on = False
         # calls that are made once more in a backward pass, which alone makes their graph
         self._again: dict[int, Trace] = {}
+        # calls that are being made: their layers and numbers
+        self._begun: dict[int, tuple[Layer, int]] = {}
         # by identity: each layer's module with its first name, or None where it is not wanted
         self._modules: dict[int, tuple[nn.Module, str | None]] = {}
 
@@ -117,21 +146,29 @@ class Watch(Seen):
         self._check_names(*_layers_of(self._model))
         self._look()
         self._check_record()
-        self._eager = uncompiled()
-        self._eager.__enter__()
-        observe(self)
-        self._on = True
-        self._listen(True)
+        try:
+            self._on = True
+            observe(self)
+            self._listen(True)
+        except BaseException:
+            self.leave()
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    __exit__ = _Exit()
+
+    def leave(self, *_: object) -> None:
+        """Record no more, as at the end of the with statement; may be called again."""
+        if not self._on:
+            return
         unobserve(self)
-        self._eager.__exit__(None, None, None)
-        self._on = False
         self._listen(False)
         self._look()  # what was added meanwhile and cannot be recorded is told too
         for layer in self._layers.values():
             layer.handed = None
+        self._again.clear()
+        self._begun.clear()
+        self._on = False  # last: an interrupt before leaves something to be done again
 
     def _listen(self, on: bool) -> None:
         for layer in self._layers.values():
@@ -188,28 +225,43 @@ class Watch(Seen):
 
     # told by the wrapper of every forward ----------------------------------------------------
 
-    def wants(self, forward: Forward) -> bool:
+    def wants(self, forward: Forward, within: bool) -> bool:
         """Whether this forward is a call to record; what is none is listed or marked here."""
-        layer = self._layer_of(forward.module)
-        if layer is None:
-            return False
-        if forward.direct:
-            self._skip(layer.name, "called as .forward(...), past its hooks: call the layer itself")
-            return False
-        if torch._C._get_tracing_state() is not None:
-            self._skip(layer.name, "called while torch.jit.trace or an export recorded it")
-            return False
-        if forward.in_backward and self._is_recomputation(layer, forward):
-            return id(forward) in self._again
-        layer.count += 1
-        if (layer.count - 1) % self._wanted.every:
-            layer.handed = None
-            return False
-        return True
+        with self._lock:
+            layer = self._layer_of(forward.module) if within else self._watched(forward.module)
+            if layer is None:
+                return False
+            # torch may run a backward pass in threads of its own
+            in_backward = forward.in_backward
+            if not (within or in_backward):
+                layer.elsewhere += 1
+                return False
+            if forward.direct:
+                why = "called as .forward(...), past its hooks: call the layer itself"
+                self._skip(layer.name, why)
+                return False
+            if torch._C._get_tracing_state() is not None:
+                why = "called while torch.jit.trace or an export recorded it"
+                self._skip(layer.name, why)
+                return False
+            if in_backward and self._is_recomputation(layer, forward):
+                return id(forward) in self._again
+            if not within:
+                layer.elsewhere += 1
+                return False
+            layer.count += 1
+            if (layer.count - 1) % self._wanted.every:
+                layer.handed = None
+                return False
+            self._begun[id(forward)] = layer, layer.count - 1
+            return True
 
     def _layer_of(self, module: nn.Module) -> Layer | None:
         if id(module) not in self._modules:
             self._look()  # it may have been added to the model since
+        return self._watched(module)
+
+    def _watched(self, module: nn.Module) -> Layer | None:
         _, first = self._modules.get(id(module), (None, None))
         return None if first is None else self._layers[first]
 
@@ -231,29 +283,34 @@ class Watch(Seen):
         """Open a call that has just returned."""
         original = self._again.pop(id(forward), None)
         if original is not None:
-            with undisturbed():
-                _listen_to(original, taken.output)
+            undisturbed(_listen_to, original, taken.output)
             return
-        layer = self._layer_of(forward.module)
-        assert layer is not None, "it was wanted"
-        before, layer.handed = layer.handed, None
-        with undisturbed():
-            # a copy: the caller may change the tensors in place, as a reset of the state does
-            mine = replace(taken, output=_copied(taken.output))
-            trace = open_captured(mine, self._record_of(taken), self._wanted.check)
-            beginning = begin(before, forward.module, trace, forward.initial)
-            layer.handed = Handed.of(forward.module, trace, taken.output)
-            trace.received = Received(self._wanted.check is not False)
-            _listen_to(trace, taken.output)
-        layer.kept.append((trace, beginning))
+        layer, _ = self._begun.pop(id(forward))
+        try:
+            trace = undisturbed(self._opened, taken)
+        except BaseException:
+            layer.handed = None
+            raise
+        with self._lock:  # the order of calls is that in which they are kept
+            before, layer.handed = layer.handed, None
+            layer.kept.append(undisturbed(_joining, before, forward, trace))
+            layer.handed = undisturbed(Handed.of, forward.module, trace, taken.output)
+
+    def _opened(self, taken: Captured) -> Trace:
+        # a copy: the caller may change the tensors in place, as a reset of the state does
+        mine = replace(taken, output=_copied(taken.output))
+        trace = open_captured(mine, self._record_of(taken), self._wanted.check)
+        trace.received = Received(self._wanted.check is not False)
+        _listen_to(trace, taken.output)
+        return trace
 
     def missed(self, forward: Forward, why: str) -> None:
         """List a call that was begun and cannot be recorded."""
         if self._again.pop(id(forward), None) is not None:
             return  # it was recorded when it was made
-        layer = self._layer_of(forward.module)
-        assert layer is not None, "it was wanted"
-        self._skip(layer.name, f"call {layer.count - 1}: {why}")
+        layer, number = self._begun.pop(id(forward))
+        with self._lock:
+            self._skip(layer.name, f"call {number}: {why}")
 
     def _record_of(self, taken: Captured) -> frozenset[str]:
         cell = taken.adopted.cell
@@ -261,6 +318,11 @@ class Watch(Seen):
         record = self._wanted.record
         names = _named(record)
         return recorded_names(cell, [n for n in names if n in known] if names else record)
+
+
+def _joining(before: Handed | None, forward: Forward, trace: Trace) -> tuple[Trace, Beginning]:
+    """A call, with how it began."""
+    return trace, begin(before, forward.module, trace, forward.initial)
 
 
 def _listen_to(trace: Trace, output: Any) -> None:
@@ -273,8 +335,7 @@ def _listen_to(trace: Trace, output: Any) -> None:
     def told(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[number]
         if received.on and gradient is not None:
-            with undisturbed():
-                received.add(k, gradient)
+            undisturbed(received.add, k, gradient)
 
     for k, tensor in enumerate(tensors(output)):
         if tensor.grad_fn is not None:
@@ -289,8 +350,7 @@ def _original_of(layer: Layer, forward: Forward) -> Trace | None:
         call = forward.call
     except RnnscopeError:
         return None
-    with undisturbed():
-        alike = [trace for trace in reversed(layer.traces) if _same_call(trace.call, call)]
+    alike = [trace for trace in reversed(layer.traces) if undisturbed(_same_call, trace.call, call)]
     return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
 
 
