@@ -42,6 +42,11 @@ def wild(kind: str, dtype: str, *, hidden: int = 16, layers: int = 1, directions
     return setting, layer
 
 
+def slow(*values: Any) -> list[Any]:
+    """Parameters that only `make test-all` tries."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def agrees(candidate: Any, layer: nn.Module, x: Any = None, initial: Any = None) -> Any:
     verdict = rs.compare(candidate, layer, x, initial, effort=10, progress=False)
     assert verdict.agrees, str(verdict)
@@ -92,7 +97,7 @@ def test_long_sequences_of_ordinary_weights(kind: str, dtype: str, steps: int) -
         agrees(output, layer, x, initial)
 
 
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("steps", [STEPS[0], *slow(*STEPS[1:])])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["rnn_tanh", "gru", "lstm", "lstm_projected"])
 def test_chaotic_weights(kind: str, dtype: str, steps: int) -> None:
@@ -118,7 +123,7 @@ def test_chaos_is_chaos() -> None:
     assert np.abs(output - expected.numpy()).max() > 0.1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", *slow("float64")])
 @pytest.mark.parametrize("kind", ["rnn_tanh", "gru", "lstm"])
 def test_chaotic_weights_in_two_layers_and_directions(kind: str, dtype: str) -> None:
     setting, layer = wild(kind, dtype, layers=2, directions=2)
@@ -256,7 +261,7 @@ def test_onnxruntime(kind: str, directions: int, tmp_path: Path) -> None:
 # --- wrong in a way that no entry describes -------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(12), *slow(*range(12, 60))])
 def test_no_cause_for_what_no_entry_describes(seed: int) -> None:
     result = mutations.unexplained(seed, effort=0.2)
     assert result.outcome in ("right", "dim"), str(result)
