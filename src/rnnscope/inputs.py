@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
 MOST = 2**26
 """More numbers than these are refused, in an input and in a layer: 512 MB in float64."""
 
+_COLUMNS = 2**20  # features of a step
 _LIBRARY = "for so many use rnnscope.trace in Python"
 
 
@@ -83,43 +85,54 @@ def reader_of(path: Path, readers: Mapping[str, Callable[[Path], Any]]) -> Calla
 
 
 def _read_csv(path: Path) -> Tensor:
-    rows: list[list[float]] = []
+    values = array("d")
+    columns = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
-            for row in lines:
-                if row:
-                    rows.append(_csv_row(path, lines.line_num, row, rows))
+            lines = csv.reader(_narrow(path, file))
+            for row in filter(None, lines):
+                values.extend(_csv_row(path, lines.line_num, row, columns))
+                columns = len(row)
+                if len(values) > MOST:
+                    place = f"{path}, line {lines.line_num}"
+                    raise FileError(f"{place}: more than {MOST} numbers; {_LIBRARY}")
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{path}: not a text of comma-separated numbers: {error}") from error
-    if not rows:
+    if not values:
         raise FileError(f"{path}: empty; expected a row a step, a column a feature")
-    return torch.tensor(rows, dtype=torch.float64, device="cpu")
+    return torch.from_numpy(np.frombuffer(values).copy()).reshape(-1, columns)
 
 
-def _csv_row(path: Path, line: int, row: list[str], before: list[list[float]]) -> list[float]:
+def _narrow(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """The lines, none of which takes far more memory as words than as text."""
+    for number, line in enumerate(lines, start=1):
+        if line.count(",") >= _COLUMNS:
+            raise FileError(f"{path}, line {number}: more than {_COLUMNS} features; {_LIBRARY}")
+        yield line
+
+
+def _csv_row(path: Path, line: int, row: list[str], columns: int) -> list[float]:
+    """The numbers of a row; ``columns`` is how many the rows before have, 0 for the first."""
     found = []
     for column, cell in enumerate(row, start=1):
         try:
             found.append(number(cell))
         except ValueError as error:
-            header = " If that is a header, remove the line." if not before else ""
+            header = "" if columns else " If that is a header, remove the line."
             raise FileError(f"{path}, line {line}, column {column}: {error}.{header}") from error
-    if before and len(row) != len(before[0]):
+    if columns and len(row) != columns:
         raise FileError(
             f"{path}, line {line}: {len(row)} columns, where the lines before have "
-            f"{len(before[0])}; every step needs the same count of features"
+            f"{columns}; every step needs the same count of features"
         )
-    if (len(before) + 1) * len(row) > MOST:
-        raise FileError(f"{path}, line {line}: more than {MOST} numbers; {_LIBRARY}")
     return found
 
 
 def _read_npy(path: Path) -> Tensor:
     try:
         # mapped, so that a header which promises more than the file holds allocates nothing
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError) as error:
+        held = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError, OverflowError, TypeError, SyntaxError) as error:
         if "Python objects" in str(error):
             raise FileError(
                 f"{path}: holds Python objects, which could run code when read; expected numbers"
@@ -127,14 +140,14 @@ def _read_npy(path: Path) -> Tensor:
         empty = path.stat().st_size > 0 and "empty" in str(error)
         reason = "an array of no numbers" if empty else f"not a whole .npy file: {error}"
         raise FileError(f"{path}: {reason}") from error
-    if array.dtype.kind not in "iufb":
-        raise FileError(f"{path}: holds {array.dtype}; expected real numbers")
-    if not 1 <= array.ndim <= 3 or array.size == 0:
+    if held.dtype.kind not in "iufb":
+        raise FileError(f"{path}: holds {held.dtype}; expected real numbers")
+    if not 1 <= held.ndim <= 3 or held.size == 0:
         raise FileError(
             f"{path}: expected an array (time), (time, feature) or (batch, time, feature); "
-            f"got {array.shape}"
+            f"got {held.shape}"
         )
-    if array.size > MOST:
-        raise FileError(f"{path}: {array.size} numbers, more than {MOST}; {_LIBRARY}")
-    values = torch.from_numpy(np.array(array, dtype=np.float64))
+    if held.size > MOST:
+        raise FileError(f"{path}: {held.size} numbers, more than {MOST}; {_LIBRARY}")
+    values = torch.from_numpy(np.array(held, dtype=np.float64))
     return values.unsqueeze(-1) if values.dim() == 1 else values

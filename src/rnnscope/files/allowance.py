@@ -8,13 +8,23 @@ from pathlib import Path
 
 from rnnscope.errors import FileError
 
-__all__ = ["ARRAY", "FLOOR", "Allowance"]
+__all__ = ["ARRAY", "Allowance", "LargeError"]
 
-FLOOR = 2**28
-"""Every file may take so many bytes, and beside them ten times its size."""
+_FLOOR, _TIMES = 200_000_000, 8
+"""Every file may take so many bytes, and beside them so many times its size. What is counted is
+what is asked for; the process grows by up to a quarter more, as memory is not given out gapless:
+by 256 MB and ten times the size at most."""
+
+_LAYERS, _ROOM = 4000, 4096
+"""Of every file so many layers are read, and one more for so many bytes: a module of PyTorch takes
+about a millisecond and 20 KB, however few numbers it has."""
 
 ARRAY = 1024
 """Bytes for the name, the shape and the reader of an array that is not read yet."""
+
+
+class LargeError(FileError):
+    """A file takes more memory than it may: no other reading of it is tried."""
 
 
 class Allowance:
@@ -37,18 +47,29 @@ class Allowance:
     @property
     def limit(self) -> int:
         """In bytes."""
-        return FLOOR + 10 * self.size
+        return _FLOOR + _TIMES * self.size
 
     def take(self, count: int, place: str = "") -> None:
-        """Count so many bytes. Raises ``FileError`` where they are too many for the file."""
+        """Count so many bytes. Raises ``LargeError`` where they are too many for the file."""
         self.spent += count
         if self.spent > self.limit:
             where = ", ".join(filter(None, [str(self.path), place]))
-            raise FileError(
+            allowed = f"allowed are {_TIMES} times these and {_mega(_FLOOR)}"
+            raise LargeError(
                 f"{where}: to read it would take {_mega(self.spent)} or more, far more than the "
-                f"{_mega(self.size)} of its file (allowed are ten times these and {_mega(FLOOR)}). "
-                f"If you trust it, read it with the library that wrote it, and load what "
-                f"torch.save(state_dict, 'weights.pt') writes of the layers"
+                f"{_mega(self.size)} of its file ({allowed}). If you trust it, read it with the "
+                f"library that wrote it, and load what torch.save(state_dict, 'weights.pt') writes "
+                f"of the layers"
+            )
+
+    def check_layers(self, count: int) -> None:
+        """Raises ``FileError`` where so many layers are too many for the file."""
+        most = _LAYERS + self.size // _ROOM
+        if count > most:
+            raise FileError(
+                f"{self.path}: holds {count} recurrent layers, far more than weights of its "
+                f"{_mega(self.size)} make sense of (allowed are {most}); save those that you need "
+                f"in a file of their own"
             )
 
     @contextmanager

@@ -153,7 +153,7 @@ def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance
     Source: Lib/pickletools.py, torch/_weights_only_unpickler.py
     """
     for _ in range(count):
-        size = 0
+        size, room = 0, allowance.limit - allowance.spent
         with suppress(Exception):  # of many kinds where one is damaged; torch says so, later
             for operation, argument, _ in pickletools.genops(file):
                 size += _COSTS.get(operation.name, _LEAST)
@@ -162,6 +162,8 @@ def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance
                 # torch lets a pickle call it, and it fills memory of any size
                 if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
                     size += allowance.limit
+                if size > room:
+                    break
         allowance.take(size, "its pickle")
 
 
@@ -210,7 +212,7 @@ def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[An
         if before is None:
             around.discard(id(held))
         elif isinstance(held, Mapping) and id(held) not in around:  # a dict may hold itself
-            allowance.take(64 + len(before), "the names of its dicts")
+            allowance.take(512 + len(before), "the names of its dicts")
             yield before, held
             around.add(id(held))
             waiting.append((None, held))

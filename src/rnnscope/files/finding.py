@@ -22,6 +22,7 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
+from rnnscope.files.allowance import LargeError
 from rnnscope.files.found import (
     CELL_KINDS,
     AmbiguousError,
@@ -202,7 +203,9 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
     fits: dict[frozenset[str], list[_Fit]] = {}
     reasons: list[str] = []
     for each in layouts:
-        for group in _groups(raw, each):
+        groups = list(_groups(raw, each))
+        raw.allowance.check_layers(len(groups))
+        for group in groups:
             here = as_marked(raw, layer_name(group.prefix), _place(raw.path, group), wanted)
             # rnnscope's own names are PyTorch's, but for the peepholes
             repeated = each.name == "rnnscope" and here.cell not in _DECLARED_ONLY
@@ -211,7 +214,7 @@ def _matched(raw: Raw, layout: Layout | None, wanted: Wanted) -> list[Found]:
             try:
                 found = _fits(raw, group, each, here, strict=layout is not None)
             except FileError as error:
-                if each.name in _PYTORCH:
+                if each.name in _PYTORCH or isinstance(error, LargeError):
                     raise
                 reasons.append(str(error))
                 continue
@@ -331,7 +334,7 @@ def _joined(
 
 def _fits(raw: Raw, group: _Group, layout: Layout, wanted: Wanted, *, strict: bool) -> list[_Fit]:
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
-    place, allowance = _place(raw.path, group), raw.allowance
+    place = _place(raw.path, group)
     kinds = [k for k in layout.cells if wanted.cell is None or k in CELL_KINDS[wanted.cell]]
     if layout.name in _PYTORCH:
         kind, layer = assembled(
@@ -356,7 +359,9 @@ def _fits(raw: Raw, group: _Group, layout: Layout, wanted: Wanted, *, strict: bo
         if not tensors:
             continue
         try:
-            layer = converted(layout, tensors, kind, allowance)
+            layer = converted(raw, layout, tensors, kind)
+        except LargeError:
+            raise
         except (FileError, ShapeError, DtypeError, RefusedError) as error:
             reasons.append(f"{kind}: {error}")
             continue

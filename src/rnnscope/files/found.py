@@ -22,6 +22,7 @@ from rnnscope.cells import (
 )
 from rnnscope.errors import FileError, RnnscopeError
 from rnnscope.files.allowance import Allowance
+from rnnscope.files.raw import Raw
 from rnnscope.layouts import Converted, Layout, to_torch
 from rnnscope.layouts.kinds import storage_kind
 from rnnscope.recurrent import Recurrent
@@ -122,12 +123,19 @@ def layer_name(before: str) -> str:
 
 
 def converted(
-    layout: Layout | str, tensors: Mapping[str, Tensor], kind: str, allowance: Allowance
+    raw: Raw, layout: Layout | str, tensors: Mapping[str, Tensor], kind: str
 ) -> Converted:
-    """The layer in arrays of a layout. Raises what ``to_torch`` raises, and ``FileError`` where it
-    takes more than the file may."""
-    with allowance.attempt(sum(tensor.nbytes for tensor in tensors.values()), ", ".join(tensors)):
-        return to_torch(layout, tensors, kind=kind)
+    """The layer in arrays of a layout; the same arrays, which a file may hold under several names,
+    give one layer. Raises what ``to_torch`` raises, and ``FileError`` where it takes more memory
+    than the file may."""
+    name = layout if isinstance(layout, str) else layout.name
+    key = name, kind, *sorted((name, id(tensor)) for name, tensor in tensors.items())
+    if key not in raw.conversions:
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        with raw.allowance.attempt(size, ", ".join(tensors)):
+            # the tensors, too, so that nothing else gets their ids
+            raw.conversions[key] = to_torch(layout, tensors, kind=kind), tensors
+    return raw.conversions[key][0]
 
 
 class Copies:
@@ -158,8 +166,8 @@ def module_of(found: Found, wanted: Wanted, copies: Copies) -> nn.Module:
     if wanted.dropout and options["num_layers"] > 1:
         options["dropout"] = wanted.dropout
     kind = None if found.reverse else _TORCH.get(cell)
-    state = dict(found.state)
     module: nn.Module
+    copied = {name: copies.of(value, found.name) for name, value in found.state.items()}
     try:
         if kind is not None:
             if kind is nn.RNN:
@@ -169,10 +177,8 @@ def module_of(found: Found, wanted: Wanted, copies: Copies) -> nn.Module:
         else:
             module = Recurrent(cell, **options, reverse=found.reverse, device="meta")
             if found.reverse:
-                state = {f"{name}_reverse": value for name, value in state.items()}
-        parameters = {
-            name: nn.Parameter(copies.of(value, found.name)) for name, value in state.items()
-        }
+                copied = {f"{name}_reverse": value for name, value in copied.items()}
+        parameters = {name: nn.Parameter(value) for name, value in copied.items()}
         module.load_state_dict(parameters, assign=True)
     except RnnscopeError as error:
         raise FileError(f"{found.place}: {error}") from error

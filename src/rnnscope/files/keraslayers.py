@@ -12,6 +12,7 @@ from typing import Any
 
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
+from rnnscope.files.allowance import LargeError
 from rnnscope.files.found import AmbiguousError, Found, Wanted, converted
 from rnnscope.files.kerasfile import configured
 from rnnscope.files.marking import as_marked
@@ -68,6 +69,7 @@ def layers_of_keras(raw: Raw, wanted: Wanted) -> list[Found]:
             direction = f"{match['direction']}_layer/" if match["direction"] else ""
             layer = match["layer"] or ""
             layers.setdefault(layer, {})[direction + match["part"]] = held
+    raw.allowance.check_layers(len(layers))
     configs = _configs(raw.config)
     return [
         _layer(raw, name, arrays, configs.get(name) or _by_order(name, configs), wanted)
@@ -130,7 +132,9 @@ def _layer(
             raise FileError(f"{place}: {part} holds no floating-point numbers")
     layout, kind = _reading(place, arrays, config, wanted)
     try:
-        layer = converted(layout, tensors, kind, raw.allowance)
+        layer = converted(raw, layout, tensors, kind)
+    except LargeError:
+        raise
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
     cell, assumed = _activated(raw, place, kind, layer.cell, config, wanted)

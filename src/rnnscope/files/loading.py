@@ -120,22 +120,12 @@ def built_of(
     try:
         raw = read_raw(path)
         found = _found_in(raw, wanted, layout, names, layer)
-        most = _LAYERS + raw.allowance.size // _ROOM
-        if len(found) > most:
-            raise FileError(
-                f"{path}: {len(found)} recurrent layers, where at most {most} are built at once "
-                f"of a file of {raw.allowance.size} bytes; choose one with "
-                f"layer={found[0].name!r}"
-            )
         copies = Copies(raw.allowance)
         return [(each, module_of(each, wanted, copies)) for each in found]
     except MemoryError as error:
         raise FileError(
             f"{path}: this machine has too little memory for it; choose a layer with layer=..."
         ) from error
-
-
-_LAYERS, _ROOM = 4000, 4096  # so many modules are always built, and one for so many bytes
 
 
 def _found_in(

@@ -46,6 +46,7 @@ _CONSTANTS = {  # attributes of Constant
 }
 _LISTS = {4: "<f4", 10: "<f8"}  # fields of floating numbers, in a row
 _PART = 512  # bytes of memory for a node, an initialiser, an attribute
+_SCOPE = 2048  # and for a graph
 _NUMBER = 20  # a list of numbers takes so many times its bytes in the file
 _MOST_DIMS = 32
 _DEPTH = 32  # graphs inside nodes
@@ -63,8 +64,8 @@ def read_onnx(path: Path) -> Raw:
     beside: dict[Path, Window] = {}
     scopes: list[tuple[_Scope, Message]] = []
     for graph in model.spans(7):
+        window.allowance.take(_SCOPE, "its graphs")
         scope = _Scope(path, None, window, beside)
-        scope.part()
         scopes.append((scope, graph))
         scope.walk(graph, nodes, 0)
     if not scopes:
@@ -149,7 +150,7 @@ class _Scope:
             if number == 5:
                 self.part()
                 for graph in value.spans(6, 11):
-                    self.part()
+                    self.part(_SCOPE)
                     inner.append(graph)
             elif number == 4:
                 op = value.text

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError
-from rnnscope.files.allowance import Allowance
 from rnnscope.files.found import Found, converted
 from rnnscope.files.raw import Node, Raw
 from rnnscope.layouts import layout_named
@@ -46,6 +45,7 @@ _DIRECTIONS = ("forward", "reverse", "bidirectional")
 def layers_of_nodes(raw: Raw) -> list[Found]:
     """Each node a layer of its own, as ONNX has no stacks. Raises ``FileError`` and
     ``RefusedError`` for what no layer can hold, with the reason."""
+    raw.allowance.check_layers(len(raw.nodes))
     found: list[Found] = []
     ends: dict[str, str] = {}  # what the last layer of a name has behind it
     taken: set[str] = set()
@@ -56,11 +56,12 @@ def layers_of_nodes(raw: Raw) -> list[Found]:
         ends[node.name] = end
         taken.add(name)
         raw.allowance.take(len(name), "the names of its layers")
-        found.append(_layer(f"{raw.path}, {node.op} {node.name}", name, node, raw.allowance))
+        found.append(_layer(raw, name, node))
     return found
 
 
-def _layer(place: str, name: str, node: Node, allowance: Allowance) -> Found:
+def _layer(raw: Raw, name: str, node: Node) -> Found:
+    place = f"{raw.path}, {node.op} {node.name}"
     facts = node.attributes
     if facts.get("clip") is not None:
         raise RefusedError(f"{place}: clip={facts['clip']}: no cell here clips its arguments")
@@ -73,7 +74,7 @@ def _layer(place: str, name: str, node: Node, allowance: Allowance) -> Found:
         kind = "gru" if facts.get("linear_before_reset", 0) else "gru_reset_before"
     else:
         kind = node.op.lower() + "_coupled" * coupled + "_peephole" * ("P" in arrays)
-    layer = converted("onnx", arrays, kind, allowance)
+    layer = converted(raw, "onnx", arrays, kind)
     two = direction == "bidirectional"
     if layer.options["bidirectional"] != two:
         raise FileError(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rnnscope.files.allowance import Allowance
 from rnnscope.files.window import Held
+from rnnscope.layouts import Converted
 
 __all__ = ["Node", "Raw", "by_number"]
 
@@ -44,7 +45,7 @@ class Raw:
     counts the memory that it takes. ``arrays`` are not read yet. ``config`` is the text in which
     Keras describes the model; ``names`` maps a group of arrays to the name that the model gives
     it; ``nodes`` are those of ONNX; ``cells`` are those that rnnscope wrote beside the arrays, by
-    layer.
+    layer; ``conversions`` are the layers that were made of its arrays, with these arrays.
     """
 
     path: Path
@@ -56,3 +57,4 @@ class Raw:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     cells: Mapping[str, str] = field(default_factory=dict)
+    conversions: dict[Any, tuple[Converted, Any]] = field(default_factory=dict)
