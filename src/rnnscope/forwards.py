@@ -50,7 +50,7 @@ class Observer(Protocol):
         """The layer raised, or returned what cannot be captured."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forward:
     """One forward of a recurrent module: ``direct`` where it was called past ``__call__``."""
 
@@ -182,7 +182,7 @@ def _match_stance() -> None:
         return  # nothing is compiled yet, or torch is older than the switch
     if _observers and dynamo._stance.stance != "force_eager":
         _stance = dynamo._stance
-        torch.compiler.set_stance("force_eager")
+        dynamo._set_stance(type(_stance)("force_eager"))
     elif not _observers and _stance is not None:
         dynamo._set_stance(_stance)
         _stance = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
-from weakref import finalize
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,12 @@ def watch(
     A watch records the calls of its own context: those of the thread or asyncio task that entered
     it, and of what takes over its context, as do tasks that are created inside,
     ``asyncio.to_thread``, and a thread whose function is run by
-    ``contextvars.copy_context().run``. Calls from elsewhere (a thread pool, a server's other
-    requests, the threads of ``nn.DataParallel``) run as always; ``seen.skipped`` counts them.
-    Several watches may be on at once, in any threads. While any is on, torch.compile runs
-    compiled code as it was written, in every thread: it has one setting for the process.
+    ``contextvars.copy_context().run``. Calls from elsewhere, such as a thread pool's or a server's
+    other requests, run as always, and ``seen.skipped`` counts them. A backward pass in another
+    thread, such as torch's own on a GPU, gives its gradients all the same. The replicas that
+    ``nn.DataParallel`` makes for each call are other modules, which no watch sees. Several watches
+    may be on at once, in any threads; while any is, torch.compile runs compiled code as it was
+    written in all of them, since the process has one setting for it.
 
     ``names``: only these layers, as exact names or patterns such as "decoder.*"; ``every``: every
     n-th call of each layer; ``last``: keep only the last n recorded calls of each. ``record`` and
@@ -132,9 +134,9 @@ class Watch(Seen):
         self._wanted = wanted
         self._on = False
         # calls that are made once more in a backward pass, which alone makes their graph
-        self._again: dict[int, Trace] = {}
+        self._again: WeakKeyDictionary[Forward, Trace] = WeakKeyDictionary()
         # calls that are being made: their layers and numbers
-        self._begun: dict[int, tuple[Layer, int]] = {}
+        self._begun: WeakKeyDictionary[Forward, tuple[Layer, int]] = WeakKeyDictionary()
         # by identity: each layer's module with its first name, or None where it is not wanted
         self._modules: dict[int, tuple[nn.Module, str | None]] = {}
 
@@ -166,8 +168,6 @@ class Watch(Seen):
         self._look()  # what was added meanwhile and cannot be recorded is told too
         for layer in self._layers.values():
             layer.handed = None
-        self._again.clear()
-        self._begun.clear()
         self._on = False  # last: an interrupt before leaves something to be done again
 
     def _listen(self, on: bool) -> None:
@@ -245,7 +245,7 @@ class Watch(Seen):
                 self._skip(layer.name, why)
                 return False
             if in_backward and self._is_recomputation(layer, forward):
-                return id(forward) in self._again
+                return forward in self._again
             if not within:
                 layer.elsewhere += 1
                 return False
@@ -253,7 +253,7 @@ class Watch(Seen):
             if (layer.count - 1) % self._wanted.every:
                 layer.handed = None
                 return False
-            self._begun[id(forward)] = layer, layer.count - 1
+            self._begun[forward] = layer, layer.count - 1
             return True
 
     def _layer_of(self, module: nn.Module) -> Layer | None:
@@ -271,7 +271,7 @@ class Watch(Seen):
         if original is not None:
             original.recomputed = True
             if torch.is_grad_enabled() and original.received and not original.received.listening:
-                self._again[id(forward)] = original
+                self._again[forward] = original
             return True
         if not forward.in_checkpoint:
             return False
@@ -281,11 +281,11 @@ class Watch(Seen):
 
     def returned(self, forward: Forward, taken: Captured) -> None:
         """Open a call that has just returned."""
-        original = self._again.pop(id(forward), None)
+        original = self._again.pop(forward, None)
         if original is not None:
             undisturbed(_listen_to, original, taken.output)
             return
-        layer, _ = self._begun.pop(id(forward))
+        layer, _ = self._begun.pop(forward)
         try:
             trace = undisturbed(self._opened, taken)
         except BaseException:
@@ -306,9 +306,9 @@ class Watch(Seen):
 
     def missed(self, forward: Forward, why: str) -> None:
         """List a call that was begun and cannot be recorded."""
-        if self._again.pop(id(forward), None) is not None:
+        if self._again.pop(forward, None) is not None:
             return  # it was recorded when it was made
-        layer, number = self._begun.pop(id(forward))
+        layer, number = self._begun.pop(forward)
         with self._lock:
             self._skip(layer.name, f"call {number}: {why}")
 
