@@ -39,10 +39,10 @@ class Node:
 class Raw:
     """What a file holds.
 
-    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras`` or ``onnx``. ``arrays`` are not
-    read yet. ``config`` is the text in which Keras describes the model; ``names`` maps a group of
-    arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
-    that rnnscope wrote beside the arrays, by layer.
+    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras``, ``onnx`` or ``json``. ``arrays`` are
+    not read yet. ``config`` is the text in which Keras describes the model, or a ``Document`` of
+    JSON; ``names`` maps a group of arrays to the name that the model gives it; ``nodes`` are those
+    of ONNX; ``cells`` are those that rnnscope wrote beside the arrays, by layer.
     """
 
     path: Path
