@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,13 +19,15 @@ from rnnscope.files.jsontext import Numbers, parsed
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held, Window
 
-__all__ = ["BESIDE", "OWN", "PARAMETER", "Document", "read_json"]
+__all__ = ["JSON_ENDINGS", "OWN", "PARAMETER", "USUAL", "Document", "read_json"]
+
+JSON_ENDINGS = (".nam", ".json")
 
 OWN = "rnnscope"
 """The key under which ``save`` says what a format has no place for; others pass over it."""
 
-BESIDE = ("h_0", "c_0", "head.weight", "head.bias", "skip", "sample_rate")
-"""The numbers that a model in JSON may have beside its layers."""
+USUAL: Mapping[str, str] = MappingProxyType({"nam": "lstm", "guitarml": "rec"})
+"""What a layer is called where the format has one, and no name for it."""
 
 PARAMETER = re.compile(
     r"(?P<before>(?:.*[./:_\-])?)(?P<own>(?:weight|bias)_(?:ih|hh|hr))"
@@ -49,6 +52,19 @@ class Document:
         """float32, in which the programs compute, unless ``save`` said otherwise."""
         name = self.own.get("dtype")
         return _DTYPES.get(name, torch.float32) if isinstance(name, str) else torch.float32
+
+    @property
+    def name(self) -> str | None:
+        """What the one layer was called when it was saved."""
+        name = self.own.get("name")
+        return name if isinstance(name, str) and name else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What ``save`` could not keep, or filled in."""
+        texts = self.own.get("notes")
+        texts = texts if isinstance(texts, list) else []
+        return tuple(text for text in texts if isinstance(text, str))
 
 
 def read_json(path: Path) -> Raw:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rnnscope.errors import DtypeError, FileError, ShapeError
 from rnnscope.files.found import CELL_KINDS, Found, Wanted, kind_name, layer_name
-from rnnscope.files.jsonfile import PARAMETER, Document
+from rnnscope.files.jsonfile import PARAMETER, USUAL, Document
 from rnnscope.files.jsontext import Numbers
 from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
@@ -137,17 +137,6 @@ def _converted(place: str, layout: str, arrays: Mapping[str, Tensor], kind: str)
         raise FileError(f"{place}: {error}") from error
 
 
-def _own_name(document: Document, usual: str) -> str:
-    name = document.own.get("name")
-    return name if isinstance(name, str) and name else usual
-
-
-def _said(document: Document) -> tuple[str, ...]:
-    """What ``save`` could not keep, or filled in."""
-    texts = document.own.get("notes")
-    return tuple(t for t in texts if isinstance(t, str)) if isinstance(texts, list) else ()
-
-
 def _head_note(name: str, weight: Tensor) -> str:
     outputs, units = weight.shape
     return (
@@ -205,7 +194,7 @@ def _nam(path: Path, document: Document) -> Found:
     rate = document.data.get("sample_rate")
     if isinstance(rate, int | float) and not isinstance(rate, bool):
         beside["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
-    name = _own_name(document, "lstm")
+    name = document.name or USUAL["nam"]
     notes = [_head_note(name, beside["head.weight"])]
     if any(bool(beside[state].count_nonzero()) for state in ("h_0", "c_0")):
         notes.insert(0, _state_note(name))
@@ -219,7 +208,7 @@ def _nam(path: Path, document: Document) -> Found:
         state=converted.state_dict,
         options=converted.options,
         batch_first=True,
-        assumed=(*notes, *_said(document)),
+        assumed=(*notes, *document.notes),
         beside=beside,
     )
 
@@ -258,7 +247,7 @@ def _rtneural(path: Path, document: Document) -> list[Found]:
         found.append(
             replace(
                 layer,
-                assumed=(*layer.assumed, *notes, *(_said(document) if last else ())),
+                assumed=(*layer.assumed, *notes, *(document.notes if last else ())),
                 beside=head if last else {},
             )
         )
@@ -365,7 +354,7 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
         usual = layer_name(before)
         place = f"{where}, {usual}" if usual else where
         kind, converted = assembled(place, arrays)
-        name = _own_name(document, usual) if len(groups) == 1 else usual
+        name = document.name if document.name and len(groups) == 1 else usual
         notes, beside = [], dict(head)
         if isinstance(facts, dict) and before == "rec.":
             _agree(f"{path}, model_data", facts, kind, converted)
@@ -386,7 +375,7 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
                 cell=converted.cell,
                 state=converted.state_dict,
                 options=converted.options,
-                assumed=(*notes, *_said(document)),
+                assumed=(*notes, *document.notes),
                 beside=beside,
             )
         )

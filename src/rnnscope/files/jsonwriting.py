@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rnnscope.adopt import Adopted
 from rnnscope.errors import RefusedError
-from rnnscope.files.jsonfile import OWN
+from rnnscope.files.jsonfile import JSON_ENDINGS, OWN, USUAL
 from rnnscope.layouts import Layout
 from rnnscope.layouts.kinds import kind_of
 
@@ -30,7 +30,6 @@ __all__ = [
     "refuse_layout",
 ]
 
-JSON_ENDINGS = (".nam", ".json")
 JSON_LAYOUTS = ("nam", "rtneural", "guitarml")
 _VERSION = "0.5.4"  # of .nam: the oldest that every program of today reads
 _UNITS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
@@ -82,7 +81,7 @@ def json_of(path: Path, layout: Layout, layers: Sequence[Written]) -> bytes:
     own: dict[str, Any] = {"notes": notes} if notes else {}
     if dtypes != {torch.float32}:
         own["dtype"] = str(max(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    if layout.name != "rtneural" and layers[0].name:
+    if layers[0].name and layers[0].name != USUAL.get(layout.name, layers[0].name):
         own["name"] = layers[0].name
     return json.dumps({**data, **({OWN: own} if own else {})}, allow_nan=False).encode()
 

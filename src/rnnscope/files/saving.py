@@ -20,13 +20,8 @@ from rnnscope.adopt import Adopted, adopt
 from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name, layer_name
-from rnnscope.files.jsonwriting import (
-    JSON_ENDINGS,
-    Written,
-    json_of,
-    refuse_directions,
-    refuse_layout,
-)
+from rnnscope.files.jsonfile import JSON_ENDINGS
+from rnnscope.files.jsonwriting import Written, json_of, refuse_directions, refuse_layout
 from rnnscope.files.loading import Layers
 from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
