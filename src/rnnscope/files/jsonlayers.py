@@ -61,12 +61,22 @@ def _object(place: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _whole(place: str, facts: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _whole(
+    place: str,
+    facts: Mapping[str, Any],
+    key: str,
+    default: int | None = None,
+    most: int | None = None,
+) -> int:
+    """A whole number from 1, or the default, up to the most."""
     value = facts.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (value < 1 and value != default) or (most is not None and value > most):
+        least = 1 if default is None else min(1, default)
         got = _what(value) if key in facts else "nothing"
-        raise FileError(f"{place}: {key} must be a whole number from 1; got {got}")
-    return value
+        upto = "" if most is None else f" to {most}"
+        raise FileError(f"{place}: {key} must be a whole number from {least}{upto}; got {got}")
+    return int(value)
 
 
 def _numbers(place: str, value: Any, dims: int | None = None) -> Numbers:
@@ -192,7 +202,7 @@ def _nam(path: Path, document: Document) -> Found:
         "head.bias": flat[outputs * hidden :].clone(),
     }
     rate = document.data.get("sample_rate")
-    if isinstance(rate, int | float) and not isinstance(rate, bool):
+    if isinstance(rate, int | float) and 1 < rate < 1e9:  # others are no rate, NAM's default -1 too
         beside["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
     name = document.name or USUAL["nam"]
     notes = [_head_note(name, beside["head.weight"])]
@@ -319,7 +329,10 @@ def _dense_head(path: Path, document: Document, last: int) -> dict[str, Tensor]:
     matrix, bias = (
         _tensor(f"{place}, weights[{n}]", numbers, document) for n, numbers in enumerate(weights)
     )
-    return {"head.weight": matrix.T.contiguous(), "head.bias": bias}
+    return {
+        "head.weight": matrix.T.clone(memory_format=torch.contiguous_format),
+        "head.bias": bias.clone(),
+    }
 
 
 # state dicts --------------------------------------------------------------------------------
@@ -358,8 +371,9 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
         notes, beside = [], dict(head)
         if isinstance(facts, dict) and before == "rec.":
             _agree(f"{path}, model_data", facts, kind, converted)
-            skip = facts.get("skip")
-            if isinstance(skip, int) and not isinstance(skip, bool) and skip > 0:
+            channels = converted.options["input_size"]
+            skip = _whole(f"{path}, model_data", facts, "skip", 0, most=channels)
+            if skip:
                 beside["skip"] = torch.tensor(skip)
                 notes.append(f"skip={skip}: the model adds x[..., :{skip}] to what its head gives")
         if "head.weight" in beside:
@@ -397,7 +411,7 @@ def _linear_head(
         if f"lin.{key}" in state:
             place = f"{where}, lin.{key}"
             numbers = _numbers(place, state[f"lin.{key}"], dims)
-            found[f"head.{key}"] = _tensor(place, numbers, document)
+            found[f"head.{key}"] = _tensor(place, numbers, document).clone()
     # bias_fl=false: a head without
     found.setdefault("head.bias", torch.zeros(len(found["head.weight"]), dtype=document.dtype))
     return found

@@ -1,7 +1,7 @@
 """JSON as data that is not trusted: bounded in depth and memory, strict, with the place of damage.
 
-Numbers in lists, which are nearly all that such a file holds, go into one array of float64, eight
-bytes each; a list of lists of one shape is one ``Numbers``. Everything else is counted.
+Numbers in lists, which are nearly all that such a file holds, go into one array, four bytes each
+(eight where the file says float64); lists of one shape are one ``Numbers``. All else is counted.
 
 Source: RFC 8259; no duplicate keys, no NaN, no Infinity.
 """
@@ -63,9 +63,13 @@ class Numbers:
             yield Numbers(self.buffer, self.start + k * size, self.shape[1:])
 
     def tensor(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """A copy. A number beyond the type becomes infinite."""
-        flat = np.frombuffer(self.buffer, np.float64)[self.start : self.start + self.count]
-        return torch.from_numpy(flat).to(dtype, copy=True).reshape(self.shape)
+        """A view where the type is the buffer's. A number beyond the type becomes infinite."""
+        flat = np.frombuffer(self.buffer, self.buffer.typecode)
+        return (
+            torch.from_numpy(flat[self.start : self.start + self.count])
+            .to(dtype)
+            .reshape(self.shape)
+        )
 
 
 def parsed(window: Window) -> Any:
@@ -77,7 +81,8 @@ class _Parser:
     def __init__(self, window: Window) -> None:
         self.window, self.data = window, window.data
         self.at = 0
-        self.buffer: array[float] = array("d")
+        double = self.data.find(b'"float64"') >= 0  # as save marks a file
+        self.buffer: array[float] = array("d" if double else "f")
         self.counted = 0
 
     def document(self) -> Any:
