@@ -54,7 +54,7 @@ used:
 | key | what | nam | rtneural | guitarml |
 | --- | --- | --- | --- | --- |
 | `h_0`, `c_0` | trained initial states, (num_layers, 1, H): `layer(x, (h_0, c_0))` | always | | |
-| `head.weight`, `head.bias` | the linear layer after it | always | if nothing else follows | `lin` |
+| `head.weight`, `head.bias` | the linear layer after | always | if it is last | `lin` |
 | `skip` | the first `skip` inputs are added to what the head gives | | | where it is not 0 |
 | `sample_rate` | of the data, in Hz | where the file has it | | |
 
