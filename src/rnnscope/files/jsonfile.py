@@ -19,18 +19,18 @@ from rnnscope.files.jsontext import Numbers, parsed
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held, Window
 
-__all__ = ["JSON_ENDINGS", "OWN", "PARAMETER", "USUAL", "Document", "read_json"]
+__all__ = ["JSON_ENDINGS", "MARK", "PARAMETER", "USUAL", "Document", "read_json"]
 
 JSON_ENDINGS = (".nam", ".json")
 
-OWN = "rnnscope"
+MARK = "rnnscope"
 """The key under which ``save`` says what a format has no place for; others pass over it."""
 
 USUAL: Mapping[str, str] = MappingProxyType({"nam": "lstm", "guitarml": "rec"})
 """What a layer is called where the format has one, and no name for it."""
 
 PARAMETER = re.compile(
-    r"(?P<before>(?:.*[./:_\-])?)(?P<own>(?:weight|bias)_(?:ih|hh|hr))"
+    r"(?P<before>(?:.*[./:_\-])?)(?P<parameter>(?:weight|bias)_(?:ih|hh|hr))"
     r"(?P<end>_l[0-9]{1,3}(?:_reverse)?)?",
     re.DOTALL,
 )
@@ -45,24 +45,24 @@ class Document:
 
     layout: str
     data: Mapping[str, Any]
-    own: Mapping[str, Any]
+    marks: Mapping[str, Any]
 
     @property
     def dtype(self) -> torch.dtype:
         """float32, in which the programs compute, unless ``save`` said otherwise."""
-        name = self.own.get("dtype")
+        name = self.marks.get("dtype")
         return _DTYPES.get(name, torch.float32) if isinstance(name, str) else torch.float32
 
     @property
     def name(self) -> str | None:
         """What the one layer was called when it was saved."""
-        name = self.own.get("name")
+        name = self.marks.get("name")
         return name if isinstance(name, str) and name else None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What ``save`` could not keep, or filled in."""
-        texts = self.own.get("notes")
+        texts = self.marks.get("notes")
         texts = texts if isinstance(texts, list) else []
         return tuple(text for text in texts if isinstance(text, str))
 
@@ -77,8 +77,8 @@ def read_json(path: Path) -> Raw:
             f"and weights (a .nam), with layers that each have type and weights (RTNeural), or "
             f"with a state_dict of lists (GuitarML); got {_described(data)}"
         )
-    own = data.get(OWN)
-    document = Document(layout, data, own if isinstance(own, dict) else {})
+    marks = data.get(MARK)
+    document = Document(layout, data, marks if isinstance(marks, dict) else {})
     arrays = {
         name: Held(numbers.shape, True, lambda numbers=numbers: numbers.tensor(document.dtype))  # type: ignore[misc]
         for name, numbers in _named(data, "")

@@ -202,7 +202,7 @@ def _nam(path: Path, document: Document) -> Found:
         "head.bias": flat[outputs * hidden :].clone(),
     }
     rate = document.data.get("sample_rate")
-    if isinstance(rate, int | float) and 1 < rate < 1e9:  # others are no rate, NAM's default -1 too
+    if isinstance(rate, int | float) and 1 < rate < 1e9:  # -1 stands for an unknown rate
         beside["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
     name = document.name or USUAL["nam"]
     notes = [_head_note(name, beside["head.weight"])]
@@ -246,12 +246,12 @@ def _rtneural(path: Path, document: Document) -> list[Found]:
         )
     head = _dense_head(path, document, recurrent[-1])
     apart = {*recurrent, *([len(layers) - 1] if head else [])}
-    others = [f"layers[{k}] {kind[:40]}" for k, kind in enumerate(types) if k not in apart]
+    unused = [f"layers[{k}] {kind[:40]}" for k, kind in enumerate(types) if k not in apart]
     found: list[Found] = []
     for k in recurrent:
         layer = _rtneural_layer(path, document, k, types[k], [each.name for each in found])
         last = k == recurrent[-1]
-        notes = [f"the model's {', '.join(others)} are left out"] if others else []
+        notes = [f"the model's {', '.join(unused)} are left out"] if unused else []
         if last and head:
             notes.append(_head_note(layer.name, head["head.weight"]))
         found.append(
@@ -283,11 +283,11 @@ def _rtneural_layer(
     entries = list(shape.tensor().tolist()) if isinstance(shape, Numbers) else shape
     if isinstance(entries, list) and entries and entries[-1] != units:
         raise FileError(f"{place}, shape: expected {units} units last; got {_what(entries[-1])}")
-    told = facts.get("name")
-    name = told if isinstance(told, str) and told else kind
+    title = facts.get("name")
+    base = name = title if isinstance(title, str) and title else kind
     number = 1
     while name in names:
-        name, number = f"{told or kind}_{number}", number + 1
+        name, number = f"{base}_{number}", number + 1
     activation = facts.get("activation")
     notes = []
     if activation not in (None, "", "tanh"):
@@ -340,16 +340,16 @@ def _dense_head(path: Path, document: Document, last: int) -> dict[str, Tensor]:
 
 def _state_dict(path: Path, document: Document) -> list[Found]:
     """GuitarML's, and one that is the whole file, as RTNeural's examples for PyTorch have it."""
-    told = document.layout == "guitarml"
-    where = f"{path}, state_dict" if told else f"{path}"
-    state = document.data["state_dict"] if told else document.data
+    wrapped = document.layout == "guitarml"
+    where = f"{path}, state_dict" if wrapped else f"{path}"
+    state = document.data["state_dict"] if wrapped else document.data
     groups: dict[str, dict[str, Held]] = {}
     used: set[str] = set()
     for key, value in state.items():
         if (match := PARAMETER.fullmatch(key)) is not None:
             numbers = _numbers(f"{where}, {key}", value)
-            own = match["own"] + (match["end"] or "_l0")
-            groups.setdefault(match["before"], {})[own] = _held(
+            parameter = match["parameter"] + (match["end"] or "_l0")
+            groups.setdefault(match["before"], {})[parameter] = _held(
                 f"{where}, {key}", numbers, document
             )
             used.add(key)
@@ -358,10 +358,10 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
             f"{where}: expected weight_ih_l0 and weight_hh_l0 of a recurrent layer, as in "
             f"'rec.weight_hh_l0'; got {', '.join(map(repr, list(state)[:8])) or 'nothing'}"
         )
-    head = _linear_head(where, document, state, groups) if told else {}
+    head = _linear_head(where, document, state, groups) if wrapped else {}
     used |= {f"lin.{key.removeprefix('head.')}" for key in head}
-    others = [key for key in state if key not in used]
-    facts = document.data.get("model_data") if told else None
+    unused = [key for key in state if key not in used]
+    facts = document.data.get("model_data") if wrapped else None
     found: list[Found] = []
     for before, arrays in groups.items():
         usual = layer_name(before)
@@ -378,8 +378,8 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
                 notes.append(f"skip={skip}: the model adds x[..., :{skip}] to what its head gives")
         if "head.weight" in beside:
             notes.append(_head_note(name, beside["head.weight"]))
-        if others:
-            notes.append(f"the model's {', '.join(others[:8])} are left out")
+        if unused:
+            notes.append(f"the model's {', '.join(unused[:8])} are left out")
         found.append(
             Found(
                 name=name,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rnnscope.adopt import Adopted
 from rnnscope.errors import RefusedError
-from rnnscope.files.jsonfile import JSON_ENDINGS, OWN, USUAL
+from rnnscope.files.jsonfile import JSON_ENDINGS, MARK, USUAL
 from rnnscope.layouts import Layout
 from rnnscope.layouts.kinds import kind_of
 
@@ -74,16 +74,16 @@ def json_of(path: Path, layout: Layout, layers: Sequence[Written]) -> bytes:
             f"for each"
         )
     data, kept, notes = _WRITERS[layout.name](path, layers)
-    left = [name for layer in layers for name in layer.beside if name not in kept]
-    if left:
-        notes = [*notes, f"{', '.join(left)} of the model that was read are not in this file"]
+    dropped = [name for layer in layers for name in layer.beside if name not in kept]
+    if dropped:
+        notes = [*notes, f"{', '.join(dropped)} of the model that was read are not in this file"]
     dtypes = {next(iter(layer.arrays[0].values())).dtype for layer in layers}
-    own: dict[str, Any] = {"notes": notes} if notes else {}
+    marks: dict[str, Any] = {"notes": notes} if notes else {}
     if dtypes != {torch.float32}:
-        own["dtype"] = str(max(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+        marks["dtype"] = str(max(dtypes, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
     if layers[0].name and layers[0].name != USUAL.get(layout.name, layers[0].name):
-        own["name"] = layers[0].name
-    return json.dumps({**data, **({OWN: own} if own else {})}, allow_nan=False).encode()
+        marks["name"] = layers[0].name
+    return json.dumps({**data, **({MARK: marks} if marks else {})}, allow_nan=False).encode()
 
 
 _Model = tuple[dict[str, Any], set[str], list[str]]  # the data, what it keeps, what is to be said

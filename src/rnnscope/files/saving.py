@@ -74,9 +74,9 @@ def save(
             f"{path}: a .keras file holds a whole model with its configuration; write .h5 with "
             f"layout='keras', and model.load_weights(path) in Keras"
         )
-    others = (".onnx", *JSON_ENDINGS)
-    if ending not in (*_WRITERS, *others):
-        known = ", ".join((*_WRITERS, *others))
+    whole_models = (".onnx", *JSON_ENDINGS)
+    if ending not in (*_WRITERS, *whole_models):
+        known = ", ".join((*_WRITERS, *whole_models))
         raise FileError(f"{path}: expected a file ending in {known}; got {ending or 'none'}")
     if layout is None:
         layout = {".onnx": "onnx", ".nam": "nam"}.get(ending, "pytorch")
