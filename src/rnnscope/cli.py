@@ -28,6 +28,7 @@ from rnnscope.errors import ShapeError
 from rnnscope.escaping import printable
 from rnnscope.files import load, save
 from rnnscope.files.found import AmbiguousError
+from rnnscope.files.jsonfile import JSON_ENDINGS, read_json
 from rnnscope.files.loading import READERS
 from rnnscope.files.showing import contents
 from rnnscope.inputs import MOST, read_sequence, sequence
@@ -480,7 +481,7 @@ def convert(
         typer.Option(
             metavar="LAYOUT",
             help=f"How it is to be stored: {', '.join(LAYOUTS)}.  [default: onnx in .onnx, "
-            "else pytorch]",
+            "nam in .nam, else pytorch]",
             show_default=False,
         ),
     ] = None,
@@ -494,7 +495,8 @@ def convert(
 ) -> None:
     """Read the recurrent layers of IN and write them to OUT, in the layout of any framework.
 
-    Only recurrent layers are written; an existing OUT is replaced whole, or not at all.
+    Only recurrent layers are written, and of a model in JSON its head where OUT is JSON too; an
+    existing OUT is replaced whole, or not at all.
     """
     kind = cell.value if cell else None
     with _options_told(layout="--from"):
@@ -512,6 +514,9 @@ def convert(
                 f"    an rnn of {layout or 'pytorch'} is {usual} unless told otherwise: "
                 f"activation={own!r}"
             )
+    if target.suffix.lower() in JSON_ENDINGS:
+        for note in read_json(target).config.notes:
+            say(f"    {printable(note)}")
     say(f"written to {printable(str(target))}")
 
 

@@ -32,6 +32,7 @@ from rnnscope.files.found import (
     kind_name,
     layer_name,
 )
+from rnnscope.files.jsonlayers import layers_of_json
 from rnnscope.files.keraslayers import layers_of_keras
 from rnnscope.files.marking import as_marked
 from rnnscope.files.onnxlayers import layers_of_nodes
@@ -48,7 +49,7 @@ __all__ = ["find"]
 # those that have PyTorch's names, but not in PyTorch
 _DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.cells)
 # not tried unless asked for: their names say nothing, or only repeat another's
-_ASKED = ("rnnscope", "onnx")
+_ASKED = ("rnnscope", "onnx", "nam", "rtneural", "guitarml")
 _PYTORCH = ("pytorch", "pytorch_cell")
 _ALIASES = {
     "weight_ih": "[wW]_?ih",
@@ -70,6 +71,8 @@ def find(
     chosen = layout_named(layout) if isinstance(layout, str) else layout
     if names is not None:
         found = [_named(raw, names, chosen or layout_named("pytorch"), wanted)]
+    elif raw.kind == "json":
+        found = layers_of_json(raw, chosen, wanted)
     elif chosen is None and raw.nodes:
         found = layers_of_nodes(raw)
     elif chosen is None and raw.kind == "keras":

@@ -93,7 +93,7 @@ class Found:
 
     ``layout`` and ``gates`` say how the file keeps it; ``batch_first`` is None where the file
     does not say; ``assumed`` is what was taken for granted, and what the model around the layer
-    does that the layer does not.
+    does that the layer does not; ``beside`` are numbers of that model, such as a trained ``h_0``.
     """
 
     name: str
@@ -106,6 +106,7 @@ class Found:
     reverse: bool = False
     batch_first: bool | None = None
     assumed: tuple[str, ...] = field(default=())
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def kind_name(cell: Cell) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from rnnscope.errors import (
     AddressError,
@@ -19,6 +19,7 @@ from rnnscope.errors import (
 from rnnscope.files.arrays import read_npz, read_safetensors, read_torch
 from rnnscope.files.finding import find
 from rnnscope.files.found import Copies, Found, Wanted, kind_name, module_of
+from rnnscope.files.jsonfile import read_json
 from rnnscope.files.kerasfile import read_hdf5_file, read_keras
 from rnnscope.files.onnxfile import read_onnx
 from rnnscope.files.raw import Raw
@@ -37,16 +38,26 @@ READERS: Mapping[str, Callable[[Path], Raw]] = {
     ".hdf5": read_hdf5_file,
     ".keras": read_keras,
     ".onnx": read_onnx,
+    ".nam": read_json,
+    ".json": read_json,
 }
 
 
 class Layers(dict[str, nn.Module]):
     """Recurrent layers by name. ``assumed`` holds, for each, what no file of its kind tells and
-    was taken for granted, and what the model around it does that the layer does not."""
+    was taken for granted, and what the model around it does that the layer does not. ``beside``
+    holds, for each, numbers of that model: of a model in JSON its ``head.weight`` and
+    ``head.bias``, of a .nam its trained ``h_0`` and ``c_0``, which a layer takes in its call."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], assumed: Mapping[str, tuple[str, ...]]):
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        assumed: Mapping[str, tuple[str, ...]] | None = None,
+        beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ):
         super().__init__(modules)
-        self.assumed = dict(assumed)
+        self.assumed = dict.fromkeys(modules, ()) | dict(assumed or {})
+        self.beside = {name: dict((beside or {}).get(name, {})) for name in modules}
 
 
 def load(
@@ -60,7 +71,8 @@ def load(
     batch_first: bool | None = None,
     dropout: float = 0.0,
 ) -> Layers:
-    """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras or .onnx file.
+    """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras, .onnx, .nam or
+    .json file.
 
     They are found by the names and shapes of arrays, in any known layout. A layer becomes
     ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold it, else ``rnnscope.Recurrent``; in
@@ -71,7 +83,9 @@ def load(
     What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
     is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
     in the result's ``assumed``. A file that says it is followed: Keras is ``batch_first``,
-    activations are the file's own, cells those that ``save`` was given.
+    activations are the file's own, cells those that ``save`` was given. A model in JSON is Neural
+    Amp Modeler's or RTNeural's, both ``batch_first``, or GuitarML's; what it has beside its layers,
+    a head and trained initial states, is in the result's ``beside``.
 
     >>> import os, tempfile, torch, rnnscope as rs
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -87,8 +101,11 @@ def load(
     """
     wanted = Wanted(cell, nonlinearity, batch_first, dropout)
     built = built_of(Path(path), wanted, layout, names, layer)
-    modules = {found.name: module for found, module in built}
-    return Layers(modules, {found.name: found.assumed for found, _ in built})
+    return Layers(
+        {found.name: module for found, module in built},
+        {found.name: found.assumed for found, _ in built},
+        {found.name: found.beside for found, _ in built},
+    )
 
 
 def read_raw(path: Path) -> Raw:

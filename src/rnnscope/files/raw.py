@@ -41,11 +41,12 @@ class Node:
 class Raw:
     """What a file holds.
 
-    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras``, ``hdf5`` or ``onnx``. ``allowance``
-    counts the memory that it takes. ``arrays`` are not read yet. ``config`` is the text in which
-    Keras describes the model; ``names`` maps a group of arrays to the name that the model gives
-    it; ``nodes`` are those of ONNX; ``cells`` are those that rnnscope wrote beside the arrays, by
-    layer; ``conversions`` are the layers that were made of its arrays, with these arrays.
+    ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras``, ``hdf5``, ``onnx`` or ``json``.
+    ``allowance`` counts the memory that it takes. ``arrays`` are not read yet. ``config`` is the
+    text in which Keras describes the model, or a ``Document`` of JSON; ``names`` maps a group of
+    arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
+    that rnnscope wrote beside the arrays, by layer; ``conversions`` are the layers that were made
+    of its arrays, with these arrays.
     """
 
     path: Path

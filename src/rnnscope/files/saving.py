@@ -21,6 +21,9 @@ from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.dense import require_numbers
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name, layer_name
+from rnnscope.files.jsonfile import JSON_ENDINGS
+from rnnscope.files.jsonwriting import Written, json_of, refuse_directions, refuse_layout
+from rnnscope.files.loading import Layers
 from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
@@ -40,14 +43,20 @@ def save(
     *,
     layout: Layout | str | None = None,
 ) -> None:
-    """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5 or .onnx file.
+    """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .onnx, .nam or .json
+    file.
 
     ``layers`` is one module, or modules by name; in ONNX and in Keras's files, where a layer must
     have a name, one module is called ``layer``. Beside the arrays the file says which cells they
     are, which ``load`` reads and others pass over. Arrays are named and stacked as the ``layout``
-    says: ``"pytorch"`` unless given, ``"onnx"`` for .onnx; ``"keras"`` in .h5 makes a file that
-    Keras loads with ``load_weights``. The file is written beside its place and renamed: an
-    existing one is replaced whole, or not at all.
+    says: ``"pytorch"`` unless given, ``"onnx"`` for .onnx, ``"nam"`` for .nam; ``"keras"`` in .h5
+    makes a file that Keras loads with ``load_weights``. The file is written beside its place and
+    renamed: an existing one is replaced whole, or not at all.
+
+    A .nam and a .json (``"rtneural"``, ``"guitarml"``) are whole models: their head and initial
+    states are those in ``layers.beside``, of what ``load`` gave or of ``files.Layers``; a head that
+    a format needs and does not get is of zeros. The file says so, and what of ``beside`` it cannot
+    hold; ``load`` has that in ``assumed``. Metadata and layers of other kinds are not kept.
 
     >>> import os, tempfile, torch, rnnscope as rs
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -66,11 +75,12 @@ def save(
             f"{path}: a .keras file holds a whole model with its configuration; write .h5 with "
             f"layout='keras', and model.load_weights(path) in Keras"
         )
-    if ending not in _WRITERS and ending != ".onnx":
-        known = ", ".join((*_WRITERS, ".onnx"))
+    whole_models = (".onnx", *JSON_ENDINGS)
+    if ending not in (*_WRITERS, *whole_models):
+        known = ", ".join((*_WRITERS, *whole_models))
         raise FileError(f"{path}: expected a file ending in {known}; got {ending or 'none'}")
     if layout is None:
-        layout = "onnx" if ending == ".onnx" else "pytorch"
+        layout = {".onnx": "onnx", ".nam": "nam"}.get(ending, "pytorch")
     chosen = layout_named(layout) if isinstance(layout, str) else layout
     if (ending == ".onnx") != (chosen.name == "onnx"):
         raise RefusedError(
@@ -81,6 +91,7 @@ def save(
                 else "its arrays belong to nodes, write a .onnx file"
             )
         )
+    refuse_layout(path, ending, chosen)
     modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
     if not modules:
         raise RefusedError(f"{path}: there are no layers to write")
@@ -88,8 +99,17 @@ def save(
         if (why := _why_no_name(name, ending, chosen)) is not None:
             raise RefusedError(f"{path}: a layer cannot be called {name!r}: {why}; rename it")
     ready = [_ready(name, module, chosen, ending) for name, module in modules.items()]
+    if ending in JSON_ENDINGS:
+        around = layers.beside if isinstance(layers, Layers) else {}
+        data = json_of(
+            path,
+            chosen,
+            [Written(r.name, r.adopted, r.arrays, around.get(r.name, {})) for r in ready],
+        )
     with replacing(path) as beside:
-        if ending == ".onnx":
+        if ending in JSON_ENDINGS:
+            beside.write_bytes(data)
+        elif ending == ".onnx":
             data = model_of(
                 [(each.name, each.adopted, numbered) for each, numbered in _numbered(ready)]
             )
@@ -189,8 +209,9 @@ def _ready(name: str, module: nn.Module, layout: Layout, ending: str) -> _Ready:
                 f"{place}layout {layout.name} holds no layer that runs from the end only; "
                 f"layout 'onnx' does"
             )
+    refuse_directions(place, layout, adopted)
     weights = adopted.weights(fresh=True)
-    split = layout.name in ("onnx", *_KERAS)  # frameworks without stacks
+    split = layout.name in ("onnx", "rtneural", *_KERAS)  # frameworks without stacks
     rows = [[row] for row in weights] if split else [list(weights)]
     arrays: list[Mapping[str, Tensor]] = []
     for stack in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from rnnscope.layouts.audio import GUITARML, NAM, RTNEURAL
 from rnnscope.layouts.exchange import BURN, COREML, MXNET, MXNET_CELL, ONNX
 from rnnscope.layouts.jax import EQUINOX, FLAX, FLAX_NNX, FLAX_NNX_OPTIMIZED, HAIKU
 from rnnscope.layouts.layout import Layout
@@ -34,6 +35,9 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             MXNET_CELL,
             COREML,
             BURN,
+            NAM,
+            RTNEURAL,
+            GUITARML,
         )
     }
 )

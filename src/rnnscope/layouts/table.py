@@ -38,6 +38,34 @@ attributes of ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs
 of files that do not say it, what was taken for granted is in `assumed`.
 """
 
+_JSON = """\
+## Models in JSON
+
+A .nam of Neural Amp Modeler (architecture LSTM), and a .json of RTNeural or of GuitarML
+(Automated-GuitarAmpModelling: NeuralPi, Proteus, ...), are whole models. What is in a file says
+whose it is, not its ending; a .json that is a state dict of PyTorch and nothing else, as RTNeural
+reads it too, is loaded as layout pytorch. A stack in a .nam or of GuitarML is one layer; RTNeural
+has no stacks. The numbers are float32, in which the programs compute. Layers of a .nam and of
+RTNeural are `batch_first`, as in the programs that train them; of GuitarML the file does not say.
+
+`rs.load(path).beside[name]` holds what the model has around its layer; `assumed` says how it is
+used:
+
+| key | what | nam | rtneural | guitarml |
+| --- | --- | --- | --- | --- |
+| `h_0`, `c_0` | trained initial states, (num_layers, 1, H): `layer(x, (h_0, c_0))` | always | | |
+| `head.weight`, `head.bias` | the linear layer after | always | if it is last | `lin` |
+| `skip` | the first `skip` inputs are added to what the head gives | | | where it is not 0 |
+| `sample_rate` | of the data, in Hz | where the file has it | | |
+
+`rs.save(layers, path)` writes these back as far as the format has them; `rnnscope.files.Layers`
+puts them around layers of your own. Not kept: a second bias of an LSTM but in guitarml (it is
+added to the first), the metadata of a .nam, RTNeural's layers of other kinds. A head that nam and
+guitarml need and nobody gave is of zeros, so that the model is silent; the file says so. Two
+directions, a projection, several stacks in one nam or guitarml, and cells that the table does not
+list for a layout are refused.
+"""
+
 _VERIFIED = """\
 ## Verified against
 
@@ -45,8 +73,9 @@ _VERIFIED = """\
 with random biases and initial states, and the arrays written back with the framework's own: Keras
 3, tf_keras (the cells of TensorFlow 1, the conversion of cuDNN files), onnxruntime, Flax (linen and
 nnx), Equinox, Haiku. Core ML's names are compared with its schema; its layers run on Apple's
-machines only. MXNet and burn were not run: their records follow their source. Keras and
-onnxruntime are among `make test`; to run them all:
+machines only. MXNet and burn were not run: their records follow their source. The record of
+RTNeural is that of Keras's layers, of which its exporter writes the weights. Keras and onnxruntime
+are among `make test`; to run them all:
 
 ```
 python3 -m venv frameworks
@@ -66,7 +95,9 @@ def document() -> str:
         f"- **{layout.name}**, {layout.title}: {_sentence(layout.remark)}{_link(layout.source)}"
         for layout in LAYOUTS.values()
     )
-    return f"{_INTRODUCTION}\n{table()}\n\n{_BESIDE}\n## Sources\n\n{sources}\n\n{_VERIFIED}"
+    return (
+        f"{_INTRODUCTION}\n{table()}\n\n{_BESIDE}\n{_JSON}\n## Sources\n\n{sources}\n\n{_VERIFIED}"
+    )
 
 
 def table() -> str:
