@@ -81,6 +81,7 @@ class Captured:
     products: torch.dtype
     random_state: Tensor | None
     ran: Ran | None = None  # by a module that computes by the equations itself
+    grad_mode: bool = False  # in which kernels may round otherwise
 
 
 class Capture:
@@ -122,7 +123,8 @@ class Capture:
             return
         assert self.before is not None, "a forward has its hook before"
         call, random_state = self.before
-        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard)
+        mode = torch.is_grad_enabled()
+        self.taken = captured(self.adopted, call, given[-1], random_state, self.heard, mode)
 
 
 def captured(
@@ -131,10 +133,12 @@ def captured(
     output: Any,
     random_state: Tensor | None,
     heard: Heard | None,
+    grad_mode: bool,
 ) -> Captured:
     """A call that has just returned, with the weights that it used and the type of its products.
 
-    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave.
+    To be called in the caller's own autocast state; ``heard`` is what ``attending`` gave,
+    ``grad_mode`` whether the layer ran with gradients enabled.
     """
     ran = None if heard is None else heard.ran
     if adopted.declared and ran is None:
@@ -145,7 +149,7 @@ def captured(
     live = adopted.weights() if ran is None else ran.weights
     snapshot = snapshot_of(adopted.module, live)
     products = _product_type(call.x)
-    return Captured(adopted, call, snapshot, live, output, products, random_state, ran)
+    return Captured(adopted, call, snapshot, live, output, products, random_state, ran, grad_mode)
 
 
 @contextmanager

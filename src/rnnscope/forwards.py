@@ -127,8 +127,9 @@ class Forward:
         first = output[0] if isinstance(output, tuple) else output
         if isinstance(first, Tensor) and type(first).__torch_dispatch__ is not plain:
             raise RefusedError(f"it ran on {type(first).__name__}, not on tensors of numbers")
+        mode = torch.is_grad_enabled()
         with undisturbed():
-            return captured(self.adopted, self.call, output, random_state, heard)
+            return captured(self.adopted, self.call, output, random_state, heard, mode)
 
 
 @contextmanager

@@ -92,6 +92,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 names,
                 taken.products,
                 taken.random_state,
+                taken.grad_mode,
                 thorough=check == "thorough",
             )
     if check is not False:
