@@ -6,11 +6,13 @@ This is the one file, beside the declarations, that knows the modules apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
@@ -350,6 +352,27 @@ class Structure:
             if packed.unsorted_indices is not None:
                 final = [value.index_select(1, packed.unsorted_indices) for value in final]
         return output, dict(zip(initial, final, strict=True))
+
+    def replay(
+        self,
+        x: Tensor,
+        packed: PackedSequence | None,
+        initial: Mapping[str, Tensor],
+        weights: tuple[Weights, ...],
+        grad_mode: bool,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``rerun`` as a call in this grad mode rounds, without a graph.
+
+        Kernels of training round otherwise than those of inference. On a CPU, with the tensors
+        of the call itself, every bit is that of the call.
+        """
+        autograd: Any = torch._C._autograd
+        # nothing is saved for a backward pass, nor seen by hooks of the caller's
+        discard = saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda tensor: tensor)
+        hooks = discard if autograd._saved_tensors_hooks_is_enabled() else nullcontext()
+        with torch.set_grad_enabled(grad_mode), hooks:
+            output, final = self.rerun(x, packed, initial, weights)
+        return output.detach(), {name: value.detach() for name, value in final.items()}
 
     @property
     def _fused(self) -> _Fused:

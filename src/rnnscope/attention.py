@@ -41,8 +41,8 @@ class Attention:
 
     ``masks``: what dropout inside a fused call multiplied with, in the order of the layers;
     ``weights``: what a cell handed to its fused call, in PyTorch's order; ``ran``: the numbers
-    named in ``record``, of a module that computes by the equations itself. ``deep``: whether
-    to look into fused calls.
+    named in ``record``, of a module that computes by the equations itself; ``grad_mode``: whether
+    gradients were enabled. ``deep``: whether to look into fused calls.
     """
 
     def __init__(self, module: nn.Module, record: frozenset[str], deep: bool) -> None:
@@ -50,10 +50,12 @@ class Attention:
         self.masks: list[Tensor] = []
         self.weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
         self.ran: Any = None
+        self.grad_mode = False
         self._before: Attention | None = None
 
     def start(self) -> None:
         """Pay attention to this thread from now on."""
+        self.grad_mode = torch.is_grad_enabled()
         self._before = _thread.attention
         _thread.attention = self
         _switch()

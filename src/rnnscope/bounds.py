@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,16 @@ from rnnscope.expr import (
     linear_recurrence,
 )
 
-__all__ = ["GPU_OFF", "Errors", "Rounding", "Size"]
+__all__ = [
+    "CASTS",
+    "FUNCTION_ROUNDINGS",
+    "GPU_OFF",
+    "OPERATION_ROUNDINGS",
+    "Errors",
+    "Rounding",
+    "Size",
+    "norms",
+]
 
 LANES = 16
 """Partial sums that a matrix kernel keeps at least (one AVX-512 or two AVX2 registers)."""
@@ -79,29 +89,31 @@ Size = float | Tensor | Linear
 class Rounding:
     """The unit roundoffs at work: in the sums of matrix products, in the casts around them (0
     where nothing is cast), and in elementwise operations. ``limit`` is the largest number of
-    the type, beyond which a result is inf; ``function`` what a bounded function may be off by
-    beside its roundings."""
+    the type, beyond which a result is inf; ``least`` a magnitude below which it may be lost;
+    ``function`` what a bounded function may be off by beside its roundings."""
 
     product: float
     cast: float
     operation: float
     limit: float
+    least: float
     function: float = 0.0
 
     @classmethod
     def of(cls, dtype: torch.dtype, device: torch.device, products: torch.dtype) -> Rounding:
         """For a layer that returns ``dtype`` and forms its products in ``products``.
 
-        TF32, where the backend may use it for float32, keeps 11 bits of each factor.
+        Where the backend may use TF32 or bfloat16 for float32, that is what it casts to.
         """
         operation = max(torch.finfo(dtype).eps, torch.finfo(products).eps) / 2
         limit = min(torch.finfo(dtype).max, torch.finfo(products).max)
+        least = max(map(_least, (dtype, products)))
         if products in (torch.float32, torch.float64):
-            cast = 2.0**-11 if products == torch.float32 and _tf32(device) else 0.0
+            cast = _cast_of_float32(device) if products == torch.float32 else 0.0
             rough = device.type == "cuda" and products == torch.float32
             function = GPU_FUNCTION if rough else 0.0
-            return cls(torch.finfo(products).eps / 2, cast, operation, limit, function)
-        return cls(torch.finfo(torch.float32).eps / 2, operation, operation, limit)
+            return cls(torch.finfo(products).eps / 2, cast, operation, limit, least, function)
+        return cls(torch.finfo(torch.float32).eps / 2, operation, operation, limit, least)
 
     def dot(self, length: int) -> float:
         """Error of a dot product of ``length`` terms, per unit of Σ|w||x|."""
@@ -109,10 +121,32 @@ class Rounding:
         return CONFIDENCE * math.sqrt(chain) * self.product + CASTS * self.cast
 
 
-def _tf32(device: torch.device) -> bool:
-    if torch.get_float32_matmul_precision() != "highest":
-        return True
-    return device.type == "cuda" and bool(torch.backends.cudnn.allow_tf32)
+def _least(dtype: torch.dtype) -> float:
+    """The smallest normal number, for a kernel may flush what is smaller to zero; of float16,
+    whose numbers are widened without that, half of the smallest number."""
+    found = torch.finfo(dtype)
+    return found.tiny * found.eps / 2 if dtype == torch.float16 else found.tiny
+
+
+CASTS_OF_FLOAT32 = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16": 2.0**-8}
+"""The unit roundoff by the names of torch's settings; of bfloat16 ("medium") on a CPU alone."""
+
+
+def _cast_of_float32(device: torch.device) -> float:
+    """The unit roundoff to which a backend may round the factors of a float32 product."""
+    settings: list[str] = []
+    backend = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    matmul = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    rnn: Any = getattr(backend, "rnn", None)
+    if hasattr(rnn, "fp32_precision"):
+        # asking torch.get_float32_matmul_precision() raises where these were set
+        of_products: Any = matmul.matmul
+        settings = [rnn.fp32_precision, of_products.fp32_precision]
+    else:
+        settings = [torch.get_float32_matmul_precision()]
+        if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+            settings.append("tf32")
+    return max(CASTS_OF_FLOAT32.get(setting, 0.0) for setting in settings)
 
 
 class Errors:
@@ -156,9 +190,6 @@ class Errors:
         return allowed
 
     def _begin(self, x_norm: Tensor, h_norm: Tensor, sizes: dict[Expr, Tensor]) -> None:
-        # the squares of very small numbers are zero, and the norm of them with it
-        least = math.sqrt(torch.finfo(x_norm.dtype).tiny)
-        x_norm, h_norm = x_norm.clamp_min(least), h_norm.clamp_min(least)
         self.x_norm, self.h_norm, self.sizes = x_norm, h_norm, sizes
         self.known: dict[Expr, tuple[Size, Size]] = {}
         self._most = float(x_norm.max()), float(h_norm.max())
@@ -286,7 +317,10 @@ class Errors:
         k = tuple(self.weights.cell.gates).index(gate)
         norm, bias = rows[0][k], rows[1][k]
         rounded = OPERATION_ROUNDINGS * self.rounding.operation * bias
-        off = self.rounding.dot(length) * norm
+        # |v|₁ <= sqrt(n)·|v|₂: what is lost of factors and products that are too small
+        lost = self.rounding.least * math.sqrt(length)
+        off = self.rounding.dot(length) * norm + lost
+        rounded += lost * (norm + math.sqrt(length))
         if of_x:
             return Linear(norm, 0.0, bias), Linear(off, 0.0, rounded)
         return Linear(0.0, norm, bias), Linear(0.0, off, rounded)
@@ -296,7 +330,7 @@ class Errors:
         size, error = self.of(of)
         units = weight.shape[1]
         # |m|₂ <= sqrt(units)·max|m|, and an error in each unit adds up along the row
-        product = self._product(size, float(weight.norm(dim=1).max()) * math.sqrt(units))
+        product = self._product(size, float(norms(weight).max()) * math.sqrt(units))
         spread = self._product(error, float(weight.abs().sum(1).max()))
         error = self._sum(self._product(product, self.rounding.dot(units)), spread)
         if bias is None:
@@ -362,6 +396,20 @@ def _accumulate(growth: Tensor, step: Tensor, start: Tensor) -> Tensor:
 def _largest_rows(
     weight: Tensor, bias: Tensor | None, gates: int
 ) -> tuple[list[float], list[float]]:
-    norms: list[float] = weight.norm(dim=1).view(gates, -1).amax(1).tolist()
+    largest: list[float] = norms(weight).view(gates, -1).amax(1).tolist()
     biases = [0.0] * gates if bias is None else bias.abs().view(gates, -1).amax(1).tolist()
-    return norms, biases
+    return largest, biases
+
+
+def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
+    """The Euclidean norm of each row, of very large and very small numbers too, whose squares are
+    beyond what the type can hold."""
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
+    limits = torch.finfo(rows.dtype)
+    extreme = (found < math.sqrt(limits.tiny) / limits.eps) | ~(found < math.sqrt(limits.max))
+    if bool(extreme.any()):
+        few = rows[extreme]
+        largest = few.abs().amax(-1, keepdim=True).clamp(min=limits.tiny)
+        scaled = torch.linalg.vector_norm(few / largest, dim=-1, keepdim=True) * largest
+        found[extreme] = scaled.squeeze(-1)
+    return found

@@ -85,6 +85,7 @@ class Captured:
     products: torch.dtype
     masks: tuple[Tensor, ...] | None
     ran: Ran | None = None  # by a module that computes by the equations itself
+    grad_mode: bool = False  # in which kernels may round otherwise
 
 
 class _Thread(threading.local):
@@ -180,7 +181,8 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
     snapshot = snapshot_of(adopted.module, live)
     products = _product_type(call.x)
     masks = _masks(adopted, attention)
-    return Captured(adopted, call, snapshot, live, output, products, masks, ran)
+    mode = attention.grad_mode
+    return Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
 
 
 def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attention:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.adopt import Adopted, Call, Weights
-from rnnscope.bounds import Errors, Rounding
+from rnnscope.bounds import Errors, Rounding, norms
 from rnnscope.buffers import Buffers, working_type
 from rnnscope.cells import Cell, part_name
 from rnnscope.expr import (
@@ -31,6 +31,7 @@ from rnnscope.expr import (
     linear_recurrence,
 )
 from rnnscope.record import Place
+from rnnscope.worst_case import Ball, Judged, WorstCase
 
 __all__ = ["Direction", "Proof", "deviations"]
 
@@ -70,6 +71,44 @@ class Proof:
         shown = f"{self.places - self.loose} of {self.places}"
         where = f"at {shown} steps" if self.every_step else f"at {shown} ends"
         return f"{self.state} {where} (at the others rounding allows too much to tell)"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sides of a state, compared at every step, (time, batch), or after the last, (batch).
+
+    ``off`` is the largest difference over units, ``allowed`` what rounding allows where it stands;
+    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows.
+    """
+
+    off: Tensor
+    allowed: Tensor
+    ratio: Tensor
+    widest: Tensor
+
+    @classmethod
+    def of(cls, off: Tensor, allowed: Tensor) -> Compared:
+        """With one bound for all units."""
+        return cls(off, allowed, _ratio(off, allowed), allowed)
+
+    @classmethod
+    def by_units(cls, own: Tensor, ball: Ball, like: Tensor) -> Compared:
+        """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
+        value, allowed = ball
+        off = deviations(value, own)
+        largest = off.argmax(-1, keepdim=True)
+        found = (
+            off.gather(-1, largest).squeeze(-1),
+            allowed.gather(-1, largest).squeeze(-1),
+            _ratio(off, allowed).amax(-1),
+            allowed.amax(-1),
+        )
+        return cls(*(t.to(like) for t in found))
+
+
+def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
+    # a bound that overflowed allows anything, and proves nothing
+    return torch.where((off > 0) & allowed.isfinite(), off / allowed, 0.0)
 
 
 class Direction:
@@ -202,8 +241,8 @@ class Direction:
         h_prev.copy_(self.store["h"][before])
         self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
         self.parts: dict[Expr, Tensor] = {}
-        torch.linalg.vector_norm(x, dim=-1, out=self.x_norm[start:stop])
-        torch.linalg.vector_norm(h_prev, dim=-1, out=self.h_norm[start:stop])
+        norms(x, out=self.x_norm[start:stop])
+        norms(h_prev, out=self.h_norm[start:stop])
         if Previous("h") in self.sizes:
             self._largest(h_prev, self.sizes[Previous("h")][start:stop])
         for name, equation in self.cell.equations.items():
@@ -324,26 +363,79 @@ class Direction:
 
     # the proof -----------------------------------------------------------------------------
 
-    def proofs(self, final: Mapping[str, Tensor]) -> list[Proof]:
-        """H at every step and the other states at the end, against ``final`` (batch, unit)."""
+    def prove(
+        self,
+        final: Mapping[str, Tensor],
+        by_cells: Mapping[str, Tensor],
+        replayed: bool,
+        judge: Callable[[], Judged],
+    ) -> list[Proof]:
+        """H at every step and the states at the end, against ``final`` (batch, unit); and
+        ``by_cells``, the distances that ``step_by_step`` measured, if any.
+
+        Where the usual bound is exceeded ``judge`` decides, which gives what rounding does at
+        worst. ``replayed`` is as in ``judged``.
+        """
+        ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
+        off_ends = {name: deviations(*sides).amax(-1) for name, sides in ends.items()}
+        copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
+        steps, rows = self._last()
+
+        def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
+            found = [self._proof("h", Compared.of(self.off, allowed["h"]))]
+            for name, off in off_ends.items():
+                limit = allowed[name][steps, rows]
+                if name == "h" and copied:
+                    limit = torch.zeros_like(limit)
+                found.append(self._proof(name, Compared.of(off, limit), steps))
+            return found + [
+                self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
+            ]
+
         errors = Errors(self.weights, self.rounding)
-        allowed = errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse)
-        self.allowed = allowed
-        found = [self._proof("h", self.off, allowed["h"])]
-        steps, rows = self._last(), torch.arange(self.call.batch, device=self.off.device)
-        for name in self.cell.states:
-            limit = allowed[name][steps, rows]
-            if name == "h":
-                # the states to which a layer below was re-run may differ from its own in their
-                # last bits (never on a CPU), and a difference may grow from step to step
-                limit = limit * self.call.steps
-            ends = self.store[name][1:-1][steps, rows].to(self.work)
-            off = deviations(ends, final[name].to(self.work)).amax(-1)
-            found.append(self._proof(name, off, limit, steps))
+        found = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
+        if all(proof.ratio <= 1 for proof in found):
+            return found
+        judged = judge()
+        return self._at_worst(final, judged) + proofs(
+            # both sides round
+            {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
+        )
+
+    def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
+        """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
+        run that rounded otherwise than the layer's own."""
+        h = self.store["h"]
+        before = h[2:] if self.reverse else h[:-2]
+        initial = {name: value[self.at] for name, value in self.call.initial.items()}
+        worst = WorstCase(
+            self.weights,
+            self.rounding,
+            self.call,
+            self.reverse,
+            self.inputs,
+            before,
+            h[1:-1],
+            None if x_error is None else x_error(),
+            replayed,
+        )
+        return worst.judge(initial)
+
+    def _at_worst(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
+        """The layer's own numbers against those of float64, unit by unit."""
+        h = self.store["h"][1:-1].to("cpu", torch.float64)
+        found = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
+        for name, ball in judged.final.items():
+            own = final[name].to("cpu", torch.float64)
+            found.append(self._proof(name, Compared.by_units(own, ball, self.off), self._last()[0]))
         return found
 
-    def step_by_step(self, adopted: Adopted, weights: Weights) -> list[Proof]:
-        """Every state at every step against torch's own cell, one step at a time.
+    def _ends(self, name: str) -> Tensor:
+        """The state after each sequence's last step, (batch, unit)."""
+        return self.store[name][1:-1][self._last()].to(self.work)
+
+    def step_by_step(self, adopted: Adopted, weights: Weights) -> dict[str, Tensor]:
+        """How far every state at every step lies from torch's own cell, one step at a time.
 
         Each step gets the layer's own h of the step before, and the other states that the cell
         itself returned: nothing of it passes through the declared equations.
@@ -364,32 +456,27 @@ class Direction:
             else:
                 inside = self.valid[t, :, None]
                 carried = {n: torch.where(inside, found[n], carried[n]) for n in states}
-        return [self._proof(n, off[n], self.allowed[n]) for n in states]
+        return off
 
-    def _last(self) -> Tensor:
-        """(batch): the last step of each sequence in this direction."""
+    def _last(self) -> tuple[Tensor, Tensor]:
+        """(batch): the last step of each sequence in this direction, and the sequence."""
         batch, device = self.call.batch, self.off.device
+        rows = torch.arange(batch, device=device)
         if self.reverse:
-            return torch.zeros(batch, dtype=torch.long, device=device)
+            return torch.zeros_like(rows), rows
         if self.call.lengths is None:
-            return torch.full((batch,), self.call.steps - 1, dtype=torch.long, device=device)
-        return self.call.lengths - 1
+            return torch.full_like(rows, self.call.steps - 1), rows
+        return self.call.lengths - 1, rows
 
-    def _proof(
-        self, state: str, off: Tensor, allowed: Tensor, steps: Tensor | None = None
-    ) -> Proof:
-        """The worst of a comparison: (time, batch), or (batch) at the given steps."""
+    def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
+        """The worst of a comparison, at every step or after the given steps (batch)."""
+        off, ratio, widest = compared.off, compared.ratio, compared.widest
         every_step = steps is None
         if every_step and self.valid is not None:
-            off = off.masked_fill(~self.valid, 0)
-        ratio = off / allowed.clamp(min=torch.finfo(off.dtype).tiny)
-        finite = allowed.isfinite()
-        if not torch.isfinite(ratio).all():
-            # a bound that overflowed allows anything, and proves nothing
-            ratio = torch.where(finite, ratio, 0.0)
+            off, ratio = (t.masked_fill(~self.valid, 0) for t in (off, ratio))
         worst = int(ratio.argmax())
-        tight = allowed <= USELESS * self._size(state)
-        proven = tight & finite if bool(tight.any()) else finite
+        tight = widest <= USELESS * self._size(state)
+        proven = tight if bool(tight.any()) else widest.isfinite()
         largest = int(torch.where(proven, off, -1.0).argmax())
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
@@ -400,7 +487,7 @@ class Direction:
         padding = 0 if steps is not None or self.valid is None else int((~self.valid).sum())
         return Proof(
             float(off.view(-1)[largest]),
-            float(allowed.reshape(-1)[largest].nan_to_num(nan=torch.inf)),
+            float(compared.allowed.reshape(-1)[largest].nan_to_num(nan=torch.inf)),
             float(ratio.view(-1)[worst]),
             state,
             Place(self.at[0], self.direction, b, t),

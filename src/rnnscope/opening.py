@@ -7,8 +7,9 @@ cell state is a scan over time. The work goes in blocks of time that stay in cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from torch import Tensor
 from rnnscope.adopt import Adopted, Call, Returned, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import Buffers
-from rnnscope.direction import Direction, Proof
+from rnnscope.direction import Direction, Proof, deviations
+from rnnscope.worst_case import Judged
 
 __all__ = ["Opened", "batch_first", "open_call"]
 
@@ -45,6 +47,7 @@ def open_call(
     record: frozenset[str],
     products: torch.dtype,
     drawn: tuple[Tensor, ...] | None,
+    grad_mode: bool,
     thorough: bool = False,
 ) -> Opened:
     """Every recorded quantity of a call, with the proof against what the layer returned.
@@ -52,8 +55,8 @@ def open_call(
     ``live`` are the tensors that the call itself used: a copy of them elsewhere in memory may
     round differently, so layers below the top run with these. ``products`` is the type in which
     the layer formed its products (autocast may lower it); ``drawn`` are the masks that dropout
-    drew for it, None where dropout was not at work. Nothing raises here when the proof
-    fails: the caller decides.
+    drew for it, None where dropout was not at work; ``grad_mode`` whether it ran with gradients
+    enabled. Nothing raises here when the proof fails: the caller decides.
     """
     buffers = Buffers(adopted, call, returned.h.dtype, record)
     rounding = Rounding.of(returned.h.dtype, call.x.device, products)
@@ -61,23 +64,31 @@ def open_call(
     inputs: list[Tensor | None] = [call.x]
     masks: list[Tensor | None] = [None]
     flow = call.x if call.packed is None else call.packed.data
+    x_error: Callable[[], Tensor] | None = None
     for layer, layer_weights in enumerate(weights):
         initial = {name: value[layer] for name, value in call.initial.items()}
+        own = {name: value[layer] for name, value in returned.final.items()}
+        replayed = False
         if layer == adopted.num_layers - 1:
             hidden = returned.h
             del flow  # what the layer below returned is in the record by now
         else:
-            flow, _ = adopted.rerun(flow, call.packed, initial, live[layer])
+            flow, ends = adopted.replay(flow, call.packed, initial, live[layer], grad_mode)
+            replayed = x_error is not None or not _same(ends, own)
             hidden = flow if call.packed is None else call.unpacked(flow)
         buffers.take(layer, hidden, initial)
         del hidden
         below = _blocks(inputs[layer]) or buffers.input_of(layer)
+        judges: list[Callable[[], Judged]] = []
         for d, one in enumerate(layer_weights):
             opener = Direction(adopted, call, one, buffers, (layer, d), rounding, below)
             opener.run()
-            proofs += opener.proofs({n: value[layer, d] for n, value in returned.final.items()})
-            if thorough:
-                proofs += opener.step_by_step(adopted, one)
+            judge: Callable[[], Judged] = cache(partial(opener.judged, x_error, replayed))
+            judges.append(judge)
+            steps = opener.step_by_step(adopted, one) if thorough else {}
+            final = {name: value[d] for name, value in own.items()}
+            proofs += opener.prove(final, steps, replayed, judge)
+        x_error = partial(_apart, judges, adopted) if replayed else None
         if layer < adopted.num_layers - 1:
             if drawn is not None:
                 mask = drawn[layer].expand_as(flow)
@@ -91,6 +102,19 @@ def open_call(
     return Opened(
         buffers.finished(), batch_first(inputs), _worst(proofs), products, batch_first(masks)
     )
+
+
+def _same(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return not any(deviations(found[name], value).any() for name, value in own.items())
+
+
+def _apart(judges: list[Callable[[], Judged]], adopted: Adopted) -> Tensor:
+    """How far the run of a layer may lie from the layer's own, as the next one's input."""
+    apart = [judge().apart for judge in judges]
+    joined = torch.cat([t for t in apart if t is not None], dim=-1)
+    keeps = 1 - adopted.dropout if adopted.training else 1.0
+    return joined / keeps if keeps > 0 else torch.zeros_like(joined)
 
 
 def batch_first(values: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:

@@ -100,6 +100,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 names,
                 taken.products,
                 taken.masks,
+                taken.grad_mode,
                 thorough=check == "thorough",
             )
     if check is not False:

@@ -1,0 +1,264 @@
+"""What rounding does at worst, where the usual bound of ``bounds`` is exceeded.
+
+That bound takes roundings as independent. Where all terms of a sum have one sign, or all weights
+are equal, they are not: each rounds in the same direction. So before anything is raised, the
+equations are evaluated once more in float64, from the layer's own numbers, and beside each number
+goes the largest error that the layer may have made until there.
+
+A sum of n terms is off by at most u times the sum of the magnitudes of its n partial sums (Higham,
+"Accuracy and Stability of Numerical Algorithms", 2002, section 4.2). A kernel adds terms in their
+order, in stretches of any length, so a partial sum is one of consecutive terms; or in lanes side by
+side, each of which sums n / lanes terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rnnscope.adopt import Call, Weights
+from rnnscope.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
+from rnnscope.expr import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Number,
+    Previous,
+    Product,
+    Project,
+    Quantity,
+    Sum,
+    Vector,
+    linear_recurrence,
+)
+from rnnscope.functions import Function
+
+__all__ = ["Ball", "Judged", "WorstCase"]
+
+STRETCHES = 32
+"""Into how many stretches a sum is cut to find its largest partial sum."""
+LANES = 8
+"""Partial sums that a kernel keeps at least where it sums in lanes: an AVX register."""
+SECOND_ORDER = 1.01
+"""Products of roundings."""
+JUDGE = 2.0**-53
+"""The unit roundoff of the evaluation here."""
+CHUNK = 1 << 18
+"""Numbers of a quantity that are derived at once."""
+
+Ball = tuple[Tensor, Tensor]
+"""A number as float64 gives it, and how far from it the layer's own may lie."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """``h`` is the state by its equation and how far the layer's may lie from it, (time, batch,
+    unit); ``widest`` that distance for each state, the largest over units (time, batch);
+    ``final`` each state after its last step, (batch, unit): h only where it is carried, and
+    ``apart`` is then how far its run may lie from the layer's (time, batch, unit)."""
+
+    h: Ball
+    widest: dict[str, Tensor]
+    final: dict[str, Ball]
+    apart: Tensor | None
+
+
+class WorstCase:
+    """One layer in one direction, evaluated in float64 with the error that rounding allows.
+
+    ``inputs`` gives the layer's input for steps start to stop; ``hidden`` (time, batch, unit) are
+    its states and ``before`` those one step earlier; ``initial`` maps states to (batch, unit).
+    The states are the layer's own unless ``carried``, when they and the inputs are those of a run
+    that rounded otherwise: then ``x_error`` (time, batch, feature) tells how far the inputs may
+    lie from the layer's, and what the states lie apart goes on from step to step.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        rounding: Rounding,
+        call: Call,
+        reverse: bool,
+        inputs: Callable[[int, int], Tensor],
+        before: Tensor,
+        hidden: Tensor,
+        x_error: Tensor | None,
+        carried: bool,
+    ) -> None:
+        self.weights = weights.map(lambda t: t.to("cpu", torch.float64))
+        self.rounding, self.call, self.reverse = rounding, call, reverse
+        self.inputs, self.before, self.hidden = inputs, before, hidden
+        self.x_error, self.carried = x_error, carried
+        self.product = SECOND_ORDER * (rounding.product + JUDGE)
+        self.operation = SECOND_ORDER * (rounding.operation + JUDGE)
+        # of the sum of W_ih x, W_hh h and two biases: kernels add one to the other
+        self.terms = weights.ih.shape[1] + weights.hh.shape[1] + 2
+        self.cast = SECOND_ORDER * rounding.cast
+        self.matrices: dict[Expr, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def judge(self, initial: dict[str, Tensor]) -> Judged:
+        """All steps, in the order of time of this direction."""
+        cell, call = self.weights.cell, self.call
+        steps, batch = call.steps, call.batch
+        valid = torch.ones(steps, batch, dtype=torch.bool) if call.valid is None else call.valid
+        valid = valid.cpu()
+        carried = cell.states[0 if self.carried else 1 :]
+        self.states: dict[str, Ball] = {name: _exact(initial[name]) for name in carried}
+        apart = torch.zeros(self.hidden.shape, dtype=torch.float64) if self.carried else None
+        h = torch.empty(2, *self.hidden.shape, dtype=torch.float64)
+        widest = {name: torch.empty(steps, batch, dtype=torch.float64) for name in cell.states}
+        span = 1 if self.carried else max(1, CHUNK // (batch * self.weights.hidden_size))
+        starts = range(0, steps, span)
+        for start in reversed(starts) if self.reverse else starts:
+            part = slice(start, min(start + span, steps))
+            self.valid = valid[part]
+            self._open(part)
+            for name, equation in cell.equations.items():
+                split = linear_recurrence(equation, name) if name in cell.states[1:] else None
+                if split is None:
+                    self.balls[Quantity(name)] = self.of(equation)
+                else:
+                    self._scan(name, *split)
+            for name in cell.states:
+                widest[name][part] = self.balls[Quantity(name)][1].amax(-1)
+            for kept, value in zip(h, self.balls[Quantity("h")], strict=True):
+                kept[part] = value
+            if apart is not None:
+                apart[part] = self._carry_h(part.start)
+        return Judged((h[0], h[1]), widest, self.states, apart)
+
+    def _open(self, part: slice) -> None:
+        x = self.inputs(part.start, part.stop).to("cpu", torch.float64)
+        x_error = torch.zeros_like(x) if self.x_error is None else self.x_error[part]
+        if self.carried:
+            value, error = self.states["h"]
+            h = value.unsqueeze(0), error.unsqueeze(0)
+        else:
+            h = _exact(self.before[part])
+        self.x: Ball = x, x_error
+        self.balls: dict[Expr, Ball] = {Previous("h"): h}
+
+    def _carry_h(self, t: int) -> Tensor:
+        """How far the layer's own h may lie from that of the run, (batch, unit)."""
+        own = self.hidden[t].to("cpu", torch.float64)
+        value, error = (each[0] for each in self.balls[Quantity("h")])
+        apart = error + (value - own).abs()
+        apart = torch.where(apart.isnan(), torch.inf, apart)
+        return self._advance("h", 0, (own, apart))[1]
+
+    def _advance(self, name: str, k: int, after: Ball) -> Ball:
+        """The state after step k of the chunk; on padding it stays what it was."""
+        inside = self.valid[k].unsqueeze(-1)
+        value, error = (
+            torch.where(inside, new, old) for new, old in zip(after, self.states[name], strict=True)
+        )
+        self.states[name] = value, error
+        return value, error
+
+    def _scan(self, name: str, factor: Expr, addend: Expr) -> None:
+        """name_t = factor × name_(t-1) + addend, step by step, with the error."""
+        factors, addends = self.of(factor), self.of(addend)
+        value, error = (torch.empty_like(t) for t in addends)
+        steps = range(len(value))
+        for k in reversed(steps) if self.reverse else steps:
+            grown = self._times((factors[0][k], factors[1][k]), self.states[name])
+            after = self._plus(grown, (addends[0][k], addends[1][k]))
+            value[k], error[k] = self._advance(name, k, after)
+        self.balls[Quantity(name)] = value, error
+
+    # rules ---------------------------------------------------------------------------------
+
+    def of(self, expr: Expr) -> Ball:
+        """An expression, (time, batch, unit)."""
+        match expr:
+            case Number(value):
+                return _exact(torch.tensor(value))
+            case Vector(name):
+                return _exact(self.weights.vectors[name])
+            case FromX(gate):
+                return self._affine(expr, *self.weights.of_x(gate), self.x)
+            case FromH(gate, of):
+                return self._affine(expr, *self.weights.of_h(gate), self.of(of))
+            case Project(of):
+                return self._affine(expr, self.weights.projection, None, self.of(of))
+            case Apply(_, argument):
+                return self._function(expr.function, *self.of(argument))
+            case Sum(left, right, negative):
+                addend, error = self.of(right)
+                return self._plus(self.of(left), (-addend if negative else addend, error))
+            case Product(left, right):
+                return self._times(self.of(left), self.of(right))
+            case _:
+                return self.balls[expr]
+
+    def _plus(self, left: Ball, right: Ball) -> Ball:
+        value = left[0] + right[0]
+        return self._rounded(value, left[1] + right[1], OPERATION_ROUNDINGS)
+
+    def _times(self, left: Ball, right: Ball) -> Ball:
+        (a, e), (b, d) = left, right
+        return self._rounded(a * b, a.abs() * d + b.abs() * e + e * d, OPERATION_ROUNDINGS)
+
+    def _function(self, function: Function, argument: Tensor, error: Tensor) -> Ball:
+        value = function.forward(argument)
+        inherited = error * function.steepest
+        if function.range is not None:
+            low, high = function.range
+            # what is inf may be NaN in the layer
+            inherited = torch.where(error.isinf(), error, inherited.clamp(max=high - low))
+            inherited = inherited + self.rounding.function * max(abs(low), abs(high))
+        if function.range is not None and not function.through_zero:
+            inherited = inherited + FUNCTION_ROUNDINGS * self.operation
+        return self._rounded(value, inherited, FUNCTION_ROUNDINGS)
+
+    def _rounded(self, value: Tensor, error: Tensor, roundings: float) -> Ball:
+        """With the roundings of an operation; without limit where it may have overflowed."""
+        size = value.abs()
+        error = error + roundings * self.operation * size + roundings * self.rounding.least
+        return value, torch.where(size + error < self.rounding.limit, error, torch.inf)
+
+    def _affine(self, leaf: Expr, weight: Tensor, bias: Tensor | None, of: Ball) -> Ball:
+        """W v + b, its products summed in any order that a kernel takes."""
+        value, error = of
+        units, length = weight.shape
+        if leaf not in self.matrices:
+            matrix = _stretches(weight).permute(0, 2, 1).contiguous()
+            self.matrices[leaf] = matrix, matrix.abs(), weight.abs().T.contiguous()
+        matrix, absolute, sizes = self.matrices[leaf]
+        flat = _stretches(value.reshape(-1, length))
+        partial = torch.bmm(flat, matrix).cumsum_(0)
+        size = torch.bmm(flat.abs(), absolute)
+        # the sum of consecutive terms, of which the first and the last may lie within a stretch
+        longest = partial.amax(0).clamp(min=0) - partial.amin(0).clamp(max=0) + 2 * size.amax(0)
+        total, size = partial[-1], size.sum(0)
+        spread = error.reshape(-1, length) @ sizes
+        size, longest = size + spread, longest + spread
+        if bias is not None:
+            total, size, longest = total + bias, size + bias.abs(), longest + bias.abs()
+        terms = length if isinstance(leaf, Project) else self.terms
+        chain = torch.maximum(terms * torch.minimum(longest, size), (terms / LANES + LANES) * size)
+        rounded = self.product * (chain + 2 * size) + CASTS * self.cast * size
+        # a factor too small for its type may be lost, and a product as well
+        lost = value.abs().reshape(-1, length).sum(1, keepdim=True) + sizes.sum(0) + terms
+        bound = spread + rounded + self.rounding.least * lost
+        bound = torch.where(size + bound < self.rounding.limit, bound, torch.inf)
+        shape = (*value.shape[:-1], units)
+        return total.view(shape), bound.view(shape)
+
+
+def _exact(value: Tensor) -> Ball:
+    value = value.to("cpu", torch.float64)
+    return value, torch.zeros_like(value)
+
+
+def _stretches(rows: Tensor) -> Tensor:
+    """(rows, terms) cut into (stretches, rows, terms of a stretch), with zeros at the end."""
+    count, length = rows.shape
+    stretches = min(STRETCHES, length)
+    width = -(-length // stretches)
+    return pad(rows, (0, stretches * width - length)).view(count, stretches, width).transpose(0, 1)
