@@ -146,8 +146,14 @@ def same(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", HARMLESS)
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        pytest.param(kind, form, marks=[pytest.mark.slow] * (kind != "GRU" and k > 0))
+        for kind in LAYERS
+        for k, form in enumerate(HARMLESS)
+    ],
+)
 def test_a_harmless_class_gives_the_numbers_of_plain_tensors(
     kind: str, form: str, tmp_path: Path
 ) -> None:
