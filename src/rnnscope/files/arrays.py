@@ -31,8 +31,8 @@ from rnnscope.files.zipped import Archive
 __all__ = ["read_npz", "read_safetensors", "read_torch"]
 
 _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
-_HEADER = 2**16  # characters: NumPy's own limit keeps long names of fields out
-_PARSED = 32  # a header takes so many times its characters while it is parsed
+_HEADER = 10_000  # characters, NumPy's own limit: a longer header may take minutes to parse
+_PARSED = 96  # a header takes so many times its characters while it is parsed
 
 
 # .pt ----------------------------------------------------------------------------------------
@@ -47,17 +47,12 @@ def read_torch(path: Path) -> Raw:
     zipped = _begins(path, b"PK\x03\x04")
     storages = _Storages.zipped(path) if zipped else _Storages.old(path)
     allowance = storages.allowance
-    if zipped:
-        # twice: without numbers first, so that no tensor is made that its storage cannot hold
-        for name, tensor in _tensors(_loaded(path, "meta", False), allowance):
-            storages.check(name, tensor)
     arrays = {}
-    loaded = _loaded(path, "cpu", storages.mapped)
+    loaded = _loaded(path, storages.mapped)
     for name, tensor in _tensors(loaded, allowance):
         allowance.take(ARRAY, "the names of its tensors")
         if _plain(tensor) and not tensor.is_meta:
             storages.check(name, tensor)
-            storages.check_record(name, tensor)
             arrays[name] = Held.of(tensor)
         else:
             arrays[name] = Held(None, False, partial(_no_numbers, path, name))
@@ -114,26 +109,21 @@ class _Storages:
         return cls(path, allowance, False, None)
 
     def check(self, name: str, tensor: Tensor) -> None:
-        """What a tensor spans must lie in its storage, and fit in the file even when copied."""
-        if not _plain(tensor) or 0 in tensor.shape:
+        """A storage must be a whole record, or, in the old format, have room in the file; what a
+        tensor spans must lie in it, and fit in the file even when copied."""
+        if 0 in tensor.shape:
             return
-        spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
         held = tensor.untyped_storage().nbytes()
+        if held > self.allowance.size if self.sizes is None else held not in self.sizes:
+            raise FileError(
+                f"{self.path}: damaged: {name} lies in {held} bytes; no record has this size"
+            )
+        spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
         needed = (tensor.storage_offset() + spans) * tensor.element_size()
         if needed > held or tensor.nbytes > max(self.allowance.size, held):
             raise FileError(
                 f"{self.path}: {name} of shape {tuple(tensor.shape)} takes "
                 f"{max(needed, tensor.nbytes)} bytes; the file holds {held} for it"
-            )
-
-    def check_record(self, name: str, tensor: Tensor) -> None:
-        """A storage must be a whole record, or, in the old format, have room in the file."""
-        held = tensor.untyped_storage().nbytes()
-        if 0 in tensor.shape:
-            return
-        if held > self.allowance.size if self.sizes is None else held not in self.sizes:
-            raise FileError(
-                f"{self.path}: damaged: {name} lies in {held} bytes; no record has this size"
             )
 
 
@@ -167,11 +157,11 @@ def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance
         allowance.take(size, "its pickle")
 
 
-def _loaded(path: Path, device: str, mapped: bool) -> Any:
+def _loaded(path: Path, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on how the file should have been written
-            return torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
         if name is None:
@@ -279,8 +269,11 @@ def read_npz(path: Path) -> Raw:
 
 def _array(path: Path, archive: Archive, entry: str) -> Held:
     with archive.opened(entry) as file:
-        shape, dtype = _header(file, archive.allowance)
+        header = _header(file, archive.allowance)
         start = file.tell()
+    if header is None:
+        return Held(None, False, partial(_long_header, path, entry))
+    shape, dtype = header
     if dtype.kind not in "biufc":
         return Held(shape, False, partial(_no_number, path, entry, dtype))
     size = math.prod(shape) * dtype.itemsize
@@ -293,7 +286,7 @@ def _array(path: Path, archive: Archive, entry: str) -> Held:
     def read() -> Tensor:
         archive.allowance.take(size, entry)
         with archive.opened(entry) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False, max_header_size=_HEADER)
+            array = np.lib.format.read_array(file, allow_pickle=False)
             file.read(1)  # at its end the checksum is compared
         try:
             return as_tensor(array)
@@ -303,11 +296,13 @@ def _array(path: Path, archive: Archive, entry: str) -> Held:
     return Held(shape, dtype.kind == "f" and dtype.itemsize <= 8, read)
 
 
-def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """(shape, type) of an array in NumPy's format, read by NumPy."""
+def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """(shape, type) of an array in NumPy's format, read by NumPy; None where it is too long."""
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(head := file.read(2 if version == (1, 0) else 4), "little")
-    allowance.take(_PARSED * min(length, _HEADER), "a header")
+    if length > _HEADER:
+        return None
+    allowance.take(_PARSED * length, "its headers")
     text = io.BytesIO(head + file.read(length))
     if version == (3, 0):  # like 2.0, with names of fields in UTF-8
         version = (2, 0)
@@ -318,10 +313,16 @@ def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, which parses the header
-            shape, _, dtype = read(text, max_header_size=_HEADER)
+            shape, _, dtype = read(text)
     except (TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"its header cannot be read ({error})") from error
     return tuple(shape), dtype
+
+
+def _long_header(path: Path, entry: str) -> NoReturn:
+    raise FileError(
+        f"{path}, {entry}: its header has more than {_HEADER} characters; expected numbers"
+    )
 
 
 def _no_number(path: Path, entry: str, dtype: np.dtype[Any]) -> NoReturn:

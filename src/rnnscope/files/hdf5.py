@@ -255,8 +255,9 @@ class _File:
 
     def latest(self, at: int) -> FileError:
         return FileError(
-            f'{self.window.name}, byte {at}: written with libver="latest", which is not read '
-            f'here; write it again with h5py.File(path, "w", libver="earliest")'
+            f"{self.window.name}, byte {at}: in a newer form of HDF5, which is not read here (of "
+            f'libver="latest", of track_order, or of groups with links into other files); copy '
+            f'the arrays into h5py.File(path, "w", libver="earliest")'
         )
 
     def symbols(self, tree: int, heap: int) -> Iterator[tuple[str, int | str]]:
