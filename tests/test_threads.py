@@ -144,6 +144,17 @@ def test_everything_dropped() -> None:
     assert not tr._masks[1].any()
 
 
+def test_masks_that_a_mode_of_the_caller_hides_are_refused() -> None:
+    """In inference mode a dispatch mode is handed the fused call as a whole."""
+    layer, x = nn.LSTM(3, 4, num_layers=2, dropout=0.5), torch.randn(5, 2, 3)
+    with torch.inference_mode(), PassingMode():
+        with pytest.raises(rs.RefusedError, match="no masks that could be seen"):
+            rs.trace(layer, x)
+        with rs.watch(layer) as seen:
+            layer(x)
+    assert "no masks that could be seen" in seen.skipped[""]
+
+
 class Dropped(nn.Module):
     """Drops from a weight, in the forward itself."""
 

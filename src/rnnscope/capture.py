@@ -146,19 +146,25 @@ class Capture:
 
 
 # another thread that calls the module meanwhile may lose the flag that a hook takes keywords
-# between two of its steps: so the arguments are read only where the thread is the capture's own
+# between two of its steps: so the arguments are read only in the capture's own thread
 
 
-def _before(key: int, _: nn.Module, *passed: Any) -> None:
-    capture = _thread.capture
-    if capture is not None and capture.key == key:
+def _before(key: int, module: nn.Module, *passed: Any) -> None:
+    if (capture := _capture(key, module)) is not None:
         capture.enter(*passed)
 
 
-def _after(key: int, _: nn.Module, *passed: Any) -> None:
-    capture = _thread.capture
-    if capture is not None and capture.key == key:
+def _after(key: int, module: nn.Module, *passed: Any) -> None:
+    if (capture := _capture(key, module)) is not None:
         capture.leave(passed[-1])
+
+
+def _capture(key: int, module: nn.Module) -> Capture | None:
+    """What takes the calls of this module in this thread; None of a copy, or in another thread."""
+    capture = _thread.capture
+    if capture is None or capture.key != key or capture.adopted.module is not module:
+        return None
+    return capture
 
 
 def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) -> Captured:

@@ -153,9 +153,9 @@ def unobserve(observer: Observer) -> None:
     """Tell it no more; the classes are as before when nobody observes. May be called again."""
     global _observers
     with _lock:
-        _observers = tuple(each for each in _observers if each is not observer)
+        _observers = tuple(o for o in _observers if o is not observer)
         _match()
-    _context.set(tuple(each for each in _context.get() if each is not observer))
+    _context.set(tuple(o for o in _context.get() if o is not observer))
 
 
 def _match() -> None:
@@ -218,7 +218,7 @@ def _told(
 ) -> Any:
     this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))
     context = _context.get()
-    interested = [each for each in _observers if each.wants(this, each in context)]
+    interested = [o for o in _observers if o.wants(this, within=o in context)]
     if not interested:
         return original(module, *args, **kwargs)
     return this.run(original, interested)

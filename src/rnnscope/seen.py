@@ -80,14 +80,14 @@ class Seen:
     @property
     def skipped(self) -> dict[str, str]:
         """What was not recorded, and why, by the name of the layer."""
-        found = {
+        reasons_of = {
             name: [why if n == 1 else f"{why} ({n} times)" for why, n in reasons.items()]
             for name, reasons in self._skipped.items()
         }
         for layer in self._layers.values():
             if layer.elsewhere:
-                found.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
-        return {name: "; ".join(reasons) for name, reasons in found.items()}
+                reasons_of.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
+        return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
 
     @property
     def nbytes(self) -> int:
