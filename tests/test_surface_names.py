@@ -20,8 +20,8 @@ from torch import nn
 from verbs import CPU, Bench
 
 import rnnscope as rs
+from rnnscope._escaping import code, fenced, latex, markdown, printable, verbatim
 from rnnscope.cells import apply, from_h, from_x, quantity, vector
-from rnnscope.escaping import code, fenced, latex, markdown, printable, verbatim
 from rnnscope.page.contents import MOST
 
 OBEYED = "a\x1b[31mb\r\nc\u202ed\x9be\u2028f\x07"

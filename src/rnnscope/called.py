@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
+from rnnscope._escaping import printable
 from rnnscope.adopt import Call, Structure, Weights
 from rnnscope.capture import Snapshot
 from rnnscope.cells import Cell
 from rnnscope.dense import plain
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
-from rnnscope.escaping import printable
 from rnnscope.labels import Labels, step_labels
 from rnnscope.listing import html, text
 from rnnscope.names import absent_names

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
+from rnnscope._escaping import printable
 from rnnscope.adopt import adopt
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
-from rnnscope.escaping import printable
 from rnnscope.files import load, save
 from rnnscope.files.found import AmbiguousError
 from rnnscope.files.jsonfile import JSON_ENDINGS, read_json

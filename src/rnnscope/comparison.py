@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._escaping import fenced
 from rnnscope.adopt import adopt
 from rnnscope.compare import Verdict, compare
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
-from rnnscope.escaping import fenced
 from rnnscope.files.arrays import read_npz
 from rnnscope.files.window import Held
 from rnnscope.inputs import MOST, reader_of

@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.text import Text
 
-from rnnscope import escaping, notation
+from rnnscope import _escaping as escaping
+from rnnscope import notation
 from rnnscope.notation import Call, Digits, Noted, Shape, Total
 
 __all__ = ["Block", "Chain", "Chains", "Document", "Heading", "Listing", "Paragraph", "Table"]

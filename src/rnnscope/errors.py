@@ -19,7 +19,7 @@ Each is also the built-in exception that a caller would expect, so that
 
 from __future__ import annotations
 
-from rnnscope.escaping import printable
+from rnnscope._escaping import printable
 
 __all__ = [
     "AddressError",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from rnnscope._escaping import printable
 from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope.adopt import Call, Returned, Structure, Weights
 from rnnscope.bounds import Rounding
@@ -25,7 +26,6 @@ from rnnscope.dense import plain, require_numbers
 from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
-from rnnscope.escaping import printable
 from rnnscope.expr import FromH, FromX
 from rnnscope.record import Record
 from rnnscope.run import run_call

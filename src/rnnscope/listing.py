@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rnnscope._escaping import lines as escaped_lines
+from rnnscope._escaping import printable
 from rnnscope.addressing import Traced
-from rnnscope.escaping import lines as escaped_lines
-from rnnscope.escaping import printable
 
 __all__ = ["html", "text"]
 

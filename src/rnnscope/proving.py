@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from rnnscope._escaping import printable
 from rnnscope.adopt import Adopted, Structure
 from rnnscope.direction import Proof
 from rnnscope.errors import VerificationError
-from rnnscope.escaping import printable
 
 __all__ = ["sentence", "unverified", "verify", "worst"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rnnscope._escaping import printable
 from rnnscope.errors import AddressError
-from rnnscope.escaping import printable
 from rnnscope.joining import Beginning, Handed, Joined, segments
 from rnnscope.traced import Trace
 

@@ -16,9 +16,9 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnnscope._escaping import code, markdown, printable
 from rnnscope.adopt import Call, Structure
 from rnnscope.errors import VerificationError
-from rnnscope.escaping import code, markdown, printable
 
 __all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]
 

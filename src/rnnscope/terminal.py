@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from rnnscope._escaping import lines, printable
 from rnnscope.errors import AddressError, RnnscopeError
-from rnnscope.escaping import lines, printable
 
 __all__ = ["ArgumentError", "Format", "OneLine", "say", "show"]
 

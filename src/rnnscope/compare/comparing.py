@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rnnscope._escaping import printable
 from rnnscope.adopt import adopt
 from rnnscope.compare.deciding import Comparison
 from rnnscope.compare.given import given_inputs, unlike_its_calls
@@ -29,7 +30,6 @@ from rnnscope.compare.timeout import Interruption, limit
 from rnnscope.compare.verdict import Verdict
 from rnnscope.compare.work import SECONDS
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
-from rnnscope.escaping import printable
 
 __all__ = ["assert_agrees", "compare"]
 

@@ -117,8 +117,8 @@ class Verdict:
 
     def __str__(self) -> str:
         """The verdict as a text, for a terminal."""
+        from rnnscope._escaping import lines
         from rnnscope.compare.report import report
-        from rnnscope.escaping import lines
 
         return lines(report(self))
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._escaping import fenced, printable
 from rnnscope.adopt import Adopted, Weights, adopt
-from rnnscope.escaping import fenced, printable
 from rnnscope.files.found import Found, Wanted, kind_name
 from rnnscope.files.loading import built_of
 from rnnscope.layouts import Layout

@@ -13,8 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rnnscope._escaping import printable
 from rnnscope.errors import ShapeError
-from rnnscope.escaping import printable
 from rnnscope.page.contents import MOST, Shown, contents, json_text
 from rnnscope.page.script import runnable
 from rnnscope.record import Record
