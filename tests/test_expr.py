@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rnnscope as rs
-from rnnscope import cells
-from rnnscope.cells import Cell, from_h, from_x, project, relu, sigmoid, tanh
-from rnnscope.expr import (
+from rnnscope.cells import Cell, cells, from_h, from_x, project, relu, sigmoid, tanh
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,

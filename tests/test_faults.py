@@ -18,9 +18,9 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope import adopt, buffers, capture, cells, direction
-from rnnscope.cells import from_h, from_x, sigmoid, tanh
-from rnnscope.expr import Expr, Previous, Quantity
+from rnnscope import adopt, buffers, capture, direction
+from rnnscope.cells import cells, from_h, from_x, sigmoid, tanh
+from rnnscope.cells.algebra import Expr, Previous, Quantity
 
 A_PLACE = r"at layer \d, (forward|reverse), batch \d, time=\d"
 DTYPES = (torch.float64, torch.float32)

@@ -11,11 +11,11 @@ from test_explain import check_chains
 from rnnscope.adopt import Weights
 from rnnscope.arithmetic import Ruler
 from rnnscope.cells import CELLS, Cell, from_h, from_x, project, relu, sigmoid, tanh
+from rnnscope.cells.algebra import Expr, Number, Previous, Quantity, Vector
+from rnnscope.cells.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text
 from rnnscope.document import Chain, Chains, Document
 from rnnscope.errors import DeclarationError
-from rnnscope.expr import Expr, Number, Previous, Quantity, Vector
 from rnnscope.hand import Hand, Site
-from rnnscope.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text
 
 # as https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and its siblings write them,
 # with t-1 in parentheses

@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 
 from rnnscope.adopt import Weights
 from rnnscope.cells import Cell, part_name
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,

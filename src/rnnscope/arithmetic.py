@@ -14,8 +14,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 
 import torch
 
-from rnnscope.functions import Function
-from rnnscope.notation import Digits, Shape
+from rnnscope.cells.functions import Function
+from rnnscope.cells.notation import Digits, Shape
 
 __all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply", "plain"]
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rnnscope.adopt import Weights
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,

@@ -15,7 +15,7 @@ from rnnscope.adopt import Adopted, Call, Weights
 from rnnscope.bounds import Errors, Rounding, norms
 from rnnscope.buffers import Buffers, working_type
 from rnnscope.cells import Cell, part_name
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,

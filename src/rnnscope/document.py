@@ -12,8 +12,8 @@ from typing import Any
 from rich.text import Text
 
 from rnnscope import _escaping as escaping
-from rnnscope import notation
-from rnnscope.notation import Call, Digits, Noted, Shape, Total
+from rnnscope.cells import notation
+from rnnscope.cells.notation import Call, Digits, Noted, Shape, Total
 
 __all__ = ["Block", "Chain", "Chains", "Document", "Heading", "Listing", "Paragraph", "Table"]
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from rnnscope.addressing import Address, Traced, faithful
 from rnnscope.arithmetic import Node, plain
+from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
+from rnnscope.cells.notation import Call, Digits, Shape, Symbol, Times, Total, text
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table, noted
-from rnnscope.expr import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.hand import Dot, Hand, tabled
 from rnnscope.lesson import lesson
-from rnnscope.notation import Call, Digits, Shape, Symbol, Times, Total, text
 from rnnscope.walk import difference, walk
 
 __all__ = ["Explanation", "explain", "lesson"]

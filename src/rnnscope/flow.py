@@ -14,9 +14,9 @@ from torch import Tensor
 from rnnscope.adjoint import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
+from rnnscope.cells.algebra import Expr, evaluate, linear_recurrence
 from rnnscope.edit import scaled
 from rnnscope.errors import AddressError
-from rnnscope.expr import Expr, evaluate, linear_recurrence
 from rnnscope.gradients import Differentiable, known
 from rnnscope.record import Index, Record
 

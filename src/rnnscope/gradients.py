@@ -22,11 +22,11 @@ from rnnscope.adopt import Call, Returned, Structure, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
+from rnnscope.cells.algebra import FromH, FromX
 from rnnscope.dense import plain, require_numbers
 from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
-from rnnscope.expr import FromH, FromX
 from rnnscope.record import Record
 from rnnscope.run import run_call
 

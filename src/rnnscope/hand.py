@@ -17,8 +17,7 @@ from torch.nn.functional import linear
 from rnnscope.adopt import Weights
 from rnnscope.arithmetic import Dotted, Node, Ruler, Shown
 from rnnscope.cells import Cell, part_name
-from rnnscope.errors import DeclarationError
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -34,7 +33,18 @@ from rnnscope.expr import (
     evaluate,
     leaves,
 )
-from rnnscope.notation import Call, Code, Notation, Shape, Symbol, Times, Total, summands, text
+from rnnscope.cells.notation import (
+    Call,
+    Code,
+    Notation,
+    Shape,
+    Symbol,
+    Times,
+    Total,
+    summands,
+    text,
+)
+from rnnscope.errors import DeclarationError
 
 __all__ = ["Dot", "Hand", "Site", "expressions", "needed", "tabled"]
 

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope.addressing import Address, Traced
 from rnnscope.arithmetic import plain
+from rnnscope.cells.notation import Notation, text
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
-from rnnscope.notation import Notation, text
 from rnnscope.walk import Walk, equations, omitted, proof
 
 __all__ = ["lesson"]

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from rnnscope.adopt import Call, Structure, Weights
 from rnnscope.cells import part_name, quantity_names
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,

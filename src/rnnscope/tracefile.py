@@ -30,7 +30,7 @@ from rnnscope.cells import (
     Cell,
     quantity_names,
 )
-from rnnscope.declaration import cell_of, data_of
+from rnnscope.cells.serialize import cell_of, data_of
 from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError, ShapeError
 from rnnscope.labels import Labels, step_labels

@@ -7,9 +7,9 @@ from typing import Any
 
 from rnnscope.addressing import Address, Traced, faithful
 from rnnscope.arithmetic import Ruler, Shown, plain
+from rnnscope.cells.notation import Notation, text
 from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
 from rnnscope.hand import Hand, Site
-from rnnscope.notation import Notation, text
 
 __all__ = ["Walk", "difference", "walk"]
 

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from rnnscope.adopt import Call, Weights
 from rnnscope.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -36,7 +36,7 @@ from rnnscope.expr import (
     Vector,
     linear_recurrence,
 )
-from rnnscope.functions import Function
+from rnnscope.cells.functions import Function
 
 __all__ = ["Ball", "Judged", "WorstCase"]
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from rnnscope.adopt import Weights
 from rnnscope.cells import Cell, part_name
-from rnnscope.compare.model import Part
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -29,6 +28,7 @@ from rnnscope.expr import (
     evaluate,
     leaves,
 )
+from rnnscope.compare.model import Part
 
 __all__ = [
     "LARGE",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rnnscope.cells.algebra import Previous
 from rnnscope.compare.batched import Batch, Step, separable
 from rnnscope.compare.model import Part
 from rnnscope.compare.observed import distance
@@ -18,7 +19,6 @@ from rnnscope.compare.parts import OpenedPart, Steps, tolerances
 from rnnscope.compare.runs import Run, RunPart
 from rnnscope.compare.single_steps import restricted
 from rnnscope.compare.work import GATE, is_over, spend
-from rnnscope.expr import Previous
 
 __all__ = [
     "CHUNK",

@@ -8,12 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope.cells.algebra import (
+    Apply,
+    Expr,
+    FromH,
+    Previous,
+    Product,
+    Project,
+    Quantity,
+    Sum,
+    leaves,
+)
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model, Part, PartIndex
 from rnnscope.compare.observed import Observation, distance, predicted
 from rnnscope.compare.parts import OpenedPart, opened_parts, tolerances
 from rnnscope.compare.single_steps import opened
-from rnnscope.expr import Apply, Expr, FromH, Previous, Product, Project, Quantity, Sum, leaves
 
 __all__ = ["not_numbers", "what_holds"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rnnscope.adopt import Adopted
 from rnnscope.cells import CELLS, DECLARED, Cell
+from rnnscope.cells.algebra import Apply, Expr, Product, Sum
 from rnnscope.errors import RefusedError
-from rnnscope.expr import Apply, Expr, Product, Sum
 from rnnscope.files.wire import encoded
 from rnnscope.layouts.kinds import kind_of
 

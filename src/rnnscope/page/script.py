@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rnnscope.cells import Cell
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -23,8 +23,8 @@ from rnnscope.expr import (
     Sum,
     Vector,
 )
-from rnnscope.functions import Function
-from rnnscope.notation import Notation, mathml, text
+from rnnscope.cells.functions import Function
+from rnnscope.cells.notation import Notation, mathml, text
 
 __all__ = ["equations", "functions", "runnable", "tree"]
 

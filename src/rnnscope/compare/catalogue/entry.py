@@ -9,9 +9,9 @@ from typing import Literal
 
 from rnnscope.adopt import DIRECTIONS
 from rnnscope.cells import Cell
+from rnnscope.cells.algebra import Expr, Quantity, leaves
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part, Token
-from rnnscope.expr import Expr, Quantity, leaves
 
 __all__ = ["Changed", "Choice", "Entry", "Scope", "Words", "changed_cell"]
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
-from rnnscope.compare.catalogue.weights import forget_gates
-from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Model, Part
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -22,6 +18,10 @@ from rnnscope.expr import (
     leaves,
     linear_recurrence,
 )
+from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
+from rnnscope.compare.catalogue.weights import forget_gates
+from rnnscope.compare.cause import Cause
+from rnnscope.compare.model import Model, Part
 
 __all__ = [
     "EQUATIONS",

@@ -5,6 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from rnnscope.cells.algebra import (
+    Apply,
+    Expr,
+    FromH,
+    Previous,
+    Product,
+    Quantity,
+    linear_recurrence,
+)
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
 from rnnscope.compare.catalogue.equations import (
     blends,
@@ -17,7 +26,6 @@ from rnnscope.compare.catalogue.equations import (
 from rnnscope.compare.catalogue.weights import forget_gates
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.expr import Apply, Expr, FromH, Previous, Product, Quantity, linear_recurrence
 
 __all__ = ["UPDATES"]
 

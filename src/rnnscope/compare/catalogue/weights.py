@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from rnnscope.adopt import DIRECTIONS
+from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurrence, terms
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.expr import Apply, FromH, Quantity, leaves, linear_recurrence, terms
 from rnnscope.layouts import LAYOUTS
 from rnnscope.layouts.layout import KINDS
 

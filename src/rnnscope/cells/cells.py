@@ -26,8 +26,7 @@ from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any
 
-from rnnscope.errors import DeclarationError
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -43,7 +42,8 @@ from rnnscope.expr import (
     leaves,
     ordered,
 )
-from rnnscope.functions import FUNCTIONS, Function
+from rnnscope.cells.functions import FUNCTIONS, Function
+from rnnscope.errors import DeclarationError
 
 __all__ = [
     # what a cell is declared in
@@ -144,7 +144,7 @@ class Cell:
     computed; the one named ``h`` is what the layer hands on. A state is a quantity whose
     value at the step before some equation uses. ``words`` says what a quantity is, in a word.
 
-    >>> from rnnscope.cells import Cell, from_h, from_x, tanh
+    >>> from rnnscope.cells.cells import Cell, from_h, from_x, tanh
     >>> elman = Cell(name="Elman", gates="h", equations={"h": tanh(from_x("h") + from_h("h"))})
     >>> elman.states, elman.parts
     (('h',), ('h_from_x', 'h_from_h', 'h_pre'))

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rnnscope.functions import FUNCTIONS, Function, function_named
+from rnnscope.cells.functions import FUNCTIONS, Function, function_named
 
 __all__ = [
     "FUNCTIONS",

@@ -9,9 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rnnscope.cells import DECLARED, Cell
-from rnnscope.errors import DeclarationError
-from rnnscope.expr import (
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -24,6 +22,8 @@ from rnnscope.expr import (
     Sum,
     Vector,
 )
+from rnnscope.cells.cells import DECLARED, Cell
+from rnnscope.errors import DeclarationError
 
 __all__ = ["cell_of", "data_of"]
 
@@ -43,7 +43,7 @@ _NAMED: dict[str, type[Quantity] | type[Previous] | type[Vector]] = {
 def data_of(cell: Cell) -> str | dict[str, Any]:
     """A cell that is declared here by its name, any other by its equations.
 
-    >>> from rnnscope.cells import GRU, RNN_TANH
+    >>> from rnnscope.cells.cells import GRU, RNN_TANH
     >>> data_of(GRU)
     'gru'
     >>> data_of(RNN_TANH.with_functions({"h": "softsign"}))["equations"]["h"][:2]
