@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.recorded import Recorded

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.checks import Checks, compare_parameters, run_checks
 from rnnscope.compare.model import Inputs

@@ -18,7 +18,8 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope import adopt, buffers, capture, direction
+from rnnscope import buffers, capture, direction
+from rnnscope._layers import adopt
 from rnnscope.cells import cells, from_h, from_x, sigmoid, tanh
 from rnnscope.cells.algebra import Expr, Previous, Quantity
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.bounds import GPU_FUNCTION, GPU_OFF, Rounding
 from rnnscope.compare import answer, candidate, gpu, of_arrays
 from rnnscope.compare.model import Model

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import (
     CELLS,
     DECLARED,
@@ -39,7 +40,6 @@ from rnnscope.layouts import (
 from rnnscope.layouts.kinds import cell_of, kind_of
 from rnnscope.layouts.layout import KINDS
 from rnnscope.layouts.records import PYTORCH, RNNSCOPE
-from rnnscope.recurrent import Recurrent
 
 EVERY = [(layout, kind) for layout in LAYOUTS.values() for kind in layout.cells]
 NAMES = [f"{layout.name}-{kind}" for layout, kind in EVERY]

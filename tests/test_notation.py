@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_explain import check_chains
 
-from rnnscope.adopt import Weights
+from rnnscope._layers.adopt import Weights
 from rnnscope.arithmetic import Ruler
 from rnnscope.cells import CELLS, Cell, from_h, from_x, project, relu, sigmoid, tanh
 from rnnscope.cells.algebra import Expr, Number, Previous, Quantity, Vector

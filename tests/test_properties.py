@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope import adopt
+from rnnscope._layers import adopt
 from rnnscope.cells import cells
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_proj")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope import run
+from rnnscope._layers import run
 from rnnscope.cells import (
     DECLARED,
     GRU,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare.catalogue import CATALOGUE, applied, causes, changed_part
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Inputs, Model

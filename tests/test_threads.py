@@ -26,8 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import rnnscope as rs
-from rnnscope import attention, capture, forwards
-from rnnscope.adopt import RECURRENT
+from rnnscope import capture, forwards
+from rnnscope._layers import attention
+from rnnscope._layers.adopt import RECURRENT
 from rnnscope.modules import drawn
 
 KINDS: tuple[type[nn.Module], ...] = (*RECURRENT, rs.Recurrent)

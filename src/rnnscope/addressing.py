@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Call, Structure, Weights
+from rnnscope._layers.adopt import Call, Structure, Weights
 from rnnscope.arithmetic import MOST_PLACES, PLACES, Ruler
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted, Call
+from rnnscope._layers.adopt import Adopted, Call
 from rnnscope.cells import quantity_names
 
 __all__ = ["Buffers", "working_type"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._escaping import printable
-from rnnscope.adopt import Call, Structure, Weights
+from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._layers.tensors import plain
 from rnnscope.capture import Snapshot
 from rnnscope.cells import Cell
-from rnnscope.dense import plain
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.labels import Labels, step_labels

@@ -13,11 +13,11 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import Adopted, Call, Weights
-from rnnscope.attention import Attention
+from rnnscope._layers.adopt import Adopted, Call, Weights
+from rnnscope._layers.attention import Attention
+from rnnscope._layers.run import Ran
 from rnnscope.cells import quantity_names
 from rnnscope.errors import RefusedError
-from rnnscope.run import Ran
 
 __all__ = [
     "Capture",

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope._escaping import printable
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
 from rnnscope.files import load, save

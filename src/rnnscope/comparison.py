@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare import Verdict, compare
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
 from rnnscope.files.arrays import read_npz

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted, Call, Weights
+from rnnscope._layers.adopt import Adopted, Call, Weights
 from rnnscope.bounds import Errors, Rounding, norms
 from rnnscope.buffers import Buffers, working_type
 from rnnscope.cells import Cell, part_name

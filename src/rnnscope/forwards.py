@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
-from rnnscope.adopt import RECURRENT, Adopted, Call, adopt
-from rnnscope.attention import Attention
+from rnnscope._layers.adopt import RECURRENT, Adopted, Call, adopt
+from rnnscope._layers.attention import Attention
+from rnnscope._layers.recurrent import Recurrent
 from rnnscope.capture import Captured, attention_to, captured, check_dropout
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 from rnnscope.modes import ensured, settled, undisturbed
-from rnnscope.recurrent import Recurrent
 
 __all__ = ["Forward", "Observer", "observe", "unobserve"]
 

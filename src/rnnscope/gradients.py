@@ -17,18 +17,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._escaping import printable
+from rnnscope._layers.adopt import Call, Returned, Structure, Weights
+from rnnscope._layers.run import run_call
+from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
-from rnnscope.adopt import Call, Returned, Structure, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
-from rnnscope.dense import plain, require_numbers
 from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
 from rnnscope.record import Record
-from rnnscope.run import run_call
 
 __all__ = [
     "Differentiable",

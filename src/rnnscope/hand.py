@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnscope.adopt import Weights
+from rnnscope._layers.adopt import Weights
 from rnnscope.arithmetic import Dotted, Node, Ruler, Shown
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (

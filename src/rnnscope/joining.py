@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import Call
+from rnnscope._layers.adopt import Call
 from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.gradients import Gradients

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Call
+from rnnscope._layers.adopt import Call
 from rnnscope.record import Place, Record
 
 __all__ = ["first_nonfinite"]

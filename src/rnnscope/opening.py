@@ -14,7 +14,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted, Call, Returned, Weights
+from rnnscope._layers.adopt import Adopted, Call, Returned, Weights
 from rnnscope.bounds import Rounding
 from rnnscope.buffers import Buffers
 from rnnscope.direction import Direction, Proof, deviations

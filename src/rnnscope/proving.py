@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from rnnscope._escaping import printable
-from rnnscope.adopt import Adopted, Structure
+from rnnscope._layers.adopt import Adopted, Structure
 from rnnscope.direction import Proof
 from rnnscope.errors import VerificationError
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope.dense import plain
+from rnnscope._layers.tensors import plain
 from rnnscope.errors import AddressError, MissingExtraError
 
 __all__ = ["AXES", "Index", "Place", "Record"]

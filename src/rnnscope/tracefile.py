@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import Call, Structure, Weights
+from rnnscope._layers.adopt import Call, Structure, Weights
 from rnnscope.cells import (
     GRU,
     LSTM,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import OPENED, Call, adopt, refusal
+from rnnscope._layers.adopt import OPENED, Call, adopt, refusal
 from rnnscope.capture import Captured
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, unobserve

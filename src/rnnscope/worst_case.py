@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rnnscope.adopt import Call, Weights
+from rnnscope._layers.adopt import Call, Weights
 from rnnscope.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
 from rnnscope.cells.algebra import (
     Apply,

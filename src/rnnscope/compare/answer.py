@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from rnnscope.adopt import Structure
+from rnnscope._layers.adopt import Structure
 from rnnscope.compare.gpu import on_gpu
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import (

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Weights
+from rnnscope._layers.adopt import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import Structure, adopt
+from rnnscope._layers.adopt import Structure, adopt
 from rnnscope.compare.answer import Answer, answered
 from rnnscope.compare.arguments import Arrays, arguments_of, described, passed, same
 from rnnscope.compare.gpu import ON_GPU, on_gpu

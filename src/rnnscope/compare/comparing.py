@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import printable
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare.deciding import Comparison
 from rnnscope.compare.given import given_inputs, unlike_its_calls
 from rnnscope.compare.numbers_of import short

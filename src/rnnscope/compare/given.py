@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import Adopted
+from rnnscope._layers.adopt import Adopted
 from rnnscope.compare.model import Inputs, Model
 from rnnscope.compare.numbers_of import short, tensor_of
 from rnnscope.errors import DtypeError, ShapeError

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted, Structure, Weights
+from rnnscope._layers.adopt import Adopted, Structure, Weights
 from rnnscope.cells import Cell
 
 __all__ = ["Change", "Inputs", "Model", "Outcome", "Part", "PartIndex", "Token"]

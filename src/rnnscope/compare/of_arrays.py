@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted
+from rnnscope._layers.adopt import Adopted
 from rnnscope.compare.checks import ParameterDifference
 from rnnscope.compare.given import described
 from rnnscope.compare.gpu import ON_GPU, on_gpu

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import Structure, adopt
+from rnnscope._layers.adopt import Structure, adopt
 from rnnscope.compare.answer import Answer
 from rnnscope.compare.candidate import Candidate
 from rnnscope.compare.catalogue import Words

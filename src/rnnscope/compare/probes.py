@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import Structure
+from rnnscope._layers.adopt import Structure
+from rnnscope._layers.recurrent import Recurrent
 from rnnscope.compare.model import Inputs
-from rnnscope.recurrent import Recurrent
 
 __all__ = ["Probe", "confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Structure
+from rnnscope._layers.adopt import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.compare.answer import OUTPUT, Answer, answered, of_state, widths
 from rnnscope.compare.model import Inputs

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted, Structure
+from rnnscope._layers.adopt import Adopted, Structure
 from rnnscope.compare.catalogue import Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.checks import ParameterDifference

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnnscope.adopt import adopt
+from rnnscope._layers.adopt import adopt
 from rnnscope.compare.catalogue import Entry
 from rnnscope.compare.catalogue.equations import EQUATIONS
 from rnnscope.compare.catalogue.returned import RETURNED

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import (
     DECLARED,
     GRU,
@@ -25,7 +26,6 @@ from rnnscope.files.allowance import Allowance
 from rnnscope.files.raw import Raw
 from rnnscope.layouts import Converted, Layout, to_torch
 from rnnscope.layouts.kinds import storage_kind
-from rnnscope.recurrent import Recurrent
 
 __all__ = [
     "CELL_KINDS",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Adopted
+from rnnscope._layers.adopt import Adopted
 from rnnscope.errors import RefusedError
 from rnnscope.files.jsonfile import JSON_ENDINGS, MARK, USUAL
 from rnnscope.layouts import Layout

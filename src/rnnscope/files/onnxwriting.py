@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from rnnscope.adopt import Adopted
+from rnnscope._layers.adopt import Adopted
 from rnnscope.cells import CELLS, DECLARED, Cell
 from rnnscope.cells.algebra import Apply, Expr, Product, Sum
 from rnnscope.errors import RefusedError

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rnnscope.adopt import Adopted, adopt
+from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.recurrent import CELL_KEY
+from rnnscope._layers.tensors import require_numbers
 from rnnscope.cells import DECLARED, Cell, as_declared
-from rnnscope.dense import require_numbers
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name, layer_name
 from rnnscope.files.jsonfile import JSON_ENDINGS
@@ -29,7 +30,6 @@ from rnnscope.files.onnxwriting import model_of
 from rnnscope.layouts import Layout, from_torch, layout_named
 from rnnscope.layouts.kinds import kind_of
 from rnnscope.layouts.records import PYTORCH, RNNSCOPE
-from rnnscope.recurrent import CELL_KEY
 from rnnscope.writing import replacing
 
 __all__ = ["save"]

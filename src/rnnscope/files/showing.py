@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
-from rnnscope.adopt import Adopted, Weights, adopt
+from rnnscope._layers.adopt import Adopted, Weights, adopt
 from rnnscope.files.found import Found, Wanted, kind_name
 from rnnscope.files.loading import built_of
 from rnnscope.layouts import Layout

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Structure
+from rnnscope._layers.adopt import Structure
 from rnnscope.errors import AddressError, ShapeError
 from rnnscope.gradients import Gradients
 from rnnscope.labels import step_labels

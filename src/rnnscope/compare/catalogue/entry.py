@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from rnnscope.adopt import DIRECTIONS
+from rnnscope._layers.adopt import DIRECTIONS
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Quantity, leaves
 from rnnscope.compare.cause import Cause

@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import DIRECTIONS
+from rnnscope._layers.adopt import DIRECTIONS
 from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurrence, terms
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
 from rnnscope.compare.cause import Cause

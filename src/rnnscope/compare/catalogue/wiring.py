@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import DIRECTIONS
+from rnnscope._layers.adopt import DIRECTIONS
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.lengths import ends

@@ -16,8 +16,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import printable
+from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
-from rnnscope.dense import plain, require_numbers
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
 __all__ = [

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.adopt import Adopted, Declared, Structure, Weights, adopt
-from rnnscope.attention import attention
+from rnnscope._layers.adopt import Adopted, Declared, Structure, Weights, adopt
+from rnnscope._layers.attention import attention
+from rnnscope._layers.run import run_call
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, RefusedError, ShapeError
-from rnnscope.run import run_call
 
 __all__ = ["CELL_KEY", "Recurrent", "unfuse"]
 
