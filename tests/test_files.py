@@ -22,6 +22,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 import rnnscope as rs
+from rnnscope._layouts import LAYOUTS, Array, Layout, Stored, from_torch
+from rnnscope._layouts.kinds import cell_of
 from rnnscope.cells import (
     DECLARED,
     GRU,
@@ -44,8 +46,6 @@ from rnnscope.cells import (
 from rnnscope.files.hdf5 import read_hdf5
 from rnnscope.files.window import Window
 from rnnscope.files.wire import encoded
-from rnnscope.layouts import LAYOUTS, Array, Layout, Stored, from_torch
-from rnnscope.layouts.kinds import cell_of
 
 LAYERS = {
     "rnn": nn.RNN(3, 5),

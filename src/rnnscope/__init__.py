@@ -13,6 +13,7 @@ from importlib.metadata import version as _version
 
 from rnnscope import plot
 from rnnscope._layers.recurrent import Recurrent, unfuse
+from rnnscope._layouts import Array, Layout, Stored
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.edit import Edit
@@ -31,7 +32,6 @@ from rnnscope.errors import (
     VerificationError,
 )
 from rnnscope.files import load, save
-from rnnscope.layouts import Array, Layout, Stored
 from rnnscope.trace import load_trace, trace
 from rnnscope.traced import Trace
 from rnnscope.watch import watch

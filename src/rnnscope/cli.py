@@ -24,6 +24,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from rnnscope import __version__
 from rnnscope._escaping import printable
 from rnnscope._layers.adopt import adopt
+from rnnscope._layouts import LAYOUTS
+from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
 from rnnscope.files import load, save
@@ -32,8 +34,6 @@ from rnnscope.files.jsonfile import JSON_ENDINGS, read_json
 from rnnscope.files.loading import READERS
 from rnnscope.files.showing import contents
 from rnnscope.inputs import MOST, read_sequence, sequence
-from rnnscope.layouts import LAYOUTS
-from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.page import view as page

@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rnnscope._layouts import LAYOUTS, Converted, Layout, layout_named
+from rnnscope._layouts.kinds import cell_of, kind_of, nonlinearity_of
+from rnnscope._layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.cells import GRU, Cell
 from rnnscope.errors import (
     DeclarationError,
@@ -40,9 +43,6 @@ from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
 from rnnscope.files.remade import refuse_remade
 from rnnscope.files.window import Held
-from rnnscope.layouts import LAYOUTS, Converted, Layout, layout_named
-from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of
-from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 
 __all__ = ["find"]
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._layers.recurrent import Recurrent
+from rnnscope._layouts import Converted, Layout, to_torch
+from rnnscope._layouts.kinds import storage_kind
 from rnnscope.cells import (
     DECLARED,
     GRU,
@@ -24,8 +26,6 @@ from rnnscope.cells import (
 from rnnscope.errors import FileError, RnnscopeError
 from rnnscope.files.allowance import Allowance
 from rnnscope.files.raw import Raw
-from rnnscope.layouts import Converted, Layout, to_torch
-from rnnscope.layouts.kinds import storage_kind
 
 __all__ = [
     "CELL_KINDS",

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnscope._layouts import Converted, Layout, layout_named, to_torch
+from rnnscope._layouts.kinds import kind_of
 from rnnscope.errors import DtypeError, FileError, ShapeError
 from rnnscope.files.found import CELL_KINDS, Found, Wanted, kind_name, layer_name
 from rnnscope.files.jsonfile import PARAMETER, USUAL, Document
@@ -21,8 +23,6 @@ from rnnscope.files.jsontext import Numbers
 from rnnscope.files.pytorchlayers import assembled
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
-from rnnscope.layouts import Converted, Layout, layout_named, to_torch
-from rnnscope.layouts.kinds import kind_of
 
 __all__ = ["layers_of_json"]
 

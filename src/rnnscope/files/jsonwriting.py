@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted
+from rnnscope._layouts import Layout
+from rnnscope._layouts.kinds import kind_of
 from rnnscope.errors import RefusedError
 from rnnscope.files.jsonfile import JSON_ENDINGS, MARK, USUAL
-from rnnscope.layouts import Layout
-from rnnscope.layouts.kinds import kind_of
 
 __all__ = [
     "JSON_ENDINGS",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rnnscope._layouts import layout_named
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
 from rnnscope.files.allowance import LargeError
@@ -18,7 +19,6 @@ from rnnscope.files.kerasfile import configured
 from rnnscope.files.marking import as_marked
 from rnnscope.files.raw import Raw
 from rnnscope.files.window import Held
-from rnnscope.layouts import layout_named
 
 __all__ = ["layers_of_keras"]
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from rnnscope._layouts import Layout
+from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.errors import (
     AddressError,
     DeclarationError,
@@ -23,8 +25,6 @@ from rnnscope.files.jsonfile import read_json
 from rnnscope.files.kerasfile import read_hdf5_file, read_keras
 from rnnscope.files.onnxfile import read_onnx
 from rnnscope.files.raw import Raw
-from rnnscope.layouts import Layout
-from rnnscope.layouts.kinds import nonlinearity_of
 from rnnscope.writing import no_file
 
 __all__ = ["Layers", "READERS", "built_of", "load", "read_raw"]

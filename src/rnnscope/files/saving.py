@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from rnnscope._layers.adopt import Adopted, adopt
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layers.tensors import require_numbers
+from rnnscope._layouts import Layout, from_torch, layout_named
+from rnnscope._layouts.kinds import kind_of
+from rnnscope._layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
 from rnnscope.files.found import kind_name, layer_name
@@ -27,9 +30,6 @@ from rnnscope.files.jsonwriting import Written, json_of, refuse_directions, refu
 from rnnscope.files.loading import Layers
 from rnnscope.files.marking import KEY, fitted, mark_of
 from rnnscope.files.onnxwriting import model_of
-from rnnscope.layouts import Layout, from_torch, layout_named
-from rnnscope.layouts.kinds import kind_of
-from rnnscope.layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.writing import replacing
 
 __all__ = ["save"]

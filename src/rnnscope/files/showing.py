@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
 from rnnscope._layers.adopt import Adopted, Weights, adopt
+from rnnscope._layouts import Layout
 from rnnscope.files.found import Found, Wanted, kind_name
 from rnnscope.files.loading import built_of
-from rnnscope.layouts import Layout
 
 __all__ = ["Shown", "contents"]
 

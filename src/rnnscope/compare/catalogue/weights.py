@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import DIRECTIONS
+from rnnscope._layouts import LAYOUTS
+from rnnscope._layouts.layout import KINDS
 from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurrence, terms
 from rnnscope.compare.catalogue.entry import Choice, Entry, Words, changed_cell
 from rnnscope.compare.cause import Cause
 from rnnscope.compare.model import Model, Part
-from rnnscope.layouts import LAYOUTS
-from rnnscope.layouts.layout import KINDS
 
 __all__ = ["WEIGHTS", "forget_gates", "scaled_biases"]
 

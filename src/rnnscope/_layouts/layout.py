@@ -47,7 +47,7 @@ class Array:
     the name there is an array for each gate. ``{layer}`` and ``{direction}`` stand for the
     layout's texts.
 
-    >>> from rnnscope.layouts import Array
+    >>> from rnnscope._layouts import Array
     >>> Array("kernel", "W_ih W_hh").parts
     ('W_ih', 'W_hh')
     """
@@ -175,7 +175,7 @@ class Layout:
     ``direction_axis`` every array has a first axis of directions instead. ``source`` is where the
     framework states its convention.
 
-    >>> from rnnscope.layouts import Array, Layout, Stored
+    >>> from rnnscope._layouts import Array, Layout, Stored
     >>> mine = Layout("mine", cells={"lstm": Stored(
     ...     gates="fiog",
     ...     arrays=(Array("Wx", "W_ih"), Array("Wh", "W_hh"), Array("b", "b_ih")),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rnnscope._layouts.layout import BIASES, DIRECTIONS, KINDS, Array, Layout, Stored
+from rnnscope._layouts.views import Piece, Sizes, measure, shape_of, views
 from rnnscope.errors import FileError, RefusedError, ShapeError
-from rnnscope.layouts.layout import BIASES, DIRECTIONS, KINDS, Array, Layout, Stored
-from rnnscope.layouts.views import Piece, Sizes, measure, shape_of, views
 
 __all__ = ["Stack", "extent", "read_stack", "write_stack"]
 

@@ -1,8 +1,8 @@
 """How frameworks store recurrent layers, as data, and the conversion derived from it."""
 
-from rnnscope.layouts.convert import Converted, candidates, from_torch, layout_named, to_torch
-from rnnscope.layouts.layout import Array, Layout, Stored
-from rnnscope.layouts.records import LAYOUTS
+from rnnscope._layouts.convert import Converted, candidates, from_torch, layout_named, to_torch
+from rnnscope._layouts.layout import Array, Layout, Stored
+from rnnscope._layouts.records import LAYOUTS
 
 __all__ = [
     "LAYOUTS",

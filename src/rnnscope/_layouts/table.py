@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rnnscope.layouts.layout import BIASES, Layout, Stored
-from rnnscope.layouts.records import LAYOUTS
+from rnnscope._layouts.layout import BIASES, Layout, Stored
+from rnnscope._layouts.records import LAYOUTS
 
 __all__ = ["document", "table"]
 
@@ -11,7 +11,7 @@ _INTRODUCTION = """\
 # Layouts
 
 How each framework stores a recurrent layer, and so what `rnnscope` does with its arrays. Generated
-from the records in `src/rnnscope/layouts/` by `python -m rnnscope.layouts.table`; a test holds it
+from the records in `src/rnnscope/_layouts/` by `python -m rnnscope._layouts.table`; a test holds it
 current.
 
 Gates have PyTorch's letters: LSTM `i f g o` (others call `g` c, j or z), GRU `r z n` (others call

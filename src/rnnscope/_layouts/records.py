@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rnnscope.layouts.audio import GUITARML, NAM, RTNEURAL
-from rnnscope.layouts.exchange import BURN, COREML, MXNET, MXNET_CELL, ONNX
-from rnnscope.layouts.jax import EQUINOX, FLAX, FLAX_NNX, FLAX_NNX_OPTIMIZED, HAIKU
-from rnnscope.layouts.layout import Layout
-from rnnscope.layouts.tensorflow import KERAS, KERAS_CUDNN, TENSORFLOW1, TENSORFLOW1_LSTM
-from rnnscope.layouts.torch import PYTORCH, PYTORCH_CELL, RNNSCOPE
+from rnnscope._layouts.audio import GUITARML, NAM, RTNEURAL
+from rnnscope._layouts.exchange import BURN, COREML, MXNET, MXNET_CELL, ONNX
+from rnnscope._layouts.jax import EQUINOX, FLAX, FLAX_NNX, FLAX_NNX_OPTIMIZED, HAIKU
+from rnnscope._layouts.layout import Layout
+from rnnscope._layouts.tensorflow import KERAS, KERAS_CUDNN, TENSORFLOW1, TENSORFLOW1_LSTM
+from rnnscope._layouts.torch import PYTORCH, PYTORCH_CELL, RNNSCOPE
 
 __all__ = ["LAYOUTS", "PYTORCH", "RNNSCOPE"]
 

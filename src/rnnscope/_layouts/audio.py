@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rnnscope.layouts.layout import Array, Layout, Stored
+from rnnscope._layouts.layout import Array, Layout, Stored
 
 __all__ = ["GUITARML", "NAM", "RTNEURAL"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rnnscope._layouts.layout import UNUSED, Array, Stored
 from rnnscope.errors import ShapeError
-from rnnscope.layouts.layout import UNUSED, Array, Stored
 
 __all__ = ["Piece", "Sizes", "measure", "shape_of", "views"]
 

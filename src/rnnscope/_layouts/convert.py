@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._layouts.kinds import cell_of, kind_of, nonlinearity_of, storage_kind
+from rnnscope._layouts.layout import Layout
+from rnnscope._layouts.records import LAYOUTS, PYTORCH, RNNSCOPE
+from rnnscope._layouts.stack import Stack, read_stack, write_stack
 from rnnscope.cells import Cell
 from rnnscope.errors import DeclarationError, DtypeError, FileError, RefusedError, ShapeError
-from rnnscope.layouts.kinds import cell_of, kind_of, nonlinearity_of, storage_kind
-from rnnscope.layouts.layout import Layout
-from rnnscope.layouts.records import LAYOUTS, PYTORCH, RNNSCOPE
-from rnnscope.layouts.stack import Stack, read_stack, write_stack
 
 __all__ = ["Converted", "candidates", "from_torch", "layout_named", "to_torch"]
 
@@ -62,7 +62,7 @@ def to_torch(
     the layer's one direction runs from the end, as ``Recurrent(reverse=True)`` does.
 
     >>> import numpy as np
-    >>> from rnnscope.layouts import to_torch
+    >>> from rnnscope._layouts import to_torch
     >>> cell, state_dict, options = to_torch("keras", {
     ...     "kernel": np.ones((3, 8)), "recurrent_kernel": np.ones((2, 8)), "bias": np.ones(8)
     ... })
@@ -108,7 +108,7 @@ def from_torch(
 
     >>> import torch
     >>> from rnnscope.cells import GRU
-    >>> from rnnscope.layouts import from_torch
+    >>> from rnnscope._layouts import from_torch
     >>> arrays = from_torch("onnx", GRU, torch.nn.GRU(3, 2).state_dict())
     >>> {name: array.shape for name, array in arrays.items()}
     {'W': (1, 6, 3), 'R': (1, 6, 2), 'B': (1, 12)}

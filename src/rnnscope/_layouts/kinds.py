@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from rnnscope._layouts.layout import KINDS
 from rnnscope.cells import DECLARED, Cell
 from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum, ordered
 from rnnscope.errors import DeclarationError, RefusedError
-from rnnscope.layouts.layout import KINDS
 
 __all__ = ["cell_of", "kind_of", "nonlinearity_of", "storage_kind"]
 
