@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._record.record import Index, Place
 from rnnscope.arithmetic import MOST_PLACES, PLACES, Ruler
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError
 from rnnscope.hand import Hand, Site, expressions, needed
-from rnnscope.record import Index, Place
 
 __all__ = ["Address", "Traced", "faithful"]
 

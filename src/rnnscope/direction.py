@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted, Call, Weights
+from rnnscope._record.record import Place
 from rnnscope.bounds import Errors, Rounding, norms
 from rnnscope.buffers import Buffers, working_type
 from rnnscope.cells import Cell, part_name
@@ -30,7 +31,6 @@ from rnnscope.cells.algebra import (
     leaves,
     linear_recurrence,
 )
-from rnnscope.record import Place
 from rnnscope.worst_case import Ball, Judged, WorstCase
 
 __all__ = ["Direction", "Proof", "deviations"]

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rnnscope._record.record import Index, Record
 from rnnscope.adjoint import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
 from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
@@ -18,7 +19,6 @@ from rnnscope.cells.algebra import Expr, evaluate, linear_recurrence
 from rnnscope.edit import scaled
 from rnnscope.errors import AddressError
 from rnnscope.gradients import Differentiable, known
-from rnnscope.record import Index, Record
 
 __all__ = ["Memory", "flow", "jacobian", "memory"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Call
-from rnnscope.record import Place, Record
+from rnnscope._record.record import Place, Record
 
 __all__ = ["first_nonfinite"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
+from rnnscope._record.record import Index, Record
 from rnnscope.addressing import Address
 from rnnscope.called import Called
 from rnnscope.capture import Snapshot
@@ -23,7 +24,6 @@ from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.opening import Opened
 from rnnscope.page import View, view
-from rnnscope.record import Index, Record
 from rnnscope.shapes import Shapes, shapes
 
 __all__ = ["Rerun", "Trace"]

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._record.labels import Labels, step_labels
+from rnnscope._record.record import Place
 from rnnscope.cells import (
     GRU,
     LSTM,
@@ -33,9 +35,7 @@ from rnnscope.cells import (
 from rnnscope.cells.serialize import cell_of, data_of
 from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError, ShapeError
-from rnnscope.labels import Labels, step_labels
 from rnnscope.opening import Opened
-from rnnscope.record import Place
 from rnnscope.writing import no_file, replacing
 
 __all__ = ["Contents", "read", "write"]

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnnscope._record.labels import Labels
+from rnnscope._record.record import Record
 from rnnscope.addressing import Traced
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError, ShapeError
-from rnnscope.labels import Labels
 from rnnscope.page.script import equations, functions
-from rnnscope.record import Record
 
 __all__ = ["MOST", "Shown", "contents", "json_text"]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Structure
+from rnnscope._record.labels import step_labels
+from rnnscope._record.record import Record
 from rnnscope.errors import AddressError, ShapeError
 from rnnscope.gradients import Gradients
-from rnnscope.labels import step_labels
-from rnnscope.record import Record
 from rnnscope.traced import Trace
 
 __all__ = [

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rnnscope._record.record import Record
 from rnnscope.errors import MissingExtraError
 from rnnscope.gradients import Gradients
 from rnnscope.plot import data
-from rnnscope.record import Record
 from rnnscope.traced import Trace
 
 if TYPE_CHECKING:
