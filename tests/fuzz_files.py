@@ -36,7 +36,7 @@ def valid_files(folder: Path) -> list[Path]:
     """A small file of each kind."""
     import h5py
 
-    from rnnscope.files import save
+    from rnnscope._files import save
 
     torch.manual_seed(0)
     layers = {"enc": nn.LSTM(3, 4, bidirectional=True), "dec": nn.GRU(4, 3)}
@@ -96,7 +96,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 def work() -> None:
     """Read paths from stdin, load each, print one line on what came of it."""
     import rnnscope as rs
-    from rnnscope.files import load
+    from rnnscope._files import load
 
     torch.set_num_threads(1)
     for line in sys.stdin.readline().split("\t"):  # the whole files first: imports, first calls

@@ -21,8 +21,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._files.found import CELL_KINDS
 from rnnscope.cli import AnyCell, app
-from rnnscope.files.found import CELL_KINDS
 from rnnscope.terminal import Format, show
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]

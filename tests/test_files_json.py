@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._files import Layers
 from rnnscope.cli import app
-from rnnscope.files import Layers
 
 STEPS = 9
 # float32 weights and states against float64 ones: rounding of sums of a few numbers below 1
@@ -606,7 +606,7 @@ _MEASURE = """
 import re, sys
 from pathlib import Path
 import rnnscope as rs
-from rnnscope.files.loading import load
+from rnnscope._files.loading import load
 
 def most():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

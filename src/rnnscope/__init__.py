@@ -12,6 +12,7 @@ torch.Size([4, 30, 20])
 from importlib.metadata import version as _version
 
 from rnnscope import plot
+from rnnscope._files import load, save
 from rnnscope._layers.recurrent import Recurrent, unfuse
 from rnnscope._layouts import Array, Layout, Stored
 from rnnscope.cells import Cell
@@ -31,7 +32,6 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
-from rnnscope.files import load, save
 from rnnscope.trace import load_trace, trace
 from rnnscope.traced import Trace
 from rnnscope.watch import watch

@@ -23,16 +23,16 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope._escaping import printable
+from rnnscope._files import load, save
+from rnnscope._files.found import AmbiguousError
+from rnnscope._files.jsonfile import JSON_ENDINGS, read_json
+from rnnscope._files.loading import READERS
+from rnnscope._files.showing import contents
 from rnnscope._layers.adopt import adopt
 from rnnscope._layouts import LAYOUTS
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
-from rnnscope.files import load, save
-from rnnscope.files.found import AmbiguousError
-from rnnscope.files.jsonfile import JSON_ENDINGS, read_json
-from rnnscope.files.loading import READERS
-from rnnscope.files.showing import contents
 from rnnscope.inputs import MOST, read_sequence, sequence
 from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced
+from rnnscope._files.arrays import read_npz
+from rnnscope._files.window import Held
 from rnnscope._layers.adopt import adopt
 from rnnscope.compare import Verdict, compare
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
-from rnnscope.files.arrays import read_npz
-from rnnscope.files.window import Held
 from rnnscope.inputs import MOST, reader_of
 from rnnscope.terminal import ArgumentError
 

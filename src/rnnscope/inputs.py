@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._files.atomic import no_file
 from rnnscope.errors import FileError, ShapeError
-from rnnscope.writing import no_file
 
 __all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
 

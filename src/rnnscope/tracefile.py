@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from rnnscope._files.atomic import no_file, replacing
 from rnnscope._layers.adopt import Call, Structure, Weights
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.record import Place
@@ -36,7 +37,6 @@ from rnnscope.cells.serialize import cell_of, data_of
 from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError, ShapeError
 from rnnscope.opening import Opened
-from rnnscope.writing import no_file, replacing
 
 __all__ = ["Contents", "read", "write"]
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._files.arrays import read_npz
+from rnnscope._files.window import Held, as_tensor
 from rnnscope._layers.adopt import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.compare.answer import OUTPUT, Answer, answered, of_state, widths
 from rnnscope.compare.model import Inputs
 from rnnscope.compare.numbers_of import as_numbers
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
-from rnnscope.files.arrays import read_npz
-from rnnscope.files.window import Held, as_tensor
 
 __all__ = ["Recorded", "quantities_of"]
 

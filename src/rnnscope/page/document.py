@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope._escaping import printable
+from rnnscope._files.atomic import replacing
 from rnnscope._record.record import Record
 from rnnscope.errors import ShapeError
 from rnnscope.page.contents import MOST, Shown, contents, json_text
 from rnnscope.page.script import runnable
-from rnnscope.writing import replacing
 
 __all__ = ["View", "view"]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from rnnscope._files.allowance import Allowance
 from rnnscope.errors import FileError
-from rnnscope.files.allowance import Allowance
 
 __all__ = ["Archive"]
 

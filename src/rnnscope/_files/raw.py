@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rnnscope._files.allowance import Allowance
+from rnnscope._files.window import Held
 from rnnscope._layouts import Converted
-from rnnscope.files.allowance import Allowance
-from rnnscope.files.window import Held
 
 __all__ = ["Node", "Raw", "by_number"]
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._files.atomic import no_file
+from rnnscope._files.raw import Node, Raw
+from rnnscope._files.window import Held, Window
+from rnnscope._files.wire import Message, signed
 from rnnscope.errors import FileError
-from rnnscope.files.raw import Node, Raw
-from rnnscope.files.window import Held, Window
-from rnnscope.files.wire import Message, signed
-from rnnscope.writing import no_file
 
 __all__ = ["RECURRENT", "read_onnx"]
 

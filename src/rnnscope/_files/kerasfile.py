@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rnnscope._files.allowance import Allowance
+from rnnscope._files.hdf5 import Group, read_hdf5
+from rnnscope._files.marking import KEY, marks_in
+from rnnscope._files.raw import Raw, by_number
+from rnnscope._files.window import Held, Window
+from rnnscope._files.zipped import Archive
 from rnnscope.errors import FileError
-from rnnscope.files.allowance import Allowance
-from rnnscope.files.hdf5 import Group, read_hdf5
-from rnnscope.files.marking import KEY, marks_in
-from rnnscope.files.raw import Raw, by_number
-from rnnscope.files.window import Held, Window
-from rnnscope.files.zipped import Archive
 
 __all__ = ["configured", "read_hdf5_file", "read_keras"]
 

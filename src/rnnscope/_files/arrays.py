@@ -21,12 +21,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from rnnscope._files.allowance import ARRAY, Allowance
+from rnnscope._files.marking import KEY, marks_in, marks_of_state
+from rnnscope._files.raw import Raw, by_number
+from rnnscope._files.window import Held, as_tensor
+from rnnscope._files.zipped import Archive
 from rnnscope.errors import DtypeError, FileError
-from rnnscope.files.allowance import ARRAY, Allowance
-from rnnscope.files.marking import KEY, marks_in, marks_of_state
-from rnnscope.files.raw import Raw, by_number
-from rnnscope.files.window import Held, as_tensor
-from rnnscope.files.zipped import Archive
 
 __all__ = ["read_npz", "read_safetensors", "read_torch"]
 

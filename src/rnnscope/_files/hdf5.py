@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rnnscope._files.allowance import ARRAY
+from rnnscope._files.window import Held, Window, as_tensor
 from rnnscope.errors import FileError
-from rnnscope.files.allowance import ARRAY
-from rnnscope.files.window import Held, Window, as_tensor
 
 __all__ = ["SIGNATURE", "Group", "read_hdf5"]
 

@@ -16,6 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rnnscope._files.atomic import replacing
+from rnnscope._files.found import kind_name, layer_name
+from rnnscope._files.jsonfile import JSON_ENDINGS
+from rnnscope._files.jsonwriting import Written, json_of, refuse_directions, refuse_layout
+from rnnscope._files.loading import Layers
+from rnnscope._files.marking import KEY, fitted, mark_of
+from rnnscope._files.onnxwriting import model_of
 from rnnscope._layers.adopt import Adopted, adopt
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layers.tensors import require_numbers
@@ -24,13 +31,6 @@ from rnnscope._layouts.kinds import kind_of
 from rnnscope._layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.cells import DECLARED, Cell, as_declared
 from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
-from rnnscope.files.found import kind_name, layer_name
-from rnnscope.files.jsonfile import JSON_ENDINGS
-from rnnscope.files.jsonwriting import Written, json_of, refuse_directions, refuse_layout
-from rnnscope.files.loading import Layers
-from rnnscope.files.marking import KEY, fitted, mark_of
-from rnnscope.files.onnxwriting import model_of
-from rnnscope.writing import replacing
 
 __all__ = ["save"]
 

@@ -14,6 +14,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rnnscope._files.allowance import LargeError
+from rnnscope._files.found import (
+    CELL_KINDS,
+    AmbiguousError,
+    Found,
+    Wanted,
+    converted,
+    kind_name,
+    layer_name,
+)
+from rnnscope._files.jsonlayers import layers_of_json
+from rnnscope._files.keraslayers import layers_of_keras
+from rnnscope._files.marking import as_marked
+from rnnscope._files.onnxlayers import layers_of_nodes
+from rnnscope._files.pytorchlayers import assembled
+from rnnscope._files.raw import Raw
+from rnnscope._files.remade import refuse_remade
+from rnnscope._files.window import Held
 from rnnscope._layouts import LAYOUTS, Converted, Layout, layout_named
 from rnnscope._layouts.kinds import cell_of, kind_of, nonlinearity_of
 from rnnscope._layouts.records import PYTORCH, RNNSCOPE
@@ -25,24 +43,6 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.allowance import LargeError
-from rnnscope.files.found import (
-    CELL_KINDS,
-    AmbiguousError,
-    Found,
-    Wanted,
-    converted,
-    kind_name,
-    layer_name,
-)
-from rnnscope.files.jsonlayers import layers_of_json
-from rnnscope.files.keraslayers import layers_of_keras
-from rnnscope.files.marking import as_marked
-from rnnscope.files.onnxlayers import layers_of_nodes
-from rnnscope.files.pytorchlayers import assembled
-from rnnscope.files.raw import Raw
-from rnnscope.files.remade import refuse_remade
-from rnnscope.files.window import Held
 
 __all__ = ["find"]
 

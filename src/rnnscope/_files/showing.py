@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
+from rnnscope._files.found import Found, Wanted, kind_name
+from rnnscope._files.loading import built_of
 from rnnscope._layers.adopt import Adopted, Weights, adopt
 from rnnscope._layouts import Layout
-from rnnscope.files.found import Found, Wanted, kind_name
-from rnnscope.files.loading import built_of
 
 __all__ = ["Shown", "contents"]
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._files.window import Window
 from rnnscope.errors import FileError
-from rnnscope.files.window import Window
 
 __all__ = ["DEEPEST", "MOST", "Numbers", "parsed"]
 

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rnnscope._files.allowance import Allowance
 from rnnscope.errors import DtypeError, FileError
-from rnnscope.files.allowance import Allowance
 
 __all__ = ["Held", "Window", "as_tensor"]
 

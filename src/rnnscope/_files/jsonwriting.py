@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnscope._files.jsonfile import JSON_ENDINGS, MARK, USUAL
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.errors import RefusedError
-from rnnscope.files.jsonfile import JSON_ENDINGS, MARK, USUAL
 
 __all__ = [
     "JSON_ENDINGS",

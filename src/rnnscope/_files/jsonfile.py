@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from rnnscope._files.allowance import Allowance
+from rnnscope._files.jsontext import Numbers, parsed
+from rnnscope._files.raw import Raw
+from rnnscope._files.window import Held, Window
 from rnnscope.errors import FileError
-from rnnscope.files.allowance import Allowance
-from rnnscope.files.jsontext import Numbers, parsed
-from rnnscope.files.raw import Raw
-from rnnscope.files.window import Held, Window
 
 __all__ = ["JSON_ENDINGS", "MARK", "PARAMETER", "USUAL", "Document", "read_json"]
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from rnnscope._files.found import layer_name
 from rnnscope.errors import FileError
-from rnnscope.files.found import layer_name
 
 __all__ = ["refuse_remade"]
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._files.allowance import Allowance
+from rnnscope._files.raw import Raw
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._layouts import Converted, Layout, to_torch
 from rnnscope._layouts.kinds import storage_kind
@@ -24,8 +26,6 @@ from rnnscope.cells import (
     as_declared,
 )
 from rnnscope.errors import FileError, RnnscopeError
-from rnnscope.files.allowance import Allowance
-from rnnscope.files.raw import Raw
 
 __all__ = [
     "CELL_KINDS",

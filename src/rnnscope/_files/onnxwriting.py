@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from rnnscope._files.wire import encoded
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.cells import CELLS, DECLARED, Cell
 from rnnscope.cells.algebra import Apply, Expr, Product, Sum
 from rnnscope.errors import RefusedError
-from rnnscope.files.wire import encoded
 
 __all__ = ["model_of"]
 

@@ -8,6 +8,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from rnnscope._files.arrays import read_npz, read_safetensors, read_torch
+from rnnscope._files.atomic import no_file
+from rnnscope._files.finding import find
+from rnnscope._files.found import Copies, Found, Wanted, kind_name, module_of
+from rnnscope._files.jsonfile import read_json
+from rnnscope._files.kerasfile import read_hdf5_file, read_keras
+from rnnscope._files.onnxfile import read_onnx
+from rnnscope._files.raw import Raw
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.errors import (
@@ -18,14 +26,6 @@ from rnnscope.errors import (
     RefusedError,
     ShapeError,
 )
-from rnnscope.files.arrays import read_npz, read_safetensors, read_torch
-from rnnscope.files.finding import find
-from rnnscope.files.found import Copies, Found, Wanted, kind_name, module_of
-from rnnscope.files.jsonfile import read_json
-from rnnscope.files.kerasfile import read_hdf5_file, read_keras
-from rnnscope.files.onnxfile import read_onnx
-from rnnscope.files.raw import Raw
-from rnnscope.writing import no_file
 
 __all__ = ["Layers", "READERS", "built_of", "load", "read_raw"]
 

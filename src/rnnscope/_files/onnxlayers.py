@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from rnnscope._files.found import Found, converted
+from rnnscope._files.raw import Node, Raw
 from rnnscope._layouts import layout_named
 from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError
-from rnnscope.files.found import Found, converted
-from rnnscope.files.raw import Node, Raw
 
 __all__ = ["layers_of_nodes"]
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rnnscope._files.found import CELL_KINDS, Wanted
+from rnnscope._files.raw import Raw
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layouts.kinds import nonlinearity_of, storage_kind
 from rnnscope.cells import DECLARED
 from rnnscope.errors import FileError, RefusedError
-from rnnscope.files.found import CELL_KINDS, Wanted
-from rnnscope.files.raw import Raw
 
 __all__ = ["KEY", "as_marked", "fitted", "mark_of", "marks_in", "marks_of_state"]
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from rnnscope._files.window import Held
 from rnnscope._layouts import Converted
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_TANH
 from rnnscope.errors import FileError
-from rnnscope.files.window import Held
 
 __all__ = ["assembled"]
 
