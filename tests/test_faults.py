@@ -18,8 +18,9 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope import buffers, capture, direction
 from rnnscope._layers import adopt
+from rnnscope._opening import buffers, capture
+from rnnscope._opening import part as direction
 from rnnscope.cells import cells, from_h, from_x, sigmoid, tanh
 from rnnscope.cells.algebra import Expr, Previous, Quantity
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 from rnnscope._layers.adopt import adopt
-from rnnscope.bounds import GPU_FUNCTION, GPU_OFF, Rounding
+from rnnscope._opening.bounds import GPU_FUNCTION, GPU_OFF, Rounding
 from rnnscope.compare import answer, candidate, gpu, of_arrays
 from rnnscope.compare.model import Model
 

@@ -77,7 +77,7 @@ def alien(bench: Bench) -> rs.Trace:
 
 
 def _opened(tr: rs.Trace) -> Any:
-    from rnnscope.opening import Opened
+    from rnnscope._opening.opening import Opened
 
     return Opened(dict(tr), tr._inputs, dict(tr.proofs), tr._opened_in, tr._masks)
 

@@ -12,17 +12,17 @@ from torch import Tensor
 from rnnscope._escaping import printable
 from rnnscope._layers.adopt import Call, Structure, Weights
 from rnnscope._layers.tensors import plain
+from rnnscope._opening.capture import Snapshot
+from rnnscope._opening.opening import Opened
+from rnnscope._opening.part import Proof
+from rnnscope._opening.proof import sentence, unverified, worst
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.names import absent_names
 from rnnscope._record.record import Record
-from rnnscope.capture import Snapshot
 from rnnscope.cells import Cell
-from rnnscope.direction import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.listing import html, text
 from rnnscope.nonfinite import first_nonfinite
-from rnnscope.opening import Opened
-from rnnscope.proving import sentence, unverified, worst
 
 __all__ = ["Called"]
 

@@ -29,9 +29,9 @@ from torch.nn.modules import module as modules_of_torch
 from rnnscope._layers.adopt import RECURRENT, Adopted, Call, adopt
 from rnnscope._layers.attention import Attention
 from rnnscope._layers.recurrent import Recurrent
-from rnnscope.capture import Captured, attention_to, captured, check_dropout
+from rnnscope._opening.capture import Captured, attention_to, captured, check_dropout
+from rnnscope._opening.modes import ensured, settled, undisturbed
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
-from rnnscope.modes import ensured, settled, undisturbed
 
 __all__ = ["Forward", "Observer", "observe", "unobserve"]
 

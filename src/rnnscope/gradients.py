@@ -20,13 +20,13 @@ from rnnscope._escaping import printable
 from rnnscope._layers.adopt import Call, Returned, Structure, Weights
 from rnnscope._layers.run import run_call
 from rnnscope._layers.tensors import plain, require_numbers
+from rnnscope._opening.bounds import Rounding
+from rnnscope._opening.buffers import working_type
+from rnnscope._opening.part import deviations
 from rnnscope._record.record import Record
 from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
-from rnnscope.bounds import Rounding
-from rnnscope.buffers import working_type
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
-from rnnscope.direction import deviations
 from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
 

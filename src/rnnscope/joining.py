@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._layers.adopt import Call
-from rnnscope.direction import Proof
+from rnnscope._opening.opening import Opened
+from rnnscope._opening.part import Proof
 from rnnscope.errors import RefusedError
 from rnnscope.gradients import Gradients
-from rnnscope.opening import Opened
 from rnnscope.traced import Trace
 
 __all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]

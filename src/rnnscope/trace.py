@@ -15,14 +15,14 @@ from rnnscope import tracefile
 from rnnscope._layers.adopt import Adopted, Call, Returned, adopt
 from rnnscope._layers.run import Ran, run_call
 from rnnscope._layers.tensors import plain
+from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
+from rnnscope._opening.modes import ensured, settled
+from rnnscope._opening.opening import Opened, batch_first, open_call
+from rnnscope._opening.part import Proof, deviations
+from rnnscope._opening.proof import verify
 from rnnscope._record.names import recorded_names
 from rnnscope._record.record import Place
-from rnnscope.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
-from rnnscope.direction import Proof, deviations
 from rnnscope.errors import RefusedError
-from rnnscope.modes import ensured, settled
-from rnnscope.opening import Opened, batch_first, open_call
-from rnnscope.proving import verify
 from rnnscope.traced import Rerun, Trace
 
 __all__ = ["Rerun", "Trace", "load_trace", "trace"]

@@ -22,6 +22,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._files.atomic import no_file, replacing
 from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._opening.opening import Opened
+from rnnscope._opening.part import Proof
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.record import Place
 from rnnscope.cells import (
@@ -34,9 +36,7 @@ from rnnscope.cells import (
     quantity_names,
 )
 from rnnscope.cells.serialize import cell_of, data_of
-from rnnscope.direction import Proof
 from rnnscope.errors import DeclarationError, FileError, ShapeError
-from rnnscope.opening import Opened
 
 __all__ = ["Contents", "read", "write"]
 

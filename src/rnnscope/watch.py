@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adopt import OPENED, Call, adopt, refusal
+from rnnscope._opening.capture import Captured
+from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
-from rnnscope.capture import Captured
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, unobserve
 from rnnscope.gradients import Received, chained, tensors
 from rnnscope.joining import Beginning, Handed, begin, same_numbers
-from rnnscope.modes import undisturbed
 from rnnscope.seen import Layer, Seen
 from rnnscope.trace import Check, open_captured
 from rnnscope.traced import Trace

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope.bounds import GPU_OFF
+from rnnscope._opening.bounds import GPU_OFF
 from rnnscope.compare.misfit import worst
 from rnnscope.compare.model import Model
 from rnnscope.compare.observed import UNIT, Observation

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rnnscope._layers.adopt import Call, Weights
-from rnnscope.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
+from rnnscope._opening.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
 from rnnscope.cells.algebra import (
     Apply,
     Expr,

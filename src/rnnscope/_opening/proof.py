@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rnnscope._escaping import printable
 from rnnscope._layers.adopt import Adopted, Structure
-from rnnscope.direction import Proof
+from rnnscope._opening.part import Proof
 from rnnscope.errors import VerificationError
 
 __all__ = ["sentence", "unverified", "verify", "worst"]

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted, Call, Returned, Weights
-from rnnscope.bounds import Rounding
-from rnnscope.buffers import Buffers
-from rnnscope.direction import Direction, Proof, deviations
-from rnnscope.worst_case import Judged
+from rnnscope._opening.bounds import Rounding
+from rnnscope._opening.buffers import Buffers
+from rnnscope._opening.part import Direction, Proof, deviations
+from rnnscope._opening.worst_case import Judged
 
 __all__ = ["Opened", "batch_first", "open_call"]
 

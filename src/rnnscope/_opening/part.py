@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted, Call, Weights
+from rnnscope._opening.bounds import Errors, Rounding, norms
+from rnnscope._opening.buffers import Buffers, working_type
+from rnnscope._opening.worst_case import Ball, Judged, WorstCase
 from rnnscope._record.record import Place
-from rnnscope.bounds import Errors, Rounding, norms
-from rnnscope.buffers import Buffers, working_type
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,
@@ -31,7 +32,6 @@ from rnnscope.cells.algebra import (
     leaves,
     linear_recurrence,
 )
-from rnnscope.worst_case import Ball, Judged, WorstCase
 
 __all__ = ["Direction", "Proof", "deviations"]
 

@@ -1,0 +1,1 @@
+"""From a layer's own outputs to every gate of every step, with the proof that they are right."""
