@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_explain import check_chains
 
+from rnnscope._explain.digits import Ruler
+from rnnscope._explain.document import Chain, Chains, Document
+from rnnscope._explain.unit_step import Hand, Site
 from rnnscope._layers.adopt import Weights
-from rnnscope.arithmetic import Ruler
 from rnnscope.cells import CELLS, Cell, from_h, from_x, project, relu, sigmoid, tanh
 from rnnscope.cells.algebra import Expr, Number, Previous, Quantity, Vector
 from rnnscope.cells.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text
-from rnnscope.document import Chain, Chains, Document
 from rnnscope.errors import DeclarationError
-from rnnscope.hand import Hand, Site
 
 # as https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and its siblings write them,
 # with t-1 in parentheses

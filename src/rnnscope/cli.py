@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
 from rnnscope._escaping import printable
+from rnnscope._explain.lesson import lesson
 from rnnscope._files import load, save
 from rnnscope._files.found import AmbiguousError
 from rnnscope._files.jsonfile import JSON_ENDINGS, read_json
@@ -34,7 +35,6 @@ from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
 from rnnscope.inputs import MOST, read_sequence, sequence
-from rnnscope.lesson import lesson
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.page import view as page
 from rnnscope.terminal import ArgumentError, Format, OneLine, say, show

@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
+from rnnscope._explain.address import Address
+from rnnscope._explain.explain import Explanation, explain
+from rnnscope._explain.shapes import Shapes, shapes
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
 from rnnscope._record.record import Index, Record
-from rnnscope.addressing import Address
 from rnnscope.called import Called
 from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
-from rnnscope.explain import Explanation, explain
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
 from rnnscope.page import View, view
-from rnnscope.shapes import Shapes, shapes
 
 __all__ = ["Rerun", "Trace"]
 

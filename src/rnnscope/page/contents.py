@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnnscope._explain.address import Traced
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
-from rnnscope.addressing import Traced
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError, ShapeError
 from rnnscope.page.script import equations, functions

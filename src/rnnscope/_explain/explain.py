@@ -10,14 +10,23 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from rnnscope.addressing import Address, Traced, faithful
-from rnnscope.arithmetic import Node, plain
+from rnnscope._explain.address import Address, Traced, faithful
+from rnnscope._explain.digits import Node, plain
+from rnnscope._explain.document import (
+    Block,
+    Chain,
+    Chains,
+    Document,
+    Heading,
+    Paragraph,
+    Table,
+    noted,
+)
+from rnnscope._explain.lesson import lesson
+from rnnscope._explain.steps import difference, walk
+from rnnscope._explain.unit_step import Dot, Hand, tabled
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.cells.notation import Call, Digits, Shape, Symbol, Times, Total, text
-from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table, noted
-from rnnscope.hand import Dot, Hand, tabled
-from rnnscope.lesson import lesson
-from rnnscope.walk import difference, walk
 
 __all__ = ["Explanation", "explain", "lesson"]
 

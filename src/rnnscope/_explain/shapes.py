@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_packed_sequence
 
-from rnnscope.statements import Checker, Section, Shapes, Statement, Traced, Trap, apart
+from rnnscope._explain.statements import Checker, Section, Shapes, Statement, Traced, Trap, apart
 
 __all__ = ["Shapes", "shapes"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rnnscope.addressing import Address, Traced, faithful
-from rnnscope.arithmetic import Ruler, Shown, plain
+from rnnscope._explain.address import Address, Traced, faithful
+from rnnscope._explain.digits import Ruler, Shown, plain
+from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
+from rnnscope._explain.unit_step import Hand, Site
 from rnnscope.cells.notation import Notation, text
-from rnnscope.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
-from rnnscope.hand import Hand, Site
 
 __all__ = ["Walk", "difference", "walk"]
 

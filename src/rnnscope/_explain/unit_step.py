@@ -14,8 +14,8 @@ from functools import cached_property
 from torch import Tensor
 from torch.nn.functional import linear
 
+from rnnscope._explain.digits import Dotted, Node, Ruler, Shown
 from rnnscope._layers.adopt import Weights
-from rnnscope.arithmetic import Dotted, Node, Ruler, Shown
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rnnscope._explain.digits import MOST_PLACES, PLACES, Ruler
+from rnnscope._explain.unit_step import Hand, Site, expressions, needed
 from rnnscope._layers.adopt import Call, Structure, Weights
 from rnnscope._record.record import Index, Place
-from rnnscope.arithmetic import MOST_PLACES, PLACES, Ruler
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError
-from rnnscope.hand import Hand, Site, expressions, needed
 
 __all__ = ["Address", "Traced", "faithful"]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope.addressing import Address, Traced
-from rnnscope.arithmetic import plain
+from rnnscope._explain.address import Address, Traced
+from rnnscope._explain.digits import plain
+from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
+from rnnscope._explain.steps import Walk, equations, omitted, proof
 from rnnscope.cells.notation import Notation, text
-from rnnscope.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
-from rnnscope.walk import Walk, equations, omitted, proof
 
 __all__ = ["lesson"]
 
