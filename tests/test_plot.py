@@ -301,7 +301,7 @@ def test_points_and_curves_are_the_numbers() -> None:
 
 
 def test_colours_are_the_pages_blue_above_zero_and_magenta_where_there_is_no_number() -> None:
-    script = (files("rnnscope.page") / "static" / "draw.js").read_text(encoding="utf-8")
+    script = (files("rnnscope._page") / "static" / "draw.js").read_text(encoding="utf-8")
     found = re.search(r"signed: (\[\[.*?\]\])", script)
     assert found is not None
     page = ["#" + bytes(stop).hex() for stop in json.loads(found[1])]

@@ -21,8 +21,8 @@ from verbs import CPU, Bench
 
 import rnnscope as rs
 from rnnscope._escaping import code, fenced, latex, markdown, printable, verbatim
+from rnnscope._page.contents import MOST
 from rnnscope.cells import apply, from_h, from_x, quantity, vector
-from rnnscope.page.contents import MOST
 
 OBEYED = "a\x1b[31mb\r\nc\u202ed\x9be\u2028f\x07"
 ELEMENT = "<img src=x onerror=alert(1)>"

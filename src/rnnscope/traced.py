@@ -17,6 +17,7 @@ from rnnscope._explain.explain import Explanation, explain
 from rnnscope._explain.shapes import Shapes, shapes
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
+from rnnscope._page import View, view
 from rnnscope._record.record import Index, Record
 from rnnscope.called import Called
 from rnnscope.edit import Edit, difference, rerun
@@ -24,7 +25,6 @@ from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeErro
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given
 from rnnscope.gradients import captured as captured_upstream
-from rnnscope.page import View, view
 
 __all__ = ["Rerun", "Trace"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from rnnscope._escaping import printable
 from rnnscope._files.atomic import replacing
+from rnnscope._page.contents import MOST, Shown, contents, json_text
+from rnnscope._page.script import runnable
 from rnnscope._record.record import Record
 from rnnscope.errors import ShapeError
-from rnnscope.page.contents import MOST, Shown, contents, json_text
-from rnnscope.page.script import runnable
 
 __all__ = ["View", "view"]
 
@@ -110,7 +110,7 @@ def document(facts: dict[str, Any]) -> str:
 
 @cache
 def _static(name: str) -> str:
-    return (files("rnnscope.page") / "static" / name).read_text(encoding="utf-8")
+    return (files("rnnscope._page") / "static" / name).read_text(encoding="utf-8")
 
 
 def _script(functions: Mapping[str, str]) -> str:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rnnscope._explain.address import Traced
+from rnnscope._page.script import equations, functions
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError, ShapeError
-from rnnscope.page.script import equations, functions
 
 __all__ = ["MOST", "Shown", "contents", "json_text"]
 
