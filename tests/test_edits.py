@@ -273,7 +273,7 @@ def test_a_cell_of_one_step() -> None:
 
 def test_only_the_steps_from_the_edit_on_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """In that layer and those above, of the sequences that are edited."""
-    from rnnscope import edit
+    from rnnscope._edit import edit
 
     ran: list[tuple[int, int]] = []
     original = edit.run_direction

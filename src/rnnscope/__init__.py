@@ -12,12 +12,12 @@ torch.Size([4, 30, 20])
 from importlib.metadata import version as _version
 
 from rnnscope import plot
+from rnnscope._edit.edit import Edit
 from rnnscope._files import load, save
 from rnnscope._layers.recurrent import Recurrent, unfuse
 from rnnscope._layouts import Array, Layout, Stored
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
-from rnnscope.edit import Edit
 from rnnscope.errors import (
     AddressError,
     CandidateError,

@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rnnscope._edit.edit import scaled
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index, Record
 from rnnscope.adjoint import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import Expr, evaluate, linear_recurrence
-from rnnscope.edit import scaled
 from rnnscope.errors import AddressError
 from rnnscope.gradients import Differentiable, known
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from rnnscope._edit.edit import Editable, scaled
 from rnnscope._escaping import printable
 from rnnscope._layers.adopt import Call, Returned, Structure, Weights
 from rnnscope._layers.run import run_call
@@ -27,7 +28,6 @@ from rnnscope._record.record import Record
 from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
-from rnnscope.edit import Editable, scaled
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError
 
 __all__ = [

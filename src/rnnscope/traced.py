@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope import tracefile
+from rnnscope._edit.edit import Edit, difference, rerun
 from rnnscope._explain.address import Address
 from rnnscope._explain.explain import Explanation, explain
 from rnnscope._explain.shapes import Shapes, shapes
@@ -20,7 +21,6 @@ from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view
 from rnnscope._record.record import Index, Record
 from rnnscope.called import Called
-from rnnscope.edit import Edit, difference, rerun
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
 from rnnscope.flow import Memory, flow, jacobian, memory
 from rnnscope.gradients import Gradients, Received, given

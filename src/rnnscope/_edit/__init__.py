@@ -1,0 +1,1 @@
+"""Runs again in which numbers inside the layer are changed."""
