@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope import gradients
+from rnnscope._gradients import gradients
 from rnnscope.cells import DECLARED, GRU, RNN_TANH, quantity_names
 from rnnscope.cells.algebra import Apply
 from rnnscope.cells.functions import FAMILIES, FUNCTIONS

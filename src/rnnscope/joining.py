@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.adopt import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope.errors import RefusedError
-from rnnscope.gradients import Gradients
 from rnnscope.traced import Trace
 
 __all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]

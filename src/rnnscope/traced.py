@@ -16,15 +16,15 @@ from rnnscope._edit.edit import Edit, difference, rerun
 from rnnscope._explain.address import Address
 from rnnscope._explain.explain import Explanation, explain
 from rnnscope._explain.shapes import Shapes, shapes
+from rnnscope._gradients.gradients import Gradients, Received, given
+from rnnscope._gradients.gradients import captured as captured_upstream
+from rnnscope._gradients.jacobian import Memory, flow, jacobian, memory
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view
 from rnnscope._record.record import Index, Record
 from rnnscope.called import Called
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
-from rnnscope.flow import Memory, flow, jacobian, memory
-from rnnscope.gradients import Gradients, Received, given
-from rnnscope.gradients import captured as captured_upstream
 
 __all__ = ["Rerun", "Trace"]
 

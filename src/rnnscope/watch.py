@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from rnnscope._gradients.gradients import Received, chained, tensors
 from rnnscope._layers.adopt import OPENED, Call, adopt, refusal
 from rnnscope._opening.capture import Captured
 from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, unobserve
-from rnnscope.gradients import Received, chained, tensors
 from rnnscope.joining import Beginning, Handed, begin, same_numbers
 from rnnscope.seen import Layer, Seen
 from rnnscope.trace import Check, open_captured

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.adopt import Structure
 from rnnscope._record.labels import step_labels
 from rnnscope._record.record import Record
 from rnnscope.errors import AddressError, ShapeError
-from rnnscope.gradients import Gradients
 from rnnscope.traced import Trace
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rnnscope._gradients.gradients import Gradients
 from rnnscope._record.record import Record
 from rnnscope.errors import MissingExtraError
-from rnnscope.gradients import Gradients
 from rnnscope.plot import data
 from rnnscope.traced import Trace
 

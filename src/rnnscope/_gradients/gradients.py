@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._edit.edit import Editable, scaled
 from rnnscope._escaping import printable
+from rnnscope._gradients.backward import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope._layers.adopt import Call, Returned, Structure, Weights
 from rnnscope._layers.run import run_call
 from rnnscope._layers.tensors import plain, require_numbers
@@ -25,7 +26,6 @@ from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
 from rnnscope._opening.part import deviations
 from rnnscope._record.record import Record
-from rnnscope.adjoint import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
 from rnnscope.errors import AddressError, DtypeError, GradientError, ShapeError, VerificationError

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rnnscope._edit.edit import scaled
+from rnnscope._gradients.backward import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
+from rnnscope._gradients.gradients import Differentiable, known
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index, Record
-from rnnscope.adjoint import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import Expr, evaluate, linear_recurrence
 from rnnscope.errors import AddressError
-from rnnscope.gradients import Differentiable, known
 
 __all__ = ["Memory", "flow", "jacobian", "memory"]
 

@@ -1,0 +1,1 @@
+"""Gradients of every quantity, derived from the declared equations; Jacobians and memory."""
