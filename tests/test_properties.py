@@ -259,7 +259,7 @@ def test_after_an_exception_nothing_is_changed(fault: str, monkeypatch: pytest.M
         def fail(*_: Any, **__: Any) -> None:
             raise RuntimeError("out of memory")
 
-        opening = importlib.import_module("rnnscope.trace")
+        opening = importlib.import_module("rnnscope._trace.trace")
         monkeypatch.setattr(opening, "open_call", fail)
         expected, match = RuntimeError, "out of memory"
     before, state = picture(case.layer, x, h_0), torch.get_rng_state()

@@ -17,7 +17,7 @@ from torch import Tensor
 from verbs import Bench
 
 import rnnscope as rs
-from rnnscope.tracefile import _checksum
+from rnnscope._trace.file import _checksum
 
 OTHER_FACTS = [None, "x", 0, [], True, -1, 10**30, 1.5, float("nan"), "\x1b[31m", {}, [[]]]
 FEW = 4

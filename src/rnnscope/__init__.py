@@ -16,6 +16,8 @@ from rnnscope._edit.edit import Edit
 from rnnscope._files import load, save
 from rnnscope._layers.recurrent import Recurrent, unfuse
 from rnnscope._layouts import Array, Layout, Stored
+from rnnscope._trace.trace import load_trace, trace
+from rnnscope._trace.verbs import Trace
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.errors import (
@@ -32,8 +34,6 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
-from rnnscope.trace import load_trace, trace
-from rnnscope.traced import Trace
 from rnnscope.watch import watch
 
 __version__ = _version("rnnscope")

@@ -33,13 +33,13 @@ from rnnscope._layers.adopt import adopt
 from rnnscope._layouts import LAYOUTS
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope._page import view as page
+from rnnscope._trace.trace import trace
+from rnnscope._trace.verbs import Trace
 from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
 from rnnscope.inputs import MOST, read_sequence, sequence
 from rnnscope.modules import construction, drawn, read_layer, set_parameter
 from rnnscope.terminal import ArgumentError, Format, OneLine, say, show
-from rnnscope.trace import trace
-from rnnscope.traced import Trace
 
 __all__ = ["app", "main"]
 

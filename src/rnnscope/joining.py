@@ -17,8 +17,8 @@ from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.adopt import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import RefusedError
-from rnnscope.traced import Trace
 
 __all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]
 

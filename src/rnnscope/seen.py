@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rnnscope._escaping import printable
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import AddressError
 from rnnscope.joining import Beginning, Handed, Joined, segments
-from rnnscope.traced import Trace
 
 __all__ = ["Layer", "Seen"]
 

@@ -19,12 +19,12 @@ from rnnscope._layers.adopt import OPENED, Call, adopt, refusal
 from rnnscope._opening.capture import Captured
 from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
+from rnnscope._trace.trace import Check, open_captured
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 from rnnscope.forwards import Forward, observe, unobserve
 from rnnscope.joining import Beginning, Handed, begin, same_numbers
 from rnnscope.seen import Layer, Seen
-from rnnscope.trace import Check, open_captured
-from rnnscope.traced import Trace
 
 __all__ = ["Watch", "watch"]
 

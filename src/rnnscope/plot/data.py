@@ -15,8 +15,8 @@ from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.adopt import Structure
 from rnnscope._record.labels import step_labels
 from rnnscope._record.record import Record
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import AddressError, ShapeError
-from rnnscope.traced import Trace
 
 __all__ = [
     "Diagram",

@@ -9,9 +9,9 @@ import numpy as np
 
 from rnnscope._gradients.gradients import Gradients
 from rnnscope._record.record import Record
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import MissingExtraError
 from rnnscope.plot import data
-from rnnscope.traced import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

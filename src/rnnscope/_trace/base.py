@@ -19,10 +19,10 @@ from rnnscope._opening.proof import sentence, unverified, worst
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.names import absent_names
 from rnnscope._record.record import Record
+from rnnscope._trace.listing import html, text
+from rnnscope._trace.nonfinite import first_nonfinite
 from rnnscope.cells import Cell
 from rnnscope.errors import RefusedError
-from rnnscope.listing import html, text
-from rnnscope.nonfinite import first_nonfinite
 
 __all__ = ["Called"]
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rnnscope import tracefile
 from rnnscope._layers.adopt import Adopted, Call, Returned, adopt
 from rnnscope._layers.run import Ran, run_call
 from rnnscope._layers.tensors import plain
@@ -22,8 +21,9 @@ from rnnscope._opening.part import Proof, deviations
 from rnnscope._opening.proof import verify
 from rnnscope._record.names import recorded_names
 from rnnscope._record.record import Place
+from rnnscope._trace import file as tracefile
+from rnnscope._trace.verbs import Rerun, Trace
 from rnnscope.errors import RefusedError
-from rnnscope.traced import Rerun, Trace
 
 __all__ = ["Rerun", "Trace", "load_trace", "trace"]
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope import tracefile
 from rnnscope._edit.edit import Edit, difference, rerun
 from rnnscope._explain.address import Address
 from rnnscope._explain.explain import Explanation, explain
@@ -23,7 +22,8 @@ from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view
 from rnnscope._record.record import Index, Record
-from rnnscope.called import Called
+from rnnscope._trace import file as tracefile
+from rnnscope._trace.base import Called
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
 
 __all__ = ["Rerun", "Trace"]
