@@ -18,6 +18,7 @@ from rnnscope._layers.recurrent import Recurrent, unfuse
 from rnnscope._layouts import Array, Layout, Stored
 from rnnscope._trace.trace import load_trace, trace
 from rnnscope._trace.verbs import Trace
+from rnnscope._watch.watch import watch
 from rnnscope.cells import Cell
 from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.errors import (
@@ -34,7 +35,6 @@ from rnnscope.errors import (
     ShapeError,
     VerificationError,
 )
-from rnnscope.watch import watch
 
 __version__ = _version("rnnscope")
 

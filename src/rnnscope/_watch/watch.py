@@ -21,10 +21,10 @@ from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
+from rnnscope._watch.forwards import Forward, observe, unobserve
+from rnnscope._watch.join import Beginning, Handed, begin, same_numbers
+from rnnscope._watch.seen import Layer, Seen
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
-from rnnscope.forwards import Forward, observe, unobserve
-from rnnscope.joining import Beginning, Handed, begin, same_numbers
-from rnnscope.seen import Layer, Seen
 
 __all__ = ["Watch", "watch"]
 

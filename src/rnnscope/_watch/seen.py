@@ -11,8 +11,8 @@ from typing import Any
 
 from rnnscope._escaping import printable
 from rnnscope._trace.verbs import Trace
+from rnnscope._watch.join import Beginning, Handed, Joined, segments
 from rnnscope.errors import AddressError
-from rnnscope.joining import Beginning, Handed, Joined, segments
 
 __all__ = ["Layer", "Seen"]
 

@@ -1,0 +1,1 @@
+"""``watch``: every call of every recurrent layer inside a model."""
