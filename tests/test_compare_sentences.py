@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope.compare import deciding
+from rnnscope._compare import deciding
 
 
 def plain(verdict: Any) -> str:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope.compare.undisturbed import SETTINGS
+from rnnscope._compare.candidate.sandbox import SETTINGS
 
 # pytest tells of a thread that ends by SystemExit, which Python lets end in silence
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

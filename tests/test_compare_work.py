@@ -16,7 +16,7 @@ from test_cli_compare import Case, run
 from torch import nn
 
 import rnnscope as rs
-from rnnscope.compare.work import EFFORT
+from rnnscope._compare.work import EFFORT
 
 SCRIPT = """
 import sys

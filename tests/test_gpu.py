@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
+from rnnscope._compare import gpu
+from rnnscope._compare.candidate import arrays as of_arrays
+from rnnscope._compare.candidate import call as candidate
+from rnnscope._compare.candidate import returned as answer
+from rnnscope._compare.model.model import Model
 from rnnscope._layers.adopt import adopt
 from rnnscope._opening.bounds import GPU_FUNCTION, GPU_OFF, Rounding
-from rnnscope.compare import answer, candidate, gpu, of_arrays
-from rnnscope.compare.model import Model
 
 LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import nn
 
+from rnnscope._compare.mistakes import CATALOGUE, applied, causes, changed_part
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.compatible import compatible
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.observed import UNIT, Observation
+from rnnscope._compare.model.runs import RunPart, run_parts
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.search.factored import Thorough
+from rnnscope._compare.search.stacked import Stacked
+from rnnscope._compare.tolerance import allowed
 from rnnscope._layers.adopt import adopt
-from rnnscope.compare.catalogue import CATALOGUE, applied, causes, changed_part
-from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import UNIT, Observation
-from rnnscope.compare.parts import OpenedPart, opened_parts
-from rnnscope.compare.runs import RunPart, run_parts
-from rnnscope.compare.simulate import Simulator
-from rnnscope.compare.stacked import Stacked
-from rnnscope.compare.standing import compatible
-from rnnscope.compare.thorough import Thorough
-from rnnscope.compare.tolerance import allowed
 
 LAYERS: dict[str, Any] = {
     "one unit": lambda **o: nn.RNN(3, 1, **o),  # which no mistake in the weights concerns

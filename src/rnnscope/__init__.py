@@ -12,6 +12,7 @@ torch.Size([4, 30, 20])
 from importlib.metadata import version as _version
 
 from rnnscope import plot
+from rnnscope._compare import Cause, Verdict, assert_agrees, compare
 from rnnscope._edit.edit import Edit
 from rnnscope._files import load, save
 from rnnscope._layers.recurrent import Recurrent, unfuse
@@ -20,7 +21,6 @@ from rnnscope._trace.trace import load_trace, trace
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.watch import watch
 from rnnscope.cells import Cell
-from rnnscope.compare import Cause, Verdict, assert_agrees, compare
 from rnnscope.errors import (
     AddressError,
     CandidateError,
