@@ -21,9 +21,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._cli.commands import AnyCell, app
+from rnnscope._cli.terminal import Format, show
 from rnnscope._files.found import CELL_KINDS
-from rnnscope.cli import AnyCell, app
-from rnnscope.terminal import Format, show
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]
 
@@ -572,7 +572,7 @@ def test_on_a_terminal(environment: dict[str, str]) -> None:
 
 def test_what_is_optional_is_not_imported() -> None:
     """The command starts as soon as torch has been imported: nothing else large is."""
-    code = "import sys, rnnscope.cli; print(*sys.modules)"
+    code = "import sys, rnnscope._cli.commands; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
     assert "torch" in imported

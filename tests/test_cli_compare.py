@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from typer.testing import CliRunner
 
 import rnnscope as rs
-from rnnscope.cli import app
+from rnnscope._cli.commands import app
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -209,7 +209,7 @@ def test_effort_reaches_the_search(lstm: Case, monkeypatch: pytest.MonkeyPatch) 
         given.append(effort)
         return rs.compare(*args, **options)
 
-    monkeypatch.setattr("rnnscope.comparison.compare", compare)
+    monkeypatch.setattr("rnnscope._cli.compare.compare", compare)
     good = lstm.npy(lstm.layer(lstm.x)[0])
     run(*lstm.words, *good)
     run(*lstm.words, *good, "--effort", "2.5")

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._cli.commands import app
 from rnnscope._files import Layers
-from rnnscope.cli import app
 
 STEPS = 9
 # float32 weights and states against float64 ones: rounding of sums of a few numbers below 1

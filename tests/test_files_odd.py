@@ -28,13 +28,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._cli.commands import app
+from rnnscope._cli.inputs import read_sequence
 from rnnscope._files import arrays as reading
 from rnnscope._files.arrays import read_npz
 from rnnscope._files.hdf5 import read_hdf5
 from rnnscope._files.window import Window
 from rnnscope._files.wire import encoded
-from rnnscope.cli import app
-from rnnscope.inputs import read_sequence
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and measures a process's memory")
 

@@ -16,10 +16,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
+from rnnscope._cli.commands import app
 from rnnscope._page import contents as held
 from rnnscope._page.script import functions, runnable, tree
 from rnnscope.cells import DECLARED, LSTM
-from rnnscope.cli import app
 
 
 def traced(**options: Any) -> Any:

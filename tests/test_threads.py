@@ -26,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import rnnscope as rs
+from rnnscope._cli.layers import drawn
 from rnnscope._layers import attention
 from rnnscope._layers.adopt import RECURRENT
 from rnnscope._opening import capture
 from rnnscope._watch import forwards
-from rnnscope.modules import drawn
 
 KINDS: tuple[type[nn.Module], ...] = (*RECURRENT, rs.Recurrent)
 

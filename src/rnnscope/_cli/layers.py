@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._cli.inputs import MOST, number
 from rnnscope._files import load
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import DECLARED
 from rnnscope.errors import AddressError, FileError, ShapeError
-from rnnscope.inputs import MOST, number
 
 __all__ = ["construction", "drawn", "read_layer", "set_parameter"]
 

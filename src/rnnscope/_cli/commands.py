@@ -22,6 +22,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnscope import __version__
+from rnnscope._cli.compare import Comparison, Printed, initial_states
+from rnnscope._cli.inputs import MOST, read_sequence, sequence
+from rnnscope._cli.layers import construction, drawn, read_layer, set_parameter
+from rnnscope._cli.terminal import ArgumentError, Format, OneLine, say, show
 from rnnscope._escaping import printable
 from rnnscope._explain.lesson import lesson
 from rnnscope._files import load, save
@@ -35,11 +39,7 @@ from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope._page import view as page
 from rnnscope._trace.trace import trace
 from rnnscope._trace.verbs import Trace
-from rnnscope.comparison import Comparison, Printed, initial_states
 from rnnscope.errors import ShapeError
-from rnnscope.inputs import MOST, read_sequence, sequence
-from rnnscope.modules import construction, drawn, read_layer, set_parameter
-from rnnscope.terminal import ArgumentError, Format, OneLine, say, show
 
 __all__ = ["app", "main"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._cli.inputs import MOST, reader_of
+from rnnscope._cli.terminal import ArgumentError
 from rnnscope._compare import Verdict, compare
 from rnnscope._escaping import fenced
 from rnnscope._files.arrays import read_npz
 from rnnscope._files.window import Held
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
-from rnnscope.inputs import MOST, reader_of
-from rnnscope.terminal import ArgumentError
 
 __all__ = ["Comparison", "Printed", "initial_states"]
 

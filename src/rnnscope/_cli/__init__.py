@@ -1,0 +1,1 @@
+"""The command ``rnnscope``: arguments in, public functions, text out."""
