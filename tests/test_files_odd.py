@@ -851,7 +851,7 @@ def test_a_file_is_opened_as_often_for_many_layers_as_for_one(
             opened = [
                 ("pathlib.Path.open", Path.open),
                 ("zipfile.ZipFile.__init__", zipfile.ZipFile.__init__),
-                ("rnnscope.files.arrays.safe_open", reading.safe_open),
+                ("rnnscope._files.arrays.safe_open", reading.safe_open),
                 ("torch.load", torch.load),
             ]
             counts = []

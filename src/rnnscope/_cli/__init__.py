@@ -1,1 +1,5 @@
-"""The command ``rnnscope``: arguments in, public functions, text out."""
+"""The command ``rnnscope``.
+
+Enters: arguments of a command line.
+Leaves: what the public functions say, as text or JSON, and an exit code.
+"""

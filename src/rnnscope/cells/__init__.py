@@ -1,4 +1,8 @@
-"""The words in which a cell is declared, and the cells of PyTorch in them."""
+"""The words in which a cell is declared, and the cells of PyTorch declared in them, once.
+
+Enters: equations, written in these words.
+Leaves: a ``Cell``: its text and LaTeX, values, derivatives and the source of functions.
+"""
 
 from rnnscope.cells.cells import (
     CELLS,
