@@ -6,6 +6,6 @@ Leaves: a ``Verdict``: agreement, the first difference, the causes that explain 
 
 from rnnscope._compare.compare import assert_agrees, compare
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import Explanation, Place, Verdict
+from rnnscope._compare.verdict import Explanation, FirstDifference, Verdict
 
-__all__ = ["Cause", "Explanation", "Place", "Verdict", "assert_agrees", "compare"]
+__all__ = ["Cause", "Explanation", "FirstDifference", "Verdict", "assert_agrees", "compare"]

@@ -23,7 +23,7 @@ from rnnscope._compare.candidate.caller_inputs import given_inputs, unlike_its_c
 from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit
-from rnnscope._compare.deciding import Comparison
+from rnnscope._compare.deciding import Decision
 from rnnscope._compare.model.observed import UNIT
 from rnnscope._compare.verdict import Verdict
 from rnnscope._compare.work import SECONDS
@@ -138,7 +138,7 @@ def compare(
             padded = inputs.lengths is not None if inputs is not None else lengths is True
             subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
         subject.notes += unlike_its_calls(adopted)
-        return Comparison(subject, effort, _teller(progress)).verdict()
+        return Decision(subject, effort, _teller(progress)).verdict()
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:

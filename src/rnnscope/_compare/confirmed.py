@@ -15,7 +15,7 @@ from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
 from rnnscope._compare.model.steps import worst_step
-from rnnscope._compare.search.search import Found, either
+from rnnscope._compare.search.search import SearchOutcome, either
 from rnnscope._compare.tolerance import allowed, most_allowed
 
 __all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved"]
@@ -26,7 +26,7 @@ EVIDENCE = 6.0
 
 def confirmed(
     model: Model,
-    result: Found,
+    result: SearchOutcome,
     searched: Sequence[Observation],
     shown: Sequence[Observation],
     sliced: bool,
@@ -89,7 +89,7 @@ def proved(model: Model, shown: Sequence[Observation]) -> bool:
     return enough and worst(model, shown) <= 1 and worst_step(model, shown) <= 1
 
 
-def needed(result: Found) -> float:
+def needed(result: SearchOutcome) -> float:
     """How much must be proved, after so many sets of mistakes were tried."""
     return EVIDENCE + math.log10(max(1, result.tried))
 

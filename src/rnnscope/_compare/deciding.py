@@ -31,12 +31,12 @@ from rnnscope._compare.model.observed import (
 from rnnscope._compare.model.steps import opened_parts, worst_step
 from rnnscope._compare.precision import grid_of, lower_precision, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
-from rnnscope._compare.search.search import Found, Search
+from rnnscope._compare.search.search import Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
 
-__all__ = ["Comparison"]
+__all__ = ["Decision"]
 
 FEW = 32
 """Numbers that may be too few to tell one mistake from another."""
@@ -58,7 +58,7 @@ READ = {"output_axes": "the axes", "final_axes": "the final states"}
 """The family of what is undone to read what came back."""
 
 
-class Comparison:
+class Decision:
     """One comparison, of numbers or calls; ``effort`` multiplies the work of the search in it."""
 
     def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
@@ -307,7 +307,7 @@ class Comparison:
 
     def _by_output(
         self, searched: Sequence[Observation], shown: Sequence[Observation]
-    ) -> tuple[Search, Found] | None:
+    ) -> tuple[Search, SearchOutcome] | None:
         """The search for what explains the output alone, where something came beside it; None
         where nothing does."""
         if not any(one.final or one.quantities for one in shown) or self.effort < ALONE:
@@ -324,7 +324,7 @@ class Comparison:
     def _of_everything(
         self,
         search: Search,
-        result: Found,
+        result: SearchOutcome,
         searched: Sequence[Observation],
         shown: Sequence[Observation],
     ) -> list[tuple[Cause, ...]]:
@@ -334,7 +334,9 @@ class Comparison:
         found = replace(result, sets=whole)
         return confirmed(self.model, found, searched, shown, self.subject.sliced)
 
-    def _of_output(self, search: Search, result: Found, shown: Sequence[Observation]) -> str:
+    def _of_output(
+        self, search: Search, result: SearchOutcome, shown: Sequence[Observation]
+    ) -> str:
         """That the output alone is explained, and what came beside it is not."""
         together = result.sets[0]
         changed = search.of(together)
@@ -378,7 +380,7 @@ class Comparison:
         )
 
     def _nearest(
-        self, result: Found, search: Search, shown: Sequence[Observation]
+        self, result: SearchOutcome, search: Search, shown: Sequence[Observation]
     ) -> tuple[tuple[Cause, ...], tuple[Words, ...], float] | None:
         if result.nearest is None:
             return None

@@ -12,7 +12,7 @@ from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.single_steps import opened
 from rnnscope._compare.model.steps import OpenedPart, opened_parts, tolerances
-from rnnscope._compare.verdict import Place
+from rnnscope._compare.verdict import FirstDifference
 from rnnscope.cells import quantity_names
 
 __all__ = ["first_difference", "no_difference"]
@@ -20,7 +20,7 @@ __all__ = ["first_difference", "no_difference"]
 
 def first_difference(
     model: Model, shown: Sequence[Observation]
-) -> tuple[Place | None, Observation]:
+) -> tuple[FirstDifference | None, Observation]:
     """The first number that differs by more than rounding, in the order of computing, and the call
     that it is of: by single steps where the states are known, else in the output of the last
     layer."""
@@ -35,7 +35,7 @@ def first_difference(
     return None, shown[0]
 
 
-def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place | None:
+def _in_part(model: Model, part: OpenedPart, observation: Observation) -> FirstDifference | None:
     backward = part.part.backward
     for steps in part.steps:
         names = [n for n in quantity_names(part.part.cell) if n in steps.after]
@@ -57,7 +57,7 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
         away = distance(values[name], steps.after[name])[t]
         batch, unit = _worst(away, ratios[name][t])
         time = steps.known.x.shape[0] - 1 - t if backward else t
-        return Place(
+        return FirstDifference(
             name,
             part.place[0],
             part.direction,
@@ -70,7 +70,7 @@ def _in_part(model: Model, part: OpenedPart, observation: Observation) -> Place 
     return None
 
 
-def _in_quantities(model: Model, observation: Observation) -> Place | None:
+def _in_quantities(model: Model, observation: Observation) -> FirstDifference | None:
     """Of the quantities that were given by name, layer by layer."""
     [outcome] = observation.simulator.run([model])
     if outcome is None:
@@ -99,10 +99,10 @@ def _in_quantities(model: Model, observation: Observation) -> Place | None:
     place = (layer, d, batch, time, unit)
     yours, expected = observation.quantities[name][place], values[name][place]
     direction = model.structure.directions[d]
-    return Place(name, layer, direction, batch, time, unit, float(yours), float(expected))
+    return FirstDifference(name, layer, direction, batch, time, unit, float(yours), float(expected))
 
 
-def _in_output(model: Model, observation: Observation) -> Place | None:
+def _in_output(model: Model, observation: Observation) -> FirstDifference | None:
     [outcome] = observation.simulator.run([model])
     seen = observation.output
     if outcome is None or seen is None or outcome.output.shape != seen.shape:
@@ -123,7 +123,7 @@ def _in_output(model: Model, observation: Observation) -> Place | None:
     _, d, time = min(found)
     own = slice(d * width, (d + 1) * width)
     batch, unit = _worst(distance(outcome.output, seen)[time, :, own], ratio[time, :, own])
-    return Place(
+    return FirstDifference(
         "h",
         model.num_layers - 1,
         model.structure.directions[d],
@@ -136,7 +136,7 @@ def _in_output(model: Model, observation: Observation) -> Place | None:
     )
 
 
-def _in_final(model: Model, observation: Observation) -> Place | None:
+def _in_final(model: Model, observation: Observation) -> FirstDifference | None:
     [outcome] = observation.simulator.run([model])
     if outcome is None:
         return None
@@ -147,7 +147,7 @@ def _in_final(model: Model, observation: Observation) -> Place | None:
         ratio = distance(value, seen) / observation.allowed[name]
         if float(ratio.max()) > 1:
             layer, d, batch, unit = _index(distance(value, seen) * (ratio > 1))
-            return Place(
+            return FirstDifference(
                 name,
                 layer,
                 model.structure.directions[d],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import Explanation, Place, Verdict
+from rnnscope._compare.verdict import Explanation, FirstDifference, Verdict
 
 __all__ = ["report"]
 
@@ -115,7 +115,7 @@ def _differs(verdict: Verdict) -> str:
     return f"differs by {number(verdict.difference)}{where}"
 
 
-def _first(place: Place, verdict: Verdict) -> str:
+def _first(place: FirstDifference, verdict: Verdict) -> str:
     where = f"layer {place.layer}, {place.direction}, batch {place.batch}"
     if place.time is not None:
         where += f", time {place.time}"

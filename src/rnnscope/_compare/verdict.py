@@ -9,7 +9,7 @@ from typing import Any
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 
-__all__ = ["Explanation", "Place", "Verdict"]
+__all__ = ["Explanation", "FirstDifference", "Verdict"]
 
 
 def _plain(value: Any) -> Any:
@@ -20,7 +20,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Place:
+class FirstDifference:
     """Where two numbers differ first: ``name`` is a quantity or a final state, time None where it
     has none; ``yours`` and ``expected`` are the two."""
 
@@ -81,7 +81,7 @@ class Verdict:
     worst: float
     dtype: str
     kind: str
-    first: Place | None = None
+    first: FirstDifference | None = None
     explanations: tuple[Explanation, ...] = ()
     nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
     right: tuple[str, ...] = ()

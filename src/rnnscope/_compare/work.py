@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["EFFORT", "GATE", "SECONDS", "SUM", "Work", "counted", "is_cut", "is_over", "spend"]
+__all__ = ["EFFORT", "GATE", "SECONDS", "SUM", "Account", "counted", "is_cut", "is_over", "spend"]
 
 EFFORT = 3e10
 """Work of a search of effort 1, in products of two numbers. It was measured once, on layers of 4 to
@@ -35,7 +35,7 @@ CALL = 180_000
 
 
 @dataclass
-class Work:
+class Account:
     """The work of one search: ``done`` of what it has; ``cut`` once something was left out because
     there was no more."""
 
@@ -44,11 +44,11 @@ class Work:
     cut: bool = False
 
 
-_CURRENT: ContextVar[Work | None] = ContextVar("work", default=None)
+_CURRENT: ContextVar[Account | None] = ContextVar("work", default=None)
 
 
 @contextmanager
-def counted(work: Work) -> Iterator[None]:
+def counted(work: Account) -> Iterator[None]:
     """Everything inside counts as this work."""
     token = _CURRENT.set(work)
     try:

@@ -69,7 +69,7 @@ class Checks:
 
 
 @dataclass
-class _Run:
+class _CheckRun:
     """The calls of one candidate, with the first answer to compare with."""
 
     candidate: Candidate
@@ -87,7 +87,7 @@ class _Run:
         call: Callable[[Inputs], Answer],
         inputs: Inputs,
         tolerance: float,
-    ) -> _Run:
+    ) -> _CheckRun:
         """With the first call made; raises what it raises."""
         first = call(inputs).output.double()
         allowed = first.new_full((first.shape[0],), tolerance)
@@ -148,7 +148,7 @@ def run_checks(
     inputs = replace(inputs, lengths=None)
     stream = candidate.stream
     try:
-        run = _Run.of(candidate, call, inputs, tolerance)
+        run = _CheckRun.of(candidate, call, inputs, tolerance)
     except Exception as error:
         return Checks(skipped=(f"not checked: {_line(error)}",))
     skipped = run.skipped
@@ -174,13 +174,13 @@ def repeats(
     """Whether calls with the same input differ, and how; as ``run_checks`` finds it."""
     stream = candidate.stream
     try:
-        run = _Run.of(candidate, call, replace(inputs, lengths=None), tolerance)
+        run = _CheckRun.of(candidate, call, replace(inputs, lengths=None), tolerance)
     except Exception:
         return None  # where it cannot be called there is nothing to compare
     return _repeats(run, stream)
 
 
-def _repeats(run: _Run, stream: object) -> Finding | None:
+def _repeats(run: _CheckRun, stream: object) -> Finding | None:
     """Three calls: the second is given the first one's random numbers, the third other ones."""
     run.candidate.stream = stream
     second = run.output(run.inputs, "the same input again")
@@ -228,7 +228,7 @@ def _dropout(candidate: Candidate) -> str:
     return ""
 
 
-def _sensitivity(run: _Run) -> Tensor:
+def _sensitivity(run: _CheckRun) -> Tensor:
     """(time): how far a change of x and the initial states in their last bits moves the output."""
     x = run.inputs.x
     if not x.is_floating_point():
@@ -256,7 +256,7 @@ def _rows(inputs: Inputs, row: int) -> Inputs:
     return replace(inputs, x=inputs.x[:, one], initial=initial)
 
 
-def _depends_on_batch(run: _Run) -> Finding | None:
+def _depends_on_batch(run: _CheckRun) -> Finding | None:
     if run.inputs.batch < 2:
         run.skipped.append("not checked whether a row depends on the others: there is one row")
         return None
@@ -280,7 +280,7 @@ def _depends_on_batch(run: _Run) -> Finding | None:
     )
 
 
-def _on(run: _Run, row: int) -> str:
+def _on(run: _CheckRun, row: int) -> str:
     """What the output of a row depends on, as a batch tells that holds it many times."""
     one = _rows(run.inputs, row)
     count = run.inputs.batch
@@ -299,7 +299,7 @@ def _on(run: _Run, row: int) -> str:
     return "how many rows there are" if alike else "its place among the rows"
 
 
-def _causal(run: _Run) -> Finding | None:
+def _causal(run: _CheckRun) -> Finding | None:
     """Whether a step of x that is still to come is known already."""
     directions, steps = run.candidate.structure.directions, run.inputs.steps
     if len(directions) > 1 or steps < 2:
@@ -327,7 +327,7 @@ def _causal(run: _Run) -> Finding | None:
     )
 
 
-def _prefix(run: _Run) -> Finding | None:
+def _prefix(run: _CheckRun) -> Finding | None:
     """Whether the outputs so far are those of the sequence so far."""
     directions, steps = run.candidate.structure.directions, run.inputs.steps
     if len(directions) > 1 or steps < 2:

@@ -13,11 +13,11 @@ from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.work import GATE, spend
 
-__all__ = ["Group", "Misfit", "misfits", "worst"]
+__all__ = ["NumberGroup", "Misfit", "misfits", "worst"]
 
 
 @dataclass(frozen=True)
-class Group:
+class NumberGroup:
     """Some of the numbers that are compared, told apart so that a search sees what fits where."""
 
     observation: int
@@ -30,13 +30,13 @@ class Misfit:
     """How far many models are from what was observed: (model, group) the root mean square and
     the largest ratio to what rounding allows; ``count`` (group) numbers in each."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[NumberGroup, ...]
     squares: Tensor
     ratios: Tensor
     count: Tensor
 
     @classmethod
-    def gathered(cls, found: Iterable[tuple[Group, Tensor, Tensor]]) -> Misfit:
+    def gathered(cls, found: Iterable[tuple[NumberGroup, Tensor, Tensor]]) -> Misfit:
         """Of differences and of their ratios to what rounding allows, (model, ...), by group."""
         groups, away, ratios = zip(*found, strict=True)
         return cls(
@@ -92,7 +92,7 @@ def misfits(
     simulators: Sequence[Simulator],
 ) -> Misfit:
     """How far each model is from each observation, group by group; inf where it does not fit."""
-    groups: list[Group] = []
+    groups: list[NumberGroup] = []
     squares: list[Tensor] = []
     ratios: list[Tensor] = []
     counts: list[int] = []
@@ -110,7 +110,7 @@ def misfits(
                         continue
                     values = away[(slice(None), *index)] * inside
                     within = tolerance.expand_as(seen)[index]
-                    groups.append(Group(k, target, place))
+                    groups.append(NumberGroup(k, target, place))
                     count = int(inside.sum())
                     counts.append(count)
                     squares.append((values.flatten(1) ** 2).sum(1).div(count).sqrt())
@@ -119,7 +119,7 @@ def misfits(
     if not groups:  # no number is of use, so nothing is explained
         none = torch.full((len(models), 1), torch.inf, dtype=torch.float64, device="cpu")
         return Misfit(
-            (Group(0, "", ()),), none, none, torch.ones(1, dtype=torch.long, device="cpu")
+            (NumberGroup(0, "", ()),), none, none, torch.ones(1, dtype=torch.long, device="cpu")
         )
     return Misfit(
         tuple(groups),

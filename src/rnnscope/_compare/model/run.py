@@ -24,11 +24,11 @@ from rnnscope._compare.model.lengths import moved
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.work import GATE, spend
 
-__all__ = ["Job", "Ran", "chunks", "ran", "run_jobs"]
+__all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
 
 
 @dataclass(frozen=True)
-class Ran:
+class ModelRun:
     """A part's run: ``emitted`` (time, batch, unit), ``before`` what was emitted a step before,
     ``final`` each state (batch, unit), ``steps`` what was asked for (time, batch, unit)."""
 
@@ -130,7 +130,7 @@ def run_jobs(
     chained: bool,
     names: Sequence[str] = (),
     rounded: Callable[[Tensor], Tensor] | None = None,
-) -> list[Ran]:
+) -> list[ModelRun]:
     """Runs of jobs that are alike, as one batch; ``chained``: each row starts where the one before
     ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
     part = jobs[0].part
@@ -159,7 +159,7 @@ def run_jobs(
         emitted, before = (_laid(value, part, lengths) for value in (emitted, before))
         kept = {name: _laid(value, part, lengths) for name, value in kept.items()}
     return [
-        Ran(
+        ModelRun(
             emitted[k if emitted.shape[0] > 1 else 0],
             before[k if before.shape[0] > 1 else 0],
             {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
@@ -172,13 +172,13 @@ def run_jobs(
 
 def ran(
     parts: Sequence[Part], x: Tensor, initial: Mapping[str, Tensor], lengths: Tensor | None
-) -> list[Ran]:
+) -> list[ModelRun]:
     """Runs of parts by themselves, each from x (time, batch, feature) and initial states."""
     groups: dict[Token, list[int]] = {}
     jobs = [Job(part, x, initial, (k,)) for k, part in enumerate(parts)]
     for k, job in enumerate(jobs):
         groups.setdefault(job.alike, []).append(k)
-    found: dict[Token, Ran] = {}
+    found: dict[Token, ModelRun] = {}
     with torch.inference_mode():
         for places in groups.values():
             for chunk in chunks([jobs[k] for k in places]):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rnnscope._compare.model.misfit import Group, Misfit
+from rnnscope._compare.model.misfit import Misfit, NumberGroup
 from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance
-from rnnscope._compare.model.run import Ran, ran
+from rnnscope._compare.model.run import ModelRun, ran
 from rnnscope._compare.model.simulate import joined
 from rnnscope._compare.model.steps import Flows, entered
 
@@ -34,7 +34,7 @@ class Run:
     allowed: Mapping[str, Tensor]
     observation: int
 
-    def of(self, parts: Sequence[Part]) -> list[Ran]:
+    def of(self, parts: Sequence[Part]) -> list[ModelRun]:
         """The runs of parts with other weights or equations."""
         return ran(parts, self.x, self.initial, self.lengths)
 
@@ -62,14 +62,14 @@ class RunPart:
         """How far the ends of each part's runs are from what was observed, by call and state."""
         return Misfit.gathered(self._differences(parts))
 
-    def _differences(self, parts: Sequence[Part]) -> Iterator[tuple[Group, Tensor, Tensor]]:
+    def _differences(self, parts: Sequence[Part]) -> Iterator[tuple[NumberGroup, Tensor, Tensor]]:
         for run in self.runs:
             rans = run.of(parts)
             for name, seen in run.final.items():
                 allowed = run.allowed[name]
                 values = torch.stack([one.final[name] for one in rans])
                 away = torch.where(torch.isfinite(allowed), distance(values, seen), 0.0)
-                yield Group(run.observation, name, self.place), away, away / allowed
+                yield NumberGroup(run.observation, name, self.place), away, away / allowed
 
 
 def run_parts(

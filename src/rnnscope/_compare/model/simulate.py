@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, Token
-from rnnscope._compare.model.run import Job, Ran, chunks, run_jobs
+from rnnscope._compare.model.run import Job, ModelRun, chunks, run_jobs
 from rnnscope._compare.work import spend
 
 __all__ = ["Simulator", "changed_inputs", "joined"]
@@ -35,7 +35,7 @@ class Simulator:
     inputs: Inputs
     names: tuple[str, ...] = ()
     rounded: Callable[[Tensor], Tensor] | None = None
-    _done: dict[Token, Ran] = field(default_factory=dict)
+    _done: dict[Token, ModelRun] = field(default_factory=dict)
     _numbers: dict[Token, Token] = field(default_factory=dict)
 
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
@@ -57,7 +57,7 @@ class Simulator:
             one = None if stages[-1] is None else stages[-1][-1]
             given.append(one)
             flows.append(None if one is None else _Flow(one.x, token))
-        finals: list[list[tuple[Ran | None, ...]]] = [[] for _ in models]
+        finals: list[list[tuple[ModelRun | None, ...]]] = [[] for _ in models]
         written: list[list[Tensor]] = [[] for _ in models]
         shared: dict[Token, _Flow] = {}
         for layer in range(models[0].num_layers if models else 0):
@@ -75,7 +75,7 @@ class Simulator:
         models: Sequence[Model],
         given: Sequence[Inputs | None],
         flows: Sequence[_Flow | None],
-        finals: list[list[tuple[Ran | None, ...]]],
+        finals: list[list[tuple[ModelRun | None, ...]]],
         written: list[list[Tensor]],
         shared: dict[Token, _Flow],
     ) -> list[_Flow | None]:
@@ -85,7 +85,7 @@ class Simulator:
                 for change in model.reads[layer]:
                     flow = _read(change.token, change, flow, finals[k][-1], shared, self._short)
             reads.append(flow)
-        rans: list[list[Ran]] = [[] for _ in models]
+        rans: list[list[ModelRun]] = [[] for _ in models]
         cut: dict[tuple[int, int], Mapping[str, Tensor]] = {}
 
         def slices(inputs: Inputs, layer: int, d: int) -> Mapping[str, Tensor]:
@@ -141,7 +141,7 @@ class Simulator:
         jobs: Sequence[Job | None],
         lengths: Sequence[Tensor | None],
         models: Sequence[Model],
-    ) -> list[Ran | None]:
+    ) -> list[ModelRun | None]:
         """Every job's run; equal jobs once, jobs alike in batches."""
         groups: dict[Token, dict[Token, Job]] = {}
         facts: dict[Token, tuple[Tensor | None, bool]] = {}
@@ -176,7 +176,7 @@ def _read(
     token: Token,
     change: object,
     flow: _Flow,
-    below: tuple[Ran | None, ...],
+    below: tuple[ModelRun | None, ...],
     shared: dict[Token, _Flow],
     short: Callable[[Token], Token],
 ) -> _Flow:
@@ -194,8 +194,8 @@ def _job(
     model: Model,
     inputs: Inputs,
     flow: _Flow,
-    rans: Sequence[Ran],
-    below: Ran | None,
+    rans: Sequence[ModelRun],
+    below: ModelRun | None,
     slices: Callable[[Inputs, int, int], Mapping[str, Tensor]],
     short: Callable[[Token], Token],
 ) -> Job:
@@ -222,7 +222,7 @@ def _fits(job: Job) -> bool:
 def _joined(
     model: Model,
     layer: int,
-    rans: Sequence[Ran],
+    rans: Sequence[ModelRun],
     read: _Flow,
     shared: dict[Token, _Flow],
     short: Callable[[Token], Token],
@@ -262,7 +262,7 @@ def _outcome(
     model: Model,
     stages: Sequence[Inputs],
     flow: _Flow,
-    finals: Sequence[tuple[Ran | None, ...]],
+    finals: Sequence[tuple[ModelRun | None, ...]],
     written: Sequence[Tensor],
 ) -> Outcome | None:
     inputs = stages[-1]

@@ -21,11 +21,11 @@ from rnnscope._compare.model.batched import (
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.work import GATE, spend
 
-__all__ = ["Known", "opened", "restricted"]
+__all__ = ["KnownStates", "opened", "restricted"]
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownStates:
     """What is known of one part: its input (time, batch, feature), and each state before every
     step, (time, batch, unit), in the order of computing; a state that is not known is absent from
     ``before`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
@@ -65,7 +65,7 @@ def restricted(part: Part, units: Tensor) -> Part:
 
 
 def opened(
-    parts: Sequence[Part], known: Known, names: Iterable[str] | None = None
+    parts: Sequence[Part], known: KnownStates, names: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
     """Quantities of every single step, (part, time, batch, unit), for parts with their weights;
     every quantity unless ``names`` are told."""
@@ -94,7 +94,7 @@ def opened(
         return {name: torch.cat(values)[back] for name, values in found.items()}
 
 
-def _opened(parts: Sequence[Part], known: Known, names: Sequence[str]) -> dict[str, Tensor]:
+def _opened(parts: Sequence[Part], known: KnownStates, names: Sequence[str]) -> dict[str, Tensor]:
     part = parts[0]
     units = known.units
     batch = Batch(parts if units is None else [restricted(one, units) for one in parts])

@@ -17,11 +17,11 @@ from torch import Tensor
 from rnnscope._compare.mistakes import Changed, changed_part
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.batched import separable
-from rnnscope._compare.model.misfit import Group, Misfit
+from rnnscope._compare.model.misfit import Misfit, NumberGroup
 from rnnscope._compare.model.model import Inputs, Model, Part
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import changed_inputs, joined
-from rnnscope._compare.model.single_steps import Known, opened, restricted
+from rnnscope._compare.model.single_steps import KnownStates, opened, restricted
 
 __all__ = [
     "Flows",
@@ -46,7 +46,7 @@ class Steps:
     """Single steps of one part: what is known of them and what came out, in the order of
     computing; ``after`` maps states to (time, batch, unit); ``unit`` is the rounding."""
 
-    known: Known
+    known: KnownStates
     after: Mapping[str, Tensor]
     observation: int
     unit: float
@@ -125,7 +125,7 @@ class OpenedPart:
 
     def _differences(
         self, parts: Sequence[Part], units: Tensor | None
-    ) -> Iterator[tuple[Group, Tensor, Tensor]]:
+    ) -> Iterator[tuple[NumberGroup, Tensor, Tensor]]:
         for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened(parts, replace(steps.known, units=units), steps.after)
             for name, every in steps.after.items():
@@ -134,7 +134,7 @@ class OpenedPart:
                 ratio = away / tolerance[name]
                 if steps.known.valid is not None:
                     away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
-                yield Group(steps.observation, name, self.place), away, ratio
+                yield NumberGroup(steps.observation, name, self.place), away, ratio
 
     @cached_property
     def tolerances(self) -> list[dict[str, Tensor]]:
@@ -195,7 +195,7 @@ def _some(size: int) -> Tensor | None:
     )
 
 
-def scale(part: Part, known: Known) -> Tensor:
+def scale(part: Part, known: KnownStates) -> Tensor:
     """|W_ih||x| + |W_hh||h| + |b| at every step, the largest of any row: (time, batch, 1)."""
     weights = part.weights
     total = known.x.abs() @ weights.ih.abs().mT
@@ -362,7 +362,7 @@ def _of_part(
             fresh[1:] &= ~inside[:-1]
             previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
         before[name] = previous
-    known = Known(x, before, initial, inside)
+    known = KnownStates(x, before, initial, inside)
     return Steps(known, after, k, observation.unit)
 
 

@@ -28,9 +28,9 @@ from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.search.parts import BEAM, EACH
 from rnnscope._compare.search.seeds import Seeds
 from rnnscope._compare.tolerance import allowed
-from rnnscope._compare.work import EFFORT, Work, counted, is_over, spend
+from rnnscope._compare.work import EFFORT, Account, counted, is_over, spend
 
-__all__ = ["Found", "Search", "concerns", "either"]
+__all__ = ["SearchOutcome", "Search", "concerns", "either"]
 
 DEPTH = 3
 
@@ -51,7 +51,7 @@ NEAR = 1000
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """Sets of mistakes that explain all that was searched, each of the same size; ``tried`` sets
     in all; the ``nearest`` set that does not explain it, with its root mean square."""
 
@@ -89,7 +89,7 @@ class Search:
         self._every = list(range(len(self.observations)))
         self.every = [c for c in causes(self.model) if concerns(c, self.model, self.observations)]
         self._seeds = Seeds(self.model, self.observations, self.every, self._changed)
-        self.work = Work(self.effort * EFFORT)
+        self.work = Account(self.effort * EFFORT)
 
     # models and how far they are -------------------------------------------------------------
 
@@ -197,12 +197,12 @@ class Search:
 
     # the search ------------------------------------------------------------------------------
 
-    def run(self) -> Found:
+    def run(self) -> SearchOutcome:
         """The smallest sets that explain everything, or none."""
         with _no_collection(), counted(self.work):
             return self._run()
 
-    def _run(self) -> Found:
+    def _run(self) -> SearchOutcome:
         singles = [frozenset({cause}) for cause in self.every]
         if self._large:
             return self._run_large(singles)
@@ -241,7 +241,7 @@ class Search:
         extended = (base | pair for base in bases for pair in self._structural())
         return [s for s in dict.fromkeys(extended) if self._sensible(s)]
 
-    def _extend(self, beam: list[Causes]) -> Found:
+    def _extend(self, beam: list[Causes]) -> SearchOutcome:
         """The search from sets that come close, one more mistake at a time."""
         rest: list[Causes] = []
         for size in range(2, DEPTH + 1):
@@ -297,7 +297,7 @@ class Search:
         weights = self.model.parts[0][0].weights
         return weights.hh.numel() > LARGE
 
-    def _run_large(self, singles: Sequence[Causes]) -> Found:
+    def _run_large(self, singles: Sequence[Causes]) -> SearchOutcome:
         """Mistakes of cells part by part, of which a few units are computed; whole runs only for
         what that leaves over."""
         around = [s for s in singles if not all(CATALOGUE[c.name].of_cell for c in s)]
@@ -392,7 +392,7 @@ class Search:
         least = min(map(len, found))
         return [s for s in found if len(s) == least]
 
-    def _found(self, sets: Sequence[Causes]) -> Found:
+    def _found(self, sets: Sequence[Causes]) -> SearchOutcome:
         explaining = set(sets)
         others = [
             (s, total)
@@ -400,7 +400,7 @@ class Search:
             if s and worst > 1 and not any(e <= s for e in explaining)
         ]
         nearest = min(others, key=lambda pair: pair[1], default=None)
-        return Found(tuple(sets), self.tried, nearest, not self.work.cut)
+        return SearchOutcome(tuple(sets), self.tried, nearest, not self.work.cut)
 
     def _alternatives(self, found: Sequence[Causes]) -> list[Causes]:
         """All sets of the same size that explain as well, one mistake replaced by another."""
