@@ -16,10 +16,30 @@ import sys
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent / "src" / "rnnscope"
 PRONOUNS = frozenset(
-    (
-        "one each found mine own here known other others every some seen held told beside rest"
-        " theirs there given what these left"
-    ).split()
+    {
+        "one",
+        "each",
+        "found",
+        "mine",
+        "own",
+        "here",
+        "known",
+        "other",
+        "others",
+        "every",
+        "some",
+        "seen",
+        "held",
+        "told",
+        "beside",
+        "rest",
+        "theirs",
+        "there",
+        "given",
+        "what",
+        "these",
+        "left",
+    }
 )
 BAR = 0.02
 """The largest share outside the rooms that are still to be rewritten."""
