@@ -18,7 +18,7 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope._layers import adopt
+from rnnscope._layers import adopt, structure
 from rnnscope._opening import buffers, capture
 from rnnscope._opening import part as direction
 from rnnscope.cells import cells, from_h, from_x, sigmoid, tanh
@@ -56,7 +56,9 @@ DECLARED = {
 def declare(monkeypatch: pytest.MonkeyPatch, cell: str, **changed: Any) -> None:
     """The cell that rnnscope takes for this layer, altered."""
     name = DECLARED[cell]
-    monkeypatch.setattr(adopt, name, replace(getattr(cells, name), **changed))
+    declared = replace(getattr(cells, name), **changed)
+    for module in (adopt, structure):
+        monkeypatch.setattr(module, name, declared, raising=False)
 
 
 def swapped(gates: str) -> list[str]:

@@ -11,7 +11,7 @@ from test_explain import check_chains
 from rnnscope._explain.digits import Ruler
 from rnnscope._explain.document import Chain, Chains, Document
 from rnnscope._explain.unit_step import Hand, Site
-from rnnscope._layers.adopt import Weights
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import CELLS, Cell, from_h, from_x, project, relu, sigmoid, tanh
 from rnnscope.cells.algebra import Expr, Number, Previous, Quantity, Vector
 from rnnscope.cells.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope._layers import adopt
+from rnnscope._layers import adopt, structure
 from rnnscope.cells import cells
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_proj")
@@ -245,7 +245,9 @@ def test_after_an_exception_nothing_is_changed(fault: str, monkeypatch: pytest.M
     elif fault == "record":
         options, expected, match = {"record": ["q"]}, rs.AddressError, "q"
     elif fault == "verification":
-        monkeypatch.setattr(adopt, "GRU", replace(cells.GRU, gates="zrn"))
+        exchanged = replace(cells.GRU, gates="zrn")
+        for module in (adopt, structure):
+            monkeypatch.setattr(module, "GRU", exchanged)
         expected, match = rs.VerificationError, "time="
     elif fault == "hook":
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._explain.address import Traced
-from rnnscope._layers.adopt import Call, Weights
+from rnnscope._layers.call import Call
 from rnnscope._layers.run import Change, run_direction
+from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.opening import Opened, batch_first
 from rnnscope._record.record import Index, Record

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rnnscope._explain.digits import MOST_PLACES, PLACES, Ruler
 from rnnscope._explain.unit_step import Hand, Site, expressions, needed
-from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope._record.record import Index, Place
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import code, markdown, printable
-from rnnscope._layers.adopt import Call, Structure
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure
 from rnnscope.errors import VerificationError
 
 __all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from rnnscope._explain.digits import Dotted, Node, Ruler, Shown
-from rnnscope._layers.adopt import Weights
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,

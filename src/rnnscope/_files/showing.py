@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from rnnscope._escaping import fenced, printable
 from rnnscope._files.found import Found, Wanted, kind_name
 from rnnscope._files.loading import built_of
-from rnnscope._layers.adopt import Adopted, Weights, adopt
+from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.structure import Weights
 from rnnscope._layouts import Layout
 
 __all__ = ["Shown", "contents"]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnscope._layers.adopt import Weights
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,

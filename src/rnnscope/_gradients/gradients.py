@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._edit.edit import Editable, scaled
 from rnnscope._escaping import printable
 from rnnscope._gradients.backward import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
-from rnnscope._layers.adopt import Call, Returned, Structure, Weights
+from rnnscope._layers.call import Call
 from rnnscope._layers.run import run_call
+from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type

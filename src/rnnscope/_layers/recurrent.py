@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._layers.adopt import Adopted, Declared, Structure, Weights, adopt
+from rnnscope._layers.adopt import Adopted, Declared, adopt
 from rnnscope._layers.attention import attention
 from rnnscope._layers.run import run_call
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, RefusedError, ShapeError
 

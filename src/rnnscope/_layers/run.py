@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import part_name, quantity_names
 from rnnscope.cells.algebra import (
     Apply,

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Weights
+from rnnscope._layers.structure import Weights
 from rnnscope.cells.algebra import (
     Apply,
     Expr,

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Adopted, Call
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.call import Call
 from rnnscope.cells import quantity_names
 
 __all__ = ["Buffers", "working_type"]

@@ -13,9 +13,11 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from rnnscope._layers.adopt import Adopted, Call, Weights
+from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.attention import Attention
+from rnnscope._layers.call import Call
 from rnnscope._layers.run import Ran
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import quantity_names
 from rnnscope.errors import RefusedError
 

@@ -14,7 +14,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Adopted, Call, Returned, Weights
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Returned, Weights
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
 from rnnscope._opening.part import Direction, Proof, deviations

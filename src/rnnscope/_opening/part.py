@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Adopted, Call, Weights
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.worst_case import Ball, Judged, WorstCase

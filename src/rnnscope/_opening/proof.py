@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from rnnscope._escaping import printable
-from rnnscope._layers.adopt import Adopted, Structure
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.structure import Structure
 from rnnscope._opening.part import Proof
 from rnnscope.errors import VerificationError
 

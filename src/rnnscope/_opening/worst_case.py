@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rnnscope._layers.adopt import Call, Weights
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
 from rnnscope.cells.algebra import (
     Apply,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rnnscope._escaping import printable
-from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened

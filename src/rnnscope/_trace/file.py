@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._files.atomic import no_file, replacing
-from rnnscope._layers.adopt import Call, Structure, Weights
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._record.labels import Labels, step_labels

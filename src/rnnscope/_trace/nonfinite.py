@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Call
+from rnnscope._layers.call import Call
 from rnnscope._record.record import Place, Record
 
 __all__ = ["first_nonfinite"]

@@ -11,8 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rnnscope._layers.adopt import Adopted, Call, Returned, adopt
+from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.call import Call
 from rnnscope._layers.run import Ran, run_call
+from rnnscope._layers.structure import Returned
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
 from rnnscope._opening.modes import ensured, settled

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
-from rnnscope._layers.adopt import RECURRENT, Adopted, Call, adopt
+from rnnscope._layers.adopt import RECURRENT, Adopted, adopt
 from rnnscope._layers.attention import Attention
+from rnnscope._layers.call import Call
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._opening.capture import Captured, attention_to, captured, check_dropout
 from rnnscope._opening.modes import ensured, settled, undisturbed

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._gradients.gradients import Gradients
-from rnnscope._layers.adopt import Call
+from rnnscope._layers.call import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace

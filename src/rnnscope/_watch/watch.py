@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._gradients.gradients import Received, chained, tensors
-from rnnscope._layers.adopt import OPENED, Call, adopt, refusal
+from rnnscope._layers.adopt import OPENED, adopt, refusal
+from rnnscope._layers.call import Call
 from rnnscope._opening.capture import Captured
 from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._gradients.gradients import Gradients
-from rnnscope._layers.adopt import Structure
+from rnnscope._layers.structure import Structure
 from rnnscope._record.labels import step_labels
 from rnnscope._record.record import Record
 from rnnscope._trace.verbs import Trace

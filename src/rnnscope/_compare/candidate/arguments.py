@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from rnnscope._compare.candidate.signature import Signature
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
-from rnnscope._layers.adopt import Structure
+from rnnscope._layers.structure import Structure
 from rnnscope.errors import CandidateError
 
 __all__ = ["Arrays", "arguments_of", "described", "equal", "passed", "same"]

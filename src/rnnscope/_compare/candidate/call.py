@@ -21,7 +21,8 @@ from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import limited
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs
-from rnnscope._layers.adopt import Structure, adopt
+from rnnscope._layers.adopt import adopt
+from rnnscope._layers.structure import Structure
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
 
 __all__ = ["Answer", "Arrays", "Candidate"]

@@ -47,7 +47,8 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import UNIT, Observation
 from rnnscope._compare.tolerance import allowed
-from rnnscope._layers.adopt import Structure, adopt
+from rnnscope._layers.adopt import adopt
+from rnnscope._layers.structure import Structure
 from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
 
 __all__ = ["OfCalls"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.model.model import Inputs
-from rnnscope._layers.adopt import Structure
 from rnnscope._layers.recurrent import Recurrent
+from rnnscope._layers.structure import Structure
 
 __all__ = ["Probe", "confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
 

@@ -19,7 +19,7 @@ from rnnscope._compare.candidate.tensors import (
 )
 from rnnscope._compare.gpu import on_gpu
 from rnnscope._compare.model.model import Inputs
-from rnnscope._layers.adopt import Structure
+from rnnscope._layers.structure import Structure
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]

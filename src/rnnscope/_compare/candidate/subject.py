@@ -17,7 +17,8 @@ from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import UNIT, Observation, few_steps
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.tolerance import allowed
-from rnnscope._layers.adopt import Adopted, Structure
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.structure import Structure
 
 __all__ = [
     "Subject",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Part, Token
-from rnnscope._layers.adopt import DIRECTIONS
+from rnnscope._layers.structure import DIRECTIONS
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Quantity, leaves
 

@@ -12,7 +12,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.model.lengths import ends
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
-from rnnscope._layers.adopt import DIRECTIONS
+from rnnscope._layers.structure import DIRECTIONS
 
 __all__ = ["WIRING"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words, changed_cell
 from rnnscope._compare.model.model import Model, Part
-from rnnscope._layers.adopt import DIRECTIONS
+from rnnscope._layers.structure import DIRECTIONS
 from rnnscope._layouts import LAYOUTS
 from rnnscope._layouts.layout import KINDS
 from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurrence, terms

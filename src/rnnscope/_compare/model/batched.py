@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.model.model import Part
-from rnnscope._layers.adopt import Weights
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._layers.adopt import Adopted, Structure, Weights
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import Cell
 
 __all__ = ["Change", "Inputs", "Model", "Outcome", "Part", "PartIndex", "Token"]
