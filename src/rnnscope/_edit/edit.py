@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._explain.address import Traced
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import Change, run_direction
+from rnnscope._layers.sequences import last_steps, state_before, without_padding
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.opening import Opened, batch_first
@@ -357,8 +358,7 @@ class _Placing:
             if self.state is not None:
                 yield i, 0, row, 0
             elif self.last:
-                reverse = self.trace.directions[d] == "reverse"
-                yield i, 0, row, 0 if reverse else length - 1
+                yield i, 0, row, last_steps(length, self.trace.directions[d] == "reverse")
             else:
                 for j, time in enumerate(self.times):
                     if time < length:
@@ -520,20 +520,17 @@ class _Rerun:
     def _run(self, layer: int, d: int, weights: Weights, x: Tensor, span: tuple[int, int]) -> None:
         start, stop = span[0], span[1] + 1
         reverse = self.structure.directions[d] == "reverse"
-        valid = self.call.valid
+        valid = None if self.call.valid is None else self._of(self.call.valid)[start:stop]
         passage = run_direction(
             weights,
             self._of(x)[start:stop],
             {state: self._before(state, layer, d, span) for state in self.trace.cell.states},
-            None if valid is None else self._of(valid)[start:stop],
+            valid,
             reverse,
             self.names,
             self._changes(layer, d, start),
         )
-        found = dict(passage.found)
-        if valid is not None:
-            padding = ~self._of(valid)[start:stop, :, None]
-            found = {name: value.masked_fill(padding, 0) for name, value in found.items()}
+        found = {name: without_padding(value, valid) for name, value in passage.found.items()}
         self.ran[layer, d] = start, found
         for name, value in passage.final.items():
             own = self.final[name][layer][d]
@@ -568,15 +565,8 @@ class _Rerun:
             initial = site.apply(initial.unsqueeze(0))[0]
         self.initial[state][layer][d] = initial
         value = self.trace[state][layer, d].transpose(0, 1)
-        rows = torch.arange(self.call.batch, device=value.device)
-        lengths = self.trace.lengths
-        if self.structure.directions[d] == "reverse":
-            begins = span[1] >= lengths - 1
-            at = (lengths - 1).clamp(max=span[1] + 1)
-        else:
-            begins = torch.full_like(lengths, span[0], dtype=torch.long) == 0
-            at = (lengths.clamp(max=span[0]) - 1).clamp(min=0)
-        start = torch.where(begins[:, None], initial.to(value.dtype), value[at, rows])
+        reverse = self.structure.directions[d] == "reverse"
+        start = state_before(value, initial, self.trace.lengths, span[int(reverse)], reverse)
         return start if self.whole else start[self.rows]
 
     def _changes(self, layer: int, d: int, start: int) -> dict[str, Change]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rnnscope._explain.digits import MOST_PLACES, PLACES, Ruler
 from rnnscope._explain.unit_step import Hand, Site, expressions, needed
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import running_order
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._record.record import Index, Place
 from rnnscope.cells import Cell
@@ -121,8 +122,7 @@ class Address:
     @property
     def times(self) -> list[int]:
         """The steps in the order in which they run."""
-        steps = list(range(self.length))
-        return steps[::-1] if self.reverse else steps
+        return list(running_order(range(self.length), self.reverse))
 
     def units(self, name: str) -> int:
         """Units of a quantity."""

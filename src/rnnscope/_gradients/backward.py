@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from rnnscope._layers.sequences import keep_on_padding, running_order
 from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -426,8 +427,8 @@ class Backward:
 
         ``of_h`` (time, ..., batch, gates × units) is where those of the products with h go.
         """
-        starts = list(range(0, self.steps, self.span))
-        for start in starts if self.reverse else reversed(starts):
+        starts = range(0, self.steps, self.span)
+        for start in running_order(starts, not self.reverse):
             stop = min(start + self.span, self.steps)
             block = self.known.block(start, stop).derived()
             place = None if of_h is None else of_h[start:stop]
@@ -441,8 +442,7 @@ class Backward:
                 value = self.direct.get(root)
                 own.zero_() if value is None else own.copy_(value[start:stop])
         steps = _Steps(self, swept)
-        order = range(block.steps)
-        for t in order if self.reverse else reversed(order):
+        for t in running_order(range(block.steps), not self.reverse):
             steps.back(t, None if self.valid is None else self.valid[start + t])
         return swept
 
@@ -575,9 +575,7 @@ class _Steps:
                 _accumulate(value, self.before[name], live, t)
             else:
                 value = _summed(self.before[name], live, t, backward.carry[name])
-            if padding is not None:
-                value = torch.where(padding, backward.carry[name], value)
-            after[name] = value
+            after[name] = keep_on_padding(value, backward.carry[name], valid)
         backward.carry = after
 
 

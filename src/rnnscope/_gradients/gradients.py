@@ -21,6 +21,7 @@ from rnnscope._escaping import printable
 from rnnscope._gradients.backward import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import run_call
+from rnnscope._layers.sequences import at_steps, last_steps, without_padding
 from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
@@ -475,12 +476,8 @@ def _direct(
     if top is None:
         found = final.new_zeros(call.steps, call.batch, size)
     else:
-        found = top[..., d * size : (d + 1) * size].clone()
-        if call.valid is not None:
-            found.masked_fill_(~call.valid[..., None], 0)
-    rows = torch.arange(call.batch, device=final.device)
-    last = torch.zeros_like(rows) if trace.directions[d] == "reverse" else trace.lengths - 1
-    found[last, rows] += final
+        found = without_padding(top[..., d * size : (d + 1) * size].clone(), call.valid)
+    found[at_steps(last_steps(trace.lengths, trace.directions[d] == "reverse"))] += final
     return found
 
 

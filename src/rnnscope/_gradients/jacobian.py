@@ -14,6 +14,7 @@ from torch import Tensor
 from rnnscope._edit.edit import scaled
 from rnnscope._gradients.backward import Backward, Block, ByStep, Swept, adjoint_of, adjoints_of_x
 from rnnscope._gradients.gradients import Differentiable, known
+from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index, Record
 from rnnscope.cells import quantity_names
@@ -94,8 +95,7 @@ class Asked:
         if isinstance(time, str):
             if time != "last":
                 raise AddressError(f'time must be a whole number or "last"; got {time!r}')
-            reverse = self.trace.directions[d] == "reverse"
-            return torch.zeros_like(lengths) if reverse else lengths - 1
+            return last_steps(lengths, self.trace.directions[d] == "reverse")
         at = self.one("time", time)
         short = (lengths <= at).nonzero()
         if len(short):
@@ -368,24 +368,18 @@ def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:
         for layer in range(shape[0]):
             for d, direction in enumerate(trace.directions):
                 own = known(trace, layer, d)
+                ends, reverse = asked.times(time, d, rows), direction == "reverse"
                 parts = _products(
                     own.block(0, trace.call.steps),
                     splits[name],
-                    _inside(trace, asked.times(time, d, rows), direction == "reverse"),
-                    direction == "reverse",
+                    ran_until(ends, trace.lengths, trace.call.steps, reverse).unsqueeze(-1),
+                    reverse,
                 )
                 added[layer, d], kept[layer, d], whole = parts
                 torch.mul(added[layer, d], kept[layer, d], out=written[layer, d])
                 initial[layer, d] = whole * trace.call.initial[name][layer, d]
     values = {"written": written, "added": added, "kept": kept}
     return Memory(trace, name, {n: v.transpose(2, 3) for n, v in values.items()}, initial)
-
-
-def _inside(trace: Differentiable, ends: Tensor, reverse: bool) -> Tensor:
-    """(time, batch, 1): the steps that ran up to each sequence's end."""
-    steps = torch.arange(trace.call.steps, device=ends.device)[:, None]
-    found = (steps >= ends) & (steps < trace.lengths) if reverse else steps <= ends
-    return found.unsqueeze(-1)
 
 
 def _products(
@@ -399,7 +393,6 @@ def _products(
     shape = (*inside.shape[:2], units)
     factor, added = (evaluate(e, block).to(block.x.dtype).expand(shape) for e in split)
     factor, added = torch.where(inside, factor, 1.0), torch.where(inside, added, 0.0)
-    backwards = factor if reverse else factor.flip(0)
-    products = backwards.cumprod(0)
-    kept = torch.cat([torch.ones_like(products[:1]), products[:-1]])
-    return added, torch.where(inside, kept if reverse else kept.flip(0), 0.0), products[-1]
+    products = turned(factor, not reverse).cumprod(0)
+    kept = turned(shifted(products, torch.ones_like(products[0]), False), not reverse)
+    return added, torch.where(inside, kept, 0.0), products[-1]

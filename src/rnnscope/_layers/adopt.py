@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import padded
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
@@ -104,15 +105,12 @@ class Adopted(Structure):
         x, hx = _arguments(self.kind, args, kwargs)
         if isinstance(x, PackedSequence) and not self.single_step:
             self._check_input(x.data, live, packed=True)
-            padded, lengths = pad_packed_sequence(x)
-            initial, given = self._initial(hx, padded, True, live)
-            full = bool((lengths == padded.shape[0]).all())
-            unequal = None if full else lengths.to(x.data.device)
+            time_major, lengths = padded(x)
+            initial, given = self._initial(hx, time_major, True, live)
             if live:
-                return Call(padded, initial, given, True, x, unequal)
-            padded = plain(padded)
+                return Call(time_major, initial, given, True, x, lengths)
             detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
-            return Call(padded.detach(), initial, given, True, detached, unequal)
+            return Call(plain(time_major).detach(), initial, given, True, detached, lengths)
         self._check_input(x, live)
         x = x if live else plain(x)
         if self.single_step:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnscope._layers.sequences import pack, unpack, valid_steps
 
 __all__ = ["Call"]
 
@@ -31,9 +33,14 @@ class Call:
     @property
     def valid(self) -> Tensor | None:
         """(time, batch), False on padding; None where there is none."""
-        if self.lengths is None:
-            return None
-        return torch.arange(self.steps, device=self.x.device)[:, None] < self.lengths
+        return None if self.lengths is None else valid_steps(self.lengths, self.steps)
+
+    @property
+    def every_length(self) -> Tensor:
+        """(batch): the steps of each sequence, also where all are full."""
+        if self.lengths is not None:
+            return self.lengths
+        return self.x.new_full((self.batch,), self.steps, dtype=torch.long)
 
     def dropout(self, like: Tensor, p: float) -> Tensor:
         """What dropout multiplies with, (time, batch, feature), drawn as the layer draws it: on
@@ -46,15 +53,12 @@ class Call:
     def unpacked(self, data: Tensor) -> Tensor:
         """The packed data's own layout to (time, batch, ...) in the caller's order."""
         assert self.packed is not None
-        return pad_packed_sequence(PackedSequence(data, *self.packed[1:]))[0]
+        return unpack(data, self.packed)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(time, batch, ...) in the caller's order to the packed data's own layout."""
         assert self.packed is not None
-        order = self.packed.sorted_indices
-        ordered = padded if order is None else padded.index_select(1, order)
-        sizes = self.packed.batch_sizes.tolist()
-        return torch.cat([ordered[t, :size] for t, size in enumerate(sizes)])
+        return pack(padded, self.packed)
 
     @property
     def steps(self) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import keep_on_padding, running_order, without_padding
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import part_name, quantity_names
 from rnnscope.cells.algebra import (
@@ -206,7 +207,7 @@ def run_direction(
     affine = any("_from_" in name for name in kept)
     states = dict(initial)
     steps = range(x.shape[0])
-    for t in reversed(steps) if reverse else steps:
+    for t in running_order(steps, reverse):
         env = _Step(parts, t, states)
         found: dict[str, Tensor] = {}
         for name, equation, pre, change, change_of_pre in plan:
@@ -224,10 +225,8 @@ def run_direction(
         if affine:
             named = ((part_name(leaf), value) for leaf, value in env.parts.items())
             found |= {part: value for part, value in named if part is not None}
-        after = {name: found[name] for name in cell.states}
-        if valid is not None:
-            inside = valid[t, :, None]
-            after = {name: torch.where(inside, after[name], states[name]) for name in after}
+        inside = None if valid is None else valid[t]
+        after = {name: keep_on_padding(found[name], states[name], inside) for name in cell.states}
         for name, values in kept.items():
             values.append(found[name])
         states = after
@@ -254,7 +253,7 @@ class Ran:
     @property
     def hidden(self) -> Tensor:
         """H of the last layer, (time, batch, direction × output), zeros on padding."""
-        return _without_padding(_joined(self.passages[-1]), self.call)
+        return without_padding(_joined(self.passages[-1]), self.call.valid)
 
     @property
     def final(self) -> dict[str, Tensor]:
@@ -279,12 +278,13 @@ class Ran:
         """The quantities of these names (layer, direction, batch, time, unit), zeros on padding;
         detached."""
         every = {name for name in self.passages[0][0].found if name in names}
+        valid = self.call.valid
         return {
             name: torch.stack(
                 [
                     torch.stack(
                         [
-                            _without_padding(each.found[name].detach(), self.call).transpose(0, 1)
+                            without_padding(each.found[name].detach(), valid).transpose(0, 1)
                             for each in row
                         ]
                     )
@@ -345,8 +345,3 @@ def _joined(passages: tuple[Passage, ...]) -> Tensor:
     """H over directions, (time, batch, direction × output)."""
     parts = [each.found["h"] for each in passages]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def _without_padding(value: Tensor, call: Call) -> Tensor:
-    valid = call.valid
-    return value if valid is None else value.masked_fill(~valid[..., None], 0)

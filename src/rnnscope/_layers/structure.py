@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import printable
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import caller_order, packed_order
 from rnnscope._layers.tensors import plain
 from rnnscope.cells import GRU, RNN_RELU, RNN_TANH, Cell
 
@@ -262,10 +263,9 @@ class Structure:
         ``initial`` maps states to (direction, batch, unit) in the caller's order. Returns the
         output in the form of ``x``, and the last states in the form of ``initial``.
         """
-        order = None if packed is None else packed.sorted_indices
-        states = [
-            value if order is None else value.index_select(1, order) for value in initial.values()
-        ]
+        states = list(initial.values())
+        if packed is not None:
+            states = [packed_order(value, packed) for value in states]
         hx = states[0] if len(states) == 1 else tuple(states)
         flat = [t for w in weights for t in w.named().values()]
         layer_options = (self.bias, 1, 0.0, self.training, self.bidirectional)
@@ -273,8 +273,7 @@ class Structure:
             output, *final = self._fused(x, hx, flat, *layer_options, False)
         else:
             output, *final = self._fused(x, packed.batch_sizes, hx, flat, *layer_options)
-            if packed.unsorted_indices is not None:
-                final = [value.index_select(1, packed.unsorted_indices) for value in final]
+            final = [caller_order(value, packed) for value in final]
         return output, dict(zip(initial, final, strict=True))
 
     def replay(

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._layers.sequences import running_order, shifted, turned
 from rnnscope._layers.structure import Weights
 from rnnscope.cells.algebra import (
     Apply,
@@ -176,7 +177,7 @@ class Errors:
         span = max(1, CHUNK // batch)
         self._carried = {name: x_norm.new_zeros(batch) for name in self._plans}
         starts = range(0, steps, span)
-        for start in reversed(starts) if reverse else starts:
+        for start in running_order(starts, reverse):
             part = slice(start, start + span)
             self._begin(x_norm[part], h_norm[part], {e: t[part] for e, t in sizes.items()})
             for name, equation in self.weights.cell.equations.items():
@@ -209,16 +210,11 @@ class Errors:
         step = self._tensor(self._sum(self._sum(self._product(before, error), added), own))
         rate = self._tensor(growth)
         start = self._carried[name]
-        if reverse:
-            carried = _accumulate(rate.flip(0), step.flip(0), start).flip(0)
-            previous = torch.cat([carried[1:], start.unsqueeze(0)])
-            self._carried[name] = carried[0]
-        else:
-            carried = _accumulate(rate, step, start)
-            previous = torch.cat([start.unsqueeze(0), carried[:-1]])
-            self._carried[name] = carried[-1]
+        errors = _accumulate(turned(rate, reverse), turned(step, reverse), start)
+        carried = turned(errors, reverse)
+        self._carried[name] = errors[-1]
         self.known[Quantity(name)] = result, carried
-        self.known[Previous(name)] = before, previous
+        self.known[Previous(name)] = before, shifted(carried, start, reverse)
 
     def of(self, expr: Expr) -> tuple[Size, Size]:
         """(largest magnitude, largest error) of an expression."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import frame_states
 from rnnscope.cells import quantity_names
 
 __all__ = ["Buffers", "working_type"]
@@ -64,23 +65,9 @@ class Buffers:
     def take(self, layer: int, hidden: Tensor, initial: Mapping[str, Tensor]) -> None:
         """Copy a layer's hidden states (time, batch, direction × output), and what precedes."""
         h = self.values["h"][layer]
-        for d in range(self.lead[1]):
+        for d, direction in enumerate(self.directions):
             part = hidden[..., d * self.output_size : (d + 1) * self.output_size]
-            h[d, 1:-1].copy_(part)
-            h[d, 0].copy_(initial["h"][d])
-            h[d, -1].copy_(initial["h"][d])
-            if self.directions[d] == "reverse" and self.call.lengths is not None:
-                # the reverse direction starts behind each sequence's own end
-                padding = ~self.valid
-                h[d, 1:-1][padding] = initial["h"][d].expand_as(part)[padding].to(self.dtype)
-
-    @property
-    def valid(self) -> Tensor:
-        """(time, batch), False on padding."""
-        assert self.call.lengths is not None
-        valid = self.call.valid
-        assert valid is not None
-        return valid
+            frame_states(h[d], part, initial["h"][d], self.call.valid, direction == "reverse")
 
     def input_of(self, layer: int) -> Callable[[int, int], Tensor]:
         """The input of a layer above the first, block by block: the states of the layer below."""
@@ -94,7 +81,8 @@ class Buffers:
 
     def finished(self) -> dict[str, Tensor]:
         """The record: (layer, direction, batch, time, unit), zeros on padding."""
-        padding = None if self.call.lengths is None else ~self.valid
+        valid = self.call.valid
+        padding = None if valid is None else ~valid
         found: dict[str, Tensor] = {}
         for name, value in self.values.items():
             inner = value[:, :, 1:-1] if name in self.cell.states else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import (
+    at_steps,
+    framed_before,
+    keep_on_padding,
+    last_steps,
+    running_order,
+    shifted,
+)
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
@@ -223,7 +232,7 @@ class Direction:
         """Fill the record of this layer and direction, and measure the deviation."""
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
-            for start in reversed(starts) if self.reverse else starts:
+            for start in running_order(starts, self.reverse):
                 self._open(start, min(start + self.span, self.call.steps))
 
     def _open(self, start: int, stop: int) -> None:
@@ -239,8 +248,7 @@ class Direction:
         cube = self.factors.view(steps, batch, -1)
         x, h_prev = cube[..., :features], cube[..., features + bias : features + bias + outputs]
         x.copy_(self.inputs(start, stop))
-        before = slice(start + 2, stop + 2) if self.reverse else slice(start, stop)
-        h_prev.copy_(self.store["h"][before])
+        h_prev.copy_(framed_before(self.store["h"], self.reverse)[start:stop])
         self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
         self.parts: dict[Expr, Tensor] = {}
         norms(x, out=self.x_norm[start:stop])
@@ -329,11 +337,7 @@ class Direction:
         else:
             self._largest(growth, self.sizes[factor][start:stop])
         previous = self.sizes[Previous(name)][start:stop]
-        first = before.abs().amax(-1)
-        if self.reverse:
-            previous[-1], previous[:-1] = first, own[1:]
-        else:
-            previous[0], previous[1:] = first, own[:-1]
+        previous.copy_(shifted(own, before.abs().amax(-1), self.reverse))
 
     def _carry(self, name: str, states: Tensor, growth: Tensor, start: int, stop: int) -> None:
         """The loop over time that remains; ``states`` holds the addends and becomes the states."""
@@ -381,15 +385,15 @@ class Direction:
         ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
         off_ends = {name: deviations(*sides).amax(-1) for name, sides in ends.items()}
         copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
-        steps, rows = self._last()
+        ends_at = self.last_steps
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
             found = [self._proof("h", Compared.of(self.off, allowed["h"]))]
             for name, off in off_ends.items():
-                limit = allowed[name][steps, rows]
+                limit = allowed[name][ends_at]
                 if name == "h" and copied:
                     limit = torch.zeros_like(limit)
-                found.append(self._proof(name, Compared.of(off, limit), steps))
+                found.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
             return found + [
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
@@ -408,7 +412,6 @@ class Direction:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
         run that rounded otherwise than the layer's own."""
         h = self.store["h"]
-        before = h[2:] if self.reverse else h[:-2]
         initial = {name: value[self.at] for name, value in self.call.initial.items()}
         worst = WorstCase(
             self.weights,
@@ -416,7 +419,7 @@ class Direction:
             self.call,
             self.reverse,
             self.inputs,
-            before,
+            framed_before(h, self.reverse),
             h[1:-1],
             None if x_error is None else x_error(),
             replayed,
@@ -429,12 +432,13 @@ class Direction:
         found = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
         for name, ball in judged.final.items():
             own = final[name].to("cpu", torch.float64)
-            found.append(self._proof(name, Compared.by_units(own, ball, self.off), self._last()[0]))
+            compared = Compared.by_units(own, ball, self.off)
+            found.append(self._proof(name, compared, self.last_steps[0]))
         return found
 
     def _ends(self, name: str) -> Tensor:
         """The state after each sequence's last step, (batch, unit)."""
-        return self.store[name][1:-1][self._last()].to(self.work)
+        return self.store[name][1:-1][self.last_steps].to(self.work)
 
     def step_by_step(self, adopted: Adopted, weights: Weights) -> dict[str, Tensor]:
         """How far every state at every step lies from torch's own cell, one step at a time.
@@ -447,28 +451,20 @@ class Direction:
         off = {name: torch.zeros_like(self.off) for name in states}
         dtype = weights.ih.dtype
         carried = {n: self.call.initial[n][self.at].to(dtype) for n in states}
-        for t in reversed(steps) if self.reverse else steps:
+        for t in running_order(steps, self.reverse):
             found = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
             for name in states:
                 own = self.store[name][t + 1].to(self.work)
                 off[name][t] = deviations(found[name].to(self.work), own).amax(-1)
             found["h"] = self.store["h"][t + 1].to(dtype)
-            if self.valid is None:
-                carried = found
-            else:
-                inside = self.valid[t, :, None]
-                carried = {n: torch.where(inside, found[n], carried[n]) for n in states}
+            inside = None if self.valid is None else self.valid[t]
+            carried = {n: keep_on_padding(found[n], carried[n], inside) for n in states}
         return off
 
-    def _last(self) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def last_steps(self) -> tuple[Tensor, Tensor]:
         """(batch): the last step of each sequence in this direction, and the sequence."""
-        batch, device = self.call.batch, self.off.device
-        rows = torch.arange(batch, device=device)
-        if self.reverse:
-            return torch.zeros_like(rows), rows
-        if self.call.lengths is None:
-            return torch.full_like(rows, self.call.steps - 1), rows
-        return self.call.lengths - 1, rows
+        return at_steps(last_steps(self.call.every_length, self.reverse))
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import keep_on_padding, running_order, valid_steps
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import CASTS, FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Rounding
 from rnnscope.cells.algebra import (
@@ -106,8 +107,7 @@ class WorstCase:
         """All steps, in the order of time of this direction."""
         cell, call = self.weights.cell, self.call
         steps, batch = call.steps, call.batch
-        valid = torch.ones(steps, batch, dtype=torch.bool) if call.valid is None else call.valid
-        valid = valid.cpu()
+        valid = valid_steps(call.every_length, steps).cpu()
         carried = cell.states[0 if self.carried else 1 :]
         self.states: dict[str, Ball] = {name: _exact(initial[name]) for name in carried}
         apart = torch.zeros(self.hidden.shape, dtype=torch.float64) if self.carried else None
@@ -115,7 +115,7 @@ class WorstCase:
         widest = {name: torch.empty(steps, batch, dtype=torch.float64) for name in cell.states}
         span = 1 if self.carried else max(1, CHUNK // (batch * self.weights.hidden_size))
         starts = range(0, steps, span)
-        for start in reversed(starts) if self.reverse else starts:
+        for start in running_order(starts, self.reverse):
             part = slice(start, min(start + span, steps))
             self.valid = valid[part]
             self._open(part)
@@ -154,9 +154,9 @@ class WorstCase:
 
     def _advance(self, name: str, k: int, after: Ball) -> Ball:
         """The state after step k of the chunk; on padding it stays what it was."""
-        inside = self.valid[k].unsqueeze(-1)
         value, error = (
-            torch.where(inside, new, old) for new, old in zip(after, self.states[name], strict=True)
+            keep_on_padding(new, old, self.valid[k])
+            for new, old in zip(after, self.states[name], strict=True)
         )
         self.states[name] = value, error
         return value, error
@@ -166,7 +166,7 @@ class WorstCase:
         factors, addends = self.of(factor), self.of(addend)
         value, error = (torch.empty_like(t) for t in addends)
         steps = range(len(value))
-        for k in reversed(steps) if self.reverse else steps:
+        for k in running_order(steps, self.reverse):
             grown = self._times((factors[0][k], factors[1][k]), self.states[name])
             after = self._plus(grown, (addends[0][k], addends[1][k]))
             value[k], error[k] = self._advance(name, k, after)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._layers.sequences import at_steps, last_steps, valid_steps
 from rnnscope._layers.tensors import plain
 from rnnscope.errors import AddressError, MissingExtraError
 
@@ -154,8 +155,7 @@ class Record(Mapping[str, Tensor]):
     @property
     def valid(self) -> Tensor:
         """(batch, time), False on padding."""
-        steps = torch.arange(self.sizes["time"], device=self.lengths.device)
-        return steps < self.lengths[:, None]
+        return valid_steps(self.lengths, self.sizes["time"], batch_first=True)
 
     @property
     def nbytes(self) -> int:
@@ -242,8 +242,7 @@ class Record(Mapping[str, Tensor]):
             if len(self._directions) > 1 and at["direction"] is None:
                 raise AddressError('x at time="last" needs a direction: each has its own last step')
             direction = at["direction"] or self._directions[0]
-            steps = self._last_steps(direction, at["time"])
-            rows = torch.arange(len(steps), device=value.device)
+            steps, rows = self._last_steps(direction, at["time"])
             return value[(*lead, rows, steps)][(*lead, batch, feature)]
         return value[(*lead, batch, self.position("time", at["time"]), feature)]
 
@@ -300,18 +299,18 @@ class Record(Mapping[str, Tensor]):
             )
         return self._directions.index(direction)
 
-    def _last_steps(self, direction: str, time: str) -> Tensor:
+    def _last_steps(self, direction: str, time: str) -> tuple[Tensor, Tensor]:
+        """(batch): the last step of each sequence in a direction, and the sequence."""
         if time != "last":
             raise AddressError(f'time must be a whole number, a slice or "last"; got {time!r}')
-        return self.lengths - 1 if direction == "forward" else torch.zeros_like(self.lengths)
+        return at_steps(last_steps(self.lengths, direction == "reverse"))
 
     def _last(self, value: Tensor, time: str) -> Tensor:
-        rows = torch.arange(value.shape[2], device=value.device)
-        each = [
-            value[:, d, rows, self._last_steps(direction, time)]
-            for d, direction in enumerate(self._directions)
-        ]
-        return torch.stack(each, dim=1)
+        by_direction = []
+        for d, direction in enumerate(self._directions):
+            steps, rows = self._last_steps(direction, time)
+            by_direction.append(value[:, d, rows, steps])
+        return torch.stack(by_direction, dim=1)
 
     # export ------------------------------------------------------------------------------
 

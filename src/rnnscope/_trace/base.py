@@ -6,11 +6,11 @@ import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor
 
 from rnnscope._escaping import printable
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import states_before
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Snapshot
@@ -44,13 +44,10 @@ class Called(Record):
         output: Any,
     ) -> None:
         cell = structure.cell
-        lengths = call.lengths
-        if lengths is None:
-            lengths = call.x.new_full((call.batch,), call.steps, dtype=torch.long)
         super().__init__(
             opened.values,
             opened.inputs,
-            lengths,
+            call.every_length,
             structure.directions,
             {"h": "projected"} if cell.projected else {},
             absent_names(cell, opened.values),
@@ -195,15 +192,10 @@ class Called(Record):
     def before(self, state: str, layer: int, direction: str) -> Tensor:
         """The state before each step, (batch, time, unit): h_(t-1) for forward, h_(t+1) for
         reverse, the initial state before a sequence's first."""
-        d = self.directions.index(direction)
-        value = self[state, layer, direction]
-        start = self.call.initial[state][layer, d].to(value.dtype).unsqueeze(1)
-        if direction == "forward":
-            return torch.cat([start, value[:, :-1]], dim=1)
-        shifted = torch.cat([value[:, 1:], start], dim=1)
-        last = (self.lengths - 1).view(-1, 1, 1)
-        steps = torch.arange(value.shape[1], device=value.device).view(1, -1, 1)
-        return torch.where(steps == last, start, shifted)
+        states = self[state, layer, direction].transpose(0, 1)
+        initial = self.call.initial[state][layer, self.directions.index(direction)]
+        before = states_before(states, initial, self.lengths, direction == "reverse")
+        return before.transpose(0, 1)
 
     # the proof -------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._files.atomic import no_file, replacing
 from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
@@ -341,36 +342,39 @@ class _Parts:
         lengths = self.optional("lengths", (batch,), torch.int64)
         inside = lengths is None or (int(lengths.min()) >= 1 and int(lengths.max()) == steps)
         _require(inside, f"lengths must be 1 to {steps}, and the longest {steps}")
-        each = [steps] * batch if lengths is None else lengths.tolist()
+        given = _fact(self.facts, "given", bool)
+        call = Call(x, initial, given, batched, None, lengths)
+        each = call.every_length.tolist()
         whole = "packed/data" not in self.tensors or len(self.tensors["packed/data"]) == sum(each)
         _require(lengths is not None or whole, "it lacks lengths, or packed/data is another")
-        packed = self.packed("packed", each, structure.input_size)
+        packed = self.packed("packed", call.every_length, structure.input_size)
         free = batched and not structure.single_step
         _require(packed is None or free, "packed does not fit the form of the call")
         _require(packed is not None or lengths is None, "it lacks packed/data, and has lengths")
-        return Call(x, initial, _fact(self.facts, "given", bool), batched, packed, lengths)
+        return replace(call, packed=packed)
 
-    def packed(self, prefix: str, lengths: list[int], size: int) -> PackedSequence | None:
+    def packed(self, prefix: str, lengths: Tensor, size: int) -> PackedSequence | None:
         """A PackedSequence of sequences of these lengths; None where the file has none."""
         data, sizes, order, back = (f"{prefix}/{name}" for name in _PACKED)
         if data not in self.tensors:
             return None
-        steps, batch = max(lengths), len(lengths)
-        counts = [sum(length > step for length in lengths) for step in range(steps)]
+        steps, batch = int(lengths.max()), len(lengths)
+        counts = valid_steps(lengths, steps).sum(1)
         packed = PackedSequence(
-            self.tensor(data, (sum(lengths), size)),
+            self.tensor(data, (int(lengths.sum()), size)),
             self.tensor(sizes, (steps,), torch.int64),
             self.optional(order, (batch,), torch.int64),
             self.optional(back, (batch,), torch.int64),
         )
-        _require(packed.batch_sizes.tolist() == counts, f"{sizes} are not those of the lengths")
+        same = torch.equal(packed.batch_sizes, counts)
+        _require(same, f"{sizes} are not those of the lengths")
         orders = (packed.sorted_indices, packed.unsorted_indices)
         there = [list(range(batch)) if each is None else each.tolist() for each in orders]
         _require((orders[0] is None) == (orders[1] is None), f"it lacks {order} or {back}")
         _require(sorted(there[0]) == list(range(batch)), f"{order} is no order of {batch}")
         _require([there[0].index(k) for k in range(batch)] == there[1], f"{back} undoes no {order}")
-        descending = [lengths[k] for k in there[0]]
-        _require(descending == sorted(lengths, reverse=True), f"{order} does not sort the lengths")
+        ascends = bool((lengths[there[0]].diff() > 0).any())
+        _require(not ascends, f"{order} does not sort the lengths")
         return packed
 
     def output(self, structure: Structure, call: Call) -> Any:
@@ -384,8 +388,7 @@ class _Parts:
             return final
         size = structure.output_size * len(structure.directions)
         if call.packed is not None:
-            lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
-            packed = self.packed("output", lengths, size)
+            packed = self.packed("output", call.every_length, size)
             _require(packed is not None, "it lacks output/data")
             return packed, final
         lead = (call.steps, call.batch) if call.batched else (call.steps,)
@@ -452,5 +455,4 @@ class _Parts:
         for row in found:
             texts = isinstance(row, list) and all(isinstance(text, str) for text in row)
             _require(texts, "labels must be lists of texts")
-        lengths = [call.steps] * call.batch if call.lengths is None else call.lengths.tolist()
-        return step_labels(found, lengths) if found else ()
+        return step_labels(found, call.every_length.tolist()) if found else ()

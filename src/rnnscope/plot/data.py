@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._gradients.gradients import Gradients
+from rnnscope._layers.sequences import last_steps
 from rnnscope._layers.structure import Structure
 from rnnscope._record.labels import step_labels
 from rnnscope._record.record import Record
@@ -177,7 +178,7 @@ def quantity(
         raise AddressError(f'order is "similar" or a list of units; got {order!r}')
     elif order is not None:
         chosen = _units(trace, np.atleast_1d(np.asarray(order)).tolist(), len(values))
-    valid = np.arange(values.shape[1]) < length
+    valid = trace.valid[batch].cpu().numpy()
     limits, signed = _limits(trace, name, values)
     texts = _labels(trace, labels, batch)
     title = _title(trace, name, layer, direction, batch)
@@ -303,7 +304,7 @@ def flow(
     layer, direction, batch = _at(trace, layer, direction, batch)
     values = trace.flow(of, to, layer=layer, direction=direction, batch=batch, time=time)
     length = int(trace.lengths[batch])
-    last = length - 1 if direction == "forward" else 0
+    last = last_steps(length, direction == "reverse")
     at = last if time == "last" else int(time) % int(trace.sizes["time"])
     texts = _labels(trace, labels, batch)
     title = f"|∂{of}_{at + 1}/∂{to}_s|, layer {layer}, {direction}, sequence {batch}"

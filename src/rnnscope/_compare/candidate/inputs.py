@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.recurrent import Recurrent
+from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
 
 __all__ = ["Probe", "confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
@@ -40,7 +41,7 @@ def drawn_inputs(
         steps, batch, structure.input_size, generator=generator, dtype=torch.float64, device="cpu"
     )
     if lengths is not None:
-        x = x * (torch.arange(steps, device="cpu")[:, None] < lengths).unsqueeze(-1)
+        x = x * valid_steps(lengths, steps).unsqueeze(-1)
     initial: dict[str, Tensor] = {}
     for name in structure.cell.states:
         shape = (

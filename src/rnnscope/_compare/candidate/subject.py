@@ -18,6 +18,7 @@ from rnnscope._compare.model.observed import UNIT, Observation, few_steps
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.tolerance import allowed
 from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
 
 __all__ = [
@@ -123,7 +124,7 @@ def on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
     """A note, where numbers stand on padding: they are not compared."""
     if output is None or inputs.lengths is None:
         return []
-    beyond = torch.arange(inputs.steps, device="cpu")[:, None] >= inputs.lengths
+    beyond = ~valid_steps(inputs.lengths, inputs.steps)
     if not bool((output[beyond] != 0).any()):
         return []
     return [

@@ -11,6 +11,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.model.lengths import moved, turned
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
+from rnnscope._layers.sequences import valid_steps, without_padding
 
 __all__ = ["TIME"]
 
@@ -220,8 +221,7 @@ def _mispad(model: Model, cause: Cause) -> Model:
     def front(inputs: Inputs) -> Inputs | None:
         if inputs.lengths is None:  # nothing is padded
             return inputs
-        steps = torch.arange(inputs.steps, device="cpu")[:, None]
-        zeroed = torch.where((steps < inputs.lengths).unsqueeze(-1), inputs.x, 0.0)
+        zeroed = without_padding(inputs.x, valid_steps(inputs.lengths, inputs.steps))
         return replace(inputs, x=moved(zeroed, inputs.lengths, True), lengths=None)
 
     def back(outcome: Outcome, inputs: Inputs) -> Outcome | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rnnscope._layers.sequences import at_steps, last_steps
+
 __all__ = ["ends", "moved", "turned"]
 
 
@@ -26,8 +28,4 @@ def moved(value: Tensor, lengths: Tensor, to_end: bool) -> Tensor:
 
 def ends(value: Tensor, lengths: Tensor | None) -> Tensor:
     """Every row at its last step, (batch, ...)."""
-    return (
-        value[-1]
-        if lengths is None
-        else value[lengths - 1, torch.arange(value.shape[1], device="cpu")]
-    )
+    return value[-1] if lengths is None else value[at_steps(last_steps(lengths, False))]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._compare.model.simulate import Simulator
+from rnnscope._layers.sequences import valid_steps
 
 __all__ = [
     "MISSING",
@@ -53,11 +54,8 @@ class Observation:
     @property
     def valid(self) -> Tensor | None:
         """(time, batch, 1), False on padding; None where there is none."""
-        if self.inputs.lengths is None:
-            return None
-        return (
-            torch.arange(self.inputs.steps, device="cpu")[:, None] < self.inputs.lengths
-        ).unsqueeze(-1)
+        lengths = self.inputs.lengths
+        return None if lengths is None else valid_steps(lengths, self.inputs.steps).unsqueeze(-1)
 
     def targets(self) -> dict[str, Tensor]:
         """Every array that is compared."""

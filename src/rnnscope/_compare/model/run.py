@@ -23,6 +23,7 @@ from rnnscope._compare.model.batched import (
 from rnnscope._compare.model.lengths import moved
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.work import GATE, spend
+from rnnscope._layers.sequences import valid_steps
 
 __all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
 
@@ -204,7 +205,7 @@ def _recur(
     steps = x.shape[1]
     valid = None
     if lengths is not None:
-        valid = torch.arange(steps, device="cpu")[:, None] < lengths
+        valid = valid_steps(lengths, steps)
         if part.backward:
             valid = valid.flip(0)
     emitted: list[Tensor] = []
