@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rnnscope._layouts.layout import KINDS
 from rnnscope.cells import DECLARED, Cell
-from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum, ordered
+from rnnscope.cells.algebra import Apply, Expr, ordered
 from rnnscope.errors import DeclarationError, RefusedError
 
 __all__ = ["cell_of", "kind_of", "nonlinearity_of", "storage_kind"]
@@ -56,16 +56,7 @@ def _skeleton(cell: Cell) -> dict[str, Expr]:
 
 
 def _without_activations(expr: Expr) -> Expr:
-    match expr:
-        case Apply(_, argument):
-            return Apply("tanh", _without_activations(argument))
-        case Sum(left, right, negative):
-            return Sum(_without_activations(left), _without_activations(right), negative)
-        case Product(left, right):
-            return Product(_without_activations(left), _without_activations(right))
-        case FromH(gate, of):
-            return FromH(gate, _without_activations(of))
-        case Project(of):
-            return Project(_without_activations(of))
-        case _:
-            return expr
+    def tanh_instead(expr: Expr) -> Expr | None:
+        return Apply("tanh", expr.argument.map(tanh_instead)) if isinstance(expr, Apply) else None
+
+    return expr.map(tanh_instead)

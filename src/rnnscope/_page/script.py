@@ -6,27 +6,31 @@ The page evaluates and explains these trees; it knows no cell by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import (
-    Apply,
-    Expr,
-    FromH,
-    FromX,
-    Number,
-    Previous,
-    Product,
-    Project,
-    Quantity,
-    Sum,
-    Vector,
-)
-from rnnscope.cells.functions import Function
+from rnnscope.cells.algebra import Apply, Expr, FromH, Previous, nodes
 from rnnscope.cells.notation import Notation, mathml, text
+from rnnscope.cells.serialize import encoded
 
 __all__ = ["equations", "functions", "runnable", "tree"]
+
+
+_NODES = {
+    "number": ("number", "value"),
+    "quantity": ("quantity", "name"),
+    "previous": ("previous", "name"),
+    "vector": ("vector", "name"),
+    "from_x": ("from_x", "gate"),
+    "from_h": ("from_h", "gate", "of"),
+    "project": ("project", "of"),
+    "+": ("plus", "left", "right"),
+    "-": ("minus", "left", "right"),
+    "*": ("times", "left", "right"),
+    "apply": ("apply", "name", "of"),
+}
+"""What the page calls an operation of ``encoded``, and the names of what it is applied to."""
 
 
 def tree(expr: Expr) -> dict[str, Any]:
@@ -36,50 +40,27 @@ def tree(expr: Expr) -> dict[str, Any]:
     >>> tree(GRU.equations["h"])["left"]["right"]
     {'op': 'quantity', 'name': 'n'}
     """
-    match expr:
-        case Number(value):
-            return {"op": "number", "value": value}
-        case Quantity(name):
-            return {"op": "quantity", "name": name}
-        case Previous(name):
-            return {"op": "previous", "name": name}
-        case Vector(name):
-            return {"op": "vector", "name": name}
-        case FromX(gate):
-            return {"op": "from_x", "gate": gate}
-        case FromH(gate, of):
-            found: dict[str, Any] = {"op": "from_h", "gate": gate}
-            return found if of == Previous("h") else found | {"of": tree(of)}
-        case Project(of):
-            return {"op": "project", "of": tree(of)}
-        case Product(left, right):
-            return {"op": "times", "left": tree(left), "right": tree(right)}
-        case Sum(left, right, negative):
-            op = "minus" if negative else "plus"
-            return {"op": op, "left": tree(left), "right": tree(right)}
-        case Apply(name, argument):
-            symbol = expr.function.symbol
-            return {"op": "apply", "name": name, "symbol": symbol, "of": tree(argument)}
-    raise TypeError(f"not an equation: {expr!r}")
-
-
-def _applied(expr: Expr) -> Iterator[Function]:
-    match expr:
-        case Sum(left, right) | Product(left, right):
-            yield from _applied(left)
-            yield from _applied(right)
-        case Apply(_, argument):
-            yield expr.function
-            yield from _applied(argument)
-        case FromH(_, of) | Project(of):
-            yield from _applied(of)
+    operation, *parts = encoded(expr)
+    op, *fields = _NODES[operation]
+    data: dict[str, Any] = {"op": op}
+    for name, part in zip(fields, parts, strict=True):
+        data[name] = tree(part) if isinstance(part, Expr) else part
+    if isinstance(expr, Apply):
+        data["symbol"] = expr.function.symbol
+    if isinstance(expr, FromH) and expr.of == Previous("h"):
+        del data["of"]  # the page takes the state of the step before by itself
+    return data
 
 
 def functions(cell: Cell) -> dict[str, str]:
     """The functions that a cell's equations apply, as JavaScript of x; an empty text for one
     without."""
-    every = (f for equation in cell.equations.values() for f in _applied(equation))
-    return {f.name: f.script for f in every}
+    return {
+        node.function.name: node.function.script
+        for equation in cell.equations.values()
+        for node in nodes(equation)
+        if isinstance(node, Apply)
+    }
 
 
 def runnable(functions: Mapping[str, str]) -> str:

@@ -8,8 +8,8 @@ and elementwise functions. The module knows no cell and no layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -38,6 +38,7 @@ __all__ = [
     "linear_recurrence",
     "evaluate",
     "leaves",
+    "nodes",
     "ordered",
     "terms",
 ]
@@ -65,6 +66,28 @@ class Expr:
 
     def __rmul__(self, other: float) -> Expr:
         return Product(as_expr(other), self)
+
+    def map(self, change: Callable[[Expr], Expr | None]) -> Expr:
+        """The same with every node replaced for which ``change`` gives an expression.
+
+        It is asked from the outside in, and not of what stands inside a replaced node.
+
+        >>> gate = Apply("tanh", Quantity("a") + Quantity("b"))
+        >>> gate.map(lambda e: Number(1.0) if e == Quantity("b") else None).argument.right
+        Number(value=1.0)
+        """
+        changed = change(self)
+        if changed is not None:
+            return changed
+        match self:
+            case Sum(left, right) | Product(left, right):
+                return replace(self, left=left.map(change), right=right.map(change))
+            case Apply(_, argument):
+                return replace(self, argument=argument.map(change))
+            case FromH(_, of) | Project(of):
+                return replace(self, of=of.map(change))
+            case _:
+                return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +214,26 @@ def ordered(expr: Expr) -> Expr:
     >>> ordered(Quantity("o") * Quantity("c")) == ordered(Quantity("c") * Quantity("o"))
     True
     """
+
+    def with_operands_in_order(expr: Expr) -> Expr | None:
+        match expr:
+            case Sum(left, right, negative=False) | Product(left, right):
+                left, right = sorted((ordered(left), ordered(right)), key=repr)
+                return type(expr)(left, right)
+        return None
+
+    return expr.map(with_operands_in_order)
+
+
+def nodes(expr: Expr) -> Iterator[Expr]:
+    """Every node, from the outside in and from left to right, and what matrices multiply."""
+    yield expr
     match expr:
-        case Sum(left, right, negative=True):
-            return Sum(ordered(left), ordered(right), negative=True)
         case Sum(left, right) | Product(left, right):
-            left, right = sorted((ordered(left), ordered(right)), key=repr)
-            return type(expr)(left, right)
-        case Apply(name, argument, given):
-            return Apply(name, ordered(argument), given)
-        case FromH(gate, of):
-            return FromH(gate, ordered(of))
-        case Project(of):
-            return Project(ordered(of))
-        case _:
-            return expr
+            yield from nodes(left)
+            yield from nodes(right)
+        case Apply(_, inner) | FromH(_, inner) | Project(inner):
+            yield from nodes(inner)
 
 
 def leaves(expr: Expr) -> Iterator[Expr]:

@@ -36,7 +36,6 @@ from rnnscope.cells.algebra import (
     Product,
     Project,
     Quantity,
-    Sum,
     Vector,
     asked_together,
     leaves,
@@ -382,15 +381,18 @@ def _declared(name: str) -> Cell:
 def _with_function(expr: Expr, function: str | Function) -> tuple[Expr, int]:
     """An equation with all its functions replaced by one, and how many there were; what a matrix
     is applied to stays as it is."""
-    match expr:
-        case Apply(_, argument):
-            _, inside = _with_function(argument, function)
-            return apply(function, argument), inside + 1
-        case Sum(left, right) | Product(left, right):
-            (left, one), (right, other) = (_with_function(e, function) for e in (left, right))
-            return replace(expr, left=left, right=right), one + other
-        case _:
-            return expr, 0
+    replaced: list[Expr] = []
+
+    def change(expr: Expr) -> Expr | None:
+        match expr:
+            case Apply(_, argument):
+                replaced.append(expr)
+                return apply(function, argument.map(change))
+            case FromH() | Project():
+                return expr
+        return None
+
+    return expr.map(change), len(replaced)
 
 
 def part_name(leaf: Expr) -> str | None:

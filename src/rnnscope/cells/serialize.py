@@ -25,7 +25,7 @@ from rnnscope.cells.algebra import (
 from rnnscope.cells.cells import DECLARED, Cell
 from rnnscope.errors import DeclarationError
 
-__all__ = ["cell_of", "data_of"]
+__all__ = ["cell_of", "data_of", "encoded"]
 
 DEEPEST = 200
 """Operations inside one another, at most, in an equation that is read."""
@@ -64,29 +64,41 @@ def data_of(cell: Cell) -> str | dict[str, Any]:
     }
 
 
-def _data(expr: Expr) -> Any:
+def encoded(expr: Expr) -> tuple[Any, ...]:
+    """A node of an equation: its operation, and what it is applied to (names, numbers, nodes).
+
+    >>> from rnnscope.cells.cells import GRU
+    >>> encoded(GRU.equations["h"])[0]
+    '+'
+    """
     match expr:
         case Number(value):
-            return value
+            return "number", value
         case Quantity(name) | Previous(name) | Vector(name):
-            return [type(expr).__name__.lower(), name]
+            return type(expr).__name__.lower(), name
         case FromX(gate):
-            return ["from_x", gate]
+            return "from_x", gate
         case FromH(gate, of):
-            return ["from_h", gate, _data(of)]
+            return "from_h", gate, of
         case Project(of):
-            return ["project", _data(of)]
+            return "project", of
         case Sum(left, right, negative):
-            return ["-" if negative else "+", _data(left), _data(right)]
+            return "-" if negative else "+", left, right
         case Product(left, right):
-            return ["*", _data(left), _data(right)]
-        case Apply(name, argument, None):
-            return ["apply", name, _data(argument)]
-        case Apply(name):
-            raise DeclarationError(
-                f"{name!r} is a function of one's own: a program, which no file of data holds"
-            )
+            return "*", left, right
+        case Apply(name, argument):
+            return "apply", name, argument
     raise TypeError(f"not an equation: {expr!r}")
+
+
+def _data(expr: Expr) -> Any:
+    if isinstance(expr, Number):
+        return expr.value
+    if isinstance(expr, Apply) and expr.given is not None:
+        raise DeclarationError(
+            f"{expr.name!r} is a function of one's own: a program, which no file of data holds"
+        )
+    return [_data(part) if isinstance(part, Expr) else part for part in encoded(expr)]
 
 
 def cell_of(data: Any) -> Cell:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words, changed_cell
@@ -16,7 +15,6 @@ from rnnscope.cells.algebra import (
     Number,
     Previous,
     Product,
-    Project,
     Quantity,
     Sum,
     leaves,
@@ -32,24 +30,7 @@ __all__ = [
     "with_equations",
     "factors_of",
     "first_part",
-    "mapped",
 ]
-
-
-def mapped(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
-    """An equation with every node replaced for which ``change`` gives another."""
-    replaced = change(expr)
-    if replaced is not None:
-        return replaced
-    match expr:
-        case Sum(left, right) | Product(left, right):
-            return replace(expr, left=mapped(left, change), right=mapped(right, change))
-        case Apply(name, argument, given):
-            return Apply(name, mapped(argument, change), given)
-        case FromH(_, of) | Project(of):
-            return replace(expr, of=mapped(of, change))
-        case _:
-            return expr
 
 
 def with_equations(part: Part, cause: Cause, **equations: Expr) -> Part:
@@ -91,7 +72,7 @@ def _reset_before(part: Part, cause: Cause) -> Part | None:
     inside = FromH(leaf.gate, Product(gate, leaf.of))
     equation = part.cell.equations[name]
     return with_equations(
-        part, cause, **{name: mapped(equation, lambda e: inside if e == product else None)}
+        part, cause, **{name: equation.map(lambda e: inside if e == product else None)}
     )
 
 
@@ -114,7 +95,7 @@ def _with_sum(part: Part, cause: Cause, change: Callable[[Expr, Expr, Expr], Exp
         of_both = isinstance(expr, Sum) and expr.right == product
         return change(expr.left, gate, leaf) if of_both else None  # type: ignore[attr-defined]
 
-    return with_equations(part, cause, **{name: mapped(part.cell.equations[name], other)})
+    return with_equations(part, cause, **{name: part.cell.equations[name].map(other)})
 
 
 def _no_reset(part: Part, cause: Cause) -> Part | None:
@@ -124,7 +105,7 @@ def _no_reset(part: Part, cause: Cause) -> Part | None:
     name, product, _, leaf = found
     equation = part.cell.equations[name]
     return with_equations(
-        part, cause, **{name: mapped(equation, lambda e: leaf if e == product else None)}
+        part, cause, **{name: equation.map(lambda e: leaf if e == product else None)}
     )
 
 
@@ -227,7 +208,7 @@ def _activate(part: Part, cause: Cause) -> Part | None:
                 return None
             return 1 - found if other == NEGATED else Apply(other, found.argument)
 
-        equations[quantity] = mapped(equation, turned)
+        equations[quantity] = equation.map(turned)
     return with_equations(part, cause, **equations) if equations else None
 
 
@@ -285,7 +266,7 @@ def _old_cell(part: Part, cause: Cause) -> Part | None:
     if state is None:
         return None
     equations = {
-        name: mapped(equation, lambda e: Previous(state) if e == Quantity(state) else None)
+        name: equation.map(lambda e: Previous(state) if e == Quantity(state) else None)
         for name, equation in part.cell.equations.items()
         if name != state
     }
@@ -348,7 +329,7 @@ def _leave_out(part: Part, cause: Cause) -> Part | None:
     equations = {
         name: changed
         for name, equation in part.cell.equations.items()
-        if (changed := mapped(equation, without)) != equation
+        if (changed := equation.map(without)) != equation
     }
     return with_equations(part, cause, **equations)
 
@@ -376,7 +357,7 @@ def factors_of(equation: Expr) -> list[Expr]:
         if isinstance(expr, Product):
             found.append(expr.left)
 
-    mapped(equation, note)
+    equation.map(note)
     return found
 
 

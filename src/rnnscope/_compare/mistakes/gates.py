@@ -12,7 +12,6 @@ from rnnscope._compare.mistakes.equations import (
     celled,
     factors_of,
     first_part,
-    mapped,
     with_equations,
 )
 from rnnscope._compare.mistakes.weights import forget_gates
@@ -89,8 +88,8 @@ def _exchangeable(model: Model) -> Iterator[Choice]:
 def _use_other(part: Part, cause: Cause) -> Part | None:
     used, gate = cause.choice.split(":")
     equations = {
-        name: mapped(
-            part.cell.equations[name], lambda e: Quantity(used) if e == Quantity(gate) else None
+        name: part.cell.equations[name].map(
+            lambda e: Quantity(used) if e == Quantity(gate) else None
         )
         for name in _users(part, gate)
     }
@@ -126,7 +125,7 @@ def _squash(part: Part, cause: Cause) -> Part | None:
                 return expr.argument
             return None
 
-        after = mapped(equation, unsquashed)
+        after = equation.map(unsquashed)
         if len(functions) == 1 and name != state:
             [one] = functions
             equations |= {name: after, state: replace(one, argument=part.cell.equations[state])}
@@ -152,14 +151,14 @@ def _confuse(part: Part, cause: Cause) -> Part | None:
         return None
     equations = part.cell.equations
     if cause.choice == "carried":
-        changed = {state: mapped(equations[state], _instead(Previous(state), Previous("h")))}
+        changed = {state: equations[state].map(_instead(Previous(state), Previous("h")))}
     else:
 
         def fed(expr: Expr) -> Expr | None:
             from_h = isinstance(expr, FromH) and expr.of == Previous("h")
             return FromH(expr.gate, Previous(state)) if from_h else None  # type: ignore[attr-defined]
 
-        changed = {name: mapped(equation, fed) for name, equation in equations.items()}
+        changed = {name: equation.map(fed) for name, equation in equations.items()}
     changed = {name: after for name, after in changed.items() if after != equations[name]}
     return with_equations(part, cause, **changed) if changed else None
 
