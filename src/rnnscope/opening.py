@@ -65,6 +65,7 @@ def open_call(
     masks: list[Tensor | None] = [None]
     flow = call.x if call.packed is None else call.packed.data
     x_error: Callable[[], Tensor] | None = None
+    exact = call.faithful and call.x.device.type == "cpu"  # every layer that runs again
     for layer, layer_weights in enumerate(weights):
         initial = {name: value[layer] for name, value in call.initial.items()}
         own = {name: value[layer] for name, value in returned.final.items()}
@@ -74,7 +75,7 @@ def open_call(
             del flow  # what the layer below returned is in the record by now
         else:
             flow, ends = adopted.replay(flow, call.packed, initial, live[layer], grad_mode)
-            replayed = x_error is not None or not _same(ends, own)
+            replayed = x_error is not None or not (exact or _same(ends, own))
             hidden = flow if call.packed is None else call.unpacked(flow)
         buffers.take(layer, hidden, initial)
         del hidden
