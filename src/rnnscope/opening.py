@@ -137,11 +137,15 @@ def _mask(flow: Tensor, p: float, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _worst(proofs: list[Proof]) -> dict[str, Proof]:
-    """For each state the largest deviation, the largest ratio, and the place of the first that
-    fails, or else comes closest to failing."""
+    """For each state the first that fails; else the largest deviation, the largest ratio, and
+    the place that comes closest to failing."""
     found: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
         mine = [p for p in proofs if p.state == state]
+        failed = next((p for p in mine if p.ratio > 1), None)
+        if failed is not None:
+            found[state] = failed
+            continue
         every = [p for p in mine if p.every_step] or mine
         # a step that was compared twice (check="thorough") is proven where one of them proves it
         best: dict[tuple[int, str], Proof] = {}
@@ -150,11 +154,10 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
         counted = list(best.values())
         proven = [p for p in mine if p.loose < p.places] or mine
         closest = max(mine, key=lambda p: p.ratio)
-        first = next((p for p in mine if p.ratio > 1), closest)
         found[state] = replace(
             max(proven, key=lambda p: p.deviation),
             ratio=closest.ratio,
-            place=first.place,
+            place=closest.place,
             every_step=counted[0].every_step,
             places=sum(p.places for p in counted),
             loose=sum(p.loose for p in counted),
