@@ -146,7 +146,8 @@ class Call:
 
     ``x`` (time, batch, feature), in the caller's order of the batch, zeros on padding;
     ``packed`` is the PackedSequence where one was given; ``lengths`` (batch) or None where all
-    are full; ``initial`` maps each state to (layer, direction, batch, unit).
+    are full; ``initial`` maps each state to (layer, direction, batch, unit). ``faithful``: the
+    copies lie in memory as the caller's tensors did, so that a kernel rounds in the same way.
     """
 
     x: Tensor
@@ -155,6 +156,7 @@ class Call:
     batched: bool
     packed: PackedSequence | None
     lengths: Tensor | None
+    faithful: bool = False
 
     @property
     def valid(self) -> Tensor | None:
@@ -484,7 +486,10 @@ class Adopted(Structure):
                 return Call(padded, initial, given, True, x, unequal)
             padded = plain(padded)
             detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
-            return Call(padded.detach(), initial, given, True, detached, unequal)
+            # the module orders the states of all layers at once, ``rerun`` those of its layer
+            ordered = hx is not None and x.sorted_indices is not None
+            faithful = not ordered and _lie_alike((x.data, detached.data), *_pairs(hx, initial))
+            return Call(padded.detach(), initial, given, True, detached, unequal, faithful)
         self._check_input(x, live)
         x = x if live else plain(x)
         if self.single_step:
@@ -499,7 +504,8 @@ class Adopted(Structure):
         initial, given = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
-        return Call(kept, initial, given, batched, None, None)
+        faithful = _lie_alike((time_major, kept), *_pairs(hx, initial))
+        return Call(kept, initial, given, batched, None, None, faithful)
 
     # what the caller gave, checked ------------------------------------------------------
 
@@ -625,6 +631,32 @@ class Adopted(Structure):
                 f"write {name}_0.transpose(0, 1).contiguous()."
             )
         return text
+
+
+def _pairs(hx: Any, initial: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The initial states that the caller gave, each with its copy in the same form."""
+    given = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
+    return [(t, copy.view(t.shape)) for t, copy in zip(given, initial.values(), strict=False)]
+
+
+ALIGNED = 64
+"""Bytes of a line of cache, to which torch aligns what it allocates."""
+
+
+def _lie_alike(*pairs: tuple[Tensor, Tensor]) -> bool:
+    """Whether tensors and their copies have the same strides and the same alignment."""
+    return all(
+        type(original) in (Tensor, nn.Parameter)
+        and _strides(original) == _strides(copy)
+        and (original.data_ptr() - copy.data_ptr()) % ALIGNED == 0
+        for original, copy in pairs
+    )
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Of the dims that are longer than 1: those of others mean nothing."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride for size, stride in pairs if size > 1]
 
 
 def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
