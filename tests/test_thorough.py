@@ -20,8 +20,8 @@ from rnnscope.compare.simulate import Simulator
 from rnnscope.compare.stacked import Stacked
 from rnnscope.compare.standing import compatible
 from rnnscope.compare.thorough import Thorough
-from rnnscope.compare.work import Work, counted
 from rnnscope.compare.tolerance import allowed
+from rnnscope.compare.work import Work, counted
 
 LAYERS: dict[str, Any] = {
     "one unit": lambda **o: nn.RNN(3, 1, **o),  # which no mistake in the weights concerns
