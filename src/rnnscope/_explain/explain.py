@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from rnnscope._explain.address import Address, Traced, faithful
+from rnnscope._explain.address import Address, faithful
 from rnnscope._explain.digits import Node, plain
 from rnnscope._explain.document import (
     Block,
@@ -25,6 +25,7 @@ from rnnscope._explain.document import (
 from rnnscope._explain.lesson import lesson
 from rnnscope._explain.steps import difference, walk
 from rnnscope._explain.unit_step import Dot, Hand, tabled
+from rnnscope._record.traced import Traced
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.cells.notation import Call, Digits, Shape, Symbol, Times, Total, text
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._explain.address import Address, Traced
+from rnnscope._explain.address import Address
 from rnnscope._explain.digits import plain
 from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
 from rnnscope._explain.steps import Walk, equations, omitted, proof
+from rnnscope._record.traced import Traced
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["lesson"]

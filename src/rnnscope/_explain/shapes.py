@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_packed_sequence
 
-from rnnscope._explain.statements import Checker, Section, Shapes, Statement, Traced, Trap, apart
+from rnnscope._explain.statements import Checker, Section, Shapes, Statement, Trap, apart
+from rnnscope._record.traced import Traced
 
 __all__ = ["Shapes", "shapes"]
 

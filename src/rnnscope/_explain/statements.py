@@ -9,56 +9,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.text import Text
-from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import code, markdown, printable
-from rnnscope._layers.adopt import Call, Structure
+from rnnscope._record.traced import Traced
 from rnnscope.errors import VerificationError
 
-__all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]
+__all__ = ["Checker", "Section", "Shapes", "Statement", "Trap", "apart"]
 
 WIDTH = 100
-
-
-class Proven(Protocol):
-    """What of a proof is read here."""
-
-    @property
-    def deviation(self) -> float:
-        """The largest difference from the layer's own numbers."""
-
-    @property
-    def tolerance(self) -> float:
-        """What rounding allows there."""
-
-
-class Traced(Protocol):
-    """What of a trace is read here."""
-
-    structure: Structure
-    call: Call
-    lengths: Tensor
-
-    @property
-    def output(self) -> Any:
-        """As the layer returned it."""
-
-    @property
-    def h_n(self) -> Tensor:
-        """As the layer returned it."""
-
-    @property
-    def c_n(self) -> Tensor:
-        """As the layer returned it; only an LSTM has it."""
-
-    @property
-    def proofs(self) -> Mapping[str, Proven]:
-        """By state; empty where the layer did not run."""
 
 
 @dataclass(frozen=True)

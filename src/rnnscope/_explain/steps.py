@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rnnscope._explain.address import Address, Traced, faithful
+from rnnscope._explain.address import Address, faithful
 from rnnscope._explain.digits import Ruler, Shown, plain
 from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
 from rnnscope._explain.unit_step import Hand, Site
+from rnnscope._record.traced import Traced
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["Walk", "difference", "walk"]
