@@ -123,7 +123,7 @@ class Site:
         return int(self.times.min()), int(self.times.max())
 
     def changed(self, values: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """``values`` (places, units), the numbers at all places or at those chosen, changed."""
+        """``values`` (places, units) after the edit, of all places or of those chosen."""
         if self.operand is None:
             assert self.edit.by is not None, "one of the four is given"
             returned: Any = self.edit.by(values)
@@ -149,7 +149,7 @@ class Site:
                 return values * operand
 
     def apply(self, value: Tensor) -> Tensor:
-        """A quantity (time, batch, units), all of whose numbers are known, changed."""
+        """A whole quantity (time, batch, units) after the edit."""
         place = (self.times[:, None], self.rows[:, None], self.units[None, :])
         return value.index_put(place, self.changed(value[place]))
 
@@ -222,7 +222,7 @@ class _Placement:
             self.times, self.one_time = self._positions("time", edit.time, sizes["time"])
 
     def _initial_state(self) -> str | None:
-        """The state of which this is the initial one; None for a quantity of the steps."""
+        """The state whose initial value the edit changes; None for a quantity of the steps."""
         name, cell = self.edit.name, self.trace.cell
         if not isinstance(name, str):
             raise AddressError(f"a quantity is addressed by its name; got {name!r}")
@@ -291,7 +291,7 @@ class _Placement:
         return dims
 
     def _operand(self) -> Tensor | None:
-        """(layer, direction, batch, time, unit), one position of a dim for a dropped one."""
+        """The edit's numbers (layer, direction, batch, time, unit); a dropped dim has length 1."""
         edit = self.edit
         if edit.kind == "by":
             if not callable(edit.by):
@@ -345,7 +345,7 @@ class _Placement:
                 yield (self.edit.name, layer, d), Site(self.edit, rows, times, units, site_operand)
 
     def _places(self, d: int) -> Iterable[tuple[int, int, int, int]]:
-        """(which sequence and which time of those addressed, sequence, time) of every place."""
+        """For every place: its indices in the address (sequence, time), the sequence, the time."""
         lengths = self.trace.lengths.tolist()
         for i, row in enumerate(self.batches):
             length = lengths[row]

@@ -84,7 +84,7 @@ def dropout_factor(mask: Tensor, p: float, dtype: torch.dtype) -> Tensor:
 
 
 class _Rerun:
-    """Layer by layer from below; each begins where something first reaches it."""
+    """The run, layer by layer from below; a layer begins where a change first reaches it."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class _Rerun:
         self.inputs: list[Tensor | None] = []
 
     def _rows(self) -> Tensor:
-        """The sequences that are reached; they know nothing of each other."""
+        """The sequences that a change reaches; sequences do not influence each other."""
         device = self.call.x.device
         if any(weights is not None for row in self.new for weights in row):
             return torch.arange(self.call.batch, device=device)
@@ -132,7 +132,7 @@ class _Rerun:
     def _input(
         self, layer: int, reached: tuple[int, int] | None
     ) -> tuple[Tensor, tuple[int, int] | None]:
-        """A layer's input (time, batch, feature), and the steps at which it is another."""
+        """A layer's input (time, batch, feature), and the first and last step that change."""
         x = self.trace.layer_input(layer).transpose(0, 1)
         mask = self.trace.masks[layer]
         if reached is not None:
@@ -151,7 +151,7 @@ class _Rerun:
         return x, reached
 
     def _span(self, layer: int, d: int, reached: tuple[int, int] | None) -> tuple[int, int] | None:
-        """The first and the last step that may become others; None where none does."""
+        """The first and the last step that may change; None where none does."""
         last = self.call.steps - 1
         reverse = self.structure.directions[d] == "reverse"
         times = [] if reached is None else list(reached)
@@ -189,7 +189,7 @@ class _Rerun:
             self.final[name][layer][d] = states.index_copy(0, self.rows, value.to(states.dtype))
 
     def _merged(self, name: str, layer: int, d: int) -> Tensor:
-        """A quantity (time, batch, unit): what was run, in what the trace has."""
+        """A quantity (time, batch, unit): the trace's, with the steps that were run anew."""
         original = self.trace[name][layer, d].transpose(0, 1)
         if (layer, d) not in self.ran:
             return original
@@ -211,7 +211,7 @@ class _Rerun:
         return value if self.whole else value[:, self.rows]
 
     def _before(self, state: str, layer: int, d: int, span: tuple[int, int]) -> Tensor:
-        """A state before the first step that is run; of a sequence that ended before, its last."""
+        """A state before the first step of the run; of a sequence that ended earlier, its last."""
         initial = self.initial[state][layer][d]
         for site in self.edited.get((f"{state}_0", layer, d), ()):
             initial = site.apply(initial.unsqueeze(0))[0]

@@ -58,10 +58,10 @@ Root = str | Expr
 
 
 class ByStep(Protocol):
-    """Numbers (time, ..., batch, units), which need not all be held at once."""
+    """Numbers (time, ..., batch, units), which need not all be in memory at once."""
 
     def __getitem__(self, steps: slice, /) -> Tensor:
-        """Those of some steps."""
+        """The numbers of some steps."""
 
 
 Factor = Tensor | float
@@ -107,7 +107,7 @@ class PartValues:
 
 
 class Block:
-    """Some steps, all of whose values are known; the environment of ``evaluate``.
+    """Some steps with the values of all quantities; the environment of ``evaluate``.
 
     ``roots`` in the order in which their adjoints are known within a step; ``feeds`` what the
     adjoint of a root gets from those before it; ``of`` the adjoint of every quantity and
@@ -146,7 +146,7 @@ class Block:
                 return self.values[name]
 
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
-        """The sum of affine parts, recorded or by a product of all steps."""
+        """The sum of affine parts: recorded, or computed for all steps at once."""
         products = [self._product(leaf) for leaf in leaves]
         return sum(products[1:], products[0])
 
@@ -179,7 +179,7 @@ class Block:
     # derivatives -----------------------------------------------------------------------------
 
     def derived(self) -> Block:
-        """With ``roots``, ``feeds``, ``of`` and ``at``: from the last equation to the first."""
+        """Fill ``roots``, ``feeds``, ``of`` and ``at``, from the last equation to the first."""
         equations = list(self.cell.equations.items())
         for k, (name, equation) in reversed(list(enumerate(equations))):
             adjoint = self.at.get(Quantity(name), {})
@@ -240,7 +240,7 @@ class Block:
     def _through(
         self, expr: Apply, adjoint: Adjoint, value: Tensor, name: str | None = None
     ) -> Adjoint:
-        """Through an elementwise function."""
+        """The adjoint of the argument of an elementwise function."""
         if not adjoint:
             return adjoint
         argument = value
@@ -285,7 +285,7 @@ def adjoints_of_x(adjoints: BlockAdjoints, weights: Weights, out: Tensor | None 
 
 
 def adjoint_of(block: Block, name: str) -> Adjoint:
-    """Of a quantity, a pre-activation, or a part of a gate."""
+    """The adjoint of a quantity, a pre-activation, or a part of a gate."""
     if name in block.of:
         return block.of[name]
     for leaf, adjoint in block.at.items():
@@ -371,7 +371,7 @@ class BlockAdjoints:
 
 
 def _spread(factor: Factor, value: Tensor) -> Factor:
-    """With a dim of length 1 for each dim that only the adjoints have."""
+    """The factor with a dim of length 1 for each dim that only the adjoints have."""
     if isinstance(factor, float) or factor.dim() < 3:
         return factor
     for _ in range(value.dim() - factor.dim()):
@@ -448,8 +448,8 @@ class Backward:
         return adjoints
 
     def within(self, block: Block, states: Mapping[str, Tensor]) -> BlockAdjoints:
-        """A block whose states' adjoints are known already; the other roots follow, no step from
-        another."""
+        """A block for which the states' adjoints are arguments; the other roots follow from them,
+        step by step independently."""
         adjoints = self._empty(block.derived())
         for root in block.roots:
             if isinstance(root, str):
@@ -470,7 +470,7 @@ class Backward:
         return self.weights.projection
 
     def _empty(self, block: Block, of_h: Tensor | None = None) -> BlockAdjoints:
-        """Memory for a block, that of the block before where it fits."""
+        """Memory for a block; it is the previous block's where the sizes agree."""
         shape = (block.steps, *self.lead, self.batch)
         sizes = {root: self.size(root) for root in block.roots}
         if self.memory.get("h", block.x[:0]).shape[:1] != shape[:1]:
@@ -518,7 +518,7 @@ class _Steps:
         return [factor] * self.block.steps
 
     def _gates(self) -> tuple[list[_Run], list[tuple[int, list[tuple[Root, Sequence[Factor]]]]]]:
-        """Gates of one root that stand together, as one; and the others, each alone."""
+        """Neighbouring gates with the same single root, as runs; all other gates singly."""
         runs: list[_Run] = []
         singles: list[tuple[int, list[tuple[Root, Sequence[Factor]]]]] = []
         block, backward = self.block, self.backward

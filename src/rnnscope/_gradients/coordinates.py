@@ -36,7 +36,7 @@ class Resolver:
         self.trace = trace
 
     def position(self, axis: str, index: Index) -> int:
-        """A position on an axis; left out, the only one."""
+        """A position on an axis; where it is left out, the only position."""
         length = self.trace.sizes[axis]
         if index is None:
             if length != 1:
@@ -51,7 +51,7 @@ class Resolver:
         return number
 
     def direction(self, direction: str | None) -> int:
-        """A direction; left out, the only one."""
+        """A direction's index; where it is left out, the only direction."""
         have = self.trace.directions
         if direction is None and len(have) == 1:
             return 0
@@ -61,7 +61,7 @@ class Resolver:
         return have.index(direction)
 
     def rows(self, batch: Index) -> tuple[Tensor, bool]:
-        """Sequences, and whether one position drops the dim."""
+        """The sequences, and whether the address drops their dim."""
         number = self.trace.position("batch", batch)
         all_rows = torch.arange(self.trace.sizes["batch"], device=self.trace.lengths.device)
         rows = all_rows[number].reshape(-1)
@@ -88,7 +88,7 @@ class Resolver:
         return torch.full_like(lengths, at)
 
     def state(self, of: str) -> str:
-        """A state of the cell."""
+        """The name, which must be that of a state."""
         states = self.trace.cell.states
         if of not in states:
             raise AddressError(
@@ -98,7 +98,7 @@ class Resolver:
         return of
 
     def target(self, to: str) -> str:
-        """A quantity, x or an initial state."""
+        """The name, which must be that of a quantity, x or an initial state."""
         cell = self.trace.cell
         names = (*quantity_names(cell), "x", *(f"{state}_0" for state in cell.states))
         if to not in names:

@@ -73,7 +73,7 @@ class Differentiable(Editable, Protocol):
 
 @contextmanager
 def without_graph(trace: Differentiable) -> Iterator[None]:
-    """No graph, and the precision of the numbers, whatever the caller has set."""
+    """Compute without a graph and in the numbers' own precision, whatever the caller has set."""
     device = trace.call.x.device.type
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         yield
@@ -94,7 +94,7 @@ class Upstream:
         gradients: list[Tensor | None],
         total: bool = False,
     ) -> Upstream:
-        """From a gradient for each tensor of ``tensors(returned)``, None where there is none.
+        """Upstream from the gradients of ``tensors(returned)``; None where a tensor has none.
 
         ``total``: the gradient of a state holds what comes to it through other states, too.
         """
@@ -279,14 +279,14 @@ class Received:
         self._gradients: Gradients | None = None
 
     def add(self, k: int, gradient: Tensor) -> None:
-        """Of the k-th tensor that the layer returned; more than one pass sums, as in ``p.grad``."""
+        """Add the gradient of the k-th returned tensor; several passes sum, as in ``p.grad``."""
         total = self.gradients.get(k)
         gradient = plain(gradient).detach()
         self.gradients[k] = gradient.clone() if total is None else total + gradient
         self._gradients = None
 
     def call_gradients(self, trace: Differentiable, returned: Any) -> Gradients | None:
-        """The gradients of the call; None where nothing was handed yet."""
+        """The gradients of the call; None before the first backward pass."""
         if self._gradients is None and self.gradients:
             by_tensor = [self.gradients.get(k) for k in range(len(tensors(returned)))]
             with torch.inference_mode(False), torch.no_grad():
@@ -435,7 +435,7 @@ class Gradients(Record):
 
     @property
     def _comparable(self) -> dict[str, Tensor]:
-        """What autograd has too: parameters, initial states and the input."""
+        """The gradients that autograd gives too: of parameters, initial states and the input."""
         numbers = self.parameters | {f"{n}_0": v for n, v in self.initial.items()}
         numbers["x"] = self.layer_input(0).transpose(0, 1)
         return numbers

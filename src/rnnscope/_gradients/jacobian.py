@@ -22,8 +22,8 @@ __all__ = ["flow", "jacobian"]
 
 @dataclass(frozen=True)
 class Ends:
-    """From where to where: ``of`` a state at a layer, direction and step, ``to`` a quantity, x or
-    an initial state of a layer and direction, of the sequences ``rows``."""
+    """Both ends of a derivative, for the sequences ``rows``: ``of``, a state at a layer, direction
+    and step; ``to``, a quantity, x or an initial state of a layer and direction."""
 
     of: str
     to: str
@@ -36,7 +36,7 @@ class Ends:
 
 
 class _Seeds:
-    """The identity at each sequence's own step, by blocks: (time, seed, batch, unit)."""
+    """The identity matrix at each sequence's step, by blocks: (time, seed, batch, unit)."""
 
     def __init__(self, times: Tensor, units: int, like: Tensor) -> None:
         self.times, self.units, self.like = times, units, like
