@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 import rnnscope as rs
-from rnnscope._files.hdf5 import read_hdf5
-from rnnscope._files.window import Window
-from rnnscope._files.wire import encoded
+from rnnscope._files.arrays import read_hdf5
+from rnnscope._files.disk import Window
+from rnnscope._files.onnx.protobuf import encoded
 from rnnscope._layouts import LAYOUTS, Array, Layout, Stored, from_torch
 from rnnscope._layouts.kinds import cell_of
 from rnnscope.cells import (

@@ -606,7 +606,7 @@ _MEASURE = """
 import re, sys
 from pathlib import Path
 import rnnscope as rs
-from rnnscope._files.loading import load
+from rnnscope._files.load import load
 
 def most():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -30,11 +30,10 @@ from typer.testing import CliRunner
 import rnnscope as rs
 from rnnscope._cli.commands import app
 from rnnscope._cli.inputs import read_sequence
-from rnnscope._files import arrays as reading
-from rnnscope._files.arrays import read_npz
-from rnnscope._files.hdf5 import read_hdf5
-from rnnscope._files.window import Window
-from rnnscope._files.wire import encoded
+from rnnscope._files.arrays import read_hdf5, read_npz
+from rnnscope._files.arrays import safetensors as safetensors_reader
+from rnnscope._files.disk import Window
+from rnnscope._files.onnx.protobuf import encoded
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and measures a process's memory")
 
@@ -851,7 +850,7 @@ def test_a_file_is_opened_as_often_for_many_layers_as_for_one(
             opened = [
                 ("pathlib.Path.open", Path.open),
                 ("zipfile.ZipFile.__init__", zipfile.ZipFile.__init__),
-                ("rnnscope._files.arrays.safe_open", reading.safe_open),
+                ("rnnscope._files.arrays.safetensors.safe_open", safetensors_reader.safe_open),
                 ("torch.load", torch.load),
             ]
             counts = []

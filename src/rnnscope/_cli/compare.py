@@ -18,7 +18,7 @@ from rnnscope._cli.terminal import ArgumentError
 from rnnscope._compare import Verdict, compare
 from rnnscope._escaping import fenced
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.window import Held
+from rnnscope._files.disk import Held
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
 

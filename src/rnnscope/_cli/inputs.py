@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.atomic import no_file
+from rnnscope._files.disk import no_file
 from rnnscope.errors import FileError, ShapeError
 
 __all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]

@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.returned import OUTPUT, Answer, answered, of_st
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.window import Held, as_tensor
+from rnnscope._files.disk import Held, as_tensor
 from rnnscope._layers.adopt import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rnnscope._files.allowance import Allowance
+from rnnscope._files.disk.allowance import Allowance
+from rnnscope._files.disk.reason import first_line
 from rnnscope.errors import FileError
 
 __all__ = ["Archive"]
@@ -121,5 +122,5 @@ def judged(path: Path, place: str) -> Iterator[None]:
         IndexError,
         KeyError,
     ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise FileError(f"{path}, {place}: damaged: {reason}") from error

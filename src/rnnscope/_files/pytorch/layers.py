@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from rnnscope._files.window import Held
+from rnnscope._files.disk import Held
 from rnnscope._layouts import Converted
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_TANH
 from rnnscope.errors import FileError

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._files.found import CELL_KINDS, Found, Wanted, kind_name, layer_name
-from rnnscope._files.jsonfile import PARAMETER, USUAL, Document
-from rnnscope._files.jsontext import Numbers
-from rnnscope._files.pytorchlayers import assembled
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import Held
+from rnnscope._files.json.file import PARAMETER, USUAL, Document
+from rnnscope._files.json.parser import Numbers
+from rnnscope._files.pytorch import assembled
+from rnnscope._files.stored_layer import CELL_KINDS, Found, Wanted, kind_name, layer_name
 from rnnscope._layouts import Converted, Layout, layout_named, to_torch
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.errors import DtypeError, FileError, ShapeError

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.window import Held
+from rnnscope._files.disk import Allowance, Held
 from rnnscope._layouts import Converted
 
 __all__ = ["Node", "Raw", "by_number"]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rnnscope._files.found import layer_name
+from rnnscope._files.stored_layer import layer_name
 from rnnscope.errors import FileError
 
 __all__ = ["refuse_remade"]

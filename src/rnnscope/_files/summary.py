@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
-from rnnscope._files.found import Found, Wanted, kind_name
-from rnnscope._files.loading import built_of
+from rnnscope._files.load import built_of
+from rnnscope._files.stored_layer import Found, Wanted, kind_name
 from rnnscope._layers.adopt import Adopted, Weights, adopt
 from rnnscope._layouts import Layout
 

@@ -1,41 +1,31 @@
-"""Files of named arrays: .pt and .pth, .safetensors, .npz."""
+"""Files of ``torch.save``: .pt and .pth, whose pickles are checked before torch reads them."""
 
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import pickletools
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 from zipfile import ZIP_STORED
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from rnnscope._files.allowance import ARRAY, Allowance
-from rnnscope._files.marking import KEY, marks_in, marks_of_state
-from rnnscope._files.raw import Raw, by_number
-from rnnscope._files.window import Held, as_tensor
-from rnnscope._files.zipped import Archive
-from rnnscope.errors import DtypeError, FileError
+from rnnscope._files.cell_marks import marks_of_state
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import ARRAY, Allowance, Archive, Held, begins, first_sentence
+from rnnscope.errors import FileError
 
-__all__ = ["read_npz", "read_safetensors", "read_torch"]
+__all__ = ["read_torch"]
 
 _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
-_HEADER = 10_000  # characters, NumPy's own limit: a longer header may take minutes to parse
-_PARSED = 96  # a header takes so many times its characters while it is parsed
-
-
-# .pt ----------------------------------------------------------------------------------------
 
 
 def read_torch(path: Path) -> Raw:
@@ -44,7 +34,7 @@ def read_torch(path: Path) -> Raw:
     Raises ``FileError`` where it is damaged, holds more than tensors, or takes more memory than
     its size allows.
     """
-    zipped = _begins(path, b"PK\x03\x04")
+    zipped = begins(path, b"PK\x03\x04")
     storages = _Storages.zipped(path) if zipped else _Storages.old(path)
     allowance = storages.allowance
     arrays = {}
@@ -174,7 +164,9 @@ def _loaded(path: Path, mapped: bool) -> Any:
             f"could run code; {_STATE_DICT}"
         ) from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise FileError(f"{path}: damaged, or no file of torch.save: {_line(error)}") from error
+        raise FileError(
+            f"{path}: damaged, or no file of torch.save: {first_sentence(error)}"
+        ) from error
 
 
 def _no_numbers(path: Path, name: str) -> NoReturn:
@@ -208,138 +200,3 @@ def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[An
             waiting.append((None, held))
             inside = [(key, value) for key, value in held.items() if isinstance(key, str)]
             waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
-
-
-# .safetensors -------------------------------------------------------------------------------
-
-
-def read_safetensors(path: Path) -> Raw:
-    """A .safetensors file; its arrays are read when they are asked for."""
-    allowance = Allowance.of(path)
-    arrays = {}
-    with _safetensors(path):
-        file: Any = safe_open(path, framework="pt")  # open as long as its arrays may be read
-        metadata = dict(file.metadata() or {})
-        for name in sorted(file.keys(), key=by_number):  # the file sorts them, 10 before 2
-            allowance.take(ARRAY + len(name), "the names of its arrays")
-            part = file.get_slice(name)
-            kind, shape = part.get_dtype(), tuple(part.get_shape())
-            arrays[name] = Held(shape, kind in _FLOATS, partial(_tensor, path, file, name))
-    cells = marks_in(path, metadata[KEY]) if KEY in metadata else {}
-    return Raw(path, "safetensors", allowance, arrays, metadata=metadata, cells=cells)
-
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-def _tensor(path: Path, file: Any, name: str) -> Tensor:
-    with _safetensors(path):
-        found: Tensor = file.get_tensor(name)
-        return found
-
-
-@contextmanager
-def _safetensors(path: Path) -> Iterator[None]:
-    """What the library raises of a damaged file, said of the file."""
-    try:
-        yield
-    except FileError:
-        raise
-    except Exception as error:  # its own kind, and those of types that PyTorch lacks
-        raise FileError(f"{path}: damaged, or no safetensors file: {_line(error)}") from error
-
-
-# .npz ---------------------------------------------------------------------------------------
-
-
-def read_npz(path: Path) -> Raw:
-    """A .npz file; arrays of anything but numbers are refused when they are asked for."""
-    if _begins(path, b"\x93NUMPY"):
-        raise FileError(f"{path}: one array, of numpy.save; expected several under names, of savez")
-    archive = Archive(path)
-    arrays = {}
-    for entry in archive.names:
-        if entry.endswith(".npy"):
-            archive.allowance.take(ARRAY + len(entry), "the names of its arrays")
-            arrays[entry.removesuffix(".npy")] = _array(path, archive, entry)
-    mark, before = archive.comment, KEY.encode()
-    cells = marks_in(path, mark.removeprefix(before)) if mark.startswith(before) else {}
-    return Raw(path, "npz", archive.allowance, arrays, cells=cells)
-
-
-def _array(path: Path, archive: Archive, entry: str) -> Held:
-    with archive.opened(entry) as file:
-        header = _header(file, archive.allowance)
-        start = file.tell()
-    if header is None:
-        return Held(None, False, partial(_long_header, path, entry))
-    shape, dtype = header
-    if dtype.kind not in "biufc":
-        return Held(shape, False, partial(_no_number, path, entry, dtype))
-    size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or start + size != archive.size(entry):
-        raise FileError(
-            f"{path}, {entry}: damaged: shape {shape} of {dtype} does not take "
-            f"{archive.size(entry) - start} bytes"
-        )
-
-    def read() -> Tensor:
-        archive.allowance.take(size, entry)
-        with archive.opened(entry) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            file.read(1)  # at its end the checksum is compared
-        try:
-            return as_tensor(array)
-        except DtypeError as error:
-            raise DtypeError(f"{path}, {entry}: {error}") from error
-
-    return Held(shape, dtype.kind == "f" and dtype.itemsize <= 8, read)
-
-
-def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
-    """(shape, type) of an array in NumPy's format, read by NumPy; None where it is too long."""
-    version = np.lib.format.read_magic(file)
-    length = int.from_bytes(head := file.read(2 if version == (1, 0) else 4), "little")
-    if length > _HEADER:
-        return None
-    allowance.take(_PARSED * length, "its headers")
-    text = io.BytesIO(head + file.read(length))
-    if version == (3, 0):  # like 2.0, with names of fields in UTF-8
-        version = (2, 0)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python, which parses the header
-            shape, _, dtype = read(text)
-    except (TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its header cannot be read ({error})") from error
-    return tuple(shape), dtype
-
-
-def _long_header(path: Path, entry: str) -> NoReturn:
-    raise FileError(
-        f"{path}, {entry}: its header has more than {_HEADER} characters; expected numbers"
-    )
-
-
-def _no_number(path: Path, entry: str, dtype: np.dtype[Any]) -> NoReturn:
-    if dtype.hasobject:
-        raise FileError(
-            f"{path}, {entry}: holds Python objects, which could run code when read; "
-            f"expected numbers"
-        )
-    raise DtypeError(f"{path}, {entry}: expected numbers; got an array of {dtype}")
-
-
-def _begins(path: Path, mark: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(mark)) == mark
-
-
-def _line(error: Exception) -> str:
-    """The first sentence of a message; the rest is advice of whoever raised it."""
-    first = next(iter(str(error).splitlines()), type(error).__name__)
-    return first.split(". ")[0][:200]

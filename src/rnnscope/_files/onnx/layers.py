@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnscope._files.found import Found, converted
-from rnnscope._files.raw import Node, Raw
+from rnnscope._files.content import Node, Raw
+from rnnscope._files.stored_layer import Found, converted
 from rnnscope._layouts import layout_named
 from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError

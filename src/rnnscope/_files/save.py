@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rnnscope._files.atomic import replacing
-from rnnscope._files.found import kind_name, layer_name
-from rnnscope._files.jsonfile import JSON_ENDINGS
-from rnnscope._files.jsonwriting import Written, json_of, refuse_directions, refuse_layout
-from rnnscope._files.loading import Layers
-from rnnscope._files.marking import KEY, fitted, mark_of
-from rnnscope._files.onnxwriting import model_of
+from rnnscope._files.cell_marks import KEY, fitted, mark_of
+from rnnscope._files.disk import replacing
+from rnnscope._files.json import JSON_ENDINGS, Written, json_of, refuse_directions, refuse_layout
+from rnnscope._files.load import Layers
+from rnnscope._files.onnx import model_of
+from rnnscope._files.stored_layer import kind_name, layer_name
 from rnnscope._layers.adopt import Adopted, adopt
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layers.tensors import require_numbers

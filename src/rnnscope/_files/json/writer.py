@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._files.jsonfile import JSON_ENDINGS, MARK, USUAL
+from rnnscope._files.json.file import JSON_ENDINGS, MARK, USUAL
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import kind_of

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rnnscope._files.found import CELL_KINDS, Wanted
-from rnnscope._files.raw import Raw
+from rnnscope._files.content import Raw
+from rnnscope._files.stored_layer import CELL_KINDS, Wanted
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layouts.kinds import nonlinearity_of, storage_kind
 from rnnscope.cells import DECLARED

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnnscope._files.allowance import Allowance
+from rnnscope._files.disk.allowance import Allowance
 from rnnscope.errors import DtypeError, FileError
 
-__all__ = ["Held", "Window", "as_tensor"]
+__all__ = ["Held", "Window", "as_tensor", "begins"]
 
 
 class Window:
@@ -120,3 +120,9 @@ def as_tensor(array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(native)
     except TypeError as error:
         raise DtypeError(f"got an array of {array.dtype}, which PyTorch lacks") from error
+
+
+def begins(path: Path, mark: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rnnscope._files.window import Window
+from rnnscope._files.disk import Window
 
 __all__ = ["Message", "encoded"]
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.jsontext import Numbers, parsed
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held, Window
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import Allowance, Held, Window
+from rnnscope._files.json.parser import Numbers, parsed
 from rnnscope.errors import FileError
 
 __all__ = ["JSON_ENDINGS", "MARK", "PARAMETER", "USUAL", "Document", "read_json"]

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnnscope._files.allowance import LargeError
-from rnnscope._files.found import AmbiguousError, Found, Wanted, converted
-from rnnscope._files.kerasfile import configured
-from rnnscope._files.marking import as_marked
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held
+from rnnscope._files.cell_marks import as_marked
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import Held, LargeError
+from rnnscope._files.keras.file import configured
+from rnnscope._files.stored_layer import AmbiguousError, Found, Wanted, converted
 from rnnscope._layouts import layout_named
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError

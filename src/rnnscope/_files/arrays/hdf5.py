@@ -24,8 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnnscope._files.allowance import ARRAY
-from rnnscope._files.window import Held, Window, as_tensor
+from rnnscope._files.disk import ARRAY, Held, Window, as_tensor
 from rnnscope.errors import FileError
 
 __all__ = ["SIGNATURE", "Group", "read_hdf5"]

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.atomic import no_file
-from rnnscope._files.raw import Node, Raw
-from rnnscope._files.window import Held, Window
-from rnnscope._files.wire import Message, signed
+from rnnscope._files.content import Node, Raw
+from rnnscope._files.disk import Held, Window, first_line, no_file
+from rnnscope._files.onnx.protobuf import Message, signed
 from rnnscope.errors import FileError
 
 __all__ = ["RECURRENT", "read_onnx"]
@@ -239,7 +238,7 @@ class _Scope:
         try:
             return _MAKES[maker.op](given, attributes)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-            line = next(iter(str(error).splitlines()), type(error).__name__)
+            line = first_line(error)
             raise FileError(
                 f"{self.path}: damaged: {maker.op}, which makes {name}, does not fit: {line}"
             ) from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from rnnscope._files.wire import encoded
+from rnnscope._files.onnx.protobuf import encoded
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.cells import CELLS, DECLARED, Cell

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.raw import Raw
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import Allowance
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._layouts import Converted, Layout, to_torch
 from rnnscope._layouts.kinds import storage_kind

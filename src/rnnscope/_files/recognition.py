@@ -14,8 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnscope._files.allowance import LargeError
-from rnnscope._files.found import (
+from rnnscope._files.cell_marks import as_marked
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import Held, LargeError
+from rnnscope._files.json import layers_of_json
+from rnnscope._files.keras import layers_of_keras
+from rnnscope._files.onnx import layers_of_nodes
+from rnnscope._files.pytorch import assembled, refuse_remade
+from rnnscope._files.stored_layer import (
     CELL_KINDS,
     AmbiguousError,
     Found,
@@ -24,14 +30,6 @@ from rnnscope._files.found import (
     kind_name,
     layer_name,
 )
-from rnnscope._files.jsonlayers import layers_of_json
-from rnnscope._files.keraslayers import layers_of_keras
-from rnnscope._files.marking import as_marked
-from rnnscope._files.onnxlayers import layers_of_nodes
-from rnnscope._files.pytorchlayers import assembled
-from rnnscope._files.raw import Raw
-from rnnscope._files.remade import refuse_remade
-from rnnscope._files.window import Held
 from rnnscope._layouts import LAYOUTS, Converted, Layout, layout_named
 from rnnscope._layouts.kinds import cell_of, kind_of, nonlinearity_of
 from rnnscope._layouts.records import PYTORCH, RNNSCOPE

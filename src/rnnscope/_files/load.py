@@ -8,14 +8,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rnnscope._files.arrays import read_npz, read_safetensors, read_torch
-from rnnscope._files.atomic import no_file
-from rnnscope._files.finding import find
-from rnnscope._files.found import Copies, Found, Wanted, kind_name, module_of
-from rnnscope._files.jsonfile import read_json
-from rnnscope._files.kerasfile import read_hdf5_file, read_keras
-from rnnscope._files.onnxfile import read_onnx
-from rnnscope._files.raw import Raw
+from rnnscope._files.arrays import read_npz, read_safetensors
+from rnnscope._files.content import Raw
+from rnnscope._files.disk import no_file
+from rnnscope._files.json import read_json
+from rnnscope._files.keras import read_hdf5_file, read_keras
+from rnnscope._files.onnx import read_onnx
+from rnnscope._files.pytorch import read_torch
+from rnnscope._files.recognition import find
+from rnnscope._files.stored_layer import Copies, Found, Wanted, kind_name, module_of
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.errors import (

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.hdf5 import Group, read_hdf5
-from rnnscope._files.marking import KEY, marks_in
-from rnnscope._files.raw import Raw, by_number
-from rnnscope._files.window import Held, Window
-from rnnscope._files.zipped import Archive
+from rnnscope._files.arrays import Group, read_hdf5
+from rnnscope._files.cell_marks import KEY, marks_in
+from rnnscope._files.content import Raw, by_number
+from rnnscope._files.disk import Allowance, Archive, Held, Window
 from rnnscope.errors import FileError
 
 __all__ = ["configured", "read_hdf5_file", "read_keras"]

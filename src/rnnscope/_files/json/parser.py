@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.window import Window
+from rnnscope._files.disk import Window
 from rnnscope.errors import FileError
 
 __all__ = ["DEEPEST", "MOST", "Numbers", "parsed"]
