@@ -110,6 +110,8 @@ class _File:
         self.undefined = (1 << 8 * self.O) - 1
         first = start + {0: 24, 1: 28}.get(version, 12)
         self.base = window.number(first, self.O)
+        if window.number(first + 2 * self.O, self.O) > window.size:
+            raise window.fail(first + 2 * self.O, "the end of the file is missing")
         if version < 2:  # base, free space, end, driver; then the root's entry: name, header
             self.root = self.address(first + 5 * self.O)
         else:
@@ -556,8 +558,10 @@ class _File:
         key, starts = 8 + 8 * (rank + 1), set[tuple[int, ...]]()
         for child in self.leaves(place + self.base, 1, key):
             start = tuple(window.number(child + 8 + 8 * k, 8) for k in range(rank))
+            if window.number(child + 8 + 8 * rank, 8) != 0:
+                raise window.fail(child, f"a chunk of {name} begins inside of a number")
             if any(a >= n for a, n in zip(start, shape, strict=True)):
-                continue  # the array was made smaller
+                raise window.fail(child, f"a chunk of {name} lies outside of its shape {shape}")
             if start in starts or any(a % c for a, c in zip(start, chunk, strict=True)):
                 raise window.fail(child, f"a chunk of {name} lies upon another")
             starts.add(start)

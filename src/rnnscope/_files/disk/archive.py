@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import IO
 
@@ -23,11 +25,14 @@ class Archive:
     """A .zip that stays open for reading: it is found through once, however many entries are read.
 
     Nothing of it is written anywhere: names are only names. Raises ``FileError`` where it is
-    damaged, and where an entry takes more than the allowance.
+    damaged, and where an entry takes more than the allowance. Checksums are compared when an entry
+    is read to its end; those of entries that are not packed only where there are ``sums``, for
+    torch.save may leave them out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sums: bool = True) -> None:
         self.path = path
+        self._sums = sums
         self.allowance = Allowance.of(path)
         with judged(path, "the archive"), path.open("rb") as file:
             start, size = _directory(path, file, self.allowance.size)
@@ -73,6 +78,16 @@ class Archive:
             raise FileError(f"{self.path}, {name}: damaged: {len(data)} bytes, {size} declared")
         return data
 
+    def again(self) -> io.BytesIO:
+        """All entries in an archive in memory, not packed: each has its size and its checksum."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as file:
+            for name in dict.fromkeys(self.names):
+                self.allowance.take(self.size(name), name)
+                file.writestr(name, self.read(name))
+        buffer.seek(0)
+        return buffer
+
     def _entry(self, name: str) -> zipfile.ZipInfo:
         try:
             entry = self._file.getinfo(name)
@@ -82,6 +97,9 @@ class Archive:
             raise FileError(f"{self.path}, {name}: packed in a way that is not read here")
         if entry.flag_bits & 1:
             raise FileError(f"{self.path}, {name}: encrypted")
+        if entry.compress_type == zipfile.ZIP_STORED and not self._sums:
+            entry = copy(entry)
+            del entry.CRC
         return entry
 
 

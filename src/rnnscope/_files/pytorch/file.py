@@ -26,6 +26,7 @@ from rnnscope.errors import FileError
 __all__ = ["read_torch"]
 
 _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
+_FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads none
 
 
 def read_torch(path: Path) -> Raw:
@@ -38,7 +39,7 @@ def read_torch(path: Path) -> Raw:
     storages = _Storages.zipped(path) if zipped else _Storages.old(path)
     allowance = storages.allowance
     arrays = {}
-    loaded = _loaded(path, storages.mapped)
+    loaded = _loaded(path, storages.source, mapped=zipped and storages.source is path)
     for name, tensor in _tensors(loaded, allowance):
         allowance.take(ARRAY, "the names of its tensors")
         if _plain(tensor) and not tensor.is_meta:
@@ -55,20 +56,26 @@ def read_torch(path: Path) -> Raw:
 class _Storages:
     """What a file of ``torch.save`` holds beside its pickle.
 
-    ``mapped``: its numbers lie in the file as they are needed, and are read where they lie.
-    ``sizes`` are those of its records, None in the old format.
+    ``source`` is what torch reads: the file, which it maps, or its records in memory. ``sizes``
+    are those of the records, None in the old format.
     """
 
     def __init__(
-        self, path: Path, allowance: Allowance, mapped: bool, sizes: frozenset[int] | None
+        self, path: Path, allowance: Allowance, source: Path | io.BytesIO, sizes: set[int] | None
     ) -> None:
         self.path, self.allowance = path, allowance
-        self.mapped, self.sizes = mapped, sizes
+        self.source, self.sizes = source, sizes
 
     @classmethod
     def zipped(cls, path: Path) -> _Storages:
-        """Those of a .zip: each a record of its own."""
-        archive = Archive(path)
+        """Those of a .zip: each a record of its own.
+
+        Where torch would read numbers in place that do not lie there as they are needed, and
+        where it would take what it can unpack of a damaged record for the whole, it is given the
+        records in memory, unpacked and checked.
+        """
+        archive = Archive(path, sums=False)  # torch.save may leave the checksums out
+        plain = True
         for name in archive.names:
             if name.endswith("/constants.pkl"):
                 raise FileError(
@@ -76,17 +83,16 @@ class _Storages:
                     f"not opened here. In a program of yours that trusts it, torch.save("
                     f"torch.jit.load({path.name!r}).state_dict(), 'weights.pt'), and load that"
                 )
-        mapped = all(entry.compress_type == ZIP_STORED for entry in archive.entries)
-        for name in archive.names:
             if name.endswith("/byteorder"):
-                mapped &= archive.read(name) == sys.byteorder.encode()
-        allowance = archive.allowance
+                plain &= archive.read(name) == sys.byteorder.encode()
+            if name.endswith(".pkl"):
+                _check_pickles(path, io.BytesIO(archive.read(name)), 1, archive.allowance)
         for entry in archive.entries:
-            if not (mapped and "/data/" in entry.filename):
-                allowance.take(entry.file_size, entry.filename)
-            if entry.filename.endswith(".pkl"):
-                _check_pickles(path, io.BytesIO(archive.read(entry.filename)), 1, allowance)
-        return cls(path, allowance, mapped, frozenset(e.file_size for e in archive.entries))
+            plain &= entry.compress_type == ZIP_STORED and not entry.external_attr & _FOLDER
+            if plain and "/data/" not in entry.filename:
+                archive.allowance.take(entry.file_size, entry.filename)
+        sizes = {entry.file_size for entry in archive.entries}
+        return cls(path, archive.allowance, path if plain else archive.again(), sizes)
 
     @classmethod
     def old(cls, path: Path) -> _Storages:
@@ -96,7 +102,7 @@ class _Storages:
         with path.open("rb") as file:
             # a number, a version, the machine, the tensors, the names of their storages
             _check_pickles(path, file, 5, allowance)
-        return cls(path, allowance, False, None)
+        return cls(path, allowance, path, None)
 
     def check(self, name: str, tensor: Tensor) -> None:
         """A storage must be a whole record, or, in the old format, have room in the file; what a
@@ -147,11 +153,11 @@ def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance
         allowance.take(size, "its pickle")
 
 
-def _loaded(path: Path, mapped: bool) -> Any:
+def _loaded(path: Path, source: Path | io.BytesIO, *, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on how the file should have been written
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
         if name is None:
