@@ -33,7 +33,7 @@ from rnnscope._cli.inputs import read_sequence
 from rnnscope._files.arrays import read_hdf5, read_npz
 from rnnscope._files.arrays import safetensors as safetensors_reader
 from rnnscope._files.disk import Window
-from rnnscope._files.onnx.protobuf import encoded
+from rnnscope._files.onnx.protobuf import encode_field
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and measures a process's memory")
 
@@ -692,25 +692,45 @@ def views_pt(path: Path) -> None:
 
 def concat_onnx(path: Path) -> None:
     """W is what 40 times 40 copies of it make."""
-    w = encoded(1, 1) + encoded(1, 300) + encoded(1, 100) + encoded(2, 1) + encoded(8, "W")
-    graph = encoded(5, w + encoded(9, bytes(120_000)))
-    axis = encoded(5, encoded(1, "axis") + encoded(3, 0) + encoded(20, 2))
+    w = (
+        encode_field(1, 1)
+        + encode_field(1, 300)
+        + encode_field(1, 100)
+        + encode_field(2, 1)
+        + encode_field(8, "W")
+    )
+    graph = encode_field(5, w + encode_field(9, bytes(120_000)))
+    axis = encode_field(5, encode_field(1, "axis") + encode_field(3, 0) + encode_field(20, 2))
     for before, name in (("W", "a"), ("a", "b"), ("b", "c")):
-        node = encoded(1, before) * 40 + encoded(2, name) + encoded(4, "Concat") + axis
-        graph += encoded(1, node)
-    inputs = b"".join(encoded(1, name) for name in "XcW")
-    path.write_bytes(encoded(7, graph + encoded(1, inputs + encoded(2, "Y") + encoded(4, "GRU"))))
+        node = (
+            encode_field(1, before) * 40 + encode_field(2, name) + encode_field(4, "Concat") + axis
+        )
+        graph += encode_field(1, node)
+    inputs = b"".join(encode_field(1, name) for name in "XcW")
+    path.write_bytes(
+        encode_field(
+            7, graph + encode_field(1, inputs + encode_field(2, "Y") + encode_field(4, "GRU"))
+        )
+    )
 
 
 def parts_onnx(path: Path) -> None:
-    path.write_bytes(encoded(7, encoded(5, b"") * 1_000_000))
+    path.write_bytes(encode_field(7, encode_field(5, b"") * 1_000_000))
 
 
 def same_names_onnx(path: Path) -> None:
-    node = b"".join(encoded(1, name) for name in "XWR") + encoded(3, "n") + encoded(4, "RNN")
-    weights = b"".join(encoded(1, 1) for _ in range(3)) + encoded(2, 1) + encoded(9, bytes(4))
-    arrays = b"".join(encoded(5, weights + encoded(8, name)) for name in "WR")
-    path.write_bytes(encoded(7, arrays + encoded(1, node) * 20_000))
+    node = (
+        b"".join(encode_field(1, name) for name in "XWR")
+        + encode_field(3, "n")
+        + encode_field(4, "RNN")
+    )
+    weights = (
+        b"".join(encode_field(1, 1) for _ in range(3))
+        + encode_field(2, 1)
+        + encode_field(9, bytes(4))
+    )
+    arrays = b"".join(encode_field(5, weights + encode_field(8, name)) for name in "WR")
+    path.write_bytes(encode_field(7, arrays + encode_field(1, node) * 20_000))
 
 
 def entries_npz(path: Path) -> None:
@@ -914,10 +934,18 @@ def test_two_thousand_layers(tmp_path: Path) -> None:
 
 
 def test_as_many_nodes_of_one_name_get_names_of_their_own(tmp_path: Path) -> None:
-    node = b"".join(encoded(1, name) for name in "XWR") + encoded(3, "n") + encoded(4, "RNN")
-    weights = b"".join(encoded(1, 1) for _ in range(3)) + encoded(2, 1) + encoded(9, bytes(4))
-    arrays = b"".join(encoded(5, weights + encoded(8, name)) for name in "WR")
-    (tmp_path / "m.onnx").write_bytes(encoded(7, arrays + encoded(1, node) * 5))
+    node = (
+        b"".join(encode_field(1, name) for name in "XWR")
+        + encode_field(3, "n")
+        + encode_field(4, "RNN")
+    )
+    weights = (
+        b"".join(encode_field(1, 1) for _ in range(3))
+        + encode_field(2, 1)
+        + encode_field(9, bytes(4))
+    )
+    arrays = b"".join(encode_field(5, weights + encode_field(8, name)) for name in "WR")
+    (tmp_path / "m.onnx").write_bytes(encode_field(7, arrays + encode_field(1, node) * 5))
     assert list(rs.load(tmp_path / "m.onnx")) == ["n", "n_", "n__", "n___", "n____"]
 
 

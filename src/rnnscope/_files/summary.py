@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
-from rnnscope._files.load import built_of
-from rnnscope._files.stored_layer import Found, Wanted, kind_name
+from rnnscope._files.load import build_layers
+from rnnscope._files.stored_layer import LoadRequest, StoredLayer, kind_name
 from rnnscope._layers.adopt import Adopted, Weights, adopt
 from rnnscope._layouts import Layout
 
-__all__ = ["Shown", "contents"]
+__all__ = ["FileSummary", "summarize"]
 
 _LARGEST = 2048  # units; the eigenvalues of larger matrices take minutes
 
 
 @dataclass(frozen=True)
-class Shown:
+class FileSummary:
     """The recurrent layers of a file, to be printed."""
 
     path: Path
@@ -44,48 +44,53 @@ class Shown:
         return "\n\n".join(parts)
 
 
-def contents(
+def summarize(
     path: str | os.PathLike[str],
     *,
     layer: str | None = None,
     cell: str | None = None,
     layout: Layout | str | None = None,
-) -> Shown:
+) -> FileSummary:
     """The recurrent layers in a file, as ``rnnscope show`` prints them.
 
     Raises what ``load`` raises.
     """
-    wanted = Wanted(cell)
-    built = built_of(Path(path), wanted, layout, None, layer)
-    return Shown(Path(path), [_facts(found, module) for found, module in built])
+    request = LoadRequest(cell)
+    layers = build_layers(Path(path), request, layout, None, layer)
+    return FileSummary(
+        Path(path), [_facts(stored_layer, module) for stored_layer, module in layers]
+    )
 
 
-def _facts(found: Found, module: nn.Module) -> dict[str, Any]:
+def _facts(stored_layer: StoredLayer, module: nn.Module) -> dict[str, Any]:
     adopted = adopt(module)
     parameters = list(module.parameters())
-    weights = [each for row in adopted.weights() for each in row]
+    weights = [direction_weights for row in adopted.weights() for direction_weights in row]
     facts: dict[str, Any] = {
-        "name": found.name,
+        "name": stored_layer.name,
         "module": str(adopted.structure),
         "cell": kind_name(adopted.cell),
         "input_size": adopted.input_size,
         "hidden_size": adopted.hidden_size,
         "num_layers": adopted.num_layers,
         "directions": list(adopted.directions),
-        "layout": found.layout,
-        "gates": list(found.gates),
+        "layout": stored_layer.layout,
+        "gates": list(stored_layer.gates),
         "parameters": sum(p.numel() for p in parameters),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
-        "spectral_radius": {_place(adopted, k): _radii(each) for k, each in enumerate(weights)},
+        "spectral_radius": {
+            _place(adopted, k): _radii(direction_weights)
+            for k, direction_weights in enumerate(weights)
+        },
         "forget_bias": {
             _place(adopted, k): mean
-            for k, each in enumerate(weights)
-            if (mean := _forget_bias(each)) is not None
+            for k, direction_weights in enumerate(weights)
+            if (mean := _forget_bias(direction_weights)) is not None
         },
         "not_finite": {
             name: count for name, p in module.named_parameters() if (count := _not_finite(p))
         },
-        "assumed": list(found.assumed),
+        "assumed": list(stored_layer.assumed),
     }
     return facts
 
@@ -97,14 +102,14 @@ def _place(adopted: Adopted, k: int) -> str:
 
 def _radii(weights: Weights) -> dict[str, float | None]:
     """For each gate the largest |eigenvalue| of W_hk, with a projection of W_hr W_hk."""
-    found: dict[str, float | None] = {}
+    radii: dict[str, float | None] = {}
     for gate in weights.cell.gates:
         matrix = weights.of_h(gate)[0].detach().double()
         if weights.hr is not None:
             matrix = weights.hr.detach().double() @ matrix
         small = matrix.shape[0] <= _LARGEST and bool(matrix.isfinite().all())
-        found[gate] = float(torch.linalg.eigvals(matrix).abs().max()) if small else None
-    return found
+        radii[gate] = float(torch.linalg.eigvals(matrix).abs().max()) if small else None
+    return radii
 
 
 def _forget_bias(weights: Weights) -> float | None:

@@ -125,8 +125,8 @@ def _describe(layout: Layout, kind: str) -> tuple[str, ...]:
 
 def _matrices(layout: Layout, stored: Stored) -> str:
     kernels = [array for array in stored.arrays if array.part.startswith(("W_ih", "W_hh"))]
-    each = all("{gate}" in a.name or len(stored.gates_of(a)) == 1 for a in kernels)
-    k = "" if each else "k"
+    by_gate = all("{gate}" in a.name or len(stored.gates_of(a)) == 1 for a in kernels)
+    k = "" if by_gate else "k"
     together = any(len(array.parts) == 2 for array in kernels)
     columns = ["I+H"] if together else ["I", "H"]
     shapes = [

@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.returned import OUTPUT, Answer, answered, of_st
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.disk import Held, as_tensor
+from rnnscope._files.disk import LazyArray, as_tensor
 from rnnscope._layers.adopt import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
@@ -293,7 +293,7 @@ class _Reading:
 
 def _unread(value: Any, what: str) -> Any:
     """An array that a file holds is read when it is asked for."""
-    if not isinstance(value, Held):
+    if not isinstance(value, LazyArray):
         return value
     try:
         return value.read()

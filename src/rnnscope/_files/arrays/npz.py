@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from rnnscope._files.cell_marks import KEY, marks_in
-from rnnscope._files.content import Raw
-from rnnscope._files.disk import ARRAY, Allowance, Archive, Held, as_tensor, begins
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, as_tensor, begins
 from rnnscope.errors import DtypeError, FileError
 
 __all__ = ["read_npz"]
@@ -23,7 +23,7 @@ _HEADER = 10_000  # characters, NumPy's own limit: a longer header may take minu
 _PARSED = 96  # a header takes so many times its characters while it is parsed
 
 
-def read_npz(path: Path) -> Raw:
+def read_npz(path: Path) -> FileContent:
     """A .npz file; arrays of anything but numbers are refused when they are asked for."""
     if begins(path, b"\x93NUMPY"):
         raise FileError(f"{path}: one array, of numpy.save; expected several under names, of savez")
@@ -35,18 +35,18 @@ def read_npz(path: Path) -> Raw:
             arrays[entry.removesuffix(".npy")] = _array(path, archive, entry)
     mark, before = archive.comment, KEY.encode()
     cells = marks_in(path, mark.removeprefix(before)) if mark.startswith(before) else {}
-    return Raw(path, "npz", archive.allowance, arrays, cells=cells)
+    return FileContent(path, "npz", archive.allowance, arrays, cells=cells)
 
 
-def _array(path: Path, archive: Archive, entry: str) -> Held:
+def _array(path: Path, archive: Archive, entry: str) -> LazyArray:
     with archive.opened(entry) as file:
         header = _header(file, archive.allowance)
         start = file.tell()
     if header is None:
-        return Held(None, False, partial(_long_header, path, entry))
+        return LazyArray(None, False, partial(_long_header, path, entry))
     shape, dtype = header
     if dtype.kind not in "biufc":
-        return Held(shape, False, partial(_no_number, path, entry, dtype))
+        return LazyArray(shape, False, partial(_no_number, path, entry, dtype))
     size = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or start + size != archive.size(entry):
         raise FileError(
@@ -64,7 +64,7 @@ def _array(path: Path, archive: Archive, entry: str) -> Held:
         except DtypeError as error:
             raise DtypeError(f"{path}, {entry}: {error}") from error
 
-    return Held(shape, dtype.kind == "f" and dtype.itemsize <= 8, read)
+    return LazyArray(shape, dtype.kind == "f" and dtype.itemsize <= 8, read)
 
 
 def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.dtype[Any]] | None:

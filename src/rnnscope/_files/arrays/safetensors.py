@@ -12,14 +12,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rnnscope._files.cell_marks import KEY, marks_in
-from rnnscope._files.content import Raw, by_number
-from rnnscope._files.disk import ARRAY, Allowance, Held, first_sentence
+from rnnscope._files.content import FileContent, by_number
+from rnnscope._files.disk import ARRAY, Allowance, LazyArray, first_sentence
 from rnnscope.errors import FileError
 
 __all__ = ["read_safetensors"]
 
 
-def read_safetensors(path: Path) -> Raw:
+def read_safetensors(path: Path) -> FileContent:
     """A .safetensors file; its arrays are read when they are asked for."""
     allowance = Allowance.of(path)
     arrays = {}
@@ -30,9 +30,9 @@ def read_safetensors(path: Path) -> Raw:
             allowance.take(ARRAY + len(name), "the names of its arrays")
             part = file.get_slice(name)
             kind, shape = part.get_dtype(), tuple(part.get_shape())
-            arrays[name] = Held(shape, kind in _FLOATS, partial(_tensor, path, file, name))
+            arrays[name] = LazyArray(shape, kind in _FLOATS, partial(_tensor, path, file, name))
     cells = marks_in(path, metadata[KEY]) if KEY in metadata else {}
-    return Raw(path, "safetensors", allowance, arrays, metadata=metadata, cells=cells)
+    return FileContent(path, "safetensors", allowance, arrays, metadata=metadata, cells=cells)
 
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -40,8 +40,8 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 def _tensor(path: Path, file: Any, name: str) -> Tensor:
     with _safetensors(path):
-        found: Tensor = file.get_tensor(name)
-        return found
+        tensor: Tensor = file.get_tensor(name)
+        return tensor
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from rnnscope._files.disk.allowance import ARRAY, Allowance, LargeError
 from rnnscope._files.disk.archive import Archive
 from rnnscope._files.disk.atomic import no_file, replacing
 from rnnscope._files.disk.reason import first_line, first_sentence
-from rnnscope._files.disk.window import Held, Window, as_tensor, begins
+from rnnscope._files.disk.window import LazyArray, Window, as_tensor, begins
 
 __all__ = [
     "ARRAY",
     "Allowance",
     "Archive",
-    "Held",
+    "LazyArray",
     "LargeError",
     "Window",
     "as_tensor",

@@ -34,10 +34,10 @@ class Archive:
         self.path = path
         self._sums = sums
         self.allowance = Allowance.of(path)
-        with judged(path, "the archive"), path.open("rb") as file:
+        with naming_damage(path, "the archive"), path.open("rb") as file:
             start, size = _directory(path, file, self.allowance.size)
         self.allowance.take(_ENTRY * size, "the names in the archive")
-        with judged(path, "the archive"):
+        with naming_damage(path, "the archive"):
             self._file = zipfile.ZipFile(path)
         if self._file.start_dir != start:  # another reader would find other entries
             raise FileError(f"{path}: damaged: the directory of the archive is not where it says")
@@ -65,7 +65,7 @@ class Archive:
     def opened(self, name: str) -> Iterator[IO[bytes]]:
         """An entry as a stream. What its reader raises of damaged bytes is said of the entry."""
         entry = self._entry(name)
-        with judged(self.path, name), self._file.open(entry) as file:
+        with naming_damage(self.path, name), self._file.open(entry) as file:
             yield file
 
     def read(self, name: str) -> bytes:
@@ -122,7 +122,7 @@ def _directory(path: Path, file: IO[bytes], size: int) -> tuple[int, int]:
 
 
 @contextmanager
-def judged(path: Path, place: str) -> Iterator[None]:
+def naming_damage(path: Path, place: str) -> Iterator[None]:
     """What the readers of zip, deflate and arrays raise of a damaged file, said of the file."""
     try:
         yield

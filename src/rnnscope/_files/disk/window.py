@@ -19,7 +19,7 @@ from torch import Tensor
 from rnnscope._files.disk.allowance import Allowance
 from rnnscope.errors import DtypeError, FileError
 
-__all__ = ["Held", "Window", "as_tensor", "begins"]
+__all__ = ["LazyArray", "Window", "as_tensor", "begins"]
 
 
 class Window:
@@ -69,11 +69,11 @@ class Window:
         count = math.prod(shape)
         self.check(at, count * dtype.itemsize)
         self.allowance.take(count * dtype.itemsize, f"byte {at}")
-        found = np.frombuffer(self.data, dtype, count, at)
-        return as_tensor(found.reshape(tuple(shape)))
+        numbers = np.frombuffer(self.data, dtype, count, at)
+        return as_tensor(numbers.reshape(tuple(shape)))
 
 
-class Held:
+class LazyArray:
     """An array in a file, not read yet: its shape, what it holds, and how to get it.
 
     ``floating`` is False for whole numbers, text and whatever else cannot be a weight. Without a
@@ -89,7 +89,7 @@ class Held:
         self._tensor: Tensor | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Held:
+    def of(cls, tensor: Tensor) -> LazyArray:
         """An array that is in memory already."""
         return cls(tuple(tensor.shape), tensor.is_floating_point(), lambda: tensor)
 

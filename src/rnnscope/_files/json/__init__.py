@@ -6,11 +6,11 @@ Leaves: layers, with the head and initial states of their model; the text of a f
 
 from rnnscope._files.json.file import JSON_ENDINGS, read_json
 from rnnscope._files.json.layers import layers_of_json
-from rnnscope._files.json.writer import Written, json_of, refuse_directions, refuse_layout
+from rnnscope._files.json.writer import JsonLayer, json_of, refuse_directions, refuse_layout
 
 __all__ = [
     "JSON_ENDINGS",
-    "Written",
+    "JsonLayer",
     "json_of",
     "layers_of_json",
     "read_json",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rnnscope._files.disk import Window
 
-__all__ = ["Message", "encoded"]
+__all__ = ["Message", "encode_field"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def encoded(number: int, value: int | float | str | bytes) -> bytes:
+def encode_field(number: int, value: int | float | str | bytes) -> bytes:
     """A field: whole numbers as varints, others in four bytes, texts and messages with length."""
     if isinstance(value, float):
         return _number(number << 3 | 5) + struct.pack("<f", value)
@@ -113,9 +113,9 @@ def encoded(number: int, value: int | float | str | bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    found = bytearray()
+    varint = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        varint.append(value & 127 | 128)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    varint.append(value)
+    return bytes(varint)

@@ -5,7 +5,7 @@ Leaves: tensors by name; a layer whose parameters are complete and fit together.
 """
 
 from rnnscope._files.pytorch.file import read_torch
-from rnnscope._files.pytorch.layers import assembled
-from rnnscope._files.pytorch.reparametrization import refuse_remade
+from rnnscope._files.pytorch.layers import assemble
+from rnnscope._files.pytorch.reparametrization import refuse_reparametrization
 
-__all__ = ["assembled", "read_torch", "refuse_remade"]
+__all__ = ["assemble", "read_torch", "refuse_reparametrization"]

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._files.cell_marks import marks_of_state
-from rnnscope._files.content import Raw
-from rnnscope._files.disk import ARRAY, Allowance, Archive, Held, begins, first_sentence
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, begins, first_sentence
 from rnnscope.errors import FileError
 
 __all__ = ["read_torch"]
@@ -29,7 +29,7 @@ _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
 _FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads none
 
 
-def read_torch(path: Path) -> Raw:
+def read_torch(path: Path) -> FileContent:
     """A file of ``torch.save``: tensors in dicts, however deep. Nothing in it is run.
 
     Raises ``FileError`` where it is damaged, holds more than tensors, or takes more memory than
@@ -44,13 +44,13 @@ def read_torch(path: Path) -> Raw:
         allowance.take(ARRAY, "the names of its tensors")
         if _plain(tensor) and not tensor.is_meta:
             storages.check(name, tensor)
-            arrays[name] = Held.of(tensor)
+            arrays[name] = LazyArray.of(tensor)
         else:
-            arrays[name] = Held(None, False, partial(_no_numbers, path, name))
+            arrays[name] = LazyArray(None, False, partial(_no_numbers, path, name))
     cells: dict[str, str] = {}
-    for before, held in _states(loaded, allowance):
-        cells |= marks_of_state(held, before)
-    return Raw(path, "torch", allowance, arrays, cells=cells)
+    for before, state in _states(loaded, allowance):
+        cells |= marks_of_state(state, before)
+    return FileContent(path, "torch", allowance, arrays, cells=cells)
 
 
 class _Storages:
@@ -109,17 +109,22 @@ class _Storages:
         tensor spans must lie in it, and fit in the file even when copied."""
         if 0 in tensor.shape:
             return
-        held = tensor.untyped_storage().nbytes()
-        if held > self.allowance.size if self.sizes is None else held not in self.sizes:
+        storage_size = tensor.untyped_storage().nbytes()
+        if (
+            storage_size > self.allowance.size
+            if self.sizes is None
+            else storage_size not in self.sizes
+        ):
             raise FileError(
-                f"{self.path}: damaged: {name} lies in {held} bytes; no record has this size"
+                f"{self.path}: damaged: {name} lies in {storage_size} bytes; "
+                f"no record has this size"
             )
         spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
         needed = (tensor.storage_offset() + spans) * tensor.element_size()
-        if needed > held or tensor.nbytes > max(self.allowance.size, held):
+        if needed > storage_size or tensor.nbytes > max(self.allowance.size, storage_size):
             raise FileError(
                 f"{self.path}: {name} of shape {tuple(tensor.shape)} takes "
-                f"{max(needed, tensor.nbytes)} bytes; the file holds {held} for it"
+                f"{max(needed, tensor.nbytes)} bytes; the file holds {storage_size} for it"
             )
 
 
@@ -181,8 +186,8 @@ def _no_numbers(path: Path, name: str) -> NoReturn:
 
 def _tensors(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested dicts, under its names joined by dots."""
-    for before, held in _states(loaded, allowance):
-        for key, value in held.items():
+    for before, state in _states(loaded, allowance):
+        for key, value in state.items():
             if isinstance(key, str) and isinstance(value, Tensor):
                 allowance.take(len(before) + len(key), "the names of its tensors")
                 yield before + key, value
@@ -196,13 +201,17 @@ def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[An
     waiting: list[tuple[str | None, Any]] = [("", loaded)]
     around: set[int] = set()
     while waiting:
-        before, held = waiting.pop()
+        before, value_at_prefix = waiting.pop()
         if before is None:
-            around.discard(id(held))
-        elif isinstance(held, Mapping) and id(held) not in around:  # a dict may hold itself
+            around.discard(id(value_at_prefix))
+        elif (
+            isinstance(value_at_prefix, Mapping) and id(value_at_prefix) not in around
+        ):  # a dict may hold itself
             allowance.take(512 + len(before), "the names of its dicts")
-            yield before, held
-            around.add(id(held))
-            waiting.append((None, held))
-            inside = [(key, value) for key, value in held.items() if isinstance(key, str)]
+            yield before, value_at_prefix
+            around.add(id(value_at_prefix))
+            waiting.append((None, value_at_prefix))
+            inside = [
+                (key, value) for key, value in value_at_prefix.items() if isinstance(key, str)
+            ]
             waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
