@@ -320,8 +320,8 @@ def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, which parses the header
             shape, _, dtype = read(text)
-    except (TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its header cannot be read ({error})") from error
+    except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
+        raise ValueError(f"its header cannot be read ({_line(error)})") from error
     return tuple(shape), dtype
 
 
