@@ -30,10 +30,12 @@ from typer.testing import CliRunner
 import rnnscope as rs
 from rnnscope._cli.commands import app
 from rnnscope._cli.inputs import read_sequence
+from rnnscope._files import summary
 from rnnscope._files.arrays import read_hdf5, read_npz
 from rnnscope._files.arrays import safetensors as safetensors_reader
 from rnnscope._files.disk import Window
 from rnnscope._files.onnx.protobuf import encode_field
+from rnnscope._files.summary import summarize
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and measures a process's memory")
 
@@ -949,6 +951,35 @@ def test_as_many_nodes_of_one_name_get_names_of_their_own(tmp_path: Path) -> Non
     assert list(rs.load(tmp_path / "m.onnx")) == ["n", "n_", "n__", "n___", "n____"]
 
 
+def test_eigenvalues_are_computed_once_for_a_shared_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = nn.GRU(3, 4).state_dict()
+    torch.save({f"l{k}": state for k in range(100)}, tmp_path / "m.pt")
+    counted = Counted(torch.linalg.eigvals)
+    monkeypatch.setattr(torch.linalg, "eigvals", counted)
+    layers = summarize(tmp_path / "m.pt").layers
+    assert counted.calls == 3  # of r, z and n
+    expected = {
+        gate: float(np.abs(np.linalg.eigvals(part.double().numpy())).max())
+        for gate, part in zip("rzn", state["weight_hh_l0"].split(4), strict=True)
+    }
+    for layer in layers:
+        assert layer["spectral_radius"]["l0 forward"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_eigenvalues_are_computed_as_far_as_the_file_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "_WORK", 5 * 4**3)
+    torch.save(state_of({"a": nn.GRU(3, 4), "b": nn.LSTM(3, 4)}), tmp_path / "m.pt")
+    first, second = (
+        each["spectral_radius"]["l0 forward"] for each in summarize(tmp_path / "m.pt").layers
+    )
+    assert [gate for gate, radius in (first | second).items() if radius is None] == ["g", "o"]
+    assert "not computed" in str(summarize(tmp_path / "m.pt"))
+
+
 # the command line ----------------------------------------------------------------------------
 
 
@@ -993,6 +1024,31 @@ def test_too_little_memory_is_an_error_that_names_the_file(
 
     monkeypatch.setattr(np.lib.format, "read_array", full)
     assert_said_on_the_command_line(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize(
+    "text", ["{'descr': '<f4', 'fortran_order': False, 'shape': (3,), (", "-" * 5000]
+)
+def test_a_header_that_is_no_python(tmp_path: Path, text: str) -> None:
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode() + bytes(12)
+    (tmp_path / "x.npy").write_bytes(data)
+    with pytest.raises(rs.FileError, match=r"x\.npy: not a whole \.npy file"):
+        read_sequence(tmp_path / "x.npy")
+    with pytest.raises(rs.FileError, match=r"x\.npy: not a whole \.npy file"):
+        rs.compare(tmp_path / "x.npy", nn.GRU(2, 3), torch.zeros(4, 1, 2))
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("weight_ih_l0.npy", data)
+    assert_said_on_the_command_line(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file])
+def test_floats_without_operations_are_no_weights(
+    tmp_path: Path, write: Callable[[Any, Path], None]
+) -> None:
+    path = tmp_path / ("m.pt" if write is torch.save else "m.safetensors")
+    write({n: v.to(torch.float8_e4m3fn) for n, v in nn.GRU(2, 3).state_dict().items()}, path)
+    with pytest.raises(rs.FileError, match=r"weight_ih_l0 is torch\.float8_e4m3fn; expected"):
+        rs.load(path)
 
 
 def test_a_csv_takes_little_more_than_its_numbers(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from rnnscope._files.cell_marks import KEY, marks_in
 from rnnscope._files.content import FileContent
-from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, as_tensor, begins
+from rnnscope._files.disk import (
+    ARRAY,
+    Allowance,
+    Archive,
+    LazyArray,
+    as_tensor,
+    begins,
+    first_sentence,
+)
 from rnnscope.errors import DtypeError, FileError
 
 __all__ = ["read_npz"]
@@ -85,8 +93,8 @@ def _header(file: IO[bytes], allowance: Allowance) -> tuple[tuple[int, ...], np.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python, which parses the header
             shape, _, dtype = read(text)
-    except (TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its header cannot be read ({error})") from error
+    except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
+        raise ValueError(f"its header cannot be read ({first_sentence(error)})") from error
     return tuple(shape), dtype
 
 

@@ -73,6 +73,9 @@ class Window:
         return as_tensor(numbers.reshape(tuple(shape)))
 
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
 class LazyArray:
     """An array in a file, not read yet: its shape, what it holds, and how to get it.
 
@@ -91,7 +94,7 @@ class LazyArray:
     @classmethod
     def of(cls, tensor: Tensor) -> LazyArray:
         """An array that is in memory already."""
-        return cls(tuple(tensor.shape), tensor.is_floating_point(), lambda: tensor)
+        return cls(tuple(tensor.shape), tensor.dtype in _FLOATS, lambda: tensor)
 
     def read(self) -> Tensor:
         """Its numbers. Raises ``FileError`` and ``DtypeError``."""
