@@ -149,7 +149,7 @@ def old_format(value: Any, path: Path) -> None:
     torch.save(value, path, _use_new_zipfile_serialization=False)
 
 
-def contents() -> dict[str, Callable[[], Any]]:
+def state_dicts() -> dict[str, Callable[[], Any]]:
     """State dicts whose tensors are no rows of numbers of their own."""
     gru = nn.GRU(3, 4)
     sizes = {name: value.shape for name, value in gru.state_dict().items()}
@@ -180,7 +180,7 @@ def contents() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("write", [torch.save, old_format])
-@pytest.mark.parametrize("content", contents())
+@pytest.mark.parametrize("content", state_dicts())
 def test_tensors_that_share_or_step_over_numbers(
     tmp_path: Path, content: str, write: Callable[[Any, Path], None]
 ) -> None:
@@ -188,7 +188,7 @@ def test_tensors_that_share_or_step_over_numbers(
     path = tmp_path / "m.pt"
     if content == "with others" and write is old_format:
         pytest.skip("the old format writes no tensor of the meta device")
-    write(contents()[content](), path)
+    write(state_dicts()[content](), path)
     expected = torch.load(path, weights_only=True)
     names = nn.GRU(3, 4).state_dict()
     assert_loaded_as(path, {f".{name}": expected[name].detach() for name in names})
