@@ -29,7 +29,13 @@ from rnnscope._layouts import Layout, from_torch, layout_named
 from rnnscope._layouts.kinds import kind_of
 from rnnscope._layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.cells import DECLARED, Cell, as_declared
-from rnnscope.errors import DtypeError, FileError, MissingExtraError, RefusedError
+from rnnscope.errors import (
+    AddressError,
+    DtypeError,
+    FileError,
+    MissingExtraError,
+    RefusedError,
+)
 
 __all__ = ["save"]
 
@@ -41,6 +47,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     layout: Layout | str | None = None,
+    beside: Mapping[str, Mapping[str, Tensor | float]] | None = None,
 ) -> None:
     """Write recurrent layers to a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .onnx, .nam or .json
     file.
@@ -52,8 +59,9 @@ def save(
     makes a file that Keras loads with ``load_weights``. The file is written beside its place and
     renamed: an existing one is replaced whole, or not at all.
 
-    A .nam and a .json (``"rtneural"``, ``"guitarml"``) are whole models: their head and initial
-    states are those in ``layers.beside``, of what ``load`` gave or of ``files.Layers``; a head that
+    A .nam and a .json (``"rtneural"``, ``"guitarml"``) are whole models: ``beside`` holds, for each
+    layer by its name, the head and the initial states of its model, under the names that ``load``
+    has in its result's ``beside``; left out, they are those of the result of ``load``. A head that
     a format needs and does not get is of zeros. The file says so, and what of ``beside`` it cannot
     hold; ``load`` has that in ``assumed``. Metadata and layers of other kinds are not kept.
 
@@ -64,11 +72,40 @@ def save(
     ...     rs.load(path)["gru"]
     GRU(3, 5)
 
-    Raises ``RefusedError`` where file or layout cannot hold a layer, with the reason, and
-    ``FileError`` where the place cannot be written.
+    Raises ``RefusedError`` where file or layout cannot hold a layer, with the reason,
+    ``AddressError`` where ``beside`` names no layer, and ``FileError`` where the place cannot be
+    written.
     """
     path = Path(path)
     ending = path.suffix.lower()
+    chosen = _chosen_layout(path, ending, layout)
+    modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
+    if not modules:
+        raise RefusedError(f"{path}: there are no layers to write")
+    for name in () if isinstance(layers, nn.Module) else modules:
+        if (why := _why_no_name(name, ending, chosen)) is not None:
+            raise RefusedError(f"{path}: a layer cannot be called {name!r}: {why}; rename it")
+    if beside is not None:
+        _check_beside(path, ending, modules, beside)
+    elif isinstance(layers, Layers):
+        beside = layers.beside
+    layer_arrays = [_layer_arrays(name, module, chosen, ending) for name, module in modules.items()]
+    if ending in JSON_ENDINGS:
+        data = json_of(path, chosen, _json_layers(layer_arrays, beside or {}))
+    with replacing(path) as temporary:
+        if ending in JSON_ENDINGS:
+            temporary.write_bytes(data)
+        elif ending == ".onnx":
+            data = model_of(
+                [(layer.name, layer.adopted, stack) for layer, stack in _stack_names(layer_arrays)]
+            )
+            temporary.write_bytes(data)
+        else:
+            _WRITERS[ending](temporary, layer_arrays, chosen)
+
+
+def _chosen_layout(path: Path, ending: str, layout: Layout | str | None) -> Layout:
+    """The layout of a file of this kind. Raises where there is none, or the file holds another."""
     if ending == ".keras":
         raise RefusedError(
             f"{path}: a .keras file holds a whole model with its configuration; write .h5 with "
@@ -91,30 +128,37 @@ def save(
             )
         )
     refuse_layout(path, ending, chosen)
-    modules = {"": layers} if isinstance(layers, nn.Module) else dict(layers)
-    if not modules:
-        raise RefusedError(f"{path}: there are no layers to write")
-    for name in () if isinstance(layers, nn.Module) else modules:
-        if (why := _why_no_name(name, ending, chosen)) is not None:
-            raise RefusedError(f"{path}: a layer cannot be called {name!r}: {why}; rename it")
-    layer_arrays = [_layer_arrays(name, module, chosen, ending) for name, module in modules.items()]
-    if ending in JSON_ENDINGS:
-        around = layers.beside if isinstance(layers, Layers) else {}
-        data = json_of(
-            path,
-            chosen,
-            [JsonLayer(r.name, r.adopted, r.arrays, around.get(r.name, {})) for r in layer_arrays],
+    return chosen
+
+
+def _check_beside(
+    path: Path, ending: str, modules: Mapping[str, nn.Module], beside: Mapping[str, Any]
+) -> None:
+    """Numbers that the caller gives must have a place in the file, and a layer."""
+    if ending not in JSON_ENDINGS:
+        raise RefusedError(
+            f"{path}: a {ending} file holds layers alone, and no numbers of the model around them; "
+            f"leave out beside, or write {' or '.join(JSON_ENDINGS)}"
         )
-    with replacing(path) as temporary:
-        if ending in JSON_ENDINGS:
-            temporary.write_bytes(data)
-        elif ending == ".onnx":
-            data = model_of(
-                [(layer.name, layer.adopted, stack) for layer, stack in _stack_names(layer_arrays)]
-            )
-            temporary.write_bytes(data)
-        else:
-            _WRITERS[ending](temporary, layer_arrays, chosen)
+    for name in beside:
+        if name not in modules:
+            names = ", ".join(map(repr, modules))
+            raise AddressError(f"{path}: beside must name layers, {names}; got {name!r}")
+
+
+def _json_layers(
+    layers: list[_LayerArrays], beside: Mapping[str, Mapping[str, Tensor | float]]
+) -> list[JsonLayer]:
+    """Each layer with the numbers of its model."""
+    return [
+        JsonLayer(
+            layer.name,
+            layer.adopted,
+            layer.arrays,
+            {key: torch.as_tensor(value) for key, value in beside.get(layer.name, {}).items()},
+        )
+        for layer in layers
+    ]
 
 
 @dataclass(frozen=True)
