@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnscope._layouts.layout import BIASES, DIRECTIONS, KINDS, Array, Layout, Stored
+from rnnscope._layouts.layout import (
+    BIASES,
+    DIRECTIONS,
+    KINDS,
+    Array,
+    Layout,
+    Position,
+    Stored,
+    positions,
+)
 from rnnscope._layouts.views import Piece, Sizes, measure, shape_of, views
 from rnnscope.errors import FileError, RefusedError, ShapeError
 
@@ -51,13 +60,10 @@ class _Slot:
 
 
 def _slots(layout: Layout, kind: str, num_layers: int, two: bool) -> Iterator[_Slot]:
-    for layer in range(num_layers):
-        for direction in DIRECTIONS[: 1 + two]:
-            for array in layout.stored(kind).arrays:
-                for name, gates in layout.array_names(
-                    kind, array, layer, direction, num_layers, two
-                ):
-                    yield _Slot(array, name, gates, layer, direction)
+    for position in positions(num_layers, two):
+        for array in layout.stored(kind).arrays:
+            for name, gates in layout.array_names(kind, array, position):
+                yield _Slot(array, name, gates, position.layer, position.direction)
 
 
 def extent(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> tuple[int, bool]:
@@ -67,33 +73,30 @@ def extent(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> tuple[int
     """
     stored = layout.stored(kind)
 
-    def needed(layer: int, direction: str, num_layers: int, two: bool) -> list[str]:
+    def needed(position: Position) -> list[str]:
         return [
             name
             for array in stored.arrays
             if not array.is_bias and array.parts != ("W_hr",)
-            for name, _ in layout.array_names(kind, array, layer, direction, num_layers, two)
+            for name, _ in layout.array_names(kind, array, position)
         ]
 
-    def is_complete(layer: int, direction: str, num_layers: int, two: bool) -> bool:
-        return all(name in arrays for name in needed(layer, direction, num_layers, two))
+    def is_complete(position: Position) -> bool:
+        return all(name in arrays for name in needed(position))
 
     size: tuple[int, bool] | None = None
     for two in (False,) if layout.direction_axis else (True, False):
         count = 0
-        while is_complete(count, DIRECTIONS[two], max(2, count + 1), two):
+        while is_complete(Position(count, DIRECTIONS[two], max(2, count + 1), two)):
             count += 1
         for num_layers in {1, count} - {0}:
-            everywhere = all(
-                is_complete(layer, direction, num_layers, two)
-                for layer in range(num_layers)
-                for direction in DIRECTIONS[: 1 + two]
-            )
+            everywhere = all(map(is_complete, positions(num_layers, two)))
             if everywhere and (size is None or num_layers > size[0]):
                 size = num_layers, two
     if size is None:
         names = layout.names(kind)
-        missing = [name for name in needed(0, "forward", 1, False) if name not in arrays]
+        single = Position(0, "forward", 1, False)
+        missing = [name for name in needed(single) if name not in arrays]
         raise FileError(
             f"layout {layout.name} stores {kind} as {', '.join(names)}; "
             f"missing {', '.join(missing) or 'those of a layer or direction'}; "
@@ -101,11 +104,11 @@ def extent(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> tuple[int
         )
     num_layers, two = size
     if layout.direction_axis:
-        first = arrays[needed(0, "forward", num_layers, False)[0]]
+        name = needed(Position(0, "forward", num_layers, False))[0]
+        first = arrays[name]
         if first.dim() < 2 or first.shape[0] not in (1, 2):
             raise ShapeError(
-                f"{needed(0, 'forward', num_layers, False)[0]} must have a first axis of 1 or 2 "
-                f"directions; got {tuple(first.shape)}"
+                f"{name} must have a first axis of 1 or 2 directions; got {tuple(first.shape)}"
             )
         two = first.shape[0] == 2
     surplus = set(arrays) - set(layout.names(kind, num_layers, two))

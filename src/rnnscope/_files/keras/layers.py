@@ -140,7 +140,7 @@ def _layer(
         raise
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
-    cell, assumed = _with_activations(content, place, kind, layer.cell, config, request)
+    cell, assumed = _with_activations(content, place, layer.cell, config, request)
     facts = config.facts if config else {}
     units = facts.get("units")
     if units is not None and units != layer.options["hidden_size"]:
@@ -213,12 +213,7 @@ def _reading(
 
 
 def _with_activations(
-    content: FileContent,
-    place: str,
-    kind: str,
-    cell: Cell,
-    config: _Config | None,
-    request: LoadRequest,
+    content: FileContent, place: str, cell: Cell, config: _Config | None, request: LoadRequest
 ) -> tuple[Cell, list[str]]:
     """The cell with its activations, and what was assumed of them."""
     text = str(content.metadata.get("keras_version", ""))
@@ -229,7 +224,7 @@ def _with_activations(
         inner, outer = "sigmoid", "tanh"
         if version is not None and version < (2, 3):
             inner = "hard_sigmoid"  # the default until Keras 2.3
-        if kind == "rnn":
+        if cell is RNN_TANH:
             outer = request.requested_nonlinearity or "tanh"
             assumed += [] if request.requested_nonlinearity else ["activation='tanh'"]
         else:
@@ -241,7 +236,7 @@ def _with_activations(
         if config.kind.startswith("CuDNN"):
             inner, outer = "sigmoid", "tanh"
     a, r = (_function(place, function, version) for function in (outer, inner))
-    if kind == "rnn":
+    if cell is RNN_TANH:
         standard_cell = {"tanh": RNN_TANH, "relu": RNN_RELU}.get(a)
         return standard_cell or cell.with_functions({"h": a}), assumed
     if (a, r) == ("tanh", "sigmoid"):
