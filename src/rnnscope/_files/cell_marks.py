@@ -28,12 +28,12 @@ ROOM = 60_000  # bytes; a comment of .zip and an attribute of HDF5 have 64 KiB
 
 
 def mark_of(cells: Mapping[str, str]) -> str:
-    """The text that says the cell of each layer."""
+    """The text that names the cell of each layer."""
     return json.dumps(dict(cells))
 
 
 def short_mark_of(ending: str, cells: Mapping[str, str]) -> str:
-    """The text, where a format has little room for it. Raises ``RefusedError``."""
+    """The same text for a format with little room. Raises ``RefusedError`` if it is too long."""
     text = mark_of(cells)
     if len(text.encode()) > ROOM:
         raise RefusedError(

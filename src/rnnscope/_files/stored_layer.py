@@ -74,7 +74,7 @@ class AmbiguousError(FileError):
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a caller says of a file, where the file does not say it."""
+    """The arguments of ``load`` that say what a file does not say."""
 
     cell: str | None = None
     nonlinearity: str | None = None
@@ -83,7 +83,7 @@ class LoadRequest:
 
     @property
     def requested_nonlinearity(self) -> str | None:
-        """Of an rnn, by itself or in the cell's name; None where it is left to the file."""
+        """The nonlinearity of an rnn, by itself or in the cell's name; None: the file says it."""
         return self.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(self.cell or "")
 
 

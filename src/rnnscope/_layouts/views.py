@@ -21,14 +21,14 @@ Piece = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one layer: its input, its units, and its h, which a projection makes smaller."""
+    """The sizes of one layer: input, units, and h, which a projection makes smaller."""
 
     feature: int
     hidden: int
     output: int
 
     def width(self, part: str) -> int:
-        """What a matrix multiplies."""
+        """The size of the vector that a matrix multiplies."""
         return self.feature if part == "W_ih" else self.output
 
 

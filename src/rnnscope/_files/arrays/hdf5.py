@@ -121,7 +121,7 @@ class _File:
         return self.window.number(at, self.O) + self.base
 
     def spend(self, at: int, count: int = 1) -> None:
-        """So that blocks which point to each other, or lie upon each other, come to an end."""
+        """Count the entries that are read, so that blocks in a circle come to an end."""
         self.budget -= count
         if self.budget < 0:
             raise self.window.fail(at, "it holds more entries than fit in its bytes")
@@ -383,7 +383,7 @@ class _File:
         return name, self.value(at, kind, shape)
 
     def value(self, at: int, kind: _Type, shape: tuple[int, ...]) -> Any:
-        """Numbers as a list or one; text as str; None for what is neither."""
+        """An attribute: a number, a text, or a list of them; None where it is neither."""
         count = math.prod(shape)
         self.spend(at, count if kind.size else 0)
         if kind.pointer:
@@ -522,7 +522,7 @@ class _File:
         return tensor.view(torch.bfloat16) if kind.brain else tensor
 
     def fill(self, messages: list[_Message], kind: _Type) -> NDArray[np.generic]:
-        """The number of what was never written."""
+        """The number that stands where nothing was written."""
         window = self.window
         assert kind.dtype is not None
         message = self.first_message(messages, _FILL) or self.first_message(messages, _OLD_FILL)
@@ -581,7 +581,7 @@ class _File:
         return as_tensor(array)
 
     def unpack(self, child: int, place: int, filters: list[int], size: int, width: int) -> bytes:
-        """The bytes of a chunk, every filter undone that was not left out for it."""
+        """The bytes of a chunk; every filter is undone, but those that the chunk skipped."""
         window = self.window
         mask = window.number(child + 4, 4)
         data = window.take(self.address(place), window.number(child, 4))

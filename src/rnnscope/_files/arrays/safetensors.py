@@ -46,7 +46,7 @@ def _tensor(path: Path, file: Any, name: str) -> Tensor:
 
 @contextmanager
 def _safetensors(path: Path) -> Iterator[None]:
-    """What the library raises of a damaged file, said of the file."""
+    """Raise ``FileError``, with the file, for what the library raises."""
     try:
         yield
     except FileError:

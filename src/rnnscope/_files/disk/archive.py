@@ -22,7 +22,7 @@ _ENTRY = 20
 
 
 class Archive:
-    """A .zip that stays open for reading: it is found through once, however many entries are read.
+    """A .zip that stays open for reading: its directory is read once, however many its entries.
 
     Nothing of it is written anywhere: names are only names. Raises ``FileError`` where it is
     damaged, and where an entry takes more than the allowance. Checksums are compared when an entry
@@ -44,17 +44,17 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """What it holds."""
+        """The names of its entries."""
         return self._file.namelist()
 
     @property
     def comment(self) -> bytes:
-        """What stands behind its entries."""
+        """The comment at its end."""
         return self._file.comment
 
     @property
     def entries(self) -> list[zipfile.ZipInfo]:
-        """All of them, those that have a name in common, too."""
+        """Every entry; several may have the same name."""
         return self._file.infolist()
 
     def size(self, name: str) -> int:
@@ -63,7 +63,7 @@ class Archive:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
-        """An entry as a stream. What its reader raises of damaged bytes is said of the entry."""
+        """An entry as a stream; errors of whoever reads it name the entry."""
         entry = self._entry(name)
         with naming_damage(self.path, name), self._file.open(entry) as file:
             yield file
@@ -123,7 +123,7 @@ def _directory(path: Path, file: IO[bytes], size: int) -> tuple[int, int]:
 
 @contextmanager
 def naming_damage(path: Path, place: str) -> Iterator[None]:
-    """What the readers of zip, deflate and arrays raise of a damaged file, said of the file."""
+    """Raise ``FileError``, with the file and the place, for what zip, deflate and NumPy raise."""
     try:
         yield
     except FileError:

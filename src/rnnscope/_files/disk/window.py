@@ -1,4 +1,4 @@
-"""The bytes of a file, read only as far as they go, and the arrays that lie in them unread.
+"""The bytes of a file, never read beyond their end, and arrays that are read when asked for.
 
 Every reader here goes through these: no size that a file declares is believed before it was
 compared with the bytes that are there.
@@ -104,12 +104,12 @@ class LazyArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
+        """The sizes of the array."""
         return tuple(self.read().shape) if self._shape is None else self._shape
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
 

@@ -81,7 +81,7 @@ def read_json(path: Path) -> FileContent:
     model = JsonModel(layout, data, marks if isinstance(marks, dict) else {})
     arrays = {
         name: LazyArray(numbers.shape, True, lambda numbers=numbers: numbers.tensor(model.dtype))  # type: ignore[misc]
-        for name, numbers in _from_names(data, "")
+        for name, numbers in _number_lists(data, "")
     }
     return FileContent(
         path=path,
@@ -116,7 +116,7 @@ def _describe(data: Any) -> str:
     return f"an object with {keys}{', ...' * (len(data) > 8)}" if data else "an empty object"
 
 
-def _from_names(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
+def _number_lists(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
     """Every list of numbers, under the keys and positions that lead to it."""
     if isinstance(value, Numbers):
         if value.count:
@@ -124,4 +124,4 @@ def _from_names(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
     elif isinstance(value, dict | list):
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for key, entry in entries:
-            yield from _from_names(entry, f"{place}/{key}" if place else str(key))
+            yield from _number_lists(entry, f"{place}/{key}" if place else str(key))

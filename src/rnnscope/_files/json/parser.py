@@ -53,7 +53,7 @@ class Numbers:
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """How many numbers they are."""
         return prod(self.shape)
 
     def entries(self) -> Iterator[Numbers]:
@@ -73,7 +73,7 @@ class Numbers:
 
 
 def parse_json(window: Window) -> Any:
-    """What the text means. Raises ``FileError`` with the place that is no JSON, or not allowed."""
+    """The value that the text holds. Raises ``FileError`` with the place that is not allowed."""
     return _Parser(window).document()
 
 

@@ -55,7 +55,7 @@ def refuse_layout(path: Path, ending: str, layout: Layout) -> None:
 
 
 def refuse_directions(place: str, layout: Layout, adopted: Adopted) -> None:
-    """Raise ``RefusedError`` for two directions, which no program of these runs."""
+    """Raise ``RefusedError`` for two directions: no program that reads these files runs them."""
     if layout.name in JSON_LAYOUTS and len(adopted.directions) > 1:
         raise RefusedError(f"{place}layout {layout.name} holds one direction; the layer has two")
 

@@ -105,7 +105,7 @@ def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
 
 
 def _by_order(name: str, configs: Mapping[str, _Config]) -> _Config | None:
-    """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
+    """The layer that ``gru_1`` means, the second GRU: so Keras 3 first named weights."""
     match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
     if match is None:
         return None

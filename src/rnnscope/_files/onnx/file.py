@@ -77,7 +77,7 @@ def read_onnx(path: Path) -> FileContent:
 
 @dataclass
 class _Maker:
-    """A node that makes constants of constants."""
+    """A node that computes a constant from other constants."""
 
     op: str
     inputs: tuple[str, ...]

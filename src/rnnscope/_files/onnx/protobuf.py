@@ -55,24 +55,24 @@ class Message:
 
     @property
     def data(self) -> bytes:
-        """The bytes themselves."""
+        """The bytes of the span."""
         return self.window.take(self.start, self.size)
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """How many bytes the span has."""
         return self.end - self.start
 
     @property
     def text(self) -> str:
-        """The bytes as text."""
+        """The span as text."""
         try:
             return self.data.decode()
         except UnicodeDecodeError as error:
             raise self.window.fail(self.start, "a name is no text") from error
 
     def numbers(self) -> Iterator[int]:
-        """The bytes as numbers without a tag between them, signed in 64 bits."""
+        """The span as packed numbers: no tags between them, signed in 64 bits."""
         at = self.start
         while at < self.end:
             value, at = self._varint(at)

@@ -1,4 +1,4 @@
-"""Weights that torch computes of other arrays when the model runs: pruned, normed, parametrised.
+"""Weights that torch computes from other arrays when the model runs: pruned, normed and so on.
 
 Source: torch/nn/utils/{prune,weight_norm,spectral_norm,parametrize}.py
 """
@@ -29,7 +29,7 @@ _FORMS = (
 
 
 def refuse_reparametrization(path: Path, names: Iterable[str]) -> None:
-    """Raise ``FileError`` where a weight is not in the file, but what it is computed of."""
+    """Raise ``FileError`` where the file holds what a weight is computed from."""
     for name in names:
         for form, description, undo in _FORMS:
             match = re.fullmatch(form, name, re.DOTALL)
