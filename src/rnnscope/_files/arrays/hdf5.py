@@ -24,28 +24,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnnscope._files.allowance import ARRAY
-from rnnscope._files.window import Held, Window, as_tensor
+from rnnscope._files.disk import ARRAY, LazyArray, Window, as_tensor
 from rnnscope.errors import FileError
 
-__all__ = ["SIGNATURE", "Group", "read_hdf5"]
+__all__ = ["SIGNATURE", "Hdf5Content", "read_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEPTH = 64  # groups inside groups
 _DATASPACE, _LINK_INFO, _DATATYPE, _OLD_FILL, _FILL = 1, 2, 3, 4, 5
-_LINK, _OUTSIDE, _LAYOUT = 6, 7, 8
+_LINK, _EXTERNAL_FILES, _LAYOUT = 6, 7, 8
 _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS, _ATTRIBUTE_INFO = 11, 12, 16, 17, 21
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _WORDS = 2**16  # of a checksum at a time
-_ELSEWHERE = -1  # an address for what lies in another file
+_EXTERNAL = -1  # an address for what lies in another file
 _HARD, _SOFT = 0, 1  # kinds of links
 
 
 @dataclass(frozen=True)
-class Group:
+class Hdf5Content:
     """What an HDF5 file holds: arrays and attributes under their full names."""
 
-    arrays: dict[str, Held] = field(default_factory=dict)
+    arrays: dict[str, LazyArray] = field(default_factory=dict)
     attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -68,7 +67,7 @@ class _Type:
     brain: bool = False  # bfloat16, which NumPy lacks
 
 
-def read_hdf5(window: Window) -> Group:
+def read_hdf5(window: Window) -> Hdf5Content:
     """All groups of a file.
 
     Raises ``FileError`` with the byte at which the file is damaged, or of a form not read here.
@@ -82,7 +81,7 @@ class _Object:
 
     attributes: dict[str, Any]
     links: dict[str, int | str]
-    held: Held | None
+    array: LazyArray | None
 
 
 class _File:
@@ -111,6 +110,8 @@ class _File:
         self.undefined = (1 << 8 * self.O) - 1
         first = start + {0: 24, 1: 28}.get(version, 12)
         self.base = window.number(first, self.O)
+        if window.number(first + 2 * self.O, self.O) > window.size:
+            raise window.fail(first + 2 * self.O, "the end of the file is missing")
         if version < 2:  # base, free space, end, driver; then the root's entry: name, header
             self.root = self.address(first + 5 * self.O)
         else:
@@ -120,36 +121,38 @@ class _File:
         return self.window.number(at, self.O) + self.base
 
     def spend(self, at: int, count: int = 1) -> None:
-        """So that blocks which point to each other, or lie upon each other, come to an end."""
+        """Count the entries that are read, so that blocks in a circle come to an end."""
         self.budget -= count
         if self.budget < 0:
             raise self.window.fail(at, "it holds more entries than fit in its bytes")
 
-    def group(self) -> Group:
+    def group(self) -> Hdf5Content:
         """Everything under every name that it has."""
-        found = Group()
+        content = Hdf5Content()
         waiting: list[tuple[str, int, tuple[int, ...]]] = [("", self.root, ())]
         while waiting:
             name, at, around = waiting.pop()
             self.spend(at)
             self.window.allowance.take(ARRAY + len(name), "the names of its arrays")
-            held = self.object(name, at)
-            if held.attributes:
-                found.attributes[name] = held.attributes
-            if held.held is not None:
-                found.arrays[name] = held.held
+            target_object = self.object(name, at)
+            if target_object.attributes:
+                content.attributes[name] = target_object.attributes
+            if target_object.array is not None:
+                content.arrays[name] = target_object.array
                 continue
             if len(around) >= _DEPTH:
                 raise self.window.fail(at, f"more than {_DEPTH} groups inside each other")
             around = (*around, at)
-            for link, target in reversed(held.links.items()):
+            for link, target in reversed(target_object.links.items()):
                 place = f"{name}/{link}" if name else link
-                where = self.resolved(around, target) if isinstance(target, str) else target
-                if where == _ELSEWHERE:
-                    found.arrays[place] = Held(None, False, partial(self.elsewhere, place))
+                where = self.resolve(around, target) if isinstance(target, str) else target
+                if where == _EXTERNAL:
+                    content.arrays[place] = LazyArray(
+                        None, False, partial(self.refuse_external, place)
+                    )
                 elif where is not None and where not in around:  # a group may hold itself
                     waiting.append((place, where, around))
-        return found
+        return content
 
     def object(self, name: str, at: int) -> _Object:
         """What lies at an address, read once."""
@@ -157,23 +160,23 @@ class _File:
             messages = list(self.messages(at))
             attributes = self.attributes(messages)
             if any(message.kind == _LAYOUT for message in messages):
-                found = _Object(attributes, {}, self.held(name, messages))
+                hdf5_object = _Object(attributes, {}, self.lazy_array(name, messages))
             else:
-                found = _Object(attributes, dict(self.links(messages)), None)
-            self.objects[at] = found
+                hdf5_object = _Object(attributes, dict(self.links(messages)), None)
+            self.objects[at] = hdf5_object
         return self.objects[at]
 
-    def resolved(self, around: tuple[int, ...], path: str) -> int | None:
+    def resolve(self, around: tuple[int, ...], path: str) -> int | None:
         """The address of what another name names; None where there is nothing."""
         if not path:
-            return _ELSEWHERE
+            return _EXTERNAL
         at = self.root if path.startswith("/") else around[-1]
         parts = [part for part in path.split("/") if part not in ("", ".")][::-1]
         while parts:
             self.spend(at)
             target = self.object(path, at).links.get(parts.pop())
             if target is None or target == "":
-                return target if target is None else _ELSEWHERE
+                return target if target is None else _EXTERNAL
             if isinstance(target, str):
                 at = self.root if target.startswith("/") else at
                 parts += [part for part in target.split("/") if part not in ("", ".")][::-1]
@@ -181,7 +184,7 @@ class _File:
                 at = target
         return at
 
-    def elsewhere(self, name: str) -> NoReturn:
+    def refuse_external(self, name: str) -> NoReturn:
         raise FileError(
             f"{self.window.name}: {name} is a link into another file, which is not followed; "
             f"write the array itself into this one"
@@ -202,13 +205,13 @@ class _File:
             if window.number(at, 1) != 1:
                 raise window.fail(at, "no object header is here")
             blocks, head = [(at + 16, window.number(at + 8, 4))], 8
-        seen = set()
+        starts = set()
         while blocks:
             at, size = blocks.pop(0)
             window.check(at, size)
-            if at in seen:
+            if at in starts:
                 raise window.fail(at, "an object header continues in itself")
-            seen.add(at)
+            starts.add(at)
             end = at + size
             while at + head <= end:
                 self.spend(at)
@@ -235,7 +238,7 @@ class _File:
                     yield _Message(kind, at, length, bool(flag & 2))
                 at += length
 
-    def one(self, messages: list[_Message], kind: int) -> _Message | None:
+    def first_message(self, messages: list[_Message], kind: int) -> _Message | None:
         return next((message for message in messages if message.kind == kind), None)
 
     # links ------------------------------------------------------------------------------
@@ -275,29 +278,31 @@ class _File:
                 at = leaf + 8 + k * (2 * self.O + 24)
                 name = window.number(at, self.O)
                 soft = window.number(at + 2 * self.O, 4) == 2  # a link to another name
-                other = window.number(at + 2 * self.O + 8, 4) if soft else 0
-                if max(name, other) >= size:
+                target_name = window.number(at + 2 * self.O + 8, 4) if soft else 0
+                if max(name, target_name) >= size:
                     raise window.fail(at, "a name lies outside of its heap")
                 target = (
-                    self.name(names + other, names + size) if soft else self.address(at + self.O)
+                    self.name(names + target_name, names + size)
+                    if soft
+                    else self.address(at + self.O)
                 )
                 yield self.name(names + name, names + size), target
 
     def name(self, at: int, end: int) -> str:
         # a name ends in a zero; longer ones than these name no layer
-        found = self.window.take(at, min(end - at, 1024))
-        return self.text(at, found.split(b"\0", 1)[0])
+        data = self.window.take(at, min(end - at, 1024))
+        return self.text(at, data.split(b"\0", 1)[0])
 
-    def text(self, at: int, found: bytes) -> str:
+    def text(self, at: int, data: bytes) -> str:
         try:
-            return found.decode()
+            return data.decode()
         except UnicodeDecodeError as error:
             raise self.window.fail(at, "a name is no text") from error
 
     def leaves(self, root: int, kind: int, key: int) -> Iterator[int]:
         """What a B-tree points to; for chunks the place of the key, which the child follows."""
         window = self.window
-        waiting, seen = [root], {root}
+        waiting, nodes = [root], {root}
         while waiting:
             at = waiting.pop()
             if window.take(at, 4) != b"TREE" or window.number(at + 4, 1) != kind:
@@ -310,10 +315,10 @@ class _File:
                 target = self.address(child + key)
                 if level == 0:
                     yield target if kind == 0 else child
-                elif target in seen:
+                elif target in nodes:
                     raise window.fail(at, "a B-tree holds itself")
                 else:
-                    seen.add(target)
+                    nodes.add(target)
                     waiting.append(target)
 
     def link(self, message: _Message) -> Iterator[tuple[str, int | str]]:
@@ -340,16 +345,16 @@ class _File:
     # attributes -------------------------------------------------------------------------
 
     def attributes(self, messages: list[_Message]) -> dict[str, Any]:
-        found = {}
+        values = {}
         for message in messages:
             if message.kind == _ATTRIBUTE:
                 name, value = self.attribute(message)
-                found[name] = value
+                values[name] = value
             elif message.kind == _ATTRIBUTE_INFO:
                 at = message.at + 2 + (2 if self.window.number(message.at + 1, 1) & 1 else 0)
                 if self.window.number(at, self.O) != self.undefined:
                     raise self.latest(at)
-        return found
+        return values
 
     def attribute(self, message: _Message) -> tuple[str, Any]:
         window, at = self.window, message.at
@@ -378,21 +383,21 @@ class _File:
         return name, self.value(at, kind, shape)
 
     def value(self, at: int, kind: _Type, shape: tuple[int, ...]) -> Any:
-        """Numbers as a list or one; text as str; None for what is neither."""
+        """An attribute: a number, a text, or a list of them; None where it is neither."""
         count = math.prod(shape)
         self.spend(at, count if kind.size else 0)
         if kind.pointer:
-            found: Any = [self.pointed(at + k * kind.size) for k in range(count)]
+            values: Any = [self.heap_text(at + k * kind.size) for k in range(count)]
         elif kind.text:
             parts = (self.window.take(at + k * kind.size, kind.size) for k in range(count))
-            found = [part.rstrip(b"\0 ").decode(errors="replace") for part in parts]
+            values = [part.rstrip(b"\0 ").decode(errors="replace") for part in parts]
         elif kind.dtype is not None:
-            found = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
+            values = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
         else:
             return None
-        return found if shape else found[0]
+        return values if shape else values[0]
 
-    def pointed(self, at: int) -> str:
+    def heap_text(self, at: int) -> str:
         window = self.window
         length, heap = window.number(at, 4), self.address(at + 4)
         index = window.number(at + 4 + self.O, 4)
@@ -418,12 +423,12 @@ class _File:
         end, at = heap + size, heap + 8 + self.L
         while at + 8 + self.L <= end:
             self.spend(at)
-            number, held = window.number(at, 2), window.number(at + 8, self.L)
+            number, length = window.number(at, 2), window.number(at + 8, self.L)
             if number == 0:
                 break
-            window.allowance.take(held, "its texts")
-            yield number, window.take(at + 8 + self.L, held)
-            at += 8 + self.L + (held + 7) // 8 * 8
+            window.allowance.take(length, "its texts")
+            yield number, window.take(at + 8 + self.L, length)
+            at += 8 + self.L + (length + 7) // 8 * 8
 
     # elements and shapes ----------------------------------------------------------------
 
@@ -461,31 +466,34 @@ class _File:
 
     # arrays -----------------------------------------------------------------------------
 
-    def held(self, name: str, messages: list[_Message]) -> Held:
+    def lazy_array(self, name: str, messages: list[_Message]) -> LazyArray:
         """An array, not read yet; one of text and the like is refused when it is asked for."""
-        of_shape, of_type = self.one(messages, _DATASPACE), self.one(messages, _DATATYPE)
-        if of_shape is None or of_type is None:
+        shape_message, type_message = (
+            self.first_message(messages, _DATASPACE),
+            self.first_message(messages, _DATATYPE),
+        )
+        if shape_message is None or type_message is None:
             raise self.window.fail(messages[0].at, f"{name} has no shape, or no type")
-        if of_shape.shared or of_type.shared:
-            return Held(None, False, partial(self.no_number, name, "of a type with a name"))
-        kind, shape = self.type(of_type.at), self.shape(of_shape.at)
+        if shape_message.shared or type_message.shared:
+            return LazyArray(None, False, partial(self.no_number, name, "of a type with a name"))
+        kind, shape = self.type(type_message.at), self.shape(shape_message.at)
         if kind.dtype is None or shape is None:
-            what = "of text" if kind.text else "empty, or of a kind that is no plain number"
-            return Held(None, False, partial(self.no_number, name, what))
+            reason = "of text" if kind.text else "empty, or of a kind that is no plain number"
+            return LazyArray(None, False, partial(self.no_number, name, reason))
         floating = kind.dtype.kind == "f" or kind.brain
-        return Held(shape, floating, partial(self.read, name, messages, kind, shape))
+        return LazyArray(shape, floating, partial(self.read, name, messages, kind, shape))
 
-    def no_number(self, name: str, what: str) -> NoReturn:
-        raise FileError(f"{self.window.name}: {name} is {what}; expected an array of numbers")
+    def no_number(self, name: str, reason: str) -> NoReturn:
+        raise FileError(f"{self.window.name}: {name} is {reason}; expected an array of numbers")
 
     def read(
         self, name: str, messages: list[_Message], kind: _Type, shape: tuple[int, ...]
     ) -> Tensor:
-        window, layout = self.window, self.one(messages, _LAYOUT)
+        window, layout = self.window, self.first_message(messages, _LAYOUT)
         assert layout is not None
         assert kind.dtype is not None
-        if self.one(messages, _OUTSIDE) is not None:
-            self.elsewhere(name)
+        if self.first_message(messages, _EXTERNAL_FILES) is not None:
+            self.refuse_external(name)
         at = layout.at
         version, stored = window.number(at, 1), window.number(at + 1, 1)
         count = math.prod(shape) * kind.size
@@ -497,27 +505,27 @@ class _File:
         if stored == 0:  # inside the header
             if window.number(at + 2, 2) != count:
                 raise window.fail(at, f"the size of {name} is not that of its shape {shape}")
-            found = window.array(at + 4, kind.dtype, shape)
+            tensor = window.array(at + 4, kind.dtype, shape)
         elif stored == 1:  # in one piece
             place, size = window.number(at + 2, self.O), window.number(at + 2 + self.O, self.L)
             if place == self.undefined:
                 window.allowance.take(count, name)
-                found = as_tensor(np.full(shape, self.fill(messages, kind), kind.dtype))
+                tensor = as_tensor(np.full(shape, self.fill(messages, kind), kind.dtype))
             elif size != count:
                 raise window.fail(at, f"{name} has {size} bytes; its shape {shape} takes {count}")
             else:
-                found = window.array(place + self.base, kind.dtype, shape)
+                tensor = window.array(place + self.base, kind.dtype, shape)
         elif stored == 2 and version == 3:
-            found = self.chunks(name, at, messages, kind, shape)
+            tensor = self.chunks(name, at, messages, kind, shape)
         else:
             raise self.latest(at)
-        return found.view(torch.bfloat16) if kind.brain else found
+        return tensor.view(torch.bfloat16) if kind.brain else tensor
 
     def fill(self, messages: list[_Message], kind: _Type) -> NDArray[np.generic]:
-        """The number of what was never written."""
+        """The number that stands where nothing was written."""
         window = self.window
         assert kind.dtype is not None
-        message = self.one(messages, _FILL) or self.one(messages, _OLD_FILL)
+        message = self.first_message(messages, _FILL) or self.first_message(messages, _OLD_FILL)
         if message is None:
             return np.zeros((), kind.dtype)
         at = message.at
@@ -557,12 +565,14 @@ class _File:
         key, starts = 8 + 8 * (rank + 1), set[tuple[int, ...]]()
         for child in self.leaves(place + self.base, 1, key):
             start = tuple(window.number(child + 8 + 8 * k, 8) for k in range(rank))
+            if window.number(child + 8 + 8 * rank, 8) != 0:
+                raise window.fail(child, f"a chunk of {name} begins inside of a number")
             if any(a >= n for a, n in zip(start, shape, strict=True)):
-                continue  # the array was made smaller
+                raise window.fail(child, f"a chunk of {name} lies outside of its shape {shape}")
             if start in starts or any(a % c for a, c in zip(start, chunk, strict=True)):
                 raise window.fail(child, f"a chunk of {name} lies upon another")
             starts.add(start)
-            data = self.unpacked(child, child + key, filters, size, kind.size)
+            data = self.unpack(child, child + key, filters, size, kind.size)
             if len(data) != size:
                 raise window.fail(child, f"a chunk of {name} has {len(data)} bytes, not {size}")
             target = array[tuple(slice(a, a + c) for a, c in zip(start, chunk, strict=True))]
@@ -570,17 +580,17 @@ class _File:
             target[...] = piece[tuple(slice(0, n) for n in target.shape)]
         return as_tensor(array)
 
-    def unpacked(self, child: int, place: int, filters: list[int], size: int, width: int) -> bytes:
-        """The bytes of a chunk, every filter undone that was not left out for it."""
+    def unpack(self, child: int, place: int, filters: list[int], size: int, width: int) -> bytes:
+        """The bytes of a chunk; every filter is undone, but those that the chunk skipped."""
         window = self.window
         mask = window.number(child + 4, 4)
         data = window.take(self.address(place), window.number(child, 4))
         for k, kind in reversed(list(enumerate(filters))):
             if not mask >> k & 1:
-                data = self.undone(child, kind, data, size, width)
+                data = self.undo_filter(child, kind, data, size, width)
         return data
 
-    def undone(self, at: int, kind: int, data: bytes, size: int, width: int) -> bytes:
+    def undo_filter(self, at: int, kind: int, data: bytes, size: int, width: int) -> bytes:
         """The data before a filter; ``size`` bytes, with at most a checksum."""
         if kind == _DEFLATE:
             try:
@@ -598,13 +608,13 @@ class _File:
         return planes.T.tobytes() + data[whole:]
 
     def filters(self, messages: list[_Message]) -> list[int]:
-        message = self.one(messages, _FILTERS)
+        message = self.first_message(messages, _FILTERS)
         if message is None:
             return []
         window, at = self.window, message.at
         version, count = window.number(at, 1), window.number(at + 1, 1)
         at += 8 if version == 1 else 2
-        found = []
+        kinds = []
         for _ in range(count):
             kind = window.number(at, 2)
             if kind not in (_DEFLATE, _SHUFFLE, _FLETCHER):
@@ -616,8 +626,8 @@ class _File:
             values = window.number(at + (6 if version == 1 else 4), 2)
             at += (8 + (name + 7) // 8 * 8) if version == 1 else 6
             at += 4 * (values + values % 2 if version == 1 else values)
-            found.append(kind)
-        return found
+            kinds.append(kind)
+        return kinds
 
 
 def _float(size: int, exponent: int) -> tuple[int, int, int]:

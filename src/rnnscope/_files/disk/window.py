@@ -1,4 +1,4 @@
-"""The bytes of a file, read only as far as they go, and the arrays that lie in them unread.
+"""The bytes of a file, never read beyond their end, and arrays that are read when asked for.
 
 Every reader here goes through these: no size that a file declares is believed before it was
 compared with the bytes that are there.
@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnnscope._files.allowance import Allowance
+from rnnscope._files.disk.allowance import Allowance
 from rnnscope.errors import DtypeError, FileError
 
-__all__ = ["Held", "Window", "as_tensor"]
+__all__ = ["LazyArray", "Window", "as_tensor", "begins"]
 
 
 class Window:
@@ -69,11 +69,14 @@ class Window:
         count = math.prod(shape)
         self.check(at, count * dtype.itemsize)
         self.allowance.take(count * dtype.itemsize, f"byte {at}")
-        found = np.frombuffer(self.data, dtype, count, at)
-        return as_tensor(found.reshape(tuple(shape)))
+        numbers = np.frombuffer(self.data, dtype, count, at)
+        return as_tensor(numbers.reshape(tuple(shape)))
 
 
-class Held:
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+class LazyArray:
     """An array in a file, not read yet: its shape, what it holds, and how to get it.
 
     ``floating`` is False for whole numbers, text and whatever else cannot be a weight. Without a
@@ -89,9 +92,9 @@ class Held:
         self._tensor: Tensor | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Held:
+    def of(cls, tensor: Tensor) -> LazyArray:
         """An array that is in memory already."""
-        return cls(tuple(tensor.shape), tensor.is_floating_point(), lambda: tensor)
+        return cls(tuple(tensor.shape), tensor.dtype in _FLOATS, lambda: tensor)
 
     def read(self) -> Tensor:
         """Its numbers. Raises ``FileError`` and ``DtypeError``."""
@@ -101,12 +104,12 @@ class Held:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its sizes."""
+        """The sizes of the array."""
         return tuple(self.read().shape) if self._shape is None else self._shape
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
 
@@ -120,3 +123,9 @@ def as_tensor(array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(native)
     except TypeError as error:
         raise DtypeError(f"got an array of {array.dtype}, which PyTorch lacks") from error
+
+
+def begins(path: Path, mark: bytes) -> bool:
+    """Whether a file begins with these bytes."""
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark

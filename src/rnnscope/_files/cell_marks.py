@@ -14,26 +14,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rnnscope._files.found import CELL_KINDS, Wanted
-from rnnscope._files.raw import Raw
+from rnnscope._files.content import FileContent
+from rnnscope._files.stored_layer import CELL_KINDS, LoadRequest
 from rnnscope._layers.recurrent import CELL_KEY
 from rnnscope._layouts.kinds import nonlinearity_of, storage_kind
 from rnnscope.cells import DECLARED
 from rnnscope.errors import FileError, RefusedError
 
-__all__ = ["KEY", "as_marked", "fitted", "mark_of", "marks_in", "marks_of_state"]
+__all__ = ["KEY", "with_file_cell", "short_mark_of", "mark_of", "marks_in", "marks_of_state"]
 
 KEY = "rnnscope.cells"
 ROOM = 60_000  # bytes; a comment of .zip and an attribute of HDF5 have 64 KiB
 
 
 def mark_of(cells: Mapping[str, str]) -> str:
-    """The text that says the cell of each layer."""
+    """The text that names the cell of each layer."""
     return json.dumps(dict(cells))
 
 
-def fitted(ending: str, cells: Mapping[str, str]) -> str:
-    """The text, where a format has little room for it. Raises ``RefusedError``."""
+def short_mark_of(ending: str, cells: Mapping[str, str]) -> str:
+    """The same text for a format with little room. Raises ``RefusedError`` if it is too long."""
     text = mark_of(cells)
     if len(text.encode()) > ROOM:
         raise RefusedError(
@@ -49,41 +49,41 @@ def marks_in(path: Path, text: Any) -> dict[str, str]:
         cells = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: damaged: {KEY} is no JSON") from error
-    if not isinstance(cells, dict) or not all(isinstance(each, str) for each in cells.values()):
+    if not isinstance(cells, dict) or not all(isinstance(cell, str) for cell in cells.values()):
         raise FileError(f"{path}: damaged: {KEY} must map layers to cells; got {str(cells)[:80]}")
     return cells
 
 
 def marks_of_state(state: Mapping[Any, Any], before: str) -> dict[str, str]:
     """The cells that the ``_metadata`` of a state dict names."""
-    found = {}
+    cells = {}
     metadata = getattr(state, "_metadata", None)
     for name, facts in metadata.items() if isinstance(metadata, Mapping) else ():
         cell = facts.get(CELL_KEY) if isinstance(facts, Mapping) else None
         if isinstance(name, str) and isinstance(cell, str):
-            found[f"{before}{name}".rstrip(".")] = cell
-    return found
+            cells[f"{before}{name}".rstrip(".")] = cell
+    return cells
 
 
-def as_marked(raw: Raw, name: str, place: str, wanted: Wanted) -> Wanted:
-    """What is wanted of a layer, with the cell that the file says it has.
+def with_file_cell(
+    content: FileContent, name: str, place: str, request: LoadRequest
+) -> LoadRequest:
+    """The request for one layer, with the cell that the file says it has.
 
     Raises ``FileError`` where the caller says otherwise, ``RefusedError`` for a cell of which the
     file holds the name alone.
     """
-    said = raw.cells.get(name)
-    if said is None:
-        return wanted
-    if said not in DECLARED:
+    file_cell = content.cells.get(name)
+    if file_cell is None:
+        return request
+    if file_cell not in DECLARED:
         raise RefusedError(
-            f"{place}: its cell {said[:80]!r} is declared in a program, not here: build "
+            f"{place}: its cell {file_cell[:80]!r} is declared in a program, not here: build "
             f"rnnscope.Recurrent(cell, ...) of that cell, and load_state_dict"
         )
-    if wanted.cell is not None and storage_kind(said) not in CELL_KINDS[wanted.cell]:
-        raise FileError(f"{place}: the file says {said}; got cell={wanted.cell!r}")
-    own = nonlinearity_of(DECLARED[said])
-    if own is not None and wanted.told_nonlinearity not in (None, own):
-        raise FileError(
-            f"{place}: the file says {own}; got nonlinearity={wanted.told_nonlinearity!r}"
-        )
-    return replace(wanted, cell=said)
+    if request.cell is not None and storage_kind(file_cell) not in CELL_KINDS[request.cell]:
+        raise FileError(f"{place}: the file says {file_cell}; got cell={request.cell!r}")
+    stored, requested = nonlinearity_of(DECLARED[file_cell]), request.requested_nonlinearity
+    if stored is not None and requested not in (None, stored):
+        raise FileError(f"{place}: the file says {stored}; got nonlinearity={requested!r}")
+    return replace(request, cell=file_cell)

@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.jsontext import Numbers, parsed
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held, Window
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import Allowance, LazyArray, Window
+from rnnscope._files.json.parser import Numbers, parse_json
 from rnnscope.errors import FileError
 
-__all__ = ["JSON_ENDINGS", "MARK", "PARAMETER", "USUAL", "Document", "read_json"]
+__all__ = ["JSON_ENDINGS", "MARK", "PARAMETER", "USUAL", "JsonModel", "read_json"]
 
 JSON_ENDINGS = (".nam", ".json")
 
@@ -41,7 +40,7 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.
 
 
 @dataclass(frozen=True)
-class Document:
+class JsonModel:
     """The JSON of a model, and the layout in which it is; ``dtype`` is that of its numbers."""
 
     layout: str
@@ -68,28 +67,28 @@ class Document:
         return tuple(text for text in texts if isinstance(text, str))
 
 
-def read_json(path: Path) -> Raw:
+def read_json(path: Path) -> FileContent:
     """A model in JSON. Raises ``FileError`` where it is damaged, or none that is known."""
-    data = parsed(Window.of(path))
+    data = parse_json(Window.of(path))
     layout = _layout(data)
     if layout is None:
         raise FileError(
             f"{path}: expected the JSON of a model, which is an object with architecture, config "
             f"and weights (a .nam), with layers that each have type and weights (RTNeural), or "
-            f"with a state_dict of lists (GuitarML); got {_described(data)}"
+            f"with a state_dict of lists (GuitarML); got {_describe(data)}"
         )
     marks = data.get(MARK)
-    document = Document(layout, data, marks if isinstance(marks, dict) else {})
+    model = JsonModel(layout, data, marks if isinstance(marks, dict) else {})
     arrays = {
-        name: Held(numbers.shape, True, lambda numbers=numbers: numbers.tensor(document.dtype))  # type: ignore[misc]
-        for name, numbers in _named(data, "")
+        name: LazyArray(numbers.shape, True, lambda numbers=numbers: numbers.tensor(model.dtype))  # type: ignore[misc]
+        for name, numbers in _number_lists(data, "")
     }
-    return Raw(
+    return FileContent(
         path=path,
         kind="json",
         allowance=Allowance.of(path),
         arrays=arrays,
-        config=document,
+        config=model,
     )
 
 
@@ -108,7 +107,7 @@ def _layout(data: Any) -> str | None:
     return "pytorch" if any(PARAMETER.fullmatch(name) for name in data) else None
 
 
-def _described(data: Any) -> str:
+def _describe(data: Any) -> str:
     if not isinstance(data, dict):
         return {str: "a text", Numbers: "lists of numbers", list: "a list"}.get(
             type(data), repr(data)[:40]
@@ -117,7 +116,7 @@ def _described(data: Any) -> str:
     return f"an object with {keys}{', ...' * (len(data) > 8)}" if data else "an empty object"
 
 
-def _named(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
+def _number_lists(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
     """Every list of numbers, under the keys and positions that lead to it."""
     if isinstance(value, Numbers):
         if value.count:
@@ -125,4 +124,4 @@ def _named(value: Any, place: str) -> Iterator[tuple[str, Numbers]]:
     elif isinstance(value, dict | list):
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for key, entry in entries:
-            yield from _named(entry, f"{place}/{key}" if place else str(key))
+            yield from _number_lists(entry, f"{place}/{key}" if place else str(key))

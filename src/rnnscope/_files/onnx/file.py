@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.atomic import no_file
-from rnnscope._files.raw import Node, Raw
-from rnnscope._files.window import Held, Window
-from rnnscope._files.wire import Message, signed
+from rnnscope._files.content import FileContent, RecurrentNode
+from rnnscope._files.disk import LazyArray, Window, first_line, no_file
+from rnnscope._files.onnx.protobuf import Message, signed
 from rnnscope.errors import FileError
 
 __all__ = ["RECURRENT", "read_onnx"]
@@ -52,33 +51,33 @@ _MOST_DIMS = 32
 _DEPTH = 32  # graphs inside nodes
 
 
-def read_onnx(path: Path) -> Raw:
+def read_onnx(path: Path) -> FileContent:
     """A model's recurrent nodes; in branches and loops, too.
 
     Raises ``FileError`` where it is damaged or keeps numbers outside of its own folder.
     """
     window = Window.of(path)
     model = Message(window, 0, window.size)
-    nodes: list[Node] = []
-    arrays: dict[str, Held] = {}
-    beside: dict[Path, Window] = {}
+    nodes: list[RecurrentNode] = []
+    arrays: dict[str, LazyArray] = {}
+    data_files: dict[Path, Window] = {}
     scopes: list[tuple[_Scope, Message]] = []
     for graph in model.spans(7):
         window.allowance.take(_SCOPE, "its graphs")
-        scope = _Scope(path, None, window, beside)
+        scope = _Scope(path, None, window, data_files)
         scopes.append((scope, graph))
         scope.walk(graph, nodes, 0)
     if not scopes:
         raise FileError(f"{path}: no ONNX model: it holds no graph")
     if not nodes:  # a layer taken apart may still have its arrays, under their names
         for scope, graph in scopes:
-            arrays |= scope.held(graph)
-    return Raw(path, "onnx", window.allowance, arrays, nodes=tuple(nodes))
+            arrays |= scope.initialisers(graph)
+    return FileContent(path, "onnx", window.allowance, arrays, nodes=tuple(nodes))
 
 
 @dataclass
 class _Maker:
-    """A node that makes constants of constants."""
+    """A node that computes a constant from other constants."""
 
     op: str
     inputs: tuple[str, ...]
@@ -92,20 +91,20 @@ class _Scope:
     path: Path
     outer: _Scope | None
     window: Window
-    beside: dict[Path, Window]
+    data_files: dict[Path, Window]
     stored: dict[str, Message] = field(default_factory=dict)
     makers: dict[str, _Maker] = field(default_factory=dict)
-    known: dict[str, Tensor | None] = field(default_factory=dict)
+    constants: dict[str, Tensor | None] = field(default_factory=dict)
 
     def part(self, size: int = _PART) -> None:
         self.window.allowance.take(size, "its nodes and names")
 
-    def held(self, graph: Message) -> dict[str, Held]:
+    def initialisers(self, graph: Message) -> dict[str, LazyArray]:
         """The named initialisers of floating numbers."""
-        found: dict[str, Held] = {}
+        initialisers: dict[str, LazyArray] = {}
         for message in graph.spans(5):
             self.part()
-            name = next((each.text for each in message.spans(8)), "")
+            name = next((text_field.text for text_field in message.spans(8)), "")
             dims: list[int] = []
             kind = 0
             for number, value in message.fields():
@@ -115,15 +114,15 @@ class _Scope:
                     kind = value
             floating = kind in _DTYPES and _DTYPES[kind][1].is_floating_point
             if floating and len(dims) <= 2:
-                found[name] = Held(tuple(dims), True, partial(self._needed, message))
-        return found
+                initialisers[name] = LazyArray(tuple(dims), True, partial(self._constant, message))
+        return initialisers
 
-    def _needed(self, message: Message) -> Tensor:
-        found = self.tensor(message)
-        assert found is not None, "its type was looked at"
-        return found
+    def _constant(self, message: Message) -> Tensor:
+        values = self.tensor(message)
+        assert values is not None, "its type was looked at"
+        return values
 
-    def walk(self, graph: Message, nodes: list[Node], depth: int) -> None:
+    def walk(self, graph: Message, nodes: list[RecurrentNode], depth: int) -> None:
         if depth > _DEPTH:
             raise graph.window.fail(graph.start, f"more than {_DEPTH} graphs inside each other")
         inner: list[Message] = []
@@ -132,15 +131,15 @@ class _Scope:
                 continue
             if number == 5:
                 self.part()
-                name = next((each.text for each in value.spans(8)), "")
+                name = next((text_field.text for text_field in value.spans(8)), "")
                 self.stored[name] = value
             elif number == 1:
                 self.part()
                 self.node(value, nodes, inner)
-        for each in inner:
-            _Scope(self.path, self, self.window, self.beside).walk(each, nodes, depth + 1)
+        for subgraph in inner:
+            _Scope(self.path, self, self.window, self.data_files).walk(subgraph, nodes, depth + 1)
 
-    def node(self, message: Message, nodes: list[Node], inner: list[Message]) -> None:
+    def node(self, message: Message, nodes: list[RecurrentNode], inner: list[Message]) -> None:
         inputs: list[str] = []
         outputs: list[str] = []
         name = op = domain = ""
@@ -164,16 +163,16 @@ class _Scope:
         if domain not in ("", "ai.onnx"):
             return
         if op in RECURRENT:
-            made = name or next((each for each in outputs if each), f"{op}_{len(nodes)}")
+            made = name or next((output for output in outputs if output), f"{op}_{len(nodes)}")
             attributes = dict(map(self.attribute, message.spans(5)))
-            nodes.append(Node(op, made, tuple(inputs), attributes, self.value))
+            nodes.append(RecurrentNode(op, made, tuple(inputs), attributes, self.value))
         elif op in _MAKES and outputs:
             self.makers[outputs[0]] = _Maker(op, tuple(inputs), message)
 
     def attribute(self, message: Message) -> tuple[str, Any]:
         """(name, value); a tensor or a graph as its message."""
         name = ""
-        found: Any = None
+        content: Any = None
         several: list[Any] = []
         for number, value in message.fields():
             if number in (7, 8, 9):
@@ -182,9 +181,9 @@ class _Scope:
                 if number == 1:
                     name = value.text
                 elif number == 4:
-                    found = value.data
+                    content = value.data
                 elif number == 5:
-                    found = value
+                    content = value
                 elif number == 7:
                     several += struct.unpack(f"<{value.size // 4}f", value.data[: value.size & -4])
                 elif number == 8:
@@ -192,33 +191,33 @@ class _Scope:
                 elif number == 9:
                     several.append(value.data)
             elif number == 2:
-                found = struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0]
+                content = struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0]
             elif number == 3:
-                found = signed(value)
+                content = signed(value)
             elif number == 7:
                 several.append(struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0])
             elif number == 8:
                 several.append(signed(value))
-        return name, several if found is None and several else found
+        return name, several if content is None and several else content
 
     def value(self, name: str, depth: int = 0) -> Tensor | None:
         """The numbers of a name, where the file holds them."""
-        if name in self.known:
-            return self.known[name]
+        if name in self.constants:
+            return self.constants[name]
         if depth > _DEPTH:
             return None
-        found: Tensor | None = None
+        constant: Tensor | None = None
         if name in self.stored:
-            found = self.tensor(self.stored[name])
+            constant = self.tensor(self.stored[name])
         elif name in self.makers:
-            self.known[name] = None  # a name that is made of itself has no numbers
-            found = self.made(name, self.makers[name], depth)
+            self.constants[name] = None  # a name that is made of itself has no numbers
+            constant = self.compute(name, self.makers[name], depth)
         elif self.outer is not None:
-            found = self.outer.value(name, depth)
-        self.known[name] = found
-        return found
+            constant = self.outer.value(name, depth)
+        self.constants[name] = constant
+        return constant
 
-    def made(self, name: str, maker: _Maker, depth: int) -> Tensor | None:
+    def compute(self, name: str, maker: _Maker, depth: int) -> Tensor | None:
         attributes = dict(map(self.attribute, maker.message.spans(5)))
         if maker.op == "Constant":
             value = attributes.get("value")
@@ -228,18 +227,21 @@ class _Scope:
                 if key in attributes:
                     return torch.tensor(attributes[key], dtype=dtype, device="cpu")
             return None
-        given = [self.value(each, depth + 1) if each else None for each in maker.inputs]
-        if not given or any(
-            value is None and bool(each) for each, value in zip(maker.inputs, given, strict=True)
+        operands = [
+            self.value(input_name, depth + 1) if input_name else None for input_name in maker.inputs
+        ]
+        if not operands or any(
+            value is None and bool(input_name)
+            for input_name, value in zip(maker.inputs, operands, strict=True)
         ):
             return None
-        size = sum(value.nbytes for value in given if value is not None)
+        size = sum(value.nbytes for value in operands if value is not None)
         if maker.op in _COPIES:
             self.window.allowance.take(_COPIES[maker.op] * size, name)
         try:
-            return _MAKES[maker.op](given, attributes)
+            return _MAKES[maker.op](operands, attributes)
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, OverflowError) as error:
-            line = next(iter(str(error).splitlines()), type(error).__name__)
+            line = first_line(error)
             raise FileError(
                 f"{self.path}: damaged: {maker.op}, which makes {name}, does not fit: {line}"
             ) from error
@@ -250,7 +252,7 @@ class _Scope:
         window = message.window
         dims: list[int] = []
         kind, location, name = 0, 0, ""
-        raw: Message | None = None
+        raw_data: Message | None = None
         lists: list[tuple[int, int | Message]] = []
         external: dict[str, str] = {}
         for number, value in message.fields():
@@ -263,9 +265,9 @@ class _Scope:
             elif number == 8 and isinstance(value, Message):
                 name = value.text
             elif number == 9 and isinstance(value, Message):
-                raw = value
+                raw_data = value
             elif number == 13 and isinstance(value, Message):
-                pair = {k: each.text for k, each in value.fields() if isinstance(each, Message)}
+                pair = {k: entry.text for k, entry in value.fields() if isinstance(entry, Message)}
                 external[pair.get(1, "")] = pair.get(2, "")
                 self.part()
             elif number in (4, 5, 7, 10):
@@ -278,27 +280,28 @@ class _Scope:
         code, dtype = _DTYPES[kind]
         count = math.prod(dims)
         if location == 1:
-            found = self.outside(message, name, external, np.dtype(code), dims)
-        elif raw is not None:
-            if raw.size != count * np.dtype(code).itemsize:
+            values = self.external_array(message, name, external, np.dtype(code), dims)
+        elif raw_data is not None:
+            if raw_data.size != count * np.dtype(code).itemsize:
                 raise window.fail(
-                    raw.start, f"{name} of shape {tuple(dims)} has {raw.size} bytes of numbers"
+                    raw_data.start,
+                    f"{name} of shape {tuple(dims)} has {raw_data.size} bytes of numbers",
                 )
-            found = window.array(raw.start, np.dtype(code), dims)
+            values = window.array(raw_data.start, np.dtype(code), dims)
         else:
             length = sum(v.size if isinstance(v, Message) else 8 for _, v in lists)
             window.allowance.take(2 * 8 * min(count, length), name or "a constant")
-            found = _listed(lists, np.dtype(code), count)
-            if found.numel() != count:
+            values = _listed(lists, np.dtype(code), count)
+            if values.numel() != count:
                 raise window.fail(
                     message.start,
-                    f"{name or 'a constant'} of shape {tuple(dims)} has {found.numel()} numbers",
+                    f"{name or 'a constant'} of shape {tuple(dims)} has {values.numel()} numbers",
                 )
-            found = found.reshape(dims)
+            values = values.reshape(dims)
         half = dtype == torch.bfloat16
-        return found.view(torch.bfloat16) if half else found
+        return values.view(torch.bfloat16) if half else values
 
-    def outside(
+    def external_array(
         self,
         message: Message,
         name: str,
@@ -329,9 +332,9 @@ class _Scope:
             raise message.window.fail(
                 message.start, f"{name} of shape {tuple(dims)} has {numbers['length']} bytes"
             )
-        outside = self.beside.get(place)
+        outside = self.data_files.get(place)
         if outside is None:
-            outside = self.beside[place] = Window.of(place)
+            outside = self.data_files[place] = Window.of(place)
             # what the model may take, bears a relation to all its files together
             self.window.allowance.size += outside.size
             outside.allowance = self.window.allowance
@@ -370,32 +373,32 @@ def _listed(
 
 # operations on constants --------------------------------------------------------------------
 
-_Given = Sequence[Tensor | None]
+_Operands = Sequence[Tensor | None]
 
 
-def _given(
-    values: _Given, attributes: Mapping[str, Any], place: int, name: str
+def _integers(
+    values: _Operands, attributes: Mapping[str, Any], place: int, name: str
 ) -> list[int] | None:
     """Whole numbers that older models give as an attribute and newer ones as an input."""
     if len(values) > place and (value := values[place]) is not None:
         return [int(k) for k in value.reshape(-1).tolist()]
-    found = attributes.get(name)
-    return None if found is None else [int(k) for k in found]
+    numbers = attributes.get(name)
+    return None if numbers is None else [int(k) for k in numbers]
 
 
-def _first(values: _Given) -> Tensor:
+def _first(values: _Operands) -> Tensor:
     if values[0] is None:
         raise ValueError("it has no input")
     return values[0]
 
 
-def _slice(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+def _slice(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
     x = _first(values)
-    starts, ends = (_given(values, attributes, k, n) for k, n in ((1, "starts"), (2, "ends")))
+    starts, ends = (_integers(values, attributes, k, n) for k, n in ((1, "starts"), (2, "ends")))
     if starts is None or ends is None:
         raise ValueError("no starts, no ends")
-    axes = _given(values, attributes, 3, "axes") or list(range(len(starts)))
-    steps = _given(values, attributes, 4, "steps") or [1] * len(starts)
+    axes = _integers(values, attributes, 3, "axes") or list(range(len(starts)))
+    steps = _integers(values, attributes, 4, "steps") or [1] * len(starts)
     index = [slice(None)] * x.dim()
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step < 1:
@@ -404,8 +407,8 @@ def _slice(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
     return x[tuple(index)]
 
 
-def _unsqueeze(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
-    x, axes = _first(values), _given(values, attributes, 1, "axes") or []
+def _unsqueeze(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
+    x, axes = _first(values), _integers(values, attributes, 1, "axes") or []
     if len(axes) > 8:
         raise ValueError(f"{len(axes)} new axes")
     rank = x.dim() + len(axes)
@@ -414,35 +417,35 @@ def _unsqueeze(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
     return x
 
 
-def _squeeze(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
-    x, axes = _first(values), _given(values, attributes, 1, "axes")
+def _squeeze(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
+    x, axes = _first(values), _integers(values, attributes, 1, "axes")
     return x.squeeze() if axes is None else x.squeeze(axes)
 
 
-def _concat(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+def _concat(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
     return torch.cat([x for x in values if x is not None], int(attributes["axis"]))
 
 
-def _reshape(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
-    x, shape = _first(values), _given(values, attributes, 1, "shape") or []
+def _reshape(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
+    x, shape = _first(values), _integers(values, attributes, 1, "shape") or []
     if not attributes.get("allowzero"):
         shape = [x.shape[k] if size == 0 else size for k, size in enumerate(shape)]
     return x.reshape(shape)
 
 
-def _transpose(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+def _transpose(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
     x = _first(values)
     return x.permute([int(k) for k in attributes.get("perm") or range(x.dim())[::-1]])
 
 
-def _cast(values: _Given, attributes: Mapping[str, Any]) -> Tensor:
+def _cast(values: _Operands, attributes: Mapping[str, Any]) -> Tensor:
     return _first(values).to(_DTYPES[int(attributes["to"])][1])
 
 
 _COPIES = {"Concat": 1, "Reshape": 1, "Cast": 4}
 """Operations whose result may be no view, and how many times its inputs it takes."""
 
-_MAKES: Mapping[str, Callable[[_Given, Mapping[str, Any]], Tensor]] = {
+_MAKES: Mapping[str, Callable[[_Operands, Mapping[str, Any]], Tensor]] = {
     "Constant": lambda values, _: _first(values),  # has no inputs: its value is an attribute
     "Identity": lambda values, _: _first(values),
     "Slice": _slice,

@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.window import Held
+from rnnscope._files.disk import Allowance, LazyArray
 from rnnscope._layouts import Converted
 
-__all__ = ["Node", "Raw", "by_number"]
+__all__ = ["RecurrentNode", "FileContent", "by_number"]
 
 
 def by_number(name: str) -> list[str | int]:
@@ -24,7 +23,7 @@ def by_number(name: str) -> list[str | int]:
 
 
 @dataclass(frozen=True)
-class Node:
+class RecurrentNode:
     """A recurrent node of an ONNX graph: its operation, inputs by name, and attributes.
 
     ``value`` gives an input's numbers where the file holds them, else None.
@@ -38,12 +37,12 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Raw:
+class FileContent:
     """What a file holds.
 
     ``kind`` is ``torch``, ``safetensors``, ``npz``, ``keras``, ``hdf5``, ``onnx`` or ``json``.
     ``allowance`` counts the memory that it takes. ``arrays`` are not read yet. ``config`` is the
-    text in which Keras describes the model, or a ``Document`` of JSON; ``names`` maps a group of
+    text in which Keras describes the model, or a ``JsonModel``; ``names`` maps a group of
     arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
     that rnnscope wrote beside the arrays, by layer; ``conversions`` are the layers that were made
     of its arrays, with these arrays.
@@ -52,10 +51,10 @@ class Raw:
     path: Path
     kind: str
     allowance: Allowance
-    arrays: Mapping[str, Held] = field(default_factory=dict)
+    arrays: Mapping[str, LazyArray] = field(default_factory=dict)
     config: Any = None
     names: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[RecurrentNode, ...] = ()
     cells: Mapping[str, str] = field(default_factory=dict)
     conversions: dict[Any, tuple[Converted, Any]] = field(default_factory=dict)

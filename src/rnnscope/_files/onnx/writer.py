@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from rnnscope._files.wire import encoded
+from rnnscope._files.onnx.protobuf import encode_field
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.cells import CELLS, DECLARED, Cell
@@ -52,28 +52,37 @@ def model_of(layers: Sequence[Layer]) -> bytes:
         kind = _KINDS[str(next(iter(stack[0][1].values())).dtype).removeprefix("torch.")]
         source = f"{before}input"
         inputs.append(_value(source, kind, adopted.input_size))
-        for k, (own, arrays) in enumerate(stack):
-            nodes.append(_node(own, source, f"{own}.Y", adopted, arrays))
-            constants += [_tensor(f"{own}.{key}", value.numpy()) for key, value in arrays.items()]
+        for k, (node_name, arrays) in enumerate(stack):
+            nodes.append(_node(node_name, source, f"{node_name}.Y", adopted, arrays))
+            constants += [
+                _tensor(f"{node_name}.{key}", value.numpy()) for key, value in arrays.items()
+            ]
             # (time, direction, batch, hidden) to (time, batch, direction × hidden)
-            source = f"{before}output" if k + 1 == len(stack) else f"{own}.output"
+            source = f"{before}output" if k + 1 == len(stack) else f"{node_name}.output"
             nodes.append(
-                _operation("Transpose", [f"{own}.Y"], [f"{own}.turned"], {"perm": [0, 2, 1, 3]})
+                _operation(
+                    "Transpose", [f"{node_name}.Y"], [f"{node_name}.turned"], {"perm": [0, 2, 1, 3]}
+                )
             )
-            nodes.append(_operation("Reshape", [f"{own}.turned", "joined"], [source], {}))
+            nodes.append(_operation("Reshape", [f"{node_name}.turned", "joined"], [source], {}))
         outputs.append(_value(source, kind, None))
     constants.append(_tensor("joined", np.array([0, 0, -1], np.int64), 7))
     graph = b"".join(
         [
-            *(encoded(1, node) for node in nodes),
-            encoded(2, "rnnscope"),
-            *(encoded(5, constant) for constant in constants),
-            *(encoded(11, each) for each in inputs),
-            *(encoded(12, each) for each in outputs),
+            *(encode_field(1, node) for node in nodes),
+            encode_field(2, "rnnscope"),
+            *(encode_field(5, constant) for constant in constants),
+            *(encode_field(11, value_info) for value_info in inputs),
+            *(encode_field(12, value_info) for value_info in outputs),
         ]
     )
-    opset = encoded(1, "") + encoded(2, _OPSET)
-    return encoded(1, _IR) + encoded(2, "rnnscope") + encoded(7, graph) + encoded(8, opset)
+    opset = encode_field(1, "") + encode_field(2, _OPSET)
+    return (
+        encode_field(1, _IR)
+        + encode_field(2, "rnnscope")
+        + encode_field(7, graph)
+        + encode_field(8, opset)
+    )
 
 
 def _node(
@@ -85,10 +94,14 @@ def _node(
     facts: dict[str, object] = {"hidden_size": adopted.hidden_size, "direction": direction}
     functions = _functions(adopted.cell, op) if adopted.cell not in _standard() else []
     if functions:
-        numbers = [re.findall(r"-?\d[\d.e+-]*", each.partition("(")[2]) for each in functions]
-        facts["activations"] = [_NAMES[each.partition("(")[0]] for each in functions] * (1 + two)
+        numbers = [
+            re.findall(r"-?\d[\d.e+-]*", function.partition("(")[2]) for function in functions
+        ]
+        facts["activations"] = [_NAMES[function.partition("(")[0]] for function in functions] * (
+            1 + two
+        )
         for k, which in enumerate(("alpha", "beta")):
-            values = [float(each[k]) for each in numbers if len(each) > k]
+            values = [float(function[k]) for function in numbers if len(function) > k]
             if values:
                 facts[f"activation_{which}"] = values * (1 + two)
     if op == "GRU":
@@ -104,17 +117,16 @@ def _node(
 
 
 def _standard() -> tuple[Cell, ...]:
-    plain = (each for name, each in CELLS.items() if name != "rnn_relu")
-    return (*plain, *(each for name, each in DECLARED.items() if name not in CELLS))
+    plain = (cell for name, cell in CELLS.items() if name != "rnn_relu")
+    return (*plain, *(cell for name, cell in DECLARED.items() if name not in CELLS))
 
 
 def _resets_after(cell: Cell) -> bool:
     """Whether r multiplies W_hn h + b_hn, after the product."""
-    found = any(
+    return any(
         isinstance(part, Product) and "FromH" in type(part.right).__name__
         for part in _parts(cell.equations["n"])
     )
-    return found
 
 
 def _parts(expr: Expr) -> list[Expr]:
@@ -130,21 +142,19 @@ def _parts(expr: Expr) -> list[Expr]:
 def _functions(cell: Cell, op: str) -> list[str]:
     """The names of a cell's functions in ONNX's order f, g, h; each stands for several gates."""
     together = {"LSTM": {"i": "fo"}, "GRU": {"r": "z"}, "RNN": {}}[op]
-    found = []
+    functions = []
     for letter in _OF[op]:
         name = _function(cell, letter)
         if any(
-            _function(cell, other) != name
-            for other in together.get(letter, "")
-            if other in cell.gates
+            _function(cell, gate) != name for gate in together.get(letter, "") if gate in cell.gates
         ):
             raise RefusedError(f"ONNX has one activation for the gates {letter}{together[letter]}")
         family = name.partition("(")[0]
         if family not in _NAMES:
             raise RefusedError(f"ONNX has no activation {name}")
         # PyTorch's hard sigmoid, x / 6 + 1 / 2
-        found.append(f"hard_sigmoid({1 / 6!r}, 0.5)" if name == "hard_sigmoid" else name)
-    return found
+        functions.append(f"hard_sigmoid({1 / 6!r}, 0.5)" if name == "hard_sigmoid" else name)
+    return functions
 
 
 def _function(cell: Cell, name: str) -> str:
@@ -163,27 +173,27 @@ def _operation(
 ) -> bytes:
     return b"".join(
         [
-            *(encoded(1, each) for each in inputs),
-            *(encoded(2, each) for each in outputs),
-            encoded(3, name),
-            encoded(4, op),
-            *(encoded(5, _attribute(key, value)) for key, value in facts.items()),
+            *(encode_field(1, tensor_name) for tensor_name in inputs),
+            *(encode_field(2, tensor_name) for tensor_name in outputs),
+            encode_field(3, name),
+            encode_field(4, op),
+            *(encode_field(5, _attribute(key, value)) for key, value in facts.items()),
         ]
     )
 
 
 def _attribute(name: str, value: object) -> bytes:
-    head = encoded(1, name)
+    head = encode_field(1, name)
     if isinstance(value, int):
-        return head + encoded(3, value) + encoded(20, 2)
+        return head + encode_field(3, value) + encode_field(20, 2)
     if isinstance(value, str):
-        return head + encoded(4, value) + encoded(20, 3)
+        return head + encode_field(4, value) + encode_field(20, 3)
     assert isinstance(value, list)
     if isinstance(value[0], float):
-        return head + b"".join(encoded(7, each) for each in value) + encoded(20, 6)
+        return head + b"".join(encode_field(7, entry) for entry in value) + encode_field(20, 6)
     if isinstance(value[0], int):
-        return head + b"".join(encoded(8, each) for each in value) + encoded(20, 7)
-    return head + b"".join(encoded(9, each) for each in value) + encoded(20, 8)
+        return head + b"".join(encode_field(8, entry) for entry in value) + encode_field(20, 7)
+    return head + b"".join(encode_field(9, entry) for entry in value) + encode_field(20, 8)
 
 
 def _tensor(
@@ -192,17 +202,19 @@ def _tensor(
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return b"".join(
         [
-            *(encoded(1, size) for size in array.shape),
-            encoded(2, kind or _KINDS[str(array.dtype)]),
-            encoded(8, name),
-            encoded(9, data.tobytes()),
+            *(encode_field(1, size) for size in array.shape),
+            encode_field(2, kind or _KINDS[str(array.dtype)]),
+            encode_field(8, name),
+            encode_field(9, data.tobytes()),
         ]
     )
 
 
 def _value(name: str, kind: int, last: int | None) -> bytes:
     """A tensor of three dims: time, batch, and a size or any."""
-    dims = [encoded(2, "time"), encoded(2, "batch")]
-    dims.append(encoded(1, last) if last is not None else encoded(2, f"{name}_size"))
-    shape = b"".join(encoded(1, dim) for dim in dims)
-    return encoded(1, name) + encoded(2, encoded(1, encoded(1, kind) + encoded(2, shape)))
+    dims = [encode_field(2, "time"), encode_field(2, "batch")]
+    dims.append(encode_field(1, last) if last is not None else encode_field(2, f"{name}_size"))
+    shape = b"".join(encode_field(1, dim) for dim in dims)
+    return encode_field(1, name) + encode_field(
+        2, encode_field(1, encode_field(1, kind) + encode_field(2, shape))
+    )

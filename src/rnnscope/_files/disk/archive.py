@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import IO
 
-from rnnscope._files.allowance import Allowance
+from rnnscope._files.disk.allowance import Allowance
+from rnnscope._files.disk.reason import first_line
 from rnnscope.errors import FileError
 
 __all__ = ["Archive"]
@@ -19,36 +22,39 @@ _ENTRY = 20
 
 
 class Archive:
-    """A .zip that stays open for reading: it is found through once, however many entries are read.
+    """A .zip that stays open for reading: its directory is read once, however many its entries.
 
     Nothing of it is written anywhere: names are only names. Raises ``FileError`` where it is
-    damaged, and where an entry takes more than the allowance.
+    damaged, and where an entry takes more than the allowance. Checksums are compared when an entry
+    is read to its end; those of entries that are not packed only where there are ``sums``, for
+    torch.save may leave them out.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sums: bool = True) -> None:
         self.path = path
+        self._sums = sums
         self.allowance = Allowance.of(path)
-        with judged(path, "the archive"), path.open("rb") as file:
+        with naming_damage(path, "the archive"), path.open("rb") as file:
             start, size = _directory(path, file, self.allowance.size)
         self.allowance.take(_ENTRY * size, "the names in the archive")
-        with judged(path, "the archive"):
+        with naming_damage(path, "the archive"):
             self._file = zipfile.ZipFile(path)
         if self._file.start_dir != start:  # another reader would find other entries
             raise FileError(f"{path}: damaged: the directory of the archive is not where it says")
 
     @property
     def names(self) -> list[str]:
-        """What it holds."""
+        """The names of its entries."""
         return self._file.namelist()
 
     @property
     def comment(self) -> bytes:
-        """What stands behind its entries."""
+        """The comment at its end."""
         return self._file.comment
 
     @property
     def entries(self) -> list[zipfile.ZipInfo]:
-        """All of them, those that have a name in common, too."""
+        """Every entry; several may have the same name."""
         return self._file.infolist()
 
     def size(self, name: str) -> int:
@@ -57,9 +63,9 @@ class Archive:
 
     @contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
-        """An entry as a stream. What its reader raises of damaged bytes is said of the entry."""
+        """An entry as a stream; errors of whoever reads it name the entry."""
         entry = self._entry(name)
-        with judged(self.path, name), self._file.open(entry) as file:
+        with naming_damage(self.path, name), self._file.open(entry) as file:
             yield file
 
     def read(self, name: str) -> bytes:
@@ -72,6 +78,16 @@ class Archive:
             raise FileError(f"{self.path}, {name}: damaged: {len(data)} bytes, {size} declared")
         return data
 
+    def again(self) -> io.BytesIO:
+        """All entries in an archive in memory, not packed: each has its size and its checksum."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as file:
+            for name in dict.fromkeys(self.names):
+                self.allowance.take(self.size(name), name)
+                file.writestr(name, self.read(name))
+        buffer.seek(0)
+        return buffer
+
     def _entry(self, name: str) -> zipfile.ZipInfo:
         try:
             entry = self._file.getinfo(name)
@@ -81,6 +97,9 @@ class Archive:
             raise FileError(f"{self.path}, {name}: packed in a way that is not read here")
         if entry.flag_bits & 1:
             raise FileError(f"{self.path}, {name}: encrypted")
+        if entry.compress_type == zipfile.ZIP_STORED and not self._sums:
+            entry = copy(entry)
+            del entry.CRC
         return entry
 
 
@@ -103,8 +122,8 @@ def _directory(path: Path, file: IO[bytes], size: int) -> tuple[int, int]:
 
 
 @contextmanager
-def judged(path: Path, place: str) -> Iterator[None]:
-    """What the readers of zip, deflate and arrays raise of a damaged file, said of the file."""
+def naming_damage(path: Path, place: str) -> Iterator[None]:
+    """Raise ``FileError``, with the file and the place, for what zip, deflate and NumPy raise."""
     try:
         yield
     except FileError:
@@ -121,5 +140,5 @@ def judged(path: Path, place: str) -> Iterator[None]:
         IndexError,
         KeyError,
     ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise FileError(f"{path}, {place}: damaged: {reason}") from error

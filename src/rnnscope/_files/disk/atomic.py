@@ -31,11 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     try:
         path = path.resolve()
-        other = path.exists() and not path.is_file()
+        occupied = path.exists() and not path.is_file()
         kind = "a folder" if path.is_dir() else "no regular file"
     except (OSError, ValueError, RuntimeError) as error:
         raise FileError(f"cannot write {path}: {_reason(error)}") from error
-    if other:
+    if occupied:
         raise FileError(f"cannot write {path}: it is {kind}; name a file")
     try:
         mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
@@ -43,17 +43,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, ValueError) as error:
         raise FileError(f"cannot write {path}: {_reason(error)}") from error
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        beside.chmod(mode)
-        os.replace(beside, path)
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, path)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, FileError):
             raise
         raise FileError(f"cannot write {path}: {_reason(error)}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> object:

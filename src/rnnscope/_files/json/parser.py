@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.window import Window
+from rnnscope._files.disk import Window
 from rnnscope.errors import FileError
 
-__all__ = ["DEEPEST", "MOST", "Numbers", "parsed"]
+__all__ = ["DEEPEST", "MOST", "Numbers", "parse_json"]
 
 DEEPEST = 32
 """Lists and objects inside each other; a model has about six."""
@@ -53,7 +53,7 @@ class Numbers:
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """How many numbers they are."""
         return prod(self.shape)
 
     def entries(self) -> Iterator[Numbers]:
@@ -72,8 +72,8 @@ class Numbers:
         )
 
 
-def parsed(window: Window) -> Any:
-    """What the text means. Raises ``FileError`` with the place that is no JSON, or not allowed."""
+def parse_json(window: Window) -> Any:
+    """The value that the text holds. Raises ``FileError`` with the place that is not allowed."""
     return _Parser(window).document()
 
 
@@ -149,34 +149,34 @@ class _Parser:
         if match is None:
             raise self.fail("a text does not end, or holds a byte that is not allowed in it")
         try:
-            found: str = json.loads(match[0].decode())
-            found.encode()
+            text: str = json.loads(match[0].decode())
+            text.encode()
         except ValueError as error:
             raise self.fail("a text is not UTF-8, or has a wrong escape") from error
         self.at = match.end()
-        return found
+        return text
 
     def read_object(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         self.at += 1
         if self.byte() == b"}":
             self.at += 1
-            return found
+            return entries
         while True:
             if self.byte() != b'"':
                 raise self.fail("expected a key in quotation marks")
             place = self.at
             key = self.read_text()
-            if key in found:
+            if key in entries:
                 raise self.fail(f"the key {key[:80]!r} is there twice", place)
             if self.byte() != b":":
                 raise self.fail("expected a colon after a key")
             self.at += 1
             self.skip()
-            found[key] = self.read_value(depth + 1)
+            entries[key] = self.read_value(depth + 1)
             self.count(1)
             if self.closed(b"}"):
-                return found
+                return entries
 
     def closed(self, end: bytes) -> bool:
         """Whether an object or a list ends here, or goes on after a comma."""

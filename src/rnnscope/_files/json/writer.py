@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._files.jsonfile import JSON_ENDINGS, MARK, USUAL
+from rnnscope._files.json.file import JSON_ENDINGS, MARK, USUAL
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import kind_of
@@ -24,7 +24,7 @@ from rnnscope.errors import RefusedError
 __all__ = [
     "JSON_ENDINGS",
     "JSON_LAYOUTS",
-    "Written",
+    "JsonLayer",
     "json_of",
     "refuse_directions",
     "refuse_layout",
@@ -36,14 +36,14 @@ _UNITS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 
 
 @dataclass(frozen=True)
-class Written:
+class JsonLayer:
     """A layer to be written: the layout's arrays for each layer of its stack, or for all of
     them; and the numbers of the model around it."""
 
     name: str
     adopted: Adopted
     arrays: tuple[Mapping[str, Tensor], ...]
-    beside: Mapping[str, Tensor]
+    model_numbers: Mapping[str, Tensor]
 
 
 def refuse_layout(path: Path, ending: str, layout: Layout) -> None:
@@ -55,15 +55,15 @@ def refuse_layout(path: Path, ending: str, layout: Layout) -> None:
 
 
 def refuse_directions(place: str, layout: Layout, adopted: Adopted) -> None:
-    """Raise ``RefusedError`` for two directions, which no program of these runs."""
+    """Raise ``RefusedError`` for two directions: no program that reads these files runs them."""
     if layout.name in JSON_LAYOUTS and len(adopted.directions) > 1:
         raise RefusedError(f"{place}layout {layout.name} holds one direction; the layer has two")
 
 
-def json_of(path: Path, layout: Layout, layers: Sequence[Written]) -> bytes:
+def json_of(path: Path, layout: Layout, layers: Sequence[JsonLayer]) -> bytes:
     """The text of a file. Raises ``RefusedError`` for what its format cannot hold."""
     for layer in layers:
-        for arrays in (*layer.arrays, layer.beside):
+        for arrays in (*layer.arrays, layer.model_numbers):
             for name, value in arrays.items():
                 if not bool(value.isfinite().all()):
                     raise RefusedError(f"{path}: {name} holds NaN or infinity, which JSON lacks")
@@ -74,7 +74,7 @@ def json_of(path: Path, layout: Layout, layers: Sequence[Written]) -> bytes:
             f"for each"
         )
     data, kept, notes = _WRITERS[layout.name](path, layers)
-    dropped = [name for layer in layers for name in layer.beside if name not in kept]
+    dropped = [name for layer in layers for name in layer.model_numbers if name not in kept]
     if dropped:
         notes = [*notes, f"{', '.join(dropped)} of the model that was read are not in this file"]
     dtypes = {next(iter(layer.arrays[0].values())).dtype for layer in layers}
@@ -89,10 +89,10 @@ def json_of(path: Path, layout: Layout, layers: Sequence[Written]) -> bytes:
 _Model = tuple[dict[str, Any], set[str], list[str]]  # the data, what it keeps, what is to be said
 
 
-def _head(layer: Written) -> tuple[Tensor, Tensor, list[str]]:
+def _head(layer: JsonLayer) -> tuple[Tensor, Tensor, list[str]]:
     """Weight and bias of the head, and what is to be said of it."""
-    if {"head.weight", "head.bias"} <= layer.beside.keys():
-        weight, bias = layer.beside["head.weight"], layer.beside["head.bias"]
+    if {"head.weight", "head.bias"} <= layer.model_numbers.keys():
+        weight, bias = layer.model_numbers["head.weight"], layer.model_numbers["head.bias"]
         if (
             weight.dim() == 2
             and weight.shape[1] == layer.adopted.hidden_size
@@ -107,13 +107,13 @@ def _head(layer: Written) -> tuple[Tensor, Tensor, list[str]]:
     return zeros, zeros[0, :1], ["no head was given to save: the one in this file is of zeros"]
 
 
-def _nam(path: Path, layers: Sequence[Written]) -> _Model:
+def _nam(path: Path, layers: Sequence[JsonLayer]) -> _Model:
     layer = layers[0]
     depth, hidden = layer.adopted.num_layers, layer.adopted.hidden_size
     weight, bias, notes = _head(layer)
     states = []
     for name in ("h_0", "c_0"):
-        state = layer.beside.get(name, torch.zeros(depth, 1, hidden))
+        state = layer.model_numbers.get(name, torch.zeros(depth, 1, hidden))
         if state.shape != (depth, 1, hidden):
             raise RefusedError(
                 f"{path}: {name} must be {(depth, 1, hidden)}; got {tuple(state.shape)}"
@@ -136,13 +136,13 @@ def _nam(path: Path, layers: Sequence[Written]) -> _Model:
         "config": config,
         "weights": weights,
     }
-    if "sample_rate" in layer.beside:
-        data["sample_rate"] = layer.beside["sample_rate"].item()
+    if "sample_rate" in layer.model_numbers:
+        data["sample_rate"] = layer.model_numbers["sample_rate"].item()
     kept = {"h_0", "c_0", "head.weight", "head.bias", "sample_rate"}
     return data, kept, notes
 
 
-def _rtneural(path: Path, layers: Sequence[Written]) -> _Model:
+def _rtneural(path: Path, layers: Sequence[JsonLayer]) -> _Model:
     entries: list[dict[str, Any]] = []
     width = layers[0].adopted.input_size
     for layer in layers:
@@ -165,7 +165,7 @@ def _rtneural(path: Path, layers: Sequence[Written]) -> _Model:
                 }
             )
     kept: set[str] = set()
-    if "head.weight" in layers[-1].beside:
+    if "head.weight" in layers[-1].model_numbers:
         weight, bias, _ = _head(layers[-1])
         kept = {"head.weight", "head.bias"}
         entries.append(
@@ -180,10 +180,10 @@ def _rtneural(path: Path, layers: Sequence[Written]) -> _Model:
     return {"in_shape": shape, "layers": entries}, kept, []
 
 
-def _guitarml(path: Path, layers: Sequence[Written]) -> _Model:
+def _guitarml(path: Path, layers: Sequence[JsonLayer]) -> _Model:
     layer = layers[0]
     weight, bias, notes = _head(layer)
-    skip = layer.beside.get("skip")
+    skip = layer.model_numbers.get("skip")
     state = {**layer.arrays[0], "lin.weight": weight, "lin.bias": bias}
     facts = {
         "model": "SimpleRNN",
@@ -199,7 +199,7 @@ def _guitarml(path: Path, layers: Sequence[Written]) -> _Model:
     return {"model_data": facts, "state_dict": lists}, {"head.weight", "head.bias", "skip"}, notes
 
 
-_WRITERS: Mapping[str, Callable[[Path, Sequence[Written]], _Model]] = {
+_WRITERS: Mapping[str, Callable[[Path, Sequence[JsonLayer]], _Model]] = {
     "nam": _nam,
     "rtneural": _rtneural,
     "guitarml": _guitarml,

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._files.found import CELL_KINDS, Found, Wanted, kind_name, layer_name
-from rnnscope._files.jsonfile import PARAMETER, USUAL, Document
-from rnnscope._files.jsontext import Numbers
-from rnnscope._files.pytorchlayers import assembled
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import LazyArray
+from rnnscope._files.json.file import PARAMETER, USUAL, JsonModel
+from rnnscope._files.json.parser import Numbers
+from rnnscope._files.pytorch import assemble
+from rnnscope._files.stored_layer import CELL_KINDS, LoadRequest, StoredLayer, kind_name, layer_name
 from rnnscope._layouts import Converted, Layout, layout_named, to_torch
 from rnnscope._layouts.kinds import kind_of
 from rnnscope.errors import DtypeError, FileError, ShapeError
@@ -30,26 +30,30 @@ _DENSE = ("dense", "time-distributed-dense")
 _UNITS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
 
 
-def layers_of_json(raw: Raw, chosen: Layout | None, wanted: Wanted) -> list[Found]:
+def layers_of_json(
+    content: FileContent, chosen: Layout | None, request: LoadRequest
+) -> list[StoredLayer]:
     """Every recurrent layer. Raises ``FileError`` with the place that does not fit."""
-    document: Document = raw.config
-    if chosen is not None and chosen.name != document.layout:
+    model: JsonModel = content.config
+    if chosen is not None and chosen.name != model.layout:
         raise FileError(
-            f"{raw.path}: this JSON is in layout {document.layout}; got layout={chosen.name!r}: "
+            f"{content.path}: this JSON is in layout {model.layout}; got layout={chosen.name!r}: "
             f"leave it out"
         )
-    match document.layout:
+    match model.layout:
         case "nam":
-            found = [_nam(raw.path, document)]
+            layers = [_nam(content.path, model)]
         case "rtneural":
-            found = _rtneural(raw.path, document)
+            layers = _rtneural(content.path, model)
         case _:
-            found = _state_dict(raw.path, document)
-    for layer in found:
-        if wanted.cell is not None and kind_of(layer.cell) not in CELL_KINDS[wanted.cell]:
-            held = kind_name(layer.cell)
-            raise FileError(f"{layer.place}: these are weights of {held}, not {wanted.cell}")
-    return found
+            layers = _state_dict(content.path, model)
+    for layer in layers:
+        if request.cell is not None and kind_of(layer.cell) not in CELL_KINDS[request.cell]:
+            stored_kind = kind_name(layer.cell)
+            raise FileError(
+                f"{layer.place}: these are weights of {stored_kind}, not {request.cell}"
+            )
+    return layers
 
 
 # what a place must hold ---------------------------------------------------------------------
@@ -57,7 +61,7 @@ def layers_of_json(raw: Raw, chosen: Layout | None, wanted: Wanted) -> list[Foun
 
 def _object(place: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise FileError(f"{place}: expected an object; got {_what(value)}")
+        raise FileError(f"{place}: expected an object; got {_describe(value)}")
     return value
 
 
@@ -73,7 +77,7 @@ def _whole(
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or (value < 1 and value != default) or (most is not None and value > most):
         least = 1 if default is None else min(1, default)
-        got = _what(value) if key in facts else "nothing"
+        got = _describe(value) if key in facts else "nothing"
         upto = "" if most is None else f" to {most}"
         raise FileError(f"{place}: {key} must be a whole number from {least}{upto}; got {got}")
     return int(value)
@@ -92,25 +96,25 @@ def _numbers(place: str, value: Any, dims: int | None = None) -> Numbers:
 def _misfit(value: Any) -> tuple[str, str]:
     """Where in nested lists the first entry is that is no number, or of another length."""
     if not isinstance(value, list):
-        return "", f"expected lists of numbers; got {_what(value)}"
+        return "", f"expected lists of numbers; got {_describe(value)}"
     first = value[0] if value else None
     for k, entry in enumerate(value):
         if isinstance(entry, Numbers):
             if isinstance(first, Numbers) and entry.shape != first.shape:
                 return f"[{k}]", f"expected a list of the shape {first.shape}; got {entry.shape}"
             if not isinstance(first, Numbers):
-                return f"[{k}]", f"expected {_what(first)}, as before; got a list"
+                return f"[{k}]", f"expected {_describe(first)}, as before; got a list"
         elif isinstance(entry, list):
             where, why = _misfit(entry)
             return f"[{k}]{where}", why
         elif isinstance(entry, bool) or not isinstance(entry, int | float):
-            return f"[{k}]", f"expected a number; got {_what(entry)}"
+            return f"[{k}]", f"expected a number; got {_describe(entry)}"
         elif isinstance(first, Numbers):
             return f"[{k}]", f"expected a list of the shape {first.shape}; got a number"
     return "", "expected lists of numbers"
 
 
-def _what(value: Any) -> str:
+def _describe(value: Any) -> str:
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]
@@ -125,17 +129,17 @@ def _what(value: Any) -> str:
     return repr(value)[:40]
 
 
-def _tensor(place: str, numbers: Numbers, document: Document) -> Tensor:
-    tensor = numbers.tensor(document.dtype)
+def _tensor(place: str, numbers: Numbers, model: JsonModel) -> Tensor:
+    tensor = numbers.tensor(model.dtype)
     if not bool(tensor.isfinite().all()):
         first = int((~tensor.isfinite()).flatten().nonzero()[0])
-        rest, index = first, []
+        remainder, index = first, []
         for size in reversed(tensor.shape):
-            rest, k = divmod(rest, size)
+            remainder, k = divmod(remainder, size)
             index.append(f"[{k}]")
         raise FileError(
             f"{place}{''.join(reversed(index))}: a number is beyond "
-            f"{str(document.dtype).removeprefix('torch.')}"
+            f"{str(model.dtype).removeprefix('torch.')}"
         )
     return tensor
 
@@ -159,20 +163,21 @@ def _head_note(name: str, weight: Tensor) -> str:
 # .nam ---------------------------------------------------------------------------------------
 
 
-def _nam(path: Path, document: Document) -> Found:
-    architecture = document.data["architecture"]
+def _nam(path: Path, model: JsonModel) -> StoredLayer:
+    architecture = model.data["architecture"]
     if architecture != "LSTM":
         raise FileError(
-            f"{path}: expected architecture 'LSTM', the recurrent one; got {_what(architecture)}"
+            f"{path}: expected architecture 'LSTM', the recurrent one; "
+            f"got {_describe(architecture)}"
         )
     place = f"{path}, config"
-    config = _object(place, document.data.get("config"))
+    config = _object(place, model.data.get("config"))
     feature, hidden, depth = (
         _whole(place, config, key) for key in ("input_size", "hidden_size", "num_layers")
     )
     outputs = _whole(place, config, "out_channels", 1)
     place = f"{path}, weights"
-    numbers = _numbers(place, document.data["weights"], 1)
+    numbers = _numbers(place, model.data["weights"], 1)
     layer, head = 4 * hidden * 2 * hidden + 6 * hidden, outputs * (hidden + 1)
     expected = depth * layer + 4 * hidden * (feature - hidden) + head
     if numbers.count != expected:
@@ -182,8 +187,8 @@ def _nam(path: Path, document: Document) -> Found:
         )
     record = layout_named("nam")
     arrays: dict[str, Tensor] = {}
-    h_0, c_0 = torch.empty(2, depth, 1, hidden, dtype=document.dtype)
-    flat = _tensor(place, numbers, document)
+    h_0, c_0 = torch.empty(2, depth, 1, hidden, dtype=model.dtype)
+    flat = _tensor(place, numbers, model)
     for k in range(depth):
         width = (hidden if k else feature) + hidden
         before = record.layer.format(number=k) if depth > 1 else ""
@@ -195,21 +200,21 @@ def _nam(path: Path, document: Document) -> Found:
             flat[5 * hidden : 6 * hidden],
         )
         flat = flat[6 * hidden :]
-    beside = {
+    model_numbers = {
         "h_0": h_0,
         "c_0": c_0,
         "head.weight": flat[: outputs * hidden].reshape(outputs, hidden).clone(),
         "head.bias": flat[outputs * hidden :].clone(),
     }
-    rate = document.data.get("sample_rate")
+    rate = model.data.get("sample_rate")
     if isinstance(rate, int | float) and 1 < rate < 1e9:  # -1 stands for an unknown rate
-        beside["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
-    name = document.name or USUAL["nam"]
-    notes = [_head_note(name, beside["head.weight"])]
-    if any(bool(beside[state].count_nonzero()) for state in ("h_0", "c_0")):
+        model_numbers["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
+    name = model.name or USUAL["nam"]
+    notes = [_head_note(name, model_numbers["head.weight"])]
+    if any(bool(model_numbers[state].count_nonzero()) for state in ("h_0", "c_0")):
         notes.insert(0, _state_note(name))
     converted = _converted(f"{path}", "nam", arrays, "lstm")
-    return Found(
+    return StoredLayer(
         name=name,
         place=f"{path}",
         layout="nam",
@@ -218,8 +223,8 @@ def _nam(path: Path, document: Document) -> Found:
         state=converted.state_dict,
         options=converted.options,
         batch_first=True,
-        assumed=(*notes, *document.notes),
-        beside=beside,
+        assumed=(*notes, *model.notes),
+        model_numbers=model_numbers,
     )
 
 
@@ -233,10 +238,10 @@ def _state_note(name: str) -> str:
 # RTNeural -----------------------------------------------------------------------------------
 
 
-def _rtneural(path: Path, document: Document) -> list[Found]:
-    layers = document.data["layers"]
+def _rtneural(path: Path, model: JsonModel) -> list[StoredLayer]:
+    layers = model.data["layers"]
     types = [
-        entry["type"] if isinstance(entry["type"], str) else _what(entry["type"])
+        entry["type"] if isinstance(entry["type"], str) else _describe(entry["type"])
         for entry in layers
     ]
     recurrent = [k for k, kind in enumerate(types) if kind in ("lstm", "gru")]
@@ -244,30 +249,32 @@ def _rtneural(path: Path, document: Document) -> list[Found]:
         raise FileError(
             f"{path}: expected a layer of type 'lstm' or 'gru'; got {', '.join(types[:8])}"
         )
-    head = _dense_head(path, document, recurrent[-1])
+    head = _dense_head(path, model, recurrent[-1])
     apart = {*recurrent, *([len(layers) - 1] if head else [])}
     unused = [f"layers[{k}] {kind[:40]}" for k, kind in enumerate(types) if k not in apart]
-    found: list[Found] = []
+    stored_layers: list[StoredLayer] = []
     for k in recurrent:
-        layer = _rtneural_layer(path, document, k, types[k], [each.name for each in found])
+        layer = _rtneural_layer(
+            path, model, k, types[k], [stored_layer.name for stored_layer in stored_layers]
+        )
         last = k == recurrent[-1]
         notes = [f"the model's {', '.join(unused)} are left out"] if unused else []
         if last and head:
             notes.append(_head_note(layer.name, head["head.weight"]))
-        found.append(
+        stored_layers.append(
             replace(
                 layer,
-                assumed=(*layer.assumed, *notes, *(document.notes if last else ())),
-                beside=head if last else {},
+                assumed=(*layer.assumed, *notes, *(model.notes if last else ())),
+                model_numbers=head if last else {},
             )
         )
-    return found
+    return stored_layers
 
 
 def _rtneural_layer(
-    path: Path, document: Document, k: int, kind: str, names: Sequence[str]
-) -> Found:
-    facts = document.data["layers"][k]
+    path: Path, model: JsonModel, k: int, kind: str, names: Sequence[str]
+) -> StoredLayer:
+    facts = model.data["layers"][k]
     place = f"{path}, layers[{k}] {kind}"
     weights = list(_entries(f"{place}, weights", facts["weights"]))
     if len(weights) != 3:
@@ -275,14 +282,16 @@ def _rtneural_layer(
             f"{place}, weights: expected three, of the input, of h and the bias; got {len(weights)}"
         )
     arrays = {
-        f"weights/{n}": _tensor(f"{place}, weights[{n}]", numbers, document)
+        f"weights/{n}": _tensor(f"{place}, weights[{n}]", numbers, model)
         for n, numbers in enumerate(weights)
     }
     converted = _converted(place, "rtneural", arrays, kind)
     units, shape = converted.options["hidden_size"], facts.get("shape")
     entries = list(shape.tensor().tolist()) if isinstance(shape, Numbers) else shape
     if isinstance(entries, list) and entries and entries[-1] != units:
-        raise FileError(f"{place}, shape: expected {units} units last; got {_what(entries[-1])}")
+        raise FileError(
+            f"{place}, shape: expected {units} units last; got {_describe(entries[-1])}"
+        )
     title = facts.get("name")
     base = name = title if isinstance(title, str) and title else kind
     number = 1
@@ -291,8 +300,8 @@ def _rtneural_layer(
     activation = facts.get("activation")
     notes = []
     if activation not in (None, "", "tanh"):
-        notes.append(f"tanh in place of activation={_what(activation)}, as RTNeural computes")
-    return Found(
+        notes.append(f"tanh in place of activation={_describe(activation)}, as RTNeural computes")
+    return StoredLayer(
         name=name,
         place=place,
         layout="rtneural",
@@ -309,14 +318,14 @@ def _entries(place: str, value: Any) -> Iterator[Numbers]:
     """The arrays of a layer: lists of different shapes, or by chance of one."""
     entries = value.entries() if isinstance(value, Numbers) else value
     if not isinstance(entries, list) and not (isinstance(value, Numbers) and len(value.shape) > 1):
-        raise FileError(f"{place}: expected a list of lists of numbers; got {_what(value)}")
+        raise FileError(f"{place}: expected a list of lists of numbers; got {_describe(value)}")
     for n, entry in enumerate(entries):
         yield _numbers(f"{place}[{n}]", entry)
 
 
-def _dense_head(path: Path, document: Document, last: int) -> dict[str, Tensor]:
+def _dense_head(path: Path, model: JsonModel, last: int) -> dict[str, Tensor]:
     """The one linear layer after the recurrent ones; empty where something else is there."""
-    layers = document.data["layers"]
+    layers = model.data["layers"]
     if len(layers) != last + 2:
         return {}
     facts = layers[-1]
@@ -324,10 +333,10 @@ def _dense_head(path: Path, document: Document, last: int) -> dict[str, Tensor]:
         return {}
     place = f"{path}, layers[{last + 1}] dense"
     weights = list(_entries(f"{place}, weights", facts["weights"]))
-    if len(weights) != 2 or [len(each.shape) for each in weights] != [2, 1]:
+    if len(weights) != 2 or [len(array.shape) for array in weights] != [2, 1]:
         raise FileError(f"{place}, weights: expected a matrix and a bias")
     matrix, bias = (
-        _tensor(f"{place}, weights[{n}]", numbers, document) for n, numbers in enumerate(weights)
+        _tensor(f"{place}, weights[{n}]", numbers, model) for n, numbers in enumerate(weights)
     )
     return {
         "head.weight": matrix.T.clone(memory_format=torch.contiguous_format),
@@ -338,19 +347,19 @@ def _dense_head(path: Path, document: Document, last: int) -> dict[str, Tensor]:
 # state dicts --------------------------------------------------------------------------------
 
 
-def _state_dict(path: Path, document: Document) -> list[Found]:
+def _state_dict(path: Path, model: JsonModel) -> list[StoredLayer]:
     """GuitarML's, and one that is the whole file, as RTNeural's examples for PyTorch have it."""
-    wrapped = document.layout == "guitarml"
+    wrapped = model.layout == "guitarml"
     where = f"{path}, state_dict" if wrapped else f"{path}"
-    state = document.data["state_dict"] if wrapped else document.data
-    groups: dict[str, dict[str, Held]] = {}
+    state = model.data["state_dict"] if wrapped else model.data
+    groups: dict[str, dict[str, LazyArray]] = {}
     used: set[str] = set()
     for key, value in state.items():
         if (match := PARAMETER.fullmatch(key)) is not None:
             numbers = _numbers(f"{where}, {key}", value)
             parameter = match["parameter"] + (match["end"] or "_l0")
             groups.setdefault(match["before"], {})[parameter] = _held(
-                f"{where}, {key}", numbers, document
+                f"{where}, {key}", numbers, model
             )
             used.add(key)
     if not groups:
@@ -358,73 +367,75 @@ def _state_dict(path: Path, document: Document) -> list[Found]:
             f"{where}: expected weight_ih_l0 and weight_hh_l0 of a recurrent layer, as in "
             f"'rec.weight_hh_l0'; got {', '.join(map(repr, list(state)[:8])) or 'nothing'}"
         )
-    head = _linear_head(where, document, state, groups) if wrapped else {}
+    head = _linear_head(where, model, state, groups) if wrapped else {}
     used |= {f"lin.{key.removeprefix('head.')}" for key in head}
     unused = [key for key in state if key not in used]
-    facts = document.data.get("model_data") if wrapped else None
-    found: list[Found] = []
+    facts = model.data.get("model_data") if wrapped else None
+    layers: list[StoredLayer] = []
     for before, arrays in groups.items():
         usual = layer_name(before)
         place = f"{where}, {usual}" if usual else where
-        kind, converted = assembled(place, arrays)
-        name = document.name if document.name and len(groups) == 1 else usual
-        notes, beside = [], dict(head)
+        kind, converted = assemble(place, arrays)
+        name = model.name if model.name and len(groups) == 1 else usual
+        notes, model_numbers = [], dict(head)
         if isinstance(facts, dict) and before == "rec.":
             _agree(f"{path}, model_data", facts, kind, converted)
             channels = converted.options["input_size"]
             skip = _whole(f"{path}, model_data", facts, "skip", 0, most=channels)
             if skip:
-                beside["skip"] = torch.tensor(skip)
+                model_numbers["skip"] = torch.tensor(skip)
                 notes.append(f"skip={skip}: the model adds x[..., :{skip}] to what its head gives")
-        if "head.weight" in beside:
-            notes.append(_head_note(name, beside["head.weight"]))
+        if "head.weight" in model_numbers:
+            notes.append(_head_note(name, model_numbers["head.weight"]))
         if unused:
             notes.append(f"the model's {', '.join(unused[:8])} are left out")
-        found.append(
-            Found(
+        layers.append(
+            StoredLayer(
                 name=name,
                 place=place,
-                layout=document.layout,
-                gates=layout_named(document.layout).stored(kind).gates,
+                layout=model.layout,
+                gates=layout_named(model.layout).stored(kind).gates,
                 cell=converted.cell,
                 state=converted.state_dict,
                 options=converted.options,
-                assumed=(*notes, *document.notes),
-                beside=beside,
+                assumed=(*notes, *model.notes),
+                model_numbers=model_numbers,
             )
         )
-    return found
+    return layers
 
 
-def _held(place: str, numbers: Numbers, document: Document) -> Held:
-    return Held(numbers.shape, True, lambda: _tensor(place, numbers, document))
+def _held(place: str, numbers: Numbers, model: JsonModel) -> LazyArray:
+    return LazyArray(numbers.shape, True, lambda: _tensor(place, numbers, model))
 
 
 def _linear_head(
-    where: str, document: Document, state: Mapping[str, Any], groups: Mapping[str, Any]
+    where: str, model: JsonModel, state: Mapping[str, Any], groups: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """``lin`` of SimpleRNN; empty where the model is another."""
     if list(groups) != ["rec."] or "lin.weight" not in state:
         return {}
-    found = {}
+    head = {}
     for key, dims in (("weight", 2), ("bias", 1)):
         if f"lin.{key}" in state:
             place = f"{where}, lin.{key}"
             numbers = _numbers(place, state[f"lin.{key}"], dims)
-            found[f"head.{key}"] = _tensor(place, numbers, document).clone()
+            head[f"head.{key}"] = _tensor(place, numbers, model).clone()
     # bias_fl=false: a head without
-    found.setdefault("head.bias", torch.zeros(len(found["head.weight"]), dtype=document.dtype))
-    return found
+    head.setdefault("head.bias", torch.zeros(len(head["head.weight"]), dtype=model.dtype))
+    return head
 
 
 def _agree(place: str, facts: Mapping[str, Any], kind: str, converted: Converted) -> None:
     """Raise ``FileError`` where the description is not that of the arrays."""
     unit = facts.get("unit_type")
     if unit is not None and (not isinstance(unit, str) or _UNITS.get(unit) != kind):
-        raise FileError(f"{place}: unit_type is {_what(unit)}; the state_dict has {kind.upper()}")
+        raise FileError(
+            f"{place}: unit_type is {_describe(unit)}; the state_dict has {kind.upper()}"
+        )
     for key in ("input_size", "hidden_size", "num_layers"):
         value = facts.get(key)
         if value is not None and value != converted.options[key]:
             raise FileError(
-                f"{place}: {key} is {_what(value)}; the state_dict has {converted.options[key]}"
+                f"{place}: {key} is {_describe(value)}; the state_dict has {converted.options[key]}"
             )

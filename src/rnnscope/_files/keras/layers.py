@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnnscope._files.allowance import LargeError
-from rnnscope._files.found import AmbiguousError, Found, Wanted, converted
-from rnnscope._files.kerasfile import configured
-from rnnscope._files.marking import as_marked
-from rnnscope._files.raw import Raw
-from rnnscope._files.window import Held
+from rnnscope._files.cell_marks import with_file_cell
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import LargeError, LazyArray
+from rnnscope._files.keras.file import layer_configs
+from rnnscope._files.stored_layer import AmbiguousError, LoadRequest, StoredLayer, convert_layer
 from rnnscope._layouts import layout_named
 from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
@@ -32,7 +31,7 @@ _CLASSES = {
     "GRUCell": "gru",
     "SimpleRNNCell": "rnn",
 }
-_WANTED = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
+_CELL_KINDS = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
 _ACTIVATIONS = {
     "tanh": "tanh",
     "sigmoid": "sigmoid",
@@ -59,38 +58,38 @@ class _Config:
     wrapped: bool = False
 
 
-def layers_of_keras(raw: Raw, wanted: Wanted) -> list[Found]:
+def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLayer]:
     """Each LSTM, GRU, SimpleRNN and Bidirectional of a model. Raises ``FileError`` with the layer
     whose arrays do not fit, and ``RefusedError`` for what no layer can hold."""
-    layers: dict[str, dict[str, Held]] = {}
-    for name, held in raw.arrays.items():
+    layers: dict[str, dict[str, LazyArray]] = {}
+    for name, array in content.arrays.items():
         match = _ARRAY.fullmatch(name)
         if match and match["part"] in _PARTS:
             direction = f"{match['direction']}_layer/" if match["direction"] else ""
             layer = match["layer"] or ""
-            layers.setdefault(layer, {})[direction + match["part"]] = held
-    raw.allowance.check_layers(len(layers))
-    configs = _configs(raw.config)
+            layers.setdefault(layer, {})[direction + match["part"]] = array
+    content.allowance.check_layers(len(layers))
+    configs = _configs(content.config)
     return [
-        _layer(raw, name, arrays, configs.get(name) or _by_order(name, configs), wanted)
+        _layer(content, name, arrays, configs.get(name) or _by_order(name, configs), request)
         for name, arrays in layers.items()
         if any(part.endswith("recurrent_kernel") for part in arrays)
     ]
 
 
 def _configs(config: Any) -> dict[str, _Config]:
-    found: dict[str, _Config] = {}
-    for name, kind, facts in configured(config):
+    configs: dict[str, _Config] = {}
+    for name, kind, facts in layer_configs(config):
         if kind == "Bidirectional":
             inner = facts.get("layer")
             inside = _recurrent(inner) if isinstance(inner, dict) else None
             if inside is not None:
-                found[name] = _Config(*inside, merge=str(facts.get("merge_mode")), wrapped=True)
+                configs[name] = _Config(*inside, merge=str(facts.get("merge_mode")), wrapped=True)
         else:
             inside = _recurrent({"class_name": kind, "config": facts})
             if inside is not None and "Cell" not in kind:
-                found.setdefault(name, _Config(*inside))
-    return found
+                configs.setdefault(name, _Config(*inside))
+    return configs
 
 
 def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
@@ -106,38 +105,42 @@ def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
 
 
 def _by_order(name: str, configs: Mapping[str, _Config]) -> _Config | None:
-    """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
+    """The layer that ``gru_1`` means, the second GRU: so Keras 3 first named weights."""
     match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
     if match is None:
         return None
     kinds = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "SimpleRNN"}
     same = [
-        each
-        for each in configs.values()
-        if (each.wrapped if match[1] == "bidirectional" else each.kind == kinds.get(match[1]))
-        and each.wrapped == (match[1] == "bidirectional")
+        config
+        for config in configs.values()
+        if (config.wrapped if match[1] == "bidirectional" else config.kind == kinds.get(match[1]))
+        and config.wrapped == (match[1] == "bidirectional")
     ]
     place = int(match[2] or 0)
     return same[place] if place < len(same) else None
 
 
 def _layer(
-    raw: Raw, name: str, arrays: Mapping[str, Held], config: _Config | None, wanted: Wanted
-) -> Found:
-    place = f"{raw.path}, {name}" if name else f"{raw.path}"
-    wanted = as_marked(raw, name, place, wanted)
-    tensors = {part: held.read() for part, held in arrays.items()}
+    content: FileContent,
+    name: str,
+    arrays: Mapping[str, LazyArray],
+    config: _Config | None,
+    request: LoadRequest,
+) -> StoredLayer:
+    place = f"{content.path}, {name}" if name else f"{content.path}"
+    request = with_file_cell(content, name, place, request)
+    tensors = {part: array.read() for part, array in arrays.items()}
     for part, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise FileError(f"{place}: {part} holds no floating-point numbers")
-    layout, kind = _reading(place, arrays, config, wanted)
+    layout, kind = _reading(place, arrays, config, request)
     try:
-        layer = converted(raw, layout, tensors, kind)
+        layer = convert_layer(content, layout, tensors, kind)
     except LargeError:
         raise
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
-    cell, assumed = _activated(raw, place, kind, layer.cell, config, wanted)
+    cell, assumed = _with_activations(content, place, layer.cell, config, request)
     facts = config.facts if config else {}
     units = facts.get("units")
     if units is not None and units != layer.options["hidden_size"]:
@@ -154,7 +157,7 @@ def _layer(
     for option in ("dropout", "recurrent_dropout"):
         if facts.get(option):
             assumed.append(f"{option}={facts[option]} of training is left out")
-    return Found(
+    return StoredLayer(
         name=name,
         place=place,
         layout=layout,
@@ -169,7 +172,7 @@ def _layer(
 
 
 def _reading(
-    place: str, arrays: Mapping[str, Held], config: _Config | None, wanted: Wanted
+    place: str, arrays: Mapping[str, LazyArray], config: _Config | None, request: LoadRequest
 ) -> tuple[str, str]:
     """The layout and the kind: by the configuration, else by the shapes."""
     first = next(part for part in arrays if part.endswith("recurrent_kernel"))
@@ -184,7 +187,7 @@ def _reading(
             f"{place}: {first} of shape {shape} is no recurrent kernel"
             f"{f' of {config.kind}' if config else ''}; expected (units, gates × units)"
         )
-    asked = _WANTED.get(wanted.cell or "", wanted.cell)
+    asked = _CELL_KINDS.get(request.cell or "", request.cell)
     # two biases in a row: Keras's own layers have one, or two one below the other
     layout = "keras"
     if (config and config.kind.startswith("CuDNN")) or (
@@ -205,15 +208,15 @@ def _reading(
         else:
             kind = asked
     if asked is not None and asked != kind:
-        raise FileError(f"{place}: these are weights of {kind}, not {wanted.cell}")
+        raise FileError(f"{place}: these are weights of {kind}, not {request.cell}")
     return layout, kind
 
 
-def _activated(
-    raw: Raw, place: str, kind: str, cell: Cell, config: _Config | None, wanted: Wanted
+def _with_activations(
+    content: FileContent, place: str, cell: Cell, config: _Config | None, request: LoadRequest
 ) -> tuple[Cell, list[str]]:
     """The cell with its activations, and what was assumed of them."""
-    text = str(raw.metadata.get("keras_version", ""))
+    text = str(content.metadata.get("keras_version", ""))
     match = re.match(r"(\d{1,3})(?:\.(\d{1,3}))?", text)
     version = (int(match[1]), int(match[2] or 0)) if match else None
     assumed: list[str] = []
@@ -221,9 +224,9 @@ def _activated(
         inner, outer = "sigmoid", "tanh"
         if version is not None and version < (2, 3):
             inner = "hard_sigmoid"  # the default until Keras 2.3
-        if kind == "rnn":
-            outer = wanted.told_nonlinearity or "tanh"
-            assumed += [] if wanted.told_nonlinearity else ["activation='tanh'"]
+        if cell is RNN_TANH:
+            outer = request.requested_nonlinearity or "tanh"
+            assumed += [] if request.requested_nonlinearity else ["activation='tanh'"]
         else:
             which = f", the default of Keras {text}" if text else ""
             assumed.append(f"activation='tanh', recurrent_activation='{inner}'{which}")
@@ -232,10 +235,10 @@ def _activated(
         inner = _name(config.facts.get("recurrent_activation", "sigmoid"))
         if config.kind.startswith("CuDNN"):
             inner, outer = "sigmoid", "tanh"
-    a, r = (_function(place, each, version) for each in (outer, inner))
-    if kind == "rnn":
-        known = {"tanh": RNN_TANH, "relu": RNN_RELU}.get(a)
-        return known or cell.with_functions({"h": a}), assumed
+    a, r = (_function(place, function, version) for function in (outer, inner))
+    if cell is RNN_TANH:
+        standard_cell = {"tanh": RNN_TANH, "relu": RNN_RELU}.get(a)
+        return standard_cell or cell.with_functions({"h": a}), assumed
     if (a, r) == ("tanh", "sigmoid"):
         return cell, assumed
     changes = dict.fromkeys("ifo" if cell is LSTM else "rz", r) if r != "sigmoid" else {}

@@ -15,15 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.hdf5 import Group, read_hdf5
-from rnnscope._files.marking import KEY, marks_in
-from rnnscope._files.raw import Raw, by_number
-from rnnscope._files.window import Held, Window
-from rnnscope._files.zipped import Archive
+from rnnscope._files.arrays import Hdf5Content, read_hdf5
+from rnnscope._files.cell_marks import KEY, marks_in
+from rnnscope._files.content import FileContent, by_number
+from rnnscope._files.disk import Allowance, Archive, LazyArray, Window
 from rnnscope.errors import FileError
 
-__all__ = ["configured", "read_hdf5_file", "read_keras"]
+__all__ = ["layer_configs", "read_hdf5_file", "read_keras"]
 
 _PARSED = 40  # JSON takes up to so many times its bytes: a dict of one number is a long object
 _PARTS = ("kernel", "recurrent_kernel", "bias")
@@ -31,13 +29,13 @@ _CELL = re.compile(r"cell|vars|(?:lstm|gru|simple_rnn|cu_dnn\w+)_cell(?:_\d+)?")
 _DIRECTION = re.compile(r"(forward|backward)_\w+")
 
 
-def read_hdf5_file(path: Path) -> Raw:
+def read_hdf5_file(path: Path) -> FileContent:
     """A .h5 file; one that Keras did not write keeps its own names."""
     window = Window.of(path)
     return _raw(path, window.allowance, read_hdf5(window), {})
 
 
-def read_keras(path: Path) -> Raw:
+def read_keras(path: Path) -> FileContent:
     """A .keras file: a .zip of the configuration and the weights."""
     archive = Archive(path)
     allowance = archive.allowance
@@ -62,7 +60,9 @@ def _json(place: str, data: bytes | str, allowance: Allowance) -> Any:
         raise FileError(f"{place}: damaged: no JSON: {error}") from error
 
 
-def _raw(path: Path, allowance: Allowance, group: Group, facts: Mapping[str, Any]) -> Raw:
+def _raw(
+    path: Path, allowance: Allowance, group: Hdf5Content, facts: Mapping[str, Any]
+) -> FileContent:
     about: dict[str, Any] = {}
     for place in ("model_weights", ""):
         about |= group.attributes.get(place, {})
@@ -72,30 +72,33 @@ def _raw(path: Path, allowance: Allowance, group: Group, facts: Mapping[str, Any
     version = facts.get("keras_version", about.get("keras_version"))
     metadata = {"keras_version": version} if isinstance(version, str) else {}
     named = {
-        place.removesuffix("/vars"): held["name"]
-        for place, held in group.attributes.items()
-        if place.endswith("/vars") and isinstance(held.get("name"), str)
+        place.removesuffix("/vars"): group_attributes["name"]
+        for place, group_attributes in group.attributes.items()
+        if place.endswith("/vars") and isinstance(group_attributes.get("name"), str)
     }
-    found = {
-        _renamed(name, named, group.arrays) or name: held for name, held in group.arrays.items()
+    renamed = {
+        _canonical_name(name, named, group.arrays) or name: array
+        for name, array in group.arrays.items()
     }
     # HDF5 sorts names, 10 before 2; Keras keeps its layers' order beside them
     listed = about.get("layer_names")
-    order = [str(each) for each in listed] if isinstance(listed, list) else []
-    order = order or [name for name, _, _ in configured(config)]
+    order = [str(entry) for entry in listed] if isinstance(listed, list) else []
+    order = order or [name for name, _, _ in layer_configs(config)]
     places = {name: k for k, name in reversed(list(enumerate(order)))}
     arrays = dict(
         sorted(
-            found.items(),
-            key=lambda each: (places.get(each[0].split("/")[0], len(order)), by_number(each[0])),
+            renamed.items(),
+            key=lambda entry: (places.get(entry[0].split("/")[0], len(order)), by_number(entry[0])),
         )
     )
     kind = "keras" if version or config is not None or named else "hdf5"
     cells = marks_in(path, about[KEY]) if KEY in about else {}
-    return Raw(path, kind, allowance, arrays, config=config, metadata=metadata, cells=cells)
+    return FileContent(path, kind, allowance, arrays, config=config, metadata=metadata, cells=cells)
 
 
-def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) -> str | None:
+def _canonical_name(
+    name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]
+) -> str | None:
     """The one name of an array of a recurrent layer; None for any other."""
     *groups, last = name.split("/")
     last = last.partition(":")[0]
@@ -107,7 +110,8 @@ def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) ->
         return None
     before = "/".join(groups)
     recurrent = any(
-        f"{before}/{each}" in arrays for each in ("recurrent_kernel", "recurrent_kernel:0", "1")
+        f"{before}/{kernel_name}" in arrays
+        for kernel_name in ("recurrent_kernel", "recurrent_kernel:0", "1")
     )
     if not recurrent:
         return None
@@ -125,17 +129,17 @@ def _renamed(name: str, named: Mapping[str, str], arrays: Mapping[str, Held]) ->
     return f"{layer}/{direction}{part}" if layer else direction + part
 
 
-def configured(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def layer_configs(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(name, class, configuration) of every layer in a model's description, outermost first."""
     waiting = deque([config])
     while waiting:
-        held = waiting.popleft()
-        if isinstance(held, list):
-            waiting.extend(held)
-        elif isinstance(held, dict):
-            kind, inside = held.get("class_name"), held.get("config")
+        part = waiting.popleft()
+        if isinstance(part, list):
+            waiting.extend(part)
+        elif isinstance(part, dict):
+            kind, inside = part.get("class_name"), part.get("config")
             if isinstance(kind, str) and isinstance(inside, dict):
                 name = inside.get("name")
                 if isinstance(name, str):
                     yield name, kind, inside
-            waiting.extend(held.values())
+            waiting.extend(part.values())

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope._files.allowance import Allowance
-from rnnscope._files.raw import Raw
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import Allowance
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._layouts import Converted, Layout, to_torch
 from rnnscope._layouts.kinds import storage_kind
@@ -31,9 +31,9 @@ __all__ = [
     "CELL_KINDS",
     "AmbiguousError",
     "Copies",
-    "Found",
-    "Wanted",
-    "converted",
+    "StoredLayer",
+    "LoadRequest",
+    "convert_layer",
     "kind_name",
     "layer_name",
     "module_of",
@@ -58,8 +58,8 @@ _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
 class AmbiguousError(FileError):
     """Several readings fit; ``choices`` are the arguments of ``load`` that say which."""
 
-    def __init__(self, what: str, choices: Sequence[Mapping[str, str]]) -> None:
-        self.what, self.choices = what, choices
+    def __init__(self, reason: str, choices: Sequence[Mapping[str, str]]) -> None:
+        self.what, self.choices = reason, choices
         super().__init__(self._text("{}={!r}".format, ", "))
 
     def in_options(self, names: Mapping[str, str]) -> str:
@@ -67,14 +67,14 @@ class AmbiguousError(FileError):
         return self._text(lambda name, value: f"{names[name]} {value}", " ")
 
     def _text(self, written: Callable[[str, str], str], between: str) -> str:
-        each = "; or ".join(between.join(starmap(written, c.items())) for c in self.choices)
+        alternatives = "; or ".join(between.join(starmap(written, c.items())) for c in self.choices)
         pairs = " of these pairs" if len(self.choices[0]) > 1 else ""
-        return f"{self.what}; give one{pairs}: {each}"
+        return f"{self.what}; give one{pairs}: {alternatives}"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a caller says of a file, where the file does not say it."""
+class LoadRequest:
+    """The arguments of ``load`` that say what a file does not say."""
 
     cell: str | None = None
     nonlinearity: str | None = None
@@ -82,18 +82,19 @@ class Wanted:
     dropout: float = 0.0
 
     @property
-    def told_nonlinearity(self) -> str | None:
-        """Of an rnn, by itself or in the cell's name; None where it is left to the file."""
+    def requested_nonlinearity(self) -> str | None:
+        """The nonlinearity of an rnn, by itself or in the cell's name; None: the file says it."""
         return self.nonlinearity or {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(self.cell or "")
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredLayer:
     """A layer: its cell, parameters under PyTorch's names, and sizes as ``nn.LSTM`` takes them.
 
     ``layout`` and ``gates`` say how the file keeps it; ``batch_first`` is None where the file
     does not say; ``assumed`` is what was taken for granted, and what the model around the layer
-    does that the layer does not; ``beside`` are numbers of that model, such as a trained ``h_0``.
+    does that the layer does not; ``model_numbers`` are numbers of that model, such as a trained
+    ``h_0``.
     """
 
     name: str
@@ -106,14 +107,16 @@ class Found:
     reverse: bool = False
     batch_first: bool | None = None
     assumed: tuple[str, ...] = field(default=())
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    model_numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def kind_name(cell: Cell) -> str:
     """The cell in a word: ``lstm``, ``gru_reset_before``, or what sets it apart."""
-    own = as_declared(cell)
-    known = next((name for name, each in DECLARED.items() if each is own), None)
-    return known or ": ".join(filter(None, (cell.name, cell.departures)))
+    declared = as_declared(cell)
+    declared_name = next(
+        (name for name, candidate in DECLARED.items() if candidate is declared), None
+    )
+    return declared_name or ": ".join(filter(None, (cell.name, cell.departures)))
 
 
 def layer_name(before: str) -> str:
@@ -123,20 +126,20 @@ def layer_name(before: str) -> str:
     return name.rstrip("./:" if name.endswith((".", "/", ":")) else "_-")
 
 
-def converted(
-    raw: Raw, layout: Layout | str, tensors: Mapping[str, Tensor], kind: str
+def convert_layer(
+    content: FileContent, layout: Layout | str, tensors: Mapping[str, Tensor], kind: str
 ) -> Converted:
     """The layer in arrays of a layout; the same arrays, which a file may hold under several names,
     give one layer. Raises what ``to_torch`` raises, and ``FileError`` where it takes more memory
     than the file may."""
     name = layout if isinstance(layout, str) else layout.name
     key = name, kind, *sorted((name, id(tensor)) for name, tensor in tensors.items())
-    if key not in raw.conversions:
+    if key not in content.conversions:
         size = sum(tensor.nbytes for tensor in tensors.values())
-        with raw.allowance.attempt(size, ", ".join(tensors)):
+        with content.allowance.attempt(size, ", ".join(tensors)):
             # the tensors, too, so that nothing else gets their ids
-            raw.conversions[key] = to_torch(layout, tensors, kind=kind), tensors
-    return raw.conversions[key][0]
+            content.conversions[key] = to_torch(layout, tensors, kind=kind), tensors
+    return content.conversions[key][0]
 
 
 class Copies:
@@ -157,18 +160,18 @@ class Copies:
         return self._copies[key][1]
 
 
-def module_of(found: Found, wanted: Wanted, copies: Copies) -> nn.Module:
+def module_of(layer: StoredLayer, request: LoadRequest, copies: Copies) -> nn.Module:
     """``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold the layer, else ``Recurrent``;
     in evaluation mode."""
-    cell = found.cell
-    options: dict[str, Any] = dict(found.options)
-    batch_first = wanted.batch_first if wanted.batch_first is not None else found.batch_first
+    cell = layer.cell
+    options: dict[str, Any] = dict(layer.options)
+    batch_first = request.batch_first if request.batch_first is not None else layer.batch_first
     options["batch_first"] = bool(batch_first)
-    if wanted.dropout and options["num_layers"] > 1:
-        options["dropout"] = wanted.dropout
-    kind = None if found.reverse else _TORCH.get(cell)
+    if request.dropout and options["num_layers"] > 1:
+        options["dropout"] = request.dropout
+    kind = None if layer.reverse else _TORCH.get(cell)
     module: nn.Module
-    copied = {name: copies.of(value, found.name) for name, value in found.state.items()}
+    copied = {name: copies.of(value, layer.name) for name, value in layer.state.items()}
     try:
         if kind is not None:
             if kind is nn.RNN:
@@ -176,14 +179,14 @@ def module_of(found: Found, wanted: Wanted, copies: Copies) -> nn.Module:
             # on no device: nothing is drawn from the random state, nothing is allocated twice
             module = kind(**options, device="meta")
         else:
-            module = Recurrent(cell, **options, reverse=found.reverse, device="meta")
-            if found.reverse:
+            module = Recurrent(cell, **options, reverse=layer.reverse, device="meta")
+            if layer.reverse:
                 copied = {f"{name}_reverse": value for name, value in copied.items()}
         parameters = {name: nn.Parameter(value) for name, value in copied.items()}
         module.load_state_dict(parameters, assign=True)
     except RnnscopeError as error:
-        raise FileError(f"{found.place}: {error}") from error
+        raise FileError(f"{layer.place}: {error}") from error
     except (ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())
-        raise FileError(f"{found.place}: {line}") from error
+        raise FileError(f"{layer.place}: {line}") from error
     return module.eval()

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rnnscope._files.window import Window
+from rnnscope._files.disk import Window
 
-__all__ = ["Message", "encoded"]
+__all__ = ["Message", "encode_field"]
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,24 @@ class Message:
 
     @property
     def data(self) -> bytes:
-        """The bytes themselves."""
+        """The bytes of the span."""
         return self.window.take(self.start, self.size)
 
     @property
     def size(self) -> int:
-        """How many they are."""
+        """How many bytes the span has."""
         return self.end - self.start
 
     @property
     def text(self) -> str:
-        """The bytes as text."""
+        """The span as text."""
         try:
             return self.data.decode()
         except UnicodeDecodeError as error:
             raise self.window.fail(self.start, "a name is no text") from error
 
     def numbers(self) -> Iterator[int]:
-        """The bytes as numbers without a tag between them, signed in 64 bits."""
+        """The span as packed numbers: no tags between them, signed in 64 bits."""
         at = self.start
         while at < self.end:
             value, at = self._varint(at)
@@ -102,7 +102,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def encoded(number: int, value: int | float | str | bytes) -> bytes:
+def encode_field(number: int, value: int | float | str | bytes) -> bytes:
     """A field: whole numbers as varints, others in four bytes, texts and messages with length."""
     if isinstance(value, float):
         return _number(number << 3 | 5) + struct.pack("<f", value)
@@ -113,9 +113,9 @@ def encoded(number: int, value: int | float | str | bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    found = bytearray()
+    varint = bytearray()
     while value > 127:
-        found.append(value & 127 | 128)
+        varint.append(value & 127 | 128)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    varint.append(value)
+    return bytes(varint)

@@ -1,4 +1,4 @@
-"""How much memory a file may take when it is read: no more than bears a relation to its size."""
+"""How much memory a file may take while it is read: a limit that grows with its size."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Allowance:
 
     @classmethod
     def of(cls, path: Path) -> Allowance:
-        """What a file on disk may take."""
+        """The allowance of a file on the disk."""
         return cls(path, path.stat().st_size)
 
     @property
     def limit(self) -> int:
-        """In bytes."""
+        """The bytes that the file may take."""
         return _FLOOR + _TIMES * self.size
 
     def take(self, count: int, place: str = "") -> None:
@@ -74,7 +74,7 @@ class Allowance:
 
     @contextmanager
     def attempt(self, count: int, place: str) -> Iterator[None]:
-        """Count so many bytes that are free again if what is attempted fails."""
+        """Count so many bytes; they are free again where the body of the ``with`` fails."""
         self.take(count, place)
         try:
             yield

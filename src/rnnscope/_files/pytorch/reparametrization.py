@@ -1,4 +1,4 @@
-"""Weights that torch computes of other arrays when the model runs: pruned, normed, parametrised.
+"""Weights that torch computes from other arrays when the model runs: pruned, normed and so on.
 
 Source: torch/nn/utils/{prune,weight_norm,spectral_norm,parametrize}.py
 """
@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rnnscope._files.found import layer_name
+from rnnscope._files.stored_layer import layer_name
 from rnnscope.errors import FileError
 
-__all__ = ["refuse_remade"]
+__all__ = ["refuse_reparametrization"]
 
 _WEIGHT = r"(?P<weight>(?:weight|bias)_(?:ih|hh|hr)(?:_l\d{1,3}(?:_reverse)?)?)"
 # the array that tells, in words what it is, and the function of torch.nn.utils that undoes it
@@ -28,16 +28,16 @@ _FORMS = (
 )
 
 
-def refuse_remade(path: Path, names: Iterable[str]) -> None:
-    """Raise ``FileError`` where a weight is not in the file, but what it is computed of."""
+def refuse_reparametrization(path: Path, names: Iterable[str]) -> None:
+    """Raise ``FileError`` where the file holds what a weight is computed from."""
     for name in names:
-        for form, what, undo in _FORMS:
+        for form, description, undo in _FORMS:
             match = re.fullmatch(form, name, re.DOTALL)
             if match is None:
                 continue
-            layer = layer_name(match["before"])
+            place = ", ".join(filter(None, [str(path), layer_name(match["before"])]))
             raise FileError(
-                f"{', '.join(filter(None, [str(path), layer]))}: {match['weight']} is {what}: the "
-                f"file holds {name} and more, of which torch computes it. Make it plain before its "
+                f"{place}: {match['weight']} is {description}: the file holds {name} and more, "
+                f"of which torch computes it. Make it plain before its "
                 f"state dict is saved: torch.nn.utils.{undo}(layer, {match['weight']!r})"
             )

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnscope._files.found import Found, converted
-from rnnscope._files.raw import Node, Raw
+from rnnscope._files.content import FileContent, RecurrentNode
+from rnnscope._files.stored_layer import StoredLayer, convert_layer
 from rnnscope._layouts import layout_named
 from rnnscope.cells import RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DeclarationError, FileError, RefusedError
@@ -42,26 +42,26 @@ _DEFAULT = {
 _DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 
-def layers_of_nodes(raw: Raw) -> list[Found]:
+def layers_of_nodes(content: FileContent) -> list[StoredLayer]:
     """Each node a layer of its own, as ONNX has no stacks. Raises ``FileError`` and
     ``RefusedError`` for what no layer can hold, with the reason."""
-    raw.allowance.check_layers(len(raw.nodes))
-    found: list[Found] = []
+    content.allowance.check_layers(len(content.nodes))
+    layers: list[StoredLayer] = []
     ends: dict[str, str] = {}  # what the last layer of a name has behind it
     taken: set[str] = set()
-    for node in raw.nodes:
+    for node in content.nodes:
         end = ends.get(node.name, "")
         while (name := node.name + end) in taken:
             end += "_"
         ends[node.name] = end
         taken.add(name)
-        raw.allowance.take(len(name), "the names of its layers")
-        found.append(_layer(raw, name, node))
-    return found
+        content.allowance.take(len(name), "the names of its layers")
+        layers.append(_layer(content, name, node))
+    return layers
 
 
-def _layer(raw: Raw, name: str, node: Node) -> Found:
-    place = f"{raw.path}, {node.op} {node.name}"
+def _layer(content: FileContent, name: str, node: RecurrentNode) -> StoredLayer:
+    place = f"{content.path}, {node.op} {node.name}"
     facts = node.attributes
     if facts.get("clip") is not None:
         raise RefusedError(f"{place}: clip={facts['clip']}: no cell here clips its arguments")
@@ -74,7 +74,7 @@ def _layer(raw: Raw, name: str, node: Node) -> Found:
         kind = "gru" if facts.get("linear_before_reset", 0) else "gru_reset_before"
     else:
         kind = node.op.lower() + "_coupled" * coupled + "_peephole" * ("P" in arrays)
-    layer = converted(raw, "onnx", arrays, kind)
+    layer = convert_layer(content, "onnx", arrays, kind)
     two = direction == "bidirectional"
     if layer.options["bidirectional"] != two:
         raise FileError(
@@ -93,12 +93,12 @@ def _layer(raw: Raw, name: str, node: Node) -> Found:
     ):
         if len(node.inputs) > place_of and node.inputs[place_of]:
             notes.append(f"the node is given {words}{' as the initial state' * (place_of > 4)}")
-    return Found(
+    return StoredLayer(
         name=name,
         place=place,
         layout="onnx",
         gates=layout_named("onnx").stored(kind).gates,
-        cell=_activated(place, node.op, layer.cell, facts, two),
+        cell=_with_activations(place, node.op, layer.cell, facts, two),
         state=layer.state_dict,
         options=layer.options,
         reverse=direction == "reverse",
@@ -107,8 +107,8 @@ def _layer(raw: Raw, name: str, node: Node) -> Found:
     )
 
 
-def _inputs(place: str, node: Node) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+def _inputs(place: str, node: RecurrentNode) -> dict[str, Tensor]:
+    arrays: dict[str, Tensor] = {}
     for k, letter in ((1, "W"), (2, "R"), (3, "B"), (7, "P")):
         if len(node.inputs) <= k or not node.inputs[k]:
             continue
@@ -118,23 +118,23 @@ def _inputs(place: str, node: Node) -> dict[str, Tensor]:
                 f"{place}: {letter} ({node.inputs[k]}) is computed when the model runs, as of a "
                 f"quantised layer; it is no constant of the file"
             )
-        found[letter] = value
+        arrays[letter] = value
     for letter in "WR":
-        if letter not in found:
+        if letter not in arrays:
             raise FileError(f"{place}: damaged: the node has no input {letter}")
-    return found
+    return arrays
 
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _activated(place: str, op: str, cell: Cell, facts: Mapping[str, Any], two: bool) -> Cell:
-    given = facts.get("activations")
-    if not given:
+def _with_activations(place: str, op: str, cell: Cell, facts: Mapping[str, Any], two: bool) -> Cell:
+    activations = facts.get("activations")
+    if not activations:
         return cell
     per = len(_OF[op])
-    names = [_text(each).lower() for each in given]
+    names = [_text(activation).lower() for activation in activations]
     if len(names) != per * (1 + two):
         raise FileError(f"{place}: {len(names)} activations; expected {per} for each direction")
     numbers = [
@@ -147,8 +147,8 @@ def _activated(place: str, op: str, cell: Cell, facts: Mapping[str, Any], two: b
             raise RefusedError(f"{place}: activation {name!r} is not one of ONNX's")
         ours, defaults = _ACTIVATIONS[name]
         values: list[Any] = [
-            given_numbers.pop(0) if given_numbers else default
-            for given_numbers, default in zip(numbers, defaults, strict=False)
+            parameters.pop(0) if parameters else default
+            for parameters, default in zip(numbers, defaults, strict=False)
         ]
         if None in values:
             raise FileError(f"{place}: {name} needs activation_alpha and activation_beta")

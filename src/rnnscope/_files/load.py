@@ -8,14 +8,15 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rnnscope._files.arrays import read_npz, read_safetensors, read_torch
-from rnnscope._files.atomic import no_file
-from rnnscope._files.finding import find
-from rnnscope._files.found import Copies, Found, Wanted, kind_name, module_of
-from rnnscope._files.jsonfile import read_json
-from rnnscope._files.kerasfile import read_hdf5_file, read_keras
-from rnnscope._files.onnxfile import read_onnx
-from rnnscope._files.raw import Raw
+from rnnscope._files.arrays import read_npz, read_safetensors
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import no_file
+from rnnscope._files.json import read_json
+from rnnscope._files.keras import read_hdf5_file, read_keras
+from rnnscope._files.onnx import read_onnx
+from rnnscope._files.pytorch import read_torch
+from rnnscope._files.recognition import find
+from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.errors import (
@@ -27,9 +28,9 @@ from rnnscope.errors import (
     ShapeError,
 )
 
-__all__ = ["Layers", "READERS", "built_of", "load", "read_raw"]
+__all__ = ["Layers", "READERS", "build_layers", "load", "read_content"]
 
-READERS: Mapping[str, Callable[[Path], Raw]] = {
+READERS: Mapping[str, Callable[[Path], FileContent]] = {
     ".pt": read_torch,
     ".pth": read_torch,
     ".safetensors": read_safetensors,
@@ -99,16 +100,16 @@ def load(
     or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;
     ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
     """
-    wanted = Wanted(cell, nonlinearity, batch_first, dropout)
-    built = built_of(Path(path), wanted, layout, names, layer)
+    request = LoadRequest(cell, nonlinearity, batch_first, dropout)
+    layers = build_layers(Path(path), request, layout, names, layer)
     return Layers(
-        {found.name: module for found, module in built},
-        {found.name: found.assumed for found, _ in built},
-        {found.name: found.beside for found, _ in built},
+        {stored_layer.name: module for stored_layer, module in layers},
+        {stored_layer.name: stored_layer.assumed for stored_layer, _ in layers},
+        {stored_layer.name: stored_layer.model_numbers for stored_layer, _ in layers},
     )
 
 
-def read_raw(path: Path) -> Raw:
+def read_content(path: Path) -> FileContent:
     """A file by the kind that its ending says. Raises ``FileError``."""
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -118,59 +119,68 @@ def read_raw(path: Path) -> Raw:
     if not path.is_file():
         raise FileError(f"{path}: {no_file(path)}")
     try:
-        raw = reader(path)
+        content = reader(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if "rnnscope" in raw.metadata and "x" in raw.arrays:
+    if "rnnscope" in content.metadata and "x" in content.arrays:
         raise FileError(f"{path}: this is a saved trace; open it with rnnscope.load_trace(path)")
-    return raw
+    return content
 
 
-def built_of(
+def build_layers(
     path: Path,
-    wanted: Wanted,
+    request: LoadRequest,
     layout: Layout | str | None = None,
     names: Mapping[str, str] | None = None,
     layer: str | None = None,
-) -> list[tuple[Found, nn.Module]]:
+) -> list[tuple[StoredLayer, nn.Module]]:
     """The layers of a file: as they were found, and as modules."""
     try:
-        raw = read_raw(path)
-        found = _found_in(raw, wanted, layout, names, layer)
-        copies = Copies(raw.allowance)
-        return [(each, module_of(each, wanted, copies)) for each in found]
+        content = read_content(path)
+        stored_layers = _stored_layers(content, request, layout, names, layer)
+        copies = Copies(content.allowance)
+        return [
+            (stored_layer, module_of(stored_layer, request, copies))
+            for stored_layer in stored_layers
+        ]
     except MemoryError as error:
         raise FileError(
             f"{path}: this machine has too little memory for it; choose a layer with layer=..."
         ) from error
 
 
-def _found_in(
-    raw: Raw,
-    wanted: Wanted,
+def _stored_layers(
+    content: FileContent,
+    request: LoadRequest,
     layout: Layout | str | None,
     names: Mapping[str, str] | None,
     layer: str | None,
-) -> list[Found]:
-    path = raw.path
-    if wanted.nonlinearity not in (None, "tanh", "relu"):
-        raise DeclarationError(f"nonlinearity must be tanh or relu; got {wanted.nonlinearity!r}")
+) -> list[StoredLayer]:
+    path = content.path
+    if request.nonlinearity not in (None, "tanh", "relu"):
+        raise DeclarationError(f"nonlinearity must be tanh or relu; got {request.nonlinearity!r}")
     try:
-        found = find(raw, wanted, layout, names)
+        layers = find(content, request, layout, names)
     except (FileError, DeclarationError):
         raise
     except RefusedError as error:
         raise error if str(path) in str(error) else RefusedError(f"{path}: {error}") from error
     except (ShapeError, DtypeError) as error:
         raise FileError(f"{path}: {error}") from error
-    chosen = [each for each in found if layer in (None, each.name)]
+    chosen = [stored_layer for stored_layer in layers if layer in (None, stored_layer.name)]
     if not chosen:
-        held = ", ".join(repr(each.name) for each in found[:8]) + (", ..." * (len(found) > 8))
-        raise AddressError(f"{path}: no recurrent layer {layer!r}; it holds {held}")
-    if wanted.nonlinearity and all(nonlinearity_of(each.cell) is None for each in chosen):
-        held = ", ".join(dict.fromkeys(kind_name(each.cell) for each in chosen))
+        inventory = ", ".join(repr(stored_layer.name) for stored_layer in layers[:8]) + (
+            ", ..." * (len(layers) > 8)
+        )
+        raise AddressError(f"{path}: no recurrent layer {layer!r}; it holds {inventory}")
+    if request.nonlinearity and all(
+        nonlinearity_of(stored_layer.cell) is None for stored_layer in chosen
+    ):
+        inventory = ", ".join(
+            dict.fromkeys(kind_name(stored_layer.cell) for stored_layer in chosen)
+        )
         raise DeclarationError(
-            f"nonlinearity is of nn.RNN; {path} holds {held}: leave out "
-            f"nonlinearity={wanted.nonlinearity!r}"
+            f"nonlinearity is of nn.RNN; {path} holds {inventory}: leave out "
+            f"nonlinearity={request.nonlinearity!r}"
         )
     return chosen

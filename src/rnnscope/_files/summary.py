@@ -12,18 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._escaping import fenced, printable
-from rnnscope._files.found import Found, Wanted, kind_name
-from rnnscope._files.loading import built_of
+from rnnscope._files.load import build_layers
+from rnnscope._files.stored_layer import LoadRequest, StoredLayer, kind_name
 from rnnscope._layers.adopt import Adopted, Weights, adopt
 from rnnscope._layouts import Layout
 
-__all__ = ["Shown", "contents"]
+__all__ = ["FileSummary", "summarize"]
 
 _LARGEST = 2048  # units; the eigenvalues of larger matrices take minutes
+_WORK = 2**30  # units³ for every megabyte of a file: about two seconds
 
 
 @dataclass(frozen=True)
-class Shown:
+class FileSummary:
     """The recurrent layers of a file, to be printed."""
 
     path: Path
@@ -44,48 +45,53 @@ class Shown:
         return "\n\n".join(parts)
 
 
-def contents(
+def summarize(
     path: str | os.PathLike[str],
     *,
     layer: str | None = None,
     cell: str | None = None,
     layout: Layout | str | None = None,
-) -> Shown:
+) -> FileSummary:
     """The recurrent layers in a file, as ``rnnscope show`` prints them.
 
     Raises what ``load`` raises.
     """
-    wanted = Wanted(cell)
-    built = built_of(Path(path), wanted, layout, None, layer)
-    return Shown(Path(path), [_facts(found, module) for found, module in built])
+    layers = build_layers(Path(path), LoadRequest(cell), layout, None, layer)
+    radii = _SpectralRadii(Path(path).stat().st_size)
+    return FileSummary(
+        Path(path), [_facts(stored_layer, module, radii) for stored_layer, module in layers]
+    )
 
 
-def _facts(found: Found, module: nn.Module) -> dict[str, Any]:
+def _facts(stored_layer: StoredLayer, module: nn.Module, radii: _SpectralRadii) -> dict[str, Any]:
     adopted = adopt(module)
     parameters = list(module.parameters())
-    weights = [each for row in adopted.weights() for each in row]
+    weights = [direction_weights for row in adopted.weights() for direction_weights in row]
     facts: dict[str, Any] = {
-        "name": found.name,
+        "name": stored_layer.name,
         "module": str(adopted.structure),
         "cell": kind_name(adopted.cell),
         "input_size": adopted.input_size,
         "hidden_size": adopted.hidden_size,
         "num_layers": adopted.num_layers,
         "directions": list(adopted.directions),
-        "layout": found.layout,
-        "gates": list(found.gates),
+        "layout": stored_layer.layout,
+        "gates": list(stored_layer.gates),
         "parameters": sum(p.numel() for p in parameters),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
-        "spectral_radius": {_place(adopted, k): _radii(each) for k, each in enumerate(weights)},
+        "spectral_radius": {
+            _place(adopted, k): radii.of(direction_weights)
+            for k, direction_weights in enumerate(weights)
+        },
         "forget_bias": {
             _place(adopted, k): mean
-            for k, each in enumerate(weights)
-            if (mean := _forget_bias(each)) is not None
+            for k, direction_weights in enumerate(weights)
+            if (mean := _forget_bias(direction_weights)) is not None
         },
         "not_finite": {
             name: count for name, p in module.named_parameters() if (count := _not_finite(p))
         },
-        "assumed": list(found.assumed),
+        "assumed": list(stored_layer.assumed),
     }
     return facts
 
@@ -95,16 +101,35 @@ def _place(adopted: Adopted, k: int) -> str:
     return f"l{layer} {adopted.directions[direction]}"
 
 
-def _radii(weights: Weights) -> dict[str, float | None]:
-    """For each gate the largest |eigenvalue| of W_hk, with a projection of W_hr W_hk."""
-    found: dict[str, float | None] = {}
-    for gate in weights.cell.gates:
-        matrix = weights.of_h(gate)[0].detach().double()
-        if weights.hr is not None:
-            matrix = weights.hr.detach().double() @ matrix
-        small = matrix.shape[0] <= _LARGEST and bool(matrix.isfinite().all())
-        found[gate] = float(torch.linalg.eigvals(matrix).abs().max()) if small else None
-    return found
+class _SpectralRadii:
+    """The spectral radii of the layers of a file: of a matrix that several layers share once, and
+    of no more matrices than its size pays for."""
+
+    def __init__(self, size: int) -> None:
+        self._work = _WORK * (1 + size // 1_000_000)
+        self._radii: dict[tuple[Any, ...], tuple[Any, float | None]] = {}
+
+    def of(self, weights: Weights) -> dict[str, float | None]:
+        """For each gate the largest |eigenvalue| of W_hk, with a projection of W_hr W_hk; None
+        where it is not computed."""
+        return {gate: self._radius(weights, gate) for gate in weights.cell.gates}
+
+    def _radius(self, weights: Weights, gate: str) -> float | None:
+        parts = [weights.of_h(gate)[0], *([] if weights.hr is None else [weights.hr])]
+        key = tuple((part.data_ptr(), part.shape, part.stride()) for part in parts)
+        if key not in self._radii:
+            matrix = parts[0].detach().double()
+            if len(parts) > 1:
+                matrix = parts[1].detach().double() @ matrix
+            units = matrix.shape[0]
+            self._work -= units**3
+            computed = units <= _LARGEST and self._work >= 0 and bool(matrix.isfinite().all())
+            radius = float(torch.linalg.eigvals(matrix).abs().max()) if computed else None
+            self._radii[key] = (
+                parts,
+                radius,
+            )  # the parts, so that no other matrix gets their addresses
+        return self._radii[key][1]
 
 
 def _forget_bias(weights: Weights) -> float | None:
