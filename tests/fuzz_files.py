@@ -28,7 +28,7 @@ from torch import nn
 
 ENDINGS = (".pt", "old.pt", ".safetensors", ".npz", "packed.npz", ".h5", ".keras", ".onnx")
 SECONDS = 2.0
-ROOM = 2**24  # bytes beyond those that the worker has at its start
+ROOM = 2**28  # bytes beyond those that the worker has at its start
 HEADERS = (0, 1, 2, 4, 8, 64, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import rnnscope as rs
 from rnnscope._cli.commands import AnyCell, app
 from rnnscope._cli.terminal import Format, show
-from rnnscope._files.found import CELL_KINDS
+from rnnscope._files.stored_layer import CELL_KINDS
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]
 

@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 
 import rnnscope as rs
 from rnnscope._cli.commands import app
-from rnnscope._files import Layers
 
 STEPS = 9
 # float32 weights and states against float64 ones: rounding of sums of a few numbers below 1
@@ -319,9 +318,8 @@ def test_what_is_written_computes_the_same(tmp_path: Path, layout: str, depth: i
     torch.manual_seed(1)
     layer, head = nn.LSTM(2, 3, depth), nn.Linear(3, 1)
     beside = {"head.weight": head.weight.detach(), "head.bias": head.bias.detach()}
-    layers = Layers({"amp": layer}, beside={"amp": beside})
     path = tmp_path / ("m.nam" if layout == "nam" else "m.json")
-    rs.save(layers, path, layout=layout)
+    rs.save({"amp": layer}, path, layout=layout, beside={"amp": beside})
     model, x = json.loads(path.read_text()), input_of(2)
     expected = np.asarray(head(layer(torch.tensor(x).float())[0]).detach()[:, 0])
     if layout == "nam":
@@ -344,6 +342,34 @@ def test_what_is_written_computes_the_same(tmp_path: Path, layout: str, depth: i
     for name in names:
         x = called(again[name], x)
     np.testing.assert_allclose(x, called(layer, input_of(2)), **CLOSE)
+
+
+def test_a_model_is_put_around_a_layer(tmp_path: Path) -> None:
+    """A .nam ends in bias, h_0 and c_0 of its last layer, then the head's weight and bias."""
+    numbers = {
+        "h_0": torch.tensor([[[1.0, 2.0]]]),
+        "c_0": torch.tensor([[[3.0, 4.0]]]),
+        "head.weight": torch.tensor([[5.0, 6.0]]),
+        "head.bias": torch.tensor([7.0]),
+        "sample_rate": 48_000.0,
+    }
+    path = tmp_path / "m.nam"
+    rs.save(nn.LSTM(1, 2), path, beside={"": numbers})
+    model = json.loads(path.read_text())
+    assert model["weights"][-7:] == [1, 2, 3, 4, 5, 6, 7]
+    assert model["sample_rate"] == 48_000
+    # what is given takes the place of what was read
+    rs.save(rs.load(path), path, beside={"lstm": {**numbers, "head.bias": torch.tensor([8.0])}})
+    assert json.loads(path.read_text())["weights"][-7:] == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_a_model_without_a_place_or_a_layer_is_refused(tmp_path: Path) -> None:
+    layers, numbers = {"amp": nn.LSTM(1, 2)}, {"head.bias": torch.zeros(1)}
+    with pytest.raises(rs.RefusedError, match=r"a \.pt file holds layers alone"):
+        rs.save(layers, tmp_path / "m.pt", beside={"amp": numbers})
+    with pytest.raises(rs.AddressError, match="beside must name layers, 'amp'; got 'rig'"):
+        rs.save(layers, tmp_path / "m.nam", beside={"rig": numbers})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gru_is_written_in_the_order_of_keras(tmp_path: Path) -> None:
@@ -606,7 +632,7 @@ _MEASURE = """
 import re, sys
 from pathlib import Path
 import rnnscope as rs
-from rnnscope._files.loading import load
+from rnnscope._files.load import load
 
 def most():
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -30,11 +30,12 @@ from typer.testing import CliRunner
 import rnnscope as rs
 from rnnscope._cli.commands import app
 from rnnscope._cli.inputs import read_sequence
-from rnnscope._files import arrays as reading
-from rnnscope._files.arrays import read_npz
-from rnnscope._files.hdf5 import read_hdf5
-from rnnscope._files.window import Window
-from rnnscope._files.wire import encoded
+from rnnscope._files import summary
+from rnnscope._files.arrays import read_hdf5, read_npz
+from rnnscope._files.arrays import safetensors as safetensors_reader
+from rnnscope._files.disk import Window
+from rnnscope._files.onnx.protobuf import encode_field
+from rnnscope._files.summary import summarize
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and measures a process's memory")
 
@@ -101,6 +102,7 @@ FORMS: dict[str, Callable[[Path], None]] = {
     "stored at odd places": lambda path: rewritten(
         path, change=lambda name, data: data + b"\n" if name.endswith("version") else data
     ),
+    "without checksums": lambda path: without_checksums(path),
     "zip64": lambda path: rewritten(path, zip64=True),
     "deflated": lambda path: packed(path),
     "one record deflated": lambda path: append_deflated(path),
@@ -110,6 +112,17 @@ FORMS: dict[str, Callable[[Path], None]] = {
         path, change=lambda name, data: None if name.endswith("/byteorder") else data
     ),
 }
+
+
+def without_checksums(path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(torch.load(path, weights_only=True), path)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is not None
 
 
 def append_deflated(path: Path) -> None:
@@ -136,7 +149,7 @@ def old_format(value: Any, path: Path) -> None:
     torch.save(value, path, _use_new_zipfile_serialization=False)
 
 
-def contents() -> dict[str, Callable[[], Any]]:
+def state_dicts() -> dict[str, Callable[[], Any]]:
     """State dicts whose tensors are no rows of numbers of their own."""
     gru = nn.GRU(3, 4)
     sizes = {name: value.shape for name, value in gru.state_dict().items()}
@@ -167,7 +180,7 @@ def contents() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("write", [torch.save, old_format])
-@pytest.mark.parametrize("content", contents())
+@pytest.mark.parametrize("content", state_dicts())
 def test_tensors_that_share_or_step_over_numbers(
     tmp_path: Path, content: str, write: Callable[[Any, Path], None]
 ) -> None:
@@ -175,7 +188,7 @@ def test_tensors_that_share_or_step_over_numbers(
     path = tmp_path / "m.pt"
     if content == "with others" and write is old_format:
         pytest.skip("the old format writes no tensor of the meta device")
-    write(contents()[content](), path)
+    write(state_dicts()[content](), path)
     expected = torch.load(path, weights_only=True)
     names = nn.GRU(3, 4).state_dict()
     assert_loaded_as(path, {f".{name}": expected[name].detach() for name in names})
@@ -237,6 +250,20 @@ def test_a_storage_that_reaches_into_the_next_record(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="does not match"):
         torch.load(path, weights_only=True)
     with pytest.raises(rs.FileError, match=r"m\.pt: damaged: a0 lies in 96 bytes; no record"):
+        rs.load(path)
+
+
+def test_a_packed_record_that_is_damaged(tmp_path: Path) -> None:
+    """torch.load gives what it could unpack of it, and whatever lay in memory behind that."""
+    path = tmp_path / "m.pt"
+    torch.save(nn.GRU(30, 40).state_dict(), path)
+    packed(path)
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("m/data/0").header_offset
+    data = bytearray(path.read_bytes())
+    data[place + 1000] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(rs.FileError, match=r"m\.pt, m/data/0: damaged: "):
         rs.load(path)
 
 
@@ -667,25 +694,45 @@ def views_pt(path: Path) -> None:
 
 def concat_onnx(path: Path) -> None:
     """W is what 40 times 40 copies of it make."""
-    w = encoded(1, 1) + encoded(1, 300) + encoded(1, 100) + encoded(2, 1) + encoded(8, "W")
-    graph = encoded(5, w + encoded(9, bytes(120_000)))
-    axis = encoded(5, encoded(1, "axis") + encoded(3, 0) + encoded(20, 2))
+    w = (
+        encode_field(1, 1)
+        + encode_field(1, 300)
+        + encode_field(1, 100)
+        + encode_field(2, 1)
+        + encode_field(8, "W")
+    )
+    graph = encode_field(5, w + encode_field(9, bytes(120_000)))
+    axis = encode_field(5, encode_field(1, "axis") + encode_field(3, 0) + encode_field(20, 2))
     for before, name in (("W", "a"), ("a", "b"), ("b", "c")):
-        node = encoded(1, before) * 40 + encoded(2, name) + encoded(4, "Concat") + axis
-        graph += encoded(1, node)
-    inputs = b"".join(encoded(1, name) for name in "XcW")
-    path.write_bytes(encoded(7, graph + encoded(1, inputs + encoded(2, "Y") + encoded(4, "GRU"))))
+        node = (
+            encode_field(1, before) * 40 + encode_field(2, name) + encode_field(4, "Concat") + axis
+        )
+        graph += encode_field(1, node)
+    inputs = b"".join(encode_field(1, name) for name in "XcW")
+    path.write_bytes(
+        encode_field(
+            7, graph + encode_field(1, inputs + encode_field(2, "Y") + encode_field(4, "GRU"))
+        )
+    )
 
 
 def parts_onnx(path: Path) -> None:
-    path.write_bytes(encoded(7, encoded(5, b"") * 1_000_000))
+    path.write_bytes(encode_field(7, encode_field(5, b"") * 1_000_000))
 
 
 def same_names_onnx(path: Path) -> None:
-    node = b"".join(encoded(1, name) for name in "XWR") + encoded(3, "n") + encoded(4, "RNN")
-    weights = b"".join(encoded(1, 1) for _ in range(3)) + encoded(2, 1) + encoded(9, bytes(4))
-    arrays = b"".join(encoded(5, weights + encoded(8, name)) for name in "WR")
-    path.write_bytes(encoded(7, arrays + encoded(1, node) * 20_000))
+    node = (
+        b"".join(encode_field(1, name) for name in "XWR")
+        + encode_field(3, "n")
+        + encode_field(4, "RNN")
+    )
+    weights = (
+        b"".join(encode_field(1, 1) for _ in range(3))
+        + encode_field(2, 1)
+        + encode_field(9, bytes(4))
+    )
+    arrays = b"".join(encode_field(5, weights + encode_field(8, name)) for name in "WR")
+    path.write_bytes(encode_field(7, arrays + encode_field(1, node) * 20_000))
 
 
 def entries_npz(path: Path) -> None:
@@ -775,13 +822,21 @@ def measured(*paths: Path) -> list[tuple[int, float, str]]:
     return results
 
 
+LONG = ("zeros_pt", "zeros_npz", "padded_pt", "lists_pt", "old_lists_pt", "dicts_pt")
+LONG += ("headers_npz", "layers_safetensors")
+SHORT = tuple(name for name in HOSTILE if name not in LONG)
+
+
 @LINUX
-def test_what_takes_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)])
+def test_what_takes_far_more_than_its_size_is_refused(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
     pytest.importorskip("h5py", reason="h5py writes some of the files")
     paths = []
-    for name, (make, _) in HOSTILE.items():
+    for name in names:
         paths.append(tmp_path / f"{name}.{name.rpartition('_')[2]}")
-        make(paths[-1])
+        HOSTILE[name][0](paths[-1])
     for path, (taken, _, said) in zip(paths, measured(*paths), strict=True):
         assert HOSTILE[path.stem][1] in said
         assert str(path) in said
@@ -851,7 +906,7 @@ def test_a_file_is_opened_as_often_for_many_layers_as_for_one(
             opened = [
                 ("pathlib.Path.open", Path.open),
                 ("zipfile.ZipFile.__init__", zipfile.ZipFile.__init__),
-                ("rnnscope._files.arrays.safe_open", reading.safe_open),
+                ("rnnscope._files.arrays.safetensors.safe_open", safetensors_reader.safe_open),
                 ("torch.load", torch.load),
             ]
             counts = []
@@ -881,11 +936,48 @@ def test_two_thousand_layers(tmp_path: Path) -> None:
 
 
 def test_as_many_nodes_of_one_name_get_names_of_their_own(tmp_path: Path) -> None:
-    node = b"".join(encoded(1, name) for name in "XWR") + encoded(3, "n") + encoded(4, "RNN")
-    weights = b"".join(encoded(1, 1) for _ in range(3)) + encoded(2, 1) + encoded(9, bytes(4))
-    arrays = b"".join(encoded(5, weights + encoded(8, name)) for name in "WR")
-    (tmp_path / "m.onnx").write_bytes(encoded(7, arrays + encoded(1, node) * 5))
+    node = (
+        b"".join(encode_field(1, name) for name in "XWR")
+        + encode_field(3, "n")
+        + encode_field(4, "RNN")
+    )
+    weights = (
+        b"".join(encode_field(1, 1) for _ in range(3))
+        + encode_field(2, 1)
+        + encode_field(9, bytes(4))
+    )
+    arrays = b"".join(encode_field(5, weights + encode_field(8, name)) for name in "WR")
+    (tmp_path / "m.onnx").write_bytes(encode_field(7, arrays + encode_field(1, node) * 5))
     assert list(rs.load(tmp_path / "m.onnx")) == ["n", "n_", "n__", "n___", "n____"]
+
+
+def test_eigenvalues_are_computed_once_for_a_shared_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = nn.GRU(3, 4).state_dict()
+    torch.save({f"l{k}": state for k in range(100)}, tmp_path / "m.pt")
+    counted = Counted(torch.linalg.eigvals)
+    monkeypatch.setattr(torch.linalg, "eigvals", counted)
+    layers = summarize(tmp_path / "m.pt").layers
+    assert counted.calls == 3  # of r, z and n
+    expected = {
+        gate: float(np.abs(np.linalg.eigvals(part.double().numpy())).max())
+        for gate, part in zip("rzn", state["weight_hh_l0"].split(4), strict=True)
+    }
+    for layer in layers:
+        assert layer["spectral_radius"]["l0 forward"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_eigenvalues_are_computed_as_far_as_the_file_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "_WORK", 5 * 4**3)
+    torch.save(state_of({"a": nn.GRU(3, 4), "b": nn.LSTM(3, 4)}), tmp_path / "m.pt")
+    first, second = (
+        each["spectral_radius"]["l0 forward"] for each in summarize(tmp_path / "m.pt").layers
+    )
+    assert [gate for gate, radius in (first | second).items() if radius is None] == ["g", "o"]
+    assert "not computed" in str(summarize(tmp_path / "m.pt"))
 
 
 # the command line ----------------------------------------------------------------------------
@@ -932,6 +1024,31 @@ def test_too_little_memory_is_an_error_that_names_the_file(
 
     monkeypatch.setattr(np.lib.format, "read_array", full)
     assert_said_on_the_command_line(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize(
+    "text", ["{'descr': '<f4', 'fortran_order': False, 'shape': (3,), (", "-" * 5000]
+)
+def test_a_header_that_is_no_python(tmp_path: Path, text: str) -> None:
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode() + bytes(12)
+    (tmp_path / "x.npy").write_bytes(data)
+    with pytest.raises(rs.FileError, match=r"x\.npy: not a whole \.npy file"):
+        read_sequence(tmp_path / "x.npy")
+    with pytest.raises(rs.FileError, match=r"x\.npy: not a whole \.npy file"):
+        rs.compare(tmp_path / "x.npy", nn.GRU(2, 3), torch.zeros(4, 1, 2))
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("weight_ih_l0.npy", data)
+    assert_said_on_the_command_line(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file])
+def test_floats_without_operations_are_no_weights(
+    tmp_path: Path, write: Callable[[Any, Path], None]
+) -> None:
+    path = tmp_path / ("m.pt" if write is torch.save else "m.safetensors")
+    write({n: v.to(torch.float8_e4m3fn) for n, v in nn.GRU(2, 3).state_dict().items()}, path)
+    with pytest.raises(rs.FileError, match=r"weight_ih_l0 is torch\.float8_e4m3fn; expected"):
+        rs.load(path)
 
 
 def test_a_csv_takes_little_more_than_its_numbers(tmp_path: Path) -> None:

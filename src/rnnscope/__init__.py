@@ -13,7 +13,7 @@ from importlib.metadata import version as _version
 
 from rnnscope import plot
 from rnnscope._compare import Cause, Verdict, assert_agrees, compare
-from rnnscope._edit.edit import Edit
+from rnnscope._edit import Edit
 from rnnscope._files import load, save
 from rnnscope._layers.recurrent import Recurrent, unfuse
 from rnnscope._layouts import Array, Layout, Stored

@@ -29,10 +29,10 @@ from rnnscope._cli.terminal import ArgumentError, Format, OneLine, say, show
 from rnnscope._escaping import printable
 from rnnscope._explain.lesson import lesson
 from rnnscope._files import load, save
-from rnnscope._files.found import AmbiguousError
-from rnnscope._files.jsonfile import JSON_ENDINGS, read_json
-from rnnscope._files.loading import READERS
-from rnnscope._files.showing import contents
+from rnnscope._files.json import JSON_ENDINGS, read_json
+from rnnscope._files.load import READERS
+from rnnscope._files.stored_layer import AmbiguousError
+from rnnscope._files.summary import summarize
 from rnnscope._layers.adopt import adopt
 from rnnscope._layouts import LAYOUTS
 from rnnscope._layouts.kinds import nonlinearity_of
@@ -468,7 +468,7 @@ def show_file(
     """
     kind = cell.value if cell else None
     with _options_told(layout="--layout"):
-        found = contents(file, layer=layer, cell=kind, layout=layout)
+        found = summarize(file, layer=layer, cell=kind, layout=layout)
     show(found, form, "show")
 
 

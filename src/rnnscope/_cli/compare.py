@@ -18,7 +18,7 @@ from rnnscope._cli.terminal import ArgumentError
 from rnnscope._compare import Verdict, compare
 from rnnscope._escaping import fenced
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.window import Held
+from rnnscope._files.disk import LazyArray
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
 
@@ -103,7 +103,7 @@ def initial_states(path: Path, layer: nn.Module) -> Any:
     return states[0] if len(states) == 1 else states
 
 
-def _numbers(held: Held, what: str) -> Tensor:
+def _numbers(held: LazyArray, what: str) -> Tensor:
     if held.count > MOST:
         raise ShapeError(f"{what} has {held.count} numbers, more than {MOST}")
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._files.atomic import no_file
+from rnnscope._files.disk import no_file
 from rnnscope.errors import FileError, ShapeError
 
 __all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
@@ -96,7 +96,7 @@ def _read_csv(path: Path) -> Tensor:
                 if len(values) > MOST:
                     place = f"{path}, line {lines.line_num}"
                     raise FileError(f"{place}: more than {MOST} numbers; {_LIBRARY}")
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{path}: not a text of comma-separated numbers: {error}") from error
     if not values:
         raise FileError(f"{path}: empty; expected a row a step, a column a feature")
@@ -132,13 +132,14 @@ def _read_npy(path: Path) -> Tensor:
     try:
         # mapped, so that a header which promises more than the file holds allocates nothing
         held = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
         if "Python objects" in str(error):
             raise FileError(
                 f"{path}: holds Python objects, which could run code when read; expected numbers"
             ) from error
         empty = path.stat().st_size > 0 and "empty" in str(error)
-        reason = "an array of no numbers" if empty else f"not a whole .npy file: {error}"
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = "an array of no numbers" if empty else f"not a whole .npy file: {line}"
         raise FileError(f"{path}: {reason}") from error
     if held.dtype.kind not in "iufb":
         raise FileError(f"{path}: holds {held.dtype}; expected real numbers")

@@ -78,7 +78,8 @@ def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.R
     count = gates * hidden_size * directions * (features + layers * output_size)
     if count > MOST:
         raise ShapeError(f"a layer of these sizes holds {count} weights; the most here is {MOST}")
-    options |= {"dtype": torch.float32, "device": "cpu"}
+    options.setdefault("dtype", torch.float32)
+    options.setdefault("device", "cpu")
     if kind not in KINDS:
         return Recurrent(cell, input_size, hidden_size, **options)
     return KINDS[kind](input_size, hidden_size, **options)

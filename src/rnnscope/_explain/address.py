@@ -10,88 +10,18 @@ import torch
 from torch import Tensor
 
 from rnnscope._explain.digits import MOST_PLACES, PLACES, Ruler
-from rnnscope._explain.unit_step import Hand, Site, expressions, needed
-from rnnscope._layers.call import Call
+from rnnscope._explain.unit_step import Operands, UnitStep, expressions, needed
 from rnnscope._layers.sequences import running_order
-from rnnscope._layers.structure import Structure, Weights
-from rnnscope._record.record import Index, Place
-from rnnscope.cells import Cell
+from rnnscope._layers.structure import Weights
+from rnnscope._record.record import Place
+from rnnscope._record.traced import Traced
 from rnnscope.errors import AddressError
 
-__all__ = ["Address", "Traced", "faithful"]
-
-
-class Traced(Protocol):
-    """What an explanation needs of a trace."""
-
-    @property
-    def structure(self) -> Structure:
-        """What the layer is."""
-
-    @property
-    def call(self) -> Call:
-        """How it was called."""
-
-    @property
-    def cell(self) -> Cell:
-        """Its equations."""
-
-    @property
-    def weights(self) -> tuple[tuple[Weights, ...], ...]:
-        """By layer and direction."""
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """The same by PyTorch's names."""
-
-    @property
-    def directions(self) -> tuple[str, ...]:
-        """Names of the directions."""
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Length of each axis but the last."""
-
-    @property
-    def deviation(self) -> float | None:
-        """None where the layer did not run."""
-
-    @property
-    def proof(self) -> str:
-        """What was verified."""
-
-    @property
-    def output(self) -> object:
-        """What the layer returned."""
-
-    @property
-    def h_n(self) -> Tensor:
-        """The last hidden states."""
-
-    @property
-    def c_n(self) -> Tensor:
-        """The last cell states."""
-
-    lengths: Tensor
-
-    def __contains__(self, name: object, /) -> bool:
-        """Whether a quantity is recorded."""
-
-    def __getitem__(self, name: str, /) -> Tensor:
-        """A quantity (layer, direction, batch, time, unit)."""
-
-    def layer_input(self, layer: int) -> Tensor:
-        """A layer's input (batch, time, feature)."""
-
-    def before(self, state: str, layer: int, direction: str) -> Tensor:
-        """A state before each step (batch, time, unit)."""
-
-    def position(self, axis: str, index: Index, size: int | None = None) -> int | slice:
-        """An index, checked and made non-negative."""
+__all__ = ["Address", "faithful"]
 
 
 class Address:
-    """One layer, direction and sequence of a trace; its steps and units are told apart below.
+    """One layer, direction and sequence of a trace; its methods take the step and the unit.
 
     Raises ``AddressError`` where an axis is left out that is longer than 1.
     """
@@ -104,9 +34,9 @@ class Address:
         batch: int | None,
     ) -> None:
         self.trace = trace
-        self.layer = self._one("layer", layer, trace.sizes["layer"])
+        self.layer = self._index("layer", layer, trace.sizes["layer"])
         self.direction = self._direction(direction)
-        self.batch = self._one("batch", batch, trace.sizes["batch"])
+        self.batch = self._index("batch", batch, trace.sizes["batch"])
         self.length = int(trace.lengths[self.batch])
 
     @property
@@ -130,38 +60,39 @@ class Address:
         return structure.output_size if name == "h" else structure.hidden_size
 
     def unit(self, name: str | None, unit: int | None) -> int:
-        """The unit of a quantity; without a name, of all of a step."""
-        return self._one("unit", unit, self.units(name or self.trace.cell.quantities[0]))
+        """The unit's position; without a name, among the units of the cell's first quantity."""
+        return self._index("unit", unit, self.units(name or self.trace.cell.quantities[0]))
 
     def time(self, time: int | str | None) -> int:
-        """The step, which is none of padding; "last" is the last that runs."""
+        """The step's position, which must not be padding; "last" is the last step that runs."""
         if isinstance(time, str):
             if time != "last":
                 raise AddressError(f'time must be a whole number or "last"; got {time!r}')
             return self.times[-1]
         if time is None and self.length == 1:
             return 0
-        found = self._one("time", time, self.trace.sizes["time"])
-        if found >= self.length:
+        position = self._index("time", time, self.trace.sizes["time"])
+        if position >= self.length:
             raise AddressError(
-                f"time={found} of batch {self.batch} is padding: that sequence has length "
+                f"time={position} of batch {self.batch} is padding: that sequence has length "
                 f"{self.length}, so its steps are time=0 to {self.length - 1}; "
                 f'time="last" is its last'
             )
-        return found
+        return position
 
     def names(self, name: str | None, unit: int) -> list[str]:
-        """What is worked by hand for a name: it, and all of the same unit that it comes from."""
+        """What is worked by hand for a name: its quantity, and all of the same unit before it."""
         cell = self.trace.cell
         if name is None:
-            return [each for each in cell.quantities if unit < self.units(each)]
+            return [quantity for quantity in cell.quantities if unit < self.units(quantity)]
         if name not in expressions(cell):
-            known = list(expressions(cell))
-            near = difflib.get_close_matches(name, known, n=1)
+            computed = list(expressions(cell))
+            near = difflib.get_close_matches(name, computed, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            given = " x is given, not computed." if name == "x" else ""
+            reason = " x is given, not computed." if name == "x" else ""
             raise AddressError(
-                f"no equation for {name!r}; {cell.name} computes {', '.join(known)}.{hint}{given}"
+                f"no equation for {name!r}; "
+                f"{cell.name} computes {', '.join(computed)}.{hint}{reason}"
             )
         return needed(cell, name)
 
@@ -169,7 +100,7 @@ class Address:
         """One number's place."""
         return Place(self.layer, self.direction, self.batch, time, unit)
 
-    def site(self, time: int, unit: int) -> Site:
+    def operands(self, time: int, unit: int) -> Operands:
         """All that goes into one unit at one step, in float64."""
         trace = self.trace
         before = {
@@ -177,7 +108,7 @@ class Address:
             for state in trace.cell.states
         }
         weights = self.weights.map(_precise)
-        return Site(
+        return Operands(
             weights,
             _precise(trace.layer_input(self.layer)[self.batch, time]),
             {state: _precise(value) for state, value in before.items()},
@@ -187,17 +118,17 @@ class Address:
             weights.vectors,
         )
 
-    def own(self, name: str, time: int, unit: int) -> float | None:
+    def trace_value(self, name: str, time: int, unit: int) -> float | None:
         """The trace's own value; None where it is not recorded."""
         if name not in self.trace:
             return None
         d = self.trace.directions.index(self.direction)
         return float(self.trace[name].detach()[self.layer, d, self.batch, time, unit])
 
-    def owns(self, names: Iterable[str], time: int, unit: int) -> dict[str, float]:
+    def trace_values(self, names: Iterable[str], time: int, unit: int) -> dict[str, float]:
         """The trace's own values of several names."""
-        found = {name: self.own(name, time, unit) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: self.trace_value(name, time, unit) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def starts(self, time: int) -> bool:
         """Whether no step came before."""
@@ -229,7 +160,7 @@ class Address:
             )
         return direction
 
-    def _one(self, axis: str, index: int | None, length: int) -> int:
+    def _index(self, axis: str, index: int | None, length: int) -> int:
         if index is None:
             if length != 1:
                 raise AddressError(
@@ -237,32 +168,33 @@ class Address:
                     f"number: write {axis}=0 to {axis}={length - 1}"
                 )
             return 0
-        found = self.trace.position(axis, index, length)
-        if isinstance(found, slice):
+        number = self.trace.position(axis, index, length)
+        if isinstance(number, slice):
             raise AddressError(
                 f"an explanation is about one number: {axis} must be one; got {index}"
             )
-        return found
+        return number
 
 
 def _precise(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float64)
 
 
-def faithful(work: Work, results: Iterable[str]) -> list[Hand]:
-    """What ``work`` gives with as few digits as print the results as their true values, rounded."""
+def faithful(work: Work, results: Iterable[str]) -> list[UnitStep]:
+    """The steps of ``work``, with the fewest digits in which every result is its true value
+    rounded."""
     wanted = list(results)
     # a digit or two more for an exact rounding; beyond, a last digit that is one off will do
     for strict, most in ((wanted, PLACES + 2), ([], MOST_PLACES)):
         for places in range(PLACES, most + 1):
-            found = list(work(Ruler(places)))
-            if all(hand.faithful(strict) for hand in found):
-                return found
+            unit_steps = list(work(Ruler(places)))
+            if all(unit_step.faithful(strict) for unit_step in unit_steps):
+                return unit_steps
     return list(work(Ruler(PLACES)))
 
 
 class Work(Protocol):
-    """Steps worked by hand with a ruler."""
+    """A function that works steps by hand with the digits of a ruler."""
 
-    def __call__(self, ruler: Ruler, /) -> Iterable[Hand]:
+    def __call__(self, ruler: Ruler, /) -> Iterable[UnitStep]:
         """The steps, in the order in which they run."""

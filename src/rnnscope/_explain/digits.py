@@ -1,7 +1,7 @@
 """Arithmetic as it is printed: every result recomputes from the digits that stand above it.
 
-A number is shown with a choice of digits, and whatever is computed from it is computed from
-those digits. A result is printed as close to the true value (float64) as it can be while it
+A number is printed with a choice of digits, and what is computed from it is computed from those
+digits. A result is printed as close to the true value (float64) as it can be while it
 stays within one unit of its last digit of what a reader finds with the printed digits.
 """
 
@@ -17,7 +17,7 @@ import torch
 from rnnscope.cells.functions import Function
 from rnnscope.cells.notation import Digits, Shape
 
-__all__ = ["MOST_PLACES", "PLACES", "Node", "Ruler", "Shown", "apply", "plain"]
+__all__ = ["MOST_PLACES", "PLACES", "Computation", "Ruler", "Numeral", "apply", "plain"]
 
 PLACES = 6
 """Decimals of a number between 0.001 and 10, where that suffices."""
@@ -32,8 +32,8 @@ _EXACT = Context(prec=400, traps=[])
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A number and the digits it is printed with; ``places`` decimals, None where exact."""
+class Numeral:
+    """A number and the digits with which it is printed; ``places`` decimals, None where exact."""
 
     truth: float
     text: str
@@ -41,7 +41,7 @@ class Shown:
 
     @property
     def value(self) -> float:
-        """What a reader reads."""
+        """The number that the digits say."""
         return float(self.text)
 
     @property
@@ -62,11 +62,11 @@ def plain(value: float) -> float | str:
 
 @dataclass(frozen=True)
 class Ruler:
-    """How many digits numbers get: ``places`` decimals between 0.001 and 10, as many significant
-    digits below, one more above.
+    """How many digits a number gets: between 0.001 and 10 ``places`` decimals, below 0.001 as many
+    significant digits, above 10 one more.
 
     >>> ruler = Ruler(6)
-    >>> [ruler.given(value).text for value in (0.1958547234, 3.0, 1.23456789e-9, 1234567.8912)]
+    >>> [ruler.numeral(value).text for value in (0.1958547234, 3.0, 1.23456789e-9, 1234567.8912)]
     ['0.195855', '3', '1.23457e-09', '1234568']
     """
 
@@ -82,64 +82,66 @@ class Ruler:
             return self.places - exponent
         return self.places if size >= 1e-3 else self.places - 1 - exponent
 
-    def given(self, value: float, places: int | None = None) -> Shown:
+    def numeral(self, value: float, places: int | None = None) -> Numeral:
         """A number that is not computed here: a weight, an input, a state; with ``places`` at
         least so many decimals."""
         natural = self.natural(value)
-        return self._given(value, natural if places is None else max(natural, places))
+        return self._numeral(value, natural if places is None else max(natural, places))
 
-    def to(self, value: float, places: int) -> Shown:
-        """A number to exactly so many decimals, beside others of that many."""
-        return self._given(value, places)
+    def to(self, value: float, places: int) -> Numeral:
+        """A number to exactly so many decimals, for a column of such numbers."""
+        return self._numeral(value, places)
 
-    def _given(self, value: float, places: int) -> Shown:
+    def _numeral(self, value: float, places: int) -> Numeral:
         if not math.isfinite(value):
-            return Shown(value, str(value), None)
+            return Numeral(value, str(value), None)
         short = repr(int(value)) if value == int(value) and abs(value) < 1e7 else repr(value)
         decimals = len(short.partition(".")[2])
         if "e" not in short and decimals <= max(0, min(places, 3)):
-            return Shown(value, short, None)
-        return Shown(value, _write(_rounded(value, places), places, self.places), places)
+            return Numeral(value, short, None)
+        return Numeral(value, _write(_rounded(value, places), places, self.places), places)
 
-    def factors(self, left: float, right: float, places: int | None = None) -> tuple[Shown, Shown]:
-        """Two given numbers with so many digits that their product keeps its own."""
-        needed = self.natural(left * right) if places is None else places
-        return self.given(left, _beside(needed, right)), self.given(right, _beside(needed, left))
+    def factors(self, a: float, b: float, places: int | None = None) -> tuple[Numeral, Numeral]:
+        """Two factors with so many digits that their product keeps its own."""
+        needed = self.natural(a * b) if places is None else places
+        return self.numeral(a, _factor_places(needed, b)), self.numeral(
+            b, _factor_places(needed, a)
+        )
 
     def result(
         self, truth: float, recomputed: float, coarsest: float = 0.0, aim: float | None = None
-    ) -> Shown:
+    ) -> Numeral:
         """A computed number: ``truth`` in float64, ``recomputed`` from printed digits, whose
         own units make an error of ``coarsest``. What is printed comes near to ``aim``, by
         default the truth."""
         if not math.isfinite(recomputed):
-            return Shown(recomputed, str(recomputed), None)
+            return Numeral(recomputed, str(recomputed), None)
         if truth == 0 == recomputed:
-            return Shown(truth, "0", None)
+            return Numeral(truth, "0", None)
         if not math.isfinite(truth):
             truth = recomputed
         places = self.natural(truth if truth else recomputed)
         if 0 < coarsest < math.inf:
             places = min(places, math.floor(1e-9 - math.log10(coarsest)))
-        found = _EXACT.scaleb(_EXACT.create_decimal_from_float(recomputed), places)
+        recomputed_steps = _EXACT.scaleb(_EXACT.create_decimal_from_float(recomputed), places)
         nearest = _rounded(truth if aim is None else aim, places)
-        least = int(_EXACT.subtract(found, 1).to_integral_value(ROUND_CEILING, _EXACT))
-        most = int(_EXACT.add(found, 1).to_integral_value(ROUND_FLOOR, _EXACT))
+        least = int(_EXACT.subtract(recomputed_steps, 1).to_integral_value(ROUND_CEILING, _EXACT))
+        most = int(_EXACT.add(recomputed_steps, 1).to_integral_value(ROUND_FLOOR, _EXACT))
         steps = min(max(nearest, least), most)
-        return Shown(truth, _write(steps, places, self.places), places)
+        return Numeral(truth, _write(steps, places, self.places), places)
 
-    def total(self, parts: list[tuple[bool, Shown]]) -> Shown:
+    def total(self, parts: list[tuple[bool, Numeral]]) -> Numeral:
         """A sum; each part with whether it is subtracted. Its digits end where a part's end."""
         truth = _sum((negative, part.truth) for negative, part in parts)
         recomputed = _sum((negative, part.value) for negative, part in parts)
         return self.result(truth, recomputed, max(part.unit for _, part in parts))
 
-    def product(self, left: Shown, right: Shown) -> Shown:
+    def product(self, a: Numeral, b: Numeral) -> Numeral:
         """A product of two printed numbers."""
-        unit = max(abs(left.value) * right.unit, abs(right.value) * left.unit)
-        return self.result(left.truth * right.truth, left.value * right.value, unit * SIGNIFICANT)
+        unit = max(abs(a.value) * b.unit, abs(b.value) * a.unit)
+        return self.result(a.truth * b.truth, a.value * b.value, unit * SIGNIFICANT)
 
-    def apply(self, function: Function, argument: Shown) -> Shown:
+    def apply(self, function: Function, argument: Numeral) -> Numeral:
         """A function of a printed number."""
         truth, recomputed = apply(function, argument.truth), apply(function, argument.value)
         slope = function.slope(
@@ -148,41 +150,41 @@ class Ruler:
         )
         return self.result(truth, recomputed, abs(float(slope)) * argument.unit * SIGNIFICANT)
 
-    def dot(self, weights: list[float], inputs: list[float]) -> tuple[Shown, list[Dotted]]:
+    def dot(self, weights: list[float], inputs: list[float]) -> tuple[Numeral, list[DotTerm]]:
         """A dot product written out. Each product may give way by part of a unit, so that
         their sum is the true one."""
         sizes = [w * x for w, x in zip(weights, inputs, strict=True)]
         largest = max((abs(size) for size in sizes if math.isfinite(size)), default=0.0)
-        found: list[Dotted] = []
+        terms: list[DotTerm] = []
         carry = 0.0
         for weight, value, size in zip(weights, inputs, sizes, strict=True):
             places = max(self.natural(largest), self.natural(size))
-            left, right = self.factors(weight, value, places)
+            printed_weight, printed_value = self.factors(weight, value, places)
             aim = size - carry if math.isfinite(size - carry) else None
-            product = self.result(size, left.value * right.value, aim=aim)
+            product = self.result(size, printed_weight.value * printed_value.value, aim=aim)
             carry += product.value - size
-            found.append(Dotted(left, right, product))
-        return self.total([(False, each.product) for each in found]), found
+            terms.append(DotTerm(printed_weight, printed_value, product))
+        return self.total([(False, term.product) for term in terms]), terms
 
-    def faithful(self, shown: Shown, units: float = 0.501) -> bool:
+    def faithful(self, numeral: Numeral, units: float = 0.501) -> bool:
         """Whether a result is printed to as many digits as wanted, and its true value is so few
         units of the last one away; half a unit is what rounding itself takes."""
-        if shown.places is None:
+        if numeral.places is None:
             return True
-        wanted = Ruler(PLACES).natural(shown.truth)
-        wanted = min(wanted, self.natural(shown.truth))
-        if shown.places < (wanted if wanted <= PLACES else wanted - 1):
+        wanted = Ruler(PLACES).natural(numeral.truth)
+        wanted = min(wanted, self.natural(numeral.truth))
+        if numeral.places < (wanted if wanted <= PLACES else wanted - 1):
             return False
-        return abs(shown.value - shown.truth) <= units * shown.unit
+        return abs(numeral.value - numeral.truth) <= units * numeral.unit
 
 
 @dataclass(frozen=True, slots=True)
-class Dotted:
+class DotTerm:
     """One product of a dot product."""
 
-    weight: Shown
-    input: Shown
-    product: Shown
+    weight: Numeral
+    input: Numeral
+    product: Numeral
 
 
 def _sum(parts: object) -> float:
@@ -192,11 +194,11 @@ def _sum(parts: object) -> float:
     return total
 
 
-def _beside(places: int, other: float) -> int:
+def _factor_places(places: int, cofactor: float) -> int:
     """Decimals of a factor such that its rounding stays below the product's last digit."""
-    if other == 0 or not math.isfinite(other):
+    if cofactor == 0 or not math.isfinite(cofactor):
         return 0
-    return places + math.ceil(math.log10(abs(other)))
+    return places + math.ceil(math.log10(abs(cofactor)))
 
 
 def _rounded(value: float, places: int) -> int:
@@ -221,15 +223,16 @@ def _write(steps: int, places: int, usual: int) -> str:
 
 
 @dataclass(frozen=True)
-class Node:
+class Computation:
     """A part of an equation with its number: written with symbols, or with digits from some
-    depth on. ``kept`` leaves a symbol standing beside the digits: it is listed elsewhere."""
+    depth on. With ``keeps_symbol`` the symbol stands among digits: its number is listed
+    elsewhere."""
 
     symbolic: Shape
-    shown: Shown
-    children: tuple[Node, ...] = ()
+    numeral: Numeral
+    children: tuple[Computation, ...] = ()
     build: Callable[[tuple[Shape, ...]], Shape] | None = None
-    kept: bool = False
+    keeps_symbol: bool = False
 
     @property
     def height(self) -> int:
@@ -237,11 +240,11 @@ class Node:
         return 1 + max(child.height for child in self.children) if self.children else 0
 
     def at(self, depth: int) -> Shape:
-        """All that is not higher than ``depth`` as digits, the rest as operations on them."""
-        if self.kept and depth == 0:
+        """Parts up to the height ``depth`` as digits, what is above them as operations."""
+        if self.keeps_symbol and depth == 0:
             return self.symbolic
         if self.height <= depth or self.build is None:
-            return Digits(self.shown.text)
+            return Digits(self.numeral.text)
         return self.build(tuple(child.at(depth) for child in self.children))
 
     @property

@@ -82,11 +82,11 @@ class Chains:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words and numbers; ``left`` counts the columns that are aligned at the left."""
+    """Rows of words and numbers; the first ``left_columns`` are aligned at the left."""
 
     header: tuple[Cell, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    left: int = 1
+    left_columns: int = 1
 
 
 Block = Heading | Paragraph | Listing | Chains | Table
@@ -141,15 +141,15 @@ class Document:
 
     def __rich__(self) -> Text:
         """The text with its headings bold, its asides dim and its results in colour."""
-        found = Text(no_wrap=True)
+        rich_text = Text(no_wrap=True)
         for line, style in self._lines():
-            start = len(found)
-            found.append(line + "\n", style or "")
+            start = len(rich_text)
+            rich_text.append(line + "\n", style or "")
             end = line.rfind(" = ")
             if not style and end > 0 and _is_number(line[end + 3 :]):
-                found.stylize("bold cyan", start + end + 3, start + len(line))
-        found.right_crop(1)
-        return found
+                rich_text.stylize("bold cyan", start + end + 3, start + len(line))
+        rich_text.right_crop(1)
+        return rich_text
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
@@ -207,7 +207,7 @@ def _table_lines(table: Table) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if k < table.left else cell.rjust(width)
+            cell.ljust(width) if k < table.left_columns else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -215,9 +215,9 @@ def _table_lines(table: Table) -> list[str]:
 
 
 def _chain_lines(block: Chains) -> list[str]:
-    lefts, bodies = _columns(block)
+    left_sides, bodies = _columns(block)
     lead = max(len(chain.lead) for chain in block.chains)
-    width = max(map(len, lefts))
+    width = max(map(len, left_sides))
     broken = [[_broken(line, WIDTH - width - lead) for line in body] for body in bodies]
     lines: list[str] = []
     longest = max((len(part) for body in broken for parts in body for part in parts), default=0)
@@ -230,11 +230,11 @@ def _chain_lines(block: Chains) -> list[str]:
         ),
         default=0,
     )
-    for chain, left, body in zip(block.chains, lefts, broken, strict=True):
+    for chain, left_side, body in zip(block.chains, left_sides, broken, strict=True):
         if lines and block.spaced:
             lines.append("")
         before = f"{chain.lead:<{lead}}{'    ' if lead else ''}"
-        start = f"{left:<{width}}"
+        start = f"{left_side:<{width}}"
         if not body:
             lines.append(f"{before}{start} = {chain.result:<14}{chain.tail}".rstrip())
         for k, parts in enumerate(body):
@@ -251,25 +251,25 @@ def _chain_lines(block: Chains) -> list[str]:
 
 
 def _columns(block: Chains) -> tuple[list[str], list[list[str]]]:
-    """What stands left of the column of signs, and the lines right of it."""
-    lefts = [notation.text(chain.left) for chain in block.chains]
+    """The texts at the left of the signs of equality, and the lines at their right."""
+    left_sides = [notation.text(chain.left) for chain in block.chains]
     symbols = [chain.symbolic for chain in block.chains]
     wide = [
-        left if symbolic is None else f"{left} = {notation.text(symbolic)}"
-        for left, symbolic in zip(lefts, symbols, strict=True)
+        left_side if symbolic is None else f"{left_side} = {notation.text(symbolic)}"
+        for left_side, symbolic in zip(left_sides, symbols, strict=True)
     ]
     if max(map(len, wide)) <= BESIDE:
         return wide, [_aligned(chain.stages) for chain in block.chains]
-    return lefts, [
+    return left_sides, [
         [*([] if symbolic is None else [notation.text(symbolic)]), *_aligned(chain.stages)]
         for symbolic, chain in zip(symbols, block.chains, strict=True)
     ]
 
 
 def _aligned(stages: tuple[Shape, ...]) -> list[str]:
-    """Each stage as text; where neighbours have as many terms, the terms stand below another."""
+    """Each stage as text; the terms of neighbours with equally many terms form columns."""
     split = [_terms(stage) for stage in stages]
-    found: list[str] = []
+    lines: list[str] = []
     start = 0
     while start < len(split):
         end = start + 1
@@ -281,35 +281,35 @@ def _aligned(stages: tuple[Shape, ...]) -> list[str]:
         ]
         for (prefix, terms, suffix), stage in zip(group, stages[start:end], strict=True):
             if end - start == 1:
-                found.append(notation.text(stage))
+                lines.append(notation.text(stage))
                 continue
             padded = " ".join(term.ljust(width) for term, width in zip(terms, widths, strict=True))
-            found.append((prefix + padded + suffix).rstrip())
+            lines.append((prefix + padded + suffix).rstrip())
         start = end
-    return found
+    return lines
 
 
 Split = tuple[str, list[str], str]
 
 
-def _alike(one: Split, other: Split) -> bool:
-    return one[0] == other[0] and len(one[1]) == len(other[1]) > 1
+def _alike(a: Split, b: Split) -> bool:
+    return a[0] == b[0] and len(a[1]) == len(b[1]) > 1
 
 
 def _terms(shape: Shape) -> Split:
-    """What stands before the terms of a sum, the terms with their signs, what stands behind."""
+    """The text before the terms of a sum, the terms with their signs, and the text behind."""
     match shape:
         case Call(_, Total() as argument):
             _, terms, _ = _terms(argument)
             return shape.function.symbol + "(", terms, ")"
         case Total(parts):
             whole = notation.text(shape)
-            found: list[str] = []
+            texts: list[str] = []
             for k in range(len(parts), 0, -1):
                 shorter = notation.text(Total(parts[: k - 1])) if k > 1 else ""
-                found.append(whole[len(shorter) :].strip())
+                texts.append(whole[len(shorter) :].strip())
                 whole = shorter
-            return "", found[::-1], ""
+            return "", texts[::-1], ""
         case _:
             return "", [notation.text(shape)], ""
 
@@ -339,17 +339,17 @@ def _broken(line: str, width: int) -> list[str]:
 def _aligned_latex(block: Chains) -> str:
     lines = []
     for chain in block.chains:
-        left = notation.latex(chain.left)
+        left_side = notation.latex(chain.left)
         if chain.lead:
-            left = rf"\text{{{escaping.latex(chain.lead)}}}\qquad {left}"
+            left_side = rf"\text{{{escaping.latex(chain.lead)}}}\qquad {left_side}"
         for k, stage in enumerate(chain.all_stages):
             tail = rf" && \text{{{escaping.latex(chain.tail)}}}" if chain.tail and k == 0 else ""
-            lines.append(f"{left if k == 0 else ''} &= {notation.latex(stage)}{tail}")
+            lines.append(f"{left_side if k == 0 else ''} &= {notation.latex(stage)}{tail}")
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 
 def _single(cell: str) -> str:
-    """With single spaces: columns are not kept by spaces."""
+    """The text with single spaces: Markdown and LaTeX keep no columns by spaces."""
     return " ".join(filter(None, cell.split(" ")))
 
 
@@ -371,8 +371,8 @@ def _latex(block: Block) -> str:
             return escaping.verbatim("\n".join(map(escaping.printable, lines)))
         case Chains():
             return "\\[\n" + _aligned_latex(block) + "\n\\]"
-        case Table(head, rows, left):
-            columns = "l" * left + "r" * (len(head) - left)
+        case Table(head, rows, left_columns):
+            columns = "l" * left_columns + "r" * (len(head) - left_columns)
             body = "\n".join(" & ".join(map(_latex_cell, row)) + r" \\" for row in (head, *rows))
             return f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}"
 
@@ -395,16 +395,16 @@ def _markdown(block: Block) -> str:
             return escaping.fenced("\n".join(map(escaping.printable, lines)))
         case Chains():
             return "$$\n" + _aligned_latex(block) + "\n$$"
-        case Table(head, rows, left):
-            marks = [":--" if k < left else "--:" for k in range(len(head))]
-            first, *others = (
+        case Table(head, rows, left_columns):
+            marks = [":--" if k < left_columns else "--:" for k in range(len(head))]
+            first, *body = (
                 "| " + " | ".join(map(_markdown_cell, row)) + " |" for row in (head, *rows)
             )
-            return "\n".join([first, "| " + " | ".join(marks) + " |", *others])
+            return "\n".join([first, "| " + " | ".join(marks) + " |", *body])
 
 
-def noted(shape: Shape, words: tuple[str, ...]) -> Shape:
-    """A sum of numbers with a word on each."""
+def with_words(shape: Shape, words: tuple[str, ...]) -> Shape:
+    """A sum of numbers, each with a word."""
     if isinstance(shape, Total) and len(shape.terms) == len(words):
         pairs = zip(shape.terms, words, strict=True)
         if all(isinstance(term, Digits) for _, term in shape.terms):

@@ -1,7 +1,6 @@
 """One number of a trace as its equation, with its numbers filled in, and the layer's own value.
 
-What is computed stands in ``hand``, how it is written down in ``document``; here is decided
-what to say.
+``unit_step`` computes, ``document`` writes; this module decides what to say.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from rnnscope._explain.address import Address, Traced, faithful
-from rnnscope._explain.digits import Node, plain
+from rnnscope._explain.address import Address, faithful
+from rnnscope._explain.digits import Computation, plain
 from rnnscope._explain.document import (
     Block,
     Chain,
@@ -20,11 +19,12 @@ from rnnscope._explain.document import (
     Heading,
     Paragraph,
     Table,
-    noted,
+    with_words,
 )
 from rnnscope._explain.lesson import lesson
-from rnnscope._explain.steps import difference, walk
-from rnnscope._explain.unit_step import Dot, Hand, tabled
+from rnnscope._explain.steps import difference, explain_steps
+from rnnscope._explain.unit_step import Dot, PrintedNumbers, UnitStep, table_rows
+from rnnscope._record.traced import Traced
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.cells.notation import Call, Digits, Shape, Symbol, Times, Total, text
 
@@ -71,93 +71,94 @@ def explain(
     """
     at = Address(trace, layer, direction, batch)
     if name is None and time is None and at.length > 1:
-        return walk(at, at.unit(None, unit))
-    at.names(name, 0)  # an unknown name is told before an axis that is missing
-    here, step = at.unit(name, unit), at.time(time)
-    names = at.names(name, here)
-    site, apart = at.site(step, here), tabled(trace.cell, names)
-    own = at.owns(names, step, here)
+        return explain_steps(at, at.unit(None, unit))
+    at.names(name, 0)  # an unknown name is refused before an axis that is missing
+    operands = at.operands(unit=at.unit(name, unit), time=at.time(time))
+    names = at.names(name, operands.unit)
+    in_table = table_rows(trace.cell, names)
+    printed = PrintedNumbers(trace=at.trace_values(names, operands.time, operands.unit))
     results = trace.cell.states if name is None else [name]
-    (hand,) = faithful(lambda ruler: [Hand(site, ruler, names, apart, own=own)], results)
-    blocks = tuple(_blocks(at, hand, name, names, apart, step))
-    return Document(blocks, _facts(at, hand, name, names, step))
+    (unit_step,) = faithful(
+        lambda ruler: [UnitStep(operands, ruler, names, in_table, printed)], results
+    )
+    return Document(tuple(_blocks(at, unit_step, name)), _facts(at, unit_step, name))
 
 
-def _blocks(
-    at: Address, hand: Hand, name: str | None, names: list[str], apart: list[str], time: int
-) -> Iterator[Block]:
-    site = hand.site
-    where = at.header(time, name, site.unit)
+def _blocks(at: Address, unit_step: UnitStep, name: str | None) -> Iterator[Block]:
+    operands, in_table = unit_step.operands, unit_step.in_table
+    where = at.header(operands.time, name, operands.unit)
     if name is None:
-        yield Heading(f"Step {site.step}", where)
+        yield Heading(f"Step {operands.step}", where)
     else:
-        left = text(site.notation.quantity(name))
-        yield Heading(f"{left} = {hand.nodes[name].shown.text}", where)
-    chained = [each for each in names if each not in apart]
+        symbol = text(operands.notation.quantity(name))
+        yield Heading(f"{symbol} = {unit_step.result(name).text}", where)
+    order = [quantity for quantity in unit_step.computations if quantity not in in_table]
     if name is not None:
-        chained.reverse()
-    chains = tuple(chain_of(hand, each) for each in chained)
-    table = [gates_table(at, hand, apart)] if apart else []
+        order.reverse()
+    chains = tuple(chain_of(unit_step, quantity) for quantity in order)
+    table = [gates_table(at, unit_step)] if in_table else []
     if chains and name is not None:
         yield Chains(chains)
     yield from table
     if chains and name is None:
         yield Chains(chains)
-    yield from products(hand)
-    yield Paragraph(tuple(_closing(at, hand, name, names, time)))
+    yield from products(unit_step)
+    yield Paragraph(tuple(_closing(at, unit_step, name)))
 
 
-def chain_of(hand: Hand, name: str) -> Chain:
+def chain_of(unit_step: UnitStep, name: str) -> Chain:
     """A quantity's equation, with symbols, with digits, and its result."""
-    node, notation = hand.nodes[name], hand.site.notation
-    stages = node.stages
-    words = _kept_and_new(hand, name)
+    computation, notation = unit_step.computations[name], unit_step.operands.notation
+    stages = computation.stages
+    words = _kept_and_new(unit_step, name)
     if words:
-        stages = tuple(noted(stage, words) for stage in stages)
-    return Chain(notation.quantity(name), stages, node.shown.text, symbolic=node.symbolic)
+        stages = tuple(with_words(stage, words) for stage in stages)
+    return Chain(
+        notation.quantity(name), stages, computation.numeral.text, symbolic=computation.symbolic
+    )
 
 
-def _kept_and_new(hand: Hand, name: str) -> tuple[str, ...]:
-    """Which of two terms is what a state keeps of itself."""
-    equation = hand.site.cell.equations.get(name)
+def _kept_and_new(unit_step: UnitStep, name: str) -> tuple[str, ...]:
+    """A word for each of two terms: which one a state keeps of itself, and which one is new."""
+    equation = unit_step.operands.cell.equations.get(name)
     if equation is None or linear_recurrence(equation, name) is None:
         return ()
-    found = [
+    words = [
         "kept" if Previous(name) in list(leaves(term)) else "new" for _, term in terms(equation)
     ]
-    return tuple(found) if sorted(found) == ["kept", "new"] else ()
+    return tuple(words) if sorted(words) == ["kept", "new"] else ()
 
 
-def gates_table(at: Address, hand: Hand, gates: list[str]) -> Table:
+def gates_table(at: Address, unit_step: UnitStep) -> Table:
     """A row for each gate: its value, the argument of its function, and the parts of that."""
-    notation = hand.site.notation
-    nodes = [hand.nodes[gate] for gate in gates]
-    arguments = [node.children[0] for node in nodes]
-    width = max(len(argument.shown.text) for argument in arguments)
-    function = max(len(_function(node)) for node in nodes)
+    notation, gates = unit_step.operands.notation, unit_step.in_table
+    computations = [unit_step.computations[gate] for gate in gates]
+    arguments = [computation.children[0] for computation in computations]
+    width = max(len(argument.numeral.text) for argument in arguments)
+    function = max(len(_function(computation)) for computation in computations)
     header = ["", "", "pre "]
     for k, part in enumerate(arguments[0].children):
         header.append(("+ " if k else "= ") + _without_gate(part.symbolic))
     rows: list[tuple[str | Shape, ...]] = []
-    for gate, node, argument in zip(gates, nodes, arguments, strict=True):
-        left = text(notation.quantity(gate))
-        word = hand.site.cell.words.get(gate, "")
-        inner = argument.shown.text.rjust(width)
+    for gate, computation, argument in zip(gates, computations, arguments, strict=True):
+        symbol = text(notation.quantity(gate))
+        word = unit_step.operands.cell.words.get(gate, "")
+        inner = argument.numeral.text.rjust(width)
         rows.append(
             (
-                f"{left} {word}".strip(),
-                node.shown.text,
-                f"= {_function(node):>{function}}({inner})",
-                *(part.shown.text for part in argument.children),
-                str(at.weights.rows(gate).start + hand.site.unit),
+                f"{symbol} {word}".strip(),
+                computation.numeral.text,
+                f"= {_function(computation):>{function}}({inner})",
+                *(part.numeral.text for part in argument.children),
+                str(at.weights.rows(gate).start + unit_step.operands.unit),
             )
         )
-    return Table((*header, "row"), tuple(rows), left=1)
+    return Table((*header, "row"), tuple(rows))
 
 
-def _function(node: Node) -> str:
-    assert isinstance(node.symbolic, Call)
-    return node.symbolic.function.symbol
+def _function(computation: Computation) -> str:
+    assert isinstance(computation.symbolic, Call)
+    return computation.symbolic.function.symbol
 
 
 def _without_gate(shape: Shape) -> str:
@@ -173,25 +174,25 @@ def _without_gate(shape: Shape) -> str:
 # matrix products ---------------------------------------------------------------------------
 
 
-def products(hand: Hand) -> Iterator[Block]:
+def products(unit_step: UnitStep) -> Iterator[Block]:
     """Where each matrix product comes from: written out where it is short."""
-    dots = [dot for dot in hand.dots.values() if not dot.nothing]
-    short = [dot for dot in dots if dot.rest is None]
-    long = [dot for dot in dots if dot.rest is not None]
+    dots = [dot for dot in unit_step.dots.values() if not dot.zero_state]
+    short = [dot for dot in dots if dot.remainder is None]
+    long = [dot for dot in dots if dot.remainder is not None]
     if short:
         yield Heading("Products: a row of the weight times the vector")
         yield Chains(tuple(_written_out(dot) for dot in short))
     if long:
         sizes = {dot.weight: f"{text(dot.vector)} is {dot.size} products" for dot in long}
-        told = ", ".join(f"{weight} times {rest}" for weight, rest in sizes.items())
-        yield Heading(f"{told}: the three largest, and the sum of the rest")
+        sentence = ", ".join(f"{weight} times {product}" for weight, product in sizes.items())
+        yield Heading(f"{sentence}: the three largest, and the sum of the rest")
         rows = []
         for dot in long:
-            assert dot.rest is not None
+            assert dot.remainder is not None
             row = [text(dot.symbol), "="]
-            for k, each in dot.terms:
-                row += [text(dot.entry(k)), each.product.text]
-            row += [f"{dot.others} others", dot.rest.text, "=", dot.total.text, str(dot.row)]
+            for k, term in dot.terms:
+                row += [text(dot.entry(k)), term.product.text]
+            row += [f"{dot.others} others", dot.remainder.text, "=", dot.total.text, str(dot.row)]
             rows.append(tuple(row))
         yield Table((*[""] * (len(rows[0]) - 1), "row"), tuple(rows))
         firsts = {type(dot.leaf): dot for dot in reversed(long)}
@@ -200,34 +201,30 @@ def products(hand: Hand) -> Iterator[Block]:
 
 def _written_out(dot: Dot) -> Chain:
     pairs = tuple(
-        (False, Times(Digits(each.weight.text), Digits(each.input.text))) for _, each in dot.terms
+        (False, Times(Digits(term.weight.text), Digits(term.input.text))) for _, term in dot.terms
     )
-    sums = tuple((False, Digits(each.product.text)) for _, each in dot.terms)
+    sums = tuple((False, Digits(term.product.text)) for _, term in dot.terms)
     stages: tuple[Shape, ...] = (Total(pairs), Total(sums)) if len(pairs) > 1 else (pairs[0][1],)
     tail = f"{dot.weight}[{dot.row}]"
     return Chain(dot.symbol, stages, dot.total.text, tail=tail)
 
 
 def _worked(dot: Dot) -> Chain:
-    k, each = dot.terms[0]
-    stage = Times(Digits(each.weight.text), Digits(each.input.text))
-    return Chain(Times(dot.weight_entry(k), dot.entry(k)), (stage,), each.product.text)
+    k, term = dot.terms[0]
+    stage = Times(Digits(term.weight.text), Digits(term.input.text))
+    return Chain(Times(dot.weight_entry(k), dot.entry(k)), (stage,), term.product.text)
 
 
 # the end -----------------------------------------------------------------------------------
 
 
-def _closing(
-    at: Address, hand: Hand, name: str | None, names: list[str], time: int
-) -> Iterator[str]:
-    """The layer's own value, and where the numbers that are given come from."""
-    for each in [name] if name is not None else at.trace.cell.states:
-        if each in names:
-            yield from compared(at, hand, each, time)
-    used = _states_used(hand, names)
-    if used:
-        yield from states_before(at, hand, used, time)
-    if at.layer > 0 and any(isinstance(dot.leaf, FromX) for dot in hand.dots.values()):
+def _closing(at: Address, unit_step: UnitStep, name: str | None) -> Iterator[str]:
+    """The layer's own value, and where the numbers come from that were not computed here."""
+    for result in [name] if name is not None else at.trace.cell.states:
+        if result in unit_step.computations:
+            yield from compared(at, unit_step, result)
+    yield from states_before(at, unit_step)
+    if at.layer > 0 and any(isinstance(dot.leaf, FromX) for dot in unit_step.dots.values()):
         below = f"x of layer {at.layer} is h of layer {at.layer - 1} at the same time"
         if len(at.trace.directions) > 1:
             size = at.trace.structure.output_size
@@ -235,10 +232,10 @@ def _closing(
         if at.trace.structure.training and at.trace.structure.dropout:
             below += f", after dropout {at.trace.structure.dropout}"
         yield below
-    for dot in hand.dots.values():
+    for dot in unit_step.dots.values():
         if isinstance(dot.leaf, Project):
             unit = max(dot.terms, key=lambda term: _magnitude(term[1].product.truth))[0]
-            where = _address(at, time, unit)
+            where = _address(at, unit_step.operands.time, unit)
             yield (
                 f"{text(dot.entry(unit))} counts most of all units; where it comes from: "
                 f'tr.explain("{text(dot.entry(unit)).partition("_")[0]}", {where})'
@@ -249,55 +246,58 @@ def _magnitude(value: float) -> float:
     return 0.0 if math.isnan(value) else abs(value)
 
 
-def compared(at: Address, hand: Hand, name: str, time: int) -> Iterator[str]:
+def compared(at: Address, unit_step: UnitStep, name: str) -> Iterator[str]:
     """The layer's own value beside that by hand."""
-    own = at.own(name, time, hand.site.unit)
-    if own is None:
+    operands, ruler = unit_step.operands, unit_step.ruler
+    trace_value = at.trace_value(name, operands.time, operands.unit)
+    if trace_value is None:
         return
-    shown = hand.nodes[name].shown
-    left = text(hand.site.notation.quantity(name))
+    numeral = unit_step.result(name)
+    symbol = text(operands.notation.quantity(name))
     kind = at.trace.structure.kind
     ran = at.trace.deviation is not None
-    whose = f"{kind}'s own {left}" if name == "h" and ran else f"{left} of this trace"
-    printed = hand.ruler.to(own, shown.places if shown.places is not None else hand.ruler.places)
-    yield f"{whose}: {printed.text}, difference {difference(shown.truth, own)} before rounding"
+    whose = f"{kind}'s own {symbol}" if name == "h" and ran else f"{symbol} of this trace"
+    places = ruler.places if numeral.places is None else numeral.places
+    printed, gap = ruler.to(trace_value, places), difference(numeral.truth, trace_value)
+    yield f"{whose}: {printed.text}, difference {gap} before rounding"
 
 
-def _states_used(hand: Hand, names: list[str]) -> list[str]:
-    equations = hand.site.cell.equations
-    found = []
-    for name in names:
+def _states_used(unit_step: UnitStep) -> list[str]:
+    """The states of the step before that the equations name."""
+    equations = unit_step.operands.cell.equations
+    states = []
+    for name in unit_step.computations:
         for leaf in leaves(equations[name]) if name in equations else ():
             match leaf:
                 case Previous(state):
-                    found.append(state)
+                    states.append(state)
                 case FromH(_, Previous(state)):
-                    found.append(state)
-    for dot in hand.dots.values():
-        found += [leaf.name for leaf in leaves(dot.leaf) if isinstance(leaf, Previous)]
+                    states.append(state)
+    for dot in unit_step.dots.values():
+        states += [leaf.name for leaf in leaves(dot.leaf) if isinstance(leaf, Previous)]
         if isinstance(dot.leaf, FromH) and isinstance(dot.leaf.of, Previous):
-            found.append(dot.leaf.of.name)
-    return list(dict.fromkeys(found))
+            states.append(dot.leaf.of.name)
+    return list(dict.fromkeys(states))
 
 
-def states_before(at: Address, hand: Hand, used: list[str], time: int) -> Iterator[str]:
+def states_before(at: Address, unit_step: UnitStep) -> Iterator[str]:
     """Where the states of the step before come from."""
-    site = hand.site
-    for state in used:
-        left = text(site.notation.previous(state))
+    operands, time = unit_step.operands, unit_step.operands.time
+    for state in _states_used(unit_step):
+        symbol = text(operands.notation.previous(state))
         if at.starts(time):
             initial = f"the initial state {state}_0, "
-            if left == f"{state}_0":
+            if symbol == f"{state}_0":
                 initial = ""
-            zero = not bool(site.before[state].any())
-            value = f"{left} = 0" if zero else f"{left} is {initial}as it was given to the layer"
-            if zero and initial:
-                value += f", {initial.rstrip(', ')}"
-            yield f"{value}: no step came before"
+            zero = not bool(operands.before[state].any())
+            source = f"is {initial}as it was given to the layer"
+            if zero:
+                source = f"= 0, {initial}".rstrip(", ")
+            yield f"{symbol} {source}: no step came before"
         else:
-            earlier = time + 1 if site.reverse else time - 1
-            where = _address(at, earlier, site.unit if at.units(state) > site.unit else 0)
-            yield f'{left} is {state} at time={earlier}: tr.explain("{state}", {where})'
+            earlier = time + 1 if operands.reverse else time - 1
+            where = _address(at, earlier, operands.unit if at.units(state) > operands.unit else 0)
+            yield f'{symbol} is {state} at time={earlier}: tr.explain("{state}", {where})'
 
 
 def _address(at: Address, time: int, unit: int) -> str:
@@ -310,27 +310,28 @@ def _address(at: Address, time: int, unit: int) -> str:
     return ", ".join(parts)
 
 
-def _facts(
-    at: Address, hand: Hand, name: str | None, names: list[str], time: int
-) -> dict[str, Any]:
+def _facts(at: Address, unit_step: UnitStep, name: str | None) -> dict[str, Any]:
     """The same as plain values; numbers that are not finite as words, as JSON has none."""
-    values = {each: plain(hand.nodes[each].shown.truth) for each in names}
-    own = {each: at.own(each, time, hand.site.unit) for each in names}
-    unit = hand.site.unit
-    found: dict[str, Any] = {
+    operands = unit_step.operands
+    values = {
+        quantity: plain(computation.numeral.truth)
+        for quantity, computation in unit_step.computations.items()
+    }
+    trace_values = at.trace_values(values, operands.time, operands.unit)
+    facts: dict[str, Any] = {
         "address": {
             "layer": at.layer,
             "direction": at.direction,
             "batch": at.batch,
-            "time": time,
-            "unit": unit,
+            "time": operands.time,
+            "unit": operands.unit,
         },
         "by_hand": values,
-        "own": {each: plain(value) for each, value in own.items() if value is not None},
-        "products": [product_facts(dot) for dot in hand.dots.values()],
+        "own": {quantity: plain(value) for quantity, value in trace_values.items()},
+        "products": [product_facts(dot) for dot in unit_step.dots.values()],
         "proof": at.trace.proof,
     }
-    return found if name is None else {"name": name, "value": values[name], **found}
+    return facts if name is None else {"name": name, "value": values[name], **facts}
 
 
 def product_facts(dot: Dot) -> dict[str, Any]:
@@ -345,11 +346,11 @@ def product_facts(dot: Dot) -> dict[str, Any]:
             {
                 "column": k,
                 "of": text(dot.entry(k)),
-                "weight": plain(each.weight.truth),
-                "value": plain(each.input.truth),
-                "product": plain(each.product.truth),
+                "weight": plain(term.weight.truth),
+                "value": plain(term.input.truth),
+                "product": plain(term.product.truth),
             }
-            for k, each in dot.terms
+            for k, term in dot.terms
         ],
-        "rest": None if dot.rest is None else plain(dot.rest.truth),
+        "rest": None if dot.remainder is None else plain(dot.remainder.truth),
     }

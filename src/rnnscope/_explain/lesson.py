@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._explain.address import Address, Traced
+from rnnscope._explain.address import Address
 from rnnscope._explain.digits import plain
 from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
-from rnnscope._explain.steps import Walk, equations, omitted, proof
+from rnnscope._explain.steps import UnitSteps, equations, omitted, proof
+from rnnscope._record.traced import Traced
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["lesson"]
@@ -50,7 +51,7 @@ def lesson(
     Raises ``AddressError`` for a place that is not there.
     """
     at = Address(trace, layer, direction, batch)
-    steps = Walk(at, at.unit(None, unit))
+    steps = UnitSteps(at, at.unit(None, unit))
     blocks: list[Block] = [Heading(construction, level=0)]
     blocks += _input(trace)
     blocks += _weights(at, steps, construction.partition(" = ")[0])
@@ -96,7 +97,7 @@ def _input(trace: Traced) -> list[Block]:
     return [Heading(title), Paragraph(tuple(lines))]
 
 
-def _weights(at: Address, steps: Walk, variable: str) -> list[Block]:
+def _weights(at: Address, steps: UnitSteps, variable: str) -> list[Block]:
     trace = at.trace
     again = "the same at every step" if len(at.times) > 1 else "for this step"
     state_dict = f"{variable}.state_dict()"
@@ -104,7 +105,7 @@ def _weights(at: Address, steps: Walk, variable: str) -> list[Block]:
         named = at.weights.named()
         count = COUNTS[len(named)] if len(named) <= 10 else str(len(named))
         chains = tuple(
-            Chain(notation, (), steps.listed[text(notation)].text, lead=lead, tail=tail)
+            Chain(notation, (), steps.weight_numerals[text(notation)].text, lead=lead, tail=tail)
             for notation, lead, tail in _scalars(at, steps)
         )
         lines = ['"l0" is a letter l and a zero: layer 0.']
@@ -120,30 +121,32 @@ def _weights(at: Address, steps: Walk, variable: str) -> list[Block]:
         lines.append(line)
     width = max(map(len, lines))
     size = trace.structure.hidden_size
-    told = []
+    descriptions = []
     for line, name in zip(lines, trace.parameters, strict=True):
         letter = "b" if name.startswith("bias") else "W"
         of = "i" if "_ih" in name else "h"
         blocks = "W_hr" if "_hr" in name else " ".join(f"{letter}_{of}{gate}" for gate in gates)
-        told.append(f"{line:<{width}}   {blocks}")
+        descriptions.append(f"{line:<{width}}   {blocks}")
     if len(gates) > 1:
-        told.append(
+        descriptions.append(
             f"Rows stand one gate below another, {size} each: {', '.join(gates)}; "
             f"row k of a gate belongs to unit k."
         )
     else:
-        told.append(f"Row k belongs to unit k, of {size}.")
+        descriptions.append(f"Row k belongs to unit k, of {size}.")
     if trace.structure.num_layers > 1:
-        told.append("l0, l1, ...: layer 0 reads x, each further layer the h of the one below.")
+        descriptions.append(
+            "l0, l1, ...: layer 0 reads x, each further layer the h of the one below."
+        )
     title = f"2 Weights: {again}"
-    return [Heading(title, state_dict), Paragraph(tuple(told))]
+    return [Heading(title, state_dict), Paragraph(tuple(descriptions))]
 
 
-def _scalars(at: Address, steps: Walk) -> list[tuple[Any, str, str]]:
+def _scalars(at: Address, steps: UnitSteps) -> list[tuple[Any, str, str]]:
     """Each weight that is one number: its symbol, where it stands, what it is for."""
     notation = Notation()
     several = len(at.trace.cell.gates) > 1
-    found = []
+    scalars = []
     for name, value in at.weights.named().items():
         letter = "b" if name.startswith("bias") else "W"
         of = "i" if "_ih" in name else "h"
@@ -153,12 +156,12 @@ def _scalars(at: Address, steps: Walk) -> list[tuple[Any, str, str]]:
                 continue
             key = "W_hr" if "_hr" in name else f"{letter}_{of}{gate}"
             lead = f"{name}[{row}]" if several else f"{name} {tuple(value.shape)}"
-            if key in steps.listed:
+            if key in steps.weight_numerals:
                 tail = "added" if letter == "b" else word
                 if several:
                     tail = f"{at.trace.cell.words.get(gate, gate)}: {tail}"
-                found.append((notation.vector(key), lead, tail))
-    return found
+                scalars.append((notation.vector(key), lead, tail))
+    return scalars
 
 
 def _scalar(trace: Traced) -> bool:
@@ -176,16 +179,16 @@ def _initial(at: Address) -> list[Block]:
         if not bool(value.any()):
             lines.append(f"{state}_0 = 0: no step came before")
         else:
-            given = value[at.layer, trace.directions.index(at.direction), at.batch]
-            lines.append(_beside(f"{state}_0 as given to the layer", given, "{:.6g}"))
+            states = value[at.layer, trace.directions.index(at.direction), at.batch]
+            lines.append(_beside(f"{state}_0 as given to the layer", states, "{:.6g}"))
     words = [f"{name} {word}" for name, word in trace.cell.words.items() if name != "h"]
     if words:
         lines.append(", ".join(words) + "; × is taken unit by unit")
     return [Paragraph(tuple(lines))]
 
 
-def _followed(at: Address, steps: Walk) -> str:
-    """Which unit is followed, where there are several."""
+def _followed(at: Address, steps: UnitSteps) -> str:
+    """The address of the unit that the lesson follows, without axes of length 1."""
     sizes = at.trace.sizes
     parts = [f"layer {at.layer}"] if sizes["layer"] > 1 else []
     parts += [at.direction] if sizes["direction"] > 1 else []
@@ -200,9 +203,9 @@ def _returned(at: Address, variable: str) -> list[Block]:
     structure = trace.structure
     states = trace.cell.states
     names = " ".join(f"{state}_n," for state in states).rstrip(",")
-    left = f"output, ({names})" if len(states) > 1 else f"output, {names}"
+    returned = f"output, ({names})" if len(states) > 1 else f"output, {names}"
     if structure.single_step:
-        left = f"({names.replace('_n', '_1')})" if len(states) > 1 else f"{states[0]}_1"
+        returned = f"({names.replace('_n', '_1')})" if len(states) > 1 else f"{states[0]}_1"
     lines: list[str] = []
     if not structure.single_step:
         lines += _output_lines(trace)
@@ -216,7 +219,10 @@ def _returned(at: Address, variable: str) -> list[Block]:
             lines.append(f"       {_nested(value.detach(), '{:.4f}')}")
     if trace.call.batched and not structure.single_step and structure.batch_first:
         lines.append("h_n has layers first, batch_first or not")
-    return [Heading("6 What the layer returns", f"{left} = {variable}(x)"), Listing(tuple(lines))]
+    return [
+        Heading("6 What the layer returns", f"{returned} = {variable}(x)"),
+        Listing(tuple(lines)),
+    ]
 
 
 def _output_lines(trace: Traced) -> list[str]:
@@ -240,7 +246,7 @@ def _output_lines(trace: Traced) -> list[str]:
 
 
 def _last_words(trace: Traced, state: str) -> str:
-    """What a last state is; said only where it is true of these numbers."""
+    """Where ``output`` holds a last state; the text says it only where these numbers agree."""
     if trace.structure.single_step:
         return ""
     words = f"the last {state}"
@@ -303,7 +309,7 @@ def _few(value: Tensor) -> bool:
 def _nested(value: Tensor, form: str) -> str:
     if value.dim() == 0:
         return form.format(value.item())
-    return "[" + ", ".join(_nested(each, form) for each in value) + "]"
+    return "[" + ", ".join(_nested(part, form) for part in value) + "]"
 
 
 def _plain(value: Tensor) -> Any:
@@ -311,4 +317,4 @@ def _plain(value: Tensor) -> Any:
         return f"{value.numel()} numbers"
     if value.dim() == 0:
         return plain(value.item())
-    return [_plain(each) for each in value]
+    return [_plain(part) for part in value]

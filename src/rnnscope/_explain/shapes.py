@@ -8,12 +8,20 @@ from __future__ import annotations
 import torch
 from torch.nn.utils.rnn import pad_packed_sequence
 
-from rnnscope._explain.statements import Checker, Section, Shapes, Statement, Traced, Trap, apart
+from rnnscope._explain.statements import (
+    Checker,
+    Section,
+    Shapes,
+    Statement,
+    Trap,
+    largest_difference,
+)
+from rnnscope._record.traced import Traced
 
 __all__ = ["Shapes", "shapes"]
 
 MANY_ROWS, MANY_SEQUENCES = 12, 8
-"""More rows of h_n, or sequences of a packed batch, are told by their rule alone."""
+"""Of more rows of h_n, or sequences of a packed batch, the text gives the rule alone."""
 
 
 def shapes(trace: Traced) -> Shapes:
@@ -113,8 +121,8 @@ class _Layer:
     def called(self) -> str:
         """The call as it was written."""
         name = self.structure.kind.rpartition(".")[2].lower()
-        returned, given = (_tuple(self.structure.cell.states, suffix) for suffix in ("n", "0"))
-        return f"output, {returned} = {name}({f'x, {given}' if self.call.given else 'x'})"
+        returned, initial = (_tuple(self.structure.cell.states, suffix) for suffix in ("n", "0"))
+        return f"output, {returned} = {name}({f'x, {initial}' if self.call.given else 'x'})"
 
     def read(self) -> list[str]:
         x = self.dims(*self.outer, "feature")
@@ -135,15 +143,15 @@ class _Layer:
         """Which slice is which direction."""
         layer = "the layer" if self.top == 0 else f"the last layer, layer {self.top}"
         title = f"{self.name} {self.dims(*self.outer, 'both')}: h of {layer}, at every step"
-        found = []
+        statements = []
         for direction in self.structure.directions:
             record = f'tr["h", -1, "{direction}"]'
             if not self.call.batched:
                 record += "[0]"
             elif not self.structure.batch_first:
                 record += ".transpose(0, 1)"
-            found.append(self.check.equal(self.at(":", direction), direction, record))
-        return Section(title, tuple(found))
+            statements.append(self.check.equal(self.at(":", direction), direction, record))
+        return Section(title, tuple(statements))
 
     def h_n(self) -> Section:
         """Which row is which layer and direction, and where output holds it."""
@@ -151,7 +159,7 @@ class _Layer:
         title = f"h_n {self.dims('rows', 'batch', inner)}: the last h of each"
         title += " layer and direction" if self.two else " layer"
         rows = [(k, d) for k in range(self.top + 1) for d in self.structure.directions]
-        found = []
+        statements = []
         for row, (layer, direction) in enumerate(rows):
             if len(rows) > MANY_ROWS and layer not in (0, self.top):
                 continue
@@ -160,24 +168,24 @@ class _Layer:
             if layer < self.top:
                 says += self.missing(row, place)
                 place = self.end_of(layer, direction)
-            found.append(self.check.equal(f"h_n[{row}]", says, place))
+            statements.append(self.check.equal(f"h_n[{row}]", says, place))
         if len(rows) > MANY_ROWS:
-            found.append(self.rule())
-        return Section(title, tuple(found))
+            statements.append(self.rule())
+        return Section(title, tuple(statements))
 
     def c_n(self) -> list[Section]:
-        """The same rows for c, or whatever other state there is; it is in no output."""
-        found = []
+        """The same rows for c, or for another state of the cell; output does not hold them."""
+        sections = []
         for state in self.structure.cell.states[1:]:
             dims = self.dims("rows", "batch", "hidden")
             title = f"{state}_n {dims}: rows as in h_n; output holds no {state}"
             code = f"{self.last_of(state)}.flatten(0, 1)"
-            found.append(Section(title, (self.check.equal(f"{state}_n", "every row", code),)))
-        return found
+            sections.append(Section(title, (self.check.equal(f"{state}_n", "every row", code),)))
+        return sections
 
     def missing(self, row: int, place: str) -> str:
-        """That output does not hold a lower layer's state; nothing where chance made it so."""
-        elsewhere = apart(self.check.value(f"h_n[{row}]"), self.check.value(place))
+        """The words for a lower layer's state: it is not in output, unless by chance."""
+        elsewhere = largest_difference(self.check.value(f"h_n[{row}]"), self.check.value(place))
         return ", not in output" if elsewhere else ", by chance also in output"
 
     def end_of(self, layer: int, direction: str) -> str:
@@ -212,28 +220,32 @@ class _Layer:
 
     def last(self) -> Section:
         """What "last" means, for each sequence where they differ."""
-        found: list[Statement] = []
+        statements: list[Statement] = []
         forward = self.rows - len(self.structure.directions)
         if self.ragged and self.only_reverse:
             says = "reverse ends at time=0 in all of them"
-            found.append(self.check.equal(self.end("reverse"), says, f"h_n[{forward}]"))
+            statements.append(self.check.equal(self.end("reverse"), says, f"h_n[{forward}]"))
         elif self.ragged:
             for b, length in enumerate(self.trace.lengths.tolist()[:MANY_SEQUENCES]):
                 says = f"sequence {b}: {length} step{'s' * (length > 1)}, last time={length - 1}"
                 place = self.at(str(length - 1), "forward", str(b))
-                found.append(self.check.equal(place, says, f"h_n[{forward}, {b}]"))
-            found.append(self.check.equal(self.end("forward"), "all of them", f"h_n[{forward}]"))
+                statements.append(self.check.equal(place, says, f"h_n[{forward}, {b}]"))
+            statements.append(
+                self.check.equal(self.end("forward"), "all of them", f"h_n[{forward}]")
+            )
             if self.two:
                 says = "reverse ends at time=0 in all of them"
-                found.append(self.check.equal(self.end("reverse"), says, f"h_n[{forward + 1}]"))
+                statements.append(
+                    self.check.equal(self.end("reverse"), says, f"h_n[{forward + 1}]")
+                )
         code, place = "h_n[-1]", self.end(self.structure.directions[0])
         if self.two:
             code = "torch.cat([h_n[-2], h_n[-1]], dim=-1)"
             place = f"torch.cat([{place}, {self.end('reverse')}], dim=-1)"
         says = "one vector a sequence" if self.call.batched else "the sequence in one vector"
-        found.append(self.check.equal(code, says, place))
+        statements.append(self.check.equal(code, says, place))
         title = 'The last state: "last" is where a direction has read the whole sequence'
-        return Section(title, tuple(found))
+        return Section(title, tuple(statements))
 
     def record(self) -> Section:
         """How the record gives back what the layer returned."""
@@ -243,27 +255,27 @@ class _Layer:
             h += "[0]"
         elif not self.structure.batch_first:
             h += ".transpose(0, 1)"
-        found = [self.check.equal(self.name, "", h)]
+        statements = [self.check.equal(self.name, "", h)]
         if self.call.packed is not None:
             first = "batch_first=True, " if self.structure.batch_first else ""
             pack = "torch.nn.utils.rnn.pack_padded_sequence"
             code = f"{pack}(padded, lengths, {first}enforce_sorted=False)"
-            found.append(self.check.equal("output", "", code))
-        found.append(self.check.equal("h_n", "", f"{self.last_of('h')}.flatten(0, 1)"))
-        return Section("From the record: what rebuilds each", tuple(found))
+            statements.append(self.check.equal("output", "", code))
+        statements.append(self.check.equal("h_n", "", f"{self.last_of('h')}.flatten(0, 1)"))
+        return Section("From the record: what rebuilds each", tuple(statements))
 
     # traps -----------------------------------------------------------------------------------
 
     def traps(self) -> list[Trap]:
         """The mistakes that this very call invites; each runs without an error."""
         call, trap = self.call, self.check.trap
-        found = []
+        invited = []
         if (self.two or self.only_reverse) and call.steps > 1:
             why = "The reverse direction starts at the last step and ends at time=0."
-            found.append(trap(why, self.at("-1", "reverse"), self.end("reverse")))
+            invited.append(trap(why, self.at("-1", "reverse"), self.end("reverse")))
         if self.two:
             why = "h_n[-1] is the reverse direction alone."
-            found.append(trap(why, "h_n[-1]", "torch.cat([h_n[-2], h_n[-1]], dim=-1)"))
+            invited.append(trap(why, "h_n[-1]", "torch.cat([h_n[-2], h_n[-1]], dim=-1)"))
         if self.ragged:
             short = (self.trace.lengths < call.steps).nonzero().flatten().tolist()
             places = self.at("-1", None, str(short))
@@ -272,25 +284,25 @@ class _Layer:
             if len(short) > MANY_SEQUENCES:
                 why = f"{len(short)} sequences are shorter than {call.steps}: they end in zeros."
             if not self.only_reverse:
-                found.append(trap(why, self.at("-1", "forward"), self.end("forward")))
+                invited.append(trap(why, self.at("-1", "forward"), self.end("forward")))
         if not call.batched:
-            return found
+            return invited
         swapped = call.packed is None and not self.structure.batch_first
         if swapped and call.steps * call.batch > 1:
             why = "Time comes first here: output[:, -1] is the last sequence, not the last step."
-            found.append(trap(why, "output[:, -1]", f"output[{0 if self.only_reverse else -1}]"))
+            invited.append(trap(why, "output[:, -1]", f"output[{0 if self.only_reverse else -1}]"))
         if self.structure.batch_first and self.rows * call.batch > 1:
             why = "batch_first does not change h_n: layers come first, sequence 0 is h_n[:, 0]."
-            found.append(trap(why, "h_n[0]", "h_n[:, 0]"))
+            invited.append(trap(why, "h_n[0]", "h_n[:, 0]"))
         if self.rows > 1 and call.batch > 1:
             b = call.batch
             why = f"view mixes sequences: in row 0 it puts {_listed(min(self.rows, b))}."
-            found.append(trap(why, f"h_n.view({b}, -1)", f"h_n.transpose(0, 1).reshape({b}, -1)"))
+            invited.append(trap(why, f"h_n.view({b}, -1)", f"h_n.transpose(0, 1).reshape({b}, -1)"))
         if self.rows == call.batch > 1:
             layers = "layers × directions" if self.two else "layers"
             why = f"batch = {layers} = {call.batch}: a transposed state is taken as h_0, no error."
-            found.append(trap(why, "h_n.transpose(0, 1)", "h_n"))
-        return found
+            invited.append(trap(why, "h_n.transpose(0, 1)", "h_n"))
+        return invited
 
 
 def _of_a_cell(trace: Traced) -> Shapes:
@@ -299,10 +311,10 @@ def _of_a_cell(trace: Traced) -> Shapes:
     check = Checker(trace, {"output": trace.output})
     states = structure.cell.states
     batch = f"batch {call.batch}, " if call.batched else ""
-    one = ":" if call.batched else "0"
-    found = tuple(
+    row = ":" if call.batched else "0"
+    statements = tuple(
         check.equal(
-            f"{name}_n", structure.cell.words[name], f'tr["{name}", 0, "forward"][{one}, -1]'
+            f"{name}_n", structure.cell.words[name], f'tr["{name}", 0, "forward"][{row}, -1]'
         )
         for name in states
     )
@@ -313,7 +325,7 @@ def _of_a_cell(trace: Traced) -> Shapes:
         f"{returned} = {structure.kind.removeprefix('nn.').lower()}({arguments})",
         f"x ({batch}feature {structure.input_size}): one step{'' if batch else ', no batch'}",
     )
-    return Shapes(str(structure), lines, (Section(title, found),), (), check.source)
+    return Shapes(str(structure), lines, (Section(title, statements),), (), check.source)
 
 
 def _tuple(states: tuple[str, ...], suffix: str) -> str:

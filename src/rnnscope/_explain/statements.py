@@ -9,62 +9,24 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.text import Text
-from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import code, markdown, printable
-from rnnscope._layers.call import Call
-from rnnscope._layers.structure import Structure
+from rnnscope._record.traced import Traced
 from rnnscope.errors import VerificationError
 
-__all__ = ["Checker", "Section", "Shapes", "Statement", "Traced", "Trap", "apart"]
+__all__ = ["Checker", "Section", "Shapes", "Statement", "Trap", "largest_difference"]
 
 WIDTH = 100
 
 
-class Proven(Protocol):
-    """What of a proof is read here."""
-
-    @property
-    def deviation(self) -> float:
-        """The largest difference from the layer's own numbers."""
-
-    @property
-    def tolerance(self) -> float:
-        """What rounding allows there."""
-
-
-class Traced(Protocol):
-    """What of a trace is read here."""
-
-    structure: Structure
-    call: Call
-    lengths: Tensor
-
-    @property
-    def output(self) -> Any:
-        """As the layer returned it."""
-
-    @property
-    def h_n(self) -> Tensor:
-        """As the layer returned it."""
-
-    @property
-    def c_n(self) -> Tensor:
-        """As the layer returned it; only an LSTM has it."""
-
-    @property
-    def proofs(self) -> Mapping[str, Proven]:
-        """By state; empty where the layer did not run."""
-
-
 @dataclass(frozen=True)
 class Statement:
-    """``code`` is ``says``; its value is that of ``equals``, but for ``difference`` (rounding)."""
+    """``says`` describes what ``code`` gives; ``equals`` gives the same, to ``difference``."""
 
     code: str
     says: str
@@ -117,10 +79,10 @@ class Shapes:
     def checked(self) -> str:
         """One sentence: what was checked, and how exactly it holds."""
         count = sum(len(section.statements) for section in self.sections)
-        held = f"largest difference {self.difference:.0e}" if self.difference else "exact"
+        accuracy = f"largest difference {self.difference:.0e}" if self.difference else "exact"
         equalities = "1 equality" if count == 1 else f"{count} equalities"
         traps = f", {len(self.traps)} trap{'s' * (len(self.traps) > 1)}" if self.traps else ""
-        return f"Checked on {self.source}: {equalities} ({held}){traps}."
+        return f"Checked on {self.source}: {equalities} ({accuracy}){traps}."
 
     def __str__(self) -> str:
         lines = [self.module, *(f"    {line}" for line in self.call)]
@@ -136,13 +98,13 @@ class Shapes:
 
     def __rich__(self) -> Text:
         """The text with its titles bold, what is wrong in red and what is right in green."""
-        found = Text(no_wrap=True)
+        rich_text = Text(no_wrap=True)
         for line in str(self).split("\n"):
             word = line.split(maxsplit=1)[:1]
             style = {"wrong": "red", "right": "green"}.get(word[0], "") if word else ""
-            found.append(line + "\n", style or ("" if line.startswith(" ") else "bold"))
-        found.right_crop(1)
-        return found
+            rich_text.append(line + "\n", style or ("" if line.startswith(" ") else "bold"))
+        rich_text.right_crop(1)
+        return rich_text
 
     def markdown(self) -> str:
         """The same as Markdown, a table a section."""
@@ -166,8 +128,8 @@ class Shapes:
     def data(self) -> dict[str, Any]:
         """The same as plain data: strings, numbers, lists and dicts, as JSON takes them."""
         sections = [
-            {"title": one.title, "statements": [dict(vars(s)) for s in one.statements]}
-            for one in self.sections
+            {"title": section.title, "statements": [dict(vars(s)) for s in section.statements]}
+            for section in self.sections
         ]
         traps = [
             {"why": t.why, "wrong": t.wrong, "right": t.right, "error": t.error, "size": t.size}
@@ -198,14 +160,17 @@ class Checker:
             self.source = f"numbers by the equations alone, {self.kind} did not run"
 
     def value(self, code: str) -> Any:
-        """What the code gives; it is made of sizes and names alone, never of a user's text."""
+        """The value of the code, which consists of sizes and names, never of a user's text."""
         with torch.device("cpu"):  # torch.arange means it, whatever the default device is
             return eval(code, dict(self.names))
 
     def equal(self, code: str, says: str, equals: str) -> Statement:
-        """The statement, where it is true: exactly, or to rounding where it names the record."""
+        """The statement, after its check: exact, or to rounding where it names the record.
+
+        Raises ``VerificationError`` where it is not true.
+        """
         allowed = self.rounding if re.search(r"\btr\b", f"{code} {equals}") else 0.0
-        difference = apart(self.value(code), self.value(equals))
+        difference = largest_difference(self.value(code), self.value(equals))
         if difference is None or not difference <= allowed:
             by = "in shape" if difference is None else f"by {difference:.2g}"
             raise VerificationError(
@@ -216,16 +181,16 @@ class Checker:
 
     def trap(self, why: str, wrong: str, right: str) -> Trap:
         """The trap, with the size of the error that ``wrong`` makes here."""
-        mine, meant = self.value(wrong), self.value(right)
-        shapes = tuple(mine.shape), tuple(meant.shape)
-        return Trap(why, wrong, right, apart(mine, meant), shapes)
+        wrong_value, right_value = self.value(wrong), self.value(right)
+        shapes = tuple(wrong_value.shape), tuple(right_value.shape)
+        return Trap(why, wrong, right, largest_difference(wrong_value, right_value), shapes)
 
 
-def apart(a: Any, b: Any) -> float | None:
+def largest_difference(a: Any, b: Any) -> float | None:
     """The largest difference, NaN and NaN being equal; None where the shapes differ."""
     if isinstance(a, PackedSequence) and isinstance(b, PackedSequence):
-        (a, mine), (b, others) = pad_packed_sequence(a), pad_packed_sequence(b)
-        if not torch.equal(mine, others):
+        (a, a_lengths), (b, b_lengths) = pad_packed_sequence(a), pad_packed_sequence(b)
+        if not torch.equal(a_lengths, b_lengths):
             return None
     if a.shape != b.shape:
         return None
@@ -236,7 +201,7 @@ def apart(a: Any, b: Any) -> float | None:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], indent: int = 4) -> list[str]:
-    """Columns, one under the other; empty ones are left out, and what is too long hangs below."""
+    """Rows as aligned columns, without empty ones; a long row has its last cell on a line below."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     kept = [k for k, width in enumerate(widths) if width]
     lines = []

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rnnscope._explain.address import Address, Traced, faithful
-from rnnscope._explain.digits import Ruler, Shown, plain
+from rnnscope._explain.address import Address, faithful
+from rnnscope._explain.digits import Numeral, Ruler, plain
 from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Paragraph, Table
-from rnnscope._explain.unit_step import Hand, Site
+from rnnscope._explain.unit_step import Operands, PrintedNumbers, UnitStep
+from rnnscope._record.traced import Traced
 from rnnscope.cells.notation import Notation, text
 
-__all__ = ["Walk", "difference", "walk"]
+__all__ = ["UnitSteps", "difference", "explain_steps"]
 
 STEPS, EQUATIONS = 8, 20
-"""A walk shows up to so many steps, and up to so many equations."""
+"""The walk over a sequence shows up to so many steps, and up to so many equations."""
 
 
-def difference(one: float, other: float) -> str:
+def difference(a: float, b: float) -> str:
     """How far apart two numbers are, as 4e-09; 0 where they are equal or both NaN."""
-    if one == other or (math.isnan(one) and math.isnan(other)):
+    if a == b or (math.isnan(a) and math.isnan(b)):
         return "0"
-    apart = abs(one - other)
-    return f"{apart:.0e}" if math.isfinite(apart) else str(apart)
+    gap = abs(a - b)
+    return f"{gap:.0e}" if math.isfinite(gap) else str(gap)
 
 
-class Walk:
+class UnitSteps:
     """The steps of one unit, worked by hand, the printed state of each carried to the next."""
 
     def __init__(self, at: Address, unit: int, times: list[int] | None = None) -> None:
@@ -34,138 +36,142 @@ class Walk:
         self.names = at.names(None, unit)
         most = max(1, min(STEPS, EQUATIONS // len(self.names)))
         self.times = at.times[:most] if times is None else times
-        self.sites = [at.site(time, unit) for time in self.times]
-        self.listed: dict[str, Shown] = {}
-        self.hands = faithful(self._work, cell.states)
+        self.operands = [at.operands(time, unit) for time in self.times]
+        self.weight_numerals: dict[str, Numeral] = {}
+        self.unit_steps = faithful(self._work, cell.states)
         self.single = len(cell.quantities) == 1
 
     @property
-    def left_out(self) -> int:
+    def omitted_steps(self) -> int:
         """Steps of the sequence that are not shown."""
         return self.at.length - len(self.times)
 
-    def _work(self, ruler: Ruler) -> list[Hand]:
-        self.listed = self._weights(ruler)
-        found: list[Hand] = []
-        carried: dict[str, Shown] = {}
-        for time, site in zip(self.times, self.sites, strict=True):
-            if found and abs(found[-1].site.step - site.step) != 1:
-                carried = {}
-            own = self.at.owns(site.cell.states, time, self.unit)
-            hand = Hand(
-                site, ruler, self.names, carried=carried, listed=self.listed or None, own=own
-            )
-            found.append(hand)
-            carried = self._carried(hand, time)
-        return found
+    def _work(self, ruler: Ruler) -> list[UnitStep]:
+        self.weight_numerals = self._weights(ruler)
+        unit_steps: list[UnitStep] = []
+        states: dict[str, Numeral] = {}
+        for time, operands in zip(self.times, self.operands, strict=True):
+            if unit_steps and abs(unit_steps[-1].operands.step - operands.step) != 1:
+                states = {}
+            values = self.at.trace_values(operands.cell.states, time, self.unit)
+            printed = PrintedNumbers(states, self.weight_numerals, values)
+            unit_step = UnitStep(operands, ruler, self.names, printed=printed)
+            unit_steps.append(unit_step)
+            states = self._printed_states(unit_step)
+        return unit_steps
 
-    def _carried(self, hand: Hand, time: int) -> dict[str, Shown]:
+    def _printed_states(self, unit_step: UnitStep) -> dict[str, Numeral]:
         """The states as they were just printed, with the trace's value as their truth."""
-        found = {}
-        for state in hand.site.cell.states:
-            own = self.at.own(state, time, self.unit) if state in hand.nodes else None
-            if own is not None:
-                shown = hand.nodes[state].shown
-                if abs(shown.value - own) <= 1.01 * shown.unit:
-                    found[state] = Shown(own, shown.text, shown.places)
-        return found
+        numerals = {}
+        for state, trace_value in self._compared(unit_step, unit_step.operands.cell.states):
+            numeral = unit_step.result(state)
+            if abs(numeral.value - trace_value) <= 1.01 * numeral.unit:
+                numerals[state] = Numeral(trace_value, numeral.text, numeral.places)
+        return numerals
 
-    def _weights(self, ruler: Ruler) -> dict[str, Shown]:
+    def _compared(self, unit_step: UnitStep, states: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """Each state that was worked by hand and is recorded, with the trace's value."""
+        for state in states:
+            if state in unit_step.computations:
+                value = self.at.trace_value(state, unit_step.operands.time, self.unit)
+                if value is not None:
+                    yield state, value
+
+    def _weights(self, ruler: Ruler) -> dict[str, Numeral]:
         """Weights that stand in the equations by name, with digits for all steps."""
-        found: dict[str, Shown] = {}
-        for site in self.sites:
-            hand = Hand(site, ruler, self.names)
-            if hand.dots:
+        numerals: dict[str, Numeral] = {}
+        for operands in self.operands:
+            unit_step = UnitStep(operands, ruler, self.names)
+            if unit_step.dots:
                 return {}  # beside products that are given as one number, names would puzzle
-            for symbol, shown in hand.singles.items():
-                known = found.get(symbol)
+            for symbol, numeral in unit_step.singles.items():
+                earlier = numerals.get(symbol)
                 places = [
-                    s.places for s in (known, shown) if s is not None and s.places is not None
+                    s.places for s in (earlier, numeral) if s is not None and s.places is not None
                 ]
-                found[symbol] = ruler.given(shown.truth, max(places, default=None))
-        return found
+                numerals[symbol] = ruler.numeral(numeral.truth, max(places, default=None))
+        return numerals
 
     def weights(self) -> Chains | None:
         """The weights that the equations name; None where they are given as products."""
-        if not self.listed:
+        if not self.weight_numerals:
             return None
-        notation = Notation(bias=self.sites[0].weights.b_ih is not None)
+        notation = Notation(bias=self.operands[0].weights.b_ih is not None)
         return Chains(
             tuple(
-                Chain(notation.vector(symbol), (), shown.text)
-                for symbol, shown in self.listed.items()
+                Chain(notation.vector(symbol), (), numeral.text)
+                for symbol, numeral in self.weight_numerals.items()
             )
         )
 
     def blocks(self) -> list[Block]:
         """Every step."""
         if self.single:
-            chains = tuple(self._chain(hand, time) for hand, time in self._steps())
+            chains = tuple(map(self._chain, self.unit_steps))
             return [Chains(chains, spaced=True)]
-        found: list[Block] = []
-        for hand, time in self._steps():
-            found.append(
-                Heading(f"time={time}", f"step {hand.site.step}{self._lead(hand.site)}", 2)
-            )
-            notation = hand.site.notation
-            found.append(
-                Chains(
-                    tuple(
-                        Chain(notation.quantity(name), node.stages, node.shown.text)
-                        if node.stages
-                        else Chain(notation.quantity(name), (node.symbolic,), node.shown.text)
-                        for name, node in hand.nodes.items()
-                    )
+        blocks: list[Block] = []
+        for unit_step in self.unit_steps:
+            operands = unit_step.operands
+            aside = f"step {operands.step}{self._lead(operands)}"
+            blocks.append(Heading(f"time={operands.time}", aside, 2))
+            chains = tuple(
+                Chain(
+                    operands.notation.quantity(name),
+                    computation.stages or (computation.symbolic,),
+                    computation.numeral.text,
                 )
+                for name, computation in unit_step.computations.items()
             )
-        return found
+            blocks.append(Chains(chains))
+        return blocks
 
-    def _steps(self) -> list[tuple[Hand, int]]:
-        return list(zip(self.hands, self.times, strict=True))
+    def _chain(self, unit_step: UnitStep) -> Chain:
+        ((name, computation),) = unit_step.computations.items()
+        lead = self._lead(unit_step.operands).removeprefix(", ")
+        tail = f"time={unit_step.operands.time}"
+        symbol = unit_step.operands.notation.quantity(name)
+        return Chain(symbol, computation.stages, computation.numeral.text, lead=lead, tail=tail)
 
-    def _chain(self, hand: Hand, time: int) -> Chain:
-        ((name, node),) = hand.nodes.items()
-        lead = self._lead(hand.site).removeprefix(", ")
-        tail = f"time={time}"
-        left = hand.site.notation.quantity(name)
-        return Chain(left, node.stages, node.shown.text, lead=lead, tail=tail)
-
-    def _lead(self, site: Site) -> str:
-        if len(site.x) != 1:
+    def _lead(self, operands: Operands) -> str:
+        if len(operands.x) != 1:
             return ""
-        value = Ruler(self.hands[0].ruler.places).given(float(site.x[0]))
-        return f", x_{site.step} = {value.text}"
+        value = Ruler(self.unit_steps[0].ruler.places).numeral(float(operands.x[0]))
+        return f", x_{operands.step} = {value.text}"
 
     def check(self) -> Table:
-        """Each step's h by hand, beside what the layer returned; a layer that did not run returned
-        nothing, and its trace's states stand there."""
+        """Each step's h by hand beside the layer's. Where the layer did not run, the trace's states
+        stand in its place."""
         kind = self.at.trace.structure.kind
         ran = self.at.trace.deviation is not None
         header = ("", "by hand", kind if ran else "trace", "difference")
         rows = []
-        for hand, time in self._steps():
-            for state in ("h",) if ran else hand.site.cell.states:
-                own = self.at.own(state, time, self.unit) if state in hand.nodes else None
-                if own is not None:
-                    shown = hand.nodes[state].shown
-                    places = hand.ruler.places if shown.places is None else shown.places
-                    own_text = hand.ruler.to(own, places).text
-                    left = text(hand.site.notation.quantity(state))
-                    rows.append((left, shown.text, own_text, difference(shown.truth, own)))
+        for unit_step in self.unit_steps:
+            states = ("h",) if ran else unit_step.operands.cell.states
+            for state, value in self._compared(unit_step, states):
+                numeral = unit_step.result(state)
+                places = unit_step.ruler.places if numeral.places is None else numeral.places
+                trace_text = unit_step.ruler.to(value, places).text
+                symbol = text(unit_step.operands.notation.quantity(state))
+                rows.append((symbol, numeral.text, trace_text, difference(numeral.truth, value)))
         return Table(header, tuple(rows))
 
     def facts(self) -> list[dict[str, Any]]:
         """Each step as plain values."""
-        found = []
-        for hand, time in self._steps():
-            values = {name: plain(node.shown.truth) for name, node in hand.nodes.items()}
-            found.append({"time": time, "by_hand": values})
-        return found
+        return [
+            {
+                "time": unit_step.operands.time,
+                "by_hand": {
+                    name: plain(computation.numeral.truth)
+                    for name, computation in unit_step.computations.items()
+                },
+            }
+            for unit_step in self.unit_steps
+        ]
 
 
-def walk(at: Address, unit: int) -> Document:
+def explain_steps(at: Address, unit: int) -> Document:
     """The walk over the steps, as an explanation."""
-    steps = Walk(at, unit)
+    steps = UnitSteps(at, unit)
     units = at.units(at.trace.cell.quantities[0])
     where = f"layer {at.layer}, {at.direction}, batch {at.batch}, unit {unit} of {units}"
     blocks: list[Block] = [Heading(f"{at.length} steps of {at.trace.structure.kind}", where)]
@@ -194,17 +200,17 @@ def equations(at: Address) -> Chains:
     bias = at.weights.b_ih is not None
     notation = Notation(bias=bias, reverse=at.reverse, element=True)
     pairs = (notation.equation(*item) for item in at.trace.cell.equations.items())
-    return Chains(tuple(Chain(left, (right,)) for left, right in pairs))
+    return Chains(tuple(Chain(left_side, (right,)) for left_side, right in pairs))
 
 
-def omitted(steps: Walk) -> list[Block]:
-    """What a walk leaves out, and how to see it."""
+def omitted(steps: UnitSteps) -> list[Block]:
+    """What the steps leave out, and how to see it."""
     lines = []
-    if steps.left_out:
+    if steps.omitted_steps:
         lines.append(
-            f"{steps.left_out} more steps: tr.explain(time=..., ...) shows one, "
+            f"{steps.omitted_steps} more steps: tr.explain(time=..., ...) shows one, "
             f'tr.explain("h", time="last", ...) the last'
         )
-    if steps.hands[0].dots:
+    if steps.unit_steps[0].dots:
         lines.append("W x and W h are sums of products: tr.explain(time=..., ...) shows each")
     return [Paragraph(tuple(lines))] if lines else []

@@ -1,7 +1,7 @@
 """One unit at one step of a cell, worked by hand: every equation as a tree of printed numbers.
 
-Truth is float64 arithmetic on the weights, input and states as they were used; what is printed
-keeps to ``arithmetic``. Everything derives from the cell's declaration.
+Truth is float64 arithmetic on the weights, input and states as they were used; the printed digits
+follow the rules of ``digits``. Everything derives from the cell's declaration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rnnscope._explain.digits import Dotted, Node, Ruler, Shown
+from rnnscope._explain.digits import Computation, DotTerm, Numeral, Ruler
 from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -46,7 +46,15 @@ from rnnscope.cells.notation import (
 )
 from rnnscope.errors import DeclarationError
 
-__all__ = ["Dot", "Hand", "Site", "expressions", "needed", "tabled"]
+__all__ = [
+    "Dot",
+    "Operands",
+    "PrintedNumbers",
+    "UnitStep",
+    "expressions",
+    "needed",
+    "table_rows",
+]
 
 WRITTEN_OUT = 8
 """Up to so many products are written out."""
@@ -55,8 +63,8 @@ LARGEST = 3
 
 
 @dataclass(frozen=True)
-class Site:
-    """One unit at one step of one sequence, and all that goes into it, in float64.
+class Operands:
+    """All that goes into one unit at one step of one sequence, in float64.
 
     ``x`` (feature) and ``before`` (state to units) are whole vectors; ``step`` counts from 1.
     """
@@ -74,6 +82,11 @@ class Site:
         """The cell's declaration."""
         return self.weights.cell
 
+    @property
+    def time(self) -> int:
+        """The position of the step in the input."""
+        return self.step - 1
+
     @cached_property
     def notation(self) -> Notation:
         """How its equations are written, with the step's number."""
@@ -81,45 +94,45 @@ class Site:
         return Notation(bias=bias, reverse=self.reverse, element=True, step=self.step)
 
     @cached_property
-    def everything(self) -> _EveryUnit:
+    def all_units(self) -> _AllUnits:
         """Every unit's numbers, which matrix products of other than x and h need."""
-        return _EveryUnit(self)
+        return _AllUnits(self)
 
 
-class _EveryUnit:
-    """The environment of ``evaluate`` for all units of a site."""
+class _AllUnits:
+    """The environment of ``evaluate`` for all units of a step."""
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.found: dict[str, Tensor] = {}
+    def __init__(self, operands: Operands) -> None:
+        self.operands = operands
+        self.quantities: dict[str, Tensor] = {}
 
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
         match leaf:
             case Quantity(name):
-                if name not in self.found:
-                    self.found[name] = evaluate(self.site.cell.equations[name], self)
-                return self.found[name]
+                if name not in self.quantities:
+                    self.quantities[name] = evaluate(self.operands.cell.equations[name], self)
+                return self.quantities[name]
             case Previous(name):
-                return self.site.before[name]
+                return self.operands.before[name]
             case Vector(name):
-                if name not in self.site.vectors:
+                if name not in self.operands.vectors:
                     raise DeclarationError(
-                        f"cell {self.site.cell.name} uses the parameter {name}, and the layer "
+                        f"cell {self.operands.cell.name} uses the parameter {name}, and the layer "
                         f"has none of that name"
                     )
-                return self.site.vectors[name]
+                return self.operands.vectors[name]
 
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
-        found = [linear(self.vector(leaf), *self.matrix(leaf)) for leaf in leaves]
-        return sum(found[1:], found[0])
+        values = [linear(self.vector(leaf), *self.matrix(leaf)) for leaf in leaves]
+        return sum(values[1:], values[0])
 
     def vector(self, leaf: Weighted) -> Tensor:
         """What a matrix is applied to."""
-        return self.site.x if isinstance(leaf, FromX) else evaluate(leaf.of, self)
+        return self.operands.x if isinstance(leaf, FromX) else evaluate(leaf.of, self)
 
     def matrix(self, leaf: Weighted) -> tuple[Tensor, Tensor | None]:
         """Matrix and bias."""
-        weights = self.site.weights
+        weights = self.operands.weights
         match leaf:
             case FromX(gate):
                 return weights.of_x(gate)
@@ -134,7 +147,7 @@ class Dot:
     """A matrix product at one unit: a row of a weight times a vector.
 
     ``terms`` are all products where they are few, else the largest, each with its index;
-    ``rest`` is then the sum of the ``others``, and None where there are none.
+    ``remainder`` is then the sum of the ``others``, and None where there are none.
     """
 
     leaf: Weighted
@@ -142,9 +155,9 @@ class Dot:
     weight: str
     row: int
     size: int
-    total: Shown
-    terms: tuple[tuple[int, Dotted], ...]
-    rest: Shown | None
+    total: Numeral
+    terms: tuple[tuple[int, DotTerm], ...]
+    remainder: Numeral | None
     notation: Notation
 
     @property
@@ -158,9 +171,9 @@ class Dot:
         return self.size - len(self.terms)
 
     @property
-    def nothing(self) -> bool:
-        """Whether the vector is a state that is zero, as h_0 is where none was given."""
-        return _of_state(self.leaf) and all(each.input.truth == 0 for _, each in self.terms)
+    def zero_state(self) -> bool:
+        """Whether the vector is a state of zeros, as h_0 is where the call names none."""
+        return _of_state(self.leaf) and all(term.input.truth == 0 for _, term in self.terms)
 
     def entry(self, k: int) -> Shape:
         """The name of one number of the vector, such as x_3[0]."""
@@ -181,15 +194,15 @@ class Dot:
 
 def expressions(cell: Cell) -> dict[str, Expr]:
     """Every name that can be explained: quantities, and their parts."""
-    found: dict[str, Expr] = dict(cell.equations)
+    by_name: dict[str, Expr] = dict(cell.equations)
     for name, equation in cell.equations.items():
         for leaf in leaves(equation):
             part = part_name(leaf)
             if part is not None:
-                found.setdefault(part, leaf)
+                by_name.setdefault(part, leaf)
         if isinstance(equation, Apply):
-            found[f"{name}_pre"] = equation.argument
-    return found
+            by_name[f"{name}_pre"] = equation.argument
+    return by_name
 
 
 def _beside(expr: Expr) -> Iterable[str]:
@@ -206,19 +219,19 @@ def _beside(expr: Expr) -> Iterable[str]:
 
 def needed(cell: Cell, name: str) -> list[str]:
     """A quantity and all of the same unit that it is computed from, in order of computation."""
-    found = {name}
+    names = {name}
     waiting = [name]
-    known = expressions(cell)
+    by_name = expressions(cell)
     while waiting:
-        for used in _beside(known[waiting.pop()]):
-            if used not in found:
-                found.add(used)
+        for used in _beside(by_name[waiting.pop()]):
+            if used not in names:
+                names.add(used)
                 waiting.append(used)
-    return [each for each in known if each in found]
+    return [quantity for quantity in by_name if quantity in names]
 
 
-def tabled(cell: Cell, names: Iterable[str]) -> list[str]:
-    """Gates that are a function of the same affine parts, if two or more: a table's rows."""
+def table_rows(cell: Cell, names: Iterable[str]) -> list[str]:
+    """The gates that fill a table: two or more that are functions of the same affine parts."""
     groups: dict[tuple[type, ...], list[str]] = {}
     for name in names:
         equation = cell.equations.get(name)
@@ -239,189 +252,217 @@ def _of_state(leaf: Expr) -> bool:
     return isinstance(leaf, FromH) and isinstance(leaf.of, Previous)
 
 
-class Hand:
-    """The equations of a site as trees of printed numbers.
+@dataclass(frozen=True)
+class PrintedNumbers:
+    """Numbers that the document prints elsewhere: states before and weights, with their digits,
+    and the trace's own values, beside which the results will stand."""
 
-    ``apart`` names the gates whose matrix products are given as one number each, to be shown
-    apart; products of a single term are otherwise written in the equation. ``carried`` are
-    states before as they were printed, ``listed`` weights as they were printed, ``own`` the
-    trace's values, which will be printed beside.
+    states: Mapping[str, Numeral] = field(default_factory=dict)
+    weights: Mapping[str, Numeral] = field(default_factory=dict)
+    trace: Mapping[str, float] = field(default_factory=dict)
+
+
+NOTHING_PRINTED = PrintedNumbers()
+
+
+class UnitStep:
+    """The equations of one unit at one step as trees of printed numbers.
+
+    ``in_table`` names the gates that a table shows: each of their matrix products is one number
+    there; products of a single term are otherwise written in the equation.
     """
 
     def __init__(
         self,
-        site: Site,
+        operands: Operands,
         ruler: Ruler,
         names: Iterable[str],
-        apart: Iterable[str] = (),
-        carried: Mapping[str, Shown] | None = None,
-        listed: Mapping[str, Shown] | None = None,
-        own: Mapping[str, float] | None = None,
+        in_table: Iterable[str] = (),
+        printed: PrintedNumbers = NOTHING_PRINTED,
     ) -> None:
-        self.site = site
+        self.operands = operands
         self.ruler = ruler
-        self.carried = dict(carried or {})
-        self.listed = listed
-        self.own = dict(own or {})
-        self.nodes: dict[str, Node] = {}
+        self.printed = printed
+        self.in_table = tuple(in_table)
+        self.computations: dict[str, Computation] = {}
         self.dots: dict[Expr, Dot] = {}
-        self.singles: dict[str, Shown] = {}  # weights that stand alone in an equation
-        self._apart = False
-        known, wanted, apart = expressions(site.cell), set(names), set(apart)
-        for name, expr in known.items():
+        self.singles: dict[str, Numeral] = {}  # weights that stand alone in an equation
+        self._in_table = False
+        wanted = set(names)
+        for name, expr in expressions(operands.cell).items():
             if name in wanted:
-                self._apart = name in apart
-                self.nodes[name] = self._node(expr)
+                self._in_table = name in self.in_table
+                self.computations[name] = self._computation(expr)
+
+    def result(self, name: str) -> Numeral:
+        """The number of a quantity, as it is printed."""
+        return self.computations[name].numeral
 
     def faithful(self, results: Iterable[str]) -> bool:
-        """Whether the results are printed as their true values rounded, and all else nearly."""
+        """Whether the results are their true values rounded, and all other numbers nearly so."""
         strict = set(results)
         return all(
-            self.ruler.faithful(node.shown, 0.501 if name in strict else 1.501)
-            and (name not in strict or self._as_own(name))
-            for name, node in self.nodes.items()
+            self.ruler.faithful(computation.numeral, 0.501 if name in strict else 1.501)
+            and (name not in strict or self._as_trace(name))
+            for name, computation in self.computations.items()
         )
 
-    def _as_own(self, name: str) -> bool:
-        """Whether a result has the digits of the trace's value, where they agree so far."""
-        shown = self.nodes[name].shown
-        own = self.own.get(name, shown.truth)
-        return shown.places is None or (
-            abs(own - shown.truth) > shown.unit / 10
-            or self.ruler.to(own, shown.places).text == shown.text
+    def _as_trace(self, name: str) -> bool:
+        """Whether a result has the digits of the trace's value, where the two agree so far."""
+        numeral = self.result(name)
+        value = self.printed.trace.get(name, numeral.truth)
+        return numeral.places is None or (
+            abs(value - numeral.truth) > numeral.unit / 10
+            or self.ruler.to(value, numeral.places).text == numeral.text
         )
 
-    def _node(self, expr: Expr) -> Node:
-        ruler, symbolic = self.ruler, self.site.notation.shape(expr)
+    def _computation(self, expr: Expr) -> Computation:
+        ruler, symbolic = self.ruler, self.operands.notation.shape(expr)
         match expr:
             case Number(number):
-                return Node(symbolic, ruler.given(number))
+                return Computation(symbolic, ruler.numeral(number))
             case Quantity(name):
-                return Node(symbolic, self.nodes[name].shown)
+                return Computation(symbolic, self.result(name))
             case Previous(name):
-                return Node(symbolic, self._state(name, self.site.unit))
+                return Computation(symbolic, self._state(name, self.operands.unit))
             case Vector(name):
-                value = self.site.everything.value(expr)
-                return Node(symbolic, ruler.given(float(value[self.site.unit])))
+                value = self.operands.all_units.value(expr)
+                return Computation(symbolic, ruler.numeral(float(value[self.operands.unit])))
             case FromX() | FromH() | Project():
                 parts = self._affine(expr)
                 return parts[0] if len(parts) == 1 else self._sum([(False, p) for p in parts])
-            case Apply(name, argument, given):
-                inner = self._node(argument)
-                shown = ruler.apply(expr.function, inner.shown)
-                return Node(symbolic, shown, (inner,), lambda found: Call(name, found[0], given))
+            case Apply(name, argument, function):
+                inner = self._computation(argument)
+                numeral = ruler.apply(expr.function, inner.numeral)
+                return Computation(
+                    symbolic, numeral, (inner,), lambda parts: Call(name, parts[0], function)
+                )
             case Product(left, right):
-                children = self._node(left), self._node(right)
-                shown = ruler.product(children[0].shown, children[1].shown)
-                return Node(symbolic, shown, children, lambda found: Times(found[0], found[1]))
+                children = self._computation(left), self._computation(right)
+                numeral = ruler.product(children[0].numeral, children[1].numeral)
+                return Computation(
+                    symbolic, numeral, children, lambda parts: Times(parts[0], parts[1])
+                )
             case Sum():
-                terms: list[tuple[bool, Node]] = []
+                terms: list[tuple[bool, Computation]] = []
                 for negative, term in summands(expr):
                     if isinstance(term, FromX | FromH | Project) and not negative:
                         terms += [(False, part) for part in self._affine(term)]
                     else:
-                        terms.append((negative, self._node(term)))
+                        terms.append((negative, self._computation(term)))
                 return self._sum(terms)
         raise TypeError(f"not an equation: {expr!r}")
 
-    def _sum(self, terms: list[tuple[bool, Node]]) -> Node:
+    def _sum(self, terms: list[tuple[bool, Computation]]) -> Computation:
         signs = [negative for negative, _ in terms]
-        children = tuple(node for _, node in terms)
-        shown = self.ruler.total([(negative, node.shown) for negative, node in terms])
+        children = tuple(computation for _, computation in terms)
+        numeral = self.ruler.total(
+            [(negative, computation.numeral) for negative, computation in terms]
+        )
 
-        def build(found: tuple[Shape, ...]) -> Shape:
-            return Total(tuple(zip(signs, found, strict=True)))
+        def build(parts: tuple[Shape, ...]) -> Shape:
+            return Total(tuple(zip(signs, parts, strict=True)))
 
-        return Node(build(tuple(child.symbolic for child in children)), shown, children, build)
+        return Computation(
+            build(tuple(child.symbolic for child in children)), numeral, children, build
+        )
 
-    def _state(self, name: str, unit: int) -> Shown:
-        if name in self.carried and unit == self.site.unit:
-            return self.carried[name]
-        return self.ruler.given(float(self.site.before[name][unit]))
+    def _state(self, name: str, unit: int) -> Numeral:
+        if name in self.printed.states and unit == self.operands.unit:
+            return self.printed.states[name]
+        return self.ruler.numeral(float(self.operands.before[name][unit]))
 
-    def _affine(self, leaf: Weighted) -> list[Node]:
+    def _affine(self, leaf: Weighted) -> list[Computation]:
         """The product and, where there is one, the bias."""
-        site = self.site
-        everything = site.everything
-        matrix, biases = everything.matrix(leaf)
-        weights: list[float] = matrix[site.unit].tolist()
-        inputs: list[float] = everything.vector(leaf).tolist()
-        single = len(weights) == 1 and not self._apart
+        operands = self.operands
+        all_units = operands.all_units
+        matrix, biases = all_units.matrix(leaf)
+        weights: list[float] = matrix[operands.unit].tolist()
+        inputs: list[float] = all_units.vector(leaf).tolist()
+        single = len(weights) == 1 and not self._in_table
         if single:
             parts = [self._single(leaf, weights[0], inputs[0])]
         else:
             dot = self._dot(leaf, weights, inputs)
-            parts = [Node(dot.symbol, dot.total)]
-        symbol = site.notation.bias_of(leaf)
+            parts = [Computation(dot.symbol, dot.total)]
+        symbol = operands.notation.bias_of(leaf)
         if biases is not None and symbol is not None:
-            value = float(biases[site.unit])
-            shown = self._weight(symbol, value)
+            value = float(biases[operands.unit])
+            numeral = self._weight(symbol, value)
             if single:
-                self.singles[text(symbol)] = shown
-            parts.append(Node(symbol, shown, kept=self._kept(symbol)))
+                self.singles[text(symbol)] = numeral
+            parts.append(Computation(symbol, numeral, keeps_symbol=self._listed(symbol)))
         return parts
 
-    def _kept(self, symbol: Symbol) -> bool:
-        return self.listed is not None and text(symbol) in self.listed
+    def _listed(self, symbol: Symbol) -> bool:
+        return text(symbol) in self.printed.weights
 
-    def _weight(self, symbol: Symbol, value: float, places: int | None = None) -> Shown:
-        if self.listed is not None and text(symbol) in self.listed:
-            return self.listed[text(symbol)]
-        return self.ruler.given(value, places)
+    def _weight(self, symbol: Symbol, value: float, places: int | None = None) -> Numeral:
+        if text(symbol) in self.printed.weights:
+            return self.printed.weights[text(symbol)]
+        return self.ruler.numeral(value, places)
 
-    def _single(self, leaf: Weighted, weight: float, value: float) -> Node:
+    def _single(self, leaf: Weighted, weight: float, value: float) -> Computation:
         """A product of one weight and one number, written in the equation."""
-        act = self.site.notation.product(leaf)
+        act = self.operands.notation.product(leaf)
         assert isinstance(act.matrix, Symbol)
-        left, right = self.ruler.factors(weight, value)
-        left = self._weight(act.matrix, weight, left.places)
-        self.singles[text(act.matrix)] = left
+        weight_numeral, factor = self.ruler.factors(weight, value)
+        weight_numeral = self._weight(act.matrix, weight, weight_numeral.places)
+        self.singles[text(act.matrix)] = weight_numeral
         if isinstance(leaf, FromH) and isinstance(leaf.of, Previous):
-            right = self.carried.get(leaf.of.name, right)
+            factor = self.printed.states.get(leaf.of.name, factor)
         elif not isinstance(leaf, FromX):
-            right = self._node(leaf.of).shown
+            factor = self._computation(leaf.of).numeral
         children = (
-            Node(act.matrix, left, kept=self._kept(act.matrix)),
-            Node(act.vector, right),
+            Computation(act.matrix, weight_numeral, keeps_symbol=self._listed(act.matrix)),
+            Computation(act.vector, factor),
         )
-        shown = self.ruler.product(left, right)
-        return Node(act, shown, children, lambda found: Times(found[0], found[1]))
+        numeral = self.ruler.product(weight_numeral, factor)
+        return Computation(act, numeral, children, lambda parts: Times(parts[0], parts[1]))
 
     def _dot(self, leaf: Weighted, weights: list[float], inputs: list[float]) -> Dot:
         if leaf not in self.dots:
             if len(weights) <= WRITTEN_OUT:
                 total, written = self.ruler.dot(weights, inputs)
-                terms, rest = tuple(enumerate(written)), None
+                terms, remainder = tuple(enumerate(written)), None
             else:
-                total, terms, rest = self._largest(weights, inputs)
+                total, terms, remainder = self._largest(weights, inputs)
             name, row = self._place(leaf)
-            symbol = self.site.notation.product(leaf)
+            symbol = self.operands.notation.product(leaf)
             self.dots[leaf] = Dot(
-                leaf, symbol, name, row, len(weights), total, terms, rest, self.site.notation
+                leaf,
+                symbol,
+                name,
+                row,
+                len(weights),
+                total,
+                terms,
+                remainder,
+                self.operands.notation,
             )
         return self.dots[leaf]
 
     def _largest(
         self, weights: list[float], inputs: list[float]
-    ) -> tuple[Shown, tuple[tuple[int, Dotted], ...], Shown]:
+    ) -> tuple[Numeral, tuple[tuple[int, DotTerm], ...], Numeral]:
         products = [w * x for w, x in zip(weights, inputs, strict=True)]
         order = sorted(range(len(products)), key=lambda k: -_size(products[k]))
-        chosen, others = order[:LARGEST], order[LARGEST:]
+        chosen, smaller = order[:LARGEST], order[LARGEST:]
         ruler = self.ruler
         truth = math.fsum(products) if all(map(math.isfinite, products)) else sum(products)
         places = max(ruler.natural(truth), ruler.natural(products[chosen[0]]))
-        found = []
+        terms = []
         for k in chosen:
-            left, right = ruler.factors(weights[k], inputs[k], places)
-            shown = ruler.result(products[k], left.value * right.value, 10.0**-places)
-            found.append((k, Dotted(left, right, shown)))
-        rest = ruler.to(sum(products[k] for k in others), places)
-        parts = [(False, each.product) for _, each in found]
-        return ruler.total([*parts, (False, rest)]), tuple(found), rest
+            weight, value = ruler.factors(weights[k], inputs[k], places)
+            numeral = ruler.result(products[k], weight.value * value.value, 10.0**-places)
+            terms.append((k, DotTerm(weight, value, numeral)))
+        remainder = ruler.to(sum(products[k] for k in smaller), places)
+        parts = [(False, term.product) for _, term in terms]
+        return ruler.total([*parts, (False, remainder)]), tuple(terms), remainder
 
     def _place(self, leaf: Weighted) -> tuple[str, int]:
         """The stacked parameter and its row."""
-        weights, unit = self.site.weights, self.site.unit
+        weights, unit = self.operands.weights, self.operands.unit
         match leaf:
             case FromX(gate):
                 return f"weight_ih{weights.suffix}", weights.rows(gate).start + unit

@@ -4,7 +4,7 @@ Enters: a path.
 Leaves: modules by name, or a file written whole; nothing in a file is ever run.
 """
 
-from rnnscope._files.loading import Layers, load
-from rnnscope._files.saving import save
+from rnnscope._files.load import Layers, load
+from rnnscope._files.save import save
 
 __all__ = ["Layers", "load", "save"]

@@ -42,11 +42,11 @@ __all__ = [
     "Adjoint",
     "Backward",
     "Block",
+    "BlockAdjoints",
     "ByStep",
     "Gradient",
-    "Known",
+    "PartValues",
     "Root",
-    "Swept",
     "adjoint_of",
     "adjoints_of_x",
 ]
@@ -59,10 +59,10 @@ Root = str | Expr
 
 
 class ByStep(Protocol):
-    """Numbers (time, ..., batch, units), which need not all be held at once."""
+    """Numbers (time, ..., batch, units), which need not all be in memory at once."""
 
     def __getitem__(self, steps: slice, /) -> Tensor:
-        """Those of some steps."""
+        """The numbers of some steps."""
 
 
 Factor = Tensor | float
@@ -71,7 +71,7 @@ Adjoint = dict[Root, Factor]
 
 
 @dataclass(frozen=True)
-class Known:
+class PartValues:
     """The numbers of one layer in one direction, time first: quantities and the states before each
     step by name (time, batch, units), and x (time, batch, feature)."""
 
@@ -81,12 +81,12 @@ class Known:
     before: Mapping[str, Tensor]
     x: Tensor
 
-    def part(self, start: int, stop: int, rows: Tensor | None = None) -> Known:
+    def section(self, start: int, stop: int, rows: Tensor | None = None) -> PartValues:
         """Some steps of it, of some sequences."""
 
         def of(value: Tensor) -> Tensor:
-            found = value[start:stop]
-            return found if rows is None else found[:, rows]
+            section = value[start:stop]
+            return section if rows is None else section[:, rows]
 
         return replace(
             self,
@@ -97,18 +97,18 @@ class Known:
 
     def block(self, start: int, stop: int) -> Block:
         """Some steps of it, in the type of the weights."""
-        part, dtype = self.part(start, stop), self.weights.ih.dtype
+        section, dtype = self.section(start, stop), self.weights.ih.dtype
         return Block(
             self.cell,
             self.weights,
-            {name: value.to(dtype) for name, value in part.values.items()},
-            {name: value.to(dtype) for name, value in part.before.items()},
-            part.x.to(dtype),
+            {name: value.to(dtype) for name, value in section.values.items()},
+            {name: value.to(dtype) for name, value in section.before.items()},
+            section.x.to(dtype),
         )
 
 
 class Block:
-    """Some steps, all of whose values are known; the environment of ``evaluate``.
+    """Some steps with the values of all quantities; the environment of ``evaluate``.
 
     ``roots`` in the order in which their adjoints are known within a step; ``feeds`` what the
     adjoint of a root gets from those before it; ``of`` the adjoint of every quantity and
@@ -126,7 +126,7 @@ class Block:
         self.cell, self.weights, self.x = cell, weights, x
         self.values, self.before = dict(values), before
         self.steps = x.shape[0]
-        self.known: dict[Expr, Factor] = {}
+        self.cache: dict[Expr, Factor] = {}
         self.roots: list[Root] = []
         self.feeds: dict[Root, Adjoint] = {}
         self.of: dict[str, Adjoint] = {}
@@ -147,40 +147,40 @@ class Block:
                 return self.values[name]
 
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
-        """The sum of affine parts, recorded or by a product of all steps."""
-        first, *rest = map(self._product, leaves)
-        return sum(rest, first)
+        """The sum of affine parts: recorded, or computed for all steps at once."""
+        products = [self._product(leaf) for leaf in leaves]
+        return sum(products[1:], products[0])
 
     def _product(self, leaf: Weighted) -> Tensor:
         name = part_name(leaf)
         if name in self.values:
             return self.values[name]
-        if leaf not in self.known:
+        if leaf not in self.cache:
             match leaf:
                 case FromX(gate):
-                    self.known[leaf] = linear(self.x, *self.weights.of_x(gate))
+                    self.cache[leaf] = linear(self.x, *self.weights.of_x(gate))
                 case FromH(gate, of):
-                    self.known[leaf] = linear(evaluate(of, self), *self.weights.of_h(gate))
+                    self.cache[leaf] = linear(evaluate(of, self), *self.weights.of_h(gate))
                 case Project(of):
-                    self.known[leaf] = linear(evaluate(of, self), self.weights.projection)
-        found = self.known[leaf]
-        assert isinstance(found, Tensor), "a product with a matrix is no number"
-        return found
+                    self.cache[leaf] = linear(evaluate(of, self), self.weights.projection)
+        product = self.cache[leaf]
+        assert isinstance(product, Tensor), "a product with a matrix is no number"
+        return product
 
-    def _known(self, expr: Expr) -> Factor:
+    def _factor(self, expr: Expr) -> Factor:
         """The value of a part of an equation, computed once."""
         if isinstance(expr, Number):
             return expr.value
         if isinstance(expr, Quantity | Previous | Vector):
             return self.value(expr)
-        if expr not in self.known:
-            self.known[expr] = evaluate(expr, self)
-        return self.known[expr]
+        if expr not in self.cache:
+            self.cache[expr] = evaluate(expr, self)
+        return self.cache[expr]
 
     # derivatives -----------------------------------------------------------------------------
 
     def derived(self) -> Block:
-        """With ``roots``, ``feeds``, ``of`` and ``at``: from the last equation to the first."""
+        """Fill ``roots``, ``feeds``, ``of`` and ``at``, from the last equation to the first."""
         equations = list(self.cell.equations.items())
         for k, (name, equation) in reversed(list(enumerate(equations))):
             adjoint = self.at.get(Quantity(name), {})
@@ -190,11 +190,11 @@ class Block:
             if isinstance(equation, Apply):
                 adjoint = self._through(equation, adjoint, self.value(Quantity(name)), name)
                 self.of[f"{name}_pre"] = adjoint
-                self._walk(equation.argument, adjoint)
+                self._descend(equation.argument, adjoint)
             else:
-                self._walk(equation, adjoint)
-            above = [e for _, each in equations[:k] for e in leaves(each)]
-            self._composites([e for e in leaves(equation) if e not in above])
+                self._descend(equation, adjoint)
+            above = [leaf for _, earlier in equations[:k] for leaf in leaves(earlier)]
+            self._composites([leaf for leaf in leaves(equation) if leaf not in above])
         return self
 
     def _root(self, root: Root, adjoint: Adjoint) -> Adjoint:
@@ -203,46 +203,45 @@ class Block:
         return {root: 1.0}
 
     def _composites(self, pending: Sequence[Expr]) -> None:
-        """What a matrix is applied to, once all that uses the product has been seen: from the
-        outside in."""
+        """The expressions that a matrix is applied to, from the outside in: each one after all
+        that uses its product."""
         waiting = [e for e in dict.fromkeys(pending) if isinstance(e, Project) or _composite(e)]
         while waiting:
             for leaf in waiting:
-                inside = (other for other in waiting if other != leaf)
-                if not any(leaf in leaves(other) for other in inside):
+                if not any(leaf in leaves(outer) for outer in waiting if outer != leaf):
                     break
             waiting.remove(leaf)
             if leaf in self.at:
                 assert isinstance(leaf, FromH | Project), "these have something inside"
-                self._walk(leaf.of, self._root(leaf, self.at[leaf]))
+                self._descend(leaf.of, self._root(leaf, self.at[leaf]))
 
-    def _walk(self, expr: Expr, adjoint: Adjoint) -> None:
-        """Hand an adjoint down to the leaves."""
+    def _descend(self, expr: Expr, adjoint: Adjoint) -> None:
+        """Pass an adjoint down to the leaves of an expression."""
         if not adjoint:
             return
         match expr:
             case Number():
                 return
             case Sum(left, right, negative):
-                self._walk(left, adjoint)
-                self._walk(right, _times(adjoint, -1.0) if negative else adjoint)
+                self._descend(left, adjoint)
+                self._descend(right, _times(adjoint, -1.0) if negative else adjoint)
             case Product(left, right):
                 if not isinstance(left, Number):
-                    self._walk(left, _times(adjoint, self._known(right)))
+                    self._descend(left, _times(adjoint, self._factor(right)))
                 if not isinstance(right, Number):
-                    self._walk(right, _times(adjoint, self._known(left)))
+                    self._descend(right, _times(adjoint, self._factor(left)))
             case Apply(_, argument):
-                value = self._known(expr)
+                value = self._factor(expr)
                 assert isinstance(value, Tensor), "a function's value is no plain number"
-                self._walk(argument, self._through(expr, adjoint, value))
+                self._descend(argument, self._through(expr, adjoint, value))
             case _:
-                own = self.at.get(expr)
-                self.at[expr] = adjoint if own is None else _plus(own, adjoint)
+                partial = self.at.get(expr)
+                self.at[expr] = adjoint if partial is None else _plus(partial, adjoint)
 
     def _through(
         self, expr: Apply, adjoint: Adjoint, value: Tensor, name: str | None = None
     ) -> Adjoint:
-        """Through an elementwise function."""
+        """The adjoint of the argument of an elementwise function."""
         if not adjoint:
             return adjoint
         argument = value
@@ -257,37 +256,37 @@ def _composite(leaf: Expr) -> bool:
 
 
 def _times(adjoint: Adjoint, factor: Factor) -> Adjoint:
-    return {root: _product(own, factor) for root, own in adjoint.items()}
+    return {root: _product(coefficient, factor) for root, coefficient in adjoint.items()}
 
 
-def _product(one: Factor, other: Factor) -> Factor:
-    if isinstance(one, float) and one == 1.0:
-        return other
-    if isinstance(other, float) and other == 1.0:
-        return one
-    return one * other
+def _product(a: Factor, b: Factor) -> Factor:
+    if isinstance(a, float) and a == 1.0:
+        return b
+    if isinstance(b, float) and b == 1.0:
+        return a
+    return a * b
 
 
-def _plus(one: Adjoint, other: Adjoint) -> Adjoint:
-    found = dict(one)
-    for root, factor in other.items():
-        found[root] = found[root] + factor if root in found else factor
-    return found
+def _plus(a: Adjoint, b: Adjoint) -> Adjoint:
+    total = dict(a)
+    for root, factor in b.items():
+        total[root] = total[root] + factor if root in total else factor
+    return total
 
 
-def adjoints_of_x(swept: Swept, weights: Weights, out: Tensor | None = None) -> Tensor:
+def adjoints_of_x(adjoints: BlockAdjoints, weights: Weights, out: Tensor | None = None) -> Tensor:
     """The adjoints of what x says to all gates, (steps, ..., batch, gates × units)."""
     units = weights.hidden_size
-    shape = (*swept.of_h.shape[:-1], weights.ih.shape[0])
-    found = swept.of_h.new_empty(shape) if out is None else out
+    shape = (*adjoints.of_h.shape[:-1], weights.ih.shape[0])
+    of_x = adjoints.of_h.new_empty(shape) if out is None else out
     for gate in weights.cell.gates:
-        adjoint = swept.block.at.get(FromX(gate), {})
-        swept.combined(adjoint, units, out=found[..., weights.rows(gate)])
-    return found
+        adjoint = adjoints.block.at.get(FromX(gate), {})
+        adjoints.combined(adjoint, units, out=of_x[..., weights.rows(gate)])
+    return of_x
 
 
 def adjoint_of(block: Block, name: str) -> Adjoint:
-    """Of a quantity, a pre-activation, or a part of a gate."""
+    """The adjoint of a quantity, a pre-activation, or a part of a gate."""
     if name in block.of:
         return block.of[name]
     for leaf, adjoint in block.at.items():
@@ -302,37 +301,39 @@ class Gradient:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights.map(torch.zeros_like)
 
-    def add(self, swept: Swept, gates: Sequence[str], of_x: Tensor) -> None:
+    def add(self, adjoints: BlockAdjoints, gates: Sequence[str], of_x: Tensor) -> None:
         """A block's part; ``of_x`` (steps, batch, gates × units) are the adjoints of what x says
         to all gates."""
-        block, total = swept.block, self.weights
+        block, total = adjoints.block, self.weights
         flat = of_x.flatten(0, 1)
         total.ih.addmm_(flat.T, block.x.flatten(0, 1))
         if total.b_ih is not None:
             total.b_ih.add_(flat.sum(0))
         if gates:
-            flat = swept.of_h.flatten(0, 1)
+            flat = adjoints.of_h.flatten(0, 1)
             before = block.before["h"].flatten(0, 1)
-            every = len(gates) == len(total.cell.gates)
-            for k, gate in enumerate([""] if every else gates):
-                rows = slice(None) if every else total.rows(gate)
-                mine = flat if every else flat[:, k * self.units : (k + 1) * self.units]
-                total.hh[rows].addmm_(mine.T, before)
+            all_gates = len(gates) == len(total.cell.gates)
+            for k, gate in enumerate([""] if all_gates else gates):
+                rows = slice(None) if all_gates else total.rows(gate)
+                gate_adjoints = (
+                    flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
+                )
+                total.hh[rows].addmm_(gate_adjoints.T, before)
                 if total.b_hh is not None:
-                    total.b_hh[rows] += mine.sum(0)
+                    total.b_hh[rows] += gate_adjoints.sum(0)
         for leaf, adjoint in block.at.items():
             match leaf:
                 case FromH(gate, of) if of != Previous("h"):
-                    flat = swept.combined(adjoint, self.units).flatten(0, 1)
+                    flat = adjoints.combined(adjoint, self.units).flatten(0, 1)
                     weight, bias_of = total.of_h(gate)
                     weight.addmm_(flat.T, evaluate(of, block).flatten(0, 1))
                     if bias_of is not None:
                         bias_of.add_(flat.sum(0))
                 case Project(of):
-                    flat = swept.combined(adjoint, total.projection.shape[0]).flatten(0, 1)
+                    flat = adjoints.combined(adjoint, total.projection.shape[0]).flatten(0, 1)
                     total.projection.addmm_(flat.T, evaluate(of, block).flatten(0, 1))
                 case Vector(name):
-                    total.vectors[name].add_(swept.combined(adjoint, self.units).sum((0, 1)))
+                    total.vectors[name].add_(adjoints.combined(adjoint, self.units).sum((0, 1)))
 
     @property
     def units(self) -> int:
@@ -344,7 +345,7 @@ class Gradient:
 
 
 @dataclass
-class Swept:
+class BlockAdjoints:
     """A block after the loop: the adjoints of its roots (steps, ..., batch, units), and of the
     gates' products with h (steps, ..., batch, gates × units)."""
 
@@ -355,23 +356,23 @@ class Swept:
     def combined(self, adjoint: Adjoint, units: int, out: Tensor | None = None) -> Tensor:
         """Σ factor × root, (steps, ..., batch, units)."""
         shape = (*next(iter(self.roots.values())).shape[:-1], units)
-        found = self.of_h.new_empty(shape) if out is None else out
+        total = self.of_h.new_empty(shape) if out is None else out
         if not adjoint:
-            return found.zero_()
+            return total.zero_()
         for k, (root, factor) in enumerate(adjoint.items()):
             value = self.roots[root]
             spread = _spread(factor, value)
             if k == 0:
-                torch.mul(value, spread, out=found)
+                torch.mul(value, spread, out=total)
             elif isinstance(spread, float):
-                found.add_(value, alpha=spread)
+                total.add_(value, alpha=spread)
             else:
-                found.addcmul_(value, spread)
-        return found
+                total.addcmul_(value, spread)
+        return total
 
 
 def _spread(factor: Factor, value: Tensor) -> Factor:
-    """With a dim of length 1 for each dim that only the adjoints have."""
+    """The factor with a dim of length 1 for each dim that only the adjoints have."""
     if isinstance(factor, float) or factor.dim() < 3:
         return factor
     for _ in range(value.dim() - factor.dim()):
@@ -388,24 +389,24 @@ class Backward:
 
     def __init__(
         self,
-        known: Known,
+        part: PartValues,
         direct: Mapping[str, ByStep],
         reverse: bool,
         valid: Tensor | None,
         lead: tuple[int, ...] = (),
     ) -> None:
-        self.known, self.direct, self.reverse = known, direct, reverse
+        self.part, self.direct, self.reverse = part, direct, reverse
         self.valid = valid if reverse else None  # what lies behind the end is 0 from the start
         self.lead = lead
-        weights = known.weights
+        weights = part.weights
         self.weights, self.units = weights, weights.hidden_size
-        self.steps, self.batch = known.x.shape[:2]
+        self.steps, self.batch = part.x.shape[:2]
         element = weights.ih.element_size()
         width = self.batch * self.units * element
         for size in lead:
             width *= size
         self.span = max(1, min(self.steps, BLOCK_BYTES // max(1, width)))
-        self.gates = [each.gate for each in known.cell.affine if each.h is not None]
+        self.gates = [affine.gate for affine in part.cell.affine if affine.h is not None]
         rows = [weights.rows(gate) for gate in self.gates]
         self.hh = weights.hh
         if len(rows) < len(weights.cell.gates):
@@ -413,7 +414,7 @@ class Backward:
         self.memory: dict[Root, Tensor] = {}
         self.carry: dict[str, Tensor] = {
             name: weights.ih.new_zeros(*lead, self.batch, self.size(name))
-            for name in known.cell.states
+            for name in part.cell.states
         }
 
     def size(self, root: Root) -> int:
@@ -421,7 +422,7 @@ class Backward:
         outputs = root == "h" or isinstance(root, FromH)
         return self.weights.hh.shape[1] if outputs else self.units
 
-    def blocks(self, of_h: Tensor | None = None) -> Iterator[tuple[int, int, Swept]]:
+    def blocks(self, of_h: Tensor | None = None) -> Iterator[tuple[int, int, BlockAdjoints]]:
         """(start, stop, block) from the last that ran to the first, each to be read before the
         next; after all, ``carry`` holds the adjoints of the initial states.
 
@@ -430,37 +431,37 @@ class Backward:
         starts = range(0, self.steps, self.span)
         for start in running_order(starts, not self.reverse):
             stop = min(start + self.span, self.steps)
-            block = self.known.block(start, stop).derived()
+            block = self.part.block(start, stop).derived()
             place = None if of_h is None else of_h[start:stop]
             yield start, stop, self._sweep(self._empty(block, place), start, stop)
 
-    def _sweep(self, swept: Swept, start: int, stop: int) -> Swept:
+    def _sweep(self, adjoints: BlockAdjoints, start: int, stop: int) -> BlockAdjoints:
         """The roots' adjoints at each step of a block."""
-        block = swept.block
-        for root, own in swept.roots.items():
+        block = adjoints.block
+        for root, root_adjoints in adjoints.roots.items():
             if isinstance(root, str):
                 value = self.direct.get(root)
-                own.zero_() if value is None else own.copy_(value[start:stop])
-        steps = _Steps(self, swept)
+                root_adjoints.zero_() if value is None else root_adjoints.copy_(value[start:stop])
+        steps = _Steps(self, adjoints)
         for t in running_order(range(block.steps), not self.reverse):
             steps.back(t, None if self.valid is None else self.valid[start + t])
-        return swept
+        return adjoints
 
-    def within(self, block: Block, states: Mapping[str, Tensor]) -> Swept:
-        """A block whose states' adjoints are known already; the other roots follow, no step from
-        another."""
-        swept = self._empty(block.derived())
+    def within(self, block: Block, states: Mapping[str, Tensor]) -> BlockAdjoints:
+        """A block for which the states' adjoints are arguments; the other roots follow from them,
+        step by step independently."""
+        adjoints = self._empty(block.derived())
         for root in block.roots:
             if isinstance(root, str):
-                swept.roots[root].copy_(states[root])
+                adjoints.roots[root].copy_(states[root])
             else:
                 matrix = self.matrix(root)
-                product = swept.combined(block.feeds[root], matrix.shape[0])
-                torch.matmul(product, matrix, out=swept.roots[root])
+                product = adjoints.combined(block.feeds[root], matrix.shape[0])
+                torch.matmul(product, matrix, out=adjoints.roots[root])
         for k, gate in enumerate(self.gates):
-            place = swept.of_h[..., k * self.units : (k + 1) * self.units]
-            swept.combined(block.at.get(FromH(gate), {}), self.units, out=place)
-        return swept
+            place = adjoints.of_h[..., k * self.units : (k + 1) * self.units]
+            adjoints.combined(block.at.get(FromH(gate), {}), self.units, out=place)
+        return adjoints
 
     def matrix(self, leaf: Root) -> Tensor:
         """The matrix that an affine part applies."""
@@ -468,8 +469,8 @@ class Backward:
             return self.weights.of_h(leaf.gate)[0]
         return self.weights.projection
 
-    def _empty(self, block: Block, of_h: Tensor | None = None) -> Swept:
-        """Memory for a block, that of the block before where it fits."""
+    def _empty(self, block: Block, of_h: Tensor | None = None) -> BlockAdjoints:
+        """Memory for a block; it is the previous block's where the sizes agree."""
         shape = (block.steps, *self.lead, self.batch)
         sizes = {root: self.size(root) for root in block.roots}
         if self.memory.get("h", block.x[:0]).shape[:1] != shape[:1]:
@@ -477,7 +478,7 @@ class Backward:
             self.memory = {root: new(*shape, size) for root, size in sizes.items()}
         if of_h is None:
             of_h = self.weights.ih.new_empty(*shape, len(self.gates) * self.units)
-        return Swept(block, dict(self.memory), of_h)
+        return BlockAdjoints(block, dict(self.memory), of_h)
 
 
 @dataclass
@@ -494,16 +495,16 @@ class _Run:
 class _Steps:
     """A block laid out by step, so that a step is few operations."""
 
-    def __init__(self, backward: Backward, swept: Swept) -> None:
+    def __init__(self, backward: Backward, adjoints: BlockAdjoints) -> None:
         self.backward = backward
-        block = swept.block
-        self.block, self.states = block, backward.known.cell.states
-        self.roots = {root: value.unbind(0) for root, value in swept.roots.items()}
+        block = adjoints.block
+        self.block, self.states = block, backward.part.cell.states
+        self.roots = {root: value.unbind(0) for root, value in adjoints.roots.items()}
         self.feeds = {root: self._by_step(adjoint) for root, adjoint in block.feeds.items()}
         units = backward.units
-        cube = swept.of_h.view(*swept.of_h.shape[:-1], len(backward.gates), units)
-        self.stacked, self.cubes = swept.of_h.unbind(0), cube.unbind(0)
-        self.runs, self.rest = self._gates()
+        cube = adjoints.of_h.view(*adjoints.of_h.shape[:-1], len(backward.gates), units)
+        self.stacked, self.cubes = adjoints.of_h.unbind(0), cube.unbind(0)
+        self.runs, self.single_gates = self._gates()
         self.before = {
             name: self._by_step(block.at.get(Previous(name), {})) for name in self.states
         }
@@ -517,9 +518,9 @@ class _Steps:
         return [factor] * self.block.steps
 
     def _gates(self) -> tuple[list[_Run], list[tuple[int, list[tuple[Root, Sequence[Factor]]]]]]:
-        """Gates of one root that stand together, as one; and the others, each alone."""
+        """Neighbouring gates with the same single root, as runs; all other gates singly."""
         runs: list[_Run] = []
-        rest: list[tuple[int, list[tuple[Root, Sequence[Factor]]]]] = []
+        singles: list[tuple[int, list[tuple[Root, Sequence[Factor]]]]] = []
         block, backward = self.block, self.backward
         shape = (block.steps, backward.batch, backward.units)
         together: list[Tensor] = []
@@ -533,7 +534,7 @@ class _Steps:
             adjoint = block.at.get(FromH(gate), {})
             if len(adjoint) != 1:
                 close()
-                rest.append((k, self._by_step(adjoint)))
+                singles.append((k, self._by_step(adjoint)))
                 continue
             ((root, factor),) = adjoint.items()
             if not (together and runs[-1].root == root and runs[-1].last == k):
@@ -543,7 +544,7 @@ class _Steps:
             whole = torch.as_tensor(factor, dtype=block.x.dtype, device=block.x.device)
             together.append(whole.expand(shape))
         close()
-        return runs, rest
+        return runs, singles
 
     def back(self, t: int, valid: Tensor | None) -> None:
         """One step: the roots' adjoints, and what goes to the states before."""
@@ -551,22 +552,22 @@ class _Steps:
         padding = None if valid is None else ~valid[:, None]
         live: dict[Root, Tensor] = {}
         for root in self.block.roots:
-            own = self.roots[root][t]
+            root_adjoint = self.roots[root][t]
             if isinstance(root, str):
-                own.add_(backward.carry[root])
+                root_adjoint.add_(backward.carry[root])
                 if padding is not None:
-                    own.masked_fill_(padding, 0)
-                _accumulate(own, self.feeds[root], live, t)
+                    root_adjoint.masked_fill_(padding, 0)
+                _accumulate(root_adjoint, self.feeds[root], live, t)
             else:
                 matrix = backward.matrix(root)
-                product = own.new_zeros(*own.shape[:-1], matrix.shape[0])
+                product = root_adjoint.new_zeros(*root_adjoint.shape[:-1], matrix.shape[0])
                 _accumulate(product, self.feeds[root], live, t)
-                torch.matmul(product, matrix, out=own)
-            live[root] = own
+                torch.matmul(product, matrix, out=root_adjoint)
+            live[root] = root_adjoint
         for run in self.runs:
             place = self.cubes[t][..., run.first : run.last, :]
             torch.mul(live[run.root].unsqueeze(-2), run.factors[t], out=place)
-        for k, adjoint in self.rest:
+        for k, adjoint in self.single_gates:
             _accumulate(self.cubes[t][..., k, :].zero_(), adjoint, live, t)
         after: dict[str, Tensor] = {}
         for name in self.states:
@@ -598,7 +599,7 @@ def _summed(
 ) -> Tensor:
     if not adjoint:
         return torch.zeros_like(like)
-    (root, factors), *rest = adjoint
-    found = live[root] * factors[t]
-    _accumulate(found, rest, live, t)
-    return found
+    (root, factors), *further = adjoint
+    total = live[root] * factors[t]
+    _accumulate(total, further, live, t)
+    return total

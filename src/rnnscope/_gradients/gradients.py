@@ -7,7 +7,8 @@ top; judged by autograd on a private run of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,9 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._edit.edit import Editable, scaled
+from rnnscope._edit import Editable, dropout_factor
 from rnnscope._escaping import printable
-from rnnscope._gradients.backward import Backward, Block, Gradient, Known, adjoint_of, adjoints_of_x
+from rnnscope._gradients.backward import (
+    Backward,
+    Block,
+    Gradient,
+    PartValues,
+    adjoint_of,
+    adjoints_of_x,
+)
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import run_call
 from rnnscope._layers.sequences import at_steps, last_steps, without_padding
@@ -37,11 +45,12 @@ __all__ = [
     "Gradients",
     "Received",
     "Upstream",
-    "captured",
     "chained",
-    "given",
-    "known",
+    "part_values",
     "tensors",
+    "upstream_from_arguments",
+    "upstream_from_loss",
+    "without_graph",
 ]
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -64,6 +73,14 @@ class Differentiable(Editable, Protocol):
         """The type in which the layer formed its products."""
 
 
+@contextmanager
+def without_graph(trace: Differentiable) -> Iterator[None]:
+    """Compute without a graph and in the numbers' own precision, whatever the caller has set."""
+    device = trace.call.x.device.type
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        yield
+
+
 class Upstream:
     """What a loss says of what a layer returned: ``h`` (time, batch, direction × output), and each
     state's last value (layer, direction, batch, unit)."""
@@ -79,13 +96,15 @@ class Upstream:
         gradients: list[Tensor | None],
         total: bool = False,
     ) -> Upstream:
-        """From a gradient for each tensor of ``tensors(returned)``, None where there is none.
+        """Upstream from the gradients of ``tensors(returned)``; None where a tensor has none.
 
-        ``total``: what is given of a state holds what comes to it through the others, too.
+        ``total``: the gradient of a state holds what comes to it through other states, too.
         """
         filled = [
-            torch.zeros_like(plain(own).detach()) if gradient is None else plain(gradient).detach()
-            for own, gradient in zip(tensors(returned), gradients, strict=True)
+            torch.zeros_like(plain(tensor).detach())
+            if gradient is None
+            else plain(gradient).detach()
+            for tensor, gradient in zip(tensors(returned), gradients, strict=True)
         ]
         structure = trace.structure
         states = filled
@@ -98,19 +117,36 @@ class Upstream:
         form = structure.returned(final if output is None else (output, final), trace.call)
         dtype = working_type(trace.call.x.dtype)
         h = torch.zeros_like(form.h) if structure.single_step else form.h
-        found = cls(h.to(dtype), {name: value.to(dtype) for name, value in form.final.items()})
+        upstream = cls(h.to(dtype), {name: value.to(dtype) for name, value in form.final.items()})
         if total:
-            found._less_what_comes_through(trace)
-        return found
+            upstream._subtract_indirect(trace)
+        return upstream
 
-    def _less_what_comes_through(self, trace: Differentiable) -> None:
-        """Of a single step, leave of each state's gradient what does not come through others."""
-        own = known(trace, 0, 0)
-        block = own.block(0, 1)
+    def direct(
+        self, trace: Differentiable, state: str, layer: int, d: int, h: Tensor | None
+    ) -> Tensor | None:
+        """What reaches a state's values (time, batch, unit) from outside of its layer; None
+        where nothing does. ``h`` (time, batch, direction × output) is what reaches all h."""
+        final = self.final[state][layer, d]
+        if h is None and not final.any():
+            return None
+        call, size = trace.call, final.shape[-1]
+        if h is None:
+            direct = final.new_zeros(call.steps, call.batch, size)
+        else:
+            direct = without_padding(h[..., d * size : (d + 1) * size].clone(), call.valid)
+        reverse = trace.directions[d] == "reverse"
+        direct[at_steps(last_steps(trace.lengths, reverse))] += final
+        return direct
+
+    def _subtract_indirect(self, trace: Differentiable) -> None:
+        """Of a single step: subtract from each state's gradient what comes through other states."""
+        part = part_values(trace, 0, 0)
+        block = part.block(0, 1)
         states = {name: value[0] for name, value in self.final.items()}
-        swept = Backward(own, {}, False, None).within(block, states)
+        adjoints = Backward(part, {}, False, None).within(block, states)
         for name in trace.cell.states:
-            through = swept.combined(block.feeds[name], states[name].shape[-1])
+            through = adjoints.combined(block.feeds[name], states[name].shape[-1])
             self.final[name] = self.final[name] - through
 
 
@@ -126,17 +162,17 @@ def tensors(returned: Any) -> list[Tensor]:
 def chained(returned: Any) -> bool:
     """Whether a state was computed from another that is returned too, as nn.LSTMCell computes h
     from the very c: then autograd's gradient of c holds what comes through h."""
-    own = tensors(returned)
-    nodes = {tensor.grad_fn for tensor in own[1:] if tensor.grad_fn is not None}
-    layer = [own[0].grad_fn]
+    flat = tensors(returned)
+    nodes = {tensor.grad_fn for tensor in flat[1:] if tensor.grad_fn is not None}
+    layer = [flat[0].grad_fn]
     for _ in range(CHAIN):
-        layer = [node for each in layer if each is not None for node, _ in each.next_functions]
+        layer = [below for node in layer if node is not None for below, _ in node.next_functions]
         if nodes.intersection(layer):
             return True
     return False
 
 
-def captured(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
+def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
     """What reaches the layer's outputs from a loss, by autograd; the graph stays as it is."""
     if not isinstance(loss, Tensor):
         raise DtypeError(f"the loss must be a tensor of one number; got {type(loss).__name__}")
@@ -147,32 +183,32 @@ def captured(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
             f"the loss must be one number; got {tuple(loss.shape)}. Sum it, or give what reaches "
             f"the layer's outputs: gradients(output=..., h_n=...)"
         )
-    own = tensors(returned)
-    live = [tensor for tensor in own if tensor.requires_grad]
-    given = "gradients(output=..., h_n=...)"
+    flat = tensors(returned)
+    live = [tensor for tensor in flat if tensor.requires_grad]
+    alternative = "gradients(output=..., h_n=...)"
     if not live:
         raise GradientError(
             f"this trace has no graph (made of a layer and an input of which nothing requires "
             f"gradients, under no_grad, by check=False, from a file or "
             f"by rs.watch), so no loss can be followed to it: trace with gradients enabled, or "
-            f"give what reaches the outputs: {given}"
+            f"give what reaches the outputs: {alternative}"
         )
     if not loss.requires_grad:
         raise GradientError(
             f"the loss has no graph: it was detached, or computed under no_grad. Compute it from "
-            f"tr.output and tr.h_n, or give what reaches them: {given}"
+            f"tr.output and tr.h_n, or give what reaches them: {alternative}"
         )
     try:
-        found = iter(torch.autograd.grad(loss, live, retain_graph=True, allow_unused=True))
+        live_gradients = iter(torch.autograd.grad(loss, live, retain_graph=True, allow_unused=True))
     except RuntimeError as error:
         if "second time" not in str(error):
             raise
         raise GradientError(
             f"the graph of the loss is gone, as backward() frees it: call gradients(loss) before "
             f"loss.backward(), or loss.backward(retain_graph=True), or give what reaches the "
-            f"outputs: {given}; rs.watch keeps it by itself"
+            f"outputs: {alternative}; rs.watch keeps it by itself"
         ) from error
-    gradients = [next(found) if tensor.requires_grad else None for tensor in own]
+    gradients = [next(live_gradients) if tensor.requires_grad else None for tensor in flat]
     if all(gradient is None for gradient in gradients):
         raise GradientError(
             "the loss does not depend on this trace: it was not computed from tr.output, tr.h_n "
@@ -182,7 +218,9 @@ def captured(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
     return Upstream.of(trace, returned, gradients, total)
 
 
-def given(trace: Differentiable, returned: Any, upstream: Mapping[str, Any]) -> Upstream:
+def upstream_from_arguments(
+    trace: Differentiable, returned: Any, upstream: Mapping[str, Any]
+) -> Upstream:
     """What reaches the outputs, as the caller says: by ``output`` and ``h_n``."""
     names = [f"{state}_n" for state in trace.cell.states]
     if not trace.structure.single_step:
@@ -193,7 +231,7 @@ def given(trace: Differentiable, returned: Any, upstream: Mapping[str, Any]) -> 
             raise AddressError(
                 f"{trace.structure.kind} returns no {name}; it returns {', '.join(names)}"
             )
-    for name, own in zip(names, tensors(returned), strict=True):
+    for name, tensor in zip(names, tensors(returned), strict=True):
         value = upstream.get(name)
         if isinstance(value, PackedSequence):
             value = value.data
@@ -205,21 +243,21 @@ def given(trace: Differentiable, returned: Any, upstream: Mapping[str, Any]) -> 
                 )
             require_numbers(name, value)
             value = plain(value)
-            if value.shape != own.shape:
+            if value.shape != tensor.shape:
                 raise ShapeError(
                     f"{name} must be the gradient with respect to tr.{name}, "
-                    f"{tuple(own.shape)}; got {tuple(value.shape)}"
+                    f"{tuple(tensor.shape)}; got {tuple(value.shape)}"
                 )
         gradients.append(value)
     return Upstream.of(trace, returned, gradients)
 
 
-def known(trace: Differentiable, layer: int, d: int) -> Known:
+def part_values(trace: Differentiable, layer: int, d: int) -> PartValues:
     """The numbers of one layer in one direction, time first."""
     direction = trace.directions[d]
     dtype = working_type(trace.call.x.dtype)
     weights = trace.weights[layer][d]
-    return Known(
+    return PartValues(
         trace.cell,
         weights if weights.ih.dtype == dtype else weights.map(lambda t: t.to(dtype)),
         {name: value[layer, d].transpose(0, 1) for name, value in trace.items()},
@@ -237,23 +275,23 @@ class Received:
     def __init__(self, check: bool) -> None:
         self.check, self.listening, self.on, self.total = check, False, True, False
         self.gradients: dict[int, Tensor] = {}
-        self._found: Gradients | None = None
+        self._gradients: Gradients | None = None
 
     def add(self, k: int, gradient: Tensor) -> None:
-        """Of the k-th tensor that the layer returned; more than one pass sums, as in ``p.grad``."""
-        own = self.gradients.get(k)
+        """Add the gradient of the k-th returned tensor; several passes sum, as in ``p.grad``."""
+        total = self.gradients.get(k)
         gradient = plain(gradient).detach()
-        self.gradients[k] = gradient.clone() if own is None else own + gradient
-        self._found = None
+        self.gradients[k] = gradient.clone() if total is None else total + gradient
+        self._gradients = None
 
-    def found(self, trace: Differentiable, returned: Any) -> Gradients | None:
-        """The gradients of the call; None where nothing was handed yet."""
-        if self._found is None and self.gradients:
-            every = [self.gradients.get(k) for k in range(len(tensors(returned)))]
+    def call_gradients(self, trace: Differentiable, returned: Any) -> Gradients | None:
+        """The gradients of the call; None before the first backward pass."""
+        if self._gradients is None and self.gradients:
+            by_tensor = [self.gradients.get(k) for k in range(len(tensors(returned)))]
             with torch.inference_mode(False), torch.no_grad():
-                upstream = Upstream.of(trace, returned, every, self.total)
-            self._found = Gradients(trace, upstream, self.check)
-        return self._found
+                upstream = Upstream.of(trace, returned, by_tensor, self.total)
+            self._gradients = Gradients(trace, upstream, self.check)
+        return self._gradients
 
 
 class Gradients(Record):
@@ -273,7 +311,7 @@ class Gradients(Record):
             raise ValueError(f"check must be True or False; got {check!r}")
         self._trace, self.upstream = trace, upstream
         self.structure, self.call = trace.structure, trace.call
-        with torch.inference_mode(False), torch.no_grad(), _plain(trace):
+        with without_graph(trace):
             reverse = _Reverse(trace, upstream)
             reverse.run()
         cell = trace.cell
@@ -287,7 +325,7 @@ class Gradients(Record):
         )
         self.initial = {
             name: torch.stack(
-                [torch.stack([each[name] for each in row]) for row in reverse.initial]
+                [torch.stack([states[name] for states in row]) for row in reverse.initial]
             )
             for name in cell.states
         }
@@ -310,19 +348,19 @@ class Gradients(Record):
         """What reaches each state straight from the loss: from ``output`` in the last layer, and
         from ``h_n`` and its like at each sequence's last step."""
         lead = self["h"].shape[:2]
-        found: dict[str, Tensor] = {}
+        by_state: dict[str, Tensor] = {}
         for state in self._trace.cell.states:
             zeros = self.upstream.h.new_zeros(*lead, *self[state].shape[2:])
             for layer in range(lead[0]):
                 for d in range(lead[1]):
                     top = self.upstream.h if layer == lead[0] - 1 and state == "h" else None
-                    value = _direct(self._trace, self.upstream, top, state, layer, d)
+                    value = self.upstream.direct(self._trace, state, layer, d, top)
                     if value is not None:
                         zeros[layer, d] = value.transpose(0, 1)
-            found[state] = zeros
+            by_state[state] = zeros
         inputs = tuple(x.new_zeros(()).expand(x.shape) for x in self._inputs if x is not None)
         projected = {"h": "projected"} if self._trace.cell.projected else {}
-        return Record(found, inputs, self.lengths, self.directions, projected)
+        return Record(by_state, inputs, self.lengths, self.directions, projected)
 
     def parameters_at(self, time: int) -> dict[str, Tensor]:
         """One step's part of the parameters' gradients, by PyTorch's names; over all steps they
@@ -334,22 +372,22 @@ class Gradients(Record):
         at = self.position("time", time)
         if isinstance(at, slice):
             raise AddressError(f"parameters_at takes one step; got time={time}")
-        found: dict[str, Tensor] = {}
-        with torch.inference_mode(False), torch.no_grad(), _plain(self._trace):
+        by_name: dict[str, Tensor] = {}
+        with without_graph(self._trace):
             for layer in range(self.structure.num_layers):
                 for d in range(len(self.directions)):
-                    own = known(self._trace, layer, d)
-                    backward = Backward(own, {}, False, None)
-                    block = own.block(at, at + 1)
+                    part = part_values(self._trace, layer, d)
+                    backward = Backward(part, {}, False, None)
+                    block = part.block(at, at + 1)
                     states = {
                         state: self[state][layer, d, :, at : at + 1].transpose(0, 1)
-                        for state in own.cell.states
+                        for state in part.cell.states
                     }
-                    swept = backward.within(block, states)
-                    gradient = Gradient(own.weights)
-                    gradient.add(swept, backward.gates, adjoints_of_x(swept, own.weights))
-                    found |= gradient.weights.named()
-        return found
+                    adjoints = backward.within(block, states)
+                    gradient = Gradient(part.weights)
+                    gradient.add(adjoints, backward.gates, adjoints_of_x(adjoints, part.weights))
+                    by_name |= gradient.weights.named()
+        return by_name
 
     if TYPE_CHECKING:
         h_0: Tensor
@@ -369,21 +407,23 @@ class Gradients(Record):
 
     def _judge(self) -> None:
         dtype = self.upstream.h.dtype
-        judged = _by_autograd(self._trace, self.upstream, dtype)
-        mine = self._own
-        for name, value in judged.items():
-            if not bool(value.isfinite().all() and mine[name].isfinite().all()):
+        autograd = _by_autograd(self._trace, self.upstream, dtype)
+        equations = self._comparable
+        for name, value in autograd.items():
+            if not bool(value.isfinite().all() and equations[name].isfinite().all()):
                 self.nonfinite, self.deviation = name, math.nan
                 return
-        worst, name = _apart(mine, judged)
+        worst, name = _largest_difference(equations, autograd)
         self.tolerance = None if _coarse(self._trace) else TOLERANCE[self.call.x.dtype]
         if self.tolerance is not None and worst > self.tolerance and dtype == torch.float32:
             # oneDNN's LSTM sums the gradients of biases one by one, which rounds worse than ours
             # over some 10,000 places: autograd in float64 decides. And where autograd itself
             # moves with the precision, as in a chaotic layer, so may we.
             exact = _by_autograd(self._trace, self.upstream, torch.float64)
-            worst, name = min((worst, name), _apart(mine, exact))
-            self.tolerance = max(self.tolerance, AMPLIFIED * _apart(judged, exact)[0])
+            worst, name = min((worst, name), _largest_difference(equations, exact))
+            self.tolerance = max(
+                self.tolerance, AMPLIFIED * _largest_difference(autograd, exact)[0]
+            )
         self.deviation = worst
         if self.tolerance is not None and worst > self.tolerance:
             raise VerificationError(
@@ -393,11 +433,11 @@ class Gradients(Record):
             )
 
     @property
-    def _own(self) -> dict[str, Tensor]:
-        """What autograd has too: parameters, initial states and the input."""
-        mine = self.parameters | {f"{n}_0": v for n, v in self.initial.items()}
-        mine["x"] = self.layer_input(0).transpose(0, 1)
-        return mine
+    def _comparable(self) -> dict[str, Tensor]:
+        """The gradients that autograd gives too: of parameters, initial states and the input."""
+        numbers = self.parameters | {f"{n}_0": v for n, v in self.initial.items()}
+        numbers["x"] = self.layer_input(0).transpose(0, 1)
+        return numbers
 
     @property
     def proof(self) -> str:
@@ -435,15 +475,18 @@ AMPLIFIED = 4
 """Ours may differ by so many times what two precisions make of autograd's own gradients."""
 
 
-def _apart(mine: Mapping[str, Tensor], judged: Mapping[str, Tensor]) -> tuple[float, str]:
+def _largest_difference(
+    equations: Mapping[str, Tensor], autograd: Mapping[str, Tensor]
+) -> tuple[float, str]:
     """The largest difference, relative to the largest of that tensor, and where."""
-    sizes = {name: _size(value) for name, value in judged.items()}
+    sizes = {name: _size(value) for name, value in autograd.items()}
     least = max(FLOOR * max(sizes.values()), _TINY)
     off = {
-        name: float(deviations(mine[name].to(value.dtype), value).max()) / max(sizes[name], least)
-        for name, value in judged.items()
+        name: float(deviations(equations[name].to(value.dtype), value).max())
+        / max(sizes[name], least)
+        for name, value in autograd.items()
     }
-    name = max(off, key=lambda each: off[each])
+    name = max(off, key=lambda name: off[name])
     return off[name], name
 
 
@@ -458,27 +501,6 @@ def _coarse(trace: Differentiable) -> str | None:
     if trace.precision != str(x.dtype).removeprefix("torch.") or x.dtype not in TOLERANCE:
         return trace.precision
     return "float32 with TF32" if Rounding.of(x.dtype, x.device, x.dtype).cast else None
-
-
-def _plain(trace: Differentiable) -> Any:
-    return torch.autocast(trace.call.x.device.type, enabled=False)
-
-
-def _direct(
-    trace: Differentiable, upstream: Upstream, top: Tensor | None, state: str, layer: int, d: int
-) -> Tensor | None:
-    """What reaches a state's values (time, batch, unit) from outside of its layer; None where
-    nothing does. ``top`` (time, batch, direction × output) is what reaches all h."""
-    final = upstream.final[state][layer, d]
-    if top is None and not final.any():
-        return None
-    call, size = trace.call, final.shape[-1]
-    if top is None:
-        found = final.new_zeros(call.steps, call.batch, size)
-    else:
-        found = without_padding(top[..., d * size : (d + 1) * size].clone(), call.valid)
-    found[at_steps(last_steps(trace.lengths, trace.directions[d] == "reverse"))] += final
-    return found
 
 
 class _Reverse:
@@ -515,39 +537,39 @@ class _Reverse:
             mask = self.trace.masks[layer]
             reached = x
             if mask is not None:
-                reached = x * scaled(mask, self.structure.dropout, x.dtype).transpose(0, 1)
+                reached = x * dropout_factor(mask, self.structure.dropout, x.dtype).transpose(0, 1)
 
     def _direction(
         self, layer: int, d: int, reached: Tensor | None, x: Tensor
     ) -> tuple[Backward, Gradient]:
         trace = self.trace
-        own = known(trace, layer, d)
+        part = part_values(trace, layer, d)
         direct = {
             state: value
-            for state in own.cell.states
+            for state in part.cell.states
             if (
-                value := _direct(
-                    trace, self.upstream, reached if state == "h" else None, state, layer, d
+                value := self.upstream.direct(
+                    trace, state, layer, d, reached if state == "h" else None
                 )
             )
             is not None
         }
-        backward = Backward(own, direct, trace.directions[d] == "reverse", trace.call.valid)
-        gradient = Gradient(own.weights)
+        backward = Backward(part, direct, trace.directions[d] == "reverse", trace.call.valid)
+        gradient = Gradient(part.weights)
         if not self.whole:
-            self._plan(own.block(0, 1).derived())
+            self._plan(part.block(0, 1).derived())
         of_h = self.whole["of_h"][layer, d]
-        for start, stop, swept in backward.blocks(of_h):
+        for start, stop, adjoints in backward.blocks(of_h):
             of_x = of_h[start:stop]
             if "of_x" in self.whole:
                 place = self.whole["of_x"][layer, d, start:stop]
-                of_x = adjoints_of_x(swept, own.weights, place)
-            gradient.add(swept, backward.gates, of_x)
-            x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), own.weights.ih)
+                of_x = adjoints_of_x(adjoints, part.weights, place)
+            gradient.add(adjoints, backward.gates, of_x)
+            x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
             for name, value in self.stored.items():
-                adjoint = adjoint_of(swept.block, name)
+                adjoint = adjoint_of(adjoints.block, name)
                 units = value.shape[-1]
-                swept.combined(adjoint, units, out=value[layer, d, start:stop])
+                adjoints.combined(adjoint, units, out=value[layer, d, start:stop])
         return backward, gradient
 
     def _plan(self, block: Block) -> None:
@@ -558,25 +580,25 @@ class _Reverse:
         def new(size: int) -> Tensor:
             return self.upstream.h.new_empty(*self.lead, *self.shape, size)
 
-        wide = len([each for each in cell.affine if each.h is not None]) * units
+        wide = len([affine for affine in cell.affine if affine.h is not None]) * units
         self.whole["of_h"] = new(wide)
         shared = all(
-            each.x is not None
-            and each.h is not None
-            and block.at.get(FromX(each.gate)) is block.at.get(FromH(each.gate))
-            for each in cell.affine
+            affine.x is not None
+            and affine.h is not None
+            and block.at.get(FromX(affine.gate)) is block.at.get(FromH(affine.gate))
+            for affine in cell.affine
         )
         if not shared:
             self.whole["of_x"] = new(len(gates) * units)
         first: dict[int, str] = {}
-        for k, each in enumerate(each for each in cell.affine if each.h is not None):
-            self.same[f"{each.gate}_from_h"] = f"of_h {k}"
-            first.setdefault(id(block.at.get(FromH(each.gate))), f"of_h {k}")
-        for k, each in enumerate(cell.affine):
-            if each.x is not None:
+        for k, affine in enumerate(affine for affine in cell.affine if affine.h is not None):
+            self.same[f"{affine.gate}_from_h"] = f"of_h {k}"
+            first.setdefault(id(block.at.get(FromH(affine.gate))), f"of_h {k}")
+        for k, affine in enumerate(cell.affine):
+            if affine.x is not None:
                 place = f"of_h {k}" if shared else f"of_x {k}"
-                self.same[f"{each.gate}_from_x"] = place
-                first.setdefault(id(block.at.get(FromX(each.gate))), place)
+                self.same[f"{affine.gate}_from_x"] = place
+                first.setdefault(id(block.at.get(FromX(affine.gate))), place)
         for name in quantity_names(cell):
             if name in self.same:
                 continue
@@ -590,7 +612,7 @@ class _Reverse:
     def values(self) -> dict[str, Tensor]:
         """Every quantity (layer, direction, batch, time, unit)."""
         units = self.structure.hidden_size
-        found: dict[str, Tensor] = {}
+        quantities: dict[str, Tensor] = {}
         for name in quantity_names(self.trace.cell):
             place = self.same.get(name, name)
             if place in self.stored:
@@ -598,8 +620,8 @@ class _Reverse:
             else:
                 which, _, k = place.partition(" ")
                 value = self.whole[which][..., int(k) * units : (int(k) + 1) * units]
-            found[name] = value.transpose(2, 3)
-        return found
+            quantities[name] = value.transpose(2, 3)
+        return quantities
 
 
 # autograd, the judge ---------------------------------------------------------------------------
@@ -619,35 +641,35 @@ def _by_autograd(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        _plain(trace),
+        torch.autocast(device, enabled=False),
         torch.backends.cudnn.flags(enabled=device != "cuda"),
     ):
-        weights = tuple(tuple(one.map(leaf) for one in row) for row in trace.weights)
+        weights = tuple(tuple(part.map(leaf) for part in row) for row in trace.weights)
         initial = {name: leaf(value) for name, value in call.initial.items()}
         x = leaf(call.x)
         fresh = replace(call, x=x, initial=initial)
         masks = tuple(
-            None if mask is None else scaled(mask, structure.dropout, dtype).transpose(0, 1)
+            None if mask is None else dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)
             for mask in trace.masks
         )
         run = _by_equations if structure.declared else _by_torch
         returned = run(structure, fresh, weights, masks)
-        names = {n: t for row in weights for one in row for n, t in one.named().items()}
+        names = {n: t for row in weights for part in row for n, t in part.named().items()}
         names |= {"x": x} | {f"{name}_0": value for name, value in initial.items()}
         pairs = [(returned.h, upstream.h)]
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
         if not pairs:  # a cell whose h is a number
-            return {name: torch.zeros_like(own) for name, own in names.items()}
+            return {name: torch.zeros_like(tensor) for name, tensor in names.items()}
         # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
         # warnings; what flows back is the same bit for bit, 1 × each gradient
         total = torch.stack([(value * _kept(gradient, dtype)).sum() for value, gradient in pairs])
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
             total.sum(), list(names.values()), allow_unused=True
         )
     return {
-        name: torch.zeros_like(own) if gradient is None else gradient
-        for (name, own), gradient in zip(names.items(), found, strict=True)
+        name: torch.zeros_like(tensor) if gradient is None else gradient
+        for (name, tensor), gradient in zip(names.items(), gradients, strict=True)
     }
 
 
@@ -674,8 +696,8 @@ def _by_torch(
 ) -> Returned:
     if structure.single_step:
         states = {name: value[0, 0] for name, value in call.initial.items()}
-        found = structure.step(call.x[0], states, weights[0][0])
-        return Returned(found["h"].unsqueeze(0), {n: t[None, None] for n, t in found.items()})
+        after = structure.step(call.x[0], states, weights[0][0])
+        return Returned(after["h"].unsqueeze(0), {n: t[None, None] for n, t in after.items()})
     flow = call.x if call.packed is None else call.pack(call.x)
     finals: list[dict[str, Tensor]] = []
     for layer, row in enumerate(weights):

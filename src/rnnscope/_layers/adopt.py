@@ -110,7 +110,11 @@ class Adopted(Structure):
             if live:
                 return Call(time_major, initial, given, True, x, lengths)
             detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
-            return Call(plain(time_major).detach(), initial, given, True, detached, lengths)
+            # the module orders the states of all layers at once, ``rerun`` those of its layer
+            ordered = hx is not None and x.sorted_indices is not None
+            faithful = not ordered and _lie_alike((x.data, detached.data), *_pairs(hx, initial))
+            time_major = plain(time_major).detach()
+            return Call(time_major, initial, given, True, detached, lengths, faithful)
         self._check_input(x, live)
         x = x if live else plain(x)
         if self.single_step:
@@ -125,7 +129,8 @@ class Adopted(Structure):
         initial, given = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
-        return Call(kept, initial, given, batched, None, None)
+        faithful = _lie_alike((time_major, kept), *_pairs(hx, initial))
+        return Call(kept, initial, given, batched, None, None, faithful)
 
     # what the caller gave, checked ------------------------------------------------------
 
@@ -251,6 +256,32 @@ class Adopted(Structure):
                 f"write {name}_0.transpose(0, 1).contiguous()."
             )
         return text
+
+
+def _pairs(hx: Any, initial: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """The initial states that the caller gave, each with its copy in the same form."""
+    given = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
+    return [(t, copy.view(t.shape)) for t, copy in zip(given, initial.values(), strict=False)]
+
+
+ALIGNED = 64
+"""Bytes of a line of cache, to which torch aligns what it allocates."""
+
+
+def _lie_alike(*pairs: tuple[Tensor, Tensor]) -> bool:
+    """Whether tensors and their copies have the same strides and the same alignment."""
+    return all(
+        type(original) in (Tensor, nn.Parameter)
+        and _strides(original) == _strides(copy)
+        and (original.data_ptr() - copy.data_ptr()) % ALIGNED == 0
+        for original, copy in pairs
+    )
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Of the dims that are longer than 1: those of others mean nothing."""
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return [stride for size, stride in pairs if size > 1]
 
 
 def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:

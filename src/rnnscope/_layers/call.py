@@ -20,7 +20,8 @@ class Call:
 
     ``x`` (time, batch, feature), in the caller's order of the batch, zeros on padding;
     ``packed`` is the PackedSequence where one was given; ``lengths`` (batch) or None where all
-    are full; ``initial`` maps each state to (layer, direction, batch, unit).
+    are full; ``initial`` maps each state to (layer, direction, batch, unit). ``faithful``: the
+    copies lie in memory as the caller's tensors did, so that a kernel rounds in the same way.
     """
 
     x: Tensor
@@ -29,6 +30,7 @@ class Call:
     batched: bool
     packed: PackedSequence | None
     lengths: Tensor | None
+    faithful: bool = False
 
     @property
     def valid(self) -> Tensor | None:

@@ -118,15 +118,15 @@ def from_torch(
     layout = _with_forget_bias(layout, forget_bias)
     kind = kind_of(cell)
     if kind in layout.cells and layout.cells[kind].nonlinearity_fixed:
-        only, its = layout.cells[kind].nonlinearity, nonlinearity_of(cell)
-        if its != only:
+        fixed, activation = layout.cells[kind].nonlinearity, nonlinearity_of(cell)
+        if activation != fixed:
             raise RefusedError(
-                f"an rnn of layout {layout.name} has {only} alone; the layer is {its}"
+                f"an rnn of layout {layout.name} has {fixed} alone; the layer is {activation}"
             )
-    own = _tensors(state_dict)
-    if all(name.endswith(REVERSE) for name in own):
-        own = {name.removesuffix(REVERSE): tensor for name, tensor in own.items()}
-    stack = read_stack(_own_layout(kind), kind, own)
+    tensors = _tensors(state_dict)
+    if all(name.endswith(REVERSE) for name in tensors):
+        tensors = {name.removesuffix(REVERSE): tensor for name, tensor in tensors.items()}
+    stack = read_stack(_own_layout(kind), kind, tensors)
     return {name: _array(name, tensor) for name, tensor in write_stack(layout, stack).items()}
 
 

@@ -14,11 +14,11 @@ _KIND_OF = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
 
 def storage_kind(kind: str) -> str:
     """The kind of a layout that a cell's name means: ``rnn_relu`` is stored as ``rnn`` is."""
-    stored = _KIND_OF.get(kind, kind)
-    if stored not in KINDS:
-        known = ", ".join((*KINDS, *_KIND_OF))
-        raise DeclarationError(f"unknown kind of cell {kind!r}; expected one of {known}")
-    return stored
+    storage = _KIND_OF.get(kind, kind)
+    if storage not in KINDS:
+        names = ", ".join((*KINDS, *_KIND_OF))
+        raise DeclarationError(f"unknown kind of cell {kind!r}; expected one of {names}")
+    return storage
 
 
 def cell_of(kind: str, projected: bool = False, nonlinearity: str = "tanh") -> Cell:
@@ -40,8 +40,8 @@ def kind_of(cell: Cell) -> str:
 
     Raises ``RefusedError`` for a cell that no layout knows.
     """
-    for name, known in DECLARED.items():
-        if tuple(cell.gates) == tuple(known.gates) and _skeleton(cell) == _skeleton(known):
+    for name, declared in DECLARED.items():
+        if tuple(cell.gates) == tuple(declared.gates) and _skeleton(cell) == _skeleton(declared):
             return storage_kind(name)
     raise RefusedError(
         f"cell {cell.name} is stored by no layout: its equations are not those of "

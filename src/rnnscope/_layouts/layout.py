@@ -6,14 +6,24 @@ each array, or for each gate's array. Conversion in both directions is derived f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
 from rnnscope.errors import DeclarationError
 
-__all__ = ["BIASES", "DIRECTIONS", "KINDS", "UNUSED", "Array", "Layout", "Stored"]
+__all__ = [
+    "BIASES",
+    "DIRECTIONS",
+    "KINDS",
+    "UNUSED",
+    "Array",
+    "Layout",
+    "Position",
+    "Stored",
+    "positions",
+]
 
 DIRECTIONS = ("forward", "reverse")
 
@@ -166,6 +176,24 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Position:
+    """One layer in one direction, and the stack that it lies in: names tell them apart only where
+    there are several."""
+
+    layer: int
+    direction: str
+    num_layers: int
+    bidirectional: bool
+
+
+def positions(num_layers: int, bidirectional: bool) -> Iterator[Position]:
+    """Every position of a stack: layer by layer, forward before reverse."""
+    for layer in range(num_layers):
+        for direction in DIRECTIONS[: 1 + bidirectional]:
+            yield Position(layer, direction, num_layers, bidirectional)
+
+
+@dataclass(frozen=True)
 class Layout:
     """One framework's way to store recurrent layers.
 
@@ -222,15 +250,19 @@ class Layout:
         return self.cells[kind]
 
     def array_names(
-        self, kind: str, array: Array, layer: int, direction: str, num_layers: int, two: bool
+        self, kind: str, array: Array, position: Position
     ) -> tuple[tuple[str, str], ...]:
         """Each (name, gates) under which an array stands for one layer in one direction."""
-        number = self.layer.format(number=layer)
-        text = self.directions[DIRECTIONS.index(direction)]
+        number = self.layer.format(number=position.layer)
+        text = self.directions[DIRECTIONS.index(position.direction)]
         before = ""
         if "{layer}" not in array.name:
-            before = number if num_layers > 1 else ""
-            if two and not self.direction_axis and "{direction}" not in array.name:
+            before = number if position.num_layers > 1 else ""
+            if (
+                position.bidirectional
+                and not self.direction_axis
+                and "{direction}" not in array.name
+            ):
                 before += text
         stored = self.stored(kind)
         gates = stored.gates_of(array)
@@ -249,15 +281,11 @@ class Layout:
 
     def names(self, kind: str, num_layers: int = 1, bidirectional: bool = False) -> tuple[str, ...]:
         """The names of all arrays of a stack of layers, projection included where there is one."""
-        directions = DIRECTIONS[: 1 + bidirectional]
         return tuple(
             dict.fromkeys(
                 name
-                for layer in range(num_layers)
-                for direction in directions
+                for position in positions(num_layers, bidirectional)
                 for array in self.stored(kind).arrays
-                for name, _ in self.array_names(
-                    kind, array, layer, direction, num_layers, bidirectional
-                )
+                for name, _ in self.array_names(kind, array, position)
             )
         )

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnscope._layouts.layout import BIASES, DIRECTIONS, KINDS, Array, Layout, Stored
+from rnnscope._layouts.layout import (
+    BIASES,
+    DIRECTIONS,
+    KINDS,
+    Array,
+    Layout,
+    Position,
+    Stored,
+    positions,
+)
 from rnnscope._layouts.views import Piece, Sizes, measure, shape_of, views
 from rnnscope.errors import FileError, RefusedError, ShapeError
 
@@ -51,13 +60,10 @@ class _Slot:
 
 
 def _slots(layout: Layout, kind: str, num_layers: int, two: bool) -> Iterator[_Slot]:
-    for layer in range(num_layers):
-        for direction in DIRECTIONS[: 1 + two]:
-            for array in layout.stored(kind).arrays:
-                for name, gates in layout.array_names(
-                    kind, array, layer, direction, num_layers, two
-                ):
-                    yield _Slot(array, name, gates, layer, direction)
+    for position in positions(num_layers, two):
+        for array in layout.stored(kind).arrays:
+            for name, gates in layout.array_names(kind, array, position):
+                yield _Slot(array, name, gates, position.layer, position.direction)
 
 
 def extent(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> tuple[int, bool]:
@@ -67,51 +73,48 @@ def extent(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> tuple[int
     """
     stored = layout.stored(kind)
 
-    def needed(layer: int, direction: str, num_layers: int, two: bool) -> list[str]:
+    def needed(position: Position) -> list[str]:
         return [
             name
             for array in stored.arrays
             if not array.is_bias and array.parts != ("W_hr",)
-            for name, _ in layout.array_names(kind, array, layer, direction, num_layers, two)
+            for name, _ in layout.array_names(kind, array, position)
         ]
 
-    def held(layer: int, direction: str, num_layers: int, two: bool) -> bool:
-        return all(name in arrays for name in needed(layer, direction, num_layers, two))
+    def is_complete(position: Position) -> bool:
+        return all(name in arrays for name in needed(position))
 
-    found: tuple[int, bool] | None = None
+    size: tuple[int, bool] | None = None
     for two in (False,) if layout.direction_axis else (True, False):
-        several = 0
-        while held(several, DIRECTIONS[two], max(2, several + 1), two):
-            several += 1
-        for num_layers in {1, several} - {0}:
-            everywhere = all(
-                held(layer, direction, num_layers, two)
-                for layer in range(num_layers)
-                for direction in DIRECTIONS[: 1 + two]
-            )
-            if everywhere and (found is None or num_layers > found[0]):
-                found = num_layers, two
-    if found is None:
+        count = 0
+        while is_complete(Position(count, DIRECTIONS[two], max(2, count + 1), two)):
+            count += 1
+        for num_layers in {1, count} - {0}:
+            everywhere = all(map(is_complete, positions(num_layers, two)))
+            if everywhere and (size is None or num_layers > size[0]):
+                size = num_layers, two
+    if size is None:
         names = layout.names(kind)
-        missing = [name for name in needed(0, "forward", 1, False) if name not in arrays]
+        single = Position(0, "forward", 1, False)
+        missing = [name for name in needed(single) if name not in arrays]
         raise FileError(
             f"layout {layout.name} stores {kind} as {', '.join(names)}; "
             f"missing {', '.join(missing) or 'those of a layer or direction'}; "
             f"got {_some(arrays)}"
         )
-    num_layers, two = found
+    num_layers, two = size
     if layout.direction_axis:
-        first = arrays[needed(0, "forward", num_layers, False)[0]]
+        name = needed(Position(0, "forward", num_layers, False))[0]
+        first = arrays[name]
         if first.dim() < 2 or first.shape[0] not in (1, 2):
             raise ShapeError(
-                f"{needed(0, 'forward', num_layers, False)[0]} must have a first axis of 1 or 2 "
-                f"directions; got {tuple(first.shape)}"
+                f"{name} must have a first axis of 1 or 2 directions; got {tuple(first.shape)}"
             )
         two = first.shape[0] == 2
-    left = set(arrays) - set(layout.names(kind, num_layers, two))
-    if left:
+    surplus = set(arrays) - set(layout.names(kind, num_layers, two))
+    if surplus:
         raise FileError(
-            f"layout {layout.name} has no place for {_some(sorted(left))} in {kind} with "
+            f"layout {layout.name} has no place for {_some(sorted(surplus))} in {kind} with "
             f"{num_layers} layers{', two directions' if two else ''}; "
             f"leave out what is no parameter of the layer"
         )
@@ -144,14 +147,15 @@ def read_stack(layout: Layout, kind: str, arrays: Mapping[str, Tensor]) -> Stack
     pieces: dict[tuple[int, str], dict[Piece, Tensor]] = {}
     for layer in range(num_layers):
         for direction in DIRECTIONS[: 1 + two]:
-            here = [s for s in slots if (s.layer, s.direction) == (layer, direction)]
-            measured = measure(
-                stored, {s.array: (s.name, s.gates, s.of(layout, arrays[s.name])) for s in here}
+            direction_slots = [s for s in slots if (s.layer, s.direction) == (layer, direction)]
+            direction_sizes = measure(
+                stored,
+                {s.array: (s.name, s.gates, s.of(layout, arrays[s.name])) for s in direction_slots},
             )
             if direction == "forward":
-                sizes.append(measured)
+                sizes.append(direction_sizes)
             expected = _expected(sizes, layer, two)
-            pieces[layer, direction] = _read(layout, stored, here, arrays, expected)
+            pieces[layer, direction] = _read(layout, stored, direction_slots, arrays, expected)
     for parameters in pieces.values():
         _mean_as_pytorch(stored, parameters, sizes[0].hidden, arrays)
     dtype = next(iter(arrays.values())).dtype
@@ -235,21 +239,21 @@ def write_stack(layout: Layout, stack: Stack) -> dict[str, Tensor]:
         )
     bias = stack.bias or stored.biased or stored.forget_bias != 0
     two = stack.bidirectional
-    written: dict[str, Tensor] = {}
-    ready = {place: _as_stored(layout, stored, stack, place) for place in stack.pieces}
+    tensors: dict[str, Tensor] = {}
+    parameters = {place: _as_stored(layout, stored, stack, place) for place in stack.pieces}
     for slot in _slots(layout, stack.kind, len(stack.sizes), two):
         if (slot.array.is_bias and not bias) or (slot.array.part == "W_hr" and not stack.projected):
             continue
         sizes = stack.sizes[slot.layer]
         shape = shape_of(stored, slot.array, slot.gates, sizes)
-        if slot.name not in written:
-            every = (1 + two, *shape) if layout.direction_axis else shape
-            written[slot.name] = torch.zeros(every, dtype=stack.dtype, device="cpu")
-        target = slot.of(layout, written[slot.name])
-        pieces = ready[slot.layer, slot.direction]
+        if slot.name not in tensors:
+            full_shape = (1 + two, *shape) if layout.direction_axis else shape
+            tensors[slot.name] = torch.zeros(full_shape, dtype=stack.dtype, device="cpu")
+        target = slot.of(layout, tensors[slot.name])
+        pieces = parameters[slot.layer, slot.direction]
         for piece, view, _ in views(stored, slot.array, slot.gates, target, sizes):
             view.copy_(pieces[piece].reshape(view.shape))
-    return written
+    return tensors
 
 
 def _as_stored(
@@ -288,11 +292,11 @@ def _why_no_kind(layout: Layout, kind: str) -> str:
         "lstm_coupled": "its LSTM has a forget gate of its own, here f is 1 - i",
         "lstm_coupled_peephole": "it has no place for peepholes with f = 1 - i",
     }
-    other = {"gru": "gru_reset_before", "gru_reset_before": "gru"}
-    why = reasons.get(kind, "it has no such cell")
-    if other.get(kind, "lstm") not in layout.cells:
-        why = "it has no such cell"
-    return f"layout {layout.name} cannot hold {kind}: {why}; it stores {', '.join(layout.cells)}"
+    counterpart = {"gru": "gru_reset_before", "gru_reset_before": "gru"}
+    reason = reasons.get(kind, "it has no such cell")
+    if counterpart.get(kind, "lstm") not in layout.cells:
+        reason = "it has no such cell"
+    return f"layout {layout.name} cannot hold {kind}: {reason}; it stores {', '.join(layout.cells)}"
 
 
 def _some(names: Mapping[str, Tensor] | list[str]) -> str:

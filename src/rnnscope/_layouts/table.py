@@ -58,12 +58,13 @@ used:
 | `skip` | the first `skip` inputs are added to what the head gives | | | where it is not 0 |
 | `sample_rate` | of the data, in Hz | where the file has it | | |
 
-`rs.save(layers, path)` writes these back as far as the format has them; `rnnscope.files.Layers`
-puts them around layers of your own. Not kept: a second bias of an LSTM but in guitarml (it is
-added to the first), the metadata of a .nam, RTNeural's layers of other kinds. A head that nam and
-guitarml need and nobody gave is of zeros, so that the model is silent; the file says so. Two
-directions, a projection, several stacks in one nam or guitarml, and cells that the table does not
-list for a layout are refused.
+`rs.save(rs.load(path), other_path)` writes these back as far as the format has them. Around layers
+of your own `beside` puts them, under the same keys:
+`rs.save({"amp": lstm}, "amp.nam", beside={"amp": {"head.weight": weight, "head.bias": bias}})`.
+Not kept: a second bias of an LSTM but in guitarml (it is added to the first), the metadata of a
+.nam, RTNeural's layers of other kinds. A head that nam and guitarml need and nobody gave is of
+zeros, so that the model is silent; the file says so. Two directions, a projection, several stacks
+in one nam or guitarml, and cells that the table does not list for a layout are refused.
 """
 
 _VERIFIED = """\
@@ -125,8 +126,8 @@ def _describe(layout: Layout, kind: str) -> tuple[str, ...]:
 
 def _matrices(layout: Layout, stored: Stored) -> str:
     kernels = [array for array in stored.arrays if array.part.startswith(("W_ih", "W_hh"))]
-    each = all("{gate}" in a.name or len(stored.gates_of(a)) == 1 for a in kernels)
-    k = "" if each else "k"
+    by_gate = all("{gate}" in a.name or len(stored.gates_of(a)) == 1 for a in kernels)
+    k = "" if by_gate else "k"
     together = any(len(array.parts) == 2 for array in kernels)
     columns = ["I+H"] if together else ["I", "H"]
     shapes = [

@@ -17,7 +17,7 @@ BIASES = (
 )
 PROJECTION = Array("weight_hr_l{layer}{direction}", "W_hr")
 PEEPHOLES = Array("peephole_{gate}_l{layer}{direction}", "peephole")
-OF_A_CELL = (
+CELL_ARRAYS = (
     Array("weight_ih", "W_ih"),
     Array("weight_hh", "W_hh"),
     Array("bias_ih", "b_ih"),
@@ -42,9 +42,9 @@ PYTORCH_CELL = Layout(
     "pytorch_cell",
     title="PyTorch: nn.RNNCell, nn.GRUCell, nn.LSTMCell",
     cells={
-        "rnn": Stored("h", OF_A_CELL),
-        "gru": Stored("rzn", OF_A_CELL),
-        "lstm": Stored("ifgo", OF_A_CELL),
+        "rnn": Stored("h", CELL_ARRAYS),
+        "gru": Stored("rzn", CELL_ARRAYS),
+        "lstm": Stored("ifgo", CELL_ARRAYS),
     },
     layer="{number}.",
     directions=("forward.", "reverse."),
@@ -66,6 +66,6 @@ RNNSCOPE = Layout(
     },
     layer="{number}",
     directions=DIRECTIONS,
-    source="rnnscope/recurrent.py",
+    source="rnnscope/_layers/recurrent.py",
     remark="named as PyTorch names them; the arrays do not tell the two forms of GRU apart",
 )

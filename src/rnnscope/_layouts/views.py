@@ -21,14 +21,14 @@ Piece = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one layer: its input, its units, and its h, which a projection makes smaller."""
+    """The sizes of one layer: input, units, and h, which a projection makes smaller."""
 
     feature: int
     hidden: int
     output: int
 
     def width(self, part: str) -> int:
-        """What a matrix multiplies."""
+        """The size of the vector that a matrix multiplies."""
         return self.feature if part == "W_ih" else self.output
 
 
@@ -83,7 +83,7 @@ def views(
                 start += width
 
 
-def measure(stored: Stored, found: Mapping[Array, tuple[str, str, Tensor]]) -> Sizes:
+def measure(stored: Stored, arrays: Mapping[Array, tuple[str, str, Tensor]]) -> Sizes:
     """The sizes of one layer, from one array of each kind that holds a matrix.
 
     ``found`` maps each array to (name, gates, tensor). Raises ``ShapeError``.
@@ -91,7 +91,7 @@ def measure(stored: Stored, found: Mapping[Array, tuple[str, str, Tensor]]) -> S
     across = 0 if stored.orientation == "rows" else 1  # the axis on which gates are stacked
 
     def matrix(part: str) -> tuple[Array, str, str, Tensor] | None:
-        for array, (name, gates, tensor) in found.items():
+        for array, (name, gates, tensor) in arrays.items():
             if part in array.parts:
                 if tensor.dim() != 2:
                     raise ShapeError(

@@ -289,12 +289,18 @@ class Errors:
         limit = self.rounding.limit
         if limit >= torch.finfo(torch.float32).max:
             return error  # then the bound overflows with the value
-        match size:
-            case Linear(x, h, one) if x * self._most[0] + h * self._most[1] + one < limit:
-                return error
-            case float():
-                return error
+        if self._below(size, limit):
+            return error
         return torch.where(self._tensor(size) < limit, self._tensor(error), torch.inf)
+
+    def _below(self, size: Size, limit: float) -> bool:
+        """Whether a size that is no tensor is below a limit at every step."""
+        match size:
+            case Linear(x, h, one):
+                return x * self._most[0] + h * self._most[1] + one < limit
+            case float():
+                return size < limit
+        return False
 
     # rules --------------------------------------------------------------------------------
 
@@ -344,8 +350,11 @@ class Errors:
             largest = function.largest
         elif not function.through_zero:  # |f(a)| <= |f(0)| + steepest·|a|
             largest = self._sum(self._product(size, function.steepest), abs(function.at_zero))
-        if function.through_zero and function.largest is not None and isinstance(size, Tensor):
-            largest = size.clamp(max=function.largest)  # |tanh(a)| <= |a|
+        if function.through_zero and function.largest is not None:  # |tanh(a)| <= |a|
+            if isinstance(size, Tensor):
+                largest = size.clamp(max=function.largest)
+            elif self._below(size, function.largest):
+                largest = size
         own = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)
         if function.largest is not None and self.rounding.function:
             own = self._sum(own, self.rounding.function * function.largest)

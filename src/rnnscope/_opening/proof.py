@@ -26,6 +26,13 @@ def verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
             f"{first.place}: the largest difference is {first.deviation:.3g}. Was it changed on "
             f"its way out? trace(..., check=False) gives the numbers by the declared equations."
         )
+    if first.tolerance == 0:
+        raise VerificationError(
+            f"{first.state}_n is not the last {first.state} of {adopted.kind}'s own, which it "
+            f"copies, first at {first.place}: the largest difference is {first.deviation:.3g}. "
+            f"Did another backend or a patched forward return it? trace(..., check=False) gives "
+            f"the numbers by the equations alone."
+        )
     raise VerificationError(
         f"{first.state} by the equations is not {adopted.kind}'s own, first at {first.place}: "
         f"the largest difference, {first.deviation:.3g}, is up to {first.ratio:.3g} times what "

@@ -46,6 +46,8 @@ STRETCHES = 32
 """Into how many stretches a sum is cut to find its largest partial sum."""
 LANES = 8
 """Partial sums that a kernel keeps at least where it sums in lanes: an AVX register."""
+JOINING = 4
+"""Roundings of a term when lanes are joined."""
 SECOND_ORDER = 1.01
 """Products of roundings."""
 JUDGE = 2.0**-53
@@ -101,7 +103,7 @@ class WorstCase:
         # of the sum of W_ih x, W_hh h and two biases: kernels add one to the other
         self.terms = weights.ih.shape[1] + weights.hh.shape[1] + 2
         self.cast = SECOND_ORDER * rounding.cast
-        self.matrices: dict[Expr, tuple[Tensor, Tensor, Tensor]] = {}
+        self.matrices: dict[Expr, _Matrix] = {}
 
     def judge(self, initial: dict[str, Tensor]) -> Judged:
         """All steps, in the order of time of this direction."""
@@ -228,28 +230,64 @@ class WorstCase:
         value, error = of
         units, length = weight.shape
         if leaf not in self.matrices:
-            matrix = _stretches(weight).permute(0, 2, 1).contiguous()
-            self.matrices[leaf] = matrix, matrix.abs(), weight.abs().T.contiguous()
-        matrix, absolute, sizes = self.matrices[leaf]
-        flat = _stretches(value.reshape(-1, length))
-        partial = torch.bmm(flat, matrix).cumsum_(0)
-        size = torch.bmm(flat.abs(), absolute)
-        # the sum of consecutive terms, of which the first and the last may lie within a stretch
-        longest = partial.amax(0).clamp(min=0) - partial.amin(0).clamp(max=0) + 2 * size.amax(0)
-        total, size = partial[-1], size.sum(0)
-        spread = error.reshape(-1, length) @ sizes
-        size, longest = size + spread, longest + spread
+            self.matrices[leaf] = _Matrix.of(weight)
+        matrix = self.matrices[leaf]
+        flat = value.reshape(-1, length)
+        stretches = _stretches(flat)
+        width = stretches.shape[2]
+        spread = error.reshape(-1, length) @ matrix.absolute.T
+        total, run = _consecutive(
+            torch.bmm(stretches, matrix.stretches), torch.bmm(stretches.abs(), matrix.sizes)
+        )
+        size = flat.abs() @ matrix.absolute.T + spread
+        chain = torch.maximum(run * width, flat.abs() @ matrix.lanes.T) + length * spread
+        if not isinstance(leaf, Project):
+            # W_ih x, W_hh h and two biases are added to each other, before or after they are summed
+            chain = chain + (self.terms - length) * (total.abs() + spread)
         if bias is not None:
-            total, size, longest = total + bias, size + bias.abs(), longest + bias.abs()
-        terms = length if isinstance(leaf, Project) else self.terms
-        chain = torch.maximum(terms * torch.minimum(longest, size), (terms / LANES + LANES) * size)
+            chain, size = chain + self.terms * bias.abs(), size + bias.abs()
+            total = total + bias
         rounded = self.product * (chain + 2 * size) + CASTS * self.cast * size
         # a factor too small for its type may be lost, and a product as well
-        lost = value.abs().reshape(-1, length).sum(1, keepdim=True) + sizes.sum(0) + terms
+        lost = flat.abs().sum(1, keepdim=True) + matrix.absolute.sum(1) + self.terms
         bound = spread + rounded + self.rounding.least * lost
         bound = torch.where(size + bound < self.rounding.limit, bound, torch.inf)
         shape = (*value.shape[:-1], units)
         return total.view(shape), bound.view(shape)
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A weight (unit, term): its magnitudes, those times the roundings that meet a term where a
+    kernel sums in lanes, and (stretch, term, unit) as it is and in magnitudes."""
+
+    absolute: Tensor
+    lanes: Tensor
+    stretches: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> _Matrix:
+        absolute = weight.abs()
+        after = torch.arange(weight.shape[1] - 1, -1, -1) // LANES
+        stretches = _stretches(weight).transpose(1, 2).contiguous()
+        return cls(absolute, absolute * (after + 1 + JOINING), stretches, stretches.abs())
+
+
+def _consecutive(parts: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, and the sum of the magnitudes of all partial sums where terms are added in their
+    order, from any term on; of each stretch one.
+
+    ``parts`` (stretch, row, unit) are the sums of stretches of terms, ``sizes`` those of their
+    magnitudes. Within a stretch the sum of all terms until there lies between low and high.
+    """
+    after = parts.cumsum(0)
+    middle = after - parts / 2
+    low, high = middle - sizes / 2, middle + sizes / 2
+    longest = torch.maximum(
+        high - low.cummin(0).values.clamp(max=0), high.cummax(0).values.clamp(min=0) - low
+    )
+    return after[-1], longest.sum(0)
 
 
 def _exact(value: Tensor) -> Ball:

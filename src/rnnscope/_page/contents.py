@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rnnscope._explain.address import Traced
 from rnnscope._page.script import equations, functions
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
+from rnnscope._record.traced import Traced
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError, ShapeError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope._escaping import printable
-from rnnscope._files.atomic import replacing
+from rnnscope._files.disk import replacing
 from rnnscope._page.contents import MOST, Shown, contents, json_text
 from rnnscope._page.script import runnable
 from rnnscope._record.record import Record

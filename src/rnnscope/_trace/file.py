@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._files.atomic import no_file, replacing
+from rnnscope._files.disk import no_file, replacing
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure, Weights

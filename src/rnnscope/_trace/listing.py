@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rnnscope._escaping import lines as escaped_lines
 from rnnscope._escaping import printable
-from rnnscope._explain.address import Traced
+from rnnscope._record.traced import Traced
 
 __all__ = ["html", "text"]
 

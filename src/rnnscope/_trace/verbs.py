@@ -11,13 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._edit.edit import Edit, difference, rerun
+from rnnscope._edit import Edit, difference, rerun
 from rnnscope._explain.address import Address
 from rnnscope._explain.explain import Explanation, explain
 from rnnscope._explain.shapes import Shapes, shapes
-from rnnscope._gradients.gradients import Gradients, Received, given
-from rnnscope._gradients.gradients import captured as captured_upstream
-from rnnscope._gradients.jacobian import Memory, flow, jacobian, memory
+from rnnscope._gradients.coordinates import Coordinates
+from rnnscope._gradients.gradients import (
+    Gradients,
+    Received,
+    upstream_from_arguments,
+    upstream_from_loss,
+)
+from rnnscope._gradients.jacobian import flow, jacobian
+from rnnscope._gradients.memory import Memory, memory
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view
@@ -94,8 +100,8 @@ class Trace(Called):
                 "gradients(output=..., h_n=...)"
             )
         if loss is None:
-            return Gradients(self, given(self, self._returned, given_), check)
-        return Gradients(self, captured_upstream(self, self._returned, loss), check)
+            return Gradients(self, upstream_from_arguments(self, self._returned, given_), check)
+        return Gradients(self, upstream_from_loss(self, self._returned, loss), check)
 
     def jacobian(
         self,
@@ -133,15 +139,9 @@ class Trace(Called):
         self._whole()
         return jacobian(
             self,
-            of,
-            to,
-            layer=layer,
-            direction=direction,
-            batch=batch,
-            time=time,
-            to_layer=to_layer,
-            to_direction=to_direction,
-            to_time=to_time,
+            Coordinates(of, layer, direction, batch, time),
+            Coordinates(to, to_layer, to_direction),
+            to_time,
         )
 
     def flow(
@@ -171,16 +171,7 @@ class Trace(Called):
         Raises as ``jacobian`` does.
         """
         self._whole()
-        return flow(
-            self,
-            of,
-            to,
-            layer=layer,
-            direction=direction,
-            batch=batch,
-            time=time,
-            norm=norm,
-        )
+        return flow(self, Coordinates(of, layer, direction, batch, time), to, norm)
 
     def memory(self, state: str | None = None, *, time: int | Literal["last"] = "last") -> Memory:
         """What a state at ``time`` holds of each earlier step, where it is a sum over the past.
@@ -210,7 +201,7 @@ class Trace(Called):
 
         Computed when first asked for; raises ``VerificationError`` where autograd's are others.
         """
-        return None if self.received is None else self.received.found(self, self._returned)
+        return None if self.received is None else self.received.call_gradients(self, self._returned)
 
     # run again -------------------------------------------------------------------------------
 

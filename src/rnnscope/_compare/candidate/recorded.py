@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.returned import OUTPUT, Answer, answered, of_st
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.window import Held, as_tensor
+from rnnscope._files.disk import LazyArray, as_tensor
 from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
@@ -293,7 +293,7 @@ class _Reading:
 
 def _unread(value: Any, what: str) -> Any:
     """An array that a file holds is read when it is asked for."""
-    if not isinstance(value, Held):
+    if not isinstance(value, LazyArray):
         return value
     try:
         return value.read()
@@ -338,14 +338,15 @@ def _read_npy(path: Path) -> dict[str, Any]:
     try:
         # mapped, so that a header which promises more than the file holds allocates nothing
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError, OverflowError, TypeError, SyntaxError) as error:
+    except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
         if "Python objects" in str(error):
             raise FileError(
                 f"{path}: holds Python objects, which could run code when read; expected numbers"
             ) from error
         if path.stat().st_size > 0 and "empty" in str(error):
             raise ShapeError(f"{path} is empty: there is nothing to compare") from error
-        raise FileError(f"{path}: not a whole .npy file: {error}") from error
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FileError(f"{path}: not a whole .npy file: {line}") from error
     if array.dtype.kind not in "biufc":
         raise DtypeError(f"{path} must hold floating point numbers; got {array.dtype}")
     return {"output": as_tensor(np.asarray(array))}
