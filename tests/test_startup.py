@@ -8,8 +8,10 @@ import importlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,26 @@ def test_copies_of_a_public_name_are_the_thing_itself(name: str) -> None:
     if name == "Array":  # an alias of types, not a class
         return
     assert pickle.loads(pickle.dumps(value)) is copy.deepcopy(value) is value
+
+
+def extras() -> dict[str, set[str]]:
+    """The packages that each extra brings, but for those that collect other extras."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    return {
+        extra: {re.split(r"[<>=!~ ]", requirement)[0] for requirement in requirements}
+        for extra, requirements in project["project"]["optional-dependencies"].items()
+        if extra not in ("all", "dev")
+    }
+
+
+def test_extras_are_what_the_source_imports_and_names() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    imported = re.findall(r"^\s+(?:import|from) (\w+)", text, re.MULTILINE)
+    imported += re.findall(r"(?:_extra|import_module)\(\"(\w+)\"", text)
+    assert set.union(*extras().values()) <= set(imported)
+    named = set(re.findall(r"rnnscope\[(\w+)\]", text))
+    named |= set(re.findall(r"_extra\(\"\w+\", \"(\w+)\"", text))
+    assert named == set(extras())
 
 
 # the command -----------------------------------------------------------------------------------
