@@ -18,6 +18,7 @@ from verbs import Bench
 
 import rnnscope as rs
 from rnnscope._trace.file import _checksum
+from rnnscope.cells.serialize import cell_of
 
 OTHER_FACTS = [None, "x", 0, [], True, -1, 10**30, 1.5, float("nan"), "\x1b[31m", {}, [[]]]
 FEW = 4
@@ -199,7 +200,7 @@ def test_an_equation_nested_or_repeated_without_end_is_told_or_read_at_once(
         f"q{k}": ["*", ["quantity", f"q{k - 1}"], ["quantity", f"q{k - 1}"]] for k in range(1, 60)
     }
     equations = squares | {"h": ["apply", "tanh", ["quantity", "q59"]]}
-    cell = rs.tracefile.cell_of({**facts["structure"]["cell"], "equations": equations})
+    cell = cell_of({**facts["structure"]["cell"], "equations": equations})
     assert cell.range("h") == (-1.0, 1.0)
     assert cell.range("q59") is None
 

@@ -22,6 +22,7 @@ from rnnscope._cli.options import (
     AddressOptions,
     CallOptions,
     ComparisonOptions,
+    ConversionOptions,
     FittingCell,
     FormatOption,
     FormatWithoutLatex,
@@ -205,23 +206,11 @@ def show_file(
 
 
 @app.command(short_help="A file's recurrent layers in another framework's layout.")
+@flattened
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help=FILE_HELP)],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LAYOUT",
-            help=f"How it is to be stored: {', '.join(LAYOUT_NAMES)}.  [default: onnx in .onnx, "
-            "nam in .nam, else pytorch]",
-            show_default=False,
-        ),
-    ] = None,
-    stored: Annotated[
-        str | None, typer.Option("--from", metavar="LAYOUT", help="How IN is stored.")
-    ] = None,
-    layer: Annotated[str | None, typer.Option(metavar="NAME", help="This layer alone.")] = None,
-    cell: FittingCell = None,
+    options: ConversionOptions,
 ) -> None:
     """Read the recurrent layers of IN and write them to OUT, in the layout of any framework.
 
@@ -232,11 +221,11 @@ def convert(
     from rnnscope._cli.layers import options_named
     from rnnscope._files import load
 
-    kind = cell.value if cell else None
+    kind = options.cell.value if options.cell else None
     with options_named(layout="--from"):
-        layers = load(source, layer=layer, cell=kind, layout=stored)
-    write(layers, target, layout)
-    for line in report(layers, target, layout):
+        layers = load(source, layer=options.layer, cell=kind, layout=options.stored)
+    write(layers, target, options.layout)
+    for line in report(layers, target, options.layout):
         say(line)
 
 

@@ -91,10 +91,10 @@ def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.R
     count = gates * hidden_size * directions * (features + layers * output_size)
     if count > MOST:
         raise ShapeError(f"a layer of these sizes holds {count} weights; the most here is {MOST}")
-    options = {"dtype": torch.float32, "device": "cpu"} | options
+    options.setdefault("device", "cpu")
     if kind not in KINDS:
-        return Recurrent(cell, input_size, hidden_size, **options)
-    return KINDS[kind](input_size, hidden_size, **options)
+        return Recurrent(cell, input_size, hidden_size, dtype=torch.float32, **options)
+    return KINDS[kind](input_size, hidden_size, dtype=torch.float32, **options)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import typer
 
 from rnnscope._cli.choices import (
     ENDINGS,
+    LAYOUT_NAMES,
     AnyCell,
     CellKind,
     Format,
@@ -27,6 +28,7 @@ __all__ = [
     "AddressOptions",
     "CallOptions",
     "ComparisonOptions",
+    "ConversionOptions",
     "FittingCell",
     "FormatOption",
     "FormatWithoutLatex",
@@ -202,6 +204,26 @@ class ComparisonOptions:
         str | None,
         typer.Option(metavar="5,3,2", help="Steps of each sequence, where x is padded."),
     ] = None
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How the layers of a file are stored, which of them are meant, and how they are written."""
+
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYOUT",
+            help=f"How it is to be stored: {', '.join(LAYOUT_NAMES)}.  [default: onnx in .onnx, "
+            "nam in .nam, else pytorch]",
+            show_default=False,
+        ),
+    ] = None
+    stored: Annotated[
+        str | None, typer.Option("--from", metavar="LAYOUT", help="How IN is stored.")
+    ] = None
+    layer: Annotated[str | None, typer.Option(metavar="NAME", help="This layer alone.")] = None
+    cell: FittingCell = None
 
 
 @dataclass(frozen=True)

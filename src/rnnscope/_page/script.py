@@ -48,8 +48,8 @@ def tree(expr: Expr) -> dict[str, Any]:
         case FromX(gate):
             return {"op": "from_x", "gate": gate}
         case FromH(gate, of):
-            found: dict[str, Any] = {"op": "from_h", "gate": gate}
-            return found if of == Previous("h") else found | {"of": tree(of)}
+            node: dict[str, Any] = {"op": "from_h", "gate": gate}
+            return node if of == Previous("h") else node | {"of": tree(of)}
         case Project(of):
             return {"op": "project", "of": tree(of)}
         case Product(left, right):
@@ -78,8 +78,8 @@ def _applied(expr: Expr) -> Iterator[Function]:
 def functions(cell: Cell) -> dict[str, str]:
     """The functions that a cell's equations apply, as JavaScript of x; an empty text for one
     without."""
-    every = (f for equation in cell.equations.values() for f in _applied(equation))
-    return {f.name: f.script for f in every}
+    applied = (f for equation in cell.equations.values() for f in _applied(equation))
+    return {f.name: f.script for f in applied}
 
 
 def runnable(functions: Mapping[str, str]) -> str:
@@ -99,12 +99,12 @@ def runnable(functions: Mapping[str, str]) -> str:
 
 def equations(cell: Cell, bias: bool) -> list[dict[str, Any]]:
     """Every equation: its tree, and how it is written for one unit, by direction."""
-    found = []
+    facts = []
     for name, expr in cell.equations.items():
         written = {}
         for direction in ("forward", "reverse"):
             notation = Notation(bias=bias, reverse=direction == "reverse", element=True)
             equation = notation.equation(name, expr)
             written[direction] = {"text": text(equation), "mathml": mathml(equation)}
-        found.append({"name": name, "tree": tree(expr), **written})
-    return found
+        facts.append({"name": name, "tree": tree(expr), **written})
+    return facts

@@ -23,10 +23,10 @@ from rnnscope._trace.listing import html, text
 from rnnscope.cells import Cell
 from rnnscope.errors import RefusedError
 
-__all__ = ["Called"]
+__all__ = ["CallRecord"]
 
 
-class Called(Record):
+class CallRecord(Record):
     """One call of a recurrent layer as a record, with all that is known of it.
 
     ``structure`` is what the layer is, ``call`` how it was called; ``proofs`` tells for each state
@@ -101,7 +101,7 @@ class Called(Record):
     def parameters(self) -> dict[str, Tensor]:
         """The same under PyTorch's names."""
         return {
-            name: t for layer in self.weights for one in layer for name, t in one.named().items()
+            name: t for layer in self.weights for part in layer for name, t in part.named().items()
         }
 
     @property
@@ -155,8 +155,8 @@ class Called(Record):
     def _final(self, state: str) -> Tensor:
         k = self._state_index(state, "n")
         states: Any = self._returned if self.structure.single_step else self._returned[1]
-        found: Tensor = states[k] if isinstance(states, tuple | list) else states
-        return found
+        final: Tensor = states[k] if isinstance(states, tuple | list) else states
+        return final
 
     def _initial(self, state: str) -> Tensor:
         self._state_index(state, "0")
