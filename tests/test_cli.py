@@ -570,15 +570,6 @@ def test_on_a_terminal(environment: dict[str, str]) -> None:
     assert plain.rstrip() == printed("explain", "3", "4", "5").rstrip()
 
 
-def test_what_is_optional_is_not_imported() -> None:
-    """The command starts as soon as torch has been imported: nothing else large is."""
-    code = "import sys, rnnscope._cli.commands; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    imported = set(done.stdout.split())
-    assert "torch" in imported
-    assert not imported & {"matplotlib", "pandas", "xarray", "h5py", "onnx", "numba"}
-
-
 def test_shapes_in_colour_are_the_same_text() -> None:
     said = rs.trace(nn.LSTM(2, 3, bidirectional=True), torch.randn(3, 2, 2)).shapes()
     assert said.__rich__().plain == str(said)

@@ -196,7 +196,7 @@ def compare_(bench: Bench) -> Any:
         wrong.weight_hh_l0[:4] *= 2
     return [
         re_timed(str(rs.compare(bench.gru, bench.gru, bench.x))),
-        rs.compare(wrong, bench.gru, bench.x, seconds=0).agrees,
+        rs.compare(wrong, bench.gru, bench.x, effort=0).agrees,
     ]
 
 

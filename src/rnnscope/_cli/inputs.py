@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rnnscope._cli.terminal import ArgumentError
 from rnnscope._files.disk import no_file
 from rnnscope.errors import FileError, ShapeError
 
-__all__ = ["MOST", "number", "read_sequence", "reader_of", "sequence"]
+__all__ = [
+    "MOST",
+    "afford",
+    "in_precision",
+    "number",
+    "read_lengths",
+    "read_sequence",
+    "reader_of",
+    "sequence",
+]
 
 MOST = 2**26
 """More numbers than these are refused, in an input and in a layer: 512 MB in float64."""
@@ -68,8 +79,8 @@ def read_sequence(path: Path) -> Tensor:
     Raises ``FileError`` with the place.
     """
     readers = {".csv": _read_csv, ".npy": _read_npy}
-    found: Tensor = reader_of(path, readers)(path)
-    return found
+    steps: Tensor = reader_of(path, readers)(path)
+    return steps
 
 
 def reader_of(path: Path, readers: Mapping[str, Callable[[Path], Any]]) -> Callable[[Path], Any]:
@@ -113,10 +124,10 @@ def _narrow(path: Path, lines: Iterable[str]) -> Iterator[str]:
 
 def _csv_row(path: Path, line: int, row: list[str], columns: int) -> list[float]:
     """The numbers of a row; ``columns`` is how many the rows before have, 0 for the first."""
-    found = []
+    numbers = []
     for column, cell in enumerate(row, start=1):
         try:
-            found.append(number(cell))
+            numbers.append(number(cell))
         except ValueError as error:
             header = "" if columns else " If that is a header, remove the line."
             raise FileError(f"{path}, line {line}, column {column}: {error}.{header}") from error
@@ -125,13 +136,13 @@ def _csv_row(path: Path, line: int, row: list[str], columns: int) -> list[float]
             f"{path}, line {line}: {len(row)} columns, where the lines before have "
             f"{columns}; every step needs the same count of features"
         )
-    return found
+    return numbers
 
 
 def _read_npy(path: Path) -> Tensor:
     try:
         # mapped, so that a header which promises more than the file holds allocates nothing
-        held = np.lib.format.open_memmap(path, mode="r")
+        mapped = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
         if "Python objects" in str(error):
             raise FileError(
@@ -141,14 +152,40 @@ def _read_npy(path: Path) -> Tensor:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         reason = "an array of no numbers" if empty else f"not a whole .npy file: {line}"
         raise FileError(f"{path}: {reason}") from error
-    if held.dtype.kind not in "iufb":
-        raise FileError(f"{path}: holds {held.dtype}; expected real numbers")
-    if not 1 <= held.ndim <= 3 or held.size == 0:
+    if mapped.dtype.kind not in "iufb":
+        raise FileError(f"{path}: holds {mapped.dtype}; expected real numbers")
+    if not 1 <= mapped.ndim <= 3 or mapped.size == 0:
         raise FileError(
             f"{path}: expected an array (time), (time, feature) or (batch, time, feature); "
-            f"got {held.shape}"
+            f"got {mapped.shape}"
         )
-    if held.size > MOST:
-        raise FileError(f"{path}: {held.size} numbers, more than {MOST}; {_LIBRARY}")
-    values = torch.from_numpy(np.array(held, dtype=np.float64))
+    if mapped.size > MOST:
+        raise FileError(f"{path}: {mapped.size} numbers, more than {MOST}; {_LIBRARY}")
+    values = torch.from_numpy(np.array(mapped, dtype=np.float64))
     return values.unsqueeze(-1) if values.dim() == 1 else values
+
+
+def read_lengths(text: str) -> list[int]:
+    """The lengths of sequences, as in ``5,3,2``."""
+    words = text.split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*", word) for word in words):
+        raise ArgumentError(f"--lengths {text!r}: expected whole numbers from 1, as in 5,3,2")
+    return [int(word) for word in words]
+
+
+def in_precision(x: Tensor, module: nn.Module) -> Tensor:
+    """The input in the type of the weights; refused where it becomes infinite."""
+    dtype = next(module.parameters()).dtype
+    rounded = x.to(dtype)
+    overflow = rounded.isinf() & x.isfinite()
+    if overflow.any():
+        raise ShapeError(f"{float(x[overflow][0])!r} is too large for the layer's numbers, {dtype}")
+    return rounded
+
+
+def afford(steps: int, units: int) -> None:
+    """Refuse what would fill the memory; a trace in Python has no such bound."""
+    if steps * units > MOST // 8:
+        raise ShapeError(
+            f"these sizes make {steps * units} numbers of each gate; the most here is {MOST // 8}"
+        )

@@ -7,19 +7,32 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rnnscope._cli.choices import AnyCell, Nonlinearity
 from rnnscope._cli.inputs import MOST, number
+from rnnscope._cli.terminal import ArgumentError
 from rnnscope._files import load
+from rnnscope._files.stored_layer import AmbiguousError
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import DECLARED
 from rnnscope.errors import AddressError, FileError, ShapeError
 
-__all__ = ["construction", "drawn", "read_layer", "set_parameter"]
+__all__ = [
+    "LayerFile",
+    "cell_name",
+    "construction",
+    "drawn",
+    "options_named",
+    "set_parameter",
+]
 
 KINDS: dict[str, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     "rnn": nn.RNN,
@@ -50,7 +63,7 @@ def construction(module: nn.Module, path: Path | None = None, name: str = "") ->
         begun = f"{kind.lower()} = nn.{kind}("
     else:
         assert isinstance(module, Recurrent)
-        cell = next(each for each, held in DECLARED.items() if held is module.cell)
+        cell = next(name for name, declared in DECLARED.items() if declared is module.cell)
         begun = f"layer = rnnscope.Recurrent(rnnscope.cells.{cell.upper()}, "
     options: dict[str, Any] = {
         "input_size": module.input_size,
@@ -78,35 +91,63 @@ def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.R
     count = gates * hidden_size * directions * (features + layers * output_size)
     if count > MOST:
         raise ShapeError(f"a layer of these sizes holds {count} weights; the most here is {MOST}")
-    options.setdefault("dtype", torch.float32)
     options.setdefault("device", "cpu")
     if kind not in KINDS:
-        return Recurrent(cell, input_size, hidden_size, **options)
-    return KINDS[kind](input_size, hidden_size, **options)
+        return Recurrent(cell, input_size, hidden_size, dtype=torch.float32, **options)
+    return KINDS[kind](input_size, hidden_size, dtype=torch.float32, **options)
 
 
-def read_layer(
-    path: Path,
-    name: str | None = None,
-    kind: str | None = None,
-    layout: str | None = None,
-    nonlinearity: str | None = None,
-) -> tuple[str, nn.Module]:
-    """The name of a recurrent layer in a file of any kind, and the layer: ``batch_first``, in
-    evaluation mode.
+@dataclass(frozen=True)
+class LayerFile:
+    """A recurrent layer in a file of any kind; None for what the options do not say of it."""
 
-    ``name`` chooses among several layers. Raises what ``rnnscope.load`` raises, and ``FileError``
-    where there are several.
-    """
-    layers = load(
-        path, layer=name, cell=kind, layout=layout, nonlinearity=nonlinearity, batch_first=True
-    )
-    if len(layers) > 1:
-        shown = ", ".join(repr(each) for each in list(layers)[:8]) + ", ..." * (len(layers) > 8)
-        raise FileError(
-            f"{path}: {len(layers)} recurrent layers, {shown}; choose one with --layer NAME"
-        )
-    return next(iter(layers.items()))
+    path: Path
+    name: str | None = None
+    kind: str | None = None
+    layout: str | None = None
+    nonlinearity: str | None = None
+
+    def read(self) -> tuple[str, nn.Module]:
+        """The layer's name in the file, and the layer: ``batch_first``, in evaluation mode.
+
+        Raises what ``rnnscope.load`` raises, and ``FileError`` where there are several.
+        """
+        with options_named(layout="--layout"):
+            layers = load(
+                self.path,
+                layer=self.name,
+                cell=self.kind,
+                layout=self.layout,
+                nonlinearity=self.nonlinearity,
+                batch_first=True,
+            )
+        if len(layers) > 1:
+            names = ", ".join(map(repr, list(layers)[:8])) + ", ..." * (len(layers) > 8)
+            raise FileError(
+                f"{self.path}: {len(layers)} recurrent layers, {names}; choose one with "
+                f"--layer NAME"
+            )
+        return next(iter(layers.items()))
+
+
+@contextmanager
+def options_named(layout: str) -> Iterator[None]:
+    """Where several readings of a file fit, the error names options: ``layout`` is that of the
+    layout."""
+    try:
+        yield
+    except AmbiguousError as error:
+        raise ArgumentError(error.in_options({"cell": "--cell", "layout": layout})) from error
+
+
+def cell_name(
+    cell: AnyCell | None, nonlinearity: Nonlinearity | None
+) -> tuple[str | None, str | None]:
+    """The kind of cell and the activation, as text. Raises ``ArgumentError`` where a cell other
+    than an ``rnn`` is given an activation."""
+    if nonlinearity is not None and cell not in (None, AnyCell.rnn):
+        raise ArgumentError("--nonlinearity is an option of --cell rnn")
+    return cell.value if cell else None, nonlinearity.value if nonlinearity else None
 
 
 def set_parameter(module: nn.Module, change: str) -> None:
@@ -117,13 +158,13 @@ def set_parameter(module: nn.Module, change: str) -> None:
     name, index, text = match.groups()
     parameters = dict(module.named_parameters())
     if name not in parameters:
-        held = ", ".join(f"{key} {tuple(p.shape)}" for key, p in parameters.items())
+        shapes = ", ".join(f"{key} {tuple(p.shape)}" for key, p in parameters.items())
         hint = (
             " --bias adds the biases."
             if name.startswith("bias") and not getattr(module, "bias", True)
             else ""
         )
-        raise AddressError(f"--set: no parameter {name!r}; the layer has {held}.{hint}")
+        raise AddressError(f"--set: no parameter {name!r}; the layer has {shapes}.{hint}")
     try:
         value = number(text)
     except ValueError as error:

@@ -9,13 +9,12 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, Protocol
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
+from rnnscope._cli.choices import Format
 from rnnscope._escaping import lines, printable
 from rnnscope.errors import AddressError, RnnscopeError
 
@@ -24,7 +23,7 @@ __all__ = ["ArgumentError", "Format", "OneLine", "say", "show"]
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 # the one error that typer and the click inside or beside it have in common
 _UsageError: type[Exception] = next(
-    one for one in typer.BadParameter.__mro__ if one.__name__ == "ClickException"
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
 
 
@@ -35,7 +34,7 @@ class ArgumentError(RnnscopeError):
 class OneLine(TyperGroup):
     """A group of commands whose errors are one line on stderr, never a traceback."""
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *extra: Any, **options: Any) -> Any:
         """Run a command; ends the process with its exit code."""
         options["standalone_mode"] = False
         if sys.stdout is None:  # closed, as by >&-
@@ -47,7 +46,7 @@ class OneLine(TyperGroup):
             with warnings.catch_warnings():
                 # how torch computes it is no news to a reader of numbers
                 warnings.filterwarnings("ignore", message=".*not supported with oneDNN")
-                code = super().main(args, *rest, **options) or 0
+                code = super().main(args, *extra, **options) or 0
                 sys.stdout.flush()
         except BrokenPipeError:  # whoever read it has read enough, as in `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,16 +69,7 @@ def _complain(message: str) -> int:
     return USAGE
 
 
-class Format(StrEnum):
-    """The forms in which a text can be printed."""
-
-    text = "text"
-    latex = "latex"
-    markdown = "markdown"
-    json = "json"
-
-
-class Printed(Protocol):
+class Printable(Protocol):
     """What can be printed in several forms."""
 
     def markdown(self) -> str: ...
@@ -123,25 +113,27 @@ def say(text: str) -> None:
     typer.echo(lines(text))
 
 
-def show(found: Printed, form: Format, command: str = "explain") -> None:
+def show(answer: Printable, form: Format, command: str = "explain") -> None:
     """Print in a form; in colours where stdout is a terminal. Errors name the ``command``."""
     if form is Format.json:
-        text = json.dumps(_jsonable(found.data()), ensure_ascii=False, indent=2)
+        text = json.dumps(_jsonable(answer.data()), ensure_ascii=False, indent=2)
         typer.echo("\n".join(map(_unicode_escaped, text.split("\n"))))
     elif form is Format.markdown:
-        say(found.markdown().rstrip("\n"))
+        say(answer.markdown().rstrip("\n"))
     elif form is Format.latex:
-        if not hasattr(found, "latex"):
+        if not hasattr(answer, "latex"):
             raise ArgumentError(f"{command} prints no formulas: text, markdown or json")
-        say(found.latex().rstrip("\n"))
-    elif sys.stdout.isatty() and hasattr(found, "__rich__"):
+        say(answer.latex().rstrip("\n"))
+    elif sys.stdout.isatty() and hasattr(answer, "__rich__"):
+        from rich.console import Console  # a plain text needs no colours
+
         # long lines are left to the terminal: broken ones would misplace what stands below
         console = Console(highlight=False)
         with console.capture() as captured:
-            console.print(found, soft_wrap=True)
+            console.print(answer, soft_wrap=True)
         sys.stdout.write(in_options(captured.get()))
     else:
-        say(in_options(str(found)).rstrip("\n"))
+        say(in_options(str(answer)).rstrip("\n"))
 
 
 def _unicode_escaped(line: str) -> str:
@@ -154,9 +146,9 @@ def _unicode_escaped(line: str) -> str:
 def _jsonable(value: Any) -> Any:
     """The same without NaN and inf, which JSON lacks: they become strings."""
     if isinstance(value, dict):
-        return {str(key): _jsonable(each) for key, each in value.items()}
+        return {str(key): _jsonable(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
+        return [_jsonable(member) for member in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

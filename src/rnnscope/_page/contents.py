@@ -17,7 +17,7 @@ from rnnscope._record.traced import Traced
 from rnnscope.cells import Cell
 from rnnscope.errors import AddressError, ShapeError
 
-__all__ = ["MOST", "Shown", "contents", "json_text"]
+__all__ = ["MOST", "PageTrace", "contents", "json_text"]
 
 MOST = 20 * 2**20
 """Bytes that a page may have."""
@@ -25,7 +25,7 @@ _REST = 200_000
 """Of these, what is no number: the script, the style, the equations."""
 
 
-class Shown(Traced, Protocol):
+class PageTrace(Traced, Protocol):
     """What a page needs of a trace."""
 
     labels: Labels
@@ -48,7 +48,7 @@ class Shown(Traced, Protocol):
 
 
 def contents(
-    trace: Shown, gradients: Record | None, batch: int | None, construction: str
+    trace: PageTrace, gradients: Record | None, batch: int | None, construction: str
 ) -> dict[str, Any]:
     """A trace as JSON's plain values; arrays as base64 of little-endian floats.
 
@@ -93,7 +93,7 @@ def contents(
         "x": _array(trace.layer_input(0)[rows]),
         "masks": masks,
         "initial": {name: _array(value[:, :, rows]) for name, value in trace.call.initial.items()},
-        "weights": [[_weights(one) for one in row] for row in trace.weights],
+        "weights": [[_weights(part) for part in row] for row in trace.weights],
         "gradients": None if gradients is None else _gradients(gradients, rows),
         "proof": trace.proof,
         "proven": trace.proven,
@@ -102,12 +102,14 @@ def contents(
     }
 
 
-def _masks(trace: Shown) -> tuple[Tensor | None, ...]:
+def _masks(trace: PageTrace) -> tuple[Tensor | None, ...]:
     working = trace.structure.training and trace.structure.dropout > 0
     return trace.masks if working else (None,) * trace.structure.num_layers
 
 
-def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[list[int], list[str]]:
+def _rows(
+    trace: PageTrace, gradients: Record | None, batch: int | None
+) -> tuple[list[int], list[str]]:
     """The sequences that a page can hold, and a sentence where these are not all."""
     count = trace.call.batch
     if batch is not None:
@@ -138,11 +140,11 @@ def _rows(trace: Shown, gradients: Record | None, batch: int | None) -> tuple[li
         )
     if fits >= len(chosen):
         return chosen, []
-    told = (
+    sentence = (
         f"Sequences {fits} to {count - 1} of the batch are left out: a page holds "
         f"{MOST >> 20} MB. view(batch=K) shows another."
     )
-    return chosen[:fits], [told]
+    return chosen[:fits], [sentence]
 
 
 def json_text(facts: Any) -> str:
@@ -169,19 +171,19 @@ def _array(value: Tensor) -> dict[str, Any]:
 def _weights(weights: Any) -> dict[str, Any]:
     names = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
     names |= {"hr": "weight_hr"}
-    found: dict[str, Any] = {"hidden": weights.hidden_size, "tensors": {}, "vectors": {}}
+    facts: dict[str, Any] = {"hidden": weights.hidden_size, "tensors": {}, "vectors": {}}
     for field, name in names.items():
         value = getattr(weights, field)
         if value is not None:
-            found["tensors"][field] = {"name": name + weights.suffix, **_array(value)}
+            facts["tensors"][field] = {"name": name + weights.suffix, **_array(value)}
     for name, value in weights.vectors.items():
-        found["vectors"][name] = {"name": name + weights.suffix, **_array(value)}
-    return found
+        facts["vectors"][name] = {"name": name + weights.suffix, **_array(value)}
+    return facts
 
 
 def _gradients(gradients: Record, rows: list[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: _array(gradients[name][:, :, rows]) for name in gradients}
-    return {"values": found, "x": _array(gradients.layer_input(0)[rows])}
+    values: dict[str, Any] = {name: _array(gradients[name][:, :, rows]) for name in gradients}
+    return {"values": values, "x": _array(gradients.layer_input(0)[rows])}
 
 
 def _quantity(cell: Cell, name: str) -> dict[str, Any]:

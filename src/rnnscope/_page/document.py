@@ -15,7 +15,7 @@ from typing import Any
 
 from rnnscope._escaping import printable
 from rnnscope._files.disk import replacing
-from rnnscope._page.contents import MOST, Shown, contents, json_text
+from rnnscope._page.contents import MOST, PageTrace, contents, json_text
 from rnnscope._page.script import runnable
 from rnnscope._record.record import Record
 from rnnscope.errors import ShapeError
@@ -56,7 +56,7 @@ class View:
 
 
 def view(
-    trace: Shown,
+    trace: PageTrace,
     path: str | os.PathLike[str] | None = None,
     *,
     gradients: Record | None = None,
@@ -78,8 +78,8 @@ def view(
     if path is None:
         return View(html)
     place = Path(path)
-    with replacing(place) as beside:
-        beside.write_text(html, encoding="utf-8")
+    with replacing(place) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return View(html, place)
 
 
@@ -114,8 +114,8 @@ def _static(name: str) -> str:
 
 
 def _script(functions: Mapping[str, str]) -> str:
-    first, *rest = (_static(f"{name}.js") for name in SCRIPTS)
-    return "\n".join(['"use strict";', first, runnable(functions), *rest])
+    first, *parts = (_static(f"{name}.js") for name in SCRIPTS)
+    return "\n".join(['"use strict";', first, runnable(functions), *parts])
 
 
 def _digest(text: str) -> str:

@@ -80,12 +80,12 @@ def runnable(functions: Mapping[str, str]) -> str:
 
 def equations(cell: Cell, bias: bool) -> list[dict[str, Any]]:
     """Every equation: its tree, and how it is written for one unit, by direction."""
-    found = []
+    facts = []
     for name, expr in cell.equations.items():
         written = {}
         for direction in ("forward", "reverse"):
             notation = Notation(bias=bias, reverse=direction == "reverse", element=True)
             equation = notation.equation(name, expr)
             written[direction] = {"text": text(equation), "mathml": mathml(equation)}
-        found.append({"name": name, "tree": tree(expr), **written})
-    return found
+        facts.append({"name": name, "tree": tree(expr), **written})
+    return facts

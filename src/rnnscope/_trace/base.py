@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
 from rnnscope._escaping import printable
@@ -19,16 +20,15 @@ from rnnscope._opening.part import Proof
 from rnnscope._opening.proof import sentence, unverified, worst
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.names import absent_names
-from rnnscope._record.record import Record
+from rnnscope._record.record import Place, Record
 from rnnscope._trace.listing import html, text
-from rnnscope._trace.nonfinite import first_nonfinite
 from rnnscope.cells import Cell
 from rnnscope.errors import RefusedError
 
-__all__ = ["Called"]
+__all__ = ["CallRecord"]
 
 
-class Called(Record):
+class CallRecord(Record):
     """One call of a recurrent layer as a record, with all that is known of it.
 
     ``structure`` is what the layer is, ``call`` how it was called; ``proofs`` tells for each state
@@ -100,7 +100,7 @@ class Called(Record):
     def parameters(self) -> dict[str, Tensor]:
         """The same under PyTorch's names."""
         return {
-            name: t for layer in self.weights for one in layer for name, t in one.named().items()
+            name: t for layer in self.weights for part in layer for name, t in part.named().items()
         }
 
     @property
@@ -154,8 +154,8 @@ class Called(Record):
     def _final(self, state: str) -> Tensor:
         k = self._state_index(state, "n")
         states: Any = self._returned if self.structure.single_step else self._returned[1]
-        found: Tensor = states[k] if isinstance(states, tuple | list) else states
-        return found
+        final: Tensor = states[k] if isinstance(states, tuple | list) else states
+        return final
 
     def _initial(self, state: str) -> Tensor:
         self._state_index(state, "0")
@@ -232,8 +232,24 @@ class Called(Record):
 
     @property
     def nonfinite(self) -> str | None:
-        """The first place that holds NaN or inf, in the order of computation; None without."""
-        return first_nonfinite(self, self.call, self.parameters)
+        """The first place that holds NaN or inf, in the order of computation: parameters, initial
+        states, then layer after layer its input and its quantities; None where there is none."""
+        for name, weight in self.parameters.items():
+            if not torch.isfinite(weight).all():
+                return f"{_kind_of(weight)} first in {name}"
+        for name, value in self.call.initial.items():
+            if not torch.isfinite(value).all():
+                return f"{_kind_of(value)} first in {name}_0"
+        for layer in range(self.sizes["layer"]):
+            values = {"x": self.layer_input(layer).unsqueeze(0)}
+            values |= {name: self[name, layer] for name in self}
+            for name, value in values.items():
+                nonfinite = ~torch.isfinite(value)
+                if nonfinite.any():
+                    t, d, batch, unit = _first_by_time(nonfinite)
+                    place = Place(layer, self.directions[d], batch, t, unit)
+                    return f"{_kind_of(value[d, batch, t, unit])} first in {name} at {place}"
+        return None
 
     @property
     def precision(self) -> str:
@@ -248,3 +264,13 @@ class Called(Record):
 
     def _repr_html_(self) -> str:
         return html(self)
+
+
+def _first_by_time(true: Tensor) -> tuple[int, int, int, int]:
+    """The first True of (direction, batch, time, unit), by time: (time, direction, batch, unit)."""
+    t, d, batch, unit = (int(k) for k in true.movedim(2, 0).nonzero()[0])
+    return t, d, batch, unit
+
+
+def _kind_of(value: Tensor) -> str:
+    return "NaN" if value.isnan().any() else "inf"

@@ -77,8 +77,8 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     tensors |= {f"mask/{k}": mask for k, mask in enumerate(opened.masks) if mask is not None}
     tensors |= {f"initial/{name}": value for name, value in call.initial.items()}
     for layer, row in enumerate(contents.weights):
-        for d, one in enumerate(row):
-            tensors |= {f"weight/{layer}/{d}/{n}": t for n, t in _parts(one).items()}
+        for d, part in enumerate(row):
+            tensors |= {f"weight/{layer}/{d}/{n}": t for n, t in _tensors_of(part).items()}
     if call.lengths is not None:
         tensors["lengths"] = call.lengths
     tensors |= _flat("packed", call.packed)
@@ -96,8 +96,8 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     facts["crc32"] = _checksum(ready)
-    with replacing(Path(path)) as beside:
-        save_file(ready, beside, {"rnnscope": json.dumps(facts)})
+    with replacing(Path(path)) as temporary:
+        save_file(ready, temporary, {"rnnscope": json.dumps(facts)})
 
 
 def _structure_facts(structure: Structure) -> dict[str, Any]:
@@ -105,10 +105,10 @@ def _structure_facts(structure: Structure) -> dict[str, Any]:
     return facts | {"cell": data_of(structure.cell)}
 
 
-def _parts(weights: Weights) -> dict[str, Tensor]:
+def _tensors_of(weights: Weights) -> dict[str, Tensor]:
     names = ("ih", "hh", "b_ih", "b_hh", "hr")
-    found = {name: t for name in names if (t := getattr(weights, name)) is not None}
-    return found | {f"vector/{name}": t for name, t in weights.vectors.items()}
+    matrices = {name: t for name in names if (t := getattr(weights, name)) is not None}
+    return matrices | {f"vector/{name}": t for name, t in weights.vectors.items()}
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> int:
@@ -172,9 +172,9 @@ class _UnfitError(Exception):
     """A part that is missing, or does not fit the others."""
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, reason: str) -> None:
     if not holds:
-        raise _UnfitError(what)
+        raise _UnfitError(reason)
 
 
 def _fact(facts: Mapping[str, Any], name: str, *kinds: type, within: str = "") -> Any:
@@ -199,7 +199,7 @@ _KINDS: dict[str, tuple[Cell, ...]] = {
 """The modules of torch, and what each computes; all others are ``rs.Recurrent``."""
 _DECLARED = "rs.Recurrent"
 _PRODUCTS = {
-    str(each): each for each in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 }
 
 
@@ -263,23 +263,27 @@ class _Parts:
         kinds = get_type_hints(Structure)
         # an older version wrote no reverse and no declared
         usual = {f.name: f.default for f in fields(Structure) if f.default is not MISSING}
-        found = usual | _fact(self.facts, "structure", dict)
+        description = usual | _fact(self.facts, "structure", dict)
         within = "structure/"
-        cell = cell_of(_fact(found, "cell", str, dict, within=within))
+        cell = cell_of(_fact(description, "cell", str, dict, within=within))
         read = {
-            name: _fact(found, name, *((int, float) if kind is float else (kind,)), within=within)
+            name: _fact(
+                description, name, *((int, float) if kind is float else (kind,)), within=within
+            )
             for name, kind in kinds.items()
             if name != "cell"
         }
-        extra = sorted(set(found) - set(kinds))
+        extra = sorted(set(description) - set(kinds))
         _require(not extra, f"structure holds {', '.join(extra)[:80]}, which no layer has")
         structure = Structure(cell=cell, **read)
         for name in ("input_size", "hidden_size", "output_size", "num_layers"):
             _require(read[name] >= 1, f"structure/{name} must be at least 1; got {read[name]}")
         _require(0 <= structure.dropout <= 1, "structure/dropout must be between 0 and 1")
         kind, declared = structure.kind, structure.declared
-        known = cell in _KINDS[kind] if kind in _KINDS else kind == _DECLARED and bool(cell.gates)
-        _require(known, f"structure/kind {kind[:40]!r} computes no cell {cell.name[:40]!r}")
+        computes = (
+            cell in _KINDS[kind] if kind in _KINDS else kind == _DECLARED and bool(cell.gates)
+        )
+        _require(computes, f"structure/kind {kind[:40]!r} computes no cell {cell.name[:40]!r}")
         words = all(name.isidentifier() for name in cell.vectors)
         _require(words, "structure/cell names a parameter that is no word")
         _require(declared == (kind == _DECLARED), "structure/declared does not fit its kind")
@@ -344,8 +348,8 @@ class _Parts:
         _require(inside, f"lengths must be 1 to {steps}, and the longest {steps}")
         given = _fact(self.facts, "given", bool)
         call = Call(x, initial, given, batched, None, lengths)
-        each = call.every_length.tolist()
-        whole = "packed/data" not in self.tensors or len(self.tensors["packed/data"]) == sum(each)
+        counts = call.every_length.tolist()
+        whole = "packed/data" not in self.tensors or len(self.tensors["packed/data"]) == sum(counts)
         _require(lengths is not None or whole, "it lacks lengths, or packed/data is another")
         packed = self.packed("packed", call.every_length, structure.input_size)
         free = batched and not structure.single_step
@@ -369,11 +373,14 @@ class _Parts:
         same = torch.equal(packed.batch_sizes, counts)
         _require(same, f"{sizes} are not those of the lengths")
         orders = (packed.sorted_indices, packed.unsorted_indices)
-        there = [list(range(batch)) if each is None else each.tolist() for each in orders]
+        permutations = [
+            list(range(batch)) if indices is None else indices.tolist() for indices in orders
+        ]
         _require((orders[0] is None) == (orders[1] is None), f"it lacks {order} or {back}")
-        _require(sorted(there[0]) == list(range(batch)), f"{order} is no order of {batch}")
-        _require([there[0].index(k) for k in range(batch)] == there[1], f"{back} undoes no {order}")
-        ascends = bool((lengths[there[0]].diff() > 0).any())
+        _require(sorted(permutations[0]) == list(range(batch)), f"{order} is no order of {batch}")
+        undone = [permutations[0].index(k) for k in range(batch)] == permutations[1]
+        _require(undone, f"{back} undoes no {order}")
+        ascends = bool((lengths[permutations[0]].diff() > 0).any())
         _require(not ascends, f"{order} does not sort the lengths")
         return packed
 
@@ -416,22 +423,26 @@ class _Parts:
         return None if name is None else _PRODUCTS[name]
 
     def proofs(self, structure: Structure, call: Call) -> dict[str, Proof]:
-        found = _fact(self.facts, "proofs", dict)
+        descriptions = _fact(self.facts, "proofs", dict)
         states = structure.cell.states
-        _require(set(found) in (set(), set(states)), f"proofs must be of {' and '.join(states)}")
+        _require(
+            set(descriptions) in (set(), set(states)), f"proofs must be of {' and '.join(states)}"
+        )
         proofs = {}
-        for name in found:
+        for name in descriptions:
             within = f"proofs/{name}/"
-            proof = _fact(found, name, dict, within="proofs/")
+            description = _fact(descriptions, name, dict, within="proofs/")
             deviation, tolerance, ratio = (
-                float(_fact(proof, key, int, float, within=within))
+                float(_fact(description, key, int, float, within=within))
                 for key in ("deviation", "tolerance", "ratio")
             )
             _require(deviation >= 0, f"{within}deviation must be at least 0; got {deviation}")
-            places, loose = (_fact(proof, key, int, within=within) for key in ("places", "loose"))
-            every_step = _fact(proof, "every_step", bool, within=within)
-            _require(proof.get("state") == name, f"{within}state must be {name}")
-            at = _fact(proof, "place", dict, within=within)
+            places, loose = (
+                _fact(description, key, int, within=within) for key in ("places", "loose")
+            )
+            every_step = _fact(description, "every_step", bool, within=within)
+            _require(description.get("state") == name, f"{within}state must be {name}")
+            at = _fact(description, "place", dict, within=within)
             place = self.place(at, f"{within}place/", structure, call)
             proofs[name] = Proof(
                 deviation, tolerance, ratio, name, place, every_step, places, loose
@@ -440,19 +451,19 @@ class _Parts:
 
     def place(self, at: Mapping[str, Any], within: str, structure: Structure, call: Call) -> Place:
         ends = {"layer": structure.num_layers, "batch": call.batch, "time": call.steps}
-        found = {axis: _fact(at, axis, int, within=within) for axis in ends}
+        indices = {axis: _fact(at, axis, int, within=within) for axis in ends}
         for axis, end in ends.items():
-            _require(0 <= found[axis] < end, f"{within}{axis} must be 0 to {end - 1}")
+            _require(0 <= indices[axis] < end, f"{within}{axis} must be 0 to {end - 1}")
         direction = _fact(at, "direction", str, within=within)
         _require(direction in structure.directions, f"{within}direction is no direction of it")
         unit = _fact(at, "unit", int, type(None), within=within)
-        return Place(found["layer"], direction, found["batch"], found["time"], unit)
+        return Place(indices["layer"], direction, indices["batch"], indices["time"], unit)
 
     def labels(self, call: Call) -> Labels:
         if "labels" not in self.facts:  # an older version wrote it
             return ()
-        found = _fact(self.facts, "labels", list)
-        for row in found:
+        rows = _fact(self.facts, "labels", list)
+        for row in rows:
             texts = isinstance(row, list) and all(isinstance(text, str) for text in row)
             _require(texts, "labels must be lists of texts")
-        return step_labels(found, call.every_length.tolist()) if found else ()
+        return step_labels(rows, call.every_length.tolist()) if rows else ()

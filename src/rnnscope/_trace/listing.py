@@ -18,7 +18,7 @@ SMALL = 60
 """Up to so many numbers a trace is shown as a table of all of them."""
 
 
-class Shown(Traced, Protocol):
+class ListedTrace(Traced, Protocol):
     """What is shown of a trace."""
 
     @property
@@ -33,7 +33,7 @@ class Shown(Traced, Protocol):
         """The quantities by name."""
 
 
-def text(trace: Shown) -> str:
+def text(trace: ListedTrace) -> str:
     """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
     lines = [f"Trace of {trace.structure}"]
     if _count(trace) <= SMALL:
@@ -47,7 +47,7 @@ def text(trace: Shown) -> str:
     return "\n".join(map(printable, [*lines, trace.proof]))
 
 
-def html(trace: Shown) -> str:
+def html(trace: ListedTrace) -> str:
     """The same for a notebook."""
     title = escape(printable(f"Trace of {trace.structure}"))
     proof = escape(printable(trace.proof))
@@ -63,13 +63,13 @@ def html(trace: Shown) -> str:
     return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
 
 
-def _count(trace: Shown) -> int:
+def _count(trace: ListedTrace) -> int:
     """Numbers in a trace, inputs included."""
     inputs = sum(trace.layer_input(k).numel() for k in range(trace.structure.num_layers))
     return inputs + sum(value.numel() for _, value in trace.items())
 
 
-def _table(trace: Shown) -> tuple[list[str], list[list[str]]]:
+def _table(trace: ListedTrace) -> tuple[list[str], list[list[str]]]:
     """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
     sizes = trace.sizes
     axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
@@ -92,7 +92,7 @@ def _table(trace: Shown) -> tuple[list[str], list[list[str]]]:
     return [*axes, "", *(columns or [])], rows
 
 
-def _overview(trace: Shown) -> list[str]:
+def _overview(trace: ListedTrace) -> list[str]:
     """Names, dims and sizes."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, value in trace.items():

@@ -122,15 +122,15 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         name: deviations(plain(t), returned.final[name]).amax(-1) for name, t in ran.final.items()
     }
     proofs = {}
-    for name, each in off.items():
-        layer, d, batch = (int(k) for k in (each == each.max()).nonzero()[0])
+    for name, distances in off.items():
+        layer, d, batch = (int(k) for k in (distances == distances.max()).nonzero()[0])
         place = Place(layer, ran.structure.directions[d], batch, ran.call.steps - 1)
-        largest = float(each.max())
+        largest = float(distances.max())
         ratio = 0.0 if largest == 0 else math.inf
-        proofs[name] = Proof(largest, 0.0, ratio, name, place, False, each.numel(), 0)
-    apart = deviations(plain(ran.hidden), returned.h).amax(-1)
-    if (largest := float(apart.max())) > 0:
-        t, batch = (int(k) for k in (apart == apart.max()).nonzero()[0])
+        proofs[name] = Proof(largest, 0.0, ratio, name, place, False, distances.numel(), 0)
+    hidden_distances = deviations(plain(ran.hidden), returned.h).amax(-1)
+    if (largest := float(hidden_distances.max())) > 0:
+        t, batch = (int(k) for k in (hidden_distances == hidden_distances.max()).nonzero()[0])
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
         proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
     proofs["h"] = replace(proofs["h"], every_step=True)
@@ -161,8 +161,8 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
 
     Raises ``FileError`` where the file is missing, damaged, or holds no trace.
     """
-    found = tracefile.read(path)
-    snapshot = Snapshot(found.weights)
-    loaded = Trace(found.structure, found.call, snapshot, found.opened, found.output)
-    loaded.labels = found.labels
+    contents = tracefile.read(path)
+    snapshot = Snapshot(contents.weights)
+    loaded = Trace(contents.structure, contents.call, snapshot, contents.opened, contents.output)
+    loaded.labels = contents.labels
     return loaded

@@ -29,13 +29,13 @@ from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view
 from rnnscope._record.record import Index, Record
 from rnnscope._trace import file as tracefile
-from rnnscope._trace.base import Called
+from rnnscope._trace.base import CallRecord
 from rnnscope.errors import AddressError, GradientError, RefusedError, ShapeError
 
 __all__ = ["Rerun", "Trace"]
 
 
-class Trace(Called):
+class Trace(CallRecord):
     """The numbers inside one call of a recurrent layer, with their proof.
 
     A mapping from names to tensors (layer, direction, batch, time, unit). ``output``, ``h_n``
@@ -48,8 +48,8 @@ class Trace(Called):
     recomputed: bool = False
     received: Received | None = None  # from the backward passes of a call seen by ``watch``
 
-    def _whole(self) -> None:
-        """Raise where this is not one call of one layer."""
+    def _require_single_call(self) -> None:
+        """Raise where this is no single call whose numbers all follow from the equations."""
 
     # backwards -------------------------------------------------------------------------------
 
@@ -91,16 +91,17 @@ class Trace(Called):
         gone; ``ShapeError`` and ``DtypeError`` for a loss or upstream gradients of another form;
         ``VerificationError`` where autograd's gradients are others.
         """
-        self._whole()
-        given_ = {"output": output, **final}
-        given_ = {name: value for name, value in given_.items() if value is not None}
-        if (loss is None) == (not given_):
+        self._require_single_call()
+        upstream = {"output": output, **final}
+        upstream = {name: value for name, value in upstream.items() if value is not None}
+        if (loss is None) == (not upstream):
             raise ValueError(
                 "give a loss, or what reaches the layer's outputs from one: gradients(loss), or "
                 "gradients(output=..., h_n=...)"
             )
         if loss is None:
-            return Gradients(self, upstream_from_arguments(self, self._returned, given_), check)
+            arguments = upstream_from_arguments(self, self._returned, upstream)
+            return Gradients(self, arguments, check)
         return Gradients(self, upstream_from_loss(self, self._returned, loss), check)
 
     def jacobian(
@@ -136,7 +137,7 @@ class Trace(Called):
         Raises ``AddressError`` for a place that is not there, for padding, and for a layer that
         ``of`` does not depend on.
         """
-        self._whole()
+        self._require_single_call()
         return jacobian(
             self,
             Coordinates(of, layer, direction, batch, time),
@@ -170,7 +171,7 @@ class Trace(Called):
 
         Raises as ``jacobian`` does.
         """
-        self._whole()
+        self._require_single_call()
         return flow(self, Coordinates(of, layer, direction, batch, time), to, norm)
 
     def memory(self, state: str | None = None, *, time: int | Literal["last"] = "last") -> Memory:
@@ -191,7 +192,7 @@ class Trace(Called):
 
         Raises ``AddressError`` for a state that is no such sum, and for padding.
         """
-        self._whole()
+        self._require_single_call()
         return memory(self, state, time)
 
     @property
@@ -228,7 +229,7 @@ class Trace(Called):
         Raises ``AddressError`` for an edit that addresses nothing, padding, what is only returned,
         or what another edit addresses too; ``ShapeError`` for numbers that do not fit there.
         """
-        self._whole()
+        self._require_single_call()
         return Rerun(self, edits, dict(weights or {}))
 
     def difference(self, other: Trace) -> Record:
@@ -307,7 +308,7 @@ class Trace(Called):
         hold (20 MB), ``AddressError`` for a sequence that is not there and for gates that were not
         recorded, ``FileError`` where the place cannot be written.
         """
-        self._whole()
+        self._require_single_call()
         if gradients is not None:
             if not isinstance(gradients, Gradients):
                 kind = type(gradients).__name__
@@ -325,7 +326,7 @@ class Trace(Called):
         Outputs are written without their graph. Raises ``FileError`` where the place cannot be
         written; an existing file is then as it was.
         """
-        self._whole()
+        self._require_single_call()
         opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
         tracefile.write(
             path,
@@ -343,16 +344,16 @@ class Rerun(Trace):
     """
 
     def __init__(self, base: Trace, edits: tuple[Edit, ...], weights: Mapping[str, Tensor]) -> None:
-        found = rerun(base, edits, weights)
+        result = rerun(base, edits, weights)
         super().__init__(
-            base.structure, found.call, Snapshot(found.weights), found.opened, found.output
+            base.structure, result.call, Snapshot(result.weights), result.opened, result.output
         )
         self.base, self.edits, self.changed = base, edits, tuple(weights)
         self.labels = base.labels
         self._new_weights = weights
-        self._sites = found.sites
+        self._sites = result.sites
 
-    def _whole(self) -> None:
+    def _require_single_call(self) -> None:
         inside = [edit for edit in self.edits if edit.name != "x" and not edit.name.endswith("_0")]
         inside += [edit for edit in self.edits if edit.name == "x" and self._sites_above()]
         if inside:
@@ -399,21 +400,21 @@ class Rerun(Trace):
         """As ``Trace.explain``; raises ``AddressError`` where an edit stands in what is to be
         explained, for no equation gives that number."""
         place = {axis: at.get(axis) for axis in ("layer", "direction", "batch")}
-        found = Address(self, **place)
-        times = found.times if at.get("time") is None else [found.time(at["time"])]
+        address = Address(self, **place)
+        times = address.times if at.get("time") is None else [address.time(at["time"])]
         for (edited, layer, d), sites in self._sites.items():
-            if (layer, d) != (found.layer, self.directions.index(found.direction)):
+            if (layer, d) != (address.layer, self.directions.index(address.direction)):
                 continue
-            unit = found.unit(name, at.get("unit"))
+            unit = address.unit(name, at.get("unit"))
             base = edited.removesuffix("_pre").partition("_from_")[0]
-            if base in found.names(name, unit):
+            if base in address.names(name, unit):
                 for site in sites:
                     steps = site.times.new_tensor(times)
-                    here = (site.rows == found.batch) & torch.isin(site.times, steps)
-                    if here.any() and unit in site.units.tolist():
+                    same_steps = (site.rows == address.batch) & torch.isin(site.times, steps)
+                    if same_steps.any() and unit in site.units.tolist():
+                        edit = address.place(int(site.times[same_steps][0]), unit)
                         raise AddressError(
-                            f"{edited} at {found.place(int(site.times[here][0]), unit)} was set by "
-                            f"an edit, no equation gives it: explain another place, or the trace "
-                            f"before the edit"
+                            f"{edited} at {edit} was set by an edit, no equation gives it: "
+                            f"explain another place, or the trace before the edit"
                         )
         return super().explain(name, **at)

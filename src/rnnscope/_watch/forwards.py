@@ -196,25 +196,25 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
         return tell(module, args, kwargs)
 
     # with the globals of the original: there TorchScript looks up the names in its source
-    found = FunctionType(
+    wrapper = FunctionType(
         forward.__code__, getattr(original, "__globals__", {}), "forward", None, forward.__closure__
     )
-    _originals[found] = original
-    return functools.update_wrapper(found, original)
+    _originals[wrapper] = original
+    return functools.update_wrapper(wrapper, original)
 
 
 def _forward(
     original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if "torch._dynamo" not in sys.modules:
-        return _told(original, module, args, kwargs)
+        return _tell_observers(original, module, args, kwargs)
     # compiled code may be calling, after a break of its graph: what follows is not to be compiled
     # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
-    untouched: Callable[..., Any] = torch.compiler.disable(_told)  # type: ignore[no-untyped-call]
+    untouched: Callable[..., Any] = torch.compiler.disable(_tell_observers)  # type: ignore[no-untyped-call]
     return untouched(original, module, args, kwargs)
 
 
-def _told(
+def _tell_observers(
     original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))

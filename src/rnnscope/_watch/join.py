@@ -20,7 +20,7 @@ from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace
 from rnnscope.errors import RefusedError
 
-__all__ = ["Beginning", "Handed", "Joined", "begin", "same_numbers", "segments"]
+__all__ = ["Beginning", "Handover", "Joined", "begin", "same_numbers", "segments"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class Handed:
+class Handover:
     """What a call returned, to know it again when it comes back as an initial state.
 
     ``aliases`` are detached views of the very tensors. They keep the storage from being given to
@@ -49,7 +49,7 @@ class Handed:
     had_graph: bool
 
     @classmethod
-    def of(cls, module: nn.Module, trace: Trace, output: Any) -> Handed:
+    def of(cls, module: nn.Module, trace: Trace, output: Any) -> Handover:
         """Remember ``output``, the tensors that the caller has."""
         tensors = tuple(_tensors(output))
         aliases = tuple(t.detach() for t in tensors)
@@ -58,17 +58,17 @@ class Handed:
 
     def find(self, state: Tensor) -> int | None:
         """Which of the tensors shares its storage with ``state``."""
-        wanted = state.untyped_storage().data_ptr()
+        storage = state.untyped_storage().data_ptr()
         places = (t.untyped_storage().data_ptr() for t in self.aliases)
-        return next((k for k, place in enumerate(places) if place == wanted), None)
+        return next((k for k, place in enumerate(places) if place == storage), None)
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, tuple | list):
-        for each in output:
-            yield from _tensors(each)
+        for member in output:
+            yield from _tensors(member)
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -76,17 +76,17 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def same_numbers(one: Tensor, other: Tensor) -> bool:
+def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Equal in shape, type and every number; NaN equals NaN."""
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
         return False
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) -> Beginning:
+def begin(before: Handover | None, module: nn.Module, trace: Trace, initial: Any) -> Beginning:
     """Whether the call of ``trace`` goes on from the one ``before`` it.
 
-    ``given`` is the initial state as the caller passed it. The call goes on where every state
+    ``initial`` is the initial state as the caller passed it. The call goes on where every state
     lies in a storage that the call before returned, unchanged since (by version), and holds the
     numbers of its last state; anything else starts anew, and the reason is told.
     """
@@ -94,14 +94,14 @@ def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) ->
         return Beginning("no initial state was given")
     if before is None:
         return Beginning("no call of it was recorded just before")
-    why = _apart(before, module, trace) or _changed(before, trace.call, given)
+    why = _incompatibility(before, module, trace) or _broken_handover(before, trace.call, initial)
     if why is not None:
         return Beginning(why)
-    detached = before.had_graph and any(t.grad_fn is None for t in _tensors(given))
+    detached = before.had_graph and any(t.grad_fn is None for t in _tensors(initial))
     return Beginning(None, detached)
 
 
-def _apart(before: Handed, module: nn.Module, trace: Trace) -> str | None:
+def _incompatibility(before: Handover, module: nn.Module, trace: Trace) -> str | None:
     """Why the two calls could not be one trace, whatever state was handed on."""
     call, earlier = trace.call, before.trace.call
     if module is not before.module:
@@ -118,15 +118,17 @@ def _apart(before: Handed, module: nn.Module, trace: Trace) -> str | None:
     if call.batched != earlier.batched or call.x.dtype != earlier.x.dtype:
         return "the form of the input changed"
     if trace.weights is not before.trace.weights:  # equal weights are shared between traces
-        mine, theirs = trace.parameters, before.trace.parameters
-        if not all(same_numbers(mine[name], theirs[name]) for name in theirs):
+        current, earlier_parameters = trace.parameters, before.trace.parameters
+        if not all(
+            same_numbers(current[name], earlier_parameters[name]) for name in earlier_parameters
+        ):
             return "the weights had changed"
     return None
 
 
-def _changed(before: Handed, call: Call, given: Any) -> str | None:
+def _broken_handover(before: Handover, call: Call, passed: Any) -> str | None:
     states = before.trace.cell.states
-    for name, state in zip(states, _tensors(given), strict=True):
+    for name, state in zip(states, _tensors(passed), strict=True):
         k = before.find(state)
         if k is None:
             return f"{name}_0 is not the tensor that the call before returned"
@@ -190,10 +192,10 @@ class Joined(Trace):
     def grad(self) -> Gradients | None:
         """Of a single call; raises ``RefusedError`` where there are several, each of which has
         its own."""
-        self._whole()
+        self._require_single_call()
         return self.calls[0].grad
 
-    def _whole(self) -> None:
+    def _require_single_call(self) -> None:
         if len(self.calls) > 1:
             raise RefusedError(
                 f"this trace is joined from {len(self.calls)} calls: ask this of one of them, as "
@@ -208,8 +210,8 @@ class Joined(Trace):
         return f"{text}."
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _joined_call(calls: Sequence[Trace]) -> Call:
@@ -252,14 +254,14 @@ def _joined_proof(proofs: Sequence[Proof], calls: Sequence[Trace]) -> Proof:
 
 def segments(calls: Sequence[tuple[Trace, Beginning]]) -> list[Joined]:
     """Chain calls in order; a segment ends where the next call does not go on from it."""
-    found: list[tuple[str, list[Trace], list[int]]] = []
+    chains: list[tuple[str, list[Trace], list[int]]] = []
     for trace, beginning in calls:
-        if beginning.why is None and found:
-            _, members, boundaries = found[-1]
+        if beginning.why is None and chains:
+            _, members, boundaries = chains[-1]
             if beginning.detached:
                 boundaries.append(sum(tr.call.steps for tr in members))
             members.append(trace)
         else:
             why = beginning.why or "the calls before it were not kept"
-            found.append((why, [trace], []))
-    return [Joined(members, boundaries, why) for why, members, boundaries in found]
+            chains.append((why, [trace], []))
+    return [Joined(members, boundaries, why) for why, members, boundaries in chains]

@@ -11,7 +11,7 @@ from typing import Any
 
 from rnnscope._escaping import printable
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.join import Beginning, Handed, Joined, segments
+from rnnscope._watch.join import Beginning, Handover, Joined, segments
 from rnnscope.errors import AddressError
 
 __all__ = ["Layer", "Seen"]
@@ -21,19 +21,19 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``handed`` is what the last call returned, where that call was recorded; ``elsewhere`` the
+    ``handover`` is what the last call returned, where that call was recorded; ``elsewhere`` the
     number of calls that came from other contexts.
     """
 
     name: str
     kept: deque[tuple[Trace, Beginning]]
     count: int = 0
-    handed: Handed | None = None
+    handover: Handover | None = None
     elsewhere: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "handed": None}
+        return {**vars(self), "handover": None}
 
     @property
     def traces(self) -> list[Trace]:
@@ -127,7 +127,7 @@ class Seen:
         """The only call, where the model is the recurrent layer itself."""
         if "" not in self._first_names:
             raise AddressError(
-                f"the model itself is no watched layer: write seen[name]; {self._known()}"
+                f"the model itself is no watched layer: write seen[name]; {self._watched_names()}"
             )
         return self[""]
 
@@ -149,15 +149,15 @@ class Seen:
 
         Raises ``AddressError`` where there are none or several; ``segments`` lists them.
         """
-        found = self.segments(name)
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        chains = self.segments(name)
+        if len(chains) == 1:
+            return chains[0]
+        if not chains:
             raise AddressError(f"{name!r} {self._never_called(name)}")
-        before = len(found[0].calls)
+        before = len(chains[0].calls)
         raise AddressError(
-            f"the calls of {name!r} are {len(found)} segments: call {before} does not go on from "
-            f"call {before - 1}, because {found[1].why}. seen.segments({name!r}) lists them."
+            f"the calls of {name!r} are {len(chains)} segments: call {before} does not go on from "
+            f"call {before - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
         )
 
     def _named(self, name: str) -> Layer:
@@ -167,9 +167,9 @@ class Seen:
             raise AddressError(f"{name!r} was skipped: {self.skipped[name]}")
         near = difflib.get_close_matches(str(name), list(self._first_names), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise AddressError(f"no watched layer {name!r}; {self._known()}.{hint}")
+        raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
 
-    def _known(self) -> str:
+    def _watched_names(self) -> str:
         return f"watched are {', '.join(map(repr, self._first_names)) or 'none'}"
 
     def _never_called(self, name: str) -> str:

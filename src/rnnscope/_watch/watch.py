@@ -23,7 +23,7 @@ from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.forwards import Forward, observe, unobserve
-from rnnscope._watch.join import Beginning, Handed, begin, same_numbers
+from rnnscope._watch.join import Beginning, Handover, begin, same_numbers
 from rnnscope._watch.seen import Layer, Seen
 from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
 
@@ -81,20 +81,20 @@ def watch(
     once, out of the model's own forward. Entering raises ``NotRecurrentError`` for a model with no
     recurrent layer, and ``AddressError`` for a name in ``names`` or ``record`` that fits none.
     """
-    for what, number in (("every", every), ("last", 1 if last is None else last)):
+    for option, number in (("every", every), ("last", 1 if last is None else last)):
         if number != int(number) or number < 1:
-            raise ValueError(f"{what} must be a whole number of at least 1; got {number!r}")
+            raise ValueError(f"{option} must be a whole number of at least 1; got {number!r}")
     if check not in (True, False, "thorough"):
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if not isinstance(model, nn.Module):
         raise NotRecurrentError(f"watch takes an nn.Module; got {type(model).__name__}")
     patterns = None if names is None else (names,) if isinstance(names, str) else tuple(names)
-    wanted = record if isinstance(record, str) else tuple(record)
-    return Watch(model, Wanted(patterns, every, last, wanted, check))
+    quantities = record if isinstance(record, str) else tuple(record)
+    return Watch(model, Selection(patterns, every, last, quantities, check))
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Selection:
     """What to record."""
 
     names: tuple[str, ...] | None
@@ -129,10 +129,10 @@ class _Exit:
 class Watch(Seen):
     """The context: records while it is on. Entering it again goes on recording."""
 
-    def __init__(self, model: nn.Module, wanted: Wanted) -> None:
+    def __init__(self, model: nn.Module, selection: Selection) -> None:
         super().__init__(type(model).__name__)
         self._model = model
-        self._wanted = wanted
+        self._selection = selection
         self._on = False
         # calls that are made once more in a backward pass, which alone makes their graph
         self._again: WeakKeyDictionary[Forward, Trace] = WeakKeyDictionary()
@@ -168,7 +168,7 @@ class Watch(Seen):
         self._listen(False)
         self._look()  # what was added meanwhile and cannot be recorded is told too
         for layer in self._layers.values():
-            layer.handed = None
+            layer.handover = None
         self._on = False  # last: an interrupt before leaves something to be done again
 
     def _listen(self, on: bool) -> None:
@@ -183,30 +183,30 @@ class Watch(Seen):
         for key, (module, names) in layers.items():
             if key in self._modules:
                 continue
-            first = names[0] if self._wanted.chooses(names) else None
+            first = names[0] if self._selection.chooses(names) else None
             self._modules[key] = module, first
             if first is not None:
-                self._layers.setdefault(first, Layer(first, deque(maxlen=self._wanted.last)))
+                self._layers.setdefault(first, Layer(first, deque(maxlen=self._selection.last)))
                 self._first_names |= dict.fromkeys(names, first)
         for name, why in refused.items():
-            if self._wanted.chooses([name]):
+            if self._selection.chooses([name]):
                 self._skipped.setdefault(name, Counter([why]))
 
     def _check_names(
         self, layers: Mapping[int, tuple[nn.Module, tuple[str, ...]]], refused: Mapping[str, str]
     ) -> None:
-        known = [name for _, names in layers.values() for name in names] + list(refused)
-        if not known:
+        layer_names = [name for _, names in layers.values() for name in names] + list(refused)
+        if not layer_names:
             raise NotRecurrentError(
                 f"{type(self._model).__name__} holds no recurrent layer: there is nothing to "
                 f"watch. Expected nn.RNN, nn.GRU, nn.LSTM, one of their cells or rs.Recurrent "
                 f"somewhere inside."
             )
-        for pattern in self._wanted.names or ():
-            if not any(fnmatchcase(name, pattern) for name in known):
+        for pattern in self._selection.names or ():
+            if not any(fnmatchcase(name, pattern) for name in layer_names):
                 raise AddressError(
                     f"names: no recurrent layer {pattern!r}; the model holds "
-                    f"{', '.join(map(repr, known))}. 'encoder.*' takes all inside encoder."
+                    f"{', '.join(map(repr, layer_names))}. 'encoder.*' takes all inside encoder."
                 )
 
     def _check_record(self) -> None:
@@ -214,7 +214,7 @@ class Watch(Seen):
         cells = {
             adopt(module).cell for module, first in self._modules.values() if first is not None
         }
-        for name in _named(self._wanted.record):
+        for name in _named(self._selection.record):
             errors = []
             for cell in cells:
                 try:
@@ -251,8 +251,8 @@ class Watch(Seen):
                 layer.elsewhere += 1
                 return False
             layer.count += 1
-            if (layer.count - 1) % self._wanted.every:
-                layer.handed = None
+            if (layer.count - 1) % self._selection.every:
+                layer.handover = None
                 return False
             self._begun[forward] = layer, layer.count - 1
             return True
@@ -290,18 +290,18 @@ class Watch(Seen):
         try:
             trace = undisturbed(self._opened, taken)
         except BaseException:
-            layer.handed = None
+            layer.handover = None
             raise
         with self._lock:  # the order of calls is that in which they are kept
-            before, layer.handed = layer.handed, None
+            before, layer.handover = layer.handover, None
             layer.kept.append(undisturbed(_joining, before, forward, trace))
-            layer.handed = undisturbed(Handed.of, forward.module, trace, taken.output)
+            layer.handover = undisturbed(Handover.of, forward.module, trace, taken.output)
 
     def _opened(self, taken: Captured) -> Trace:
         # a copy: the caller may change the tensors in place, as a reset of the state does
-        mine = replace(taken, output=_copied(taken.output))
-        trace = open_captured(mine, self._record_of(taken), self._wanted.check)
-        trace.received = Received(self._wanted.check is not False)
+        copied = replace(taken, output=_copied(taken.output))
+        trace = open_captured(copied, self._record_of(taken), self._selection.check)
+        trace.received = Received(self._selection.check is not False)
         _listen_to(trace, taken.output)
         return trace
 
@@ -315,13 +315,13 @@ class Watch(Seen):
 
     def _record_of(self, taken: Captured) -> frozenset[str]:
         cell = taken.adopted.cell
-        known = recorded_names(cell, "all")
-        record = self._wanted.record
+        recordable = recorded_names(cell, "all")
+        record = self._selection.record
         names = _named(record)
-        return recorded_names(cell, [n for n in names if n in known] if names else record)
+        return recorded_names(cell, [n for n in names if n in recordable] if names else record)
 
 
-def _joining(before: Handed | None, forward: Forward, trace: Trace) -> tuple[Trace, Beginning]:
+def _joining(before: Handover | None, forward: Forward, trace: Trace) -> tuple[Trace, Beginning]:
     """A call, with how it began."""
     return trace, begin(before, forward.module, trace, forward.initial)
 
@@ -333,7 +333,7 @@ def _listen_to(trace: Trace, output: Any) -> None:
     assert received is not None, "every call that is seen has one"
     received.total = trace.structure.single_step and chained(output)
 
-    def told(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+    def receive(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[number]
         if received.on and gradient is not None:
             undisturbed(received.add, k, gradient)
@@ -341,7 +341,7 @@ def _listen_to(trace: Trace, output: Any) -> None:
     for k, tensor in enumerate(tensors(output)):
         if tensor.grad_fn is not None:
             received.listening = True
-            tensor.grad_fn.register_prehook(partial(told, k, tensor.output_nr))
+            tensor.grad_fn.register_prehook(partial(receive, k, tensor.output_nr))
 
 
 def _original_of(layer: Layer, forward: Forward) -> Trace | None:
@@ -355,9 +355,9 @@ def _original_of(layer: Layer, forward: Forward) -> Trace | None:
     return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
 
 
-def _same_call(one: Call, other: Call) -> bool:
-    return same_numbers(one.x, other.x) and all(
-        same_numbers(one.initial[name], value) for name, value in other.initial.items()
+def _same_call(earlier: Call, call: Call) -> bool:
+    return same_numbers(earlier.x, call.x) and all(
+        same_numbers(earlier.initial[name], value) for name, value in call.initial.items()
     )
 
 
