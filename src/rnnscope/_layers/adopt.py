@@ -129,7 +129,7 @@ class Adopted(Structure):
         initial, given = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
-        faithful = _lie_alike((time_major, kept), *_pairs(hx, initial))
+        faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
         return Call(kept, initial, given, batched, None, None, faithful)
 
     # what the caller gave, checked ------------------------------------------------------
