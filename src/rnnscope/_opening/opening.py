@@ -19,8 +19,9 @@ from rnnscope._layers.call import Call
 from rnnscope._layers.structure import Returned, Weights
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
-from rnnscope._opening.part import Direction, Proof, deviations
+from rnnscope._opening.part import Direction, Proof
 from rnnscope._opening.worst_case import Judged
+from rnnscope._record.difference import absolute_difference
 
 __all__ = ["Opened", "batch_first", "open_call"]
 
@@ -109,7 +110,7 @@ def open_call(
 
 def _same(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
     """Bit for bit."""
-    return not any(deviations(found[name], value).any() for name, value in own.items())
+    return not any(absolute_difference(found[name], value).any() for name, value in own.items())
 
 
 def _apart(judges: list[Callable[[], Judged]], adopted: Adopted) -> Tensor:

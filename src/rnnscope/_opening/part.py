@@ -26,6 +26,7 @@ from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.worst_case import Ball, Judged, WorstCase
+from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Place
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -44,7 +45,7 @@ from rnnscope.cells.algebra import (
     linear_recurrence,
 )
 
-__all__ = ["Direction", "Proof", "deviations"]
+__all__ = ["Direction", "Proof"]
 
 BLOCK_BYTES = 1 << 20
 """Size of one quantity in a block of time: few enough operations, and little memory beside."""
@@ -106,7 +107,7 @@ class Compared:
     def by_units(cls, own: Tensor, ball: Ball, like: Tensor) -> Compared:
         """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
         value, allowed = ball
-        off = deviations(value, own)
+        off = absolute_difference(value, own)
         largest = off.argmax(-1, keepdim=True)
         found = (
             off.gather(-1, largest).squeeze(-1),
@@ -318,7 +319,7 @@ class Direction:
             # NaN and inf are data: the same on both sides is no difference
             found = self._equation("h", equation, found, start, stop).view(own.shape)
             found = found.to(self.buffers.dtype).to(self.work)
-            off.copy_(deviations(found, own).amax(-1))
+            off.copy_(absolute_difference(found, own).amax(-1))
 
     def _scan(self, name: str, start: int, stop: int) -> None:
         """name_t = factor × name_(t-1) + addend, step by step, elementwise."""
@@ -383,7 +384,7 @@ class Direction:
         worst. ``replayed`` is as in ``judged``.
         """
         ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
-        off_ends = {name: deviations(*sides).amax(-1) for name, sides in ends.items()}
+        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
         copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
         ends_at = self.last_steps
 
@@ -455,7 +456,7 @@ class Direction:
             found = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
             for name in states:
                 own = self.store[name][t + 1].to(self.work)
-                off[name][t] = deviations(found[name].to(self.work), own).amax(-1)
+                off[name][t] = absolute_difference(found[name].to(self.work), own).amax(-1)
             found["h"] = self.store["h"][t + 1].to(dtype)
             inside = None if self.valid is None else self.valid[t]
             carried = {n: keep_on_padding(found[n], carried[n], inside) for n in states}
@@ -524,9 +525,3 @@ def _plain(leaves: tuple[Weighted, ...]) -> bool:
             return True
         case _:
             return False
-
-
-def deviations(found: Tensor, own: Tensor) -> Tensor:
-    """|found - own|, 0 where both are NaN or the same infinity, inf where one only is NaN."""
-    same = (found == own) | (found.isnan() & own.isnan())
-    return torch.where(same, 0.0, (found - own).abs()).nan_to_num(nan=torch.inf)

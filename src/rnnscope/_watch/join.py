@@ -17,6 +17,7 @@ from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.call import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
+from rnnscope._record.difference import same
 from rnnscope._trace.verbs import Trace
 from rnnscope.errors import RefusedError
 
@@ -80,7 +81,7 @@ def same_numbers(one: Tensor, other: Tensor) -> bool:
     """Equal in shape, type and every number; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
         return False
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return torch.equal(one, other) or bool(same(one, other).all())
 
 
 def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) -> Beginning:
