@@ -91,7 +91,7 @@ def begin(before: Handed | None, module: nn.Module, trace: Trace, given: Any) ->
     lies in a storage that the call before returned, unchanged since (by version), and holds the
     numbers of its last state; anything else starts anew, and the reason is told.
     """
-    if not trace.call.given:
+    if not trace.call.has_initial:
         return Beginning("no initial state was given")
     if before is None:
         return Beginning("no call of it was recorded just before")
