@@ -179,7 +179,7 @@ class Adopted(Structure):
     def _feature_hint(self, x: Tensor) -> str:
         if self.input_size == 1 and x.dim() == 2 and not self.single_step:
             order = "(batch, time)" if self.batch_first else "(time, batch)"
-            return f"If that is {order} with one number per step, write x.unsqueeze(-1)."
+            return f"If that is {order} with one number a step, write x.unsqueeze(-1)."
         if not self.single_step and x.dim() == 3 and self.input_size in x.shape[:2]:
             at = tuple(x.shape).index(self.input_size)
             return f"If dim {at} holds the features, move it last: x.movedim({at}, -1)."

@@ -33,7 +33,7 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
         entries = list(labels)
     except (TypeError, RuntimeError):  # the latter of a tensor that cannot be iterated
         raise ShapeError(
-            f"labels must be a list of texts, one per step; got {type(labels).__name__}"
+            f"labels must be a list of texts, one a step; got {type(labels).__name__}"
         ) from None
     per_sequence = bool(entries) and all(_is_list(entry) for entry in entries)
     if not per_sequence:
@@ -66,6 +66,6 @@ def _text(value: Any) -> str:
 def _fit(count: int, steps: int, name: str) -> None:
     if count != steps:
         raise ShapeError(
-            f"{name} must be {steps}, one per step; got {count}. "
+            f"{name} must be {steps}, one a step; got {count}. "
             f"{'Leave out the last ones.' if count > steps else 'Fill up with empty texts.'}"
         )
