@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rnnscope._files.load import READERS
 
 import rnnscope as rs
 from rnnscope._cli.choices import ENDINGS, LAYOUT_NAMES
 from rnnscope._cli.commands import app
+from rnnscope._files.load import READERS
 from rnnscope._layouts import LAYOUTS
 
 SOURCE = Path(rs.__file__).parent

@@ -181,7 +181,9 @@ class _Rerun:
             self.names,
             self._changes(layer, d, start),
         )
-        quantities = {name: without_padding(value, valid) for name, value in passage.found.items()}
+        quantities = {
+            name: without_padding(value, valid) for name, value in passage.quantities.items()
+        }
         self.ran[layer, d] = start, quantities
         for name, value in passage.final.items():
             states = self.final[name][layer][d]
@@ -264,7 +266,7 @@ class _Rerun:
             x=x.detach(),
             packed=packed,
             initial={n: v.detach() for n, v in initial.items()} if changed else call.initial,
-            given=call.given or changed,
+            has_initial=call.has_initial or changed,
         )
         top = [h.transpose(0, 1) for h in values["h"][-1]]
         hidden = top[0] if len(top) == 1 else torch.cat(top, dim=-1)

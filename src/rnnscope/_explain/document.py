@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rnnscope import _escaping as escaping
 from rnnscope.cells import notation
-from rnnscope.cells.notation import Call, Digits, Noted, Shape, Total
+from rnnscope.cells.notation import Digits, FunctionCall, Noted, Shape, Total
 
 __all__ = ["Block", "Chain", "Chains", "Document", "Heading", "Listing", "Paragraph", "Table"]
 
@@ -299,7 +299,7 @@ def _alike(a: Split, b: Split) -> bool:
 def _terms(shape: Shape) -> Split:
     """The text before the terms of a sum, the terms with their signs, and the text behind."""
     match shape:
-        case Call(_, Total() as argument):
+        case FunctionCall(_, Total() as argument):
             _, terms, _ = _terms(argument)
             return shape.function.symbol + "(", terms, ")"
         case Total(parts):

@@ -26,7 +26,7 @@ from rnnscope._explain.steps import difference, explain_steps
 from rnnscope._explain.unit_step import Dot, PrintedNumbers, UnitStep, table_rows
 from rnnscope._record.traced import Traced
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
-from rnnscope.cells.notation import Call, Digits, Shape, Symbol, Times, Total, text
+from rnnscope.cells.notation import Digits, FunctionCall, Shape, Symbol, Times, Total, text
 
 __all__ = ["Explanation", "explain", "lesson"]
 
@@ -157,7 +157,7 @@ def gates_table(at: Address, unit_step: UnitStep) -> Table:
 
 
 def _function(computation: Computation) -> str:
-    assert isinstance(computation.symbolic, Call)
+    assert isinstance(computation.symbolic, FunctionCall)
     return computation.symbolic.function.symbol
 
 

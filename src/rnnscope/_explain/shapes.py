@@ -122,7 +122,7 @@ class _Layer:
         """The call as it was written."""
         name = self.structure.kind.rpartition(".")[2].lower()
         returned, initial = (_tuple(self.structure.cell.states, suffix) for suffix in ("n", "0"))
-        return f"output, {returned} = {name}({f'x, {initial}' if self.call.given else 'x'})"
+        return f"output, {returned} = {name}({f'x, {initial}' if self.call.has_initial else 'x'})"
 
     def read(self) -> list[str]:
         x = self.dims(*self.outer, "feature")
@@ -320,7 +320,7 @@ def _of_a_cell(trace: Traced) -> Shapes:
     )
     title = f"Each ({batch}hidden {structure.hidden_size}): the state after this one step"
     returned = ", ".join(f"{name}_n" for name in states)
-    arguments = f"x, {_tuple(states, '0')}" if call.given else "x"
+    arguments = f"x, {_tuple(states, '0')}" if call.has_initial else "x"
     lines = (
         f"{returned} = {structure.kind.removeprefix('nn.').lower()}({arguments})",
         f"x ({batch}feature {structure.input_size}): one step{'' if batch else ', no batch'}",

@@ -5,7 +5,6 @@ What is printed as code is Python: it ran, on the numbers of the call of which i
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.text import Text
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnscope._escaping import code, markdown, printable
+from rnnscope._record.difference import absolute_difference
 from rnnscope._record.traced import Traced
 from rnnscope.errors import VerificationError
 
@@ -194,9 +194,7 @@ def largest_difference(a: Any, b: Any) -> float | None:
             return None
     if a.shape != b.shape:
         return None
-    a, b = a.double(), b.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    gap = torch.where(same, 0, (a - b).abs()).nan_to_num(nan=math.inf)
+    gap = absolute_difference(a.double(), b.double())
     return float(gap.max()) if gap.numel() else 0.0
 
 

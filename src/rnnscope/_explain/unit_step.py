@@ -34,8 +34,8 @@ from rnnscope.cells.algebra import (
     leaves,
 )
 from rnnscope.cells.notation import (
-    Call,
     Code,
+    FunctionCall,
     Notation,
     Shape,
     Symbol,
@@ -335,7 +335,10 @@ class UnitStep:
                 inner = self._computation(argument)
                 numeral = ruler.apply(expr.function, inner.numeral)
                 return Computation(
-                    symbolic, numeral, (inner,), lambda parts: Call(name, parts[0], function)
+                    symbolic,
+                    numeral,
+                    (inner,),
+                    lambda parts: FunctionCall(name, parts[0], function),
                 )
             case Product(left, right):
                 children = self._computation(left), self._computation(right)

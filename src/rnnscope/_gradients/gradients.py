@@ -34,7 +34,7 @@ from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
-from rnnscope._opening.part import deviations
+from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Record
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
@@ -482,7 +482,7 @@ def _largest_difference(
     sizes = {name: _size(value) for name, value in autograd.items()}
     least = max(FLOOR * max(sizes.values()), _TINY)
     off = {
-        name: float(deviations(equations[name].to(value.dtype), value).max())
+        name: float(absolute_difference(equations[name].to(value.dtype), value).max())
         / max(sizes[name], least)
         for name, value in autograd.items()
     }

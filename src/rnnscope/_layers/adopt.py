@@ -32,7 +32,7 @@ _RECURRENT = _LAYERS | _CELLS
 RECURRENT: tuple[type[nn.Module], ...] = tuple(_RECURRENT)
 """The classes of torch.nn whose instances, and those of their subclasses, are recurrent layers."""
 
-_FACTS = tuple(each.name for each in fields(Structure))
+_FACTS = tuple(fact.name for fact in fields(Structure))
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ class Adopted(Structure):
         """
         module: Any = self.module
         if isinstance(module, Declared):
-            return tuple(tuple(one.map(plain) for one in row) for row in module.weights())
+            return tuple(
+                tuple(direction_weights.map(plain) for direction_weights in row)
+                for row in module.weights()
+            )
         if self.single_step:
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             ih, hh, b_ih, b_hh = (getattr(module, name) for name in names)
-            found = Weights(self.cell, ih, hh, b_ih, b_hh, None, "")
-            return ((found.map(plain),),)
+            cell_weights = Weights(self.cell, ih, hh, b_ih, b_hh, None, "")
+            return ((cell_weights.map(plain),),)
         # the list that forward hands to the fused call: with parametrizations and
         # functional_call these are the tensors really used, which attributes may not be
         names = module._flat_weights_names
@@ -106,15 +109,15 @@ class Adopted(Structure):
         if isinstance(x, PackedSequence) and not self.single_step:
             self._check_input(x.data, live, packed=True)
             time_major, lengths = padded(x)
-            initial, given = self._initial(hx, time_major, True, live)
+            initial, has_initial = self._initial(hx, time_major, True, live)
             if live:
-                return Call(time_major, initial, given, True, x, lengths)
+                return Call(time_major, initial, has_initial, True, x, lengths)
             detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
             # the module orders the states of all layers at once, ``rerun`` those of its layer
             ordered = hx is not None and x.sorted_indices is not None
             faithful = not ordered and _lie_alike((x.data, detached.data), *_pairs(hx, initial))
             time_major = plain(time_major).detach()
-            return Call(time_major, initial, given, True, detached, lengths, faithful)
+            return Call(time_major, initial, has_initial, True, detached, lengths, faithful)
         self._check_input(x, live)
         x = x if live else plain(x)
         if self.single_step:
@@ -126,11 +129,11 @@ class Adopted(Structure):
             if batched and self.batch_first:
                 time_major = x.transpose(0, 1)
         self._check_sizes(time_major, live)
-        initial, given = self._initial(hx, time_major, batched, live)
+        initial, has_initial = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
         faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
-        return Call(kept, initial, given, batched, None, None, faithful)
+        return Call(kept, initial, has_initial, batched, None, None, faithful)
 
     # what the caller gave, checked ------------------------------------------------------
 
@@ -185,22 +188,22 @@ class Adopted(Structure):
     def _check_sizes(self, x: Tensor, live: bool) -> None:
         steps, batch = x.shape[:2]
         if steps == 0 or (batch == 0 and not live):
-            what = "no step" if steps == 0 else "no sequence"
+            lack = "no step" if steps == 0 else "no sequence"
             raise ShapeError(
-                f"x has {what} (time {steps}, batch {batch}): there is nothing to compute. "
+                f"x has {lack} (time {steps}, batch {batch}): there is nothing to compute. "
                 f"Give at least one sequence of at least one step."
             )
 
-    def _check_dtype(self, what: str, value: Tensor) -> None:
+    def _check_dtype(self, name: str, value: Tensor) -> None:
         if not value.is_floating_point():
             raise DtypeError(
-                f"{what} must hold floating point numbers; got {value.dtype}. Write {what}.float()."
+                f"{name} must hold floating point numbers; got {value.dtype}. Write {name}.float()."
             )
         weight = self._any_weight
         if value.dtype != weight.dtype and not torch.is_autocast_enabled(value.device.type):
             raise DtypeError(
-                f"{what} is {value.dtype}, the weights are {weight.dtype}; they must be the same. "
-                f"Write {what}.to({weight.dtype}), or change the layer with .to({value.dtype})."
+                f"{name} is {value.dtype}, the weights are {weight.dtype}; they must be the same. "
+                f"Write {name}.to({weight.dtype}), or change the layer with .to({value.dtype})."
             )
 
     @property
@@ -227,7 +230,7 @@ class Adopted(Structure):
             got = f"{len(hx)} values" if isinstance(hx, tuple | list) else type(hx).__name__
             raise ShapeError(f"{self.kind} takes the initial states as ({names}); got {got}.")
         values = tuple(hx) if len(states) > 1 else (hx,)
-        found: dict[str, Tensor] = {}
+        initial: dict[str, Tensor] = {}
         for name, value, shape in zip(states, values, shapes, strict=True):
             if not isinstance(value, Tensor):
                 raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
@@ -239,8 +242,8 @@ class Adopted(Structure):
                 raise ShapeError(self._state_message(name, tuple(value.shape), expected))
             if not live:
                 value = plain(value).detach().clone(memory_format=torch.contiguous_format)
-            found[name] = value.reshape(shape)
-        return found, True
+            initial[name] = value.reshape(shape)
+        return initial, True
 
     def _state_message(self, name: str, got: tuple[int, ...], expected: tuple[int, ...]) -> str:
         if self.single_step:
@@ -260,8 +263,10 @@ class Adopted(Structure):
 
 def _pairs(hx: Any, initial: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """The initial states that the caller gave, each with its copy in the same form."""
-    given = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
-    return [(t, copy.view(t.shape)) for t, copy in zip(given, initial.values(), strict=False)]
+    caller_states = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
+    return [
+        (t, copy.view(t.shape)) for t, copy in zip(caller_states, initial.values(), strict=False)
+    ]
 
 
 ALIGNED = 64
@@ -286,14 +291,14 @@ def _strides(tensor: Tensor) -> list[int]:
 
 def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     names = ("input", "hx")
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    if len(args) > 2 or set(given) - set(names) or "input" not in given:
+    arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+    if len(args) > 2 or set(arguments) - set(names) or "input" not in arguments:
         raise ShapeError(
             f"{kind} is called as layer(input, hx=None); got {len(args)} positional arguments"
             + (f" and {', '.join(kwargs)}" if kwargs else "")
             + ". trace(layer, ...) takes what the layer takes."
         )
-    return given["input"], given.get("hx")
+    return arguments["input"], arguments.get("hx")
 
 
 class Declared(nn.Module):
@@ -354,8 +359,8 @@ def refusal(module: nn.Module) -> str | None:
 
 
 def _base(module: nn.Module) -> type[nn.Module] | None:
-    found = (base for base in _RECURRENT if isinstance(module, base))
-    return next(found, None)
+    bases = (base for base in _RECURRENT if isinstance(module, base))
+    return next(bases, None)
 
 
 def adopt(module: nn.Module) -> Adopted:

@@ -24,11 +24,11 @@ _NAME = "TESTING_ONLY_GenericMode"
 _KEY: Any = torch._C._parse_dispatch_key(_NAME)
 
 
-class _Thread(threading.local):
+class _ThreadAttention(threading.local):
     attention: Attention | None = None
 
 
-_thread = _Thread()
+_thread = _ThreadAttention()
 
 
 def attention() -> Attention | None:
@@ -103,9 +103,9 @@ def _cell(operation: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-_others = torch._C._dispatch_library("IMPL", "_", _NAME, "", 0)
-_others.fallback_fallthrough()
-_attended: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-_attended.impl("bernoulli_.float", _drawn, _NAME)
+_fallthrough = torch._C._dispatch_library("IMPL", "_", _NAME, "", 0)
+_fallthrough.fallback_fallthrough()
+_observers: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+_observers.impl("bernoulli_.float", _drawn, _NAME)
 for _name in ("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell"):
-    _attended.impl(_name, _cell(getattr(torch.ops.aten, _name).default), _NAME)
+    _observers.impl(_name, _cell(getattr(torch.ops.aten, _name).default), _NAME)

@@ -26,7 +26,7 @@ class Call:
 
     x: Tensor
     initial: Mapping[str, Tensor]
-    given: bool
+    has_initial: bool
     batched: bool
     packed: PackedSequence | None
     lengths: Tensor | None

@@ -129,15 +129,15 @@ class Recurrent(Declared):
         """The parameters of one direction, in PyTorch's order."""
         structure = self.structure
         rows = len(self.cell.gates) * self.hidden_size
-        found: dict[str, tuple[int, ...]] = {
+        shapes: dict[str, tuple[int, ...]] = {
             "weight_ih": (rows, structure.feature_size(layer)),
             "weight_hh": (rows, structure.output_size),
         }
         if self.bias:
-            found |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
         if self.proj_size:
-            found["weight_hr"] = (self.proj_size, self.hidden_size)
-        return found | dict.fromkeys(self.cell.vectors, (self.hidden_size,))
+            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        return shapes | dict.fromkeys(self.cell.vectors, (self.hidden_size,))
 
     def reset_parameters(self) -> None:
         """Draw every parameter between -1/√hidden and 1/√hidden, in the order of PyTorch's."""
@@ -149,8 +149,8 @@ class Recurrent(Declared):
         # the parameters' names are PyTorch's, and do not tell: a GRU that resets before the
         # product has those of nn.GRU
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        known = as_declared(self.cell)
-        name = next((each for each, cell in DECLARED.items() if cell is known), None)
+        library_cell = as_declared(self.cell)
+        name = next((key for key, cell in DECLARED.items() if cell is library_cell), None)
         metadata = getattr(destination, "_metadata", {})
         metadata.setdefault(prefix[:-1], {})[CELL_KEY] = name or f"own: {self.cell.name}"
 
@@ -264,13 +264,13 @@ def unfuse(layer: nn.Module) -> Recurrent:
         device="meta",  # nothing is drawn from the random state
     )
     for name, _ in list(plain.named_parameters()):
-        own = layer._parameters.get(name)
-        if own is None:
+        parameter = layer._parameters.get(name)
+        if parameter is None:
             raise RefusedError(
                 f"cannot be unfused: {name} of this {adopted.kind} is computed anew at each call, "
                 f"by a parametrization or a hook, and is no parameter that could be shared. "
                 f"Remove it first, as torch.nn.utils.parametrize.remove_parametrizations does."
             )
-        setattr(plain, name, own)
+        setattr(plain, name, parameter)
     plain.dropout = adopted.dropout
     return plain.train(adopted.training)

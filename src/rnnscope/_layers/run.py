@@ -32,6 +32,7 @@ from rnnscope.cells.algebra import (
     Weighted,
     evaluate,
 )
+from rnnscope.cells.cells import Affine
 
 __all__ = ["Change", "Passage", "Ran", "run_call", "run_direction"]
 
@@ -42,7 +43,11 @@ Change = Callable[[int, Tensor], Tensor]
 """What an edit makes of a quantity (batch, units) at a step."""
 
 
-class _Parts:
+def _part_names(gate: Affine) -> tuple[str, str]:
+    return f"{gate.gate}_from_x", f"{gate.gate}_from_h"
+
+
+class _AffineParts:
     """The affine parts of one layer in one direction: what x says at all steps, and what h says
     at one, each in one product of all gates.
 
@@ -54,18 +59,17 @@ class _Parts:
         self, weights: Weights, x: Tensor, record: frozenset[str], changes: Mapping[str, Change]
     ) -> None:
         self.weights, self.changes = weights, changes
-        every = weights.cell.affine
-        changed = [f"{each.gate}_from_{one}" in changes for each in every for one in "xh"]
-        edited = [any(changed[2 * k : 2 * k + 2]) for k in range(len(every))]
-        pairs = list(zip(every, edited, strict=True))
-        self.summed = [each for each, apart in pairs if each.summed and not apart]
-        apart = [each for each, apart in pairs if not each.summed or apart]
-        self.of_x = [each for each in apart if each.x is not None]
-        self.of_h = [each for each in apart if each.h is not None]
-        names = [f"{each.gate}_from_{one}" for each in self.summed for one in "xh"]
-        self.recorded = any(name in record for name in names)
+        affine = weights.cell.affine
+        edited = {
+            gate.gate for gate in affine if any(name in changes for name in _part_names(gate))
+        }
+        self.summed = [gate for gate in affine if gate.summed and gate.gate not in edited]
+        apart = [gate for gate in affine if not gate.summed or gate.gate in edited]
+        self.of_x = [gate for gate in apart if gate.x is not None]
+        self.of_h = [gate for gate in apart if gate.h is not None]
+        self.recorded = any(name in record for gate in self.summed for name in _part_names(gate))
         self.size = weights.hidden_size
-        gates = [each.gate for each in (*self.summed, *self.of_h)]
+        gates = [affine_gate.gate for affine_gate in (*self.summed, *self.of_h)]
         self.matrix_h = self._rows(gates, weights.hh, weights.b_hh)
         self.from_x = self._of_all_steps(x)
         self.composite: dict[Expr, tuple[Tensor, Tensor | None]] = {}
@@ -79,11 +83,11 @@ class _Parts:
         slices = [self.weights.rows(k) for k in gates]
         if not slices:
             return weight[:0], None
-        if all(one.stop == other.start for one, other in pairwise(slices)):
+        if all(block.stop == next_block.start for block, next_block in pairwise(slices)):
             rows = slice(slices[0].start, slices[-1].stop)
             return weight[rows], None if bias is None else bias[rows]
-        found = torch.cat([weight[rows] for rows in slices])
-        return found, None if bias is None else torch.cat([bias[rows] for rows in slices])
+        stacked = torch.cat([weight[rows] for rows in slices])
+        return stacked, None if bias is None else torch.cat([bias[rows] for rows in slices])
 
     def _split(self, stacked: Tensor, apart: int) -> Sequence[Tensor]:
         """The block of the gates that are summed, then every other gate."""
@@ -92,7 +96,7 @@ class _Parts:
 
     def _of_all_steps(self, x: Tensor) -> list[tuple[Tensor, ...]]:
         """What x says, each block by step."""
-        gates = [each.gate for each in (*self.summed, *self.of_x)]
+        gates = [affine_gate.gate for affine_gate in (*self.summed, *self.of_x)]
         if not gates:
             return []
         # flat: how three dims are multiplied depends on strides and on whether a graph is made
@@ -111,16 +115,16 @@ class _Parts:
         if count:
             total = self.from_x[0][t] + ours[0]
             each_gate = total.chunk(count, dim=-1) if count > 1 else (total,)
-            for each, value in zip(self.summed, each_gate, strict=True):
-                sums[each.both] = value
+            for gate, value in zip(self.summed, each_gate, strict=True):
+                sums[gate.both] = value
         if self.recorded:
             of_x, of_h = self.from_x[0][t].chunk(count, dim=-1), ours[0].chunk(count, dim=-1)
-            for each, from_x, from_h in zip(self.summed, of_x, of_h, strict=True):
-                parts[each.both[0]], parts[each.both[1]] = from_x, from_h
-        for each, block in zip(self.of_x, self.from_x[1:], strict=True):
-            parts[each.both[0]] = self._changed(each.both[0], t, block[t])
-        for each, value in zip(self.of_h, ours[1:], strict=True):
-            parts[each.both[1]] = self._changed(each.both[1], t, value)
+            for gate, from_x, from_h in zip(self.summed, of_x, of_h, strict=True):
+                parts[gate.both[0]], parts[gate.both[1]] = from_x, from_h
+        for gate, block in zip(self.of_x, self.from_x[1:], strict=True):
+            parts[gate.both[0]] = self._changed(gate.both[0], t, block[t])
+        for gate, value in zip(self.of_h, ours[1:], strict=True):
+            parts[gate.both[1]] = self._changed(gate.both[1], t, value)
         return parts, sums
 
     def other(self, leaf: Weighted, t: int, value: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ class _Parts:
 class _Step:
     """The environment of ``evaluate`` at one step: (batch, units) each."""
 
-    def __init__(self, parts: _Parts, t: int, before: Mapping[str, Tensor]) -> None:
+    def __init__(self, parts: _AffineParts, t: int, before: Mapping[str, Tensor]) -> None:
         self.of, self.t = parts, t
         self.values: dict[Expr, Tensor] = {Previous(name): t for name, t in before.items()}
         self.parts, self.sums = parts.at(t, before["h"])
@@ -156,8 +160,8 @@ class _Step:
     def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
         if leaves in self.sums:
             return self.sums[leaves]
-        first, *rest = (self._product(leaf) for leaf in leaves)
-        return sum(rest, first)
+        first, *further = (self._product(leaf) for leaf in leaves)
+        return sum(further, first)
 
     def _product(self, leaf: Weighted) -> Tensor:
         if leaf not in self.parts:
@@ -171,7 +175,7 @@ class Passage:
     """One layer in one direction, run: every recorded quantity and h (time, batch, units),
     anything on padding, and each state after the last step (batch, units)."""
 
-    found: Mapping[str, Tensor]
+    quantities: Mapping[str, Tensor]
     final: Mapping[str, Tensor]
 
 
@@ -191,7 +195,7 @@ def run_direction(
     quantities of these names as soon as each is computed.
     """
     cell = weights.cell
-    parts = _Parts(weights, x, record, changes)
+    parts = _AffineParts(weights, x, record, changes)
 
     def spread(value: Tensor) -> Tensor:
         """A quantity of parameters or numbers alone is the same for all sequences."""
@@ -209,26 +213,28 @@ def run_direction(
     steps = range(x.shape[0])
     for t in running_order(steps, reverse):
         env = _Step(parts, t, states)
-        found: dict[str, Tensor] = {}
+        quantities: dict[str, Tensor] = {}
         for name, equation, pre, change, change_of_pre in plan:
             if isinstance(equation, Apply):
                 argument = spread(evaluate(equation.argument, env))
                 if change_of_pre is not None:
                     argument = change_of_pre(t, argument)
-                found[pre] = argument
+                quantities[pre] = argument
                 value = equation.function.forward(argument)
             else:
                 value = spread(evaluate(equation, env))
             if change is not None:
                 value = change(t, value)
-            found[name] = env.values[Quantity(name)] = value
+            quantities[name] = env.values[Quantity(name)] = value
         if affine:
             named = ((part_name(leaf), value) for leaf, value in env.parts.items())
-            found |= {part: value for part, value in named if part is not None}
+            quantities |= {part: value for part, value in named if part is not None}
         inside = None if valid is None else valid[t]
-        after = {name: keep_on_padding(found[name], states[name], inside) for name in cell.states}
+        after = {
+            name: keep_on_padding(quantities[name], states[name], inside) for name in cell.states
+        }
         for name, values in kept.items():
-            values.append(found[name])
+            values.append(quantities[name])
         states = after
     stacked = {name: torch.stack(v[::-1] if reverse else v) for name, v in kept.items()}
     return Passage(stacked, states)
@@ -260,7 +266,7 @@ class Ran:
         """Each state after the last step of its direction, (layer, direction, batch, unit)."""
         return {
             name: torch.stack(
-                [torch.stack([each.final[name] for each in row]) for row in self.passages]
+                [torch.stack([passage.final[name] for passage in row]) for row in self.passages]
             )
             for name in self.structure.cell.states
         }
@@ -277,22 +283,24 @@ class Ran:
     def record(self, names: frozenset[str]) -> dict[str, Tensor]:
         """The quantities of these names (layer, direction, batch, time, unit), zeros on padding;
         detached."""
-        every = {name for name in self.passages[0][0].found if name in names}
+        present = {name for name in self.passages[0][0].quantities if name in names}
         valid = self.call.valid
         return {
             name: torch.stack(
                 [
                     torch.stack(
                         [
-                            without_padding(each.found[name].detach(), valid).transpose(0, 1)
-                            for each in row
+                            without_padding(passage.quantities[name].detach(), valid).transpose(
+                                0, 1
+                            )
+                            for passage in row
                         ]
                     )
                     for row in self.passages
                 ]
             )
             for name in quantity_names(self.structure.cell)
-            if name in every
+            if name in present
         }
 
 
@@ -318,22 +326,22 @@ def run_call(
         layers.append(
             tuple(
                 run_direction(
-                    one,
+                    direction_weights,
                     flow,
                     {name: value[layer, d] for name, value in call.initial.items()},
                     valid,
                     direction == "reverse",
                     record,
                 )
-                for d, (one, direction) in pairs
+                for d, (direction_weights, direction) in pairs
             )
         )
         dropped = structure.training and structure.dropout > 0
         if layer < structure.num_layers - 1:
             flow = _joined(layers[-1])
             if dropped:
-                given = None if masks is None else masks[layer + 1]
-                mask = call.dropout(flow, structure.dropout) if given is None else given
+                replay_mask = None if masks is None else masks[layer + 1]
+                mask = call.dropout(flow, structure.dropout) if replay_mask is None else replay_mask
                 flow = flow * mask
                 used.append(mask)
             else:
@@ -343,5 +351,5 @@ def run_call(
 
 def _joined(passages: tuple[Passage, ...]) -> Tensor:
     """H over directions, (time, batch, direction × output)."""
-    parts = [each.found["h"] for each in passages]
+    parts = [passage.quantities["h"] for passage in passages]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

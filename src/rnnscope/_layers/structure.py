@@ -35,7 +35,7 @@ class Weights:
     Shapes: ``ih`` (gates × hidden, input), ``hh`` (gates × hidden, output), ``b_ih`` and
     ``b_hh`` (gates × hidden) or None, ``hr`` (projected, hidden) or None.
     ``suffix`` is what PyTorch's names end in, such as ``_l0_reverse`` (empty for a cell module).
-    ``vectors`` are the parameters with one number a unit, (hidden) each, by name.
+    ``vectors`` are the parameters with one number per unit, (hidden) each, by name.
     """
 
     cell: Cell
@@ -88,8 +88,8 @@ class Weights:
     def replaced(self, changes: Mapping[str, Tensor]) -> Weights:
         """The same with other tensors, by PyTorch's names."""
 
-        def of(name: str, own: Any) -> Any:
-            return changes.get(name + self.suffix, own)
+        def of(name: str, original: Any) -> Any:
+            return changes.get(name + self.suffix, original)
 
         return Weights(
             self.cell,
@@ -163,7 +163,7 @@ class Structure:
         """What PyTorch's names of a layer's parameters end in, by direction."""
         if self.single_step:
             return ("",)
-        ends = ("_reverse" if each == "reverse" else "" for each in self.directions)
+        ends = ("_reverse" if direction == "reverse" else "" for direction in self.directions)
         return tuple(f"_l{layer}{end}" for end in ends)
 
     def feature_size(self, layer: int) -> int:
@@ -315,7 +315,7 @@ class Structure:
             return {name: t[0] for name, t in zip(states, final, strict=True)}
         names = {RNN_TANH: "rnn_tanh_cell", RNN_RELU: "rnn_relu_cell", GRU: "gru_cell"}
         cell: Any = getattr(torch._VF, names.get(self.cell, "lstm_cell"))
-        found = cell(
+        after = cell(
             x,
             values[0] if len(values) == 1 else values,
             weights.ih,
@@ -323,4 +323,4 @@ class Structure:
             weights.b_ih,
             weights.b_hh,
         )
-        return dict(zip(states, (found,) if len(values) == 1 else found, strict=True))
+        return dict(zip(states, (after,) if len(values) == 1 else after, strict=True))

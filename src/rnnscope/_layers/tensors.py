@@ -29,13 +29,13 @@ def plain(value: Tensor) -> Tensor:
         return value.as_subclass(Tensor)
 
 
-def require_numbers(what: str, value: Tensor) -> None:
-    """Raise ``RefusedError`` where no real numbers can be read; ``what`` names the tensor."""
+def require_numbers(name: str, value: Tensor) -> None:
+    """Raise ``RefusedError`` where no real numbers can be read; ``name`` is that of the tensor."""
     with torch._C.DisableTorchFunctionSubclass():
         reason = _reason(value)
     if reason is not None:
         where, instead = reason
-        raise RefusedError(f"no numbers can be read {where}, as {what} is: {instead}")
+        raise RefusedError(f"no numbers can be read {where}, as {name} is: {instead}")
 
 
 def _reason(value: Tensor) -> tuple[str, str] | None:

@@ -75,15 +75,15 @@ CHUNK = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """x·|x_t|₂ + h·|h_(t-1)|₂ + one: what a bound on an affine part is made of."""
+    """x·|x_t|₂ + h·|h_(t-1)|₂ + constant: what a bound on an affine part is made of."""
 
     x: float
     h: float
-    one: float
+    constant: float
 
 
 Size = float | Tensor | Linear
-"""A magnitude: one number, one a step and sequence (time, batch), or that of an affine part."""
+"""A magnitude: one number, one per step and sequence (time, batch), or that of an affine part."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Rounding:
 def _least(dtype: torch.dtype) -> float:
     """The smallest normal number, for a kernel may flush what is smaller to zero; of float16,
     whose numbers are widened without that, half of the smallest number."""
-    found = torch.finfo(dtype)
-    return found.tiny * found.eps / 2 if dtype == torch.float16 else found.tiny
+    limits = torch.finfo(dtype)
+    return limits.tiny * limits.eps / 2 if dtype == torch.float16 else limits.tiny
 
 
 CASTS_OF_FLOAT32 = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16": 2.0**-8}
@@ -205,9 +205,9 @@ class Errors:
         before, result = self.sizes[Previous(name)], self.sizes[Quantity(name)]
         growth, error = self.of(factor)
         size, added = self.of(addend)
-        own = self._sum(self._sum(result, self._product(growth, before)), size)
-        own = self._product(own, OPERATION_ROUNDINGS * self.rounding.operation)
-        step = self._tensor(self._sum(self._sum(self._product(before, error), added), own))
+        operations = self._sum(self._sum(result, self._product(growth, before)), size)
+        operations = self._product(operations, OPERATION_ROUNDINGS * self.rounding.operation)
+        step = self._tensor(self._sum(self._sum(self._product(before, error), added), operations))
         rate = self._tensor(growth)
         start = self._carried[name]
         errors = _accumulate(turned(rate, reverse), turned(step, reverse), start)
@@ -255,8 +255,8 @@ class Errors:
     def _tensor(self, size: Size) -> Tensor:
         """(time, batch)."""
         match size:
-            case Linear(x, h, one):
-                return torch.add(self.x_norm * x, self.h_norm, alpha=h).add_(one)
+            case Linear(x, h, constant):
+                return torch.add(self.x_norm * x, self.h_norm, alpha=h).add_(constant)
             case Tensor():
                 return size
             case _:
@@ -265,9 +265,9 @@ class Errors:
     def _sum(self, a: Size, b: Size) -> Size:
         match a, b:
             case Linear(), Linear():
-                return Linear(a.x + b.x, a.h + b.h, a.one + b.one)
-            case (Linear(x, h, one), float(number)) | (float(number), Linear(x, h, one)):
-                return Linear(x, h, one + number)
+                return Linear(a.x + b.x, a.h + b.h, a.constant + b.constant)
+            case (Linear(x, h, constant), float(number)) | (float(number), Linear(x, h, constant)):
+                return Linear(x, h, constant + number)
         left, right = self._plain(a), self._plain(b)
         return right if _zero(left) else left if _zero(right) else left + right
 
@@ -275,7 +275,7 @@ class Errors:
         if isinstance(b, Linear):
             a, b = b, a
         if isinstance(a, Linear) and isinstance(b, float):
-            return Linear(a.x * b, a.h * b, a.one * b)
+            return Linear(a.x * b, a.h * b, a.constant * b)
         left, right = self._plain(a), self._plain(b)
         if _zero(left) or _zero(right):
             return 0.0
@@ -355,10 +355,10 @@ class Errors:
                 largest = size.clamp(max=function.largest)
             elif self._below(size, function.largest):
                 largest = size
-        own = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)
+        function_error = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)
         if function.largest is not None and self.rounding.function:
-            own = self._sum(own, self.rounding.function * function.largest)
-        return largest, self._sum(error, own)
+            function_error = self._sum(function_error, self.rounding.function * function.largest)
+        return largest, self._sum(error, function_error)
 
 
 def _zero(size: float | Tensor) -> bool:
@@ -409,12 +409,14 @@ def _largest_rows(
 def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
     """The Euclidean norm of each row, of very large and very small numbers too, whose squares are
     beyond what the type can hold."""
-    found: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
+    euclidean: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
     limits = torch.finfo(rows.dtype)
-    extreme = (found < math.sqrt(limits.tiny) / limits.eps) | ~(found < math.sqrt(limits.max))
+    extreme = (euclidean < math.sqrt(limits.tiny) / limits.eps) | ~(
+        euclidean < math.sqrt(limits.max)
+    )
     if bool(extreme.any()):
         few = rows[extreme]
         largest = few.abs().amax(-1, keepdim=True).clamp(min=limits.tiny)
         scaled = torch.linalg.vector_norm(few / largest, dim=-1, keepdim=True) * largest
-        found[extreme] = scaled.squeeze(-1)
-    return found
+        euclidean[extreme] = scaled.squeeze(-1)
+    return euclidean

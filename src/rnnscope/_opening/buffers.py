@@ -31,7 +31,7 @@ def _empty(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Buffers:
-    """The memory of a record: one tensor a quantity, time first, for all layers and directions.
+    """The memory of a record: one tensor per quantity, time first, for all layers and directions.
 
     States have a place before the first step and one after the last, where the initial state of
     the forward and the reverse direction stands: so the states before all steps are a view.
@@ -83,10 +83,10 @@ class Buffers:
         """The record: (layer, direction, batch, time, unit), zeros on padding."""
         valid = self.call.valid
         padding = None if valid is None else ~valid
-        found: dict[str, Tensor] = {}
+        quantities: dict[str, Tensor] = {}
         for name, value in self.values.items():
             inner = value[:, :, 1:-1] if name in self.cell.states else value
             if padding is not None:
                 inner.masked_fill_(padding[None, None, :, :, None], 0)
-            found[name] = inner.transpose(2, 3)
-        return found
+            quantities[name] = inner.transpose(2, 3)
+        return quantities

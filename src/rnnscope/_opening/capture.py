@@ -40,16 +40,21 @@ class Snapshot:
 
     def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
         """Whether the live weights still hold these numbers, bit for bit."""
-        for mine, theirs in zip(_tensors(self.weights), _tensors(live), strict=True):
-            if mine.dtype != theirs.dtype or mine.device != theirs.device:
+        for copy, tensor in zip(_tensors(self.weights), _tensors(live), strict=True):
+            if copy.dtype != tensor.dtype or copy.device != tensor.device:
                 return False
-            if not torch.equal(mine, theirs):
+            if not torch.equal(copy, tensor):
                 return False
         return True
 
 
 def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
-    return [t for layer in weights for one in layer for t in one.named().values()]
+    return [
+        t
+        for layer in weights
+        for direction_weights in layer
+        for t in direction_weights.named().values()
+    ]
 
 
 _last_snapshots: WeakKeyDictionary[nn.Module, ReferenceType[Snapshot]] = WeakKeyDictionary()
@@ -90,11 +95,11 @@ class Captured:
     grad_mode: bool = False  # in which kernels may round otherwise
 
 
-class _Thread(threading.local):
+class _ThreadCapture(threading.local):
     capture: Capture | None = None
 
 
-_thread = _Thread()
+_thread = _ThreadCapture()
 _keys = count(-1, -1)  # torch's own count upwards, and lose one where two threads count at once
 
 

@@ -19,8 +19,9 @@ from rnnscope._layers.call import Call
 from rnnscope._layers.structure import Returned, Weights
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
-from rnnscope._opening.part import Direction, Proof, deviations
+from rnnscope._opening.part import Direction, Proof
 from rnnscope._opening.worst_case import Judged
+from rnnscope._record.difference import absolute_difference
 
 __all__ = ["Opened", "batch_first", "open_call"]
 
@@ -70,26 +71,28 @@ def open_call(
     exact = call.faithful and call.x.device.type == "cpu"  # every layer that runs again
     for layer, layer_weights in enumerate(weights):
         initial = {name: value[layer] for name, value in call.initial.items()}
-        own = {name: value[layer] for name, value in returned.final.items()}
+        layer_final = {name: value[layer] for name, value in returned.final.items()}
         replayed = False
         if layer == adopted.num_layers - 1:
             hidden = returned.h
             del flow  # what the layer below returned is in the record by now
         else:
             flow, ends = adopted.replay(flow, call.packed, initial, live[layer], grad_mode)
-            replayed = x_error is not None or not (exact or _same(ends, own))
+            replayed = x_error is not None or not (exact or _same(ends, layer_final))
             hidden = flow if call.packed is None else call.unpacked(flow)
         buffers.take(layer, hidden, initial)
         del hidden
         below = _blocks(inputs[layer]) or buffers.input_of(layer)
         judges: list[Callable[[], Judged]] = []
-        for d, one in enumerate(layer_weights):
-            opener = Direction(adopted, call, one, buffers, (layer, d), rounding, below)
+        for d, direction_weights in enumerate(layer_weights):
+            opener = Direction(
+                adopted, call, direction_weights, buffers, (layer, d), rounding, below
+            )
             opener.run()
             judge: Callable[[], Judged] = cache(partial(opener.judged, x_error, replayed))
             judges.append(judge)
-            steps = opener.step_by_step(adopted, one) if thorough else {}
-            final = {name: value[d] for name, value in own.items()}
+            steps = opener.step_by_step(adopted, direction_weights) if thorough else {}
+            final = {name: value[d] for name, value in layer_final.items()}
             proofs += opener.prove(final, steps, replayed, judge)
         x_error = partial(_apart, judges, adopted) if replayed else None
         if layer < adopted.num_layers - 1:
@@ -107,9 +110,11 @@ def open_call(
     )
 
 
-def _same(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+def _same(rerun_final: Mapping[str, Tensor], layer_final: Mapping[str, Tensor]) -> bool:
     """Bit for bit."""
-    return not any(deviations(found[name], value).any() for name, value in own.items())
+    return not any(
+        absolute_difference(rerun_final[name], value).any() for name, value in layer_final.items()
+    )
 
 
 def _apart(judges: list[Callable[[], Judged]], adopted: Adopted) -> Tensor:
@@ -132,22 +137,22 @@ def _blocks(x: Tensor | None) -> Callable[[int, int], Tensor] | None:
 def _worst(proofs: list[Proof]) -> dict[str, Proof]:
     """For each state the first that fails; else the largest deviation, the largest ratio, and
     the place that comes closest to failing."""
-    found: dict[str, Proof] = {}
+    by_state: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
-        mine = [p for p in proofs if p.state == state]
-        failed = next((p for p in mine if p.ratio > 1), None)
+        of_state = [p for p in proofs if p.state == state]
+        failed = next((p for p in of_state if p.ratio > 1), None)
         if failed is not None:
-            found[state] = failed
+            by_state[state] = failed
             continue
-        every = [p for p in mine if p.every_step] or mine
+        at_all_steps = [p for p in of_state if p.every_step] or of_state
         # a step that was compared twice (check="thorough") is proven where one of them proves it
         best: dict[tuple[int, str], Proof] = {}
-        for p in sorted(every, key=lambda p: -p.loose):
+        for p in sorted(at_all_steps, key=lambda p: -p.loose):
             best[p.place.layer, p.place.direction] = p
         counted = list(best.values())
-        proven = [p for p in mine if p.loose < p.places] or mine
-        closest = max(mine, key=lambda p: p.ratio)
-        found[state] = replace(
+        proven = [p for p in of_state if p.loose < p.places] or of_state
+        closest = max(of_state, key=lambda p: p.ratio)
+        by_state[state] = replace(
             max(proven, key=lambda p: p.deviation),
             ratio=closest.ratio,
             place=closest.place,
@@ -155,4 +160,4 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
             places=sum(p.places for p in counted),
             loose=sum(p.loose for p in counted),
         )
-    return found
+    return by_state

@@ -26,6 +26,7 @@ from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.worst_case import Ball, Judged, WorstCase
+from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Place
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -44,7 +45,7 @@ from rnnscope.cells.algebra import (
     linear_recurrence,
 )
 
-__all__ = ["Direction", "Proof", "deviations"]
+__all__ = ["Direction", "Proof"]
 
 BLOCK_BYTES = 1 << 20
 """Size of one quantity in a block of time: few enough operations, and little memory beside."""
@@ -103,18 +104,18 @@ class Compared:
         return cls(off, allowed, _ratio(off, allowed), allowed)
 
     @classmethod
-    def by_units(cls, own: Tensor, ball: Ball, like: Tensor) -> Compared:
+    def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
         """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
         value, allowed = ball
-        off = deviations(value, own)
+        off = absolute_difference(value, layer_value)
         largest = off.argmax(-1, keepdim=True)
-        found = (
+        at_largest = (
             off.gather(-1, largest).squeeze(-1),
             allowed.gather(-1, largest).squeeze(-1),
             _ratio(off, allowed).amax(-1),
             allowed.amax(-1),
         )
-        return cls(*(t.to(like) for t in found))
+        return cls(*(t.to(like) for t in at_largest))
 
 
 def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
@@ -191,9 +192,9 @@ class Direction:
         if not any(leaf in self.parts for leaf in leaves) and _plain(leaves):
             columns, weight = self._stack(leaves)
             return torch.mm(self.factors[:, columns], weight, out=out)
-        first, *rest = leaves
+        first, *further = leaves
         total = self._product(first, out)
-        for leaf in rest:
+        for leaf in further:
             total.add_(self._product(leaf, None))
         return total
 
@@ -308,17 +309,17 @@ class Direction:
 
     def _compare(self, equation: Expr, start: int, stop: int) -> None:
         """H by its equation against the layer's own h."""
-        own = self._place("h", start, stop).to(self.work)
-        found = self._scratch("h by equation", own.shape[0] * own.shape[1], own.shape[2])
-        self._equation("h", equation, found, start, stop)
-        self.block[Quantity("h")] = own.reshape(found.shape)
-        difference = found.view(own.shape).sub_(own).abs_()
+        layer_h = self._place("h", start, stop).to(self.work)
+        h = self._scratch("h by equation", layer_h.shape[0] * layer_h.shape[1], layer_h.shape[2])
+        self._equation("h", equation, h, start, stop)
+        self.block[Quantity("h")] = layer_h.reshape(h.shape)
+        difference = h.view(layer_h.shape).sub_(layer_h).abs_()
         off = torch.amax(difference, -1, out=self.off[start:stop])
         if not torch.isfinite(off).all():
             # NaN and inf are data: the same on both sides is no difference
-            found = self._equation("h", equation, found, start, stop).view(own.shape)
-            found = found.to(self.buffers.dtype).to(self.work)
-            off.copy_(deviations(found, own).amax(-1))
+            h = self._equation("h", equation, h, start, stop).view(layer_h.shape)
+            h = h.to(self.buffers.dtype).to(self.work)
+            off.copy_(absolute_difference(h, layer_h).amax(-1))
 
     def _scan(self, name: str, start: int, stop: int) -> None:
         """name_t = factor × name_(t-1) + addend, step by step, elementwise."""
@@ -331,13 +332,13 @@ class Direction:
         self._carry(name, states, growth, start, stop)
         self._keep(name, out, start, stop)
         self.block[Quantity(name)] = out
-        own = self._largest(states, self.sizes[Quantity(name)][start:stop])
+        state_sizes = self._largest(states, self.sizes[Quantity(name)][start:stop])
         if _never_negative(factor, self.cell):
             torch.amax(growth, -1, out=self.sizes[factor][start:stop])
         else:
             self._largest(growth, self.sizes[factor][start:stop])
         previous = self.sizes[Previous(name)][start:stop]
-        previous.copy_(shifted(own, before.abs().amax(-1), self.reverse))
+        previous.copy_(shifted(state_sizes, before.abs().amax(-1), self.reverse))
 
     def _carry(self, name: str, states: Tensor, growth: Tensor, start: int, stop: int) -> None:
         """The loop over time that remains; ``states`` holds the addends and becomes the states."""
@@ -349,15 +350,15 @@ class Direction:
         if states.device.type == "cpu":
             # the same numbers, and a third of the overhead of a call
             rows, multiply, add = [t.numpy() for t in rows], np.multiply, np.add
-        every, factors, before, scratch = rows
+        addend_steps, factors, before, scratch = rows
         # read from its end, a shorter sequence waits in its initial state until its own begins
         waiting = None
         if self.valid is not None and self.reverse:
             waiting = ~self.valid[start:stop].cpu().numpy()
             first = before.copy() if states.device.type == "cpu" else before.clone()
-        pairs = zip(every, factors, strict=True)
+        pairs = zip(addend_steps, factors, strict=True)
         if self.reverse:
-            pairs = zip(reversed(list(every)), reversed(list(factors)), strict=True)
+            pairs = zip(reversed(list(addend_steps)), reversed(list(factors)), strict=True)
         with np.errstate(all="ignore"):  # inf and NaN are data
             for t, (state, factor) in enumerate(pairs, 1):
                 multiply(factor, before, out=scratch)
@@ -383,25 +384,25 @@ class Direction:
         worst. ``replayed`` is as in ``judged``.
         """
         ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
-        off_ends = {name: deviations(*sides).amax(-1) for name, sides in ends.items()}
+        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
         copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
         ends_at = self.last_steps
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
-            found = [self._proof("h", Compared.of(self.off, allowed["h"]))]
+            of_states = [self._proof("h", Compared.of(self.off, allowed["h"]))]
             for name, off in off_ends.items():
                 limit = allowed[name][ends_at]
                 if name == "h" and copied:
                     limit = torch.zeros_like(limit)
-                found.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
-            return found + [
+                of_states.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
+            return of_states + [
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
 
         errors = Errors(self.weights, self.rounding)
-        found = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
-        if all(proof.ratio <= 1 for proof in found):
-            return found
+        usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
+        if all(proof.ratio <= 1 for proof in usual):
+            return usual
         judged = judge()
         return self._at_worst(final, judged) + proofs(
             # both sides round
@@ -429,12 +430,11 @@ class Direction:
     def _at_worst(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
         """The layer's own numbers against those of float64, unit by unit."""
         h = self.store["h"][1:-1].to("cpu", torch.float64)
-        found = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
+        proofs = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
         for name, ball in judged.final.items():
-            own = final[name].to("cpu", torch.float64)
-            compared = Compared.by_units(own, ball, self.off)
-            found.append(self._proof(name, compared, self.last_steps[0]))
-        return found
+            compared = Compared.by_units(final[name].to("cpu", torch.float64), ball, self.off)
+            proofs.append(self._proof(name, compared, self.last_steps[0]))
+        return proofs
 
     def _ends(self, name: str) -> Tensor:
         """The state after each sequence's last step, (batch, unit)."""
@@ -452,13 +452,13 @@ class Direction:
         dtype = weights.ih.dtype
         carried = {n: self.call.initial[n][self.at].to(dtype) for n in states}
         for t in running_order(steps, self.reverse):
-            found = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
+            after = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
             for name in states:
-                own = self.store[name][t + 1].to(self.work)
-                off[name][t] = deviations(found[name].to(self.work), own).amax(-1)
-            found["h"] = self.store["h"][t + 1].to(dtype)
+                layer_state = self.store[name][t + 1].to(self.work)
+                off[name][t] = absolute_difference(after[name].to(self.work), layer_state).amax(-1)
+            after["h"] = self.store["h"][t + 1].to(dtype)
             inside = None if self.valid is None else self.valid[t]
-            carried = {n: keep_on_padding(found[n], carried[n], inside) for n in states}
+            carried = {n: keep_on_padding(after[n], carried[n], inside) for n in states}
         return off
 
     @cached_property
@@ -524,9 +524,3 @@ def _plain(leaves: tuple[Weighted, ...]) -> bool:
             return True
         case _:
             return False
-
-
-def deviations(found: Tensor, own: Tensor) -> Tensor:
-    """|found - own|, 0 where both are NaN or the same infinity, inf where one only is NaN."""
-    same = (found == own) | (found.isnan() & own.isnan())
-    return torch.where(same, 0.0, (found - own).abs()).nan_to_num(nan=torch.inf)

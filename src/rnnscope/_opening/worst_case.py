@@ -148,11 +148,11 @@ class WorstCase:
 
     def _carry_h(self, t: int) -> Tensor:
         """How far the layer's own h may lie from that of the run, (batch, unit)."""
-        own = self.hidden[t].to("cpu", torch.float64)
-        value, error = (each[0] for each in self.balls[Quantity("h")])
-        apart = error + (value - own).abs()
+        run_h = self.hidden[t].to("cpu", torch.float64)
+        value, error = (tensor[0] for tensor in self.balls[Quantity("h")])
+        apart = error + (value - run_h).abs()
         apart = torch.where(apart.isnan(), torch.inf, apart)
-        return self._advance("h", 0, (own, apart))[1]
+        return self._advance("h", 0, (run_h, apart))[1]
 
     def _advance(self, name: str, k: int, after: Ball) -> Ball:
         """The state after step k of the chunk; on padding it stays what it was."""

@@ -30,27 +30,27 @@ def step_labels(labels: Any, lengths: Sequence[int]) -> Labels:
     try:
         if isinstance(labels, Mapping):
             raise TypeError
-        every = list(labels)
+        entries = list(labels)
     except (TypeError, RuntimeError):  # the latter of a tensor that cannot be iterated
         raise ShapeError(
             f"labels must be a list of texts, one a step; got {type(labels).__name__}"
         ) from None
-    own = bool(every) and all(_is_list(each) for each in every)
-    if not own:
+    per_sequence = bool(entries) and all(_is_list(entry) for entry in entries)
+    if not per_sequence:
         longest = max(lengths, default=0)
-        _fit(len(every), longest, "labels")
-        return tuple(tuple(map(_text, every[:length])) for length in lengths)
-    if len(every) != len(lengths):
+        _fit(len(entries), longest, "labels")
+        return tuple(tuple(map(_text, entries[:length])) for length in lengths)
+    if len(entries) != len(lengths):
         raise ShapeError(
-            f"labels hold {len(every)} lists, and the batch {len(lengths)} sequences; give one "
+            f"labels hold {len(entries)} lists, and the batch {len(lengths)} sequences; give one "
             f"list for each, or a single list for all"
         )
-    found = []
-    for row, (each, length) in enumerate(zip(every, lengths, strict=True)):
-        texts = list(each)
+    texts_by_row = []
+    for row, (entry, length) in enumerate(zip(entries, lengths, strict=True)):
+        texts = list(entry)
         _fit(len(texts), length, f"labels of sequence {row}")
-        found.append(tuple(map(_text, texts)))
-    return tuple(found)
+        texts_by_row.append(tuple(map(_text, texts)))
+    return tuple(texts_by_row)
 
 
 def _is_list(value: Any) -> bool:
@@ -63,9 +63,9 @@ def _text(value: Any) -> str:
     return str(value.item() if hasattr(value, "item") else value)
 
 
-def _fit(count: int, steps: int, what: str) -> None:
+def _fit(count: int, steps: int, name: str) -> None:
     if count != steps:
         raise ShapeError(
-            f"{what} must be {steps}, one a step; got {count}. "
+            f"{name} must be {steps}, one a step; got {count}. "
             f"{'Leave out the last ones.' if count > steps else 'Fill up with empty texts.'}"
         )

@@ -17,11 +17,11 @@ def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
     if record == "all":
         return frozenset(quantity_names(cell))
     names = frozenset([record] if isinstance(record, str) else record)
-    known = quantity_names(cell)
-    unknown = sorted(map(str, names.difference(known)))
+    recordable = quantity_names(cell)
+    unknown = sorted(map(str, names.difference(recordable)))
     if unknown:
         raise AddressError(
-            f'record must be "gates", "all" or names of {cell.name}: {", ".join(known)}; '
+            f'record must be "gates", "all" or names of {cell.name}: {", ".join(recordable)}; '
             f"got {', '.join(unknown)}"
         )
     return names.union(cell.states)
@@ -29,20 +29,20 @@ def recorded_names(cell: Cell, record: str | Iterable[str]) -> frozenset[str]:
 
 def absent_names(cell: Cell, recorded: Container[str]) -> dict[str, str]:
     """Names that a person may try, and what to write instead."""
-    found = {
+    hints = {
         name: f'{name} is not recorded here; trace(..., record="all") or record=[..., "{name}"]'
         for name in quantity_names(cell)
         if name not in recorded
     }
     for state in cell.states:
-        found[f"{state}_n"] = (
+        hints[f"{state}_n"] = (
             f"{state}_n is no quantity of every step: write tr.{state}_n for what the layer "
             f'returned, or tr.sel("{state}", time="last")'
         )
-        found[f"{state}_0"] = f"{state}_0 is no quantity of every step: write tr.{state}_0"
-        found[f"{state}_prev"] = (
+        hints[f"{state}_0"] = f"{state}_0 is no quantity of every step: write tr.{state}_0"
+        hints[f"{state}_prev"] = (
             f"{state} of the step before is {state} at time - 1; "
             f'tr.before("{state}", layer, direction) gives it for all steps'
         )
-    found["output"] = 'output is what the layer returned: write tr.output, or tr["h"]'
-    return found
+    hints["output"] = 'output is what the layer returned: write tr.output, or tr["h"]'
+    return hints

@@ -149,8 +149,8 @@ class Record(Mapping[str, Tensor]):
 
         The last is ``unit``, or ``projected`` where a projection gives h its own size.
         """
-        found = {name: (*AXES[:4], self._unit_names.get(name, "unit")) for name in self._values}
-        return found | {"x": ("layer", "batch", "time", "feature")}
+        by_name = {name: (*AXES[:4], self._unit_names.get(name, "unit")) for name in self._values}
+        return by_name | {"x": ("layer", "batch", "time", "feature")}
 
     @property
     def valid(self) -> Tensor:
@@ -206,7 +206,7 @@ class Record(Mapping[str, Tensor]):
         """
         at = {"layer": layer, "direction": direction, "batch": batch, "time": time, "unit": unit}
         if name is None:
-            return {each: self._select(each, at) for each in self._values}
+            return {quantity: self._select(quantity, at) for quantity in self._values}
         return self._select(name, at)
 
     def _select(self, name: str, at: Mapping[str, Any]) -> Tensor:
@@ -248,9 +248,9 @@ class Record(Mapping[str, Tensor]):
 
     def layer_input(self, layer: int) -> Tensor:
         """A layer's input (batch, time, feature)."""
-        given = self._inputs[layer]
-        if given is not None:
-            return given
+        layer_x = self._inputs[layer]
+        if layer_x is not None:
+            return layer_x
         below = self._values["h"][layer - 1]
         return below[0] if len(below) == 1 else torch.cat(tuple(below), dim=-1)
 
@@ -368,22 +368,22 @@ class Record(Mapping[str, Tensor]):
         return {}
 
 
-def _not_copied(held: Any, visited: set[int]) -> Iterator[Tensor]:
+def _not_copied(container: Any, visited: set[int]) -> Iterator[Tensor]:
     """The tensors inside that deepcopy refuses: parts of a graph, and classes of somebody's own."""
-    if id(held) in visited:
+    if id(container) in visited:
         return
-    visited.add(id(held))
-    if isinstance(held, Tensor):
-        if not held.is_leaf or plain(held) is not held:
-            yield held
+    visited.add(id(container))
+    if isinstance(container, Tensor):
+        if not container.is_leaf or plain(container) is not container:
+            yield container
         return
     inside: Iterable[Any] = ()
-    if isinstance(held, Mapping) and not isinstance(held, Record):
-        inside = held.values()
-    elif isinstance(held, tuple | list):
-        inside = held
-    elif type(held).__module__.partition(".")[0] == __name__.partition(".")[0]:
-        inside = getattr(held, "__dict__", {}).values()
+    if isinstance(container, Mapping) and not isinstance(container, Record):
+        inside = container.values()
+    elif isinstance(container, tuple | list):
+        inside = container
+    elif type(container).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        inside = getattr(container, "__dict__", {}).values()
     for part in inside:
         yield from _not_copied(part, visited)
 

@@ -88,7 +88,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     facts = {
         "format": FORMAT,
         "structure": structure,
-        "given": call.given,
+        "given": call.has_initial,
         "batched": call.batched,
         "products": None if opened.products is None else str(opened.products),
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
@@ -163,7 +163,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged: its description is no JSON ({error})") from error
     try:
-        return _Parts(_fact({"it": facts}, "it", dict), tensors).contents()
+        return _FileParts(_fact({"it": facts}, "it", dict), tensors).contents()
     except (_UnfitError, DeclarationError, ShapeError) as error:
         raise FileError(f"{path} is damaged: its parts do not fit together: {error}") from error
 
@@ -204,7 +204,7 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _FileParts:
     """What a file holds, read part by part: each is there, of its kind and size."""
 
     facts: Mapping[str, Any]

@@ -19,8 +19,9 @@ from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
 from rnnscope._opening.modes import ensured, settled
 from rnnscope._opening.opening import Opened, batch_first, open_call
-from rnnscope._opening.part import Proof, deviations
+from rnnscope._opening.part import Proof
 from rnnscope._opening.proof import verify
+from rnnscope._record.difference import absolute_difference
 from rnnscope._record.names import recorded_names
 from rnnscope._record.record import Place
 from rnnscope._trace import file as tracefile
@@ -119,7 +120,8 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
         masks = batch_first(None if mask is None else plain(mask) != 0 for mask in ran.masks)
     off = {
-        name: deviations(plain(t), returned.final[name]).amax(-1) for name, t in ran.final.items()
+        name: absolute_difference(plain(t), returned.final[name]).amax(-1)
+        for name, t in ran.final.items()
     }
     proofs = {}
     for name, distances in off.items():
@@ -128,7 +130,7 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         largest = float(distances.max())
         ratio = 0.0 if largest == 0 else math.inf
         proofs[name] = Proof(largest, 0.0, ratio, name, place, False, distances.numel(), 0)
-    hidden_distances = deviations(plain(ran.hidden), returned.h).amax(-1)
+    hidden_distances = absolute_difference(plain(ran.hidden), returned.h).amax(-1)
     if (largest := float(hidden_distances.max())) > 0:
         t, batch = (int(k) for k in (hidden_distances == hidden_distances.max()).nonzero()[0])
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)

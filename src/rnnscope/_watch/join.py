@@ -17,6 +17,7 @@ from rnnscope._gradients.gradients import Gradients
 from rnnscope._layers.call import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
+from rnnscope._record.difference import same
 from rnnscope._trace.verbs import Trace
 from rnnscope.errors import RefusedError
 
@@ -80,7 +81,7 @@ def same_numbers(a: Tensor, b: Tensor) -> bool:
     """Equal in shape, type and every number; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
         return False
-    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+    return torch.equal(a, b) or bool(same(a, b).all())
 
 
 def begin(before: Handover | None, module: nn.Module, trace: Trace, initial: Any) -> Beginning:
@@ -90,7 +91,7 @@ def begin(before: Handover | None, module: nn.Module, trace: Trace, initial: Any
     lies in a storage that the call before returned, unchanged since (by version), and holds the
     numbers of its last state; anything else starts anew, and the reason is told.
     """
-    if not trace.call.given:
+    if not trace.call.has_initial:
         return Beginning("no initial state was given")
     if before is None:
         return Beginning("no call of it was recorded just before")

@@ -49,23 +49,23 @@ class Expr:
 
     __slots__ = ()
 
-    def __add__(self, other: Expr | float) -> Expr:
-        return Sum(self, as_expr(other))
+    def __add__(self, operand: Expr | float) -> Expr:
+        return Sum(self, as_expr(operand))
 
-    def __radd__(self, other: float) -> Expr:
-        return Sum(as_expr(other), self)
+    def __radd__(self, operand: float) -> Expr:
+        return Sum(as_expr(operand), self)
 
-    def __sub__(self, other: Expr | float) -> Expr:
-        return Sum(self, as_expr(other), negative=True)
+    def __sub__(self, operand: Expr | float) -> Expr:
+        return Sum(self, as_expr(operand), negative=True)
 
-    def __rsub__(self, other: float) -> Expr:
-        return Sum(as_expr(other), self, negative=True)
+    def __rsub__(self, operand: float) -> Expr:
+        return Sum(as_expr(operand), self, negative=True)
 
-    def __mul__(self, other: Expr | float) -> Expr:
-        return Product(self, as_expr(other))
+    def __mul__(self, operand: Expr | float) -> Expr:
+        return Product(self, as_expr(operand))
 
-    def __rmul__(self, other: float) -> Expr:
-        return Product(as_expr(other), self)
+    def __rmul__(self, operand: float) -> Expr:
+        return Product(as_expr(operand), self)
 
     def map(self, change: Callable[[Expr], Expr | None]) -> Expr:
         """The same with every node replaced for which ``change`` gives an expression.
@@ -113,7 +113,7 @@ class Previous(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Vector(Expr):
-    """A parameter with one number a unit, such as a peephole's weight."""
+    """A parameter with one number per unit, such as a peephole's weight."""
 
     name: str
 
@@ -151,14 +151,14 @@ class Sum(Expr):
     left: Expr
     right: Expr
     negative: bool = False
-    every: tuple[tuple[bool, Expr], ...] = field(init=False, repr=False, compare=False)
+    summands: tuple[tuple[bool, Expr], ...] = field(init=False, repr=False, compare=False)
     added: tuple[Weighted, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        every = tuple(terms(self))
-        added = (e for negative, e in every if isinstance(e, Weighted) and not negative)
-        object.__setattr__(self, "every", every)  # the summands; of these, the affine parts
-        object.__setattr__(self, "added", tuple(added))
+        summands = tuple(terms(self))
+        added = (e for negative, e in summands if isinstance(e, Weighted) and not negative)
+        object.__setattr__(self, "summands", summands)
+        object.__setattr__(self, "added", tuple(added))  # the affine parts of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,20 +173,20 @@ class Product(Expr):
 class Apply(Expr):
     """function(argument), elementwise; the function is named as ``function_named`` knows it.
 
-    ``given`` is a function of one's own, which no name would find.
+    ``custom`` is a function of one's own, which no name would find.
     """
 
     name: str
     argument: Expr
-    given: Function | None = None
+    custom: Function | None = None
     function: Function = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "function", self.given or function_named(self.name))
+        object.__setattr__(self, "function", self.custom or function_named(self.name))
 
     def __reduce__(self) -> tuple[type[Apply], tuple[object, ...]]:
         # by the name alone: what the function is made of does not pickle
-        return Apply, (self.name, self.argument, self.given)
+        return Apply, (self.name, self.argument, self.custom)
 
 
 def as_expr(value: Expr | float) -> Expr:
@@ -271,7 +271,7 @@ def asked_together(expr: Expr) -> Iterator[tuple[Weighted, ...]]:
         case Sum():
             if expr.added:
                 yield expr.added
-            for negative, term in expr.every:
+            for negative, term in expr.summands:
                 if negative or not isinstance(term, Weighted):
                     yield from asked_together(term)
         case Product(left, right):
@@ -330,15 +330,15 @@ def evaluate(expr: Expr, env: Environment, out: Tensor | None = None) -> Tensor:
 
 
 def _evaluate_sum(expr: Sum, env: Environment, out: Tensor | None) -> Tensor:
-    every = expr.every
-    rest: Sequence[tuple[bool, Expr]]
+    summands = expr.summands
+    addends: Sequence[tuple[bool, Expr]]
     if expr.added:
         # the matrix products of a sum are one
         total = env.products(expr.added, out)
-        rest = [pair for pair in every if pair[0] or not isinstance(pair[1], Weighted)]
-    elif isinstance(every[0][1], Number):
+        addends = [pair for pair in summands if pair[0] or not isinstance(pair[1], Weighted)]
+    elif isinstance(summands[0][1], Number):
         # 1 - z: begin with the tensor, and add the number to it
-        (_, number), (negative, second), *rest = every
+        (_, number), (negative, second), *addends = summands
         total = evaluate(second, env, out)
         assert isinstance(number, Number), "it was found to be one"
         if negative:
@@ -346,9 +346,9 @@ def _evaluate_sum(expr: Sum, env: Environment, out: Tensor | None) -> Tensor:
         else:
             total = total + number.value if out is None else total.add_(number.value)
     else:
-        (_, first), *rest = every
+        (_, first), *addends = summands
         total = evaluate(first, env, out)
-    for negative, term in rest:
+    for negative, term in addends:
         total = _add(total, -1 if negative else 1, term, env, in_place=out is not None)
     return total
 

@@ -84,8 +84,8 @@ def apply(function: str | Function, argument: Expr) -> Expr:
     Raises ``DeclarationError`` for an unknown name, and tells all that there are.
     """
     if isinstance(function, Function):
-        known = function.name in FUNCTIONS and FUNCTIONS[function.name] is function
-        return Apply(function.name, argument, None if known else function)
+        has_name = function.name in FUNCTIONS and FUNCTIONS[function.name] is function
+        return Apply(function.name, argument, None if has_name else function)
     return Apply(function, argument)
 
 
@@ -115,7 +115,7 @@ def previous(name: str) -> Expr:
 
 
 def vector(name: str) -> Expr:
-    """A parameter with one number a unit, such as a peephole's weights."""
+    """A parameter with one number per unit, such as a peephole's weights."""
     return Vector(name)
 
 
@@ -180,15 +180,15 @@ class Cell:
                     f"cell {self.name}: {name!r} cannot name a quantity; write a word of letters, "
                     f"digits and _, other than x, which is the layer's input"
                 )
-        known: set[str] = set()
+        above: set[str] = set()
         for name, equation in self.equations.items():
-            self._check(name, equation, known)
-            known.add(name)
+            self._check(name, equation, above)
+            above.add(name)
 
-    def _check(self, name: str, equation: Expr, known: set[str]) -> None:
+    def _check(self, name: str, equation: Expr, above: set[str]) -> None:
         for leaf in leaves(equation):
             match leaf:
-                case Quantity(used) if used not in known:
+                case Quantity(used) if used not in above:
                     raise DeclarationError(
                         f"cell {self.name}: the equation of {name} uses {used}, which is not "
                         f"computed before it; move the equation of {used} up, or write "
@@ -290,7 +290,7 @@ class Cell:
 
     @cached_property
     def vectors(self) -> tuple[str, ...]:
-        """Names of the parameters with one number a unit."""
+        """Names of the parameters with one number per unit."""
         names = (
             leaf.name
             for equation in self.equations.values()
@@ -324,9 +324,9 @@ class Cell:
             case Quantity(name):
                 return above[name]
             case Product(left, right):
-                one, other = self._range(left, above), self._range(right, above)
-                if one is not None and other is not None:
-                    corners = [a * b for a in one for b in other]
+                first, second = self._range(left, above), self._range(right, above)
+                if first is not None and second is not None:
+                    corners = [a * b for a in first for b in second]
                     return min(corners), max(corners)
         return None
 
@@ -342,20 +342,20 @@ class Cell:
     @cached_property
     def affine(self) -> tuple[Affine, ...]:
         """What x and h say to each gate, and how the equations ask for it."""
-        every = tuple(self.equations.values())
-        groups = [group for equation in every for group in asked_together(equation)]
-        used = {leaf for equation in every for leaf in leaves(equation)}
-        found = []
+        expressions = tuple(self.equations.values())
+        groups = [group for equation in expressions for group in asked_together(equation)]
+        used = {leaf for equation in expressions for leaf in leaves(equation)}
+        by_gate = []
         for gate in self.gates:
             x, h = FromX(gate), FromH(gate)
-            mine = [
+            gate_groups = [
                 g for g in groups if any(not isinstance(e, Project) and e.gate == gate for e in g)
             ]
-            summed = bool(mine) and all(group == (x, h) for group in mine)
-            found.append(
+            summed = bool(gate_groups) and all(group == (x, h) for group in gate_groups)
+            by_gate.append(
                 Affine(gate, x if x in used else None, h if h in used else None, (x, h), summed)
             )
-        return tuple(found)
+        return tuple(by_gate)
 
 
 @dataclass(frozen=True)
@@ -368,10 +368,6 @@ class Affine:
     h: FromH | None
     both: tuple[FromX, FromH]
     summed: bool
-
-
-def _of_gate(leaf: Expr, gate: str) -> bool:
-    return isinstance(leaf, FromX | FromH) and leaf.gate == gate
 
 
 def _declared(name: str) -> Cell:
@@ -582,10 +578,12 @@ def as_declared(cell: Cell) -> Cell:
     >>> as_declared(mine) is RNN_TANH
     True
     """
-    own = _meaning(cell)
-    return next((each for each in DECLARED.values() if _meaning(each) == own), cell)
+    meaning = _meaning(cell)
+    return next(
+        (candidate for candidate in DECLARED.values() if _meaning(candidate) == meaning), cell
+    )
 
 
 @cache
 def _meaning(cell: Cell) -> tuple[tuple[str, ...], dict[str, Expr]]:
-    return tuple(cell.gates), {name: ordered(each) for name, each in cell.equations.items()}
+    return tuple(cell.gates), {name: ordered(equation) for name, equation in cell.equations.items()}

@@ -350,8 +350,11 @@ def function_named(name: str) -> Function:
     match = _WITH_PARAMETERS.fullmatch(name)
     family = FAMILIES.get(match[1] if match else name)
     if family is None:
-        every = [*FUNCTIONS, *(f"{each}({_parameters(of)})" for each, of in FAMILIES.items())]
-        raise DeclarationError(f"unknown function {name!r}; equations may use {', '.join(every)}")
+        names = [
+            *FUNCTIONS,
+            *(f"{family_name}({_parameters(of)})" for family_name, of in FAMILIES.items()),
+        ]
+        raise DeclarationError(f"unknown function {name!r}; equations may use {', '.join(names)}")
     expected = _parameters(family)
     values = []
     for word in match[2].split(",") if match else []:

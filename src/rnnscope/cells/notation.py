@@ -28,7 +28,7 @@ from rnnscope.cells.functions import Function, function_named
 
 __all__ = [
     "Act",
-    "Call",
+    "FunctionCall",
     "Code",
     "Digits",
     "Notation",
@@ -91,17 +91,17 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A function of an argument; ``given`` is one that its name would not find."""
+class FunctionCall:
+    """A function of an argument; ``custom`` is one that its name would not find."""
 
     name: str
     argument: Shape
-    given: Function | None = None
+    custom: Function | None = None
 
     @property
     def function(self) -> Function:
         """The function with all that is known of it."""
-        return self.given or function_named(self.name)
+        return self.custom or function_named(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Noted:
     word: str
 
 
-Shape = Symbol | Digits | Code | Total | Times | Act | Call | Noted
+Shape = Symbol | Digits | Code | Total | Times | Act | FunctionCall | Noted
 """What is seen of an equation."""
 
 
@@ -193,8 +193,8 @@ class Notation:
             case FromX() | FromH() | Project():
                 product, bias = self.product(expr), self.bias_of(expr)
                 return product if bias is None else Total(((False, product), (False, bias)))
-            case Apply(name, argument, given):
-                return Call(name, self.shape(argument), given)
+            case Apply(name, argument, custom):
+                return FunctionCall(name, self.shape(argument), custom)
             case Product(left, right):
                 plain = isinstance(left, Number) or isinstance(right, Number)
                 times = not (self.element or plain)
@@ -204,14 +204,14 @@ class Notation:
         raise TypeError(f"not an equation: {expr!r}")
 
     def _summands(self, expr: Expr) -> list[tuple[bool, Shape]]:
-        found: list[tuple[bool, Shape]] = []
+        shapes: list[tuple[bool, Shape]] = []
         for negative, term in summands(expr):
             shape = self.shape(term)
             if isinstance(shape, Total) and not negative:
-                found += shape.terms  # W x + b beside others
+                shapes += shape.terms  # W x + b beside others
             else:
-                found.append((negative, shape))
-        return found
+                shapes.append((negative, shape))
+        return shapes
 
     def equation(self, name: str, expr: Expr) -> tuple[Symbol, Shape]:
         """Left and right side of a quantity's equation."""
@@ -255,7 +255,7 @@ class _Form:
                 return self.code(text)
             case Noted(inner, word):
                 return self.note(self.write(inner), word)
-            case Call(_, argument):
+            case FunctionCall(_, argument):
                 return self.call(shape.function, self.write(argument))
             case Act(matrix, vector):
                 return self.join(self.write(matrix), self._factor(vector))

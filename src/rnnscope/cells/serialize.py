@@ -51,8 +51,8 @@ def data_of(cell: Cell) -> str | dict[str, Any]:
 
     Raises ``DeclarationError`` where it uses a function of one's own, which is no data.
     """
-    for name, each in DECLARED.items():
-        if each is cell:
+    for name, candidate in DECLARED.items():
+        if candidate is cell:
             return name
     return {
         "name": cell.name,
@@ -94,7 +94,7 @@ def encoded(expr: Expr) -> tuple[Any, ...]:
 def _data(expr: Expr) -> Any:
     if isinstance(expr, Number):
         return expr.value
-    if isinstance(expr, Apply) and expr.given is not None:
+    if isinstance(expr, Apply) and expr.custom is not None:
         raise DeclarationError(
             f"{expr.name!r} is a function of one's own: a program, which no file of data holds"
         )
@@ -121,11 +121,11 @@ def cell_of(data: Any) -> Cell:
             "source": str(source),
             "departures": str(departures),
         }:
-            if not all(isinstance(each, str) for each in (*gates, *equations, *words.values())):
+            if not all(isinstance(text, str) for text in (*gates, *equations, *words.values())):
                 raise DeclarationError("a cell's gates, quantities and words are texts")
-            known = {str(key): _expr(value) for key, value in equations.items()}
+            expressions = {str(key): _expr(value) for key, value in equations.items()}
             said = {str(key): str(word) for key, word in words.items()}
-            return Cell(name, tuple(gates), known, said, source, departures)
+            return Cell(name, tuple(gates), expressions, said, source, departures)
     raise DeclarationError(f"no declaration of a cell: {str(data)[:80]}")
 
 

@@ -33,7 +33,7 @@ def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs
                 f"{name} holds NaN or infinite numbers, with which nothing can be compared; "
                 f"expected finite numbers. Leave these rows out."
             )
-    found = Inputs(call.x.double(), doubled(call.initial), call.given, call.lengths)
+    found = Inputs(call.x.double(), doubled(call.initial), call.has_initial, call.lengths)
     if lengths is None:
         return found
     # x keeps what stands on the padding: one who ignores the lengths reads it

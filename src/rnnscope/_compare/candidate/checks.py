@@ -19,6 +19,7 @@ from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
+from rnnscope._record.difference import absolute_difference
 
 __all__ = [
     "Checks",
@@ -110,7 +111,11 @@ class _CheckRun:
                 f"not compared: outputs of shapes {tuple(output.shape)} and {tuple(expected.shape)}"
             )
             return None
-        apart = _apart(output, expected).amax(-1) if output.numel() else output.new_zeros(0, 0)
+        apart = (
+            absolute_difference(output, expected).amax(-1)
+            if output.numel()
+            else output.new_zeros(0, 0)
+        )
         beyond = apart > allowed[:, None]
         if not bool(beyond.any()):
             return None
@@ -123,13 +128,6 @@ class _Place:
     largest: float
     time: int
     batch: int
-
-
-def _apart(a: Tensor, b: Tensor) -> Tensor:
-    """|a − b|; NaN on both sides and equal infinities are no difference, NaN on one is inf."""
-    apart = (a - b).abs()
-    same = (a == b) | (a.isnan() & b.isnan())
-    return torch.where(same, 0.0, apart.nan_to_num(torch.inf, posinf=torch.inf))
 
 
 def run_checks(
@@ -247,7 +245,7 @@ def _sensitivity(run: _CheckRun) -> Tensor:
     )
     if moved is None or moved.shape != run.first.shape:
         return run.allowed.new_zeros(run.allowed.shape)
-    return _apart(moved, run.first).amax((-1, -2)).nan_to_num(torch.inf, posinf=torch.inf)
+    return absolute_difference(moved, run.first).amax((-1, -2))
 
 
 def _rows(inputs: Inputs, row: int) -> Inputs:
@@ -422,7 +420,7 @@ def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDif
         if other.is_meta or parameter.is_meta or not other.is_floating_point():
             continue
         right = parameter.detach().cpu()
-        apart = _apart(other.double(), right.to(other.dtype).double())
+        apart = absolute_difference(other.double(), right.to(other.dtype).double())
         largest = float(apart.max()) if apart.numel() else 0.0
         rounded = next((short(low) for low in LOWER if _is_rounded(other, right, low)), "")
         count = apart.numel()

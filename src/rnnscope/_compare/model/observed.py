@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.sequences import valid_steps
+from rnnscope._record.difference import absolute_difference
 
 __all__ = [
     "MISSING",
@@ -174,6 +175,4 @@ def predicted(outcome: Outcome) -> dict[str, Tensor]:
 def distance(values: Tensor, seen: Tensor) -> Tensor:
     """Absolute differences; equal infinities do not differ, nor do two that are no numbers; what
     is no number on one side only is far."""
-    same = (values == seen) | (values.isnan() & seen.isnan())
-    away = torch.where(same, 0.0, (values - seen).abs())
-    return away.nan_to_num(MISSING, posinf=MISSING).clamp_max(MISSING)
+    return absolute_difference(values, seen).clamp_max(MISSING)
