@@ -36,6 +36,7 @@ _DATASPACE, _LINK_INFO, _DATATYPE, _OLD_FILL, _FILL = 1, 2, 3, 4, 5
 _LINK, _OUTSIDE, _LAYOUT = 6, 7, 8
 _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS, _ATTRIBUTE_INFO = 11, 12, 16, 17, 21
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+_NUMBERS = 256  # of an attribute; what layers say of themselves is text
 _WORDS = 2**16  # of a checksum at a time
 _ELSEWHERE = -1  # an address for what lies in another file
 _HARD, _SOFT = 0, 1  # kinds of links
@@ -380,18 +381,18 @@ class _File:
         return name, self.value(at, kind, shape)
 
     def value(self, at: int, kind: _Type, shape: tuple[int, ...]) -> Any:
-        """Numbers as a list or one; text as str; None for what is neither."""
+        """Numbers as a list or one; text as str; None for what is neither, or a long list."""
         count = math.prod(shape)
+        if not (kind.text or kind.dtype) or (kind.dtype and count > _NUMBERS):
+            return None
         self.spend(at, count if kind.size else 0)
         if kind.pointer:
             found: Any = [self.pointed(at + k * kind.size) for k in range(count)]
         elif kind.text:
             parts = (self.window.take(at + k * kind.size, kind.size) for k in range(count))
             found = [part.rstrip(b"\0 ").decode(errors="replace") for part in parts]
-        elif kind.dtype is not None:
-            found = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
         else:
-            return None
+            found = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
         return found if shape else found[0]
 
     def pointed(self, at: int) -> str:

@@ -71,8 +71,9 @@ def layers_of_keras(raw: Raw, wanted: Wanted) -> list[Found]:
             layers.setdefault(layer, {})[direction + match["part"]] = held
     raw.allowance.check_layers(len(layers))
     configs = _configs(raw.config)
+    ordered = _ordered(configs)
     return [
-        _layer(raw, name, arrays, configs.get(name) or _by_order(name, configs), wanted)
+        _layer(raw, name, arrays, configs.get(name) or _by_order(name, ordered), wanted)
         for name, arrays in layers.items()
         if any(part.endswith("recurrent_kernel") for part in arrays)
     ]
@@ -105,18 +106,22 @@ def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     return (str(kind), facts) if kind in _CLASSES else None
 
 
-def _by_order(name: str, configs: Mapping[str, _Config]) -> _Config | None:
+def _ordered(configs: Mapping[str, _Config]) -> dict[str, list[_Config]]:
+    """The configurations by the name that Keras 3 first gave to the weights of such layers."""
+    kinds = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
+    found: dict[str, list[_Config]] = {}
+    for each in configs.values():
+        kind = "bidirectional" if each.wrapped else kinds.get(each.kind, "")
+        found.setdefault(kind, []).append(each)
+    return found
+
+
+def _by_order(name: str, ordered: Mapping[str, list[_Config]]) -> _Config | None:
     """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
     match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
     if match is None:
         return None
-    kinds = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "SimpleRNN"}
-    same = [
-        each
-        for each in configs.values()
-        if (each.wrapped if match[1] == "bidirectional" else each.kind == kinds.get(match[1]))
-        and each.wrapped == (match[1] == "bidirectional")
-    ]
+    same = ordered.get(match[1], [])
     place = int(match[2] or 0)
     return same[place] if place < len(same) else None
 
