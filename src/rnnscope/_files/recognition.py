@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -428,16 +429,24 @@ def _pytorch_name(name: str) -> str:
     return f"{parameter}_l0{'_reverse' * name.startswith('reverse.')}"
 
 
-def _layout_names(layout: Layout, kind: str, group: _Group) -> set[str]:
-    num_layers_by_name = max(
+def _layout_names(layout: Layout, kind: str, group: _Group) -> frozenset[str]:
+    """A layout's names of the arrays of a stack with as many layers as the group's numbers say."""
+    most = max(
         (int(n) + 1 for name in group.arrays for n in re.findall(r"\d{1,3}", name)), default=1
     )
-    return {
-        name
-        for num_layers in {1, num_layers_by_name}
-        for two in (False, True)
-        for name in layout.names(kind, num_layers, two)
-    }
+    stacks = (1, most) if most <= len(group.arrays) else (1,)  # every layer has an array
+    if LAYOUTS.get(layout.name) is layout:
+        return frozenset[str]().union(*(_builtin_names(layout.name, kind, n) for n in stacks))
+    return frozenset[str]().union(*(_stack_names(layout, kind, n) for n in stacks))
+
+
+@cache
+def _builtin_names(layout: str, kind: str, num_layers: int) -> frozenset[str]:
+    return _stack_names(LAYOUTS[layout], kind, num_layers)
+
+
+def _stack_names(layout: Layout, kind: str, num_layers: int) -> frozenset[str]:
+    return frozenset(name for two in (False, True) for name in layout.names(kind, num_layers, two))
 
 
 def _place(path: Path, group: _Group) -> str:

@@ -35,6 +35,7 @@ _DATASPACE, _LINK_INFO, _DATATYPE, _OLD_FILL, _FILL = 1, 2, 3, 4, 5
 _LINK, _EXTERNAL_FILES, _LAYOUT = 6, 7, 8
 _FILTERS, _ATTRIBUTE, _CONTINUATION, _SYMBOLS, _ATTRIBUTE_INFO = 11, 12, 16, 17, 21
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+_NUMBERS = 256  # of an attribute; what layers say of themselves is text
 _WORDS = 2**16  # of a checksum at a time
 _EXTERNAL = -1  # an address for what lies in another file
 _HARD, _SOFT = 0, 1  # kinds of links
@@ -383,18 +384,18 @@ class _File:
         return name, self.value(at, kind, shape)
 
     def value(self, at: int, kind: _Type, shape: tuple[int, ...]) -> Any:
-        """An attribute: a number, a text, or a list of them; None where it is neither."""
+        """An attribute: a number, a text, or a list of them; None where it is neither, or long."""
         count = math.prod(shape)
+        if not (kind.text or kind.dtype) or (kind.dtype and count > _NUMBERS):
+            return None
         self.spend(at, count if kind.size else 0)
         if kind.pointer:
             values: Any = [self.heap_text(at + k * kind.size) for k in range(count)]
         elif kind.text:
             parts = (self.window.take(at + k * kind.size, kind.size) for k in range(count))
             values = [part.rstrip(b"\0 ").decode(errors="replace") for part in parts]
-        elif kind.dtype is not None:
-            values = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
         else:
-            return None
+            values = np.frombuffer(self.window.take(at, count * kind.size), kind.dtype).tolist()
         return values if shape else values[0]
 
     def heap_text(self, at: int) -> str:

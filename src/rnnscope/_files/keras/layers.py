@@ -70,8 +70,9 @@ def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLa
             layers.setdefault(layer, {})[direction + match["part"]] = array
     content.allowance.check_layers(len(layers))
     configs = _configs(content.config)
+    ordered = _ordered(configs)
     return [
-        _layer(content, name, arrays, configs.get(name) or _by_order(name, configs), request)
+        _layer(content, name, arrays, configs.get(name) or _by_order(name, ordered), request)
         for name, arrays in layers.items()
         if any(part.endswith("recurrent_kernel") for part in arrays)
     ]
@@ -104,18 +105,22 @@ def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     return (str(kind), facts) if kind in _CLASSES else None
 
 
-def _by_order(name: str, configs: Mapping[str, _Config]) -> _Config | None:
-    """The layer that ``gru_1`` means, the second GRU: so Keras 3 first named weights."""
+def _ordered(configs: Mapping[str, _Config]) -> dict[str, list[_Config]]:
+    """The configurations by the name that Keras 3 first gave to the weights of such layers."""
+    kinds = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
+    by_kind: dict[str, list[_Config]] = {}
+    for config in configs.values():
+        kind = "bidirectional" if config.wrapped else kinds.get(config.kind, "")
+        by_kind.setdefault(kind, []).append(config)
+    return by_kind
+
+
+def _by_order(name: str, ordered: Mapping[str, list[_Config]]) -> _Config | None:
+    """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
     match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
     if match is None:
         return None
-    kinds = {"lstm": "LSTM", "gru": "GRU", "simple_rnn": "SimpleRNN"}
-    same = [
-        config
-        for config in configs.values()
-        if (config.wrapped if match[1] == "bidirectional" else config.kind == kinds.get(match[1]))
-        and config.wrapped == (match[1] == "bidirectional")
-    ]
+    same = ordered.get(match[1], [])
     place = int(match[2] or 0)
     return same[place] if place < len(same) else None
 
