@@ -33,6 +33,7 @@ __all__ = ["read_npz", "read_safetensors", "read_torch"]
 _STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
 _FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads none
 _HEADER = 10_000  # characters, NumPy's own limit: a longer header may take minutes to parse
+_JSON = 30  # the header of .safetensors takes so many times its bytes, what it says of cells too
 _PARSED = 96  # a header takes so many times its characters while it is parsed
 
 
@@ -222,6 +223,9 @@ def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[An
 def read_safetensors(path: Path) -> Raw:
     """A .safetensors file; its arrays are read when they are asked for."""
     allowance = Allowance.of(path)
+    with path.open("rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    allowance.take(_JSON * min(length, allowance.size), "its header")
     arrays = {}
     with _safetensors(path):
         file: Any = safe_open(path, framework="pt")  # open as long as its arrays may be read
