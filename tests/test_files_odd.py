@@ -535,6 +535,16 @@ def test_a_layer_with_odd_arrays_beside_it(tmp_path: Path) -> None:
     assert_said_on_the_command_line(path)
 
 
+def test_links_that_name_each_other_come_to_an_end(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py writes the file")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["a"] = h5py.SoftLink("/a" * 500)
+        file["b"], file["c"] = h5py.SoftLink("/c"), h5py.SoftLink("/b")
+        file["w"] = np.zeros(100_000, "f4")
+    with pytest.raises(rs.FileError, match=r"m\.h5, byte \d+: damaged: its links name each other"):
+        read_hdf5(Window.of(tmp_path / "m.h5"))
+
+
 def test_a_layer_of_fill_values(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="h5py writes the file")
     path = tmp_path / "m.h5"

@@ -39,6 +39,7 @@ _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _NUMBERS = 256  # of an attribute; what layers say of themselves is text
 _WORDS = 2**16  # of a checksum at a time
 _ELSEWHERE = -1  # an address for what lies in another file
+_PARTS = 1024  # groups in the name that a link gives
 _HARD, _SOFT = 0, 1  # kinds of links
 
 
@@ -174,6 +175,8 @@ class _File:
         parts = [part for part in path.split("/") if part not in ("", ".")][::-1]
         while parts:
             self.spend(at)
+            if len(parts) > _PARTS:
+                raise self.window.fail(at, "its links name each other")
             target = self.object(path, at).links.get(parts.pop())
             if target is None or target == "":
                 return target if target is None else _ELSEWHERE
