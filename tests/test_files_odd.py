@@ -541,8 +541,7 @@ def test_links_that_name_each_other_come_to_an_end(tmp_path: Path) -> None:
         file["a"] = h5py.SoftLink("/a" * 500)
         file["b"], file["c"] = h5py.SoftLink("/c"), h5py.SoftLink("/b")
         file["w"] = np.zeros(100_000, "f4")
-    with pytest.raises(rs.FileError, match=r"m\.h5, byte \d+: damaged: its links name each other"):
-        read_hdf5(Window.of(tmp_path / "m.h5"))
+    assert list(read_hdf5(Window.of(tmp_path / "m.h5")).arrays) == ["w"]
 
 
 def test_a_layer_of_fill_values(tmp_path: Path) -> None:
