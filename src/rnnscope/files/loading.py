@@ -86,7 +86,8 @@ def load(
 
     Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
     takes more memory than that, or holds no recurrent layer; ``RefusedError`` where no module can
-    hold a layer; ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
+    hold a layer; ``AddressError`` where there is no ``layer`` of that name. Nothing in a file
+    is run.
     """
     wanted = Wanted(cell, nonlinearity, batch_first, dropout)
     built = built_of(Path(path), wanted, layout, names, layer)
