@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
-ENDINGS = (".pt", "old.pt", ".safetensors", ".npz", "packed.npz", ".h5", ".keras", ".onnx")
+ENDINGS = (".pt", "old.pt", "packed.pt", ".safetensors", ".npz", "packed.npz", ".h5", ".keras")
+ENDINGS += (".onnx",)
 SECONDS = 2.0
 ROOM = 2**28  # bytes beyond those that the worker has at its start
 HEADERS = (0, 1, 2, 4, 8, 64, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -45,6 +46,12 @@ def valid_files(folder: Path) -> list[Path]:
     for name in ("m.pt", "m.safetensors", "m.npz", "m.onnx"):
         save(layers, folder / name)
     torch.save(plain, folder / "mold.pt", _use_new_zipfile_serialization=False)
+    with (
+        zipfile.ZipFile(folder / "m.pt") as plain_file,
+        zipfile.ZipFile(folder / "mpacked.pt", "w", zipfile.ZIP_DEFLATED) as packed_file,
+    ):
+        for name in plain_file.namelist():
+            packed_file.writestr(name, plain_file.read(name))
     np.savez_compressed(folder / "mpacked.npz", **{k: v.numpy() for k, v in plain.items()})
     save(layers, folder / "m.h5", layout="keras")
     with h5py.File(folder / "m.h5", "a") as file:  # chunks and a configuration, too

@@ -534,6 +534,15 @@ def test_a_layer_with_odd_arrays_beside_it(tmp_path: Path) -> None:
     assert_said_on_the_command_line(path)
 
 
+def test_links_that_name_each_other_come_to_an_end(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="h5py writes the file")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["a"] = h5py.SoftLink("/a" * 500)
+        file["b"], file["c"] = h5py.SoftLink("/c"), h5py.SoftLink("/b")
+        file["w"] = np.zeros(100_000, "f4")
+    assert list(read_hdf5(Window.of(tmp_path / "m.h5")).arrays) == ["w"]
+
+
 def test_a_layer_of_fill_values(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="h5py writes the file")
     path = tmp_path / "m.h5"
@@ -744,17 +753,23 @@ def entries_npz(path: Path) -> None:
 
 
 def headers_npz(path: Path) -> None:
-    fields = ",".join(f"('f{k}','<f4')" for k in range(600))
+    fields = ",".join(f"('f{k}','<f4')" for k in range(480))
     text = f"{{'descr': [{fields}], 'fortran_order': False, 'shape': (0,), }}".encode()
     data = b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for k in range(300):
+        for k in range(400):
             archive.writestr(f"a{k}.npy", data)
 
 
 def layers_safetensors(path: Path) -> None:
     state = {name: torch.zeros(value.shape) for name, value in nn.RNN(1, 1).state_dict().items()}
     save_file({f"l{k}.{n}": v.clone() for k in range(6000) for n, v in state.items()}, path)
+
+
+def words_safetensors(path: Path) -> None:
+    words = {str(k): "" for k in range(1_500_000)}
+    header = json.dumps({"__metadata__": words}, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -776,6 +791,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         (same_names_onnx, "holds 20000 recurrent layers"),
         (entries_npz, "far more than the"),
         (headers_npz, "far more than the"),
+        (words_safetensors, "far more than the"),
         (layers_safetensors, "holds 6000 recurrent layers"),
     )
 }
@@ -823,7 +839,7 @@ def measured(*paths: Path) -> list[tuple[int, float, str]]:
 
 
 LONG = ("zeros_pt", "zeros_npz", "padded_pt", "lists_pt", "old_lists_pt", "dicts_pt")
-LONG += ("headers_npz", "layers_safetensors")
+LONG += ("words_safetensors", "headers_npz", "layers_safetensors")
 SHORT = tuple(name for name in HOSTILE if name not in LONG)
 
 

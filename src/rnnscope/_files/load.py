@@ -96,9 +96,13 @@ def load(
     >>> layers["encoder"], layers.assumed["encoder"]
     (LSTM(3, 5), ('batch_first=False',))
 
+    An array that a file holds under several names is one here, too. A file takes no more memory
+    than ten times its size and 256 MB, whatever it declares.
+
     Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
-    or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;
-    ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
+    takes more memory than that, or holds no recurrent layer; ``RefusedError`` where no module can
+    hold a layer; ``AddressError`` where there is no ``layer`` of that name. Nothing in a file
+    is run.
     """
     request = LoadRequest(cell, nonlinearity, batch_first, dropout)
     layers = build_layers(Path(path), request, layout, names, layer)

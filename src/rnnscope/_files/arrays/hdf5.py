@@ -38,6 +38,7 @@ _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _NUMBERS = 256  # of an attribute; what layers say of themselves is text
 _WORDS = 2**16  # of a checksum at a time
 _EXTERNAL = -1  # an address for what lies in another file
+_FOLLOWED = 16  # links to other names, one after the other; as in HDF5
 _HARD, _SOFT = 0, 1  # kinds of links
 
 
@@ -173,12 +174,16 @@ class _File:
             return _EXTERNAL
         at = self.root if path.startswith("/") else around[-1]
         parts = [part for part in path.split("/") if part not in ("", ".")][::-1]
+        followed = 1
         while parts:
             self.spend(at)
             target = self.object(path, at).links.get(parts.pop())
             if target is None or target == "":
                 return target if target is None else _EXTERNAL
             if isinstance(target, str):
+                followed += 1
+                if followed > _FOLLOWED:  # they may name each other
+                    return None
                 at = self.root if target.startswith("/") else at
                 parts += [part for part in target.split("/") if part not in ("", ".")][::-1]
             else:

@@ -22,6 +22,9 @@ __all__ = ["read_safetensors"]
 def read_safetensors(path: Path) -> FileContent:
     """A .safetensors file; its arrays are read when they are asked for."""
     allowance = Allowance.of(path)
+    with path.open("rb") as start:
+        length = int.from_bytes(start.read(8), "little")
+    allowance.take(_JSON * min(length, allowance.size), "its header")
     arrays = {}
     with _safetensors(path):
         file: Any = safe_open(path, framework="pt")  # open as long as its arrays may be read
@@ -35,6 +38,7 @@ def read_safetensors(path: Path) -> FileContent:
     return FileContent(path, "safetensors", allowance, arrays, metadata=metadata, cells=cells)
 
 
+_JSON = 30  # the header takes so many times its bytes, with what it says of cells
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
