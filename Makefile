@@ -1,5 +1,6 @@
 # make demo    what rnnscope says about 3 4 5 (like the others, it first sets up what it needs)
 # make test    the tests, the doctests and the notebooks
+# make test-all   these and the longer ones
 # make lint    ruff (lint and format), mypy, import-linter
 # make check   lint, then test: what CI runs
 # make pictures   the pictures of README and docs; those of the page need a browser
@@ -20,7 +21,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint check pictures clean
+.PHONY: help demo test test-all lint check pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -30,7 +31,10 @@ demo: $(VENV)/runtime.stamp
 
 test: $(VENV)/dev.stamp
 	@# a worker a core, each with one thread: the many small products gain nothing from more
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+test-all: $(VENV)/dev.stamp
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m ruff check

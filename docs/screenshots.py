@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from torch import nn
 
 import rnnscope as rs
-from rnnscope.modules import drawn
+from rnnscope._cli.layers import drawn
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tutorial"))

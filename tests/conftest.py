@@ -17,6 +17,24 @@ settings.register_profile(
 )
 settings.load_profile("rnnscope")
 
+SLOWEST = (
+    "test_browser",
+    "test_compare_mutations",
+    "test_compare_alarms",
+    "test_trace",
+    "test_alarms",
+)
+"""Files whose tests take longest; they begin first, so that no worker waits at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        name = item.path.stem
+        return SLOWEST.index(name) if name in SLOWEST else len(SLOWEST)
+
+    items.sort(key=turn)
+
+
 # the tensors are tiny: two threads that wait for each other on a busy machine take ten times longer
 torch.set_num_threads(1)
 

@@ -28,7 +28,7 @@ from torch import nn
 
 ENDINGS = (".pt", "old.pt", ".safetensors", ".npz", "packed.npz", ".h5", ".keras", ".onnx")
 SECONDS = 2.0
-ROOM = 2**24  # bytes beyond those that the worker has at its start
+ROOM = 2**28  # bytes beyond those that the worker has at its start
 HEADERS = (0, 1, 2, 4, 8, 64, 255, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 
 
@@ -36,7 +36,7 @@ def valid_files(folder: Path) -> list[Path]:
     """A small file of each kind."""
     import h5py
 
-    from rnnscope.files import save
+    from rnnscope._files import save
 
     torch.manual_seed(0)
     layers = {"enc": nn.LSTM(3, 4, bidirectional=True), "dec": nn.GRU(4, 3)}
@@ -96,7 +96,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 def work() -> None:
     """Read paths from stdin, load each, print one line on what came of it."""
     import rnnscope as rs
-    from rnnscope.files import load
+    from rnnscope._files import load
 
     torch.set_num_threads(1)
     for line in sys.stdin.readline().split("\t"):  # the whole files first: imports, first calls

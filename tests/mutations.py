@@ -344,7 +344,7 @@ class OddResult:
         return f"{self.outcome} {self.seconds:.1f}s [{self.setting} {self.given}] {self.detail}"
 
 
-def unexplained(seed: int, seconds: float = 60) -> OddResult:
+def unexplained(seed: int, effort: float = 10) -> OddResult:
     """One candidate that no entry describes, compared and judged."""
     rng = np.random.default_rng([seed, 3])
     setting, given, sizes, initial = odd_setting(rng)
@@ -366,7 +366,7 @@ def unexplained(seed: int, seconds: float = 60) -> OddResult:
         return result
     try:
         verdict, seen, result.seconds = compared(
-            setting, layer, candidate, given, data=data, seconds=seconds
+            setting, layer, candidate, given, data=data, effort=effort
         )
     except Exception as error:
         result.outcome = "raised"
@@ -444,7 +444,7 @@ def _known(asked: argparse.Namespace) -> int:
                 given,
                 lengths=asked.padded,
                 initial=not asked.zeros,
-                seconds=asked.seconds,
+                effort=asked.effort,
             )
             counts[result.outcome] += 1
             if result.seconds:
@@ -476,7 +476,7 @@ def _unknown(asked: argparse.Namespace) -> int:
     times: list[float] = []
     seed = asked.seed * 10**6
     while counts.total() - counts["dim"] < asked.count:
-        result = unexplained(seed, asked.seconds)
+        result = unexplained(seed, asked.effort)
         seed += 1
         counts[result.outcome] += 1
         times += [result.seconds] if result.seconds else []
@@ -511,7 +511,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float64")
     parser.add_argument("--count", type=int, default=10**6)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--effort", type=float, default=10)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     failed = _unknown(asked) if asked.what == "unexplained" else _known(asked)

@@ -281,12 +281,12 @@ def compared(
     *,
     data: Any = None,
     lengths: Any = None,
-    seconds: float = 60,
+    effort: float = 10,
     without: Any = None,
 ) -> tuple[Any, Data, float]:
     """The verdict on a candidate (a Planted), the data on which it was compared, and the time."""
     finals = given in WITH_FINALS
-    options: dict[str, Any] = {"seconds": seconds, "progress": False}
+    options: dict[str, Any] = {"effort": effort, "progress": False}
     started = time.perf_counter()
     if given.startswith("call"):
         recording = Recording(candidate, finals, without=without)
@@ -319,7 +319,7 @@ def plant(
     *,
     lengths: bool = False,
     initial: bool = True,
-    seconds: float = 60,
+    effort: float = 10,
 ) -> Result:
     """Plant mistakes, compare, and judge the verdict."""
     mistakes = tuple(mistakes)
@@ -357,7 +357,7 @@ def plant(
             given,
             data=data,
             lengths=asked,
-            seconds=seconds,
+            effort=effort,
             without=without,
         )
     except Exception as error:

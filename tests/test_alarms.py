@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
-from rnnscope.adopt import Adopted, Returned
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.structure import Returned
 
 CHUNK = 50
 """Draws per test."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
-from rnnscope import bounds
+from rnnscope._opening import bounds
 
 DRAWN = 1_970
 """Small configurations; with those of `LONG` and `EXPLODING` 2,000."""

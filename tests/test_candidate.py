@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope.adopt import adopt
-from rnnscope.compare.candidate import Candidate
-from rnnscope.compare.model import Inputs
-from rnnscope.compare.recorded import Recorded
+from rnnscope._compare.candidate.call import Candidate
+from rnnscope._compare.candidate.recorded import Recorded
+from rnnscope._compare.model.model import Inputs
+from rnnscope._layers.adopt import adopt
 
 T, B, F, H = 5, 3, 2, 4
 

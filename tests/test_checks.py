@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnnscope.adopt import adopt
-from rnnscope.compare.candidate import Candidate
-from rnnscope.compare.checks import Checks, compare_parameters, run_checks
-from rnnscope.compare.model import Inputs
-from rnnscope.compare.of_calls import OfCalls
+from rnnscope._compare.candidate.call import Candidate
+from rnnscope._compare.candidate.callable import OfCalls
+from rnnscope._compare.candidate.checks import Checks, compare_parameters, run_checks
+from rnnscope._compare.model.model import Inputs
+from rnnscope._layers.adopt import adopt
 
 T, B, F, H = 6, 3, 2, 4
 TOLERANCE = 1e-5

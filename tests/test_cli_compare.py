@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from typer.testing import CliRunner
 
 import rnnscope as rs
-from rnnscope.cli import app
+from rnnscope._cli.commands import app
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -202,19 +202,19 @@ def test_an_rnn_of_relu(tmp_path: Path) -> None:
     assert "tanh" in run(*case.words, *candidate, "--nonlinearity", "tanh").stdout
 
 
-def test_seconds_reach_the_search(lstm: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_effort_reaches_the_search(lstm: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
-    def compare(*args: Any, seconds: float, **options: Any) -> rs.Verdict:
-        given.append(seconds)
+    def compare(*args: Any, effort: float, **options: Any) -> rs.Verdict:
+        given.append(effort)
         return rs.compare(*args, **options)
 
-    monkeypatch.setattr("rnnscope.comparison.compare", compare)
+    monkeypatch.setattr("rnnscope._cli.compare.compare", compare)
     good = lstm.npy(lstm.layer(lstm.x)[0])
     run(*lstm.words, *good)
-    run(*lstm.words, *good, "--seconds", "2.5")
-    assert given == [6.0, 2.5]
-    assert "--seconds" in refused(*lstm.words, *good, "--seconds", "-1")
+    run(*lstm.words, *good, "--effort", "2.5")
+    assert given == [1.0, 2.5]
+    assert "--effort" in refused(*lstm.words, *good, "--effort", "-1")
 
 
 # json ----------------------------------------------------------------------------------------

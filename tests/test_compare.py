@@ -102,7 +102,7 @@ def test_a_state_that_is_kept_between_calls_is_said_first(of_module: bool, given
     layer = nn.LSTM(3, 4)
     module = Keeping(layer)
     candidate = module if of_module else lambda x, initial=None: module(x, initial)
-    verdict = rs.compare(candidate, layer, *([torch.randn(6, 3, 3)] if given else []), seconds=1)
+    verdict = rs.compare(candidate, layer, *([torch.randn(6, 3, 3)] if given else []), effort=0.2)
     assert not verdict
     assert [cause.name for cause in verdict.causes] == ["calls_chained"]
     assert plain(verdict).startswith("the state is kept from call to call: the same input gives")
@@ -260,27 +260,27 @@ def test_sentences_end_once_and_name_x_as_it_is_written() -> None:
     layer, other = nn.LSTM(3, 4), Moved(3, 4)
     other.load_state_dict(layer.state_dict())
     nn.init.uniform_(other.weight_hh_l0)
-    assert "(was it ever loaded?). Fed" in plain(rs.compare(other, layer, seconds=0))
-    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] + x.sum(0).sum(), layer, seconds=0)
+    assert "(was it ever loaded?). Fed" in plain(rs.compare(other, layer, effort=0))
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] + x.sum(0).sum(), layer, effort=0)
     assert "Another x at time=5 changes the output at time=0 already" in plain(verdict)
 
 
 # --- a search that ends -------------------------------------------------------------------------
 
 
-def test_a_search_without_time_says_how_to_search_longer() -> None:
+def test_a_search_that_was_cut_says_how_to_search_further() -> None:
     layer = nn.GRU(3, 4)
     other = nn.GRU(3, 4)
-    verdict = rs.compare(lambda x, h=None: other(x, h)[0], layer, seconds=0)
+    verdict = rs.compare(lambda x, h=None: other(x, h)[0], layer, effort=0)
     assert not verdict.finished
-    assert "seconds=60 searches longer" in plain(verdict)
+    assert "effort=1 searches further" in plain(verdict)
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), "6", None, True], ids=str)
-def test_seconds_that_are_no_time_are_refused(seconds: Any) -> None:
+@pytest.mark.parametrize("effort", [-1, float("nan"), "6", None, True], ids=str)
+def test_an_effort_that_is_no_number_is_refused(effort: Any) -> None:
     layer = nn.GRU(3, 4)
-    with pytest.raises(ValueError, match=r"seconds must be .* 0 or more; got"):
-        rs.compare(layer, layer, seconds=seconds)
+    with pytest.raises(ValueError, match=r"effort must be .* 0 or more; got"):
+        rs.compare(layer, layer, effort=effort)
 
 
 def test_a_candidate_that_ends_the_program_does_not_end_it() -> None:
@@ -310,7 +310,7 @@ def test_not_a_number_is_said_so(lengths: Any) -> None:
     output = layer(x)[0].detach().clone()
     output[3:, 1] = torch.nan
     output[5, 0, 2] = torch.inf
-    text = plain(rs.compare(output, layer, x, lengths=lengths, seconds=1))
+    text = plain(rs.compare(output, layer, x, lengths=lengths, effort=0.2))
     if lengths is None:
         assert text.startswith("differs: output is NaN at time 3, batch 1, unit 0, that of nn.LSTM")
     else:
@@ -366,7 +366,7 @@ def test_a_layer_of_another_kind_is_told(own: str, other: str, inside: bool) -> 
             return self.rnn(x)[0]
 
     candidate = Mine() if inside else getattr(nn, own)(3, 4)
-    verdict = rs.compare(candidate, getattr(nn, other)(3, 4), seconds=1)
+    verdict = rs.compare(candidate, getattr(nn, other)(3, 4), effort=0.2)
     assert not verdict
     assert not verdict.causes
     who = "candidate's rnn" if inside else "candidate"
@@ -378,7 +378,7 @@ def test_a_first_step_from_zeros_shows_nothing_of_the_forget_gate() -> None:
     other.load_state_dict(layer.state_dict())
     with torch.no_grad():
         other.weight_ih_l0[4:8] *= -3
-    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0], layer, seconds=1)
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0], layer, effort=0.2)
     assert not verdict.causes
     assert "are right, but for those of f, which scales what comes of a state" in plain(verdict)
 
@@ -396,7 +396,7 @@ def test_a_state_made_smaller_after_each_step_is_no_lower_precision() -> None:
             outputs.append(output[0])
         return torch.stack(outputs)
 
-    verdict = rs.compare(mine, layer, seconds=1)
+    verdict = rs.compare(mine, layer, effort=0.2)
     assert not verdict.causes
     assert "as large as" not in plain(verdict)
 
@@ -478,7 +478,7 @@ def test_autocast_is_named(kind: Any, options: Any) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return layer(x, initial)[0].float()
 
-    verdict = rs.compare(f, layer, seconds=1)
+    verdict = rs.compare(f, layer, effort=0.2)
     assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
 
 
@@ -507,7 +507,7 @@ def test_an_output_of_lower_precision_is_told_from_products_of_it(
 
 def test_an_output_too_coarse_to_tell_mistakes_is_said_so() -> None:
     layer, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
-    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0].half(), layer, seconds=1)
+    verdict = rs.compare(lambda x, initial=None: other(x, initial)[0].half(), layer, effort=0.2)
     assert not verdict.causes
     assert "Your output is float16" in plain(verdict)
     assert "return float32 to have mistakes searched for" in plain(verdict)
@@ -521,7 +521,7 @@ def test_numbers_as_far_as_lower_precision_are_asked_about() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             return layer(x, initial)[0].float()
 
-    verdict = rs.compare(f, layer, seconds=1)
+    verdict = rs.compare(f, layer, effort=0.2)
     assert not verdict
     named = [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
     asked = "as large as bfloat16's rounding" in plain(verdict)
@@ -529,7 +529,7 @@ def test_numbers_as_far_as_lower_precision_are_asked_about() -> None:
 
 
 def test_an_input_that_is_moved_is_no_lower_precision() -> None:
-    result = mutations.unexplained(175, seconds=1)
+    result = mutations.unexplained(175, effort=0.2)
     assert result.outcome == "right", str(result)
     assert "x moved" in result.name
 
@@ -616,7 +616,7 @@ def test_numbers_that_tell_nothing_are_undecided() -> None:
             parameter.mul_(4)
     x = torch.randn(300, 2, 3)
     assert rs.compare(layer(x)[0].detach(), layer, x)  # each step by itself
-    verdict = rs.compare(torch.full((300, 2, 32), 0.37), layer, x, seconds=1)
+    verdict = rs.compare(torch.full((300, 2, 32), 0.37), layer, x, effort=0.2)
     assert not verdict
     assert verdict.causes == ()
 

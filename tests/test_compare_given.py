@@ -41,7 +41,7 @@ def loop(layer: nn.GRU) -> Any:
 def test_a_function_without_lengths_is_compared_on_padded_x(drawn: bool) -> None:
     layer = nn.GRU(3, 4)
     x, lengths = (None, True) if drawn else (torch.randn(5, 3, 3), [2, 5, 3])
-    verdict = rs.compare(loop(layer), layer, x, lengths=lengths, seconds=1)
+    verdict = rs.compare(loop(layer), layer, x, lengths=lengths, effort=0.2)
     assert not verdict
     assert [cause.name for cause in verdict.causes] == ["padding"]
     note = "mine was given padded x, and no lengths: it has no parameter for them, such as lengths"

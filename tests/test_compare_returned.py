@@ -30,7 +30,7 @@ def of_final_states(change: Any) -> rs.Verdict:
         output, states = layer(x, initial)
         return output, change(*states)
 
-    verdict = rs.compare(mine, layer, seconds=1)
+    verdict = rs.compare(mine, layer, effort=0.2)
     assert "one step of nn.LSTM" not in plain(verdict)  # every step is right
     return verdict
 
@@ -48,7 +48,7 @@ def test_c_n_alone_is_told_by_the_cause_and_the_note_alike(form: str) -> None:
         return {"output": output, "h_n": c} if form == "by name" else (output, c)
 
     x = torch.randn(5, 2, 3)
-    verdict = rs.compare(mine(x) if form == "recorded" else mine, layer, x, seconds=1)
+    verdict = rs.compare(mine(x) if form == "recorded" else mine, layer, x, effort=0.2)
     assert [cause.name for cause in verdict.causes] == ["final_exchanged"]
     alone = [note for note in verdict.notes if "alone" in note]
     assert alone == ["one final state came back alone, read as h_n; no other is compared"]
@@ -83,7 +83,7 @@ def test_a_layer_that_starts_from_zeros_is_said_so() -> None:
             initial = tuple(torch.cat([torch.zeros_like(s[:2]), s[2:]]) for s in initial)
         return layer(x, initial)
 
-    text = plain(rs.compare(mine, layer, seconds=1))
+    text = plain(rs.compare(mine, layer, effort=0.2))
     assert "Layer 0: every single step agrees if it starts from zeros" in text
     assert "Layer 1: one step from states that are given agrees." in text
     assert "one step of nn.LSTM gives other" not in text
@@ -91,7 +91,7 @@ def test_a_layer_that_starts_from_zeros_is_said_so() -> None:
 
 def test_what_is_said_of_every_layer_and_direction_is_said_once() -> None:
     layer, other = (nn.LSTM(3, 4, 2, bidirectional=True) for _ in range(2))
-    verdict = rs.compare(lambda x, initial=None: other(x, initial), layer, seconds=1)
+    verdict = rs.compare(lambda x, initial=None: other(x, initial), layer, effort=0.2)
     assert verdict.holds == (
         "every layer and direction: fed with your own state of the step before, one step of "
         "nn.LSTM gives other numbers in 4 of 4 units.",
@@ -217,7 +217,7 @@ def test_a_gate_that_is_wrong_is_no_agreement_though_the_output_is_right(layers:
     right = recorded(layer, x)
     f = right["f"].copy()
     f[0, 0, 1, 2, 3] += 1e-3  # layer, direction, batch, time, unit
-    verdict = rs.compare({**right, "f": f}, layer, x, seconds=1)
+    verdict = rs.compare({**right, "f": f}, layer, x, effort=0.2)
     assert not verdict
     assert verdict.causes == ()
     first = verdict.first
@@ -286,11 +286,11 @@ def test_a_mapping_that_is_returned_is_read_as_a_recorded_one(as_module: bool) -
 
     assert rs.compare(candidate(layer), layer)
     for wrong in ("f", "h_n", "c_n"):
-        verdict = rs.compare(candidate(layer, wrong), layer, seconds=1)
+        verdict = rs.compare(candidate(layer, wrong), layer, effort=0.2)
         assert not verdict
         assert verdict.first is not None
         assert verdict.first.name == wrong
-    assert not rs.compare(candidate(other), layer, seconds=1)
+    assert not rs.compare(candidate(other), layer, effort=0.2)
 
 
 @pytest.mark.parametrize("name", ["hn", "H_n"])
@@ -326,7 +326,7 @@ def test_an_output_of_few_bits_does_not_hide_wrong_states() -> None:
         output, (h, c) = layer(x, initial)
         return output.half(), (c, h)
 
-    verdict = rs.compare(mine, layer, seconds=1)
+    verdict = rs.compare(mine, layer, effort=0.2)
     assert not verdict
     assert all(cause.name != "precision" for cause in verdict.causes)
 
@@ -340,7 +340,7 @@ def test_a_candidate_that_runs_on_long_inputs_only_is_compared_on_these() -> Non
         output[4, 1] = 0  # raises where there are fewer steps
         return output, states
 
-    verdict = rs.compare(mine, layer, seconds=1)
+    verdict = rs.compare(mine, layer, effort=0.2)
     assert not verdict
     assert "it raised at all shorter inputs" in plain(verdict)
 
@@ -353,7 +353,7 @@ def test_no_cause_is_named_where_nothing_changes_with_it() -> None:
         joined = h.reshape(2, 2, 3, -1).transpose(1, 2).reshape(2, 3, -1)  # of three rows alone
         return output, (joined, c)
 
-    verdict = rs.compare(mine, layer, seconds=1)
+    verdict = rs.compare(mine, layer, effort=0.2)
     assert not verdict
     assert not verdict.causes
     assert verdict.tried == 0  # nothing is searched for where nothing differs
@@ -377,7 +377,7 @@ def test_a_number_that_is_none_is_not_said_to_be_far() -> None:
         output[0, 0, 2] = torch.nan
         return output, states
 
-    text = plain(rs.compare(mine, layer, seconds=1))
+    text = plain(rs.compare(mine, layer, effort=0.2))
     assert "inf" not in text.replace("infinite", "")
     assert "output is NaN at time 0, batch 0, unit 2" in text
 
@@ -435,7 +435,7 @@ def test_final_states_as_lists_of_layers(form: Any, read: bool) -> None:
     assert bool(verdict) == read
     if not read:
         assert "expected (h_n, c_n), got a list of" in plain(verdict)
-    verdict = rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, seconds=0)
+    verdict = rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, effort=0)
     assert not verdict
 
 
@@ -450,7 +450,7 @@ def test_a_list_of_the_layers_states_is_read(rows: Any) -> None:
     verdict = rs.compare(mine, layer)
     assert verdict
     assert "h_n came back as a list of 3 arrays" in plain(verdict)
-    assert not rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, seconds=0)
+    assert not rs.compare(lambda x, initial=None: mine(x, initial, 0.01), layer, effort=0)
 
 
 def test_masked_numbers_are_refused() -> None:
@@ -479,7 +479,7 @@ def test_a_note_on_a_shape_is_told_once_and_of_the_callers_own_x(given: bool, ri
         gates = {"z": tr["z"].transpose(2, 3), "r": tr["r"][..., 0]}
         return tr.output.transpose(0, 1), tr.h_n[0], gates
 
-    verdict = rs.compare(mine, layer, torch.randn(9, 7, 3) if given else None, seconds=1)
+    verdict = rs.compare(mine, layer, torch.randn(9, 7, 3) if given else None, effort=0.2)
     steps, batch = (9, 7) if given else (6, 3)
     starts = [
         f"the output came back batch first, ({batch}, {steps}, 4); the reference returns",
@@ -498,7 +498,7 @@ def test_a_name_that_nearly_is_a_known_one_is_no_agreement(right: bool) -> None:
     layer, x = nn.GRU(3, 4), torch.randn(5, 2, 3)
     output, h = layer(x)
     output = output if right else output + 0.1
-    verdict = rs.compare({"output": output, "hn": h, "loss": output[0]}, layer, x, seconds=0.5)
+    verdict = rs.compare({"output": output, "hn": h, "loss": output[0]}, layer, x, effort=0.1)
     assert not verdict
     assert "is it 'h_n'?" in plain(verdict)
     assert "'loss' is not used" in plain(verdict)
@@ -510,7 +510,7 @@ def test_few_steps_that_differ_are_named() -> None:
     layer, x = nn.GRU(3, 7), torch.randn(9, 2, 3)
     output = layer(x)[0].detach().clone()
     output[3, 1] += 0.1
-    text = plain(rs.compare(output, layer, x, seconds=1))
+    text = plain(rs.compare(output, layer, x, effort=0.2))
     assert "only time 3 of row 1, time 4 of row 1 differ; all other single steps agree." in text
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope.compare import deciding
+from rnnscope._compare import deciding
 
 
 def plain(verdict: Any) -> str:
@@ -28,7 +28,7 @@ def test_numbers_of_six_decimals_agree() -> None:
     layer = nn.LSTM(5, 6)
     for _ in range(10):
         x = torch.randn(7, 3, 5)
-        assert rs.compare({"output": layer(x)[0].detach().numpy().round(6)}, layer, x, seconds=0)
+        assert rs.compare({"output": layer(x)[0].detach().numpy().round(6)}, layer, x, effort=0)
 
 
 @pytest.mark.parametrize("size", [3e-6, 1e-4])
@@ -49,7 +49,7 @@ def test_the_difference_that_is_told_is_more_than_is_allowed(size: float) -> Non
         return output + size * (output == output[1, 1, 1]), state
 
     for candidate in (off, one_number):
-        verdict = rs.compare(candidate, layer, seconds=0)
+        verdict = rs.compare(candidate, layer, effort=0)
         assert not verdict
         assert verdict.difference > verdict.allowed
         yours, expected = [
@@ -80,7 +80,7 @@ def test_a_projection_that_is_wrong_is_no_step_that_agrees() -> None:
     other.load_state_dict(layer.state_dict())
     with torch.no_grad():
         other.weight_hr_l0.mul_(1.1)
-    verdict = rs.compare(lambda x, h=None: other(x, h), layer, seconds=0.5)
+    verdict = rs.compare(lambda x, h=None: other(x, h), layer, effort=0.1)
     assert not verdict.causes
     assert "every single step agrees" not in plain(verdict).lower()
     assert "gives another h" in plain(verdict)
@@ -102,7 +102,7 @@ def test_calls_that_agree_are_told_from_those_that_do_not(given: bool) -> None:
                 h = h.flip(-1)
             return self.gru(x, h)
 
-    verdict = rs.compare(Mine(), layer, seconds=1)
+    verdict = rs.compare(Mine(), layer, effort=0.2)
     assert not verdict.causes
     where = "where initial states are given it agrees"
     other = "where no initial states are given it agrees"
@@ -114,9 +114,11 @@ def test_calls_that_agree_are_told_from_those_that_do_not(given: bool) -> None:
 def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> None:
     layer, x = nn.GRU(5, 6), torch.randn(7, 3, 5)
     other = layer(x, torch.ones(1, 3, 6))[0].detach()
-    assert "did it start from other initial states" in plain(rs.compare(other, layer, x, seconds=1))
+    assert "did it start from other initial states" in plain(
+        rs.compare(other, layer, x, effort=0.2)
+    )
     turned = layer(x)[0].detach()[:, [2, 0, 1]]
-    text = plain(rs.compare(turned, layer, x, seconds=1))
+    text = plain(rs.compare(turned, layer, x, effort=0.2))
     assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text
 
 
@@ -148,7 +150,7 @@ def test_what_is_wrong_between_right_steps_is_told() -> None:
         output, final = layer(x, h)
         return output.roll(1, 0), final
 
-    verdict = rs.compare(rolled, layer, seconds=1)
+    verdict = rs.compare(rolled, layer, effort=0.2)
     assert not verdict.causes
     assert (
         "one step from states that are given agrees. So one step of each is right: what"
@@ -214,7 +216,7 @@ def test_few_large_differences_of_a_chaotic_layer_are_no_rounding() -> None:
     for parameter in layer.parameters():
         parameter.data *= 10
     x = torch.randn(60, 3, 3, dtype=torch.float64)
-    verdict = rs.compare(lambda x: unlisted(layer, x), layer, x, seconds=1)
+    verdict = rs.compare(lambda x: unlisted(layer, x), layer, x, effort=0.2)
     assert not verdict
     assert not verdict.causes, str(verdict)
 
@@ -266,7 +268,7 @@ def test_a_mistake_does_not_explain_late_steps_that_are_wrong_otherwise(
         output = wrong(x)[0]
         return torch.cat([output[:40], late(output[40:])])
 
-    verdict = rs.compare(candidate, layer, x, seconds=2)
+    verdict = rs.compare(candidate, layer, x, effort=0.4)
     assert not verdict
     assert not verdict.causes, str(verdict)
 
@@ -280,7 +282,7 @@ def test_nor_does_a_mistake_around_the_cells(dtype: torch.dtype, seed: int) -> N
         output = layer(x)[0]
         return torch.cat([output[:40], 1.01 * output[40:]])
 
-    verdict = rs.compare(candidate, layer, x, initial, seconds=2)
+    verdict = rs.compare(candidate, layer, x, initial, effort=0.4)
     assert not verdict
     assert not verdict.causes, str(verdict)
     verdict = rs.compare(lambda x, initial=None: layer(x)[0], layer, x, initial)
@@ -293,7 +295,7 @@ def test_two_mistakes_in_a_large_layer_of_which_the_output_alone_is_known() -> N
     wrong.bias_hh_l0.data.zero_()
     wrong.bias_ih_l1.data[128:256] += 1
     x = torch.randn(4, 3, 16)
-    verdict = rs.compare(lambda x: wrong(x)[0], layer, x, seconds=30)
+    verdict = rs.compare(lambda x: wrong(x)[0], layer, x, effort=5)
     assert [str(cause) for cause in verdict.causes] == [
         "bias_missing of b_hh, layer 0",
         "forget_bias before, layer 1",
@@ -304,13 +306,13 @@ def test_no_precision_is_asked_about_that_one_row_or_layer_has_not() -> None:
     layer, x = nn.LSTM(3, 4), torch.randn(7, 3, 3)
     output = layer(x)[0].detach()
     output[:, 1] *= 1.001
-    assert "rounding" not in plain(rs.compare(output, layer, x, seconds=0.5)).split("First")[1]
+    assert "rounding" not in plain(rs.compare(output, layer, x, effort=0.1)).split("First")[1]
     both = nn.LSTM(3, 4, 2)
 
     def half(x: Tensor, hx: Any = None) -> Any:
         return both(0.97 * x, hx)
 
-    text = plain(rs.compare(half, both, seconds=0.5))
+    text = plain(rs.compare(half, both, effort=0.1))
     assert "precision" not in text
 
 
@@ -333,7 +335,7 @@ def test_too_few_numbers_are_said_to_be() -> None:
 @pytest.mark.parametrize("factor", [1.003, 1.01])
 def test_a_factor_is_no_rounding(factor: float) -> None:
     layer = nn.GRU(5, 6)
-    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] * factor, layer, seconds=1)
+    verdict = rs.compare(lambda x, h=None: layer(x, h)[0] * factor, layer, effort=0.2)
     assert not verdict.causes
     assert "as large as" not in plain(verdict)
 
@@ -350,7 +352,7 @@ def test_random_numbers_of_a_generator_of_its_own_are_no_state_that_is_kept() ->
             noise = torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)
             return self.gru(x + noise, h)
 
-    verdict = rs.compare(Noisy(), layer, seconds=1)
+    verdict = rs.compare(Noisy(), layer, effort=0.2)
     assert [cause.name for cause in verdict.causes] == ["random"]
 
 
@@ -392,7 +394,7 @@ def test_numbers_of_few_decimals_are_named(decimals: int, finals: bool) -> None:
     verdict = rs.compare(written, layer, x)
     assert [str(cause) for cause in verdict.causes] == [f"precision {decimals} decimals"]
     wrong = {**written, "output": written["output"] + np.float32(10.0 ** (1 - decimals))}
-    assert not rs.compare(wrong, layer, x, seconds=0.5).causes
+    assert not rs.compare(wrong, layer, x, effort=0.1).causes
 
 
 # --- where rounding has grown ---------------------------------------------------------------------
@@ -424,7 +426,7 @@ def test_final_states_that_are_not_the_outputs_end_do_not_agree(
     states = final if kind == "LSTM" else (final,)
     named = {"output": output, **dict(zip(("h_n", "c_n"), states, strict=False))}
     numbers = {name: value.detach() for name, value in named.items()}
-    verdict = rs.compare(mine if called else numbers, layer, x, seconds=0.5)
+    verdict = rs.compare(mine if called else numbers, layer, x, effort=0.1)
     assert not verdict
     assert called or "h_n of the last layer is not what your own output ends with." in plain(
         verdict
@@ -453,7 +455,7 @@ def test_a_first_step_from_zeros_shows_no_gate_that_scales_the_state(
     other = copy.deepcopy(layer)
     with torch.no_grad():
         other.weight_ih_l0[row] += 1.0
-    text = plain(rs.compare(lambda x, h=None: other(x, h), layer, seconds=0.5))
+    text = plain(rs.compare(lambda x, h=None: other(x, h), layer, effort=0.1))
     assert (
         f"are right, but for those of {gate}, which scales what comes of a state of zeros" in text
     )
@@ -475,7 +477,7 @@ def test_steps_that_were_not_looked_at_are_not_said_to_agree(kind: str, given: b
             outputs.append(output[0])
         return torch.stack(outputs), initial
 
-    verdict = rs.compare(mine, layer, *([torch.randn(30, 4, 3)] if given else []), seconds=0.5)
+    verdict = rs.compare(mine, layer, *([torch.randn(30, 4, 3)] if given else []), effort=0.1)
     assert not verdict  # without data too: one of the drawn inputs is long
     assert verdict.steps > 20
     assert "every single step agrees" not in plain(verdict).lower()
@@ -494,7 +496,7 @@ def test_rows_in_another_order_are_those_of_the_data() -> None:
         return output[:, x[0, :, 0].argsort()], final
 
     order = ", ".join(map(str, x[0, :, 0].argsort().tolist()))
-    assert f"in the order {order}." in plain(rs.compare(sorted_rows, layer, x, seconds=0.5))
+    assert f"in the order {order}." in plain(rs.compare(sorted_rows, layer, x, effort=0.1))
 
 
 def test_steps_that_differ_are_those_of_the_data() -> None:
@@ -507,7 +509,7 @@ def test_steps_that_differ_are_those_of_the_data() -> None:
         output, final = layer(packed, initial)
         return pad_packed_sequence(output, total_length=len(x))[0], final
 
-    text = plain(rs.compare(short, layer, x, lengths=[30, 12, 7, 20], seconds=0.5))
+    text = plain(rs.compare(short, layer, x, lengths=[30, 12, 7, 20], effort=0.1))
     assert "only time 6 of row 2, time 11 of row 1, time 19 of row 3 differ" in text
 
 
@@ -518,7 +520,7 @@ def test_a_candidate_that_is_wrong_for_one_row_alone_does_not_agree() -> None:
         output, final = layer(x, initial)
         return output * (1.01 if x.shape[1] == 1 else 1), final
 
-    verdict = rs.compare(mine, layer, seconds=0.5)
+    verdict = rs.compare(mine, layer, effort=0.1)
     assert not verdict
     assert "depends on how many rows there are" in plain(verdict)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rnnscope.compare.catalogue import CATALOGUE
-from rnnscope.compare.table import EXACTLY, SECTIONS, document, table
+from rnnscope._compare.mistakes import CATALOGUE
+from rnnscope._compare.mistakes.table import EXACTLY, SECTIONS, document, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "compare.md"
 
@@ -20,7 +20,7 @@ def rows(title: str) -> list[list[str]]:
 
 
 def test_the_page_is_current() -> None:
-    """To renew: python -m rnnscope.compare.table > docs/compare.md."""
+    """To renew: python -m rnnscope._compare.mistakes.table > docs/compare.md."""
     assert PAGE.read_text(encoding="utf-8") == document()
 
 

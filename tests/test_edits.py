@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -273,16 +274,15 @@ def test_a_cell_of_one_step() -> None:
 
 def test_only_the_steps_from_the_edit_on_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """In that layer and those above, of the sequences that are edited."""
-    from rnnscope import edit
-
+    module = importlib.import_module("rnnscope._edit.rerun")
     ran: list[tuple[int, int]] = []
-    original = edit.run_direction
+    original = module.run_direction
 
     def counted(weights: Any, x: Tensor, *args: Any) -> Any:
         ran.append(tuple(x.shape[:2]))
         return original(weights, x, *args)
 
-    monkeypatch.setattr(edit, "run_direction", counted)
+    monkeypatch.setattr(module, "run_direction", counted)
     tr = rs.trace(nn.GRU(3, 4, num_layers=3), torch.randn(20, 5, 3))
     tr.rerun(rs.Edit("h", layer=1, time=17, to=0.0))
     assert ran == [(3, 5), (3, 5)]

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from rnnscope import AddressError, Trace, trace
-from rnnscope.explain import Explanation, lesson
+from rnnscope._explain.explain import Explanation, lesson
 
 GOLDEN = Path(__file__).parent / "golden"
 ARGUMENT = {

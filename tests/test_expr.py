@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rnnscope as rs
-from rnnscope import cells
-from rnnscope.cells import Cell, from_h, from_x, project, relu, sigmoid, tanh
-from rnnscope.expr import (
+from rnnscope.cells import Cell, cells, from_h, from_x, project, relu, sigmoid, tanh
+from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
@@ -29,6 +29,8 @@ from rnnscope.expr import (
     evaluate,
     leaves,
     linear_recurrence,
+    nodes,
+    ordered,
     terms,
 )
 
@@ -158,6 +160,50 @@ def test_terms_sum_to_the_whole(expr: Expr) -> None:
     expected = by_hand(expr, env)
     assert (total - expected).abs().max() < 1e-10 * (1 + expected.abs().max())
     assert not any(isinstance(term, Sum) for _, term in every)
+
+
+def same(value: Tensor, expected: Tensor) -> None:
+    """Bit for bit; a softplus of a large number may be inf, and its product with 0 NaN."""
+    torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@given(EQUATIONS)
+def test_map_replaces_a_leaf_wherever_it_stands(expr: Expr) -> None:
+    """a in the place of b computes what the equation does where b has the numbers of a."""
+    torch.manual_seed(0)
+    env = Plain()
+    replaced = by_hand(expr.map(lambda node: a if node == b else None), env)
+    env.values[b] = env.value(a)
+    same(replaced, by_hand(expr, env))
+
+
+@given(EQUATIONS)
+def test_map_that_changes_nothing_and_all(expr: Expr) -> None:
+    visited: list[Expr] = []
+    assert expr.map(visited.append) == expr
+    assert visited == list(nodes(expr))
+    assert expr.map(lambda _: c) == c
+
+
+def test_map_keeps_signs_and_functions_of_ones_own() -> None:
+    cubed = replace(cells.FUNCTIONS["tanh"], name="cubed", forward=lambda x: x**3)
+    expr = cells.apply(cubed, a - project(b))
+    changed = expr.map(lambda node: c if node == b else None)
+    assert changed == cells.apply(cubed, a - project(c))
+    assert torch.equal(changed.function.forward(torch.tensor(2.0)), torch.tensor(8.0))
+
+
+@given(EQUATIONS)
+def test_ordered_operands_round_to_the_same_number(expr: Expr) -> None:
+    torch.manual_seed(0)
+    env = Plain()
+    same(by_hand(ordered(expr), env), by_hand(expr, env))
+    swapped = expr.map(lambda node: type(node)(node.right, node.left) if _commutes(node) else None)
+    assert ordered(swapped) == ordered(expr)
+
+
+def _commutes(node: Expr) -> bool:
+    return isinstance(node, Product) or (isinstance(node, Sum) and not node.negative)
 
 
 def test_terms_keep_their_order_and_sign() -> None:

@@ -18,9 +18,11 @@ from configurations import Case, Configuration, build
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope import adopt, buffers, capture, cells, direction
-from rnnscope.cells import from_h, from_x, sigmoid, tanh
-from rnnscope.expr import Expr, Previous, Quantity
+from rnnscope._layers import adopt, structure
+from rnnscope._opening import buffers, capture
+from rnnscope._opening import part as direction
+from rnnscope.cells import cells, from_h, from_x, sigmoid, tanh
+from rnnscope.cells.algebra import Expr, Previous, Quantity
 
 A_PLACE = r"at layer \d, (forward|reverse), batch \d, time=\d"
 DTYPES = (torch.float64, torch.float32)
@@ -54,7 +56,9 @@ DECLARED = {
 def declare(monkeypatch: pytest.MonkeyPatch, cell: str, **changed: Any) -> None:
     """The cell that rnnscope takes for this layer, altered."""
     name = DECLARED[cell]
-    monkeypatch.setattr(adopt, name, replace(getattr(cells, name), **changed))
+    declared = replace(getattr(cells, name), **changed)
+    for module in (adopt, structure):
+        monkeypatch.setattr(module, name, declared, raising=False)
 
 
 def swapped(gates: str) -> list[str]:
@@ -199,16 +203,14 @@ def test_the_first_step_that_fails_is_named(
 def test_wrong_dropout_masks(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = case_of(cell, training=True)
     rs.trace(case.layer, *case.args, **case.kwargs)
-    right = capture.dropout_state
+    right = capture._masks
 
-    def another(adopted: Any) -> Tensor:
-        state = right(adopted)
-        assert state is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.rand(100)
-            return torch.get_rng_state()
+    def others(*args: Any) -> tuple[Tensor, ...]:
+        masks = right(*args)
+        assert masks is not None
+        return tuple(mask.flip(0) for mask in masks)
 
-    monkeypatch.setattr(capture, "dropout_state", another)
+    monkeypatch.setattr(capture, "_masks", others)
     assert re.search("at layer [12]", refused(case))
 
 

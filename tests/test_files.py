@@ -22,6 +22,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import rnnscope as rs
+from rnnscope._files.arrays import read_hdf5
+from rnnscope._files.disk import Window
+from rnnscope._files.onnx.protobuf import encode_field
+from rnnscope._layouts import LAYOUTS, Array, Layout, Stored, from_torch
+from rnnscope._layouts.kinds import cell_of
 from rnnscope.cells import (
     DECLARED,
     GRU,
@@ -41,11 +46,6 @@ from rnnscope.cells import (
     tanh,
     vector,
 )
-from rnnscope.files.hdf5 import read_hdf5
-from rnnscope.files.window import Window
-from rnnscope.files.wire import encoded
-from rnnscope.layouts import LAYOUTS, Array, Layout, Stored, from_torch
-from rnnscope.layouts.kinds import cell_of
 
 LAYERS = {
     "rnn": nn.RNN(3, 5),
@@ -583,7 +583,7 @@ def broken(folder: Path) -> dict[str, str]:
     (folder / "huge.onnx").write_bytes(model(sizes=(2**40, 2**20)))
     (folder / "negative.onnx").write_bytes(model(sizes=(1, -1)))
     (folder / "computed.onnx").write_bytes(model(names="X V R"))
-    (folder / "clip.onnx").write_bytes(model(extra=encoded(1, "clip") + encoded(2, 1.0)))
+    (folder / "clip.onnx").write_bytes(model(extra=encode_field(1, "clip") + encode_field(2, 1.0)))
     return {
         "harm.pt": "refused: it holds posix.system",
         "objects.npz": "Python objects",
@@ -621,16 +621,26 @@ def model(
     extra: bytes = b"",
 ) -> bytes:
     """A model of one RNN with 3 units, its W of these sizes or kept elsewhere."""
-    node = b"".join(encoded(1, name) for name in names.split()) + encoded(2, "Y")
-    node += encoded(4, "RNN") + (encoded(5, extra) if extra else b"")
-    w = b"".join(encoded(1, size) for size in sizes) + encoded(2, 1) + encoded(8, "W")
+    node = b"".join(encode_field(1, name) for name in names.split()) + encode_field(2, "Y")
+    node += encode_field(4, "RNN") + (encode_field(5, extra) if extra else b"")
+    w = (
+        b"".join(encode_field(1, size) for size in sizes)
+        + encode_field(2, 1)
+        + encode_field(8, "W")
+    )
     if external is None:
-        w += encoded(9, bytes(24))
+        w += encode_field(9, bytes(24))
     else:
-        w += encoded(13, encoded(1, "location") + encoded(2, external)) + encoded(14, 1)
-    r = b"".join(encoded(1, size) for size in (1, 3, 3)) + encoded(2, 1) + encoded(8, "R")
-    r += encoded(9, bytes(36))
-    return encoded(7, encoded(1, node) + encoded(5, w) + encoded(5, r))
+        w += encode_field(
+            13, encode_field(1, "location") + encode_field(2, external)
+        ) + encode_field(14, 1)
+    r = (
+        b"".join(encode_field(1, size) for size in (1, 3, 3))
+        + encode_field(2, 1)
+        + encode_field(8, "R")
+    )
+    r += encode_field(9, bytes(36))
+    return encode_field(7, encode_field(1, node) + encode_field(5, w) + encode_field(5, r))
 
 
 def test_bad_files_are_named_and_nothing_runs(

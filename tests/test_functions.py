@@ -11,8 +11,8 @@ from torch import Tensor
 
 import rnnscope as rs
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_TANH, apply
-from rnnscope.expr import Apply, Quantity
-from rnnscope.functions import FAMILIES, FUNCTIONS, Function, function_named
+from rnnscope.cells.algebra import Apply, Quantity
+from rnnscope.cells.functions import FAMILIES, FUNCTIONS, Function, function_named
 
 PARAMETRISED = (
     "elu(1.0)",

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope.adopt import adopt
-from rnnscope.bounds import GPU_FUNCTION, GPU_OFF, Rounding
-from rnnscope.compare import answer, candidate, gpu, of_arrays
-from rnnscope.compare.model import Model
+from rnnscope._compare import gpu
+from rnnscope._compare.candidate import arrays as of_arrays
+from rnnscope._compare.candidate import call as candidate
+from rnnscope._compare.candidate import returned as answer
+from rnnscope._compare.model.model import Model
+from rnnscope._layers.adopt import adopt
+from rnnscope._opening.bounds import GPU_FUNCTION, GPU_OFF, Rounding
 
 LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -67,7 +70,7 @@ def test_what_a_gpu_computes_differs_on_a_cpu_and_is_asked_about(kind: str) -> N
     def moved(x: Any, hx: Any = None) -> Any:
         return as_on_a_gpu(layer, x, hx)
 
-    verdict = rs.compare(moved, layer, seconds=0.5)
+    verdict = rs.compare(moved, layer, effort=0.1)
     assert not verdict
     assert not verdict.causes
     assert "those of tanh and sigmoid on a GPU" in plain(verdict)

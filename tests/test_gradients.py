@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope import gradients
+from rnnscope._gradients import gradients
 from rnnscope.cells import DECLARED, GRU, RNN_TANH, quantity_names
-from rnnscope.expr import Apply
-from rnnscope.functions import FAMILIES, FUNCTIONS
+from rnnscope.cells.algebra import Apply
+from rnnscope.cells.functions import FAMILIES, FUNCTIONS
 
 # relative to the largest: rounding of sums over some hundred places
 ALLOWED = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -514,7 +514,7 @@ def test_parameters_at_no_step() -> None:
 
 def test_a_wrong_derivative_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge catches a factor that is off by a thousandth."""
-    from rnnscope import functions
+    from rnnscope.cells import functions
 
     wrong = functions.FUNCTIONS["sigmoid"]
     tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 2, 3))

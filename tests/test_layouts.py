@@ -12,6 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rnnscope._layers.recurrent import Recurrent
+from rnnscope._layouts import (
+    LAYOUTS,
+    Array,
+    Layout,
+    Stored,
+    candidates,
+    from_torch,
+    layout_named,
+    to_torch,
+)
+from rnnscope._layouts.kinds import cell_of, kind_of
+from rnnscope._layouts.layout import KINDS
+from rnnscope._layouts.records import PYTORCH, RNNSCOPE
 from rnnscope.cells import (
     CELLS,
     DECLARED,
@@ -26,20 +40,6 @@ from rnnscope.cells import (
     tanh,
 )
 from rnnscope.errors import DeclarationError, DtypeError, FileError, RefusedError, ShapeError
-from rnnscope.layouts import (
-    LAYOUTS,
-    Array,
-    Layout,
-    Stored,
-    candidates,
-    from_torch,
-    layout_named,
-    to_torch,
-)
-from rnnscope.layouts.kinds import cell_of, kind_of
-from rnnscope.layouts.layout import KINDS
-from rnnscope.layouts.records import PYTORCH, RNNSCOPE
-from rnnscope.recurrent import Recurrent
 
 EVERY = [(layout, kind) for layout in LAYOUTS.values() for kind in layout.cells]
 NAMES = [f"{layout.name}-{kind}" for layout, kind in EVERY]

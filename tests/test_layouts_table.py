@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rnnscope.layouts import LAYOUTS
-from rnnscope.layouts.table import document, table
+from rnnscope._layouts import LAYOUTS
+from rnnscope._layouts.table import document, table
 
 PAGE = Path(__file__).parent.parent / "docs" / "layouts.md"
 
 
 def test_the_page_is_current() -> None:
-    """To renew: python -m rnnscope.layouts.table > docs/layouts.md."""
+    """To renew: python -m rnnscope._layouts.table > docs/layouts.md."""
     assert PAGE.read_text(encoding="utf-8") == document()
 
 

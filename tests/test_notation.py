@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_explain import check_chains
 
-from rnnscope.adopt import Weights
-from rnnscope.arithmetic import Ruler
+from rnnscope._explain.digits import Ruler
+from rnnscope._explain.document import Chain, Chains, Document
+from rnnscope._explain.unit_step import Operands, UnitStep
+from rnnscope._layers.structure import Weights
 from rnnscope.cells import CELLS, Cell, from_h, from_x, project, relu, sigmoid, tanh
-from rnnscope.document import Chain, Chains, Document
+from rnnscope.cells.algebra import Expr, Number, Previous, Quantity, Vector
+from rnnscope.cells.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text
 from rnnscope.errors import DeclarationError
-from rnnscope.expr import Expr, Number, Previous, Quantity, Vector
-from rnnscope.hand import Hand, Site
-from rnnscope.notation import Digits, Notation, Symbol, Times, Total, latex, mathml, text
 
 # as https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html and its siblings write them,
 # with t-1 in parentheses
@@ -157,7 +157,7 @@ PEEPHOLE = Cell(
 )
 
 
-def site(cell: Cell, features: int, hidden: int, with_vectors: bool = True) -> Site:
+def operands(cell: Cell, features: int, hidden: int, with_vectors: bool = True) -> Operands:
     draw = torch.Generator().manual_seed(3)
 
     def numbers(*shape: int) -> torch.Tensor:
@@ -169,40 +169,45 @@ def site(cell: Cell, features: int, hidden: int, with_vectors: bool = True) -> S
     )
     vectors = {name: numbers(hidden) for name in cell.vectors} if with_vectors else {}
     before = {state: numbers(hidden) for state in cell.states}
-    return Site(weights, numbers(features), before, 0, 4, False, vectors)
+    return Operands(weights, numbers(features), before, 0, 4, False, vectors)
 
 
 @pytest.mark.parametrize("cell", [RESET_BEFORE, PEEPHOLE], ids=lambda cell: cell.name)
 @pytest.mark.parametrize(("features", "hidden"), [(1, 1), (3, 4), (12, 11)])
 def test_a_declared_cell_is_worked_by_hand(cell: Cell, features: int, hidden: int) -> None:
-    at = site(cell, features, hidden)
-    hand = Hand(at, Ruler(7), cell.quantities)
+    at = operands(cell, features, hidden)
+    unit_step = UnitStep(at, Ruler(7), cell.quantities)
     chains = tuple(
-        Chain(at.notation.quantity(name), node.stages, node.shown.text, symbolic=node.symbolic)
-        for name, node in hand.nodes.items()
+        Chain(
+            at.notation.quantity(name),
+            computation.stages,
+            computation.numeral.text,
+            symbolic=computation.symbolic,
+        )
+        for name, computation in unit_step.computations.items()
     )
     written = Document((Chains(chains),), {}).text()
     assert check_chains(written) >= 2 * len(cell.equations)
-    for name, node in hand.nodes.items():
-        expected = float(at.everything.value(Quantity(name))[0])
-        assert node.shown.truth == pytest.approx(expected, abs=1e-12)
-        assert node.shown.value == pytest.approx(expected, abs=3e-7)
+    for name, computation in unit_step.computations.items():
+        expected = float(at.all_units.value(Quantity(name))[0])
+        assert computation.numeral.truth == pytest.approx(expected, abs=1e-12)
+        assert computation.numeral.value == pytest.approx(expected, abs=3e-7)
 
 
 def test_a_reset_before_the_product_takes_every_unit() -> None:
-    at = site(RESET_BEFORE, 3, 4)
+    at = operands(RESET_BEFORE, 3, 4)
     w, u = at.weights.ih, at.weights.hh
     b, d = at.weights.b_ih, at.weights.b_hh
     h = at.before["h"]
     reset = torch.sigmoid(w[:4] @ at.x + b[:4] + u[:4] @ h + d[:4])
     new = torch.tanh(w[8:] @ at.x + b[8:] + u[8:] @ (reset * h) + d[8:])
-    hand = Hand(at, Ruler(), ["n"])
-    assert hand.nodes["n"].shown.truth == pytest.approx(float(new[0]), abs=1e-12)
-    (dot,) = (dot for dot in hand.dots.values() if dot.symbol.vector != Symbol("x", "4"))
+    unit_step = UnitStep(at, Ruler(), ["n"])
+    assert unit_step.computations["n"].numeral.truth == pytest.approx(float(new[0]), abs=1e-12)
+    (dot,) = (dot for dot in unit_step.dots.values() if dot.symbol.vector != Symbol("x", "4"))
     assert text(dot.entry(2)) == "(r_4 × h_3)[2]"
 
 
 def test_a_parameter_that_is_not_there_is_told() -> None:
-    at = site(PEEPHOLE, 2, 2, with_vectors=False)
+    at = operands(PEEPHOLE, 2, 2, with_vectors=False)
     with pytest.raises(DeclarationError, match="uses the parameter w_ci"):
-        Hand(at, Ruler(), PEEPHOLE.quantities)
+        UnitStep(at, Ruler(), PEEPHOLE.quantities)

@@ -16,10 +16,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import rnnscope as rs
-from rnnscope.cells import DECLARED, LSTM
-from rnnscope.cli import app
-from rnnscope.page import contents as held
-from rnnscope.page.script import functions, runnable, tree
+from rnnscope._cli.commands import app
+from rnnscope._page import contents as held
+from rnnscope._page.script import functions, runnable, tree
+from rnnscope.cells import DECLARED, LSTM, from_h, from_x, previous, project, quantity, tanh, vector
 
 
 def traced(**options: Any) -> Any:
@@ -96,6 +96,34 @@ def test_a_tree_keeps_the_order_of_the_equation() -> None:
     assert found["op"] == "plus"
     assert found["left"]["left"] == {"op": "quantity", "name": "f"}
     assert found["left"]["right"] == {"op": "previous", "name": "c"}
+
+
+def test_a_tree_of_every_operation_is_what_the_page_reads() -> None:
+    """Written by hand from ``engine.js``, which reads no other form."""
+    h = {"op": "previous", "name": "h"}
+    r = {"op": "quantity", "name": "r"}
+    w = {"op": "vector", "name": "w"}
+    projected = {"op": "project", "of": {"op": "times", "left": r, "right": w}}
+    assert tree(tanh(from_x("n") - from_h("n", quantity("r") * previous("h")))) == {
+        "op": "apply",
+        "name": "tanh",
+        "symbol": "tanh",
+        "of": {
+            "op": "minus",
+            "left": {"op": "from_x", "gate": "n"},
+            "right": {
+                "op": "from_h",
+                "gate": "n",
+                "of": {"op": "times", "left": r, "right": h},
+            },
+        },
+    }
+    assert tree(project(quantity("r") * vector("w"))) == projected
+    assert tree(0.5 + from_h("n")) == {
+        "op": "plus",
+        "left": {"op": "number", "value": 0.5},
+        "right": {"op": "from_h", "gate": "n"},
+    }
 
 
 # --- size -----------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope import adopt, cells
+from rnnscope._layers import adopt, structure
+from rnnscope.cells import cells
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_proj")
 EXACT = 1e-12
@@ -244,7 +245,9 @@ def test_after_an_exception_nothing_is_changed(fault: str, monkeypatch: pytest.M
     elif fault == "record":
         options, expected, match = {"record": ["q"]}, rs.AddressError, "q"
     elif fault == "verification":
-        monkeypatch.setattr(adopt, "GRU", replace(cells.GRU, gates="zrn"))
+        exchanged = replace(cells.GRU, gates="zrn")
+        for module in (adopt, structure):
+            monkeypatch.setattr(module, "GRU", exchanged)
         expected, match = rs.VerificationError, "time="
     elif fault == "hook":
 
@@ -258,7 +261,7 @@ def test_after_an_exception_nothing_is_changed(fault: str, monkeypatch: pytest.M
         def fail(*_: Any, **__: Any) -> None:
             raise RuntimeError("out of memory")
 
-        opening = importlib.import_module("rnnscope.trace")
+        opening = importlib.import_module("rnnscope._trace.trace")
         monkeypatch.setattr(opening, "open_call", fail)
         expected, match = RuntimeError, "out of memory"
     before, state = picture(case.layer, x, h_0), torch.get_rng_state()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope import cells, run
+from rnnscope._layers import run
 from rnnscope.cells import (
     DECLARED,
     GRU,
@@ -34,6 +34,7 @@ from rnnscope.cells import (
     Cell,
     Function,
     apply,
+    cells,
     from_h,
     from_x,
     previous,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnscope as rs
-from rnnscope import adopt
+from rnnscope._layers import adopt
 
 KINDS = {"nn.RNN": nn.RNN, "nn.GRU": nn.GRU, "nn.LSTM": nn.LSTM}
 CELLS = {"nn.RNNCell": nn.RNNCell, "nn.GRUCell": nn.GRUCell, "nn.LSTMCell": nn.LSTMCell}

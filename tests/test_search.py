@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnscope.compare.model import Inputs
-from rnnscope.compare.observed import Observation
-from rnnscope.compare.search import either
+from rnnscope._compare.model.model import Inputs
+from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.search.search import either
 
 INF = torch.inf
 

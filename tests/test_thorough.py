@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from rnnscope.adopt import adopt
-from rnnscope.compare.catalogue import CATALOGUE, applied, causes, changed_part
-from rnnscope.compare.cause import Cause
-from rnnscope.compare.model import Inputs, Model
-from rnnscope.compare.observed import UNIT, Observation
-from rnnscope.compare.parts import OpenedPart, opened_parts
-from rnnscope.compare.runs import RunPart, run_parts
-from rnnscope.compare.simulate import Simulator
-from rnnscope.compare.stacked import Stacked
-from rnnscope.compare.standing import compatible
-from rnnscope.compare.thorough import Thorough
-from rnnscope.compare.tolerance import allowed
+from rnnscope._compare.mistakes import CATALOGUE, applied, causes, changed_part
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.compatible import compatible
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.observed import UNIT, Observation
+from rnnscope._compare.model.runs import RunPart, run_parts
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.search.factored import Thorough
+from rnnscope._compare.search.stacked import Stacked
+from rnnscope._compare.tolerance import allowed
+from rnnscope._compare.work import Account, counted
+from rnnscope._layers.adopt import adopt
 
 LAYERS: dict[str, Any] = {
     "one unit": lambda **o: nn.RNN(3, 1, **o),  # which no mistake in the weights concerns
@@ -72,10 +73,6 @@ def mistakes_of(model: Model, *, scoped: bool = False) -> list[Cause]:
     return [c for c in causes(model, scoped=scoped) if CATALOGUE[c.name].of_cell]
 
 
-def never() -> bool:
-    return False
-
-
 def some_sets(every: list[Cause], size: int, count: int, seed: int) -> list[frozenset[Cause]]:
     rng = random.Random(seed)
     drawn = (frozenset(rng.sample(every, size)) for _ in range(10000))
@@ -101,7 +98,7 @@ def test_what_is_planted_is_among_what_fits(kind: str, size: int, finals: bool) 
             witness = run_parts(model, [seen], 0, {})[0, 0]
         else:
             witness = opened_parts(model, [seen])[0, 0]
-        found = thorough.fitting(witness, size, {}, never)
+        found = thorough.fitting(witness, size, {})
         if finals and kind.startswith("wide"):  # whole runs of many units take too long
             assert found is None
             continue
@@ -122,7 +119,7 @@ def test_what_changes_more_than_weights_or_equations_is_left_to_others() -> None
     inputs = inputs_of(model)
     seen = observed(model, frozenset(), inputs, finals=False)
     assert seen is not None
-    thorough.fitting(opened_parts(model, [seen])[0, 0], 1, {}, never)
+    thorough.fitting(opened_parts(model, [seen])[0, 0], 1, {})
     part = model.parts[0][0]
     left = {c.name for c in every if not thorough.covers(part, frozenset({c}))}
     assert left == {"matrices_exchanged", "first_bias", "never_carried", "unapplied"}
@@ -140,15 +137,18 @@ def test_first_steps_that_tell_too_little() -> None:
     seen = observed(model, frozenset(), nothing, finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    assert Thorough(every).fitting(witness, 3, {}, never) is None
+    assert Thorough(every).fitting(witness, 3, {}) is None
 
 
-def test_a_search_that_is_late_tells_nothing() -> None:
+def test_a_search_without_work_left_tells_nothing() -> None:
     model = model_of("gru")
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    assert Thorough(mistakes_of(model)).fitting(witness, 2, {}, lambda: True) is None
+    work = Account(0)
+    with counted(work):
+        assert Thorough(mistakes_of(model)).fitting(witness, 2, {}) is None
+    assert work.cut
 
 
 def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
@@ -158,7 +158,7 @@ def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
     seen = observed(model, together, inputs_of(model, zeros=True), finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    found = Thorough(every).fitting(witness, 2, {}, never)
+    found = Thorough(every).fitting(witness, 2, {})
     assert found is not None
     parts = [changed_part(witness.part, s, {}) for s in found]
     worst = witness.misfit([part for part in parts if part is not None]).worst
@@ -183,7 +183,7 @@ def test_what_is_planted_in_two_layers_is_among_what_fits(kind: str, zeros: bool
         if seen is None or set(places) == {1} or planted == 8:
             continue
         known = [thorough.kinds(model.parts[layer][0], {}) for layer in (0, 1)]
-        stacked = Stacked.of(thorough, model, seen, {}, never)
+        stacked = Stacked.of(thorough, model, seen, {})
         assert stacked is not None
         tried = [{*kinds.places, *kinds.equations} for kinds in known]
         if not all(together <= some for some in tried):
@@ -200,7 +200,7 @@ def test_two_layers_of_two_directions_or_with_lengths_are_left_to_others() -> No
     thorough = Thorough(mistakes_of(model))
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
-    assert Stacked.of(thorough, model, seen, {}, never) is None
+    assert Stacked.of(thorough, model, seen, {}) is None
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -213,11 +213,11 @@ def test_a_layer_of_one_unit_has_few_mistakes_or_none(layers: int, bias: bool) -
     thorough = Thorough(mistakes_of(model))
     if layers == 1:
         witness = opened_parts(model, [seen])[0, 0]
-        sets = [thorough.fitting(witness, size, {}, never) for size in (1, 2, 3)]
+        sets = [thorough.fitting(witness, size, {}) for size in (1, 2, 3)]
         assert all(found is not None for found in sets)
         assert together in (sets[0] or [])
     else:
-        stacked = Stacked.of(thorough, model, seen, {}, never)
+        stacked = Stacked.of(thorough, model, seen, {})
         assert stacked is not None
         assert together in [s for some in stacked.fitting(1, 1) for s in some]
         assert all(len(s) == 3 for some in stacked.fitting(3, 0) for s in some)

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import rnnscope as rs
-from rnnscope.adopt import RECURRENT
+from rnnscope._layers.adopt import RECURRENT
 
 FORWARDS = {kind: vars(kind)["forward"] for kind in RECURRENT}
 

@@ -9,34 +9,37 @@ torch.Size([2, 2, 4, 30, 20])
 torch.Size([4, 30, 20])
 """
 
-from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
-from rnnscope import plot
-from rnnscope.cells import Cell
-from rnnscope.compare import Cause, Verdict, assert_agrees, compare
-from rnnscope.edit import Edit
-from rnnscope.errors import (
-    AddressError,
-    CandidateError,
-    DeclarationError,
-    DtypeError,
-    FileError,
-    GradientError,
-    MissingExtraError,
-    NotRecurrentError,
-    RefusedError,
-    RnnscopeError,
-    ShapeError,
-    VerificationError,
-)
-from rnnscope.files import load, save
-from rnnscope.layouts import Array, Layout, Stored
-from rnnscope.recurrent import Recurrent, unfuse
-from rnnscope.trace import load_trace, trace
-from rnnscope.traced import Trace
-from rnnscope.watch import watch
+if TYPE_CHECKING:  # for type checkers and editors; a running program finds the same in _HOMES
+    from rnnscope import cells as cells
+    from rnnscope import errors as errors
+    from rnnscope import plot
+    from rnnscope._compare import Cause, Verdict, assert_agrees, compare
+    from rnnscope._edit import Edit
+    from rnnscope._files import load, save
+    from rnnscope._layers.recurrent import Recurrent, unfuse
+    from rnnscope._layouts import Array, Layout, Stored
+    from rnnscope._trace.trace import load_trace, trace
+    from rnnscope._trace.verbs import Trace
+    from rnnscope._watch.watch import watch
+    from rnnscope.cells import Cell
+    from rnnscope.errors import (
+        AddressError,
+        CandidateError,
+        DeclarationError,
+        DtypeError,
+        FileError,
+        GradientError,
+        MissingExtraError,
+        NotRecurrentError,
+        RefusedError,
+        RnnscopeError,
+        ShapeError,
+        VerificationError,
+    )
 
-__version__ = _version("rnnscope")
+    __version__: str
 
 __all__ = [
     "AddressError",
@@ -70,3 +73,61 @@ __all__ = [
     "unfuse",
     "watch",
 ]
+
+_HOMES = {
+    "AddressError": "rnnscope.errors",
+    "Array": "rnnscope._layouts",
+    "CandidateError": "rnnscope.errors",
+    "Cause": "rnnscope._compare",
+    "Cell": "rnnscope.cells",
+    "DeclarationError": "rnnscope.errors",
+    "DtypeError": "rnnscope.errors",
+    "Edit": "rnnscope._edit",
+    "FileError": "rnnscope.errors",
+    "GradientError": "rnnscope.errors",
+    "Layout": "rnnscope._layouts",
+    "MissingExtraError": "rnnscope.errors",
+    "NotRecurrentError": "rnnscope.errors",
+    "Recurrent": "rnnscope._layers.recurrent",
+    "RefusedError": "rnnscope.errors",
+    "RnnscopeError": "rnnscope.errors",
+    "ShapeError": "rnnscope.errors",
+    "Stored": "rnnscope._layouts",
+    "Trace": "rnnscope._trace.verbs",
+    "Verdict": "rnnscope._compare",
+    "VerificationError": "rnnscope.errors",
+    "assert_agrees": "rnnscope._compare",
+    "cells": "rnnscope",
+    "compare": "rnnscope._compare",
+    "errors": "rnnscope",
+    "load": "rnnscope._files",
+    "load_trace": "rnnscope._trace.trace",
+    "plot": "rnnscope",
+    "save": "rnnscope._files",
+    "trace": "rnnscope._trace.trace",
+    "unfuse": "rnnscope._layers.recurrent",
+    "watch": "rnnscope._watch.watch",
+}
+"""Where each public name is defined. A name is imported when it is first used, so that ``import
+rnnscope`` costs next to nothing, and so does a command that only prints its help."""
+
+if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any misspelt name
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("rnnscope")
+        elif name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        elif _HOMES[name] == __name__:
+            value = import_module(f"{__name__}.{name}")
+        else:
+            value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_HOMES, "__version__"})

@@ -19,6 +19,8 @@ Each is also the built-in exception that a caller would expect, so that
 
 from __future__ import annotations
 
+from rnnscope._escaping import printable
+
 __all__ = [
     "AddressError",
     "CandidateError",
@@ -37,6 +39,10 @@ __all__ = [
 
 class RnnscopeError(Exception):
     """The root of the tree: catch this to catch all of rnnscope's errors."""
+
+    def __str__(self) -> str:
+        """The message, in which names of files, layers and arrays do nothing to a terminal."""
+        return printable(super().__str__())
 
 
 class NotRecurrentError(RnnscopeError, TypeError):
@@ -60,7 +66,7 @@ class AddressError(RnnscopeError, KeyError):
 
     def __str__(self) -> str:
         """The message as written (a plain KeyError would put it in quotes)."""
-        return str(self.args[0]) if self.args else ""
+        return printable(str(self.args[0])) if self.args else ""
 
 
 class DeclarationError(RnnscopeError, ValueError):

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from rnnscope._layers.recurrent import Recurrent
+from rnnscope._layouts import Converted, from_torch, to_torch
 from rnnscope.cells import CELLS
-from rnnscope.layouts import Converted, from_torch, to_torch
-from rnnscope.recurrent import Recurrent
 
 Floats = NDArray[np.float32]
 

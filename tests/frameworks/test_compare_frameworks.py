@@ -12,7 +12,7 @@ import torch
 from against import HIDDEN, INPUT, framework, in_torch, numbers
 
 import rnnscope as rs
-from rnnscope.layouts import to_torch
+from rnnscope._layouts import to_torch
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = framework("keras")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from against import framework
 
-from rnnscope.layouts import LAYOUTS
+from rnnscope._layouts import LAYOUTS
 
 
 @pytest.mark.filterwarnings("ignore")

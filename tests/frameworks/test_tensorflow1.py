@@ -19,7 +19,7 @@ from against import (
     x_and_states,
 )
 
-from rnnscope.layouts import to_torch
+from rnnscope._layouts import to_torch
 
 tf_keras = framework("tf_keras")
 pytestmark = pytest.mark.filterwarnings("ignore")

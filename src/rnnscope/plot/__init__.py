@@ -1,6 +1,7 @@
 """Pictures of a trace: each function draws on ``ax`` and returns it; ``data`` holds what is drawn.
 
-matplotlib is needed to draw (``pip install 'rnnscope[plot]'``), not for the data.
+Enters: a trace, gradients or a comparison of traces.
+Leaves: axes of matplotlib (``pip install 'rnnscope[plot]'``); the data need no matplotlib.
 """
 
 from rnnscope.plot import data

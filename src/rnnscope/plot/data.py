@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rnnscope.adopt import Structure
+from rnnscope._gradients.gradients import Gradients
+from rnnscope._layers.sequences import last_steps
+from rnnscope._layers.structure import Structure
+from rnnscope._record.labels import step_labels
+from rnnscope._record.record import Record
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import AddressError, ShapeError
-from rnnscope.gradients import Gradients
-from rnnscope.labels import step_labels
-from rnnscope.record import Record
-from rnnscope.traced import Trace
 
 __all__ = [
     "Diagram",
@@ -177,7 +178,7 @@ def quantity(
         raise AddressError(f'order is "similar" or a list of units; got {order!r}')
     elif order is not None:
         chosen = _units(trace, np.atleast_1d(np.asarray(order)).tolist(), len(values))
-    valid = np.arange(values.shape[1]) < length
+    valid = trace.valid[batch].cpu().numpy()
     limits, signed = _limits(trace, name, values)
     texts = _labels(trace, labels, batch)
     title = _title(trace, name, layer, direction, batch)
@@ -222,8 +223,8 @@ def units(
     layer, direction, batch = _at(trace, layer, direction, batch)
     plane = _plane(trace, name, layer, direction, batch)
     length, count = int(trace.lengths[batch]), plane.shape[1]
-    every = range(min(4, count)) if chosen is None else np.atleast_1d(np.asarray(chosen)).tolist()
-    names = _units(trace, every, count)
+    indices = range(min(4, count)) if chosen is None else np.atleast_1d(np.asarray(chosen)).tolist()
+    names = _units(trace, indices, count)
     inputs = _numbers(trace.layer_input(layer)[batch, :length])
     limits = trace.cell.range(name) if name in trace.cell.equations else None
     texts = _labels(trace, labels, batch)
@@ -254,11 +255,11 @@ def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturati
     kept = torch.stack([trace[name] for name in gates], 2)[:, :, :, valid].double()
     kept[~torch.isfinite(kept)] = torch.nan  # (…, step, unit); such steps do not count
     nothing = kept.isnan()
-    left, right = (
-        torch.where(nothing, torch.nan, each.double()).nanmean(3)
-        for each in (kept < low, kept > high)
+    shut, open_ = (
+        torch.where(nothing, torch.nan, beyond.double()).nanmean(3)
+        for beyond in (kept < low, kept > high)
     )
-    return Saturation(_numbers(left), _numbers(right), gates, trace.directions, low, high)
+    return Saturation(_numbers(shut), _numbers(open_), gates, trace.directions, low, high)
 
 
 # gradients, memory ---------------------------------------------------------------------------
@@ -276,11 +277,11 @@ def gradient_norm(
         )
     sizes = gradients[name].double().norm(dim=-1)  # layer, direction, batch, time
     valid = gradients.valid
-    every = list(range(valid.shape[0]))
-    rows = every if batch is None else [_at(gradients, 0, None, batch)[2]]
-    here = valid[rows]
-    total = (sizes[:, :, rows] * here).sum(2)
-    count = here.sum(0)
+    sequences = list(range(valid.shape[0]))
+    rows = sequences if batch is None else [_at(gradients, 0, None, batch)[2]]
+    valid_rows = valid[rows]
+    total = (sizes[:, :, rows] * valid_rows).sum(2)
+    count = valid_rows.sum(0)
     mean = torch.where(count > 0, total / count.clamp_min(1), torch.nan)
     texts = _labels(gradients, labels, rows[0]) if len(rows) == 1 else ()
     which = f"sequence {batch}" if batch is not None else f"mean over {len(rows)} sequences"
@@ -303,7 +304,7 @@ def flow(
     layer, direction, batch = _at(trace, layer, direction, batch)
     values = trace.flow(of, to, layer=layer, direction=direction, batch=batch, time=time)
     length = int(trace.lengths[batch])
-    last = length - 1 if direction == "forward" else 0
+    last = last_steps(length, direction == "reverse")
     at = last if time == "last" else int(time) % int(trace.sizes["time"])
     texts = _labels(trace, labels, batch)
     title = f"|∂{of}_{at + 1}/∂{to}_s|, layer {layer}, {direction}, sequence {batch}"
@@ -323,16 +324,16 @@ def memory(
     """What the last state holds of each step, over units: see ``Trace.memory``. Raises
     ``AddressError`` for a state that is no sum over the past."""
     _opened(trace)
-    found = trace.memory(state)
+    sums = trace.memory(state)
     where = {"layer": layer, "direction": direction, "batch": batch}
     if labels is None and trace.labels:
         labels = trace.labels
-    drawn = quantity(found, "written", order=order, labels=labels, **where)  # type: ignore[arg-type]
-    title = f"written into the last {found.state}: " + drawn.title.partition(", ")[2]
+    drawn = quantity(sums, "written", order=order, labels=labels, **where)  # type: ignore[arg-type]
+    title = f"written into the last {sums.state}: " + drawn.title.partition(", ")[2]
     layer, direction, batch = _at(trace, layer, direction, batch)
-    left = float(found.initial[layer, trace.directions.index(direction), batch].abs().max())
-    if left > 0:
-        title += f"\nnot shown: up to {left:.2g} that is left of the initial state"
+    remainder = float(sums.initial[layer, trace.directions.index(direction), batch].abs().max())
+    if remainder > 0:
+        title += f"\nnot shown: up to {remainder:.2g} that is left of the initial state"
     return Map(**{**vars(drawn), "title": title})
 
 
@@ -467,18 +468,18 @@ def _at(trace: Record, layer: int, direction: str | None, batch: int) -> tuple[i
     """A layer, a direction (the first where none is told) and a sequence that are there."""
     if not isinstance(trace, Record):
         _opened(trace)
-    found = []
+    places = []
     for axis, index in (("layer", layer), ("batch", batch)):
         place = trace.position(axis, index)
         if isinstance(place, slice):
             raise AddressError(f"{axis} must be one whole number here; got {index!r}")
-        found.append(place)
+        places.append(place)
     if direction is None:
         direction = trace.directions[0]
     if direction not in trace.directions:
-        known = " and ".join(map(repr, trace.directions))
-        raise AddressError(f"no direction {direction!r}; there is {known}")
-    return found[0], direction, found[1]
+        names = " and ".join(map(repr, trace.directions))
+        raise AddressError(f"no direction {direction!r}; there is {names}")
+    return places[0], direction, places[1]
 
 
 def _numbers(value: Tensor) -> Array:
@@ -494,27 +495,27 @@ def _plane(trace: Record, name: str, layer: int, direction: str, batch: int) -> 
 
 
 def _units(trace: Record, chosen: Sequence[int], count: int) -> tuple[int, ...]:
-    found = [trace.position("unit", k, count) for k in chosen]
-    if not found:
+    places = [trace.position("unit", k, count) for k in chosen]
+    if not places:
         raise AddressError(f"no unit is named; there are {count}, numbered 0 to {count - 1}")
-    return tuple(k for k in found if isinstance(k, int))
+    return tuple(k for k in places if isinstance(k, int))
 
 
 def _limits(trace: Record, name: str, values: Array) -> tuple[tuple[float, float], bool]:
     """Where the colours begin and end, and whether they are centred at zero."""
-    told = None
+    interval = None
     if isinstance(trace, Trace) and name in trace.cell.equations:
-        told = trace.cell.range(name)
-        if told is not None and told[0] >= 0:
-            return told, False
+        interval = trace.cell.range(name)
+        if interval is not None and interval[0] >= 0:
+            return interval, False
     finite = np.abs(values[np.isfinite(values)])
-    most = max(map(abs, told)) if told else float(finite.max()) if finite.size else 1.0
+    most = max(map(abs, interval)) if interval else float(finite.max()) if finite.size else 1.0
     return (-(most or 1.0), most or 1.0), True
 
 
 def _labels(trace: Record, labels: Any, batch: int) -> tuple[str, ...]:
-    found = step_labels(labels, trace.lengths.tolist()) or getattr(trace, "labels", ())
-    return tuple(found[batch]) if found else ()
+    rows = step_labels(labels, trace.lengths.tolist()) or getattr(trace, "labels", ())
+    return tuple(rows[batch]) if rows else ()
 
 
 def _title(trace: Record, name: str, layer: int, direction: str, batch: int) -> str:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rnnscope._gradients.gradients import Gradients
+from rnnscope._record.record import Record
+from rnnscope._trace.verbs import Trace
 from rnnscope.errors import MissingExtraError
-from rnnscope.gradients import Gradients
 from rnnscope.plot import data
-from rnnscope.record import Record
-from rnnscope.traced import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -375,8 +375,8 @@ def _lane(layer: int, drawn: data.Norms, d: int) -> str:
 
 def _steps(ax: Axes, count: int, labels: Sequence[str]) -> None:
     """Ticks of the axis of time: labels, or positions; of many some."""
-    every = max(1, -(-count // MANY)) if labels else max(1, -(-count // 16))
-    ticks = list(range(0, count, every))
+    stride = max(1, -(-count // MANY)) if labels else max(1, -(-count // 16))
+    ticks = list(range(0, count, stride))
     texts = [labels[k] if labels and k < len(labels) else "" if labels else str(k) for k in ticks]
     long = sum(map(len, texts)) > 80 or max(map(len, texts), default=0) > 80 / max(1, len(ticks))
     texts = [data.short(text) for text in texts]

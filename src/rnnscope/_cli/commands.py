@@ -1,0 +1,283 @@
+"""The command line: arguments in, the public API, text out.
+
+Errors are one line on stderr and exit code 2. What a command computes with is imported when it
+runs: a help text needs no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rnnscope._cli.choices import LAYOUT_NAMES, AnyCell, Format, VerdictFormat
+from rnnscope._cli.options import (
+    FILE_HELP,
+    AddressOptions,
+    CallOptions,
+    ComparisonOptions,
+    ConversionOptions,
+    FittingCell,
+    FormatOption,
+    FormatWithoutLatex,
+    ShapeOptions,
+    flattened,
+)
+from rnnscope._cli.terminal import ArgumentError, OneLine, say, show
+
+__all__ = ["AnyCell", "app", "main"]
+
+app = typer.Typer(
+    cls=OneLine,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Opens the recurrent layers of PyTorch: every number inside, explained and proven.",
+)
+
+
+def main() -> None:
+    """The command ``rnnscope``."""
+    app()
+
+
+# rnnscope ------------------------------------------------------------------------------------
+
+
+def _version() -> str:
+    from rnnscope import __version__
+
+    return f"rnnscope {__version__}"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(_version())
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Opens the recurrent layers of PyTorch: every number inside, explained and proven."""
+    if context.invoked_subcommand is None:
+        typer.echo(
+            f"{_version()} opens the recurrent layers of PyTorch. "
+            "Four commands to try:\n"
+            "\n"
+            "    rnnscope explain 3 4 5\n"
+            "        an RNN reads 3, 4, 5: three hidden states, each by hand, equal to PyTorch's\n"
+            "    rnnscope explain 3 4 5 --cell lstm --hidden 2 --time 2 --unit 1\n"
+            "        one number inside an LSTM, and all that it is made of\n"
+            "    rnnscope shapes --cell lstm --layers 2 --bidirectional\n"
+            "        what every slice of output and every row of h_n is\n"
+            "    rnnscope view 3 4 5 -o page.html\n"
+            "        a page to step through; change a number in it, and see what follows\n"
+            "\n"
+            "rnnscope --help lists all commands, rnnscope explain --help the options of one."
+        )
+
+
+# rnnscope explain ----------------------------------------------------------------------------
+
+
+@app.command(
+    # negative numbers are no options; what else is unknown is complained of below
+    context_settings={"ignore_unknown_options": True},
+    short_help="Every hidden state by hand, checked against PyTorch.",
+)
+@flattened
+def explain(
+    context: typer.Context,
+    call: CallOptions,
+    address: AddressOptions,
+    form: FormatOption = Format.text,
+) -> None:
+    """Every hidden state of a small layer, worked out by hand and checked against PyTorch.
+
+    Input, weights, equation, arithmetic, check, outputs. Of a larger layer one unit is followed:
+    --at-layer, --direction, --unit say which. --time explains one step, --name one number of it.
+    """
+    words = call.steps or []
+    _refuse_options(context, words)
+    from rnnscope._cli.traces import coordinates, trace_of
+    from rnnscope._explain.lesson import lesson
+
+    trace, construction = trace_of(call)
+    chosen = coordinates(address)
+    if address.name is not None or address.time is not None:
+        show(trace.explain(address.name, **chosen), form)
+        return
+    show(lesson(trace, construction=construction, **chosen), form)
+    if words and replace(call, steps=None) == CallOptions() and form is Format.text:
+        command = f"rnnscope view {' '.join(words)} -o page.html"
+        say(f"\nNext: {command}  ·  --cell lstm  ·  --set weight_hh_l0=0")
+
+
+def _refuse_options(context: typer.Context, words: Sequence[str]) -> None:
+    """A misspelt option has landed among the numbers."""
+    options = [option for parameter in context.command.params for option in parameter.opts]
+    for word in words:
+        if re.match(r"--?[^\d.,\-]", word) and not re.match(r"-(inf|nan)", word, re.IGNORECASE):
+            near = difflib.get_close_matches(word.split("=")[0], options, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ArgumentError(f"no such option: {word}.{hint}")
+
+
+# rnnscope view -------------------------------------------------------------------------------
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="A page through which one can walk, step by step.",
+)
+@flattened
+def view(
+    context: typer.Context,
+    call: CallOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Where the page is written."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="A name for each step, such as the tokens."),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="The sequence, where --input holds several.")
+    ] = None,
+) -> None:
+    """One HTML file that shows a layer at work: every number, its equation, and what follows when
+    it is changed. It needs no network and nothing else: open it in a browser.
+    """
+    if output is None:
+        raise ArgumentError("say where the page is written: rnnscope view 3 4 5 -o page.html")
+    _refuse_options(context, call.steps or [])
+    from rnnscope._cli.traces import trace_of
+    from rnnscope._page import view as page
+
+    trace, construction = trace_of(call)
+    if labels is not None:
+        trace.labelled(labels.split(","))
+    say(f"wrote {page(trace, output, batch=batch, construction=construction)}")
+
+
+# rnnscope show, rnnscope convert ---------------------------------------------------------------
+
+
+@app.command("show", short_help="The recurrent layers in a file.")
+def show_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=FILE_HELP)],
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="This layer alone, as in encoder.rnn.")
+    ] = None,
+    cell: FittingCell = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="LAYOUT", help=f"How it is stored: {', '.join(LAYOUT_NAMES)}."),
+    ] = None,
+    form: FormatWithoutLatex = Format.text,
+) -> None:
+    """The recurrent layers in a file: cell, sizes, layout, and how its numbers look.
+
+    Nothing in the file is run. Beside each layer stands what no file of its kind tells and was
+    assumed. The radius of W_hh is the largest absolute eigenvalue of a gate's matrix.
+    """
+    from rnnscope._cli.layers import options_named
+    from rnnscope._files.summary import summarize
+
+    kind = cell.value if cell else None
+    with options_named(layout="--layout"):
+        layers = summarize(file, layer=layer, cell=kind, layout=layout)
+    show(layers, form, "show")
+
+
+@app.command(short_help="A file's recurrent layers in another framework's layout.")
+@flattened
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=FILE_HELP)],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    options: ConversionOptions,
+) -> None:
+    """Read the recurrent layers of IN and write them to OUT, in the layout of any framework.
+
+    Only recurrent layers are written, and of a model in JSON its head where OUT is JSON too; an
+    existing OUT is replaced whole, or not at all.
+    """
+    from rnnscope._cli.conversion import report, write
+    from rnnscope._cli.layers import options_named
+    from rnnscope._files import load
+
+    kind = options.cell.value if options.cell else None
+    with options_named(layout="--from"):
+        layers = load(source, layer=options.layer, cell=kind, layout=options.stored)
+    write(layers, target, options.layout)
+    for line in report(layers, target, options.layout):
+        say(line)
+
+
+# rnnscope compare ----------------------------------------------------------------------------
+
+
+DIFFERS = 1  # the exit code
+UNDECIDED = 2  # as errors have: it cannot be compared
+
+
+@app.command(short_help="Whether recorded numbers are what a layer computes, and if not why.")
+@flattened
+def compare(
+    numbers: ComparisonOptions,
+    effort: Annotated[
+        float,
+        typer.Option(min=0, help="So many times the usual work of a search for causes, at most."),
+    ] = 1.0,
+    seconds: Annotated[float | None, typer.Option(min=0, hidden=True)] = None,
+    form: Annotated[
+        VerdictFormat, typer.Option("--format", help="How it is printed.")
+    ] = VerdictFormat.text,
+) -> None:
+    """Whether numbers computed elsewhere are what a layer computes: where they differ first, and
+    which mistakes explain it.
+
+    Exit code 0: they agree; 1: they differ; 2: they cannot be compared.
+    """
+    if seconds is not None:
+        effort = seconds / 6
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", DeprecationWarning)
+            text = f"--seconds is deprecated, work is counted: write --effort {effort:.3g}"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+    from rnnscope._cli.compare import PrintedVerdict, verdict_of
+
+    verdict = verdict_of(numbers, effort)
+    show(PrintedVerdict(verdict), Format(form.value), "compare")
+    if not verdict:
+        raise typer.Exit(UNDECIDED if verdict.unread or verdict.undecided else DIFFERS)
+
+
+# rnnscope shapes -----------------------------------------------------------------------------
+
+
+@app.command(short_help="What each slice of output and each row of h_n is.")
+@flattened
+def shapes(sizes: ShapeOptions, form: FormatWithoutLatex = Format.text) -> None:
+    """What each slice of output and each row of h_n is, and the traps: checked on numbers.
+
+    The layer and its input are made up from the sizes; no data is needed.
+    """
+    from rnnscope._cli.traces import trace_of_sizes
+
+    show(trace_of_sizes(sizes).shapes(), form, "shapes")

@@ -1,0 +1,125 @@
+"""What the command compare reads and prints: a layer, its input, initial states; a verdict.
+
+Files are data: nothing in them is run, and sizes are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope._cli.inputs import (
+    MOST,
+    afford,
+    in_precision,
+    read_lengths,
+    read_sequence,
+    reader_of,
+)
+from rnnscope._cli.layers import LayerFile, cell_name
+from rnnscope._cli.options import ComparisonOptions
+from rnnscope._cli.terminal import ArgumentError
+from rnnscope._compare import Verdict, compare
+from rnnscope._escaping import fenced
+from rnnscope._files.arrays import read_npz
+from rnnscope._files.disk import LazyArray
+from rnnscope._layers.adopt import adopt
+from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
+
+__all__ = ["PrintedVerdict", "initial_states", "verdict_of"]
+
+
+def verdict_of(options: ComparisonOptions, effort: float) -> Verdict:
+    """What ``rnnscope.compare`` says; raises what it raises, with options for arguments."""
+    kind, activation = cell_name(options.cell, options.nonlinearity)
+    stored = LayerFile(options.weights, options.layer_name, kind, options.layout, activation)
+    layer: Any = stored.read()[1]
+    layer.batch_first = options.batch_first
+    x = in_precision(read_sequence(options.input_file), layer)
+    if x.shape[-1] != layer.input_size:
+        raise ArgumentError(
+            f"{options.input_file}: the layer takes {layer.input_size} numbers a step; got "
+            f"{x.shape[-1]} in {tuple(x.shape)}"
+        )
+    afford(x[..., 0].numel(), layer.num_layers * layer.hidden_size)
+    initial = None if options.initial is None else initial_states(options.initial, layer)
+    lengths = None if options.lengths is None else read_lengths(options.lengths)
+    try:
+        return compare(
+            options.candidate,
+            layer,
+            x,
+            initial,
+            lengths=lengths,
+            axes=options.axes,
+            effort=effort,
+        )
+    except RnnscopeError as error:
+        text = _in_options(str(error))
+        raise (ArgumentError(text) if text != str(error) else error) from error
+
+
+@dataclass(frozen=True)
+class PrintedVerdict:
+    """A verdict in the forms that a command prints."""
+
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        return _in_options(str(self.verdict))
+
+    def markdown(self) -> str:
+        """The text as a block that keeps its columns."""
+        return fenced(str(self).rstrip("\n")) + "\n"
+
+    def data(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return self.verdict.to_dict()
+
+
+def _in_options(text: str) -> str:
+    """Arguments of Python as options of the command.
+
+    >>> _in_options("say which, axes='tbu' or 'btu'")
+    'say which, --axes tbu or btu'
+    """
+    said = re.sub(r"\baxes='(\w*)'", r"--axes \1", text)
+    if said != text:
+        said = re.sub(r"'([btu]{1,3})'", r"\1", said)
+    return said
+
+
+def initial_states(path: Path, layer: nn.Module) -> Any:
+    """The initial states in an ``.npz`` file, ``h_0`` and where the layer has it ``c_0``, in the
+    form that the layer takes.
+
+    Raises ``FileError`` where one is missing, or something else is there.
+    """
+    arrays = reader_of(path, {".npz": read_npz})(path).arrays
+    names = [f"{state}_0" for state in adopt(layer).cell.states]
+    if sorted(arrays) != sorted(names):
+        present = ", ".join(arrays) or "nothing"
+        raise FileError(
+            f"{path}: expected {' and '.join(names)}, (layers × directions, batch, hidden); "
+            f"it holds {present}"
+        )
+    dtype = next(layer.parameters()).dtype
+    states = tuple(_numbers(arrays[name], f"{path}: {name}").to(dtype) for name in names)
+    return states[0] if len(states) == 1 else states
+
+
+def _numbers(array: LazyArray, place: str) -> Tensor:
+    if array.count > MOST:
+        raise ShapeError(f"{place} has {array.count} numbers, more than {MOST}")
+    try:
+        value = array.read()
+    except TypeError as error:  # text, dates and whatever else torch has no type for
+        raise DtypeError(f"{place} must hold real numbers: {error}") from error
+    if value.is_complex():
+        raise DtypeError(f"{place} must hold real numbers; got {value.dtype}")
+    return value.to(torch.float64)

@@ -1,0 +1,1 @@
+"""What is compared: called, recorded or read, in one form."""

@@ -1,0 +1,113 @@
+"""Numbers that were recorded elsewhere, to be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.candidate.caller_inputs import described
+from rnnscope._compare.candidate.checks import ParameterDifference
+from rnnscope._compare.candidate.recorded import Recorded
+from rnnscope._compare.candidate.subject import (
+    Told,
+    dtype_of,
+    observed,
+    on_padding,
+    read_batch_first,
+    rounding,
+    rows_of,
+    sliced,
+    turned,
+)
+from rnnscope._compare.gpu import ON_GPU, on_gpu
+from rnnscope._compare.model.model import Inputs, Model, Outcome
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._layers.adopt import Adopted
+
+__all__ = ["OfArrays"]
+
+
+class OfArrays:
+    """Numbers that were recorded elsewhere."""
+
+    given = True
+    raised = False
+    keeps_state = False
+    sliced = True
+
+    def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
+        recorded = Recorded.of(value, adopted.structure, inputs, axes)
+        self.model = Model.of(adopted, torch.float64)
+        kind = adopted.structure.kind
+        there = on_gpu(value)
+        padding = on_padding(recorded.output, inputs, kind)
+        self.notes = [*[ON_GPU] * there, *recorded.notes, *padding]
+        self.unread = list(recorded.unread)
+        self.untried: set[str] = {"the final states"} if recorded.unread else set()
+        self.findings: list[str] = []
+        self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
+        self._adopted = adopted
+        self._observation = observed(
+            self.model,
+            inputs,
+            rounding(*self.dtypes, on_gpu=there),
+            recorded.output,
+            recorded.final,
+            recorded.quantities,
+        )
+        self._batch_first = self._turned_back()
+
+    def _turned_back(self) -> list[str]:
+        """The final states that agree if they are read batch first, and not as they stand: where
+        there are as many rows as sequences, their shape does not tell. They are put in order."""
+        one, structure = self._observation, self.model.structure
+        [outcome] = one.simulator.run([self.model])
+        if outcome is None or one.inputs.batch != rows_of(structure):
+            return []
+        found = {
+            name: turned(seen)
+            for name, seen in one.final.items()
+            if not self._fits(name, seen, outcome) and self._fits(name, turned(seen), outcome)
+        }
+        self._observation = replace(one, final={**one.final, **found})
+        return list(found)
+
+    def _fits(self, name: str, seen: Tensor, outcome: Outcome) -> bool:
+        within = self._observation.allowed[f"{name}_n"]
+        return bool((distance(outcome.final[name], seen) <= within).all())
+
+    def shown(self) -> list[Observation]:
+        """All numbers."""
+        return [self._observation]
+
+    def searched(self) -> list[Observation]:
+        """Some of them, where there are many."""
+        return [sliced(self._observation, self._adopted)]
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases, in a line."""
+        return described(self._adopted, inputs, self.model, None)
+
+    def others(self) -> list[Observation]:
+        """None: there are no more numbers."""
+        return []
+
+    def read(self) -> list[Told]:
+        """Final states that lie batch first; the axes of the output may have any order."""
+        structure = self.model.structure
+        return [read_batch_first(structure, self._batch_first)] if self._batch_first else []
+
+    def direct(self) -> list[Told]:
+        """None: they cannot be called."""
+        return []
+
+    def other_kind(self) -> tuple[str, bool]:
+        """Unknown: they are numbers."""
+        return "", False
+
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
+        """None: they have no parameters."""
+        return [], None

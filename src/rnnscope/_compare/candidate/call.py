@@ -1,0 +1,409 @@
+"""Somebody's implementation, called whatever its form, without side effects."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope._compare.candidate.arguments import Arrays, arguments_of, described, passed, same
+from rnnscope._compare.candidate.returned import Answer, answered
+from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
+from rnnscope._compare.candidate.signature import Signature, layer_parameter
+from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.timeout import limited
+from rnnscope._compare.gpu import ON_GPU, on_gpu
+from rnnscope._compare.model.model import Inputs
+from rnnscope._layers.adopt import adopt
+from rnnscope._layers.structure import Structure
+from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
+
+__all__ = ["Answer", "Arrays", "Candidate"]
+
+
+class Candidate:
+    """A module, a function or a builder, as data can be given to it.
+
+    A module is called as the reference is, on a copy of it; a function as ``f(x)``,
+    ``f(x, initial)``, ``f(x, initial, weights)`` or ``f(x, h_0, c_0)``, by the names and places
+    of its parameters, with tensors or NumPy arrays; a builder takes a layer and returns one of
+    these. Make one with ``Candidate.of``.
+
+    Random numbers that it draws are its own: the caller's random state is left as it was, and so
+    are the settings of torch and NumPy.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        structure: Structure,
+        *,
+        is_builder: bool = False,
+        arrays: Arrays | None = None,
+    ) -> None:
+        self.structure = structure
+        self.is_builder = is_builder
+        self.name = _name(function)
+        self._notes: tuple[str, ...] = ()
+        self._arrays: Arrays | None = None
+        self._order: tuple[Arrays, ...] = ("torch",)
+        self._grad = False
+        self._random: Random | None = None
+        self._borrowed = False
+        self._padded = False
+        self.signature: Signature | None = None
+        if is_builder:
+            self._function = function
+            return
+        self._order = _order(function, arrays)
+        self._function = self._copied(function)
+        self.signature = Signature.of(self._function, structure.cell.states, self.name)
+        if not self.signature.roles:
+            raise NotRecurrentError(
+                f"{self.name} takes no argument; expected f(x), f(x, initial) or "
+                f"f(x, initial, weights)"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        candidate: Any,
+        structure: Structure,
+        *,
+        builder: bool | None = None,
+        arrays: Arrays | None = None,
+    ) -> Candidate:
+        """Whatever can be called, told apart by its form; ``builder`` says what it is.
+
+        ``arrays`` is what a function is given first. Raises ``NotRecurrentError`` for what is no
+        such thing.
+        """
+        if not callable(candidate) and callable(getattr(candidate, "call", None)):
+            candidate = candidate.call
+        if not callable(candidate):
+            kind = "None" if candidate is None else type(candidate).__name__
+            raise NotRecurrentError(
+                f"expected a module, a function f(x), f(x, initial) or f(x, initial, weights), "
+                f"or one that takes a layer; got {kind}"
+            )
+        if builder is None:
+            builder = not isinstance(candidate, nn.Module) and layer_parameter(candidate)
+        if isinstance(candidate, type) and not builder:
+            raise NotRecurrentError(
+                f"{candidate.__name__} is a class; expected a module or a function. Make an "
+                f"instance of it, as in {candidate.__name__}(...), or, if it takes the "
+                f"reference's layer, say builder=True"
+            )
+        return cls(candidate, structure, is_builder=builder, arrays=arrays)
+
+    # what it takes ----------------------------------------------------------------------
+
+    @property
+    def takes_initial(self) -> bool:
+        """Whether initial states can be given."""
+        signature = self._known
+        return any(signature.takes(role) for role in ("initial", "flat", "state"))
+
+    @property
+    def guessed(self) -> str:
+        """The parameter that is given initial states because of its place alone; else empty."""
+        return self._known.guessed
+
+    @property
+    def spare(self) -> tuple[str, ...]:
+        """Parameters that are None unless given, and are given nothing."""
+        return self._known.spare
+
+    def forget_guess(self) -> None:
+        """Give no initial states by place."""
+        self.signature = self._known.without_guess
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether it is given a state dict."""
+        return self._known.takes("weights")
+
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether it is given the length of each sequence, beside padded x."""
+        return self._known.takes("lengths")
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that is called, a copy of the caller's; None for anything else."""
+        return self._function if isinstance(self._function, nn.Module) else None
+
+    @property
+    def stream(self) -> object:
+        """Where its random numbers stand: set again, it draws the same ones again."""
+        return Random.now() if self._random is None else self._random
+
+    @stream.setter
+    def stream(self, stream: object) -> None:
+        assert isinstance(stream, Random)
+        self._random = stream
+
+    @property
+    def _known(self) -> Signature:
+        assert self.signature is not None, "a builder is built before it is called"
+        return self.signature
+
+    # calls ------------------------------------------------------------------------------
+
+    def build(self, layer: nn.Module) -> Candidate:
+        """What a builder makes of a layer, of which it gets a copy.
+
+        Raises ``CandidateError`` where it raises.
+        """
+        assert self.is_builder
+        with self._undisturbed():
+            try:
+                built = self._function(copy.deepcopy(layer))
+            except (Exception, SystemExit) as error:
+                text = f"{self.name}, called with {type(layer).__name__}, raised {_said(error)}"
+                raise CandidateError(text) from error
+        if not callable(built) and not callable(getattr(built, "call", None)):
+            raise NotRecurrentError(
+                f"{self.name}, given a layer, returned "
+                f"{'None' if built is None else type(built).__name__}; expected a module or a "
+                f"function f(x) or f(x, initial)"
+            )
+        found = Candidate.of(built, adopt(layer).structure, builder=False)
+        found.name = self.name
+        return found
+
+    def call(
+        self,
+        inputs: Inputs,
+        weights: Mapping[str, Tensor] | None = None,
+        packed: bool = False,
+    ) -> Answer:
+        """What it returns for these inputs, in one form.
+
+        ``weights`` is the state dict given to a function that takes one. With lengths in the
+        inputs, and no parameter for them, ``packed`` gives a PackedSequence, else padded x; a
+        function that makes no output of the first is given the second, with a note.
+
+        Raises ``CandidateError`` where the candidate raises, ``ShapeError`` and ``DtypeError``
+        for what is no output.
+        """
+        packed = packed and inputs.lengths is not None and not self.takes_lengths
+        if not packed or self.module is not None:
+            return self._answer(inputs, weights, packed)
+        if self._padded:
+            return self._without_lengths(inputs, weights)
+        arrays = self._arrays
+        try:
+            return self._answer(inputs, weights, packed=True)
+        except (CandidateError, ShapeError, DtypeError) as error:
+            self._arrays = arrays
+            try:
+                answer = self._without_lengths(inputs, weights)
+            except (CandidateError, ShapeError, DtypeError) as other:
+                # what is not written for a PackedSequence mostly fails by type
+                told = other if isinstance(error.__cause__, _FOREIGN) else error
+                raise told from told.__cause__
+            self._padded = True
+            return answer
+
+    def _without_lengths(self, inputs: Inputs, weights: Mapping[str, Tensor] | None) -> Answer:
+        answer = self._answer(inputs, weights, packed=False)
+        note = (
+            f"{self.name} was given padded x, and no lengths: it has no parameter for them, such "
+            f"as lengths"
+        )
+        return replace(answer, notes=(note, *answer.notes))
+
+    def _answer(self, inputs: Inputs, weights: Mapping[str, Tensor] | None, packed: bool) -> Answer:
+        asked, notes = self._suited(inputs)
+        given = arguments_of(self._known, self.structure, asked, weights, packed, self.name)
+        returned, mutated = self._tried(given)
+        if mutated:
+            notes.append(f"{self.name} changes {' and '.join(mutated)} in place")
+        answer = answered(returned, self.structure, asked, self.name)
+        there = answer.on_gpu or on_gpu(asked.x)
+        notes += [ON_GPU] * there
+        return replace(answer, notes=(*self._notes, *notes, *answer.notes), on_gpu=there)
+
+    def _suited(self, inputs: Inputs) -> tuple[Inputs, list[str]]:
+        """The inputs in the candidate's own type of number, on its device."""
+        module = self.module
+        if module is None:
+            return inputs, []
+        held = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+        kinds = {t.dtype for t in held}
+        notes: list[str] = []
+        if len(kinds) == 1 and inputs.x.dtype not in kinds:
+            dtype = kinds.pop()
+            own, other = short(dtype), short(inputs.x.dtype)
+            notes.append(f"{self.name} has parameters in {own}: x was given in {own}, not {other}")
+            inputs = inputs.to(dtype)
+        devices = {t.device for t in held}
+        if len(devices) == 1 and inputs.x.device not in devices:
+            device = devices.pop()
+            initial = {name: value.to(device) for name, value in inputs.initial.items()}
+            inputs = replace(inputs, x=inputs.x.to(device), initial=initial)
+        return inputs, notes
+
+    def _tried(self, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """What it returns, with tensors or with arrays, whichever it takes."""
+        order = self._order if self._arrays is None else (self._arrays,)
+        errors: list[tuple[Arrays, BaseException]] = []
+        for arrays in order:
+            try:
+                found = self._called(given, arrays)
+            except (Exception, SystemExit) as error:  # the last ends a program, not a comparison
+                errors.append((arrays, error))
+            else:
+                self._arrays = arrays
+                return found
+        raise self._raised(given, errors)
+
+    def _raised(
+        self, given: Mapping[str, Any], errors: list[tuple[Arrays, BaseException]]
+    ) -> CandidateError:
+        # a function that is given the wrong kind of array mostly fails by type; the error that
+        # is its own is the other one
+        own = [each for each in errors if not isinstance(each[1], _FOREIGN)]
+        arrays, error = own[0] if len(own) == 1 else errors[0]
+        roles = [role for _, role, _ in self._known.roles if role in given]
+        words = ", ".join(described(role, given[role]) for role in roles)
+        text = f"{self.name}, called with {words}, raised {_said(error)}"
+        for kind, other in errors:
+            if other is not error and _said(other) != _said(error):
+                text += f". With {_KIND[kind]} it raised {_said(other)}"
+        if len(errors) > 1:
+            text = text.replace(", called with ", f", called with {_KIND[arrays]}: ", 1)
+        raised = CandidateError(text)
+        raised.__cause__ = error
+        return raised
+
+    def _called(self, given: Mapping[str, Any], arrays: Arrays) -> tuple[Any, list[str]]:
+        # the candidate gets copies; a second copy tells whether it changed them
+        values = {role: passed(value, arrays) for role, value in given.items()}
+        before = {role: passed(value, arrays) for role, value in given.items()}
+        returned = self._attempt(values)
+        changed = [_ROLE.get(role, role) for role in values if not same(values[role], before[role])]
+        return returned, changed
+
+    def _attempt(self, values: Mapping[str, Any]) -> Any:
+        signature = self._known
+        try:
+            return self._run(signature, values)
+        except TypeError as error:
+            if not (signature.open and "initial" in values and "positional argument" in str(error)):
+                raise
+            # *args hid that it takes x alone
+            alone = replace(signature, roles=signature.roles[:1], open=False)
+            returned = self._run(alone, values)
+            self.signature = alone
+            self._notes += (f"{self.name} takes no initial states",)
+            return returned
+
+    def _run(self, signature: Signature, values: Mapping[str, Any]) -> Any:
+        args, named = signature.arguments(values)
+        with self._undisturbed():
+            if not self._grad:
+                try:
+                    with torch.no_grad():
+                        return self._function(*args, **named)
+                except RuntimeError as error:
+                    if "does not require grad" not in str(error):
+                        raise
+                    self._grad = True  # it uses gradients itself
+            with torch.enable_grad():
+                return self._function(*args, **named)
+
+    # leaving things as they were ---------------------------------------------------------
+
+    def _copied(self, function: Any) -> Any:
+        if isinstance(function, type | types.FunctionType | types.BuiltinFunctionType):
+            return function
+        try:
+            with undisturbed(), limited(self.name):  # a copy that is built anew draws its weights
+                return copy.deepcopy(function, detached(function))
+        except Exception as error:  # whatever its own __deepcopy__ and __reduce__ raise
+            self._notes += (
+                f"{self.name} cannot be copied ({type(error).__name__}), so it was run itself"
+                + (" and put back as it was" if isinstance(function, nn.Module) else ""),
+            )
+            self._borrowed = True
+            return function
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """All that a call may leave behind is put back, where no copy was made the module too."""
+        kept = Kept(self._function) if self._borrowed and self.module is not None else None
+        try:
+            with undisturbed():
+                if self._random is not None:
+                    self._random.restore()  # its own stream goes on: dropout differs by call
+                try:
+                    with limited(self.name):
+                        yield
+                finally:
+                    self._random = Random.now()
+        finally:
+            if kept is not None:
+                kept.restore()
+
+
+def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
+    if isinstance(function, nn.Module):
+        return ("torch",)
+    first = arrays or ("numpy" if _of_numpy(function) else "torch")
+    return ("numpy", "torch") if first == "numpy" else ("torch", "numpy")
+
+
+_FOREIGN = (TypeError, AttributeError)
+"""What a function mostly raises that is given another kind of value than it is written for."""
+
+_KIND = {"torch": "tensors", "numpy": "NumPy arrays"}
+
+
+_ROLE = {"x": "its input", "initial": "its initial states", "flat": "its initial states"} | {
+    "weights": "its weights",
+    "lengths": "its lengths",
+}
+
+
+def _of_numpy(function: Any) -> bool:
+    """Whether a function's own code names numpy and not torch: some of what NumPy's arrays do,
+    tensors do otherwise (std, repeat), without an error."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, types.FunctionType | types.MethodType):
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    known = getattr(function, "__globals__", {})
+    found = [known.get(name) for name in code.co_names]
+    modules = {each.__name__.split(".")[0] for each in found if isinstance(each, types.ModuleType)}
+    return "numpy" in modules and "torch" not in modules
+
+
+def _said(error: BaseException) -> str:
+    first = next(iter(str(error).strip().splitlines()), "").strip()
+    kind = type(error).__name__
+    return f"{kind}: {first[:300]}" if first else kind
+
+
+def _name(function: Any) -> str:
+    """As a text would call it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "original_name", None) or getattr(function, "__qualname__", None)
+    if name is None:
+        name = getattr(function, "name", None) if hasattr(function, "schema") else None
+    if not isinstance(name, str):
+        name = type(function).__name__
+    last = name.rsplit("<locals>.", 1)[-1]
+    return "the function" if last == "<lambda>" else last

@@ -1,0 +1,408 @@
+"""A candidate that can be called, to be compared."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope._compare.candidate.call import Candidate
+from rnnscope._compare.candidate.caller_inputs import described
+from rnnscope._compare.candidate.checks import (
+    Finding,
+    ParameterDifference,
+    compare_parameters,
+    repeats,
+    run_checks,
+)
+from rnnscope._compare.candidate.inputs import (
+    Probe,
+    confirming,
+    drawn_inputs,
+    further,
+    searching,
+    tiny_layer,
+)
+from rnnscope._compare.candidate.recorded import quantities_of
+from rnnscope._compare.candidate.returned import Answer
+from rnnscope._compare.candidate.subject import (
+    Told,
+    dtype_of,
+    observed,
+    on_padding,
+    read_batch_first,
+    rounding,
+    rows_of,
+    sliced,
+    turned,
+)
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.observed import UNIT, Observation
+from rnnscope._compare.tolerance import allowed
+from rnnscope._layers.adopt import adopt
+from rnnscope._layers.structure import Structure
+from rnnscope.errors import CandidateError, RnnscopeError, ShapeError
+
+__all__ = ["OfCalls"]
+
+_NUMBER = re.compile(r"\b\d+\b")
+
+
+class OfCalls:
+    """A candidate that can be called."""
+
+    sliced = False
+
+    def __init__(
+        self,
+        candidate: Any,
+        reference: nn.Module,
+        inputs: Inputs | None,
+        builder: bool | None,
+        seed: int,
+        padded: bool,
+    ):
+        self._candidate, self._seed, self._padded = candidate, seed, padded
+        self._inputs, self.given = inputs, inputs is not None
+        self.notes: list[str] = []
+        self.unread: list[str] = []
+        self.untried: set[str] = set()
+        self.findings: list[str] = []
+        self.raised = False
+        self._layer, self._adopted = reference, adopt(reference)
+        self._dtype = dtype_of(self._adopted)
+        made = Candidate.of(candidate, self._structure, builder=builder)
+        self._builder = made.is_builder
+        self._by_place = True
+        self._tiny = inputs is None and (made.is_builder or made.takes_weights)
+        if self._tiny:
+            self._layer = tiny_layer(self._structure, seed).to(self._dtype)
+            self._adopted = adopt(self._layer)
+            try:
+                self._callable = self._made(self._layer)
+                self._answer(searching(self._structure, seed, False, False)[0].inputs)
+            except RnnscopeError:
+                # it may be made for one size: then the layer itself is what it is tried on
+                self._layer, self._adopted, self._tiny = reference, adopt(reference), False
+        self._callable = self._made(self._layer)
+        self.model = Model.of(self._adopted, torch.float64)
+        self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
+        self._settle_place()
+        self._exchanged, self._batch_first = self._order_of_axes()
+        self._shown: list[Observation] = []
+
+    @property
+    def keeps_state(self) -> bool:
+        """A function has no fresh copy."""
+        return self._callable.module is None
+
+    @property
+    def _structure(self) -> Structure:
+        return self._adopted.structure
+
+    # calls ------------------------------------------------------------------------------------
+
+    def _made(self, layer: nn.Module) -> Candidate:
+        made = Candidate.of(self._candidate, self._structure, builder=self._builder)
+        made = made.build(layer) if made.is_builder else made
+        if made.guessed and not self._by_place:
+            made.forget_guess()
+        return made
+
+    def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
+        weights = layer.state_dict() if made.takes_weights else None
+        return made.call(inputs.to(self._dtype), weights, packed=inputs.lengths is not None)
+
+    def _answer(self, inputs: Inputs) -> Answer:
+        # a fresh copy each time: what one call leaves behind does not reach the next
+        if self._callable.module is not None:
+            self._callable = self._made(self._layer)
+        return self._called(self._callable, self._layer, inputs)
+
+    def _settle_place(self) -> None:
+        """Whether the parameter whose place alone says so takes initial states; and a note on it,
+        or on there being none."""
+        made = self._callable
+        name, guessed = made.name, made.guessed
+        generator = torch.Generator("cpu").manual_seed(self._seed)
+        states, zeros = (
+            drawn_inputs(self._structure, 4, 3, given, generator) for given in (True, False)
+        )
+        # what takes no inputs of this size at all says nothing of its parameter
+        if guessed and (self._taken(states) or not self._taken(zeros)):
+            self.notes.append(
+                f"{name} was given the initial states as {guessed!r}, the parameter behind x; no "
+                f"name tells what it takes"
+            )
+            return
+        if guessed:
+            self._by_place = False
+            self._callable = self._made(self._layer)
+        spare = ", ".join(f"{each}=None" for each in self._callable.spare)
+        if spare and not self._callable.takes_initial:
+            self.notes.append(
+                f"no initial states were given to {name}: of its parameters x, {spare} none is "
+                f"known to take them; call it initial or hx if one does"
+            )
+
+    def _taken(self, inputs: Inputs) -> bool:
+        try:
+            self._answer(inputs)
+        except RnnscopeError:
+            return False
+        return True
+
+    def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
+        """Whether time and batch of the output are exchanged, and which states come back batch
+        first: where two of the sizes are the same its shape does not tell, so an input does of
+        which none are."""
+        structure = self._structure
+        steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
+        generator = torch.Generator("cpu").manual_seed(self._seed)
+        probe = drawn_inputs(structure, steps, batch, False, generator)
+        try:
+            answer = self._answer(probe)
+        except RnnscopeError:
+            return False, frozenset()  # it may take no other input than the caller's
+        return answer.exchanged, frozenset(answer.batch_first)
+
+    def _observe(self, inputs: Inputs) -> Observation:
+        answer = self._answer(inputs)
+        output, final = answer.output, answer.final
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
+        if inputs.batch == rows_of(self._structure):
+            final = {
+                name: turned(value) if name in self._batch_first else value
+                for name, value in final.items()
+            }
+        self._exchanged |= answer.exchanged
+        self._batch_first |= answer.batch_first.keys()
+        quantities, unused, near = quantities_of(answer.others, self._structure, inputs)
+        self.unread = self.unread or [*answer.unread, *near]
+        self.untried |= {"the final states"} if self.unread else set()
+        padding = on_padding(output, inputs, self._structure.kind)
+        self._note((*answer.notes, *unused, *padding), inputs)
+        if answer.dtype not in self.dtypes:
+            self.dtypes = (*self.dtypes, answer.dtype)
+        known = [answer.dtype] if answer.dtype in UNIT else []
+        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
+        seen = inputs.to(self._dtype).to(torch.float64)
+        return observed(self.model, seen, unit, output, final, quantities)
+
+    def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
+        """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
+        told = {_NUMBER.sub("", note) for note in self.notes}
+        for note in notes:
+            form = _NUMBER.sub("", note)
+            if form not in told and (form == note or not self.given or inputs is self._inputs):
+                self.notes.append(note)
+                told.add(form)
+
+    def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
+        """What is returned for each probe; those at which the candidate raises are left out and
+        told, unless it raises at all."""
+        found: list[Observation] = []
+        errors: list[tuple[Inputs, RnnscopeError]] = []
+        for probe in probes:
+            try:
+                found.append(self._observe(probe.inputs))
+            except (CandidateError, ShapeError) as error:
+                errors.append((probe.inputs, error))
+        if errors and not found:
+            raise errors[0][1]
+        if any(inputs.given for inputs, _ in errors):
+            self.untried.add("the initial states")
+        if errors and not self.raised:
+            inputs, raised = errors[0]
+            what = "initial states" if inputs.given else "zero initial states"
+            x = tuple(inputs.x.shape)
+            self.notes.append(
+                f"with {what} and x of (time, batch, feature) {x}: {raised}; left out"
+            )
+            self.raised = True
+        return found
+
+    # what a comparison asks -------------------------------------------------------------------
+
+    def shown(self) -> list[Observation]:
+        """The caller's own x, or drawn inputs."""
+        if not self._shown:
+            if self._inputs is not None:
+                probes = [Probe("data", self._inputs)]
+            else:
+                initial = self._callable.takes_initial
+                probes = confirming(self._structure, self._seed, initial, self._padded)
+            self._shown = self._observed(probes)
+        return self._shown
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases, in a line."""
+        return described(self._adopted, inputs, self.model, None if self.given else self._seed)
+
+    def searched(self) -> list[Observation]:
+        """Short drawn inputs, and some of the caller's own."""
+        initial = self._callable.takes_initial
+        probes = searching(self._structure, self._seed, initial, self._padded)
+        try:
+            found = self._observed(probes)
+        except RnnscopeError:
+            found = []
+        if self.given:
+            found += [sliced(one, self._adopted) for one in self.shown()]
+        return found
+
+    def others(self) -> list[Observation]:
+        """Those of the search and further ones, where the inputs are not the caller's choice."""
+        if self.given:
+            return []
+        initial = self._callable.takes_initial
+        probes = searching(self._structure, self._seed, initial, self._padded)
+        found: list[Observation] = []
+        for probe in [*probes, *further(self._structure, self._seed, initial)]:
+            with contextlib.suppress(RnnscopeError):  # it may take no other sizes
+                found.append(self._observe(probe.inputs))
+        return found
+
+    def read(self) -> list[Told]:
+        """Axes that were exchanged to read what came back: the reference returns them otherwise."""
+        kind, found = self._structure.kind, []
+        if self._exchanged:
+            has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
+            words = Words(
+                "the axes of the output are exchanged",
+                f"it comes back {has} first; {kind} returns {needs} first here.",
+                "output.swapaxes(0, 1)",
+            )
+            found.append((Cause("output_axes"), words))
+        if self._batch_first:
+            found.append(read_batch_first(self._structure, self._batch_first))
+        return found
+
+    def direct(self) -> list[Told]:
+        """What two calls, one row alone or other weights tell."""
+        found: list[Told] = []
+        inputs = self.shown()[0].inputs
+        made = self._made(self._layer)
+
+        def call(each: Inputs) -> Answer:
+            return self._called(made, self._layer, each)
+
+        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
+        checks = run_checks(made, call, inputs, tolerance, self._grown(inputs))
+        repeated = checks.repeats
+        bare = [one.inputs for one in self.shown() if not one.inputs.given]
+        if repeated is None and inputs.given and bare:
+            # what is kept may be used only where no initial states are given
+            repeated = repeats(made, call, bare[0], tolerance)
+        if repeated is not None and repeated.name == "kept" and self._draws(inputs):
+            told = "fresh copies of it give other numbers for the same input: it draws them, by "
+            repeated = replace(repeated, name="random", sentence=f"{told}a generator of its own")
+        if repeated is not None:
+            found.append(_of_repeats(repeated))
+        others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
+        self.findings += [one.sentence for one in others if one is not None]
+        if self._tiny and self._ignores_weights(inputs):
+            words = Words(
+                "the weights are never used",
+                "the numbers stay the same with other weights.",
+                "use the weights that are given",
+            )
+            found.append((Cause("not_loaded"), words))
+        return found
+
+    def _draws(self, inputs: Inputs) -> bool:
+        """Whether fresh copies of a module differ, which keep nothing."""
+        made = [self._made(self._layer) for _ in range(2)]
+        if any(one.module is None for one in made):
+            return False
+        first, second = (self._called(one, self._layer, inputs).output for one in made)
+        return not torch.equal(first, second)
+
+    def _grown(self, inputs: Inputs) -> Tensor:
+        """(time): what rounding allows the output of the reference, of which no step is padding."""
+        if inputs.lengths is None:
+            tolerance = self.shown()[0].allowed
+        else:
+            whole = replace(inputs, lengths=None)
+            tolerance = allowed(self.model, whole, rounding(self._dtype), keep=True)
+        return tolerance["output"].amax((1, 2))
+
+    def _ignores_weights(self, inputs: Inputs) -> bool:
+        """Whether a candidate that is given weights gives the same with others."""
+        other = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
+        mine, theirs = (
+            self._called(self._made(layer), layer, inputs).output for layer in (self._layer, other)
+        )
+        return torch.equal(mine, theirs)
+
+    def other_kind(self) -> tuple[str, bool]:
+        """As the types of torch's own modules tell it."""
+        module, kind = self._made(self._layer).module, self._structure.kind
+        if module is None or self._structure.declared:
+            return "", False
+        own = _kind_of(module)
+        if own:
+            if own == kind:
+                own, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
+            return (f"the candidate is {own}, the reference {kind}." if own != kind else ""), True
+        held = {found: name for name, m in module.named_modules() if (found := _kind_of(m))}
+        if len(held) != 1 or kind in held:
+            return "", False
+        [(other, name)] = held.items()
+        return f"the candidate's {name} is {other}, the reference {kind}.", False
+
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
+        """Parameters of the same names and shapes that differ."""
+        module = self._made(self._layer).module
+        if module is None:
+            return [], None
+        apart = [each for each in compare_parameters(module, self._layer) if each.differs]
+        held = dict(module.named_buffers()) | dict(module.named_parameters())
+        layer = copy.deepcopy(self._layer)
+        with torch.no_grad():
+            for each in apart:
+                own = layer.get_parameter(each.name.rpartition(".")[2])
+                own.copy_(held[each.name].to(own.dtype))
+        return apart, Model.of(adopt(layer), torch.float64) if apart else None
+
+
+def _of_repeats(finding: Finding) -> Told:
+    """Two calls with the same input that differ."""
+    if finding.name == "kept":
+        title, repair = "the state is kept from call to call", "h = initial   # in every call"
+        return Cause("calls_chained"), Words(title, f"{finding.sentence}.", repair)
+    dropout = finding.name == "dropout"
+    title = "random numbers are drawn at each call"
+    repair = "candidate.eval()" if dropout else ""
+    choice = finding.name if dropout else ""
+    return Cause("random", choice), Words(title, f"{finding.sentence}.", repair)
+
+
+def _with_sizes(kind: str, layer: nn.Module) -> str:
+    """As ``nn.LSTM(5, 7, num_layers=2)``: the sizes of a layer of torch, not how it lays axes."""
+    structure = adopt(layer).structure
+    sizes = [f"{structure.input_size}", f"{structure.hidden_size}"]
+    sizes += [f"num_layers={structure.num_layers}"] if structure.num_layers > 1 else []
+    sizes += ["bidirectional=True"] if structure.bidirectional else []
+    sizes += [f"proj_size={structure.output_size}"] if structure.cell.projected else []
+    return f"{kind}({', '.join(sizes)})"
+
+
+def _kind_of(module: nn.Module) -> str:
+    """The kind of a layer of torch, or of the cell that makes one step of it; empty for all else,
+    as for a class made from one, whose forward may be its own."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "nn.LSTM": (nn.LSTM, nn.LSTMCell),
+        "nn.GRU": (nn.GRU, nn.GRUCell),
+        "nn.RNN": (nn.RNN, nn.RNNCell),
+    }
+    return next((kind for kind, types in kinds.items() if type(module) in types), "")

@@ -1,0 +1,352 @@
+"""Numbers that an implementation gave elsewhere: arrays and files, with their axes told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope._compare.candidate.returned import OUTPUT, Answer, answered, of_state, widths
+from rnnscope._compare.candidate.tensors import as_numbers
+from rnnscope._compare.model.model import Inputs
+from rnnscope._files.arrays import read_npz
+from rnnscope._files.disk import LazyArray, as_tensor
+from rnnscope._layers.structure import Structure
+from rnnscope.cells import quantity_names
+from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
+
+__all__ = ["Recorded", "quantities_of"]
+
+LIKE = 0.75
+"""From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
+
+_AXES = {"b": "batch", "t": "time", "u": "unit"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Recorded numbers in one form.
+
+    ``output`` (time, batch, width) or None; ``final`` maps states to (layer, direction, batch,
+    unit), ``quantities`` names to (layer, direction, batch, time, unit). ``dtype`` is the type in
+    which they were recorded; ``notes`` say what was done to read them, ``unread`` which arrays have
+    a name that may be meant for one that is known.
+    """
+
+    output: Tensor | None
+    final: Mapping[str, Tensor]
+    quantities: Mapping[str, Tensor]
+    dtype: torch.dtype
+    notes: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls, value: Any, structure: Structure, inputs: Inputs, axes: str | None = None
+    ) -> Recorded:
+        """From an array (the output), a mapping of names, (output, states), or the path of a
+        ``.npz`` or ``.npy`` file.
+
+        Names are ``output``, ``h_n``, ``c_n``, and those of quantities, each (layer, direction,
+        batch, time, unit) or without axes of length 1. ``axes`` tells the output's, as in "btu"
+        for (batch, time, unit); else they are inferred from the sizes.
+
+        Raises ``ShapeError``, ``DtypeError``, ``AddressError`` where no name is known, and
+        ``FileError`` for a file that cannot be read.
+        """
+        if isinstance(value, str | Path):
+            path = Path(value)
+            return cls._of_names(_read(path), structure, inputs, axes, f"{path}: ")
+        if isinstance(value, Mapping):
+            return cls._of_names(value, structure, inputs, axes, "")
+        if isinstance(value, tuple | list) and axes is None:
+            found = answered(value, structure, inputs, "the recording")
+            notes = (*found.notes, *found.batch_first.values())
+            return cls(found.output, found.final, {}, found.dtype, notes, found.unread)
+        return cls._of_names({"output": value}, structure, inputs, axes, "")
+
+    @property
+    def answer(self) -> Answer | None:
+        """As a candidate would have returned it; None without an output."""
+        if self.output is None:
+            return None
+        return Answer(self.output, self.final, self.dtype, self.notes, self.quantities)
+
+    @classmethod
+    def _of_names(
+        cls,
+        values: Mapping[str, Any],
+        structure: Structure,
+        inputs: Inputs,
+        axes: str | None,
+        where: str,
+    ) -> Recorded:
+        reading = _Reading(structure, inputs, where)
+        values = reading.named(values)
+        for name, value in values.items():
+            reading.add(str(name), value, axes)
+        reading.output_of_h()
+        if reading.dtype is None:
+            got = ", ".join(map(repr, values))
+            told = f"no name is known of {got}" if got else "there is no array"
+            raise AddressError(f"{where}{told}; expected {reading.known}")
+        return cls(
+            reading.output,
+            reading.final,
+            reading.quantities,
+            reading.dtype,
+            tuple(reading.notes),
+            tuple(reading.unread),
+        )
+
+
+def quantities_of(
+    values: Mapping[str, Tensor], structure: Structure, inputs: Inputs
+) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """What a call gave by name beside its output and states, each (layer, direction, batch, time,
+    unit); notes on what is not used; and which of these names may be meant for one that is known.
+    """
+    reading = _Reading(structure, inputs, "")
+    for name, value in values.items():
+        if not reading.is_state(name):  # those that could not be read are told already
+            try:
+                reading.add(name, value, None)
+            except (ShapeError, DtypeError) as error:
+                reading.notes.append(f"{name} is not used: {error}")
+    return reading.quantities, reading.notes, reading.unread
+
+
+class _Reading:
+    """The recording of one call while it is read."""
+
+    def __init__(self, structure: Structure, inputs: Inputs, where: str) -> None:
+        self.structure, self.inputs, self.where = structure, inputs, where
+        self.output: Tensor | None = None
+        self.final: dict[str, Tensor] = {}
+        self.quantities: dict[str, Tensor] = {}
+        self.dtype: torch.dtype | None = None
+        self.notes: list[str] = []
+        self.unread: list[str] = []
+        self._quantities = tuple(quantity_names(structure.cell))
+        self._states = {f"{state}_n": state for state in structure.cell.states}
+
+    @property
+    def known(self) -> str:
+        """The names that are read."""
+        short = [name for name in self._quantities if "_" not in name]
+        return ", ".join(["output", *self._states, *short])
+
+    def is_state(self, name: str) -> bool:
+        """Whether it is the name of a final state."""
+        return name in self._states
+
+    def named(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A single array under a name that says nothing is the output."""
+        names = list(values)
+        if names == ["arr_0"]:
+            self.notes.append("the only array, 'arr_0', is read as the output")
+            return {"output": values["arr_0"]}
+        return values
+
+    def add(self, name: str, value: Any, axes: str | None) -> None:
+        """One array by its name."""
+        what = f"{self.where}{name}"
+        if name in OUTPUT and self.output is None:
+            self.output = self._read_output(self._numbers(value, what), what, axes)
+        elif name in self._states:
+            state = self._states[name]
+            held = self._numbers(value, what)
+            found = of_state(state, held, self.structure, self.inputs.batch)
+            if found.value is None:
+                raise ShapeError(f"{self.where}{found.note.replace(' is not used:', ':')}")
+            self.final[state] = found.value
+            if found.note:
+                self.notes.append(found.note)
+        elif name in self._quantities:
+            self.quantities[name] = self._quantity(name, self._numbers(value, what), what)
+        else:
+            names = [*OUTPUT, *self._states]
+            meant = get_close_matches(name.lower(), names, 1, LIKE)
+            if meant:
+                self.unread.append(f"{name!r} is not read: is it {meant[0]!r}?")
+                self.notes.append(f"{name!r} is not used: is it {meant[0]!r}?")
+            else:
+                self.notes.append(f"{name!r} is not used; known are {self.known}")
+
+    def output_of_h(self) -> None:
+        """The output is h of the last layer, where that is what was recorded."""
+        h = self.quantities.get("h")
+        if self.output is None and h is not None:
+            # (direction, batch, time, unit) → (time, batch, direction × unit)
+            self.output = h[-1].permute(2, 1, 0, 3).flatten(2).contiguous()
+            self.notes.append("the output is h of the last layer, as recorded")
+
+    def _numbers(self, value: Any, what: str) -> Tensor:
+        held = as_numbers(_unread(value, what), what)
+        if held.numel() == 0:
+            raise ShapeError(f"{what} is empty, {tuple(held.shape)}: there is nothing to compare")
+        if self.dtype is None or what.endswith(OUTPUT):
+            self.dtype = held.dtype
+        return held
+
+    # shapes -----------------------------------------------------------------------------
+
+    @property
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            "b": (self.inputs.batch,),
+            "t": (self.inputs.steps,),
+            "u": tuple(widths(self.structure)),
+        }
+
+    def _read_output(self, held: Tensor, what: str, axes: str | None) -> Tensor:
+        got = tuple(held.shape)
+        order = self._told(got, what, axes) if axes is not None else self._inferred(got, what)
+        full = held
+        for letter in "btu":
+            if letter not in order:
+                full, order = full.unsqueeze(-1), order + letter
+        return full.permute([order.index(letter) for letter in "tbu"]).contiguous()
+
+    def _told(self, got: tuple[int, ...], what: str, axes: str) -> str:
+        order = axes.lower()
+        if set(order) - set("btu") or len(set(order)) != len(order) or not order:
+            raise ShapeError(
+                f"axes must name each axis of the output once with b (batch), t (time) and "
+                f"u (unit), as in 'btu'; got {axes!r}"
+            )
+        if not self._fits(got, order):
+            raise ShapeError(
+                f"{what} of shape {got} is not {self._as_words(order)} = {self._expected(order)}; "
+                f"say other axes than {axes!r}, or none"
+            )
+        return order
+
+    def _inferred(self, got: tuple[int, ...], what: str) -> str:
+        own = "btu" if self.structure.batch_first else "tbu"
+        orders = ["".join(each) for each in permutations(own, len(got))] if 0 < len(got) < 4 else []
+        fitting = [order for order in orders if self._fits(got, order)]
+        lasting = [order for order in fitting if order[-1] == "u"] or fitting
+        if not lasting:
+            raise ShapeError(
+                f"{what} of shape {got} fits under no order of its axes; expected "
+                f"{self._as_words(own)} = {self._expected(own)}"
+            )
+        chosen = lasting[0]  # own, if it fits: it comes first
+        if chosen != own and len(lasting) > 1 and len(got) == 3:
+            choices = " or ".join(repr(each) for each in lasting)
+            raise ShapeError(f"{what} of shape {got} may be {choices}: say which, axes={choices}")
+        if len(lasting) > 1 and len(got) == 3:
+            others = ", ".join(repr(each) for each in lasting if each != chosen)
+            self.notes.append(
+                f"{what} {got} is read as {self._as_words(chosen)}, the reference's order; by its "
+                f"sizes it may also be {others}: say axes={others} if it is"
+            )
+        elif chosen != own:
+            self.notes.append(f"{what} {got} is read as {self._as_words(chosen)}")
+        return chosen
+
+    def _fits(self, got: tuple[int, ...], order: str) -> bool:
+        """Whether the sizes are right, those of axes that are left out being 1."""
+        if len(got) != len(order):
+            return False
+        sizes = self._sizes
+        missing = set("btu") - set(order)
+        return all(n in sizes[letter] for n, letter in zip(got, order, strict=True)) and all(
+            1 in sizes[letter] for letter in missing
+        )
+
+    def _expected(self, order: str) -> tuple[int, ...]:
+        return tuple(self._sizes[letter][0] for letter in order)
+
+    def _as_words(self, order: str) -> str:
+        return f"({', '.join(_AXES[letter] for letter in order)})"
+
+    def _quantity(self, name: str, held: Tensor, what: str) -> Tensor:
+        structure, inputs = self.structure, self.inputs
+        lead = (structure.num_layers, len(structure.directions))
+        unit = structure.state_size(name) if name == "h" else structure.hidden_size
+        expected = (*lead, inputs.batch, inputs.steps, unit)
+        swapped = (*lead, inputs.steps, inputs.batch, unit)
+        got = tuple(held.shape)
+        if len(got) == 5 and got == expected:
+            return held
+        if _squeezed(got) == _squeezed(expected) and _without_ones(got, expected):
+            if inputs.batch == inputs.steps > 1:
+                self.notes.append(f"{what} {got} is read as (…, batch, time, unit)")
+            return held.reshape(expected)
+        if _squeezed(got) == _squeezed(swapped) and _without_ones(got, swapped):
+            self.notes.append(f"{what} {got} is read as (…, time, batch, unit)")
+            return held.reshape(swapped).transpose(2, 3).contiguous()
+        raise ShapeError(
+            f"{what} must be (layer, direction, batch, time, unit) = {expected}, or that without "
+            f"axes of length 1; got {got}"
+        )
+
+
+def _unread(value: Any, what: str) -> Any:
+    """An array that a file holds is read when it is asked for."""
+    if not isinstance(value, LazyArray):
+        return value
+    try:
+        return value.read()
+    except TypeError as error:  # text, dates and whatever else torch has no type for
+        raise DtypeError(f"{what} must hold floating point numbers: {error}") from error
+
+
+def _squeezed(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _without_ones(got: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether ``got`` has no axis of length 1 that ``full`` has not."""
+    return len(got) <= len(full) and got.count(1) <= full.count(1)
+
+
+# files ---------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arrays of a file by name; that of a ``.npy`` is the output. Nothing is unpickled."""
+    kinds = {".npz": _read_npz, ".npy": _read_npy}
+    reader = kinds.get(path.suffix.lower())
+    if reader is None:
+        raise FileError(f"{path}: expected a .npz or .npy file; got {path.suffix or 'no ending'}")
+    if not path.is_file():
+        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+    try:
+        return reader(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    raw = read_npz(path)
+    if not raw.arrays:
+        raise FileError(f"{path}: holds no array")
+    return dict(raw.arrays)
+
+
+def _read_npy(path: Path) -> dict[str, Any]:
+    try:
+        # mapped, so that a header which promises more than the file holds allocates nothing
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy and Python's parser raise many kinds for a damaged one
+        if "Python objects" in str(error):
+            raise FileError(
+                f"{path}: holds Python objects, which could run code when read; expected numbers"
+            ) from error
+        if path.stat().st_size > 0 and "empty" in str(error):
+            raise ShapeError(f"{path} is empty: there is nothing to compare") from error
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FileError(f"{path}: not a whole .npy file: {line}") from error
+    if array.dtype.kind not in "biufc":
+        raise DtypeError(f"{path} must hold floating point numbers; got {array.dtype}")
+    return {"output": as_tensor(np.asarray(array))}

@@ -1,0 +1,173 @@
+"""What a comparison asks of what is compared, be it numbers or calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.candidate.caller_inputs import doubled
+from rnnscope._compare.candidate.checks import ParameterDifference
+from rnnscope._compare.gpu import GPU_ROUNDINGS
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.observed import UNIT, Observation, few_steps
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.tolerance import allowed
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.sequences import valid_steps
+from rnnscope._layers.structure import Structure
+
+__all__ = [
+    "Subject",
+    "Told",
+    "dtype_of",
+    "observed",
+    "on_padding",
+    "read_batch_first",
+    "rounding",
+    "rows_of",
+    "sliced",
+    "turned",
+]
+
+
+Told = tuple[Cause, Words]
+"""A mistake that is known without a search."""
+
+
+class Subject(Protocol):
+    """What a comparison asks of either.
+
+    ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
+    whether some inputs made the candidate raise; ``unread`` says which final states came back in a
+    shape, and which recorded arrays under a name, that is not known; ``untried`` names families of
+    mistakes that may stand where it raised or in what was not read, so that they are not called
+    right; ``keeps_state`` whether what one call leaves behind may reach the next; ``sliced``
+    whether what is searched is part of what is shown.
+    """
+
+    model: Model
+    given: bool
+    raised: bool
+    sliced: bool
+    notes: list[str]
+    unread: list[str]
+    untried: set[str]
+    findings: list[str]
+    dtypes: tuple[torch.dtype, ...]
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether what one call leaves behind may reach the next."""
+
+    def shown(self) -> list[Observation]:
+        """What the verdict speaks of, and every explanation must give."""
+
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases of a call, in a line."""
+
+    def searched(self) -> list[Observation]:
+        """What mistakes are searched with."""
+
+    def others(self) -> list[Observation]:
+        """More drawn inputs, before it is said that two agree."""
+
+    def read(self) -> list[Told]:
+        """Mistakes in the form of what came back, undone to read it."""
+
+    def direct(self) -> list[Told]:
+        """Mistakes that calls alone tell."""
+
+    def other_kind(self) -> tuple[str, bool]:
+        """A sentence where the candidate is a layer of another kind, or holds none but such;
+        whether it is one itself."""
+
+    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
+        """The candidate's own parameters of the same names that differ, and the model with them."""
+
+
+def rounding(*dtypes: torch.dtype, on_gpu: bool = False) -> float:
+    """The rounding unit of the coarsest of these types; no coarser than float32's, which is
+    coarser on a GPU."""
+    unit = max(UNIT.get(dtype, UNIT[torch.float32]) for dtype in dtypes)
+    return GPU_ROUNDINGS * unit if on_gpu and unit == UNIT[torch.float32] else unit
+
+
+def observed(
+    model: Model,
+    inputs: Inputs,
+    unit: float,
+    output: Tensor | None,
+    final: Mapping[str, Tensor],
+    quantities: Mapping[str, Tensor] | None = None,
+) -> Observation:
+    """What was given or returned, in float64, with what rounding to ``unit`` allows the model."""
+    quantities = quantities or {}
+    simulator = Simulator(inputs, tuple(quantities))
+    tolerance = allowed(model, inputs, unit, simulator, keep=True)
+    return Observation(
+        inputs,
+        None if output is None else output.double(),
+        unit,
+        doubled(final),
+        doubled(quantities),
+        tolerance,
+        simulator,
+    )
+
+
+def on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
+    """A note, where numbers stand on padding: they are not compared."""
+    if output is None or inputs.lengths is None:
+        return []
+    beyond = ~valid_steps(inputs.lengths, inputs.steps)
+    if not bool((output[beyond] != 0).any()):
+        return []
+    return [
+        f"on padding your output is not zero, and is not compared: {kind} with "
+        f"pad_packed_sequence has zeros there"
+    ]
+
+
+def sliced(observation: Observation, adopted: Adopted) -> Observation:
+    """The first steps and rows, where later ones do not reach back; everything where they do."""
+    inputs = observation.inputs
+    rows = inputs.batch if inputs.batch <= 16 else 8
+    steps = inputs.steps
+    if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
+        steps = 6
+    return few_steps(observation, steps, rows)
+
+
+def rows_of(structure: Structure) -> int:
+    """Rows of a final state: layers × directions."""
+    return structure.num_layers * len(structure.directions)
+
+
+def turned(value: Tensor) -> Tensor:
+    """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
+    other way."""
+    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
+
+
+def read_batch_first(structure: Structure, states: Collection[str]) -> Told:
+    """That these states came back batch first."""
+    names = [f"{s}_n" for s in structure.cell.states if s in states]
+    every = len(names) == len(structure.cell.states)
+    what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
+    words = Words(
+        f"{what} back batch first",
+        f"{structure.kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
+        f"batch_first or not.",
+        ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
+    )
+    return Cause("final_axes"), words
+
+
+def dtype_of(adopted: Adopted) -> torch.dtype:
+    """The type of a layer's parameters."""
+    return adopted.weights(fresh=True)[0][0].ih.dtype

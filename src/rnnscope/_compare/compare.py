@@ -1,0 +1,233 @@
+"""compare: a candidate against a reference layer; what differs first, and why."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time as clock
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rnnscope._compare.candidate.arrays import OfArrays
+from rnnscope._compare.candidate.callable import OfCalls
+from rnnscope._compare.candidate.caller_inputs import given_inputs, unlike_its_calls
+from rnnscope._compare.candidate.subject import Subject, dtype_of
+from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.timeout import Interruption, limit
+from rnnscope._compare.deciding import Decision
+from rnnscope._compare.model.observed import UNIT
+from rnnscope._compare.verdict import Verdict
+from rnnscope._compare.work import SECONDS
+from rnnscope._escaping import printable
+from rnnscope._layers.adopt import adopt
+from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
+
+__all__ = ["assert_agrees", "compare"]
+
+LONGEST = 1e8
+"""Seconds above which no call need be watched."""
+
+
+def compare(
+    candidate: Any,
+    reference: nn.Module,
+    x: Any = None,
+    initial: Any = None,
+    *,
+    lengths: Any = None,
+    builder: bool | None = None,
+    axes: str | None = None,
+    seed: int = 0,
+    effort: float = 1.0,
+    timeout: float | None = 600.0,
+    seconds: float | None = None,
+    progress: bool | None = None,
+) -> Verdict:
+    """Whether a candidate computes what a recurrent layer computes; if not, where it differs
+    first and which mistakes explain it to rounding.
+
+    ``candidate`` is a module or function called as the reference is; ``f(x, initial, weights)``,
+    given the state dict; a ``builder`` that takes a layer and returns one of these; or numbers
+    recorded elsewhere: an array of the output, a mapping of ``output``, ``h_n``, ``c_n`` and
+    quantities by name, or the path of a ``.npz`` or ``.npy`` file, with the ``x`` that gave them.
+    What is called may return such a mapping too. Where a call has no initial states, a parameter
+    for them is given nothing if it has a default, else zeros, never None. ``reference`` is a layer
+    of ``torch.nn`` or an ``rnnscope.Recurrent``.
+
+    Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
+    takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
+    recorded output, as in "btu" for (batch, time, unit). ``effort`` multiplies the work of the
+    search, which is counted: the verdict is the same on every machine, beside any other work.
+
+    Neither model is changed: copies are called, and settings of the process that a call changes are
+    put back. A call that takes longer than ``timeout`` seconds (None: any) is interrupted; outside
+    the main thread that ends what runs in Python, not what waits or computes in C.
+
+    >>> import torch, rnnscope as rs
+    >>> lstm = torch.nn.LSTM(3, 4, bias=False)
+    >>> def mine(x, initial, weights):
+    ...     h, c = (state[0] for state in initial)
+    ...     outputs = []
+    ...     for x_t in x:
+    ...         a = x_t @ weights["weight_ih_l0"].T + h @ weights["weight_hh_l0"].T
+    ...         i, f, o, g = a.chunk(4, -1)
+    ...         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    ...         h = o.sigmoid() * c.tanh()
+    ...         outputs.append(h)
+    ...     return torch.stack(outputs)
+    >>> verdict = rs.compare(mine, lstm)
+    >>> verdict.agrees, str(verdict.causes[0])
+    (False, 'gate_order ifog of all')
+
+    Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
+    ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
+    reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long,
+    ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort`` or a ``timeout``
+    that is no number and a ``seed`` that is no whole number.
+    """
+    effort = _effort(effort, seconds, 3)
+    seed = _whole(seed)
+    if x is None and (initial is not None or not isinstance(lengths, bool | None)):
+        raise ShapeError(
+            "initial and lengths belong to an x; got none: compare(candidate, layer, x, initial, "
+            "lengths=lengths), or lengths=True for padded inputs that are drawn"
+        )
+    if axes is not None and (not _is_recorded(candidate) or not isinstance(axes, str)):
+        raise ShapeError(
+            f"axes tells the order of a recorded output's axes, as 'btu'; got {axes!r} for "
+            f"{type(candidate).__name__}"
+        )
+    if not isinstance(reference, nn.Module):
+        raise NotRecurrentError(
+            f"compare(candidate, reference) takes a recurrent layer of torch.nn as its reference; "
+            f"got {type(reference).__name__}"
+        )
+    adopted = adopt(reference)
+    if any(parameter.is_meta for parameter in reference.parameters()):
+        raise RefusedError(
+            "the reference lies on the meta device, which holds no numbers to compare with; build "
+            "it on the CPU, or load its weights: layer.load_state_dict(weights, assign=True)"
+        )
+    if adopted.single_step:
+        raise ShapeError(
+            f"{adopted.kind} makes one step; expected a layer that runs over time, such as "
+            f"nn.LSTM, with the same weights"
+        )
+    if dtype_of(adopted) not in UNIT:
+        raise DtypeError(
+            f"the reference is {short(dtype_of(adopted))}, too coarse to tell a mistake from "
+            f"rounding; expected float32 or float64: compare with copy.deepcopy(layer).float()"
+        )
+    inputs = None if x is None else given_inputs(adopted, x, initial, lengths)
+    if inputs is None and _is_recorded(candidate):
+        raise ShapeError("recorded numbers need the x that gave them: compare(numbers, layer, x)")
+    with _alone(), _limited(timeout):
+        if _is_recorded(candidate):
+            assert inputs is not None, "recorded numbers come with x"
+            subject: Subject = OfArrays(candidate, adopted, inputs, axes)
+        else:
+            padded = inputs.lengths is not None if inputs is not None else lengths is True
+            subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
+        subject.notes += unlike_its_calls(adopted)
+        return Decision(subject, effort, _teller(progress)).verdict()
+
+
+def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:
+    """Raise ``AssertionError`` with the verdict's text unless ``compare`` finds agreement; takes
+    what ``compare`` takes.
+
+    >>> import torch, rnnscope as rs
+    >>> gru = torch.nn.GRU(3, 4)
+    >>> rs.assert_agrees(gru, gru)
+    """
+    __tracebackhide__ = True
+    if options.get("seconds") is not None:
+        options["effort"] = _effort(options.get("effort", 1.0), options.pop("seconds"), 3)
+    verdict = compare(candidate, reference, *args, **options)
+    if not verdict:
+        raise AssertionError(str(verdict))
+
+
+_LOCK = threading.RLock()
+"""What a candidate may change belongs to the process, so two comparisons do not run at once."""
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """On one thread: sums in another order round otherwise, and small products gain nothing."""
+    with _LOCK:
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _limited(seconds: Any) -> Iterator[None]:
+    """Every call of the candidate takes so many seconds at most."""
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) > 0
+    ):
+        raise ValueError(
+            f"timeout must be a number of seconds above 0, or None for any; got {seconds!r}"
+        )
+    try:
+        with limit(None if seconds is None or float(seconds) > LONGEST else float(seconds)):
+            yield
+    except Interruption as error:
+        raise CandidateError(str(error)) from error
+
+
+def _effort(effort: Any, seconds: Any, level: int) -> float:
+    """The effort, also of a caller who gives ``seconds``, ``level`` frames up."""
+    for name, value in {"effort": effort, "seconds": 0 if seconds is None else seconds}.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
+            raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")
+    if seconds is None:
+        return float(effort)
+    warnings.warn(
+        f"seconds is deprecated, work is counted: write effort=seconds / {SECONDS:g}, "
+        f"here effort={float(seconds) / SECONDS:.3g}",
+        DeprecationWarning,
+        stacklevel=level,
+    )
+    return float(seconds) / SECONDS
+
+
+def _whole(seed: Any) -> int:
+    try:
+        whole = -1 if isinstance(seed, bool) else index(seed)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole < 2**63:
+        raise ValueError(f"seed must be a whole number, 0 or more and below 2**63; got {seed!r}")
+    return whole
+
+
+def _is_recorded(candidate: Any) -> bool:
+    if isinstance(candidate, Tensor | np.ndarray | Mapping | str | Path):
+        return True
+    return isinstance(candidate, tuple | list) and not callable(candidate)
+
+
+def _teller(progress: bool | None) -> Callable[[str], None] | None:
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    started = clock.monotonic()
+
+    def tell(text: str) -> None:
+        if clock.monotonic() - started > 2:
+            print(printable(f"rnnscope compare: {text} ..."), file=sys.stderr)
+
+    return tell

@@ -1,0 +1,122 @@
+"""Which of the sets of mistakes that a search found are proved by all data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from rnnscope._compare.evidence import evidence
+from rnnscope._compare.mistakes import CATALOGUE
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import worst
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, predicted
+from rnnscope._compare.model.steps import worst_step
+from rnnscope._compare.search.search import SearchOutcome, either
+from rnnscope._compare.tolerance import allowed, most_allowed
+
+__all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved"]
+
+EVIDENCE = 6.0
+"""Decimal digits by which the agreement of an explanation must exceed what chance would give."""
+
+
+def confirmed(
+    model: Model,
+    result: SearchOutcome,
+    searched: Sequence[Observation],
+    shown: Sequence[Observation],
+    sliced: bool,
+) -> list[tuple[Cause, ...]]:
+    """The explanations that hold on all data, by so much that chance is excluded; ``sliced``:
+    what was searched is part of what is shown."""
+    order = {name: k for k, name in enumerate(CATALOGUE)}
+    others, least = beside(searched, shown, sliced), needed(result)
+    found: list[tuple[Cause, ...]] = []
+    for s in result.sets:
+        changed = model
+        together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
+        for cause in together:
+            changed = CATALOGUE[cause.name].apply(changed, cause) or changed
+        if _holds(changed, others, shown, least) and _each_step(changed, shown):
+            found.append(together)
+    return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def _holds(
+    changed: Model, others: Sequence[Observation], shown: Sequence[Observation], least: float
+) -> bool:
+    """Whether a mistaken model gives all that was observed, by as much as must be proved."""
+    # where the reference's tolerances hold and the widest prove enough, the mistaken model's own,
+    # which are dearer, would too
+    if worst(changed, [*others, *shown]) <= 1:
+        widest = _either_way(most_allowed, changed, shown)
+        if evidence([*others, *widest]) >= least:
+            return True
+    mine = by_own_rounding(changed, [*others, *shown])
+    return worst(changed, mine) <= 1 and evidence(mine) >= least
+
+
+def _each_step(changed: Model, shown: Sequence[Observation]) -> bool:
+    """Whether every single step fits, which is compared where rounding grows beyond use too; True
+    of a mistake after which steps are not what they were, as its own numbers tell."""
+    if worst_step(changed, shown) <= 1:
+        return True
+    return worst_step(changed, [_as_predicted(changed, one) for one in shown]) > 1
+
+
+def _as_predicted(model: Model, one: Observation) -> Observation:
+    """What a model gives, in place of what was observed."""
+    [outcome] = one.simulator.run([model])
+    if outcome is None:
+        return one
+    value = predicted(outcome)
+    return replace(
+        one,
+        output=None if one.output is None else value["output"],
+        final={name: value[f"{name}_n"] for name in one.final},
+        quantities={name: value[name] for name in one.quantities},
+    )
+
+
+def proved(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether a model that was not searched for gives all that was observed, each single step too,
+    and there is so much of it that chance is excluded."""
+    enough = evidence(shown) >= EVIDENCE
+    return enough and worst(model, shown) <= 1 and worst_step(model, shown) <= 1
+
+
+def needed(result: SearchOutcome) -> float:
+    """How much must be proved, after so many sets of mistakes were tried."""
+    return EVIDENCE + math.log10(max(1, result.tried))
+
+
+def beside(
+    searched: Sequence[Observation], shown: Sequence[Observation], sliced: bool
+) -> list[Observation]:
+    """What was searched beside what is shown, of which a slice counts once."""
+    fresh = [one for one in searched if all(one is not other for other in shown)]
+    return [] if sliced else fresh
+
+
+def by_own_rounding(model: Model, shown: Sequence[Observation]) -> list[Observation]:
+    """What is shown, with what rounding allows the reference or this model, whichever is more."""
+    return _either_way(allowed, model, shown)
+
+
+def _either_way(
+    of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
+) -> list[Observation]:
+    """What is shown, with tolerances by the reference or by another model, whichever is more."""
+    return [
+        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
+        for one in shown
+    ]
+
+
+def _spread(together: tuple[Cause, ...]) -> int:
+    """Explanations that name fewer places come first."""
+    return sum((c.layer is not None) + (c.direction is not None) for c in together)

@@ -1,0 +1,478 @@
+"""How a comparison is decided: from what agrees to the mistakes that explain what does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from rnnscope._compare.candidate.own_weights import OwnWeights
+from rnnscope._compare.candidate.subject import Subject, Told
+from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
+from rnnscope._compare.evidence import evidence, largest
+from rnnscope._compare.first_difference import first_difference, no_difference
+from rnnscope._compare.gpu import of_a_gpu
+from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.lengths import ends
+from rnnscope._compare.model.misfit import worst
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import (
+    MISSING,
+    Observation,
+    distance,
+    few_steps,
+    numbers_alone,
+)
+from rnnscope._compare.model.steps import opened_parts, worst_step
+from rnnscope._compare.precision import grid_of, lower_precision, of_the_size, too_coarse
+from rnnscope._compare.remaining import not_numbers, what_holds
+from rnnscope._compare.search.search import Search, SearchOutcome
+from rnnscope._compare.tolerance import LEAST, beyond_type
+from rnnscope._compare.undetectable import Unseen, unseen
+from rnnscope._compare.verdict import Explanation, Verdict
+
+__all__ = ["Decision"]
+
+FEW = 32
+"""Numbers that may be too few to tell one mistake from another."""
+
+ALONE = 1 / 6
+"""Effort with which mistakes are searched that explain the output alone."""
+
+UNDECIDED = (
+    "Nothing here can be compared: rounding alone may change every number by more than 1%, and no "
+    "layer's steps are known one by one. Give a callable, fewer steps, or h of every layer."
+)
+
+NOTHING = (
+    "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at "
+    "its weights and at the size of x."
+)
+
+READ = {"output_axes": "the axes", "final_axes": "the final states"}
+"""The family of what is undone to read what came back."""
+
+
+class Decision:
+    """One comparison, of numbers or calls; ``effort`` multiplies the work of the search in it."""
+
+    def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
+        self.subject, self.effort, self.tell = subject, effort, tell
+        self.model = subject.model
+
+    @cached_property
+    def _own(self) -> OwnWeights:
+        """The candidate's own parameters."""
+        return OwnWeights(*self.subject.other_weights())
+
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        shown = self.subject.shown()
+        doubtful = any(_grown(self.model, one) or _other_ends(one) for one in shown)
+        if doubtful and not self.subject.sliced:
+            # the caller's own inputs do not tell all: short ones may
+            shown = [*shown, *self.subject.searched()]
+        ratio = max(worst(self.model, shown), worst_step(self.model, shown))
+        more: list[Observation] = []
+        if ratio <= 1:
+            # a unit that is off for some inputs, as of relu, may show with others
+            more = self.subject.others()
+            ratio = max(ratio, worst(self.model, more) if more else 0.0)
+            shown = [*shown, *more] if ratio > 1 else shown
+        read, direct = self.subject.read(), self.subject.direct()
+        base = replace(self._facts(shown), worst=ratio)
+        if ratio > 1 or direct or self.subject.raised:
+            return self._differing(base, shown, read, direct)
+        silent = unseen(self.model, [*shown, *more])
+        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
+        if read:
+            left = largest(self.model, shown)[0]
+            return replace(base, explanations=(_told(read, left, len(read)),))
+        if not _comparable(self.model, shown):
+            kind = base.kind
+            return replace(base, undecided=NOTHING.format(kind) if base.overflow else UNDECIDED)
+        if told := (*self.subject.unread, *_other_ends(shown[0])):
+            # what cannot be compared does not agree
+            rest = tuple(note for note in base.notes if " is not used:" not in note)
+            return replace(base, unread=told, notes=rest)
+        return replace(base, agrees=True)
+
+    def _facts(self, shown: Sequence[Observation]) -> Verdict:
+        first = shown[0]
+        difference, tolerance = largest(self.model, shown)
+        of_step = False
+        if difference <= tolerance:
+            parts = opened_parts(self.model, shown).values()
+            ratio, *numbers = max((part.largest() for part in parts), default=(0.0, 0.0, 0.0))
+            if ratio > 1:
+                of_step, (difference, tolerance) = True, numbers
+                difference = math.inf if difference >= MISSING else difference
+        lower = [short(dtype) for dtype in self.subject.dtypes]
+        dtype = lower[0] if len(set(lower)) == 1 else f"{lower[0]} (the candidate's: {lower[-1]})"
+        horizon, overflow = None, False
+        [outcome] = first.simulator.run([self.model])
+        if first.output is not None:
+            beyond = ~torch.isfinite(first.allowed["output"]).flatten(1).all(1)
+            if bool(beyond.any()):
+                horizon = int(beyond.nonzero()[0])
+                right = None if outcome is None else outcome.output[horizon]
+                overflow = right is not None and bool(beyond_type(right, first.unit).any())
+        return Verdict(
+            agrees=False,
+            difference=difference,
+            allowed=tolerance,
+            worst=0.0,
+            dtype=dtype,
+            kind=self.model.structure.kind,
+            notes=tuple(self.subject.notes),
+            probe=self.subject.described(first.inputs),
+            steps=first.inputs.steps,
+            horizon=horizon,
+            overflow=overflow,
+            stepwise=any(p.compares for p in opened_parts(self.model, [first]).values()),
+            of_step=of_step,
+            uncompared=_uncompared(first),
+            given=self.subject.given,
+            apart=no_difference(self.model, shown) if math.isinf(difference) else "",
+        )
+
+    def _differing(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        direct: list[Told],
+    ) -> Verdict:
+        differs = base.worst > 1
+        first, there = first_difference(self.model, shown)
+        told = self.subject.described(there.inputs)
+        base = replace(base, first=first, probe=told, steps=there.inputs.steps)
+        if direct:
+            by_calls = _told([*read, *direct], math.nan)
+            random = any(cause.name == "random" for cause, _ in direct)
+            if random or self.subject.keeps_state or not differs:
+                holds = tuple(self.subject.findings)
+                return replace(base, explanations=(by_calls,), holds=holds)
+            # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
+            read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
+        kind, itself = self.subject.other_kind()
+        if kind and itself:
+            return replace(base, holds=(kind,))
+        lost = not_numbers(self.model, shown)
+        if lost:
+            rest = self._numbers(shown)
+            if not rest or worst(self.model, rest) <= 1:
+                holds = (*_outer(read), lost, _without(shown, rest), *self.subject.findings)
+                return replace(base, holds=tuple(filter(None, holds)))
+            base = replace(
+                base,
+                notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
+            )
+            shown = rest
+        dtypes = self.subject.dtypes
+        if differs and self._own.rounded:
+            weights = self._own.cause(shown, short(dtypes[0]))
+            if weights is not None:
+                return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
+        lower = lower_precision(self.model, shown, dtypes) if differs else None
+        if lower is not None:
+            cause, words, left = lower
+            return replace(base, explanations=(_told([*read, (cause, words)], left),))
+        if differs and self._too_coarse(shown):
+            return self._unexplained(base, shown, shown, read, there)
+        return self._searched(base, shown, read, direct, there)
+
+    def _searched(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        direct: list[Told],
+        there: Observation,
+    ) -> Verdict:
+        """What a search for mistakes comes to."""
+        told = [*read, *(one for one in direct if one not in read)]
+        by_calls = (_told(told, math.nan),) if direct else ()
+        given = self.subject.searched()
+        searched = self._numbers(given) or list(shown)
+        if not given:
+            alone = "it raised at all shorter inputs; mistakes were searched with these alone"
+            base = replace(base, notes=(*base.notes, alone))
+        if base.worst <= 1 and worst(self.model, searched) <= 1:
+            # with nothing to explain, nothing is searched for
+            if by_calls:
+                return replace(base, explanations=by_calls)
+            holds = "It agrees wherever it could be called; see the note for where it raised."
+            return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
+        # where other weights are all that is wrong, it is these that a mistake may have changed
+        likely = self._own.likely(shown)
+        effort = self.effort / 3 if likely else self.effort
+        search = Search(self.model, searched, effort, self.tell)
+        result = search.run()
+        sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
+        base = replace(
+            base,
+            tried=result.tried,
+            finished=result.finished,
+            effort=self.effort,
+            work=search.work.done,
+        )
+        if not sets:
+            if by_calls:
+                return replace(base, explanations=by_calls)
+            needs = short(self.subject.dtypes[0])
+            weights = self._own.cause(shown, needs) if likely else None
+            if weights is not None:
+                return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
+            every = [*beside(searched, shown, self.subject.sliced), *shown]
+            few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
+            other = self._by_output(searched, shown)
+            if other is not None:
+                # all of it may be: there was no work left to find that
+                sets = self._of_everything(*other, searched, shown)
+            if other is None or not sets:
+                base = replace(base, few=few)
+                told_of = [] if other is None else [self._of_output(*other, shown)]
+                return self._unexplained(base, searched, shown, read, there, told_of)
+            search, result = other
+        explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
+        named = {words.brief for one in explanations for words in one.words}
+        silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
+        return replace(
+            base,
+            explanations=explanations,
+            nearest=self._nearest(result, search, shown),
+            right=self._right(search, sets, shown, silent),
+            cannot_show=silent.titles,
+            unseen=silent.words,
+            notes=(*base.notes, *self._beside(search, sets[0], shown)),
+        )
+
+    def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
+        """What is left of observations without NaN and infinities that are the candidate's own."""
+        cut = (numbers_alone(one, self.model) for one in observations)
+        return [one for one in cut if one is not None]
+
+    def _beside(
+        self, search: Search, together: tuple[Cause, ...], shown: Sequence[Observation]
+    ) -> list[str]:
+        """Of the mistakes those without which the caller's data are explained as well: it was in
+        the drawn inputs of the search that they showed."""
+        if not self.subject.given or len(together) < 2:
+            return []
+        found = []
+        for cause in together:
+            rest = search.of(frozenset(together) - {cause})
+            if rest is not None and worst(rest, shown) <= 1:
+                brief = CATALOGUE[cause.name].words(cause, self.model).brief
+                found.append(f"{brief}: shown by drawn inputs, not by these data")
+        return found
+
+    def _unexplained(
+        self,
+        base: Verdict,
+        searched: Sequence[Observation],
+        shown: Sequence[Observation],
+        read: list[Told],
+        there: Observation,
+        alone: Sequence[str] = (),
+    ) -> Verdict:
+        """What can be said where nothing explains it: what explains the output ``alone``, and what
+        still holds."""
+        told = [each.sentence for each in self._own.apart]
+        holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
+        size = self._too_coarse(shown)
+        size = size or ("" if told else of_the_size(self.model, shown, searched))
+        size = size or ("" if told else of_a_gpu(self.model, shown))
+        kind, _ = self.subject.other_kind()
+        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
+        return replace(base, holds=tuple(filter(None, every)))
+
+    def _too_coarse(self, shown: Sequence[Observation]) -> str:
+        """A sentence where the output's own numbers hide what a mistake would leave; else empty."""
+        coarse = too_coarse(self.subject.dtypes)
+        grid = None if coarse else grid_of(self.model, shown)
+        if grid is None:
+            return coarse
+        numbers = f"has no more than {grid.name}" if grid.decimals else f"is in {grid.name}"
+        return (
+            f"Your output {numbers}, too coarse to search for mistakes in: return all digits of "
+            f"every number to have mistakes searched for."
+        )
+
+    def _by_output(
+        self, searched: Sequence[Observation], shown: Sequence[Observation]
+    ) -> tuple[Search, SearchOutcome] | None:
+        """The search for what explains the output alone, where something came beside it; None
+        where nothing does."""
+        if not any(one.final or one.quantities for one in shown) or self.effort < ALONE:
+            return None
+        alone = [_output_alone(one) for one in searched if one.output is not None]
+        shown_alone = [_output_alone(one) for one in shown if one.output is not None]
+        if not alone or not shown_alone or worst(self.model, [*alone, *shown_alone]) <= 1:
+            return None
+        search = Search(self.model, alone, ALONE, self.tell)
+        result = search.run()
+        sets = confirmed(self.model, result, alone, shown_alone, self.subject.sliced)
+        return (search, replace(result, sets=tuple(map(frozenset, sets)))) if sets else None
+
+    def _of_everything(
+        self,
+        search: Search,
+        result: SearchOutcome,
+        searched: Sequence[Observation],
+        shown: Sequence[Observation],
+    ) -> list[tuple[Cause, ...]]:
+        """Of what explains the output alone that which explains everything."""
+        models = [(s, search.of(s)) for s in result.sets]
+        whole = tuple(s for s, model in models if model is not None and worst(model, searched) <= 1)
+        found = replace(result, sets=whole)
+        return confirmed(self.model, found, searched, shown, self.subject.sliced)
+
+    def _of_output(
+        self, search: Search, result: SearchOutcome, shown: Sequence[Observation]
+    ) -> str:
+        """That the output alone is explained, and what came beside it is not."""
+        together = result.sets[0]
+        changed = search.of(together)
+        assert changed is not None, "what was confirmed applies"
+        rest = sorted({n for one in shown for n in self._beyond(changed, one) if n != "output"})
+        words = [CATALOGUE[c.name].words(c, self.model) for c in sorted(together, key=str)]
+        told = " ".join(f"{each.title}: {each.sentence}" for each in words)
+        verb = "is" if len(rest) == 1 else "are"
+        what = f"{' and '.join(rest)} {verb} not" if rest else "other inputs' is not"
+        return f"the output alone is explained, {what}: {told}"
+
+    def _beyond(self, model: Model, one: Observation) -> list[str]:
+        """What is off by more than rounding, by name."""
+        return [
+            name
+            for name, seen, value in one.beside(model)
+            if value is None
+            or bool((distance(value, seen) > one.allowed[name])[one.usable(name)].any())
+        ]
+
+    def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
+        return math.inf if model is None else largest(model, shown)[0]
+
+    def _explanation(
+        self,
+        search: Search,
+        together: tuple[Cause, ...],
+        shown: Sequence[Observation],
+        read: list[Told],
+    ) -> Explanation:
+        """The mistakes that were undone to read the output stand first; the table assumes them."""
+        words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
+        alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
+        whole = search.of(frozenset(together))
+        assert whole is not None, "what explains applies"
+        mine = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
+        left = self._left(whole, mine)
+        outer = _told(read, left)
+        return Explanation(
+            (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)
+        )
+
+    def _nearest(
+        self, result: SearchOutcome, search: Search, shown: Sequence[Observation]
+    ) -> tuple[tuple[Cause, ...], tuple[Words, ...], float] | None:
+        if result.nearest is None:
+            return None
+        together = tuple(sorted(result.nearest[0], key=str))
+        words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
+        left = self._left(search.of(result.nearest[0]), shown)
+        return (together, words, left) if math.isfinite(left) and left < 1e29 else None
+
+    def _right(
+        self,
+        search: Search,
+        sets: Sequence[tuple[Cause, ...]],
+        shown: Sequence[Observation],
+        silent: Unseen,
+    ) -> tuple[str, ...]:
+        """What the data show to be right: families of mistakes none of which is in play, of which
+        those of each parameter would have shown, and none is ``silent``."""
+        data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
+        blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
+        blamed |= {family for s in sets for c in s for family in CONCERNS.get(c.name, ())}
+        blamed |= {READ[cause.name] for cause, _ in self.subject.read()} | silent.families
+        titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
+        seen: dict[str, dict[str, bool]] = {}
+        for cause in search.every:
+            if cause != cause.everywhere():
+                continue
+            of = seen.setdefault(CATALOGUE[cause.name].family, {})
+            of[cause.tensors] = of.get(cause.tensors, False) or search.shows(cause, data)
+        return tuple(
+            f
+            for f, of in seen.items()
+            if all(of.values()) and f not in blamed and not any(f in t for t in titles)
+        )
+
+
+def _grown(model: Model, one: Observation) -> bool:
+    """Whether rounding has grown so much that some of a call is not compared."""
+    if _uncompared(one):
+        return True
+    lost = any(not bool(torch.isfinite(value).all()) for value in one.allowed.values())
+    return lost and not opened_parts(model, [one])
+
+
+def _uncompared(one: Observation) -> tuple[str, ...]:
+    """The final states no number of which can be compared; not h_n of one layer, which is the
+    output's own end."""
+    names = [f"{name}_n" for name in one.final]
+    lost = [name for name in names if not bool(one.usable(name).any())]
+    known = one.output is not None and len(one.final.get("h", ())) == 1
+    return tuple(name for name in lost if not (known and name == "h_n"))
+
+
+def _other_ends(one: Observation) -> list[str]:
+    """A sentence where h_n of the last layer is not what the candidate's own output ends with."""
+    h, output = one.final.get("h"), one.output
+    if h is None or output is None or output.shape[-1] != h.shape[1] * h.shape[-1]:
+        return []
+    size = h.shape[-1]
+    sides = [ends(output[..., :size], one.inputs.lengths), output[0, :, size:]]
+    for mine, own in zip(h[-1], sides, strict=False):
+        if bool((distance(mine, own) > LEAST * one.unit * own.abs().clamp_min(1)).any()):
+            return ["h_n of the last layer is not what your own output ends with."]
+    return []
+
+
+def _output_alone(one: Observation) -> Observation:
+    return replace(one, final={}, quantities={})
+
+
+def _comparable(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether any number, or any single step, can be compared."""
+    return any(one.count for one in shown) or any(
+        part.compares for part in opened_parts(model, shown).values()
+    )
+
+
+def _without(shown: Sequence[Observation], rest: Sequence[Observation]) -> str:
+    """A sentence on what is left without NaN and infinities, where it agrees."""
+    if not rest:
+        return ""
+    rows, steps = ({getattr(o.inputs, n) for o in shown} for n in ("batch", "steps"))
+    if any(one.inputs.batch not in rows for one in rest):
+        return "The other rows agree."
+    if any(one.inputs.steps not in steps for one in rest):
+        return "The steps before agree."
+    return "The other calls agree."
+
+
+def _outer(read: Sequence[Told]) -> list[str]:
+    """What was undone to read the output, in sentences."""
+    return [f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read]
+
+
+def _told(known: Sequence[Told], left: float, read: int = 0) -> Explanation:
+    return Explanation(tuple(c for c, _ in known), tuple(w for _, w in known), left, (), read)

@@ -1,0 +1,66 @@
+"""How far two sets of numbers are, and how much their agreement proves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import MISSING, Observation, distance
+
+__all__ = ["evidence", "largest"]
+
+
+def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
+    """The largest difference, before rounding takes over, and what is allowed there; or, where that
+    is rounding and another is not, the one that is the most beyond what is allowed."""
+    best = (0.0, 0.0)
+    beyond = (1.0, best)  # the ratio of the two, and both
+    least = 0.0
+    for one in shown:
+        for name, seen, value in one.beside(model):
+            tolerance = one.allowed[name]
+            if value is None:
+                return math.inf, float(tolerance[torch.isfinite(tolerance)].max())
+            inside = one.usable(name)
+            away = torch.where(inside, distance(value, seen), 0.0)
+            within = tolerance.expand_as(away)
+            least = max(least, float(torch.where(inside, within, 0.0).max()))
+            k = int(away.argmax())
+            if float(away.flatten()[k]) > best[0]:
+                best = (float(away.flatten()[k]), float(within.flatten()[k]))
+            ratio = torch.where(inside, away / within, 0.0)
+            k = int(ratio.argmax())
+            if float(ratio.flatten()[k]) > beyond[0]:
+                there = (float(away.flatten()[k]), float(within.flatten()[k]))
+                beyond = (float(ratio.flatten()[k]), there)
+    if best[0] >= MISSING:  # a number against none
+        return math.inf, best[1]
+    if best[0] <= best[1] and beyond[0] > 1:
+        return beyond[1]
+    return best if best[1] else (best[0], least)
+
+
+def evidence(observations: Sequence[Observation]) -> float:
+    """Decimal digits of agreement: for every number, how much smaller than their spread the
+    tolerance is."""
+    total = 0.0
+    for one in observations:
+        for name, seen in one.targets().items():
+            if name in ("h", "h_n") and one.output is not None:
+                if seen.shape[0] == 1:
+                    continue  # the last numbers of the output once more, or all of them
+                seen = seen[:-1]
+            finite = seen[torch.isfinite(seen)]
+            if finite.numel() == 0:
+                continue
+            spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
+            tolerance = one.allowed[name][: len(seen)].expand_as(seen)
+            usable = torch.isfinite(tolerance) & torch.isfinite(seen)
+            if (real := one.inside(name)) is not None:
+                usable = usable & real
+            if spread > 0 and bool(usable.any()):
+                total += float((spread / tolerance[usable]).log10().clamp_min(0).sum())
+    return total

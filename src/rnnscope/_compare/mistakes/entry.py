@@ -1,0 +1,124 @@
+"""What an entry of the catalogue is: a mistake as a change of the model, with its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Model, Part, Token
+from rnnscope._layers.structure import DIRECTIONS
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import Expr, Quantity, leaves
+
+__all__ = ["Changed", "Choice", "Entry", "Scope", "Words", "changed_cell"]
+
+Scope = Literal["parts", "layer", "global"]
+Choice = tuple[str, str]
+"""What an entry leaves open, and the parameters it concerns; either may be empty."""
+
+Changed = dict[tuple[Token, str, str, str], Part | None]
+"""Parts that mistakes have changed, by the token of the part, the entry, its choice and tensors."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """``title`` names the mistake, ``sentence`` says what differs, ``repair`` is the line to
+    write; ``brief`` names it where no sentence follows."""
+
+    title: str
+    sentence: str
+    repair: str = ""
+    short: str = ""
+
+    @property
+    def brief(self) -> str:
+        """The title, with the choice where the title alone does not tell it."""
+        return self.short or self.title
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One mistake.
+
+    ``choices`` gives what can be chosen for a model; ``part`` changes one layer in one direction,
+    ``model`` the whole, at one layer or everywhere; each returns None where it does not apply.
+    It applies to a place only where it applies to every part there, but for those that are
+    ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family``
+    groups entries for what is right.
+    """
+
+    name: str
+    family: str
+    scope: Scope
+    choices: Callable[[Model], Iterator[Choice]]
+    words: Callable[[Cause, Model], Words]
+    part: Callable[[Part, Cause], Part | None] | None = None
+    reverse_only: bool = False
+    model: Callable[[Model, Cause], Model | None] | None = None
+
+    @property
+    def of_cell(self) -> bool:
+        """Whether it changes what one layer computes in one direction, and nothing else."""
+        return self.part is not None and self.scope == "parts"
+
+    def causes(self, model: Model, scoped: bool = True) -> Iterator[Cause]:
+        """Every cause of this entry that may apply to a model."""
+        for choice, tensors in self.choices(model):
+            for layer, direction in _places(model, self.scope, scoped):
+                yield Cause(self.name, choice, tensors, layer, direction)
+
+    def apply(self, model: Model, cause: Cause, known: Changed | None = None) -> Model | None:
+        """The model with the mistake; None where it does not apply or changes nothing. ``known``
+        gathers changed parts, to be used again."""
+        if self.model is not None:
+            return self.model(model, cause)
+        changed: dict[tuple[int, int], Part] = {}
+        for layer, row in enumerate(model.parts):
+            for d, part in enumerate(row):
+                if cause.layer not in (None, layer):
+                    continue
+                if cause.direction not in (None, model.structure.directions[d]):
+                    continue
+                after = self.changed(part, cause, {} if known is None else known)
+                if after is not None:
+                    changed[layer, d] = after
+                elif not self.reverse_only:
+                    return None
+        return model.with_parts(changed) if changed else None
+
+    def changed(self, part: Part, cause: Cause, known: Changed) -> Part | None:
+        """One part with the mistake; None where it does not apply. ``known`` as in ``apply``."""
+        key = (part.token, cause.name, cause.choice, cause.tensors)
+        if key not in known:
+            assert self.part is not None, f"entry {self.name} changes parts or models"
+            known[key] = self.part(part, cause)
+        return known[key]
+
+
+def _places(model: Model, scope: Scope, scoped: bool) -> Iterator[tuple[int | None, str | None]]:
+    yield None, None
+    if not scoped or scope == "global":
+        return
+    layers = range(model.num_layers) if model.num_layers > 1 else ()
+    yield from ((layer, None) for layer in layers)
+    if scope == "parts" and model.num_directions > 1:
+        yield from ((None, direction) for direction in DIRECTIONS)
+        yield from ((layer, direction) for layer in layers for direction in DIRECTIONS)
+
+
+@lru_cache(maxsize=512)
+def changed_cell(cell: Cell, changes: tuple[tuple[str, Expr], ...]) -> Cell:
+    """The cell with some equations replaced, each computed as soon as what it uses is."""
+    waiting = {**cell.equations, **dict(changes)}
+    ordered: dict[str, Expr] = {}
+    while waiting:
+        ready = [
+            name
+            for name, equation in waiting.items()
+            if all(leaf.name in ordered for leaf in leaves(equation) if isinstance(leaf, Quantity))
+        ]
+        ordered[ready[0]] = waiting.pop(ready[0])
+    return replace(cell, equations=ordered)

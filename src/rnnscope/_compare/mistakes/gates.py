@@ -1,0 +1,181 @@
+"""Mistakes in how a step uses its gates: which one scales what, and what is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.entry import Choice, Entry, Words
+from rnnscope._compare.mistakes.equations import (
+    blends,
+    celled,
+    factors_of,
+    first_part,
+    with_equations,
+)
+from rnnscope._compare.mistakes.weights import forget_gates
+from rnnscope._compare.model.model import Model, Part
+from rnnscope.cells.algebra import (
+    Apply,
+    Expr,
+    FromH,
+    Previous,
+    Product,
+    Quantity,
+    linear_recurrence,
+)
+
+__all__ = ["UPDATES"]
+
+CELL = "c = f * c + i * g; h = o * tanh(c)"
+BLEND = "h = (1 - z) * n + z * h"
+
+# the new state and the old one ---------------------------------------------------------------
+
+
+def _blending(model: Model) -> Iterator[Choice]:
+    if blends(first_part(model)) is not None:
+        yield from ((choice, "") for choice in ("unused", "both", "added", "new"))
+
+
+def _update(part: Part, cause: Cause) -> Part | None:
+    """Also where z and 1 - z are exchanged already."""
+    match linear_recurrence(part.cell.equations["h"], "h"):
+        case (old, Product(factor, new)) if 1 - old == factor or 1 - factor == old:
+            h: dict[str, Expr] = {
+                "unused": new,
+                "both": old * new + old * Previous("h"),
+                "added": new + old * Previous("h"),
+                "new": factor * new,
+            }
+            return with_equations(part, cause, h=h[cause.choice])
+    return None
+
+
+def _update_words(cause: Cause, model: Model) -> Words:
+    kind = model.structure.kind
+    match cause.choice:
+        case "unused":
+            return Words("the update gate is not used", f"z of {kind} keeps the old state.", BLEND)
+        case "added":
+            return Words("n is added whole", f"1 - z scales it in {kind}.", BLEND)
+        case "new":
+            return Words("the old state is not added", f"z of {kind} keeps it.", BLEND)
+    return Words("z scales both states", f"1 - z scales the new one in {kind}.", BLEND)
+
+
+# one gate in place of another ----------------------------------------------------------------
+
+PAIRS = (("f", "i"), ("i", "f"), ("i", "o"), ("f", "o"), ("z", "r"), ("r", "z"))
+"""A gate, and that in place of which it is used."""
+
+
+def _users(part: Part, gate: str) -> list[str]:
+    """The quantities in whose equations something is scaled by a gate, or by 1 minus it."""
+    scales = Quantity(gate), 1 - Quantity(gate)
+    factors = {name: factors_of(equation) for name, equation in part.cell.equations.items()}
+    return [name for name in factors if any(scale in factors[name] for scale in scales)]
+
+
+def _exchangeable(model: Model) -> Iterator[Choice]:
+    part = first_part(model)
+    for used, gate in PAIRS:
+        if used in part.cell.gates and gate in part.cell.gates and _users(part, gate):
+            yield f"{used}:{gate}", ""
+
+
+def _use_other(part: Part, cause: Cause) -> Part | None:
+    used, gate = cause.choice.split(":")
+    equations = {
+        name: part.cell.equations[name].map(
+            lambda e: Quantity(used) if e == Quantity(gate) else None
+        )
+        for name in _users(part, gate)
+    }
+    return with_equations(part, cause, **equations) if equations else None
+
+
+def _other_words(cause: Cause, model: Model) -> Words:
+    used, gate = cause.choice.split(":")
+    part = first_part(model)
+    one, other = (part.cell.words.get(name, name) for name in (used, gate))
+    repair = {"r": "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))", "z": BLEND}
+    return Words(
+        f"the {one} gate is used in place of the {other} gate",
+        f"{gate} scales what {_users(part, gate)[0]} is made of.",
+        repair.get(gate, CELL),
+    )
+
+
+# a cell state that is carried on as h sees it ------------------------------------------------
+
+
+def _squash(part: Part, cause: Cause) -> Part | None:
+    state = next((s for s in part.cell.states if s != "h"), None)
+    if state is None:
+        return None
+    equations: dict[str, Expr] = {}
+    for name, equation in part.cell.equations.items():
+        functions: list[Apply] = []
+
+        def unsquashed(expr: Expr, functions: list[Apply] = functions) -> Expr | None:
+            if isinstance(expr, Apply) and expr.argument in (Quantity(state), Previous(state)):
+                functions.append(expr)
+                return expr.argument
+            return None
+
+        after = equation.map(unsquashed)
+        if len(functions) == 1 and name != state:
+            [one] = functions
+            equations |= {name: after, state: replace(one, argument=part.cell.equations[state])}
+    return with_equations(part, cause, **equations) if equations else None
+
+
+def _squashed_words(cause: Cause, model: Model) -> Words:
+    return Words("tanh(c) is stored as c", "c is carried on as it is; h alone has its tanh.", CELL)
+
+
+# one state in place of the other -------------------------------------------------------------
+
+
+def _confusable(model: Model) -> Iterator[Choice]:
+    structure = model.structure
+    if forget_gates(first_part(model)) and not structure.cell.projected:
+        yield from (("fed", ""), ("carried", ""))
+
+
+def _confuse(part: Part, cause: Cause) -> Part | None:
+    state = next((s for s in part.cell.states if s != "h"), None)
+    if state is None:
+        return None
+    equations = part.cell.equations
+    if cause.choice == "carried":
+        changed = {state: equations[state].map(_instead(Previous(state), Previous("h")))}
+    else:
+
+        def fed(expr: Expr) -> Expr | None:
+            from_h = isinstance(expr, FromH) and expr.of == Previous("h")
+            return FromH(expr.gate, Previous(state)) if from_h else None  # type: ignore[attr-defined]
+
+        changed = {name: equation.map(fed) for name, equation in equations.items()}
+    changed = {name: after for name, after in changed.items() if after != equations[name]}
+    return with_equations(part, cause, **changed) if changed else None
+
+
+def _instead(old: Expr, new: Expr) -> Callable[[Expr], Expr | None]:
+    return lambda expr: new if expr == old else None
+
+
+def _confused_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "carried":
+        return Words("h is carried on in place of c", "f scales the c of the step before.", CELL)
+    return Words("W_hh multiplies c", "it multiplies the h of the step before.", "h @ W_hh.T")
+
+
+UPDATES = (
+    Entry("update", "z and 1 - z", "parts", _blending, _update_words, _update),
+    Entry("other_gate", "which gate is used", "parts", _exchangeable, _other_words, _use_other),
+    Entry("squashed", "the cell state", "parts", celled, _squashed_words, _squash),
+    Entry("confused", "the cell state", "parts", _confusable, _confused_words, _confuse),
+)

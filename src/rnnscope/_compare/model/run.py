@@ -1,0 +1,285 @@
+"""Parts run over time: many at once, from an input and initial states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.model.batched import (
+    MOST_BYTES,
+    SHARED,
+    Batch,
+    Step,
+    from_input,
+    share,
+    stacked,
+    started,
+    widened,
+)
+from rnnscope._compare.model.lengths import moved
+from rnnscope._compare.model.model import Part, Token
+from rnnscope._compare.work import GATE, spend
+from rnnscope._layers.sequences import valid_steps
+
+__all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """A part's run: ``emitted`` (time, batch, unit), ``before`` what was emitted a step before,
+    ``final`` each state (batch, unit), ``steps`` what was asked for (time, batch, unit)."""
+
+    emitted: Tensor
+    before: Tensor
+    final: Mapping[str, Tensor]
+    token: Token
+    steps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part with its input (time, batch, feature) and initial states (batch, unit)."""
+
+    part: Part
+    x: Tensor
+    initial: Mapping[str, Tensor]
+    token: Token
+
+    @property
+    def alike(self) -> Token:
+        """Jobs of the same kind can run as one batch."""
+        part, w = self.part, self.part.stored
+        flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts)
+        laid = (part.aligned, part.unmasked)
+        recorded = part.unapplied
+        present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
+        same = (id(w.ih), id(w.hh)) if w.hh.numel() >= SHARED else ()
+        shapes = (self.x.shape, w.ih.shape, w.hh.shape)
+        return (id(part.cell), flags, laid, recorded, present, shapes, same)
+
+
+def chunks(jobs: list[Job]) -> Iterable[list[Job]]:
+    """As many as run at once in little memory."""
+    one = jobs[0].part.stored
+    matrices = 0 if share([job.part for job in jobs]) else one.ih.nbytes + one.hh.nbytes
+    size = matrices + jobs[0].x.nbytes * 8
+    most = max(1, MOST_BYTES // max(1, size))
+    for start in range(0, len(jobs), most):
+        yield jobs[start : start + most]
+
+
+@dataclass(frozen=True)
+class _Chained:
+    """Rows of a batch run as one long sequence, each from where the one before ended: ``lengths``
+    steps each, in an array of so many ``steps``, at its start or at its end (``late``)."""
+
+    lengths: tuple[int, ...]
+    steps: int
+    late: bool
+
+    @classmethod
+    def of(cls, x: Tensor, lengths: Tensor | None, backward: bool) -> _Chained:
+        """For x (model, time, batch, feature) in the order of computing."""
+        steps, rows = x.shape[1:3]
+        return cls((steps,) * rows if lengths is None else tuple(lengths.tolist()), steps, backward)
+
+    @property
+    def begins(self) -> tuple[int, ...]:
+        """The long sequence's step at which each row begins."""
+        return tuple(accumulate(self.lengths[:-1], initial=0))
+
+    def _places(self) -> Iterator[tuple[int, slice, slice]]:
+        """Each row, with its steps in the array and in the long sequence."""
+        for row, (count, begin) in enumerate(zip(self.lengths, self.begins, strict=True)):
+            start = self.steps - count if self.late else 0
+            yield row, slice(start, start + count), slice(begin, begin + count)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """One long row, (model, time, 1, ...)."""
+        return torch.cat([x[:, here, row] for row, here, _ in self._places()], 1).unsqueeze(2)
+
+    def cut(self, value: Tensor) -> Tensor:
+        """The rows again, zero on padding."""
+        found = value.new_zeros(value.shape[0], self.steps, len(self.lengths), value.shape[-1])
+        for row, here, there in self._places():
+            found[:, here, row] = value[:, there, 0]
+        return found
+
+    def ends(self, value: Tensor) -> Tensor:
+        """What every row ends with, (model, batch, ...)."""
+        last = [begin + n - 1 for begin, n in zip(self.begins, self.lengths, strict=True)]
+        return value[:, last, 0]
+
+
+def _laid(value: Tensor, part: Part, lengths: Tensor | None) -> Tensor:
+    """What a part that runs backward gave, (model, time, batch, unit), laid into time; or left in
+    the order of computing, every row from the start, where that is its mistake."""
+    if part.aligned:
+        return value.flip(1)
+    if lengths is None:
+        return value
+    return torch.stack([moved(one, lengths, False) for one in value])
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    lengths: Tensor | None,
+    chained: bool,
+    names: Sequence[str] = (),
+    rounded: Callable[[Tensor], Tensor] | None = None,
+) -> list[ModelRun]:
+    """Runs of jobs that are alike, as one batch; ``chained``: each row starts where the one before
+    ended; ``names``: what is asked for of every step; ``rounded`` changes the states after it."""
+    part = jobs[0].part
+    lengths = None if part.unmasked else lengths
+    weights, (steps, count, _) = part.stored, jobs[0].x.shape
+    numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
+    spend(len(jobs) * steps * count * numbers, calls=steps * len(part.cell.equations))
+    batch = Batch([job.part for job in jobs])
+    x = stacked([job.x for job in jobs])
+    if part.backward:
+        x = x.flip(1)
+    states = {name: stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
+    rows = _Chained.of(x, lengths, part.backward) if chained else None
+    if rows is not None:
+        x = rows.joined(x)
+        states = {name: value[:, :1] for name, value in states.items()}
+    padded = None if chained else lengths
+    emitted, before, finals, kept = _recur(batch, part, x, states, padded, rows, names, rounded)
+    if rows is not None:
+        final = {name: rows.ends(value) for name, value in finals.items()}
+        emitted, before = rows.cut(emitted), rows.cut(before)
+        kept = {name: rows.cut(value) for name, value in kept.items()}
+    else:
+        final = {name: value[:, -1] for name, value in finals.items()}
+    if part.backward:
+        emitted, before = (_laid(value, part, lengths) for value in (emitted, before))
+        kept = {name: _laid(value, part, lengths) for name, value in kept.items()}
+    return [
+        ModelRun(
+            emitted[k if emitted.shape[0] > 1 else 0],
+            before[k if before.shape[0] > 1 else 0],
+            {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
+            job.token,
+            {name: value[k if value.shape[0] > 1 else 0] for name, value in kept.items()},
+        )
+        for k, job in enumerate(jobs)
+    ]
+
+
+def ran(
+    parts: Sequence[Part], x: Tensor, initial: Mapping[str, Tensor], lengths: Tensor | None
+) -> list[ModelRun]:
+    """Runs of parts by themselves, each from x (time, batch, feature) and initial states."""
+    groups: dict[Token, list[int]] = {}
+    jobs = [Job(part, x, initial, (k,)) for k, part in enumerate(parts)]
+    for k, job in enumerate(jobs):
+        groups.setdefault(job.alike, []).append(k)
+    found: dict[Token, ModelRun] = {}
+    with torch.inference_mode():
+        for places in groups.values():
+            for chunk in chunks([jobs[k] for k in places]):
+                found |= {one.token: one for one in run_jobs(chunk, lengths, False)}
+    return [found[job.token] for job in jobs]
+
+
+def _recur(
+    batch: Batch,
+    part: Part,
+    x: Tensor,
+    initial: Mapping[str, Tensor],
+    lengths: Tensor | None,
+    rows: _Chained | None = None,
+    names: Sequence[str] = (),
+    rounded: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """What is handed on at every step, what was a step before, each state after the last step,
+    and what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
+    Padding keeps the states. With ``rows`` one row of the batch begins where the one before
+    ended, and the states are those after each step."""
+    from_x = from_input(batch, x)
+    steps = x.shape[1]
+    valid = None
+    if lengths is not None:
+        valid = valid_steps(lengths, steps)
+        if part.backward:
+            valid = valid.flip(0)
+    emitted: list[Tensor] = []
+    before: list[Tensor] = []
+    kept: dict[str, list[Tensor]] = {name: [] for name in initial}
+    asked: dict[str, list[Tensor]] = {name: [] for name in names}
+    states = carried = dict(initial)
+    last = _handed(part, initial)
+    begins = () if rows is None else rows.begins
+    for t in range(steps):
+        b_hh = batch.b_hh
+        if t in begins:
+            initial = states = carried
+        if batch.first is not None and b_hh is not None:
+            begun = started(valid, 0 if t in begins else t, x.shape[2])
+            b_hh = torch.where(begun[:, None], batch.first, b_hh)
+        start = {name: initial[name] if name in part.restarts else states[name] for name in states}
+        step = Step(batch, from_x[:, t], start, b_hh)
+        found = step.run()
+        after = {name: found[name] for name in states}
+        if part.feeds != "h":
+            after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
+        hands = found[part.emits]
+        if valid is not None:
+            inside = valid[t, :, None]
+            after = {name: torch.where(inside, after[name], states[name]) for name in after}
+            hands = hands * inside
+        for name, values in asked.items():
+            value = step.recorded(name, part.unapplied)
+            values.append(value if valid is None else value * valid[t, :, None])
+        states = after
+        if rounded is not None:
+            states = {name: rounded(value) for name, value in after.items()}
+            # the layer above reads what is rounded
+            hands = states.get(part.emits, hands)
+            hands = hands if valid is None else hands * valid[t, :, None]
+        carried = states if part.feeds == "h" else {**states, "h": found["h"]}
+        before.append(last)
+        emitted.append(hands)
+        if valid is None or last.shape[1:] != hands.shape[1:]:
+            last = hands
+        else:
+            last = torch.where(valid[t, :, None], hands, last)
+        ended = states if part.ends == "h" else {**states, "h": found[part.ends]}
+        if part.feeds != "h":
+            ended = {**ended, "h": found["h"]}
+        for name, value in ended.items():
+            if rows is None:
+                kept[name].clear()
+            kept[name].append(value)
+    # h may be the same in all models where c is not: made from a state that they share
+    listed = (emitted, *kept.values(), *asked.values())
+    width = max(value.shape[0] for values in listed for value in values)
+    shape = emitted[0].shape[1:]
+    return (
+        torch.stack([value.expand(width, *shape) for value in emitted], 1),
+        torch.stack([_as_before(value, width, shape) for value in before], 1),
+        {
+            name: torch.stack([widened(value, width) for value in values], 1)
+            for name, values in kept.items()
+        },
+        {
+            name: torch.stack([widened(value, width) for value in values], 1)
+            for name, values in asked.items()
+        },
+    )
+
+
+def _handed(part: Part, initial: Mapping[str, Tensor]) -> Tensor:
+    """What would have been handed on before the first step: the initial state."""
+    return initial.get(part.emits, initial["h"])
+
+
+def _as_before(value: Tensor, width: int, shape: torch.Size) -> Tensor:
+    if value.shape[1:] != shape:
+        value = value.new_zeros(1, *shape)
+    return value.expand(width, *shape)

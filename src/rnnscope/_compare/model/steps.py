@@ -1,0 +1,392 @@
+"""Single steps: a candidate's own states before and after them, part by part.
+
+What a candidate returned is opened with the reference's equations and the candidate's *own*
+states, so an error of one step shows alone, whatever happened before it, and whatever else is
+wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.mistakes import Changed, changed_part
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.batched import separable
+from rnnscope._compare.model.misfit import Misfit, NumberGroup
+from rnnscope._compare.model.model import Inputs, Model, Part
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.simulate import changed_inputs, joined
+from rnnscope._compare.model.single_steps import KnownStates, opened, restricted
+
+__all__ = [
+    "Flows",
+    "OpenedPart",
+    "Steps",
+    "entered",
+    "opened_parts",
+    "scale",
+    "started",
+    "worst_step",
+]
+
+FEW = 24
+"""Units that are compared in the search of a large layer."""
+
+STEP = 16
+"""An opened step may be off by so many roundings of the largest sum of its products."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Single steps of one part: what is known of them and what came out, in the order of
+    computing; ``after`` maps states to (time, batch, unit); ``unit`` is the rounding."""
+
+    known: KnownStates
+    after: Mapping[str, Tensor]
+    observation: int
+    unit: float
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """All single steps that are known of one layer in one direction."""
+
+    place: tuple[int, int]
+    part: Part
+    steps: tuple[Steps, ...]
+    direction: str
+
+    def changed(self, together: frozenset[Cause], known: Changed) -> Part | None:
+        """The part with these mistakes; None where one does not apply."""
+        return changed_part(self.part, together, known)
+
+    def steps_known(self) -> Iterator[Tensor]:
+        """All that is known of the steps."""
+        for steps in self.steps:
+            yield steps.known.x
+            yield from steps.known.initial.values()
+            yield from steps.known.before.values()
+            yield from steps.after.values()
+
+    @property
+    def richest(self) -> OpenedPart:
+        """The same with the steps of one call only, that of which most is known."""
+        most = max(self.steps, key=lambda s: sum(value.numel() for value in s.after.values()))
+        return replace(self, steps=(most,))
+
+    @property
+    def few_units(self) -> bool:
+        """Whether only few of many units differ: then no mistake of the catalogue explains it, for
+        each of them concerns all units."""
+        ratios = self.units(self.part)
+        wrong = int((ratios > 1).sum())
+        return 0 < wrong <= len(ratios) // 4
+
+    @property
+    def compares(self) -> bool:
+        """Whether any number of any step is one."""
+        for steps in self.steps:
+            values = opened([self.part], steps.known, steps.after)
+            for value in values.values():
+                valid = steps.known.valid
+                right = value[0] if valid is None else value[0][valid]
+                if bool(torch.isfinite(right).any()):
+                    return True
+        return False
+
+    def few(self, part: Part) -> Part:
+        """Of a part what ``misfit`` needs of it: the weights of a large one are let go."""
+        units = _some(self.part.stored.hidden_size)
+        return part if units is None or not separable(part.cell) else restricted(part, units)
+
+    def misfit(self, parts: Sequence[Part]) -> Misfit:
+        """How far each part's single steps are from what was observed, by call and state.
+
+        In a large layer some of the units are compared, unless a cell's units need each other.
+        """
+        whole = [k for k, part in enumerate(parts) if not separable(part.cell)]
+        units = _some(self.part.stored.hidden_size)
+        if units is None or len(whole) == len(parts):
+            return self._misfit(parts, None)
+        some = [k for k in range(len(parts)) if k not in set(whole)]
+        found = self._misfit([parts[k] for k in some], units)
+        if whole:
+            found = found.beside(self._misfit([parts[k] for k in whole], None))
+        order = torch.tensor([*some, *whole], dtype=torch.long, device="cpu").argsort()
+        return found.rows(order.tolist())
+
+    def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
+        return Misfit.gathered(self._differences(parts, units))
+
+    def _differences(
+        self, parts: Sequence[Part], units: Tensor | None
+    ) -> Iterator[tuple[NumberGroup, Tensor, Tensor]]:
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened(parts, replace(steps.known, units=units), steps.after)
+            for name, every in steps.after.items():
+                seen = every if units is None else every[..., units]
+                away = distance(values[name], seen)
+                ratio = away / tolerance[name]
+                if steps.known.valid is not None:
+                    away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
+                yield NumberGroup(steps.observation, name, self.place), away, ratio
+
+    @cached_property
+    def tolerances(self) -> list[dict[str, Tensor]]:
+        """What rounding allows each state, for all steps."""
+        return [tolerances(self.part, steps) for steps in self.steps]
+
+    def ratios(self, part: Part) -> Iterator[list[Tensor]]:
+        """Call by call how far each state of every single step is from what was observed, relative
+        to what rounding allows, (time, batch, unit), 0 on padding."""
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened([part], steps.known, steps.after)
+            found = [distance(values[n][0], seen) / tolerance[n] for n, seen in steps.after.items()]
+            valid = steps.known.valid
+            yield (
+                found
+                if valid is None
+                else [torch.where(valid.unsqueeze(-1), ratio, 0.0) for ratio in found]
+            )
+
+    def largest(self) -> tuple[float, float, float]:
+        """Of the state that is the most beyond what rounding allows a single step: by how many
+        times, its difference, and what is allowed."""
+        worst = (0.0, 0.0, 0.0)
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened([self.part], steps.known, steps.after)
+            for name, seen in steps.after.items():
+                away, within = distance(values[name][0], seen), tolerance[name].expand_as(seen)
+                valid = steps.known.valid
+                away = away if valid is None else away * valid.unsqueeze(-1)
+                k = int((away / within).argmax())
+                one = (float(away.flatten()[k]), float(within.flatten()[k]))
+                worst = max(worst, (one[0] / one[1], *one))
+        return worst
+
+    def states(self) -> dict[str, float]:
+        """How far each state that is known is beyond what rounding allows a single step."""
+        found: dict[str, float] = {}
+        for steps, call in zip(self.steps, self.ratios(self.part), strict=True):
+            for name, ratio in zip(steps.after, call, strict=True):
+                found[name] = max(found.get(name, 0.0), float(ratio.max()))
+        return found
+
+    def units(self, part: Part) -> Tensor:
+        """The largest deviation of each unit over all single steps, relative to what rounding
+        allows, (unit): of the state that has one number a unit."""
+        found = [one.flatten(0, 1).amax(0) for call in self.ratios(part) for one in call]
+        size = max(len(one) for one in found)
+        return torch.stack([one for one in found if len(one) == size]).amax(0)
+
+
+@cache
+def _some(size: int) -> Tensor | None:
+    """The units that are compared of so many; None where it is all of them."""
+    return (
+        None
+        if size <= FEW
+        else torch.linspace(0, size - 1, FEW, dtype=torch.float32, device="cpu").long()
+    )
+
+
+def scale(part: Part, known: KnownStates) -> Tensor:
+    """|W_ih||x| + |W_hh||h| + |b| at every step, the largest of any row: (time, batch, 1)."""
+    weights = part.weights
+    total = known.x.abs() @ weights.ih.abs().mT
+    total = total + known.before["h"].abs() @ weights.hh.abs().mT
+    for bias in (weights.b_ih, weights.b_hh):
+        if bias is not None:
+            total = total + bias.abs()
+    return total.nan_to_num(1.0).amax(-1, keepdim=True).clamp_min(1)
+
+
+def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
+    """What rounding allows each state of an opened step."""
+    step = STEP * steps.unit * scale(part, steps.known)
+    found: dict[str, Tensor] = {}
+    for name, value in steps.after.items():
+        largest = value.nan_to_num(1.0).abs().amax(-1, keepdim=True).clamp_min(1)
+        found[name] = step * largest
+    hidden = [name for name in part.cell.states if name not in steps.known.before]
+    if hidden:
+        # a state that is run along gathers the errors of all steps before
+        passed = torch.arange(1, steps.known.x.shape[0] + 1, dtype=step.dtype, device="cpu")
+        gathered = torch.cummax(step, 0).values * passed[:, None, None].sqrt() * 2
+        found = {name: torch.maximum(value, gathered) for name, value in found.items()}
+    return found
+
+
+Flows = Mapping[tuple[int, int], Tensor]
+"""What layers read, (time, batch, feature), by observation and layer."""
+
+
+def opened_parts(
+    model: Model, observations: Sequence[Observation], flows: Flows | None = None
+) -> dict[tuple[int, int], OpenedPart]:
+    """Every part of which single steps are known, its input being what the candidate gave below
+    it, as the model hands it on; or, where that is not known, one of ``flows``."""
+    found: dict[tuple[int, int], list[Steps]] = {}
+    for k, observation in enumerate(observations):
+        for place, steps in _steps(model, observation, k, flows or {}).items():
+            found.setdefault(place, []).append(steps)
+    names = model.structure.directions
+    return {
+        (layer, d): OpenedPart((layer, d), model.parts[layer][d], tuple(steps), names[d])
+        for (layer, d), steps in found.items()
+    }
+
+
+def worst_step(model: Model, observations: Sequence[Observation]) -> float:
+    """The largest ratio of any single step to what rounding allows; 0 where none is known."""
+    parts = opened_parts(model, observations).values()
+    return max((float(part.misfit([part.part]).worst[0]) for part in parts), default=0.0)
+
+
+def _steps(
+    model: Model, observation: Observation, k: int, flows: Flows
+) -> dict[tuple[int, int], Steps]:
+    inputs = entered(model, observation.inputs)
+    if inputs is None:
+        return {}
+    h = _hidden(model, observation)
+    found: dict[tuple[int, int], Steps] = {}
+    states = model.structure.cell.states
+    flow: Tensor | None = inputs.x
+    finals: list[Mapping[str, Tensor]] = []
+    for layer, row in enumerate(model.parts):
+        if layer in model.skipped:
+            continue
+        flow = flows.get((k, layer), _read(model, layer, flow, finals))
+        below, finals = finals, []
+        emitted: list[Tensor] = []
+        for d, part in enumerate(row):
+            mine = h.get((layer, d), {})
+            if part.emits in mine:
+                emitted.append(mine[part.emits])
+            finals.append(_finals(observation, layer, d, mine))
+            if flow is None or "h" not in mine or not mine.keys() & set(states):
+                continue
+            if flow.shape[-1] != part.stored.ih.shape[-1]:
+                continue
+            initial = started(
+                model,
+                part,
+                {name: value[layer, d] for name, value in inputs.initial.items()},
+                finals,
+                below[d] if below else {},
+            )
+            if initial is not None:
+                found[layer, d] = _of_part(part, observation, flow, mine, initial, k)
+        whole = len(emitted) == model.num_directions
+        flow = joined(model, layer, emitted, flow) if whole else None
+    return found
+
+
+def entered(model: Model, inputs: Inputs, undone: bool = False) -> Inputs | None:
+    """The inputs as the model's layers get them; None where they do not fit, or where what is
+    returned is changed back unless that may be (``undone``)."""
+    if not undone and any(change.undo is not None for change in model.enter):
+        return None
+    stages = changed_inputs(inputs, model)
+    return None if stages is None else stages[-1]
+
+
+def _finals(
+    observation: Observation, layer: int, d: int, mine: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The final states of a part, (batch, unit), as far as they are known."""
+    found = {name: value[layer, d] for name, value in observation.final.items()}
+    if observation.inputs.steps == 1:
+        found = {name: value[0] for name, value in mine.items()} | found
+    return found
+
+
+def started(
+    model: Model,
+    part: Part,
+    initial: Mapping[str, Tensor],
+    beside: Sequence[Mapping[str, Tensor]],
+    below: Mapping[str, Tensor],
+) -> Mapping[str, Tensor] | None:
+    """What a part starts from, (batch, unit); None where that is not known."""
+    other = beside[0] if part.after_forward else below if part.after_below else initial
+    if part.after_below and not below:
+        other = initial
+    if not initial.keys() <= other.keys():
+        return None
+    own = {name: other[name] for name in initial}
+    if model.rows == "chained":
+        mine = beside[-1]
+        if not own.keys() <= mine.keys():
+            return None
+        own = {name: torch.cat([value[:1], mine[name][:-1]]) for name, value in own.items()}
+    return own
+
+
+def _read(
+    model: Model, layer: int, flow: Tensor | None, finals: Sequence[Mapping[str, Tensor]]
+) -> Tensor | None:
+    for change in model.reads[layer]:
+        if flow is None or any("h" not in one for one in finals):
+            return None
+        flow = change(flow, [one["h"] for one in finals])
+    return flow
+
+
+def _of_part(
+    part: Part,
+    observation: Observation,
+    flow: Tensor,
+    mine: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    k: int,
+) -> Steps:
+    backward = part.backward
+    x = flow.flip(0) if backward else flow
+    after = {name: value.flip(0) if backward else value for name, value in mine.items()}
+    valid = observation.valid
+    inside = None if valid is None else valid[..., 0].flip(0) if backward else valid[..., 0]
+    before: dict[str, Tensor] = {}
+    for name, value in after.items():
+        if name not in initial:
+            continue
+        previous = torch.cat([initial[name].unsqueeze(0), value[:-1]])
+        if inside is not None:
+            fresh = inside.clone()
+            fresh[1:] &= ~inside[:-1]
+            previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
+        before[name] = previous
+    known = KnownStates(x, before, initial, inside)
+    return Steps(known, after, k, observation.unit)
+
+
+def _hidden(model: Model, observation: Observation) -> dict[tuple[int, int], dict[str, Tensor]]:
+    """What is known of the states at every step, (time, batch, unit), by part."""
+    found: dict[tuple[int, int], dict[str, Tensor]] = {}
+    states = model.structure.cell.states
+    last = model.num_layers - 1
+    directions = model.num_directions
+    for layer in range(model.num_layers):
+        for d in range(directions):
+            mine: dict[str, Tensor] = {}
+            for name in states:
+                if name in observation.quantities:
+                    value = observation.quantities[name][layer, d]
+                    mine[name] = value.transpose(0, 1)
+                elif observation.inputs.steps == 1 and name in observation.final:
+                    mine[name] = observation.final[name][layer, d].unsqueeze(0)
+            for name in observation.quantities.keys() - set(states):
+                mine[name] = observation.quantities[name][layer, d].transpose(0, 1)
+            output = observation.output
+            size = model.structure.output_size
+            if layer == last and output is not None and output.shape[-1] == directions * size:
+                mine["h"] = output[..., d * size : (d + 1) * size]
+            if mine:
+                found[layer, d] = mine
+    return found

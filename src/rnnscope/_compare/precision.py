@@ -1,0 +1,498 @@
+"""Lower precision, told by what rounding the operands of every product to it would do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.confirmed import EVIDENCE, proved
+from rnnscope._compare.evidence import largest
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import worst
+from rnnscope._compare.model.model import Model, Part
+from rnnscope._compare.model.observed import (
+    Observation,
+    distance,
+    few_steps,
+    predicted,
+)
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.model.single_steps import opened
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+
+__all__ = ["Grid", "grid_of", "lower_precision", "of_the_size", "too_coarse"]
+
+Pairs = tuple[list[Tensor], list[Tensor]]
+
+LOWER = (torch.float16, torch.bfloat16)
+MANTISSAS = {"bfloat16": 8, "float16": 11, "float32": 24}
+"""Significant bits; tf32 has float16's."""
+ALIKE = 0.6
+"""Correlation, at least, of the differences with those of operands that are rounded."""
+SEVERAL = 4
+"""Times the differences of operands that are rounded, or the output's own rounding: more than these
+is not of precision alone."""
+OUTLIER = 6
+"""Times the median beyond which the differences of rounding hardly go."""
+FEWEST = 100
+"""Numbers from which on a correlation says anything."""
+FEW = 16
+"""Numbers from which on their size says anything."""
+ONE_SIDED = 0.75
+"""How far the differences of a unit have one sign, on average: rounding goes both ways."""
+DECIMALS = range(1, 7)
+"""So many may be all that numbers were written with."""
+FIRST = 4
+"""Steps of whole runs that are compared."""
+WAYS = ((False, False), (True, False), (True, True))
+"""Whether the biases are rounded as the matrices are, and what comes of each product."""
+WITHIN = 64
+"""Differences of so many roundings to the lower precision may come of it; and those of states and
+gates may be so many times those of the output."""
+
+
+def lower_precision(
+    model: Model, shown: Sequence[Observation], dtypes: Sequence[torch.dtype]
+) -> tuple[Cause, Words, float] | None:
+    """The precision that the differences come of, or None; ``dtypes`` are those of the layer and of
+    the output.
+
+    Either the numbers themselves have no more bits or decimals, or the differences are those of
+    products whose operands are rounded: to these they are compared, number by number.
+    """
+    grid = grid_of(model, shown)
+    known = None if grid is None else _of_grid(model, shown, grid)
+    known = known or _of_weights(model, shown, dtypes)
+    if known is not None or grid is not None:
+        return known
+    returned = _returned(dtypes)
+    for name in [returned] if returned else MANTISSAS:
+        bits = MANTISSAS[name]
+        unit = 2.0**-bits
+        if all(one.unit >= unit / 4 for one in shown):
+            continue
+        pairs = max((_differences(model, shown, bits, way) for way in WAYS), key=_correlation)
+        seen, expected = (
+            torch.cat([torch.zeros(0, dtype=torch.float32, device="cpu"), *map(torch.flatten, s)])
+            for s in pairs
+        )
+        if len(seen) < FEW or not bool(torch.isfinite(seen).all()):
+            continue
+        largest = float(seen.abs().max())
+        if _beside(model, shown) > WITHIN * max(largest, unit):
+            continue  # what else came back is wrong
+        title = "float16 or tf32" if name == "float16" else name
+        size, likely = (float(v.pow(2).mean().sqrt()) for v in (seen, expected))
+        if size > SEVERAL * max(likely, unit * _size(shown)):
+            continue  # more than rounding is wrong
+        if largest < WITHIN * unit and _few_bits(shown, bits):
+            if returned:
+                return Cause("precision", name), _of_output(model, name, dtypes), largest
+            text = f"every number of the output has no more than the {bits} bits of {name}."
+            return Cause("precision", name), _words(title, text, dtypes), largest
+        alike = _correlation(pairs)
+        if len(seen) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
+            continue
+        if _spread_out(model, shown):
+            if returned:
+                return Cause("precision", name), _of_output(model, name, dtypes), largest
+            text = (
+                f"the differences are those of products whose operands are rounded to {bits} bits "
+                f"(their correlation is {alike:.2f} over {len(seen)} numbers)."
+            )
+            return Cause("precision", name), _words(title, text, dtypes), largest
+    return None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Multiples of one step, a power of 2 or of 10: numbers of fixed point, or written with few
+    decimals. Floating point has finer steps for smaller numbers."""
+
+    name: str
+    step: float
+    decimals: int = 0
+
+    def holds(self, values: Tensor, unit: float) -> bool:
+        """Whether all values are multiples of the step, but for a rounding to ``unit``."""
+        exact = 2 * unit * float(values.abs().max())
+        apart = (values / self.step - (values / self.step).round()).abs() * self.step
+        return exact < self.step / 16 and bool((apart <= exact).all())
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """Each value's nearest multiple."""
+        return (values / self.step).round() * self.step
+
+    def words(self, how: str) -> Words:
+        """What is said of it where it explains everything, ``how`` numbers come to lie on it."""
+        if self.decimals:
+            return Words(
+                self.name,
+                f"every number that came back has no more than {self.name}, and is off by no "
+                f"more than {how}.",
+                'np.save("theirs.npy", output)   # or text with "%.9g"',
+            )
+        return Words(
+            self.name,
+            f"the output is in {self.name}, as fixed point is, and off by no more than {how}. A "
+            f"mistake that changes less does not show.",
+            "compute and return floating point",
+        )
+
+
+GRIDS = sorted(
+    [
+        *(Grid(f"{n} decimal{'s' * (n > 1)}", 10.0**-n, n) for n in DECIMALS),
+        *(Grid("multiples of 1" + f"/{2**n}" * (n > 0), 2.0**-n) for n in range(24)),
+    ],
+    key=lambda grid: -grid.step,
+)
+
+FLOATS = (3, 4, 8, 11, 24, 53)
+"""Significant bits of the types of floating point that there are."""
+
+CARRIED = 2.0
+"""Steps of a grid by which numbers may be off where a state is rounded to it at every step."""
+
+UNLIKELY = 14
+"""Numbers that floating point could hold more finely, after which it is no chance that it does
+not."""
+
+
+def grid_of(model: Model, shown: Sequence[Observation]) -> Grid | None:
+    """The widest grid on which the output lies, and the reference's own does not; None where there
+    is none, or where as few bits of floating point would lie on it too."""
+    seen, right, unit = _outputs(model, shown)
+    if not len(seen) or not bool(torch.isfinite(seen).all()):
+        return None
+    for grid in GRIDS:
+        if not grid.holds(seen[:FEWEST], unit) or not grid.holds(seen, unit):
+            continue
+        if grid.holds(right, unit):
+            return None
+        # what the type of the fewest bits that holds all of them would hold more finely
+        bits = next((b for b in FLOATS if bool((_rounded(seen, b) == seen).all())), FLOATS[-1])
+        finer = (torch.frexp(seen).exponent < bits + math.log2(grid.step)) & (seen != 0)
+        return grid if int(finer.sum()) >= UNLIKELY else None
+    return None
+
+
+def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor, float]:
+    """All numbers of the output that are compared, those that are right, and their rounding."""
+    seen, right = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    for one in shown:
+        for name, values, value in one.beside(model):
+            if name == "output" and value is not None:
+                inside = one.usable(name)
+                seen.append(values[inside])
+                right.append(value[inside])
+    return torch.cat(seen), torch.cat(right), max(one.unit for one in shown)
+
+
+def _of_grid(
+    model: Model, shown: Sequence[Observation], grid: Grid
+) -> tuple[Cause, Words, float] | None:
+    """Numbers that are right but for lying on a grid; None for others."""
+    for model_of, carried in ((lambda one: one, False), (partial(_on_grid, grid=grid), True)):
+        pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        for one in shown:
+            for name, seen, value in model_of(one).beside(model):
+                if value is None:
+                    return None
+                inside = one.usable(name)
+                within = one.allowed[name].expand_as(seen)[inside]
+                pairs.append((seen[inside], value[inside], within))
+        # what is right without it need not lie on it
+        wrong = [p for p in pairs if bool(((p[0] - p[1]).abs() > p[2]).any()) or carried]
+        seen, right, within = (torch.cat(each) for each in zip(*wrong, strict=True))
+        unit = max(one.unit for one in shown)
+        how = _way(seen, right, within, grid, carried) if grid.holds(seen, unit) else ""
+        if how:
+            away = float((seen - right).abs().max())
+            return Cause("precision", grid.name), grid.words(how), away
+    return None
+
+
+def _on_grid(one: Observation, grid: Grid) -> Observation:
+    """The same, to be compared with what comes of states that lie on a grid at every step."""
+    return replace(one, simulator=Simulator(one.inputs, one.simulator.names, grid.nearest))
+
+
+def _way(seen: Tensor, right: Tensor, within: Tensor, grid: Grid, carried: bool) -> str:
+    """How numbers come to lie on a grid, where it is by that alone, and there are so many that
+    chance is excluded; else empty."""
+    away, most = (seen - right).abs(), grid.step + within
+    ways = {
+        "rounding to them": (away <= 0.51 * grid.step + within, 0.51),
+        "cutting to them, towards zero": (
+            (away <= most) & (seen.abs() <= right.abs() + within) & (seen * right >= -within),
+            1.0,
+        ),
+        "cutting to them, downwards": ((away <= most) & (seen <= right + within), 1.0),
+    }
+    if carried:
+        what = "rounding the state to them at every step"
+        ways = {what: (away <= CARRIED * grid.step + within, CARRIED)}
+    for how, (fits, share) in ways.items():
+        if bool(fits.all()) and _digits(right, share * grid.step + within) >= EVIDENCE:
+            return how
+    return ""
+
+
+def _digits(values: Tensor, within: Tensor) -> float:
+    """How many decimal digits of agreement within a tolerance prove."""
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return float((spread / within).log10().clamp_min(0).sum()) if spread else 0.0
+
+
+def _of_weights(
+    model: Model, shown: Sequence[Observation], dtypes: Sequence[torch.dtype]
+) -> tuple[Cause, Words, float] | None:
+    """Weights that are rounded, where these alone explain everything; None for others."""
+    for dtype in (d for d in (torch.float32, *LOWER) if d not in dtypes):
+        if all(one.unit >= torch.finfo(dtype).eps / 8 for one in shown):
+            continue
+        lowered = _with_weights(model, partial(_held, dtype=dtype), short(dtype))
+        first = [few_steps(one, one.inputs.steps, 1) for one in shown]
+        if worst(lowered, first) <= 1 and proved(lowered, shown):
+            name, needed = short(dtype), short(dtypes[0])
+            words = Words(
+                f"the weights are rounded to {name}",
+                f"with the reference's weights as {name} has them the two agree.",
+                f"store the weights in {needed}",
+            )
+            return Cause("precision", name), words, largest(lowered, shown)[0]
+    return None
+
+
+def _held(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """As a type holds these numbers."""
+    return value.to(dtype).double()
+
+
+def _with_weights(model: Model, change: Callable[[Tensor], Tensor], token: str) -> Model:
+    """The model with every parameter changed."""
+    return model.with_parts(
+        {
+            (layer, d): part.with_weights(
+                part.weights.map(change), token=("weights", token, part.token)
+            )
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+    )
+
+
+def _size(shown: Sequence[Observation]) -> float:
+    """The root mean square of the output."""
+    outputs = [one.output[one.usable("output")] for one in shown if one.output is not None]
+    values = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), *outputs])
+    return float(values.nan_to_num(0.0).pow(2).mean().sqrt())
+
+
+def _beside(model: Model, shown: Sequence[Observation]) -> float:
+    """The largest difference of what came back beside the output, relative to what is above 1."""
+    worst = 0.0
+    for one in shown:
+        for name, seen, value in one.beside(model):
+            if name == "output" or value is None:
+                continue
+            away = distance(value, seen) / value.abs().nan_to_num(1.0).clamp_min(1)
+            worst = max(worst, float(torch.where(one.usable(name), away, 0.0).max()))
+    return worst
+
+
+def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
+    """A sentence where the type of the output hides what a mistake would leave; else empty."""
+    returned, needed = _returned(dtypes), short(dtypes[0])
+    return (
+        f"Your output is {returned}, too coarse to search for mistakes in: compute in "
+        f"{needed} and return {needed} to have mistakes searched for."
+        if returned
+        else ""
+    )
+
+
+def _returned(dtypes: Sequence[torch.dtype]) -> str:
+    """The type of the output, where it holds fewer bits than the layer's; else empty."""
+    name = short(dtypes[-1])
+    return name if dtypes[-1] in LOWER and dtypes[0] not in LOWER else ""
+
+
+def _of_output(model: Model, name: str, dtypes: Sequence[torch.dtype]) -> Words:
+    needed = short(dtypes[0])
+    return Words(
+        f"lower precision, {name}",
+        f"your output is {name}, of {MANTISSAS[name]} significant bits; that of "
+        f"{model.structure.kind} is {needed}.",
+        f"compute in {needed} and return {needed}",
+    )
+
+
+def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[Observation]) -> str:
+    """A question, where the differences are as large as rounding to a lower precision, in most
+    units from the first step on, in every row, and of no part the single steps agree, as far as
+    what was ``searched`` tells; else empty."""
+    away: list[Tensor] = []
+    numbers: list[Tensor] = []
+    for one in shown:
+        [right] = one.simulator.run([model])
+        if right is None or one.output is None or right.output.shape != one.output.shape:
+            return ""
+        inside = one.usable("output").all(-1)
+        each = (one.output - right.output).abs() > one.allowed["output"]
+        if not bool((each.any(-1) & inside).any(0).all()):
+            return ""  # that precision would show in every row
+        away.append((one.output - right.output)[inside])
+        numbers.append(right.output[inside])
+    every, beside = torch.cat(away), torch.cat(numbers)
+    if every.numel() < FEW or _one_sided(every) or _one_sided(every * beside.sign()):
+        return ""
+    steps = opened_parts(model, [*searched, *shown]).values()
+    if any(float(part.misfit([part.part]).worst[0]) <= 1 for part in steps):
+        return ""  # and in every layer
+    size = float(every.pow(2).mean().sqrt())
+    for name, bits in MANTISSAS.items():
+        unit = 2.0**-bits
+        coarser = all(one.unit < unit / 4 for one in shown)
+        alike = coarser and unit / 16 < size < 4 * unit
+        if alike and _spread_out(model, shown, unit / 16):
+            which = "float16's or tf32's" if name == "float16" else f"{name}'s"
+            return (
+                f"In most units the differences are as large as {which} rounding "
+                f"({size:.1e} on average), from the first step on: is something computed in that "
+                f"precision?"
+            )
+    return ""
+
+
+def _one_sided(away: Tensor) -> bool:
+    """Whether the differences (row, unit) of most units have one sign, as those of a factor or of a
+    constant have, and of rounding have not."""
+    return float(away.sign().mean(0).abs().mean()) > ONE_SIDED
+
+
+def _words(title: str, sentence: str, dtypes: Sequence[torch.dtype]) -> Words:
+    line = 'torch.set_float32_matmul_precision("highest")   # and no autocast, no .half()'
+    repair = line if dtypes[0] == torch.float32 else f"compute in {short(dtypes[0])}"
+    return Words(f"lower precision, {title}", sentence, repair)
+
+
+def _few_bits(shown: Sequence[Observation], bits: int) -> bool:
+    outputs = [one.output for one in shown if one.output is not None]
+    return bool(outputs) and all(bool((_rounded(out, bits) == out).all()) for out in outputs)
+
+
+def _rounded(value: Tensor, bits: int) -> Tensor:
+    mantissa, exponent = torch.frexp(value)
+    return torch.ldexp(torch.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
+
+
+def _differences(
+    model: Model, shown: Sequence[Observation], bits: int, way: tuple[bool, bool]
+) -> Pairs:
+    """What was seen less what is right, and what rounded operands give less what is right: of
+    single steps where the last layer's can be opened, else of the first steps of whole runs. Each
+    a list of (row, unit)."""
+    parts = opened_parts(model, shown)
+    last = [part for (layer, _), part in parts.items() if layer == model.num_layers - 1]
+    pairs = [_of_steps(part, bits, *way) for part in last]
+    pairs = pairs or _of_runs(model, shown, bits, way[0])
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _lowered(part: Part, bits: int, biases: bool) -> Part:
+    """The part with rounded matrices, and biases if these are rounded too."""
+    weights = part.weights.map(lambda t: _rounded(t, bits) if t.dim() > 1 or biases else t)
+    return part.with_weights(weights, token=("rounded", bits, biases, part.token))
+
+
+def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple[Tensor, Tensor]:
+    seen: list[Tensor] = []
+    expected: list[Tensor] = []
+    for steps in part.steps:
+        known = steps.known
+        # what stands in no product stays as it is
+        operand = _rounded(known.before["h"], bits)
+        product = partial(_rounded, bits=bits) if results else None
+        rounded = replace(known, x=_rounded(known.x, bits), operand=operand, product=product)
+        right = opened([part.part], known, ["h"])["h"][0]
+        other = opened([_lowered(part.part, bits, biases)], rounded, ["h"])["h"][0]
+        inside = slice(None) if known.valid is None else known.valid
+        seen.append((steps.after["h"] - right)[inside].flatten(0, -2))
+        expected.append((other - right)[inside].flatten(0, -2))
+    return torch.cat(seen), torch.cat(expected)
+
+
+def _of_runs(
+    model: Model, shown: Sequence[Observation], bits: int, biases: bool
+) -> list[tuple[Tensor, Tensor]]:
+    lowered = model.with_parts(
+        {
+            (layer, d): _lowered(part, bits, biases)
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+    )
+    found: list[tuple[Tensor, Tensor]] = []
+    for one in shown:
+        # of the first steps, but where others come before them
+        inwards = any(part.backward for row in model.parts for part in row)
+        x = one.inputs.x if inwards or one.valid is not None else one.inputs.x[:FIRST]
+        inputs = replace(
+            one.inputs,
+            x=_rounded(x, bits),
+            initial={name: _rounded(v, bits) for name, v in one.inputs.initial.items()},
+        )
+        [right] = one.simulator.run([model])
+        [other] = Simulator(inputs).run([lowered])
+        if right is None or other is None or one.output is None:
+            continue
+        if right.output.shape != one.output.shape:
+            return []
+        mask = torch.isfinite(one.allowed["output"])
+        if one.valid is not None:
+            mask = mask & one.valid
+        few, first = mask[:FIRST, :, 0], right.output[:FIRST]
+        away = predicted(other)["output"][:FIRST] - first
+        found.append(((one.output[:FIRST] - first)[few], away[few]))
+    return found
+
+
+def _correlation(pairs: Pairs) -> float:
+    """About each unit's own mean: what is always the same in a unit is no rounding of operands
+    that change. The few that are much larger than the others, as where a layer is chaotic, count no
+    more than others do."""
+    if not pairs[0]:
+        return 0.0
+    a, b = (_cut(torch.cat([(one - one.mean(0)).flatten() for one in side])) for side in pairs)
+    norm = float(a.norm() * b.norm())
+    return float((a * b).sum()) / norm if norm else 0.0
+
+
+def _cut(away: Tensor) -> Tensor:
+    """Without what is beyond a few times the median."""
+    most = OUTLIER * float(away.abs().median())
+    return away.clamp(-most, most)
+
+
+def _spread_out(model: Model, shown: Sequence[Observation], least: float = 0.0) -> bool:
+    """Whether most units differ at the first step, as they do by rounding, some by ``least``."""
+    for one in shown:
+        [right] = one.simulator.run([model])
+        if right is None or one.output is None:
+            continue
+        away = (one.output - right.output).abs()
+        width = away.shape[-1] // model.num_directions
+        for d, part in enumerate(model.parts[-1]):
+            half = away[-1 if part.backward else 0, :, d * width : (d + 1) * width].amax(0)
+            if float(half.max()) < least or float(half.median()) < float(half.max()) / 1000:
+                return False
+    return True

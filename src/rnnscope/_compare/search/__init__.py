@@ -1,0 +1,1 @@
+"""The search for the mistakes that explain what a candidate returned."""

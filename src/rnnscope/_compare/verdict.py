@@ -1,0 +1,172 @@
+"""What a comparison found, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+
+__all__ = ["Explanation", "FirstDifference", "Verdict"]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become the words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """Where two numbers differ first: ``name`` is a quantity or a final state, time None where it
+    has none; ``yours`` and ``expected`` are the two."""
+
+    name: str
+    layer: int
+    direction: str
+    batch: int
+    time: int | None
+    unit: int
+    yours: float
+    expected: float
+    seen_in_output: bool = False
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Mistakes that together explain everything; ``left`` is the largest difference that is left
+    with all of them, ``alone`` with each alone. The first ``read`` of them had to be undone before
+    any numbers could be compared: every difference assumes them."""
+
+    causes: tuple[Cause, ...]
+    words: tuple[Words, ...]
+    left: float
+    alone: tuple[float, ...]
+    read: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate computes what the reference computes, and if not where and why.
+
+    ``agrees`` is also its truth value. ``difference`` is the largest one, inf where ``apart`` says
+    why there is none (another shape, NaN), ``allowed`` what rounding allows at that place, both of
+    a single step (``of_step``) where only single steps differ by more than rounding; ``worst`` is
+    the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
+    the smallest size that explain everything to rounding: more than one where the data cannot tell
+    them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
+    in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
+    explains it, ``unread`` which final states came back in an unknown shape, or which recorded
+    arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
+    why, where no number can be compared; ``few`` that there are too few numbers to prove any
+    explanation. ``tried`` counts the sets of mistakes that a search tried, ``work`` what it
+    computed, and ``finished`` is False where its ``effort`` cut it. ``horizon`` is the step from
+    which rounding alone may differ by more than a hundredth, or (``overflow``) the reference's own
+    numbers are NaN or infinite, or None; ``stepwise`` tells whether single steps are compared from
+    there on, and ``uncompared`` names the final states that are not compared at all.
+
+    >>> import torch, rnnscope as rs
+    >>> lstm = torch.nn.LSTM(3, 4)
+    >>> verdict = rs.compare(lstm, lstm)
+    >>> verdict.agrees, verdict.causes
+    (True, ())
+    """
+
+    agrees: bool
+    difference: float
+    allowed: float
+    worst: float
+    dtype: str
+    kind: str
+    first: FirstDifference | None = None
+    explanations: tuple[Explanation, ...] = ()
+    nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
+    right: tuple[str, ...] = ()
+    cannot_show: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    probe: str = ""
+    steps: int = 0
+    horizon: int | None = None
+    overflow: bool = False
+    stepwise: bool = True
+    of_step: bool = False
+    uncompared: tuple[str, ...] = ()
+    given: bool = False
+    tried: int = 0
+    finished: bool = True
+    apart: str = ""
+    undecided: str = ""
+    few: bool = False
+    effort: float = 1.0
+    work: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether the two agree to rounding."""
+        return self.agrees
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The mistakes of the first explanation; empty where there is none."""
+        return self.explanations[0].causes if self.explanations else ()
+
+    def __str__(self) -> str:
+        """The verdict as a text, for a terminal."""
+        from rnnscope._compare.report import report
+        from rnnscope._escaping import lines
+
+        return lines(report(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        first = self.first
+        return {
+            "agrees": self.agrees,
+            "difference": _plain(self.difference),
+            "allowed": _plain(self.allowed),
+            "dtype": self.dtype,
+            "reference": self.kind,
+            "apart": self.apart,
+            "first": None
+            if first is None
+            else {name: _plain(value) for name, value in vars(first).items()},
+            "explanations": [
+                {
+                    "causes": [
+                        dict(vars(cause))
+                        | {"title": w.title, "sentence": w.sentence, "repair": w.repair}
+                        for cause, w in zip(one.causes, one.words, strict=True)
+                    ],
+                    "left": _plain(one.left),
+                    "alone": [_plain(value) for value in one.alone],
+                }
+                for one in self.explanations
+            ],
+            "nearest": None
+            if self.nearest is None
+            else {
+                "causes": [dict(vars(cause)) for cause in self.nearest[0]],
+                "left": _plain(self.nearest[2]),
+            },
+            "worst": _plain(self.worst),
+            "tried": self.tried,
+            "finished": self.finished,
+            "right": list(self.right),
+            "cannot_show": list(self.cannot_show),
+            "holds": list(self.holds),
+            "notes": list(self.notes),
+            "unread": list(self.unread),
+            "undecided": self.undecided,
+            "few": self.few,
+            "probe": self.probe,
+            "horizon": self.horizon,
+            "uncompared": list(self.uncompared),
+        }

@@ -1,0 +1,10 @@
+"""Recurrent layers in files of every common kind: found, loaded, saved.
+
+Enters: a path.
+Leaves: modules by name, or a file written whole; nothing in a file is ever run.
+"""
+
+from rnnscope._files.load import Layers, load
+from rnnscope._files.save import save
+
+__all__ = ["Layers", "load", "save"]

@@ -1,0 +1,274 @@
+"""The layers of a Keras model: the arrays, as its configuration says to read them.
+
+Source: keras/src/layers/rnn/{lstm,gru,simple_rnn,bidirectional}.py, keras/src/activations
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rnnscope._files.cell_marks import with_file_cell
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import LargeError, LazyArray
+from rnnscope._files.keras.file import layer_configs
+from rnnscope._files.stored_layer import AmbiguousError, LoadRequest, StoredLayer, convert_layer
+from rnnscope._layouts import layout_named
+from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
+from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
+
+__all__ = ["layers_of_keras"]
+
+_CLASSES = {
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "SimpleRNN": "rnn",
+    "CuDNNLSTM": "lstm",
+    "CuDNNGRU": "gru",
+    "LSTMCell": "lstm",
+    "GRUCell": "gru",
+    "SimpleRNNCell": "rnn",
+}
+_CELL_KINDS = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
+_ACTIVATIONS = {
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "relu": "relu",
+    "linear": "linear",
+    "softsign": "softsign",
+    "softplus": "softplus",
+    "elu": "elu(1.0)",
+    "leaky_relu": "leaky_relu(0.2)",
+}
+_ARRAY = re.compile(
+    r"(?:(?P<layer>.+?)/)?(?:(?P<direction>forward|backward)_layer/)?(?P<part>[^/]+)", re.DOTALL
+)
+_PARTS = ("kernel", "recurrent_kernel", "bias")
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What a model's description says of one recurrent layer."""
+
+    kind: str
+    facts: Mapping[str, Any]
+    merge: str | None = None
+    wrapped: bool = False
+
+
+def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLayer]:
+    """Each LSTM, GRU, SimpleRNN and Bidirectional of a model. Raises ``FileError`` with the layer
+    whose arrays do not fit, and ``RefusedError`` for what no layer can hold."""
+    layers: dict[str, dict[str, LazyArray]] = {}
+    for name, array in content.arrays.items():
+        match = _ARRAY.fullmatch(name)
+        if match and match["part"] in _PARTS:
+            direction = f"{match['direction']}_layer/" if match["direction"] else ""
+            layer = match["layer"] or ""
+            layers.setdefault(layer, {})[direction + match["part"]] = array
+    content.allowance.check_layers(len(layers))
+    configs = _configs(content.config)
+    ordered = _ordered(configs)
+    return [
+        _layer(content, name, arrays, configs.get(name) or _by_order(name, ordered), request)
+        for name, arrays in layers.items()
+        if any(part.endswith("recurrent_kernel") for part in arrays)
+    ]
+
+
+def _configs(config: Any) -> dict[str, _Config]:
+    configs: dict[str, _Config] = {}
+    for name, kind, facts in layer_configs(config):
+        if kind == "Bidirectional":
+            inner = facts.get("layer")
+            inside = _recurrent(inner) if isinstance(inner, dict) else None
+            if inside is not None:
+                configs[name] = _Config(*inside, merge=str(facts.get("merge_mode")), wrapped=True)
+        else:
+            inside = _recurrent({"class_name": kind, "config": facts})
+            if inside is not None and "Cell" not in kind:
+                configs.setdefault(name, _Config(*inside))
+    return configs
+
+
+def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """(class, configuration) of a recurrent layer; of its cell, where it is an RNN of a cell."""
+    kind, facts = layer.get("class_name"), layer.get("config")
+    if not isinstance(facts, dict):
+        return None
+    if kind == "RNN" and isinstance(cell := facts.get("cell"), dict):
+        inside = cell.get("config")
+        if cell.get("class_name") in _CLASSES and isinstance(inside, dict):
+            return str(cell["class_name"]), {**inside, "go_backwards": facts.get("go_backwards")}
+    return (str(kind), facts) if kind in _CLASSES else None
+
+
+def _ordered(configs: Mapping[str, _Config]) -> dict[str, list[_Config]]:
+    """The configurations by the name that Keras 3 first gave to the weights of such layers."""
+    kinds = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
+    by_kind: dict[str, list[_Config]] = {}
+    for config in configs.values():
+        kind = "bidirectional" if config.wrapped else kinds.get(config.kind, "")
+        by_kind.setdefault(kind, []).append(config)
+    return by_kind
+
+
+def _by_order(name: str, ordered: Mapping[str, list[_Config]]) -> _Config | None:
+    """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
+    match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
+    if match is None:
+        return None
+    same = ordered.get(match[1], [])
+    place = int(match[2] or 0)
+    return same[place] if place < len(same) else None
+
+
+def _layer(
+    content: FileContent,
+    name: str,
+    arrays: Mapping[str, LazyArray],
+    config: _Config | None,
+    request: LoadRequest,
+) -> StoredLayer:
+    place = f"{content.path}, {name}" if name else f"{content.path}"
+    request = with_file_cell(content, name, place, request)
+    tensors = {part: array.read() for part, array in arrays.items()}
+    for part, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileError(f"{place}: {part} holds no floating-point numbers")
+    layout, kind = _reading(place, arrays, config, request)
+    try:
+        layer = convert_layer(content, layout, tensors, kind)
+    except LargeError:
+        raise
+    except (FileError, ShapeError, DtypeError) as error:
+        raise FileError(f"{place}: {error}") from error
+    cell, assumed = _with_activations(content, place, layer.cell, config, request)
+    facts = config.facts if config else {}
+    units = facts.get("units")
+    if units is not None and units != layer.options["hidden_size"]:
+        raise FileError(
+            f"{place}: units={units} in the configuration, "
+            f"{layer.options['hidden_size']} in the arrays"
+        )
+    two = bool(layer.options["bidirectional"])
+    if two and config and config.merge not in ("concat", None):
+        assumed.append(f"merge_mode={config.merge} is left to you: both directions side by side")
+    reverse = bool(facts.get("go_backwards")) and not two
+    if reverse:
+        assumed.append("go_backwards: outputs stand at their own time, in Keras the last first")
+    for option in ("dropout", "recurrent_dropout"):
+        if facts.get(option):
+            assumed.append(f"{option}={facts[option]} of training is left out")
+    return StoredLayer(
+        name=name,
+        place=place,
+        layout=layout,
+        gates=layout_named(layout).stored(kind).gates,
+        cell=cell,
+        state=layer.state_dict,
+        options=layer.options,
+        reverse=reverse,
+        batch_first=True,
+        assumed=tuple(assumed),
+    )
+
+
+def _reading(
+    place: str, arrays: Mapping[str, LazyArray], config: _Config | None, request: LoadRequest
+) -> tuple[str, str]:
+    """The layout and the kind: by the configuration, else by the shapes."""
+    first = next(part for part in arrays if part.endswith("recurrent_kernel"))
+    before = first.removesuffix("recurrent_kernel")
+    shape = arrays[first].shape
+    bias = arrays.get(f"{before}bias")
+    gates = shape[1] // shape[0] if len(shape) == 2 and shape[0] and shape[1] % shape[0] == 0 else 0
+    by_shape = {1: "rnn", 3: "gru", 4: "lstm"}.get(gates)
+    kind = _CLASSES[config.kind] if config else by_shape
+    if kind is None or kind != by_shape:
+        raise FileError(
+            f"{place}: {first} of shape {shape} is no recurrent kernel"
+            f"{f' of {config.kind}' if config else ''}; expected (units, gates × units)"
+        )
+    asked = _CELL_KINDS.get(request.cell or "", request.cell)
+    # two biases in a row: Keras's own layers have one, or two one below the other
+    layout = "keras"
+    if (config and config.kind.startswith("CuDNN")) or (
+        bias is not None and kind != "rnn" and bias.shape == (2 * shape[1],)
+    ):
+        layout = "keras_cudnn"
+    elif kind == "gru":
+        after = config.facts.get("reset_after") if config else None
+        if bias is not None:  # the arrays themselves tell
+            kind = "gru" if len(bias.shape) == 2 else "gru_reset_before"
+        elif after is not None or config is not None:
+            kind = "gru" if after else "gru_reset_before"
+        elif asked is None:
+            raise AmbiguousError(
+                f"{place}: a GRU without biases fits both forms, reset_after=True and False",
+                [{"cell": "gru"}, {"cell": "gru_reset_before"}],
+            )
+        else:
+            kind = asked
+    if asked is not None and asked != kind:
+        raise FileError(f"{place}: these are weights of {kind}, not {request.cell}")
+    return layout, kind
+
+
+def _with_activations(
+    content: FileContent, place: str, cell: Cell, config: _Config | None, request: LoadRequest
+) -> tuple[Cell, list[str]]:
+    """The cell with its activations, and what was assumed of them."""
+    text = str(content.metadata.get("keras_version", ""))
+    match = re.match(r"(\d{1,3})(?:\.(\d{1,3}))?", text)
+    version = (int(match[1]), int(match[2] or 0)) if match else None
+    assumed: list[str] = []
+    if config is None:
+        inner, outer = "sigmoid", "tanh"
+        if version is not None and version < (2, 3):
+            inner = "hard_sigmoid"  # the default until Keras 2.3
+        if cell is RNN_TANH:
+            outer = request.requested_nonlinearity or "tanh"
+            assumed += [] if request.requested_nonlinearity else ["activation='tanh'"]
+        else:
+            which = f", the default of Keras {text}" if text else ""
+            assumed.append(f"activation='tanh', recurrent_activation='{inner}'{which}")
+    else:
+        outer = _name(config.facts.get("activation", "tanh"))
+        inner = _name(config.facts.get("recurrent_activation", "sigmoid"))
+        if config.kind.startswith("CuDNN"):
+            inner, outer = "sigmoid", "tanh"
+    a, r = (_function(place, function, version) for function in (outer, inner))
+    if cell is RNN_TANH:
+        standard_cell = {"tanh": RNN_TANH, "relu": RNN_RELU}.get(a)
+        return standard_cell or cell.with_functions({"h": a}), assumed
+    if (a, r) == ("tanh", "sigmoid"):
+        return cell, assumed
+    changes = dict.fromkeys("ifo" if cell is LSTM else "rz", r) if r != "sigmoid" else {}
+    if a != "tanh":
+        changes |= dict.fromkeys("gh" if cell is LSTM else "n", a)
+    return cell.with_functions(changes), assumed
+
+
+def _name(value: Any) -> str:
+    """An activation's name; Keras writes some as a class with a configuration."""
+    if value is None:
+        return "linear"
+    if isinstance(value, dict):
+        inside = value.get("config")
+        return str(inside if isinstance(inside, str) else value.get("class_name"))
+    return str(value)
+
+
+def _function(place: str, name: str, version: tuple[int, int] | None) -> str:
+    if name == "hard_sigmoid":
+        # Keras 3 took PyTorch's; before it was x / 5 + 1 / 2
+        return "hard_sigmoid" if version and version >= (3, 0) else "hard_sigmoid(0.2, 0.5)"
+    if name not in _ACTIVATIONS:
+        raise RefusedError(
+            f"{place}: activation {name!r} is not known here; "
+            f"known are hard_sigmoid, {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]

@@ -1,0 +1,186 @@
+"""load: the recurrent layers of a file, as modules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from rnnscope._files.arrays import read_npz, read_safetensors
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import no_file
+from rnnscope._files.json import read_json
+from rnnscope._files.keras import read_hdf5_file, read_keras
+from rnnscope._files.onnx import read_onnx
+from rnnscope._files.pytorch import read_torch
+from rnnscope._files.recognition import find
+from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
+from rnnscope._layouts import Layout
+from rnnscope._layouts.kinds import nonlinearity_of
+from rnnscope.errors import (
+    AddressError,
+    DeclarationError,
+    DtypeError,
+    FileError,
+    RefusedError,
+    ShapeError,
+)
+
+__all__ = ["Layers", "READERS", "build_layers", "load", "read_content"]
+
+READERS: Mapping[str, Callable[[Path], FileContent]] = {
+    ".pt": read_torch,
+    ".pth": read_torch,
+    ".safetensors": read_safetensors,
+    ".npz": read_npz,
+    ".h5": read_hdf5_file,
+    ".hdf5": read_hdf5_file,
+    ".keras": read_keras,
+    ".onnx": read_onnx,
+    ".nam": read_json,
+    ".json": read_json,
+}
+
+
+class Layers(dict[str, nn.Module]):
+    """Recurrent layers by name. ``assumed`` holds, for each, what no file of its kind tells and
+    was taken for granted, and what the model around it does that the layer does not. ``beside``
+    holds, for each, numbers of that model: of a model in JSON its ``head.weight`` and
+    ``head.bias``, of a .nam its trained ``h_0`` and ``c_0``, which a layer takes in its call."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        assumed: Mapping[str, tuple[str, ...]] | None = None,
+        beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ):
+        super().__init__(modules)
+        self.assumed = dict.fromkeys(modules, ()) | dict(assumed or {})
+        self.beside = {name: dict((beside or {}).get(name, {})) for name in modules}
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    layer: str | None = None,
+    cell: str | None = None,
+    layout: Layout | str | None = None,
+    names: Mapping[str, str] | None = None,
+    nonlinearity: str | None = None,
+    batch_first: bool | None = None,
+    dropout: float = 0.0,
+) -> Layers:
+    """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras, .onnx, .nam or
+    .json file.
+
+    They are found by the names and shapes of arrays, in any known layout. A layer becomes
+    ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold it, else ``rnnscope.Recurrent``; in
+    evaluation mode. ``layer`` chooses one by its name. Where a file fits several readings,
+    ``cell`` (``"gru"``, ``"gru_reset_before"``, ``"lstm"``, ...) and ``layout`` choose;
+    ``names`` maps the layout's names (PyTorch's, if none is given) to the file's.
+
+    What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
+    is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
+    in the result's ``assumed``. A file that says it is followed: Keras is ``batch_first``,
+    activations are the file's own, cells those that ``save`` was given. A model in JSON is Neural
+    Amp Modeler's or RTNeural's, both ``batch_first``, or GuitarML's; what it has beside its layers,
+    a head and trained initial states, is in the result's ``beside``.
+
+    >>> import os, tempfile, torch, rnnscope as rs
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "model.pt")
+    ...     torch.save({"encoder": torch.nn.LSTM(3, 5).state_dict()}, path)
+    ...     layers = rs.load(path)
+    >>> layers["encoder"], layers.assumed["encoder"]
+    (LSTM(3, 5), ('batch_first=False',))
+
+    Raises ``FileError`` where the file is missing, damaged, of another kind than its ending says,
+    or holds no recurrent layer; ``RefusedError`` where no module can hold a layer;
+    ``AddressError`` where there is no ``layer`` of that name. Nothing in a file is run.
+    """
+    request = LoadRequest(cell, nonlinearity, batch_first, dropout)
+    layers = build_layers(Path(path), request, layout, names, layer)
+    return Layers(
+        {stored_layer.name: module for stored_layer, module in layers},
+        {stored_layer.name: stored_layer.assumed for stored_layer, _ in layers},
+        {stored_layer.name: stored_layer.model_numbers for stored_layer, _ in layers},
+    )
+
+
+def read_content(path: Path) -> FileContent:
+    """A file by the kind that its ending says. Raises ``FileError``."""
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise FileError(
+            f"{path}: expected a file ending in {', '.join(READERS)}; got {path.suffix or 'none'}"
+        )
+    if not path.is_file():
+        raise FileError(f"{path}: {no_file(path)}")
+    try:
+        content = reader(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if "rnnscope" in content.metadata and "x" in content.arrays:
+        raise FileError(f"{path}: this is a saved trace; open it with rnnscope.load_trace(path)")
+    return content
+
+
+def build_layers(
+    path: Path,
+    request: LoadRequest,
+    layout: Layout | str | None = None,
+    names: Mapping[str, str] | None = None,
+    layer: str | None = None,
+) -> list[tuple[StoredLayer, nn.Module]]:
+    """The layers of a file: as they were found, and as modules."""
+    try:
+        content = read_content(path)
+        stored_layers = _stored_layers(content, request, layout, names, layer)
+        copies = Copies(content.allowance)
+        return [
+            (stored_layer, module_of(stored_layer, request, copies))
+            for stored_layer in stored_layers
+        ]
+    except MemoryError as error:
+        raise FileError(
+            f"{path}: this machine has too little memory for it; choose a layer with layer=..."
+        ) from error
+
+
+def _stored_layers(
+    content: FileContent,
+    request: LoadRequest,
+    layout: Layout | str | None,
+    names: Mapping[str, str] | None,
+    layer: str | None,
+) -> list[StoredLayer]:
+    path = content.path
+    if request.nonlinearity not in (None, "tanh", "relu"):
+        raise DeclarationError(f"nonlinearity must be tanh or relu; got {request.nonlinearity!r}")
+    try:
+        layers = find(content, request, layout, names)
+    except (FileError, DeclarationError):
+        raise
+    except RefusedError as error:
+        raise error if str(path) in str(error) else RefusedError(f"{path}: {error}") from error
+    except (ShapeError, DtypeError) as error:
+        raise FileError(f"{path}: {error}") from error
+    chosen = [stored_layer for stored_layer in layers if layer in (None, stored_layer.name)]
+    if not chosen:
+        inventory = ", ".join(repr(stored_layer.name) for stored_layer in layers[:8]) + (
+            ", ..." * (len(layers) > 8)
+        )
+        raise AddressError(f"{path}: no recurrent layer {layer!r}; it holds {inventory}")
+    if request.nonlinearity and all(
+        nonlinearity_of(stored_layer.cell) is None for stored_layer in chosen
+    ):
+        inventory = ", ".join(
+            dict.fromkeys(kind_name(stored_layer.cell) for stored_layer in chosen)
+        )
+        raise DeclarationError(
+            f"nonlinearity is of nn.RNN; {path} holds {inventory}: leave out "
+            f"nonlinearity={request.nonlinearity!r}"
+        )
+    return chosen

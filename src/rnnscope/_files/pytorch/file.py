@@ -1,0 +1,217 @@
+"""Files of ``torch.save``: .pt and .pth, whose pickles are checked before torch reads them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NoReturn
+from zipfile import ZIP_STORED
+
+import torch
+from torch import Tensor, nn
+
+from rnnscope._files.cell_marks import marks_of_state
+from rnnscope._files.content import FileContent
+from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, begins, first_sentence
+from rnnscope.errors import FileError
+
+__all__ = ["read_torch"]
+
+_STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
+_FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads none
+
+
+def read_torch(path: Path) -> FileContent:
+    """A file of ``torch.save``: tensors in dicts, however deep. Nothing in it is run.
+
+    Raises ``FileError`` where it is damaged, holds more than tensors, or takes more memory than
+    its size allows.
+    """
+    zipped = begins(path, b"PK\x03\x04")
+    storages = _Storages.zipped(path) if zipped else _Storages.old(path)
+    allowance = storages.allowance
+    arrays = {}
+    loaded = _loaded(path, storages.source, mapped=zipped and storages.source is path)
+    for name, tensor in _tensors(loaded, allowance):
+        allowance.take(ARRAY, "the names of its tensors")
+        if _plain(tensor) and not tensor.is_meta:
+            storages.check(name, tensor)
+            arrays[name] = LazyArray.of(tensor)
+        else:
+            arrays[name] = LazyArray(None, False, partial(_no_numbers, path, name))
+    cells: dict[str, str] = {}
+    for before, state in _states(loaded, allowance):
+        cells |= marks_of_state(state, before)
+    return FileContent(path, "torch", allowance, arrays, cells=cells)
+
+
+class _Storages:
+    """What a file of ``torch.save`` holds beside its pickle.
+
+    ``source`` is what torch reads: the file, which it maps, or its records in memory. ``sizes``
+    are those of the records, None in the old format.
+    """
+
+    def __init__(
+        self, path: Path, allowance: Allowance, source: Path | io.BytesIO, sizes: set[int] | None
+    ) -> None:
+        self.path, self.allowance = path, allowance
+        self.source, self.sizes = source, sizes
+
+    @classmethod
+    def zipped(cls, path: Path) -> _Storages:
+        """Those of a .zip: each a record of its own.
+
+        Where torch would read numbers in place that do not lie there as they are needed, and
+        where it would take what it can unpack of a damaged record for the whole, it is given the
+        records in memory, unpacked and checked.
+        """
+        archive = Archive(path, sums=False)  # torch.save may leave the checksums out
+        plain = True
+        for name in archive.names:
+            if name.endswith("/constants.pkl"):
+                raise FileError(
+                    f"{path}: a TorchScript archive, which holds code beside its tensors, and is "
+                    f"not opened here. In a program of yours that trusts it, torch.save("
+                    f"torch.jit.load({path.name!r}).state_dict(), 'weights.pt'), and load that"
+                )
+            if name.endswith("/byteorder"):
+                plain &= archive.read(name) == sys.byteorder.encode()
+            if name.endswith(".pkl"):
+                _check_pickles(path, io.BytesIO(archive.read(name)), 1, archive.allowance)
+        for entry in archive.entries:
+            plain &= entry.compress_type == ZIP_STORED and not entry.external_attr & _FOLDER
+            if plain and "/data/" not in entry.filename:
+                archive.allowance.take(entry.file_size, entry.filename)
+        sizes = {entry.file_size for entry in archive.entries}
+        return cls(path, archive.allowance, path if plain else archive.again(), sizes)
+
+    @classmethod
+    def old(cls, path: Path) -> _Storages:
+        """Those of the format before PyTorch 1.6: one behind the other, after several pickles."""
+        allowance = Allowance.of(path)
+        allowance.take(allowance.size, "its tensors")
+        with path.open("rb") as file:
+            # a number, a version, the machine, the tensors, the names of their storages
+            _check_pickles(path, file, 5, allowance)
+        return cls(path, allowance, path, None)
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        """A storage must be a whole record, or, in the old format, have room in the file; what a
+        tensor spans must lie in it, and fit in the file even when copied."""
+        if 0 in tensor.shape:
+            return
+        storage_size = tensor.untyped_storage().nbytes()
+        if (
+            storage_size > self.allowance.size
+            if self.sizes is None
+            else storage_size not in self.sizes
+        ):
+            raise FileError(
+                f"{self.path}: damaged: {name} lies in {storage_size} bytes; "
+                f"no record has this size"
+            )
+        spans = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        needed = (tensor.storage_offset() + spans) * tensor.element_size()
+        if needed > storage_size or tensor.nbytes > max(self.allowance.size, storage_size):
+            raise FileError(
+                f"{self.path}: {name} of shape {tuple(tensor.shape)} takes "
+                f"{max(needed, tensor.nbytes)} bytes; the file holds {storage_size} for it"
+            )
+
+
+def _plain(tensor: Tensor) -> bool:
+    ours = type(tensor) in (Tensor, nn.Parameter)
+    return ours and not tensor.is_nested and tensor.layout == torch.strided
+
+
+# bytes of memory that the operations of a pickle take, names and numbers apart
+_COSTS = {"EMPTY_SET": 256, "REDUCE": 1024, "NEWOBJ": 1024}
+_LEAST = 64
+
+
+def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance) -> None:
+    """What the pickles in a file make must fit in its memory; they are read, and nothing is made.
+
+    Source: Lib/pickletools.py, torch/_weights_only_unpickler.py
+    """
+    for _ in range(count):
+        size, room = 0, allowance.limit - allowance.spent
+        with suppress(Exception):  # of many kinds where one is damaged; torch says so, later
+            for operation, argument, _ in pickletools.genops(file):
+                size += _COSTS.get(operation.name, _LEAST)
+                if isinstance(argument, str | bytes):
+                    size += len(argument)
+                # torch lets a pickle call it, and it fills memory of any size
+                if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
+                    size += allowance.limit
+                if size > room:
+                    break
+        allowance.take(size, "its pickle")
+
+
+def _loaded(path: Path, source: Path | io.BytesIO, *, mapped: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how the file should have been written
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
+        if name is None:
+            raise FileError(
+                f"{path}: damaged, or it holds more than tensors, which could run code when "
+                f"read; {_STATE_DICT}"
+            ) from error
+        raise FileError(
+            f"{path}: refused: it holds {name[1] or name[2]}, and unpickling more than tensors "
+            f"could run code; {_STATE_DICT}"
+        ) from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise FileError(
+            f"{path}: damaged, or no file of torch.save: {first_sentence(error)}"
+        ) from error
+
+
+def _no_numbers(path: Path, name: str) -> NoReturn:
+    raise FileError(f"{path}: {name} is sparse or holds no numbers; expected a plain tensor")
+
+
+def _tensors(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dicts, under its names joined by dots."""
+    for before, state in _states(loaded, allowance):
+        for key, value in state.items():
+            if isinstance(key, str) and isinstance(value, Tensor):
+                allowance.take(len(before) + len(key), "the names of its tensors")
+                yield before + key, value
+
+
+def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Every dict in nested dicts, with the names before its own; in the order of the file.
+
+    A dict that lies under several names comes once for each.
+    """
+    waiting: list[tuple[str | None, Any]] = [("", loaded)]
+    around: set[int] = set()
+    while waiting:
+        before, value_at_prefix = waiting.pop()
+        if before is None:
+            around.discard(id(value_at_prefix))
+        elif (
+            isinstance(value_at_prefix, Mapping) and id(value_at_prefix) not in around
+        ):  # a dict may hold itself
+            allowance.take(512 + len(before), "the names of its dicts")
+            yield before, value_at_prefix
+            around.add(id(value_at_prefix))
+            waiting.append((None, value_at_prefix))
+            inside = [
+                (key, value) for key, value in value_at_prefix.items() if isinstance(key, str)
+            ]
+            waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]

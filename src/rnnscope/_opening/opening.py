@@ -1,0 +1,163 @@
+"""Opening: from a layer's own outputs to every number inside, without re-running the recurrence.
+
+The outputs are the hidden states, so at every step the state before is known, and all gates of
+all steps come from matrix products over many steps at once. What is left is elementwise; only a
+cell state is a scan over time. The work goes in blocks of time that stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Returned, Weights
+from rnnscope._opening.bounds import Rounding
+from rnnscope._opening.buffers import Buffers
+from rnnscope._opening.part import Direction, Proof
+from rnnscope._opening.worst_case import Judged
+from rnnscope._record.difference import absolute_difference
+
+__all__ = ["Opened", "batch_first", "open_call"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The numbers inside one call. ``values`` maps names to tensors (layer, direction, batch,
+    time, unit), ``inputs`` holds each layer's input (batch, time, feature), or None where that is
+    the states of the layer below, joined over directions; ``products`` is the type in which the
+    layer formed its products, where it ran; ``masks`` are True where dropout let a number of an
+    input pass, None where it was not at work."""
+
+    values: dict[str, Tensor]
+    inputs: tuple[Tensor | None, ...]
+    proofs: dict[str, Proof]
+    products: torch.dtype | None = None
+    masks: tuple[Tensor | None, ...] = ()
+
+
+def open_call(
+    adopted: Adopted,
+    call: Call,
+    returned: Returned,
+    weights: tuple[tuple[Weights, ...], ...],
+    live: tuple[tuple[Weights, ...], ...],
+    record: frozenset[str],
+    products: torch.dtype,
+    drawn: tuple[Tensor, ...] | None,
+    grad_mode: bool,
+    thorough: bool = False,
+) -> Opened:
+    """Every recorded quantity of a call, with the proof against what the layer returned.
+
+    ``live`` are the tensors that the call itself used: a copy of them elsewhere in memory may
+    round differently, so layers below the top run with these. ``products`` is the type in which
+    the layer formed its products (autocast may lower it); ``drawn`` are the masks that dropout
+    drew for it, None where dropout was not at work; ``grad_mode`` whether it ran with gradients
+    enabled. Nothing raises here when the proof fails: the caller decides.
+    """
+    buffers = Buffers(adopted, call, returned.h.dtype, record)
+    rounding = Rounding.of(returned.h.dtype, call.x.device, products)
+    proofs: list[Proof] = []
+    inputs: list[Tensor | None] = [call.x]
+    masks: list[Tensor | None] = [None]
+    flow = call.x if call.packed is None else call.packed.data
+    x_error: Callable[[], Tensor] | None = None
+    exact = call.faithful and call.x.device.type == "cpu"  # every layer that runs again
+    for layer, layer_weights in enumerate(weights):
+        initial = {name: value[layer] for name, value in call.initial.items()}
+        layer_final = {name: value[layer] for name, value in returned.final.items()}
+        replayed = False
+        if layer == adopted.num_layers - 1:
+            hidden = returned.h
+            del flow  # what the layer below returned is in the record by now
+        else:
+            flow, ends = adopted.replay(flow, call.packed, initial, live[layer], grad_mode)
+            replayed = x_error is not None or not (exact or _same(ends, layer_final))
+            hidden = flow if call.packed is None else call.unpacked(flow)
+        buffers.take(layer, hidden, initial)
+        del hidden
+        below = _blocks(inputs[layer]) or buffers.input_of(layer)
+        judges: list[Callable[[], Judged]] = []
+        for d, direction_weights in enumerate(layer_weights):
+            opener = Direction(
+                adopted, call, direction_weights, buffers, (layer, d), rounding, below
+            )
+            opener.run()
+            judge: Callable[[], Judged] = cache(partial(opener.judged, x_error, replayed))
+            judges.append(judge)
+            steps = opener.step_by_step(adopted, direction_weights) if thorough else {}
+            final = {name: value[d] for name, value in layer_final.items()}
+            proofs += opener.prove(final, steps, replayed, judge)
+        x_error = partial(_apart, judges, adopted) if replayed else None
+        if layer < adopted.num_layers - 1:
+            if drawn is not None:
+                mask = drawn[layer].expand_as(flow)
+                flow = flow * mask
+                padded = [t if call.packed is None else call.unpacked(t) for t in (flow, mask)]
+                inputs.append(padded[0])
+                masks.append(padded[1] != 0)
+            else:
+                inputs.append(None)
+                masks.append(None)
+    return Opened(
+        buffers.finished(), batch_first(inputs), _worst(proofs), products, batch_first(masks)
+    )
+
+
+def _same(rerun_final: Mapping[str, Tensor], layer_final: Mapping[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return not any(
+        absolute_difference(rerun_final[name], value).any() for name, value in layer_final.items()
+    )
+
+
+def _apart(judges: list[Callable[[], Judged]], adopted: Adopted) -> Tensor:
+    """How far the run of a layer may lie from the layer's own, as the next one's input."""
+    apart = [judge().apart for judge in judges]
+    joined = torch.cat([t for t in apart if t is not None], dim=-1)
+    keeps = 1 - adopted.dropout if adopted.training else 1.0
+    return joined / keeps if keeps > 0 else torch.zeros_like(joined)
+
+
+def batch_first(values: Iterable[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """(time, batch, feature) to (batch, time, feature)."""
+    return tuple(None if value is None else value.transpose(0, 1) for value in values)
+
+
+def _blocks(x: Tensor | None) -> Callable[[int, int], Tensor] | None:
+    return None if x is None else lambda start, stop: x[start:stop]
+
+
+def _worst(proofs: list[Proof]) -> dict[str, Proof]:
+    """For each state the first that fails; else the largest deviation, the largest ratio, and
+    the place that comes closest to failing."""
+    by_state: dict[str, Proof] = {}
+    for state in dict.fromkeys(p.state for p in proofs):
+        of_state = [p for p in proofs if p.state == state]
+        failed = next((p for p in of_state if p.ratio > 1), None)
+        if failed is not None:
+            by_state[state] = failed
+            continue
+        at_all_steps = [p for p in of_state if p.every_step] or of_state
+        # a step that was compared twice (check="thorough") is proven where one of them proves it
+        best: dict[tuple[int, str], Proof] = {}
+        for p in sorted(at_all_steps, key=lambda p: -p.loose):
+            best[p.place.layer, p.place.direction] = p
+        counted = list(best.values())
+        proven = [p for p in of_state if p.loose < p.places] or of_state
+        closest = max(of_state, key=lambda p: p.ratio)
+        by_state[state] = replace(
+            max(proven, key=lambda p: p.deviation),
+            ratio=closest.ratio,
+            place=closest.place,
+            every_step=counted[0].every_step,
+            places=sum(p.places for p in counted),
+            loose=sum(p.loose for p in counted),
+        )
+    return by_state

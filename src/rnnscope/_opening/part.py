@@ -1,0 +1,526 @@
+"""One layer in one direction, opened: all gates of all steps from the states already known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.call import Call
+from rnnscope._layers.sequences import (
+    at_steps,
+    framed_before,
+    keep_on_padding,
+    last_steps,
+    running_order,
+    shifted,
+)
+from rnnscope._layers.structure import Weights
+from rnnscope._opening.bounds import Errors, Rounding, norms
+from rnnscope._opening.buffers import Buffers, working_type
+from rnnscope._opening.worst_case import Ball, Judged, WorstCase
+from rnnscope._record.difference import absolute_difference
+from rnnscope._record.record import Place
+from rnnscope.cells import Cell, part_name
+from rnnscope.cells.algebra import (
+    Apply,
+    Expr,
+    FromH,
+    FromX,
+    Previous,
+    Project,
+    Quantity,
+    Vector,
+    Weighted,
+    elementwise,
+    evaluate,
+    leaves,
+    linear_recurrence,
+)
+
+__all__ = ["Direction", "Proof"]
+
+BLOCK_BYTES = 1 << 20
+"""Size of one quantity in a block of time: few enough operations, and little memory beside."""
+
+
+USELESS = 0.25
+"""A bound wider than this share of a state's largest value proves nothing worth saying."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the equations lie from the layer's own numbers, at the worst place.
+
+    ``deviation`` is the largest difference, ``tolerance`` what rounding allows where it stands;
+    ``ratio`` is the largest deviation / tolerance anywhere; ``place`` is where it stands, or where
+    a ratio above 1 comes first, in the order of computation. ``every_step`` tells whether all steps
+    were compared, or the last alone. Of ``places`` (steps of sequences, in each layer and
+    direction) ``loose`` prove nothing: the numbers differ there, and rounding allows too much.
+    """
+
+    deviation: float
+    tolerance: float
+    ratio: float
+    state: str
+    place: Place
+    every_step: bool
+    places: int
+    loose: int
+
+    @property
+    def words(self) -> str:
+        """What was compared, as in: h at every step."""
+        if not self.loose:
+            return f"{self.state} {'at every step' if self.every_step else 'at the end'}"
+        shown = f"{self.places - self.loose} of {self.places}"
+        where = f"at {shown} steps" if self.every_step else f"at {shown} ends"
+        return f"{self.state} {where} (at the others rounding allows too much to tell)"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sides of a state, compared at every step, (time, batch), or after the last, (batch).
+
+    ``off`` is the largest difference over units, ``allowed`` what rounding allows where it stands;
+    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows.
+    """
+
+    off: Tensor
+    allowed: Tensor
+    ratio: Tensor
+    widest: Tensor
+
+    @classmethod
+    def of(cls, off: Tensor, allowed: Tensor) -> Compared:
+        """With one bound for all units."""
+        return cls(off, allowed, _ratio(off, allowed), allowed)
+
+    @classmethod
+    def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
+        """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
+        value, allowed = ball
+        off = absolute_difference(value, layer_value)
+        largest = off.argmax(-1, keepdim=True)
+        at_largest = (
+            off.gather(-1, largest).squeeze(-1),
+            allowed.gather(-1, largest).squeeze(-1),
+            _ratio(off, allowed).amax(-1),
+            allowed.amax(-1),
+        )
+        return cls(*(t.to(like) for t in at_largest))
+
+
+def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
+    # a bound that overflowed allows anything, and proves nothing
+    return torch.where((off > 0) & allowed.isfinite(), off / allowed, 0.0)
+
+
+class Direction:
+    """Opens one layer in one direction, a block of time after the other.
+
+    ``at`` is (layer, direction); ``inputs`` gives the layer's input for steps start to stop.
+    """
+
+    def __init__(
+        self,
+        adopted: Adopted,
+        call: Call,
+        weights: Weights,
+        buffers: Buffers,
+        at: tuple[int, int],
+        rounding: Rounding,
+        inputs: Callable[[int, int], Tensor],
+    ) -> None:
+        self.cell, self.call, self.buffers = adopted.cell, call, buffers
+        self.at, self.direction = at, adopted.directions[at[1]]
+        self.reverse = self.direction == "reverse"
+        self.rounding, self.inputs = rounding, inputs
+        self.work = working_type(buffers.dtype)
+        self.direct = self.work == buffers.dtype
+        self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
+        self.store = {name: value[at] for name, value in buffers.values.items()}
+        self.valid = call.valid
+        self.plan = {
+            name: split
+            for name in self.cell.states[1:]
+            if (split := linear_recurrence(self.cell.equations[name], name)) is not None
+        }
+        self.carry = {name: call.initial[name][at].to(self.work) for name in self.plan}
+        steps, batch = call.steps, call.batch
+        element = torch.finfo(self.work).bits // 8
+        self.span = max(1, min(steps, BLOCK_BYTES // (batch * adopted.hidden_size * element)))
+        self.scratch: dict[str, Tensor] = {}
+        self.stacked: dict[tuple[Weighted, ...], tuple[slice, Tensor]] = {}
+        self.bias = int(weights.b_ih is not None)
+        self.features, self.outputs = weights.ih.shape[1], weights.hh.shape[1]
+        # what the error bounds need, (time, batch): norms, and the largest values over units
+        self.x_norm, self.h_norm, self.off = (self._new(steps, batch) for _ in range(3))
+        needed: list[Expr] = [e for n in self.plan for e in (Quantity(n), Previous(n))]
+        needed += [factor for factor, _ in self.plan.values()]
+        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
+            needed.append(Previous("h"))
+        self.sizes: dict[Expr, Tensor] = {e: self._new(steps, batch) for e in needed}
+
+    def _new(self, *shape: int) -> Tensor:
+        return self.call.x.new_empty(shape, dtype=self.work)
+
+    def _scratch(self, name: str, rows: int, columns: int) -> Tensor:
+        """Memory that every block uses again."""
+        if name not in self.scratch:
+            self.scratch[name] = self._new(self.span * self.call.batch, columns)
+        return self.scratch[name][:rows]
+
+    # the environment of ``evaluate``, for the block that is open -----------------------------
+
+    def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
+        """(rows, units): the block's steps and sequences in one dim; a parameter is (units)."""
+        if isinstance(leaf, Vector):
+            return self.weights.vectors[leaf.name]
+        return self.block[leaf]
+
+    def products(self, leaves: tuple[Weighted, ...], out: Tensor | None) -> Tensor:
+        """Affine parts of all steps of the block; where x and h enter as they are, as one
+        product with [x, 1, h, 1]."""
+        if not any(leaf in self.parts for leaf in leaves) and _plain(leaves):
+            columns, weight = self._stack(leaves)
+            return torch.mm(self.factors[:, columns], weight, out=out)
+        first, *further = leaves
+        total = self._product(first, out)
+        for leaf in further:
+            total.add_(self._product(leaf, None))
+        return total
+
+    def _product(self, leaf: Weighted, out: Tensor | None) -> Tensor:
+        part = self.parts.get(leaf)
+        if part is not None:
+            return part.clone() if out is None else out.copy_(part)
+        match leaf:
+            case Project(of):
+                return torch.mm(evaluate(of, self), self.weights.projection.T, out=out)
+            case FromH(gate, of) if of != Previous("h"):
+                weight, bias = self.weights.of_h(gate)
+                total = torch.mm(evaluate(of, self), weight.T, out=out)
+                return total if bias is None else total.add_(bias)
+            case _:
+                return self.products((leaf,), out)
+
+    def _stack(self, leaves: tuple[Weighted, ...]) -> tuple[slice, Tensor]:
+        """The columns of [x, 1, h, 1] that affine parts need, and their weights, stacked."""
+        if leaves not in self.stacked:
+            middle = self.features + self.bias
+            start = 0 if isinstance(leaves[0], FromX) else middle
+            stop = middle + self.outputs + self.bias if isinstance(leaves[-1], FromH) else middle
+            rows: list[Tensor] = []
+            for leaf in leaves:
+                of = self.weights.of_x if isinstance(leaf, FromX) else self.weights.of_h
+                assert not isinstance(leaf, Project), "only x and h are stacked"
+                weight, bias = of(leaf.gate)
+                rows += [weight.T] if bias is None else [weight.T, bias.unsqueeze(0)]
+            self.stacked[leaves] = slice(start, stop), torch.cat(rows)
+        return self.stacked[leaves]
+
+    # one block after the other -------------------------------------------------------------
+
+    def run(self) -> None:
+        """Fill the record of this layer and direction, and measure the deviation."""
+        starts = range(0, self.call.steps, self.span)
+        with torch.autocast(self.call.x.device.type, enabled=False):
+            for start in running_order(starts, self.reverse):
+                self._open(start, min(start + self.span, self.call.steps))
+
+    def _open(self, start: int, stop: int) -> None:
+        steps, batch = stop - start, self.call.batch
+        rows = steps * batch
+        features, outputs, bias = self.features, self.outputs, self.bias
+        first = "factors" not in self.scratch
+        self.factors = self._scratch("factors", rows, features + outputs + 2 * bias)
+        if bias and first:
+            # the ones of [x, 1, h, 1], which no block overwrites
+            self.scratch["factors"][:, features].fill_(1)
+            self.scratch["factors"][:, -1].fill_(1)
+        cube = self.factors.view(steps, batch, -1)
+        x, h_prev = cube[..., :features], cube[..., features + bias : features + bias + outputs]
+        x.copy_(self.inputs(start, stop))
+        h_prev.copy_(framed_before(self.store["h"], self.reverse)[start:stop])
+        self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
+        self.parts: dict[Expr, Tensor] = {}
+        norms(x, out=self.x_norm[start:stop])
+        norms(h_prev, out=self.h_norm[start:stop])
+        if Previous("h") in self.sizes:
+            self._largest(h_prev, self.sizes[Previous("h")][start:stop])
+        for name, equation in self.cell.equations.items():
+            self._parts(equation, start, stop)
+            if name in self.plan:
+                self._scan(name, start, stop)
+            elif name == "h":
+                self._compare(equation, start, stop)
+            else:
+                out = self._target(name, start, stop)
+                self.block[Quantity(name)] = self._equation(name, equation, out, start, stop)
+                self._keep(name, out, start, stop)
+
+    def _largest(self, value: Tensor, out: Tensor) -> Tensor:
+        """The largest |value| over the last dim."""
+        scratch = self._scratch(f"abs {value.shape[-1]}", out.numel(), value.shape[-1])
+        absolute = torch.abs(value, out=scratch.view(value.shape))
+        return torch.amax(absolute, -1, out=out)
+
+    def _place(self, name: str, start: int, stop: int) -> Tensor:
+        """Where the block stands in the record; states have one place before the first step."""
+        edge = int(name in self.cell.states)
+        return self.store[name][start + edge : stop + edge]
+
+    def _target(self, name: str, start: int, stop: int) -> Tensor:
+        """Where a quantity of the block is computed: in the record itself where it can be."""
+        units = self.buffers.size(name)
+        if name in self.store and self.direct:
+            return self._place(name, start, stop).view(-1, units)
+        return self._scratch(name, (stop - start) * self.call.batch, units)
+
+    def _keep(self, name: str, value: Tensor, start: int, stop: int) -> None:
+        if name in self.store and not self.direct:
+            place = self._place(name, start, stop)
+            place.copy_(value.view(place.shape))
+
+    def _parts(self, equation: Expr, start: int, stop: int) -> None:
+        for leaf in leaves(equation):
+            name = part_name(leaf)
+            if name in self.store:
+                assert isinstance(leaf, FromX | FromH), "only affine parts have such names"
+                value = self._product(leaf, self._target(name, start, stop))
+                self.parts[leaf] = value
+                self._keep(name, value, start, stop)
+
+    def _equation(self, name: str, equation: Expr, out: Tensor, start: int, stop: int) -> Tensor:
+        pre = f"{name}_pre"
+        if not isinstance(equation, Apply) or pre not in self.store:
+            return evaluate(equation, self, out)
+        argument = evaluate(equation.argument, self, self._target(pre, start, stop))
+        self._keep(pre, argument, start, stop)
+        return equation.function.forward_(out.copy_(argument))
+
+    def _compare(self, equation: Expr, start: int, stop: int) -> None:
+        """H by its equation against the layer's own h."""
+        layer_h = self._place("h", start, stop).to(self.work)
+        h = self._scratch("h by equation", layer_h.shape[0] * layer_h.shape[1], layer_h.shape[2])
+        self._equation("h", equation, h, start, stop)
+        self.block[Quantity("h")] = layer_h.reshape(h.shape)
+        difference = h.view(layer_h.shape).sub_(layer_h).abs_()
+        off = torch.amax(difference, -1, out=self.off[start:stop])
+        if not torch.isfinite(off).all():
+            # NaN and inf are data: the same on both sides is no difference
+            h = self._equation("h", equation, h, start, stop).view(layer_h.shape)
+            h = h.to(self.buffers.dtype).to(self.work)
+            off.copy_(absolute_difference(h, layer_h).amax(-1))
+
+    def _scan(self, name: str, start: int, stop: int) -> None:
+        """name_t = factor × name_(t-1) + addend, step by step, elementwise."""
+        factor, addend = self.plan[name]
+        shape = (stop - start, self.call.batch, -1)
+        out = self._target(name, start, stop)
+        states = evaluate(addend, self, out).view(shape)
+        growth = evaluate(factor, self).view(shape)
+        before = self.carry[name]
+        self._carry(name, states, growth, start, stop)
+        self._keep(name, out, start, stop)
+        self.block[Quantity(name)] = out
+        state_sizes = self._largest(states, self.sizes[Quantity(name)][start:stop])
+        if _never_negative(factor, self.cell):
+            torch.amax(growth, -1, out=self.sizes[factor][start:stop])
+        else:
+            self._largest(growth, self.sizes[factor][start:stop])
+        previous = self.sizes[Previous(name)][start:stop]
+        previous.copy_(shifted(state_sizes, before.abs().amax(-1), self.reverse))
+
+    def _carry(self, name: str, states: Tensor, growth: Tensor, start: int, stop: int) -> None:
+        """The loop over time that remains; ``states`` holds the addends and becomes the states."""
+        carried = self.carry[name]
+        product = torch.empty_like(carried)
+        rows: Any = (states, growth, carried, product)
+        multiply: Callable[..., Any] = torch.mul
+        add: Callable[..., Any] = torch.add
+        if states.device.type == "cpu":
+            # the same numbers, and a third of the overhead of a call
+            rows, multiply, add = [t.numpy() for t in rows], np.multiply, np.add
+        addend_steps, factors, before, scratch = rows
+        # read from its end, a shorter sequence waits in its initial state until its own begins
+        waiting = None
+        if self.valid is not None and self.reverse:
+            waiting = ~self.valid[start:stop].cpu().numpy()
+            first = before.copy() if states.device.type == "cpu" else before.clone()
+        pairs = zip(addend_steps, factors, strict=True)
+        if self.reverse:
+            pairs = zip(reversed(list(addend_steps)), reversed(list(factors)), strict=True)
+        with np.errstate(all="ignore"):  # inf and NaN are data
+            for t, (state, factor) in enumerate(pairs, 1):
+                multiply(factor, before, out=scratch)
+                add(state, scratch, out=state)
+                if waiting is not None:
+                    state[waiting[-t]] = first[waiting[-t]]
+                before = state
+        self.carry[name] = states[0 if self.reverse else -1].clone()
+
+    # the proof -----------------------------------------------------------------------------
+
+    def prove(
+        self,
+        final: Mapping[str, Tensor],
+        by_cells: Mapping[str, Tensor],
+        replayed: bool,
+        judge: Callable[[], Judged],
+    ) -> list[Proof]:
+        """H at every step and the states at the end, against ``final`` (batch, unit); and
+        ``by_cells``, the distances that ``step_by_step`` measured, if any.
+
+        Where the usual bound is exceeded ``judge`` decides, which gives what rounding does at
+        worst. ``replayed`` is as in ``judged``.
+        """
+        ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
+        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
+        copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
+        ends_at = self.last_steps
+
+        def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
+            of_states = [self._proof("h", Compared.of(self.off, allowed["h"]))]
+            for name, off in off_ends.items():
+                limit = allowed[name][ends_at]
+                if name == "h" and copied:
+                    limit = torch.zeros_like(limit)
+                of_states.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
+            return of_states + [
+                self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
+            ]
+
+        errors = Errors(self.weights, self.rounding)
+        usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
+        if all(proof.ratio <= 1 for proof in usual):
+            return usual
+        judged = judge()
+        return self._at_worst(final, judged) + proofs(
+            # both sides round
+            {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
+        )
+
+    def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
+        """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
+        run that rounded otherwise than the layer's own."""
+        h = self.store["h"]
+        initial = {name: value[self.at] for name, value in self.call.initial.items()}
+        worst = WorstCase(
+            self.weights,
+            self.rounding,
+            self.call,
+            self.reverse,
+            self.inputs,
+            framed_before(h, self.reverse),
+            h[1:-1],
+            None if x_error is None else x_error(),
+            replayed,
+        )
+        return worst.judge(initial)
+
+    def _at_worst(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
+        """The layer's own numbers against those of float64, unit by unit."""
+        h = self.store["h"][1:-1].to("cpu", torch.float64)
+        proofs = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
+        for name, ball in judged.final.items():
+            compared = Compared.by_units(final[name].to("cpu", torch.float64), ball, self.off)
+            proofs.append(self._proof(name, compared, self.last_steps[0]))
+        return proofs
+
+    def _ends(self, name: str) -> Tensor:
+        """The state after each sequence's last step, (batch, unit)."""
+        return self.store[name][1:-1][self.last_steps].to(self.work)
+
+    def step_by_step(self, adopted: Adopted, weights: Weights) -> dict[str, Tensor]:
+        """How far every state at every step lies from torch's own cell, one step at a time.
+
+        Each step gets the layer's own h of the step before, and the other states that the cell
+        itself returned: nothing of it passes through the declared equations.
+        """
+        states = self.cell.states
+        steps = range(self.call.steps)
+        off = {name: torch.zeros_like(self.off) for name in states}
+        dtype = weights.ih.dtype
+        carried = {n: self.call.initial[n][self.at].to(dtype) for n in states}
+        for t in running_order(steps, self.reverse):
+            after = adopted.step(self.inputs(t, t + 1)[0].to(dtype), carried, weights)
+            for name in states:
+                layer_state = self.store[name][t + 1].to(self.work)
+                off[name][t] = absolute_difference(after[name].to(self.work), layer_state).amax(-1)
+            after["h"] = self.store["h"][t + 1].to(dtype)
+            inside = None if self.valid is None else self.valid[t]
+            carried = {n: keep_on_padding(after[n], carried[n], inside) for n in states}
+        return off
+
+    @cached_property
+    def last_steps(self) -> tuple[Tensor, Tensor]:
+        """(batch): the last step of each sequence in this direction, and the sequence."""
+        return at_steps(last_steps(self.call.every_length, self.reverse))
+
+    def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
+        """The worst of a comparison, at every step or after the given steps (batch)."""
+        off, ratio, widest = compared.off, compared.ratio, compared.widest
+        every_step = steps is None
+        if every_step and self.valid is not None:
+            off, ratio = (t.masked_fill(~self.valid, 0) for t in (off, ratio))
+        worst = int(ratio.argmax())
+        tight = widest <= USELESS * self._size(state)
+        proven = tight if bool(tight.any()) else widest.isfinite()
+        largest = int(torch.where(proven, off, -1.0).argmax())
+        t, b = divmod(worst, self.call.batch)
+        if steps is not None:
+            t = int(steps[b])
+        elif ratio.view(-1)[worst] > 1:
+            t, b = self._first(ratio > 1)
+        loose = ~tight & (off != 0)  # the same bits need no bound
+        padding = 0 if steps is not None or self.valid is None else int((~self.valid).sum())
+        return Proof(
+            float(off.view(-1)[largest]),
+            float(compared.allowed.reshape(-1)[largest].nan_to_num(nan=torch.inf)),
+            float(ratio.view(-1)[worst]),
+            state,
+            Place(self.at[0], self.direction, b, t),
+            every_step,
+            off.numel() - padding,
+            int(loose.sum()),
+        )
+
+    def _first(self, failed: Tensor) -> tuple[int, int]:
+        """The first True of (time, batch), in the order in which the steps are computed."""
+        steps = failed.any(1).nonzero().view(-1)
+        t = int(steps[-1] if self.reverse else steps[0])
+        return t, int(failed[t].nonzero()[0])
+
+    def _size(self, state: str) -> float:
+        """The largest finite |value| of a state."""
+        values = self.store[state][1:-1]
+        low, high = (float(t) for t in torch.aminmax(values))
+        size = max(-low, high)
+        if not math.isfinite(size):
+            size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+        return size
+
+
+def _never_negative(expr: Expr, cell: Cell) -> bool:
+    """Whether this is a gate whose function has no negative value."""
+    equation = cell.equations.get(expr.name) if isinstance(expr, Quantity) else None
+    span = equation.function.range if isinstance(equation, Apply) else None
+    return span is not None and span[0] >= 0
+
+
+def _plain(leaves: tuple[Weighted, ...]) -> bool:
+    """Whether these are what x says, what h says, or both in this order."""
+    match leaves:
+        case (FromX(),) | (FromH(_, Previous("h")),) | (FromX(), FromH(_, Previous("h"))):
+            return True
+        case _:
+            return False

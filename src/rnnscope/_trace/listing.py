@@ -1,0 +1,121 @@
+"""A trace as text and as HTML: few numbers as a table, many as names, dims and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Protocol
+
+from torch import Tensor
+
+from rnnscope._escaping import lines as escaped_lines
+from rnnscope._escaping import printable
+from rnnscope._record.traced import Traced
+
+__all__ = ["html", "text"]
+
+SMALL = 60
+"""Up to so many numbers a trace is shown as a table of all of them."""
+
+
+class ListedTrace(Traced, Protocol):
+    """What is shown of a trace."""
+
+    @property
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Names of the dims of each quantity."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the recorded quantities."""
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
+        """The quantities by name."""
+
+
+def text(trace: ListedTrace) -> str:
+    """Few numbers: the numbers, a row a step; many: names, dims and sizes. The proof last."""
+    lines = [f"Trace of {trace.structure}"]
+    if _count(trace) <= SMALL:
+        header, rows = _table(trace)
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        for row in (header, *rows):
+            cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  " + "  ".join(cells).rstrip())
+    else:
+        lines += _overview(trace)
+    return "\n".join(map(printable, [*lines, trace.proof]))
+
+
+def html(trace: ListedTrace) -> str:
+    """The same for a notebook."""
+    title = escape(printable(f"Trace of {trace.structure}"))
+    proof = escape(printable(trace.proof))
+    if _count(trace) > SMALL:
+        body = f"<pre>{escape(escaped_lines(chr(10).join(_overview(trace))))}</pre>"
+    else:
+        header, rows = _table(trace)
+        head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
+        inner = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        body = f"<table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table>"
+    return f"<div><p><b>{title}</b></p>{body}<p>{proof}</p></div>"
+
+
+def _count(trace: ListedTrace) -> int:
+    """Numbers in a trace, inputs included."""
+    inputs = sum(trace.layer_input(k).numel() for k in range(trace.structure.num_layers))
+    return inputs + sum(value.numel() for _, value in trace.items())
+
+
+def _table(trace: ListedTrace) -> tuple[list[str], list[list[str]]]:
+    """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
+    sizes = trace.sizes
+    axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
+    columns: list[str] | None = None
+    rows: list[list[str]] = []
+    for layer in range(sizes["layer"]):
+        x = trace.layer_input(layer)
+        for d, direction in enumerate(trace.directions):
+            for batch in range(sizes["batch"]):
+                for time in range(int(trace.lengths[batch])):
+                    at = {"layer": str(layer), "direction": direction, "batch": str(batch)}
+                    numbers = [("x", x[batch, time])]
+                    numbers += [(n, v[layer, d, batch, time]) for n, v in trace.items()]
+                    named = [pair for n, v in numbers for pair in _named(n, v)]
+                    if columns is None:
+                        columns = [name for name, _ in named]
+                    cells = [f"{value:.6g}" for _, value in named]
+                    cells += [""] * (len(columns) - len(cells))
+                    rows.append([*(at[axis] for axis in axes), f"time={time}", *cells])
+    return [*axes, "", *(columns or [])], rows
+
+
+def _overview(trace: ListedTrace) -> list[str]:
+    """Names, dims and sizes."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, value in trace.items():
+        groups.setdefault(tuple(value.shape), []).append(name)
+    lines = []
+    for shape, names in groups.items():
+        dims = ", ".join(
+            f"{dim} {size}" for dim, size in zip(trace.dims[names[0]], shape, strict=True)
+        )
+        lines.append(f"  {' '.join(names):<12} ({dims})")
+    for layer in range(trace.structure.num_layers):
+        batch, time, feature = trace.layer_input(layer).shape
+        lines.append(f"  {f'x, layer {layer}':<12} (batch {batch}, time {time}, feature {feature})")
+    if trace.call.lengths is not None:
+        shortest, longest = int(trace.lengths.min()), int(trace.lengths.max())
+        lines.append(f"  lengths      {shortest} to {longest}; zeros behind each sequence's end")
+    lines.append(f"  {trace.nbytes / 1e6:.3g} MB of recorded numbers")
+    return lines
+
+
+def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
+    """The numbers of one quantity at one step; the unit is told where there are several."""
+    numbers: list[float] = value.tolist()
+    if len(numbers) == 1:
+        return [(name, numbers[0])]
+    return [(f"{name}[{k}]", number) for k, number in enumerate(numbers)]

@@ -1,0 +1,170 @@
+"""trace: call a layer, open what it returned, and prove the numbers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.call import Call
+from rnnscope._layers.run import Ran, run_call
+from rnnscope._layers.structure import Returned
+from rnnscope._layers.tensors import plain
+from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
+from rnnscope._opening.modes import ensured, settled
+from rnnscope._opening.opening import Opened, batch_first, open_call
+from rnnscope._opening.part import Proof
+from rnnscope._opening.proof import verify
+from rnnscope._record.difference import absolute_difference
+from rnnscope._record.names import recorded_names
+from rnnscope._record.record import Place
+from rnnscope._trace import file as tracefile
+from rnnscope._trace.verbs import Rerun, Trace
+from rnnscope.errors import RefusedError
+
+__all__ = ["Rerun", "Trace", "load_trace", "trace"]
+
+Check = bool | Literal["thorough"]
+
+
+@settled
+def trace(
+    module: nn.Module,
+    *args: Any,
+    record: str | Iterable[str] = "gates",
+    check: Check = True,
+    labels: Any = None,
+    **kwargs: Any,
+) -> Trace:
+    """Call a recurrent layer as it is called, and open it: every number inside, proven.
+
+    ``args`` and ``kwargs`` go to the module as they are: a tensor (time, batch, input), with
+    ``batch_first`` (batch, time, input), unbatched (time, input), or a PackedSequence; and the
+    initial states. The module runs once, unchanged; nothing of it or of the random state is
+    other than after a plain call.
+
+    ``record``: "gates" keeps gates and states, "all" also their parts (``f_from_x``,
+    ``f_from_h``, ``f_pre``), names keep those; states are always kept. ``check``: True proves h
+    at every step and the cell state at the end against the layer; "thorough" also proves every
+    state at every step against an independent loop of torch's own cells; False gives the numbers
+    by the equations alone, without running the layer. ``labels`` names the steps for pictures
+    and pages: a list of texts (tokens, dates), or one for each sequence.
+
+    >>> rnn = nn.RNN(1, 1, bias=False, batch_first=True)
+    >>> tr = trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]]))
+    >>> tr["h"].shape                           # layer, direction, batch, time, unit
+    torch.Size([1, 1, 1, 3, 1])
+    >>> tr.deviation <= tr.tolerance
+    True
+
+    Raises ``NotRecurrentError`` and ``RefusedError`` for a module that cannot be opened,
+    ``ShapeError`` and ``DtypeError`` for a call that the layer cannot take, ``AddressError`` for
+    an unknown name in ``record``, and ``VerificationError`` where the equations do not give the
+    layer's own numbers.
+    """
+    adopted = adopt(module)
+    names = recorded_names(adopted.cell, record)
+    if not (isinstance(check, bool) or check == "thorough"):
+        raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
+    if check is False:
+        return _by_equations(adopted, adopted.call(args, kwargs), names).labelled(labels)
+    capture = Capture(adopted, names)
+
+    def run() -> None:
+        capture.start()
+        module(*args, **kwargs)
+
+    ensured(run, capture.stop)
+    assert capture.taken is not None, "the module ran, so its hook did"
+    return open_captured(capture.taken, names, check).labelled(labels)
+
+
+def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace:
+    """The trace of a call that was captured; raises ``VerificationError`` unless ``check`` is
+    False."""
+    adopted, call = taken.adopted, taken.call
+    returned = adopted.returned(taken.output, call)
+    with torch.no_grad():
+        if taken.ran is not None:
+            opened = _recorded(taken.ran, returned, names)
+        else:
+            opened = open_call(
+                adopted,
+                call,
+                returned,
+                taken.snapshot.weights,
+                taken.live,
+                names,
+                taken.products,
+                taken.masks,
+                taken.grad_mode,
+                thorough=check == "thorough",
+            )
+    if check is not False:
+        verify(adopted, opened.proofs)
+    return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
+
+
+def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
+    """The numbers of a module that computes by the declared equations, from that very run;
+    compared with what it returned, which no rounding can make different."""
+    with torch._C._InferenceMode(False):  # in C: an interrupt cannot leave it on
+        values = {name: plain(value).clone() for name, value in ran.record(names).items()}
+        inputs = batch_first(None if x is None else plain(x).detach() for x in ran.inputs)
+        inputs = tuple(x.clone() if x is not None and x.is_inference() else x for x in inputs)
+        masks = batch_first(None if mask is None else plain(mask) != 0 for mask in ran.masks)
+    off = {
+        name: absolute_difference(plain(t), returned.final[name]).amax(-1)
+        for name, t in ran.final.items()
+    }
+    proofs = {}
+    for name, distances in off.items():
+        layer, d, batch = (int(k) for k in (distances == distances.max()).nonzero()[0])
+        place = Place(layer, ran.structure.directions[d], batch, ran.call.steps - 1)
+        largest = float(distances.max())
+        ratio = 0.0 if largest == 0 else math.inf
+        proofs[name] = Proof(largest, 0.0, ratio, name, place, False, distances.numel(), 0)
+    hidden_distances = absolute_difference(plain(ran.hidden), returned.h).amax(-1)
+    if (largest := float(hidden_distances.max())) > 0:
+        t, batch = (int(k) for k in (hidden_distances == hidden_distances.max()).nonzero()[0])
+        place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
+        proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
+    proofs["h"] = replace(proofs["h"], every_step=True)
+    return Opened(values, inputs, proofs, masks=masks)
+
+
+def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
+    """The numbers by the equations alone, in the layer's own precision."""
+    if adopted.module._forward_pre_hooks:
+        raise RefusedError(
+            f"{adopted.kind} has hooks that run before its forward and may change the input or, as "
+            f"weight_norm's does, the weights; check=False does not run it. Leave check at True."
+        )
+    # no forward has taken note of weights that were changed by functional_call or parametrizations
+    snapshot = snapshot_of(adopted.module, adopted.weights(fresh=True))
+    check_dropout(adopted)
+    with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
+        names = names.union(adopted.cell.states)
+        ran = run_call(adopted.structure, call, snapshot.weights, names)
+        values = ran.record(names)
+        masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
+        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks)
+        return Trace(adopted.structure, call, snapshot, opened, ran.output)
+
+
+def load_trace(path: str | os.PathLike[str]) -> Trace:
+    """The trace that ``Trace.save`` wrote; nothing in the file is run.
+
+    Raises ``FileError`` where the file is missing, damaged, or holds no trace.
+    """
+    contents = tracefile.read(path)
+    snapshot = Snapshot(contents.weights)
+    loaded = Trace(contents.structure, contents.call, snapshot, contents.opened, contents.output)
+    loaded.labels = contents.labels
+    return loaded

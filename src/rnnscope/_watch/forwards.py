@@ -1,0 +1,239 @@
+"""The ``forward`` of the recurrent classes, wrapped while somebody observes.
+
+No module is touched. The wrapper sees exactly what a layer gets, after every hook of the
+caller's, and what it returns, before any; copies and pickles that are made meanwhile hold nothing
+of ours; and a direct ``.forward()``, which skips all hooks, does not go by unnoticed.
+
+The classes and torch.compile are the process's, observers belong to a context (of a thread, or of
+an asyncio task): the first observer anywhere switches both, the last one switches them back, in
+whatever order they come and go.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from types import FrameType, FunctionType
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules_of_torch
+
+from rnnscope._layers.adopt import RECURRENT, Adopted, adopt
+from rnnscope._layers.attention import Attention
+from rnnscope._layers.call import Call
+from rnnscope._layers.recurrent import Recurrent
+from rnnscope._opening.capture import Captured, attention_to, captured, check_dropout
+from rnnscope._opening.modes import ensured, settled, undisturbed
+from rnnscope.errors import DtypeError, RefusedError, ShapeError
+
+__all__ = ["Forward", "Observer", "observe", "unobserve"]
+
+
+class Observer(Protocol):
+    """Who is told of forwards."""
+
+    def wants(self, forward: Forward, within: bool) -> bool:
+        """Whether to be told what this forward returned, or why there is nothing to tell;
+        ``within``: whether it is called in the observer's own context."""
+
+    def returned(self, forward: Forward, taken: Captured) -> None:
+        """The layer returned."""
+
+    def missed(self, forward: Forward, why: str) -> None:
+        """The layer raised, or returned what cannot be captured."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """One forward of a recurrent module: ``direct`` where it was called past ``__call__``."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    direct: bool
+
+    @cached_property
+    def adopted(self) -> Adopted:
+        """The module as it is now; raises ``RefusedError``."""
+        return adopt(self.module)
+
+    @cached_property
+    def call(self) -> Call:
+        """What went in, copied; raises what ``Adopted.call`` raises."""
+        return undisturbed(self.adopted.call, self.args, self.kwargs)
+
+    @property
+    def initial(self) -> Any:
+        """The initial state as it was passed; None where none was."""
+        return self.args[1] if len(self.args) > 1 else self.kwargs.get("hx")
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether the backward pass is running, so that this may be a recomputation."""
+        return torch._C._current_graph_task_id() != -1
+
+    @property
+    def in_checkpoint(self) -> bool:
+        """Whether torch.utils.checkpoint called."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if _module_of(frame) == "torch.utils.checkpoint":
+                return True
+            frame = frame.f_back
+        return False
+
+    @settled
+    def run(self, original: Callable[..., Any], observers: list[Observer]) -> Any:
+        """Run the layer and tell the observers; the layer's own exceptions come first."""
+        why: str | None = None
+        try:
+            check_dropout(self.adopted)
+        except RefusedError as error:
+            output = original(self.module, *self.args, **self.kwargs)
+            why = str(error)
+        else:
+            attention = attention_to(self.adopted)
+
+            def attended() -> Any:
+                attention.start()
+                return self._original(original, observers)
+
+            output = ensured(attended, attention.stop)
+            try:
+                taken = self._taken(output, attention)
+            except (RefusedError, ShapeError, DtypeError) as error:
+                why = str(error)
+        for observer in observers:
+            if why is not None:
+                observer.missed(self, why)
+            else:
+                observer.returned(self, taken)
+        return output
+
+    def _original(self, original: Callable[..., Any], observers: list[Observer]) -> Any:
+        try:
+            return original(self.module, *self.args, **self.kwargs)
+        except BaseException as error:
+            for observer in observers:
+                observer.missed(self, f"it raised {type(error).__name__}")
+            raise
+
+    def _taken(self, output: Any, attention: Attention) -> Captured:
+        plain = torch._C._disabled_torch_dispatch_impl
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor) and type(first).__torch_dispatch__ is not plain:
+            raise RefusedError(f"it ran on {type(first).__name__}, not on tensors of numbers")
+        return undisturbed(captured, self.adopted, self.call, output, attention)
+
+
+_lock = threading.RLock()  # a watch may leave while the garbage collector runs
+_observers: tuple[Observer, ...] = ()  # of every context; replaced, never changed
+_context: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+_stance: Any = None  # what torch.compile was set to before the first observer came
+_originals: WeakKeyDictionary[Any, Callable[..., Any]] = WeakKeyDictionary()  # of each wrapper
+
+
+def observe(observer: Observer) -> None:
+    """Tell ``observer`` of every forward of a recurrent module from now on."""
+    global _observers
+    _context.set((*_context.get(), observer))
+    with _lock:
+        _observers = (*_observers, observer)
+        _match()
+
+
+def unobserve(observer: Observer) -> None:
+    """Tell it no more; the classes are as before when nobody observes. May be called again."""
+    global _observers
+    with _lock:
+        _observers = tuple(o for o in _observers if o is not observer)
+        _match()
+    _context.set(tuple(o for o in _context.get() if o is not observer))
+
+
+def _match() -> None:
+    """Let the classes and torch.compile be as the observers need them, however they were left."""
+    for kind in (*RECURRENT, Recurrent):
+        forward = vars(kind)["forward"]
+        original = _originals.get(forward)
+        if _observers and original is None:
+            setattr(kind, "forward", _wrapped(forward))  # noqa: B010
+        elif not _observers and original is not None:
+            setattr(kind, "forward", original)  # noqa: B010
+    _match_stance()
+
+
+def _match_stance() -> None:
+    """While somebody observes, what torch.compile compiled runs as it was written.
+
+    A graph that was compiled before holds the cells that it met as plain operations, and calls no
+    forward that could be observed.
+    """
+    global _stance
+    dynamo: Any = sys.modules.get("torch._dynamo.eval_frame")
+    if not hasattr(dynamo, "_set_stance"):
+        return  # nothing is compiled yet, or torch is older than the switch
+    if _observers and dynamo._stance.stance != "force_eager":
+        _stance = dynamo._stance
+        dynamo._set_stance(type(_stance)("force_eager"))
+    elif not _observers and _stance is not None:
+        dynamo._set_stance(_stance)
+        _stance = None
+
+
+def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    tell = functools.partial(_forward, original)
+
+    def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return tell(module, args, kwargs)
+
+    # with the globals of the original: there TorchScript looks up the names in its source
+    wrapper = FunctionType(
+        forward.__code__, getattr(original, "__globals__", {}), "forward", None, forward.__closure__
+    )
+    _originals[wrapper] = original
+    return functools.update_wrapper(wrapper, original)
+
+
+def _forward(
+    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if "torch._dynamo" not in sys.modules:
+        return _tell_observers(original, module, args, kwargs)
+    # compiled code may be calling, after a break of its graph: what follows is not to be compiled
+    # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
+    untouched: Callable[..., Any] = torch.compiler.disable(_tell_observers)  # type: ignore[no-untyped-call]
+    return untouched(original, module, args, kwargs)
+
+
+def _tell_observers(
+    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))
+    context = _context.get()
+    interested = [o for o in _observers if o.wants(this, within=o in context)]
+    if not interested:
+        return original(module, *args, **kwargs)
+    return this.run(original, interested)
+
+
+def _caller() -> FrameType:
+    """Who called the function that stands in the class."""
+    frame = sys._getframe()
+    # by names, for torch.compile replaces the code
+    while frame.f_code.co_filename == __file__ or _module_of(frame).startswith("torch._dynamo"):
+        assert frame.f_back is not None, "somebody called"
+        frame = frame.f_back
+    return frame
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

@@ -1,0 +1,221 @@
+"""Seen: what a watch saw, by the names of the layers."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rnnscope._escaping import printable
+from rnnscope._trace.verbs import Trace
+from rnnscope._watch.join import Beginning, Handover, Joined, segments
+from rnnscope.errors import AddressError
+
+__all__ = ["Layer", "Seen"]
+
+
+@dataclass
+class Layer:
+    """The calls that go by one name; ``count`` is the number of calls made, kept or not.
+
+    ``handover`` is what the last call returned, where that call was recorded; ``elsewhere`` the
+    number of calls that came from other contexts.
+    """
+
+    name: str
+    kept: deque[tuple[Trace, Beginning]]
+    count: int = 0
+    handover: Handover | None = None
+    elsewhere: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: all but what only a next call would ask for."""
+        return {**vars(self), "handover": None}
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The kept calls, in order."""
+        return [trace for trace, _ in tuple(self.kept)]  # another thread may be adding one
+
+
+class Seen:
+    """The calls of each layer of a model, by the layer's name; iterates over the names.
+
+    >>> import torch
+    >>> from rnnscope import watch
+    >>> cell = torch.nn.GRUCell(3, 4)
+    >>> with watch(cell) as seen:
+    ...     h = None
+    ...     for x in torch.randn(6, 2, 3):
+    ...         h = cell(x, h)
+    >>> len(seen.calls(""))                     # the model itself has the empty name
+    6
+    >>> seen.joined("")["h"].shape
+    torch.Size([1, 1, 2, 6, 4])
+    """
+
+    def __init__(self, model: str) -> None:
+        self._of = model  # the name of its class
+        self._layers: dict[str, Layer] = {}
+        self._first_names: dict[str, str] = {}  # of every name: tied layers have several
+        self._skipped: dict[str, Counter[str]] = {}
+        self._lock = threading.RLock()  # tasks and threads that share a context record at once
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles hold what was seen, not the model: they record nothing more."""
+        facts = ("_layers", "_first_names", "_skipped")
+        return Seen, (self._of,), {name: getattr(self, name) for name in facts}
+
+    def _skip(self, name: str, why: str) -> None:
+        self._skipped.setdefault(name, Counter())[why] += 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers that are watched, in the order of ``named_modules()``."""
+        return tuple(self._layers)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """What was not recorded, and why, by the name of the layer."""
+        reasons_of = {
+            name: [why if n == 1 else f"{why} ({n} times)" for why, n in reasons.items()]
+            for name, reasons in self._skipped.items()
+        }
+        for layer in self._layers.values():
+            if layer.elsewhere:
+                reasons_of.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
+        return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the recorded quantities; the copies of inputs and weights not counted."""
+        return sum(trace.nbytes for layer in self._layers.values() for trace in layer.traces)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._first_names
+
+    def calls(self, name: str) -> list[Trace]:
+        """The kept calls of a layer, in the order in which they were made.
+
+        Raises ``AddressError`` for a name that is not watched.
+        """
+        return self._named(name).traces
+
+    def __getitem__(self, name: str) -> Trace:
+        """The only call of a layer; raises ``AddressError`` where there are none, or several."""
+        traces = self.calls(name)
+        if len(traces) == 1:
+            return traces[0]
+        if not traces:
+            raise AddressError(f"{name!r} {self._never_called(name)}")
+        raise AddressError(
+            f"{name!r} was called {len(traces)} times: seen.calls({name!r}) lists the calls, and "
+            f"seen.joined({name!r}) chains those that hand the state on into one trace over time"
+        )
+
+    @property
+    def trace(self) -> Trace:
+        """The only call, where the model is the recurrent layer itself."""
+        if "" not in self._first_names:
+            raise AddressError(
+                f"the model itself is no watched layer: write seen[name]; {self._watched_names()}"
+            )
+        return self[""]
+
+    def segments(self, name: str) -> list[Joined]:
+        """The calls of a layer, chained: each segment is one trace over time.
+
+        A call goes on from the one before where its initial state is the very tensor that the one
+        before returned, by storage and version, or a view of it. ``detach()`` keeps the segment,
+        and is listed in its ``boundaries``. No initial state, a change in place, another tensor,
+        another batch, other weights begin a new segment, whose ``why`` tells which it was. So do
+        bidirectional layers and packed sequences, which do not go on from call to call.
+
+        Raises ``AddressError`` for a name that is not watched.
+        """
+        return segments(list(self._named(name).kept))
+
+    def joined(self, name: str) -> Joined:
+        """The only segment: all calls of a layer as one trace over time.
+
+        Raises ``AddressError`` where there are none or several; ``segments`` lists them.
+        """
+        chains = self.segments(name)
+        if len(chains) == 1:
+            return chains[0]
+        if not chains:
+            raise AddressError(f"{name!r} {self._never_called(name)}")
+        before = len(chains[0].calls)
+        raise AddressError(
+            f"the calls of {name!r} are {len(chains)} segments: call {before} does not go on from "
+            f"call {before - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
+        )
+
+    def _named(self, name: str) -> Layer:
+        if name in self._first_names:
+            return self._layers[self._first_names[name]]
+        if name in self._skipped:
+            raise AddressError(f"{name!r} was skipped: {self.skipped[name]}")
+        near = difflib.get_close_matches(str(name), list(self._first_names), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
+
+    def _watched_names(self) -> str:
+        return f"watched are {', '.join(map(repr, self._first_names)) or 'none'}"
+
+    def _never_called(self, name: str) -> str:
+        skipped = self.skipped.get(self._first_names[name])
+        return "has no recorded call" + (f": {skipped}" if skipped else " in this context")
+
+    def __repr__(self) -> str:
+        count = len(self._layers)
+        lines = [f"Watched {self._of}: {count} recurrent layer{'s' * (count != 1)}"]
+        width = max((len(repr(name)) for name in (*self._layers, *self.skipped)), default=0)
+        lines += [
+            f"  {layer.name!r:<{width}}  {_summary(layer)}" for layer in self._layers.values()
+        ]
+        lines += [
+            f"  {name!r:<{width}}  skipped: {reason}" for name, reason in self.skipped.items()
+        ]
+        lines.append(f"{self.nbytes / 1e6:.3g} MB of recorded numbers")
+        return "\n".join(map(printable, lines))
+
+
+def _elsewhere(count: int) -> str:
+    came, are = ("1 call came", "is") if count == 1 else (f"{count} calls came", "are")
+    return (
+        f"{came} from other threads or asyncio tasks and {are} not recorded: a watch records the "
+        f"calls of the thread or task that entered it; enter it there, or start the thread's "
+        f"function by contextvars.copy_context().run"
+    )
+
+
+def _summary(layer: Layer) -> str:
+    """One line: how often it was called, and with what sizes."""
+    calls = f"{layer.count} call{'s' * (layer.count != 1)}"
+    traces = layer.traces
+    if len(traces) != layer.count:
+        calls += f", {len(traces)} kept"
+    recomputed = sum(trace.recomputed for trace in traces)
+    if recomputed:
+        calls += f", {recomputed} recomputed in backward"
+    if not traces:
+        return calls
+    sizes = [
+        f"{axis} {_range([trace.sizes[axis] for trace in traces])}" for axis in ("batch", "time")
+    ]
+    return f"{calls}  {traces[-1].structure}  {', '.join(sizes)}"
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,401 @@
+"""watch: the trace of every call of every recurrent layer inside a model."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary, finalize
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnscope._gradients.gradients import Received, chained, tensors
+from rnnscope._layers.adopt import OPENED, adopt, refusal
+from rnnscope._layers.call import Call
+from rnnscope._opening.capture import Captured
+from rnnscope._opening.modes import undisturbed
+from rnnscope._record.names import recorded_names
+from rnnscope._trace.trace import Check, open_captured
+from rnnscope._trace.verbs import Trace
+from rnnscope._watch.forwards import Forward, observe, unobserve
+from rnnscope._watch.join import Beginning, Handover, begin, same_numbers
+from rnnscope._watch.seen import Layer, Seen
+from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
+
+__all__ = ["Watch", "watch"]
+
+
+def watch(
+    model: nn.Module,
+    *,
+    names: str | Iterable[str] | None = None,
+    every: int = 1,
+    last: int | None = None,
+    record: str | Iterable[str] = "gates",
+    check: Check = True,
+) -> Watch:
+    """A context that records every call of every recurrent layer inside ``model``.
+
+    The layers are named as in ``model.named_modules()``; the model itself has the empty name.
+    They run once, unchanged, and each call is opened right after it, as ``trace`` would, with the
+    weights that it used. What is recorded is detached from the graph. What cannot be recorded is
+    listed in ``seen.skipped`` with the reason.
+
+    A watch records the calls of its own context: those of the thread or asyncio task that entered
+    it, and of what takes over its context, as do tasks that are created inside,
+    ``asyncio.to_thread``, and a thread whose function is run by
+    ``contextvars.copy_context().run``. Calls from elsewhere, such as a thread pool's or a server's
+    other requests, run as always, and ``seen.skipped`` counts them. A backward pass in another
+    thread, such as torch's own on a GPU, gives its gradients all the same. The replicas that
+    ``nn.DataParallel`` makes for each call are other modules, which no watch sees. Several watches
+    may be on at once, in any threads; while any is, torch.compile runs compiled code as it was
+    written in all of them, since the process has one setting for it.
+
+    ``names``: only these layers, as exact names or patterns such as "decoder.*"; ``every``: every
+    n-th call of each layer; ``last``: keep only the last n recorded calls of each. ``record`` and
+    ``check`` are those of ``trace``, but for ``check=False``: the layer has run, so the deviation
+    is measured all the same, and nothing is raised.
+
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5))
+    >>> with watch(model) as seen:
+    ...     output, h_n = model(torch.randn(7, 2, 3))
+    >>> seen["1"]["z"].shape                    # layer, direction, batch, time, unit
+    torch.Size([1, 1, 2, 7, 5])
+
+    ``backward()`` inside the context gives each call its gradients, ``seen[name].grad``: a record
+    of the gradient of the loss with respect to every number inside, as ``Trace.gradients`` gives
+    it; None until then.
+
+    >>> with watch(model) as seen:
+    ...     output, h_n = model(torch.randn(7, 2, 3))
+    ...     h_n.square().sum().backward()
+    >>> seen["1"].grad["z"].shape
+    torch.Size([1, 1, 2, 7, 5])
+
+    Inside the context, a call whose numbers cannot be proven raises ``VerificationError`` at
+    once, out of the model's own forward. Entering raises ``NotRecurrentError`` for a model with no
+    recurrent layer, and ``AddressError`` for a name in ``names`` or ``record`` that fits none.
+    """
+    for option, number in (("every", every), ("last", 1 if last is None else last)):
+        if number != int(number) or number < 1:
+            raise ValueError(f"{option} must be a whole number of at least 1; got {number!r}")
+    if check not in (True, False, "thorough"):
+        raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
+    if not isinstance(model, nn.Module):
+        raise NotRecurrentError(f"watch takes an nn.Module; got {type(model).__name__}")
+    patterns = None if names is None else (names,) if isinstance(names, str) else tuple(names)
+    quantities = record if isinstance(record, str) else tuple(record)
+    return Watch(model, Selection(patterns, every, last, quantities, check))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to record."""
+
+    names: tuple[str, ...] | None
+    every: int
+    last: int | None
+    record: str | tuple[str, ...]
+    check: Check
+
+    def chooses(self, names: Iterable[str]) -> bool:
+        """Whether a layer that goes by ``names`` is to be recorded."""
+        patterns = self.names
+        return patterns is None or any(fnmatchcase(n, p) for n in names for p in patterns)
+
+
+class _Exit:
+    """``Watch.__exit__``: what a with statement reads before it enters, and alone holds.
+
+    Where an interrupt comes before the first step of ``leave``, the statement lets go of what it
+    read, and by that the watch leaves.
+    """
+
+    def __get__(self, watch: Watch | None, kind: type[Watch]) -> Callable[..., None]:
+        if watch is None:
+            return kind.leave
+        if watch._on:
+            return watch.leave
+        leave = partial(watch.leave)
+        finalize(leave, watch.leave).atexit = False
+        return leave
+
+
+class Watch(Seen):
+    """The context: records while it is on. Entering it again goes on recording."""
+
+    def __init__(self, model: nn.Module, selection: Selection) -> None:
+        super().__init__(type(model).__name__)
+        self._model = model
+        self._selection = selection
+        self._on = False
+        # calls that are made once more in a backward pass, which alone makes their graph
+        self._again: WeakKeyDictionary[Forward, Trace] = WeakKeyDictionary()
+        # calls that are being made: their layers and numbers
+        self._begun: WeakKeyDictionary[Forward, tuple[Layer, int]] = WeakKeyDictionary()
+        # by identity: each layer's module with its first name, or None where it is not wanted
+        self._modules: dict[int, tuple[nn.Module, str | None]] = {}
+
+    # the context ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Watch:
+        if self._on:
+            raise RuntimeError("this watch is on already; for a second one call rs.watch again")
+        self._check_names(*_layers_of(self._model))
+        self._look()
+        self._check_record()
+        try:
+            self._on = True
+            observe(self)
+            self._listen(True)
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    __exit__ = _Exit()
+
+    def leave(self, *_: object) -> None:
+        """Record no more, as at the end of the with statement; may be called again."""
+        if not self._on:
+            return
+        unobserve(self)
+        self._listen(False)
+        self._look()  # what was added meanwhile and cannot be recorded is told too
+        for layer in self._layers.values():
+            layer.handover = None
+        self._on = False  # last: an interrupt before leaves something to be done again
+
+    def _listen(self, on: bool) -> None:
+        for layer in self._layers.values():
+            for trace in layer.traces:
+                if trace.received is not None:
+                    trace.received.on = on
+
+    def _look(self) -> None:
+        """Find the layers that are in the model now; those that left it keep their names."""
+        layers, refused = _layers_of(self._model)
+        for key, (module, names) in layers.items():
+            if key in self._modules:
+                continue
+            first = names[0] if self._selection.chooses(names) else None
+            self._modules[key] = module, first
+            if first is not None:
+                self._layers.setdefault(first, Layer(first, deque(maxlen=self._selection.last)))
+                self._first_names |= dict.fromkeys(names, first)
+        for name, why in refused.items():
+            if self._selection.chooses([name]):
+                self._skipped.setdefault(name, Counter([why]))
+
+    def _check_names(
+        self, layers: Mapping[int, tuple[nn.Module, tuple[str, ...]]], refused: Mapping[str, str]
+    ) -> None:
+        layer_names = [name for _, names in layers.values() for name in names] + list(refused)
+        if not layer_names:
+            raise NotRecurrentError(
+                f"{type(self._model).__name__} holds no recurrent layer: there is nothing to "
+                f"watch. Expected nn.RNN, nn.GRU, nn.LSTM, one of their cells or rs.Recurrent "
+                f"somewhere inside."
+            )
+        for pattern in self._selection.names or ():
+            if not any(fnmatchcase(name, pattern) for name in layer_names):
+                raise AddressError(
+                    f"names: no recurrent layer {pattern!r}; the model holds "
+                    f"{', '.join(map(repr, layer_names))}. 'encoder.*' takes all inside encoder."
+                )
+
+    def _check_record(self) -> None:
+        """Raise where no layer has a quantity that is asked for."""
+        cells = {
+            adopt(module).cell for module, first in self._modules.values() if first is not None
+        }
+        for name in _named(self._selection.record):
+            errors = []
+            for cell in cells:
+                try:
+                    recorded_names(cell, [name])
+                except AddressError as error:
+                    errors.append(error)
+            if cells and len(errors) == len(cells):
+                raise errors[0]
+
+    # told by the wrapper of every forward ----------------------------------------------------
+
+    def wants(self, forward: Forward, within: bool) -> bool:
+        """Whether this forward is a call to record; what is none is listed or marked here."""
+        with self._lock:
+            layer = self._layer_of(forward.module) if within else self._watched(forward.module)
+            if layer is None:
+                return False
+            # torch may run a backward pass in threads of its own
+            in_backward = forward.in_backward
+            if not (within or in_backward):
+                layer.elsewhere += 1
+                return False
+            if forward.direct:
+                why = "called as .forward(...), past its hooks: call the layer itself"
+                self._skip(layer.name, why)
+                return False
+            if torch._C._get_tracing_state() is not None:
+                why = "called while torch.jit.trace or an export recorded it"
+                self._skip(layer.name, why)
+                return False
+            if in_backward and self._is_recomputation(layer, forward):
+                return forward in self._again
+            if not within:
+                layer.elsewhere += 1
+                return False
+            layer.count += 1
+            if (layer.count - 1) % self._selection.every:
+                layer.handover = None
+                return False
+            self._begun[forward] = layer, layer.count - 1
+            return True
+
+    def _layer_of(self, module: nn.Module) -> Layer | None:
+        if id(module) not in self._modules:
+            self._look()  # it may have been added to the model since
+        return self._watched(module)
+
+    def _watched(self, module: nn.Module) -> Layer | None:
+        _, first = self._modules.get(id(module), (None, None))
+        return None if first is None else self._layers[first]
+
+    def _is_recomputation(self, layer: Layer, forward: Forward) -> bool:
+        """Whether a call in the backward pass repeats an earlier one, which is then marked."""
+        original = _original_of(layer, forward)
+        if original is not None:
+            original.recomputed = True
+            if torch.is_grad_enabled() and original.received and not original.received.listening:
+                self._again[forward] = original
+            return True
+        if not forward.in_checkpoint:
+            return False
+        if layer.count == len(layer.kept):
+            self._skip(layer.name, "recomputed in backward for a call made outside of the watch")
+        return True  # of a call that was not kept
+
+    def returned(self, forward: Forward, taken: Captured) -> None:
+        """Open a call that has just returned."""
+        original = self._again.pop(forward, None)
+        if original is not None:
+            undisturbed(_listen_to, original, taken.output)
+            return
+        layer, _ = self._begun.pop(forward)
+        try:
+            trace = undisturbed(self._opened, taken)
+        except BaseException:
+            layer.handover = None
+            raise
+        with self._lock:  # the order of calls is that in which they are kept
+            before, layer.handover = layer.handover, None
+            layer.kept.append(undisturbed(_joining, before, forward, trace))
+            layer.handover = undisturbed(Handover.of, forward.module, trace, taken.output)
+
+    def _opened(self, taken: Captured) -> Trace:
+        # a copy: the caller may change the tensors in place, as a reset of the state does
+        copied = replace(taken, output=_copied(taken.output))
+        trace = open_captured(copied, self._record_of(taken), self._selection.check)
+        trace.received = Received(self._selection.check is not False)
+        _listen_to(trace, taken.output)
+        return trace
+
+    def missed(self, forward: Forward, why: str) -> None:
+        """List a call that was begun and cannot be recorded."""
+        if self._again.pop(forward, None) is not None:
+            return  # it was recorded when it was made
+        layer, number = self._begun.pop(forward)
+        with self._lock:
+            self._skip(layer.name, f"call {number}: {why}")
+
+    def _record_of(self, taken: Captured) -> frozenset[str]:
+        cell = taken.adopted.cell
+        recordable = recorded_names(cell, "all")
+        record = self._selection.record
+        names = _named(record)
+        return recorded_names(cell, [n for n in names if n in recordable] if names else record)
+
+
+def _joining(before: Handover | None, forward: Forward, trace: Trace) -> tuple[Trace, Beginning]:
+    """A call, with how it began."""
+    return trace, begin(before, forward.module, trace, forward.initial)
+
+
+def _listen_to(trace: Trace, output: Any) -> None:
+    """Let a call's outputs tell what backward() hands to them: by the nodes of their graph, so
+    that the tensors, which are the caller's, stay as they are."""
+    received = trace.received
+    assert received is not None, "every call that is seen has one"
+    received.total = trace.structure.single_step and chained(output)
+
+    def receive(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[number]
+        if received.on and gradient is not None:
+            undisturbed(received.add, k, gradient)
+
+    for k, tensor in enumerate(tensors(output)):
+        if tensor.grad_fn is not None:
+            received.listening = True
+            tensor.grad_fn.register_prehook(partial(receive, k, tensor.output_nr))
+
+
+def _original_of(layer: Layer, forward: Forward) -> Trace | None:
+    """The latest kept call with the same input and initial state, one that was not yet
+    recomputed if there is such; None where there is none."""
+    try:
+        call = forward.call
+    except RnnscopeError:
+        return None
+    alike = [trace for trace in reversed(layer.traces) if undisturbed(_same_call, trace.call, call)]
+    return next((trace for trace in alike if not trace.recomputed), alike[0] if alike else None)
+
+
+def _same_call(earlier: Call, call: Call) -> bool:
+    return same_numbers(earlier.x, call.x) and all(
+        same_numbers(earlier.initial[name], value) for name, value in call.initial.items()
+    )
+
+
+def _named(record: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The names in ``record``; none for "gates" and "all"."""
+    if record in ("gates", "all"):
+        return ()
+    return (record,) if isinstance(record, str) else record
+
+
+def _copied(output: Any) -> Any:
+    """What a layer returned, detached and copied."""
+    if isinstance(output, Tensor):
+        return output.detach().clone()
+    if isinstance(output, PackedSequence):
+        return PackedSequence(output.data.detach().clone(), *output[1:])
+    return tuple(map(_copied, output))
+
+
+def _layers_of(
+    model: nn.Module,
+) -> tuple[dict[int, tuple[nn.Module, tuple[str, ...]]], dict[str, str]]:
+    """The recurrent layers in a model by identity, with all their names (tied layers have
+    several); and those that cannot be recorded, by name, with the reason."""
+    layers: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
+    refused: dict[str, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if "_orig_mod" in module._modules:
+            continue  # torch.compile's shell of a module, which follows: its calls are seen there
+        why = refusal(module)
+        if why is None and isinstance(module, OPENED):
+            names = layers[id(module)][1] if id(module) in layers else ()
+            layers[id(module)] = (module, (*names, name))
+        # the parts of what is refused already need not be told
+        if why is not None and not any(_is_inside(name, above) for above in refused):
+            refused[name] = why
+    return layers, refused
+
+
+def _is_inside(name: str, above: str) -> bool:
+    return not above or name == above or name.startswith(f"{above}.")

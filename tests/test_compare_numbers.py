@@ -1,0 +1,146 @@
+"""Numbers that tell nothing, and numbers that lie on a grid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnscope as rs
+
+
+def plain(verdict: Any) -> str:
+    return " ".join(str(verdict).split())
+
+
+# --- NaN, infinities, nothing ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("called", [True, False])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_no_number_against_no_number_is_no_agreement(kind: Any, called: bool, value: float) -> None:
+    layer, x = kind(3, 4), torch.randn(5, 2, 3)
+    nn.init.constant_(layer.bias_ih_l0, value)
+    nn.init.constant_(layer.weight_hh_l0, math.nan)
+    output, final = layer(x)
+    if not bool(torch.isnan(output).all()):
+        pytest.skip("gates of infinite arguments are numbers")
+    states = dict(zip(("h_n", "c_n"), final if kind is nn.LSTM else (final,), strict=False))
+    candidate = layer if called else {"output": output, **states}
+    verdict = rs.compare(candidate, layer, x)
+    assert not verdict
+    assert "cannot be decided" in str(verdict)
+    assert f"Nothing was compared: nn.{kind.__name__} itself gives NaN" in plain(verdict)
+    with pytest.raises(AssertionError, match="cannot be decided"):
+        rs.assert_agrees(candidate, layer, x)
+    other = torch.zeros(5, 2, 4)
+    assert str(rs.compare(other, layer, x, effort=0)).startswith("differs")
+
+
+def test_infinities_that_both_have_are_not_compared() -> None:
+    """In float32 the layer's own numbers are infinite from the second step on."""
+    layer, x = nn.RNN(3, 4, nonlinearity="relu"), torch.rand(6, 2, 3) + 1
+    nn.init.constant_(layer.weight_ih_l0, 1e30)
+    nn.init.constant_(layer.weight_hh_l0, 1e30)
+    output = layer(x)[0].detach()
+    assert bool(torch.isinf(output[1:]).all())
+    verdict = rs.compare(output, layer, x)
+    assert verdict
+    assert "agrees as far as it can be compared: differs by at most" in plain(verdict)
+    assert "inf" not in plain(verdict).split("Unseen")[0].replace("infinite", "")
+    assert "From step 2 (time=1) on, nn.RNN itself gives NaN or infinite numbers" in plain(verdict)
+    wrong = output.clone()
+    wrong[0] *= 1.5
+    assert not rs.compare(wrong, layer, x, effort=0)
+    nn.init.constant_(layer.bias_ih_l0, math.inf)
+    verdict = rs.compare(layer, layer, x)
+    assert not verdict
+    assert "Nothing was compared" in plain(verdict)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (5, 0)])
+def test_nothing_is_not_compared(shape: tuple[int, int]) -> None:
+    layer = nn.GRU(3, 4)
+    with pytest.raises(rs.ShapeError, match="there is nothing to compute"):
+        rs.compare(torch.zeros(*shape, 4), layer, torch.zeros(*shape, 3))
+    with pytest.raises(rs.ShapeError, match="lengths must lie between 1 and 5"):
+        rs.compare(torch.zeros(5, 2, 4), layer, torch.zeros(5, 2, 3), lengths=[0, 0])
+
+
+# --- grids ----------------------------------------------------------------------------------------
+
+
+def on_grid(value: Tensor, step: float, how: Any = np.round) -> Any:
+    return how(value.detach().double().numpy() / step) * step
+
+
+@pytest.mark.parametrize("how", [np.round, np.floor, np.trunc])
+@pytest.mark.parametrize("bits", [3, 4, 7, 8, 10, 15])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_fixed_point_is_named_and_not_called_floating_point(kind: Any, bits: int, how: Any) -> None:
+    layer, x = kind(5, 6, 2), torch.randn(9, 4, 5)
+    output = on_grid(layer(x)[0], 2.0**-bits, how).astype(np.float32)
+    verdict = rs.compare(output, layer, x, effort=0.1)
+    name = f"multiples of 1/{2**bits}"
+    assert [str(cause) for cause in verdict.causes] == [f"precision {name}"]
+    assert f"the output is in {name}" in plain(verdict)
+    assert "float16" not in plain(verdict)
+    assert ("downwards" in plain(verdict)) == (how is np.floor)
+    assert ("towards zero" in plain(verdict)) == (how is np.trunc)
+
+
+@pytest.mark.parametrize("step", [1 / 128, 1 / 1024, 0.01])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+def test_a_state_of_fixed_point_is_named(kind: str, step: float) -> None:
+    layer = getattr(nn, kind)(5, 6)
+    cell = getattr(nn, f"{kind}Cell")(5, 6)
+    cell.load_state_dict({n.removesuffix("_l0"): v for n, v in layer.state_dict().items()})
+    cell, x, outputs = cell.double(), torch.randn(9, 4, 5), []
+    states = [torch.zeros(4, 6).double()] * (2 if kind == "LSTM" else 1)
+    with torch.no_grad():
+        for x_t in x.double():
+            found = cell(x_t, tuple(states) if kind == "LSTM" else states[0])
+            states = [
+                torch.from_numpy(on_grid(s, step)) for s in (found if kind == "LSTM" else (found,))
+            ]
+            outputs.append(states[0])
+    verdict = rs.compare(torch.stack(outputs), layer.double(), x.double(), effort=0.1)
+    name = "2 decimals" if step == 0.01 else f"multiples of 1/{1 / step:.0f}"
+    assert [str(cause) for cause in verdict.causes] == [f"precision {name}"]
+    assert "rounding the state to them at every step" in plain(verdict)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_floating_point_is_not_called_fixed_point(kind: Any, name: str) -> None:
+    layer, x = kind(5, 6), torch.randn(9, 4, 5)
+    output = layer(x)[0].detach().to(getattr(torch, name)).float()
+    verdict = rs.compare(output, layer, x, effort=0.1)
+    assert [str(cause) for cause in verdict.causes] == [f"precision {name}"]
+    assert "multiples" not in str(verdict)
+
+
+@pytest.mark.parametrize("step", [1 / 128, 0.01])
+def test_a_mistake_beside_fixed_point_is_not_called_precision(step: float) -> None:
+    layer, x = nn.GRU(5, 6), torch.randn(9, 4, 5)
+    output = on_grid(layer(x)[0].flip(-1), step).astype(np.float32)
+    verdict = rs.compare(output, layer, x)
+    name = "has no more than 2 decimals" if step == 0.01 else "is in multiples of 1/128"
+    assert verdict.causes == ()
+    assert f"Your output {name}, too coarse to search for mistakes in" in plain(verdict)
+
+
+def test_whole_numbers_of_a_layer_of_whole_numbers_are_no_grid() -> None:
+    layer = nn.RNN(3, 4, nonlinearity="relu")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randint(-1, 2, parameter.shape))
+    x = torch.randint(-3, 4, (5, 3, 3)).float()
+    output = layer(x)[0].detach()
+    assert rs.compare(output, layer, x)
+    assert "multiples" not in str(rs.compare(output.flip(0), layer, x, effort=0.1))
