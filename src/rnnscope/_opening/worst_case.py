@@ -251,7 +251,10 @@ class WorstCase:
         # a factor too small for its type may be lost, and a product as well
         lost = flat.abs().sum(1, keepdim=True) + matrix.absolute.sum(1) + self.terms
         bound = spread + rounded + self.rounding.least * lost
-        bound = torch.where(size + bound < self.rounding.limit, bound, torch.inf)
+        # a sum may overflow, and a factor in the type to which it is cast
+        largest = torch.maximum(flat.abs().amax(1, keepdim=True), matrix.absolute.amax(1))
+        fits = torch.maximum(size + bound, largest) < self.rounding.limit
+        bound = torch.where(fits, bound, torch.inf)
         shape = (*value.shape[:-1], units)
         return total.view(shape), bound.view(shape)
 
