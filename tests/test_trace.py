@@ -10,6 +10,7 @@ import torch
 from configurations import ALL, BATCH, INPUT, SOME, TIME, Case, Configuration, build, name_of
 from judges import by_cells, gates_from_export, replayed_masks, step_of
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
 
@@ -304,3 +305,24 @@ def test_lower_precisions(cell: str, precision: str, both: bool) -> None:
             for name in set(tr) & set("rznifg"):
                 # half a unit to round into the record; the rest for float32 inside
                 assert off(tr[name][index, d, row, t], numbers[name]) < 0.51 * eps + 1e-6, name
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [3, 3], [3, 1]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_of_packed_data_whatever_the_lengths(lengths: list[int], dtype: torch.dtype) -> None:
+    """The upper layer as a layer of its own, fed with what dropout let pass of the lower one."""
+    torch.manual_seed(0)
+    layer = nn.LSTM(3, 8, num_layers=2, dropout=0.4, dtype=dtype)
+    x = torch.randn(max(lengths), 2, 3, dtype=dtype)
+    tr = rs.trace(layer, pack_padded_sequence(x, torch.tensor(lengths)))
+    mask = tr.masks[1]
+    assert mask is not None
+    assert 0 < int(mask.sum()) < mask.numel()
+    upper = nn.LSTM(8, 8, dtype=dtype)
+    names = {name: f"{name.removesuffix('0')}1" for name in upper.state_dict()}
+    upper.load_state_dict({name: layer.state_dict()[name_of] for name, name_of in names.items()})
+    flow = (tr["h", 0, "forward"] * mask / 0.6).transpose(0, 1)
+    output, _ = upper(pack_padded_sequence(flow, torch.tensor(lengths)))
+    # one layer in the place of the upper of two: kernels may sum in another order
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(tr.output.data, output.data, rtol=0, atol=tolerance)

@@ -97,7 +97,8 @@ def open_call(
         x_error = partial(_apart, judges, adopted) if replayed else None
         if layer < adopted.num_layers - 1:
             if drawn is not None:
-                mask = drawn[layer].expand_as(flow)
+                # oneDNN pads packed data where all sequences are full: its mask has that shape
+                mask = drawn[layer].flatten().expand(flow.numel()).view(flow.shape)
                 flow = flow * mask
                 padded = [t if call.packed is None else call.unpacked(t) for t in (flow, mask)]
                 inputs.append(padded[0])
