@@ -193,13 +193,13 @@ def test_modules_and_candidates_with_hostile_names_are_shown(bench: Bench) -> No
 
     raises.__name__ = raises.__qualname__ = HOSTILE
     with pytest.raises(rs.CandidateError) as raised:
-        rs.compare(raises, bench.gru, bench.x, seconds=0)
+        rs.compare(raises, bench.gru, bench.x, effort=0)
     harmless(str(raised.value))
 
     def other(x: Any, h: Any = None) -> Any:
         return {"output": bench.gru(x)[0] * 2, HOSTILE: x}
 
-    harmless(str(rs.compare(other, bench.gru, bench.x, seconds=0)))
+    harmless(str(rs.compare(other, bench.gru, bench.x, effort=0)))
 
 
 def test_the_command_shows_names_in_files_and_does_not_obey_them(
