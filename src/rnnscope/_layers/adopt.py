@@ -125,9 +125,10 @@ class Adopted(Structure):
             time_major = (x if batched else x.unsqueeze(0)).unsqueeze(0)
         else:
             batched = x.dim() == 3
-            time_major = x if batched else x.unsqueeze(1)
-            if batched and self.batch_first:
-                time_major = x.transpose(0, 1)
+            # as the module does it: kernels round by strides, of dims of length 1 too
+            time_major = x if batched else x.unsqueeze(0 if self.batch_first else 1)
+            if self.batch_first:
+                time_major = time_major.transpose(0, 1)
         self._check_sizes(time_major, live)
         initial, has_initial = self._initial(hx, time_major, batched, live)
         # strides are kept: the order of memory decides how a kernel rounds
@@ -277,16 +278,10 @@ def _lie_alike(*pairs: tuple[Tensor, Tensor]) -> bool:
     """Whether tensors and their copies have the same strides and the same alignment."""
     return all(
         type(original) in (Tensor, nn.Parameter)
-        and _strides(original) == _strides(copy)
+        and original.stride() == copy.stride()
         and (original.data_ptr() - copy.data_ptr()) % ALIGNED == 0
         for original, copy in pairs
     )
-
-
-def _strides(tensor: Tensor) -> list[int]:
-    """Of the dims that are longer than 1: those of others mean nothing."""
-    pairs = zip(tensor.shape, tensor.stride(), strict=True)
-    return [stride for size, stride in pairs if size > 1]
 
 
 def _arguments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
