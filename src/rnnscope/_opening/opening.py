@@ -97,7 +97,10 @@ def open_call(
         x_error = partial(_apart, judges, adopted) if replayed else None
         if layer < adopted.num_layers - 1:
             if drawn is not None:
-                mask = drawn[layer].expand_as(flow)
+                mask = drawn[layer]
+                # packed sequences of one length run padded: the same numbers in another shape
+                same_size = mask.numel() == flow.numel()
+                mask = mask.view_as(flow) if same_size else mask.expand_as(flow)
                 flow = flow * mask
                 padded = [t if call.packed is None else call.unpacked(t) for t in (flow, mask)]
                 inputs.append(padded[0])
