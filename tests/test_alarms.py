@@ -292,11 +292,11 @@ def test_squares_beyond_what_the_type_can_hold(cell: str, scale: float, dtype: t
         assert tr.tolerance < 1e-4 * scale
 
 
-CHAOTIC = {
-    "plain": {},
-    "bidirectional": {"bidirectional": True},
-    "batch first": {"batch_first": True},
-    "training": {"dropout": 0.5},
+CHAOTIC: dict[str, dict[str, Any]] = {
+    "plain": {"num_layers": 2},
+    "bidirectional": {"num_layers": 2, "bidirectional": True},
+    "batch first": {"num_layers": 2, "batch_first": True},
+    "training": {"num_layers": 3, "dropout": 0.3},
 }
 
 
@@ -309,7 +309,7 @@ def test_chaotic_stacks_run_again_to_the_last_bit(options: str, mode: str, count
     """A last bit that is rounded otherwise in a layer below is another number 200 steps later."""
     torch.manual_seed(0)
     for batch in (1, 3):
-        layer = nn.LSTM(8, 64, num_layers=2, **CHAOTIC[options])
+        layer = nn.LSTM(8, 64, **CHAOTIC[options])
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.mul_(12)
@@ -318,6 +318,21 @@ def test_chaotic_stacks_run_again_to_the_last_bit(options: str, mode: str, count
             tr = rs.trace(layer, x)
         # what the layer below returned as its last states is where its second run ended
         assert all(proof.loose < proof.places / 2 for proof in tr.proofs.values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_packed_sequences_of_one_length_with_dropout(cell: str, mode: str) -> None:
+    """Kernels may run them padded, and draw dropout's masks in that shape."""
+    kinds: dict[str, Any] = {"rnn_tanh": nn.RNN, "rnn_relu": nn.RNN, "gru": nn.GRU}
+    options = {"proj_size": 5} if cell == "lstm_proj" else {}
+    layer = kinds.get(cell, nn.LSTM)(3, 16, num_layers=3, dropout=0.3, **options)
+    packed = pack_padded_sequence(torch.randn(6, 2, 3), torch.tensor([6, 6]))
+    with MODES[mode]():
+        tr = rs.trace(layer, packed)
+    proof = tr.proofs["h"]
+    assert (proof.every_step, proof.loose) == (True, 0)
+    assert proof.ratio <= 1
 
 
 def test_what_cannot_run_again_to_the_last_bit_is_not_called_equal() -> None:

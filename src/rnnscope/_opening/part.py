@@ -485,7 +485,7 @@ class Direction:
         padding = 0 if steps is not None or self.valid is None else int((~self.valid).sum())
         return Proof(
             float(off.view(-1)[largest]),
-            float(compared.allowed.reshape(-1)[largest].nan_to_num(nan=torch.inf)),
+            float(compared.allowed.reshape(-1)[largest].nan_to_num(torch.inf, torch.inf)),
             float(ratio.view(-1)[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
