@@ -134,7 +134,9 @@ def test_what_explains_everything_is_named_though_the_search_had_no_time_left(
 
     def first_without_time(self: Any) -> Any:
         searches.append(self)
-        return run(self) if len(searches) > 1 else deciding.Found((), 1, None, finished=False)
+        return (
+            run(self) if len(searches) > 1 else deciding.SearchOutcome((), 1, None, finished=False)
+        )
 
     monkeypatch.setattr(deciding.Search, "run", first_without_time)
     verdict = rs.compare(lambda x, hx=None: other(x, hx), layer)

@@ -186,13 +186,16 @@ def grid_of(model: Model, shown: Sequence[Observation]) -> Grid | None:
 
 def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor, float]:
     """All numbers of the output that are compared, those that are right, and their rounding."""
-    seen, right = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+    seen: list[Tensor] = []
+    right: list[Tensor] = []
     for one in shown:
         for name, values, value in one.beside(model):
             if name == "output" and value is not None:
                 inside = one.usable(name)
                 seen.append(values[inside])
                 right.append(value[inside])
+    seen.append(torch.zeros(0, dtype=torch.float64, device="cpu"))  # of no output at all
+    right.append(seen[-1])
     return torch.cat(seen), torch.cat(right), max(one.unit for one in shown)
 
 

@@ -146,6 +146,13 @@ def _check_beside(
             raise AddressError(f"{path}: beside must name layers, {names}; got {name!r}")
 
 
+def _as_tensor(value: Tensor | float) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    dtype = torch.int64 if isinstance(value, int) else torch.float64
+    return torch.tensor(value, dtype=dtype, device="cpu")
+
+
 def _json_layers(
     layers: list[_LayerArrays], beside: Mapping[str, Mapping[str, Tensor | float]]
 ) -> list[JsonLayer]:
@@ -155,7 +162,7 @@ def _json_layers(
             layer.name,
             layer.adopted,
             layer.arrays,
-            {key: torch.as_tensor(value) for key, value in beside.get(layer.name, {}).items()},
+            {key: _as_tensor(value) for key, value in beside.get(layer.name, {}).items()},
         )
         for layer in layers
     ]

@@ -227,7 +227,9 @@ def _masks(adopted: Adopted, attention: Attention) -> tuple[Tensor, ...] | None:
         return None
     boundaries = adopted.num_layers - 1
     if adopted.dropout == 1:
-        return (torch.zeros(()),) * boundaries  # nothing is drawn
+        return (
+            torch.zeros((), dtype=torch.float32, device="cpu"),
+        ) * boundaries  # nothing is drawn
     # a weight that is computed in the forward may be dropped from too: the fused call comes last
     masks = attention.masks[-boundaries:]
     if len(masks) < boundaries:

@@ -112,9 +112,16 @@ class WorstCase:
         valid = valid_steps(call.every_length, steps).cpu()
         carried = cell.states[0 if self.carried else 1 :]
         self.states: dict[str, Ball] = {name: _exact(initial[name]) for name in carried}
-        apart = torch.zeros(self.hidden.shape, dtype=torch.float64) if self.carried else None
-        h = torch.empty(2, *self.hidden.shape, dtype=torch.float64)
-        widest = {name: torch.empty(steps, batch, dtype=torch.float64) for name in cell.states}
+        apart = (
+            torch.zeros(self.hidden.shape, dtype=torch.float64, device="cpu")
+            if self.carried
+            else None
+        )
+        h = torch.empty(2, *self.hidden.shape, dtype=torch.float64, device="cpu")
+        widest = {
+            name: torch.empty(steps, batch, dtype=torch.float64, device="cpu")
+            for name in cell.states
+        }
         span = 1 if self.carried else max(1, CHUNK // (batch * self.weights.hidden_size))
         starts = range(0, steps, span)
         for start in running_order(starts, self.reverse):
@@ -180,7 +187,7 @@ class WorstCase:
         """An expression, (time, batch, unit)."""
         match expr:
             case Number(value):
-                return _exact(torch.tensor(value))
+                return _exact(torch.tensor(value, dtype=torch.float64, device="cpu"))
             case Vector(name):
                 return _exact(self.weights.vectors[name])
             case FromX(gate):
@@ -272,7 +279,7 @@ class _Matrix:
     @classmethod
     def of(cls, weight: Tensor) -> _Matrix:
         absolute = weight.abs()
-        after = torch.arange(weight.shape[1] - 1, -1, -1) // LANES
+        after = torch.arange(weight.shape[1] - 1, -1, -1, device="cpu") // LANES
         stretches = _stretches(weight).transpose(1, 2).contiguous()
         return cls(absolute, absolute * (after + 1 + JOINING), stretches, stretches.abs())
 

@@ -187,7 +187,7 @@ def _nam(path: Path, model: JsonModel) -> StoredLayer:
         )
     record = layout_named("nam")
     arrays: dict[str, Tensor] = {}
-    h_0, c_0 = torch.empty(2, depth, 1, hidden, dtype=model.dtype)
+    h_0, c_0 = torch.empty(2, depth, 1, hidden, dtype=model.dtype, device="cpu")
     flat = _tensor(place, numbers, model)
     for k in range(depth):
         width = (hidden if k else feature) + hidden
@@ -208,7 +208,7 @@ def _nam(path: Path, model: JsonModel) -> StoredLayer:
     }
     rate = model.data.get("sample_rate")
     if isinstance(rate, int | float) and 1 < rate < 1e9:  # -1 stands for an unknown rate
-        model_numbers["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64)
+        model_numbers["sample_rate"] = torch.tensor(float(rate), dtype=torch.float64, device="cpu")
     name = model.name or USUAL["nam"]
     notes = [_head_note(name, model_numbers["head.weight"])]
     if any(bool(model_numbers[state].count_nonzero()) for state in ("h_0", "c_0")):
@@ -383,7 +383,7 @@ def _state_dict(path: Path, model: JsonModel) -> list[StoredLayer]:
             channels = converted.options["input_size"]
             skip = _whole(f"{path}, model_data", facts, "skip", 0, most=channels)
             if skip:
-                model_numbers["skip"] = torch.tensor(skip)
+                model_numbers["skip"] = torch.tensor(skip, dtype=torch.int64, device="cpu")
                 notes.append(f"skip={skip}: the model adds x[..., :{skip}] to what its head gives")
         if "head.weight" in model_numbers:
             notes.append(_head_note(name, model_numbers["head.weight"]))
@@ -422,7 +422,9 @@ def _linear_head(
             numbers = _numbers(place, state[f"lin.{key}"], dims)
             head[f"head.{key}"] = _tensor(place, numbers, model).clone()
     # bias_fl=false: a head without
-    head.setdefault("head.bias", torch.zeros(len(head["head.weight"]), dtype=model.dtype))
+    head.setdefault(
+        "head.bias", torch.zeros(len(head["head.weight"]), dtype=model.dtype, device="cpu")
+    )
     return head
 
 

@@ -103,7 +103,7 @@ def _head(layer: JsonLayer) -> tuple[Tensor, Tensor, list[str]]:
             f"layer {layer.name}: head.weight {tuple(weight.shape)} and head.bias "
             f"{tuple(bias.shape)} do not fit {layer.adopted.hidden_size} units"
         )
-    zeros = torch.zeros(1, layer.adopted.hidden_size)
+    zeros = torch.zeros(1, layer.adopted.hidden_size, dtype=torch.float32, device="cpu")
     return zeros, zeros[0, :1], ["no head was given to save: the one in this file is of zeros"]
 
 
@@ -113,7 +113,9 @@ def _nam(path: Path, layers: Sequence[JsonLayer]) -> _Model:
     weight, bias, notes = _head(layer)
     states = []
     for name in ("h_0", "c_0"):
-        state = layer.model_numbers.get(name, torch.zeros(depth, 1, hidden))
+        state = layer.model_numbers.get(
+            name, torch.zeros(depth, 1, hidden, dtype=torch.float32, device="cpu")
+        )
         if state.shape != (depth, 1, hidden):
             raise RefusedError(
                 f"{path}: {name} must be {(depth, 1, hidden)}; got {tuple(state.shape)}"
