@@ -46,7 +46,7 @@ def drawn(seed: int, kind: str, input_size: int, hidden_size: int, **options: An
     if kind.startswith("rnn_"):
         kind, options["nonlinearity"] = kind.split("_")
     # a generator of its own: other threads may be drawing from the one that they all share
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     layer = _build(kind, input_size, hidden_size, device="meta", **options).to_empty(device="cpu")
     limit = 1 / math.sqrt(hidden_size)
     for parameter in layer.parameters():
