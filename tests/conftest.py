@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,11 +28,19 @@ SLOWEST = (
 """Files whose tests take longest; they begin first, so that no worker waits at the end."""
 
 
+LONGER = frozenset((Path(__file__).parent / "longer.txt").read_text("utf-8").splitlines())
+"""Tests that only `make test-all` runs: those that take long, of which others of their kind stay."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marker chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
         name = item.path.stem
         return SLOWEST.index(name) if name in SLOWEST else len(SLOWEST)
 
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in LONGER:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=turn)
 
 
