@@ -29,7 +29,7 @@ SLOWEST = (
 
 
 LONGER = frozenset((Path(__file__).parent / "longer.txt").read_text("utf-8").splitlines())
-"""Tests that only `make test-all` runs: those that take long, of which others of their kind stay."""
+"""Tests that only `make test-all` runs: those that take long, of which others of a kind stay."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marker chooses
