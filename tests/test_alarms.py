@@ -418,6 +418,28 @@ def test_more_faults_are_caught(seeds: range, monkeypatch: pytest.MonkeyPatch) -
     faults(seeds, monkeypatch)
 
 
+@pytest.mark.parametrize(("roundings", "raises"), [(4, False), (4000, True)])
+def test_a_second_run_may_end_some_last_bits_beside_the_layer(
+    roundings: int, raises: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another kernel adds in another order; what no order of sums explains is still told."""
+    torch.manual_seed(0)
+    layer, x = nn.GRU(5, 8, num_layers=2), torch.randn(10, 3, 5)
+    right = Adopted.replay
+
+    def rounded(self: Adopted, *args: Any, **kwargs: Any) -> Any:
+        output, ends = right(self, *args, **kwargs)
+        factor = 1 + roundings * torch.finfo(output.dtype).eps
+        return output * factor, {name: value * factor for name, value in ends.items()}
+
+    monkeypatch.setattr(Adopted, "replay", rounded)
+    if raises:
+        with pytest.raises(rs.VerificationError):
+            rs.trace(layer, x)
+    else:
+        rs.trace(layer, x)
+
+
 def test_h_n_is_held_to_the_last_row_of_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """By 1,000 steps, where a bound that grows with them would let 3e-3 pass; and in layers with
     equal weights, where the bound is wide."""

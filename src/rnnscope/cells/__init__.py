@@ -17,7 +17,6 @@ from rnnscope.cells.cells import (
     RNN_RELU,
     RNN_TANH,
     Cell,
-    Function,
     apply,
     as_declared,
     from_h,
@@ -32,6 +31,7 @@ from rnnscope.cells.cells import (
     tanh,
     vector,
 )
+from rnnscope.cells.functions import Function
 
 __all__ = [
     # what a cell is declared in

@@ -44,38 +44,6 @@ from rnnscope.cells.algebra import (
 from rnnscope.cells.functions import FUNCTIONS, Function
 from rnnscope.errors import DeclarationError
 
-__all__ = [
-    # what a cell is declared in
-    "Cell",
-    "Function",
-    "apply",
-    "from_h",
-    "from_x",
-    "previous",
-    "project",
-    "quantity",
-    "relu",
-    "sigmoid",
-    "tanh",
-    "vector",
-    # the cells
-    "CELLS",
-    "DECLARED",
-    "GRU",
-    "GRU_RESET_BEFORE",
-    "LSTM",
-    "LSTM_COUPLED",
-    "LSTM_COUPLED_PEEPHOLE",
-    "LSTM_PEEPHOLE",
-    "LSTM_PROJECTED",
-    "RNN_RELU",
-    "RNN_TANH",
-    # what is read from one
-    "as_declared",
-    "part_name",
-    "quantity_names",
-]
-
 
 def apply(function: str | Function, argument: Expr) -> Expr:
     """function(argument), elementwise: by a name such as "softsign" or "leaky_relu(0.01)", or a
@@ -143,7 +111,7 @@ class Cell:
     computed; the one named ``h`` is what the layer hands on. A state is a quantity whose
     value at the step before some equation uses. ``words`` says what a quantity is, in a word.
 
-    >>> from rnnscope.cells.cells import Cell, from_h, from_x, tanh
+    >>> from rnnscope.cells import Cell, from_h, from_x, tanh
     >>> elman = Cell(name="Elman", gates="h", equations={"h": tanh(from_x("h") + from_h("h"))})
     >>> elman.states, elman.parts
     (('h',), ('h_from_x', 'h_from_h', 'h_pre'))

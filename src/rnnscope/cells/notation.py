@@ -124,7 +124,7 @@ class Notation:
     ``element`` writes one unit's equation (× for ⊙); ``step`` puts a number in the place of t,
     counted from 1.
 
-    >>> from rnnscope.cells.cells import GRU
+    >>> from rnnscope.cells import GRU
     >>> print(text(Notation().equation("n", GRU.equations["n"])))
     n_t = tanh(W_in x_t + b_in + r_t ⊙ (W_hn h_(t-1) + b_hn))
     >>> print(text(Notation(bias=False, reverse=True).equation("n", GRU.equations["n"])))
@@ -417,7 +417,7 @@ def _write(form: _Form, of: Shape | Equation) -> str:
 def text(of: Shape | Equation) -> str:
     """A shape, or an equation (left, right), as plain text.
 
-    >>> from rnnscope.cells.cells import LSTM
+    >>> from rnnscope.cells import LSTM
     >>> text(Notation().equation("c", LSTM.equations["c"]))
     'c_t = f_t ⊙ c_(t-1) + i_t ⊙ g_t'
     """
@@ -427,7 +427,7 @@ def text(of: Shape | Equation) -> str:
 def latex(of: Shape | Equation) -> str:
     r"""A shape, or an equation (left, right), as LaTeX, without dollars.
 
-    >>> from rnnscope.cells.cells import LSTM
+    >>> from rnnscope.cells import LSTM
     >>> print(latex(Notation().equation("i", LSTM.equations["i"])))
     i_t = \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi})
     """
@@ -437,7 +437,7 @@ def latex(of: Shape | Equation) -> str:
 def mathml(of: Shape | Equation) -> str:
     """A shape, or an equation (left, right), as a MathML element.
 
-    >>> from rnnscope.cells.cells import LSTM
+    >>> from rnnscope.cells import LSTM
     >>> print(mathml(Notation().quantity("h")))
     <math><msub><mi>h</mi><mi>t</mi></msub></math>
     """

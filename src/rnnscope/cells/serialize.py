@@ -43,7 +43,7 @@ _NAMED: dict[str, type[Quantity] | type[Previous] | type[Vector]] = {
 def data_of(cell: Cell) -> str | dict[str, Any]:
     """A cell that is declared here by its name, any other by its equations.
 
-    >>> from rnnscope.cells.cells import GRU, RNN_TANH
+    >>> from rnnscope.cells import GRU, RNN_TANH
     >>> data_of(GRU)
     'gru'
     >>> data_of(RNN_TANH.with_functions({"h": "softsign"}))["equations"]["h"][:2]
@@ -67,7 +67,7 @@ def data_of(cell: Cell) -> str | dict[str, Any]:
 def encoded(expr: Expr) -> tuple[Any, ...]:
     """A node of an equation: its operation, and what it is applied to (names, numbers, nodes).
 
-    >>> from rnnscope.cells.cells import GRU
+    >>> from rnnscope.cells import GRU
     >>> encoded(GRU.equations["h"])[0]
     '+'
     """
