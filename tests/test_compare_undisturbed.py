@@ -311,6 +311,47 @@ def test_a_loop_is_interrupted_in_another_thread_and_beside_a_timer_of_the_calle
     assert all("was still running after 0.2 seconds" in error for error in errors)
 
 
+PROFILED = """
+import cProfile, signal, threading, time
+import torch, rnnscope as rs
+
+def loops(x, h=None):
+    while True:
+        pass
+
+def waits(x, h=None):
+    threading.Thread(target=time.sleep, args=(0.5,)).start()
+    loops(x, h)
+
+def compare(candidate):
+    try:
+        rs.compare(candidate, torch.nn.GRU(3, 4), timeout=0.1)
+    except rs.CandidateError:
+        pass
+
+def profiled():
+    return sum(map(abs, range(5)))
+
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+for candidate in loops, waits:
+    for timer in 0, 1000:  # with a timer of the caller a thread interrupts, as in other threads
+        signal.setitimer(signal.ITIMER_REAL, timer)
+        compare(candidate)
+        print(cProfile.Profile().runcall(profiled), flush=True)
+    thread = threading.Thread(target=compare, args=(candidate,))
+    thread.start()
+    thread.join()
+    print(cProfile.Profile().runcall(profiled), flush=True)
+"""
+
+
+def test_a_profiler_runs_after_an_interruption() -> None:
+    """With one pending, Python 3.11 never leaves the first step of a function that is profiled."""
+    command = [sys.executable, "-c", PROFILED]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (result.stdout, result.returncode) == ("10\n" * 6, 0), result.stderr
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "1", True], ids=str)
 def test_a_timeout_that_is_none_is_refused(timeout: Any) -> None:
     with pytest.raises(ValueError, match="timeout must be a number of seconds above 0, or None"):
