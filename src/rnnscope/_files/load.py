@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from rnnscope._files.arrays import read_npz, read_safetensors
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import no_file
 from rnnscope._files.json import read_json
 from rnnscope._files.keras import read_hdf5_file, read_keras
+from rnnscope._files.layers import Layers
 from rnnscope._files.onnx import read_onnx
 from rnnscope._files.pytorch import read_torch
 from rnnscope._files.recognition import find
@@ -28,7 +31,7 @@ from rnnscope.errors import (
     ShapeError,
 )
 
-__all__ = ["Layers", "READERS", "build_layers", "load", "read_content"]
+__all__ = ["READERS", "build_layers", "load", "read_content"]
 
 READERS: Mapping[str, Callable[[Path], FileContent]] = {
     ".pt": read_torch,
@@ -44,23 +47,6 @@ READERS: Mapping[str, Callable[[Path], FileContent]] = {
 }
 
 
-class Layers(dict[str, nn.Module]):
-    """Recurrent layers by name. ``assumed`` holds, for each, what no file of its kind tells and
-    was taken for granted, and what the model around it does that the layer does not. ``beside``
-    holds, for each, numbers of that model: of a model in JSON its ``head.weight`` and
-    ``head.bias``, of a .nam its trained ``h_0`` and ``c_0``, which a layer takes in its call."""
-
-    def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        assumed: Mapping[str, tuple[str, ...]] | None = None,
-        beside: Mapping[str, Mapping[str, Tensor]] | None = None,
-    ):
-        super().__init__(modules)
-        self.assumed = dict.fromkeys(modules, ()) | dict(assumed or {})
-        self.beside = {name: dict((beside or {}).get(name, {})) for name in modules}
-
-
 def load(
     path: str | os.PathLike[str],
     *,
@@ -71,6 +57,7 @@ def load(
     nonlinearity: str | None = None,
     batch_first: bool | None = None,
     dropout: float = 0.0,
+    ignore: str | Iterable[str] = (),
 ) -> Layers:
     """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras, .onnx, .nam or
     .json file.
@@ -104,13 +91,9 @@ def load(
     hold a layer; ``AddressError`` where there is no ``layer`` of that name. Nothing in a file
     is run.
     """
-    request = LoadRequest(cell, nonlinearity, batch_first, dropout)
-    layers = build_layers(Path(path), request, layout, names, layer)
-    return Layers(
-        {stored_layer.name: module for stored_layer, module in layers},
-        {stored_layer.name: stored_layer.assumed for stored_layer, _ in layers},
-        {stored_layer.name: stored_layer.model_numbers for stored_layer, _ in layers},
-    )
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    request = LoadRequest(cell, nonlinearity, batch_first, dropout, patterns)
+    return Layers(build_layers(Path(path), request, layout, names, layer))
 
 
 def read_content(path: Path) -> FileContent:
@@ -131,6 +114,22 @@ def read_content(path: Path) -> FileContent:
     return content
 
 
+def _without(content: FileContent, patterns: Iterable[str]) -> FileContent:
+    """The file without the arrays that the caller leaves out. Raises ``FileError`` for a pattern
+    that fits none."""
+    arrays = dict(content.arrays)
+    for pattern in patterns:
+        names = [name for name in content.arrays if fnmatchcase(name, pattern)]
+        if not names:
+            raise FileError(
+                f"{content.path}: no array {pattern!r} to ignore; it holds "
+                f"{', '.join(list(content.arrays)[:8]) or 'no arrays by name'}"
+            )
+        for name in names:
+            arrays.pop(name, None)
+    return replace(content, arrays=arrays)
+
+
 def build_layers(
     path: Path,
     request: LoadRequest,
@@ -140,7 +139,7 @@ def build_layers(
 ) -> list[tuple[StoredLayer, nn.Module]]:
     """The layers of a file: as they were found, and as modules."""
     try:
-        content = read_content(path)
+        content = _without(read_content(path), request.ignore)
         stored_layers = _stored_layers(content, request, layout, names, layer)
         copies = Copies(content.allowance)
         return [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._files.cell_marks import with_file_cell
+from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import LargeError, LazyArray
 from rnnscope._files.json import layers_of_json
@@ -277,35 +278,28 @@ def _match_layouts(
             content, layer_name(group.prefix), _place(content.path, group), request
         )
         layers.append(_only_reading(content.path, group, fits[used], layer_request))
-    if layout is None:
-        _refuse_unread(content, [fits[used][0].group for used in largest])
-    return layers
+    return _with_companions(content, layers, [fits[used][0].group for used in largest])
 
 
-_SIBLING = re.compile(r"(bias|peephole|weight|[wbp]_)[^./]*", re.IGNORECASE)
-
-
-def _refuse_unread(content: FileContent, groups: list[_Group]) -> None:
-    """Numbers of a layer that no layout reads must not be lost without a word."""
-    used = frozenset[str]().union(*(group.used for group in groups))
-    prefixes = {group.prefix for group in groups}
-    lengths = {len(prefix) for prefix in prefixes}
-    unread: dict[str, str] = {}
-    for name, array in content.arrays.items():
-        if name in used or not array.floating:
-            continue
-        for length in lengths:
-            if name[:length] in prefixes and _SIBLING.fullmatch(name, length):
-                unread.setdefault(name[:length], name)
-    for group in groups:
-        if group.prefix in unread:
-            name = unread[group.prefix]
-            raise FileError(
-                f"{_place(content.path, group)}: {name} lies beside "
-                f"{', '.join(sorted(group.used))}, and no reading of these takes it in; "
-                f"say which layout it is (layout=...), or "
-                f"which arrays are which (names={{'weight_ih_l0': ..., ...}})"
-            )
+def _with_companions(
+    content: FileContent, layers: list[StoredLayer], groups: list[_Group]
+) -> list[StoredLayer]:
+    """The layers, each with what is said of the arrays beside its own. Raises ``FileError``."""
+    surroundings = [
+        Surroundings(
+            layer.place,
+            group.prefix,
+            dict(group.arrays.values()),
+            int(layer.options["hidden_size"]),
+            int(layer.options["hidden_size"]) * len(layer.cell.gates),
+        )
+        for layer, group in zip(layers, groups, strict=True)
+    ]
+    sentences = companions(content.arrays, surroundings)
+    return [
+        replace(layer, ignored=sentences[group.prefix])
+        for layer, group in zip(layers, groups, strict=True)
+    ]
 
 
 def _pattern(layout: Layout, name: str, gates: str) -> re.Pattern[str]:
@@ -482,6 +476,7 @@ def _only_reading(path: Path, group: _Group, fits: list[_Fit], request: LoadRequ
         state=first.converted.state_dict,
         options=first.converted.options,
         assumed=tuple(assumed),
+        forget_bias=stored.forget_bias,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rnnscope._files.cell_marks import KEY, mark_of, short_mark_of
 from rnnscope._files.disk import replacing
 from rnnscope._files.json import JSON_ENDINGS, JsonLayer, json_of, refuse_directions, refuse_layout
-from rnnscope._files.load import Layers
+from rnnscope._files.layers import Layers
 from rnnscope._files.onnx import model_of
 from rnnscope._files.stored_layer import kind_name, layer_name
 from rnnscope._layers.adopt import Adopted, adopt

@@ -80,6 +80,7 @@ class LoadRequest:
     nonlinearity: str | None = None
     batch_first: bool | None = None
     dropout: float = 0.0
+    ignore: tuple[str, ...] = ()
 
     @property
     def requested_nonlinearity(self) -> str | None:
@@ -93,7 +94,9 @@ class StoredLayer:
 
     ``layout`` and ``gates`` say how the file keeps it; ``batch_first`` is None where the file
     does not say; ``assumed`` is what was taken for granted, and what the model around the layer
-    does that the layer does not; ``model_numbers`` are numbers of that model, such as a trained
+    does that the layer does not; ``ignored`` are arrays under the layer's name that it does not
+    use, with what they may be; ``forget_bias`` was added to the forget gate's bias, as the
+    framework adds it at run time; ``model_numbers`` are numbers of that model, such as a trained
     ``h_0``.
     """
 
@@ -107,6 +110,8 @@ class StoredLayer:
     reverse: bool = False
     batch_first: bool | None = None
     assumed: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = field(default=())
+    forget_bias: float = 0.0
     model_numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["layer_configs", "read_hdf5_file", "read_keras"]
 
 _PARSED = 40  # JSON takes up to so many times its bytes: a dict of one number is a long object
 _PARTS = ("kernel", "recurrent_kernel", "bias")
-_CELL = re.compile(r"cell|vars|(?:lstm|gru|simple_rnn|cu_dnn\w+)_cell(?:_\d+)?")
+_CELL = re.compile(r"(?:\w+_)?cell(?:_\d+)?|vars|cu_dnn\w+_cell(?:_\d+)?")
 _DIRECTION = re.compile(r"(forward|backward)_\w+")
 
 
@@ -76,10 +77,7 @@ def _raw(
         for place, group_attributes in group.attributes.items()
         if place.endswith("/vars") and isinstance(group_attributes.get("name"), str)
     }
-    renamed = {
-        _canonical_name(name, named, group.arrays) or name: array
-        for name, array in group.arrays.items()
-    }
+    renamed = _renamed(group.arrays, named)
     # HDF5 sorts names, 10 before 2; Keras keeps its layers' order beside them
     listed = about.get("layer_names")
     order = [str(entry) for entry in listed] if isinstance(listed, list) else []
@@ -96,37 +94,84 @@ def _raw(
     return FileContent(path, kind, allowance, arrays, config=config, metadata=metadata, cells=cells)
 
 
-def _canonical_name(
-    name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]
-) -> str | None:
-    """The one name of an array of a recurrent layer; None for any other."""
+def _renamed(arrays: Mapping[str, LazyArray], named: Mapping[str, str]) -> dict[str, LazyArray]:
+    """The arrays of recurrent layers under one set of names, what lies in the group of such a
+    layer under the layer's name, and all others under their own."""
+    places = {name: _place(name, named, arrays) for name in arrays}
+    counts = Counter(str(place) for place in places.values() if place)
+    groups: dict[str, tuple[str, str]] = {}  # of layers: what stands there instead, and the cell's
+    for name, place in places.items():
+        if place and counts[str(place)] > 1:  # cells of one stack: their own groups tell them apart
+            layer = _without_vars(name.split("/")[:-1])
+            place = places[name] = _Place("/".join(layer), "", place.part, layer)
+        if place and place.groups:
+            scope = "".join(f"{group}/" for group in place.groups)
+            groups[scope] = place.prefix, name[len(scope) : name.rindex("/") + 1]
+    lengths = sorted({len(group) for group in groups}, reverse=True)
+    renamed: dict[str, LazyArray] = {}
+    for name, array in arrays.items():
+        place = places[name]
+        new_name = name if place is None else str(place)
+        group = next((name[:k] for k in lengths if name[:k] in groups), None)
+        if place is None and group is not None:
+            prefix, of_cell = groups[group]
+            new_name = prefix + name[len(group) :].removeprefix(of_cell)
+        renamed[name if new_name in renamed else new_name] = array
+    return renamed
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an array of a recurrent layer belongs: ``groups`` are those of the file around the
+    layer's arrays."""
+
+    layer: str
+    direction: str
+    part: str
+    groups: tuple[str, ...]
+
+    @property
+    def prefix(self) -> str:
+        return (f"{self.layer}/" if self.layer else "") + self.direction
+
+    def __str__(self) -> str:
+        return self.prefix + self.part
+
+
+def _without_vars(groups: Sequence[str]) -> tuple[str, ...]:
+    return tuple(groups[:-1] if groups[-1:] == ["vars"] else groups)
+
+
+def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]) -> _Place | None:
+    """Where an array of a recurrent layer belongs; None for any other array."""
     *groups, last = name.split("/")
     last = last.partition(":")[0]
-    if groups[-2:] == ["cell", "vars"] and last in ("0", "1", "2"):
+    in_cell = groups[-1:] == ["vars"] and len(groups) > 1 and _CELL.fullmatch(groups[-2])
+    if in_cell and last in ("0", "1", "2"):
         part = _PARTS[int(last)]
     elif last in _PARTS:
         part = last
     else:
         return None
     before = "/".join(groups)
-    recurrent = any(
-        f"{before}/{kernel_name}" in arrays
-        for kernel_name in ("recurrent_kernel", "recurrent_kernel:0", "1")
-    )
-    if not recurrent:
+    names = ["1"] if in_cell else ["recurrent_kernel", "recurrent_kernel:0"]
+    kernel = next((arrays[k] for n in names if (k := f"{before}/{n}") in arrays), None)
+    if kernel is None or len(kernel.shape) != 2:
         return None
+    around = list(groups)
+    while around and _CELL.fullmatch(around[-1]):
+        around.pop()
+    scope = tuple(around)
     if groups[:1] == ["model_weights"]:
-        groups = groups[1:]
-    while groups and _CELL.fullmatch(groups[-1]):
-        groups.pop()
+        around = around[1:]
     direction = ""
-    if len(groups) > 1 and (match := _DIRECTION.fullmatch(groups[-1])):
+    if len(around) > 1 and (match := _DIRECTION.fullmatch(around[-1])):
         direction = f"{match[1]}_layer/"
-        groups.pop()
-    while groups and _CELL.fullmatch(groups[-1]):
-        groups.pop()
-    layer = named.get("/".join(groups)) or (groups[-1] if groups else "")
-    return f"{layer}/{direction}{part}" if layer else direction + part
+        around.pop()
+    while around and _CELL.fullmatch(around[-1]):
+        around.pop()
+    layer = named.get("/".join(around)) or (around[-1] if around else "")
+    return _Place(layer, direction, part, scope)
 
 
 def layer_configs(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

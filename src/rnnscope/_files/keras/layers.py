@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rnnscope._files.cell_marks import with_file_cell
+from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import LargeError, LazyArray
 from rnnscope._files.keras.file import layer_configs
@@ -71,11 +72,33 @@ def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLa
     content.allowance.check_layers(len(layers))
     configs = _configs(content.config)
     ordered = _ordered(configs)
-    return [
+    stored_layers = [
         _layer(content, name, arrays, configs.get(name) or _by_order(name, ordered), request)
         for name, arrays in layers.items()
         if any(part.endswith("recurrent_kernel") for part in arrays)
     ]
+    return _with_companions(content, stored_layers, layers)
+
+
+def _with_companions(
+    content: FileContent, layers: list[StoredLayer], parts: Mapping[str, Mapping[str, LazyArray]]
+) -> list[StoredLayer]:
+    """The layers, each with what is said of the arrays beside its own. Raises ``FileError``."""
+    prefixes = {layer.name: f"{layer.name}/" if layer.name else "" for layer in layers}
+    sentences = companions(
+        content.arrays,
+        [
+            Surroundings(
+                layer.place,
+                prefixes[layer.name],
+                {f"{prefixes[layer.name]}{part}": a for part, a in parts[layer.name].items()},
+                int(layer.options["hidden_size"]),
+                int(layer.options["hidden_size"]) * len(layer.cell.gates),
+            )
+            for layer in layers
+        ],
+    )
+    return [replace(layer, ignored=sentences[prefixes[layer.name]]) for layer in layers]
 
 
 def _configs(config: Any) -> dict[str, _Config]:
