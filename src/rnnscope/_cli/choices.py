@@ -22,6 +22,9 @@ __all__ = [
 ENDINGS = (
     ".pt",
     ".pth",
+    ".ckpt",
+    ".bin",
+    ".tar",
     ".safetensors",
     ".npz",
     ".h5",
@@ -38,6 +41,7 @@ LAYOUT_NAMES = (
     "pytorch_cell",
     "rnnscope",
     "keras",
+    "keras1",
     "keras_cudnn",
     "tensorflow1",
     "tensorflow1_lstm",

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import nn
 
-from rnnscope._files.arrays import read_npz, read_safetensors
+from rnnscope._files.containers import READERS, advice_on_others, reader_by_content
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import no_file
-from rnnscope._files.json import read_json
-from rnnscope._files.keras import read_hdf5_file, read_keras
 from rnnscope._files.layers import Layers
-from rnnscope._files.onnx import read_onnx
-from rnnscope._files.pytorch import read_torch
 from rnnscope._files.recognition import find
 from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
 from rnnscope._layouts import Layout
@@ -31,20 +27,7 @@ from rnnscope.errors import (
     ShapeError,
 )
 
-__all__ = ["READERS", "build_layers", "load", "read_content"]
-
-READERS: Mapping[str, Callable[[Path], FileContent]] = {
-    ".pt": read_torch,
-    ".pth": read_torch,
-    ".safetensors": read_safetensors,
-    ".npz": read_npz,
-    ".h5": read_hdf5_file,
-    ".hdf5": read_hdf5_file,
-    ".keras": read_keras,
-    ".onnx": read_onnx,
-    ".nam": read_json,
-    ".json": read_json,
-}
+__all__ = ["build_layers", "load", "read_content"]
 
 
 def load(
@@ -97,11 +80,13 @@ def load(
 
 
 def read_content(path: Path) -> FileContent:
-    """A file by the kind that its ending says. Raises ``FileError``."""
-    reader = READERS.get(path.suffix.lower())
+    """A file by the kind that its ending says, or, where the ending says none, its first bytes.
+    Raises ``FileError``."""
+    reader = READERS.get(path.suffix.lower()) or reader_by_content(path)
     if reader is None:
         raise FileError(
             f"{path}: expected a file ending in {', '.join(READERS)}; got {path.suffix or 'none'}"
+            f"{advice_on_others(path)}"
         )
     if not path.is_file():
         raise FileError(f"{path}: {no_file(path)}")

@@ -9,7 +9,13 @@ from rnnscope._layouts.audio import GUITARML, NAM, RTNEURAL
 from rnnscope._layouts.exchange import BURN, COREML, MXNET, MXNET_CELL, ONNX
 from rnnscope._layouts.jax import EQUINOX, FLAX, FLAX_NNX, FLAX_NNX_OPTIMIZED, HAIKU
 from rnnscope._layouts.layout import Layout
-from rnnscope._layouts.tensorflow import KERAS, KERAS_CUDNN, TENSORFLOW1, TENSORFLOW1_LSTM
+from rnnscope._layouts.tensorflow import (
+    KERAS,
+    KERAS1,
+    KERAS_CUDNN,
+    TENSORFLOW1,
+    TENSORFLOW1_LSTM,
+)
 from rnnscope._layouts.torch import PYTORCH, PYTORCH_CELL, RNNSCOPE
 
 __all__ = ["LAYOUTS", "PYTORCH", "RNNSCOPE"]
@@ -22,6 +28,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             PYTORCH_CELL,
             RNNSCOPE,
             KERAS,
+            KERAS1,
             KERAS_CUDNN,
             TENSORFLOW1,
             TENSORFLOW1_LSTM,

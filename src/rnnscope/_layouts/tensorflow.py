@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rnnscope._layouts.layout import Array, Layout, Stored
 
-__all__ = ["KERAS", "KERAS_CUDNN", "TENSORFLOW1", "TENSORFLOW1_LSTM"]
+__all__ = ["KERAS", "KERAS1", "KERAS_CUDNN", "TENSORFLOW1", "TENSORFLOW1_LSTM"]
 
 _KERNELS = (
     Array("kernel", "W_ih"),
@@ -29,6 +29,42 @@ KERAS = Layout(
     remark=(
         "gru is reset_after=True; unit_forget_bias only initialises; gates were hard_sigmoid by "
         "default before Keras 2.3"
+    ),
+)
+
+_KERAS1_RNN = (Array("W", "W_ih"), Array("U", "W_hh"), Array("b", "b_ih"))
+_KERAS1_GATES = (
+    Array("W_{gate}", "W_ih"),
+    Array("U_{gate}", "W_hh"),
+    Array("b_{gate}", "b_ih"),
+)
+
+KERAS1 = Layout(
+    "keras1",
+    title="Keras 1: SimpleRNN, GRU, LSTM, Bidirectional",
+    cells={
+        "rnn": Stored("h", _KERAS1_RNN, orientation="columns", biased=True),
+        "gru_reset_before": Stored(
+            "zrn",
+            _KERAS1_GATES,
+            orientation="columns",
+            biased=True,
+            gate_names={"z": "z", "r": "r", "n": "h"},
+        ),
+        "lstm": Stored(
+            "igfo",
+            _KERAS1_GATES,
+            orientation="columns",
+            biased=True,
+            gate_names={"i": "i", "g": "c", "f": "f", "o": "o"},
+        ),
+    },
+    layer="layers/{number}/",
+    directions=_BIDIRECTIONAL,
+    source="https://github.com/keras-team/keras/blob/1.2.2/keras/layers/recurrent.py",
+    remark=(
+        "an array for each gate; gates are hard_sigmoid by default; the layer's name stands before "
+        "each name"
     ),
 )
 

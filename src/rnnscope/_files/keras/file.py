@@ -27,6 +27,7 @@ __all__ = ["layer_configs", "read_hdf5_file", "read_keras"]
 _PARSED = 40  # JSON takes up to so many times its bytes: a dict of one number is a long object
 _PARTS = ("kernel", "recurrent_kernel", "bias")
 _CELL = re.compile(r"(?:\w+_)?cell(?:_\d+)?|vars|cu_dnn\w+_cell(?:_\d+)?")
+_KERAS1 = re.compile(r"(?P<layer>.+)_(?P<part>[WUb](?:_[ifcozrh])?)(?::0)?", re.DOTALL)
 _DIRECTION = re.compile(r"(forward|backward)_\w+")
 
 
@@ -89,7 +90,8 @@ def _raw(
             key=lambda entry: (places.get(entry[0].split("/")[0], len(order)), by_number(entry[0])),
         )
     )
-    kind = "keras" if version or config is not None or named else "hdf5"
+    first = any("/U" in f"/{name}" and name not in group.arrays for name in arrays)
+    kind = "keras" if version or config is not None or named or first else "hdf5"
     cells = marks_in(path, about[KEY]) if KEY in about else {}
     return FileContent(path, kind, allowance, arrays, config=config, metadata=metadata, cells=cells)
 
@@ -145,6 +147,8 @@ def _without_vars(groups: Sequence[str]) -> tuple[str, ...]:
 def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]) -> _Place | None:
     """Where an array of a recurrent layer belongs; None for any other array."""
     *groups, last = name.split("/")
+    if groups and (match := _KERAS1.fullmatch(last)) is not None:
+        return _place_in_keras1(groups, match, arrays)
     last = last.partition(":")[0]
     in_cell = groups[-1:] == ["vars"] and len(groups) > 1 and _CELL.fullmatch(groups[-2])
     if in_cell and last in ("0", "1", "2"):
@@ -172,6 +176,21 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
         around.pop()
     layer = named.get("/".join(around)) or (around[-1] if around else "")
     return _Place(layer, direction, part, scope)
+
+
+def _place_in_keras1(
+    groups: Sequence[str], match: re.Match[str], arrays: Mapping[str, LazyArray]
+) -> _Place | None:
+    """Where an array of Keras 1 belongs, as ``lstm_1/lstm_1_W_i``; None where the group has no
+    matrix that multiplies h."""
+    before = f"{'/'.join(groups)}/{match['layer']}_U"
+    kernels = [before, *(f"{before}_{gate}" for gate in "ifcozrh")]
+    if not any(f"{kernel}{end}" in arrays for kernel in kernels for end in ("", ":0")):
+        return None
+    direction = ""
+    if (side := re.match(r"(forward|backward)_", match["layer"])) and match["layer"] != groups[-1]:
+        direction = f"{side[1]}_layer/"
+    return _Place(groups[-1], direction, match["part"], ())
 
 
 def layer_configs(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

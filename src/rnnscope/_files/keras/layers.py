@@ -46,7 +46,9 @@ _ACTIVATIONS = {
 _ARRAY = re.compile(
     r"(?:(?P<layer>.+?)/)?(?:(?P<direction>forward|backward)_layer/)?(?P<part>[^/]+)", re.DOTALL
 )
-_PARTS = ("kernel", "recurrent_kernel", "bias")
+_PARTS = re.compile(r"kernel|recurrent_kernel|bias|[WUb](?:_[ifcozrh])?")
+_RECURRENT = re.compile(r".*(?:recurrent_kernel|/U(?:_[ifcozrh])?)")
+_KERAS1_KINDS = {"U": "rnn", "U_z": "gru_reset_before", "U_c": "lstm"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLa
     layers: dict[str, dict[str, LazyArray]] = {}
     for name, array in content.arrays.items():
         match = _ARRAY.fullmatch(name)
-        if match and match["part"] in _PARTS:
+        if match and _PARTS.fullmatch(match["part"]):
             direction = f"{match['direction']}_layer/" if match["direction"] else ""
             layer = match["layer"] or ""
             layers.setdefault(layer, {})[direction + match["part"]] = array
@@ -75,7 +77,7 @@ def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLa
     stored_layers = [
         _layer(content, name, arrays, configs.get(name) or _by_order(name, ordered), request)
         for name, arrays in layers.items()
-        if any(part.endswith("recurrent_kernel") for part in arrays)
+        if any(_RECURRENT.fullmatch(f"/{part}") for part in arrays)
     ]
     return _with_companions(content, stored_layers, layers)
 
@@ -168,9 +170,9 @@ def _layer(
         raise
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
-    cell, assumed = _with_activations(content, place, layer.cell, config, request)
+    cell, assumed = _with_activations(content, place, (layer.cell, layout), config, request)
     facts = config.facts if config else {}
-    units = facts.get("units")
+    units = facts.get("units", facts.get("output_dim"))
     if units is not None and units != layer.options["hidden_size"]:
         raise FileError(
             f"{place}: units={units} in the configuration, "
@@ -182,7 +184,7 @@ def _layer(
     reverse = bool(facts.get("go_backwards")) and not two
     if reverse:
         assumed.append("go_backwards: outputs stand at their own time, in Keras the last first")
-    for option in ("dropout", "recurrent_dropout"):
+    for option in ("dropout", "recurrent_dropout", "dropout_W", "dropout_U"):
         if facts.get(option):
             assumed.append(f"{option}={facts[option]} of training is left out")
     return StoredLayer(
@@ -203,7 +205,14 @@ def _reading(
     place: str, arrays: Mapping[str, LazyArray], config: _Config | None, request: LoadRequest
 ) -> tuple[str, str]:
     """The layout and the kind: by the configuration, else by the shapes."""
-    first = next(part for part in arrays if part.endswith("recurrent_kernel"))
+    first = next(part for part in arrays if _RECURRENT.fullmatch(f"/{part}"))
+    asked = _CELL_KINDS.get(request.cell or "", request.cell)
+    if not first.endswith("recurrent_kernel"):
+        parts = {part.rpartition("/")[2] for part in arrays}
+        kind = next((kind for part, kind in _KERAS1_KINDS.items() if part in parts), "lstm")
+        if asked not in (None, kind):
+            raise FileError(f"{place}: these are weights of {kind}, not {request.cell}")
+        return "keras1", kind
     before = first.removesuffix("recurrent_kernel")
     shape = arrays[first].shape
     bias = arrays.get(f"{before}bias")
@@ -215,7 +224,6 @@ def _reading(
             f"{place}: {first} of shape {shape} is no recurrent kernel"
             f"{f' of {config.kind}' if config else ''}; expected (units, gates × units)"
         )
-    asked = _CELL_KINDS.get(request.cell or "", request.cell)
     # two biases in a row: Keras's own layers have one, or two one below the other
     layout = "keras"
     if (config and config.kind.startswith("CuDNN")) or (
@@ -241,26 +249,36 @@ def _reading(
 
 
 def _with_activations(
-    content: FileContent, place: str, cell: Cell, config: _Config | None, request: LoadRequest
+    content: FileContent,
+    place: str,
+    layer: tuple[Cell, str],
+    config: _Config | None,
+    request: LoadRequest,
 ) -> tuple[Cell, list[str]]:
     """The cell with its activations, and what was assumed of them."""
+    cell, layout = layer
     text = str(content.metadata.get("keras_version", ""))
     match = re.match(r"(\d{1,3})(?:\.(\d{1,3}))?", text)
     version = (int(match[1]), int(match[2] or 0)) if match else None
     assumed: list[str] = []
     if config is None:
         inner, outer = "sigmoid", "tanh"
-        if version is not None and version < (2, 3):
+        if layout == "keras1" or (version is not None and version < (2, 3)):
             inner = "hard_sigmoid"  # the default until Keras 2.3
         if cell is RNN_TANH:
             outer = request.requested_nonlinearity or "tanh"
             assumed += [] if request.requested_nonlinearity else ["activation='tanh'"]
         else:
+            text = text or ("1" if layout == "keras1" else "")
             which = f", the default of Keras {text}" if text else ""
             assumed.append(f"activation='tanh', recurrent_activation='{inner}'{which}")
     else:
         outer = _name(config.facts.get("activation", "tanh"))
-        inner = _name(config.facts.get("recurrent_activation", "sigmoid"))
+        inner = _name(
+            config.facts.get(
+                "recurrent_activation", config.facts.get("inner_activation", "sigmoid")
+            )
+        )
         if config.kind.startswith("CuDNN"):
             inner, outer = "sigmoid", "tanh"
     a, r = (_function(place, function, version) for function in (outer, inner))

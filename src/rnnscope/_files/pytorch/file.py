@@ -1,18 +1,16 @@
-"""Files of ``torch.save``: .pt and .pth, whose pickles are checked before torch reads them."""
+"""Files of ``torch.save``: .pt, .pth, .ckpt, .bin; pickles are checked before torch reads them."""
 
 from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 from zipfile import ZIP_STORED
 
 import torch
@@ -21,11 +19,11 @@ from torch import Tensor, nn
 from rnnscope._files.cell_marks import marks_of_state
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, begins, first_sentence
+from rnnscope._files.pytorch.pickles import PickleFacts, pickle_facts, refusal
 from rnnscope.errors import FileError
 
 __all__ = ["read_torch"]
 
-_STATE_DICT = "expected a state dict, torch.save(model.state_dict(), ...)"
 _FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads none
 
 
@@ -39,7 +37,7 @@ def read_torch(path: Path) -> FileContent:
     storages = _Storages.zipped(path) if zipped else _Storages.old(path)
     allowance = storages.allowance
     arrays = {}
-    loaded = _loaded(path, storages.source, mapped=zipped and storages.source is path)
+    loaded = _loaded(path, storages, mapped=zipped and storages.source is path)
     for name, tensor in _tensors(loaded, allowance):
         allowance.take(ARRAY, "the names of its tensors")
         if _plain(tensor) and not tensor.is_meta:
@@ -57,14 +55,18 @@ class _Storages:
     """What a file of ``torch.save`` holds beside its pickle.
 
     ``source`` is what torch reads: the file, which it maps, or its records in memory. ``sizes``
-    are those of the records, None in the old format.
+    are those of the records, None in the old format. ``facts`` are of its pickle.
     """
 
     def __init__(
-        self, path: Path, allowance: Allowance, source: Path | io.BytesIO, sizes: set[int] | None
+        self,
+        allowance: Allowance,
+        source: Path | io.BytesIO,
+        sizes: set[int] | None,
+        facts: PickleFacts,
     ) -> None:
-        self.path, self.allowance = path, allowance
-        self.source, self.sizes = source, sizes
+        self.path, self.allowance = allowance.path, allowance
+        self.source, self.sizes, self.facts = source, sizes, facts
 
     @classmethod
     def zipped(cls, path: Path) -> _Storages:
@@ -76,23 +78,19 @@ class _Storages:
         """
         archive = Archive(path, sums=False)  # torch.save may leave the checksums out
         plain = True
+        facts = PickleFacts(None, False)
+        _refuse_programs(path, archive.names)
         for name in archive.names:
-            if name.endswith("/constants.pkl"):
-                raise FileError(
-                    f"{path}: a TorchScript archive, which holds code beside its tensors, and is "
-                    f"not opened here. In a program of yours that trusts it, torch.save("
-                    f"torch.jit.load({path.name!r}).state_dict(), 'weights.pt'), and load that"
-                )
             if name.endswith("/byteorder"):
                 plain &= archive.read(name) == sys.byteorder.encode()
             if name.endswith(".pkl"):
-                _check_pickles(path, io.BytesIO(archive.read(name)), 1, archive.allowance)
+                facts = pickle_facts(io.BytesIO(archive.read(name)), 1, archive.allowance)
         for entry in archive.entries:
             plain &= entry.compress_type == ZIP_STORED and not entry.external_attr & _FOLDER
             if plain and "/data/" not in entry.filename:
                 archive.allowance.take(entry.file_size, entry.filename)
         sizes = {entry.file_size for entry in archive.entries}
-        return cls(path, archive.allowance, path if plain else archive.again(), sizes)
+        return cls(archive.allowance, path if plain else archive.again(), sizes, facts)
 
     @classmethod
     def old(cls, path: Path) -> _Storages:
@@ -101,8 +99,8 @@ class _Storages:
         allowance.take(allowance.size, "its tensors")
         with path.open("rb") as file:
             # a number, a version, the machine, the tensors, the names of their storages
-            _check_pickles(path, file, 5, allowance)
-        return cls(path, allowance, path, None)
+            facts = pickle_facts(file, 5, allowance)
+        return cls(allowance, path, None, facts)
 
     def check(self, name: str, tensor: Tensor) -> None:
         """A storage must be a whole record, or, in the old format, have room in the file; what a
@@ -128,52 +126,42 @@ class _Storages:
             )
 
 
+def _refuse_programs(path: Path, names: list[str]) -> None:
+    """Raise ``FileError`` for an archive that holds code beside its tensors."""
+    ends = {name.rpartition("/")[2] for name in names}
+    if "constants.pkl" in ends:
+        kind, code = "a TorchScript archive", f"torch.jit.load({path.name!r}).state_dict()"
+    elif "archive_format" in ends and "model.json" in ends:
+        kind, code = "an archive of torch.export", f"torch.export.load({path.name!r}).state_dict"
+    else:
+        return
+    raise FileError(
+        f"{path}: {kind}, which holds code beside its tensors, and is not opened here. In a "
+        f"program of yours that trusts it, torch.save({code}, 'weights.pt'), and load that"
+    )
+
+
 def _plain(tensor: Tensor) -> bool:
     ours = type(tensor) in (Tensor, nn.Parameter)
     return ours and not tensor.is_nested and tensor.layout == torch.strided
 
 
-# bytes of memory that the operations of a pickle take, names and numbers apart
-_COSTS = {"EMPTY_SET": 256, "REDUCE": 1024, "NEWOBJ": 1024}
-_LEAST = 64
-
-
-def _check_pickles(path: Path, file: IO[bytes], count: int, allowance: Allowance) -> None:
-    """What the pickles in a file make must fit in its memory; they are read, and nothing is made.
-
-    Source: Lib/pickletools.py, torch/_weights_only_unpickler.py
-    """
-    for _ in range(count):
-        size, room = 0, allowance.limit - allowance.spent
-        with suppress(Exception):  # of many kinds where one is damaged; torch says so, later
-            for operation, argument, _ in pickletools.genops(file):
-                size += _COSTS.get(operation.name, _LEAST)
-                if isinstance(argument, str | bytes):
-                    size += len(argument)
-                # torch lets a pickle call it, and it fills memory of any size
-                if operation.name == "GLOBAL" and str(argument).endswith(" bytearray"):
-                    size += allowance.limit
-                if size > room:
-                    break
-        allowance.take(size, "its pickle")
-
-
-def _loaded(path: Path, source: Path | io.BytesIO, *, mapped: bool) -> Any:
+def _loaded(path: Path, storages: _Storages, *, mapped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on how the file should have been written
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(storages.source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
-        if name is None:
+        if not storages.facts.is_torch:  # a pickle that torch did not write
+            name = storages.facts.class_name
+            raise FileError(refusal(path, name, storages.facts)) from error
+        match = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
+        if match is None:
             raise FileError(
                 f"{path}: damaged, or it holds more than tensors, which could run code when "
-                f"read; {_STATE_DICT}"
+                f"read; expected a state dict, torch.save(model.state_dict(), ...)"
             ) from error
-        raise FileError(
-            f"{path}: refused: it holds {name[1] or name[2]}, and unpickling more than tensors "
-            f"could run code; {_STATE_DICT}"
-        ) from error
+        raise FileError(refusal(path, match[1] or match[2], storages.facts)) from error
     except Exception as error:  # torch raises many kinds for a damaged file
         raise FileError(
             f"{path}: damaged, or no file of torch.save: {first_sentence(error)}"
