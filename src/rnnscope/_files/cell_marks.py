@@ -79,7 +79,8 @@ def with_file_cell(
     if file_cell not in DECLARED:
         raise RefusedError(
             f"{place}: its cell {file_cell[:80]!r} is declared in a program, not here: build "
-            f"rnnscope.Recurrent(cell, ...) of that cell, and load_state_dict"
+            f"rnnscope.Recurrent(cell, ...) of that cell, and load_state_dict, or give it: "
+            f"rnnscope.load(path, cells={{{name!r}: cell}})"
         )
     if request.cell is not None and storage_kind(file_cell) not in CELL_KINDS[request.cell]:
         raise FileError(f"{place}: the file says {file_cell}; got cell={request.cell!r}")

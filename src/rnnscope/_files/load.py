@@ -18,6 +18,7 @@ from rnnscope._files.recognition import find
 from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
+from rnnscope.cells import Cell
 from rnnscope.errors import (
     AddressError,
     DeclarationError,
@@ -40,6 +41,7 @@ def load(
     nonlinearity: str | None = None,
     batch_first: bool | None = None,
     dropout: float = 0.0,
+    cells: Mapping[str, Cell] | None = None,
     ignore: str | Iterable[str] = (),
 ) -> Layers:
     """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras, .onnx, .nam or
@@ -75,7 +77,7 @@ def load(
     is run.
     """
     patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    request = LoadRequest(cell, nonlinearity, batch_first, dropout, patterns)
+    request = LoadRequest(cell, nonlinearity, batch_first, dropout, patterns, cells or {})
     return Layers(build_layers(Path(path), request, layout, names, layer))
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,15 +20,18 @@ from torch import Tensor
 from rnnscope._files.cell_marks import with_file_cell
 from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
+from rnnscope._files.declared import declared_layers
 from rnnscope._files.disk import LargeError, LazyArray
 from rnnscope._files.json import layers_of_json
 from rnnscope._files.keras import layers_of_keras
 from rnnscope._files.onnx import layers_of_nodes
-from rnnscope._files.pytorch import assemble, refuse_reparametrization
+from rnnscope._files.proposal import proposals
+from rnnscope._files.pytorch import assemble, refuse_reparametrization, with_raw_weights
 from rnnscope._files.stored_layer import (
     CELL_KINDS,
     AmbiguousError,
     LoadRequest,
+    NoLayerError,
     StoredLayer,
     convert_layer,
     kind_name,
@@ -51,6 +56,15 @@ _DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.ce
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ON_REQUEST = ("rnnscope", "onnx", "nam", "rtneural", "guitarml")
 _PYTORCH = ("pytorch", "pytorch_cell")
+_AS_KERAS = {
+    "keras": "layout keras: gates in Keras's order, sigmoid and tanh",
+    "keras1": "layout keras1: sigmoid and tanh; the gates of Keras 1 were hard_sigmoid by default",
+}
+_GRU_SAID = "cell='gru', which resets after the product, as nn.GRU does"
+_GRU_BY_BLOCKS = (
+    f"{_GRU_SAID}: three blocks of rows, which cells of other equations have too; nothing else in "
+    "the file says it"
+)
 _ALIASES = {
     "weight_ih": "[wW]_?ih",
     "weight_hh": "[wW]_?hh",
@@ -65,12 +79,72 @@ def find(
     layout: Layout | str | None,
     names: Mapping[str, str] | None,
 ) -> list[StoredLayer]:
-    """Every recurrent layer of a file, in the file's order.
+    """Every recurrent layer of a file, in the file's order, those of declared cells first.
 
     Raises ``FileError`` where there is none, where one is damaged, and where several readings fit.
     """
     if request.cell is not None and request.cell not in CELL_KINDS:
         raise DeclarationError(f"unknown cell {request.cell!r}; expected {', '.join(CELL_KINDS)}")
+    content, notes = with_raw_weights(content) if names is None else (content, {})
+    if not request.cells:
+        try:
+            return _noted(_recognized(content, request, layout, names), notes)
+        except (AmbiguousError, LargeError):
+            raise
+        except FileError as error:
+            line = _line_to_write(content) if layout is None and names is None else ""
+            if not line:
+                raise
+            raise FileError(f"{error}. {line}") from error
+    declared, remaining = declared_layers(content, request.cells, names)
+    if request.batch_first is None:
+        declared = [replace(x, assumed=("batch_first=False", *x.assumed)) for x in declared]
+    with suppress(NoLayerError):
+        declared += _recognized(remaining, request, layout, None)
+    return _noted(declared, notes)
+
+
+def _noted(layers: list[StoredLayer], notes: Mapping[str, str]) -> list[StoredLayer]:
+    """The layers, each with the notes on arrays that lie directly under its name."""
+    return [
+        replace(
+            layer,
+            assumed=(
+                *layer.assumed,
+                *(note for name, note in notes.items() if layer_name(_folder(name)) == layer.name),
+            ),
+        )
+        for layer in layers
+    ]
+
+
+def _folder(name: str) -> str:
+    return name[: name.rfind(".") + 1]
+
+
+def _line_to_write(content: FileContent) -> str:
+    """The call of ``load`` that reads the file, where names and shapes let it be guessed."""
+    if content.nodes or content.kind == "json":
+        return ""
+    shapes = {
+        name: array.shape for name, array in islice(content.arrays.items(), 400) if array.floating
+    }
+    for proposal in proposals(shapes)[:40]:
+        with suppress(FileError, ShapeError, DtypeError, RefusedError, DeclarationError):
+            _match_layouts(content, proposal.layout, LoadRequest())
+            return (
+                f"{proposal.guess[0].upper()}{proposal.guess[1:]}: {proposal.line()} "
+                f"(import rnnscope as rs)"
+            )
+    return ""
+
+
+def _recognized(
+    content: FileContent,
+    request: LoadRequest,
+    layout: Layout | str | None,
+    names: Mapping[str, str] | None,
+) -> list[StoredLayer]:
     chosen = layout_named(layout) if isinstance(layout, str) else layout
     if names is not None:
         layers = [_from_names(content, names, chosen or layout_named("pytorch"), request)]
@@ -85,7 +159,7 @@ def find(
             refuse_reparametrization(content.path, content.arrays)
         layers = _match_layouts(content, chosen, request)
     if not layers:
-        raise FileError(_no_layers(content, chosen))
+        raise NoLayerError(_no_layers(content, chosen))
     from_description = (
         chosen is None and names is None and (bool(content.nodes) or content.kind == "keras")
     )
@@ -146,12 +220,46 @@ def _complete(layer: StoredLayer, request: LoadRequest, record: Layout | None) -
             f"{layer.place}: the file says {file_nonlinearity}; got nonlinearity={nonlinearity!r}"
         )
     if layer.layout in _PYTORCH and cell is GRU and request.cell is None:
-        assumed.append("cell='gru', which resets after the product, as nn.GRU does")
+        assumed.append(_GRU_SAID if "gru" in layer.name.lower() else _GRU_BY_BLOCKS)
+    if layer.layout in _PYTORCH and request.cell is None:
+        assumed += _doubts(layer)
+    assumed += _copies(layer.name)
     if layer.batch_first is None and request.batch_first is None:
         assumed.append("batch_first=False")
     if layer.layout in _PYTORCH and layer.options["num_layers"] != 1:
         assumed += [] if request.dropout else ["dropout=0.0"]
     return replace(layer, cell=cell, assumed=tuple(assumed))
+
+
+def _doubts(layer: StoredLayer) -> list[str]:
+    """What is said where a layer's name names another cell than its blocks of rows do."""
+    kind = kind_of(layer.cell)
+    last = layer.name.rpartition(".")[2].lower()
+    named = next((word for word in ("lstm", "gru") if word in last), kind)
+    if kind == named or (kind == "lstm" and named == "gru"):
+        return []
+    if layer.layout == "pytorch" and (kind, named) == ("gru", "lstm"):
+        raise AmbiguousError(
+            f"{layer.place}: three blocks of rows are a GRU, or an LSTM of coupled gates (f is "
+            f"1 - i), as its name says",
+            [{"cell": "gru", "layout": "pytorch"}, {"cell": "lstm_coupled", "layout": "rnnscope"}],
+        )
+    blocks = {"rnn": "one block of rows is nn.RNN", "gru": "three blocks of rows are nn.GRU"}
+    return [f"{blocks[kind]}, though its name says {named}"]
+
+
+_MOMENTS = re.compile(r"exp_avg\w*|max_exp_avg\w*|momentum\w*|grads?|gradients?")
+_AVERAGES = re.compile(r"\w*ema\w*|shadow\w*|averaged?\w*|swa\w*")
+
+
+def _copies(name: str) -> list[str]:
+    """What is said of a layer whose place in the file is not that of a model's weights."""
+    for word in re.split(r"[./]", name.lower()):
+        if _MOMENTS.fullmatch(word):
+            return [f"its place, {word}, is that of an optimiser's numbers: they are no weights"]
+        if _AVERAGES.fullmatch(word):
+            return [f"its place, {word}, is that of an average of weights over the training"]
+    return []
 
 
 def _rnn(record: Layout, requested: str | None) -> tuple[Cell, list[str]]:
@@ -189,7 +297,7 @@ def _from_names(
         },
     )
     return _only_reading(
-        content.path, group, _fits(content, group, layout, request, strict=True), request
+        content, group, _fits(content, group, layout, request, strict=True), request
     )
 
 
@@ -277,7 +385,7 @@ def _match_layouts(
         layer_request = with_file_cell(
             content, layer_name(group.prefix), _place(content.path, group), request
         )
-        layers.append(_only_reading(content.path, group, fits[used], layer_request))
+        layers.append(_only_reading(content, group, fits[used], layer_request))
     return _with_companions(content, layers, [fits[used][0].group for used in largest])
 
 
@@ -378,9 +486,8 @@ def _fits(
     place = _place(content.path, group)
     kinds = [k for k in layout.cells if request.cell is None or k in CELL_KINDS[request.cell]]
     if layout.name in _PYTORCH:
-        kind, layer = assemble(
-            place, {_pytorch_name(k): array for k, (_, array) in group.arrays.items()}
-        )
+        parameters = {_pytorch_name(k): array for k, (_, array) in group.arrays.items()}
+        kind, layer = assemble(place, parameters)
         if kind not in kinds:
             if not strict and request.cell in _DECLARED_ONLY:
                 return []
@@ -448,8 +555,11 @@ def _place(path: Path, group: _Group) -> str:
     return f"{path}, {name}" if name else f"{path}"
 
 
-def _only_reading(path: Path, group: _Group, fits: list[_Fit], request: LoadRequest) -> StoredLayer:
+def _only_reading(
+    content: FileContent, group: _Group, fits: list[_Fit], request: LoadRequest
+) -> StoredLayer:
     """The one reading of a group; where several differ, the caller must say which."""
+    path = content.path
     first = fits[0]
     different = [fit for fit in fits[1:] if not _same(fit.converted, first.converted)]
     if (different and request.cell is None) or any(
@@ -461,10 +571,16 @@ def _only_reading(path: Path, group: _Group, fits: list[_Fit], request: LoadRequ
         )
     stored = first.layout.stored(first.kind)
     assumed = []
+    options = dict(first.converted.options)
+    reverse = bool(options.pop("reverse", False))
+    if reverse:
+        assumed.append("the reverse direction alone is there: reverse=True")
     if first.layout.name == "pytorch_cell" and not any(
         name.rsplit(".", 1)[-1].startswith(("weight_", "bias_")) for name in group.used
     ):
         assumed.append(f"layout {first.layout.name}: the gates lie in PyTorch's order")
+    if first.layout.name in ("keras", "keras1") and not content.cells.get(layer_name(group.prefix)):
+        assumed.append(_AS_KERAS[first.layout.name])
     if stored.forget_bias:
         assumed.append(f"forget_bias={stored.forget_bias}, added to the forget gate's bias")
     return StoredLayer(
@@ -474,7 +590,8 @@ def _only_reading(path: Path, group: _Group, fits: list[_Fit], request: LoadRequ
         gates=stored.gates,
         cell=first.converted.cell,
         state=first.converted.state_dict,
-        options=first.converted.options,
+        options=options,
+        reverse=reverse,
         assumed=tuple(assumed),
         forget_bias=stored.forget_bias,
     )

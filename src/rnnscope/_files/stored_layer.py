@@ -33,6 +33,7 @@ __all__ = [
     "Copies",
     "StoredLayer",
     "LoadRequest",
+    "NoLayerError",
     "convert_layer",
     "kind_name",
     "layer_name",
@@ -53,6 +54,10 @@ _TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
     LSTM: nn.LSTM,
     LSTM_PROJECTED: nn.LSTM,
 }
+
+
+class NoLayerError(FileError):
+    """No array of the file has a name of a recurrent layer."""
 
 
 class AmbiguousError(FileError):
@@ -81,6 +86,7 @@ class LoadRequest:
     batch_first: bool | None = None
     dropout: float = 0.0
     ignore: tuple[str, ...] = ()
+    cells: Mapping[str, Cell] = field(default_factory=dict)
 
     @property
     def requested_nonlinearity(self) -> str | None:

@@ -23,6 +23,9 @@ def assemble(place: str, parameters: Mapping[str, LazyArray]) -> tuple[str, Conv
     Raises ``FileError`` with the array that is missing or does not fit.
     """
     arrays = dict(parameters)
+    reverse = all(name.endswith("_reverse") for name in arrays)  # as Recurrent(reverse=True) has it
+    if reverse:
+        arrays = {name.removesuffix("_reverse"): array for name, array in arrays.items()}
     for name in ("weight_ih_l0", "weight_hh_l0"):
         if name not in arrays:
             raise FileError(f"{place}: {name} is missing; it holds {', '.join(list(arrays)[:8])}")
@@ -38,10 +41,12 @@ def assemble(place: str, parameters: Mapping[str, LazyArray]) -> tuple[str, Conv
     if kind is None:
         raise FileError(
             f"{place}: weight_ih_l0 has {ih.shape[0]} rows for {hidden} units; expected as many "
-            f"(nn.RNN), three times (nn.GRU) or four times (nn.LSTM)"
+            f"(nn.RNN), three times (nn.GRU) or four times (nn.LSTM). A cell of other gates is "
+            f"loaded with cells={{name: cell}}, an rnnscope.Cell; without the layer, with "
+            f"ignore=..., the names of its arrays"
         )
     highest = max(int(name.split("_l")[-1].removesuffix("_reverse")) for name in arrays)
-    options = {
+    options: dict[str, int | bool] = {
         "input_size": ih.shape[1],
         "hidden_size": hidden,
         "num_layers": highest + 1,
@@ -59,16 +64,30 @@ def assemble(place: str, parameters: Mapping[str, LazyArray]) -> tuple[str, Conv
         if name not in arrays:
             raise FileError(f"{place}: {name} {shape} is missing")
         if arrays[name].shape != shape:
-            raise FileError(f"{place}: {name} must be {shape}; got {arrays[name].shape}")
+            raise FileError(
+                f"{place}: {name} must be {shape}; got {arrays[name].shape}"
+                f"{_half(name, shape, arrays[name].shape)}"
+            )
     for name in arrays:
+        if name == "bias_hh_l0" and "bias_ih_l0" not in arrays:
+            raise FileError(f"{place}: bias_ih_l0 is missing beside bias_hh_l0")
         if name not in expected:
             raise FileError(f"{place}: {name} does not fit with the other weights")
     state = {name: _read(place, name, arrays) for name in expected}
     for name, value in state.items():
         if value.dtype != state["weight_ih_l0"].dtype:
             raise FileError(f"{place}: {name} is {value.dtype}, unlike weight_ih_l0")
+    if reverse:
+        options["reverse"] = True
     cell = LSTM_PROJECTED if hr is not None else _CELLS[kind]
     return kind, Converted(cell, state, dict(options))
+
+
+def _half(name: str, shape: tuple[int, ...], got: tuple[int, ...]) -> str:
+    """What is said of an upper layer that reads two directions, of which the file has one."""
+    if name.startswith("weight_ih") and len(got) == 2 and got[1] == 2 * shape[1]:
+        return ": as if the layer below had two directions, and the file lacks the reverse one"
+    return ""
 
 
 def _read(place: str, name: str, arrays: Mapping[str, LazyArray]) -> Tensor:
