@@ -20,7 +20,7 @@ import pytest
 import rnnscope as rs
 from rnnscope._cli.choices import ENDINGS, LAYOUT_NAMES
 from rnnscope._cli.commands import app
-from rnnscope._files.load import READERS
+from rnnscope._files.containers import READERS
 from rnnscope._layouts import LAYOUTS
 
 SOURCE = Path(rs.__file__).parent

@@ -34,7 +34,7 @@ ENDINGS = (
     ".nam",
     ".json",
 )
-"""The endings of the files that are read: those of ``rnnscope._files.load.READERS``."""
+"""The endings of the files that are read: those of ``rnnscope._files.containers.READERS``."""
 
 LAYOUT_NAMES = (
     "pytorch",

@@ -194,7 +194,8 @@ def show_file(
     """The recurrent layers in a file: cell, sizes, layout, and how its numbers look.
 
     Nothing in the file is run. Beside each layer stands what no file of its kind tells and was
-    assumed. The radius of W_hh is the largest absolute eigenvalue of a gate's matrix.
+    assumed, and the arrays under its name that it does not use. The radius of W_hh is the largest
+    absolute eigenvalue of a gate's matrix.
     """
     from rnnscope._cli.layers import options_named
     from rnnscope._files.summary import summarize

@@ -26,6 +26,8 @@ def report(layers: Layers, target: Path, layout: str | None) -> Iterator[str]:
         yield f"{printable(name) or '(no name)'}: {module}"
         for assumption in layers.assumed[name]:
             yield f"    assumed {printable(assumption)}"
+        for companion in layers.ignored[name]:
+            yield f"    ignored {printable(companion)}"
         activation = nonlinearity_of(adopt(module).cell)
         usual = _nonlinearity(layout, target)
         if activation is not None and usual not in (None, activation):

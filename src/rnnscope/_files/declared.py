@@ -23,7 +23,7 @@ _LAYER = re.compile(r"(?P<parameter>\w+?)(?P<end>_l\d{1,3}(?:_reverse)?)?")
 
 
 def declared_layers(
-    content: FileContent, cells: Mapping[str, Cell], names: Mapping[str, str] | None
+    content: FileContent, cells: Any, names: Mapping[str, str] | None
 ) -> tuple[list[StoredLayer], FileContent]:
     """The layers of declared cells, by name, and the file without their arrays.
 

@@ -15,6 +15,7 @@ from rnnscope._files.content import FileContent
 from rnnscope._files.disk import no_file
 from rnnscope._files.layers import Layers
 from rnnscope._files.recognition import find
+from rnnscope._files.shards import INDEX, read_index, refuse_shard
 from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
@@ -44,21 +45,28 @@ def load(
     cells: Mapping[str, Cell] | None = None,
     ignore: str | Iterable[str] = (),
 ) -> Layers:
-    """The recurrent layers in a .pt, .pth, .safetensors, .npz, .h5, .hdf5, .keras, .onnx, .nam or
-    .json file.
+    """The recurrent layers in a .pt, .pth, .ckpt, .bin, .tar, .safetensors, .npz, .h5, .hdf5,
+    .keras, .onnx, .nam or .json file; a file of another ending is known by its first bytes, and
+    the .index.json of a checkpoint in several files reads them all.
 
     They are found by the names and shapes of arrays, in any known layout. A layer becomes
     ``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` where one can hold it, else ``rnnscope.Recurrent``; in
     evaluation mode. ``layer`` chooses one by its name. Where a file fits several readings,
     ``cell`` (``"gru"``, ``"gru_reset_before"``, ``"lstm"``, ...) and ``layout`` choose;
-    ``names`` maps the layout's names (PyTorch's, if none is given) to the file's.
+    ``names`` maps the layout's names (PyTorch's, if none is given) to the file's. ``cells`` maps
+    names of layers to the cells that you declare for them, ``{"encoder.rnn": my_cell}``: their
+    arrays are named as those of ``Recurrent``.
+
+    Every array under a layer's name is used, or named in the result's ``ignored`` with what it may
+    be; where one shows that the cell computes something else (a normalisation, peepholes, a second
+    bias), the file is refused, unless ``ignore`` has its name, or a pattern such as ``"*.gamma"``.
 
     What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
     is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
-    in the result's ``assumed``. A file that says it is followed: Keras is ``batch_first``,
-    activations are the file's own, cells those that ``save`` was given. A model in JSON is Neural
-    Amp Modeler's or RTNeural's, both ``batch_first``, or GuitarML's; what it has beside its layers,
-    a head and trained initial states, is in the result's ``beside``.
+    in the result's ``assumed``; a printed result shows it. A file that says it is followed: Keras
+    is ``batch_first``, activations are the file's own, cells those that ``save`` was given. A model
+    in JSON is Neural Amp Modeler's or RTNeural's, both ``batch_first``, or GuitarML's; what it has
+    beside its layers, a head and trained initial states, is in the result's ``beside``.
 
     >>> import os, tempfile, torch, rnnscope as rs
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +92,13 @@ def load(
 def read_content(path: Path) -> FileContent:
     """A file by the kind that its ending says, or, where the ending says none, its first bytes.
     Raises ``FileError``."""
+    if path.name.endswith(INDEX) and path.is_file():
+        return read_index(path, _read)
+    refuse_shard(path)
+    return _read(path)
+
+
+def _read(path: Path) -> FileContent:
     reader = READERS.get(path.suffix.lower()) or reader_by_content(path)
     if reader is None:
         raise FileError(

@@ -83,6 +83,11 @@ class Proposal:
         """How many arrays of the file the layout explains."""
         return len(self.layout.names(self.kind))
 
+    @property
+    def generic(self) -> bool:
+        """Whether it reads what any layer of a network may be called."""
+        return not {"weight", "kernel", "w"}.isdisjoint(self.layout.names(self.kind))
+
     def line(self, path: str = "path") -> str:
         """The call of ``load`` that reads the file so."""
         stored = self.layout.cells[self.kind]
@@ -116,7 +121,7 @@ def proposals(shapes: Shapes) -> list[Proposal]:
         for k in range(len(parts) - 1, max(-1, len(parts) - 4), -1):
             prefixes["".join(parts[:k])] = None
     guesses: list[Proposal] = []
-    for prefix in sorted(prefixes, key=len):  # a longer name is one that fewer arrays have
+    for prefix in sorted(prefixes, key=len, reverse=True):
         inside = {
             name[len(prefix) :].removesuffix(":0"): shape
             for name, shape in shapes.items()
@@ -124,7 +129,7 @@ def proposals(shapes: Shapes) -> list[Proposal]:
         }
         if 1 <= len(inside) <= _NAMES:
             guesses += _of_arrays(prefix, inside)
-    return sorted(guesses, key=lambda guess: -guess.count)
+    return sorted(guesses, key=lambda guess: (-guess.count, guess.generic))
 
 
 def _of_arrays(prefix: str, shapes: Shapes) -> Iterator[Proposal]:

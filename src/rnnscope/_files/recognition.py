@@ -126,9 +126,10 @@ def _line_to_write(content: FileContent) -> str:
     """The call of ``load`` that reads the file, where names and shapes let it be guessed."""
     if content.nodes or content.kind == "json":
         return ""
-    shapes = {
-        name: array.shape for name, array in islice(content.arrays.items(), 400) if array.floating
-    }
+    shapes = {}
+    for name, array in islice(content.arrays.items(), 400):
+        with suppress(FileError, DtypeError):
+            shapes[name] = array.shape
     for proposal in proposals(shapes)[:40]:
         with suppress(FileError, ShapeError, DtypeError, RefusedError, DeclarationError):
             _match_layouts(content, proposal.layout, LoadRequest())

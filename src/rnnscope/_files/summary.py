@@ -93,6 +93,7 @@ def _facts(stored_layer: StoredLayer, module: nn.Module, radii: _SpectralRadii) 
             name: count for name, p in module.named_parameters() if (count := _not_finite(p))
         },
         "assumed": list(stored_layer.assumed),
+        "ignored": list(stored_layer.ignored),
     }
     return facts
 
@@ -169,7 +170,7 @@ def _text(layer: Mapping[str, Any]) -> str:
         rows.append(("" if k else "forget bias", f"{place:10}  mean {mean:.3f}"))
     broken = ", ".join(f"{n} in {name}" for name, n in layer["not_finite"].items())
     rows.append(("NaN or inf", broken or "none"))
-    for k, text in enumerate(layer["assumed"]):
-        rows.append(("" if k else "assumed", text))
+    for label in ("assumed", "ignored"):
+        rows += [("" if k else label, text) for k, text in enumerate(layer[label])]
     lines = [f"    {label:16}{text}".rstrip() for label, text in rows]
     return "\n".join(map(printable, [layer["name"] or "(no name)", *lines]))

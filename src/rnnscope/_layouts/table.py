@@ -35,7 +35,38 @@ very names and shapes of others. `rs.save` says beside the arrays which cell eac
 other readers pass over it: in a state dict's `_metadata` (.pt, .pth), where PyTorch keeps versions;
 in the metadata of .safetensors; in the comment of an .npz; in an attribute of an .h5; in the
 attributes of ONNX's nodes. The state dict of an `rs.Recurrent` says it too. `rs.load` follows it;
-of files that do not say it, what was taken for granted is in `assumed`.
+of files that do not say it, what was taken for granted is in `assumed`: that three blocks of rows
+are a GRU, say, where no name says so, or that TensorFlow 1 adds 1 to the forget gate (the number is
+in `forget_bias`, too). `print(rs.load(path))` and `rnnscope show` tell it.
+
+## Arrays beside a layer, and other checkpoints
+
+Every array under a layer's name is used, or named in `rs.load(path).ignored` with what it may be
+(an initial state, moments of an optimiser, a module around the layer). Where one shows that the
+cell computes something else, the file is refused: the scale of a normalisation (`gamma`,
+`ln_ih.weight`), a peephole, a second bias (`recurrent_bias`), a mask or scale of a weight, an
+adapter, one more vector of the layer's size. What to write then:
+
+- An array that the layer computes without: `rs.load(path, ignore="rnn.gamma")`, or a pattern,
+  `"*.gamma"`.
+- A cell of your own (a minimal gated unit, a GRU with a decay): `rs.load(path,
+  cells={"encoder.rnn": my_cell})`. Arrays are named as `rs.Recurrent` names its own, gates lie in
+  the order of the cell; other names by `names=`.
+- Other names, W_ih and W_hh side by side in one matrix, a matrix for each gate: the line with
+  `layout=rs.Layout(...)` that the error proposes. The order of gates in one matrix is a guess, for
+  you to judge.
+- `weight_hh_l0_raw` of AWD-LSTM and fastai: nothing; it is read in the place of its copy with
+  dropout.
+- Weight norm, spectral norm, pruning: the function of `torch.nn.utils` that the error names, before
+  the state dict is saved.
+- A `.ckpt` whose hyperparameters are objects, a whole pickled model, TorchScript, torch.export,
+  `quantize_dynamic`, a checkpoint of TensorFlow: the line that the error names, which writes what
+  is read here. Nothing in a file is run.
+- A checkpoint in several files: `rs.load("model.safetensors.index.json")`.
+
+A state dict that holds the reverse direction alone is an `rs.Recurrent(..., reverse=True)`. Layers
+whose place in the file is that of an optimiser's moments or of an average (`exp_avg`, `ema`) are
+loaded, and `assumed` says it.
 """
 
 _JSON = """\

@@ -130,6 +130,16 @@ def _recurrent(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None
     return (str(kind), facts) if kind in _CLASSES else None
 
 
+def _class_of(config: Any, name: str) -> str | None:
+    """The class of a layer that no class of Keras describes; of its cell, where it has one."""
+    for layer, kind, facts in layer_configs(config):
+        if layer == name:
+            cell = facts.get("cell")
+            cell_class = cell.get("class_name") if isinstance(cell, dict) else None
+            return cell_class if isinstance(cell_class, str) else kind
+    return None
+
+
 def _ordered(configs: Mapping[str, _Config]) -> dict[str, list[_Config]]:
     """The configurations by the name that Keras 3 first gave to the weights of such layers."""
     kinds = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
@@ -171,6 +181,8 @@ def _layer(
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
     cell, assumed = _with_activations(content, place, (layer.cell, layout), config, request)
+    if config is None and (own_class := _class_of(content.config, name)) is not None:
+        assumed.insert(0, f"class {own_class}, which is not Keras's own, is read as {kind}")
     facts = config.facts if config else {}
     units = facts.get("units", facts.get("output_dim"))
     if units is not None and units != layer.options["hidden_size"]:
@@ -213,6 +225,17 @@ def _reading(
         if asked not in (None, kind):
             raise FileError(f"{place}: these are weights of {kind}, not {request.cell}")
         return "keras1", kind
+    return _keras2_reading(place, arrays, config, (first, asked))
+
+
+def _keras2_reading(
+    place: str,
+    arrays: Mapping[str, LazyArray],
+    config: _Config | None,
+    request: tuple[str, str | None],
+) -> tuple[str, str]:
+    """The same of Keras 2 and 3; ``request`` is the first recurrent kernel, and the cell asked."""
+    first, asked = request
     before = first.removesuffix("recurrent_kernel")
     shape = arrays[first].shape
     bias = arrays.get(f"{before}bias")
@@ -244,7 +267,7 @@ def _reading(
         else:
             kind = asked
     if asked is not None and asked != kind:
-        raise FileError(f"{place}: these are weights of {kind}, not {request.cell}")
+        raise FileError(f"{place}: these are weights of {kind}, not {asked}")
     return layout, kind
 
 
