@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from rnnscope._layouts import Array, Layout, Stored
 from rnnscope.errors import DeclarationError
@@ -67,6 +68,8 @@ _WORDS = {
     "rnn": "an RNN",
     "lstm_peephole": "an LSTM with peepholes",
 }
+_OUTPUT = re.compile(r".*(?:i2o|h2o|_ho\b|output_layer|head|fc\d?[._]|classifier|decoder|embed).*")
+_MATRICES = 6  # of a stacked layer and of what is around it
 _MOST = 400  # arrays that are looked at
 _NAMES = 24  # and that a layer may have
 
@@ -128,7 +131,10 @@ def proposals(shapes: Shapes) -> list[Proposal]:
             if name.startswith(prefix) and shape and 0 not in shape
         }
         if 1 <= len(inside) <= _NAMES:
-            guesses += _of_arrays(prefix, inside)
+            # below a prefix, any layer of a network may have a name such as weight
+            guesses += [
+                guess for guess in _of_arrays(prefix, inside) if not (prefix and guess.generic)
+            ]
     return sorted(guesses, key=lambda guess: (-guess.count, guess.generic))
 
 
@@ -137,10 +143,8 @@ def _of_arrays(prefix: str, shapes: Shapes) -> Iterator[Proposal]:
         by_gate = _gate_templates(shapes, kind)
         if by_gate is not None:
             yield from _per_gate(kind, *by_gate)
-    said = prefix.lower() + " ".join(shapes).lower()
-    hinted = any(_HINT.fullmatch(prefix.lower() + name.lower()) for name in shapes)
-    if hinted and not any(name.endswith("_reverse") for name in shapes):
-        yield from _stacked(said, shapes)
+    if not any(name.endswith("_reverse") for name in shapes):
+        yield from _stacked(prefix, shapes)
 
 
 # an array for each gate -----------------------------------------------------------------------
@@ -187,35 +191,57 @@ def _per_gate(
 # one array for all gates ----------------------------------------------------------------------
 
 
-def _stacked(said: str, shapes: Shapes) -> Iterator[Proposal]:
-    vectors = [name for name, shape in shapes.items() if len(shape) == 1]
-    to_output = re.compile(r".*(?:i2o|h2o|_ho|out|fc).*")
-    matrices = {
-        name: shape
-        for name, shape in shapes.items()
-        if len(shape) == 2 and not to_output.fullmatch(name.lower())
-    }
-    if len(matrices) > 2:
-        return
+def _stacked(prefix: str, shapes: Shapes) -> Iterator[Proposal]:
+    said = prefix.lower() + " ".join(shapes).lower()
     named = [kind for kind in ("lstm", "gru") if kind in said]
     named = ["rnn"] if "i2o" in said and not named else named
     for kind in named or ["lstm", "gru", "rnn"]:
-        gates = len(_ORDER[kind])
-        for orientation in _orientations(list(matrices)):
-            axis = 0 if orientation == "rows" else 1
-            rows = {shape[axis] for shape in matrices.values()}
-            if len(rows) != 1 or (count := rows.pop()) % gates:
-                continue
-            biases = [name for name in vectors if shapes[name] == (count,) and _is_bias(name)]
-            if kind == "gru" and len(biases) == 1 and _RECURRENT.fullmatch(biases[0].lower()):
-                continue  # r multiplies it: it is no sum of both
-            arrays = _roles(matrices, biases, count // gates, axis)
-            order = "zrn" if kind == "gru" and "kernel" in said else _ORDER[kind]
-            peepholes = _peepholes(shapes, count // gates) if kind == "lstm" else None
-            if arrays is not None and peepholes is not None:
-                arrays = (*arrays, Array(peepholes, "peephole"))
-            kind_with_peepholes = f"{kind}{'_peephole' * (peepholes is not None)}"
-            yield from _proposal(kind_with_peepholes, order, arrays, orientation, {})
+        for matrices in _choices(prefix, shapes):
+            for orientation in _orientations(list(matrices)):
+                yield from _of_matrices(kind, shapes, matrices, orientation)
+
+
+def _choices(prefix: str, shapes: Shapes) -> Iterator[Shapes]:
+    """One matrix, or two, that may be those of a layer; outputs of a model are none."""
+    matrices = {
+        name: shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and not _OUTPUT.fullmatch(name.lower())
+    }
+    if len(matrices) <= _MATRICES:
+        for names in (*combinations(matrices, 2), *combinations(matrices, 1)):
+            hinted = any(_HINT.fullmatch(f"{prefix}{name}".lower()) for name in names)
+            recurrent = any(_RECURRENT.fullmatch(name.lower()) for name in names)
+            if hinted and (len(matrices) <= 2 or recurrent or len(names) == 1):
+                yield {name: shapes[name] for name in names}
+
+
+def _of_matrices(
+    kind: str, shapes: Shapes, matrices: Shapes, orientation: str
+) -> Iterator[Proposal]:
+    axis = 0 if orientation == "rows" else 1
+    rows = {shape[axis] for shape in matrices.values()}
+    if len(rows) != 1 or (count := rows.pop()) % len(_ORDER[kind]):
+        return
+    units = count // len(_ORDER[kind])
+    folders = {_folder(name) for name in matrices}
+    biases = [
+        name
+        for name, shape in shapes.items()
+        if shape == (count,) and _is_bias(name) and _folder(name) in folders
+    ]
+    if kind == "gru" and len(biases) == 1 and _RECURRENT.fullmatch(biases[0].lower()):
+        return  # r multiplies it: it is no sum of both
+    arrays = _roles(matrices, biases, units, axis)
+    order = "zrn" if kind == "gru" and any("kernel" in name for name in matrices) else _ORDER[kind]
+    peepholes = _peepholes(shapes, units) if kind == "lstm" else None
+    if arrays is not None and peepholes is not None:
+        kind, arrays = "lstm_peephole", (*arrays, Array(peepholes, "peephole"))
+    yield from _proposal(kind, order, arrays, orientation, {})
+
+
+def _folder(name: str) -> str:
+    return name[: max(name.rfind(mark) for mark in "./") + 1]
 
 
 def _peepholes(shapes: Shapes, units: int) -> str | None:

@@ -110,7 +110,7 @@ def refusal(path: Path, class_name: str, facts: PickleFacts) -> str:
 def _line(path: Path, class_name: str, facts: PickleFacts) -> str:
     loaded = f"torch.load({path.name!r}, weights_only=False, map_location='cpu')"
     if not facts.is_torch:
-        loaded = f"pickle.load(open({path.name!r}, 'rb'))"
+        loaded = f"pickle.loads(pathlib.Path({path.name!r}).read_bytes())"
     if facts.keys is None:
         return f"torch.save({loaded}.state_dict(), 'weights.pt')"
     key = next((key for key in _STATES if key in facts.keys), None)
