@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from against import (
     same_again,
     x_and_states,
 )
+
+import rnnscope as rs
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = framework("keras")
@@ -104,3 +107,85 @@ def test_stacked(kind: str) -> None:
     module = in_torch(same_again("keras", arrays, kind))
     zeros = np.zeros((2, x.shape[1], HIDDEN), np.float32)
     agree(outputs(module, x, zeros, zeros)[:1], (output,))
+
+
+# files of cells that are not Keras's own ---------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable()
+class NormalizedCell(keras.layers.Layer):  # type: ignore[misc, name-defined]
+    """An LSTM whose output is normalised at every step."""
+
+    def __init__(self, units: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.state_size = [units, units]
+        self.inner = keras.layers.LSTMCell(units)
+        self.ln = keras.layers.LayerNormalization()
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+        self.ln.build((None, self.state_size[0]))
+        self.built = True
+
+    def call(self, x: Any, states: Any) -> Any:
+        output, states = self.inner(x, states)
+        return self.ln(output), states
+
+
+@keras.saving.register_keras_serializable()
+class PeepholeCell(keras.layers.LSTMCell):  # type: ignore[misc, name-defined]
+    """An LSTMCell with one more vector."""
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.peephole = self.add_weight(shape=(self.units,), name="peephole")
+
+
+@keras.saving.register_keras_serializable()
+class OwnLSTM(keras.layers.LSTM):  # type: ignore[misc, name-defined]
+    """A class of another name."""
+
+
+ENDINGS = [".keras", ".weights.h5", ".h5"]
+
+
+def saved(path: Path, layer: Any) -> Path:
+    x = keras.Input((4, 3))
+    output = keras.layers.Dense(2)(keras.layers.LayerNormalization()(layer(x)))
+    model = keras.Model(x, output)
+    (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [(NormalizedCell, "normalisation"), (PeepholeCell, "peephole|parameter of its cell")],
+)
+def test_a_cell_of_ones_own_is_refused(tmp_path: Path, cell: Any, reason: str, ending: str) -> None:
+    path = saved(tmp_path / f"m{ending}", keras.layers.RNN(cell(5)))
+    with pytest.raises(rs.FileError, match=reason):
+        rs.load(path)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_class_of_ones_own_is_said(tmp_path: Path, ending: str) -> None:
+    layers = rs.load(saved(tmp_path / f"m{ending}", OwnLSTM(5)))
+    (assumed,), (ignored,) = layers.assumed.values(), layers.ignored.values()
+    assert ignored == ()
+    if ending != ".weights.h5":  # which holds no classes
+        assert "class OwnLSTM, which is not Keras's own, is read as lstm" in assumed
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_cells_of_a_stack_are_all_there(tmp_path: Path, ending: str) -> None:
+    stack = keras.layers.RNN([keras.layers.LSTMCell(5), keras.layers.LSTMCell(6)])
+    layers = rs.load(saved(tmp_path / f"m{ending}", stack))
+    assert [(a.input_size, a.hidden_size) for a in layers.values()] == [(3, 5), (5, 6)]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_layers_around_are_not_beside(tmp_path: Path, ending: str) -> None:
+    gru = keras.layers.GRU(5, dropout=0.1, recurrent_dropout=0.2)
+    layers = rs.load(saved(tmp_path / f"m{ending}", keras.layers.Bidirectional(gru)))
+    assert list(layers.ignored.values()) == [()]

@@ -89,7 +89,8 @@ class Proposal:
     @property
     def generic(self) -> bool:
         """Whether it reads what any layer of a network may be called."""
-        return not {"weight", "kernel", "w"}.isdisjoint(self.layout.names(self.kind))
+        names = self.layout.names(self.kind)
+        return any(name in ("weight", "kernel", "w") or name.isdigit() for name in names)
 
     def line(self, path: str = "path") -> str:
         """The call of ``load`` that reads the file so."""

@@ -150,7 +150,9 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
     if groups and (match := _KERAS1.fullmatch(last)) is not None:
         return _place_in_keras1(groups, match, arrays)
     last = last.partition(":")[0]
-    in_cell = groups[-1:] == ["vars"] and len(groups) > 1 and _CELL.fullmatch(groups[-2])
+    in_cell = groups[-1:] == ["vars"] and (
+        (len(groups) > 1 and _CELL.fullmatch(groups[-2])) or _looks_gated("/".join(groups), arrays)
+    )
     if in_cell and last in ("0", "1", "2"):
         part = _PARTS[int(last)]
     elif last in _PARTS:
@@ -163,6 +165,10 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
     if kernel is None or len(kernel.shape) != 2:
         return None
     around = list(groups)
+    if in_cell and "layers" in groups:  # as Keras 3 names its groups: layers/NAME/cell/vars
+        end = len(groups) - groups[::-1].index("layers") + 1
+        sided = len(groups) > end and _DIRECTION.fullmatch(groups[end])
+        around = groups[: end + bool(sided)]
     while around and _CELL.fullmatch(around[-1]):
         around.pop()
     scope = tuple(around)
@@ -176,6 +182,16 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
         around.pop()
     layer = named.get("/".join(around)) or (around[-1] if around else "")
     return _Place(layer, direction, part, scope)
+
+
+def _looks_gated(group: str, arrays: Mapping[str, LazyArray]) -> bool:
+    """Whether a group of numbered arrays begins with the kernels of an LSTM or a GRU."""
+    kernels = [arrays.get(f"{group}/{number}") for number in "01"]
+    shapes = [kernel.shape for kernel in kernels if kernel is not None]
+    if [len(shape) for shape in shapes] != [2, 2] or 0 in shapes[1]:
+        return False
+    units, columns = shapes[1]
+    return columns == shapes[0][1] and columns in (3 * units, 4 * units)
 
 
 def _place_in_keras1(

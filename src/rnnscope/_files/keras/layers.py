@@ -136,7 +136,7 @@ def _class_of(config: Any, name: str) -> str | None:
         if layer == name:
             cell = facts.get("cell")
             cell_class = cell.get("class_name") if isinstance(cell, dict) else None
-            return cell_class if isinstance(cell_class, str) else kind
+            return (cell_class if isinstance(cell_class, str) else kind).rpartition(">")[2]
     return None
 
 
