@@ -11,6 +11,7 @@ import json
 import pathlib
 import pickle
 import re
+import tarfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -303,3 +304,45 @@ def test_one_direction_of_two_layers_says_what_is_missing(tmp_path: Path) -> Non
     torch.save(forward, tmp_path / "m.pt")
     with pytest.raises(rs.FileError, match=r"weight_ih_l1 must be .*the file lacks the reverse"):
         rs.load(tmp_path / "m.pt")
+
+
+def test_several_models_in_lists_and_under_numbers(tmp_path: Path) -> None:
+    gru, lstm = nn.GRU(3, 5), nn.LSTM(3, 5)
+    folds = {0: under("rnn.", gru), 1: under("rnn.", lstm)}
+    ensemble = [under("rnn.", lstm), {"rnn": gru.state_dict()}]
+    history = {"losses": [0.5] * 1000, "shapes": [(1, 2), (3, 4)]}
+    torch.save({"folds": folds, "ensemble": ensemble, **history}, tmp_path / "m.pt")
+    layers = rs.load(tmp_path / "m.pt")
+    assert list(layers) == ["folds.0.rnn", "folds.1.rnn", "ensemble.0.rnn", "ensemble.1.rnn"]
+    assert_same(layers["folds.1.rnn"], lstm)
+    assert_same(layers["ensemble.1.rnn"], gru)
+
+
+def test_an_archive_of_tar(tmp_path: Path) -> None:
+    torch.save(nn.GRU(3, 5).state_dict(), tmp_path / "model_weights.ckpt")
+    for name in ("m.nemo", "m.tar", "m.pt"):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "model_weights.ckpt", "model_weights.ckpt")
+        with pytest.raises(rs.FileError, match=rf"an archive of tar: unpack it \(tar xf {name}\)"):
+            rs.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_quantised_node_of_onnx_is_not_missed(tmp_path: Path, beside: bool) -> None:
+    """What onnxruntime's quantize_dynamic writes in the place of an LSTM."""
+    onnx = pytest.importorskip("onnx", reason="onnx writes the model")
+    path = tmp_path / "m.onnx"
+    rs.save({"rnn": nn.LSTM(3, 5)}, path)
+    model = onnx.load(path)
+    node = onnx.helper.make_node(
+        "DynamicQuantizeLSTM", ["X", "W8", "R8"], ["Y8"], name="enc", domain="com.microsoft"
+    )
+    if not beside:
+        del model.graph.node[:]
+    model.graph.node.append(node)
+    onnx.save(model, path)
+    if beside:
+        assert "enc (DynamicQuantizeLSTM of com.microsoft)" in rs.load(path).ignored["rnn"][0]
+    else:
+        with pytest.raises(rs.FileError, match=r"but enc \(DynamicQuantizeLSTM .* before it was"):
+            rs.load(path)

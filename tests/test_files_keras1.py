@@ -149,3 +149,44 @@ def test_outside_of_keras_the_gates_are_plain(tmp_path: Path) -> None:
     x = np.random.default_rng(1).normal(size=(2, 6, D)).astype("f4")
     found = layers["enc"](torch.from_numpy(x))[0].detach().numpy()
     np.testing.assert_allclose(found, outputs("LSTM", arrays, x, sigmoid), atol=2e-6)
+
+
+# files of later versions -------------------------------------------------------------------------
+
+
+def keras2_file(path: Path, arrays: Arrays, more: Arrays) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = "2.12.0"
+        for name, value in {**arrays, **more}.items():
+            file[name] = value
+
+
+def test_moments_under_the_names_of_weights(tmp_path: Path) -> None:
+    """Keras 2.11 to 2.15 keep Adam's moments in groups with the very names of the weights."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel:0": (D, 4 * H), "recurrent_kernel:0": (H, 4 * H), "bias:0": (4 * H,)}
+    weights = {
+        f"model_weights/lstm/lstm/lstm_cell/{n}": rng.normal(size=s) for n, s in shapes.items()
+    }
+    moments = {
+        f"optimizer_weights/Adam/{m}/lstm/lstm_cell/{n}": rng.normal(size=s)
+        for m in "mv"
+        for n, s in shapes.items()
+    }
+    keras2_file(tmp_path / "m.h5", weights, moments)
+    layers: Any = rs.load(tmp_path / "m.h5")
+    assert list(layers) == ["lstm"]
+    kernel = weights["model_weights/lstm/lstm/lstm_cell/kernel:0"]
+    np.testing.assert_array_equal(layers["lstm"].weight_ih_l0.detach().numpy(), kernel.T)
+
+
+def test_a_convolutional_layer_is_not_missed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lstm = {"kernel": (D, 4 * H), "recurrent_kernel": (H, 4 * H), "bias": (4 * H,)}
+    conv = {"kernel": (3, 3, D, 4 * H), "recurrent_kernel": (3, 3, H, 4 * H), "bias": (4 * H,)}
+    arrays = {f"lstm/lstm/{n}:0": rng.normal(size=s) for n, s in lstm.items()}
+    more = {f"conv/conv/{n}:0": rng.normal(size=s) for n, s in conv.items()}
+    keras2_file(tmp_path / "m.h5", arrays, more)
+    with pytest.raises(rs.FileError, match=r"conv: recurrent_kernel .*ignore='NAME/\*'"):
+        rs.load(tmp_path / "m.h5")
+    assert list(rs.load(tmp_path / "m.h5", ignore="conv/*")) == ["lstm"]

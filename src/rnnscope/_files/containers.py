@@ -13,8 +13,9 @@ from rnnscope._files.json import read_json
 from rnnscope._files.keras import read_hdf5_file, read_keras
 from rnnscope._files.onnx import read_onnx
 from rnnscope._files.pytorch import read_torch
+from rnnscope.errors import FileError
 
-__all__ = ["READERS", "advice_on_others", "reader_by_content"]
+__all__ = ["READERS", "advice_on_others", "reader_by_content", "refuse_tar"]
 
 Reader = Callable[[Path], FileContent]
 
@@ -46,6 +47,8 @@ def reader_by_content(path: Path) -> Reader | None:
         return None
     with suppress(OSError), path.open("rb") as file:
         start = file.read(16)
+        if _is_tar(path):
+            return read_torch  # which is refused
         if start.startswith(b"PK\3\4"):
             return _reader_of_archive(path)
         if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -55,6 +58,21 @@ def reader_by_content(path: Path) -> Reader | None:
         if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
             return read_safetensors
     return None
+
+
+def _is_tar(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(257)
+        return file.read(5) == b"ustar"
+
+
+def refuse_tar(path: Path) -> None:
+    """Raise ``FileError`` for an archive of tar, such as a .nemo."""
+    if path.is_file() and _is_tar(path):
+        raise FileError(
+            f"{path}: an archive of tar: unpack it (tar xf {path.name}), and load the file of "
+            f"weights that is in it"
+        )
 
 
 def _reader_of_archive(path: Path) -> Reader | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rnnscope._files.containers import READERS, advice_on_others, reader_by_content
+from rnnscope._files.containers import READERS, advice_on_others, reader_by_content, refuse_tar
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import no_file
 from rnnscope._files.layers import Layers
@@ -108,6 +108,7 @@ def _read(path: Path) -> FileContent:
     if not path.is_file():
         raise FileError(f"{path}: {no_file(path)}")
     try:
+        refuse_tar(path)
         content = reader(path)
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror or error}") from error

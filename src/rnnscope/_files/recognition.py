@@ -124,7 +124,7 @@ def _folder(name: str) -> str:
 
 def _line_to_write(content: FileContent) -> str:
     """The call of ``load`` that reads the file, where names and shapes let it be guessed."""
-    if content.nodes or content.kind == "json":
+    if content.nodes or content.kind == "json" or "strangers" in content.metadata:
         return ""
     shapes = {}
     for name, array in islice(content.arrays.items(), 400):
@@ -188,8 +188,13 @@ def _no_layers(content: FileContent, layout: Layout | None) -> str:
         if content.arrays
         else "it holds no arrays"
     )
-    if content.kind == "onnx" and not content.arrays:
+    if content.kind == "onnx" and (not content.arrays or "strangers" in content.metadata):
         inventory = "no node LSTM, GRU or RNN"
+        if "strangers" in content.metadata:
+            inventory += (
+                f", but {content.metadata['strangers']}: load the model as it was before it was "
+                f"quantised"
+            )
     in_layout = f" in layout {layout.name}" if layout else ""
     hint = (
         "; say which are which with rnnscope.load(path, names={'weight_ih_l0': ..., ...})"

@@ -147,6 +147,8 @@ def _without_vars(groups: Sequence[str]) -> tuple[str, ...]:
 def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]) -> _Place | None:
     """Where an array of a recurrent layer belongs; None for any other array."""
     *groups, last = name.split("/")
+    if groups[:1] in (["optimizer"], ["optimizer_weights"]):
+        return None  # moments, under the names of the weights
     if groups and (match := _KERAS1.fullmatch(last)) is not None:
         return _place_in_keras1(groups, match, arrays)
     last = last.partition(":")[0]
@@ -162,7 +164,7 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
     before = "/".join(groups)
     names = ["1"] if in_cell else ["recurrent_kernel", "recurrent_kernel:0"]
     kernel = next((arrays[k] for n in names if (k := f"{before}/{n}") in arrays), None)
-    if kernel is None or len(kernel.shape) != 2:
+    if kernel is None or len(kernel.shape) < 2:
         return None
     around = list(groups)
     if in_cell and "layers" in groups:  # as Keras 3 names its groups: layers/NAME/cell/vars

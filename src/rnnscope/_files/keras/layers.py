@@ -245,7 +245,8 @@ def _keras2_reading(
     if kind is None or kind != by_shape:
         raise FileError(
             f"{place}: {first} of shape {shape} is no recurrent kernel"
-            f"{f' of {config.kind}' if config else ''}; expected (units, gates × units)"
+            f"{f' of {config.kind}' if config else ''}; expected (units, gates × units). The other "
+            f"layers are loaded with ignore='NAME/*', the name of this one"
         )
     # two biases in a row: Keras's own layers have one, or two one below the other
     layout = "keras"

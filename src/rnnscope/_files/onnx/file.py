@@ -72,7 +72,11 @@ def read_onnx(path: Path) -> FileContent:
     if not nodes:  # a layer taken apart may still have its arrays, under their names
         for scope, graph in scopes:
             arrays |= scope.initialisers(graph)
-    return FileContent(path, "onnx", window.allowance, arrays, nodes=tuple(nodes))
+    strangers = [stranger for scope, _ in scopes for stranger in scope.strangers]
+    metadata = {"strangers": ", ".join(strangers[:8])} if strangers else {}
+    return FileContent(
+        path, "onnx", window.allowance, arrays, metadata=metadata, nodes=tuple(nodes)
+    )
 
 
 @dataclass
@@ -95,6 +99,7 @@ class _Scope:
     stored: dict[str, Message] = field(default_factory=dict)
     makers: dict[str, _Maker] = field(default_factory=dict)
     constants: dict[str, Tensor | None] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
 
     def part(self, size: int = _PART) -> None:
         self.window.allowance.take(size, "its nodes and names")
@@ -137,7 +142,9 @@ class _Scope:
                 self.part()
                 self.node(value, nodes, inner)
         for subgraph in inner:
-            _Scope(self.path, self, self.window, self.data_files).walk(subgraph, nodes, depth + 1)
+            scope = _Scope(self.path, self, self.window, self.data_files)
+            scope.strangers = self.strangers
+            scope.walk(subgraph, nodes, depth + 1)
 
     def node(self, message: Message, nodes: list[RecurrentNode], inner: list[Message]) -> None:
         inputs: list[str] = []
@@ -161,6 +168,9 @@ class _Scope:
                 self.part(64 + value.size)
                 (inputs if number == 1 else outputs).append(value.text)
         if domain not in ("", "ai.onnx"):
+            if op.endswith(RECURRENT):  # DynamicQuantizeLSTM of com.microsoft, say
+                self.part(len(name) + len(op))
+                self.strangers.append(f"{name or op} ({op} of {domain})")
             return
         if op in RECURRENT:
             made = name or next((output for output in outputs if output), f"{op}_{len(nodes)}")

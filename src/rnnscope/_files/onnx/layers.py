@@ -85,6 +85,7 @@ def _layer(content: FileContent, name: str, node: RecurrentNode) -> StoredLayer:
         raise FileError(
             f"{place}: hidden_size={hidden}, but R is for {layer.options['hidden_size']} units"
         )
+    strangers = content.metadata.get("strangers", "")
     notes = []
     for place_of, words in (
         (4, "sequence_lens: pack the input"),
@@ -104,6 +105,7 @@ def _layer(content: FileContent, name: str, node: RecurrentNode) -> StoredLayer:
         reverse=direction == "reverse",
         batch_first=bool(facts.get("layout", 0)),
         assumed=tuple(notes),
+        ignored=(f"{strangers}: not a layer of ONNX's own, such as an int8 one",) * bool(strangers),
     )
 
 

@@ -176,13 +176,14 @@ def _tensors(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested dicts, under its names joined by dots."""
     for before, state in _states(loaded, allowance):
         for key, value in state.items():
-            if isinstance(key, str) and isinstance(value, Tensor):
+            if isinstance(value, Tensor):
                 allowance.take(len(before) + len(key), "the names of its tensors")
                 yield before + key, value
 
 
-def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every dict in nested dicts, with the names before its own; in the order of the file.
+def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every dict in nested dicts and lists, with the names before its own; in the order of the
+    file. Of lists, and of whole numbers as keys, the numbers are names.
 
     A dict that lies under several names comes once for each.
     """
@@ -192,14 +193,26 @@ def _states(loaded: Any, allowance: Allowance) -> Iterator[tuple[str, Mapping[An
         before, value_at_prefix = waiting.pop()
         if before is None:
             around.discard(id(value_at_prefix))
-        elif (
-            isinstance(value_at_prefix, Mapping) and id(value_at_prefix) not in around
-        ):  # a dict may hold itself
+        elif id(value_at_prefix) not in around:  # a dict may hold itself
             allowance.take(512 + len(before), "the names of its dicts")
-            yield before, value_at_prefix
+            members = _members(value_at_prefix)
+            yield before, members
             around.add(id(value_at_prefix))
             waiting.append((None, value_at_prefix))
-            inside = [
-                (key, value) for key, value in value_at_prefix.items() if isinstance(key, str)
-            ]
+            inside = [(key, value) for key, value in members.items() if _is_state(value)]
             waiting += [(f"{before}{key}.", value) for key, value in reversed(inside)]
+
+
+def _is_state(value: Any) -> bool:
+    """Whether tensors may lie in it, by names or in a row."""
+    return isinstance(value, Mapping) or (
+        isinstance(value, list | tuple) and any(isinstance(x, Mapping | Tensor) for x in value)
+    )
+
+
+def _members(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        return {str(k): member for k, member in enumerate(value)} if _is_state(value) else {}
+    if all(isinstance(key, str) for key in value):
+        return value  # with the metadata of a state dict
+    return {str(key): member for key, member in value.items() if isinstance(key, str | int)}

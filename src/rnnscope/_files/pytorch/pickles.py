@@ -19,7 +19,7 @@ _LEAST = 64
 _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before PyTorch 1.6
 _ORDERED = "collections.OrderedDict"
 _TEXTS = 4096  # so many texts are kept
-_STATES = ("state_dict", "model_state_dict", "model", "net", "weights", "params")
+_STATES = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 """The keys under which checkpoints have their state dict, the more usual first."""
 
 
