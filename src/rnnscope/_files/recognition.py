@@ -7,21 +7,28 @@ layout's own name is the layer's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from rnnscope._files.assumptions import completed
 from rnnscope._files.cell_marks import with_file_cell
 from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
 from rnnscope._files.declared import declared_layers
-from rnnscope._files.disk import LargeError, LazyArray
+from rnnscope._files.disk import LargeError
+from rnnscope._files.grouping import (
+    PYTORCH_LAYOUTS,
+    Group,
+    groups_of,
+    layout_names,
+    place_of,
+    pytorch_name,
+)
 from rnnscope._files.json import layers_of_json
 from rnnscope._files.keras import layers_of_keras
 from rnnscope._files.onnx import layers_of_nodes
@@ -38,9 +45,9 @@ from rnnscope._files.stored_layer import (
     layer_name,
 )
 from rnnscope._layouts import LAYOUTS, Converted, Layout, layout_named
-from rnnscope._layouts.kinds import cell_of, kind_of, nonlinearity_of
+from rnnscope._layouts.kinds import kind_of
 from rnnscope._layouts.records import PYTORCH, RNNSCOPE
-from rnnscope.cells import GRU, Cell
+from rnnscope.cells import Cell
 from rnnscope.errors import (
     DeclarationError,
     DtypeError,
@@ -55,21 +62,9 @@ __all__ = ["find"]
 _DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.cells)
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ON_REQUEST = ("rnnscope", "onnx", "nam", "rtneural", "guitarml")
-_PYTORCH = ("pytorch", "pytorch_cell")
 _AS_KERAS = {
     "keras": "layout keras: gates in Keras's order, sigmoid and tanh",
     "keras1": "layout keras1: sigmoid and tanh; the gates of Keras 1 were hard_sigmoid by default",
-}
-_GRU_SAID = "cell='gru', which resets after the product, as nn.GRU does"
-_GRU_BY_BLOCKS = (
-    f"{_GRU_SAID}: three blocks of rows, which cells of other equations have too; nothing else in "
-    "the file says it"
-)
-_ALIASES = {
-    "weight_ih": "[wW]_?ih",
-    "weight_hh": "[wW]_?hh",
-    "bias_ih": "b_?ih",
-    "bias_hh": "b_?hh",
 }
 
 
@@ -156,7 +151,7 @@ def _recognized(
     elif chosen is None and content.kind == "keras":
         layers = layers_of_keras(content, request)
     else:
-        if chosen is None or chosen.name in (*_PYTORCH, "rnnscope"):
+        if chosen is None or chosen.name in (*PYTORCH_LAYOUTS, "rnnscope"):
             refuse_reparametrization(content.path, content.arrays)
         layers = _match_layouts(content, chosen, request)
     if not layers:
@@ -172,7 +167,7 @@ def _recognized(
                 f"{stored_layer.place}: these are weights of {stored_kind}, not {request.cell}"
             )
     return [
-        _complete(
+        completed(
             stored_layer,
             with_file_cell(content, stored_layer.name, stored_layer.place, request),
             None if from_description else records[stored_layer.layout],
@@ -209,80 +204,6 @@ def _no_layers(content: FileContent, layout: Layout | None) -> str:
     )
 
 
-def _complete(layer: StoredLayer, request: LoadRequest, record: Layout | None) -> StoredLayer:
-    """What no array tells: which nonlinearity an rnn has, and the order of dims.
-
-    ``record`` is the layout; None where the file has more than arrays: nodes, or a model of Keras.
-    """
-    assumed = list(layer.assumed)
-    cell = layer.cell
-    nonlinearity = request.requested_nonlinearity
-    file_nonlinearity = nonlinearity_of(cell)
-    if file_nonlinearity is not None and record is not None:
-        cell, rnn_assumptions = _rnn(record, nonlinearity)
-        assumed += rnn_assumptions
-    elif file_nonlinearity is not None and nonlinearity not in (None, file_nonlinearity):
-        raise FileError(
-            f"{layer.place}: the file says {file_nonlinearity}; got nonlinearity={nonlinearity!r}"
-        )
-    if layer.layout in _PYTORCH and cell is GRU and request.cell is None:
-        assumed.append(_GRU_SAID if "gru" in layer.name.lower() else _GRU_BY_BLOCKS)
-    if layer.layout in _PYTORCH and request.cell is None:
-        assumed += _doubts(layer)
-    assumed += _copies(layer.name)
-    if layer.batch_first is None and request.batch_first is None:
-        assumed.append("batch_first=False")
-    if layer.layout in _PYTORCH and layer.options["num_layers"] != 1:
-        assumed += [] if request.dropout else ["dropout=0.0"]
-    return replace(layer, cell=cell, assumed=tuple(assumed))
-
-
-def _doubts(layer: StoredLayer) -> list[str]:
-    """What is said where a layer's name names another cell than its blocks of rows do."""
-    kind = kind_of(layer.cell)
-    last = layer.name.rpartition(".")[2].lower()
-    named = next((word for word in ("lstm", "gru") if word in last), kind)
-    if kind == named or (kind == "lstm" and named == "gru"):
-        return []
-    if layer.layout == "pytorch" and (kind, named) == ("gru", "lstm"):
-        raise AmbiguousError(
-            f"{layer.place}: three blocks of rows are a GRU, or an LSTM of coupled gates (f is "
-            f"1 - i), as its name says",
-            [{"cell": "gru", "layout": "pytorch"}, {"cell": "lstm_coupled", "layout": "rnnscope"}],
-        )
-    blocks = {"rnn": "one block of rows is nn.RNN", "gru": "three blocks of rows are nn.GRU"}
-    return [f"{blocks[kind]}, though its name says {named}"]
-
-
-_MOMENTS = re.compile(r"exp_avg\w*|max_exp_avg\w*|momentum\w*|grads?|gradients?")
-_AVERAGES = re.compile(r"\w*ema\w*|shadow\w*|averaged?\w*|swa\w*")
-
-
-def _copies(name: str) -> list[str]:
-    """What is said of a layer whose place in the file is not that of a model's weights."""
-    for word in re.split(r"[./]", name.lower()):
-        if _MOMENTS.fullmatch(word):
-            return [f"its place, {word}, is that of an optimiser's numbers: they are no weights"]
-        if _AVERAGES.fullmatch(word):
-            return [f"its place, {word}, is that of an average of weights over the training"]
-    return []
-
-
-def _rnn(record: Layout, requested: str | None) -> tuple[Cell, list[str]]:
-    """The cell of an rnn in a layout, and what was assumed of its nonlinearity."""
-    stored = record.stored("rnn")
-    if stored.nonlinearity_fixed and requested not in (None, stored.nonlinearity):
-        raise DeclarationError(
-            f"an rnn of layout {record.name} has {stored.nonlinearity} alone; "
-            f"got nonlinearity={requested!r}"
-        )
-    cell = cell_of("rnn", nonlinearity=requested or stored.nonlinearity)
-    if requested or stored.nonlinearity_fixed:
-        return cell, []
-    whose = "" if record.name in _PYTORCH else f", the default of {record.name}"
-    return cell, [f"nonlinearity={stored.nonlinearity!r}{whose}"]
-
-
 # names that the caller gives ----------------------------------------------------------------
 
 
@@ -295,7 +216,7 @@ def _from_names(
                 f"{content.path}: no array {file_name!r}, named for {parameter}; "
                 f"it holds {', '.join(list(content.arrays)[:12])}"
             )
-    group = _Group(
+    group = Group(
         "",
         {
             parameter: (file_name, content.arrays[file_name])
@@ -311,22 +232,10 @@ def _from_names(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Arrays that belong to one layer: by the layout's name, the file's name and the array."""
-
-    prefix: str
-    arrays: Mapping[str, tuple[str, LazyArray]]
-
-    @property
-    def used(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.arrays.values())
-
-
-@dataclass(frozen=True)
 class _Fit:
     layout: Layout
     kind: str
-    group: _Group
+    group: Group
     converted: Converted
 
 
@@ -349,11 +258,11 @@ def _match_layouts(
     fits: dict[frozenset[str], list[_Fit]] = {}
     reasons: list[str] = []
     for candidate in layouts:
-        groups = list(_groups(content, candidate))
+        groups = list(groups_of(content, candidate))
         content.allowance.check_layers(len(groups))
         for group in groups:
             layer_request = with_file_cell(
-                content, layer_name(group.prefix), _place(content.path, group), request
+                content, layer_name(group.prefix), place_of(content.path, group), request
             )
             # rnnscope's own names are PyTorch's, but for the peepholes
             repeated = candidate.name == "rnnscope" and layer_request.cell not in _DECLARED_ONLY
@@ -364,7 +273,7 @@ def _match_layouts(
                     content, group, candidate, layer_request, strict=layout is not None
                 )
             except FileError as error:
-                if candidate.name in _PYTORCH or isinstance(error, LargeError):
+                if candidate.name in PYTORCH_LAYOUTS or isinstance(error, LargeError):
                     raise
                 reasons.append(str(error))
                 continue
@@ -389,14 +298,14 @@ def _match_layouts(
     for used in largest:
         group = fits[used][0].group
         layer_request = with_file_cell(
-            content, layer_name(group.prefix), _place(content.path, group), request
+            content, layer_name(group.prefix), place_of(content.path, group), request
         )
         layers.append(_only_reading(content, group, fits[used], layer_request))
     return _with_companions(content, layers, [fits[used][0].group for used in largest])
 
 
 def _with_companions(
-    content: FileContent, layers: list[StoredLayer], groups: list[_Group]
+    content: FileContent, layers: list[StoredLayer], groups: list[Group]
 ) -> list[StoredLayer]:
     """The layers, each with what is said of the arrays beside its own. Raises ``FileError``."""
     surroundings = [
@@ -416,83 +325,14 @@ def _with_companions(
     ]
 
 
-def _pattern(layout: Layout, name: str, gates: str) -> re.Pattern[str]:
-    """A layout's name of an array wherever it stands, with its layer, direction and gate."""
-    number = re.escape(layout.layer).replace(re.escape("{number}"), r"\d{1,3}")
-    holes = {
-        "layer": f"(?P<layer>{number})",
-        "direction": f"(?P<direction>{'|'.join(map(re.escape, layout.directions[::-1]))})",
-        "gate": f"(?P<gate>{'|'.join(re.escape(gate) for gate in gates.split('|'))})",
-    }
-    written = _ALIASES.get(name) if layout.name == "pytorch_cell" else None
-    pieces = [] if written else re.split(r"\{(\w+)\}", name)
-    text = f"(?:{re.escape(name)}|{written})" if written else ""
-    for k, piece in enumerate(pieces):
-        text += holes[piece] if k % 2 else re.escape(piece).replace("/", "[/.]")
-    return re.compile(rf"(?P<prefix>(?:.*[./:_\-])?){text}(?::0)?", re.DOTALL)
-
-
-def _groups(content: FileContent, layout: Layout) -> Iterator[_Group]:
-    """The arrays whose names end as a layout's do, by what stands before."""
-    patterns: dict[re.Pattern[str], tuple[str, bool]] = {}
-    for stored in layout.cells.values():
-        for array in stored.arrays:
-            gates = stored.gates_of(array)
-            named = "|".join(stored.gate_names.get(gate, gate) for gate in gates)
-            patterns[_pattern(layout, array.name, named)] = array.name, "W_hh" in array.parts
-    groups: dict[str, dict[str, tuple[str, LazyArray]]] = {}
-    recurrent: set[str] = set()
-    for name, lazy_array in content.arrays.items():
-        matches = [(m, *about) for p, about in patterns.items() if (m := p.fullmatch(name))]
-        if not matches:
-            continue
-        # of kernel and recurrent_kernel, the one that leaves less before it
-        match, layout_name, is_recurrent = min(
-            matches, key=lambda candidate: len(candidate[0]["prefix"])
-        )
-        parts = match.groupdict()
-        prefix = parts.pop("prefix")
-        canonical = layout_name.format(**{key: value or "" for key, value in parts.items()})
-        groups.setdefault(prefix, {})[canonical] = name, lazy_array
-        if is_recurrent or layout.name in _PYTORCH:
-            recurrent.add(prefix)
-    for prefix, arrays in groups.items():
-        if prefix in recurrent:
-            yield from _join_directions(layout, prefix, groups, arrays)
-
-
-def _join_directions(
-    layout: Layout,
-    prefix: str,
-    groups: Mapping[str, dict[str, tuple[str, LazyArray]]],
-    arrays: dict[str, tuple[str, LazyArray]],
-) -> Iterator[_Group]:
-    """One layer; where a layout puts its two directions in front of the names, both of them."""
-    forward, reverse = layout.directions
-    named_inside = any("{direction}" in a.name for s in layout.cells.values() for a in s.arrays)
-    if named_inside or not forward:
-        yield _Group(prefix, arrays)
-    elif prefix.endswith(reverse) and prefix.removesuffix(reverse) + forward in groups:
-        return  # it came with the other
-    elif (
-        prefix.endswith(forward)
-        and (reverse_prefix := prefix.removesuffix(forward) + reverse) in groups
-    ):
-        merged = {forward + name: value for name, value in arrays.items()}
-        merged |= {reverse + name: value for name, value in groups[reverse_prefix].items()}
-        yield _Group(prefix.removesuffix(forward), merged)
-    else:
-        yield _Group(prefix, arrays)
-
-
 def _fits(
-    content: FileContent, group: _Group, layout: Layout, request: LoadRequest, *, strict: bool
+    content: FileContent, group: Group, layout: Layout, request: LoadRequest, *, strict: bool
 ) -> list[_Fit]:
     """The kinds of cell that a layout reads in a group; raises the reason where it reads none."""
-    place = _place(content.path, group)
+    place = place_of(content.path, group)
     kinds = [k for k in layout.cells if request.cell is None or k in CELL_KINDS[request.cell]]
-    if layout.name in _PYTORCH:
-        parameters = {_pytorch_name(k): array for k, (_, array) in group.arrays.items()}
+    if layout.name in PYTORCH_LAYOUTS:
+        parameters = {pytorch_name(k): array for k, (_, array) in group.arrays.items()}
         kind, layer = assemble(place, parameters)
         if kind not in kinds:
             if not strict and request.cell in _DECLARED_ONLY:
@@ -505,7 +345,7 @@ def _fits(
     fits: list[_Fit] = []
     reasons: list[str] = []
     for kind in kinds:
-        texts = _layout_names(layout, kind, group)
+        texts = layout_names(layout, kind, group)
         tensors: dict[str, Tensor] = {}
         for name, (_, array) in group.arrays.items():
             if name in texts and array.floating:
@@ -519,7 +359,7 @@ def _fits(
         except (FileError, ShapeError, DtypeError, RefusedError) as error:
             reasons.append(f"{kind}: {error}")
             continue
-        used = _Group(group.prefix, {k: group.arrays[k] for k in tensors})
+        used = Group(group.prefix, {k: group.arrays[k] for k in tensors})
         fits.append(_Fit(layout, kind, used, layer))
     if not fits:
         why = reasons[0] if reasons else f"layout {layout.name} stores no {request.cell}"
@@ -528,41 +368,8 @@ def _fits(
     return [fit for fit in fits if len(fit.group.arrays) == most]
 
 
-def _pytorch_name(name: str) -> str:
-    """A cell's name as a layer's: ``reverse.weight_ih`` is ``weight_ih_l0_reverse``."""
-    parameter = name.rpartition(".")[2]
-    if "_l" in parameter:
-        return parameter
-    return f"{parameter}_l0{'_reverse' * name.startswith('reverse.')}"
-
-
-def _layout_names(layout: Layout, kind: str, group: _Group) -> frozenset[str]:
-    """A layout's names of the arrays of a stack with as many layers as the group's numbers say."""
-    most = max(
-        (int(n) + 1 for name in group.arrays for n in re.findall(r"\d{1,3}", name)), default=1
-    )
-    stacks = (1, most) if most <= len(group.arrays) else (1,)  # every layer has an array
-    if LAYOUTS.get(layout.name) is layout:
-        return frozenset[str]().union(*(_builtin_names(layout.name, kind, n) for n in stacks))
-    return frozenset[str]().union(*(_stack_names(layout, kind, n) for n in stacks))
-
-
-@cache
-def _builtin_names(layout: str, kind: str, num_layers: int) -> frozenset[str]:
-    return _stack_names(LAYOUTS[layout], kind, num_layers)
-
-
-def _stack_names(layout: Layout, kind: str, num_layers: int) -> frozenset[str]:
-    return frozenset(name for two in (False, True) for name in layout.names(kind, num_layers, two))
-
-
-def _place(path: Path, group: _Group) -> str:
-    name = layer_name(group.prefix)
-    return f"{path}, {name}" if name else f"{path}"
-
-
 def _only_reading(
-    content: FileContent, group: _Group, fits: list[_Fit], request: LoadRequest
+    content: FileContent, group: Group, fits: list[_Fit], request: LoadRequest
 ) -> StoredLayer:
     """The one reading of a group; where several differ, the caller must say which."""
     path = content.path
@@ -573,7 +380,7 @@ def _only_reading(
     ):
         choices = [{"cell": fit.kind, "layout": fit.layout.name} for fit in [first, *different]]
         raise AmbiguousError(
-            f"{_place(path, group)}: names and shapes fit several readings", choices
+            f"{place_of(path, group)}: names and shapes fit several readings", choices
         )
     stored = first.layout.stored(first.kind)
     assumed = []
@@ -591,7 +398,7 @@ def _only_reading(
         assumed.append(f"forget_bias={stored.forget_bias}, added to the forget gate's bias")
     return StoredLayer(
         name=layer_name(group.prefix),
-        place=_place(path, group),
+        place=place_of(path, group),
         layout=first.layout.name,
         gates=stored.gates,
         cell=first.converted.cell,

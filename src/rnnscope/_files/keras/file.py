@@ -105,7 +105,7 @@ def _renamed(arrays: Mapping[str, LazyArray], named: Mapping[str, str]) -> dict[
     for name, place in places.items():
         if place and counts[str(place)] > 1:  # cells of one stack: their own groups tell them apart
             layer = _without_vars(name.split("/")[:-1])
-            place = places[name] = _Place("/".join(layer), "", place.part, layer)
+            place = places[name] = _Home("/".join(layer), "", place.part, layer)
         if place and place.groups:
             scope = "".join(f"{group}/" for group in place.groups)
             groups[scope] = place.prefix, name[len(scope) : name.rindex("/") + 1]
@@ -123,7 +123,7 @@ def _renamed(arrays: Mapping[str, LazyArray], named: Mapping[str, str]) -> dict[
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Home:
     """Where an array of a recurrent layer belongs: ``groups`` are those of the file around the
     layer's arrays."""
 
@@ -144,7 +144,7 @@ def _without_vars(groups: Sequence[str]) -> tuple[str, ...]:
     return tuple(groups[:-1] if groups[-1:] == ["vars"] else groups)
 
 
-def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]) -> _Place | None:
+def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray]) -> _Home | None:
     """Where an array of a recurrent layer belongs; None for any other array."""
     *groups, last = name.split("/")
     if groups[:1] in (["optimizer"], ["optimizer_weights"]):
@@ -183,7 +183,7 @@ def _place(name: str, named: Mapping[str, str], arrays: Mapping[str, LazyArray])
     while around and _CELL.fullmatch(around[-1]):
         around.pop()
     layer = named.get("/".join(around)) or (around[-1] if around else "")
-    return _Place(layer, direction, part, scope)
+    return _Home(layer, direction, part, scope)
 
 
 def _looks_gated(group: str, arrays: Mapping[str, LazyArray]) -> bool:
@@ -198,7 +198,7 @@ def _looks_gated(group: str, arrays: Mapping[str, LazyArray]) -> bool:
 
 def _place_in_keras1(
     groups: Sequence[str], match: re.Match[str], arrays: Mapping[str, LazyArray]
-) -> _Place | None:
+) -> _Home | None:
     """Where an array of Keras 1 belongs, as ``lstm_1/lstm_1_W_i``; None where the group has no
     matrix that multiplies h."""
     before = f"{'/'.join(groups)}/{match['layer']}_U"
@@ -208,7 +208,7 @@ def _place_in_keras1(
     direction = ""
     if (side := re.match(r"(forward|backward)_", match["layer"])) and match["layer"] != groups[-1]:
         direction = f"{side[1]}_layer/"
-    return _Place(groups[-1], direction, match["part"], ())
+    return _Home(groups[-1], direction, match["part"], ())
 
 
 def layer_configs(config: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rnnscope._files.cell_marks import with_file_cell
 from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import LargeError, LazyArray
+from rnnscope._files.keras.activations import LayerConfig, with_activations
 from rnnscope._files.keras.file import layer_configs
 from rnnscope._files.stored_layer import AmbiguousError, LoadRequest, StoredLayer, convert_layer
 from rnnscope._layouts import layout_named
-from rnnscope.cells import LSTM, RNN_RELU, RNN_TANH, Cell
-from rnnscope.errors import DtypeError, FileError, RefusedError, ShapeError
+from rnnscope.errors import DtypeError, FileError, ShapeError
 
 __all__ = ["layers_of_keras"]
 
@@ -33,32 +33,12 @@ _CLASSES = {
     "SimpleRNNCell": "rnn",
 }
 _CELL_KINDS = {"rnn_tanh": "rnn", "rnn_relu": "rnn", "lstm_projected": "lstm"}
-_ACTIVATIONS = {
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-    "relu": "relu",
-    "linear": "linear",
-    "softsign": "softsign",
-    "softplus": "softplus",
-    "elu": "elu(1.0)",
-    "leaky_relu": "leaky_relu(0.2)",
-}
 _ARRAY = re.compile(
     r"(?:(?P<layer>.+?)/)?(?:(?P<direction>forward|backward)_layer/)?(?P<part>[^/]+)", re.DOTALL
 )
 _PARTS = re.compile(r"kernel|recurrent_kernel|bias|[WUb](?:_[ifcozrh])?")
 _RECURRENT = re.compile(r".*(?:recurrent_kernel|/U(?:_[ifcozrh])?)")
 _KERAS1_KINDS = {"U": "rnn", "U_z": "gru_reset_before", "U_c": "lstm"}
-
-
-@dataclass(frozen=True)
-class _Config:
-    """What a model's description says of one recurrent layer."""
-
-    kind: str
-    facts: Mapping[str, Any]
-    merge: str | None = None
-    wrapped: bool = False
 
 
 def layers_of_keras(content: FileContent, request: LoadRequest) -> list[StoredLayer]:
@@ -103,18 +83,20 @@ def _with_companions(
     return [replace(layer, ignored=sentences[prefixes[layer.name]]) for layer in layers]
 
 
-def _configs(config: Any) -> dict[str, _Config]:
-    configs: dict[str, _Config] = {}
+def _configs(config: Any) -> dict[str, LayerConfig]:
+    configs: dict[str, LayerConfig] = {}
     for name, kind, facts in layer_configs(config):
         if kind == "Bidirectional":
             inner = facts.get("layer")
             inside = _recurrent(inner) if isinstance(inner, dict) else None
             if inside is not None:
-                configs[name] = _Config(*inside, merge=str(facts.get("merge_mode")), wrapped=True)
+                configs[name] = LayerConfig(
+                    *inside, merge=str(facts.get("merge_mode")), wrapped=True
+                )
         else:
             inside = _recurrent({"class_name": kind, "config": facts})
             if inside is not None and "Cell" not in kind:
-                configs.setdefault(name, _Config(*inside))
+                configs.setdefault(name, LayerConfig(*inside))
     return configs
 
 
@@ -140,17 +122,17 @@ def _class_of(config: Any, name: str) -> str | None:
     return None
 
 
-def _ordered(configs: Mapping[str, _Config]) -> dict[str, list[_Config]]:
+def _ordered(configs: Mapping[str, LayerConfig]) -> dict[str, list[LayerConfig]]:
     """The configurations by the name that Keras 3 first gave to the weights of such layers."""
     kinds = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn"}
-    by_kind: dict[str, list[_Config]] = {}
+    by_kind: dict[str, list[LayerConfig]] = {}
     for config in configs.values():
         kind = "bidirectional" if config.wrapped else kinds.get(config.kind, "")
         by_kind.setdefault(kind, []).append(config)
     return by_kind
 
 
-def _by_order(name: str, ordered: Mapping[str, list[_Config]]) -> _Config | None:
+def _by_order(name: str, ordered: Mapping[str, list[LayerConfig]]) -> LayerConfig | None:
     """Keras 3 first named weights by class and number, ``gru_1``: the second GRU of the model."""
     match = re.fullmatch(r"(lstm|gru|simple_rnn|bidirectional)(?:_(\d{1,4}))?", name)
     if match is None:
@@ -164,7 +146,7 @@ def _layer(
     content: FileContent,
     name: str,
     arrays: Mapping[str, LazyArray],
-    config: _Config | None,
+    config: LayerConfig | None,
     request: LoadRequest,
 ) -> StoredLayer:
     place = f"{content.path}, {name}" if name else f"{content.path}"
@@ -180,7 +162,7 @@ def _layer(
         raise
     except (FileError, ShapeError, DtypeError) as error:
         raise FileError(f"{place}: {error}") from error
-    cell, assumed = _with_activations(content, place, (layer.cell, layout), config, request)
+    cell, assumed = with_activations(content, place, (layer.cell, layout), config, request)
     if config is None and (own_class := _class_of(content.config, name)) is not None:
         assumed.insert(0, f"class {own_class}, which is not Keras's own, is read as {kind}")
     facts = config.facts if config else {}
@@ -214,7 +196,7 @@ def _layer(
 
 
 def _reading(
-    place: str, arrays: Mapping[str, LazyArray], config: _Config | None, request: LoadRequest
+    place: str, arrays: Mapping[str, LazyArray], config: LayerConfig | None, request: LoadRequest
 ) -> tuple[str, str]:
     """The layout and the kind: by the configuration, else by the shapes."""
     first = next(part for part in arrays if _RECURRENT.fullmatch(f"/{part}"))
@@ -231,7 +213,7 @@ def _reading(
 def _keras2_reading(
     place: str,
     arrays: Mapping[str, LazyArray],
-    config: _Config | None,
+    config: LayerConfig | None,
     request: tuple[str, str | None],
 ) -> tuple[str, str]:
     """The same of Keras 2 and 3; ``request`` is the first recurrent kernel, and the cell asked."""
@@ -270,70 +252,3 @@ def _keras2_reading(
     if asked is not None and asked != kind:
         raise FileError(f"{place}: these are weights of {kind}, not {asked}")
     return layout, kind
-
-
-def _with_activations(
-    content: FileContent,
-    place: str,
-    layer: tuple[Cell, str],
-    config: _Config | None,
-    request: LoadRequest,
-) -> tuple[Cell, list[str]]:
-    """The cell with its activations, and what was assumed of them."""
-    cell, layout = layer
-    text = str(content.metadata.get("keras_version", ""))
-    match = re.match(r"(\d{1,3})(?:\.(\d{1,3}))?", text)
-    version = (int(match[1]), int(match[2] or 0)) if match else None
-    assumed: list[str] = []
-    if config is None:
-        inner, outer = "sigmoid", "tanh"
-        if layout == "keras1" or (version is not None and version < (2, 3)):
-            inner = "hard_sigmoid"  # the default until Keras 2.3
-        if cell is RNN_TANH:
-            outer = request.requested_nonlinearity or "tanh"
-            assumed += [] if request.requested_nonlinearity else ["activation='tanh'"]
-        else:
-            text = text or ("1" if layout == "keras1" else "")
-            which = f", the default of Keras {text}" if text else ""
-            assumed.append(f"activation='tanh', recurrent_activation='{inner}'{which}")
-    else:
-        outer = _name(config.facts.get("activation", "tanh"))
-        inner = _name(
-            config.facts.get(
-                "recurrent_activation", config.facts.get("inner_activation", "sigmoid")
-            )
-        )
-        if config.kind.startswith("CuDNN"):
-            inner, outer = "sigmoid", "tanh"
-    a, r = (_function(place, function, version) for function in (outer, inner))
-    if cell is RNN_TANH:
-        standard_cell = {"tanh": RNN_TANH, "relu": RNN_RELU}.get(a)
-        return standard_cell or cell.with_functions({"h": a}), assumed
-    if (a, r) == ("tanh", "sigmoid"):
-        return cell, assumed
-    changes = dict.fromkeys("ifo" if cell is LSTM else "rz", r) if r != "sigmoid" else {}
-    if a != "tanh":
-        changes |= dict.fromkeys("gh" if cell is LSTM else "n", a)
-    return cell.with_functions(changes), assumed
-
-
-def _name(value: Any) -> str:
-    """An activation's name; Keras writes some as a class with a configuration."""
-    if value is None:
-        return "linear"
-    if isinstance(value, dict):
-        inside = value.get("config")
-        return str(inside if isinstance(inside, str) else value.get("class_name"))
-    return str(value)
-
-
-def _function(place: str, name: str, version: tuple[int, int] | None) -> str:
-    if name == "hard_sigmoid":
-        # Keras 3 took PyTorch's; before it was x / 5 + 1 / 2
-        return "hard_sigmoid" if version and version >= (3, 0) else "hard_sigmoid(0.2, 0.5)"
-    if name not in _ACTIVATIONS:
-        raise RefusedError(
-            f"{place}: activation {name!r} is not known here; "
-            f"known are hard_sigmoid, {', '.join(_ACTIVATIONS)}"
-        )
-    return _ACTIVATIONS[name]
