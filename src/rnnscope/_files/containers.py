@@ -94,7 +94,7 @@ def advice_on_others(path: Path) -> str:
     if part is not None and ".ckpt" in name:
         name = name[: name.index(part)]
         return f". It is of a checkpoint of TensorFlow; there, {_TENSORFLOW.format(name)}"
-    if path.suffix == ".pb" or path.is_dir():
+    if path.suffix == ".pb" or (path / "saved_model.pb").is_file():
         return (
             ". Of a SavedModel, in Keras: model = keras.models.load_model(path); "
             "model.save('model.h5')"

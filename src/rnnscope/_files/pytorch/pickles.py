@@ -23,6 +23,7 @@ _STATES = ("state_dict", "model_state_dict", "model", "module", "net", "weights"
 """The keys under which checkpoints have their state dict, the more usual first."""
 
 
+_HARMFUL = ("os", "posix", "nt", "subprocess", "sys", "runpy", "socket", "shutil", "importlib")
 _MARKED = ("SETITEMS", "APPENDS", "TUPLE", "DICT", "LIST", "POP_MARK", "FROZENSET", "ADDITEMS")
 
 
@@ -99,6 +100,11 @@ def refusal(path: Path, class_name: str, facts: PickleFacts) -> str:
             f"quantised model, torch.save({{n: w.dequantize() for n, w in {{**layer.get_weight(), "
             f"**layer.get_bias()}}.items()}}, 'weights.pt') with layer=model.rnn or whatever its "
             f"name is, and load that"
+        )
+    if class_name.partition(".")[0] in _HARMFUL:
+        return (
+            f"{path}: refused: it holds {class_name}, which no model needs, and unpickling it "
+            f"could run code: do not load it"
         )
     return (
         f"{path}: refused: it holds {class_name}, and unpickling more than tensors could run code; "
