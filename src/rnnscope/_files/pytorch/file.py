@@ -152,7 +152,7 @@ def _loaded(path: Path, storages: _Storages, *, mapped: bool) -> Any:
             warnings.simplefilter("ignore")  # advice on how the file should have been written
             return torch.load(storages.source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if not storages.facts.is_torch:  # a pickle that torch did not write
+        if not storages.facts.is_torch and begins(path, b"\x80"):  # not of torch.save
             name = storages.facts.class_name
             raise FileError(refusal(path, name, storages.facts)) from error
         match = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
