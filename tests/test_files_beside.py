@@ -195,6 +195,11 @@ def test_ignore_takes_patterns_and_knows_its_names(tmp_path: Path) -> None:
     with pytest.raises(rs.FileError, match=r"ignore=\['\*.gamma', '\*.beta'\]"):
         rs.load(path)
     assert isinstance(rs.load(path, ignore=["*.gamma", "*.beta"])["rnn"], nn.LSTM)
+    words = ["--ignore", "*.gamma", "--ignore", "*.beta"]
+    done = CliRunner().invoke(app, ["show", str(path), *words])
+    assert "nn.LSTM(3, 5, num_layers=2)" in done.stdout
+    done = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "out.npz"), *words])
+    assert done.exit_code == 0
     with pytest.raises(rs.FileError, match=r"no array 'rnn.gama' to ignore; it holds rnn.weight"):
         rs.load(path, ignore="rnn.gama")
 

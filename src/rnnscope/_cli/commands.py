@@ -26,6 +26,7 @@ from rnnscope._cli.options import (
     FittingCell,
     FormatOption,
     FormatWithoutLatex,
+    IgnoredArrays,
     ShapeOptions,
     flattened,
 )
@@ -189,6 +190,7 @@ def show_file(
         str | None,
         typer.Option(metavar="LAYOUT", help=f"How it is stored: {', '.join(LAYOUT_NAMES)}."),
     ] = None,
+    ignore: IgnoredArrays = None,
     form: FormatWithoutLatex = Format.text,
 ) -> None:
     """The recurrent layers in a file: cell, sizes, layout, and how its numbers look.
@@ -202,7 +204,7 @@ def show_file(
 
     kind = cell.value if cell else None
     with options_named(layout="--layout"):
-        layers = summarize(file, layer=layer, cell=kind, layout=layout)
+        layers = summarize(file, layer=layer, cell=kind, layout=layout, ignore=ignore or ())
     show(layers, form, "show")
 
 
@@ -224,7 +226,13 @@ def convert(
 
     kind = options.cell.value if options.cell else None
     with options_named(layout="--from"):
-        layers = load(source, layer=options.layer, cell=kind, layout=options.stored)
+        layers = load(
+            source,
+            layer=options.layer,
+            cell=kind,
+            layout=options.stored,
+            ignore=options.ignore or (),
+        )
     write(layers, target, options.layout)
     for line in report(layers, target, options.layout):
         say(line)

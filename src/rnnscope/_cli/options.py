@@ -30,6 +30,7 @@ __all__ = [
     "ComparisonOptions",
     "ConversionOptions",
     "FittingCell",
+    "IgnoredArrays",
     "FormatOption",
     "FormatWithoutLatex",
     "ShapeOptions",
@@ -41,6 +42,13 @@ Activation = Annotated[
     typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
 ]
 Bidirectional = Annotated[bool, typer.Option("--bidirectional", help="Read in both directions.")]
+IgnoredArrays = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="An array that the layer computes without, or a pattern, *.gamma; may be repeated.",
+    ),
+]
 FittingCell = Annotated[
     AnyCell | None, typer.Option(help="Which cell, where names and shapes fit several.")
 ]
@@ -224,6 +232,7 @@ class ConversionOptions:
     ] = None
     layer: Annotated[str | None, typer.Option(metavar="NAME", help="This layer alone.")] = None
     cell: FittingCell = None
+    ignore: IgnoredArrays = None
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,13 @@ def summarize(
     layer: str | None = None,
     cell: str | None = None,
     layout: Layout | str | None = None,
+    ignore: Sequence[str] = (),
 ) -> FileSummary:
     """The recurrent layers in a file, as ``rnnscope show`` prints them.
 
     Raises what ``load`` raises.
     """
-    layers = build_layers(Path(path), LoadRequest(cell), layout, None, layer)
+    layers = build_layers(Path(path), LoadRequest(cell, ignore=tuple(ignore)), layout, None, layer)
     radii = _SpectralRadii(Path(path).stat().st_size)
     return FileSummary(
         Path(path), [_facts(stored_layer, module, radii) for stored_layer, module in layers]
