@@ -203,6 +203,56 @@ class OneBias(nn.Module):
         return o.sigmoid() * c.tanh(), c
 
 
+class GatesAndCandidate(nn.Module):
+    """A GRU with one matrix for r and z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.candidate = nn.Linear(D + H, 2 * H), nn.Linear(D + H, H)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r, z = self.gates(torch.cat([x, h], 1)).sigmoid().chunk(2, 1)
+        n = self.candidate(torch.cat([x, r * h], 1)).tanh()
+        return (1 - z) * n + z * h, c
+
+
+class EquationsOfTheDocs(nn.Module):
+    """A GRU with the names of nn.GRU's equations: W_ir, W_hr, b_ir, b_hr, ..."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for gate in "rzn":
+            self.register_parameter(f"W_i{gate}", nn.Parameter(torch.randn(H, D)))
+            self.register_parameter(f"W_h{gate}", nn.Parameter(torch.randn(H, H)))
+            for side in "ih":
+                self.register_parameter(f"b_{side}{gate}", nn.Parameter(torch.randn(H)))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        a = dict(self.named_parameters())
+        of_x = {gate: x @ a[f"W_i{gate}"].T + a[f"b_i{gate}"] for gate in "rzn"}
+        of_h = {gate: h @ a[f"W_h{gate}"].T + a[f"b_h{gate}"] for gate in "rzn"}
+        r, z = (of_x["r"] + of_h["r"]).sigmoid(), (of_x["z"] + of_h["z"]).sigmoid()
+        return (1 - z) * (of_x["n"] + r * of_h["n"]).tanh() + z * h, c
+
+
+class UForXVForH(nn.Module):
+    """x @ U_i + h @ V_i + b_i."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for gate in "ifco":
+            for letter in "UV":
+                size = D if letter == "U" else H
+                self.register_parameter(f"{letter}_{gate}", nn.Parameter(torch.randn(size, H)))
+            self.register_parameter(f"b_{gate}", nn.Parameter(torch.randn(H)))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        p = dict(self.named_parameters())
+        a = {gate: x @ p[f"U_{gate}"] + h @ p[f"V_{gate}"] + p[f"b_{gate}"] for gate in "ifco"}
+        c = a["f"].sigmoid() * c + a["i"].sigmoid() * a["c"].tanh()
+        return a["o"].sigmoid() * c.tanh(), c
+
+
 CELLS: list[Callable[[], nn.Module]] = [
     OneMatrix,
     MatrixForEachGate,
@@ -216,6 +266,9 @@ CELLS: list[Callable[[], nn.Module]] = [
     ResetBefore,
     Reset3Biases,
     OneBias,
+    GatesAndCandidate,
+    EquationsOfTheDocs,
+    UForXVForH,
 ]
 
 
@@ -264,3 +317,22 @@ def test_what_is_no_recurrent_layer_gets_no_line(tmp_path: Path) -> None:
         with pytest.raises(rs.FileError, match="no weights of a recurrent layer") as caught:
             rs.load(tmp_path / f"{name}.pt")
         assert "rs.Layout" not in str(caught.value)
+
+
+def test_a_stack_and_two_directions(tmp_path: Path) -> None:
+    """Each is a layer of its own; of one whose name says that it runs from the end, it is said."""
+
+    def linear(name: str, inputs: int) -> dict[str, Tensor]:
+        return {f"{name}.gates.weight": torch.randn(4 * H, inputs + H)}
+
+    torch.save(linear("cells.0", D) | linear("cells.1", H), tmp_path / "m.pt")
+    line = proposed_line(tmp_path / "m.pt")
+    layers = eval(line, {"rs": rs, "path": tmp_path / "m.pt"})
+    assert {name: layer.input_size for name, layer in layers.items()} == {
+        "cells.0": D,
+        "cells.1": H,
+    }
+    torch.save(linear("fwd", D) | linear("bwd", D), tmp_path / "m.pt")
+    layers = eval(proposed_line(tmp_path / "m.pt"), {"rs": rs, "path": tmp_path / "m.pt"})
+    assert "its name, bwd, may say the reverse" in " ".join(layers.assumed["bwd"])
+    assert "reverse" not in " ".join(layers.assumed["fwd"])

@@ -42,6 +42,9 @@ def completed(layer: StoredLayer, request: LoadRequest, record: Layout | None) -
     if layer.layout in PYTORCH_LAYOUTS and request.cell is None:
         assumed += _doubts(layer)
     assumed += _copies(layer.name)
+    backwards = _BACKWARDS.search(layer.name)
+    if backwards and not layer.reverse and not layer.options["bidirectional"]:
+        assumed.append(f"it is read forward, though its name, {backwards[0]}, may say the reverse")
     if layer.batch_first is None and request.batch_first is None:
         assumed.append("batch_first=False")
     if layer.layout in PYTORCH_LAYOUTS and layer.options["num_layers"] != 1:
@@ -66,6 +69,7 @@ def _doubts(layer: StoredLayer) -> list[str]:
     return [f"{blocks[kind]}, though its name says {named}"]
 
 
+_BACKWARDS = re.compile(r"(?<![a-z])(?:bwd?|backwards?|reversed?|rev|r2l)(?![a-z])", re.IGNORECASE)
 _MOMENTS = re.compile(r"exp_avg\w*|max_exp_avg\w*|momentum\w*|grads?|gradients?")
 _AVERAGES = re.compile(
     r"(?:\w*_)?ema(?:_\w*)?|shadow\w*|averaged?(?:_model|_weights)?|swa(?:_\w*)?"

@@ -8,16 +8,24 @@ is guessed, and the line says so: it is for the reader to judge.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
+from rnnscope._files.roles import (
+    RECURRENT,
+    Shapes,
+    folder_of,
+    is_bias,
+    orientations,
+    peepholes,
+    roles,
+)
 from rnnscope._layouts import Array, Layout, Stored
 from rnnscope.errors import DeclarationError
 
 __all__ = ["Proposal", "proposals"]
 
-Shapes = Mapping[str, tuple[int, ...]]
 
 _GATES: Mapping[str, Mapping[str, str]] = {
     "lstm": {
@@ -51,13 +59,7 @@ _GATES: Mapping[str, Mapping[str, str]] = {
     },
 }
 _ORDER = {"lstm": "ifgo", "gru": "rzn", "rnn": "h"}
-_WORD = "|".join(sorted({w for words in _GATES.values() for w in words}, key=len, reverse=True))
-_GATE = re.compile(rf"(?P<before>.*?)(?P<gate>{_WORD})(?P<after>(?:_?gate)?(?:[._/:].*)?)")
-_RECURRENT = re.compile(
-    r".*(?:hh|h2h|hidden_(?:to_)?hidden|recurrent|hgates|w_?h\b|wh[ifgcorzn]?\b|^u|[._/]u|"
-    r"hidden|rec_|_h[._]|h_[ifgcorzn]\b|\bh\b).*"
-)
-_BIAS = re.compile(r".*(?:bias|(?:^|[._/])b(?:[._/]|$)|(?:^|[._/])b_?[a-z]{0,3}$).*")
+_AFTER = re.compile(r"(?:_?gate)?(?:[._/:].*)?")
 _HINT = re.compile(
     r".*(?:lstm|gru|rnn|cell|gate|recurrent|hidden|hh|h2h|i2h|state|(?:^|[._/])u(?:$|[._/])).*"
 )
@@ -158,15 +160,13 @@ def _gate_templates(
     words: dict[str, dict[str, str]] = {}
     alike: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
-        match = _GATE.fullmatch(name.lower())
-        if match is None:
-            continue
-        start, end = match.span("gate")
-        template = f"{name[:start]}{{gate}}{name[end:]}"
-        letter = _GATES[kind].get(match["gate"])
-        if letter is None or alike.setdefault(template, shape) != shape:
-            continue
-        words.setdefault(template, {})[letter] = name[start:end]
+        for word, letter in _GATES[kind].items():
+            for start in (k for k in range(len(name)) if name.lower().startswith(word, k)):
+                end = start + len(word)
+                template = f"{name[:start]}{{gate}}{name[end:]}"
+                fits = _AFTER.fullmatch(name.lower(), end) is not None
+                if fits and alike.setdefault(template, shape) == shape:
+                    words.setdefault(template, {})[letter] = name[start:end]
     complete = {t: w for t, w in words.items() if set(w) == set(_ORDER[kind])}
     names = next(iter(complete.values()), None)
     if names is None:
@@ -179,12 +179,14 @@ def _per_gate(
 ) -> Iterator[Proposal]:
     matrices = {name: shape for name, shape in templates.items() if len(shape) == 2}
     biases = [name for name, shape in templates.items() if len(shape) == 1]
-    for orientation in _orientations(list(matrices)):
+    for orientation in orientations(list(matrices)):
         axis = 0 if orientation == "rows" else 1
         units = {shape[axis] for shape in matrices.values()}
         if len(units) == 1:
-            arrays = _roles(matrices, biases, units.pop(), axis)
+            arrays = roles(matrices, biases, units.pop(), axis)
             kinds = [kind] if kind == "lstm" else ["gru_reset_before", "gru"]
+            if len(biases) == 2:  # as nn.GRU has them, which resets after the product
+                kinds.reverse()
             for each_kind in kinds:
                 yield from _proposal(each_kind, _ORDER[kind], arrays, orientation, gate_names)
 
@@ -196,10 +198,32 @@ def _stacked(prefix: str, shapes: Shapes) -> Iterator[Proposal]:
     said = prefix.lower() + " ".join(shapes).lower()
     named = [kind for kind in ("lstm", "gru") if kind in said]
     named = ["rnn"] if "i2o" in said and not named else named
+    if "lstm" not in named and _HINT.fullmatch(said):
+        yield from _reset_and_update_in_one(shapes)
     for kind in named or ["lstm", "gru", "rnn"]:
         for matrices in _choices(prefix, shapes):
-            for orientation in _orientations(list(matrices)):
+            for orientation in orientations(list(matrices)):
                 yield from _of_matrices(kind, shapes, matrices, orientation)
+
+
+def _reset_and_update_in_one(shapes: Shapes) -> Iterator[Proposal]:
+    """A GRU that resets before the product: [x, h] times one matrix for r and z, one for n."""
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    for both, single in permutations(matrices, 2):
+        for orientation in orientations([both, single]):
+            axis = 0 if orientation == "rows" else 1
+            rows, units = matrices[both][axis], matrices[single][axis]
+            width = matrices[both][1 - axis]
+            if rows != 2 * units or width != matrices[single][1 - axis] or width <= units:
+                continue
+            arrays = [Array(both, "W_ih W_hh", "rz"), Array(single, "W_ih W_hh", "n")]
+            for matrix, gates, count in ((both, "rz", rows), (single, "n", units)):
+                arrays += [
+                    Array(name, "b_ih", gates)
+                    for name, shape in shapes.items()
+                    if shape == (count,) and is_bias(name) and folder_of(name) == folder_of(matrix)
+                ]
+            yield from _proposal("gru_reset_before", "rzn", tuple(arrays), orientation, {})
 
 
 def _choices(prefix: str, shapes: Shapes) -> Iterator[Shapes]:
@@ -212,7 +236,7 @@ def _choices(prefix: str, shapes: Shapes) -> Iterator[Shapes]:
     if len(matrices) <= _MATRICES:
         for names in (*combinations(matrices, 2), *combinations(matrices, 1)):
             hinted = any(_HINT.fullmatch(f"{prefix}{name}".lower()) for name in names)
-            recurrent = any(_RECURRENT.fullmatch(name.lower()) for name in names)
+            recurrent = any(RECURRENT.fullmatch(name.lower()) for name in names)
             if hinted and (len(matrices) <= 2 or recurrent or len(names) == 1):
                 yield {name: shapes[name] for name in names}
 
@@ -225,89 +249,20 @@ def _of_matrices(
     if len(rows) != 1 or (count := rows.pop()) % len(_ORDER[kind]):
         return
     units = count // len(_ORDER[kind])
-    folders = {_folder(name) for name in matrices}
+    folders = {folder_of(name) for name in matrices}
     biases = [
         name
         for name, shape in shapes.items()
-        if shape == (count,) and _is_bias(name) and _folder(name) in folders
+        if shape == (count,) and is_bias(name) and folder_of(name) in folders
     ]
-    if kind == "gru" and len(biases) == 1 and _RECURRENT.fullmatch(biases[0].lower()):
+    if kind == "gru" and len(biases) == 1 and RECURRENT.fullmatch(biases[0].lower()):
         return  # r multiplies it: it is no sum of both
-    arrays = _roles(matrices, biases, units, axis)
+    arrays = roles(matrices, biases, units, axis)
     order = "zrn" if kind == "gru" and any("kernel" in name for name in matrices) else _ORDER[kind]
-    peepholes = _peepholes(shapes, units) if kind == "lstm" else None
-    if arrays is not None and peepholes is not None:
-        kind, arrays = "lstm_peephole", (*arrays, Array(peepholes, "peephole"))
+    vectors = peepholes(shapes, units) if kind == "lstm" else None
+    if arrays is not None and vectors is not None:
+        kind, arrays = "lstm_peephole", (*arrays, Array(vectors, "peephole"))
     yield from _proposal(kind, order, arrays, orientation, {})
-
-
-def _folder(name: str) -> str:
-    return name[: max(name.rfind(mark) for mark in "./") + 1]
-
-
-def _peepholes(shapes: Shapes, units: int) -> str | None:
-    """The name, with ``{gate}``, of three vectors through which gates see the cell state."""
-    letters: dict[str, set[str]] = {}
-    for name, shape in shapes.items():
-        match = re.fullmatch(r"(.*(?:c_?|peephole_?))([ifo])", name)
-        if match is not None and shape == (units,):
-            letters.setdefault(f"{match[1]}{{gate}}", set()).add(match[2])
-    return next((name for name, gates in letters.items() if gates == set("ifo")), None)
-
-
-def _is_bias(name: str) -> bool:
-    return _BIAS.fullmatch(name.lower()) is not None
-
-
-def _orientations(matrices: list[str]) -> tuple[str, ...]:
-    """The likelier first: nn.Linear has rows, a Parameter or kernel is often the other way."""
-    if all(name.endswith((".weight", "/weight")) or name == "weight" for name in matrices):
-        return ("rows",)
-    weights = any("weight" in name for name in matrices)
-    return ("rows", "columns") if weights else ("columns", "rows")
-
-
-def _roles(
-    matrices: Shapes, biases: Sequence[str], units: int, axis: int
-) -> tuple[Array, ...] | None:
-    """Which matrix multiplies what, by its name and its shape; None where that does not fit."""
-    widths = {name: shape[1 - axis] for name, shape in matrices.items()}
-    if len(widths) == 1:
-        name, width = next(iter(widths.items()))
-        if width <= units or len(biases) > 1:
-            return None  # there is no room for x
-        return Array(name, "W_ih W_hh"), *(Array(bias, "b_ih") for bias in biases)
-    square = [name for name, width in widths.items() if width == units]
-    if len(widths) != 2 or not square or len(biases) > 2:
-        return None
-    recurrent = square[0]
-    if len(square) == 2:
-        named = [name for name in widths if _RECURRENT.fullmatch(name.lower())]
-        if len(named) != 1:
-            return None
-        recurrent = named[0]
-    inputs = next(name for name in widths if name != recurrent)
-    roles = [Array(inputs, "W_ih"), Array(recurrent, "W_hh")]
-    ordered = list(biases)
-    if len(ordered) == 2:
-        of_h = [name for name in ordered if _alike(name, recurrent) > _alike(name, inputs)]
-        if len(of_h) != 1:
-            return None
-        ordered.sort(key=lambda name: name in of_h)
-    return (*roles, *map(Array, ordered, ("b_ih", "b_hh")))
-
-
-def _alike(name: str, matrix: str) -> int:
-    """How many letters two names share at their ends."""
-    count = 0
-    for letters in (zip(name, matrix, strict=False), zip(name[::-1], matrix[::-1], strict=False)):
-        for first, second in letters:
-            if first != second:
-                break
-            count += 1
-    if _RECURRENT.fullmatch(name.lower()) and _RECURRENT.fullmatch(matrix.lower()):
-        count += 1
-    return count
 
 
 def _proposal(
