@@ -185,6 +185,19 @@ def test_arrays_of_other_layers_are_not_beside(tmp_path: Path) -> None:
     assert layers.ignored == {"a": (), "a.b": ()}
 
 
+def test_many_modules_around_a_layer_are_told_shortly(tmp_path: Path) -> None:
+    """The weights of a layer at the root of a state dict, among those of a whole model."""
+    model = {f"block{k}.{j}.weight": numbers(2, 2) for k in range(30) for j in range(20)}
+    layers = rs.load(written(tmp_path / "m.pt", under("", nn.LSTM(D, H)) | model))
+    sentences = layers.ignored[""]
+    assert len(sentences) == 7
+    assert sentences[0].startswith("block0.0.weight, block0.1.weight, ")
+    assert sentences[0].endswith(
+        "and 14 more: of block0, which may lie around the layer, or inside its cell"
+    )
+    assert sentences[-1].endswith("480 in all: of other modules")
+
+
 def test_ignore_takes_patterns_and_knows_its_names(tmp_path: Path) -> None:
     arrays = under("rnn.", nn.LSTM(D, H, 2)) | {
         f"rnn.{place}.{end}": numbers(4 * H)

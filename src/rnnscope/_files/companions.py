@@ -11,12 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import islice
 
 from rnnscope._files.disk import LazyArray
 from rnnscope.errors import FileError
 
 __all__ = ["Surroundings", "companions"]
 
+_LONGEST = 200  # characters
 _MOST = 6  # names in a sentence
 
 _MOMENTS = re.compile(
@@ -53,10 +56,14 @@ class Surroundings:
     units: int
     rows: int
 
-    @property
+    @cached_property
     def folders(self) -> frozenset[str]:
         """What stands before the last word of the layer's own arrays."""
         return frozenset(map(_folder, self.used))
+
+    def inside(self, name: str) -> str:
+        """A name without the layer's, in small letters; of a long one its end."""
+        return name[len(self.prefix) :][-_LONGEST:].partition(":")[0].lower()
 
     def sized(self, array: LazyArray) -> bool:
         """Whether an array has an axis of the layer's units, or of its rows."""
@@ -111,9 +118,12 @@ def _sentences(layer: Surroundings, strangers: Mapping[str, LazyArray]) -> Itera
         meaning = _meaning(layer, name, array)
         if meaning is not None:
             by_meaning.setdefault(meaning, []).append(name)
-    for meaning, names in by_meaning.items():
+    for meaning, names in islice(by_meaning.items(), _MOST):
         more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
         yield f"{', '.join(names[:_MOST])}{more}: {meaning}"
+    remaining = [name for names in list(by_meaning.values())[_MOST:] for name in names]
+    if remaining:
+        yield f"{', '.join(remaining[:_MOST])} and more, {len(remaining)} in all: of other modules"
 
 
 def _layer(prefix: str) -> str:
@@ -131,7 +141,7 @@ def _patterns(names: list[str], used: Iterable[str]) -> str | list[str]:
 
 def _reason_to_refuse(layer: Surroundings, name: str, array: LazyArray) -> str | None:
     """What an array is of which the cell computes something else; None where it need not."""
-    inside = name[len(layer.prefix) :].partition(":")[0].lower()
+    inside = layer.inside(name)
     if any(form.fullmatch(inside) for form in (_MOMENTS, _AVERAGE, _INITIAL, _OBSERVER)):
         return None
     direct = _folder(name) in layer.folders
@@ -168,7 +178,7 @@ def _reason_to_refuse(layer: Surroundings, name: str, array: LazyArray) -> str |
 
 
 def _meaning(layer: Surroundings, name: str, array: LazyArray) -> str | None:
-    inside = name[len(layer.prefix) :].partition(":")[0].lower()
+    inside = layer.inside(name)
     if _MOMENTS.fullmatch(inside):
         return "moments of an optimiser"
     if _AVERAGE.fullmatch(inside):
@@ -182,4 +192,6 @@ def _meaning(layer: Surroundings, name: str, array: LazyArray) -> str | None:
     folder = _folder(name)
     if folder in layer.folders:
         return "no part of the layer as it is read here"
-    return f"of {folder.rstrip('./')}, which may lie around the layer, or inside its cell"
+    outermost = re.match(r"[./]*[^./]*", name[len(layer.prefix) :])
+    module = layer.prefix + (outermost[0] if outermost else "")
+    return f"of {module}, which may lie around the layer, or inside its cell"

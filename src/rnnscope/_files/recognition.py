@@ -62,6 +62,7 @@ __all__ = ["find"]
 _DECLARED_ONLY = tuple(kind for kind in RNNSCOPE.cells if kind not in PYTORCH.cells)
 # not tried unless asked for: their names say nothing, or only repeat another's
 _ON_REQUEST = ("rnnscope", "onnx", "nam", "rtneural", "guitarml")
+_LONGEST = 200  # characters of a name from which a guess is made
 _AS_KERAS = {
     "keras": "layout keras: gates in Keras's order, sigmoid and tanh",
     "keras1": "layout keras1: sigmoid and tanh; the gates of Keras 1 were hard_sigmoid by default",
@@ -101,15 +102,11 @@ def find(
 
 def _noted(layers: list[StoredLayer], notes: Mapping[str, str]) -> list[StoredLayer]:
     """The layers, each with the notes on arrays that lie directly under its name."""
+    by_layer: dict[str, list[str]] = {}
+    for name, note in notes.items():
+        by_layer.setdefault(layer_name(_folder(name)), []).append(note)
     return [
-        replace(
-            layer,
-            assumed=(
-                *layer.assumed,
-                *(note for name, note in notes.items() if layer_name(_folder(name)) == layer.name),
-            ),
-        )
-        for layer in layers
+        replace(layer, assumed=(*layer.assumed, *by_layer.get(layer.name, ()))) for layer in layers
     ]
 
 
@@ -123,8 +120,9 @@ def _line_to_write(content: FileContent) -> str:
         return ""
     shapes = {}
     for name, array in islice(content.arrays.items(), 400):
-        with suppress(FileError, DtypeError):
-            shapes[name] = array.shape
+        if len(name) <= _LONGEST:
+            with suppress(FileError, DtypeError):
+                shapes[name] = array.shape
     for proposal in proposals(shapes)[:40]:
         with suppress(FileError, ShapeError, DtypeError, RefusedError, DeclarationError):
             _match_layouts(content, proposal.layout, LoadRequest())

@@ -27,14 +27,14 @@ _RAW = re.compile(
 def with_raw_weights(content: FileContent) -> tuple[FileContent, Mapping[str, str]]:
     """The file with each raw weight in the place of its copy; for each such name, what to say."""
     sources: dict[str, str] = {}
+    modules = {name.rpartition("weight_")[0] for name in content.arrays}
     for name in content.arrays:
         match = _RAW.fullmatch(name)
         if match is None:
             continue
         before, weight = match["before"], match["weight"]
         inner = f"{before}module."
-        inside = any(array.startswith(f"{inner}weight_") for array in content.arrays)
-        sources[(inner if inside else before) + weight] = name
+        sources[(inner if inner in modules else before) + weight] = name
     if not sources:
         return content, {}
     raw_names = set(sources.values())
