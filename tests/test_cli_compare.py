@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 import rnnscope as rs
 from rnnscope._cli.commands import app
+from rnnscope._layouts import from_torch
+from rnnscope.cells import LSTM
 
 BATCH, TIME, INPUT, HIDDEN = 3, 6, 4, 5
 KINDS = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -225,11 +227,30 @@ def data_of(case: Case, candidate: list[str]) -> Any:
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+def test_what_was_assumed_of_the_weights_is_said(lstm: Case) -> None:
+    """Of TensorFlow 1, that 1 is added to the forget gate, which these numbers lack."""
+    arrays = from_torch("tensorflow1", LSTM, lstm.layer.state_dict())
+    path = lstm.folder / "weights.npz"
+    np.savez(path, **{f"rnn/{name}": value for name, value in arrays.items()})  # type: ignore[arg-type]
+    layer = rs.load(path, batch_first=True)["rnn"]
+    with torch.no_grad():
+        layer.bias_ih_l0[HIDDEN : 2 * HIDDEN] -= 1  # type: ignore[index, operator]
+    lstm.words[1] = str(path)
+    candidate = lstm.npy(layer(lstm.x)[0])
+    text = run(*lstm.words, *candidate).stdout
+    said = "forget_bias=1.0, added to the forget gate's bias"
+    assert text.endswith(f"Of weights.npz was assumed:\n  {said}\n")
+    assert data_of(lstm, candidate)["assumed"] == [said]
+    same = run(*lstm.words, *lstm.npy(rs.load(path, batch_first=True)["rnn"](lstm.x)[0])).stdout
+    assert "assumed" not in same
+
+
 @pytest.mark.parametrize("agrees", [True, False])
 def test_json_is_the_verdict(lstm: Case, agrees: bool) -> None:
     layer = lstm.layer if agrees else without_b_hh(lstm.layer)
     output = layer(lstm.x)[0].detach()
     found = data_of(lstm, lstm.npy(output))
+    assert found.pop("assumed") == []
     assert found == json.loads(json.dumps(rs.compare(output, lstm.layer, lstm.x).to_dict()))
     assert found["agrees"] is agrees
     assert {"difference", "allowed", "first", "explanations", "right", "cannot_show"} <= set(found)

@@ -269,10 +269,11 @@ def compare(
             warnings.simplefilter("default", DeprecationWarning)
             text = f"--seconds is deprecated, work is counted: write --effort {effort:.3g}"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
-    from rnnscope._cli.compare import PrintedVerdict, verdict_of
+    from rnnscope._cli.compare import verdict_of
 
-    verdict = verdict_of(numbers, effort)
-    show(PrintedVerdict(verdict), Format(form.value), "compare")
+    printed = verdict_of(numbers, effort)
+    show(printed, Format(form.value), "compare")
+    verdict = printed.verdict
     if not verdict:
         raise typer.Exit(UNDECIDED if verdict.unread or verdict.undecided else DIFFERS)
 

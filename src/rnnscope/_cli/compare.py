@@ -25,7 +25,7 @@ from rnnscope._cli.layers import LayerFile, cell_name
 from rnnscope._cli.options import ComparisonOptions
 from rnnscope._cli.terminal import ArgumentError
 from rnnscope._compare import Verdict, compare
-from rnnscope._escaping import fenced
+from rnnscope._escaping import fenced, printable
 from rnnscope._files.arrays import read_npz
 from rnnscope._files.disk import LazyArray
 from rnnscope._layers.adopt import adopt
@@ -34,11 +34,15 @@ from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
 __all__ = ["PrintedVerdict", "initial_states", "verdict_of"]
 
 
-def verdict_of(options: ComparisonOptions, effort: float) -> Verdict:
-    """What ``rnnscope.compare`` says; raises what it raises, with options for arguments."""
+def verdict_of(options: ComparisonOptions, effort: float) -> PrintedVerdict:
+    """What ``rnnscope.compare`` says, and what was assumed of the file of weights.
+
+    Raises what ``compare`` raises, with options for arguments.
+    """
     kind, activation = cell_name(options.cell, options.nonlinearity)
     stored = LayerFile(options.weights, options.layer_name, kind, options.layout, activation)
-    layer: Any = stored.read()[1]
+    layers = stored.read_whole()
+    layer: Any = next(iter(layers.values()))
     layer.batch_first = options.batch_first
     x = in_precision(read_sequence(options.input_file), layer)
     if x.shape[-1] != layer.input_size:
@@ -50,7 +54,7 @@ def verdict_of(options: ComparisonOptions, effort: float) -> Verdict:
     initial = None if options.initial is None else initial_states(options.initial, layer)
     lengths = None if options.lengths is None else read_lengths(options.lengths)
     try:
-        return compare(
+        verdict = compare(
             options.candidate,
             layer,
             x,
@@ -62,16 +66,26 @@ def verdict_of(options: ComparisonOptions, effort: float) -> Verdict:
     except RnnscopeError as error:
         text = _in_options(str(error))
         raise (ArgumentError(text) if text != str(error) else error) from error
+    said = [
+        text for texts in (layers.assumed, layers.ignored) for text in next(iter(texts.values()))
+    ]
+    return PrintedVerdict(verdict, options.weights.name, tuple(said))
 
 
 @dataclass(frozen=True)
 class PrintedVerdict:
-    """A verdict in the forms that a command prints."""
+    """A verdict in the forms that a command prints, and what was assumed of ``weights``, a file."""
 
     verdict: Verdict
+    weights: str
+    assumed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return _in_options(str(self.verdict))
+        text = _in_options(str(self.verdict))
+        if self.assumed and not self.verdict:
+            lines = "".join(f"\n  {printable(assumption)}" for assumption in self.assumed)
+            text = f"{text.rstrip()}\n\nOf {printable(self.weights)} was assumed:{lines}"
+        return text
 
     def markdown(self) -> str:
         """The text as a block that keeps its columns."""
@@ -79,7 +93,7 @@ class PrintedVerdict:
 
     def data(self) -> dict[str, Any]:
         """Everything as plain values."""
-        return self.verdict.to_dict()
+        return {**self.verdict.to_dict(), "assumed": list(self.assumed)}
 
 
 def _in_options(text: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rnnscope._cli.choices import AnyCell, Nonlinearity
 from rnnscope._cli.inputs import MOST, number
 from rnnscope._cli.terminal import ArgumentError
-from rnnscope._files import load
+from rnnscope._files import Layers, load
 from rnnscope._files.stored_layer import AmbiguousError
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import DECLARED
@@ -110,6 +110,13 @@ class LayerFile:
     def read(self) -> tuple[str, nn.Module]:
         """The layer's name in the file, and the layer: ``batch_first``, in evaluation mode.
 
+        Raises what ``read_whole`` raises.
+        """
+        return next(iter(self.read_whole().items()))
+
+    def read_whole(self) -> Layers:
+        """The one layer, with what was assumed of it.
+
         Raises what ``rnnscope.load`` raises, and ``FileError`` where there are several.
         """
         with options_named(layout="--layout"):
@@ -127,7 +134,7 @@ class LayerFile:
                 f"{self.path}: {len(layers)} recurrent layers, {names}; choose one with "
                 f"--layer NAME"
             )
-        return next(iter(layers.items()))
+        return layers
 
 
 @contextmanager
