@@ -440,6 +440,7 @@ def trained_lstm() -> tuple[nn.LSTM, Tensor]:
     return layer, torch.randn(60, 2, 128).abs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer_of", "what", "size", "least"),
     [
@@ -455,14 +456,32 @@ def test_faults_in_trained_layers(
     layer_of: Any, what: str, size: float, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 30 places; and at all of them from the size on that the proof tells."""
+    in_trained_layers(layer_of, what, (size, least), 30, monkeypatch)
+
+
+@pytest.mark.parametrize(("layer_of", "what"), [(trained_gru, "h"), (trained_lstm, "c_n")])
+def test_some_faults_in_trained_layers(
+    layer_of: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_trained_layers(layer_of, what, (1e-3, 3), 3, monkeypatch)
+
+
+def in_trained_layers(
+    layer_of: Any,
+    what: str,
+    least: tuple[float, int],
+    places: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plants errors of a size, of which so many must be caught, and of the proof's own: all."""
     layer, x = layer_of()
     tr = rs.trace(layer, x)
     shows = tr.proofs[what[0]].shows
     assert shows is not None
     assert f"above {shows:.0e} in {what[0]}" in tr.proof
-    for planted, expected in ((size, least), (shows, 30)):
+    for planted, expected in (least, (shows, places)):
         caught = 0
-        for k in range(30):
+        for k in range(places):
             choose = random.Random(k)
             with monkeypatch.context() as patch:
                 sign = choose.choice((-1, 1))

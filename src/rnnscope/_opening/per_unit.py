@@ -93,6 +93,7 @@ class PerUnit:
         self.x_error, self.carried = run.x_error, run.carried
         self.operation = run.rounding.operation
         self.matrices: dict[Expr, Any] = {}
+        self.balls: dict[Expr, Ball] = {}
 
     def _place(self, hidden: Tensor) -> tuple[torch.device, torch.dtype]:
         """Where and in which type it is evaluated, of the layer's own states."""
@@ -161,7 +162,7 @@ class PerUnit:
         else:
             h = self._exact(self.before[part])
         self.x: Ball = x, x_error
-        self.balls: dict[Expr, Ball] = {Previous("h"): h}
+        self.balls = {Previous("h"): h}
 
     def _carry_h(self, t: int) -> Tensor:
         """How far the layer's own h may lie from that of the run, (batch, unit)."""
