@@ -94,6 +94,7 @@ class PerUnit:
         self.operation = run.rounding.operation
         self.matrices: dict[Expr, Any] = {}
         self.balls: dict[Expr, Ball] = {}
+        self.x: Ball
 
     def _place(self, hidden: Tensor) -> tuple[torch.device, torch.dtype]:
         """Where and in which type it is evaluated, of the layer's own states."""
@@ -161,7 +162,7 @@ class PerUnit:
             h = value.unsqueeze(0), error.unsqueeze(0)
         else:
             h = self._exact(self.before[part])
-        self.x: Ball = x, x_error
+        self.x = x, x_error
         self.balls = {Previous("h"): h}
 
     def _carry_h(self, t: int) -> Tensor:
