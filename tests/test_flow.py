@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import rnnscope as rs
-from rnnscope.cells import DECLARED, Cell, from_h, from_x, previous, quantity, tanh
+from rnnscope.cells import DECLARED, Cell, from_h, from_x, previous, quantity, sigmoid, tanh
 
 CELLS = ("rnn_tanh", "rnn_relu", "gru", "lstm", "lstm_proj")
 
@@ -234,6 +234,69 @@ def test_memory_of_declared_cells() -> None:
     assert off(memory["kept"][0, 0, 0, :, 0], powers) < 1e-15
 
 
+STEPS_OF_C = {
+    "added to": (previous("c") + quantity("i") * quantity("g"), 1.0),
+    "added to, in the other order": (quantity("g") + previous("c"), 1.0),
+    "taken away": (quantity("g") - 0.5 * previous("c"), -0.5),
+    "kept with what is new": (0.5 * (previous("c") + quantity("g")), 0.5),
+    "twice": (0.25 * previous("c") + quantity("g") + previous("c") * 0.25, 0.5),
+    "a chain of factors": (0.5 * (previous("c") * 0.5) + quantity("i"), 0.25),
+    "moved towards": (previous("c") + 0.25 * (quantity("g") - previous("c")), 0.75),
+}
+
+
+@pytest.mark.parametrize("name", STEPS_OF_C)
+def test_memory_of_every_way_to_write_a_sum(name: str) -> None:
+    step, factor = STEPS_OF_C[name]
+    cell = Cell(
+        name="own",
+        gates="ig",
+        equations={
+            "i": sigmoid(from_x("i") + from_h("i")),
+            "g": tanh(from_x("g") + from_h("g")),
+            "c": step,
+            "h": tanh(quantity("c")),
+        },
+    )
+    layer = rs.Recurrent(cell, 3, 4, bidirectional=True).double()
+    initial = tuple(torch.randn(2, 2, 4, dtype=torch.float64) for _ in cell.states)
+    tr = rs.trace(layer, torch.randn(5, 2, 3, dtype=torch.float64), initial)
+    memory = tr.memory("c")
+    assert off(memory["written"].sum(3) + memory.initial, tr.sel("c", time="last")) < 1e-13
+    powers = torch.tensor([factor**k for k in (4, 3, 2, 1, 0)], dtype=torch.float64)
+    assert off(memory["kept"][0, 0, 0, :, 0], powers) < 1e-15
+    assert off(memory.initial[0, 0], factor**5 * tr.call.initial["c"][0, 0]) < 1e-13
+
+
+@pytest.mark.parametrize("name", ["squared", "through a function"])
+def test_what_is_no_sum_over_the_past(name: str) -> None:
+    c = previous("c")
+    step = c * c if name == "squared" else tanh(c) + from_x("g")
+    equations = {"g": tanh(from_x("g") + from_h("g")), "c": step, "h": tanh(quantity("c"))}
+    cell = Cell(name="own", gates="g", equations=equations)
+    tr = rs.trace(rs.Recurrent(cell, 3, 4), torch.randn(5, 2, 3))
+    with pytest.raises(rs.AddressError, match=r"in own .*computed otherwise"):
+        tr.memory("c")
+
+
+def test_memory_as_a_text() -> None:
+    """Counted by hand: c is halved at each step, and 1 is added at the third of five."""
+    gates = {name: from_x(name) + from_h(name) for name in "g"}
+    equations = {**gates, "c": 0.5 * previous("c") + quantity("g"), "h": quantity("c") * 1.0}
+    layer = rs.Recurrent(Cell(name="half", gates="g", equations=equations), 1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(1.0)
+        layer.weight_hh_l0.zero_()
+    x = torch.zeros(5, 1, 1)
+    x[2] = 1.0
+    text = str(rs.trace(layer, x).memory("c"))
+    assert "half of it was written in the last 3 steps, nine tenths in the last 3 steps" in text
+    assert "0% is left of c_0" in text
+    initial = (torch.zeros(1, 1, 1), torch.full((1, 1, 1), 8.0))  # c_0 leaves 8/32, x leaves 1/4
+    text = str(rs.trace(layer, x, initial).memory("c"))
+    assert "half of it was written in the last 3 steps; 50% is left of c_0" in text
+
+
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -265,10 +328,13 @@ def test_flow_and_memory_that_there_are_not() -> None:
     tr = rs.trace(nn.RNN(3, 4), torch.randn(5, 2, 3))
     with pytest.raises(rs.AddressError, match=r"h_0.*has no time"):
         tr.flow("h", "h_0")
-    with pytest.raises(rs.AddressError, match="no state of RNN is no sum over the past"):
+    with pytest.raises(rs.AddressError, match=r"in RNN h is computed otherwise\. tr\.flow"):
         tr.memory()
     lstm = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
-    with pytest.raises(rs.AddressError, match=r"h of LSTM is no sum over the past.*; c is: ask"):
+    with pytest.raises(
+        rs.AddressError,
+        match=r"in LSTM h is computed otherwise\. c is such a sum: tr\.memory\('c'\)",
+    ):
         lstm.memory("h")
     with pytest.raises(rs.AddressError, match="got 'f'"):
         lstm.memory("f")

@@ -251,17 +251,108 @@ def test_the_last_step_of_x_needs_a_direction(tr: rs.Trace) -> None:
 def test_xarray(tr: rs.Trace) -> None:
     found = tr.to_xarray()
     assert isinstance(found, xarray.Dataset)
-    assert set(found.data_vars) == {*tr, "valid", "x_l0", "x_l1", "x_l2"}
+    assert set(found.data_vars) == {*tr, "x_l0", "x_l1", "x_l2"}
+    assert set(found.coords) == {"direction", "valid", "length"}
     for name, value in tr.items():
         assert found[name].dims == tr.dims[name]
         assert found[name].dtype == np.float64
-        assert (found[name].values == value.numpy()).all()
+        assert same_but_nan_on_padding(found[name].values.transpose(2, 3, 0, 1, 4), value, tr)
     assert found["valid"].dims == ("batch", "time")
     assert (found["valid"].values == tr.valid.numpy()).all()
+    assert found["length"].values.tolist() == list(LENGTHS)
     for layer in range(LAYERS):
-        assert (found[f"x_l{layer}"].values == tr["x", layer].numpy()).all()
+        array = found[f"x_l{layer}"].values
+        assert same_but_nan_on_padding(array, tr["x", layer][None, None], tr)
     one = found["c"].sel(direction="reverse").isel(layer=1, batch=0)
-    assert (one.values == tr.sel("c", layer=1, direction="reverse", batch=0).numpy()).all()
+    there = tr.sel("c", layer=1, direction="reverse", batch=0).numpy()[: LENGTHS[0]]
+    assert (one.values[: LENGTHS[0]] == there).all()
+
+
+def same_but_nan_on_padding(array: Any, value: Tensor, tr: rs.Trace) -> bool:
+    """An array (batch, time, ...) against (layer, direction, batch, time, unit)."""
+    valid = tr.valid.numpy()
+    expected = value.numpy().transpose(2, 3, 0, 1, 4)
+    array = array.reshape(expected.shape) if array.ndim == 3 else array
+    return bool((array[valid] == expected[valid]).all() and np.isnan(array[~valid]).all())
+
+
+def test_means_over_valid_steps(tr: rs.Trace) -> None:
+    """However it is asked for, a mean is that of the steps that are there."""
+    by_hand = [
+        float(tr["f"][1, 0, b, t, u])
+        for b, length in enumerate(LENGTHS)
+        for t in range(length)
+        for u in range(HIDDEN)
+    ]
+    mean = sum(by_hand) / len(by_hand)
+    data, rows = tr.to_xarray(), tr.rows("f", layer=1, direction="forward")
+    assert float(tr["f"][1, 0].mean()) != pytest.approx(mean)  # zeros on padding
+    assert float(rows.mean()) == float(rows.values.mean()) == pytest.approx(mean)
+    assert float(data["f"].isel(layer=1).sel(direction="forward").mean()) == pytest.approx(mean)
+    frame = tr.to_pandas()["f"].xs((1, "forward"), level=("layer", "direction"))
+    assert frame.mean() == pytest.approx(mean)
+    assert rows.to_pandas().to_numpy().mean() == pytest.approx(mean)
+
+
+def test_rows() -> None:
+    tr = traced().labelled([[f"{b}-{t}" for t in range(n)] for b, n in enumerate(LENGTHS)])
+    rows = tr.rows("h", layer=2, direction="reverse")
+    assert rows.shape == rows.values.shape == (sum(LENGTHS), PROJECTED)
+    assert len(rows) == len(rows.labels) == sum(LENGTHS)
+    for row, (b, t) in zip(rows.values, rows.index.tolist(), strict=True):
+        assert t < LENGTHS[b]
+        assert torch.equal(row, tr["h", 2, "reverse"][b, t])
+    assert rows.labels == tuple(f"{b}-{t}" for b, t in rows.index.tolist())
+    assert torch.equal(rows.batch, rows.index[:, 0])
+    assert torch.equal(rows.time, rows.index[:, 1])
+    assert (np.asarray(rows) == rows.values.numpy()).all()
+    assert np.asarray(rows, dtype=np.float32).dtype == np.float32
+    assert torch.equal(rows.mean(0), rows.values.mean(0))
+    frame = rows.to_pandas()
+    assert list(frame["label"]) == list(rows.labels)
+    assert frame.index.names == ["batch", "time"]
+    for layer in range(LAYERS):
+        x = tr.rows("x", layer=layer)
+        assert torch.equal(x.values, tr["x", layer][tr.valid])
+    assert "35 valid steps" in repr(rows) or f"{sum(LENGTHS)} valid steps" in repr(rows)
+
+
+def test_rows_of_one_layer_and_direction_need_no_address() -> None:
+    tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 2, 3))
+    assert torch.equal(tr.rows("z").values, tr["z", 0, "forward"].flatten(0, 1))
+    assert torch.equal(tr.gradients(tr.output.sum()).rows("z").index, tr.rows("z").index)
+    unbatched = rs.trace(nn.GRU(3, 4), torch.randn(5, 3))
+    assert unbatched.rows("h").index.tolist() == [[0, t] for t in range(5)]
+
+
+def test_rows_that_there_are_not(tr: rs.Trace) -> None:
+    refused("rows are of one layer, and there are 3: choose one, layer=0", lambda: tr.rows("f"))
+    refused("rows are of one direction, and there are 2", lambda: tr.rows("f", layer=0))
+    refused("no layer 7", lambda: tr.rows("f", layer=7, direction="forward"))
+    refused("no quantity 'q'", lambda: tr.rows("q", layer=0, direction="forward"))
+    refused("a whole number", lambda: tr.rows("f", layer=slice(0, 1), direction="forward"))  # type: ignore[arg-type]
+
+
+def test_labels_in_tables() -> None:
+    tr = traced().labelled([[f"{b}-{t}" for t in range(n)] for b, n in enumerate(LENGTHS)])
+    data, frame = tr.to_xarray(), tr.to_pandas()
+    for b, length in enumerate(LENGTHS):
+        for t in range(TIME):
+            expected = f"{b}-{t}" if t < length else ""
+            assert data["label"].values[b, t] == data["f"].label.values[b, t] == expected
+    for (_, _, b, t, _), label in frame["label"].items():
+        assert label == f"{b}-{t}"
+    for record in (tr.gradients(tr.output.data.sum()), tr.memory()):
+        assert record.to_xarray()["label"].values[0, 0] == "0-0"
+        assert record.to_pandas()["label"].iloc[0] == "0-0"
+
+
+def test_padding_is_told() -> None:
+    padding = BATCH * TIME - sum(LENGTHS)
+    assert f"{padding} of {BATCH * TIME} steps are padding" in str(traced())
+    assert 'tr.rows("i", layer=2, direction="forward")' in str(traced())
+    assert f"{padding} of {BATCH * TIME} steps" in traced()._repr_html_()
+    assert "padding" not in str(rs.trace(nn.GRU(3, 4), torch.randn(50, 2, 3)))
 
 
 def test_pandas(tr: rs.Trace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,3 +167,19 @@ def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path) -
     with pytest.raises(rs.FileError, match="cannot write"):
         tr.save(tmp_path / "folder")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("ending", [".pt", ".PT", ".npz", ".h5", ".onnx", ".csv", ".pkl", ".ckpt"])
+def test_the_ending_of_another_kind_of_file_is_refused(tmp_path: Path, ending: str) -> None:
+    """torch.load, numpy.load and others could not read it."""
+    tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 2, 3))
+    with pytest.raises(rs.FileError, match=r"Write tr\.save\('.*run\.trace'\)"):
+        tr.save(tmp_path / f"run{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run.trace", "run.safetensors", "run", "run.2026-11-29"])
+def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
+    tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 2, 3))
+    tr.save(tmp_path / name)
+    assert torch.equal(rs.load_trace(tmp_path / name)["h"], tr["h"])

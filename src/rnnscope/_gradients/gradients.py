@@ -35,6 +35,7 @@ from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.difference import absolute_difference
+from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
@@ -67,6 +68,8 @@ CHAIN = 4
 
 class Differentiable(Editable, Protocol):
     """What the reverse pass needs of a trace."""
+
+    labels: Labels
 
     @property
     def precision(self) -> str:
@@ -323,6 +326,7 @@ class Gradients(Record):
             {"h": "projected"} if cell.projected else {},
             {"output": "output is only returned: write g.direct['h'] for what reaches it"},
         )
+        self.labels = trace.labels
         self.initial = {
             name: torch.stack(
                 [torch.stack([states[name] for states in row]) for row in reverse.initial]

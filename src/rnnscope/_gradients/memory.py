@@ -8,10 +8,10 @@ from torch import Tensor
 from rnnscope._gradients.backward import Block
 from rnnscope._gradients.coordinates import Resolver, Time
 from rnnscope._gradients.gradients import Differentiable, part_values, without_graph
-from rnnscope._layers.sequences import ran_until, shifted, turned
+from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Record
-from rnnscope.cells.algebra import Expr, evaluate, linear_recurrence
+from rnnscope.cells.algebra import Expr, affine_split, evaluate
 from rnnscope.errors import AddressError
 
 __all__ = ["Memory", "memory"]
@@ -28,13 +28,71 @@ class Memory(Record):
     """
 
     def __init__(
-        self, trace: Differentiable, state: str, parts: dict[str, Tensor], initial: Tensor
+        self,
+        trace: Differentiable,
+        state: str,
+        parts: dict[str, Tensor],
+        initial: Tensor,
+        ends: Tensor,
     ) -> None:
         inputs = tuple(trace.layer_input(k) for k in range(trace.structure.num_layers))
         projected = trace.structure.output_size != trace.structure.hidden_size
         names = dict.fromkeys(parts, "projected") if projected and state == "h" else {}
         super().__init__(parts, inputs, trace.lengths, trace.directions, names)
+        self.labels = trace.labels
         self.state, self.initial = state, initial
+        self._kind, self._ends = trace.structure.kind, ends
+
+    def __str__(self) -> str:
+        """For each layer and direction: how far back what the state holds was written."""
+        layers, directions = self.sizes["layer"], self.directions
+        several = layers * len(directions) > 1
+        header = (
+            f"What {self.state} of {self._kind} holds at each sequence's end (batch "
+            f"{self.sizes['batch']}), by size:"
+            if bool((self._ends == _last(self)).all())
+            else f"What {self.state} of {self._kind} holds at the chosen step, by size:"
+        )
+        lines = [header]
+        for layer in range(layers):
+            for d, direction in enumerate(directions):
+                place = f"layer {layer}, {direction}: " if several else ""
+                lines.append(f"  {place}{self._ages(layer, d)}")
+        lines.append(
+            f"  {', '.join(self)}: (layer, direction, batch, time, unit); written summed over time "
+            f"+ initial = {self.state}"
+        )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _ages(self, layer: int, d: int) -> str:
+        """How many steps back half, and nine tenths, of what is held was written."""
+        sizes = self["written"][layer, d].abs().nan_to_num().sum(-1).double()  # (batch, time)
+        steps = torch.arange(sizes.shape[1], device=sizes.device)
+        ages = (self._ends[d].unsqueeze(1) - steps).abs()
+        by_age = torch.zeros(sizes.shape[1], dtype=torch.float64, device=sizes.device)
+        by_age.index_add_(0, ages.flatten(), sizes.flatten())
+        begun = float(self.initial[layer, d].abs().nan_to_num().sum())
+        total = float(by_age.sum()) + begun
+        if total == 0:
+            return "nothing: it is 0"
+        reached = (by_age.cumsum(0) / total).tolist()
+        counts = [next((k + 1 for k, r in enumerate(reached) if r >= s), 0) for s in (0.5, 0.9)]
+        steps_back = ["the last step" if k == 1 else f"the last {k} steps" for k in counts]
+        parts = []
+        if counts[0]:
+            parts.append(f"half of it was written in {steps_back[0]}")
+            if counts[1]:
+                parts[0] += f", nine tenths in {steps_back[1]}"
+        parts.append(f"{begun / total:.0%} is left of {self.state}_0")
+        return "; ".join(parts)
+
+
+def _last(record: Record) -> Tensor:
+    """(direction, batch): each sequence's own last step in each direction."""
+    lengths = record.lengths
+    return torch.stack([last_steps(lengths, name == "reverse") for name in record.directions])
 
 
 def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:
@@ -43,16 +101,23 @@ def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:
     splits = {
         name: split
         for name in cell.states
-        if (split := linear_recurrence(cell.equations[name], name)) is not None
+        if (split := affine_split(cell.equations[name], name)) is not None
     }
     if state is not None:
         resolver.state(state)
     name = next(iter(splits), None) if state is None else state
     if name is None or name not in splits:
-        have = f"; {' and '.join(splits)} is" if splits else ""
+        states = " and ".join(cell.states) if state is None else state
         raise AddressError(
-            f"{name or 'no state'} of {cell.name} is no sum over the past (factor × the state "
-            f"before + what is added){have}: ask tr.flow() how it depends on earlier steps"
+            f"a memory is of a state that is a sum over the past (a factor × the state before + "
+            f"what is added); in {cell.name} {states} {'is' if ' ' not in states else 'are'} "
+            f"computed otherwise. "
+            + (
+                f"{' and '.join(splits)} is such a sum: tr.memory({next(iter(splits))!r}). "
+                if splits
+                else ""
+            )
+            + "tr.flow() tells how a state depends on earlier steps"
         )
     structure, dtype = trace.structure, working_type(trace.call.x.dtype)
     shape = (
@@ -63,21 +128,21 @@ def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:
     with without_graph(trace):
         added, kept, written = (trace.call.x.new_empty(shape, dtype=dtype) for _ in range(3))
         initial = trace.call.x.new_empty((*shape[:2], *shape[3:]), dtype=dtype)
+        ends = torch.stack([resolver.times(time, d, rows) for d in range(shape[1])])
         for layer in range(shape[0]):
             for d, direction in enumerate(trace.directions):
-                part = part_values(trace, layer, d)
-                ends, reverse = resolver.times(time, d, rows), direction == "reverse"
+                part, reverse = part_values(trace, layer, d), direction == "reverse"
                 parts = _products(
                     part.block(0, trace.call.steps),
                     splits[name],
-                    ran_until(ends, trace.lengths, trace.call.steps, reverse).unsqueeze(-1),
+                    ran_until(ends[d], trace.lengths, trace.call.steps, reverse).unsqueeze(-1),
                     reverse,
                 )
                 added[layer, d], kept[layer, d], whole = parts
                 torch.mul(added[layer, d], kept[layer, d], out=written[layer, d])
                 initial[layer, d] = whole * trace.call.initial[name][layer, d]
     values = {"written": written, "added": added, "kept": kept}
-    return Memory(trace, name, {n: v.transpose(2, 3) for n, v in values.items()}, initial)
+    return Memory(trace, name, {n: v.transpose(2, 3) for n, v in values.items()}, initial, ends)
 
 
 def _products(

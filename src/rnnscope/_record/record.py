@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rnnscope._layers.sequences import at_steps, last_steps, valid_steps
 from rnnscope._layers.tensors import plain
-from rnnscope.errors import AddressError, MissingExtraError
+from rnnscope._record.labels import Labels
+from rnnscope._record.tables import AXES, Rows, data_frame, dataset, valid_rows
+from rnnscope.errors import AddressError
 
 __all__ = ["AXES", "Index", "Place", "Record"]
-
-AXES = ("layer", "direction", "batch", "time", "unit")
-"""The dims of every recorded quantity, in order."""
 
 Index = int | slice | None
 """A coordinate: one position, a slice (its end excluded), or all."""
@@ -49,8 +46,10 @@ class Record(Mapping[str, Tensor]):
 
     ``values`` maps names to such tensors, ``inputs`` holds each layer's input (batch, time,
     feature), or None where it is the h of the layer below, joined over directions; ``lengths``
-    (batch) is the length of each sequence. Padding holds zeros.
+    (batch) is the length of each sequence. Padding holds zeros; ``rows`` leaves it out.
     """
+
+    labels: Labels = ()
 
     def __init__(
         self,
@@ -314,55 +313,59 @@ class Record(Mapping[str, Tensor]):
 
     # export ------------------------------------------------------------------------------
 
-    def to_xarray(self) -> Any:
-        """An ``xarray.Dataset`` with a variable for each quantity, and ``valid``.
+    def rows(self, name: str, *, layer: int | None = None, direction: str | None = None) -> Rows:
+        """A quantity of one layer and direction at its valid steps alone, (step, unit).
 
-        bfloat16, which NumPy lacks, becomes float32, and the variable's attribute
-        ``stored_as`` says so. Needs the extra ``xarray``; raises ``MissingExtraError`` without.
+        Padding is left out, so means, probes and plots of ``rows.values`` are of the steps that
+        were there; ``rows.index`` (step, 2) says of each row which sequence and which position it
+        is, ``rows.labels`` its text. ``layer`` and ``direction`` may be left out where there is
+        one. ``name`` may be "x", the layer's input.
+
+        >>> import torch, rnnscope as rs
+        >>> from torch.nn.utils.rnn import pack_sequence
+        >>> packed = pack_sequence([torch.randn(5, 3), torch.randn(2, 3)])
+        >>> tr = rs.trace(torch.nn.LSTM(3, 4), packed)
+        >>> rows = tr.rows("f")
+        >>> rows.values.shape, rows.index[-1].tolist()    # the last row: sequence 1, time 1
+        (torch.Size([7, 4]), [1, 1])
+
+        Raises ``AddressError`` for a name, layer or direction that is not there, and where there
+        are several and none is named.
         """
-        xarray = _extra("xarray", "xarray")
-        variables: dict[str, Any] = {}
-        for name, value in self._values.items():
-            array, attributes = _exported(value)
-            variables[name] = (self.dims[name], array, attributes)
-        for layer in range(len(self._inputs)):
-            array, attributes = _exported(self.layer_input(layer))
-            dims = ("batch", "time", f"feature_l{layer}")
-            variables[f"x_l{layer}"] = (dims, array, attributes)
-        variables["valid"] = (("batch", "time"), self.valid.cpu().numpy())
-        coordinates = {"direction": list(self._directions)}
-        return xarray.Dataset(variables, coords=coordinates, attrs=self._attributes())
+        for axis, chosen, names in (
+            ("layer", layer, [str(k) for k in range(self.sizes["layer"])]),
+            ("direction", direction, [repr(text) for text in self._directions]),
+        ):
+            needed = not (axis == "direction" and name == "x")
+            if chosen is None and len(names) > 1 and needed:
+                raise AddressError(
+                    f"rows are of one {axis}, and there are {len(names)}: choose one, "
+                    f"{axis}={names[0]} or {axis}={names[-1]}"
+                )
+        if isinstance(layer, slice):
+            raise AddressError(f"rows are of one layer: a whole number; got {layer}")
+        value = self.sel(name, layer=layer or 0, direction=direction)
+        return valid_rows(self, value if value.dim() == 3 else value[0])
+
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset`` with a variable for each quantity and each layer's input.
+
+        Padding is NaN, which xarray's means skip; coordinates are ``valid`` (batch, time),
+        ``length`` (batch) and, where the steps are labelled, ``label`` (batch, time). bfloat16,
+        which NumPy lacks, becomes float32, and the variable's attribute ``stored_as`` says so.
+        Needs the extra ``xarray``; raises ``MissingExtraError`` without.
+        """
+        return dataset(self, self._attributes())
 
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` in long form: a row for each place, a column for each quantity.
 
-        The index is (layer, direction, batch, time, unit); padding is left out. Where a
-        projection makes h smaller, its missing units are NaN. bfloat16 becomes float32, as
-        ``frame.attrs`` says. Needs pandas, of the extra ``xarray``.
+        The index is (layer, direction, batch, time, unit); padding is left out; a column ``label``
+        holds the steps' texts where they are labelled. Where a projection makes h smaller, its
+        missing units are NaN. bfloat16 becomes float32, as ``frame.attrs`` says. Needs pandas, of
+        the extra ``xarray``.
         """
-        pandas = _extra("pandas", "xarray")
-        if not self._values:
-            return pandas.DataFrame()
-        columns = []
-        converted = []
-        valid = self.valid.cpu().numpy()
-        for name, value in self._values.items():
-            array, attributes = _exported(value)
-            if attributes:
-                converted.append(name)
-            sizes = dict(zip(AXES, array.shape, strict=True))
-            levels = [
-                list(self._directions) if axis == "direction" else range(size)
-                for axis, size in sizes.items()
-            ]
-            index = pandas.MultiIndex.from_product(levels, names=AXES)
-            kept = np.broadcast_to(valid[None, None, :, :, None], array.shape).reshape(-1)
-            columns.append(pandas.Series(array.reshape(-1), index=index, name=name)[kept])
-        frame = pandas.concat(columns, axis=1)
-        frame.attrs.update(self._attributes())
-        if converted:
-            frame.attrs["stored_as"] = f"float32, from bfloat16: {', '.join(converted)}"
-        return frame
+        return data_frame(self, self._attributes())
 
     def _attributes(self) -> dict[str, Any]:
         return {}
@@ -386,19 +389,3 @@ def _not_copied(container: Any, visited: set[int]) -> Iterator[Tensor]:
         inside = getattr(container, "__dict__", {}).values()
     for part in inside:
         yield from _not_copied(part, visited)
-
-
-def _exported(value: Tensor) -> tuple[Any, dict[str, str]]:
-    value = value.detach().cpu()
-    if value.dtype == torch.bfloat16:
-        return value.float().numpy(), {"stored_as": "float32, from bfloat16"}
-    return value.numpy(), {}
-
-
-def _extra(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"this needs {module}, which is not installed: pip install 'rnnscope[{extra}]'"
-        ) from error

@@ -1,4 +1,4 @@
-"""A trace in a .safetensors file: tensors and JSON, nothing that runs.
+"""A trace in a file, in the form of .safetensors: tensors and JSON, nothing that runs.
 
 The header's metadata holds one JSON text with what the tensors belong to; a file is written
 beside its place and then renamed, so that no reader sees half of one.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -43,6 +44,13 @@ from rnnscope.errors import DeclarationError, FileError, ShapeError
 __all__ = ["Contents", "read", "write"]
 
 FORMAT = "rnnscope trace 1"
+FOREIGN = re.compile(
+    r"\.(pth?|ckpt|bin|jit|ptl|np[yz]|h5|hdf5|keras|onnx|nam|json|pkl|pickle|joblib|mat|nc|zarr|zip"
+    r"|csv|tsv|txt|html?|parquet|feather|arrow|png|svg|pdf)",
+    re.IGNORECASE,
+)
+"""Endings of other kinds of files, whose programs could not read a trace."""
+
 _PACKED = ("data", "batch_sizes", "sorted_indices", "unsorted_indices")
 
 
@@ -61,9 +69,16 @@ class Contents:
 def write(path: str | os.PathLike[str], contents: Contents) -> None:
     """Write a trace; an existing file is replaced whole, or not at all.
 
-    Raises ``FileError`` where the place cannot be written, and for a cell with a function of
-    one's own.
+    Raises ``FileError`` where the place cannot be written, for the ending of another kind of file,
+    and for a cell with a function of one's own.
     """
+    place = Path(path)
+    if FOREIGN.fullmatch(place.suffix):
+        raise FileError(
+            f"cannot write {path}: a trace is a file of its own kind, which nothing that opens "
+            f"{place.suffix} files can read. Write tr.save({str(place.with_suffix('.trace'))!r}), "
+            f"to be read by rs.load_trace; for tables there are tr.to_xarray() and tr.to_pandas()"
+        )
     try:
         structure = _structure_facts(contents.structure)
     except DeclarationError as error:

@@ -44,7 +44,7 @@ def text(trace: ListedTrace) -> str:
             lines.append("  " + "  ".join(cells).rstrip())
     else:
         lines += _overview(trace)
-    return "\n".join(map(printable, [*lines, trace.proof]))
+    return "\n".join(map(printable, [*lines, *_padding(trace), trace.proof]))
 
 
 def html(trace: ListedTrace) -> str:
@@ -52,7 +52,8 @@ def html(trace: ListedTrace) -> str:
     title = escape(printable(f"Trace of {trace.structure}"))
     proof = escape(printable(trace.proof))
     if _count(trace) > SMALL:
-        body = f"<pre>{escape(escaped_lines(chr(10).join(_overview(trace))))}</pre>"
+        overview = "\n".join([*_overview(trace), *_padding(trace)])
+        body = f"<pre>{escape(escaped_lines(overview))}</pre>"
     else:
         header, rows = _table(trace)
         head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in header)
@@ -108,9 +109,25 @@ def _overview(trace: ListedTrace) -> list[str]:
         lines.append(f"  {f'x, layer {layer}':<12} (batch {batch}, time {time}, feature {feature})")
     if trace.call.lengths is not None:
         shortest, longest = int(trace.lengths.min()), int(trace.lengths.max())
-        lines.append(f"  lengths      {shortest} to {longest}; zeros behind each sequence's end")
+        lines.append(f"  lengths      {shortest} to {longest}")
     lines.append(f"  {trace.nbytes / 1e6:.3g} MB of recorded numbers")
     return lines
+
+
+def _padding(trace: ListedTrace) -> list[str]:
+    """How many steps are padding, and what leaves them out."""
+    steps = trace.sizes["batch"] * trace.sizes["time"]
+    padding = steps - int(trace.lengths.sum())
+    if padding == 0 or not tuple(trace.items()):
+        return []
+    layers, directions = trace.sizes["layer"], trace.directions
+    at = f", layer={layers - 1}" if layers > 1 else ""
+    at += f', direction="{directions[0]}"' if len(directions) > 1 else ""
+    name = next(name for name, _ in trace.items())
+    return [
+        f"  {padding} of {steps} steps are padding, 0 in every tensor, and a mean counts them;",
+        f'  tr.rows("{name}"{at}) has the valid steps alone, tr.to_xarray() NaN for the others',
+    ]
 
 
 def _named(name: str, value: Tensor) -> list[tuple[str, float]]:

@@ -321,10 +321,11 @@ class Trace(CallRecord):
     # on disk ---------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace to a .safetensors file, from which ``load_trace`` makes it again.
+        """Write the trace to a file, as "run.trace", from which ``load_trace`` makes it again.
 
-        Outputs are written without their graph. Raises ``FileError`` where the place cannot be
-        written; an existing file is then as it was.
+        The form is that of .safetensors, and a name may end so too. Outputs are written without
+        their graph. Raises ``FileError`` where the place cannot be written, an existing file is
+        then as it was, and for the ending of another kind of file, as .pt.
         """
         self._require_single_call()
         opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)

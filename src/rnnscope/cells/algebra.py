@@ -33,6 +33,7 @@ __all__ = [
     "Sum",
     "Vector",
     "Weighted",
+    "affine_split",
     "asked_together",
     "elementwise",
     "linear_recurrence",
@@ -393,3 +394,56 @@ def linear_recurrence(expr: Expr, state: str) -> tuple[Expr, Expr] | None:
     if any(leaf == Previous(state) for leaf in leaves(factor)):
         return None
     return factor, addend
+
+
+def affine_split(expr: Expr, state: str) -> tuple[Expr, Expr] | None:
+    """Split an equation into (factor, addend) with expr = factor × Previous(state) + addend, where
+    the state of the step before enters as often as it likes, but only times what does not hold it.
+
+    None where it enters in another way: squared, through a function, or through a matrix. More is
+    split than by ``linear_recurrence``: c_(t-1) + i g has the factor 1, f (c_(t-1) + i g) f.
+
+    >>> affine_split(Previous("c") + Quantity("i"), "c")
+    (Number(value=1.0), Quantity(name='i'))
+    """
+    parts = _affine_parts(expr, Previous(state))
+    if parts is None:
+        return None
+    factor, addend = parts
+    return None if factor is None else (factor, Number(0.0) if addend is None else addend)
+
+
+def _affine_parts(expr: Expr, state: Previous) -> tuple[Expr | None, Expr | None] | None:
+    """The factor of a state and what is added, None for a part that is zero; None where the state
+    enters otherwise."""
+    if expr == state:
+        return Number(1.0), None
+    if not any(leaf == state for leaf in leaves(expr)):
+        return None, expr
+    match expr:
+        case Sum(left, right, negative):
+            first, second = _affine_parts(left, state), _affine_parts(right, state)
+            if first is None or second is None:
+                return None
+            factor, addend = (_total(a, b, negative) for a, b in zip(first, second, strict=True))
+            return factor, addend
+        case Product(left, right):
+            held, scale = (left, right) if any(e == state for e in leaves(left)) else (right, left)
+            parts = _affine_parts(held, state)
+            if parts is None or any(leaf == state for leaf in leaves(scale)):
+                return None
+            factor, addend = (None if part is None else _scaled(part, scale) for part in parts)
+            return factor, addend
+    return None
+
+
+def _total(left: Expr | None, right: Expr | None, negative: bool) -> Expr | None:
+    if right is None:
+        return left
+    if left is None:
+        return _scaled(right, Number(-1.0)) if negative else right
+    return Sum(left, right, negative)
+
+
+def _scaled(part: Expr, scale: Expr) -> Expr:
+    return scale if part == Number(1.0) else Product(scale, part)
