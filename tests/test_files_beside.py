@@ -185,6 +185,18 @@ def test_arrays_of_other_layers_are_not_beside(tmp_path: Path) -> None:
     assert layers.ignored == {"a": (), "a.b": ()}
 
 
+@pytest.mark.parametrize("prefix", ["", "enc_"])
+def test_names_without_marks_between(tmp_path: Path, prefix: str) -> None:
+    """In a flat file, what begins as a weight of the cell is one; what does not may be anything."""
+    arrays = under(prefix, nn.GRU(D, H))
+    path = written(tmp_path / "m.npz", arrays | {f"{prefix}head_bias": numbers(H)})
+    (sentences,) = rs.load(path).ignored.values()
+    assert sentences == (f"{prefix}head_bias: no part of the layer as it is read here",)
+    path = written(tmp_path / "m.npz", arrays | {f"{prefix}recurrent_bias": numbers(3 * H)})
+    with pytest.raises(rs.FileError, match="second bias"):
+        rs.load(path)
+
+
 def test_many_modules_around_a_layer_are_told_shortly(tmp_path: Path) -> None:
     """The weights of a layer at the root of a state dict, among those of a whole model."""
     model = {f"block{k}.{j}.weight": numbers(2, 2) for k in range(30) for j in range(20)}

@@ -166,8 +166,8 @@ def _reason_to_refuse(layer: Surroundings, name: str, array: LazyArray) -> str |
     if _NORM.fullmatch(inside) and certain:
         return "it may be the scale or shift of a normalisation, which no cell here has"
     if direct and array.floating:
-        last = name[len(_folder(name)) :].lower()
-        if "bias" in last:
+        last = name[max(len(_folder(name)), len(layer.prefix)) :].lower()
+        if re.match(r"(?:recurrent_|hidden_)?bias", last):
             return "it may be a second bias"
         if _WEIGHT.fullmatch(last):
             return "it may be one more weight of the cell"
