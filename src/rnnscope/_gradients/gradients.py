@@ -658,23 +658,32 @@ def _by_autograd(
         )
         run = _by_equations if structure.declared else _by_torch
         returned = run(structure, fresh, weights, masks)
-        names = {n: t for row in weights for part in row for n, t in part.named().items()}
-        names |= {"x": x} | {f"{name}_0": value for name, value in initial.items()}
+        names: dict[str, Tensor] = {"x": x}
+        names |= {f"{name}_0": value for name, value in initial.items()}
+        leaves = [t for row in weights for part in row for t in part.tensors()]
         pairs = [(returned.h, upstream.h)]
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
-        if not pairs:  # a cell whose h is a number
-            return {name: torch.zeros_like(tensor) for name, tensor in names.items()}
+        inputs = [*leaves, *names.values()]
         # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
         # warnings; what flows back is the same bit for bit, 1 × each gradient
-        total = torch.stack([(value * _kept(gradient, dtype)).sum() for value, gradient in pairs])
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            total.sum(), list(names.values()), allow_unused=True
-        )
-    return {
-        name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(names.items(), gradients, strict=True)
+        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        if pairs:  # there are none for a cell whose h is a number
+            parts = [(value * _kept(gradient, dtype)).sum() for value, gradient in pairs]
+            total = torch.stack(parts).sum()
+            gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+    filled = iter(
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for tensor, gradient in zip(inputs, gradients, strict=True)
+    )
+    # by the names of the parameters, which have the rows that the equations use
+    by_name = {
+        name: gradient
+        for row in weights
+        for part in row
+        for name, gradient in part.map(lambda _: next(filled)).named().items()
     }
+    return by_name | dict(zip(names, filled, strict=True))
 
 
 def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:

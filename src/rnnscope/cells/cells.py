@@ -257,6 +257,26 @@ class Cell:
         return tuple(names)
 
     @cached_property
+    def gates_from_x(self) -> tuple[str, ...]:
+        """The gates whose equations use W_ik x + b_ik, in the order of the gates."""
+        used = self._gates_of(FromX)
+        return tuple(gate for gate in self.gates if gate in used)
+
+    @cached_property
+    def gates_from_h(self) -> tuple[str, ...]:
+        """The gates whose equations use W_hk h + b_hk, of h or of what is in its place."""
+        used = self._gates_of(FromH)
+        return tuple(gate for gate in self.gates if gate in used)
+
+    def _gates_of(self, kind: type[FromX] | type[FromH]) -> set[str]:
+        return {
+            leaf.gate
+            for equation in self.equations.values()
+            for leaf in leaves(equation)
+            if isinstance(leaf, kind)
+        }
+
+    @cached_property
     def vectors(self) -> tuple[str, ...]:
         """Names of the parameters with one number per unit."""
         names = (
