@@ -656,7 +656,7 @@ def _by_autograd(
             None if mask is None else dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)
             for mask in trace.masks
         )
-        run = _by_equations if structure.declared else _by_torch
+        run = _by_equations if structure.declared or structure.foreign else _by_torch
         returned = run(structure, fresh, weights, masks)
         names: dict[str, Tensor] = {"x": x}
         names |= {f"{name}_0": value for name, value in initial.items()}

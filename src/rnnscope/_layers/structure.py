@@ -194,7 +194,7 @@ def _stacked(part: Tensor, used: tuple[str, ...], cell: Cell, hidden: int) -> Te
     """The rows of all gates, of which ``part`` has those that are used; zeros for the others."""
     if len(used) == len(cell.gates):
         return part
-    blocks = dict(zip(used, part.split(hidden), strict=True))
+    blocks = dict(zip(used, part.chunk(len(used)), strict=True))
     zeros = part.new_zeros(hidden, *part.shape[1:])
     return torch.cat([blocks.get(gate, zeros) for gate in cell.gates])
 
@@ -213,7 +213,8 @@ class Structure:
     """What a recurrent module is: its cell, sizes and options. ``kind`` is as in nn.LSTM.
 
     ``reverse``: it runs from the end only; ``declared``: it computes by the declared equations
-    themselves, as ``rnnscope.Recurrent`` does.
+    themselves, as ``rnnscope.Recurrent`` does; ``foreign``: a module of somebody's own, of which
+    the user says which cell it computes (``Adapter``).
     """
 
     kind: str
@@ -230,6 +231,7 @@ class Structure:
     training: bool
     reverse: bool = field(default=False, kw_only=True)
     declared: bool = field(default=False, kw_only=True)
+    foreign: bool = field(default=False, kw_only=True)
 
     @property
     def directions(self) -> tuple[str, ...]:

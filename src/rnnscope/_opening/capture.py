@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -93,6 +93,7 @@ class Captured:
     masks: tuple[Tensor, ...] | None
     ran: Ran | None = None  # by a module that computes by the equations itself
     grad_mode: bool = False  # in which kernels may round otherwise
+    final_states: tuple[str, ...] = ()  # of which the module returned the last ones
 
 
 class _ThreadCapture(threading.local):
@@ -179,6 +180,7 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
 
     To be called in the caller's own autocast state.
     """
+    output, final_states = adopted.canonical(output, call)
     ran = attention.ran
     if adopted.declared and ran is None:
         raise RefusedError(
@@ -195,7 +197,8 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
     products = _product_type(call.x)
     masks = _masks(adopted, attention)
     mode = attention.grad_mode
-    return Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
+    taken = Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
+    return replace(taken, final_states=final_states)
 
 
 def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attention:
@@ -207,7 +210,8 @@ def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attent
     """
     record = quantity_names(adopted.cell) if names is None else names
     deep = adopted.single_step or _drops(adopted)
-    return Attention(adopted.module, frozenset(record), deep and not adopted.declared)
+    by_torch = not (adopted.declared or adopted.foreign)
+    return Attention(adopted.module, frozenset(record), deep and by_torch)
 
 
 def _drops(adopted: Adopted) -> bool:

@@ -142,6 +142,7 @@ class Direction:
         self.cell, self.call, self.buffers = adopted.cell, call, buffers
         self.at, self.direction = at, adopted.directions[at[1]]
         self.reverse = self.direction == "reverse"
+        self.foreign = adopted.foreign
         self.rounding, self.inputs = rounding, inputs
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
@@ -383,9 +384,10 @@ class Direction:
         Where the usual bound is exceeded ``judge`` decides, which gives what rounding does at
         worst. ``replayed`` is as in ``judged``.
         """
-        ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
+        ends = {name: (self._ends(name), final[name].to(self.work)) for name in final}
         off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
-        copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
+        # h_n, by every kernel
+        copied = self.off.device.type == "cpu" and not replayed and not self.foreign
         ends_at = self.last_steps
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
@@ -432,6 +434,8 @@ class Direction:
         h = self.store["h"][1:-1].to("cpu", torch.float64)
         proofs = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
         for name, ball in judged.final.items():
+            if name not in final:
+                continue
             compared = Compared.by_units(final[name].to("cpu", torch.float64), ball, self.off)
             proofs.append(self._proof(name, compared, self.last_steps[0]))
         return proofs

@@ -6,13 +6,15 @@ import difflib
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rnnscope._escaping import printable
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.join import Beginning, Handover, Joined, segments
-from rnnscope.errors import AddressError
+from rnnscope._watch.batches import Batches
+from rnnscope._watch.chains import Chains, Kept
+from rnnscope._watch.join import Joined, segments
+from rnnscope.errors import AddressError, ShapeError
 
 __all__ = ["Layer", "Seen"]
 
@@ -21,24 +23,25 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``handover`` is what the last call returned, where that call was recorded; ``elsewhere`` the
-    number of calls that came from other contexts.
+    ``kind`` is what its class is called; ``chains`` tell which call goes on from which;
+    ``elsewhere`` is the number of calls that came from other contexts.
     """
 
     name: str
-    kept: deque[tuple[Trace, Beginning]]
+    kept: deque[Kept]
+    kind: str = ""
     count: int = 0
-    handover: Handover | None = None
+    chains: Chains = field(default_factory=Chains)
     elsewhere: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "handover": None}
+        return {**vars(self), "chains": Chains()}
 
     @property
     def traces(self) -> list[Trace]:
         """The kept calls, in order."""
-        return [trace for trace, _ in tuple(self.kept)]  # another thread may be adding one
+        return [kept.trace for kept in tuple(self.kept)]  # another thread may be adding one
 
 
 class Seen:
@@ -59,14 +62,17 @@ class Seen:
 
     def __init__(self, model: str) -> None:
         self._of = model  # the name of its class
+        self._of_class = False
         self._layers: dict[str, Layer] = {}
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
+        self._outside: Counter[str] = Counter()  # calls of these classes by other modules
+        self._labels: Any = None
         self._lock = threading.RLock()  # tasks and threads that share a context record at once
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
-        facts = ("_layers", "_first_names", "_skipped")
+        facts = ("_layers", "_first_names", "_skipped", "_outside", "_labels", "_of_class")
         return Seen, (self._of,), {name: getattr(self, name) for name in facts}
 
     def _skip(self, name: str, why: str) -> None:
@@ -87,6 +93,9 @@ class Seen:
         for layer in self._layers.values():
             if layer.elsewhere:
                 reasons_of.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
+            if not layer.count and self._outside[layer.kind]:
+                reason = _outside(layer.kind, self._outside[layer.kind])
+                reasons_of.setdefault(layer.name, []).append(reason)
         return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
 
     @property
@@ -124,7 +133,10 @@ class Seen:
 
     @property
     def trace(self) -> Trace:
-        """The only call, where the model is the recurrent layer itself."""
+        """The only call, where the model is the recurrent layer itself, or a class of which one
+        layer was called."""
+        if self._of_class and len(self._layers) == 1:
+            return self[next(iter(self._layers))]
         if "" not in self._first_names:
             raise AddressError(
                 f"the model itself is no watched layer: write seen[name]; {self._watched_names()}"
@@ -134,15 +146,47 @@ class Seen:
     def segments(self, name: str) -> list[Joined]:
         """The calls of a layer, chained: each segment is one trace over time.
 
-        A call goes on from the one before where its initial state is the very tensor that the one
-        before returned, by storage and version, or a view of it. ``detach()`` keeps the segment,
-        and is listed in its ``boundaries``. No initial state, a change in place, another tensor,
-        another batch, other weights begin a new segment, whose ``why`` tells which it was. So do
-        bidirectional layers and packed sequences, which do not go on from call to call.
+        A call goes on from an earlier one where its initial state holds the numbers that the
+        earlier one returned last, bit for bit, whatever way they took (a copy, ``detach()``, NumPy,
+        an array kept in place). Several chains of one layer may run at once. ``detach()`` is listed
+        in the segment's ``boundaries``; sequences of the batch whose state was reset or replaced
+        while others went on are listed in its ``restarts``. No initial state, other numbers in
+        every sequence, another batch, other weights begin a new segment, whose ``why`` tells which
+        it was. So do bidirectional layers and packed sequences, which do not go on from call to
+        call.
 
         Raises ``AddressError`` for a name that is not watched.
         """
-        return segments(list(self._named(name).kept))
+        return [self._named_steps(joined) for joined in segments(list(self._named(name).kept))]
+
+    def _named_steps(self, joined: Joined) -> Joined:
+        try:
+            return joined.labelled(self._labels)
+        except ShapeError:  # they are of single calls
+            return joined
+
+    def batches(self, name: str) -> Batches:
+        """All kept calls of a layer as one record along the batch: a data set that went through
+        the model in batches.
+
+        Shorter calls are padded with zeros, as ``lengths`` and ``valid`` tell.
+
+        >>> import torch
+        >>> from rnnscope import watch
+        >>> layer = torch.nn.GRU(3, 4)
+        >>> with watch(layer) as seen:
+        ...     for steps in (5, 7):
+        ...         output, h_n = layer(torch.randn(steps, 2, 3))
+        >>> seen.batches("")["h"].shape, seen.batches("").lengths
+        (torch.Size([1, 1, 4, 7, 4]), tensor([5, 5, 7, 7]))
+
+        Raises ``AddressError`` for a name that is not watched or has no recorded call, and
+        ``ShapeError`` where the layer changed between the calls.
+        """
+        traces = self.calls(name)
+        if not traces:
+            raise AddressError(f"{name!r} {self._never_called(name)}")
+        return Batches(traces)
 
     def joined(self, name: str) -> Joined:
         """The only segment: all calls of a layer as one trace over time.
@@ -154,10 +198,10 @@ class Seen:
             return chains[0]
         if not chains:
             raise AddressError(f"{name!r} {self._never_called(name)}")
-        before = len(chains[0].calls)
+        number = self.calls(name).index(chains[1].calls[0])
         raise AddressError(
-            f"the calls of {name!r} are {len(chains)} segments: call {before} does not go on from "
-            f"call {before - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
+            f"the calls of {name!r} are {len(chains)} segments: call {number} does not go on from "
+            f"call {number - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
         )
 
     def _named(self, name: str) -> Layer:
@@ -188,6 +232,14 @@ class Seen:
         ]
         lines.append(f"{self.nbytes / 1e6:.3g} MB of recorded numbers")
         return "\n".join(map(printable, lines))
+
+
+def _outside(kind: str, count: int) -> str:
+    calls = f"{count} call{'s' * (count != 1)}"
+    return (
+        f"{calls} of {kind} outside this model: was it copied, as frameworks do that train a "
+        f"copy? Watch the class with rs.watch({kind}), or pass the copy to rs.watch"
+    )
 
 
 def _elsewhere(count: int) -> str:
