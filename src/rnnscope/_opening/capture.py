@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,6 +12,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.attention import Attention
@@ -94,6 +95,9 @@ class Captured:
     ran: Ran | None = None  # by a module that computes by the equations itself
     grad_mode: bool = False  # in which kernels may round otherwise
     final_states: tuple[str, ...] = ()  # of which the module returned the last ones
+    # the tensors that the module returned, where ``output`` has them in another form, by their
+    # place in it
+    sources: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class _ThreadCapture(threading.local):
@@ -180,7 +184,8 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
 
     To be called in the caller's own autocast state.
     """
-    output, final_states = adopted.canonical(output, call)
+    returned = output
+    output, final_states = adopted.canonical(returned, call)
     ran = attention.ran
     if adopted.declared and ran is None:
         raise RefusedError(
@@ -198,7 +203,29 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
     masks = _masks(adopted, attention)
     mode = attention.grad_mode
     taken = Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
-    return replace(taken, final_states=final_states)
+    sources = {} if output is returned else _sources(output, returned)
+    return replace(taken, final_states=final_states, sources=sources)
+
+
+def _sources(output: Any, returned: Any) -> dict[int, Tensor]:
+    """Which tensors that a module returned stand in ``output`` in another shape."""
+    originals = list(_tensors_in(returned))
+    return {
+        k: original
+        for k, tensor in enumerate(_tensors_in(output))
+        for original in originals
+        if original.data_ptr() == tensor.data_ptr() and original.numel() == tensor.numel()
+    }
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, PackedSequence):
+        yield value.data
+    elif isinstance(value, tuple | list):
+        for member in value:
+            yield from _tensors_in(member)
 
 
 def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attention:

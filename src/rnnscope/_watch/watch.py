@@ -367,11 +367,14 @@ class Watch(Seen):
         """Open a call that has just returned."""
         original = self._again.pop(forward, None)
         if original is not None:
-            undisturbed(_listen_to, original, taken.output)
+            undisturbed(_listen_to, original, taken)
             return
         layer, number = self._begun.pop(forward)
         try:
             trace = undisturbed(self._opened, taken)
+            if not (trace.received is None or trace.received.listening or forward.in_checkpoint):
+                trace.received.silent = _why_no_graph(trace.structure.kind, taken)
+                trace.received.frozen = taken.grad_mode
         except BaseException:
             layer.chains.interrupt()
             raise
@@ -393,7 +396,7 @@ class Watch(Seen):
         except ShapeError as error:  # they may be those of the joined calls
             self._misfit = str(error)
         trace.received = Received(self._selection.check is not False)
-        _listen_to(trace, taken.output)
+        _listen_to(trace, taken)
         return trace
 
     def missed(self, forward: Forward, why: str) -> None:
@@ -412,22 +415,34 @@ class Watch(Seen):
         return recorded_names(cell, [n for n in names if n in recordable] if names else record)
 
 
-def _listen_to(trace: Trace, output: Any) -> None:
+def _listen_to(trace: Trace, taken: Captured) -> None:
     """Let a call's outputs tell what backward() hands to them: by the nodes of their graph, so
     that the tensors, which are the caller's, stay as they are."""
     received = trace.received
     assert received is not None, "every call that is seen has one"
-    received.total = trace.structure.single_step and chained(output)
+    received.total = trace.structure.single_step and chained(taken.output)
 
-    def receive(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+    def receive(k: int, number: int, shape: torch.Size, gradients: tuple[Any, ...]) -> None:
         gradient = gradients[number]
         if received.on and gradient is not None:
-            undisturbed(received.add, k, gradient)
+            undisturbed(received.add, k, gradient.reshape(shape))
 
-    for k, tensor in enumerate(tensors(output)):
-        if tensor.grad_fn is not None:
-            received.listening = True
-            tensor.grad_fn.register_prehook(partial(receive, k, tensor.output_nr))
+    for k, tensor in enumerate(tensors(taken.output)):
+        source = taken.sources.get(k, tensor)
+        if source.grad_fn is not None:
+            number = source.output_nr
+            hook = partial(receive, k, number, tensor.shape)
+            received.listen(k, source.grad_fn, number, hook)
+
+
+def _why_no_graph(kind: str, taken: Captured) -> str:
+    if not taken.grad_mode:
+        return "it ran under torch.no_grad() or torch.inference_mode()"
+    return (
+        f"no parameter of this {kind} requires gradients, and neither does its input (it is "
+        f"frozen). Set p.requires_grad_() on one, or x.requires_grad_(); or give what reaches its "
+        f"outputs: seen[name].gradients(output=..., h_n=...)"
+    )
 
 
 def _original_of(layer: Layer, forward: Forward) -> Trace | None:
