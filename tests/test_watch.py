@@ -1161,3 +1161,95 @@ def test_a_loop_of_cells_compiled_before_is_seen() -> None:
     assert len(seen.calls("cell")) == 5
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.allclose(seen.joined("cell")["h"][0, 0, :, -1], expected, atol=1e-6)
+
+
+# ── what it cannot do ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_watch_gradients_and_memory_cannot_do_is_told_with_the_line() -> None:
+    model, x = Two(), torch.randn(5, 2, 3)
+    with rs.watch(model) as seen:
+        model(x)
+    for name, line in {
+        "explain": "seen['encoder.rnn'].explain(...)",
+        "gradients": "seen['encoder.rnn'].gradients(...)",
+        "to_xarray": "seen['encoder.rnn'].to_xarray(...)",
+        "sel": "seen['encoder.rnn'].sel(...)",
+        "output": "seen['encoder.rnn'].output",
+        "h_n": "seen['encoder.rnn'].h_n",
+        "deviation": "seen['encoder.rnn'].deviation",
+    }.items():
+        with pytest.raises(AttributeError) as error:
+            getattr(seen, name)
+        assert f"write {line}" in str(error.value)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = seen.nonsense
+    with pytest.raises(rs.AddressError, match=r"'f' is a quantity.*seen\['encoder.rnn'\]\['f'\]"):
+        seen["f"]
+    with pytest.raises(rs.AddressError, match=r"write seen\['encoder.rnn'\]\['f', 0\]"):
+        seen["encoder.rnn", "f", 0]
+    assert not hasattr(seen, "explain")
+    assert copy.deepcopy(seen).names == seen.names
+    tr = rs.trace(nn.LSTM(3, 4), x)
+    g, memory = tr.gradients(tr.output.sum()), tr.memory()
+    for record, lines in (
+        (
+            g,
+            {
+                "explain": "tr.explain",
+                "view": "gradients=g",
+                "rerun": "tr.rerun",
+                "h_n": "g.direct",
+            },
+        ),
+        (memory, {"explain": "tr.explain", "plot": "rs.plot.memory(tr)", "written": "memory['"}),
+    ):
+        for name, line in lines.items():
+            with pytest.raises(AttributeError) as error:
+                getattr(record, name)
+            assert line in str(error.value), name
+        copy.deepcopy(record)
+        pickle.loads(pickle.dumps(record))
+    for name, line in {
+        "weight_hh_l0": "g.parameters['weight_hh_l0']",
+        "h_0": "g.h_0",
+        "c_n": "g.direct['c']",
+    }.items():
+        with pytest.raises(rs.AddressError) as error:
+            g[name]
+        assert f"write {line}" in str(error.value)
+    with pytest.raises(rs.AddressError, match=r"write tr\['f'\]"):
+        memory["f"]
+
+
+# ── labels ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_labels_name_the_steps_of_the_calls_that_they_fit() -> None:
+    words = ["the", "cat", "sat"]
+    layer = nn.GRU(3, 4)
+    with rs.watch(layer, labels=words) as seen:
+        layer(torch.randn(3, 2, 3))
+    assert seen.trace.labels == (tuple(words),) * 2
+    assert seen.skipped == {}
+    with rs.watch(layer, labels=[words, words[:2]]) as seen:
+        layer(pack_padded_sequence(torch.randn(3, 2, 3), torch.tensor([3, 2])))
+    assert seen.trace.labels == (tuple(words), tuple(words[:2]))
+
+
+def test_labels_name_the_steps_of_joined_calls() -> None:
+    words = ["the", "cat", "sat"]
+    model = Decoder(1)
+    with rs.watch(model, labels=words) as seen:
+        model(torch.randn(3, 2, 3))
+    assert seen.joined("gru").labels == (tuple(words),) * 2
+    assert seen.skipped == {}
+    assert rs.plot.data.quantity(seen.joined("gru"), "h").labels == tuple(words)
+
+
+def test_labels_that_fit_no_call_are_told() -> None:
+    model = Decoder(1)
+    with rs.watch(model, labels=["a", "b"]) as seen:
+        model(torch.randn(3, 2, 3))
+    assert "its labels: labels must be" in seen.skipped["gru"]
+    assert len(seen.joined("gru").calls) == 3

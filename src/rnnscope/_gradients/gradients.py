@@ -37,6 +37,7 @@ from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.difference import absolute_difference
+from rnnscope._record.elsewhere import OF_A_TRACE, absent_attribute
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
 from rnnscope.cells import quantity_names
@@ -370,6 +371,19 @@ class Received:
         return self._gradients
 
 
+ABSENT = OF_A_TRACE | {
+    "view": "tr.view(path, gradients=g) makes a page with them",
+    "plot": "rs.plot.gradient_norm(g) and rs.plot.quantity(g, name) draw them",
+    "h_n": "g.direct['h'] is what reaches h from the loss, at each sequence's end from h_n too",
+    "c_n": "g.direct['c'] is what reaches c from the loss",
+    "output": "g.direct['h'] is what reaches h from the loss",
+    "weights": "g.parameters holds the gradients of the weights, by PyTorch's names",
+    "x": "g['x', 0] is the gradient of the input",
+    "save": "g.to_xarray() and g.to_pandas() export them",
+}
+"""What is asked of gradients and stands elsewhere."""
+
+
 class Gradients(Record):
     """The gradient of a loss with respect to every number inside a call, total through time.
 
@@ -391,13 +405,17 @@ class Gradients(Record):
             reverse = _Reverse(trace, upstream)
             reverse.run()
         cell = trace.cell
+        names = [n for row in trace.weights for part in row for n in part.named()]
         super().__init__(
             reverse.values(),
             tuple(x.transpose(0, 1) for x in reverse.inputs),
             trace.lengths,
             trace.directions,
             {"h": "projected"} if cell.projected else {},
-            {"output": "output is only returned: write g.direct['h'] for what reaches it"},
+            {"output": "output is only returned: write g.direct['h'] for what reaches it"}
+            | {name: f"{name} is a parameter: write g.parameters[{name!r}]" for name in names}
+            | {f"{s}_0": f"{s}_0 is an initial state: write g.{s}_0" for s in cell.states}
+            | {f"{s}_n": f"{s}_n is only returned: write g.direct[{s!r}]" for s in cell.states},
         )
         self.labels = trace.labels
         self.initial = {
@@ -476,7 +494,7 @@ class Gradients(Record):
             state, _, suffix = name.rpartition("_")
             initial = self.__dict__.get("initial", {})
             if suffix != "0" or state not in initial:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+                raise absent_attribute("Gradients", name, ABSENT)
             shape = self.structure.state_shape(state, self.call.batch, self.call.batched)
             return initial[state].reshape(shape)
 

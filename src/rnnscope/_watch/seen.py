@@ -7,9 +7,10 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
+from rnnscope._record.elsewhere import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
 from rnnscope._watch.chains import Chains, Kept
@@ -121,6 +122,12 @@ class Seen:
 
     def __getitem__(self, name: str) -> Trace:
         """The only call of a layer; raises ``AddressError`` where there are none, or several."""
+        if isinstance(name, tuple) and name and name[0] in self._first_names:
+            rest = ", ".join(map(repr, name[1:]))
+            raise AddressError(
+                f"seen takes the name of a layer; its numbers are addressed in the trace: write "
+                f"seen[{name[0]!r}][{rest}]"
+            )
         traces = self.calls(name)
         if len(traces) == 1:
             return traces[0]
@@ -209,9 +216,32 @@ class Seen:
             return self._layers[self._first_names[name]]
         if name in self._skipped:
             raise AddressError(f"{name!r} was skipped: {self.skipped[name]}")
+        holders = [layer.name for layer in self._layers.values() if self._holds(layer, name)]
+        if holders:
+            raise AddressError(
+                f"{name!r} is a quantity of a call, and seen takes the name of a layer: write "
+                f"seen[{holders[0]!r}][{name!r}]"
+            )
         near = difflib.get_close_matches(str(name), list(self._first_names), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
+
+    def _holds(self, layer: Layer, name: object) -> bool:
+        return any(name in trace for trace in layer.traces[:1])
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What is asked of a single call stands in its trace."""
+            layers = self.__dict__.get("_layers", {})
+            if name.startswith("_") or not (name in OF_A_TRACE or hasattr(Trace, name)):
+                raise absent_attribute("Watch", name, {})
+            first = next(iter(layers), "rnn")
+            several = len(layers) > 0 and len(layers[first].traces) > 1
+            call = f"seen.joined({first!r})" if several else f"seen[{first!r}]"
+            brackets = "(...)" if callable(getattr(Trace, name, None)) else ""
+            line = f"it is of one layer's trace: write {call}.{name}{brackets}"
+            raise absent_attribute("Watch", name, {name: line})
 
     def _watched_names(self) -> str:
         return f"watched are {', '.join(map(repr, self._first_names)) or 'none'}"
