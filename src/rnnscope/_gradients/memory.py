@@ -62,6 +62,12 @@ class Memory(Record):
         self.state, self.initial = state, initial
         self._kind, self._ends = trace.structure.kind, ends
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Nothing else; what is asked of a trace is told with the line."""
+            raise absent_attribute("Memory", name, ABSENT)
+
     def __str__(self) -> str:
         """For each layer and direction: how far back what the state holds was written."""
         layers, directions = self.sizes["layer"], self.directions
@@ -112,12 +118,6 @@ def _last(record: Record) -> Tensor:
     """(direction, batch): each sequence's own last step in each direction."""
     lengths = record.lengths
     return torch.stack([last_steps(lengths, name == "reverse") for name in record.directions])
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Nothing else; what is asked of a trace is told with the line."""
-            raise absent_attribute("Memory", name, ABSENT)
 
 
 def memory(trace: Differentiable, state: str | None, time: Time) -> Memory:

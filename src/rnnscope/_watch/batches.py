@@ -46,6 +46,8 @@ class Batches(Record):
             first.directions,
             {"h": "projected"} if first.cell.projected else {},
         )
+        if all(trace.labels for trace in calls):
+            self.labels = tuple(row for trace in calls for row in trace.labels)
 
 
 def _padded(values: Tensor, steps: int) -> Tensor:
