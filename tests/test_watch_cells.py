@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope.cells import Cell, from_h, from_x, previous, quantity, relu, sigmoid
+from rnnscope.cells import Cell, Function, apply, from_h, from_x, previous, quantity, relu, sigmoid
 
 z, n = quantity("z"), quantity("n")
 LI_GRU = Cell(
@@ -459,3 +459,52 @@ def test_a_class_is_watched_whichever_module_is_called() -> None:
     assert seen.names == ()
     with pytest.raises(rs.NotRecurrentError, match="or a class of recurrent layers"):
         rs.watch(nn.Linear)
+
+
+class LogSpaceGRU(MinGRU):
+    """The same, by a scan in logarithms over all steps, which rounds more in float32."""
+
+    def forward(self, x: Tensor, prev_hidden: Tensor | None = None) -> Tensor:
+        new, gate = self.to_hidden_and_gate(x).chunk(2, -1)
+        kept = nn.functional.logsigmoid(-gate).cumsum(1)
+        added = nn.functional.logsigmoid(gate) + new.exp().log() - kept
+        return (kept + added.logcumsumexp(1)).exp()
+
+
+LOG_NAMES = {"weight_ih": "to_hidden_and_gate.weight"}
+EXPONENTIAL = Function(
+    name="exp",
+    symbol="exp",
+    latex=r"\exp",
+    forward=torch.exp,
+    forward_=torch.exp_,
+    derivative=lambda y: y,
+    steepest=20.0,
+    range=None,
+    through_zero=False,
+    script="Math.exp(x)",
+)
+LOG_CELL = Cell("minGRU", "nz", {**MIN_GRU.equations, "n": apply(EXPONENTIAL, from_x("n"))})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_way_of_computing_that_rounds_more_is_no_alarm_and_a_mistake_is(dtype: Any) -> None:
+    torch.manual_seed(0)
+    layer = LogSpaceGRU().to(dtype)
+    x = torch.randn(2, 400, 3, dtype=dtype)
+    adapter = rs.Adapter(LOG_CELL, parameters=LOG_NAMES, batch_first=True)
+    with rs.watch(layer, cells={LogSpaceGRU: adapter}) as seen:
+        out = layer(x)
+    tr = seen.trace
+    assert len(seen.calls("")) == 1
+    assert seen.skipped == {}
+    assert torch.equal(tr["h", 0, "forward"], out)
+    assert tr.deviation <= tr.tolerance < (1e-2 if dtype == torch.float32 else 1e-9)
+
+    class Wrong(LogSpaceGRU):
+        def forward(self, x: Tensor, prev_hidden: Tensor | None = None) -> Tensor:
+            return super().forward(x, prev_hidden) * 1.001
+
+    wrong = Wrong().to(dtype)
+    with pytest.raises(rs.VerificationError, match="does not compute"):
+        rs.trace(wrong, x, cells={Wrong: adapter})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,9 +36,11 @@ def adopt_with(
 
 @dataclass(frozen=True)
 class Foreign(Adopted):
-    """A module of somebody's own, with the cell that it is said to compute."""
+    """A module of somebody's own, with the cell that it is said to compute; ``passed_on`` is what
+    the latest call passed to it."""
 
     adapter: Adapter
+    passed_on: list[Any] = field(default_factory=list, compare=False)
 
     @classmethod
     def of_adapter(cls, module: nn.Module, adapter: Adapter) -> Foreign:
@@ -92,6 +94,11 @@ class Foreign(Adopted):
             )
             for layer in range(self.num_layers)
         )
+
+    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], live: bool = False) -> Call:
+        """The call in one form; see ``Adopted.call``."""
+        self.passed_on[:] = [args, kwargs]
+        return super().call(args, kwargs, live)
 
     # the call ------------------------------------------------------------------------------
 

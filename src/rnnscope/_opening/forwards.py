@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ from rnnscope._opening.capture import Captured, attention_to, captured, check_dr
 from rnnscope._opening.modes import ensured, settled, undisturbed
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
-__all__ = ["Forward", "InnerCalls", "Observer", "observe", "owner_of", "unobserve"]
+__all__ = ["Forward", "InnerCalls", "Observer", "observe", "owner_of", "unobserve", "unobserved"]
 
 
 class Observer(Protocol):
@@ -189,6 +190,16 @@ def unobserve(observer: Observer) -> None:
         _observers = tuple(o for o in _observers if o is not observer)
         _match()
     _context.set(tuple(o for o in _context.get() if o is not observer))
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Within it, no observer of this context is told of anything."""
+    token = _context.set(())
+    try:
+        yield
+    finally:
+        _context.reset(token)
 
 
 def _match() -> None:

@@ -29,6 +29,7 @@ from rnnscope._record.difference import absolute_difference
 from rnnscope._record.names import recorded_names
 from rnnscope._record.record import Place, Record
 from rnnscope._trace import file as tracefile
+from rnnscope._trace.own_rounding import with_own_rounding
 from rnnscope._trace.verbs import Rerun, Trace
 from rnnscope.errors import RefusedError
 
@@ -148,6 +149,8 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 taken.grad_mode,
                 thorough=check == "thorough",
             )
+    if any(proof.ratio > 1 for proof in opened.proofs.values()):
+        opened = replace(opened, proofs=with_own_rounding(taken, opened.proofs))
     if check is not False:
         verify(adopted, opened.proofs)
     output = taken.output
