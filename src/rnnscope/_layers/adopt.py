@@ -389,11 +389,24 @@ def refusal(module: nn.Module, inner: bool = False) -> str | None:
     base = _base(module)
     if base is None:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            return f"{name} has a forward of its own, which the equations do not describe"
+            return (
+                f"{name} has a forward of its own, which the equations do not describe"
+                f"{_line_to_write(kind)}"
+            )
         return None
     if own_forward(module) and not (inner and calls_base(module)):
-        return f"{name} replaces the forward of {_RECURRENT[base]}; nothing is known of its own"
+        return (
+            f"{name} replaces the forward of {_RECURRENT[base]}; nothing is known of its own"
+            f"{_line_to_write(kind)}"
+        )
     return None
+
+
+def _line_to_write(kind: type[nn.Module]) -> str:
+    """What to write where a class computes a cell that is known."""
+    word = next((word for word in ("LSTM", "GRU") if word in kind.__name__), None)
+    cell = "my_cell" if word is None else f"rs.cells.{word}"
+    return f". If you know which cell it computes, say so: cells={{{kind.__name__}: {cell}}}"
 
 
 def _base(module: nn.Module) -> type[nn.Module] | None:

@@ -144,7 +144,7 @@ def _reason(module: nn.Module, likely: tuple[str, ...]) -> str:
         f"torch.nn's, so its equations are not known. If you know them, say which cell it "
         f"computes, as in {line}"
     )
-    if not any(re.fullmatch(r"weight_ih(_l0)?", name) for name in named):
+    if named and not any(re.fullmatch(r"weight_ih(_l0)?", name) for name in named):
         text += (
             f"; where its parameters are, says rs.Adapter(cell, parameters="
             f'{{"weight_ih": "...", "weight_hh": "..."}}). It has {listed(module)}'
