@@ -408,6 +408,45 @@ def test_what_does_not_look_recurrent_is_not_told() -> None:
     assert seen.names == ("layer",)
 
 
+def test_gates_in_another_order_are_a_cell_with_that_order() -> None:
+    import dataclasses
+
+    class Reordered(LoopLSTM):
+        """Rows i, f, o, g, as Caffe and JAX packages have them."""
+
+        def forward(self, input: Any, state_init: Any = None) -> Any:
+            twin = LoopLSTM(3, 4).to(input.dtype)
+            with torch.no_grad():
+                for name, p in twin.named_parameters():
+                    i, f, o, g = getattr(self, name).chunk(4)
+                    p.copy_(torch.cat([i, f, g, o]))
+            return twin(input, state_init)
+
+    cell = dataclasses.replace(rs.cells.LSTM, gates="ifog")
+    layer, x = Reordered(3, 4).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    tr = rs.trace(layer, x, cells={Reordered: cell})
+    assert tr.deviation <= tr.tolerance < 1e-12
+    with pytest.raises(rs.VerificationError):
+        rs.trace(layer, x, cells={Reordered: rs.cells.LSTM})
+
+
+def test_traces_of_such_layers_are_saved_rerun_explained_and_shown(tmp_path: Any) -> None:
+    layer, x = LoopLSTM(3, 4, num_layers=2), torch.randn(5, 2, 3)
+    tr = rs.trace(layer, x, cells={LoopLSTM: rs.cells.LSTM})
+    tr.save(tmp_path / "loop.trace")
+    again = rs.load_trace(tmp_path / "loop.trace")
+    assert torch.equal(again["f"], tr["f"])
+    assert again.proof == tr.proof
+    edited = tr.rerun(rs.Edit("c", layer=0, time=2, unit=1, to=0.0))
+    assert not torch.equal(edited.output, tr.output)
+    at = {"layer": 1, "direction": "forward", "batch": 1}
+    assert "LoopLSTM" in str(tr.explain("h", time=3, unit=0, **at))
+    assert "LoopLSTM" in str(tr.shapes())
+    assert "LoopLSTM" in tr.view().html
+    thorough = rs.trace(layer, x, cells={LoopLSTM: rs.cells.LSTM}, check="thorough")
+    assert thorough.proofs["c"].every_step
+
+
 # ── copies ───────────────────────────────────────────────────────────────────────────────────────
 
 

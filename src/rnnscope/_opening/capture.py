@@ -40,7 +40,11 @@ class Snapshot:
         self.weights = weights
 
     def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
-        """Whether the live weights still hold these numbers, bit for bit."""
+        """Whether the live weights still hold these numbers, bit for bit, of the same cell."""
+        if [len(row) for row in self.weights] != [len(row) for row in live]:
+            return False
+        if self.weights[0][0].cell is not live[0][0].cell:
+            return False
         for copy, tensor in zip(_tensors(self.weights), _tensors(live), strict=True):
             if copy.dtype != tensor.dtype or copy.device != tensor.device:
                 return False
