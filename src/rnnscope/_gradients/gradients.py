@@ -36,8 +36,8 @@ from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._record.difference import absolute_difference
-from rnnscope._record.elsewhere import OF_A_TRACE, absent_attribute
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
 from rnnscope.cells import quantity_names

@@ -12,7 +12,7 @@ from rnnscope._gradients.coordinates import Resolver, Time
 from rnnscope._gradients.gradients import Differentiable, part_values, without_graph
 from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
-from rnnscope._record.elsewhere import OF_A_TRACE, absent_attribute
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._record.record import Record
 from rnnscope.cells.algebra import Expr, affine_split, evaluate
 from rnnscope.errors import AddressError

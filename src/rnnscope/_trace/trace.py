@@ -29,7 +29,7 @@ from rnnscope._record.difference import absolute_difference
 from rnnscope._record.names import recorded_names
 from rnnscope._record.record import Place, Record
 from rnnscope._trace import file as tracefile
-from rnnscope._trace.own_rounding import with_own_rounding
+from rnnscope._trace.foreign_rounding import with_foreign_rounding
 from rnnscope._trace.verbs import Rerun, Trace
 from rnnscope.errors import RefusedError
 
@@ -95,6 +95,11 @@ def trace(
         module(*args, **kwargs)
 
     ensured(run, capture.stop)
+    if capture.taken is None and adopted.foreign:
+        raise RefusedError(
+            f"cannot be opened: a call of {adopted.kind} does not come by the __call__ of "
+            f"torch.nn.Module, so nothing of it was seen"
+        )
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check).labelled(labels)
 
@@ -150,7 +155,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 thorough=check == "thorough",
             )
     if any(proof.ratio > 1 for proof in opened.proofs.values()):
-        opened = replace(opened, proofs=with_own_rounding(taken, opened.proofs))
+        opened = replace(opened, proofs=with_foreign_rounding(taken, opened.proofs))
     if check is not False:
         verify(adopted, opened.proofs)
     output = taken.output

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rnnscope._record.difference import same
 from rnnscope._trace.verbs import Trace
 
-__all__ = ["Beginning", "Chains", "Kept", "same_numbers", "tensors_in"]
+__all__ = ["Beginning", "CallChains", "KeptCall", "same_numbers", "tensors_in"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Beginning:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptCall:
     """A call that was recorded: its number among all calls of its layer, and how it began."""
 
     number: int
@@ -46,7 +46,7 @@ class Kept:
     beginning: Beginning
 
 
-@dataclass
+@dataclass(frozen=True)
 class End:
     """The end of a chain, as long as no call goes on from it; ``rows`` tell its last states apart,
     sequence by sequence."""
@@ -55,10 +55,9 @@ class End:
     trace: Trace
     had_graph: bool
     rows: tuple[bytes, ...]
-    next_call: int | None = None
 
 
-class Chains:
+class CallChains:
     """The ends of the chains of one layer's calls."""
 
     def __init__(self) -> None:
@@ -70,7 +69,7 @@ class Chains:
         """A call was made that is not recorded."""
         self._latest = None
 
-    def begin(self, module: nn.Module, trace: Trace, passed: Any, number: int) -> Beginning:
+    def begin(self, module: nn.Module, trace: Trace, passed: Any) -> Beginning:
         """How the call of ``trace`` began; ``passed`` is the initial state of the caller's."""
         if not trace.call.has_initial:
             return Beginning(None, "no initial state was given")
@@ -83,24 +82,19 @@ class Chains:
         )
         for call, _ in sorted(matches.items(), key=lambda pair: (-pair[1], -pair[0])):
             end = self._ends[call]
-            if end.next_call is None and _incompatibility(end, module, trace) is None:
-                end.next_call = number
+            if _incompatibility(end, module, trace) is None:
                 replaced = tuple(k for k, row in enumerate(rows) if end.rows[k] != row)
                 ungrown = any(tensor.grad_fn is None for tensor in tensors_in(passed))
                 return Beginning(call, "", end.had_graph and ungrown, replaced)
-        return Beginning(None, self._why(module, trace, rows, matches))
+        return Beginning(None, self._why(module, trace, rows))
 
-    def _why(
-        self, module: nn.Module, trace: Trace, rows: tuple[bytes, ...], matches: Container[int]
-    ) -> str:
+    def _why(self, module: nn.Module, trace: Trace, rows: tuple[bytes, ...]) -> str:
         if self._latest is None:
             return "no call of it was recorded just before"
         end = self._ends[self._latest]
         incompatible = _incompatibility(end, module, trace)
         if incompatible is not None:
             return incompatible
-        if self._latest in matches:
-            return f"call {end.next_call} went on from the same state already"
         if set(rows) <= set(end.rows):
             return "the initial state holds the sequences of the call before in another order"
         names = trace.cell.states
@@ -117,18 +111,15 @@ class Chains:
             self._places.setdefault(row, []).append((number, sequence))
         self._latest = number
 
-    def forget(self, numbers: Container[int]) -> None:
-        """Of ends that a call went on from, and of those not among ``numbers``, keep nothing."""
-        for number, end in list(self._ends.items()):
-            if number == self._latest or (end.next_call is None and number in numbers):
-                continue
-            for row in set(end.rows):
-                places = [place for place in self._places[row] if place[0] != number]
-                if places:
-                    self._places[row] = places
-                else:
-                    del self._places[row]
-            del self._ends[number]
+    def forget(self, number: int | None) -> None:
+        """Keep nothing of a call that another went on from, or that is not kept itself."""
+        end = None if number is None else self._ends.pop(number, None)
+        for row in set(() if end is None else end.rows):
+            places = [place for place in self._places[row] if place[0] != number]
+            if places:
+                self._places[row] = places
+            else:
+                del self._places[row]
 
 
 def _incompatibility(end: End, module: nn.Module, trace: Trace) -> str | None:

@@ -14,7 +14,7 @@ from rnnscope._layers.call import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.chains import Kept
+from rnnscope._watch.chains import KeptCall
 from rnnscope.errors import RefusedError
 
 __all__ = ["Joined", "segments"]
@@ -156,7 +156,7 @@ class _Chain:
     boundaries: list[int] = field(default_factory=list)
     restarts: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: KeptCall) -> None:
         start = sum(tr.call.steps for tr in self.calls)
         if self.calls and kept.beginning.detached:
             self.boundaries.append(start)
@@ -165,7 +165,7 @@ class _Chain:
         self.calls.append(kept.trace)
 
 
-def segments(calls: Sequence[Kept]) -> list[Joined]:
+def segments(calls: Sequence[KeptCall]) -> list[Joined]:
     """Chain calls in order; several chains may run side by side."""
     chains: list[_Chain] = []
     by_last_call: dict[int, _Chain] = {}

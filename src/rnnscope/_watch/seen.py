@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
-from rnnscope._record.elsewhere import OF_A_TRACE, absent_attribute
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
-from rnnscope._watch.chains import Chains, Kept
+from rnnscope._watch.chains import CallChains, KeptCall
 from rnnscope._watch.join import Joined, segments
 from rnnscope.errors import AddressError, ShapeError
 
@@ -29,15 +29,15 @@ class Layer:
     """
 
     name: str
-    kept: deque[Kept]
+    kept: deque[KeptCall]
     kind: str = ""
     count: int = 0
-    chains: Chains = field(default_factory=Chains)
+    chains: CallChains = field(default_factory=CallChains)
     elsewhere: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "chains": Chains()}
+        return {**vars(self), "chains": CallChains()}
 
     @property
     def traces(self) -> list[Trace]:

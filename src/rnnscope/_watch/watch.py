@@ -25,7 +25,7 @@ from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.chains import Beginning, Chains, Kept, same_numbers
+from rnnscope._watch.chains import Beginning, CallChains, KeptCall, same_numbers
 from rnnscope._watch.seen import Layer, Seen
 from rnnscope.cells import Cell
 from rnnscope.errors import (
@@ -217,7 +217,7 @@ class Watch(Seen):
         self._look()  # what was added meanwhile and cannot be recorded is told too
         self._tell_misses()
         for layer in self._layers.values():
-            layer.chains = Chains()
+            layer.chains = CallChains()
         self._on = False  # last: an interrupt before leaves something to be done again
 
     def _tell_misses(self) -> None:
@@ -379,13 +379,13 @@ class Watch(Seen):
             layer.chains.interrupt()
             raise
         with self._lock:  # the order of calls is that in which they are kept
-            beginning = undisturbed(self._joining, layer, forward, trace, number)
-            layer.kept.append(Kept(number, trace, beginning))
-            undisturbed(layer.chains.finish, forward.module, trace, taken.output, number)
-            layer.chains.forget({kept.number for kept in layer.kept})
-
-    def _joining(self, layer: Layer, forward: Forward, trace: Trace, number: int) -> Beginning:
-        return layer.chains.begin(forward.module, trace, forward.initial, number)
+            chains, kept = layer.chains, layer.kept
+            beginning = undisturbed(_begin, chains, forward, trace)
+            chains.forget(beginning.previous)
+            if len(kept) == kept.maxlen:
+                chains.forget(kept[0].number)
+            kept.append(KeptCall(number, trace, beginning))
+            undisturbed(chains.finish, forward.module, trace, taken.output, number)
 
     def _opened(self, taken: Captured) -> Trace:
         # a copy: the caller may change the tensors in place, as a reset of the state does
@@ -413,6 +413,11 @@ class Watch(Seen):
         record = self._selection.record
         names = _named(record)
         return recorded_names(cell, [n for n in names if n in recordable] if names else record)
+
+
+def _begin(chains: CallChains, forward: Forward, trace: Trace) -> Beginning:
+    """How a call began."""
+    return chains.begin(forward.module, trace, forward.initial)
 
 
 def _listen_to(trace: Trace, taken: Captured) -> None:

@@ -27,7 +27,7 @@ from rnnscope._opening.opening import open_call
 from rnnscope._opening.part import Proof
 from rnnscope._record.difference import absolute_difference
 
-__all__ = ["with_own_rounding"]
+__all__ = ["with_foreign_rounding"]
 
 
 SHRINKS = 2.0**-16
@@ -36,7 +36,7 @@ SMALLER = 2.0**-26
 """What rounding in float64 allows, of how far the numbers of float32 lie from those of float64."""
 
 
-def with_own_rounding(taken: Captured, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+def with_foreign_rounding(taken: Captured, proofs: Mapping[str, Proof]) -> dict[str, Proof]:
     """The proofs, with what a foreign module's own way of computing rounds; as they are where its
     copy in float64 does not compute the cell, or cannot be made."""
     adopted = taken.adopted
