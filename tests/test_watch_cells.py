@@ -309,6 +309,7 @@ def test_the_classes_are_as_before() -> None:
         ({LoopLSTM: nn.LSTM}, "cells maps classes of modules to cells"),
         ([LoopLSTM], "got list"),
         ({"rnn": rs.cells.LSTM}, "in the place of a class"),
+        ({nn.LSTM: rs.cells.LSTM}, "opened as it is: leave it out of cells"),
         ({LoopLSTM: rs.cells.GRU}, r"weight_ih_l0 has 16 rows; .* expected"),
         ({LoopLSTM: rs.cells.LSTM_PEEPHOLE}, "uses c of the step before"),
     ],

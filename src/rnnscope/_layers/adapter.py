@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnscope._layers.adopt import RECURRENT
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Previous, leaves, linear_recurrence
 from rnnscope.errors import NotRecurrentError, RefusedError
@@ -93,6 +94,11 @@ def checked_cells(cells: Any) -> dict[type[nn.Module], Adapter]:
             raise NotRecurrentError(
                 f"{expected}, or to rs.Adapter(cell, parameters={{...}}); got {value!r} for "
                 f"{kind.__name__}"
+            )
+        if any(kind.forward is base.forward for base in RECURRENT):
+            raise NotRecurrentError(
+                f"{expected}; {kind.__name__} computes as torch's own layer does, and is opened as "
+                f"it is: leave it out of cells"
             )
         adapter = value if isinstance(value, Adapter) else Adapter(value)
         _check_scans(kind, adapter.cell)

@@ -448,7 +448,8 @@ def adopt(module: nn.Module, inner: bool = False) -> Adopted:
         if not inside:
             raise NotRecurrentError(
                 f"{kind} is no recurrent layer, and none is inside it; "
-                f"expected one of {', '.join(_RECURRENT.values())}"
+                f"expected one of {', '.join(_RECURRENT.values())}. Which cell a class of your own "
+                f"computes, says cells={{{kind}: my_cell}}"
             )
         raise NotRecurrentError(
             f"{kind} is no recurrent layer itself; it holds {', '.join(map(repr, inside[:5]))}. "
