@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 
 from torch import nn
 
@@ -44,7 +45,7 @@ def likeness(module: nn.Module) -> tuple[str, ...]:
     kind = type(module)
     if kind.__module__.startswith("torch.") or isinstance(module, nn.ModuleList | nn.ModuleDict):
         return ()
-    names = [name for name, _ in module.named_parameters() if name.count(".") <= 1]
+    names = list(_near_parameters(module))
     facts = {
         "class": CLASS.search(kind.__qualname__.rpartition(".")[2]) is not None,
         "parameters": any(PARAMETER.search(name) for name in names) or _gated(names),
@@ -61,6 +62,15 @@ def _gated(names: list[str]) -> bool:
     return bool(letters["W"] & letters["U"])
 
 
+def _near_parameters(module: nn.Module) -> Iterator[str]:
+    """The names of a module's parameters and of those of its parts, without theirs."""
+    yield from module._parameters
+    for part, child in module._modules.items():
+        if child is not None:
+            yield from (f"{part}.{name}" for name in child._parameters)
+
+
+@cache
 def _takes_state(kind: type) -> bool:
     try:
         names = list(inspect.signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]

@@ -338,7 +338,8 @@ class Watch(Seen):
     def _layer_of(self, module: nn.Module) -> Layer | None:
         if id(module) not in self._modules:
             if self._class is None:
-                self._look()  # it may have been added to the model since
+                if any(part is module for part in self._model.modules()):
+                    self._look()  # it was added to the model since
             elif isinstance(module, self._class):
                 name = type(module).__name__
                 number = sum(type(known).__name__ == name for known, _ in self._modules.values())
