@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +50,7 @@ def likeness(module: nn.Module) -> tuple[str, ...]:
     facts = {
         "class": CLASS.search(kind.__qualname__.rpartition(".")[2]) is not None,
         "parameters": any(PARAMETER.search(name) for name in names) or _gated(names),
-        "state": _takes_state(kind),
+        "state": _takes_state(kind.forward),
     }
     return tuple(fact for fact, holds in facts.items() if holds)
 
@@ -64,16 +65,15 @@ def _gated(names: list[str]) -> bool:
 
 def _near_parameters(module: nn.Module) -> Iterator[str]:
     """The names of a module's parameters and of those of its parts, without theirs."""
-    yield from module._parameters
-    for part, child in module._modules.items():
-        if child is not None:
-            yield from (f"{part}.{name}" for name in child._parameters)
+    yield from (name for name, _ in module.named_parameters(recurse=False))
+    for part, child in module.named_children():
+        yield from (f"{part}.{name}" for name, _ in child.named_parameters(recurse=False))
 
 
 @cache
-def _takes_state(kind: type) -> bool:
+def _takes_state(forward: Callable[..., Any]) -> bool:
     try:
-        names = list(inspect.signature(kind.forward).parameters)[2:]  # type: ignore[attr-defined]
+        names = list(inspect.signature(forward).parameters)[2:]
     except (TypeError, ValueError):
         return False
     return any(name in STATES for name in names)
