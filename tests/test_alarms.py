@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from test_files_real import published
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -416,6 +418,85 @@ def test_faults_are_caught(seeds: range, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("seeds", chunks(FAULTS_QUICK, FAULTS), ids=str)
 def test_more_faults_are_caught(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
     faults(seeds, monkeypatch)
+
+
+def trained_gru() -> tuple[nn.GRU, Tensor]:
+    """The encoder of g2p-en, on 8 words of 20 random letters."""
+    stored = np.load(published("g2p-en", "g2p_en/checkpoint20.npz"))
+    layer = nn.GRU(256, 256, batch_first=True)
+    names = {
+        f"{kind}_{part}_l0": f"enc_{kind[0]}_{part}"
+        for kind in ("weight", "bias")
+        for part in ("ih", "hh")
+    }
+    layer.load_state_dict({name: torch.from_numpy(stored[key]) for name, key in names.items()})
+    return layer, torch.from_numpy(stored["enc_emb"])[torch.randint(3, 29, (8, 20))]
+
+
+def trained_lstm() -> tuple[nn.LSTM, Tensor]:
+    """The recurrent layer of silero-vad, on 60 steps."""
+    layers: Any = rs.load(published("silero-vad", "silero_vad/data/silero_vad_16k.safetensors"))
+    [layer] = [v for k, v in layers.items() if isinstance(v, nn.LSTM)][:1]
+    return layer, torch.randn(60, 2, 128).abs()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layer_of", "what", "size", "least"),
+    [
+        (trained_gru, "h", 1e-4, 27),
+        (trained_gru, "h", 1e-5, 15),
+        (trained_lstm, "h", 1e-4, 27),
+        (trained_lstm, "h", 1e-5, 10),
+        (trained_lstm, "c_n", 1e-3, 27),
+        (trained_lstm, "c_n", 1e-4, 20),
+    ],
+)
+def test_faults_in_trained_layers(
+    layer_of: Any, what: str, size: float, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 30 places; and at all of them from the size on that the proof tells."""
+    in_trained_layers(layer_of, what, (size, least), 30, monkeypatch)
+
+
+@pytest.mark.parametrize(("layer_of", "what"), [(trained_gru, "h"), (trained_lstm, "c_n")])
+def test_some_faults_in_trained_layers(
+    layer_of: Any, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_trained_layers(layer_of, what, (1e-3, 3), 3, monkeypatch)
+
+
+def in_trained_layers(
+    layer_of: Any,
+    what: str,
+    least: tuple[float, int],
+    places: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plants errors of a size, of which so many must be caught, and of the proof's own: all."""
+    layer, x = layer_of()
+    tr = rs.trace(layer, x)
+    shows = tr.proofs[what[0]].shows
+    assert shows is not None
+    assert f"above {shows:.0e} in {what[0]}" in tr.proof
+    for planted, expected in (least, (shows, places)):
+        caught = 0
+        for k in range(places):
+            choose = random.Random(k)
+            with monkeypatch.context() as patch:
+                sign = choose.choice((-1, 1))
+                plant(patch, what, sign * planted, choose.randrange(10**9))
+                with contextlib.suppress(rs.VerificationError):
+                    rs.trace(layer, x)
+                    continue
+            caught += 1
+        assert caught >= expected, (planted, caught)
+
+
+def test_small_bounds_say_no_more() -> None:
+    tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    assert "would show" not in tr.proof
+    assert tr.proofs["h"].shows is None
 
 
 @pytest.mark.parametrize(("roundings", "raises"), [(4, False), (4000, True)])

@@ -20,7 +20,7 @@ from rnnscope._layers.structure import Returned, Weights
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
 from rnnscope._opening.part import Direction, Proof
-from rnnscope._opening.worst_case import Judged
+from rnnscope._opening.per_unit import Judged
 from rnnscope._record.difference import absolute_difference
 
 __all__ = ["Opened", "batch_first", "open_call"]
@@ -187,7 +187,7 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
         at_all_steps = [p for p in of_state if p.every_step] or of_state
         # a step that was compared twice (check="thorough") is proven where one of them proves it
         best: dict[tuple[int, str], Proof] = {}
-        for p in sorted(at_all_steps, key=lambda p: -p.loose):
+        for p in sorted(at_all_steps, key=lambda p: (-p.loose, -p.widest)):
             best[p.place.layer, p.place.direction] = p
         counted = list(best.values())
         proven = [p for p in of_state if p.loose < p.places] or of_state
@@ -199,5 +199,7 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
             every_step=counted[0].every_step,
             places=sum(p.places for p in counted),
             loose=sum(p.loose for p in counted),
+            widest=max(p.widest for p in counted),
+            shows=max((p.shows for p in counted if p.shows is not None), default=None),
         )
     return by_state

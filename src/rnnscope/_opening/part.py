@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,8 @@ from rnnscope._layers.sequences import (
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
-from rnnscope._opening.worst_case import Ball, Judged, WorstCase
+from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
+from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Place
 from rnnscope.cells import Cell, part_name
@@ -55,6 +56,13 @@ USELESS = 0.25
 """A bound wider than this share of a state's largest value proves nothing worth saying."""
 
 
+WIDE = 500.0
+"""A bound wider than so many last bits of a state's largest value is computed for each unit."""
+
+SAMPLE = 32
+"""Steps at which the two bounds on products are held against each other."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """How far the equations lie from the layer's own numbers, at the worst place.
@@ -64,6 +72,8 @@ class Proof:
     a ratio above 1 comes first, in the order of computation. ``every_step`` tells whether all steps
     were compared, or the last alone. Of ``places`` (steps of sequences, in each layer and
     direction) ``loose`` prove nothing: the numbers differ there, and rounding allows too much.
+    ``widest`` is the most that rounding allows at any place. Where that is much, ``shows`` is the
+    size from which on an error at any place would be noticed.
     """
 
     deviation: float
@@ -74,6 +84,8 @@ class Proof:
     every_step: bool
     places: int
     loose: int
+    widest: float = 0.0
+    shows: float | None = None
 
     @property
     def words(self) -> str:
@@ -404,9 +416,15 @@ class Direction:
         errors = Errors(self.weights, self.rounding)
         usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
         if all(proof.ratio <= 1 for proof in usual):
-            return usual
+            if replayed or not any(map(self._wide, usual)):
+                return usual
+            judged = Independent(self._ran()).judge(self._initial())
+            of_units = self._by_units(final, judged) + proofs(judged.widest)
+            if all(proof.ratio <= 1 for proof in of_units):
+                doubt = self._doubt()
+                return [replace(p, shows=doubt * p.widest) for p in of_units]
         judged = judge()
-        return self._at_worst(final, judged) + proofs(
+        return self._by_units(final, judged) + proofs(
             # both sides round
             {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
         )
@@ -414,29 +432,52 @@ class Direction:
     def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
         run that rounded otherwise than the layer's own."""
+        run = replace(self._ran(), x_error=None if x_error is None else x_error(), carried=replayed)
+        return WorstCase(run).judge(self._initial())
+
+    def _doubt(self) -> float:
+        """How many times its bound a number lies off before ``WorstCase`` calls it wrong: twice
+        what the products of some steps show, as a function is steeper where an error is larger."""
+        run = self._ran()
+        before = run.before.flatten(0, 1)
+        count = min(SAMPLE, len(before))
+        rows = torch.linspace(0, len(before) - 1, count, device=before.device).long()
+        x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
+        factors = torch.cat([x, before[rows].to(self.work)], 1)
+        pairs = zip(
+            WorstCase(run).product_errors(factors),
+            Independent(run).product_errors(factors),
+            strict=True,
+        )
+        ratios = [float((worst / usual.to(worst)).nan_to_num().max()) for worst, usual in pairs]
+        return 2 * max(1.0, *ratios)
+
+    def _ran(self) -> LayerRun:
+        """This layer in this direction, as it ran."""
         h = self.store["h"]
-        initial = {name: value[self.at] for name, value in self.call.initial.items()}
-        worst = WorstCase(
-            self.weights,
-            self.rounding,
-            self.call,
-            self.reverse,
-            self.inputs,
+        return LayerRun(
+            *(self.weights, self.rounding, self.call, self.reverse, self.inputs),
             framed_before(h, self.reverse),
             h[1:-1],
-            None if x_error is None else x_error(),
-            replayed,
         )
-        return worst.judge(initial)
 
-    def _at_worst(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
-        """The layer's own numbers against those of float64, unit by unit."""
-        h = self.store["h"][1:-1].to("cpu", torch.float64)
+    def _initial(self) -> dict[str, Tensor]:
+        """The initial states, (batch, unit)."""
+        return {name: value[self.at] for name, value in self.call.initial.items()}
+
+    def _wide(self, proof: Proof) -> bool:
+        """Whether a bound is so wide that one for each unit is worth its computing."""
+        unit = self.rounding.operation
+        return WIDE * unit < proof.widest / max(self._size(proof.state), unit) < math.inf
+
+    def _by_units(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
+        """The layer's own numbers against those that were judged, unit by unit."""
+        h = self.store["h"][1:-1].to(judged.h[0])
         proofs = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
         for name, ball in judged.final.items():
             if name not in final:
                 continue
-            compared = Compared.by_units(final[name].to("cpu", torch.float64), ball, self.off)
+            compared = Compared.by_units(final[name].to(ball[0]), ball, self.off)
             proofs.append(self._proof(name, compared, self.last_steps[0]))
         return proofs
 
@@ -475,7 +516,7 @@ class Direction:
         off, ratio, widest = compared.off, compared.ratio, compared.widest
         every_step = steps is None
         if every_step and self.valid is not None:
-            off, ratio = (t.masked_fill(~self.valid, 0) for t in (off, ratio))
+            off, ratio, widest = (t.masked_fill(~self.valid, 0) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
         tight = widest <= USELESS * self._size(state)
         proven = tight if bool(tight.any()) else widest.isfinite()
@@ -496,6 +537,7 @@ class Direction:
             every_step,
             off.numel() - padding,
             int(loose.sum()),
+            float(widest.max()),
         )
 
     def _first(self, failed: Tensor) -> tuple[int, int]:

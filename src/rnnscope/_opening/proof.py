@@ -83,6 +83,13 @@ def sentence(structure: Structure, proofs: Mapping[str, Proof], precision: str) 
     if not proven:
         return f"Not verified, as rounding allows too much: {allows}."
     text = f"Equal to {kind}'s own {', '.join(proven)}: {allows}."
+    shown = [
+        f"above {_short(proof.shows)} in {name}{'' if proof.every_step else ' at the end'}"
+        for name, proof in proofs.items()
+        if name not in loose and proof.shows is not None and math.isfinite(proof.shows)
+    ]
+    if shown:
+        text += f" Any error {', '.join(shown)} would show, and most that are far smaller."
     for name in loose:
         text += f" {name} not verified: rounding in {precision} allows too much."
     return text

@@ -32,7 +32,8 @@ class Function:
     does not tell it, ``derivative_at`` gives it from the argument, and ``derivative`` raises
     ``DeclarationError``. ``steepest`` is the largest slope anywhere (inf at a jump), ``range`` the
     smallest and largest value (None where there is no largest), ``through_zero`` whether
-    |f(a)| <= |a|: what error bounds need. ``script`` is the expression in JavaScript.
+    |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides: what
+    error bounds need. ``script`` is the expression in JavaScript.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Function:
     through_zero: bool
     script: str
     derivative_at: Callable[[Tensor], Tensor] | None = None
+    flattens: bool = False
 
     @property
     def largest(self) -> float | None:
@@ -97,6 +99,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=(0.0, 1.0),
                 through_zero=False,
                 script="1 / (1 + Math.exp(-x))",
+                flattens=True,
             ),
             Function(
                 name="tanh",
@@ -109,6 +112,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=(-1.0, 1.0),
                 through_zero=True,
                 script="Math.tanh(x)",
+                flattens=True,
             ),
             Function(
                 name="relu",
@@ -147,6 +151,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=(0.0, 1.0),
                 through_zero=False,
                 script="Math.min(Math.max(x + 3, 0), 6) / 6",
+                flattens=True,
             ),
             Function(
                 name="softsign",
@@ -159,6 +164,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=(-1.0, 1.0),
                 through_zero=True,
                 script="x / (1 + Math.abs(x))",
+                flattens=True,
             ),
             Function(
                 name="softplus",
