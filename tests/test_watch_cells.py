@@ -431,6 +431,37 @@ def test_gates_in_another_order_are_a_cell_with_that_order() -> None:
         rs.trace(layer, x, cells={Reordered: rs.cells.LSTM})
 
 
+def test_options_that_a_class_does_not_tell_are_asked_for() -> None:
+    class Step(SplitCell):
+        pass
+
+    adapter = rs.Adapter(rs.cells.GRU, parameters=SPLIT.parameters)
+    x, h = torch.randn(2, 3), torch.randn(2, 4)
+    with rs.watch(step := Step(), cells={Step: adapter}) as seen:
+        step(x, h)
+    assert "single_step=True" in seen.skipped[""]
+
+    class Plain(nn.Module):
+        """Torch's names without a layer's number."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight_ih = nn.Parameter(torch.randn(4, 3))
+            self.weight_hh = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, states = x.new_zeros(x.shape[1], 4), []
+            for x_t in x:
+                h = (x_t @ self.weight_ih.T + h @ self.weight_hh.T).tanh()
+                states.append(h)
+            return torch.stack(states)
+
+    layer = Plain().double()
+    tr = rs.trace(layer, torch.randn(5, 2, 3).double(), cells={Plain: rs.cells.RNN_TANH})
+    assert list(tr.parameters) == ["weight_ih_l0", "weight_hh_l0"]
+    assert tr.deviation <= tr.tolerance < 1e-12
+
+
 def test_traces_of_such_layers_are_saved_rerun_explained_and_shown(tmp_path: Any) -> None:
     layer, x = LoopLSTM(3, 4, num_layers=2), torch.randn(5, 2, 3)
     tr = rs.trace(layer, x, cells={LoopLSTM: rs.cells.LSTM})
@@ -494,6 +525,13 @@ def test_a_class_is_watched_whichever_module_is_called() -> None:
     with rs.watch(LoopLSTM, cells={LoopLSTM: rs.cells.LSTM}) as seen:
         layer(x)
     assert seen.trace["f"].shape == (1, 1, 2, 5, 4)
+    import threading
+
+    with rs.watch(nn.LSTM) as seen:
+        thread = threading.Thread(target=lambda: model(x))
+        thread.start()
+        thread.join()
+    assert "1 call came from other threads" in seen.skipped["LSTM.0"]
     with rs.watch(nn.LSTM) as seen:
         pass
     assert seen.names == ()

@@ -140,16 +140,13 @@ class Parameters:
 
     @property
     def single_step(self) -> bool:
-        """Whether a call is one step: as the adapter says, or as the names of parameters tell."""
+        """Whether a call is one step: as the adapter says, or as the names of the class and of
+        parameters tell."""
         if self.adapter.single_step is not None:
             return self.adapter.single_step
-        named = self._find("weight_ih", "", 0, 0) is not None
         layered = any(name.endswith("_l0") for name in self.adapter.parameters)
-        if layered or self._find("weight_ih", "_l0", 0, 0) is not None:
-            mapped = {"weight_ih", "weight_hh"} & set(self.adapter.parameters)
-            if not mapped:
-                return False
-        return named and type(self.module).__name__.endswith("Cell")
+        layered = layered or self._by_path("weight_ih_l0") is not None
+        return type(self.module).__name__.endswith("Cell") and not layered
 
     @property
     def bidirectional(self) -> bool:
@@ -160,7 +157,7 @@ class Parameters:
         if any("{direction}" in str(path) for path in self.adapter.parameters.values()):
             return self._find("weight_ih", "_l0_reverse", 0, 1) is not None
         explicit = any(name.endswith("_reverse") for name in self.adapter.parameters)
-        return explicit or self._byclass_name("weight_ih_l0_reverse") is not None
+        return explicit or self._by_path("weight_ih_l0_reverse") is not None
 
     @property
     def layers(self) -> int:
@@ -241,7 +238,9 @@ class Parameters:
         if source is None:
             source = self.adapter.parameters.get(name)
         if source is None:
-            return self._byclass_name(name + suffix)
+            value = self._by_path(name + suffix)
+            first = layer == 0 and direction == 0
+            return self._by_path(name) if value is None and first else value
         if isinstance(source, str):
             return self._at(source, suffix, layer, direction)
         if callable(source):
@@ -251,9 +250,9 @@ class Parameters:
         return torch.cat(present) if len(present) == len(parts) else None
 
     def _at(self, path: str, suffix: str, layer: int, direction: int) -> Tensor | None:
-        return self._byclass_name(path.format(layer=layer, direction=direction, suffix=suffix))
+        return self._by_path(path.format(layer=layer, direction=direction, suffix=suffix))
 
-    def _byclass_name(self, path: str) -> Tensor | None:
+    def _by_path(self, path: str) -> Tensor | None:
         value = self.module
         for part in path.split("."):
             if part.isdigit() and hasattr(value, "__getitem__"):

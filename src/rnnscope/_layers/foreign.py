@@ -26,6 +26,12 @@ from rnnscope.errors import RefusedError, ShapeError
 __all__ = ["Foreign", "adopt_with"]
 
 
+OPTIONS = (
+    "If a call is one step, say rs.Adapter(cell, ..., single_step=True); if the batch comes first, "
+    "batch_first=True"
+)
+
+
 def adopt_with(
     module: Any, cells: Mapping[type[nn.Module], Adapter], inner: bool = False
 ) -> Adopted:
@@ -130,8 +136,9 @@ class Foreign(Adopted):
         states = self._states(initial, batch, batched)
         if states is None:
             raise ShapeError(
-                f"{self.kind}: its initial state has another form than (layers × directions, "
-                f"batch, unit) for each of {', '.join(self.cell.states)}"
+                f"{self.kind}: its initial state {_form(initial)} has another form than (layers × "
+                f"directions, batch, unit) for each of {', '.join(self.cell.states)}, with batch "
+                f"{batch} here. {OPTIONS}"
             )
         return x, states[0] if len(states) == 1 else states
 
@@ -161,7 +168,7 @@ class Foreign(Adopted):
             raise ShapeError(
                 f"{self.kind} returned {_form(first)}; its h at every step has the shape "
                 f"{expected}. What is computed behind h is no part of the cell: name the class of "
-                f"the part inside that returns h"
+                f"the part inside that returns h. {OPTIONS}"
             )
         states = (
             self._states(output[1], call.batch, call.batched) if several and output[1:] else None

@@ -305,7 +305,8 @@ class Watch(Seen):
     def wants(self, forward: Forward, within: bool) -> bool:
         """Whether this forward is a call to record; what is none is listed or marked here."""
         with self._lock:
-            layer = self._layer_of(forward.module) if within else self._watched(forward.module)
+            look = within or self._class is not None
+            layer = self._layer_of(forward.module) if look else self._watched(forward.module)
             if layer is None:
                 if within and id(forward.module) not in self._modules:
                     self._outside[_kind(forward.module)] += 1
