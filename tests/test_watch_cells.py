@@ -311,7 +311,7 @@ def test_the_classes_are_as_before() -> None:
         ({"rnn": rs.cells.LSTM}, "in the place of a class"),
         ({nn.LSTM: rs.cells.LSTM}, "opened as it is: leave it out of cells"),
         ({LoopLSTM: rs.cells.GRU}, r"weight_ih_l0 has 16 rows; .* expected"),
-        ({LoopLSTM: rs.cells.LSTM_PEEPHOLE}, "uses c of the step before"),
+        ({LoopLSTM: rs.cells.LSTM_PEEPHOLE}, "has no peephole_i_l0"),
     ],
 )
 def test_cells_that_do_not_fit(cells: Any, says: str) -> None:
@@ -429,6 +429,84 @@ def test_gates_in_another_order_are_a_cell_with_that_order() -> None:
     assert tr.deviation <= tr.tolerance < 1e-12
     with pytest.raises(rs.VerificationError):
         rs.trace(layer, x, cells={Reordered: rs.cells.LSTM})
+
+
+class PeepholeLSTM(nn.Module):
+    """A loop over rs.Recurrent's equations, written by hand: f and i see c of the step before."""
+
+    def __init__(self, layers: int = 1, ways: int = 1) -> None:
+        super().__init__()
+        judge = rs.Recurrent(
+            rs.cells.LSTM_PEEPHOLE, 3, 4, num_layers=layers, bidirectional=ways == 2
+        )
+        self.num_layers, self.bidirectional = layers, ways == 2
+        for name, parameter in judge.named_parameters():
+            self.register_parameter(name, nn.Parameter(parameter.detach() * 3))
+
+    def forward(self, x: Any, hx: Any = None) -> Any:
+        packed = x if isinstance(x, nn.utils.rnn.PackedSequence) else None
+        x, lengths = (x, None) if packed is None else pad_packed_sequence(packed)
+        lengths = torch.full((x.shape[1],), len(x)) if lengths is None else lengths
+        finals = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for way in ("", "_reverse")[: 1 + self.bidirectional]:
+                p = {n.removesuffix(f"_l{layer}{way}"): v for n, v in self.named_parameters()}
+                h = c = x.new_zeros(x.shape[1], 4)
+                if hx is not None:
+                    h, c = (s[len(finals)] for s in hx)
+                states: list[Any] = [None] * len(x)
+                for t in range(len(x))[:: -1 if way else 1]:
+                    gates = x[t] @ p["weight_ih"].T + p["bias_ih"] + h @ p["weight_hh"].T
+                    i, f, g, o = (gates + p["bias_hh"]).chunk(4, 1)
+                    i = (i + p["peephole_i"] * c).sigmoid()
+                    f = (f + p["peephole_f"] * c).sigmoid()
+                    c_t = f * c + i * g.tanh()
+                    h_t = (o + p["peephole_o"] * c_t).sigmoid() * c_t.tanh()
+                    inside = (t < lengths)[:, None]
+                    h, c = torch.where(inside, h_t, h), torch.where(inside, c_t, c)
+                    states[t] = h_t * inside
+                outputs.append(torch.stack(states))
+                finals.append((h, c))
+            x = torch.cat(outputs, -1)
+        final = tuple(torch.stack(s) for s in zip(*finals, strict=True))
+        if packed is not None:
+            x = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return x, final
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(("layers", "ways"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_gates_that_see_the_cell_state(layers: int, ways: int, packed: bool, dtype: Any) -> None:
+    torch.manual_seed(0)
+    cell = rs.cells.LSTM_PEEPHOLE
+    layer = PeepholeLSTM(layers, ways).to(dtype)
+    judge = rs.Recurrent(cell, 3, 4, num_layers=layers, bidirectional=ways == 2).to(dtype)
+    judge.load_state_dict(layer.state_dict())
+    x: Any = torch.randn(6, 3, 3, dtype=dtype)
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([2, 6, 1]), enforce_sorted=False)
+    initial = tuple(torch.randn(layers * ways, 3, 4, dtype=dtype) for _ in range(2))
+    tr = rs.trace(layer, x, initial, cells={PeepholeLSTM: cell}, record="all")
+    expected = rs.trace(judge, x, initial, record="all")
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for name in expected:
+        torch.testing.assert_close(tr[name], expected[name], rtol=0, atol=tolerance)
+    torch.testing.assert_close(tr.c_n, expected.c_n, rtol=0, atol=tolerance)
+    assert tr.deviation <= tr.tolerance
+    assert tr.tolerance < (1e-3 if dtype == torch.float32 else 1e-11)
+    with torch.no_grad():
+        layer.peephole_f_l0.mul_(1.01)
+
+    class Wrong(PeepholeLSTM):
+        def forward(self, x: Any, hx: Any = None) -> Any:
+            out, final = super().forward(x, hx)
+            return (out if packed else out * 1.01), tuple(t * 1.01 for t in final)
+
+    wrong = Wrong(layers, ways).to(dtype)
+    with pytest.raises(rs.VerificationError, match="Wrong does not compute"):
+        rs.trace(wrong, x, initial, cells={PeepholeLSTM: cell})
 
 
 def test_options_that_a_class_does_not_tell_are_asked_for() -> None:

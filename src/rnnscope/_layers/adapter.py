@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from rnnscope._layers.adopt import RECURRENT
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import Previous, leaves, linear_recurrence
 from rnnscope.errors import NotRecurrentError, RefusedError
 
 __all__ = [
@@ -101,29 +100,8 @@ def checked_cells(cells: Any) -> dict[type[nn.Module], Adapter]:
                 f"it is: leave it out of cells"
             )
         adapter = value if isinstance(value, Adapter) else Adapter(value)
-        _check_scans(kind, adapter.cell)
         adapters[kind] = adapter
     return adapters
-
-
-def _check_scans(kind: type, cell: Cell) -> None:
-    """Refuse a cell whose gates see another state than h of the step before: what the module
-    returns does not hold it."""
-    for name, equation in cell.equations.items():
-        carried = {leaf.name for leaf in leaves(equation) if isinstance(leaf, Previous)} - {"h"}
-        split = linear_recurrence(equation, name) if name in carried else None
-        inside = split is not None and not any(
-            isinstance(leaf, Previous) and leaf.name != "h"
-            for part in split
-            for leaf in leaves(part)
-        )
-        if carried and not (inside and carried == {name}):
-            raise RefusedError(
-                f"cells: {kind.__name__} as {cell.name} cannot be opened: {name} uses "
-                f"{' and '.join(sorted(carried))} of the step before, which the module does not "
-                f"return at every step. Load its parameters into rs.Recurrent(cell, ...), which "
-                f"is opened, and compare the two with rs.compare"
-            )
 
 
 def adapter_of(module: nn.Module, cells: Mapping[type[nn.Module], Adapter]) -> Adapter | None:

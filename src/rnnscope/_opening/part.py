@@ -164,12 +164,14 @@ class Direction:
         self.plan = {
             name: split
             for name in self.cell.states[1:]
+            if not self.cell.stepwise
             if (split := linear_recurrence(self.cell.equations[name], name)) is not None
         }
-        self.carry = {name: call.initial[name][at].to(self.work) for name in self.plan}
+        self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
         self.span = max(1, min(steps, BLOCK_BYTES // (batch * adopted.hidden_size * element)))
+        self.span = 1 if self.cell.stepwise else self.span
         self.scratch: dict[str, Tensor] = {}
         self.stacked: dict[tuple[Weighted, ...], tuple[slice, Tensor]] = {}
         self.bias = int(weights.b_ih is not None)
@@ -264,6 +266,8 @@ class Direction:
         x.copy_(self.inputs(start, stop))
         h_prev.copy_(framed_before(self.store["h"], self.reverse)[start:stop])
         self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
+        if self.cell.stepwise:
+            self.block |= {Previous(name): value for name, value in self.carry.items()}
         self.parts: dict[Expr, Tensor] = {}
         norms(x, out=self.x_norm[start:stop])
         norms(h_prev, out=self.h_norm[start:stop])
@@ -279,6 +283,9 @@ class Direction:
                 out = self._target(name, start, stop)
                 self.block[Quantity(name)] = self._equation(name, equation, out, start, stop)
                 self._keep(name, out, start, stop)
+                if name in self.carry:
+                    inside = None if self.valid is None else self.valid[start]
+                    self.carry[name] = keep_on_padding(out.clone(), self.carry[name], inside)
 
     def _largest(self, value: Tensor, out: Tensor) -> Tensor:
         """The largest |value| over the last dim."""
@@ -413,6 +420,15 @@ class Direction:
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
 
+        if self.cell.stepwise:
+            if not replayed:
+                judged = Independent(self._ran()).judge(self._initial())
+                of_units = self._by_units(final, judged) + proofs(judged.widest)
+                if all(proof.ratio <= 1 for proof in of_units):
+                    return of_units
+            judged = judge()
+            worst = {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
+            return self._by_units(final, judged) + proofs(worst)
         errors = Errors(self.weights, self.rounding)
         usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
         if all(proof.ratio <= 1 for proof in usual):
