@@ -332,3 +332,35 @@ def test_states_that_a_module_passes_in_another_form_give_their_gradients() -> N
     tr = rs.trace(layer, x, cells={Step: adapter})
     g = tr.gradients(tr.h_n.square().sum())
     assert off(g.parameters["weight_hh_l0"], layer.weight_hh.grad) < 1e-10
+
+
+def test_states_of_each_layer_in_a_list_are_refused_gradients() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.RNN(3, 3), nn.RNN(3, 3)])
+
+        def forward(self, x: Tensor, hx: Any = None) -> Any:
+            finals = []
+            for k, layer in enumerate(self.layers):
+                x, h = layer(x, None if hx is None else hx[k])
+                finals.append(h[0])
+            return x, finals
+
+    layer, x = Listed(), torch.randn(5, 2, 3)
+    names = {
+        f"{kind}_{of}": f"layers.{{layer}}.{kind}_{of}_l0"
+        for kind in ("weight", "bias")
+        for of in ("ih", "hh")
+    }
+    adapter = rs.Adapter(rs.cells.RNN_TANH, parameters=names)
+    with rs.watch(layer, cells={Listed: adapter}) as seen:
+        y, finals = layer(x)
+        (y.sum() + finals[0].sum()).backward()
+    with pytest.raises(rs.errors.GradientError, match=r"returns h in several tensors"):
+        _ = seen[""].grad
+    ones = torch.zeros(2, 2, 3)
+    ones[0] = 1
+    g = seen[""].gradients(output=torch.ones(5, 2, 3), h_n=ones)
+    expected = layer.layers[0].weight_hh_l0.grad
+    torch.testing.assert_close(g.parameters["weight_hh_l0"], expected)

@@ -296,12 +296,12 @@ class Received:
 
     ``listening``: whether a graph leads to these outputs; ``on``: whether what comes is kept;
     ``silent`` tells why none can come, ``frozen`` that nothing in a call with gradients asks for
-    one.
+    one; ``unheard`` why part of it does not come.
     """
 
     def __init__(self, check: bool) -> None:
         self.check, self.listening, self.on, self.total = check, False, True, False
-        self.silent, self.frozen = "", False
+        self.silent, self.frozen, self.unheard = "", False, ""
         self.gradients: dict[int, Tensor] = {}
         self._gradients: Gradients | None = None
         self._mark = f"rnnscope {id(self)} {next(_numbers)}"
@@ -316,6 +316,8 @@ class Received:
     def upstream(self, trace: Differentiable, returned: Any, loss: Any) -> Upstream:
         """What reaches the outputs of the call from a loss, found in its graph by the marks."""
         loss = _checked_loss(loss)
+        if self.unheard:
+            raise GradientError(self.unheard)
         if not self.listening:
             raise GradientError(f"no loss leads to this call: {self.silent or UNHEARD}")
         edges = self._edges(loss.grad_fn)
@@ -361,6 +363,8 @@ class Received:
     def call_gradients(self, trace: Differentiable, returned: Any) -> Gradients | None:
         """The gradients of the call; None before the first backward pass, and of a call under
         no_grad. Raises ``GradientError`` with the reason where the layer is frozen."""
+        if self.unheard:
+            raise GradientError(self.unheard)
         if not self.listening and self.frozen:
             raise GradientError(f"no backward() reaches this call: {self.silent}")
         if self._gradients is None and self.gradients:

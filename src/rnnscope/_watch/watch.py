@@ -440,6 +440,17 @@ def _listen_to(trace: Trace, taken: Captured) -> None:
             number = source.output_nr
             hook = partial(receive, k, number, tensor.shape)
             received.listen(k, source.grad_fn, number, hook)
+    lead = 0 if trace.structure.single_step else 1
+    for k, tensor in enumerate(tensors(taken.output)[lead:], lead):
+        name = trace.cell.states[k - lead]
+        joined = taken.adopted.foreign and tensor.grad_fn is None and k not in taken.sources
+        if joined and received.listening and name in taken.final_states:
+            # a state for each layer, of which one tensor was made here
+            received.unheard = (
+                f"{trace.structure.kind} returns {name} in several tensors, of which no backward() "
+                f"is heard: give what reaches the outputs, seen[name].gradients(output=..., "
+                f"{name}_n=...)"
+            )
 
 
 def _why_no_graph(kind: str, taken: Captured) -> str:
