@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._gradients.gradients import Received, chained, tensors
-from rnnscope._layers.adapter import Adapter, Cells, Parameters, adapter_of, checked_cells
-from rnnscope._layers.adopt import OPENED, adopt, own_forward, refusal
+from rnnscope._gradients.gradients import Received
+from rnnscope._layers.adapter import Adapter, Cells, adapter_of, checked_cells
+from rnnscope._layers.adopt import OPENED, adopt, own_forward
 from rnnscope._layers.call import Call
-from rnnscope._layers.unknown import unknown_layers
 from rnnscope._opening.capture import Captured
 from rnnscope._opening.forwards import Forward, observe, unobserve
 from rnnscope._opening.modes import undisturbed
@@ -26,12 +25,13 @@ from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.chains import Beginning, CallChains, KeptCall, same_numbers
+from rnnscope._watch.layers import class_word, layers_of
+from rnnscope._watch.listening import listen_to, why_no_graph
 from rnnscope._watch.seen import Layer, Seen
 from rnnscope.cells import Cell
 from rnnscope.errors import (
     AddressError,
     NotRecurrentError,
-    RefusedError,
     RnnscopeError,
     ShapeError,
 )
@@ -194,7 +194,7 @@ class Watch(Seen):
         if self._on:
             raise RuntimeError("this watch is on already; for a second one call rs.watch again")
         if self._class is None:
-            self._check_names(*_layers_of(self._model, self.cells))
+            self._check_names(*layers_of(self._model, self.cells))
         self._look()
         self._check_record()
         try:
@@ -228,7 +228,8 @@ class Watch(Seen):
                 continue
             why = (
                 f"{type(module).__name__} has a forward of its own, and no call of "
-                f"{_kind(module)}'s forward came from it: it was not called, or computes by itself"
+                f"{class_word(module)}'s forward came from it: it was not called, or computes by "
+                f"itself"
             )
             self._skipped.setdefault(first, Counter([why]))
         if not self._misfit:
@@ -246,7 +247,7 @@ class Watch(Seen):
 
     def _look(self) -> None:
         """Find the layers that are in the model now; those that left it keep their names."""
-        layers, refused = _layers_of(self._model, self.cells)
+        layers, refused = layers_of(self._model, self.cells)
         for key, (module, names) in layers.items():
             if key not in self._modules:
                 self._enter(module, names)
@@ -259,7 +260,7 @@ class Watch(Seen):
         first = names[0] if self._selection.chooses(names) else None
         self._modules[id(module)] = module, first
         if first is not None:
-            layer = Layer(first, deque(maxlen=self._selection.last), _kind(module))
+            layer = Layer(first, deque(maxlen=self._selection.last), class_word(module))
             self._layers.setdefault(first, layer)
             self._first_names |= dict.fromkeys(names, first)
 
@@ -309,7 +310,7 @@ class Watch(Seen):
             layer = self._layer_of(forward.module) if look else self._watched(forward.module)
             if layer is None:
                 if within and id(forward.module) not in self._modules:
-                    self._outside[_kind(forward.module)] += 1
+                    self._outside[class_word(forward.module)] += 1
                 return False
             # torch may run a backward pass in threads of its own
             in_backward = forward.in_backward
@@ -369,13 +370,13 @@ class Watch(Seen):
         """Open a call that has just returned."""
         original = self._again.pop(forward, None)
         if original is not None:
-            undisturbed(_listen_to, original, taken)
+            undisturbed(listen_to, original, taken)
             return
         layer, number = self._begun.pop(forward)
         try:
             trace = undisturbed(self._opened, taken)
             if not (trace.received is None or trace.received.listening or forward.in_checkpoint):
-                trace.received.silent = _why_no_graph(trace.structure.kind, taken)
+                trace.received.silent = why_no_graph(trace.structure.kind, taken)
                 trace.received.frozen = taken.grad_mode
         except BaseException:
             layer.chains.interrupt()
@@ -398,7 +399,7 @@ class Watch(Seen):
         except ShapeError as error:  # they may be those of the joined calls
             self._misfit = str(error)
         trace.received = Received(self._selection.check is not False)
-        _listen_to(trace, taken)
+        listen_to(trace, taken)
         return trace
 
     def missed(self, forward: Forward, why: str) -> None:
@@ -420,47 +421,6 @@ class Watch(Seen):
 def _begin(chains: CallChains, forward: Forward, trace: Trace) -> Beginning:
     """How a call began."""
     return chains.begin(forward.module, trace, forward.initial)
-
-
-def _listen_to(trace: Trace, taken: Captured) -> None:
-    """Let a call's outputs tell what backward() hands to them: by the nodes of their graph, so
-    that the tensors, which are the caller's, stay as they are."""
-    received = trace.received
-    assert received is not None, "every call that is seen has one"
-    received.total = trace.structure.single_step and chained(taken.output)
-
-    def receive(k: int, number: int, shape: torch.Size, gradients: tuple[Any, ...]) -> None:
-        gradient = gradients[number]
-        if received.on and gradient is not None:
-            undisturbed(received.add, k, gradient.reshape(shape))
-
-    for k, tensor in enumerate(tensors(taken.output)):
-        source = taken.sources.get(k, tensor)
-        if source.grad_fn is not None:
-            number = source.output_nr
-            hook = partial(receive, k, number, tensor.shape)
-            received.listen(k, source.grad_fn, number, hook)
-    lead = 0 if trace.structure.single_step else 1
-    for k, tensor in enumerate(tensors(taken.output)[lead:], lead):
-        name = trace.cell.states[k - lead]
-        joined = taken.adopted.foreign and tensor.grad_fn is None and k not in taken.sources
-        if joined and received.listening and name in taken.final_states:
-            # a state for each layer, of which one tensor was made here
-            received.unheard = (
-                f"{trace.structure.kind} returns {name} in several tensors, of which no backward() "
-                f"is heard: give what reaches the outputs, seen[name].gradients(output=..., "
-                f"{name}_n=...)"
-            )
-
-
-def _why_no_graph(kind: str, taken: Captured) -> str:
-    if not taken.grad_mode:
-        return "it ran under torch.no_grad() or torch.inference_mode()"
-    return (
-        f"no parameter of this {kind} requires gradients, and neither does its input (it is "
-        f"frozen). Set p.requires_grad_() on one, or x.requires_grad_(); or give what reaches its "
-        f"outputs: seen[name].gradients(output=..., h_n=...)"
-    )
 
 
 def _original_of(layer: Layer, forward: Forward) -> Trace | None:
@@ -494,55 +454,3 @@ def _copied(output: Any) -> Any:
     if isinstance(output, PackedSequence):
         return PackedSequence(output.data.detach().clone(), *output[1:])
     return tuple(map(_copied, output))
-
-
-def _kind(module: nn.Module) -> str:
-    """What a layer's class is called."""
-    kind = type(module)
-    inner = kind.__module__.startswith("torch.nn.modules")
-    return f"nn.{kind.__name__}" if inner else kind.__name__
-
-
-def _layers_of(
-    model: nn.Module, cells: Mapping[type[nn.Module], Adapter]
-) -> tuple[dict[int, tuple[nn.Module, tuple[str, ...]]], dict[str, str]]:
-    """The recurrent layers in a model by identity, with all their names (tied layers have
-    several); and those that cannot be recorded, by name, with the reason."""
-    layers: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
-    refused: dict[str, str] = {}
-    recognised: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if "_orig_mod" in module._modules:
-            continue  # torch.compile's shell of a module, which follows: its calls are seen there
-        foreign = adapter_of(module, cells) is not None
-        why = _refusal(module, cells) if foreign else refusal(module, inner=True)
-        if why is None and (foreign or isinstance(module, OPENED)):
-            names = layers[id(module)][1] if id(module) in layers else ()
-            layers[id(module)] = (module, (*names, name))
-            recognised[name] = module
-        # the parts of what is refused already need not be told
-        if why is not None and not any(_is_inside(name, above) for above in refused):
-            refused[name] = why
-            recognised[name] = module
-    unknown = unknown_layers(model, recognised)
-    order = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    refused = dict(sorted({**unknown, **refused}.items(), key=lambda pair: order.index(pair[0])))
-    return layers, refused
-
-
-def _refusal(module: nn.Module, cells: Mapping[type[nn.Module], Adapter]) -> str | None:
-    """Why a module does not fit what ``cells`` says of its class. Dropout is another matter: it
-    may be switched off before the call."""
-    adapter = adapter_of(module, cells)
-    assert adapter is not None, "asked of foreign modules"
-    try:
-        Parameters(module, adapter).sizes(
-            0, "" if Parameters(module, adapter).single_step else "_l0"
-        )
-    except RefusedError as error:
-        return str(error)
-    return None
-
-
-def _is_inside(name: str, above: str) -> bool:
-    return not above or name == above or name.startswith(f"{above}.")
