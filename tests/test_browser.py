@@ -16,7 +16,17 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
-from rnnscope.cells import Cell, Function, apply, from_h, from_x, previous, quantity, tanh
+from rnnscope.cells import (
+    Cell,
+    Function,
+    apply,
+    from_h,
+    from_x,
+    previous,
+    quantity,
+    sigmoid,
+    tanh,
+)
 
 
 def notebook() -> Any:
@@ -126,6 +136,22 @@ def test_without_the_recurrent_weight_there_is_no_memory(page: Any) -> None:
         cell = shown.text(f"#chain output[data-quantity='h'][data-time='{time}']")
         assert abs(float(cell) - other["h"][0, 0, 0, time, 0].item()) < 1e-5
     assert [each.text for each in shown.all(".share")] == ["0%"] * 3
+
+
+def test_no_share_is_told_of_a_product_with_the_state_that_there_is_not(page: Any) -> None:
+    z, n = quantity("z"), quantity("n")
+    gates = {"z": sigmoid(from_x("z")), "n": from_x("n")}
+    cell = Cell("minGRU", "zn", {**gates, "h": (1 - z) * previous("h") + z * n})
+    shown = page(rs.trace(rs.Recurrent(cell, 2, 3), torch.randn(3, 1, 2)))
+    assert [each.text for each in shown.all(".share")] == [""] * 3
+    half = Cell("half", "zn", {**gates, "n": tanh(from_h("n")), "h": (1 - z) * previous("h") + n})
+    layer = rs.Recurrent(half, 2, 1, bias=False)
+    tr = rs.trace(layer, torch.randn(3, 1, 2))
+    shown = page(tr)
+    weights = tr.parameters
+    of_h = abs(float(weights["weight_hh_l0"][0, 0] * tr["h"][0, 0, 0, 1, 0]))
+    of_x = abs(float(weights["weight_ih_l0"][0] @ tr.layer_input(0)[0, 2]))
+    assert shown.all(".share")[2].text == f"{round(100 * of_h / (of_h + of_x))}%"
 
 
 def test_the_same_weights_are_lit_in_every_box(page: Any, browser: Any) -> None:

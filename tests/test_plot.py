@@ -92,6 +92,47 @@ def test_saturation_counts_steps_without_padding() -> None:
         data.saturation(tr, low=0.9, high=0.1)
 
 
+@pytest.mark.parametrize("batch", [None, 1])
+@pytest.mark.parametrize("direction", [None, "reverse"])
+@pytest.mark.parametrize("layer", [None, 1, -1])
+def test_one_layer_direction_and_sequence_of_gradients_and_gates(
+    layer: int | None, direction: str | None, batch: int | None
+) -> None:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    packed = pack_padded_sequence(
+        torch.randn(3, 6, 3), torch.tensor([6, 2, 4]), batch_first=True, enforce_sorted=False
+    )
+    tr = rs.trace(lstm, packed)
+    g = tr.gradients(tr.output.data.square().sum())
+    at: dict[str, Any] = {"layer": layer, "direction": direction, "batch": batch}
+    norms, shares = data.gradient_norm(g, "c", **at), data.saturation(tr, low=0.45, **at)
+    layers = (0, 1) if layer is None else (1,)
+    directions = ("forward", "reverse") if direction is None else ("reverse",)
+    rows = range(3) if batch is None else [1]
+    assert norms.layers == shares.layers == layers
+    assert norms.directions == shares.directions == directions
+    for k, one_layer in enumerate(layers):
+        for d, way in enumerate(directions):
+            for t in range(6):
+                present = [b for b in rows if t < (6, 2, 4)[b]]
+                sizes = [g["c", one_layer, way][b, t].double().norm().item() for b in present]
+                expected = np.mean(sizes) if sizes else np.nan
+                assert np.allclose(norms.values[k, d, t], expected, equal_nan=True)
+            steps = torch.cat([tr["f", one_layer, way][b, : (6, 2, 4)[b]] for b in rows])
+            expected_shares = (steps < 0.45).float().mean(0).numpy()
+            assert np.allclose(shares.left[k, d, shares.gates.index("f")], expected_shares)
+    counted = "12 valid steps (of 18 with padding)" if batch is None else "2 valid steps (of 6"
+    assert counted in norms.title
+    assert counted in shares.title
+    lines = rs.plot.gradient_norm(g, "c", **at).lines
+    assert len(lines) == len(layers) * len(directions)
+    clouds = rs.plot.saturation(tr, low=0.45, **at).collections
+    assert len(clouds) == 3 * len(layers) * len(directions)
+    with pytest.raises(rs.AddressError, match="no layer 2"):
+        data.saturation(tr, layer=2)
+
+
 def test_gradient_norms_are_those_of_autograd() -> None:
     torch.manual_seed(0)
     cell = nn.GRUCell(3, 4).double()

@@ -212,12 +212,12 @@ def test_a_model_that_holds_some() -> None:
 
 class OwnForward(nn.LSTM):
     def forward(self, x: Tensor, hx: Any = None) -> Any:
-        return super().forward(x, hx)
+        return x @ self.weight_ih_l0.T, hx
 
 
 class OwnCell(nn.GRUCell):
     def forward(self, x: Tensor, hx: Any = None) -> Any:
-        return super().forward(x, hx)
+        return (x @ self.weight_ih.T).tanh()
 
 
 class OwnBase(nn.RNNBase):

@@ -29,8 +29,7 @@ import rnnscope as rs
 from rnnscope._cli.layers import drawn
 from rnnscope._layers import attention
 from rnnscope._layers.adopt import RECURRENT
-from rnnscope._opening import capture
-from rnnscope._watch import forwards
+from rnnscope._opening import capture, forwards
 
 KINDS: tuple[type[nn.Module], ...] = (*RECURRENT, rs.Recurrent)
 

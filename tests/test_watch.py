@@ -416,15 +416,12 @@ def test_without_a_graph_a_detach_cuts_nothing() -> None:
     assert seen.joined("").boundaries == ()
 
 
+OTHER = "h_0 holds other numbers than the call before returned"
 RESETS: dict[str, tuple[Callable[[Tensor], Tensor | None], str]] = {
-    "zero_": (lambda h: h.zero_(), "h_0 was changed in place"),
-    "masked": (lambda h: h.index_fill_(1, torch.tensor([0]), 0.0), "h_0 was changed in place"),
-    "changed to the same": (lambda h: h.mul_(1.0), "h_0 was changed in place"),
-    "through data": (lambda h: h.data.zero_(), "h_0 does not hold the numbers"),
-    "through numpy": (lambda h: torch.from_numpy(h.numpy()).zero_(), "h_0 does not hold"),
-    "another tensor": (lambda h: h * torch.tensor([[[1.0], [0.0]]]), "h_0 is not the tensor"),
-    "clone": (lambda h: h.clone(), "h_0 is not the tensor"),
-    "reordered": (lambda h: h.index_select(1, torch.tensor([1, 0])), "h_0 is not the tensor"),
+    "zero_": (lambda h: h.zero_(), OTHER),
+    "through data": (lambda h: h.data.zero_(), OTHER),
+    "through numpy": (lambda h: torch.from_numpy(h.numpy()).zero_(), OTHER),
+    "reordered": (lambda h: h.index_select(1, torch.tensor([1, 0])), "the initial state holds the"),
     "shrunk": (lambda h: h[:, :1], "the batch changed from 2 to 1"),
     "none": (lambda h: None, "no initial state was given"),
 }
@@ -442,27 +439,163 @@ def test_resets_begin_a_segment(name: str, inference: bool) -> None:
                 changed = change(h)
                 h = h if name.startswith("through") else changed
             _, h = layer(x[None] if h is None else x[None, : h.shape[1]], h)
-    if inference and name == "changed to the same":  # no versions there: the numbers decide
-        assert len(seen.joined("").calls) == 6
-        return
     found = seen.segments("")
     assert [len(segment.calls) for segment in found] == [4, 2]
-    if not inference:
-        assert found[1].why.startswith(why)
+    assert found[1].why.startswith(why)
     assert found[1].sizes["time"] == 2
     with pytest.raises(rs.AddressError, match="2 segments: call 4 does not go on from call 3"):
         seen.joined("")
 
 
-def test_a_freed_storage_is_not_taken_for_the_state() -> None:
-    layer, xs = nn.GRU(3, 4), torch.randn(30, 2, 3)
-    with torch.no_grad(), rs.watch(layer) as seen:
+SAME: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda h: h,
+    "in place": lambda h: h.mul_(1.0),
+    "clone": lambda h: h.clone(),
+    "through numpy": lambda h: torch.from_numpy(h.numpy().copy()),
+    "mask": lambda h: h * torch.ones(1, 2, 1),
+    "detach": lambda h: h.detach(),
+    "a list": lambda h: torch.tensor(h.tolist()),
+    "cache": lambda h: torch.zeros(1, 2, 4).copy_(h),
+}
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("name", SAME)
+def test_equal_numbers_hand_the_state_on_whatever_way_they_took(name: str, inference: bool) -> None:
+    layer, xs = nn.GRU(3, 4), torch.randn(6, 2, 3)
+    with torch.inference_mode(inference), torch.no_grad(), rs.watch(layer) as seen:
+        h = None
         for x in xs:
-            y, h = layer(x[None])
-            numbers = h.clone()
-            del y, h
-            layer(x[None], numbers)  # the allocator may give it the place of h
-    assert len(seen.segments("")) == 60
+            _, h = layer(x[None], None if h is None else SAME[name](h))
+    joined = seen.joined("")
+    assert len(joined.calls) == 6
+    assert joined.restarts == {}
+    torch.testing.assert_close(joined["h"], rs.trace(layer, xs)["h"])
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.LSTMCell])
+@pytest.mark.parametrize("to", [0.0, 0.5])
+def test_rows_that_were_reset_begin_anew_in_the_same_trace(kind: Any, to: float) -> None:
+    """As at the end of an episode: h * (1 - done)."""
+    layer, xs = kind(3, 4).double(), torch.randn(6, 3, 3, dtype=torch.float64)
+    single = kind is nn.LSTMCell
+    states = 1 if kind is nn.GRU else 2
+
+    def reset(state: Any, rows: list[int]) -> Any:
+        mask = torch.ones(3, 1, dtype=torch.float64)
+        mask[rows] = 0
+        changed = [t * mask + to * (1 - mask) for t in (state if states == 2 else [state])]
+        return tuple(changed) if states == 2 else changed[0]
+
+    with rs.watch(layer) as seen:
+        state = None
+        for t, x in enumerate(xs):
+            if t in (2, 4):
+                state = reset(state, [1] if t == 2 else [0, 2])
+            out = layer(x if single else x[None], state)
+            state = out if single else out[1]
+    joined = seen.joined("")
+    assert joined.restarts == {2: (1,), 4: (0, 2)}
+    assert "batch 1 begins anew at time=2; batch 0, 2 begin anew at time=4" in repr(joined)
+    before = joined.before("h", 0, "forward")
+    assert torch.equal(before[1, 2], torch.full((4,), to, dtype=torch.float64))
+    assert torch.equal(before[0, 2], joined["h"][0, 0, 0, 1])
+    # each row alone, begun anew where it was reset, is the judge
+    for row, cuts in ((0, [0, 4, 6]), (1, [0, 2, 6]), (2, [0, 4, 6])):
+        for start, stop in itertools.pairwise(cuts):
+            hx = None if start == 0 else torch.full((1, 4), to, dtype=torch.float64)
+            for t in range(start, stop):
+                x = xs[t, row : row + 1]
+                whole = hx is None or states == 1 or isinstance(hx, tuple)
+                begin = hx if whole else (hx, hx)
+                if single:
+                    hx = layer(x, begin)
+                    h = hx[0]
+                else:
+                    lead = None if begin is None else tuple(b[None] for b in begin)
+                    if states == 1:
+                        lead = None if begin is None else begin[None]
+                    out, final = layer(x[None], lead)
+                    h = out[0]
+                    hx = tuple(f[0] for f in final) if states == 2 else final[0]
+                torch.testing.assert_close(joined["h"][0, 0, row, t], h[0], rtol=0, atol=1e-14)
+    text = str(joined.explain("h", layer=0, direction="forward", batch=1, time=2, unit=0))
+    assert f"{to:g}" in text
+
+
+def test_chains_of_one_cell_run_side_by_side() -> None:
+    cell, xs = nn.LSTMCell(3, 4).double(), torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    with rs.watch(cell) as seen:
+        states: list[Any] = [None, None]
+        for t in range(5):
+            for k in (0, 1) if t % 2 else (1, 0):
+                states[k] = cell(xs[k, t], states[k])
+    chains = seen.segments("")
+    assert [len(chain.calls) for chain in chains] == [5, 5]
+    for chain, k in zip(chains, (1, 0), strict=True):
+        state = None
+        for t in range(5):
+            state = cell(xs[k, t], state)
+            torch.testing.assert_close(chain["h"][0, 0, :, t], state[0], rtol=0, atol=1e-14)
+    with pytest.raises(rs.AddressError, match="call 1 does not go on from call 0, because no init"):
+        seen.joined("")
+
+
+def test_a_state_that_two_calls_go_on_from_is_a_fork() -> None:
+    cell, x = nn.GRUCell(3, 4), torch.randn(2, 3)
+    with rs.watch(cell) as seen:
+        h = cell(x)
+        first = cell(x, h)
+        cell(x * 2, h)
+        cell(x, first)
+    chains = seen.segments("")
+    assert [len(chain.calls) for chain in chains] == [3, 1]
+    assert "other numbers" in chains[1].why
+    with rs.watch(cell) as seen:
+        h = cell(x)
+        cell(x * 2, h)
+        for _ in range(3):
+            cell(x * 3, h)
+    assert [len(chain.calls) for chain in seen.segments("")] == [2, 1, 1, 1]
+
+
+def test_batches_of_a_data_set_join_along_the_batch() -> None:
+    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    batches = [torch.randn(2, 5, 3), torch.randn(3, 7, 3), torch.randn(1, 2, 3)]
+    packed = pack_padded_sequence(
+        batches[1], torch.tensor([7, 1, 3]), batch_first=True, enforce_sorted=False
+    )
+    with torch.no_grad(), rs.watch(nn.Sequential(layer)) as seen:
+        for x in (batches[0], packed, batches[2]):
+            layer(x)
+    whole = seen.batches("0")
+    assert whole.lengths.tolist() == [5, 5, 7, 1, 3, 2]
+    assert whole["c"].shape == (2, 2, 6, 7, 4)
+    for start, tr in zip((0, 2, 5), seen.calls("0"), strict=True):
+        steps, batch = tr.sizes["time"], tr.sizes["batch"]
+        part = whole["h"][:, :, start : start + batch]
+        assert torch.equal(part[:, :, :, :steps], tr["h"])
+        assert not part[:, :, :, steps:].any()
+        for k in (0, 1):
+            x = whole.layer_input(k)[start : start + batch, :steps]
+            assert torch.equal(x, tr.layer_input(k))
+    last = whole.sel("h", layer=1, direction="forward", time="last")
+    assert torch.equal(last[3], seen.calls("0")[1]["h"][1, 0, 1, 0])
+    assert torch.equal(whole.valid.sum(1), whole.lengths)
+    with pytest.raises(rs.AddressError, match="no recorded call"), rs.watch(layer) as seen:
+        seen.batches("")
+
+
+def test_memory_of_ends_is_bounded() -> None:
+    cell = nn.GRUCell(3, 4)
+    with torch.no_grad(), rs.watch(cell, last=2) as seen:
+        for _ in range(20):
+            h = None
+            for x in torch.randn(3, 2, 3):
+                h = cell(x, h)
+        chains = seen._layers[""].chains
+        assert len(chains._ends) <= 3
+        assert len(chains._places) <= 6
 
 
 def test_a_view_of_the_output_hands_the_state_on() -> None:
@@ -477,11 +610,11 @@ def test_a_view_of_the_output_hands_the_state_on() -> None:
 
 def test_half_of_the_state_altered() -> None:
     model, xs = Cells(), torch.randn(5, 2, 3)
-    model.between = lambda t, state: (state[0], state[1] * 1) if t == 3 else state
+    model.between = lambda t, state: (state[0], state[1] * 2) if t == 3 else state
     with rs.watch(model) as seen:
         model(xs)
     assert [segment.why for segment in seen.segments("cell")][1:] == [
-        "c_0 is not the tensor that the call before returned"
+        "c_0 holds other numbers than the call before returned"
     ]
 
 
@@ -636,11 +769,13 @@ def test_modules_added_and_replaced_meanwhile() -> None:
         old(x)
         nn.GRU(3, 4)(x)  # not in the model
         model.late = OwnForward(3, 4)
-    assert [len(seen.calls(name)) for name in seen] == [3, 1]
+        model.loop = OwnLoop(3, 4)
+    assert [len(seen.calls(name)) for name in seen] == [3, 1, 0]
     equal(seen.calls("gru")[1], rs.trace(model.gru, x, seen.calls("gru")[0].h_n))
     assert seen.segments("gru")[1].why == "the layer was replaced by another"
     equal(seen["extra"], rs.trace(model.extra, x[0]))
-    assert "replaces the forward" in seen.skipped["late"]
+    assert "no call of" in seen.skipped["late"]
+    assert "replaces the forward" in seen.skipped["loop"]
 
 
 def test_nested_and_repeated() -> None:
@@ -848,6 +983,43 @@ class OwnForward(nn.LSTM):
         return super().forward(x * 2)
 
 
+class OwnLoop(nn.LSTM):
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return x @ self.weight_ih_l0.T
+
+
+def test_a_subclass_that_calls_its_superclass_is_recorded_as_that_call() -> None:
+    """As the layers of pytorch-forecasting: a forward of their own around super().forward."""
+
+    class Wrapped(nn.GRU):
+        def forward(self, x: Tensor, hx: Any = None, lengths: Any = None) -> Any:  # type: ignore
+            if lengths is None:
+                return super().forward(x, hx)
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            out, h = super().forward(packed, hx)
+            return nn.utils.rnn.pad_packed_sequence(out, batch_first=True)[0], h
+
+    layer, x = Wrapped(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    plain = nn.GRU(3, 4, batch_first=True)
+    plain.load_state_dict(layer.state_dict())
+    lengths = torch.tensor([2, 5])
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    with rs.watch(nn.Sequential(layer)) as seen:
+        output, _ = layer(x)
+        layer(x, lengths=lengths)
+        output.sum().backward()
+    assert seen.skipped == {}
+    equal(seen.calls("0")[0], rs.trace(plain, x))
+    equal(seen.calls("0")[1], rs.trace(plain, packed))
+    assert seen.calls("0")[0].grad["r"].any()
+    equal(rs.trace(layer, x, lengths=lengths), rs.trace(plain, packed))
+    with pytest.raises(rs.RefusedError, match="replaces the forward"):
+        rs.trace(OwnLoop(3, 4), x)
+    with rs.watch(OwnForward(3, 4)) as seen:
+        pass
+    assert "no call of OwnForward" in seen.skipped[""]
+
+
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit and torch.ao
 def test_what_cannot_be_opened_is_listed() -> None:
@@ -856,7 +1028,7 @@ def test_what_cannot_be_opened_is_listed() -> None:
             super().__init__()
             self.good = nn.GRU(3, 4)
             self.scripted = torch.jit.script(nn.Sequential(nn.GRU(3, 4)))
-            self.own = OwnForward(3, 4)
+            self.own = OwnLoop(3, 4)
             held = nn.Sequential(nn.LSTM(3, 4), nn.GRUCell(3, 4))
             self.quantised = torch.ao.quantization.quantize_dynamic(held)
             self.patched = nn.GRU(3, 4)
@@ -989,3 +1161,95 @@ def test_a_loop_of_cells_compiled_before_is_seen() -> None:
     assert len(seen.calls("cell")) == 5
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.allclose(seen.joined("cell")["h"][0, 0, :, -1], expected, atol=1e-6)
+
+
+# ── what it cannot do ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_watch_gradients_and_memory_cannot_do_is_told_with_the_line() -> None:
+    model, x = Two(), torch.randn(5, 2, 3)
+    with rs.watch(model) as seen:
+        model(x)
+    for name, line in {
+        "explain": "seen['encoder.rnn'].explain(...)",
+        "gradients": "seen['encoder.rnn'].gradients(...)",
+        "to_xarray": "seen['encoder.rnn'].to_xarray(...)",
+        "sel": "seen['encoder.rnn'].sel(...)",
+        "output": "seen['encoder.rnn'].output",
+        "h_n": "seen['encoder.rnn'].h_n",
+        "deviation": "seen['encoder.rnn'].deviation",
+    }.items():
+        with pytest.raises(AttributeError) as error:
+            getattr(seen, name)
+        assert f"write {line}" in str(error.value)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = seen.nonsense
+    with pytest.raises(rs.AddressError, match=r"'f' is a quantity.*seen\['encoder.rnn'\]\['f'\]"):
+        seen["f"]
+    with pytest.raises(rs.AddressError, match=r"write seen\['encoder.rnn'\]\['f', 0\]"):
+        seen["encoder.rnn", "f", 0]
+    assert not hasattr(seen, "explain")
+    assert copy.deepcopy(seen).names == seen.names
+    tr = rs.trace(nn.LSTM(3, 4), x)
+    g, memory = tr.gradients(tr.output.sum()), tr.memory()
+    for record, lines in (
+        (
+            g,
+            {
+                "explain": "tr.explain",
+                "view": "gradients=g",
+                "rerun": "tr.rerun",
+                "h_n": "g.direct",
+            },
+        ),
+        (memory, {"explain": "tr.explain", "plot": "rs.plot.memory(tr)", "written": "memory['"}),
+    ):
+        for name, line in lines.items():
+            with pytest.raises(AttributeError) as error:
+                getattr(record, name)
+            assert line in str(error.value), name
+        copy.deepcopy(record)
+        pickle.loads(pickle.dumps(record))
+    for name, line in {
+        "weight_hh_l0": "g.parameters['weight_hh_l0']",
+        "h_0": "g.h_0",
+        "c_n": "g.direct['c']",
+    }.items():
+        with pytest.raises(rs.AddressError) as error:
+            g[name]
+        assert f"write {line}" in str(error.value)
+    with pytest.raises(rs.AddressError, match=r"write tr\['f'\]"):
+        memory["f"]
+
+
+# ── labels ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_labels_name_the_steps_of_the_calls_that_they_fit() -> None:
+    words = ["the", "cat", "sat"]
+    layer = nn.GRU(3, 4)
+    with rs.watch(layer, labels=words) as seen:
+        layer(torch.randn(3, 2, 3))
+    assert seen.trace.labels == (tuple(words),) * 2
+    assert seen.skipped == {}
+    with rs.watch(layer, labels=[words, words[:2]]) as seen:
+        layer(pack_padded_sequence(torch.randn(3, 2, 3), torch.tensor([3, 2])))
+    assert seen.trace.labels == (tuple(words), tuple(words[:2]))
+
+
+def test_labels_name_the_steps_of_joined_calls() -> None:
+    words = ["the", "cat", "sat"]
+    model = Decoder(1)
+    with rs.watch(model, labels=words) as seen:
+        model(torch.randn(3, 2, 3))
+    assert seen.joined("gru").labels == (tuple(words),) * 2
+    assert seen.skipped == {}
+    assert rs.plot.data.quantity(seen.joined("gru"), "h").labels == tuple(words)
+
+
+def test_labels_that_fit_no_call_are_told() -> None:
+    model = Decoder(1)
+    with rs.watch(model, labels=["a", "b"]) as seen:
+        model(torch.randn(3, 2, 3))
+    assert "its labels: labels must be" in seen.skipped["gru"]
+    assert len(seen.joined("gru").calls) == 3

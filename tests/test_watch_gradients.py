@@ -223,3 +223,144 @@ def test_the_caller_changes_the_outputs_in_place() -> None:
     tr = rs.trace(gru, x)
     judge = tr.gradients((2 * tr.output).sin().sum())
     assert all(off(seen.trace.grad[name], judge[name]) < 1e-12 for name in judge)
+
+
+# ── of a loss that is computed after the call ────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["output", "h_n"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_a_loss_before_its_backward(kind: str, last: bool) -> None:
+    model = Tagger(kind)
+    tokens = torch.randint(11, (5, 3))
+    with rs.watch(model) as seen:
+        loss = model(tokens, None, last).square().sum()
+    g = seen["rnn"].gradients(loss)
+    assert all(p.grad is None for p in model.parameters())
+    expected = torch.autograd.grad(loss, list(model.rnn.parameters()), retain_graph=True)
+    for (name, _), gradient in zip(model.rnn.named_parameters(), expected, strict=True):
+        assert off(g.parameters[name], gradient) < 1e-10
+    half = seen["rnn"].gradients(loss / 2)  # the graph is still there
+    assert off(half["h"] * 2, g["h"]) < 1e-10
+    loss.backward()
+    with pytest.raises(rs.errors.GradientError, match=r"graph of the loss is gone.*seen\[name\]"):
+        seen["rnn"].gradients(loss)
+    with pytest.raises(rs.errors.GradientError, match="does not depend on this call"):
+        seen["rnn"].gradients(model(tokens).sum())
+    with pytest.raises(rs.errors.GradientError, match="the loss has no graph"):
+        seen["rnn"].gradients(loss.detach())
+
+
+def test_gradients_of_one_of_several_calls_of_a_cell() -> None:
+    cell = nn.LSTMCell(3, 4).double()
+    with rs.watch(cell) as seen:
+        state = None
+        for x in torch.randn(4, 2, 3, dtype=torch.float64):
+            state = cell(x, state)
+        loss = state[0].sum() + state[1].square().sum()
+    parts = [tr.gradients(loss) for tr in seen.calls("")]
+    expected = torch.autograd.grad(loss, list(cell.parameters()))
+    for (name, _), gradient in zip(cell.named_parameters(), expected, strict=True):
+        assert off(sum(g.parameters[name] for g in parts), gradient) < 1e-10
+
+
+def test_no_graph_is_kept_alive() -> None:
+    import gc
+    import weakref
+
+    layer = nn.GRU(3, 4)
+    with rs.watch(layer) as seen:
+        output, _ = layer(torch.randn(5, 2, 3))
+        kept = weakref.ref(output)
+        node = output.grad_fn
+        assert node is not None
+        del output, node
+    gc.collect()
+    assert kept() is None
+    assert seen.trace.output.grad_fn is None
+
+
+def test_a_frozen_layer_says_why_it_has_no_gradient() -> None:
+    model = nn.Sequential(nn.GRU(3, 4).requires_grad_(False))
+    with rs.watch(model) as seen:
+        model(torch.randn(5, 2, 3))
+    for ask in (lambda: seen["0"].grad, lambda: seen["0"].gradients(torch.ones(()))):
+        with pytest.raises(rs.errors.GradientError, match=r"no parameter of this nn\.GRU requires"):
+            ask()
+    with torch.no_grad(), rs.watch(nn.GRU(3, 4)) as seen:
+        seen._model(torch.randn(5, 2, 3))
+    assert seen.trace.grad is None
+    with pytest.raises(rs.errors.GradientError, match=r"under torch\.no_grad"):
+        seen.trace.gradients(torch.ones(()))
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    with rs.watch(model) as seen:
+        model(x)[0].sum().backward()
+    torch.testing.assert_close(seen["0"].grad["x", 0].transpose(0, 1), x.grad)
+    g = seen["0"].gradients(output=torch.ones(5, 2, 4))
+    torch.testing.assert_close(g["x", 0].transpose(0, 1), x.grad)
+
+
+def test_states_that_a_module_passes_in_another_form_give_their_gradients() -> None:
+    """A state (batch, 1, unit), and one of each layer in a list."""
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight_ih = nn.Parameter(torch.randn(4, 3))
+            self.weight_hh = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor, state: Tensor | None = None) -> Any:
+            h, states = x.new_zeros(2, 1, 4) if state is None else state, []
+            for t in range(x.shape[1]):
+                h = (x[:, t : t + 1] @ self.weight_ih.T + h @ self.weight_hh.T).tanh()
+                states.append(h)
+            return torch.cat(states, 1), h * 1.0
+
+    layer = Step().double()
+    adapter = rs.Adapter(
+        rs.cells.RNN_TANH,
+        parameters={"weight_ih": "weight_ih", "weight_hh": "weight_hh"},
+        batch_first=True,
+    )
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    with rs.watch(layer, cells={Step: adapter}) as seen:
+        _, h = layer(x)
+        h.square().sum().backward()
+    for name in ("weight_ih", "weight_hh"):
+        gradient = seen.trace.grad.parameters[f"{name}_l0"]
+        assert off(gradient, getattr(layer, name).grad) < 1e-10
+    tr = rs.trace(layer, x, cells={Step: adapter})
+    g = tr.gradients(tr.h_n.square().sum())
+    assert off(g.parameters["weight_hh_l0"], layer.weight_hh.grad) < 1e-10
+
+
+def test_states_of_each_layer_in_a_list_are_refused_gradients() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.RNN(3, 3), nn.RNN(3, 3)])
+
+        def forward(self, x: Tensor, hx: Any = None) -> Any:
+            finals = []
+            for k, layer in enumerate(self.layers):
+                x, h = layer(x, None if hx is None else hx[k])
+                finals.append(h[0])
+            return x, finals
+
+    layer, x = Listed(), torch.randn(5, 2, 3)
+    names = {
+        f"{kind}_{of}": f"layers.{{layer}}.{kind}_{of}_l0"
+        for kind in ("weight", "bias")
+        for of in ("ih", "hh")
+    }
+    adapter = rs.Adapter(rs.cells.RNN_TANH, parameters=names)
+    with rs.watch(layer, cells={Listed: adapter}) as seen:
+        y, finals = layer(x)
+        (y.sum() + finals[0].sum()).backward()
+    with pytest.raises(rs.errors.GradientError, match=r"returns h in several tensors"):
+        _ = seen[""].grad
+    ones = torch.zeros(2, 2, 3)
+    ones[0] = 1
+    g = seen[""].gradients(output=torch.ones(5, 2, 3), h_n=ones)
+    expected = layer.layers[0].weight_hh_l0.grad
+    torch.testing.assert_close(g.parameters["weight_hh_l0"], expected)

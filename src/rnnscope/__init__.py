@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
+    from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
     from rnnscope._trace.trace import load_trace, trace
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     __version__: str
 
 __all__ = [
+    "Adapter",
     "AddressError",
     "Array",
     "CandidateError",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adapter": "rnnscope._layers.adapter",
     "AddressError": "rnnscope.errors",
     "Array": "rnnscope._layouts",
     "CandidateError": "rnnscope.errors",

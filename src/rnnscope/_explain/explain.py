@@ -24,6 +24,7 @@ from rnnscope._explain.document import (
 from rnnscope._explain.lesson import lesson
 from rnnscope._explain.steps import difference, explain_steps
 from rnnscope._explain.unit_step import Dot, PrintedNumbers, UnitStep, table_rows
+from rnnscope._layers.structure import Weights
 from rnnscope._record.traced import Traced
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
 from rnnscope.cells.notation import Digits, FunctionCall, Shape, Symbol, Times, Total, text
@@ -150,10 +151,17 @@ def gates_table(at: Address, unit_step: UnitStep) -> Table:
                 computation.numeral.text,
                 f"= {_function(computation):>{function}}({inner})",
                 *(part.numeral.text for part in argument.children),
-                str(at.weights.rows(gate).start + unit_step.operands.unit),
+                str(_row(at.weights, gate, unit_step.operands.unit)),
             )
         )
     return Table((*header, "row"), tuple(rows))
+
+
+def _row(weights: Weights, gate: str, unit: int) -> int:
+    """The row of a gate's unit in weight_ih; in weight_hh where no equation uses the former."""
+    if gate in weights.cell.gates_from_x:
+        return weights.row_of_x(gate, unit)
+    return weights.row_of_h(gate, unit)
 
 
 def _function(computation: Computation) -> str:

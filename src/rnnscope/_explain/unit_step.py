@@ -468,9 +468,9 @@ class UnitStep:
         weights, unit = self.operands.weights, self.operands.unit
         match leaf:
             case FromX(gate):
-                return f"weight_ih{weights.suffix}", weights.rows(gate).start + unit
+                return f"weight_ih{weights.suffix}", weights.row_of_x(gate, unit)
             case FromH(gate):
-                return f"weight_hh{weights.suffix}", weights.rows(gate).start + unit
+                return f"weight_hh{weights.suffix}", weights.row_of_h(gate, unit)
             case Project():
                 return f"weight_hr{weights.suffix}", unit
 

@@ -7,14 +7,16 @@ top; judged by autograd on a private run of the layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._edit import Editable, dropout_factor
@@ -34,6 +36,7 @@ from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import working_type
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
@@ -175,8 +178,8 @@ def chained(returned: Any) -> bool:
     return False
 
 
-def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
-    """What reaches the layer's outputs from a loss, by autograd; the graph stays as it is."""
+def _checked_loss(loss: Any) -> Tensor:
+    """A loss that is one number; raises ``DtypeError`` and ``ShapeError`` for anything else."""
     if not isinstance(loss, Tensor):
         raise DtypeError(f"the loss must be a tensor of one number; got {type(loss).__name__}")
     require_numbers("the loss", loss)
@@ -186,31 +189,26 @@ def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstr
             f"the loss must be one number; got {tuple(loss.shape)}. Sum it, or give what reaches "
             f"the layer's outputs: gradients(output=..., h_n=...)"
         )
+    number: Tensor = loss
+    return number
+
+
+ALTERNATIVE = "gradients(output=..., h_n=...)"
+
+
+def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstream:
+    """What reaches the layer's outputs from a loss, by autograd; the graph stays as it is."""
+    loss = _checked_loss(loss)
     flat = tensors(returned)
     live = [tensor for tensor in flat if tensor.requires_grad]
-    alternative = "gradients(output=..., h_n=...)"
     if not live:
         raise GradientError(
             f"this trace has no graph (made of a layer and an input of which nothing requires "
-            f"gradients, under no_grad, by check=False, from a file or "
-            f"by rs.watch), so no loss can be followed to it: trace with gradients enabled, or "
-            f"give what reaches the outputs: {alternative}"
+            f"gradients, under no_grad, by check=False, or from a file), so no loss can be "
+            f"followed to it: trace with gradients enabled, or give what reaches the outputs: "
+            f"{ALTERNATIVE}"
         )
-    if not loss.requires_grad:
-        raise GradientError(
-            f"the loss has no graph: it was detached, or computed under no_grad. Compute it from "
-            f"tr.output and tr.h_n, or give what reaches them: {alternative}"
-        )
-    try:
-        live_gradients = iter(torch.autograd.grad(loss, live, retain_graph=True, allow_unused=True))
-    except RuntimeError as error:
-        if "second time" not in str(error):
-            raise
-        raise GradientError(
-            f"the graph of the loss is gone, as backward() frees it: call gradients(loss) before "
-            f"loss.backward(), or loss.backward(retain_graph=True), or give what reaches the "
-            f"outputs: {alternative}; rs.watch keeps it by itself"
-        ) from error
+    live_gradients = iter(_gradients_of(loss, live))
     gradients = [next(live_gradients) if tensor.requires_grad else None for tensor in flat]
     if all(gradient is None for gradient in gradients):
         raise GradientError(
@@ -219,6 +217,26 @@ def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstr
         )
     total = trace.structure.single_step and chained(returned)
     return Upstream.of(trace, returned, gradients, total)
+
+
+def _gradients_of(loss: Tensor, inputs: list[Any]) -> tuple[Tensor | None, ...]:
+    """By autograd, the graph kept; raises ``GradientError`` where there is none."""
+    if not loss.requires_grad:
+        raise GradientError(
+            f"the loss has no graph: it was detached, or computed under no_grad. Compute it from "
+            f"what the layer returned, or give what reaches that: {ALTERNATIVE}"
+        )
+    try:
+        return torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise GradientError(
+            f"the graph of the loss is gone, as backward() frees it: call gradients(loss) before "
+            f"loss.backward(), or loss.backward(retain_graph=True), or give what reaches the "
+            f"outputs: {ALTERNATIVE}. rs.watch keeps by itself what a backward() inside it brings: "
+            f"seen[name].grad"
+        ) from error
 
 
 def upstream_from_arguments(
@@ -269,16 +287,71 @@ def part_values(trace: Differentiable, layer: int, d: int) -> PartValues:
     )
 
 
+_numbers = count()
+UNHEARD = "its outputs have no graph"
+
+
 class Received:
     """What ``backward()`` handed to the outputs of one call, summed over its passes.
 
-    ``listening``: whether a graph leads to these outputs; ``on``: whether what comes is kept.
+    ``listening``: whether a graph leads to these outputs; ``on``: whether what comes is kept;
+    ``silent`` tells why none can come, ``frozen`` that nothing in a call with gradients asks for
+    one; ``unheard`` why part of it does not come.
     """
 
     def __init__(self, check: bool) -> None:
         self.check, self.listening, self.on, self.total = check, False, True, False
+        self.silent, self.frozen, self.unheard = "", False, ""
         self.gradients: dict[int, Tensor] = {}
         self._gradients: Gradients | None = None
+        self._mark = f"rnnscope {id(self)} {next(_numbers)}"
+
+    def listen(self, k: int, node: Any, number: int, receive: Callable[..., None]) -> None:
+        """Take what reaches the k-th returned tensor, the output ``number`` of a node of the
+        graph; and mark the node, which lives as long as the graph does."""
+        self.listening = True
+        node.register_prehook(receive)
+        node.metadata.setdefault(self._mark, {})[k] = number
+
+    def upstream(self, trace: Differentiable, returned: Any, loss: Any) -> Upstream:
+        """What reaches the outputs of the call from a loss, found in its graph by the marks."""
+        loss = _checked_loss(loss)
+        if self.unheard:
+            raise GradientError(self.unheard)
+        if not self.listening:
+            raise GradientError(f"no loss leads to this call: {self.silent or UNHEARD}")
+        edges = self._edges(loss.grad_fn)
+        if loss.requires_grad and not edges:
+            raise GradientError(
+                "the loss does not depend on this call: it was not computed from what the layer "
+                "returned then, or its graph was cut on the way, as by detach()"
+            )
+        found = iter(_gradients_of(loss, list(edges.values())))
+        by_tensor = dict.fromkeys(range(len(tensors(returned))), None) | {
+            k: next(found) for k in edges
+        }
+        shapes = [tensor.shape for tensor in tensors(returned)]
+        gradients = [
+            None if g is None else plain(g).detach().reshape(shapes[k])
+            for k, g in by_tensor.items()
+        ]
+        return Upstream.of(trace, returned, gradients, self.total)
+
+    def _edges(self, root: Any) -> dict[int, Any]:
+        """The marked outputs of the nodes behind a loss, by the number of the returned tensor."""
+        edges: dict[int, Any] = {}
+        visited, waiting = {root}, [root]
+        while waiting:
+            node = waiting.pop()
+            if node is None:
+                continue
+            for k, number in node.metadata.get(self._mark, {}).items():
+                edges[k] = GradientEdge(node, number)
+            for below, _ in node.next_functions:
+                if below not in visited:
+                    visited.add(below)
+                    waiting.append(below)
+        return edges
 
     def add(self, k: int, gradient: Tensor) -> None:
         """Add the gradient of the k-th returned tensor; several passes sum, as in ``p.grad``."""
@@ -288,13 +361,31 @@ class Received:
         self._gradients = None
 
     def call_gradients(self, trace: Differentiable, returned: Any) -> Gradients | None:
-        """The gradients of the call; None before the first backward pass."""
+        """The gradients of the call; None before the first backward pass, and of a call under
+        no_grad. Raises ``GradientError`` with the reason where the layer is frozen."""
+        if self.unheard:
+            raise GradientError(self.unheard)
+        if not self.listening and self.frozen:
+            raise GradientError(f"no backward() reaches this call: {self.silent}")
         if self._gradients is None and self.gradients:
             by_tensor = [self.gradients.get(k) for k in range(len(tensors(returned)))]
             with torch.inference_mode(False), torch.no_grad():
                 upstream = Upstream.of(trace, returned, by_tensor, self.total)
             self._gradients = Gradients(trace, upstream, self.check)
         return self._gradients
+
+
+ABSENT = OF_A_TRACE | {
+    "view": "tr.view(path, gradients=g) makes a page with them",
+    "plot": "rs.plot.gradient_norm(g) and rs.plot.quantity(g, name) draw them",
+    "h_n": "g.direct['h'] is what reaches h from the loss, at each sequence's end from h_n too",
+    "c_n": "g.direct['c'] is what reaches c from the loss",
+    "output": "g.direct['h'] is what reaches h from the loss",
+    "weights": "g.parameters holds the gradients of the weights, by PyTorch's names",
+    "x": "g['x', 0] is the gradient of the input",
+    "save": "g.to_xarray() and g.to_pandas() export them",
+}
+"""What is asked of gradients and stands elsewhere."""
 
 
 class Gradients(Record):
@@ -318,13 +409,17 @@ class Gradients(Record):
             reverse = _Reverse(trace, upstream)
             reverse.run()
         cell = trace.cell
+        names = [n for row in trace.weights for part in row for n in part.named()]
         super().__init__(
             reverse.values(),
             tuple(x.transpose(0, 1) for x in reverse.inputs),
             trace.lengths,
             trace.directions,
             {"h": "projected"} if cell.projected else {},
-            {"output": "output is only returned: write g.direct['h'] for what reaches it"},
+            {"output": "output is only returned: write g.direct['h'] for what reaches it"}
+            | {name: f"{name} is a parameter: write g.parameters[{name!r}]" for name in names}
+            | {f"{s}_0": f"{s}_0 is an initial state: write g.{s}_0" for s in cell.states}
+            | {f"{s}_n": f"{s}_n is only returned: write g.direct[{s!r}]" for s in cell.states},
         )
         self.labels = trace.labels
         self.initial = {
@@ -403,7 +498,7 @@ class Gradients(Record):
             state, _, suffix = name.rpartition("_")
             initial = self.__dict__.get("initial", {})
             if suffix != "0" or state not in initial:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+                raise absent_attribute("Gradients", name, ABSENT)
             shape = self.structure.state_shape(state, self.call.batch, self.call.batched)
             return initial[state].reshape(shape)
 
@@ -656,25 +751,34 @@ def _by_autograd(
             None if mask is None else dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)
             for mask in trace.masks
         )
-        run = _by_equations if structure.declared else _by_torch
+        run = _by_equations if structure.declared or structure.foreign else _by_torch
         returned = run(structure, fresh, weights, masks)
-        names = {n: t for row in weights for part in row for n, t in part.named().items()}
-        names |= {"x": x} | {f"{name}_0": value for name, value in initial.items()}
+        names: dict[str, Tensor] = {"x": x}
+        names |= {f"{name}_0": value for name, value in initial.items()}
+        leaves = [t for row in weights for part in row for t in part.tensors()]
         pairs = [(returned.h, upstream.h)]
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
-        if not pairs:  # a cell whose h is a number
-            return {name: torch.zeros_like(tensor) for name, tensor in names.items()}
+        inputs = [*leaves, *names.values()]
         # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
         # warnings; what flows back is the same bit for bit, 1 × each gradient
-        total = torch.stack([(value * _kept(gradient, dtype)).sum() for value, gradient in pairs])
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            total.sum(), list(names.values()), allow_unused=True
-        )
-    return {
-        name: torch.zeros_like(tensor) if gradient is None else gradient
-        for (name, tensor), gradient in zip(names.items(), gradients, strict=True)
+        gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
+        if pairs:  # there are none for a cell whose h is a number
+            parts = [(value * _kept(gradient, dtype)).sum() for value, gradient in pairs]
+            total = torch.stack(parts).sum()
+            gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+    filled = iter(
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for tensor, gradient in zip(inputs, gradients, strict=True)
+    )
+    # by the names of the parameters, which have the rows that the equations use
+    by_name = {
+        name: gradient
+        for row in weights
+        for part in row
+        for name, gradient in part.map(lambda _: next(filled)).named().items()
     }
+    return by_name | dict(zip(names, filled, strict=True))
 
 
 def _kept(gradient: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
@@ -10,11 +12,23 @@ from rnnscope._gradients.coordinates import Resolver, Time
 from rnnscope._gradients.gradients import Differentiable, part_values, without_graph
 from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._record.record import Record
 from rnnscope.cells.algebra import Expr, affine_split, evaluate
 from rnnscope.errors import AddressError
 
 __all__ = ["Memory", "memory"]
+
+
+ABSENT = OF_A_TRACE | {
+    "plot": "rs.plot.memory(tr) draws it",
+    "added": "memory['added'] is what each step adds",
+    "kept": "memory['kept'] is the share of it that is left",
+    "written": "memory['written'] is their product",
+    "gradients": "tr.gradients(loss) gives the gradients of a loss; tr.flow() those of a state",
+    "save": "memory.to_xarray() and memory.to_pandas() export it",
+}
+"""What is asked of a memory and stands elsewhere."""
 
 
 class Memory(Record):
@@ -38,10 +52,21 @@ class Memory(Record):
         inputs = tuple(trace.layer_input(k) for k in range(trace.structure.num_layers))
         projected = trace.structure.output_size != trace.structure.hidden_size
         names = dict.fromkeys(parts, "projected") if projected and state == "h" else {}
-        super().__init__(parts, inputs, trace.lengths, trace.directions, names)
+        absent = {
+            name: f"{name} is a quantity of the call: write tr[{name!r}]; a memory holds "
+            f"{', '.join(parts)}"
+            for name in trace.cell.quantities
+        }
+        super().__init__(parts, inputs, trace.lengths, trace.directions, names, absent)
         self.labels = trace.labels
         self.state, self.initial = state, initial
         self._kind, self._ends = trace.structure.kind, ends
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Nothing else; what is asked of a trace is told with the line."""
+            raise absent_attribute("Memory", name, ABSENT)
 
     def __str__(self) -> str:
         """For each layer and direction: how far back what the state holds was written."""

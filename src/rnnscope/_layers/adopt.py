@@ -5,6 +5,7 @@ This is the one file, beside the declarations, that knows the modules apart.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,7 +21,16 @@ from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, NotRecurrentError, RefusedError, ShapeError
 
-__all__ = ["OPENED", "RECURRENT", "Adopted", "Declared", "adopt", "refusal"]
+__all__ = [
+    "OPENED",
+    "RECURRENT",
+    "Adopted",
+    "Declared",
+    "adopt",
+    "calls_base",
+    "own_forward",
+    "refusal",
+]
 
 _LAYERS: dict[type, str] = {nn.RNN: "nn.RNN", nn.GRU: "nn.GRU", nn.LSTM: "nn.LSTM"}
 _CELLS: dict[type, str] = {
@@ -105,7 +115,7 @@ class Adopted(Structure):
         ``live`` keeps the tensors themselves, with their graph, for a module that is about to run.
         Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take.
         """
-        x, hx = _arguments(self.kind, args, kwargs)
+        x, hx = self.arguments(args, kwargs)
         if isinstance(x, PackedSequence) and not self.single_step:
             self._check_input(x.data, live, packed=True)
             time_major, lengths = padded(x)
@@ -135,6 +145,19 @@ class Adopted(Structure):
         kept = time_major if live else time_major.detach().clone()
         faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
         return Call(kept, initial, has_initial, batched, None, None, faithful)
+
+    def passed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The input and the initial state among what the module is called with."""
+        return _arguments(self.kind, args, kwargs)
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The same, the states in torch's form."""
+        return self.passed(args, kwargs)
+
+    def canonical(self, output: Any, call: Call) -> tuple[Any, tuple[str, ...]]:
+        """What the module returned, in the form of torch's layers, and the states of which it
+        returned the last ones."""
+        return output, self.cell.states
 
     # what the caller gave, checked ------------------------------------------------------
 
@@ -320,9 +343,29 @@ OPENED: tuple[type[nn.Module], ...] = (*RECURRENT, Declared)
 """The classes whose instances are recurrent layers."""
 
 
-def refusal(module: nn.Module) -> str | None:
+def own_forward(module: nn.Module) -> bool:
+    """Whether a module of a recurrent class of torch's has a forward of its own."""
+    base = _base(module)
+    if base is None:
+        return False
+    return "forward" in vars(module) or type(module).forward is not base.forward
+
+
+def calls_base(module: nn.Module) -> bool:
+    """Whether a forward of its own calls another, as ``super().forward(...)`` does.
+
+    A forward that was put on the instance calls what it was given before anybody could look on.
+    """
+    if "forward" in vars(module):
+        return False
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is None or "forward" in code.co_names
+
+
+def refusal(module: nn.Module, inner: bool = False) -> str | None:
     """Why a module that looks recurrent cannot be opened; None where it can, or is no such.
 
+    ``inner``: whether it may have a forward of its own that calls torch's, which is opened then.
     Judged by the names of types, so that no optional part of torch is imported.
     """
     if isinstance(module, Declared):
@@ -346,11 +389,24 @@ def refusal(module: nn.Module) -> str | None:
     base = _base(module)
     if base is None:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            return f"{name} has a forward of its own, which the equations do not describe"
+            return (
+                f"{name} has a forward of its own, which the equations do not describe"
+                f"{_line_to_write(kind)}"
+            )
         return None
-    if "forward" in vars(module) or kind.forward is not base.forward:
-        return f"{name} replaces the forward of {_RECURRENT[base]}; nothing is known of its own"
+    if own_forward(module) and not (inner and calls_base(module)):
+        return (
+            f"{name} replaces the forward of {_RECURRENT[base]}; nothing is known of its own"
+            f"{_line_to_write(kind)}"
+        )
     return None
+
+
+def _line_to_write(kind: type[nn.Module]) -> str:
+    """What to write where a class computes a cell that is known."""
+    word = next((word for word in ("LSTM", "GRU") if word in kind.__name__), None)
+    cell = "my_cell" if word is None else f"rs.cells.{word}"
+    return f". If you know which cell it computes, say so: cells={{{kind.__name__}: {cell}}}"
 
 
 def _base(module: nn.Module) -> type[nn.Module] | None:
@@ -358,8 +414,8 @@ def _base(module: nn.Module) -> type[nn.Module] | None:
     return next(bases, None)
 
 
-def adopt(module: nn.Module) -> Adopted:
-    """What a recurrent module is: its cell, sizes and options.
+def adopt(module: nn.Module, inner: bool = False) -> Adopted:
+    """What a recurrent module is: its cell, sizes and options; ``inner`` is as in ``refusal``.
 
     >>> adopt(nn.LSTM(3, 4, proj_size=2)).cell.states
     ('h', 'c')
@@ -376,7 +432,7 @@ def adopt(module: nn.Module) -> Adopted:
         raise NotRecurrentError(
             f"trace takes a recurrent layer of torch.nn; got {type(module).__name__}"
         )
-    reason = refusal(module)
+    reason = refusal(module, inner)
     if reason is not None:
         raise RefusedError(f"cannot be opened: {reason}")
     if isinstance(module, Declared):
@@ -392,7 +448,8 @@ def adopt(module: nn.Module) -> Adopted:
         if not inside:
             raise NotRecurrentError(
                 f"{kind} is no recurrent layer, and none is inside it; "
-                f"expected one of {', '.join(_RECURRENT.values())}"
+                f"expected one of {', '.join(_RECURRENT.values())}. Which cell a class of your own "
+                f"computes, says cells={{{kind}: my_cell}}"
             )
         raise NotRecurrentError(
             f"{kind} is no recurrent layer itself; it holds {', '.join(map(repr, inside[:5]))}. "

@@ -39,7 +39,8 @@ class Recurrent(Declared):
 
     Parameters are named as PyTorch's (``weight_ih_l0``, ``bias_hh_l1_reverse``; a vector parameter
     ``peephole_i`` is ``peephole_i_l0``) and drawn as PyTorch draws them, so the state dict of an
-    ``nn.LSTM`` fits a ``Recurrent`` of the ``LSTM`` cell, in both ways.
+    ``nn.LSTM`` fits a ``Recurrent`` of the ``LSTM`` cell, in both ways. There are the rows of those
+    gates whose equations use them: a cell without ``from_h`` has no ``weight_hh``.
 
     >>> from rnnscope.cells import LSTM_PEEPHOLE
     >>> layer = Recurrent(LSTM_PEEPHOLE, 3, 5, num_layers=2, bidirectional=True)
@@ -103,7 +104,12 @@ class Recurrent(Declared):
             )
         if self.reverse and self.bidirectional:
             raise ValueError("reverse runs from the end only, bidirectional from both: choose one")
-        _ = cell.states, cell.affine  # known from here on: torch.compile cannot follow how
+        _ = (
+            cell.states,
+            cell.affine,
+            cell.gates_from_x,
+            cell.gates_from_h,
+        )  # known from here on: torch.compile cannot follow how
         if not cell.gates:
             raise DeclarationError(f"cell {cell.name} names no gate, so it would have no weights")
         if cell.projected != bool(self.proj_size):
@@ -126,15 +132,17 @@ class Recurrent(Declared):
                 )
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """The parameters of one direction, in PyTorch's order."""
+        """The parameters of one direction, in PyTorch's order: what the equations use."""
         structure = self.structure
-        rows = len(self.cell.gates) * self.hidden_size
+        of_x = len(self.cell.gates_from_x) * self.hidden_size
+        of_h = len(self.cell.gates_from_h) * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih": (rows, structure.feature_size(layer)),
-            "weight_hh": (rows, structure.output_size),
+            "weight_ih": (of_x, structure.feature_size(layer)),
+            "weight_hh": (of_h, structure.output_size),
         }
         if self.bias:
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            shapes |= {"bias_ih": (of_x,), "bias_hh": (of_h,)}
+        shapes = {name: shape for name, shape in shapes.items() if shape[0]}
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
         return shapes | dict.fromkeys(self.cell.vectors, (self.hidden_size,))
@@ -177,19 +185,16 @@ class Recurrent(Declared):
     def weights(self) -> tuple[tuple[Weights, ...], ...]:
         """The parameters by layer and direction, not copied."""
         structure = self.structure
-        return tuple(tuple(map(self._of, structure.suffixes(k))) for k in range(self.num_layers))
-
-    def _of(self, end: str) -> Weights:
-        return Weights(
-            self.cell,
-            getattr(self, f"weight_ih{end}"),
-            getattr(self, f"weight_hh{end}"),
-            getattr(self, f"bias_ih{end}") if self.bias else None,
-            getattr(self, f"bias_hh{end}") if self.bias else None,
-            getattr(self, f"weight_hr{end}") if self.proj_size else None,
-            end,
-            {name: getattr(self, name + end) for name in self.cell.vectors},
+        return tuple(
+            tuple(self._of(layer, end) for end in structure.suffixes(layer))
+            for layer in range(self.num_layers)
         )
+
+    def _of(self, layer: int, end: str) -> Weights:
+        structure = self.structure
+        named = {name + end: getattr(self, name + end) for name in self._shapes(layer)}
+        sizes = (self.hidden_size, structure.feature_size(layer), structure.output_size)
+        return Weights.of_named(self.cell, named, end, sizes)
 
     def flatten_parameters(self) -> None:
         """Nothing: for models that call it of their ``nn.LSTM``; there is no flat copy here."""

@@ -73,23 +73,93 @@ class Weights:
         assert self.hr is not None, "the cell projects, so the module has weight_hr"
         return self.hr
 
+    @classmethod
+    def of_named(
+        cls, cell: Cell, parameters: Mapping[str, Tensor], suffix: str, sizes: tuple[int, int, int]
+    ) -> Weights:
+        """From the parameters by PyTorch's names, as ``named`` gives them; ``sizes`` are those of
+        the hidden state, the input and the output.
+
+        Gates that no equation asks for have rows of zeros here, and none in the parameters.
+        """
+        hidden, features, outputs = sizes
+        by_name = {
+            name: parameters.get(name + suffix)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        }
+        vectors = {name: parameters[name + suffix] for name in cell.vectors}
+        like = next(iter(parameters.values()))
+        rows = len(cell.gates) * hidden
+        biased = by_name["bias_ih"] is not None or by_name["bias_hh"] is not None
+
+        def stacked(name: str, used: tuple[str, ...], *columns: int) -> Tensor:
+            part = by_name[name]
+            if part is None:
+                return like.new_zeros(rows, *columns)
+            return _stacked(part, used, cell, hidden)
+
+        return cls(
+            cell,
+            stacked("weight_ih", cell.gates_from_x, features),
+            stacked("weight_hh", cell.gates_from_h, outputs),
+            stacked("bias_ih", cell.gates_from_x) if biased else None,
+            stacked("bias_hh", cell.gates_from_h) if biased else None,
+            by_name["weight_hr"],
+            suffix,
+            vectors,
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order in which ``map`` changes them."""
+        optional = (self.ih, self.hh, self.b_ih, self.b_hh, self.hr, *self.vectors.values())
+        return [tensor for tensor in optional if tensor is not None]
+
     def named(self) -> dict[str, Tensor]:
-        """The parameters under PyTorch's names, in PyTorch's order."""
+        """The parameters under PyTorch's names, in PyTorch's order: the rows of those gates whose
+        equations use them."""
+        of_x, of_h = self.cell.gates_from_x, self.cell.gates_from_h
         pairs = {
-            "weight_ih": self.ih,
-            "weight_hh": self.hh,
-            "bias_ih": self.b_ih,
-            "bias_hh": self.b_hh,
+            "weight_ih": self._rows_of(self.ih, of_x),
+            "weight_hh": self._rows_of(self.hh, of_h),
+            "bias_ih": self._rows_of(self.b_ih, of_x),
+            "bias_hh": self._rows_of(self.b_hh, of_h),
             "weight_hr": self.hr,
             **self.vectors,
         }
         return {name + self.suffix: t for name, t in pairs.items() if t is not None}
 
+    def _rows_of(self, stacked: Tensor | None, gates: tuple[str, ...]) -> Tensor | None:
+        """The rows of these gates; None where there are none."""
+        if stacked is None or not gates:
+            return None
+        if len(gates) == len(self.cell.gates):
+            return stacked
+        return torch.cat([stacked[self.rows(gate)] for gate in gates])
+
+    def row_of_x(self, gate: str, unit: int) -> int:
+        """The row of a gate's unit in the parameter weight_ih."""
+        return self.cell.gates_from_x.index(gate) * self.hidden_size + unit
+
+    def row_of_h(self, gate: str, unit: int) -> int:
+        """The row of a gate's unit in the parameter weight_hh."""
+        return self.cell.gates_from_h.index(gate) * self.hidden_size + unit
+
     def replaced(self, changes: Mapping[str, Tensor]) -> Weights:
         """The same with other tensors, by PyTorch's names."""
+        used = {
+            "weight_ih": self.cell.gates_from_x,
+            "weight_hh": self.cell.gates_from_h,
+            "bias_ih": self.cell.gates_from_x,
+            "bias_hh": self.cell.gates_from_h,
+        }
 
         def of(name: str, original: Any) -> Any:
-            return changes.get(name + self.suffix, original)
+            change = changes.get(name + self.suffix)
+            if change is None:
+                return original
+            if name not in used:
+                return change
+            return _stacked(change, used[name], self.cell, self.hidden_size)
 
         return Weights(
             self.cell,
@@ -120,6 +190,15 @@ class Weights:
         )
 
 
+def _stacked(part: Tensor, used: tuple[str, ...], cell: Cell, hidden: int) -> Tensor:
+    """The rows of all gates, of which ``part`` has those that are used; zeros for the others."""
+    if len(used) == len(cell.gates):
+        return part
+    blocks = dict(zip(used, part.chunk(len(used)), strict=True))
+    zeros = part.new_zeros(hidden, *part.shape[1:])
+    return torch.cat([blocks.get(gate, zeros) for gate in cell.gates])
+
+
 @dataclass(frozen=True)
 class Returned:
     """What a layer returned, in one form: ``h`` (time, batch, direction × output) of the last
@@ -134,7 +213,8 @@ class Structure:
     """What a recurrent module is: its cell, sizes and options. ``kind`` is as in nn.LSTM.
 
     ``reverse``: it runs from the end only; ``declared``: it computes by the declared equations
-    themselves, as ``rnnscope.Recurrent`` does.
+    themselves, as ``rnnscope.Recurrent`` does; ``foreign``: a module of somebody's own, of which
+    the user says which cell it computes (``Adapter``).
     """
 
     kind: str
@@ -151,6 +231,7 @@ class Structure:
     training: bool
     reverse: bool = field(default=False, kw_only=True)
     declared: bool = field(default=False, kw_only=True)
+    foreign: bool = field(default=False, kw_only=True)
 
     @property
     def directions(self) -> tuple[str, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,6 +12,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.attention import Attention
@@ -39,7 +40,11 @@ class Snapshot:
         self.weights = weights
 
     def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
-        """Whether the live weights still hold these numbers, bit for bit."""
+        """Whether the live weights still hold these numbers, bit for bit, of the same cell."""
+        if [len(row) for row in self.weights] != [len(row) for row in live]:
+            return False
+        if self.weights[0][0].cell is not live[0][0].cell:
+            return False
         for copy, tensor in zip(_tensors(self.weights), _tensors(live), strict=True):
             if copy.dtype != tensor.dtype or copy.device != tensor.device:
                 return False
@@ -93,6 +98,10 @@ class Captured:
     masks: tuple[Tensor, ...] | None
     ran: Ran | None = None  # by a module that computes by the equations itself
     grad_mode: bool = False  # in which kernels may round otherwise
+    final_states: tuple[str, ...] = ()  # of which the module returned the last ones
+    # the tensors that the module returned, where ``output`` has them in another form, by their
+    # place in it
+    sources: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class _ThreadCapture(threading.local):
@@ -179,6 +188,8 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
 
     To be called in the caller's own autocast state.
     """
+    returned = output
+    output, final_states = adopted.canonical(returned, call)
     ran = attention.ran
     if adopted.declared and ran is None:
         raise RefusedError(
@@ -195,7 +206,30 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
     products = _product_type(call.x)
     masks = _masks(adopted, attention)
     mode = attention.grad_mode
-    return Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
+    taken = Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
+    sources = {} if output is returned else _sources(output, returned)
+    return replace(taken, final_states=final_states, sources=sources)
+
+
+def _sources(output: Any, returned: Any) -> dict[int, Tensor]:
+    """Which tensors that a module returned stand in ``output`` in another shape."""
+    originals = list(_tensors_in(returned))
+    return {
+        k: original
+        for k, tensor in enumerate(_tensors_in(output))
+        for original in originals
+        if original.data_ptr() == tensor.data_ptr() and original.numel() == tensor.numel()
+    }
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, PackedSequence):
+        yield value.data
+    elif isinstance(value, tuple | list):
+        for member in value:
+            yield from _tensors_in(member)
 
 
 def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attention:
@@ -207,7 +241,8 @@ def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attent
     """
     record = quantity_names(adopted.cell) if names is None else names
     deep = adopted.single_step or _drops(adopted)
-    return Attention(adopted.module, frozenset(record), deep and not adopted.declared)
+    by_torch = not (adopted.declared or adopted.foreign)
+    return Attention(adopted.module, frozenset(record), deep and by_torch)
 
 
 def _drops(adopted: Adopted) -> bool:

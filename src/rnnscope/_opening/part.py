@@ -57,7 +57,8 @@ USELESS = 0.25
 
 
 WIDE = 500.0
-"""A bound wider than so many last bits of a state's largest value is computed for each unit."""
+"""A bound wider than so many last bits of 1, or of a state's largest value, is computed for each
+unit."""
 
 SAMPLE = 32
 """Steps at which the two bounds on products are held against each other."""
@@ -154,6 +155,7 @@ class Direction:
         self.cell, self.call, self.buffers = adopted.cell, call, buffers
         self.at, self.direction = at, adopted.directions[at[1]]
         self.reverse = self.direction == "reverse"
+        self.foreign = adopted.foreign
         self.rounding, self.inputs = rounding, inputs
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
@@ -163,12 +165,14 @@ class Direction:
         self.plan = {
             name: split
             for name in self.cell.states[1:]
+            if not self.cell.stepwise
             if (split := linear_recurrence(self.cell.equations[name], name)) is not None
         }
-        self.carry = {name: call.initial[name][at].to(self.work) for name in self.plan}
+        self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
         self.span = max(1, min(steps, BLOCK_BYTES // (batch * adopted.hidden_size * element)))
+        self.span = 1 if self.cell.stepwise else self.span
         self.scratch: dict[str, Tensor] = {}
         self.stacked: dict[tuple[Weighted, ...], tuple[slice, Tensor]] = {}
         self.bias = int(weights.b_ih is not None)
@@ -263,6 +267,8 @@ class Direction:
         x.copy_(self.inputs(start, stop))
         h_prev.copy_(framed_before(self.store["h"], self.reverse)[start:stop])
         self.block: dict[Expr, Tensor] = {Previous("h"): h_prev.view(rows, outputs)}
+        if self.cell.stepwise:
+            self.block |= {Previous(name): value for name, value in self.carry.items()}
         self.parts: dict[Expr, Tensor] = {}
         norms(x, out=self.x_norm[start:stop])
         norms(h_prev, out=self.h_norm[start:stop])
@@ -278,6 +284,9 @@ class Direction:
                 out = self._target(name, start, stop)
                 self.block[Quantity(name)] = self._equation(name, equation, out, start, stop)
                 self._keep(name, out, start, stop)
+                if name in self.carry:
+                    inside = None if self.valid is None else self.valid[start]
+                    self.carry[name] = keep_on_padding(out.clone(), self.carry[name], inside)
 
     def _largest(self, value: Tensor, out: Tensor) -> Tensor:
         """The largest |value| over the last dim."""
@@ -395,9 +404,10 @@ class Direction:
         Where the usual bound is exceeded ``judge`` decides, which gives what rounding does at
         worst. ``replayed`` is as in ``judged``.
         """
-        ends = {name: (self._ends(name), final[name].to(self.work)) for name in self.cell.states}
+        ends = {name: (self._ends(name), final[name].to(self.work)) for name in final}
         off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
-        copied = self.off.device.type == "cpu" and not replayed  # h_n, by every kernel
+        # h_n, by every kernel
+        copied = self.off.device.type == "cpu" and not replayed and not self.foreign
         ends_at = self.last_steps
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
@@ -411,6 +421,15 @@ class Direction:
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
 
+        if self.cell.stepwise:
+            if not replayed:
+                judged = Independent(self._ran()).judge(self._initial())
+                of_units = self._by_units(final, judged) + proofs(judged.widest)
+                if all(proof.ratio <= 1 for proof in of_units):
+                    return of_units
+            judged = judge()
+            worst = {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
+            return self._by_units(final, judged) + proofs(worst)
         errors = Errors(self.weights, self.rounding)
         usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
         if all(proof.ratio <= 1 for proof in usual):
@@ -439,7 +458,7 @@ class Direction:
         run = self._ran()
         before = run.before.flatten(0, 1)
         count = min(SAMPLE, len(before))
-        rows = torch.linspace(0, len(before) - 1, count, device=before.device).long()
+        rows = torch.arange(count, device=before.device) * len(before) // count
         x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
         factors = torch.cat([x, before[rows].to(self.work)], 1)
         pairs = zip(
@@ -466,13 +485,15 @@ class Direction:
     def _wide(self, proof: Proof) -> bool:
         """Whether a bound is so wide that one for each unit is worth its computing."""
         unit = self.rounding.operation
-        return WIDE * unit < proof.widest / max(self._size(proof.state), unit) < math.inf
+        return WIDE * unit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 
     def _by_units(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
         """The layer's own numbers against those that were judged, unit by unit."""
         h = self.store["h"][1:-1].to(judged.h[0])
         proofs = [self._proof("h", Compared.by_units(h, judged.h, self.off))]
         for name, ball in judged.final.items():
+            if name not in final:
+                continue
             compared = Compared.by_units(final[name].to(ball[0]), ball, self.off)
             proofs.append(self._proof(name, compared, self.last_steps[0]))
         return proofs

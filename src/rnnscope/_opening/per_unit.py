@@ -134,18 +134,22 @@ class PerUnit:
         apart = self._new(*self.hidden.shape).zero_() if self.carried else None
         h = self._new(2, *self.hidden.shape)
         widest = {name: self._new(steps, batch) for name in cell.states}
-        span = 1 if self.carried else max(1, CHUNK // (batch * self.weights.hidden_size))
+        step_by_step = self.carried or cell.stepwise
+        span = 1 if step_by_step else max(1, CHUNK // (batch * self.weights.hidden_size))
         starts = range(0, steps, span)
         for start in running_order(starts, self.reverse):
             part = slice(start, min(start + span, steps))
             self.valid = valid[part]
             self._open(part)
             for name, equation in cell.equations.items():
-                split = linear_recurrence(equation, name) if name in cell.states[1:] else None
-                if split is None:
-                    self.balls[Quantity(name)] = self.of(equation)
-                else:
+                scanned = name in cell.states[1:] and not cell.stepwise
+                split = linear_recurrence(equation, name) if scanned else None
+                if split is not None:
                     self._scan(name, *split)
+                    continue
+                value, error = self.balls[Quantity(name)] = self.of(equation)
+                if name in cell.states[1:]:
+                    self._advance(name, 0, (value[0], error[0]))
             for name in cell.states:
                 widest[name][part] = self.balls[Quantity(name)][1].amax(-1)
             for kept, value in zip(h, self.balls[Quantity("h")], strict=True):
@@ -164,6 +168,10 @@ class PerUnit:
             h = self._exact(self.before[part])
         self.x = x, x_error
         self.balls = {Previous("h"): h}
+        if self.weights.cell.stepwise:
+            for name in self.weights.cell.states[1:]:
+                value, error = self.states[name]
+                self.balls[Previous(name)] = value.unsqueeze(0), error.unsqueeze(0)
 
     def _carry_h(self, t: int) -> Tensor:
         """How far the layer's own h may lie from that of the run, (batch, unit)."""

@@ -26,6 +26,14 @@ def verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
             f"{first.place}: the largest difference is {first.deviation:.3g}. Was it changed on "
             f"its way out? trace(..., check=False) gives the numbers by the declared equations."
         )
+    if adopted.foreign:
+        raise VerificationError(
+            f"{adopted.kind} does not compute the cell {adopted.cell.name} that cells= names for "
+            f"it: {first.state} by the equations differs first at {first.place}, by up to "
+            f"{first.deviation:.3g}, {first.ratio:.3g} times what rounding allows. Are its "
+            f"parameters, the order of its gates and its equations those of {adopted.cell.name}? "
+            f"trace(..., check=False) gives the numbers by the equations alone."
+        )
     if first.tolerance == 0:
         raise VerificationError(
             f"{first.state}_n is not the last {first.state} of {adopted.kind}'s own, which it "

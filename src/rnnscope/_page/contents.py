@@ -77,6 +77,8 @@ def contents(
         "cell": {
             "name": cell.name,
             "gates": list(cell.gates),
+            "gates_from_x": list(cell.gates_from_x),
+            "gates_from_h": list(cell.gates_from_h),
             "states": list(cell.states),
             "functions": functions(cell),
             "equations": equations(cell, structure.bias),

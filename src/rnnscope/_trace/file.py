@@ -295,15 +295,18 @@ class _FileParts:
             _require(read[name] >= 1, f"structure/{name} must be at least 1; got {read[name]}")
         _require(0 <= structure.dropout <= 1, "structure/dropout must be between 0 and 1")
         kind, declared = structure.kind, structure.declared
+        foreign = structure.foreign and kind not in (*_KINDS, _DECLARED)
         computes = (
-            cell in _KINDS[kind] if kind in _KINDS else kind == _DECLARED and bool(cell.gates)
+            cell in _KINDS[kind]
+            if kind in _KINDS
+            else (kind == _DECLARED or foreign) and bool(cell.gates)
         )
         _require(computes, f"structure/kind {kind[:40]!r} computes no cell {cell.name[:40]!r}")
         words = all(name.isidentifier() for name in cell.vectors)
         _require(words, "structure/cell names a parameter that is no word")
         _require(declared == (kind == _DECLARED), "structure/declared does not fit its kind")
         _require(
-            structure.single_step == kind.endswith("Cell"),
+            foreign or structure.single_step == kind.endswith("Cell"),
             "structure/single_step does not fit its kind",
         )
         size = structure.output_size
@@ -459,8 +462,17 @@ class _FileParts:
             _require(description.get("state") == name, f"{within}state must be {name}")
             at = _fact(description, "place", dict, within=within)
             place = self.place(at, f"{within}place/", structure, call)
+            # an older version wrote neither of these
+            widest, shows = (
+                _fact(description, key, int, float, type(None), within=within)
+                if key in description
+                else None
+                for key in ("widest", "shows")
+            )
             proofs[name] = Proof(
-                deviation, tolerance, ratio, name, place, every_step, places, loose
+                *(deviation, tolerance, ratio, name, place, every_step, places, loose),
+                widest=float(widest or 0.0),
+                shows=None if shows is None else float(shows),
             )
         return {name: proofs[name] for name in states if name in proofs}
 

@@ -6,25 +6,30 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.adapter import Cells, adapter_of, checked_cells
+from rnnscope._layers.adopt import Adopted, calls_base, own_forward
 from rnnscope._layers.call import Call
+from rnnscope._layers.foreign import adopt_with
 from rnnscope._layers.run import Ran, run_call
 from rnnscope._layers.structure import Returned
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
+from rnnscope._opening.forwards import InnerCalls, observe, unobserve
 from rnnscope._opening.modes import ensured, settled
 from rnnscope._opening.opening import Opened, batch_first, open_call
 from rnnscope._opening.part import Proof
 from rnnscope._opening.proof import verify
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.names import recorded_names
-from rnnscope._record.record import Place
+from rnnscope._record.record import Place, Record
 from rnnscope._trace import file as tracefile
+from rnnscope._trace.foreign_rounding import with_foreign_rounding
 from rnnscope._trace.verbs import Rerun, Trace
 from rnnscope.errors import RefusedError
 
@@ -40,6 +45,7 @@ def trace(
     record: str | Iterable[str] = "gates",
     check: Check = True,
     labels: Any = None,
+    cells: Cells | None = None,
     **kwargs: Any,
 ) -> Trace:
     """Call a recurrent layer as it is called, and open it: every number inside, proven.
@@ -54,7 +60,10 @@ def trace(
     at every step and the cell state at the end against the layer; "thorough" also proves every
     state at every step against an independent loop of torch's own cells; False gives the numbers
     by the equations alone, without running the layer. ``labels`` names the steps for pictures
-    and pages: a list of texts (tokens, dates), or one for each sequence.
+    and pages: a list of texts (tokens, dates), or one for each sequence. ``cells`` says which cell
+    the modules of a class compute that is not torch's: ``cells={MyLSTM: rs.cells.LSTM}``, or
+    ``rs.Adapter`` where parameters have other names; the cell is then proven against what the
+    module itself returned.
 
     >>> rnn = nn.RNN(1, 1, bias=False, batch_first=True)
     >>> tr = trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]]))
@@ -68,12 +77,17 @@ def trace(
     an unknown name in ``record``, and ``VerificationError`` where the equations do not give the
     layer's own numbers.
     """
-    adopted = adopt(module)
+    adapters = checked_cells(cells)
+    wraps = check is not False and _wraps(module) and adapter_of(module, adapters) is None
+    adopted = adopt_with(module, adapters, inner=wraps)
     names = recorded_names(adopted.cell, record)
     if not (isinstance(check, bool) or check == "thorough"):
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names).labelled(labels)
+    if wraps:
+        taken = _inner_call(module, args, kwargs)
+        return open_captured(taken, names, check).labelled(labels)
     capture = Capture(adopted, names)
 
     def run() -> None:
@@ -81,8 +95,40 @@ def trace(
         module(*args, **kwargs)
 
     ensured(run, capture.stop)
+    if capture.taken is None and adopted.foreign:
+        raise RefusedError(
+            f"cannot be opened: a call of {adopted.kind} does not come by the __call__ of "
+            f"torch.nn.Module, so nothing of it was seen"
+        )
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check).labelled(labels)
+
+
+def _wraps(module: Any) -> bool:
+    """Whether a module's own forward calls that of torch's layer."""
+    return isinstance(module, nn.Module) and own_forward(module) and calls_base(module)
+
+
+def _inner_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Captured:
+    """The call of torch's forward that a module's own makes; raises ``RefusedError`` where there
+    is none, or more than one."""
+    inner = InnerCalls(module)
+
+    def run() -> None:
+        observe(inner)
+        module(*args, **kwargs)
+
+    ensured(run, partial(unobserve, inner))
+    name = type(module).__name__
+    if inner.why is not None:
+        raise RefusedError(f"cannot be opened: {inner.why}")
+    if len(inner.taken) != 1:
+        calls = "never" if not inner.taken else f"{len(inner.taken)} times"
+        raise RefusedError(
+            f"cannot be opened: {name} replaces the forward of torch's layer and calls it {calls}; "
+            f"one call is traced. rs.watch(layer) records every call"
+        )
+    return inner.taken[0]
 
 
 def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace:
@@ -90,6 +136,8 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     False."""
     adopted, call = taken.adopted, taken.call
     returned = adopted.returned(taken.output, call)
+    final = {name: returned.final[name] for name in taken.final_states}
+    returned = replace(returned, final=final)
     with torch.no_grad():
         if taken.ran is not None:
             opened = _recorded(taken.ran, returned, names)
@@ -106,9 +154,27 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 taken.grad_mode,
                 thorough=check == "thorough",
             )
+    if any(proof.ratio > 1 for proof in opened.proofs.values()):
+        opened = replace(opened, proofs=with_foreign_rounding(taken, opened.proofs))
     if check is not False:
         verify(adopted, opened.proofs)
-    return Trace(adopted.structure, call, taken.snapshot, opened, taken.output)
+    output = taken.output
+    if len(final) < len(adopted.cell.states):
+        output = _completed(adopted, call, opened, output)
+    return Trace(adopted.structure, call, taken.snapshot, opened, output)
+
+
+def _completed(adopted: Adopted, call: Call, opened: Opened, output: Any) -> Any:
+    """What a module returned, with the last states of the record where it returned none."""
+    form = adopted.returned(output, call)
+    record = Record(opened.values, opened.inputs, call.every_length, adopted.directions)
+    final = {
+        name: torch.where(value.isnan(), record.sel(name, time="last"), value)
+        for name, value in form.final.items()
+    }
+    structure = adopted.structure
+    completed = structure.returning(None, final, call)
+    return completed if structure.single_step else (output[0], completed)
 
 
 def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:

@@ -64,11 +64,12 @@ class Trace(CallRecord):
         """The gradient of a loss with respect to every number inside, total through time.
 
         ``loss`` is one number, computed from ``tr.output``, ``tr.h_n`` and ``tr.c_n``, directly or
-        through more modules; its graph stays as it is. Instead of it, ``output``, ``h_n`` and
-        ``c_n`` may say what reaches these from a loss, in their shapes. The gradients are derived
-        from the declared equations with this trace's own numbers and weights, so they are right
-        after ``optimizer.step()`` too; no ``p.grad`` is touched. ``check``: compare with autograd
-        in a private run of the layer, and raise where they differ.
+        through more modules; of a call seen by ``watch``, from what the layer returned in the
+        model, before its backward(). Its graph stays as it is. Instead of it, ``output``, ``h_n``
+        and ``c_n`` may say what reaches these from a loss, in their shapes. The gradients are
+        derived from the declared equations with this trace's own numbers and weights, so they are
+        right after ``optimizer.step()`` too; no ``p.grad`` is touched. ``check``: compare with
+        autograd in a private run of the layer, and raise where they differ.
 
         The result is a record with the trace's names, dims and addresses; ``g.direct["h"]`` is what
         reaches h_t straight from the loss, ``g.parameters`` the totals by PyTorch's names,
@@ -102,6 +103,8 @@ class Trace(CallRecord):
         if loss is None:
             arguments = upstream_from_arguments(self, self._returned, upstream)
             return Gradients(self, arguments, check)
+        if self.received is not None:
+            return Gradients(self, self.received.upstream(self, self._returned, loss), check)
         return Gradients(self, upstream_from_loss(self, self._returned, loss), check)
 
     def jacobian(
@@ -200,7 +203,8 @@ class Trace(CallRecord):
         """Of a call seen by ``watch``: the gradients that ``backward()`` inside it gave, as
         ``gradients`` would; None until then. Several passes sum, as in ``p.grad``.
 
-        Computed when first asked for; raises ``VerificationError`` where autograd's are others.
+        Computed when first asked for; raises ``VerificationError`` where autograd's are others, and
+        ``GradientError`` with the reason where the layer is frozen, so that none can come.
         """
         return None if self.received is None else self.received.call_gradients(self, self._returned)
 

@@ -6,13 +6,16 @@ import difflib
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
+from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.join import Beginning, Handover, Joined, segments
-from rnnscope.errors import AddressError
+from rnnscope._watch.batches import Batches
+from rnnscope._watch.chains import CallChains, KeptCall
+from rnnscope._watch.join import Joined, segments
+from rnnscope.errors import AddressError, ShapeError
 
 __all__ = ["Layer", "Seen"]
 
@@ -21,24 +24,25 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``handover`` is what the last call returned, where that call was recorded; ``elsewhere`` the
-    number of calls that came from other contexts.
+    ``kind`` is what its class is called; ``chains`` tell which call goes on from which;
+    ``elsewhere`` is the number of calls that came from other contexts.
     """
 
     name: str
-    kept: deque[tuple[Trace, Beginning]]
+    kept: deque[KeptCall]
+    kind: str = ""
     count: int = 0
-    handover: Handover | None = None
+    chains: CallChains = field(default_factory=CallChains)
     elsewhere: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "handover": None}
+        return {**vars(self), "chains": CallChains()}
 
     @property
     def traces(self) -> list[Trace]:
         """The kept calls, in order."""
-        return [trace for trace, _ in tuple(self.kept)]  # another thread may be adding one
+        return [kept.trace for kept in tuple(self.kept)]  # another thread may be adding one
 
 
 class Seen:
@@ -59,14 +63,17 @@ class Seen:
 
     def __init__(self, model: str) -> None:
         self._of = model  # the name of its class
+        self._of_class = False
         self._layers: dict[str, Layer] = {}
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
+        self._outside: Counter[str] = Counter()  # calls of these classes by other modules
+        self._labels: Any = None
         self._lock = threading.RLock()  # tasks and threads that share a context record at once
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
-        facts = ("_layers", "_first_names", "_skipped")
+        facts = ("_layers", "_first_names", "_skipped", "_outside", "_labels", "_of_class")
         return Seen, (self._of,), {name: getattr(self, name) for name in facts}
 
     def _skip(self, name: str, why: str) -> None:
@@ -87,6 +94,9 @@ class Seen:
         for layer in self._layers.values():
             if layer.elsewhere:
                 reasons_of.setdefault(layer.name, []).append(_elsewhere(layer.elsewhere))
+            if not layer.count and self._outside[layer.kind]:
+                reason = _outside(layer.kind, self._outside[layer.kind])
+                reasons_of.setdefault(layer.name, []).append(reason)
         return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
 
     @property
@@ -112,6 +122,12 @@ class Seen:
 
     def __getitem__(self, name: str) -> Trace:
         """The only call of a layer; raises ``AddressError`` where there are none, or several."""
+        if isinstance(name, tuple) and name and name[0] in self._first_names:
+            rest = ", ".join(map(repr, name[1:]))
+            raise AddressError(
+                f"seen takes the name of a layer; its numbers are addressed in the trace: write "
+                f"seen[{name[0]!r}][{rest}]"
+            )
         traces = self.calls(name)
         if len(traces) == 1:
             return traces[0]
@@ -124,7 +140,10 @@ class Seen:
 
     @property
     def trace(self) -> Trace:
-        """The only call, where the model is the recurrent layer itself."""
+        """The only call, where the model is the recurrent layer itself, or a class of which one
+        layer was called."""
+        if self._of_class and len(self._layers) == 1:
+            return self[next(iter(self._layers))]
         if "" not in self._first_names:
             raise AddressError(
                 f"the model itself is no watched layer: write seen[name]; {self._watched_names()}"
@@ -134,15 +153,47 @@ class Seen:
     def segments(self, name: str) -> list[Joined]:
         """The calls of a layer, chained: each segment is one trace over time.
 
-        A call goes on from the one before where its initial state is the very tensor that the one
-        before returned, by storage and version, or a view of it. ``detach()`` keeps the segment,
-        and is listed in its ``boundaries``. No initial state, a change in place, another tensor,
-        another batch, other weights begin a new segment, whose ``why`` tells which it was. So do
-        bidirectional layers and packed sequences, which do not go on from call to call.
+        A call goes on from an earlier one where its initial state holds the numbers that the
+        earlier one returned last, bit for bit, whatever way they took (a copy, ``detach()``, NumPy,
+        an array kept in place). Several chains of one layer may run at once. ``detach()`` is listed
+        in the segment's ``boundaries``; sequences of the batch whose state was reset or replaced
+        while others went on are listed in its ``restarts``. No initial state, other numbers in
+        every sequence, another batch, other weights begin a new segment, whose ``why`` tells which
+        it was. So do bidirectional layers and packed sequences, which do not go on from call to
+        call.
 
         Raises ``AddressError`` for a name that is not watched.
         """
-        return segments(list(self._named(name).kept))
+        return [self._named_steps(joined) for joined in segments(list(self._named(name).kept))]
+
+    def _named_steps(self, joined: Joined) -> Joined:
+        try:
+            return joined.labelled(self._labels)
+        except ShapeError:  # they are of single calls
+            return joined
+
+    def batches(self, name: str) -> Batches:
+        """All kept calls of a layer as one record along the batch: a data set that went through
+        the model in batches.
+
+        Shorter calls are padded with zeros, as ``lengths`` and ``valid`` tell.
+
+        >>> import torch
+        >>> from rnnscope import watch
+        >>> layer = torch.nn.GRU(3, 4)
+        >>> with watch(layer) as seen:
+        ...     for steps in (5, 7):
+        ...         output, h_n = layer(torch.randn(steps, 2, 3))
+        >>> seen.batches("")["h"].shape, seen.batches("").lengths
+        (torch.Size([1, 1, 4, 7, 4]), tensor([5, 5, 7, 7]))
+
+        Raises ``AddressError`` for a name that is not watched or has no recorded call, and
+        ``ShapeError`` where the layer changed between the calls.
+        """
+        traces = self.calls(name)
+        if not traces:
+            raise AddressError(f"{name!r} {self._never_called(name)}")
+        return Batches(traces)
 
     def joined(self, name: str) -> Joined:
         """The only segment: all calls of a layer as one trace over time.
@@ -154,10 +205,10 @@ class Seen:
             return chains[0]
         if not chains:
             raise AddressError(f"{name!r} {self._never_called(name)}")
-        before = len(chains[0].calls)
+        number = self.calls(name).index(chains[1].calls[0])
         raise AddressError(
-            f"the calls of {name!r} are {len(chains)} segments: call {before} does not go on from "
-            f"call {before - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
+            f"the calls of {name!r} are {len(chains)} segments: call {number} does not go on from "
+            f"call {number - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
         )
 
     def _named(self, name: str) -> Layer:
@@ -165,9 +216,32 @@ class Seen:
             return self._layers[self._first_names[name]]
         if name in self._skipped:
             raise AddressError(f"{name!r} was skipped: {self.skipped[name]}")
+        holders = [layer.name for layer in self._layers.values() if self._holds(layer, name)]
+        if holders:
+            raise AddressError(
+                f"{name!r} is a quantity of a call, and seen takes the name of a layer: write "
+                f"seen[{holders[0]!r}][{name!r}]"
+            )
         near = difflib.get_close_matches(str(name), list(self._first_names), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
+
+    def _holds(self, layer: Layer, name: object) -> bool:
+        return any(name in trace for trace in layer.traces[:1])
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What is asked of a single call stands in its trace."""
+            layers = self.__dict__.get("_layers", {})
+            if name.startswith("_") or not (name in OF_A_TRACE or hasattr(Trace, name)):
+                raise absent_attribute("Watch", name, {})
+            first = next(iter(layers), "rnn")
+            several = len(layers) > 0 and len(layers[first].traces) > 1
+            call = f"seen.joined({first!r})" if several else f"seen[{first!r}]"
+            brackets = "(...)" if callable(getattr(Trace, name, None)) else ""
+            line = f"it is of one layer's trace: write {call}.{name}{brackets}"
+            raise absent_attribute("Watch", name, {name: line})
 
     def _watched_names(self) -> str:
         return f"watched are {', '.join(map(repr, self._first_names)) or 'none'}"
@@ -188,6 +262,14 @@ class Seen:
         ]
         lines.append(f"{self.nbytes / 1e6:.3g} MB of recorded numbers")
         return "\n".join(map(printable, lines))
+
+
+def _outside(kind: str, count: int) -> str:
+    calls = f"{count} call{'s' * (count != 1)}"
+    return (
+        f"{calls} of {kind} outside this model: was it copied, as frameworks do that train a "
+        f"copy? Watch the class with rs.watch({kind}), or pass the copy to rs.watch"
+    )
 
 
 def _elsewhere(count: int) -> str:

@@ -14,30 +14,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._gradients.gradients import Received, chained, tensors
-from rnnscope._layers.adopt import OPENED, adopt, refusal
+from rnnscope._gradients.gradients import Received
+from rnnscope._layers.adapter import Adapter, Cells, adapter_of, checked_cells
+from rnnscope._layers.adopt import OPENED, adopt, own_forward
 from rnnscope._layers.call import Call
 from rnnscope._opening.capture import Captured
+from rnnscope._opening.forwards import Forward, observe, unobserve
 from rnnscope._opening.modes import undisturbed
 from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.forwards import Forward, observe, unobserve
-from rnnscope._watch.join import Beginning, Handover, begin, same_numbers
+from rnnscope._watch.chains import Beginning, CallChains, KeptCall, same_numbers
+from rnnscope._watch.layers import class_word, layers_of
+from rnnscope._watch.listening import listen_to, why_no_graph
 from rnnscope._watch.seen import Layer, Seen
-from rnnscope.errors import AddressError, NotRecurrentError, RnnscopeError
+from rnnscope.cells import Cell
+from rnnscope.errors import (
+    AddressError,
+    NotRecurrentError,
+    RnnscopeError,
+    ShapeError,
+)
 
 __all__ = ["Watch", "watch"]
 
 
 def watch(
-    model: nn.Module,
+    model: nn.Module | type[nn.Module],
     *,
     names: str | Iterable[str] | None = None,
     every: int = 1,
     last: int | None = None,
     record: str | Iterable[str] = "gates",
     check: Check = True,
+    cells: Cells | None = None,
+    labels: Any = None,
 ) -> Watch:
     """A context that records every call of every recurrent layer inside ``model``.
 
@@ -59,7 +70,17 @@ def watch(
     ``names``: only these layers, as exact names or patterns such as "decoder.*"; ``every``: every
     n-th call of each layer; ``last``: keep only the last n recorded calls of each. ``record`` and
     ``check`` are those of ``trace``, but for ``check=False``: the layer has run, so the deviation
-    is measured all the same, and nothing is raised.
+    is measured all the same, and nothing is raised. ``labels`` names the steps of every call, or of
+    the joined calls, whichever they fit.
+
+    Of a subclass of torch's layers whose forward calls ``super().forward``, that inner call is
+    recorded. A recurrent layer that is not torch's stands in ``seen.skipped`` with the line to
+    write: ``cells={MyLSTM: rs.cells.LSTM}`` says which cell a class computes, with ``rs.Adapter``
+    where its parameters have other names, and its calls are then opened and proven like any other.
+
+    A class in the place of the model, as in ``watch(nn.LSTM)``, records every call of every layer
+    of that class, named "LSTM.0", "LSTM.1" in the order of their first calls: for frameworks that
+    train a copy of the model.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5))
     >>> with watch(model) as seen:
@@ -86,11 +107,26 @@ def watch(
             raise ValueError(f"{option} must be a whole number of at least 1; got {number!r}")
     if check not in (True, False, "thorough"):
         raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
-    if not isinstance(model, nn.Module):
+    adapters = checked_cells(cells)
+    if isinstance(model, type):
+        _check_class(model, adapters)
+    elif not isinstance(model, nn.Module):
         raise NotRecurrentError(f"watch takes an nn.Module; got {type(model).__name__}")
     patterns = None if names is None else (names,) if isinstance(names, str) else tuple(names)
     quantities = record if isinstance(record, str) else tuple(record)
-    return Watch(model, Selection(patterns, every, last, quantities, check))
+    selection = Selection(patterns, every, last, quantities, check, adapters)
+    return Watch(model, selection, labels)
+
+
+def _check_class(kind: type, adapters: Mapping[type[nn.Module], Adapter]) -> None:
+    """Raise unless some layers of a class can be opened."""
+    opened = (*OPENED, *adapters)
+    if not any(issubclass(kind, base) or issubclass(base, kind) for base in opened):
+        line = f"rs.watch({kind.__name__}, cells={{{kind.__name__}: my_cell}})"
+        raise NotRecurrentError(
+            f"watch takes a model, or a class of recurrent layers such as nn.LSTM; got the class "
+            f"{kind.__name__}. Pass an instance of it, or say which cell it computes: {line}"
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +138,7 @@ class Selection:
     last: int | None
     record: str | tuple[str, ...]
     check: Check
+    cells: Mapping[type[nn.Module], Adapter]
 
     def chooses(self, names: Iterable[str]) -> bool:
         """Whether a layer that goes by ``names`` is to be recorded."""
@@ -129,10 +166,15 @@ class _Exit:
 class Watch(Seen):
     """The context: records while it is on. Entering it again goes on recording."""
 
-    def __init__(self, model: nn.Module, selection: Selection) -> None:
-        super().__init__(type(model).__name__)
-        self._model = model
+    def __init__(
+        self, model: nn.Module | type[nn.Module], selection: Selection, labels: Any = None
+    ) -> None:
+        super().__init__(model.__name__ if isinstance(model, type) else type(model).__name__)
+        self._class = model if isinstance(model, type) else None
+        self._of_class = self._class is not None
+        self._model = nn.Module() if isinstance(model, type) else model
         self._selection = selection
+        self._labels, self._misfit = labels, ""
         self._on = False
         # calls that are made once more in a backward pass, which alone makes their graph
         self._again: WeakKeyDictionary[Forward, Trace] = WeakKeyDictionary()
@@ -141,12 +183,18 @@ class Watch(Seen):
         # by identity: each layer's module with its first name, or None where it is not wanted
         self._modules: dict[int, tuple[nn.Module, str | None]] = {}
 
+    @property
+    def cells(self) -> Mapping[type[nn.Module], Adapter]:
+        """Which cell the classes of others compute."""
+        return self._selection.cells
+
     # the context ---------------------------------------------------------------------------
 
     def __enter__(self) -> Watch:
         if self._on:
             raise RuntimeError("this watch is on already; for a second one call rs.watch again")
-        self._check_names(*_layers_of(self._model))
+        if self._class is None:
+            self._check_names(*layers_of(self._model, self.cells))
         self._look()
         self._check_record()
         try:
@@ -167,9 +215,29 @@ class Watch(Seen):
         unobserve(self)
         self._listen(False)
         self._look()  # what was added meanwhile and cannot be recorded is told too
+        self._tell_misses()
         for layer in self._layers.values():
-            layer.handover = None
+            layer.chains = CallChains()
         self._on = False  # last: an interrupt before leaves something to be done again
+
+    def _tell_misses(self) -> None:
+        """What was asked for and came to nothing."""
+        for module, first in self._modules.values():
+            foreign = adapter_of(module, self.cells) is not None
+            if first is None or foreign or self._layers[first].count or not own_forward(module):
+                continue
+            why = (
+                f"{type(module).__name__} has a forward of its own, and no call of "
+                f"{class_word(module)}'s forward came from it: it was not called, or computes by "
+                f"itself"
+            )
+            self._skipped.setdefault(first, Counter([why]))
+        if not self._misfit:
+            return
+        for layer in self._layers.values():
+            traces = [*layer.traces, *(self.segments(layer.name) if layer.kept else ())]
+            if layer.kept and not any(trace.labels for trace in traces):
+                self._skipped.setdefault(layer.name, Counter([f"its labels: {self._misfit}"]))
 
     def _listen(self, on: bool) -> None:
         for layer in self._layers.values():
@@ -179,18 +247,22 @@ class Watch(Seen):
 
     def _look(self) -> None:
         """Find the layers that are in the model now; those that left it keep their names."""
-        layers, refused = _layers_of(self._model)
+        layers, refused = layers_of(self._model, self.cells)
         for key, (module, names) in layers.items():
-            if key in self._modules:
-                continue
-            first = names[0] if self._selection.chooses(names) else None
-            self._modules[key] = module, first
-            if first is not None:
-                self._layers.setdefault(first, Layer(first, deque(maxlen=self._selection.last)))
-                self._first_names |= dict.fromkeys(names, first)
+            if key not in self._modules:
+                self._enter(module, names)
         for name, why in refused.items():
             if self._selection.chooses([name]):
                 self._skipped.setdefault(name, Counter([why]))
+
+    def _enter(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        """A layer that goes by these names, wanted or not."""
+        first = names[0] if self._selection.chooses(names) else None
+        self._modules[id(module)] = module, first
+        if first is not None:
+            layer = Layer(first, deque(maxlen=self._selection.last), class_word(module))
+            self._layers.setdefault(first, layer)
+            self._first_names |= dict.fromkeys(names, first)
 
     def _check_names(
         self, layers: Mapping[int, tuple[nn.Module, tuple[str, ...]]], refused: Mapping[str, str]
@@ -200,7 +272,8 @@ class Watch(Seen):
             raise NotRecurrentError(
                 f"{type(self._model).__name__} holds no recurrent layer: there is nothing to "
                 f"watch. Expected nn.RNN, nn.GRU, nn.LSTM, one of their cells or rs.Recurrent "
-                f"somewhere inside."
+                f"somewhere inside; which cell another class computes, says "
+                f"rs.watch(model, cells={{MyLSTM: rs.cells.LSTM}})."
             )
         for pattern in self._selection.names or ():
             if not any(fnmatchcase(name, pattern) for name in layer_names):
@@ -209,10 +282,14 @@ class Watch(Seen):
                     f"{', '.join(map(repr, layer_names))}. 'encoder.*' takes all inside encoder."
                 )
 
+    def _cell_of(self, module: nn.Module) -> Cell:
+        adapter = adapter_of(module, self.cells)
+        return adopt(module, inner=True).cell if adapter is None else adapter.cell
+
     def _check_record(self) -> None:
         """Raise where no layer has a quantity that is asked for."""
         cells = {
-            adopt(module).cell for module, first in self._modules.values() if first is not None
+            self._cell_of(module) for module, first in self._modules.values() if first is not None
         }
         for name in _named(self._selection.record):
             errors = []
@@ -229,8 +306,11 @@ class Watch(Seen):
     def wants(self, forward: Forward, within: bool) -> bool:
         """Whether this forward is a call to record; what is none is listed or marked here."""
         with self._lock:
-            layer = self._layer_of(forward.module) if within else self._watched(forward.module)
+            look = within or self._class is not None
+            layer = self._layer_of(forward.module) if look else self._watched(forward.module)
             if layer is None:
+                if within and id(forward.module) not in self._modules:
+                    self._outside[class_word(forward.module)] += 1
                 return False
             # torch may run a backward pass in threads of its own
             in_backward = forward.in_backward
@@ -252,14 +332,20 @@ class Watch(Seen):
                 return False
             layer.count += 1
             if (layer.count - 1) % self._selection.every:
-                layer.handover = None
+                layer.chains.interrupt()
                 return False
             self._begun[forward] = layer, layer.count - 1
             return True
 
     def _layer_of(self, module: nn.Module) -> Layer | None:
         if id(module) not in self._modules:
-            self._look()  # it may have been added to the model since
+            if self._class is None:
+                if any(part is module for part in self._model.modules()):
+                    self._look()  # it was added to the model since
+            elif isinstance(module, self._class):
+                name = type(module).__name__
+                number = sum(type(known).__name__ == name for known, _ in self._modules.values())
+                self._enter(module, (f"{name}.{number}",))
         return self._watched(module)
 
     def _watched(self, module: nn.Module) -> Layer | None:
@@ -284,25 +370,36 @@ class Watch(Seen):
         """Open a call that has just returned."""
         original = self._again.pop(forward, None)
         if original is not None:
-            undisturbed(_listen_to, original, taken.output)
+            undisturbed(listen_to, original, taken)
             return
-        layer, _ = self._begun.pop(forward)
+        layer, number = self._begun.pop(forward)
         try:
             trace = undisturbed(self._opened, taken)
+            if not (trace.received is None or trace.received.listening or forward.in_checkpoint):
+                trace.received.silent = why_no_graph(trace.structure.kind, taken)
+                trace.received.frozen = taken.grad_mode
         except BaseException:
-            layer.handover = None
+            layer.chains.interrupt()
             raise
         with self._lock:  # the order of calls is that in which they are kept
-            before, layer.handover = layer.handover, None
-            layer.kept.append(undisturbed(_joining, before, forward, trace))
-            layer.handover = undisturbed(Handover.of, forward.module, trace, taken.output)
+            chains, kept = layer.chains, layer.kept
+            beginning = undisturbed(_begin, chains, forward, trace)
+            chains.forget(beginning.previous)
+            if len(kept) == kept.maxlen:
+                chains.forget(kept[0].number)
+            kept.append(KeptCall(number, trace, beginning))
+            undisturbed(chains.finish, forward.module, trace, taken.output, number)
 
     def _opened(self, taken: Captured) -> Trace:
         # a copy: the caller may change the tensors in place, as a reset of the state does
         copied = replace(taken, output=_copied(taken.output))
         trace = open_captured(copied, self._record_of(taken), self._selection.check)
+        try:
+            trace.labelled(self._labels)
+        except ShapeError as error:  # they may be those of the joined calls
+            self._misfit = str(error)
         trace.received = Received(self._selection.check is not False)
-        _listen_to(trace, taken.output)
+        listen_to(trace, taken)
         return trace
 
     def missed(self, forward: Forward, why: str) -> None:
@@ -321,27 +418,9 @@ class Watch(Seen):
         return recorded_names(cell, [n for n in names if n in recordable] if names else record)
 
 
-def _joining(before: Handover | None, forward: Forward, trace: Trace) -> tuple[Trace, Beginning]:
-    """A call, with how it began."""
-    return trace, begin(before, forward.module, trace, forward.initial)
-
-
-def _listen_to(trace: Trace, output: Any) -> None:
-    """Let a call's outputs tell what backward() hands to them: by the nodes of their graph, so
-    that the tensors, which are the caller's, stay as they are."""
-    received = trace.received
-    assert received is not None, "every call that is seen has one"
-    received.total = trace.structure.single_step and chained(output)
-
-    def receive(k: int, number: int, gradients: tuple[Tensor | None, ...]) -> None:
-        gradient = gradients[number]
-        if received.on and gradient is not None:
-            undisturbed(received.add, k, gradient)
-
-    for k, tensor in enumerate(tensors(output)):
-        if tensor.grad_fn is not None:
-            received.listening = True
-            tensor.grad_fn.register_prehook(partial(receive, k, tensor.output_nr))
+def _begin(chains: CallChains, forward: Forward, trace: Trace) -> Beginning:
+    """How a call began."""
+    return chains.begin(forward.module, trace, forward.initial)
 
 
 def _original_of(layer: Layer, forward: Forward) -> Trace | None:
@@ -375,27 +454,3 @@ def _copied(output: Any) -> Any:
     if isinstance(output, PackedSequence):
         return PackedSequence(output.data.detach().clone(), *output[1:])
     return tuple(map(_copied, output))
-
-
-def _layers_of(
-    model: nn.Module,
-) -> tuple[dict[int, tuple[nn.Module, tuple[str, ...]]], dict[str, str]]:
-    """The recurrent layers in a model by identity, with all their names (tied layers have
-    several); and those that cannot be recorded, by name, with the reason."""
-    layers: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
-    refused: dict[str, str] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if "_orig_mod" in module._modules:
-            continue  # torch.compile's shell of a module, which follows: its calls are seen there
-        why = refusal(module)
-        if why is None and isinstance(module, OPENED):
-            names = layers[id(module)][1] if id(module) in layers else ()
-            layers[id(module)] = (module, (*names, name))
-        # the parts of what is refused already need not be told
-        if why is not None and not any(_is_inside(name, above) for above in refused):
-            refused[name] = why
-    return layers, refused
-
-
-def _is_inside(name: str, above: str) -> bool:
-    return not above or name == above or name.startswith(f"{above}.")

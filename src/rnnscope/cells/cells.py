@@ -39,6 +39,7 @@ from rnnscope.cells.algebra import (
     Vector,
     asked_together,
     leaves,
+    linear_recurrence,
     ordered,
 )
 from rnnscope.cells.functions import FUNCTIONS, Function
@@ -255,6 +256,42 @@ class Cell:
             if isinstance(equation, Apply):
                 names.append(f"{name}_pre")
         return tuple(names)
+
+    @cached_property
+    def stepwise(self) -> bool:
+        """Whether a state other than h enters the next step in another way than as factor × state
+        + what is added, so that its steps are computed one after the other.
+
+        >>> LSTM.stepwise, LSTM_PEEPHOLE.stepwise
+        (False, True)
+        """
+        for name, equation in self.equations.items():
+            carried = {leaf.name for leaf in leaves(equation) if isinstance(leaf, Previous)} - {"h"}
+            split = linear_recurrence(equation, name) if carried == {name} else None
+            parts = [leaf for part in split or () for leaf in leaves(part)]
+            if carried and (split is None or any(leaf == Previous(name) for leaf in parts)):
+                return True
+        return False
+
+    @cached_property
+    def gates_from_x(self) -> tuple[str, ...]:
+        """The gates whose equations use W_ik x + b_ik, in the order of the gates."""
+        used = self._gates_of(FromX)
+        return tuple(gate for gate in self.gates if gate in used)
+
+    @cached_property
+    def gates_from_h(self) -> tuple[str, ...]:
+        """The gates whose equations use W_hk h + b_hk, of h or of what is in its place."""
+        used = self._gates_of(FromH)
+        return tuple(gate for gate in self.gates if gate in used)
+
+    def _gates_of(self, kind: type[FromX] | type[FromH]) -> set[str]:
+        return {
+            leaf.gate
+            for equation in self.equations.values()
+            for leaf in leaves(equation)
+            if isinstance(leaf, kind)
+        }
 
     @cached_property
     def vectors(self) -> tuple[str, ...]:

@@ -72,22 +72,26 @@ class Lines:
 @dataclass(frozen=True)
 class Saturation:
     """How often a gate is nearly shut (``left``) or open (``right``): the share of steps, padding
-    not counted, (layer, direction, gate, unit). ``low`` and ``high`` are the bounds."""
+    not counted, (layer, direction, gate, unit) of these ``layers`` and ``directions``. ``low`` and
+    ``high`` are the bounds."""
 
     left: Array
     right: Array
     gates: tuple[str, ...]
+    layers: tuple[int, ...]
     directions: tuple[str, ...]
     low: float
     high: float
+    title: str
 
 
 @dataclass(frozen=True)
 class Norms:
-    """The size of a gradient through time: ``values`` (layer, direction, time), the norm over
-    units, its mean over the sequences that have that step."""
+    """The size of a gradient through time: ``values`` (layer, direction, time) of these ``layers``
+    and ``directions``, the norm over units, its mean over the sequences that have that step."""
 
     values: Array
+    layers: tuple[int, ...]
     directions: tuple[str, ...]
     labels: tuple[str, ...]
     title: str
@@ -232,9 +236,18 @@ def units(
     return Lines(plane[:length, list(names)].T, names, inputs, texts, limits, title)
 
 
-def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturation:
+def saturation(
+    trace: Trace,
+    *,
+    low: float = 0.1,
+    high: float = 0.9,
+    layer: int | None = None,
+    direction: str | None = None,
+    batch: int | None = None,
+) -> Saturation:
     """How often each unit of each gate is below ``low`` or above ``high`` (Karpathy, Johnson and
-    Fei-Fei 2016, section 4.3), over all sequences and steps.
+    Fei-Fei 2016, section 4.3), over all sequences and steps, or those of one sequence; of every
+    layer and direction, or one.
 
     Gates are the quantities whose function gives numbers from 0 to 1. Raises ``AddressError``
     where the cell has none, ``ValueError`` for bounds that are none.
@@ -251,41 +264,56 @@ def saturation(trace: Trace, *, low: float = 0.1, high: float = 0.9) -> Saturati
     gates = tuple(name for name in gates if name in trace)
     if not gates:
         raise AddressError(f"{trace.cell.name} has no gates: no quantity from 0 to 1 is recorded")
-    valid = trace.valid
-    kept = torch.stack([trace[name] for name in gates], 2)[:, :, :, valid].double()
+    layers, directions = _lanes(trace, layer, direction)
+    rows = _rows(trace, batch)
+    valid = trace.valid[rows]
+    chosen = [_lane_values(trace[name], trace, layers, directions)[:, :, rows] for name in gates]
+    kept = torch.stack(chosen, 2)[:, :, :, valid].double()
     kept[~torch.isfinite(kept)] = torch.nan  # (…, step, unit); such steps do not count
     nothing = kept.isnan()
     shut, open_ = (
         torch.where(nothing, torch.nan, beyond.double()).nanmean(3)
         for beyond in (kept < low, kept > high)
     )
-    return Saturation(_numbers(shut), _numbers(open_), gates, trace.directions, low, high)
+    title = f"Saturation of the gates, a point a unit: {trace.structure.kind}"
+    if batch is not None:
+        title += f", sequence {rows[0]}"
+    title += _steps_counted(valid)
+    shares = _numbers(shut), _numbers(open_)
+    return Saturation(*shares, gates, layers, directions, low, high, title)
 
 
 # gradients, memory ---------------------------------------------------------------------------
 
 
 def gradient_norm(
-    gradients: Gradients, name: str = "h", *, batch: int | None = None, labels: Any = None
+    gradients: Gradients,
+    name: str = "h",
+    *,
+    layer: int | None = None,
+    direction: str | None = None,
+    batch: int | None = None,
+    labels: Any = None,
 ) -> Norms:
-    """The norm over units of dL/d(name) at every step of every layer and direction; of one
-    sequence, or the mean over those that have the step. Raises ``AddressError`` for an unknown
-    name."""
+    """The norm over units of dL/d(name) at every step of every layer and direction, or of one; of
+    one sequence, or the mean over those that have the step. Raises ``AddressError`` for an unknown
+    name and for a place that is not there."""
     if not isinstance(gradients, Gradients):
         raise TypeError(
             f"expected gradients, as tr.gradients(loss) gives them; got {type(gradients).__name__}"
         )
-    sizes = gradients[name].double().norm(dim=-1)  # layer, direction, batch, time
-    valid = gradients.valid
-    sequences = list(range(valid.shape[0]))
-    rows = sequences if batch is None else [_at(gradients, 0, None, batch)[2]]
-    valid_rows = valid[rows]
+    layers, directions = _lanes(gradients, layer, direction)
+    values = _lane_values(gradients[name], gradients, layers, directions)
+    sizes = values.double().norm(dim=-1)  # layer, direction, batch, time
+    rows = _rows(gradients, batch)
+    valid_rows = gradients.valid[rows]
     total = (sizes[:, :, rows] * valid_rows).sum(2)
     count = valid_rows.sum(0)
     mean = torch.where(count > 0, total / count.clamp_min(1), torch.nan)
     texts = _labels(gradients, labels, rows[0]) if len(rows) == 1 else ()
     which = f"sequence {batch}" if batch is not None else f"mean over {len(rows)} sequences"
-    return Norms(_numbers(mean), gradients.directions, texts, f"|dL/d{name}_t|, {which}")
+    title = f"|dL/d{name}_t|, {which}{_steps_counted(valid_rows)}"
+    return Norms(_numbers(mean), layers, directions, texts, title)
 
 
 def flow(
@@ -480,6 +508,35 @@ def _at(trace: Record, layer: int, direction: str | None, batch: int) -> tuple[i
         names = " and ".join(map(repr, trace.directions))
         raise AddressError(f"no direction {direction!r}; there is {names}")
     return places[0], direction, places[1]
+
+
+def _lanes(
+    record: Record, layer: int | None, direction: str | None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and directions that are asked for; all where none is named."""
+    place, direction_name, _ = _at(record, 0 if layer is None else layer, direction, 0)
+    layers = tuple(range(record.sizes["layer"])) if layer is None else (place,)
+    return layers, record.directions if direction is None else (direction_name,)
+
+
+def _lane_values(
+    values: Tensor, record: Record, layers: Sequence[int], directions: Sequence[str]
+) -> Tensor:
+    """(layer, direction, …) of these layers and directions."""
+    places = [record.directions.index(direction) for direction in directions]
+    return values[list(layers)][:, places]
+
+
+def _rows(record: Record, batch: int | None) -> list[int]:
+    """The sequences that are asked for; all where none is named."""
+    count = record.sizes["batch"]
+    return list(range(count)) if batch is None else [_at(record, 0, None, batch)[2]]
+
+
+def _steps_counted(valid: Tensor) -> str:
+    """How many steps a mean is over, where some are padding."""
+    count, places = int(valid.sum()), valid.numel()
+    return "" if count == places else f",\n{count} valid steps (of {places} with padding)"
 
 
 def _numbers(value: Tensor) -> Array:

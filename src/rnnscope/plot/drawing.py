@@ -121,26 +121,34 @@ def units(
 
 
 def saturation(
-    trace: Trace, *, low: float = 0.1, high: float = 0.9, ax: Axes | None = None
+    trace: Trace,
+    *,
+    low: float = 0.1,
+    high: float = 0.9,
+    layer: int | None = None,
+    direction: str | None = None,
+    batch: int | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Every unit of every gate by how often it is nearly shut and nearly open: on the right are
     gates stuck open, at the top gates stuck shut, at the origin those that move in between."""
-    drawn = data.saturation(trace, low=low, high=high)
+    at: dict[str, Any] = {"layer": layer, "direction": direction, "batch": batch}
+    drawn = data.saturation(trace, low=low, high=high, **at)
     ax = _axes(ax, (5.2, 4.6))
     marks = "os^Dv<>P"
-    layers, directions = drawn.left.shape[:2]
+    layers, directions = len(drawn.layers), len(drawn.directions)
     for g, gate in enumerate(drawn.gates):
-        for layer in range(layers):
+        for k in range(layers):
             for d in range(directions):
-                where = f" layer {layer}" * (layers > 1)
+                where = f" layer {drawn.layers[k]}" * (layers > 1)
                 where += f" {drawn.directions[d]}" * (directions > 1)
                 aside = 0.008 * (g - (len(drawn.gates) - 1) / 2)  # shares are few: side by side
                 ax.scatter(
-                    drawn.right[layer, d, g] + aside,
-                    drawn.left[layer, d, g] + aside,
+                    drawn.right[k, d, g] + aside,
+                    drawn.left[k, d, g] + aside,
                     s=26,
                     alpha=0.6,
-                    marker=marks[(layer * directions + d) % len(marks)],
+                    marker=marks[(k * directions + d) % len(marks)],
                     color=LINES[g % len(LINES)],
                     edgecolors="white",
                     linewidths=0.5,
@@ -150,7 +158,7 @@ def saturation(
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
     ax.set_xlabel(f"share of steps above {high:g}")
     ax.set_ylabel(f"share of steps below {low:g}")
-    ax.set_title(f"Saturation of the gates, a point a unit: {trace.structure.kind}", fontsize=10)
+    ax.set_title(drawn.title, fontsize=10)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     _plain(ax)
     return ax
@@ -160,16 +168,19 @@ def gradient_norm(
     gradients: Gradients,
     name: str = "h",
     *,
+    layer: int | None = None,
+    direction: str | None = None,
     batch: int | None = None,
     labels: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The size of a gradient at every step, of every layer and direction, on a logarithmic axis;
-    zeros are left out."""
-    drawn = data.gradient_norm(gradients, name, batch=batch, labels=labels)
+    """The size of a gradient at every step, of every layer and direction or of one, on a
+    logarithmic axis; zeros are left out."""
+    at: dict[str, Any] = {"layer": layer, "direction": direction, "batch": batch}
+    drawn = data.gradient_norm(gradients, name, labels=labels, **at)
     ax = _axes(ax, (7, 3.2))
     k = 0
-    for layer, row in enumerate(drawn.values):
+    for layer, row in zip(drawn.layers, drawn.values, strict=True):
         for d, values in enumerate(row):
             shown = np.where(values > 0, values, np.nan)
             ax.plot(shown, marker=".", color=LINES[k % len(LINES)], label=_lane(layer, drawn, d))

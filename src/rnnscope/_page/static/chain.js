@@ -121,11 +121,13 @@ rnnscope.chain = (store) => {
       const small = column.element.querySelector(".unit");
       if (small) small.textContent = ` unit ${unit}`;
       const share = engine.unknown.length ? 0 : engine.share(store.run, state.layer, state.direction, time, unit, state.row);
-      const wide = 1 + 15 * share;
+      const wide = 1 + 15 * (share ?? 0);
       column.wire.setAttribute("stroke-width", wide.toFixed(2));
       column.tip.setAttribute("d", `M31 ${(16 - wide / 2).toFixed(2)} L40 20 L31 ${(24 + wide / 2).toFixed(2)} Z`);
-      column.share.textContent = `${Math.round(100 * share)}%`;
-      column.before.title = `${Math.round(100 * share)}% of the argument comes from the state before`;
+      column.share.textContent = share === null ? "" : `${Math.round(100 * share)}%`;
+      column.before.title = share === null
+        ? "no product with the state before enters the arguments: it is carried unit by unit"
+        : `${Math.round(100 * share)}% of the argument comes from the state before`;
       const x = store.run.inputs[state.layer][time * features + state.feature];
       const xo = store.original.inputs[state.layer][time * features + state.feature];
       column.x.textContent = number(x);

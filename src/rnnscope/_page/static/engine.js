@@ -343,7 +343,7 @@ rnnscope.engine = (record) => {
   };
 
   // How much of a unit's arguments comes from the state before: Σ|W_h h| of Σ|W_x x| + Σ|W_h h|,
-  // the sums over gates
+  // the sums over the gates whose equations use them; null where none uses the state before
   const share = (run, layer, direction, time, unit, at) => {
     const d = record.d(direction), part = run.weights[layer][d], n = part.hidden;
     const reverse = direction === "reverse";
@@ -357,10 +357,12 @@ rnnscope.engine = (record) => {
       for (let k = 0, w = r * W.shape[1]; k < W.shape[1]; k++, w++) total += W.data[w] * v[from + k];
       return Math.abs(total);
     };
+    if (!cell.gates_from_h.length) return null;
     let ofX = 0, ofH = 0;
-    for (let k = 0; k < cell.gates.length; k++) {
-      ofX += dot(part.tensors.ih, k * n + unit, x, time * features);
-      ofH += first ? dot(part.tensors.hh, k * n + unit, data, start) : dot(part.tensors.hh, k * n + unit, h, earlier * size);
+    for (const gate of cell.gates_from_x) ofX += dot(part.tensors.ih, cell.gates.indexOf(gate) * n + unit, x, time * features);
+    for (const gate of cell.gates_from_h) {
+      const row = cell.gates.indexOf(gate) * n + unit;
+      ofH += first ? dot(part.tensors.hh, row, data, start) : dot(part.tensors.hh, row, h, earlier * size);
     }
     return ofX + ofH > 0 ? ofH / (ofX + ofH) : 0;
   };

@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,19 +27,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
-from rnnscope._layers.adopt import RECURRENT, Adopted, adopt
+from rnnscope._layers.adapter import Adapter, adapter_of
+from rnnscope._layers.adopt import RECURRENT, Adopted, own_forward
 from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
+from rnnscope._layers.foreign import adopt_with
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._opening.capture import Captured, attention_to, captured, check_dropout
 from rnnscope._opening.modes import ensured, settled, undisturbed
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
-__all__ = ["Forward", "Observer", "observe", "unobserve"]
+__all__ = ["Forward", "InnerCalls", "Observer", "observe", "owner_of", "unobserve", "unobserved"]
 
 
 class Observer(Protocol):
-    """Who is told of forwards."""
+    """Who is told of forwards; ``cells`` says which cell the classes of others compute."""
+
+    @property
+    def cells(self) -> Mapping[type[nn.Module], Adapter]:
+        """By class."""
 
     def wants(self, forward: Forward, within: bool) -> bool:
         """Whether to be told what this forward returned, or why there is nothing to tell;
@@ -53,17 +60,19 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One forward of a recurrent module: ``direct`` where it was called past ``__call__``."""
+    """One forward of a recurrent module: ``direct`` where it was called past ``__call__``, and
+    not by a forward of the module's own; ``cells`` are those of the observers."""
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     direct: bool
+    cells: Mapping[type[nn.Module], Adapter]
 
     @cached_property
     def adopted(self) -> Adopted:
         """The module as it is now; raises ``RefusedError``."""
-        return adopt(self.module)
+        return adopt_with(self.module, self.cells, inner=True)
 
     @cached_property
     def call(self) -> Call:
@@ -73,7 +82,7 @@ class Forward:
     @property
     def initial(self) -> Any:
         """The initial state as it was passed; None where none was."""
-        return self.args[1] if len(self.args) > 1 else self.kwargs.get("hx")
+        return self.adopted.passed(self.args, self.kwargs)[1]
 
     @property
     def in_backward(self) -> bool:
@@ -134,9 +143,33 @@ class Forward:
         return undisturbed(captured, self.adopted, self.call, output, attention)
 
 
+class InnerCalls:
+    """An observer of the calls that a module's own forward makes of torch's: ``taken``, or ``why``
+    one could not be."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.cells: Mapping[type[nn.Module], Adapter] = {}
+        self.taken: list[Captured] = []
+        self.why: str | None = None
+
+    def wants(self, forward: Forward, within: bool) -> bool:
+        """Whether this is a call of the module."""
+        return within and forward.module is self.module
+
+    def returned(self, forward: Forward, taken: Captured) -> None:
+        """The layer returned."""
+        self.taken.append(taken)
+
+    def missed(self, forward: Forward, why: str) -> None:
+        """The layer raised, or returned what cannot be captured."""
+        self.why = why
+
+
 _lock = threading.RLock()  # a watch may leave while the garbage collector runs
 _observers: tuple[Observer, ...] = ()  # of every context; replaced, never changed
 _context: ContextVar[tuple[Observer, ...]] = ContextVar("observers", default=())
+_wrapped_kinds: tuple[type[nn.Module], ...] = ()
 _stance: Any = None  # what torch.compile was set to before the first observer came
 _originals: WeakKeyDictionary[Any, Callable[..., Any]] = WeakKeyDictionary()  # of each wrapper
 
@@ -159,16 +192,43 @@ def unobserve(observer: Observer) -> None:
     _context.set(tuple(o for o in _context.get() if o is not observer))
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Within it, no observer of this context is told of anything."""
+    token = _context.set(())
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
 def _match() -> None:
     """Let the classes and torch.compile be as the observers need them, however they were left."""
-    for kind in (*RECURRENT, Recurrent):
+    global _wrapped_kinds
+    observed: dict[type[nn.Module], None] = {}
+    if _observers:
+        observed = dict.fromkeys((*RECURRENT, Recurrent))
+        foreign = (kind for observer in _observers for kind in observer.cells)
+        observed |= {owner: None for kind in foreign if (owner := owner_of(kind)) is not None}
+    # what was wrapped before comes first off this list when all is put back
+    kinds = dict.fromkeys((*_wrapped_kinds, *observed))
+    _wrapped_kinds = tuple(kinds)
+    for kind in kinds:
         forward = vars(kind)["forward"]
         original = _originals.get(forward)
-        if _observers and original is None:
-            setattr(kind, "forward", _wrapped(forward))  # noqa: B010
-        elif not _observers and original is not None:
-            setattr(kind, "forward", original)  # noqa: B010
+        if kind in observed and original is None:
+            kind.forward = _wrapped(kind, forward)
+        elif kind not in observed and original is not None:
+            kind.forward = original
+    _wrapped_kinds = tuple(observed)
     _match_stance()
+
+
+def owner_of(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The class that defines the forward of a class; None where none but nn.Module does."""
+    owners = (base for base in kind.__mro__ if "forward" in vars(base))
+    owner = next(owners, None)
+    return None if owner in (None, nn.Module) else owner
 
 
 def _match_stance() -> None:
@@ -189,8 +249,8 @@ def _match_stance() -> None:
         _stance = None
 
 
-def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-    tell = functools.partial(_forward, original)
+def _wrapped(kind: type[nn.Module], original: Callable[..., Any]) -> Callable[..., Any]:
+    tell = functools.partial(_forward, kind, original)
 
     def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return tell(module, args, kwargs)
@@ -204,20 +264,37 @@ def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forward(
-    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    kind: type[nn.Module],
+    original: Callable[..., Any],
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     if "torch._dynamo" not in sys.modules:
-        return _tell_observers(original, module, args, kwargs)
+        return _tell_observers(kind, original, module, args, kwargs)
     # compiled code may be calling, after a break of its graph: what follows is not to be compiled
     # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
     untouched: Callable[..., Any] = torch.compiler.disable(_tell_observers)  # type: ignore[no-untyped-call]
-    return untouched(original, module, args, kwargs)
+    return untouched(kind, original, module, args, kwargs)
 
 
 def _tell_observers(
-    original: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    kind: type[nn.Module],
+    original: Callable[..., Any],
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
-    this = Forward(module, args, kwargs, _caller().f_globals is not vars(modules_of_torch))
+    cells = {kind: adapter for o in reversed(_observers) for kind, adapter in o.cells.items()}
+    foreign = adapter_of(module, cells) is not None
+    if foreign != (kind not in (*RECURRENT, Recurrent)) or (
+        foreign and kind is not owner_of(type(module))
+    ):
+        # a forward inside that of a class which is opened as a whole, or above one that is not
+        return original(module, *args, **kwargs)
+    by_caller = _caller().f_globals is not vars(modules_of_torch)
+    direct = by_caller and (foreign or not own_forward(module))
+    this = Forward(module, args, kwargs, direct, cells)
     context = _context.get()
     interested = [o for o in _observers if o.wants(this, within=o in context)]
     if not interested:
