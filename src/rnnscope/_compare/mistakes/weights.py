@@ -396,7 +396,7 @@ def forget_gates(part: Part) -> list[str]:
 
 def _forget_choices(model: Model) -> Iterator[Choice]:
     if forget_gates(_first(model)):
-        yield from (("before", ""), ("after", ""))
+        yield from (("before", ""), ("after", ""), ("subtracted", ""))
 
 
 def _forget(part: Part, cause: Cause) -> Part:
@@ -407,15 +407,23 @@ def _forget(part: Part, cause: Cause) -> Part:
     b_ih = part.parameter("b_ih")
     bias = torch.zeros_like(part.stored.ih[:, 0]) if b_ih is None else b_ih.clone()
     for gate in gates:
-        bias[part.stored.rows(gate)] += 1
+        bias[part.stored.rows(gate)] += -1 if cause.choice == "subtracted" else 1
     return part.weighted(cause.name, cause.choice, b_ih=bias)
 
 
 def _forget_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "subtracted":
+        return Words(
+            "1 is subtracted from the forget gate's bias",
+            f"that is right for TensorFlow 1, which adds 1 as it runs; {model.structure.kind} adds "
+            f"no forget bias of its own.",
+            "f = sigmoid(a_f)",
+        )
     where = "before the sigmoid" if cause.choice == "before" else "after the sigmoid"
     return Words(
         f"an extra 1 is added to the forget gate, {where}",
-        f"{model.structure.kind} adds no forget bias of its own.",
+        f"{model.structure.kind} adds no forget bias of its own"
+        f"{'; TensorFlow 1 adds this one as it runs' * (cause.choice == 'before')}.",
         "f = sigmoid(a_f)",
     )
 
