@@ -87,6 +87,7 @@ def _of_weights(
 ) -> Iterator[Mistake]:
     gates = GATES[kind]
     if R == H:
+        yield from everywhere("flat", "start")
         several = ("weights_biases", "biases_weights") if L * D > 1 else ()
         for order in (*several, "ih_hh", "biases_first", "hh_first") if bias else ("hh_first",):
             for way in ("read", "stored"):
@@ -118,6 +119,7 @@ def _of_weights(
         yield from by_part("bias_missing", "", "b")
         if kind == "gru":
             yield from by_part("bias_missing", "n", "b_hh")
+            yield from by_part("bias_missing", "rz", "b_hh")
             yield from by_part("biases_exchanged")
             yield from by_part("bias_merged")
     if kind.startswith("lstm"):
@@ -273,6 +275,8 @@ def _of_directions(
         yield from by_layer("reverse_unused", lowest=1)
         yield from by_layer("directions_order", "exchanged")
         yield from by_layer("directions_order", "interleaved")
+        yield from by_layer("directions_order", "forward_twice")
+        yield from by_layer("directions_order", "reverse_twice")
         for choice in ("sum", "mean", *DIRECTIONS):
             yield from everywhere("directions_merged", choice)
         yield from by_layer("reverse_start")

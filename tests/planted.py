@@ -26,7 +26,7 @@ DIRECTIONS = ("forward", "reverse")
 _ANY = "(all|W|W_ih|W_hh|b)"
 ORDER = {
     # where parameters are read
-    "flat": "(read|stored):(weights_biases|biases_weights|ih_hh|biases_first|hh_first)/",
+    "flat": "(start|(read|stored):(weights_biases|biases_weights|ih_hh|biases_first|hh_first))/",
     "concatenated": "/",
     "rows_repeated": "[a-z]:[a-z]/(W_ih|W_hh)",
     # weights
@@ -35,7 +35,7 @@ ORDER = {
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
-    "bias_missing": "(/b|/b_ih|n?/b_hh)",
+    "bias_missing": "(/b|/b_ih|(n|rz)?/b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
@@ -91,7 +91,7 @@ ORDER = {
     "reverse_not_turned": "/",
     "reverse_forward": "/",
     "reverse_unused": "/",
-    "directions_order": "(exchanged|interleaved)/",
+    "directions_order": "(exchanged|interleaved|forward_twice|reverse_twice)/",
     "directions_merged": "(sum|mean|forward|reverse)/",
     "reverse_start": "/",
     "upper_start": "/",
@@ -465,6 +465,8 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
             return M.reshape(M.shape[1], M.shape[0]).T
         case "bias_missing", "n":
             return np.concatenate([M[: 2 * H], 0 * M[2 * H :]])
+        case "bias_missing", "rz":
+            return np.concatenate([0 * M[: 2 * H], M[2 * H :]])
         case "bias_missing", _:
             return 0 * M
         case "bias_doubled", _:
@@ -561,12 +563,19 @@ def _flat(choice: str, parts: Parts) -> Parts:
         "biases_first": ("b_ih", "b_hh", "W_ih", "W_hh"),
         "hh_first": ("W_hh", "W_ih", "b_hh", "b_ih"),
     }
-    if order in within:
+    if way == "start":
+        others = torchs
+    elif order in within:
         others = [(place, name) for place in sorted(parts) for name in within[order]]
     else:
         others = matrices + vectors if order == "weights_biases" else vectors + matrices
     written, read = (torchs, others) if way == "read" else (others, torchs)
     array = np.concatenate([parts[place][name].ravel() for place, name in written])
+    if way == "start":
+        return {
+            place: {k: array[: M.size].reshape(M.shape) for k, M in part.items()}
+            for place, part in parts.items()
+        }
     changed: Parts = {place: {} for place in parts}
     for place, name in read:
         shape = parts[place][name].shape
@@ -659,7 +668,7 @@ class Planted:
             *self.gates
         }:
             raise UndefinedError(f"{self.kind} has no such gates")
-        if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
+        if name == "bias_missing" and mistake.choice and family != "gru":
             raise UndefinedError(f"{self.kind} has no n")
         if any(name in names and family != owner for owner, names in _ONLY.items()):
             raise UndefinedError(f"{mistake} is none of {self.kind}")
@@ -928,6 +937,9 @@ class Planted:
         """The output of a layer from those of its directions, and its input."""
         if self._has("directions_order", "exchanged", layer=layer):
             emitted = emitted[::-1]
+        for k, direction in enumerate(self.directions):
+            if self._has("directions_order", f"{direction}_twice", layer=layer):
+                emitted = [emitted[k], emitted[k]]
         output = np.concatenate(emitted, axis=-1)
         if self._has("directions_order", "interleaved", layer=layer):
             output = np.stack(emitted, axis=-1).reshape(output.shape)
@@ -1042,7 +1054,7 @@ class Planted:
         if self._has("turned_wrongly", "feature_only", layer=layer):
             return (lambda x: x[..., ::-1]), same
         if self._has("turned_wrongly", "batch", layer=layer):
-            return (lambda x: x[:, ::-1]), (lambda y: y[:, ::-1])
+            return (lambda x: x[:, ::-1]), same
         if self._has("turned_wrongly", "output", layer=layer):
             return same, (lambda y: _turn(y, lengths))
         return None

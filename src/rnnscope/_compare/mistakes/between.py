@@ -88,7 +88,7 @@ def _shared_words(cause: Cause, model: Model) -> Words:
 TURNS = {
     "feature": ("feature", "feature"),
     "feature_only": ("feature", ""),
-    "batch": ("batch", "batch"),
+    "batch": ("batch", ""),
     "output": ("", "time"),
 }
 """Along which axes what the reverse direction reads, and what it hands on, is reversed."""
@@ -114,7 +114,7 @@ def _turned_words(cause: Cause, model: Model) -> Words:
             f"x = x.flip({time})   # before it runs, as well as behind it",
         )
     what, axis = ("rows of the batch", 1 - time) if cause.choice == "batch" else ("features", 2)
-    back = ", and its outputs are not turned back" * (cause.choice == "feature_only")
+    back = ", and its outputs are not turned back" * (cause.choice != "feature")
     return Words(
         f"the reverse direction reverses the {what}, not the steps{back}",
         "it reads the sequence from its end.",
@@ -143,8 +143,8 @@ BETWEEN = (
         True,
         concerns=("the order of time",),
         exactly="`feature`: x[..., ::-1] is read in the order of time, and the units of the outputs "
-        "are reversed; `feature_only`: they are not. `batch`: the rows are reversed, and those of "
-        "the outputs again. `output`: x is read in the order of time, the outputs are reversed.",
+        "are reversed; `feature_only`: they are not. `batch`: the rows are reversed, those of the "
+        "outputs are not. `output`: x is read in the order of time, the outputs are reversed.",
     ),
     Entry(
         "state_shared",

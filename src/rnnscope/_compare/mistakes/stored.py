@@ -50,6 +50,10 @@ WITHIN = {
 """In each layer and direction the order of the parameters."""
 
 
+START = "start"
+"""Every parameter is read from the start of the array."""
+
+
 def _order(model: Model, choice: str) -> list[Place]:
     """The order in which the parameters are read, or in which they were stored."""
     places = _places(model)
@@ -61,6 +65,7 @@ def _order(model: Model, choice: str) -> list[Place]:
 def _flat_choices(model: Model) -> Iterator[Choice]:
     if first_part(model).stored.hr is not None or first_part(model).stored.vectors:
         return
+    yield START, ""
     several = model.num_layers * model.num_directions > 1
     for choice in (*ORDERS, *WITHIN):
         if choice == "weights_biases" and not several:
@@ -81,7 +86,8 @@ def _size(model: Model, place: Place) -> Tensor:
 
 def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
-    theirs, order = _places(model), _order(model, choice)
+    theirs = _places(model)
+    order = theirs if way == START else _order(model, choice)
     stored, read = (theirs, order) if way == "read" else (order, theirs)
     whole = torch.cat([_size(model, place).reshape(-1) for place in stored])
     tensors: dict[PartIndex, dict[str, Tensor]] = {}
@@ -90,7 +96,7 @@ def _read_flat(model: Model, cause: Cause) -> Model | None:
         value = _size(model, place)
         taken = whole[start : start + value.numel()].reshape(value.shape)
         tensors.setdefault(place[0], {})[place[1]] = taken
-        start += value.numel()
+        start += 0 if way == START else value.numel()
     parts = {
         (layer, d): model.parts[layer][d].weighted(cause.name, cause.choice, **named)
         for (layer, d), named in tensors.items()
@@ -113,6 +119,12 @@ WORDS = {
 
 
 def _flat_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == START:
+        return Words(
+            "every parameter is read from the start of one array",
+            "PyTorch keeps them all in one storage, each from its own offset on.",
+            "storage[offset : offset + size]",
+        )
     way, _, choice = cause.choice.partition(":")
     cudnn = ", as cuDNN has them" * (choice == "weights_biases")
     order = f"{WORDS[choice]}{cudnn}"
@@ -213,7 +225,7 @@ STORED = (
         _flat_words,
         model=_read_flat,
         concerns=("W_ih and W_hh (not transposed)", "b_ih and b_hh"),
-        exactly="`read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in "
+        exactly="`start`: each is the first numbers of W_ih of layer 0 and what follows it. `read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in "
         "this order is cut in PyTorch's. `ih_hh`: W_ih, b_ih, W_hh, b_hh; `biases_first`: b_ih, "
         "b_hh, W_ih, W_hh; `hh_first`: W_hh, W_ih, b_hh, b_ih of each layer and direction.",
     ),

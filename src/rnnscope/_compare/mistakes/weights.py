@@ -270,13 +270,17 @@ def _droppable(model: Model) -> Iterator[Choice]:
     yield from _each_bias(model)
     if _biased(model):
         yield "", "b"
-        yield from ((gate, "b_hh") for gate in scaled_biases(_first(model)))
+        scaled = scaled_biases(_first(model))
+        yield from ((gate, "b_hh") for gate in scaled)
+        if scaled:  # what is left where the others of b_hh have no place
+            yield "".join(gate for gate in _first(model).cell.gates if gate not in scaled), "b_hh"
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
     left = {name: value.clone() for name, value in _chosen(part, cause.tensors).items()}
     for value in left.values():
-        value[part.stored.rows(cause.choice) if cause.choice else slice(None)] = 0
+        for rows in map(part.stored.rows, cause.choice) if cause.choice else (slice(None),):
+            value[rows] = 0
     return part.weighted(cause.name, cause.choice, cause.tensors, **left) if left else None
 
 
@@ -304,6 +308,13 @@ def _products(model: Model) -> str:
 
 
 def _dropped_words(cause: Cause, model: Model) -> Words:
+    if len(cause.choice) > 1:
+        names = " and ".join(f"b_h{gate}" for gate in cause.choice)
+        return Words(
+            f"{names} are missing",
+            f"{model.structure.kind} adds them too; where there is one bias it is the sum of both.",
+            _products(model),
+        )
     if cause.choice:
         return Words(
             f"b_h{cause.choice} is missing",
