@@ -2,7 +2,8 @@
 
     python docs/museum_page.py
 
-The bugs are restated in ``tests/museum/``, one file for each; the verdicts are those of today's code.
+The bugs are restated in ``tests/museum/``, one file for each; the verdicts are those of
+today's code.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ EXHIBITS = exhibits()
 def test_a_public_bug_is_named(exhibit: Exhibit) -> None:
     found = verdict(exhibit.name)
     text = " ".join(str(found).split())
-    assert not found.agrees
+    assert found.agrees == exhibit.agrees, text
     if exhibit.named:
         assert tuple(sorted(cause.name for cause in found.causes)) == exhibit.named, text
     for words in exhibit.says:

@@ -25,6 +25,7 @@ class Exhibit:
     wrong: str
     named: tuple[str, ...]
     says: tuple[str, ...]
+    agrees: bool
     compared: Callable[[], rs.Verdict]
 
 
@@ -39,7 +40,7 @@ def exhibit(name: str) -> Exhibit:
     module = importlib.import_module(f"museum.{name}")
     title = (module.__doc__ or "").strip()
     facts = (module.THREAD, module.SAW, module.WRONG, module.NAMED, module.SAYS)
-    return Exhibit(name, title, *facts, module.compared)
+    return Exhibit(name, title, *facts, getattr(module, "AGREES", False), module.compared)
 
 
 @cache

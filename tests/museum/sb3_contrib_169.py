@@ -18,8 +18,8 @@ SAW = (
 WRONG = (
     "RecurrentPPO sets the state of a row to zeros where its episode starts, inside the sequence."
 )
-NAMED = ()
-SAYS = ("begins anew",)
+NAMED = ("begins_anew",)
+SAYS = ("the state is set to zero inside the sequence",)
 
 LAYER = trained(nn.LSTM(3, 4))
 EPISODES = {(3, 1), (5, 2)}  # step and row at which an episode starts

@@ -16,8 +16,8 @@ WRONG = (
     "The hidden state of row b is read at a multiple of the number of steps, where "
     "another row's numbers, or none, lie."
 )
-NAMED = ()
-SAYS = ("row 0 agrees",)
+NAMED = ("begins_anew",)
+SAYS = ("row 0, not rows 1 and 2", "in row 1 before time 0")
 
 LAYER = trained(nn.LSTM(3, 4))
 

@@ -142,9 +142,9 @@ BETWEEN = (
         _turn,
         True,
         concerns=("the order of time",),
-        exactly="`feature`: x[..., ::-1] is read in the order of time, and the units of the outputs "
-        "are reversed; `feature_only`: they are not. `batch`: the rows are reversed, those of the "
-        "outputs are not. `output`: x is read in the order of time, the outputs are reversed.",
+        exactly="`feature`: x[..., ::-1] is read in the order of time, and the units of the "
+        "outputs are reversed; `feature_only`: they are not. `batch`: the rows are reversed, those "
+        "of the outputs are not. `output`: x is read in the order of time, the outputs reversed.",
     ),
     Entry(
         "state_shared",

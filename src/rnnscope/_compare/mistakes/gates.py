@@ -221,7 +221,8 @@ def _sum_words(cause: Cause, model: Model) -> Words:
     assert isinstance(product.left, Quantity), "by a gate"
     gate, inside = product.left.name, product.right
     new = inside.name if isinstance(inside, Quantity) else "tanh(c)"
-    return Words(f"{gate} + {new} in place of {gate} * {new}", "a gate multiplies what it lets through.", CELL)
+    title = f"{gate} + {new} in place of {gate} * {new}"
+    return Words(title, "a gate multiplies what it lets through.", CELL)
 
 
 def _peeping(model: Model) -> Iterator[Choice]:
@@ -254,13 +255,14 @@ def _peep(part: Part, cause: Cause) -> Part | None:
             old = Product(product.left, Previous(seen.name))
             equations[name] = equation.map(_instead(product, old))
         if cause.choice in ("unused", "outside"):
-            without = equation.map(
-                lambda e, product=product: (
-                    e.left if isinstance(e, Sum) and e.right == product else None
-                )
-            )
+            without = equation.map(_without(product))
             equations[name] = without + product if cause.choice == "outside" else without
     return with_equations(part, cause, **equations) if equations else None
+
+
+def _without(summand: Expr) -> Callable[[Expr], Expr | None]:
+    """A change that leaves out what is added last."""
+    return lambda expr: expr.left if isinstance(expr, Sum) and expr.right == summand else None
 
 
 def _peep_words(cause: Cause, model: Model) -> Words:
@@ -286,7 +288,7 @@ UPDATES = (
         _confusable,
         _confused_words,
         _confuse,
-        exactly="`both`: at every step, the first included, h stands where c belongs and c where h.",
+        exactly="`both`: at every step, the first included, h stands in c's place and c in h's.",
     ),
     Entry("summed", "the cell state", "parts", _summable, _sum_words, _sum_up),
     Entry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choi
     """The largest number, where several are exactly that."""
     known = {choice for choice, _ in _limits(model)}
     for one in observations:
-        values = {name: value for name, value in one.final.items()}
+        values = dict(one.final)
         if one.output is not None:
             values["h"] = one.output
         values |= {n: v for n, v in one.quantities.items() if n in model.structure.cell.states}
@@ -81,7 +81,11 @@ def _cells(model: Model, one: Observation) -> Iterator[tuple[str, Tensor, float]
         match first_part(model).cell.equations["h"]:
             case Product(Quantity("o"), Apply("tanh", Quantity(cell))) if cell == name:
                 tanh = step.after / step.output_gate
-                yield cell, torch.atanh(tanh.clamp(-1, 1)).where(tanh.abs() < SURE, 0), 1e4 * one.unit
+                yield (
+                    cell,
+                    torch.atanh(tanh.clamp(-1, 1)).where(tanh.abs() < SURE, 0),
+                    1e4 * one.unit,
+                )
 
 
 def _cut(part: Part, cause: Cause) -> Part | None:

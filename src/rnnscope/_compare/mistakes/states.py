@@ -443,7 +443,7 @@ STATES = (
         _overwritten_words,
         model=_overwrite,
         alone=True,
-        exactly="Unit k is computed from the new h of units 0 to k - 1 and the old h of the others.",
+        exactly="Unit k is computed from the new h of units 0 to k - 1, the old h of the others.",
     ),
     Entry("rows_chained", "the rows of the batch", "global", _always, _chained_words, model=_chain),
     Entry(

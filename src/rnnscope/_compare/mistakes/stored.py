@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import permutations
 
 import torch
@@ -155,8 +154,8 @@ def _concatenate(part: Part, cause: Cause) -> Part | None:
     if ih.shape == hh.shape:  # which is what matrices_exchanged says
         return None
     both = torch.cat([ih, hh], 1)
-    of_h, of_x = both.split([hh.shape[1], ih.shape[1]], 1)
-    return part.weighted(cause.name, ih=of_x.contiguous(), hh=of_h.contiguous())
+    size = hh.shape[1]
+    return part.weighted(cause.name, ih=both[:, size:].contiguous(), hh=both[:, :size].contiguous())
 
 
 def _concatenated_words(cause: Cause, model: Model) -> Words:
@@ -225,9 +224,10 @@ STORED = (
         _flat_words,
         model=_read_flat,
         concerns=("W_ih and W_hh (not transposed)", "b_ih and b_hh"),
-        exactly="`start`: each is the first numbers of W_ih of layer 0 and what follows it. `read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in "
-        "this order is cut in PyTorch's. `ih_hh`: W_ih, b_ih, W_hh, b_hh; `biases_first`: b_ih, "
-        "b_hh, W_ih, W_hh; `hh_first`: W_hh, W_ih, b_hh, b_ih of each layer and direction.",
+        exactly="`start`: each is the first numbers of W_ih of layer 0 and of what follows it. "
+        "`read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in this "
+        "order is cut in PyTorch's. `ih_hh`: W_ih, b_ih, W_hh, b_hh; `biases_first`: b_ih, b_hh, "
+        "W_ih, W_hh; `hh_first`: W_hh, W_ih, b_hh, b_ih of each layer and direction.",
     ),
     Entry(
         "concatenated",

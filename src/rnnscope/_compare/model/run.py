@@ -299,9 +299,7 @@ def _in_place(
 def _units(first: Tensor, second: Tensor, unit: int) -> Tensor:
     """The first units of one, (model, batch, unit), those from ``unit`` on of the other."""
     width = max(len(first), len(second))
-    return torch.cat(
-        [widened(first[..., :unit], width), widened(second[..., unit:], width)], -1
-    )
+    return torch.cat([widened(first[..., :unit], width), widened(second[..., unit:], width)], -1)
 
 
 def _handed(part: Part, initial: Mapping[str, Tensor]) -> Tensor:

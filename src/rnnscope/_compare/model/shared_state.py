@@ -117,9 +117,7 @@ def _run(
                 recorded = {name: value * inside for name, value in recorded.items()}
             numbers = sum(w.numel() for w in (part.stored.ih, part.stored.hh))
             rows = len(models) * x.shape[1]
-            spend(
-                rows * (numbers + GATE * len(part.stored.ih)), calls=len(part.cell.equations)
-            )
+            spend(rows * (numbers + GATE * len(part.stored.ih)), calls=len(part.cell.equations))
             state = finals[layer] = after
             emitted[layer].append(hands)
             for name, value in recorded.items():
