@@ -1,0 +1,291 @@
+"""A state that begins anew inside the sequence: at every chunk, or where an episode starts.
+
+Each row is followed from its beginning. Where its output is not what comes of the state before, the
+state is set to zero, or to what was given, and only if that gives the output it goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Inputs, Model, Outcome, Part
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.run import ran
+from rnnscope._compare.model.simulate import joined
+
+__all__ = ["of_restarts"]
+
+States = dict[str, Tensor]
+
+MOST = 6
+"""Restarts of one row, and rows, that are named."""
+
+LARGEST = 65
+"""Below so many steps a chunk is tried of several layers in two directions."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Which states begin anew, and whether from zeros or from what the caller gave."""
+
+    states: tuple[str, ...]
+    zero: bool
+
+    def start(self, initial: Mapping[str, Tensor]) -> States:
+        """What these states are set to."""
+        return {
+            name: torch.zeros_like(initial[name]) if self.zero else initial[name]
+            for name in self.states
+        }
+
+
+Schedule = Tensor
+"""(time, batch): True where a row begins anew before that step, in the order of computing."""
+
+
+def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """States that begin anew at some steps of some rows, read off the output."""
+    for kind in _kinds(model, shown):
+        if min(model.num_directions, model.num_layers) == 1:
+            yield from _followed(model, shown, kind)
+        else:
+            yield from _chunked(model, shown, kind)
+
+
+def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
+    states = model.structure.cell.states
+    several = len(states) > 1
+    given = any(bool(v.any()) for one in shown for v in one.inputs.initial.values())
+    for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
+        if zero or given:
+            yield _Kind(tuple(names), zero)
+
+
+# one layer, or one direction: step by step -------------------------------------------------------
+
+
+def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
+    schedules: list[list[Schedule]] = []
+    for one in shown:
+        directions = []
+        for d in range(model.num_directions):
+            schedule = _schedule(model, one, kind, d)
+            if schedule is None:
+                return
+            directions.append(schedule)
+        schedules.append(directions)
+    yield from _findings(model, shown, schedules, kind)
+
+
+def _schedule(model: Model, one: Observation, kind: _Kind, d: int) -> Schedule | None:
+    """The steps before which each row of a direction begins anew; None where that does not give
+    the output."""
+    inputs, size = one.inputs, model.structure.output_size
+    if one.output is None or one.output.shape[-1] != size * model.num_directions:
+        return None
+    half = slice(d * size, (d + 1) * size)
+    seen, usable = one.output[..., half], one.usable("output")[..., half]
+    parts = [row[d] for row in model.parts]
+    begins = [
+        {name: value[layer, d] for name, value in inputs.initial.items()}
+        for layer in range(model.num_layers)
+    ]
+    fresh = [kind.start(begin) for begin in begins]
+    states, anew = begins, torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    for k in range(inputs.steps):
+        t = inputs.steps - 1 - k if parts[-1].backward else k
+        real = None if one.valid is None else one.valid[t]
+        near = one.allowed["output"][t]
+        output, after = _step(parts, inputs.x[t], states, real)
+        good = ((distance(output, seen[t]) <= near) | ~usable[t]).all(-1)
+        if not bool(good.all()):
+            changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
+            output, other = _step(parts, inputs.x[t], changed, real)
+            if k == 0 or not bool((good | (distance(output, seen[t]) <= near).all(-1)).all()):
+                return None
+            anew[k] = ~good
+            after = [
+                {name: torch.where(good[:, None], kept[name], new[name]) for name in kept}
+                for kept, new in zip(after, other, strict=True)
+            ]
+        states = after
+    return anew
+
+
+def _step(
+    parts: Sequence[Part], x: Tensor, states: Sequence[States], real: Tensor | None
+) -> tuple[Tensor, list[States]]:
+    """One step of all layers in one direction: what comes out, and every layer's states, which
+    stay as they are where a row is not ``real`` but padding."""
+    flow, after = x.unsqueeze(0), []
+    for part, before in zip(parts, states, strict=True):
+        [run] = ran([part], flow, before, None)
+        flow = run.emitted
+        states_after = dict(run.final)
+        if real is not None:
+            states_after = {n: torch.where(real, v, before[n]) for n, v in states_after.items()}
+        after.append(states_after)
+    return flow[0], after
+
+
+# several layers in two directions: chunk by chunk ------------------------------------------------
+
+
+def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
+    longest = max(one.inputs.steps for one in shown)
+    for size in range(1, min(longest, LARGEST)):
+        schedules = []
+        for one in shown:
+            steps, batch = one.inputs.steps, one.inputs.batch
+            times = torch.arange(steps, device="cpu")
+            forward = (times % size == 0) & (times > 0)
+            reverse = ((times + 1) % size == 0) & (times + 1 < steps)
+            flags = [
+                (reverse.flip(0) if part.backward else forward)[:, None].expand(steps, batch)
+                for part in model.parts[-1]
+            ]
+            schedules.append(flags)
+        yield from _findings(model, shown, schedules, kind)
+
+
+# what such a state gives -------------------------------------------------------------------------
+
+
+def _findings(
+    model: Model,
+    shown: Sequence[Observation],
+    schedules: Sequence[Sequence[Schedule]],
+    kind: _Kind,
+) -> Iterator[Finding]:
+    flags = torch.cat([flag.flatten() for directions in schedules for flag in directions])
+    if not 0 < int(flags.sum()) <= len(flags) // 2:
+        return
+    by_inputs = {id(one.inputs): s for one, s in zip(shown, schedules, strict=True)}
+
+    def gives(one: Observation) -> Outcome | None:
+        return _run(model, one.inputs, by_inputs[id(one.inputs)], kind)
+
+    some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
+    cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
+    yield Finding(cause, _words(model, schedules[some], kind), gives=gives)
+
+
+def _run(
+    model: Model, inputs: Inputs, schedules: Sequence[Schedule], kind: _Kind
+) -> Outcome | None:
+    """The layer with states that begin anew."""
+    flow: Tensor | None = inputs.x
+    final: list[list[States]] = []
+    for layer, row in enumerate(model.parts):
+        assert flow is not None
+        emitted, ends = [], []
+        for d, part in enumerate(row):
+            begin = {name: value[layer, d] for name, value in inputs.initial.items()}
+            output, states = _pieces(part, flow, begin, schedules[d], (inputs.lengths, kind))
+            emitted.append(output)
+            ends.append(states)
+        final.append(ends)
+        flow = joined(model, layer, emitted, flow)
+    assert flow is not None
+    return Outcome(
+        flow,
+        {
+            name: torch.stack([torch.stack([ends[name] for ends in row]) for row in final])
+            for name in inputs.initial
+        },
+    )
+
+
+def _pieces(
+    part: Part,
+    x: Tensor,
+    begin: States,
+    anew: Schedule,
+    how: tuple[Tensor | None, _Kind],
+) -> tuple[Tensor, States]:
+    """What a part emits, and its last states, run from each place where a row begins anew to the
+    next."""
+    lengths, kind = how
+    steps, states, emitted = x.shape[0], begin, []
+    cuts = [0, *(anew.any(1).nonzero().flatten().tolist()), steps]
+    for start, stop in pairwise(cuts):
+        if start == stop:
+            continue
+        fresh = kind.start(begin)
+        again = anew[start][:, None]
+        states = states | {
+            name: torch.where(again, value, states[name]) for name, value in fresh.items()
+        }
+        first = steps - stop if part.backward else start
+        size = stop - start
+        inside = None if lengths is None else (lengths - first).clamp(0, size)
+        [run] = ran([part], x[first : first + size], states, inside)
+        states = dict(run.final)
+        emitted.append(run.emitted)
+    return torch.cat(emitted[::-1] if part.backward else emitted), states
+
+
+# in words ----------------------------------------------------------------------------------------
+
+
+def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
+    cell, layer_kind = model.structure.cell, model.structure.kind
+    whole = kind.states == tuple(cell.states)
+    names = " and ".join(kind.states)
+    where, chunks = _places(model, schedules)
+    subject = "the state is" if whole else f"{names} alone is"
+    to = "zero" if kind.zero else "the initial state" if whole else f"{names}_0"
+    title = f"{subject} set to {to} inside the sequence, {where}"
+    sentence = f"every other step follows from the step before; {layer_kind} carries its state on."
+    if chunks:
+        repair = f"{', '.join(cell.states)} = initial   # once, before the first chunk"
+        return Words(title, sentence, repair, f"{subject} set to {to} in every chunk")
+    sentence += (
+        " Where an episode starts that may be meant: give the parts as sequences of their own."
+    )
+    return Words(title, sentence, "h = h   # not h * (1 - start)", f"{subject} set to {to} inside")
+
+
+def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
+    """Where rows begin anew, and whether that is at every so many steps."""
+    texts: list[str] = []
+    regular = True
+    for part, anew in zip(model.parts[-1], schedules, strict=True):
+        last = len(anew) - 1
+        rows = {
+            row: [last - k if part.backward else k for k in flags.nonzero().flatten().tolist()]
+            for row, flags in enumerate(anew.T)
+        }
+        side = ""
+        if model.num_directions > 1:
+            side = "reverse " if part.backward else "forward "
+        everywhere = len({tuple(times) for times in rows.values()}) == 1
+        regular = regular and everywhere
+        if everywhere and rows[0]:
+            texts.append(f"{side}{_times(rows[0], part.backward)}")
+        elif not everywhere:
+            texts += [
+                f"{side}in row {row} {_times(times, part.backward)}"
+                for row, times in rows.items()
+                if times
+            ]
+    more = f" and {len(texts) - MOST} more rows" if len(texts) > MOST else ""
+    return ", ".join(texts[:MOST]) + more, regular
+
+
+def _times(times: Sequence[int], backward: bool) -> str:
+    """In words; a direction that runs backward comes to a step from later ones."""
+    gaps = {other - one for one, other in pairwise(times)}
+    named = ", ".join(map(str, times[:MOST])) + (" ..." if len(times) > MOST else "")
+    text = f"before time{'s' * (len(times) > 1)} {named}"
+    text += " (from the end)" if backward else ""
+    every = abs(next(iter(gaps), 0))
+    return f"{text}: every {every} steps" if len(gaps) == 1 and every > 1 else text
