@@ -14,7 +14,7 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
-from rnnscope._compare.facts import explaining
+from rnnscope._compare.facts import explanation_by_facts, where_it_agrees
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -175,11 +175,12 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        fact = explaining(self.model, shown) if differs else None
+        fact = explanation_by_facts(self.model, shown) if differs else None
         if fact is not None:
             finding, left = fact
             words = [*read, (finding.cause, finding.words)]
-            return replace(base, explanations=(_told(words, left, len(read)),))
+            told = (_told(words, left, len(read)),)
+            return replace(base, explanations=told, agreement=where_it_agrees(self.model, there))
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -297,7 +298,8 @@ class Decision:
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
-        return replace(base, holds=tuple(filter(None, every)))
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.cells import with_cells
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
@@ -237,8 +238,9 @@ def _of_steps(model: Model, observations: Sequence[Observation], there: Observat
     own = "fed with your own state of the step before"
     said: dict[str, list[PartIndex]] = {}
     sizes: dict[str, float] = {}
-    seen = opened_parts(model, [there])
+    seen = {place: with_cells(part) for place, part in opened_parts(model, [there]).items()}
     for place, part in sorted(opened_parts(model, observations).items()):
+        part = with_cells(part)
         zero = _first_step_from_zero(part, observations)
         inputs_right = zero is not None and zero[0] <= 1
         if zero is not None and inputs_right:

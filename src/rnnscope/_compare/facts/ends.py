@@ -55,7 +55,9 @@ class _Silent:
         if not bool((spoken == spoken[:, :1]).all()):
             return None
         times = spoken[:, 0].nonzero().flatten().tolist()
-        if not times or len(times) != times[-1] + 1 - times[0]:
+        if not times:
+            return 0, 0
+        if len(times) != times[-1] + 1 - times[0]:
             return None
         return times[0], times[-1] + 1
 
@@ -186,6 +188,8 @@ def _piece(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Some steps of a part, zeros at all others, and the states at their end."""
     start, stop = interval
+    if start == stop:
+        return initial["h"].new_zeros(x.shape[0], *initial["h"].shape), initial
     [run] = ran([part], x[start:stop], initial, None)
     emitted = run.emitted.new_zeros(x.shape[0], *run.emitted.shape[1:])
     emitted[start:stop] = run.emitted

@@ -109,7 +109,7 @@ def _schedule(model: Model, one: Observation, kind: _Kind, d: int) -> Schedule |
         if not bool(good.all()):
             changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
             output, other = _step(parts, inputs.x[t], changed, real)
-            if k == 0 or not bool((good | (distance(output, seen[t]) <= near).all(-1)).all()):
+            if not bool((good | ((distance(output, seen[t]) <= near) | ~usable[t]).all(-1)).all()):
                 return None
             anew[k] = ~good
             after = [
@@ -142,18 +142,26 @@ def _step(
 def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
     longest = max(one.inputs.steps for one in shown)
     for size in range(1, min(longest, LARGEST)):
-        schedules = []
-        for one in shown:
-            steps, batch = one.inputs.steps, one.inputs.batch
-            times = torch.arange(steps, device="cpu")
-            forward = (times % size == 0) & (times > 0)
-            reverse = ((times + 1) % size == 0) & (times + 1 < steps)
-            flags = [
-                (reverse.flip(0) if part.backward else forward)[:, None].expand(steps, batch)
-                for part in model.parts[-1]
-            ]
-            schedules.append(flags)
-        yield from _findings(model, shown, schedules, kind)
+        # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
+        # count; either direction also before its first step
+        for shift, first in product((1, 0, None), (False, True)):
+            schedules = [_flags(model, one.inputs, (size, shift, first)) for one in shown]
+            yield from _findings(model, shown, schedules, kind)
+
+
+def _flags(model: Model, inputs: Inputs, how: tuple[int, int | None, bool]) -> list[Schedule]:
+    """Where each direction begins anew, in the order of computing."""
+    size, shift, first = how
+    steps = inputs.steps
+    times = torch.arange(steps, device="cpu")
+    forward = times % size == 0
+    reverse = forward if shift is None else ((times + shift) % size == 0).flip(0)
+    flags = []
+    for part in model.parts[-1]:
+        anew = (reverse if part.backward else forward) & (times > 0)
+        anew[0] = first
+        flags.append(anew[:, None].expand(steps, inputs.batch))
+    return flags
 
 
 # what such a state gives -------------------------------------------------------------------------
@@ -244,7 +252,7 @@ def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
     subject = "the state is" if whole else f"{names} alone is"
     to = "zero" if kind.zero else "the initial state" if whole else f"{names}_0"
     title = f"{subject} set to {to} inside the sequence, {where}"
-    sentence = f"every other step follows from the step before; {layer_kind} carries its state on."
+    sentence = f"all other steps follow from the step before; {layer_kind} carries its state on."
     if chunks:
         repair = f"{', '.join(cell.states)} = initial   # once, before the first chunk"
         return Words(title, sentence, repair, f"{subject} set to {to} in every chunk")
@@ -288,4 +296,4 @@ def _times(times: Sequence[int], backward: bool) -> str:
     text = f"before time{'s' * (len(times) > 1)} {named}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))
-    return f"{text}: every {every} steps" if len(gaps) == 1 and every > 1 else text
+    return f"{text} (every {every} steps)" if len(gaps) == 1 and every > 1 else text

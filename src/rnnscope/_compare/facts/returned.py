@@ -142,7 +142,7 @@ def _moved(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _handed_on(model: Model, layer: int, factor: float) -> Finding:
     words = Words(
-        f"what layer {layer} hands on is multiplied by {factor:.6g}{_why(factor)}",
+        f"what is handed to the layer above is multiplied by {factor:.6g}{_why(factor)}",
         f"layer {layer + 1} reads the output of layer {layer} as it is.",
         "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
     )

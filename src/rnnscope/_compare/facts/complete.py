@@ -17,10 +17,10 @@ from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.search.search import concerns
 
-__all__ = ["explaining"]
+__all__ = ["explanation_by_facts"]
 
 
-def explaining(model: Model, shown: Sequence[Observation]) -> tuple[Finding, float] | None:
+def explanation_by_facts(model: Model, shown: Sequence[Observation]) -> tuple[Finding, float] | None:
     """The first finding that explains everything to rounding, with what it leaves; None where none
     does, or where a mistake of the catalogue alone explains it too."""
     for finding in _findings(model, shown):
