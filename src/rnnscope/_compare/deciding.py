@@ -14,7 +14,11 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
-from rnnscope._compare.facts import explanation_by_facts, where_it_agrees
+from rnnscope._compare.facts import (
+    explanation_by_facts,
+    what_is_plain,
+    where_it_agrees,
+)
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -297,7 +301,8 @@ class Decision:
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
-        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
+        plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
 

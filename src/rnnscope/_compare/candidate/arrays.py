@@ -104,6 +104,10 @@ class OfArrays:
         """None: they cannot be called."""
         return []
 
+    def without_influence(self) -> list[str]:
+        """None: they cannot be called."""
+        return []
+
     def other_kind(self) -> tuple[str, bool]:
         """Unknown: they are numbers."""
         return "", False

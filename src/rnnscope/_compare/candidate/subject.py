@@ -82,6 +82,9 @@ class Subject(Protocol):
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
 
+    def without_influence(self) -> list[str]:
+        """Sentences on parameters, features, states and steps that change nothing."""
+
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""

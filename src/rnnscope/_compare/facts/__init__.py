@@ -4,7 +4,7 @@ Enters: the reference as a model, and what the candidate returned.
 Leaves: a ``Finding`` that explains everything to rounding, and sentences on what agrees.
 """
 
-from rnnscope._compare.facts.agreement import where_it_agrees
+from rnnscope._compare.facts.agreement import what_is_plain, where_it_agrees
 from rnnscope._compare.facts.complete import explanation_by_facts
 
-__all__ = ["explanation_by_facts", "where_it_agrees"]
+__all__ = ["explanation_by_facts", "what_is_plain", "where_it_agrees"]

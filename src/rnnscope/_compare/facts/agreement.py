@@ -14,16 +14,21 @@ from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 
-__all__ = ["listed", "where_it_agrees"]
+__all__ = ["listed", "what_is_plain", "where_it_agrees"]
 
 MOST = 8
 """Numbers of rows, times and units that are named."""
 
 
 def where_it_agrees(model: Model, one: Observation) -> tuple[str, ...]:
-    """Sentences on what agrees, and on what is plain of the candidate's own numbers; none where
-    nothing does."""
-    return (*_plain(model, one), *_of_output(model, one), *_limits(model, one))
+    """What agrees of a call that differs: rows, times, units, halves; nothing where nothing does."""
+    return tuple(_of_output(model, one))
+
+
+def what_is_plain(model: Model, one: Observation) -> tuple[str, ...]:
+    """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
+    magnitude."""
+    return (*_plain(model, one), *_limits(model, one))
 
 
 # of the candidate's own numbers ------------------------------------------------------------------
@@ -117,7 +122,7 @@ def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterat
     again = [] if steps is None else _wrong_steps(steps)
     last = len(by_time) - 1
     again = sorted(last - k if backward else k for k in again)
-    few = 0 < len(again) <= len(by_time) // 2
+    few = 0 < len(again) <= len(by_time) // 3
     if before:
         text = f"{listed('time', list(before))} in every row; wrong from {first} on"
         if few and len(again) > 1 and first in again:
@@ -137,7 +142,7 @@ def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterat
 
 def _every(times: Sequence[int]) -> str:
     gaps = {b - a for a, b in zip(times, times[1:], strict=False)}
-    return f" (every {gaps.pop()} steps)" if len(times) > 2 and len(gaps) == 1 else ""
+    return f" (every {gaps.pop()} steps)" if len(times) > 2 and len(gaps) == 1 and 1 not in gaps else ""
 
 
 def _wrong_steps(part: OpenedPart) -> list[int]:

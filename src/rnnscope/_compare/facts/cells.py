@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.model.model import Part
+from rnnscope._compare.model.observed import distance
 from rnnscope._compare.model.single_steps import opened
 from rnnscope._compare.model.steps import OpenedPart, Steps, scale, tolerances
 from rnnscope.cells.algebra import Apply, Product, Quantity
@@ -85,5 +86,19 @@ def _with_cell(part: Part, steps: Steps, gate: str, hidden: str) -> tuple[Steps,
         doubt = torch.where(fresh.unsqueeze(-1), 0.0, doubt)
     told = replace(steps, known=replace(known, before={**known.before, hidden: before}))
     # what is handed on passes the gate, and at most itself
-    handed = opening.abs() * doubt
-    return told, torch.where(torch.isinf(doubt), torch.inf, handed)
+    handed = torch.where(torch.isinf(doubt), torch.inf, opening.abs() * doubt)
+    return told, _after_right_steps(part, told, handed)
+
+
+def _after_right_steps(part: Part, steps: Steps, uncertain: Tensor) -> Tensor:
+    """The same, with nothing known of a unit at the step after one that is wrong: its gates may
+    not have been those with which its state was computed."""
+    right = opened([part], steps.known, ["h"])["h"][0]
+    within = tolerances(part, steps)["h"] + uncertain
+    wrong = distance(right, steps.after["h"]) > within
+    uncertain = uncertain.clone()
+    for t in range(1, len(wrong)):
+        after_wrong = wrong[t - 1]
+        uncertain[t] = torch.where(after_wrong, torch.inf, uncertain[t])
+        wrong[t] &= ~after_wrong
+    return uncertain
