@@ -68,7 +68,10 @@ class Restated:
         names = "hc" if isinstance(layer, nn.LSTM) else "h"
         given = initial if isinstance(initial, tuple | list) else [initial]
         zero = np.zeros((L * D, x.shape[1], H), x.dtype)
-        start = {n: zero if g is None else np.asarray(g) for n, g in zip(names, [*given, None])}
+        start = {
+            n: zero if g is None else np.asarray(g)
+            for n, g in zip(names, [*given, None], strict=False)
+        }
         ends: dict[str, list[Array]] = {n: [] for n in names}
         for k in range(L):
             halves = []

@@ -15,7 +15,9 @@ from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
+    all_equal,
     explanation_by_facts,
+    not_reached,
     what_is_plain,
     where_it_agrees,
 )
@@ -94,7 +96,7 @@ class Decision:
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
         silent = unseen(self.model, [*shown, *more])
-        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
+        base = replace(base, cannot_show=silent.titles, unseen=self._unseen(silent, shown))
         if read:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
@@ -105,7 +107,20 @@ class Decision:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             return replace(base, unread=told, notes=rest)
-        return replace(base, agrees=True)
+        return self._at_own_size() or replace(base, agrees=True)
+
+    def _at_own_size(self) -> Verdict | None:
+        """The verdict at the reference's own sizes, of what agrees at others; None where it agrees
+        there too."""
+        subject = self.subject.at_own_size()
+        if subject is None or worst(subject.model, subject.shown()) <= 1:
+            return None
+        return Decision(subject, self.effort, self.tell).verdict()
+
+    def _unseen(self, silent: Unseen, shown: Sequence[Observation]) -> tuple[str, ...]:
+        """What the data would not show; of the caller's own also what they did not reach."""
+        given = self.subject.given
+        return (*silent.words, *(not_reached(self.model, shown) if given else ()))
 
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
@@ -134,7 +149,7 @@ class Decision:
             worst=0.0,
             dtype=dtype,
             kind=self.model.structure.kind,
-            notes=tuple(self.subject.notes),
+            notes=(*self.subject.notes, *all_equal(self.model, shown, self.subject.given)),
             probe=self.subject.described(first.inputs),
             steps=first.inputs.steps,
             horizon=horizon,
@@ -182,9 +197,9 @@ class Decision:
         fact = explanation_by_facts(self.model, shown) if differs else None
         if fact is not None:
             finding, left = fact
-            words = [*read, (finding.cause, finding.words)]
-            told = (_told(words, left, len(read)),)
-            return replace(base, explanations=told, agreement=where_it_agrees(self.model, there))
+            explained = _told([*read, (finding.cause, finding.words)], left, len(read))
+            agreement = where_it_agrees(self.model, there)
+            return replace(base, explanations=(explained,), agreement=agreement)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -260,7 +275,7 @@ class Decision:
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown, silent),
             cannot_show=silent.titles,
-            unseen=silent.words,
+            unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 

@@ -70,6 +70,7 @@ class OfCalls:
         builder: bool | None,
         seed: int,
         padded: bool,
+        small: bool = True,
     ):
         self._candidate, self._seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
@@ -78,12 +79,13 @@ class OfCalls:
         self.untried: set[str] = set()
         self.findings: list[str] = []
         self.raised = False
-        self._layer, self._adopted = reference, adopt(reference)
+        self._reference = self._layer = reference
+        self._adopted = adopt(reference)
         self._dtype = dtype_of(self._adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
         self._by_place = True
-        self._tiny = inputs is None and (made.is_builder or made.takes_weights)
+        self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self._layer = tiny_layer(self._structure, seed).to(self._dtype)
             self._adopted = adopt(self._layer)
@@ -344,6 +346,14 @@ class OfCalls:
             self._called(self._made(layer), layer, inputs).output for layer in (self._layer, other)
         )
         return torch.equal(mine, theirs)
+
+    def at_own_size(self) -> OfCalls | None:
+        """With the reference itself, where a small layer stood in for it."""
+        if not self._tiny:
+            return None
+        return OfCalls(
+            self._candidate, self._reference, None, self._builder, self._seed, self._padded, False
+        )
 
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ MOST = 8
 
 
 def where_it_agrees(model: Model, one: Observation) -> tuple[str, ...]:
-    """What agrees of a call that differs: rows, times, units, halves; nothing where nothing does."""
+    """What agrees of a call that differs: rows, times, units, halves."""
     return tuple(_of_output(model, one))
 
 
@@ -90,13 +90,15 @@ def _of_output(model: Model, one: Observation) -> Iterator[str]:
         place = (model.num_layers - 1, d)
         steps = with_cells(parts[place]) if place in parts else None
         yield from (
-            side + text for text in (*_of_times(half, part.backward, steps), *_of_units(half, steps))
+            side + text
+            for text in (*_of_times(half, part.backward, steps), *_of_units(half, steps))
         )
 
 
 def _of_finals(model: Model, one: Observation) -> Iterator[str]:
     """Which final states agree, beside an output that does."""
-    good, bad = [], []
+    good: list[str] = []
+    bad: list[str] = []
     for name, seen, value in one.beside(model):
         if value is not None and name.endswith("_n"):
             off = bool(((distance(value, seen) > one.allowed[name]) & one.usable(name)).any())
@@ -141,15 +143,19 @@ def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterat
 
 
 def _every(times: Sequence[int]) -> str:
-    gaps = {b - a for a, b in zip(times, times[1:], strict=False)}
-    return f" (every {gaps.pop()} steps)" if len(times) > 2 and len(gaps) == 1 and 1 not in gaps else ""
+    gaps = {b - a for a, b in pairwise(times)}
+    return (
+        f" (every {gaps.pop()} steps)"
+        if len(times) > 2 and len(gaps) == 1 and 1 not in gaps
+        else ""
+    )
 
 
 def _wrong_steps(part: OpenedPart) -> list[int]:
     """The steps, in the order of computing, at which some row does not follow."""
     [call] = part.ratios(part.part)
     wrong = torch.stack([(ratio > 1).any(-1).any(-1) for ratio in call]).any(0)
-    return wrong.nonzero().flatten().tolist()  # type: ignore[no-any-return]
+    return wrong.nonzero().flatten().tolist()
 
 
 def _of_units(wrong: Tensor, steps: OpenedPart | None) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,7 +42,9 @@ def of_clipping(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
             limits = [*limits, *(k for k in LIMITS if k not in limits)]
         for limit in (k for k in limits if 0 < k < reached):
             for changed in _cut_models(model, state, limit):
-                yield Finding(Cause("clipped", f"{limit:.6g}", state), _words(state, limit, model), changed)
+                yield Finding(
+                    Cause("clipped", f"{limit:.6g}", state), _words(state, limit, model), changed
+                )
 
 
 def _words(state: str, limit: float, model: Model) -> Words:
@@ -88,7 +91,8 @@ def _cut_models(model: Model, state: str, limit: float) -> Iterator[Model]:
 def uses(part: Part, state: str) -> Iterator[str]:
     """The equations that use what a state is after the step."""
     for name, equation in part.cell.equations.items():
-        if name != state and equation.map(lambda e: Number(0.0) if e == Quantity(state) else None) != equation:
+        zeroed = equation.map(_in_place_of(state, Number(0.0)))
+        if name != state and zeroed != equation:
             yield name
 
 
@@ -100,9 +104,7 @@ def _of_cells(model: Model, state: str, limit: float, carried: bool) -> Model:
             changes = {state: cut(limit, whole)}
             if carried:
                 changes |= {
-                    name: part.cell.equations[name].map(
-                        lambda e, whole=whole: whole if e == Quantity(state) else None
-                    )
+                    name: part.cell.equations[name].map(_in_place_of(state, whole))
                     for name in uses(part, state)
                 }
             cell = changed_cell(part.cell, tuple(changes.items()))
@@ -110,14 +112,12 @@ def _of_cells(model: Model, state: str, limit: float, carried: bool) -> Model:
     return model.with_parts(parts)
 
 
-def _on_output(limit: float) -> object:
+def _on_output(limit: float) -> Callable[..., Outcome]:
     def leave(outcome: Outcome, _: Inputs) -> Outcome:
-        return Outcome(
-            outcome.output.clamp(-limit, limit),
-            outcome.final,
-            outcome.layers,
-            outcome.before,
-            outcome.steps,
-        )
+        return replace(outcome, output=outcome.output.clamp(-limit, limit))
 
     return leave
+
+
+def _in_place_of(state: str, whole: Expr) -> Callable[[Expr], Expr | None]:
+    return lambda expr: whole if expr == Quantity(state) else None

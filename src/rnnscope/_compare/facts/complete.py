@@ -20,7 +20,9 @@ from rnnscope._compare.search.search import concerns
 __all__ = ["explanation_by_facts"]
 
 
-def explanation_by_facts(model: Model, shown: Sequence[Observation]) -> tuple[Finding, float] | None:
+def explanation_by_facts(
+    model: Model, shown: Sequence[Observation]
+) -> tuple[Finding, float] | None:
     """The first finding that explains everything to rounding, with what it leaves; None where none
     does, or where a mistake of the catalogue alone explains it too."""
     for finding in _findings(model, shown):
@@ -49,6 +51,10 @@ def _is_listed(model: Model, shown: Sequence[Observation]) -> bool:
     for cause in causes(model):
         if concerns(cause, model, shown):
             changed = CATALOGUE[cause.name].apply(model, cause)
-            if changed is not None and worst(changed, first[:1]) <= 1 and worst(changed, first) <= 1:
+            if (
+                changed is not None
+                and worst(changed, first[:1]) <= 1
+                and worst(changed, first) <= 1
+            ):
                 return True
     return False

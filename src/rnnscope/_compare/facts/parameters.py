@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnscope._compare.facts.finding import Finding
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Model, PartIndex
+from rnnscope._compare.model.model import Model, Part, PartIndex
 
 __all__ = ["of_parameters"]
 
@@ -43,7 +43,7 @@ def _parameters(model: Model) -> list[_Parameter]:
 
 def _with(model: Model, *changes: tuple[_Parameter, Tensor, str]) -> Model:
     """The model with other numbers in some parameters; the last of each change tells them apart."""
-    parts = {}
+    parts: dict[PartIndex, Part] = {}
     for parameter, value, source in changes:
         layer, d = parameter.place
         part = parts.get(parameter.place, model.parts[layer][d])

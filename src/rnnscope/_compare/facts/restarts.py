@@ -7,12 +7,13 @@ state is set to zero, or to what was given, and only if that gives the output it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.finding import Finding
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -292,8 +293,7 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
 def _times(times: Sequence[int], backward: bool) -> str:
     """In words; a direction that runs backward comes to a step from later ones."""
     gaps = {other - one for one, other in pairwise(times)}
-    named = ", ".join(map(str, times[:MOST])) + (" ..." if len(times) > MOST else "")
-    text = f"before time{'s' * (len(times) > 1)} {named}"
+    text = f"before {listed('time', times)}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))
     return f"{text} (every {every} steps)" if len(gaps) == 1 and every > 1 else text

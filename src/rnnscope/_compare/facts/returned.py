@@ -123,7 +123,7 @@ def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
             "return output   # in evaluation nothing is dropped, and nothing scaled",
         )
         for final in (False, True):
-            changed = _on_output(model, f"* {factor!r}", lambda value, k=factor: value * k, final)
+            changed = _on_output(model, f"* {factor!r}", _times(factor), final)
             yield Finding(Cause("scaled", f"{factor:.6g}"), words, changed)
 
 
@@ -136,7 +136,7 @@ def _moved(model: Model, exactly: float) -> Iterator[Finding]:
             "return output",
         )
         for final in (False, True):
-            changed = _on_output(model, f"+ {constant!r}", lambda v, k=constant: v + k, final)
+            changed = _on_output(model, f"+ {constant!r}", _plus(constant), final)
             yield Finding(Cause("moved", f"{constant:.6g}"), words, changed)
 
 
@@ -179,6 +179,14 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
         "model.eval()   # before they are recorded",
     )
     yield Finding(Cause("dropped", f"{factor:.6g}"), words, gives=gives, scale=max(1.0, factor))
+
+
+def _times(factor: float) -> Laid:
+    return lambda value: value * factor
+
+
+def _plus(constant: float) -> Laid:
+    return lambda value: value + constant
 
 
 # a function on top -----------------------------------------------------------------------------
@@ -241,7 +249,9 @@ def of_halves(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
             ("reverse", "both halves of the output are equal", "forward", _second_twice, 1),
         ]
     elif not any(bool(o.chunk(2, -1)[1].any()) for o in outputs):
-        halves = [("zero", "the reverse half of the output is zero throughout", "", _second_zero, 0)]
+        halves = [
+            ("zero", "the reverse half of the output is zero throughout", "", _second_zero, 0)
+        ]
     elif not any(bool(o.chunk(2, -1)[0].any()) for o in outputs):
         halves = [("zero", "the forward half of the output is zero throughout", "", _first_zero, 1)]
     for choice, title, replaced, of, kept in halves:

@@ -118,9 +118,9 @@ class _Comparison:
         shifts = {begin - t for t, begin in begins.items() if begin is not None}
         if not both and len(shifts) == 1 and (shift := shifts.pop()):
             sign = "+" if shift > 0 else "-"
-            yield f"x at time t has influence from time t {sign} {abs(shift)} on"
+            yield f"the x of time t has influence from time t {sign} {abs(shift)} on"
         elif silent and len(silent) < steps:
-            yield f"x at {listed('time', silent)} has no influence"
+            yield f"the x of {listed('time', silent)} has no influence"
         elif silent:
             yield "x has no influence"
 
