@@ -107,7 +107,8 @@ class Decision:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             return replace(base, unread=told, notes=rest)
-        return self._at_own_size() or replace(base, agrees=True)
+        at_own_size = self._at_own_size()
+        return replace(base, agrees=True) if at_own_size is None else at_own_size
 
     def _at_own_size(self) -> Verdict | None:
         """The verdict at the reference's own sizes, of what agrees at others; None where it agrees
