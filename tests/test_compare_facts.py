@@ -81,7 +81,8 @@ def test_a_state_that_begins_anew_in_every_chunk(kind: str, layers: int) -> None
     assert cause_of(verdict) == "begins_anew"
     text = plain(verdict)
     assert "set to zero inside the sequence, before times 4, 8 and 12 (every 4 steps)" in text
-    assert "times 0 to 3 in every row; wrong from 4, again from 8 and 12" in text
+    again = ", again from 8 and 12 (every 4 steps)" if layers == 1 else " on"
+    assert f"times 0 to 3 in every row; wrong from 4{again}" in text
     assert cause_of(rs.compare(called(chunks(layer)), layer)) == "begins_anew"
 
 

@@ -16,7 +16,7 @@ from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, need
 from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     all_equal,
-    explanation_by_facts,
+    explanations_by_facts,
     not_reached,
     what_is_plain,
     where_it_agrees,
@@ -195,12 +195,14 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        fact = explanation_by_facts(self.model, shown) if differs else None
-        if fact is not None:
-            finding, left = fact
-            explained = _told([*read, (finding.cause, finding.words)], left, len(read))
+        facts = explanations_by_facts(self.model, shown) if differs else []
+        if facts:
+            explained = tuple(
+                _told([*read, (finding.cause, finding.words)], left, len(read))
+                for finding, left in facts
+            )
             agreement = where_it_agrees(self.model, there)
-            return replace(base, explanations=(explained,), agreement=agreement)
+            return replace(base, explanations=explained, agreement=agreement)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))

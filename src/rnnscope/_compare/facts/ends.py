@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.layered import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Inputs, Model, Outcome, Part
+from rnnscope._compare.model.model import Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation
-from rnnscope._compare.model.run import ran
-from rnnscope._compare.model.simulate import Simulator, joined
+from rnnscope._compare.model.run import ModelRun
+from rnnscope._compare.model.simulate import Simulator
 
 __all__ = ["of_ends"]
 
@@ -134,7 +135,7 @@ def _shorter_loops(
 
         def gives(one: Observation, from_layer: int = from_layer) -> Outcome | None:
             every = [i for i in intervals[id(one.inputs)] if i is not None]
-            return _shortened(model, one.inputs, every, from_layer)
+            return _shortened(model, one, every, from_layer)
 
         yield Finding(Cause("steps_missing"), words, gives=gives)
 
@@ -160,40 +161,28 @@ def _loop_words(model: Model, silent: _Silent) -> Words:
 
 
 def _shortened(
-    model: Model, inputs: Inputs, intervals: Sequence[tuple[int, int]], from_layer: int
-) -> Outcome | None:
+    model: Model, one: Observation, intervals: Sequence[tuple[int, int]], from_layer: int
+) -> Outcome:
     """What is returned if each direction takes these steps alone, in layers from one on."""
-    flow: Tensor | None = inputs.x
-    final: list[list[dict[str, Tensor]]] = []
-    for layer, row in enumerate(model.parts):
-        assert flow is not None
-        whole = (0, inputs.steps)
-        pieces = [interval if layer >= from_layer else whole for interval in intervals]
-        runs = [
-            _piece(part, flow, {n: v[layer, d] for n, v in inputs.initial.items()}, pieces[d])
-            for d, part in enumerate(row)
-        ]
-        final.append([states for _, states in runs])
-        flow = joined(model, layer, [emitted for emitted, _ in runs], flow)
-    assert flow is not None
-    states = {
-        name: torch.stack([torch.stack([ends[name] for ends in row]) for row in final])
-        for name in inputs.initial
-    }
-    return Outcome(flow, states)
 
+    def some_steps(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
+        layer, d = place
+        start, stop = intervals[d] if layer >= from_layer else (0, len(x))
+        names = one.simulator.names
+        run = run_part(part, x[start : max(stop, start + 1)], begin, None, names)
+        if start == stop:
+            run = replace(run, final=begin)
 
-def _piece(
-    part: Part, x: Tensor, initial: dict[str, Tensor], interval: tuple[int, int]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Some steps of a part, zeros at all others, and the states at their end."""
-    start, stop = interval
-    if start == stop:
-        return initial["h"].new_zeros(x.shape[0], *initial["h"].shape), initial
-    [run] = ran([part], x[start:stop], initial, None)
-    emitted = run.emitted.new_zeros(x.shape[0], *run.emitted.shape[1:])
-    emitted[start:stop] = run.emitted
-    return emitted, dict(run.final)
+        def laid(value: Tensor) -> Tensor:
+            whole = value.new_zeros(len(x), *value.shape[1:])
+            whole[start:stop] = value[: stop - start]
+            return whole
+
+        return replace(
+            run, emitted=laid(run.emitted), steps={n: laid(v) for n, v in run.steps.items()}
+        )
+
+    return layered(model, one.inputs, some_steps)
 
 
 def _wiped(model: Model, silent: dict[int, _Silent], first: _Silent) -> Finding:

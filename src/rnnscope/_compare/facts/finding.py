@@ -21,7 +21,7 @@ Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
 
 NEAR = 1000
-"""Up to so many times what the reference is allowed, a changed model is judged by its own."""
+"""Up to so many times what the reference is allowed, a model is judged by its own rounding."""
 
 CHANCE = 2.0
 """Decimal digits that agreement must prove beside ``EVIDENCE``: about a hundred causes are tried."""

@@ -6,8 +6,8 @@ state is set to zero, or to what was given, and only if that gives the output it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import torch
@@ -15,16 +15,14 @@ from torch import Tensor
 
 from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.layered import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Inputs, Model, Outcome, Part
+from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance
-from rnnscope._compare.model.run import ran
-from rnnscope._compare.model.simulate import joined
+from rnnscope._compare.model.run import ModelRun
 
 __all__ = ["of_restarts"]
-
-States = dict[str, Tensor]
 
 MOST = 6
 """Restarts of one row, and rows, that are named."""
@@ -40,7 +38,7 @@ class _Kind:
     states: tuple[str, ...]
     zero: bool
 
-    def start(self, initial: Mapping[str, Tensor]) -> States:
+    def start(self, initial: States) -> States:
         """What these states are set to."""
         return {
             name: torch.zeros_like(initial[name]) if self.zero else initial[name]
@@ -95,12 +93,13 @@ def _schedule(model: Model, one: Observation, kind: _Kind, d: int) -> Schedule |
     half = slice(d * size, (d + 1) * size)
     seen, usable = one.output[..., half], one.usable("output")[..., half]
     parts = [row[d] for row in model.parts]
-    begins = [
+    begins: list[States] = [
         {name: value[layer, d] for name, value in inputs.initial.items()}
         for layer in range(model.num_layers)
     ]
     fresh = [kind.start(begin) for begin in begins]
-    states, anew = begins, torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    states: Sequence[States] = begins
+    anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
     for k in range(inputs.steps):
         t = inputs.steps - 1 - k if parts[-1].backward else k
         real = None if one.valid is None else one.valid[t]
@@ -126,14 +125,16 @@ def _step(
 ) -> tuple[Tensor, list[States]]:
     """One step of all layers in one direction: what comes out, and every layer's states, which
     stay as they are where a row is not ``real`` but padding."""
-    flow, after = x.unsqueeze(0), []
+    flow = x.unsqueeze(0)
+    after: list[States] = []
     for part, before in zip(parts, states, strict=True):
-        [run] = ran([part], flow, before, None)
+        run = run_part(part, flow, before, None)
         flow = run.emitted
-        states_after = dict(run.final)
-        if real is not None:
-            states_after = {n: torch.where(real, v, before[n]) for n, v in states_after.items()}
-        after.append(states_after)
+        after.append(
+            run.final
+            if real is None
+            else {name: torch.where(real, v, before[name]) for name, v in run.final.items()}
+        )
     return flow[0], after
 
 
@@ -180,66 +181,42 @@ def _findings(
     by_inputs = {id(one.inputs): s for one, s in zip(shown, schedules, strict=True)}
 
     def gives(one: Observation) -> Outcome | None:
-        return _run(model, one.inputs, by_inputs[id(one.inputs)], kind)
+        return _run(one, model, by_inputs[id(one.inputs)], kind)
 
     some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
     cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
     yield Finding(cause, _words(model, schedules[some], kind), gives=gives)
 
 
-def _run(
-    model: Model, inputs: Inputs, schedules: Sequence[Schedule], kind: _Kind
-) -> Outcome | None:
-    """The layer with states that begin anew."""
-    flow: Tensor | None = inputs.x
-    final: list[list[States]] = []
-    for layer, row in enumerate(model.parts):
-        assert flow is not None
-        emitted, ends = [], []
-        for d, part in enumerate(row):
-            begin = {name: value[layer, d] for name, value in inputs.initial.items()}
-            output, states = _pieces(part, flow, begin, schedules[d], (inputs.lengths, kind))
-            emitted.append(output)
-            ends.append(states)
-        final.append(ends)
-        flow = joined(model, layer, emitted, flow)
-    assert flow is not None
-    return Outcome(
-        flow,
-        {
-            name: torch.stack([torch.stack([ends[name] for ends in row]) for row in final])
-            for name in inputs.initial
-        },
-    )
+def _run(one: Observation, model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Outcome:
+    """The layer with states that begin anew: each part is run from each place where a row begins
+    anew to the next."""
+    lengths, names = one.inputs.lengths, one.simulator.names
 
+    def pieces(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
+        anew = schedules[place[1]]
+        steps, states = x.shape[0], begin
+        runs: list[ModelRun] = []
+        for start, stop in pairwise([0, *anew.any(1).nonzero().flatten().tolist(), steps]):
+            if start == stop:
+                continue
+            fresh = kind.start(begin)
+            again = anew[start][:, None]
+            states = {**states} | {
+                name: torch.where(again, value, states[name]) for name, value in fresh.items()
+            }
+            first = steps - stop if part.backward else start
+            real = None if lengths is None else (lengths - first).clamp(0, stop - start)
+            runs.append(run_part(part, x[first : first + stop - start], states, real, names))
+            states = runs[-1].final
+        in_time = runs[::-1] if part.backward else runs
+        return replace(
+            runs[-1],
+            emitted=torch.cat([run.emitted for run in in_time]),
+            steps={name: torch.cat([run.steps[name] for run in in_time]) for name in names},
+        )
 
-def _pieces(
-    part: Part,
-    x: Tensor,
-    begin: States,
-    anew: Schedule,
-    how: tuple[Tensor | None, _Kind],
-) -> tuple[Tensor, States]:
-    """What a part emits, and its last states, run from each place where a row begins anew to the
-    next."""
-    lengths, kind = how
-    steps, states, emitted = x.shape[0], begin, []
-    cuts = [0, *(anew.any(1).nonzero().flatten().tolist()), steps]
-    for start, stop in pairwise(cuts):
-        if start == stop:
-            continue
-        fresh = kind.start(begin)
-        again = anew[start][:, None]
-        states = states | {
-            name: torch.where(again, value, states[name]) for name, value in fresh.items()
-        }
-        first = steps - stop if part.backward else start
-        size = stop - start
-        inside = None if lengths is None else (lengths - first).clamp(0, size)
-        [run] = ran([part], x[first : first + size], states, inside)
-        states = dict(run.final)
-        emitted.append(run.emitted)
-    return torch.cat(emitted[::-1] if part.backward else emitted), states
+    return layered(model, one.inputs, pieces)
 
 
 # in words ----------------------------------------------------------------------------------------
