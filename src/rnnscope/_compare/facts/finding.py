@@ -24,7 +24,7 @@ NEAR = 1000
 """Up to so many times what the reference is allowed, a model is judged by its own rounding."""
 
 CHANCE = 2.0
-"""Decimal digits that agreement must prove beside ``EVIDENCE``: about a hundred causes are tried."""
+"""Decimal digits that agreement must prove beside ``EVIDENCE``: some hundred causes are tried."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
@@ -52,10 +52,27 @@ def _with(model: Model, *changes: tuple[_Parameter, Tensor, str]) -> Model:
     return model.with_parts(parts)
 
 
+def _never_loaded(model: Model, every: Sequence[_Parameter]) -> Iterator[Finding]:
+    """All parameters of a layer and direction zero."""
+    names = model.structure.directions
+    for place in dict.fromkeys(parameter.place for parameter in every):
+        mine = [parameter for parameter in every if parameter.place == place]
+        where = f"layer {place[0]}" + (f", {names[place[1]]}," if len(names) > 1 else "")
+        words = Words(
+            f"all parameters of {where} are zero",
+            f"with zeros there {model.structure.kind} gives these numbers: are they ever loaded?",
+            f'{mine[0].name} = weights["{mine[0].name}"]   # and all others of it',
+        )
+        changed = _with(model, *((each, torch.zeros_like(each.value), "zeros") for each in mine))
+        yield Finding(Cause("parameter", "zero", "all"), words, changed)
+
+
 def of_parameters(model: Model) -> Iterator[Finding]:
-    """Each parameter in place of each other one of its shape, two exchanged, and each one zero."""
+    """Each parameter in place of each other one of its shape, two exchanged, each one zero, and
+    all of a layer and direction."""
     every = _parameters(model)
     kind = model.structure.kind
+    yield from _never_loaded(model, every)
     for parameter in every:
         words = Words(
             f"{parameter.name} is zero",
