@@ -215,7 +215,7 @@ def test_both_halves_are_equal(kind: str, layers: int, half: int) -> None:
     [
         (lambda T: range(T - 1, 0, -1), "leaves out time 0"),
         (lambda T: range(T - 2, -1, -1), "leaves out time 8"),
-        (lambda T: range(T - 1, 1, -1), "leaves out times 0, 1"),
+        (lambda T: range(T - 1, 1, -1), "leaves out times 0 and 1"),
     ],
 )
 def test_a_reverse_loop_that_is_too_short(kind: str, layers: int, times: Any, missing: str) -> None:

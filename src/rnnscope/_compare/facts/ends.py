@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.finding import Finding
 from rnnscope._compare.facts.layered import States, layered, run_part
 from rnnscope._compare.mistakes import Words
@@ -74,8 +75,8 @@ def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     if int((~flags).sum()) < ENOUGH:
         return
     first = next(s for s in silent if s and bool(s.flags.any()))
-    yield from _shorter_rows(model, shown, by_inputs, first)
     yield from _shorter_loops(model, shown, by_inputs, first)
+    yield from _shorter_rows(model, shown, by_inputs, first)
     if int(flags.sum()) <= len(flags) // 2:
         yield _wiped(model, by_inputs, first)
 
@@ -149,8 +150,7 @@ def _loop_words(model: Model, silent: _Silent) -> Words:
             continue
         missing = [*range(interval[0]), *range(interval[1], steps)]
         side = f"{model.structure.directions[d]} " if model.num_directions > 1 else ""
-        times = ", ".join(map(str, missing))
-        texts.append(f"the {side}loop leaves out time{'s' * (len(missing) > 1)} {times}")
+        texts.append(f"the {side}loop leaves out {listed('time', missing)}")
         lines.append("for t in reversed(range(T)):" if part.backward else "for t in range(T):")
     return Words(
         " and ".join(texts),
