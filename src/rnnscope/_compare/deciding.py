@@ -14,6 +14,13 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
+from rnnscope._compare.facts import (
+    all_equal,
+    explanations_by_facts,
+    not_reached,
+    what_is_plain,
+    where_it_agrees,
+)
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -89,7 +96,7 @@ class Decision:
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
         silent = unseen(self.model, [*shown, *more])
-        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
+        base = replace(base, cannot_show=silent.titles, unseen=self._unseen(silent, shown))
         if read:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
@@ -100,7 +107,21 @@ class Decision:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             return replace(base, unread=told, notes=rest)
-        return replace(base, agrees=True)
+        at_own_size = self._at_own_size()
+        return replace(base, agrees=True) if at_own_size is None else at_own_size
+
+    def _at_own_size(self) -> Verdict | None:
+        """The verdict at the reference's own sizes, of what agrees at others; None where it agrees
+        there too."""
+        subject = self.subject.at_own_size()
+        if subject is None or worst(subject.model, subject.shown()) <= 1:
+            return None
+        return Decision(subject, self.effort, self.tell).verdict()
+
+    def _unseen(self, silent: Unseen, shown: Sequence[Observation]) -> tuple[str, ...]:
+        """What the data would not show; of the caller's own also what they did not reach."""
+        given = self.subject.given
+        return (*silent.words, *(not_reached(self.model, shown) if given else ()))
 
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
@@ -129,7 +150,7 @@ class Decision:
             worst=0.0,
             dtype=dtype,
             kind=self.model.structure.kind,
-            notes=tuple(self.subject.notes),
+            notes=(*self.subject.notes, *all_equal(self.model, shown, self.subject.given)),
             probe=self.subject.described(first.inputs),
             steps=first.inputs.steps,
             horizon=horizon,
@@ -174,6 +195,14 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
+        facts = explanations_by_facts(self.model, shown) if differs else []
+        if facts:
+            explained = tuple(
+                _told([*read, (finding.cause, finding.words)], left, len(read))
+                for finding, left in facts
+            )
+            agreement = where_it_agrees(self.model, there)
+            return replace(base, explanations=explained, agreement=agreement)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -249,7 +278,7 @@ class Decision:
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown, silent),
             cannot_show=silent.titles,
-            unseen=silent.words,
+            unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
@@ -290,8 +319,10 @@ class Decision:
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
-        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
-        return replace(base, holds=tuple(filter(None, every)))
+        plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""

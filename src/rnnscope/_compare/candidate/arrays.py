@@ -104,6 +104,13 @@ class OfArrays:
         """None: they cannot be called."""
         return []
 
+    def at_own_size(self) -> None:
+        """None: they have no other size."""
+
+    def without_influence(self) -> list[str]:
+        """None: they cannot be called."""
+        return []
+
     def other_kind(self) -> tuple[str, bool]:
         """Unknown: they are numbers."""
         return "", False

@@ -82,6 +82,12 @@ class Subject(Protocol):
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
 
+    def at_own_size(self) -> Subject | None:
+        """What was compared at other sizes, at those of the reference; None where it was not."""
+
+    def without_influence(self) -> list[str]:
+        """Sentences on parameters, features, states and steps that change nothing."""
+
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""

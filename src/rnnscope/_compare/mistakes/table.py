@@ -51,6 +51,30 @@ A function or module whose axes are exchanged does not agree, since what calls i
 reference would read other numbers. Recorded arrays with exchanged axes agree, with a note on how
 they were read: a recording may be laid out as it likes, and `axes="tbu"` says how the output is.
 
+## Read off the numbers
+
+No list holds these, since a number is fitted: it is read off what came back, put into the
+reference, and named only where everything then agrees to rounding. A mistake of the catalogue that
+explains the same comes first.
+
+- `begins_anew`: a state (`h`, `c`, or both) is set to zero, or (`_0`) to the initial one, inside
+  the sequence: in every chunk, or at the steps of each row where an episode starts.
+- `halves`: both halves of a bidirectional output are the `forward` or the `reverse` one, or one of
+  them is `zero`.
+- `steps_missing`, `ends_earlier`, `wiped`: steps of the output are zero: a loop leaves them out,
+  rows end earlier than they were said to, or right numbers are overwritten.
+- `scaled`, `moved`, `function_on_top`: the output (or `scaled`, what a layer hands on) times a
+  number, plus a number, or through one more function; `dropped`: dropout in recorded numbers.
+- `clipped`: a state is cut off at ± some value, before it is used or where it is carried.
+- `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
+  direction are zero.
+
+Where nothing explains a difference, the verdict says where the two agree (rows, times, units,
+halves), what is plain of your own numbers (zero throughout, two layers' states equal, |c| never
+exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
+initial state, and x at each step, is changed by itself. Steps of an LSTM are judged with its own
+c = atanh(h / o) where c is not given.
+
 ## What is no mistake
 
 Not named, since nothing differs: in an RNN or an LSTM, b_ih and b_hh exchanged or merged into their

@@ -1,0 +1,217 @@
+"""Where the two agree, before why they do not: rows, times, units, halves, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.cells import with_cells
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+
+__all__ = ["listed", "what_is_plain", "where_it_agrees"]
+
+MOST = 8
+"""Numbers of rows, times and units that are named."""
+
+
+def where_it_agrees(model: Model, one: Observation) -> tuple[str, ...]:
+    """What agrees of a call that differs: rows, times, units, halves."""
+    return tuple(_of_output(model, one))
+
+
+def what_is_plain(model: Model, one: Observation) -> tuple[str, ...]:
+    """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
+    magnitude."""
+    return (*_plain(model, one), *_limits(model, one))
+
+
+# of the candidate's own numbers ------------------------------------------------------------------
+
+
+def _plain(model: Model, one: Observation) -> Iterator[str]:
+    output = one.output
+    if output is not None and output.numel():
+        if not bool(output.any()):
+            yield "the output is 0 throughout"
+        elif len(output) > 1 and bool((output == output[:1]).all()):
+            yield "the output is the same at every step"
+        elif model.num_directions == 2 and output.shape[-1] % 2 == 0:
+            first, second = output.chunk(2, -1)
+            if torch.equal(first, second):
+                yield "both halves of the output are equal"
+            for name, half in (("forward", first), ("reverse", second)):
+                if not bool(half.any()):
+                    yield f"the {name} half of the output is 0 throughout"
+    for name, value in one.final.items():
+        rows = [
+            ((layer, d), value[layer, d])
+            for layer in range(value.shape[0])
+            for d in range(value.shape[1])
+        ]
+        for (place, state), (other, another) in combinations(rows, 2):
+            if bool(state.any()) and torch.equal(state, another):
+                yield f"{name}_n is the same in {_part(model, place)} and {_part(model, other)}"
+
+
+def _part(model: Model, place: tuple[int, int]) -> str:
+    words = [f"layer {place[0]}"] if model.num_layers > 1 else []
+    words += [model.structure.directions[place[1]]] if model.num_directions > 1 else []
+    return " ".join(words)
+
+
+# rows, times, units ------------------------------------------------------------------------------
+
+
+def _of_output(model: Model, one: Observation) -> Iterator[str]:
+    [outcome] = one.simulator.run([model])
+    seen = one.output
+    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+        return
+    usable = one.usable("output")
+    wrong = (distance(outcome.output, seen) > one.allowed["output"]) & usable
+    if not bool(wrong.any()):
+        yield from _of_finals(model, one)
+        return
+    yield from _of_rows(wrong.any(-1).any(0))
+    width = seen.shape[-1] // model.num_directions
+    parts = opened_parts(model, [one])
+    for d, part in enumerate(model.parts[-1]):
+        side = f"{model.structure.directions[d]}: " if model.num_directions > 1 else ""
+        half = wrong[..., d * width : (d + 1) * width]
+        if not bool(half.any()):
+            yield f"the {model.structure.directions[d]} half of the output"
+            continue
+        place = (model.num_layers - 1, d)
+        steps = with_cells(parts[place]) if place in parts else None
+        yield from (
+            side + text
+            for text in (*_of_times(half, part.backward, steps), *_of_units(half, steps))
+        )
+
+
+def _of_finals(model: Model, one: Observation) -> Iterator[str]:
+    """Which final states agree, beside an output that does."""
+    good: list[str] = []
+    bad: list[str] = []
+    for name, seen, value in one.beside(model):
+        if value is not None and name.endswith("_n"):
+            off = bool(((distance(value, seen) > one.allowed[name]) & one.usable(name)).any())
+            (bad if off else good).append(name)
+    if bad:
+        yield f"the output{''.join(f' and {name}' for name in good)}, not {' and '.join(bad)}"
+
+
+def _of_rows(wrong: Tensor) -> Iterator[str]:
+    """Of (batch)."""
+    good, bad = (~wrong).nonzero().flatten().tolist(), wrong.nonzero().flatten().tolist()
+    if good and bad:
+        yield f"{listed('row', good)}, not {listed('row', bad)}"
+
+
+def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterator[str]:
+    """Of (time, batch, unit): up to which step every row agrees, and which single steps do not
+    follow from the step before."""
+    by_time = wrong.any(-1).any(-1)
+    times = by_time.nonzero().flatten().tolist()
+    first = times[-1] if backward else times[0]
+    before = range(first + 1, len(by_time)) if backward else range(first)
+    again = [] if steps is None else _wrong_steps(steps)
+    last = len(by_time) - 1
+    again = sorted(last - k if backward else k for k in again)
+    few = 0 < len(again) <= len(by_time) // 3
+    if before:
+        text = f"{listed('time', list(before))} in every row; wrong from {first} on"
+        if few and len(again) > 1 and first in again:
+            rest = [t for t in again[:: -1 if backward else 1] if t != first]
+            text = f"{listed('time', list(before))} in every row; wrong from {first}"
+            text += f", again from {_numbers(rest)}{_every(again)}"
+        elif few and again == [first]:
+            text += ", where one step is wrong; all later ones follow from the step before"
+        yield text
+    elif few:
+        rest = [t for t in range(len(by_time)) if t not in again]
+        yield (
+            f"single steps, each from your own state before it, at {listed('time', rest)}, not at "
+            f"{listed('time', again)}{_every(again)}"
+        )
+
+
+def _every(times: Sequence[int]) -> str:
+    gaps = {b - a for a, b in pairwise(times)}
+    return (
+        f" (every {gaps.pop()} steps)"
+        if len(times) > 2 and len(gaps) == 1 and 1 not in gaps
+        else ""
+    )
+
+
+def _wrong_steps(part: OpenedPart) -> list[int]:
+    """The steps, in the order of computing, at which some row does not follow."""
+    [call] = part.ratios(part.part)
+    wrong = torch.stack([(ratio > 1).any(-1).any(-1) for ratio in call]).any(0)
+    return wrong.nonzero().flatten().tolist()
+
+
+def _of_units(wrong: Tensor, steps: OpenedPart | None) -> Iterator[str]:
+    """Which units agree, of the whole output or of single steps: after one step a wrong unit is
+    read by all others."""
+    bad = wrong.any(0).any(0)
+    text = ""
+    if bool(bad.all()) and steps is not None:
+        bad, text = steps.units(steps.part) > 1, " of single steps"
+    good = (~bad).nonzero().flatten().tolist()
+    off = bad.nonzero().flatten().tolist()
+    if good and off:
+        yield f"{listed('unit', good)}{text}, not {listed('unit', off)}"
+
+
+# limits ------------------------------------------------------------------------------------------
+
+
+def _limits(model: Model, one: Observation) -> Iterator[str]:
+    """A largest magnitude that several numbers have, and the reference exceeds."""
+    states = {name: [value] for name, value in one.final.items()}
+    for name, value in one.quantities.items():
+        if name in model.structure.cell.states:
+            states.setdefault(name, []).append(value)
+    if one.output is not None:
+        states.setdefault("h", []).append(one.output)
+    [outcome] = Simulator(one.inputs, tuple(states)).run([model])
+    for name, values in states.items():
+        sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
+        largest = float(sizes.max()) if len(sizes) else 0.0
+        right = 0.0 if outcome is None else _largest(outcome.steps.get(name))
+        if int((sizes == largest).sum()) >= 2 + (name == "h") and 0 < 1.01 * largest < right:
+            yield (
+                f"|{name}| never exceeds {largest:.6g}; that of {model.structure.kind} reaches "
+                f"{right:.3g}"
+            )
+
+
+def _largest(value: Tensor | None) -> float:
+    return 0.0 if value is None or not value.numel() else float(value.nan_to_num(0.0).abs().max())
+
+
+# words -------------------------------------------------------------------------------------------
+
+
+def listed(what: str, numbers: Sequence[int]) -> str:
+    """As "rows 0 and 2", "times 0 to 6"."""
+    if len(numbers) == 1:
+        return f"{what} {numbers[0]}"
+    return f"{what}s {_numbers(numbers)}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    few = list(map(str, numbers[:MOST]))
+    if len(numbers) > MOST:
+        return f"{', '.join(few)} and {len(numbers) - MOST} more"
+    return few[0] if len(few) == 1 else f"{', '.join(few[:-1])} and {few[-1]}"

@@ -1,0 +1,77 @@
+"""The causes that are read off the numbers and explain all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from rnnscope._compare.facts.clipped import of_clipping
+from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.finding import NEAR, Finding, confirmed_left
+from rnnscope._compare.facts.parameters import of_parameters
+from rnnscope._compare.facts.restarts import of_restarts
+from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
+from rnnscope._compare.mistakes import Changed, applied, causes
+from rnnscope._compare.model.misfit import misfits
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.search.search import concerns
+
+__all__ = ["explanations_by_facts"]
+
+TOGETHER = 32
+"""Changed models that are run together on the first row, to see which come close."""
+
+
+def explanations_by_facts(
+    model: Model, shown: Sequence[Observation]
+) -> list[tuple[Finding, float]]:
+    """The findings each of which explains everything to rounding, with what it leaves; none where
+    a mistake of the catalogue alone explains it too."""
+    first = few_steps(shown[0], shown[0].inputs.steps, 1)
+    explaining: list[tuple[Finding, float]] = []
+    for kind in _kinds(model, shown):
+        for finding in _close(kind, first):
+            left = confirmed_left(finding, shown)
+            if left is not None:
+                explaining.append((finding, left))
+                break  # what else of its kind explains it says the same in other words
+    return [] if explaining and _is_listed(model, shown) else explaining
+
+
+def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
+    yield chain(of_halves(model, shown), of_ends(model, shown), of_dropout(model, shown))
+    yield chain(of_factors(model, shown), of_functions(model, shown))
+    yield of_restarts(model, shown)
+    yield of_clipping(model, shown)
+    yield of_parameters(model)
+
+
+def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
+    """Those that come close on the first row; what depends on the numbers of a call is not tried
+    there."""
+    waiting = iter(findings)
+    while chunk := list(islice(waiting, TOGETHER)):
+        models = [finding.model for finding in chunk if finding.model is not None]
+        ratios = iter(_ratios(models, first))
+        yield from (f for f in chunk if f.model is None or next(ratios) <= NEAR)
+
+
+def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
+    if not models or not first.count:
+        return [0.0] * len(models)
+    ratios: list[float] = misfits([first], models, [first.simulator]).worst.tolist()
+    return ratios
+
+
+def _is_listed(model: Model, shown: Sequence[Observation]) -> bool:
+    """Whether one mistake of the catalogue explains what was observed."""
+    first = [few_steps(one, one.inputs.steps, 2) for one in shown]
+    known: Changed = {}
+    every = (cause for cause in causes(model) if concerns(cause, model, shown))
+    models = [m for cause in every if (m := applied(model, (cause,), known)) is not None]
+    for one in first:
+        if models and one.count:
+            ratios = misfits([one], models, [one.simulator]).worst.tolist()
+            models = [m for m, ratio in zip(models, ratios, strict=True) if ratio <= 1]
+    return bool(models)
