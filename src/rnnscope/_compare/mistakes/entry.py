@@ -49,10 +49,11 @@ class Entry:
     It applies to a place only where it applies to every part there, but for those that are
     ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family``
     groups entries for what is right, and ``concerns`` names other families of which nothing is
-    said to be right while this mistake is there. ``measured`` gives choices whose numbers are read from
-    what was observed, of which the page shows ``examples``. With ``only_seen`` a mistake is searched
-    only where by itself it changes something that was observed; with ``alone`` it is not combined
-    with others from the start. ``exactly`` tells readers of the page what the words leave open.
+    said to be right while this mistake is there. ``measured`` gives choices whose numbers are read
+    from what was observed, of which the page shows ``examples``. With ``only_seen`` a mistake is
+    searched only where by itself it changes something that was observed; with ``alone`` it is not
+    combined with others from the start. ``exactly`` tells readers of the page what the words leave
+    open.
     """
 
     name: str
