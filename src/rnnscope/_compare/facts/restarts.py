@@ -175,8 +175,11 @@ def _findings(
     schedules: Sequence[Sequence[Schedule]],
     kind: _Kind,
 ) -> Iterator[Finding]:
-    flags = torch.cat([flag.flatten() for directions in schedules for flag in directions])
-    if not 0 < int(flags.sum()) <= len(flags) // 2:
+    by_direction = [
+        torch.cat([flag.flatten() for flag in flags]) for flags in zip(*schedules, strict=True)
+    ]
+    shares = [float(flags.double().mean()) for flags in by_direction]
+    if not any(shares) or max(shares) > 1 / 2:  # never carried, which is another mistake
         return
     by_inputs = {id(one.inputs): s for one, s in zip(shown, schedules, strict=True)}
 

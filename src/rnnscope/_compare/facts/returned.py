@@ -159,7 +159,9 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     seen, right = pairs
     kept = seen != 0
     share = float(kept.double().mean())
-    if not 0.02 < share < 0.98 or int(kept.sum()) < 12:
+    outputs = [one.output == 0 for one in shown if one.output is not None]
+    partly = any(bool((o.any(-1) & ~o.all(-1)).any()) for o in outputs)
+    if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
     factor = float(seen[kept] @ right[kept]) / float(right[kept] @ right[kept])
     if not _close(seen[kept], factor * right[kept], shown):
@@ -172,12 +174,14 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
             return None
         return replace(outcome, output=outcome.output * factor * (one.output != 0))
 
-    by = "" if factor == 1 else f", the others multiplied by {factor:.6g}{_why(factor)}"
-    words = Words(
-        f"{1 - share:.0%} of the numbers of the output are zero{by}",
-        "dropout was active when the numbers were made.",
-        "model.eval()   # before they are recorded",
-    )
+    title = f"{1 - share:.0%} of the numbers of the output are zero"
+    words = Words(title, "all others are right.", "return output")
+    if factor != 1:
+        words = Words(
+            f"{title}, the others multiplied by {factor:.6g}{_why(factor)}",
+            "dropout was active when the numbers were made.",
+            "model.eval()   # before they are recorded",
+        )
     yield Finding(Cause("dropped", f"{factor:.6g}"), words, gives=gives, scale=max(1.0, factor))
 
 
