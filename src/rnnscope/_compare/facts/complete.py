@@ -69,7 +69,7 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
 def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
     """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
     layer and direction, else one that is the same in all."""
-    first = [few_steps(one, one.inputs.steps, 2) for one in shown]
+    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
     known: Changed = {}
     of_weights = {entry.name for entry in WEIGHTS}
     every = [
@@ -79,8 +79,8 @@ def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> boo
         if concerns(cause, model, shown)
     ]
     models = [m for cause in every if (m := applied(model, (cause,), known)) is not None]
-    for one in first:
-        if models and one.count:
-            ratios = misfits([one], models, [one.simulator]).worst.tolist()
+    for observation in first:
+        if models and observation.count:
+            ratios = misfits([observation], models, [observation.simulator]).worst.tolist()
             models = [m for m, ratio in zip(models, ratios, strict=True) if ratio <= 1]
     return bool(models)
