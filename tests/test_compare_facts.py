@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 
+SLOW = pytest.mark.slow
+KINDS = [pytest.param("rnn", marks=SLOW), pytest.param("gru", marks=SLOW), "lstm"]
+LAYERS = [1, pytest.param(2, marks=SLOW)]
 SHAPES = [(1, False), (2, False), (1, True), (2, True)]
 Wrong = Callable[..., Restated]
 
@@ -45,9 +48,9 @@ def cause_of(verdict: rs.Verdict) -> str:
     return cause.name
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layers", "two"), SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=SLOW)])
 def test_the_judge_is_torch_and_agrees(kind: str, layers: int, two: bool, dtype: Any) -> None:
     layer = layer_of(kind, num_layers=layers, bidirectional=two).to(dtype)
     x, initial = drawn(layer)
@@ -73,8 +76,8 @@ def episodes(layer: nn.Module, **options: Any) -> Restated:
     return Restated(layer, begins=lambda time, row: (time, row) in EPISODES, **options)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", LAYERS)
 def test_a_state_that_begins_anew_in_every_chunk(kind: str, layers: int) -> None:
     layer = layer_of(kind, num_layers=layers)
     verdict = verdict_of(chunks(layer), steps=14)
@@ -86,8 +89,8 @@ def test_a_state_that_begins_anew_in_every_chunk(kind: str, layers: int) -> None
     assert cause_of(rs.compare(called(chunks(layer)), layer)) == "begins_anew"
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", LAYERS)
 def test_chunks_of_both_directions(kind: str, layers: int) -> None:
     """Each chunk is run by itself in both directions."""
     layer = layer_of(kind, num_layers=layers, bidirectional=True)
@@ -103,8 +106,8 @@ def test_chunks_of_both_directions(kind: str, layers: int) -> None:
     assert cause_of(verdict) == "begins_anew"
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", LAYERS)
 def test_a_state_that_begins_anew_where_an_episode_starts(kind: str, layers: int) -> None:
     verdict = verdict_of(episodes(layer_of(kind, num_layers=layers)))
     assert cause_of(verdict) == "begins_anew"
@@ -149,8 +152,8 @@ def output_through(function: Callable[[Any], Any], state: bool = False) -> Any:
     return returned
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize(("layers", "two"), [(1, False), (2, True)])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("layers", "two"), [(1, False), pytest.param(2, True, marks=SLOW)])
 @pytest.mark.parametrize(
     ("name", "function", "words"),
     [
@@ -189,9 +192,9 @@ def test_dropout_in_recorded_numbers() -> None:
     assert "dropout with p = 0.5" in plain(verdict)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=SLOW)])
 def test_both_halves_are_equal(kind: str, layers: int, half: int) -> None:
     layer = layer_of(kind, num_layers=layers, bidirectional=True)
     own = slice(4 * half, 4 * half + 4)
@@ -208,8 +211,8 @@ def test_both_halves_are_equal(kind: str, layers: int, half: int) -> None:
 # --- steps that are zero --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize(
     ("times", "missing"),
     [
@@ -234,7 +237,7 @@ def test_a_forward_loop_that_starts_late() -> None:
         assert "the loop leaves out time 0" in plain(verdict)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_that_end_earlier(kind: str) -> None:
     layer = layer_of(kind, bidirectional=True)
     x, _ = drawn(layer)
@@ -263,9 +266,9 @@ def test_numbers_that_are_wiped() -> None:
 # --- clipping -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("carried", [False, True])
-@pytest.mark.parametrize("limit", [0.61, 1.0])
+@pytest.mark.parametrize("limit", [0.61, pytest.param(1.0, marks=SLOW)])
 def test_a_cell_state_that_is_clipped(layers: int, carried: bool, limit: float) -> None:
     layer = layer_of("lstm", num_layers=layers, size=1.5)
     candidate = Restated(layer, limit=limit, carried=carried)
@@ -275,7 +278,7 @@ def test_a_cell_state_that_is_clipped(layers: int, carried: bool, limit: float) 
         assert "weight_hh" not in plain(verdict)
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_h_that_is_clipped(kind: str) -> None:
     candidate = Restated(layer_of(kind, size=1.5), limit=0.5, cut="h")
     verdict = verdict_of(candidate)
@@ -286,7 +289,7 @@ def test_an_h_that_is_clipped(kind: str) -> None:
 # --- parameters -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -330,7 +333,7 @@ def odd_steps(layer: nn.Module) -> Restated:
     return candidate
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_which_times_agree(kind: str) -> None:
     """Of an LSTM too, of which c is not given."""
     layer = layer_of(kind)
@@ -412,7 +415,7 @@ def test_a_function_of_weights_that_reads_late() -> None:
     assert "the x of time t has influence from time t + 1 on" in text.lower()
 
 
-@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layers", "two"), SHAPES)
 def test_everything_has_influence_in_what_is_wrong_elsewhere(
     kind: str, layers: int, two: bool

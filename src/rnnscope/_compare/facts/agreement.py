@@ -20,22 +20,22 @@ MOST = 8
 """Numbers of rows, times and units that are named."""
 
 
-def where_it_agrees(model: Model, one: Observation) -> tuple[str, ...]:
+def where_it_agrees(model: Model, observation: Observation) -> tuple[str, ...]:
     """What agrees of a call that differs: rows, times, units, halves."""
-    return tuple(_of_output(model, one))
+    return tuple(_of_output(model, observation))
 
 
-def what_is_plain(model: Model, one: Observation) -> tuple[str, ...]:
+def what_is_plain(model: Model, observation: Observation) -> tuple[str, ...]:
     """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
     magnitude."""
-    return (*_plain(model, one), *_limits(model, one))
+    return (*_plain(model, observation), *_limits(model, observation))
 
 
 # of the candidate's own numbers ------------------------------------------------------------------
 
 
-def _plain(model: Model, one: Observation) -> Iterator[str]:
-    output = one.output
+def _plain(model: Model, observation: Observation) -> Iterator[str]:
+    output = observation.output
     if output is not None and output.numel():
         if not bool(output.any()):
             yield "the output is 0 throughout"
@@ -48,7 +48,7 @@ def _plain(model: Model, one: Observation) -> Iterator[str]:
             for name, half in (("forward", first), ("reverse", second)):
                 if not bool(half.any()):
                     yield f"the {name} half of the output is 0 throughout"
-    for name, value in one.final.items():
+    for name, value in observation.final.items():
         rows = [
             ((layer, d), value[layer, d])
             for layer in range(value.shape[0])
@@ -68,19 +68,19 @@ def _part(model: Model, place: tuple[int, int]) -> str:
 # rows, times, units ------------------------------------------------------------------------------
 
 
-def _of_output(model: Model, one: Observation) -> Iterator[str]:
-    [outcome] = one.simulator.run([model])
-    seen = one.output
+def _of_output(model: Model, observation: Observation) -> Iterator[str]:
+    [outcome] = observation.simulator.run([model])
+    seen = observation.output
     if outcome is None or seen is None or outcome.output.shape != seen.shape:
         return
-    usable = one.usable("output")
-    wrong = (distance(outcome.output, seen) > one.allowed["output"]) & usable
+    usable = observation.usable("output")
+    wrong = (distance(outcome.output, seen) > observation.allowed["output"]) & usable
     if not bool(wrong.any()):
-        yield from _of_finals(model, one)
+        yield from _of_finals(model, observation)
         return
     yield from _of_rows(wrong.any(-1).any(0))
     width = seen.shape[-1] // model.num_directions
-    parts = opened_parts(model, [one])
+    parts = opened_parts(model, [observation])
     for d, part in enumerate(model.parts[-1]):
         side = f"{model.structure.directions[d]}: " if model.num_directions > 1 else ""
         half = wrong[..., d * width : (d + 1) * width]
@@ -95,13 +95,17 @@ def _of_output(model: Model, one: Observation) -> Iterator[str]:
         )
 
 
-def _of_finals(model: Model, one: Observation) -> Iterator[str]:
+def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
     """Which final states agree, beside an output that does."""
     good: list[str] = []
     bad: list[str] = []
-    for name, seen, value in one.beside(model):
+    for name, seen, value in observation.beside(model):
         if value is not None and name.endswith("_n"):
-            off = bool(((distance(value, seen) > one.allowed[name]) & one.usable(name)).any())
+            off = bool(
+                (
+                    (distance(value, seen) > observation.allowed[name]) & observation.usable(name)
+                ).any()
+            )
             (bad if off else good).append(name)
     if bad:
         yield f"the output{''.join(f' and {name}' for name in good)}, not {' and '.join(bad)}"
@@ -174,15 +178,15 @@ def _of_units(wrong: Tensor, steps: OpenedPart | None) -> Iterator[str]:
 # limits ------------------------------------------------------------------------------------------
 
 
-def _limits(model: Model, one: Observation) -> Iterator[str]:
+def _limits(model: Model, observation: Observation) -> Iterator[str]:
     """A largest magnitude that several numbers have, and the reference exceeds."""
-    states = {name: [value] for name, value in one.final.items()}
-    for name, value in one.quantities.items():
+    states = {name: [value] for name, value in observation.final.items()}
+    for name, value in observation.quantities.items():
         if name in model.structure.cell.states:
             states.setdefault(name, []).append(value)
-    if one.output is not None:
-        states.setdefault("h", []).append(one.output)
-    [outcome] = Simulator(one.inputs, tuple(states)).run([model])
+    if observation.output is not None:
+        states.setdefault("h", []).append(observation.output)
+    [outcome] = Simulator(observation.inputs, tuple(states)).run([model])
     for name, values in states.items():
         sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
         largest = float(sizes.max()) if len(sizes) else 0.0

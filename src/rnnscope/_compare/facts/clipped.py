@@ -58,8 +58,8 @@ def _words(state: str, limit: float, model: Model) -> Words:
 def _reached(model: Model, shown: Sequence[Observation], state: str) -> float:
     """The largest magnitude that a state has in the reference."""
     largest = 0.0
-    for one in shown:
-        [outcome] = Simulator(one.inputs, (state,)).run([model])
+    for observation in shown:
+        [outcome] = Simulator(observation.inputs, (state,)).run([model])
         if outcome is not None and state in outcome.steps:
             largest = max(largest, float(outcome.steps[state].nan_to_num(0.0).abs().max()))
     return largest
@@ -68,10 +68,10 @@ def _reached(model: Model, shown: Sequence[Observation], state: str) -> float:
 def _attained(shown: Sequence[Observation], state: str) -> list[float]:
     """The largest magnitude of a state in what was observed, where several numbers have it."""
     values: list[Tensor] = []
-    for one in shown:
-        values += [one.final[state]] if state in one.final else []
-        values += [one.quantities[state]] if state in one.quantities else []
-        values += [one.output] if state == "h" and one.output is not None else []
+    for observation in shown:
+        values += [observation.final[state]] if state in observation.final else []
+        values += [observation.quantities[state]] if state in observation.quantities else []
+        values += [observation.output] if state == "h" and observation.output is not None else []
     if not values:
         return []
     sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()

@@ -11,7 +11,8 @@ from rnnscope._compare.facts.finding import NEAR, Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
-from rnnscope._compare.mistakes import Changed, applied, causes
+from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
+from rnnscope._compare.mistakes.weights import WEIGHTS
 from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
@@ -36,12 +37,13 @@ def explanations_by_facts(
             if left is not None:
                 explaining.append((finding, left))
                 break  # what else of its kind explains it says the same in other words
-    return [] if explaining and _is_listed(model, shown) else explaining
+    names = {finding.cause.name for finding, _ in explaining}
+    return [] if names and _is_listed(model, shown, "parameter" in names) else explaining
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
-    yield chain(of_halves(model, shown), of_ends(model, shown), of_dropout(model, shown))
-    yield chain(of_factors(model, shown), of_functions(model, shown))
+    yield chain(of_halves(model, shown), of_ends(model, shown))
+    yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
     yield of_parameters(model)
@@ -64,14 +66,21 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
     return ratios
 
 
-def _is_listed(model: Model, shown: Sequence[Observation]) -> bool:
-    """Whether one mistake of the catalogue explains what was observed."""
-    first = [few_steps(one, one.inputs.steps, 2) for one in shown]
+def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
+    """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
+    layer and direction, else one that is the same in all."""
+    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
     known: Changed = {}
-    every = (cause for cause in causes(model) if concerns(cause, model, shown))
+    of_weights = {entry.name for entry in WEIGHTS}
+    every = [
+        cause
+        for entry in CATALOGUE.values()
+        for cause in entry.causes(model, weights and entry.name in of_weights)
+        if concerns(cause, model, shown)
+    ]
     models = [m for cause in every if (m := applied(model, (cause,), known)) is not None]
-    for one in first:
-        if models and one.count:
-            ratios = misfits([one], models, [one.simulator]).worst.tolist()
+    for observation in first:
+        if models and observation.count:
+            ratios = misfits([observation], models, [observation.simulator]).worst.tolist()
             models = [m for m, ratio in zip(models, ratios, strict=True) if ratio <= 1]
     return bool(models)

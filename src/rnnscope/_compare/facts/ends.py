@@ -34,12 +34,12 @@ class _Silent:
     flags: Tensor
 
     @classmethod
-    def of(cls, model: Model, one: Observation) -> _Silent | None:
-        if one.output is None or one.output.shape[-1] % model.num_directions:
+    def of(cls, model: Model, observation: Observation) -> _Silent | None:
+        if observation.output is None or observation.output.shape[-1] % model.num_directions:
             return None
-        halves = torch.stack(one.output.chunk(model.num_directions, -1))
+        halves = torch.stack(observation.output.chunk(model.num_directions, -1))
         flags = (halves == 0).all(-1)
-        return cls(flags if one.valid is None else flags & one.valid[..., 0])
+        return cls(flags if observation.valid is None else flags & observation.valid[..., 0])
 
     @property
     def lengths(self) -> Tensor | None:
@@ -67,10 +67,12 @@ class _Silent:
 def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """Steps that are zero in the output: rows that end earlier, steps that are never computed, or
     numbers that are wiped."""
-    silent = [_Silent.of(model, one) for one in shown]
+    silent = [_Silent.of(model, observation) for observation in shown]
     if not all(silent) or not any(bool(s.flags.any()) for s in silent if s):
         return
-    by_inputs = {id(one.inputs): s for one, s in zip(shown, silent, strict=True) if s}
+    by_inputs = {
+        id(observation.inputs): s for observation, s in zip(shown, silent, strict=True) if s
+    }
     flags = torch.cat([s.flags.flatten() for s in silent if s])
     if int((~flags).sum()) < ENOUGH:
         return
@@ -88,9 +90,9 @@ def _shorter_rows(
     if any(value is None for value in lengths.values()):
         return
 
-    def gives(one: Observation) -> Outcome | None:
-        shorter = replace(one.inputs, lengths=lengths[id(one.inputs)])
-        return Simulator(shorter, one.simulator.names).run([model])[0]
+    def gives(observation: Observation) -> Outcome | None:
+        shorter = replace(observation.inputs, lengths=lengths[id(observation.inputs)])
+        return Simulator(shorter, observation.simulator.names).run([model])[0]
 
     words = Words(
         f"every row ends earlier: {_rows(first)}",
@@ -124,7 +126,7 @@ def _shorter_loops(
     model: Model, shown: Sequence[Observation], silent: dict[int, _Silent], first: _Silent
 ) -> Iterator[Finding]:
     """Steps that a direction never computes, in the last layer or in all."""
-    if any(one.inputs.lengths is not None for one in shown):
+    if any(observation.inputs.lengths is not None for observation in shown):
         return
     intervals = {
         key: [s.interval(d) for d in range(model.num_directions)] for key, s in silent.items()
@@ -134,9 +136,9 @@ def _shorter_loops(
     words = _loop_words(model, first)
     for from_layer in dict.fromkeys((0, model.num_layers - 1)):
 
-        def gives(one: Observation, from_layer: int = from_layer) -> Outcome | None:
-            every = [i for i in intervals[id(one.inputs)] if i is not None]
-            return _shortened(model, one, every, from_layer)
+        def gives(observation: Observation, from_layer: int = from_layer) -> Outcome | None:
+            every = [i for i in intervals[id(observation.inputs)] if i is not None]
+            return _shortened(model, observation, every, from_layer)
 
         yield Finding(Cause("steps_missing"), words, gives=gives)
 
@@ -161,14 +163,14 @@ def _loop_words(model: Model, silent: _Silent) -> Words:
 
 
 def _shortened(
-    model: Model, one: Observation, intervals: Sequence[tuple[int, int]], from_layer: int
+    model: Model, observation: Observation, intervals: Sequence[tuple[int, int]], from_layer: int
 ) -> Outcome:
     """What is returned if each direction takes these steps alone, in layers from one on."""
 
     def some_steps(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
         layer, d = place
         start, stop = intervals[d] if layer >= from_layer else (0, len(x))
-        names = one.simulator.names
+        names = observation.simulator.names
         run = run_part(part, x[start : max(stop, start + 1)], begin, None, names)
         if start == stop:
             run = replace(run, final=begin)
@@ -182,15 +184,15 @@ def _shortened(
             run, emitted=laid(run.emitted), steps={n: laid(v) for n, v in run.steps.items()}
         )
 
-    return layered(model, one.inputs, some_steps)
+    return layered(model, observation.inputs, some_steps)
 
 
 def _wiped(model: Model, silent: dict[int, _Silent], first: _Silent) -> Finding:
     """Numbers that are set to zero once all is computed."""
 
-    def gives(one: Observation) -> Outcome | None:
-        [outcome] = one.simulator.run([model])
-        flags = silent[id(one.inputs)].flags
+    def gives(observation: Observation) -> Outcome | None:
+        [outcome] = observation.simulator.run([model])
+        flags = silent[id(observation.inputs)].flags
         if outcome is None or outcome.output.shape[-1] % len(flags):
             return None
         halves = outcome.output.chunk(len(flags), -1)

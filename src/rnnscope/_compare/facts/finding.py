@@ -42,18 +42,18 @@ class Finding:
 def confirmed_left(finding: Finding, shown: Sequence[Observation]) -> float | None:
     """The largest difference that a cause leaves of everything that was observed, if that is
     rounding and there are enough numbers to exclude chance; else None."""
-    if not any(one.count for one in shown):
+    if not any(observation.count for observation in shown):
         return None
     if finding.model is not None:
         return _left_by_model(finding.model, shown)
     assert finding.gives is not None, "a finding has a model or a function"
     left = 0.0
-    wider = [_widened(one, finding.scale) for one in shown]
-    for one in wider:
-        outcome = finding.gives(one)
-        if outcome is None or largest_ratio(outcome, one) > 1:
+    wider = [_widened(observation, finding.scale) for observation in shown]
+    for observation in wider:
+        outcome = finding.gives(observation)
+        if outcome is None or largest_ratio(outcome, observation) > 1:
             return None
-        left = max(left, _largest_difference(outcome, one))
+        left = max(left, _largest_difference(outcome, observation))
     return left if evidence(wider) >= EVIDENCE + CHANCE else None
 
 
@@ -67,31 +67,33 @@ def _left_by_model(model: Model, shown: Sequence[Observation]) -> float | None:
     return largest(model, mine)[0]
 
 
-def _widened(one: Observation, scale: float) -> Observation:
+def _widened(observation: Observation, scale: float) -> Observation:
     """The same with more rounding allowed."""
     if scale <= 1:
-        return one
-    return replace(one, allowed={name: scale * value for name, value in one.allowed.items()})
+        return observation
+    return replace(
+        observation, allowed={name: scale * value for name, value in observation.allowed.items()}
+    )
 
 
-def largest_ratio(outcome: Outcome, one: Observation) -> float:
+def largest_ratio(outcome: Outcome, observation: Observation) -> float:
     """The largest difference relative to what rounding allows; inf where shapes differ."""
     values = predicted(outcome)
     ratio = 0.0
-    for name, seen in one.targets().items():
+    for name, seen in observation.targets().items():
         value = values.get(name)
         if value is None or value.shape != seen.shape:
             return torch.inf
-        usable = one.usable(name)
+        usable = observation.usable(name)
         if bool(usable.any()):
-            away = distance(value, seen) / one.allowed[name]
+            away = distance(value, seen) / observation.allowed[name]
             ratio = max(ratio, float(torch.where(usable, away, 0.0).max()))
     return ratio
 
 
-def _largest_difference(outcome: Outcome, one: Observation) -> float:
+def _largest_difference(outcome: Outcome, observation: Observation) -> float:
     values = predicted(outcome)
     return max(
-        float(torch.where(one.usable(name), distance(values[name], seen), 0.0).max())
-        for name, seen in one.targets().items()
+        float(torch.where(observation.usable(name), distance(values[name], seen), 0.0).max())
+        for name, seen in observation.targets().items()
     )

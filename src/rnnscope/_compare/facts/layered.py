@@ -40,17 +40,17 @@ def layered(model: Model, inputs: Inputs, run: RunOfPart) -> Outcome:
                 for d, part in enumerate(row)
             ]
         )
-        after = joined(model, layer, [one.emitted for one in runs[-1]], flow)
+        after = joined(model, layer, [ran.emitted for ran in runs[-1]], flow)
         assert after is not None, "the reference adds nothing to what a layer hands on"
         flow = after
     return Outcome(
         flow,
         {
-            name: _stacked([[one.final[name] for one in row] for row in runs])
+            name: _stacked([[part.final[name] for part in row] for row in runs])
             for name in inputs.initial
         },
         steps={
-            name: _stacked([[r.steps[name] for r in row] for row in runs])
+            name: _stacked([[part.steps[name] for part in row] for row in runs])
             for name in runs[0][0].steps
         },
     )

@@ -56,14 +56,17 @@ def _never_loaded(model: Model, every: Sequence[_Parameter]) -> Iterator[Finding
     """All parameters of a layer and direction zero."""
     names = model.structure.directions
     for place in dict.fromkeys(parameter.place for parameter in every):
-        mine = [parameter for parameter in every if parameter.place == place]
+        of_place = [parameter for parameter in every if parameter.place == place]
         where = f"layer {place[0]}" + (f", {names[place[1]]}," if len(names) > 1 else "")
         words = Words(
             f"all parameters of {where} are zero",
             f"with zeros there {model.structure.kind} gives these numbers: are they ever loaded?",
-            f'{mine[0].name} = weights["{mine[0].name}"]   # and all others of it',
+            f'{of_place[0].name} = weights["{of_place[0].name}"]   # and all others of it',
         )
-        changed = _with(model, *((each, torch.zeros_like(each.value), "zeros") for each in mine))
+        changed = _with(
+            model,
+            *((parameter, torch.zeros_like(parameter.value), "zeros") for parameter in of_place),
+        )
         yield Finding(Cause("parameter", "zero", "all"), words, changed)
 
 

@@ -24,15 +24,15 @@ def not_reached(model: Model, shown: Sequence[Observation]) -> tuple[str, ...]:
         for state in model.structure.cell.states
         if state != "h" and (largest := _largest(model, shown, state)) < FAR
     ]
-    if all(one.inputs.lengths is None for one in shown):
+    if all(observation.inputs.lengths is None for observation in shown):
         words.append("sequences of unequal length")
     return tuple(words)
 
 
 def _largest(model: Model, shown: Sequence[Observation], state: str) -> float:
     largest = 0.0
-    for one in shown:
-        [outcome] = Simulator(one.inputs, (state,)).run([model])
+    for observation in shown:
+        [outcome] = Simulator(observation.inputs, (state,)).run([model])
         if outcome is not None and state in outcome.steps:
             largest = max(largest, float(outcome.steps[state].nan_to_num(0.0).abs().max()))
     return largest
@@ -49,7 +49,10 @@ def all_equal(model: Model, shown: Sequence[Observation], given: bool) -> list[s
             f"these data can tell nothing: all weights of the reference are equal "
             f"({', '.join(f'{v:.3g}' for v in values)})"
         )
-    if given and all(one.inputs.x.numel() > 1 and _constant(one.inputs.x) for one in shown):
+    if given and all(
+        observation.inputs.x.numel() > 1 and _constant(observation.inputs.x)
+        for observation in shown
+    ):
         notes.append(
             f"these data can tell nothing of order: all values of x are equal "
             f"({float(shown[0].inputs.x.flatten()[0]):.3g})"

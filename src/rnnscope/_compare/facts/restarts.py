@@ -62,7 +62,7 @@ def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
     states = model.structure.cell.states
     several = len(states) > 1
-    given = any(bool(v.any()) for one in shown for v in one.inputs.initial.values())
+    given = any(bool(v.any()) for observation in shown for v in observation.inputs.initial.values())
     for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
         if zero or given:
             yield _Kind(tuple(names), zero)
@@ -73,10 +73,10 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
 
 def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
     schedules: list[list[Schedule]] = []
-    for one in shown:
+    for observation in shown:
         directions = []
         for d in range(model.num_directions):
-            schedule = _schedule(model, one, kind, d)
+            schedule = _schedule(model, observation, kind, d)
             if schedule is None:
                 return
             directions.append(schedule)
@@ -84,14 +84,14 @@ def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterat
     yield from _findings(model, shown, schedules, kind)
 
 
-def _schedule(model: Model, one: Observation, kind: _Kind, d: int) -> Schedule | None:
+def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Schedule | None:
     """The steps before which each row of a direction begins anew; None where that does not give
     the output."""
-    inputs, size = one.inputs, model.structure.output_size
-    if one.output is None or one.output.shape[-1] != size * model.num_directions:
+    inputs, size = observation.inputs, model.structure.output_size
+    if observation.output is None or observation.output.shape[-1] != size * model.num_directions:
         return None
     half = slice(d * size, (d + 1) * size)
-    seen, usable = one.output[..., half], one.usable("output")[..., half]
+    seen, usable = observation.output[..., half], observation.usable("output")[..., half]
     parts = [row[d] for row in model.parts]
     begins: list[States] = [
         {name: value[layer, d] for name, value in inputs.initial.items()}
@@ -102,8 +102,8 @@ def _schedule(model: Model, one: Observation, kind: _Kind, d: int) -> Schedule |
     anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
     for k in range(inputs.steps):
         t = inputs.steps - 1 - k if parts[-1].backward else k
-        real = None if one.valid is None else one.valid[t]
-        near = one.allowed["output"][t]
+        real = None if observation.valid is None else observation.valid[t]
+        near = observation.allowed["output"][t]
         output, after = _step(parts, inputs.x[t], states, real)
         good = ((distance(output, seen[t]) <= near) | ~usable[t]).all(-1)
         if not bool(good.all()):
@@ -142,12 +142,14 @@ def _step(
 
 
 def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
-    longest = max(one.inputs.steps for one in shown)
+    longest = max(observation.inputs.steps for observation in shown)
     for size in range(1, min(longest, LARGEST)):
         # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
         # count; either direction also before its first step
         for shift, first in product((1, 0, None), (False, True)):
-            schedules = [_flags(model, one.inputs, (size, shift, first)) for one in shown]
+            schedules = [
+                _flags(model, observation.inputs, (size, shift, first)) for observation in shown
+            ]
             yield from _findings(model, shown, schedules, kind)
 
 
@@ -175,23 +177,28 @@ def _findings(
     schedules: Sequence[Sequence[Schedule]],
     kind: _Kind,
 ) -> Iterator[Finding]:
-    flags = torch.cat([flag.flatten() for directions in schedules for flag in directions])
-    if not 0 < int(flags.sum()) <= len(flags) // 2:
+    by_direction = [
+        torch.cat([flag.flatten() for flag in flags]) for flags in zip(*schedules, strict=True)
+    ]
+    shares = [float(flags.double().mean()) for flags in by_direction]
+    if not any(shares) or max(shares) > 1 / 2:  # never carried, which is another mistake
         return
-    by_inputs = {id(one.inputs): s for one, s in zip(shown, schedules, strict=True)}
+    by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
 
-    def gives(one: Observation) -> Outcome | None:
-        return _run(one, model, by_inputs[id(one.inputs)], kind)
+    def gives(observation: Observation) -> Outcome | None:
+        return _run(observation, model, by_inputs[id(observation.inputs)], kind)
 
     some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
     cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
     yield Finding(cause, _words(model, schedules[some], kind), gives=gives)
 
 
-def _run(one: Observation, model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Outcome:
+def _run(
+    observation: Observation, model: Model, schedules: Sequence[Schedule], kind: _Kind
+) -> Outcome:
     """The layer with states that begin anew: each part is run from each place where a row begins
     anew to the next."""
-    lengths, names = one.inputs.lengths, one.simulator.names
+    lengths, names = observation.inputs.lengths, observation.simulator.names
 
     def pieces(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
         anew = schedules[place[1]]
@@ -216,7 +223,7 @@ def _run(one: Observation, model: Model, schedules: Sequence[Schedule], kind: _K
             steps={name: torch.cat([run.steps[name] for run in in_time]) for name in names},
         )
 
-    return layered(model, one.inputs, pieces)
+    return layered(model, observation.inputs, pieces)
 
 
 # in words ----------------------------------------------------------------------------------------
@@ -269,7 +276,7 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
 
 def _times(times: Sequence[int], backward: bool) -> str:
     """In words; a direction that runs backward comes to a step from later ones."""
-    gaps = {other - one for one, other in pairwise(times)}
+    gaps = {other - observation for observation, other in pairwise(times)}
     text = f"before {listed('time', times)}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))

@@ -53,12 +53,16 @@ def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
 def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] | None:
     """What was seen of the output and what is right, where rounding leaves numbers to compare."""
     seen, right = [], []
-    for one in shown:
-        [outcome] = one.simulator.run([model])
-        if outcome is None or one.output is None or outcome.output.shape != one.output.shape:
+    for observation in shown:
+        [outcome] = observation.simulator.run([model])
+        if (
+            outcome is None
+            or observation.output is None
+            or outcome.output.shape != observation.output.shape
+        ):
             return None
-        usable = one.usable("output") & torch.isfinite(one.output)
-        seen.append(one.output[usable])
+        usable = observation.usable("output") & torch.isfinite(observation.output)
+        seen.append(observation.output[usable])
         right.append(outcome.output[usable])
     values = torch.cat(seen), torch.cat(right)
     return values if len(values[0]) else None
@@ -87,7 +91,7 @@ def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
 
 def _close(seen: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
     """Whether two are the same but for what may still be rounding."""
-    unit = max(one.unit for one in shown)
+    unit = max(observation.unit for observation in shown)
     return bool(((seen - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
@@ -159,25 +163,29 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     seen, right = pairs
     kept = seen != 0
     share = float(kept.double().mean())
-    if not 0.02 < share < 0.98 or int(kept.sum()) < 12:
+    outputs = [observation.output == 0 for observation in shown if observation.output is not None]
+    partly = any(bool((o.any(-1) & ~o.all(-1)).any()) for o in outputs)
+    if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
     factor = float(seen[kept] @ right[kept]) / float(right[kept] @ right[kept])
     if not _close(seen[kept], factor * right[kept], shown):
         return
     factor = _plain(factor)
 
-    def gives(one: Observation) -> Outcome | None:
-        [outcome] = one.simulator.run([model])
-        if outcome is None or one.output is None:
+    def gives(observation: Observation) -> Outcome | None:
+        [outcome] = observation.simulator.run([model])
+        if outcome is None or observation.output is None:
             return None
-        return replace(outcome, output=outcome.output * factor * (one.output != 0))
+        return replace(outcome, output=outcome.output * factor * (observation.output != 0))
 
-    by = "" if factor == 1 else f", the others multiplied by {factor:.6g}{_why(factor)}"
-    words = Words(
-        f"{1 - share:.0%} of the numbers of the output are zero{by}",
-        "dropout was active when the numbers were made.",
-        "model.eval()   # before they are recorded",
-    )
+    title = f"{1 - share:.0%} of the numbers of the output are zero"
+    words = Words(title, "all others are right.", "return output")
+    if factor != 1:
+        words = Words(
+            f"{title}, the others multiplied by {factor:.6g}{_why(factor)}",
+            "dropout was active when the numbers were made.",
+            "model.eval()   # before they are recorded",
+        )
     yield Finding(Cause("dropped", f"{factor:.6g}"), words, gives=gives, scale=max(1.0, factor))
 
 
@@ -212,33 +220,33 @@ def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding
 
 
 def _first_twice(value: Tensor) -> Tensor:
-    one, _ = value.chunk(2, -1)
-    return torch.cat([one, one], -1)
+    first, _ = value.chunk(2, -1)
+    return torch.cat([first, first], -1)
 
 
 def _second_twice(value: Tensor) -> Tensor:
-    _, other = value.chunk(2, -1)
-    return torch.cat([other, other], -1)
+    _, second = value.chunk(2, -1)
+    return torch.cat([second, second], -1)
 
 
 def _second_zero(value: Tensor) -> Tensor:
-    one, other = value.chunk(2, -1)
-    return torch.cat([one, torch.zeros_like(other)], -1)
+    first, second = value.chunk(2, -1)
+    return torch.cat([first, torch.zeros_like(second)], -1)
 
 
 def _first_zero(value: Tensor) -> Tensor:
-    one, other = value.chunk(2, -1)
-    return torch.cat([torch.zeros_like(one), other], -1)
+    first, second = value.chunk(2, -1)
+    return torch.cat([torch.zeros_like(first), second], -1)
 
 
 def _equal(value: Tensor) -> bool:
-    one, other = value.chunk(2, -1)
-    return torch.equal(one, other)
+    first, second = value.chunk(2, -1)
+    return torch.equal(first, second)
 
 
 def of_halves(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """Both halves of a bidirectional output equal, or one of them zero."""
-    outputs = [one.output for one in shown if one.output is not None]
+    outputs = [observation.output for observation in shown if observation.output is not None]
     if model.num_directions < 2 or not outputs or any(o.shape[-1] % 2 for o in outputs):
         return
     joined = "torch.cat([forward, reverse], -1)"
