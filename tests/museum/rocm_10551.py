@@ -17,7 +17,7 @@ WRONG = (
     "it have no bias."
 )
 NAMED = ()
-SAYS = ("rows 0",)
+SAYS = ("rows 0 to 3, not rows 4 to 6", "Rows 4 to 6 alone: both biases are missing")
 
 LAYER = trained(nn.LSTM(3, 4))
 HELD = 4  # rows that one launch holds

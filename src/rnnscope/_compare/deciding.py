@@ -17,6 +17,7 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     all_equal,
     explanations_by_facts,
+    mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
@@ -320,6 +321,7 @@ class Decision:
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
