@@ -144,6 +144,7 @@ def _of_equations(
             yield from by_part(name)
         for choice in ("unused", "both", "added", "new"):
             yield from by_part("update", choice)
+        yield from by_part("inverted", "r")
         for choice in ("z:r", "r:z"):
             yield from by_part("other_gate", choice)
     functions = functions_of(kind)
@@ -173,6 +174,9 @@ def _of_equations(
         for choice in ("f:i", "i:f", "i:o", "f:o"):
             yield from by_part("other_gate", choice)
         yield from by_part("squashed")
+        yield from by_part("squashed", "outside")
+        for gate in "fio":
+            yield from by_part("inverted", gate)
         for state in ("c", "m" if projected else "h"):
             yield from by_part("summed", state)
         if L == 1 and not projected:  # the limit is read from c, which the output tells there

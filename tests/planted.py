@@ -61,7 +61,8 @@ ORDER = {
     "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
     "update": "(unused|both|added|new)/",
     "other_gate": "(f:i|i:f|i:o|f:o|z:r|r:z)/",  # the one in place of the other
-    "squashed": "/",
+    "inverted": "[fior]/",  # 1 - gate in place of the gate
+    "squashed": "(|outside)/",
     "confused": "(fed|carried|both)/",  # c and h
     "summed": "[chm]/",  # a gate is added, not multiplied
     "clipped": r"[ch]:[\d.]+/",
@@ -323,6 +324,10 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     r = cell.apply("r", ir + hr)
     z = cell.apply("z", iz + hz)
     reset = z if cell.wrong("other_gate", "z:r") else r
+    if cell.wrong("inverted", "r"):
+        if any(name in ("other_gate", "reset_before", "no_reset") for name, _ in cell.planted):
+            raise UndefinedError("which gate is inverted is not told")
+        reset = 1 - reset
     if cell.wrong("no_reset"):
         a_n = in_ + hn
     elif cell.wrong("reset_input"):
@@ -380,18 +385,28 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
             used, gate = choice.split(":")
             scales = {"i": i, "f": f, "o": o} | {gate: values[used]}
             i, f, o = scales["i"], scales["f"], scales["o"]
+    scales = {"i": i, "f": f, "o": o}
+    for gate in scales:
+        if cell.wrong("inverted", gate):
+            if any(name in ("other_gate", "gate_unused", "summed") for name, _ in cell.planted):
+                raise UndefinedError("which gate is inverted is not told")
+            scales[gate] = 1 - scales[gate]
+    i, f, o = scales["i"], scales["f"], scales["o"]
     old = state["h"] if exchanged or cell.wrong("confused", "carried") else state["c"]
     c = f * old + cell.scales("c", i, g)
     quantity = "m" if "W_hr" in w else "h"
+    outside = cell.wrong("squashed", "outside")
     if cell.wrong("squashed"):
         c = cell.apply(quantity, c)
     values["c"] = c = cell.as_kept("c", c, state["c"])
     seen = state["c"] if cell.wrong("old_cell") else c
-    seen = seen if cell.wrong("squashed") else cell.apply(quantity, seen)
+    seen = seen if outside or cell.wrong("squashed") else cell.apply(quantity, seen)
     if "W_hr" not in w:
-        h = cell.as_kept("h", cell.scales("h", o, seen), state["h"])
+        made = cell.scales("h", o, seen)
+        h = cell.as_kept("h", cell.apply("h", made) if outside else made, state["h"])
         return {**cell.recorded(arguments, values), "h": h, "fed": h}
-    m = cell.scales("m", o, seen)
+    made = cell.scales("m", o, seen)
+    m = cell.apply("m", made) if outside else made
     h = cell.as_kept("h", cell.times(w["W_hr"], m), state["h"])
     unfed = any(cell.wrong("projection", choice) for choice in ("not_fed_back", "unused"))
     fed = m[:, : h.shape[-1]] if unfed else h
@@ -676,6 +691,8 @@ class Planted:
             raise UndefinedError(f"{mistake} needs h and c of one size")
         if (name, mistake.choice) == ("projection", "unused") and self.layers > 1:
             raise UndefinedError("the layer above reads as many numbers as the projection gives")
+        if name == "inverted" and mistake.choice not in self.gates:
+            raise UndefinedError(f"{self.kind} has no such gate")
         if name == "state_shared" and len(self.directions) > 1:
             raise UndefinedError(f"{mistake} needs one direction")
         if mistake.choice.startswith("c:") and family != "lstm":

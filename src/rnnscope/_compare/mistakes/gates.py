@@ -9,7 +9,6 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.mistakes.equations import (
     blends,
-    celled,
     factors_of,
     first_part,
     with_equations,
@@ -111,10 +110,63 @@ def _other_words(cause: Cause, model: Model) -> Words:
     )
 
 
+# 1 minus a gate in place of it ------------------------------------------------------------------
+
+INVERTIBLE = ("f", "i", "o", "r")
+
+
+def _invertible(model: Model) -> Iterator[Choice]:
+    part = first_part(model)
+    gates = [gate for gate in INVERTIBLE if gate in part.cell.gates and _users(part, gate)]
+    yield from ((gate, "") for gate in gates)
+
+
+def _invert(part: Part, cause: Cause) -> Part | None:
+    gate = Quantity(cause.choice)
+    equations = {
+        name: part.cell.equations[name].map(_instead(gate, 1 - gate))
+        for name in _users(part, cause.choice)
+    }
+    return with_equations(part, cause, **equations) if equations else None
+
+
+def _inverted_words(cause: Cause, model: Model) -> Words:
+    gate = cause.choice
+    right = "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))" if gate == "r" else CELL
+    users = _users(first_part(model), gate)
+    return Words(
+        f"1 - {gate} in place of {gate}", f"{gate} scales what {users[0]} is made of.", right
+    )
+
+
 # a cell state that is carried on as h sees it ------------------------------------------------
 
 
+def _squashings(model: Model) -> Iterator[Choice]:
+    if forget_gates(first_part(model)):
+        yield from (("", ""), ("outside", ""))
+
+
+def _squash_product(part: Part, cause: Cause) -> Part | None:
+    """With the function of the cell state around what the gate makes of it."""
+
+    def outside(expr: Expr) -> Expr | None:
+        match expr:
+            case Product(Quantity() as gate, Apply(_, Quantity() | Previous()) as function):
+                return replace(function, argument=gate * function.argument)
+        return None
+
+    equations = {
+        name: changed
+        for name, equation in part.cell.equations.items()
+        if (changed := equation.map(outside)) != equation
+    }
+    return with_equations(part, cause, **equations) if equations else None
+
+
 def _squash(part: Part, cause: Cause) -> Part | None:
+    if cause.choice == "outside":
+        return _squash_product(part, cause)
     state = next((s for s in part.cell.states if s != "h"), None)
     if state is None:
         return None
@@ -136,6 +188,8 @@ def _squash(part: Part, cause: Cause) -> Part | None:
 
 
 def _squashed_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "outside":
+        return Words("tanh(o * c) in place of o * tanh(c)", "o scales what tanh makes of c.", CELL)
     return Words("tanh(c) is stored as c", "c is carried on as it is; h alone has its tanh.", CELL)
 
 
@@ -280,7 +334,16 @@ def _peep_words(cause: Cause, model: Model) -> Words:
 UPDATES = (
     Entry("update", "z and 1 - z", "parts", _blending, _update_words, _update),
     Entry("other_gate", "which gate is used", "parts", _exchangeable, _other_words, _use_other),
-    Entry("squashed", "the cell state", "parts", celled, _squashed_words, _squash),
+    Entry("inverted", "which gate is used", "parts", _invertible, _inverted_words, _invert),
+    Entry(
+        "squashed",
+        "the cell state",
+        "parts",
+        _squashings,
+        _squashed_words,
+        _squash,
+        exactly="c = tanh(f × c_(t-1) + i × g), h = o × c. `outside`: h = tanh(o × c).",
+    ),
     Entry(
         "confused",
         "the cell state",

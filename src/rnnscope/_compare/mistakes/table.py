@@ -108,7 +108,6 @@ EXACTLY: dict[str, str] = {
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
     "update": "`unused`: h = n. `both`: h = z × n + z × h_(t-1).",
     "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
-    "squashed": "c = tanh(f × c_(t-1) + i × g), h = o × c.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
     "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
