@@ -31,12 +31,16 @@ def mistake_of_some_rows(model: Model, there: Observation) -> str:
     return f"{listed('row', wrong.tolist())} alone: {' or '.join(titles[:MOST])}"
 
 
-def _wrong_rows(model: Model, one: Observation) -> torch.Tensor | None:
-    [outcome] = one.simulator.run([model])
-    if one.output is None or outcome is None or outcome.output.shape != one.output.shape:
+def _wrong_rows(model: Model, observation: Observation) -> torch.Tensor | None:
+    [outcome] = observation.simulator.run([model])
+    if (
+        observation.output is None
+        or outcome is None
+        or outcome.output.shape != observation.output.shape
+    ):
         return None
-    away = distance(outcome.output, one.output) > one.allowed["output"]
-    wrong = (away & one.usable("output")).any(-1).any(0)
+    away = distance(outcome.output, observation.output) > observation.allowed["output"]
+    wrong = (away & observation.usable("output")).any(-1).any(0)
     return wrong.nonzero().flatten()
 
 

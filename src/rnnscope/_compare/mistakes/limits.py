@@ -57,13 +57,15 @@ def _limits(model: Model) -> Iterator[Choice]:
 def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
     """The largest number, where several are exactly that."""
     known = {choice for choice, _ in _limits(model)}
-    for one in observations:
-        values = dict(one.final)
-        if one.output is not None:
-            values["h"] = one.output
-        values |= {n: v for n, v in one.quantities.items() if n in model.structure.cell.states}
-        cells = [] if _cell_state(model) is None else list(_cells(model, one))
-        for name, value, unit in (*((n, v, one.unit) for n, v in values.items()), *cells):
+    for observation in observations:
+        values = dict(observation.final)
+        if observation.output is not None:
+            values["h"] = observation.output
+        values |= {
+            n: v for n, v in observation.quantities.items() if n in model.structure.cell.states
+        }
+        cells = [] if _cell_state(model) is None else list(_cells(model, observation))
+        for name, value, unit in (*((n, v, observation.unit) for n, v in values.items()), *cells):
             size = value.abs().nan_to_num(0.0)
             largest = float(size.max()) if size.numel() else 0.0
             cut = int((size >= largest * (1 - unit)).sum()) >= OFTEN
@@ -73,18 +75,18 @@ def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choi
                 yield choice, ""
 
 
-def _cells(model: Model, one: Observation) -> Iterator[tuple[str, Tensor, float]]:
+def _cells(model: Model, observation: Observation) -> Iterator[tuple[str, Tensor, float]]:
     """The cell state after every step of the last layer, as h and the output gate tell it where
     h = o × tanh(c), with how exactly they do."""
     name = _cell_state(model)
-    for step in _steps(model, [one]):
+    for step in _steps(model, [observation]):
         match first_part(model).cell.equations["h"]:
             case Product(Quantity("o"), Apply("tanh", Quantity(cell))) if cell == name:
                 tanh = step.after / step.output_gate
                 yield (
                     cell,
                     torch.atanh(tanh.clamp(-1, 1)).where(tanh.abs() < SURE, 0),
-                    1e4 * one.unit,
+                    1e4 * observation.unit,
                 )
 
 
@@ -110,7 +112,7 @@ def _cut_words(cause: Cause, model: Model) -> Words:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _LastLayerStep:
     """h before and after steps of one direction, and what the reference makes of them."""
 
     before: Tensor
@@ -120,18 +122,18 @@ class _Step:
     unit: float
 
 
-def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_Step]:
+def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_LastLayerStep]:
     """The last layer's steps, where the layers below are right."""
     size, states = model.structure.output_size, model.structure.cell.states
-    for one in observations:
-        output = one.output
+    for observation in observations:
+        output = observation.output
         if output is None or output.shape[-1] != size * model.num_directions:
             continue
-        if one.inputs.lengths is not None or not bool(torch.isfinite(output).all()):
+        if observation.inputs.lengths is not None or not bool(torch.isfinite(output).all()):
             continue
-        reads = one.inputs.x
+        reads = observation.inputs.x
         if model.num_layers > 1:
-            [outcome] = one.simulator.run([model])
+            [outcome] = observation.simulator.run([model])
             if outcome is None:
                 continue
             reads = outcome.layers[-2]
@@ -140,12 +142,12 @@ def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_Step]
             x = reads
             if part.backward:
                 h, x = h.flip(0), x.flip(0)
-            initial = {name: one.inputs.initial[name][-1, d] for name in states}
+            initial = {name: observation.inputs.initial[name][-1, d] for name in states}
             before = torch.cat([initial["h"].unsqueeze(0), h[:-1]])
             known = KnownStates(x, {"h": before}, initial)
             gate = "o" if "o" in part.cell.gates else "h"
             values = opened([part], known, ["h", gate])
-            yield _Step(before, h, values["h"][0], values[gate][0], one.unit)
+            yield _LastLayerStep(before, h, values["h"][0], values[gate][0], observation.unit)
 
 
 def _share(wanted: Tensor, by: Tensor) -> float | None:

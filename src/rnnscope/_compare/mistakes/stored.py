@@ -88,24 +88,24 @@ def _read_flat(model: Model, cause: Cause) -> Model | None:
     theirs = _places(model)
     order = theirs if way == START else _order(model, choice)
     stored, read = (theirs, order) if way == "read" else (order, theirs)
-    whole = torch.cat([_size(model, place).reshape(-1) for place in stored])
+    array = torch.cat([_size(model, place).reshape(-1) for place in stored])
     tensors: dict[PartIndex, dict[str, Tensor]] = {}
     start = 0
     for place in read:
         value = _size(model, place)
-        taken = whole[start : start + value.numel()].reshape(value.shape)
+        taken = array[start : start + value.numel()].reshape(value.shape)
         tensors.setdefault(place[0], {})[place[1]] = taken
         start += 0 if way == START else value.numel()
     parts = {
         (layer, d): model.parts[layer][d].weighted(cause.name, cause.choice, **named)
         for (layer, d), named in tensors.items()
     }
-    same = all(
+    unchanged = all(
         torch.equal(getattr(part.stored, name), _size(model, (place, name)))
         for place, part in parts.items()
         for name in tensors[place]
     )
-    return None if same else model.with_parts(parts)
+    return None if unchanged else model.with_parts(parts)
 
 
 WORDS = {
@@ -206,12 +206,12 @@ def _with_rows(part: Part, used: str, gate: str, names: Sequence[str], cause: Ca
 def _repeated_words(cause: Cause, model: Model) -> Words:
     used, gate = cause.choice.split(":")
     matrix = cause.tensors
-    one, other = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
+    taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
     what = "x" if matrix == "W_ih" else "h"
     return Words(
-        f"{one} is used in place of {other}",
+        f"{taken} is used in place of {replaced}",
         f"{gate} has rows of {matrix} of its own.",
-        f"a_{gate} += {what} @ {other}.T",
+        f"a_{gate} += {what} @ {replaced}.T",
     )
 
 

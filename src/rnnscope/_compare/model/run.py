@@ -143,7 +143,7 @@ def run_jobs(
     reading, handing = part.flipped
     x = stacked([job.x for job in jobs])
     if reading:
-        x = torch.stack([flipped(each, reading, lengths) for each in x])
+        x = torch.stack([flipped(value, reading, lengths) for value in x])
     if part.backward:
         x = x.flip(1)
     states = {name: stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
@@ -165,7 +165,7 @@ def run_jobs(
     if handing:
 
         def back(value: Tensor) -> Tensor:
-            return torch.stack([flipped(each, handing, lengths) for each in value])
+            return torch.stack([flipped(part_value, handing, lengths) for part_value in value])
 
         emitted, before = back(emitted), back(before)
         kept = {name: back(value) for name, value in kept.items()}

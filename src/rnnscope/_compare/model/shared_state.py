@@ -67,20 +67,20 @@ def run_sharing(
 ) -> list[list[SharedRun]]:
     """The run of every layer of each model on its inputs."""
     groups: dict[Token, list[int]] = {}
-    for k, (model, given) in enumerate(models):
+    for k, (model, inputs) in enumerate(models):
         alike = tuple(
             (id(p.cell), p.stored.ih.shape, p.stored.b_ih is None, p.first_b_hh is None)
             for (p,) in model.parts
         )
-        groups.setdefault((alike, id(given)), []).append(k)
-    found: dict[int, list[SharedRun]] = {}
+        groups.setdefault((alike, id(inputs)), []).append(k)
+    by_model: dict[int, list[SharedRun]] = {}
     for places in groups.values():
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
-            _, given = models[chunk[0]]
-            runs = _run([models[k][0] for k in chunk], given, names, rounded)
-            found |= dict(zip(chunk, runs, strict=True))
-    return [found[k] for k in range(len(models))]
+            _, inputs = models[chunk[0]]
+            runs = _run([models[k][0] for k in chunk], inputs, names, rounded)
+            by_model |= dict(zip(chunk, runs, strict=True))
+    return [by_model[k] for k in range(len(models))]
 
 
 def _run(
@@ -94,7 +94,7 @@ def _run(
     valid = None if inputs.lengths is None else valid_steps(inputs.lengths, inputs.steps)
     state = {name: value[0, 0].unsqueeze(0) for name, value in inputs.initial.items()}
     emitted: list[list[Tensor]] = [[] for _ in batches]
-    kept: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in batches]
+    recordings: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in batches]
     finals: list[dict[str, Tensor]] = [state for _ in batches]
     for t in range(inputs.steps):
         x = inputs.x[t].unsqueeze(0)
@@ -121,15 +121,17 @@ def _run(
             state = finals[layer] = after
             emitted[layer].append(hands)
             for name, value in recorded.items():
-                kept[layer][name].append(value)
+                recordings[layer][name].append(value)
             x = hands
     width = len(models)
 
-    def whole(values: Sequence[Tensor]) -> Tensor:
+    def over_time(values: Sequence[Tensor]) -> Tensor:
         return torch.stack([widened(value, width) for value in values], 1)
 
-    steps = [{name: whole(values) for name, values in each.items()} for each in kept]
-    outputs = [whole(values) for values in emitted]
+    steps = [
+        {name: over_time(values) for name, values in recording.items()} for recording in recordings
+    ]
+    outputs = [over_time(values) for values in emitted]
     return [
         [
             SharedRun(
