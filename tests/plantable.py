@@ -279,9 +279,6 @@ def _of_directions(
         yield from by_layer("reverse_unused", lowest=1)
         yield from by_layer("directions_order", "exchanged")
         yield from by_layer("directions_order", "interleaved")
-        # of the last layer alone this is read off the numbers, before any search
-        yield from everywhere("directions_order", "forward_twice")
-        yield from everywhere("directions_order", "reverse_twice")
         for choice in ("sum", "mean", *DIRECTIONS):
             yield from everywhere("directions_merged", choice)
         yield from by_layer("reverse_start")

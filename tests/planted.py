@@ -92,7 +92,7 @@ ORDER = {
     "reverse_not_turned": "/",
     "reverse_forward": "/",
     "reverse_unused": "/",
-    "directions_order": "(exchanged|interleaved|forward_twice|reverse_twice)/",
+    "directions_order": "(exchanged|interleaved)/",
     "directions_merged": "(sum|mean|forward|reverse)/",
     "reverse_start": "/",
     "upper_start": "/",
@@ -954,9 +954,6 @@ class Planted:
         """The output of a layer from those of its directions, and its input."""
         if self._has("directions_order", "exchanged", layer=layer):
             emitted = emitted[::-1]
-        for k, direction in enumerate(self.directions):
-            if self._has("directions_order", f"{direction}_twice", layer=layer):
-                emitted = [emitted[k], emitted[k]]
         output = np.concatenate(emitted, axis=-1)
         if self._has("directions_order", "interleaved", layer=layer):
             output = np.stack(emitted, axis=-1).reshape(output.shape)

@@ -13,7 +13,7 @@ from museum.plain import arrays, lstm_run, part, trained, zeros
 THREAD = "https://github.com/ematvey/tensorflow-seq2seq-tutorials/issues/10"
 SAW = "A tutorial joins encoder outputs that should come from two directions."
 WRONG = "The forward outputs were joined with themselves."
-NAMED = ("directions_order",)
+NAMED = ("halves",)
 SAYS = ("both halves of the output",)
 
 LAYER = trained(nn.LSTM(3, 4, bidirectional=True))

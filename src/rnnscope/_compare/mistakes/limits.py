@@ -101,7 +101,7 @@ def _cut(part: Part, cause: Cause) -> Part | None:
 def _cut_words(cause: Cause, model: Model) -> Words:
     name, limit = _state(cause.choice)
     return Words(
-        f"{name} is clipped at {limit:g}",
+        f"{name} is clipped at ±{limit:g}",
         f"{model.structure.kind} leaves larger numbers as they are.",
         "c = f * c + i * g" if name != "h" else "h = step(x[t], h)   # not np.clip(h, ...)",
         f"{name} clipped at {limit:g} (it is never larger)",

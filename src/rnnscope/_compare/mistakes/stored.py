@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.mistakes.equations import first_part
+from rnnscope._compare.mistakes.weights import scaled_biases
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
 __all__ = ["STORED"]
@@ -83,8 +84,19 @@ def _size(model: Model, place: Place) -> Tensor:
     return value
 
 
+def _exchanges_matrices(model: Model) -> bool:
+    """Whether W_hh before W_ih is what ``matrices_exchanged`` says: both are of one size, and of
+    the biases the sum counts."""
+    parts = [part for row in model.parts for part in row]
+    return all(p.stored.ih.shape == p.stored.hh.shape for p in parts) and (
+        parts[0].stored.b_ih is None or not scaled_biases(parts[0])
+    )
+
+
 def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
+    if choice == "hh_first" and _exchanges_matrices(model):
+        return None
     theirs = _places(model)
     order = theirs if way == START else _order(model, choice)
     stored, read = (theirs, order) if way == "read" else (order, theirs)
@@ -218,7 +230,7 @@ def _repeated_words(cause: Cause, model: Model) -> Words:
 STORED = (
     Entry(
         "flat",
-        "the parameters in one array",
+        "the order of the rows",
         "global",
         _flat_choices,
         _flat_words,
