@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from planted import Mistake
+from planting import Setting, plant
 from restated import Restated, drawn, layer_of, recorded
 from torch import Tensor, nn
 
@@ -138,6 +140,23 @@ def test_an_episode_in_a_reverse_layer_and_with_padding() -> None:
     assert cause_of(verdict) == "begins_anew"
     assert "in row 1 before time 3" in plain(verdict)
     assert "time 7" not in plain(verdict)  # padding
+
+
+def test_a_cell_state_that_is_given_too() -> None:
+    layer = layer_of("lstm")
+    candidate, cells = chunks(layer), []
+    step = candidate._step
+
+    def keeping(w: Any, x: Any, state: Any) -> Any:
+        after, h = step(w, x, state)
+        cells.append(after["c"].copy())
+        return after, h
+
+    candidate._step = keeping  # type: ignore[method-assign]
+    x, initial = drawn(layer, 14)
+    numbers = recorded(candidate, x, initial)
+    numbers["c"] = np.stack(cells, 1)[None, None]
+    assert cause_of(rs.compare(numbers, layer, x, initial)) == "begins_anew"
 
 
 # --- what is returned -----------------------------------------------------------------------------
@@ -361,6 +380,19 @@ def test_which_rows_and_units_agree() -> None:
     assert "units 1 to 3, not unit 0" in verdict.agreement
 
 
+def test_a_mistake_in_some_rows_alone() -> None:
+    """As of a kernel that never comes to the last rows of a large batch."""
+    layer = layer_of("gru")
+    x, initial = drawn(layer, 7, batch=8)
+    biased = recorded(Restated(layer), x, initial)["output"]
+    bare = Restated(layer, weights=lambda w: w | {"bias_ih_l0": 0 * w["bias_ih_l0"]})
+    biased[:, 5:] = recorded(bare, x, initial)["output"][:, 5:]
+    verdict = rs.compare(biased, layer, x, initial, effort=0.1)
+    assert cause_of(verdict) == "bias_missing"
+    assert "in rows 5 to 7 alone, b_ih is missing" in plain(verdict)
+    assert verdict.agreement[0] == "rows 0 to 4, not rows 5 to 7"
+
+
 def test_what_is_plain_of_ones_own_numbers() -> None:
     layer = layer_of("gru", num_layers=2)
     candidate = Restated(layer, returned=lambda y, s: (0 * y, [np.stack([s[0][0]] * 2)]))
@@ -483,3 +515,25 @@ def test_data_that_can_tell_nothing() -> None:
     text = plain(rs.compare(layer, layer, torch.ones(5, 2, 3)))
     assert "all values of x are equal (1)" in text
     assert "can tell nothing" not in plain(rs.compare(layer, layer))
+
+
+# --- beside the catalogue -------------------------------------------------------------------------
+
+LISTED = [
+    ("rnn_tanh", 1, 2, Mistake("never_carried", direction="reverse")),
+    ("gru", 2, 2, Mistake("bias_missing", tensors="b_ih", layer=1, direction="reverse")),
+    ("lstm", 2, 1, Mistake("layers_repeated", "0,1")),
+    ("lstm", 1, 2, Mistake("directions_repeated", "forward")),
+    ("lstm", 1, 1, Mistake("never_carried", "c")),
+    ("gru", 1, 1, Mistake("initial_ignored", "all")),
+]
+
+
+@pytest.mark.parametrize(("kind", "layers", "directions", "mistake"), LISTED, ids=str)
+def test_a_listed_mistake_comes_first(
+    kind: str, layers: int, directions: int, mistake: Mistake
+) -> None:
+    setting = Setting(kind, layers, directions, dtype="float32")
+    result = plant(setting, [mistake], "arrays", effort=1)
+    assert result.outcome == "explained", result
+    assert [cause.name for cause in result.verdict.causes] == [mistake.name]

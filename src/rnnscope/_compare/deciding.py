@@ -17,9 +17,11 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     all_equal,
     explanations_by_facts,
+    listed,
     not_reached,
     what_is_plain,
     where_it_agrees,
+    wrong_rows,
 )
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
@@ -266,6 +268,9 @@ class Decision:
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
+                by_rows = self._by_rows(base, there)
+                if by_rows is not None:
+                    return by_rows
                 told_of = [] if other is None else [self._of_output(*other, shown)]
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
@@ -323,6 +328,23 @@ class Decision:
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
+
+    def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
+        """What explains the rows that differ, where others agree and these were searched alone."""
+        rows = wrong_rows(self.model, there)
+        subject = self.subject.only_rows(rows) if rows else None
+        if subject is None:
+            return None
+        verdict = Decision(subject, self.effort, self.tell).verdict()
+        if not verdict.explanations:
+            return None
+        where = f"in {listed('row', rows)} alone"
+        explained = tuple(
+            replace(each, words=tuple(replace(w, title=f"{where}, {w.title}") for w in each.words))
+            for each in verdict.explanations
+        )
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=explained, agreement=agreement, few=False)
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""

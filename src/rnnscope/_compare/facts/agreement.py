@@ -14,7 +14,7 @@ from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 
-__all__ = ["listed", "what_is_plain", "where_it_agrees"]
+__all__ = ["listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
 
 MOST = 8
 """Numbers of rows, times and units that are named."""
@@ -29,6 +29,19 @@ def what_is_plain(model: Model, observation: Observation) -> tuple[str, ...]:
     """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
     magnitude."""
     return (*_plain(model, observation), *_limits(model, observation))
+
+
+def wrong_rows(model: Model, observation: Observation) -> list[int]:
+    """The rows in which any number differs, where others agree; else none."""
+    wrong = torch.zeros(observation.inputs.batch, dtype=torch.bool, device="cpu")
+    for name, target, value in observation.beside(model):
+        if value is None:
+            return []
+        off = (distance(value, target) > observation.allowed[name]) & observation.usable(name)
+        off = off.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
+        wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
+    rows: list[int] = wrong.nonzero().flatten().tolist()
+    return rows if len(rows) < len(wrong) else []
 
 
 # of the candidate's own numbers ------------------------------------------------------------------
@@ -54,9 +67,10 @@ def _plain(model: Model, observation: Observation) -> Iterator[str]:
             for layer in range(value.shape[0])
             for d in range(value.shape[1])
         ]
-        for (place, state), (other, another) in combinations(rows, 2):
+        for (place, state), (another_place, another) in combinations(rows, 2):
             if bool(state.any()) and torch.equal(state, another):
-                yield f"{name}_n is the same in {_part(model, place)} and {_part(model, other)}"
+                places = f"{_part(model, place)} and {_part(model, another_place)}"
+                yield f"{name}_n is the same in {places}"
 
 
 def _part(model: Model, place: tuple[int, int]) -> str:
@@ -70,16 +84,16 @@ def _part(model: Model, place: tuple[int, int]) -> str:
 
 def _of_output(model: Model, observation: Observation) -> Iterator[str]:
     [outcome] = observation.simulator.run([model])
-    seen = observation.output
-    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+    output = observation.output
+    if outcome is None or output is None or outcome.output.shape != output.shape:
         return
     usable = observation.usable("output")
-    wrong = (distance(outcome.output, seen) > observation.allowed["output"]) & usable
+    wrong = (distance(outcome.output, output) > observation.allowed["output"]) & usable
     if not bool(wrong.any()):
         yield from _of_finals(model, observation)
         return
     yield from _of_rows(wrong.any(-1).any(0))
-    width = seen.shape[-1] // model.num_directions
+    width = output.shape[-1] // model.num_directions
     parts = opened_parts(model, [observation])
     for d, part in enumerate(model.parts[-1]):
         side = f"{model.structure.directions[d]}: " if model.num_directions > 1 else ""
@@ -99,11 +113,12 @@ def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
     """Which final states agree, beside an output that does."""
     good: list[str] = []
     bad: list[str] = []
-    for name, seen, value in observation.beside(model):
+    for name, returned, value in observation.beside(model):
         if value is not None and name.endswith("_n"):
             off = bool(
                 (
-                    (distance(value, seen) > observation.allowed[name]) & observation.usable(name)
+                    (distance(value, returned) > observation.allowed[name])
+                    & observation.usable(name)
                 ).any()
             )
             (bad if off else good).append(name)
@@ -132,18 +147,17 @@ def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterat
     if before:
         text = f"{listed('time', list(before))} in every row; wrong from {first} on"
         if few and len(again) > 1 and first in again:
-            rest = [t for t in again[:: -1 if backward else 1] if t != first]
+            remaining = [t for t in again[:: -1 if backward else 1] if t != first]
             text = f"{listed('time', list(before))} in every row; wrong from {first}"
-            text += f", again from {_numbers(rest)}{_every(again)}"
+            text += f", again from {_numbers(remaining)}{_every(again)}"
         elif few and again == [first]:
             text += ", where one step is wrong; all later ones follow from the step before"
         yield text
     elif few:
-        rest = [t for t in range(len(by_time)) if t not in again]
-        yield (
-            f"single steps, each from your own state before it, at {listed('time', rest)}, not at "
-            f"{listed('time', again)}{_every(again)}"
-        )
+        remaining = [t for t in range(len(by_time)) if t not in again]
+        good, bad = listed("time", remaining), listed("time", again)
+        where = f"at {good}, not at {bad}{_every(again)}"
+        yield f"single steps, each from your own state before it, {where}"
 
 
 def _every(times: Sequence[int]) -> str:
@@ -205,11 +219,11 @@ def _largest(value: Tensor | None) -> float:
 # words -------------------------------------------------------------------------------------------
 
 
-def listed(what: str, numbers: Sequence[int]) -> str:
+def listed(noun: str, numbers: Sequence[int]) -> str:
     """As "rows 0 and 2", "times 0 to 6"."""
     if len(numbers) == 1:
-        return f"{what} {numbers[0]}"
-    return f"{what}s {_numbers(numbers)}"
+        return f"{noun} {numbers[0]}"
+    return f"{noun}s {_numbers(numbers)}"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "few_steps",
     "numbers_alone",
     "predicted",
+    "some_rows",
 ]
 
 
@@ -113,6 +114,12 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     if (rows, steps) == (inputs.batch, inputs.steps) or inputs.lengths is not None:
         return observation
     return _cut(observation, steps, torch.arange(rows, device="cpu"))
+
+
+def some_rows(observation: Observation, rows: Sequence[int]) -> Observation:
+    """Some rows of what was observed."""
+    index = torch.tensor(rows, dtype=torch.long, device="cpu")
+    return _cut(observation, observation.inputs.steps, index)
 
 
 def numbers_alone(observation: Observation, model: Model) -> Observation | None:
