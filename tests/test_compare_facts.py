@@ -248,6 +248,43 @@ def test_a_reverse_loop_that_is_too_short(kind: str, layers: int, times: Any, mi
     assert f"the reverse loop {missing}" in plain(verdict)
 
 
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_half_that_is_zero(half: int) -> None:
+    layer = layer_of("gru", num_layers=2, bidirectional=True)
+    kept = np.repeat([half == 1, half == 0], 4)
+    verdict = verdict_of(Restated(layer, returned=lambda y, s: (y * kept.astype(y.dtype), s)))
+    assert cause_of(verdict) == "halves"
+    name = ["forward", "reverse"][half]
+    assert f"the {name} half of the output is zero throughout" in plain(verdict)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_begins_anew_often(kind: str) -> None:
+    """At the first step too."""
+    layer = layer_of(kind)
+    verdict = verdict_of(Restated(layer, begins=lambda time, row: time % 2 == 0))
+    assert cause_of(verdict) == "begins_anew"
+    assert "before times 0, 2, 4, 6 and 8 (every 2 steps)" in plain(verdict)
+
+
+def test_a_limit_that_only_large_inputs_reach() -> None:
+    layer = layer_of("lstm")
+    verdict = rs.compare(called(Restated(layer, limit=3.0)), layer)
+    assert cause_of(verdict) == "clipped"
+    assert "c is clipped at ±3" in plain(verdict)
+
+
+def test_all_parameters_of_a_direction_are_zero() -> None:
+    layer = layer_of("gru", bidirectional=True)
+    verdict = verdict_of(
+        Restated(
+            layer, weights=lambda w: {n: v * (not n.endswith("reverse")) for n, v in w.items()}
+        )
+    )
+    assert cause_of(verdict) == "parameter"
+    assert "all parameters of layer 0, reverse, are zero" in plain(verdict)
+
+
 def test_a_forward_loop_that_starts_late() -> None:
     layer = layer_of("lstm", num_layers=2)
     candidate = Restated(layer, steps=lambda back, T: range(1, T))

@@ -227,9 +227,16 @@ def listed(noun: str, numbers: Sequence[int]) -> str:
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    few = list(map(str, numbers[:MOST]))
-    if len(numbers) > MOST:
-        return f"{', '.join(few)} and {len(numbers) - MOST} more"
-    return few[0] if len(few) == 1 else f"{', '.join(few[:-1])} and {few[-1]}"
+    """As "0 to 3, 5 and 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words: list[str] = []
+    for run in runs:
+        words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run))
+    if len(words) > MOST:
+        return f"{', '.join(words[:MOST])} and {len(words) - MOST} more"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

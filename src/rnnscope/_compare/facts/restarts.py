@@ -181,12 +181,11 @@ def _findings(
     schedules: Sequence[Sequence[Schedule]],
     kind: _Kind,
 ) -> Iterator[Finding]:
-    by_direction = [
-        torch.cat([flag.flatten() for flag in flags]) for flags in zip(*schedules, strict=True)
-    ]
-    shares = [float(flags.double().mean()) for flags in by_direction]
-    if not any(shares) or max(shares) > 1 / 2:  # never carried, which is another mistake
+    by_direction = list(zip(*schedules, strict=True))
+    if not any(bool(flag.any()) for flags in by_direction for flag in flags):
         return
+    if any(all(bool(flag[1:].all()) for flag in flags) for flags in by_direction):
+        return  # never carried, which is another mistake
     by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
 
     def gives(observation: Observation) -> Outcome | None:

@@ -163,8 +163,13 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     numbers, right = pairs
     kept = numbers != 0
     share = float(kept.double().mean())
-    outputs = [observation.output == 0 for observation in shown if observation.output is not None]
-    partly = any(bool((o.any(-1) & ~o.all(-1)).any()) for o in outputs)
+    zeros = [
+        half == 0
+        for observation in shown
+        if observation.output is not None
+        for half in observation.output.chunk(model.num_directions, -1)
+    ]
+    partly = any(bool((half.any(-1) & ~half.all(-1)).any()) for half in zeros)
     if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
     factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
