@@ -18,6 +18,7 @@ from rnnscope._compare.facts import (
     all_equal,
     explanations_by_facts,
     listed,
+    mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
@@ -73,6 +74,7 @@ class Decision:
     def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
         self.subject, self.effort, self.tell = subject, effort, tell
         self.model = subject.model
+        self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
     def _own(self) -> OwnWeights:
@@ -197,14 +199,14 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        facts = explanations_by_facts(self.model, shown) if differs else []
-        if facts:
-            explained = tuple(
+        if differs:
+            facts, is_listed = explanations_by_facts(self.model, shown)
+            self._by_facts = tuple(
                 _told([*read, (finding.cause, finding.words)], left, len(read))
                 for finding, left in facts
             )
-            agreement = where_it_agrees(self.model, there)
-            return replace(base, explanations=explained, agreement=agreement)
+            if facts and not is_listed:
+                return self._explained_by_facts(base, there)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -217,6 +219,10 @@ class Decision:
         if differs and self._too_coarse(shown):
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
+
+    def _explained_by_facts(self, base: Verdict, there: Observation) -> Verdict:
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=self._by_facts, agreement=agreement)
 
     def _searched(
         self,
@@ -318,6 +324,8 @@ class Decision:
     ) -> Verdict:
         """What can be said where nothing explains it: what explains the output ``alone``, and what
         still holds."""
+        if self._by_facts:
+            return self._explained_by_facts(base, there)
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = self._too_coarse(shown)
@@ -325,6 +333,7 @@ class Decision:
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)

@@ -109,7 +109,8 @@ class OfArrays:
     def only_rows(self, rows: Sequence[int]) -> OfArrays:
         """Some of the rows, as if there were no others."""
         fewer = copy.copy(self)
-        fewer._observation = some_rows(self._observation, rows)
+        index = torch.tensor(rows, dtype=torch.long, device="cpu")
+        fewer._observation = some_rows(self._observation, index)
         return fewer
 
     def at_own_size(self) -> None:

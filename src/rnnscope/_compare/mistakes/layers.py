@@ -67,13 +67,17 @@ def _stacked_two(model: Model) -> Iterator[Choice]:
 
 def _orders(model: Model) -> Iterator[Choice]:
     if model.num_directions > 1:
-        yield from (("exchanged", ""), ("interleaved", ""))
+        choices = ("exchanged", "interleaved", "forward_twice", "reverse_twice")
+        yield from ((choice, "") for choice in choices)
 
 
 def _order(choice: str, joined: Tensor) -> Tensor:
     one, other = joined.chunk(2, -1)
     if choice == "exchanged":
         return torch.cat([other, one], -1)
+    if choice != "interleaved":
+        half = one if choice == "forward_twice" else other
+        return torch.cat([half, half], -1)
     return torch.stack([one, other], -1).flatten(-2)
 
 
@@ -207,6 +211,13 @@ def _words(cause: Cause, model: Model) -> Words:
             return Words(
                 "the directions are joined in the other order",
                 "forward comes first.",
+                "np.concatenate([forward, reverse], -1)",
+            )
+        case "directions_order", "forward_twice" | "reverse_twice":
+            kept = cause.choice.removesuffix("_twice")
+            return Words(
+                f"both halves of the output are those of the {kept} direction",
+                "the first half is forward's, the second reverse's.",
                 "np.concatenate([forward, reverse], -1)",
             )
         case "directions_order", _:

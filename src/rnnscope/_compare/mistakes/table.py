@@ -8,28 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnnscope._compare.mistakes import Entry
+from rnnscope._compare.mistakes import CATALOGUE, SECTIONS, Entry
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.equations import EQUATIONS
-from rnnscope._compare.mistakes.gates import UPDATES
-from rnnscope._compare.mistakes.layers import WIRING
-from rnnscope._compare.mistakes.returned import RETURNED
-from rnnscope._compare.mistakes.states import STATES
-from rnnscope._compare.mistakes.time import TIME
-from rnnscope._compare.mistakes.weights import WEIGHTS
+from rnnscope._compare.mistakes.entry import Choice
 from rnnscope._compare.model.model import Model
 from rnnscope._layers.adopt import adopt
+from rnnscope._layers.recurrent import Recurrent
+from rnnscope.cells import LSTM_PEEPHOLE
 
 __all__ = ["EXACTLY", "SECTIONS", "document", "table"]
-
-SECTIONS: dict[str, tuple[Entry, ...]] = {
-    "Weights": WEIGHTS,
-    "Equations": (*EQUATIONS, *UPDATES),
-    "States": STATES,
-    "Time, batch and padding": TIME,
-    "Directions, layers and outputs": WIRING,
-    "What is returned": RETURNED,
-}
 
 _INTRODUCTION = """\
 # The mistakes that compare knows
@@ -121,7 +108,6 @@ EXACTLY: dict[str, str] = {
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
     "update": "`unused`: h = n. `both`: h = z × n + z × h_(t-1).",
     "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
-    "squashed": "c = tanh(f × c_(t-1) + i × g), h = o × c.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
     "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
@@ -151,6 +137,8 @@ EXACTLY: dict[str, str] = {
 }
 """What the words of an entry leave open, for readers who want to plant it themselves."""
 
+EXACTLY |= {entry.name: entry.exactly for entry in CATALOGUE.values() if entry.exactly}
+
 _WHERE = {"parts": "part", "layer": "layer", "global": "whole"}
 _HEAD = ("cause", "cells", "where", "the verdict says", "write")
 _MANY = 20
@@ -179,9 +167,9 @@ def table(title: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _models() -> dict[str, Model]:
+def _models(bidirectional: bool = True) -> dict[str, Model]:
     """Two layers in two directions of each cell, by its name; sizes in which nothing is special."""
-    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": bidirectional}
     options |= {"dtype": torch.float32, "device": "cpu"}
     layers: dict[str, nn.Module] = {
         "LSTM": nn.LSTM(4, 4, **options),
@@ -194,10 +182,14 @@ def _models() -> dict[str, Model]:
 
 
 def _rows(entry: Entry) -> Iterator[tuple[str, ...]]:
-    models = _models()
+    models = next(
+        kind
+        for kind in (_models(), _models(bidirectional=False), _declared())
+        if any(_choices(entry, model) for model in kind.values())
+    )
     cells: dict[tuple[Cause, str], list[str]] = {}
     for name, model in models.items():
-        for choice, tensors in _shown(list(entry.choices(model))):
+        for choice, tensors in _shown(_choices(entry, model)):
             cause = Cause(entry.name, choice, tensors)
             cells.setdefault((cause, entry.words(cause, model).title), []).append(name)
     for (cause, title), names in cells.items():
@@ -205,12 +197,22 @@ def _rows(entry: Entry) -> Iterator[tuple[str, ...]]:
         words = entry.words(cause, model)
         line = (
             f"`{cause}`{_left_out(entry, model)}",
-            _cells(names, list(models)),
+            _cells(names, list(_models())),
             ("reverse of a " if entry.reverse_only else "") + _WHERE[entry.scope],
             f"{title}: {words.sentence}",
             f"`{words.repair}`" if words.repair else "",
         )
         yield tuple(cell.replace("|", "\\|") for cell in line)
+
+
+def _declared() -> dict[str, Model]:
+    """The same of a cell that ``torch.nn`` lacks."""
+    layer = Recurrent(LSTM_PEEPHOLE, 4, 4, num_layers=2, bidirectional=True, device="cpu")
+    return {"LSTM with peepholes": Model.of(adopt(layer), torch.float64)}
+
+
+def _choices(entry: Entry, model: Model) -> list[Choice]:
+    return [*entry.choices(model), *((example, "") for example in entry.examples)]
 
 
 def _shown(choices: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -232,7 +234,7 @@ def _cells(names: list[str], every: list[str]) -> str:
     text = ", ".join(names).replace("RNN of tanh, RNN of relu", "RNN")
     if _PROJECTED in names:
         return text.replace(f"LSTM, {_PROJECTED}", "LSTM")
-    return text.replace("LSTM", "LSTM without projection")
+    return text if "peepholes" in text else text.replace("LSTM", "LSTM without projection")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -116,12 +116,6 @@ def few_steps(observation: Observation, steps: int, rows: int) -> Observation:
     return _cut(observation, steps, torch.arange(rows, device="cpu"))
 
 
-def some_rows(observation: Observation, rows: Sequence[int]) -> Observation:
-    """Some rows of what was observed."""
-    index = torch.tensor(rows, dtype=torch.long, device="cpu")
-    return _cut(observation, observation.inputs.steps, index)
-
-
 def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     """The rows in which nothing is NaN or infinite but where the model is too, or the first steps
     of all rows; None where nothing is left."""
@@ -140,6 +134,11 @@ def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     if steps == 0 or not one_way or inputs.lengths is not None:
         return None
     return _cut(observation, steps, torch.arange(inputs.batch, device="cpu"))
+
+
+def some_rows(observation: Observation, rows: Tensor) -> Observation:
+    """Some rows of what was observed."""
+    return _cut(observation, observation.inputs.steps, rows)
 
 
 def _cut(observation: Observation, steps: int, rows: Tensor) -> Observation:
