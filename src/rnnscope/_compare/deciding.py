@@ -17,10 +17,12 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     all_equal,
     explanations_by_facts,
+    listed,
     mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
+    wrong_rows,
 )
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
@@ -72,6 +74,7 @@ class Decision:
     def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
         self.subject, self.effort, self.tell = subject, effort, tell
         self.model = subject.model
+        self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
     def _own(self) -> OwnWeights:
@@ -196,14 +199,14 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
-        facts = explanations_by_facts(self.model, shown) if differs else []
-        if facts:
-            explained = tuple(
+        if differs:
+            facts, is_listed = explanations_by_facts(self.model, shown)
+            self._by_facts = tuple(
                 _told([*read, (finding.cause, finding.words)], left, len(read))
                 for finding, left in facts
             )
-            agreement = where_it_agrees(self.model, there)
-            return replace(base, explanations=explained, agreement=agreement)
+            if facts and not is_listed:
+                return self._explained_by_facts(base, there)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -216,6 +219,10 @@ class Decision:
         if differs and self._too_coarse(shown):
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
+
+    def _explained_by_facts(self, base: Verdict, there: Observation) -> Verdict:
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=self._by_facts, agreement=agreement)
 
     def _searched(
         self,
@@ -267,6 +274,9 @@ class Decision:
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
+                by_rows = self._by_rows(base, there)
+                if by_rows is not None:
+                    return by_rows
                 told_of = [] if other is None else [self._of_output(*other, shown)]
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
@@ -314,6 +324,8 @@ class Decision:
     ) -> Verdict:
         """What can be said where nothing explains it: what explains the output ``alone``, and what
         still holds."""
+        if self._by_facts:
+            return self._explained_by_facts(base, there)
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = self._too_coarse(shown)
@@ -325,6 +337,23 @@ class Decision:
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
+
+    def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
+        """What explains the rows that differ, where others agree and these were searched alone."""
+        rows = wrong_rows(self.model, there)
+        subject = self.subject.only_rows(rows) if rows else None
+        if subject is None:
+            return None
+        verdict = Decision(subject, self.effort, self.tell).verdict()
+        if not verdict.explanations:
+            return None
+        where = f"in {listed('row', rows)} alone"
+        explained = tuple(
+            replace(each, words=tuple(replace(w, title=f"{where}, {w.title}") for w in each.words))
+            for each in verdict.explanations
+        )
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=explained, agreement=agreement, few=False)
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""

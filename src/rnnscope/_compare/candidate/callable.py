@@ -347,6 +347,9 @@ class OfCalls:
         )
         return torch.equal(mine, theirs)
 
+    def only_rows(self, rows: Sequence[int]) -> None:
+        """None: whether a row depends on the others is checked by calls."""
+
     def at_own_size(self) -> OfCalls | None:
         """With the reference itself, where a small layer stood in for it."""
         if not self._tiny:

@@ -14,7 +14,11 @@ from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 
-__all__ = ["listed", "what_is_plain", "where_it_agrees"]
+__all__ = ["listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
+
+CLEAR = 10.0
+"""How many times what rounding allows a difference must be before a place is said to be wrong and
+others right."""
 
 MOST = 8
 """Numbers of rows, times and units that are named."""
@@ -29,6 +33,19 @@ def what_is_plain(model: Model, observation: Observation) -> tuple[str, ...]:
     """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
     magnitude."""
     return (*_plain(model, observation), *_limits(model, observation))
+
+
+def wrong_rows(model: Model, observation: Observation) -> list[int]:
+    """The rows in which any number differs, where others agree; else none."""
+    wrong = torch.zeros(observation.inputs.batch, dtype=torch.bool, device="cpu")
+    for name, target, value in observation.beside(model):
+        if value is None:
+            return []
+        off = (distance(value, target) > observation.allowed[name]) & observation.usable(name)
+        off = off.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
+        wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
+    rows: list[int] = wrong.nonzero().flatten().tolist()
+    return rows if len(rows) < len(wrong) else []
 
 
 # of the candidate's own numbers ------------------------------------------------------------------
@@ -54,9 +71,10 @@ def _plain(model: Model, observation: Observation) -> Iterator[str]:
             for layer in range(value.shape[0])
             for d in range(value.shape[1])
         ]
-        for (place, state), (other, another) in combinations(rows, 2):
+        for (place, state), (another_place, another) in combinations(rows, 2):
             if bool(state.any()) and torch.equal(state, another):
-                yield f"{name}_n is the same in {_part(model, place)} and {_part(model, other)}"
+                places = f"{_part(model, place)} and {_part(model, another_place)}"
+                yield f"{name}_n is the same in {places}"
 
 
 def _part(model: Model, place: tuple[int, int]) -> str:
@@ -70,40 +88,48 @@ def _part(model: Model, place: tuple[int, int]) -> str:
 
 def _of_output(model: Model, observation: Observation) -> Iterator[str]:
     [outcome] = observation.simulator.run([model])
-    seen = observation.output
-    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+    output = observation.output
+    if outcome is None or output is None or outcome.output.shape != output.shape:
         return
-    usable = observation.usable("output")
-    wrong = (distance(outcome.output, seen) > observation.allowed["output"]) & usable
-    if not bool(wrong.any()):
+    ratios = distance(outcome.output, output) / observation.allowed["output"]
+    ratios = torch.where(observation.usable("output"), ratios, 0.0)
+    if float(ratios.max()) <= 1:
         yield from _of_finals(model, observation)
         return
-    yield from _of_rows(wrong.any(-1).any(0))
-    width = seen.shape[-1] // model.num_directions
+    good, bad = _apart(ratios.amax(-1).amax(0))
+    if good:
+        yield f"{listed('row', good)}, not {listed('row', bad)}"
     parts = opened_parts(model, [observation])
-    for d, part in enumerate(model.parts[-1]):
-        side = f"{model.structure.directions[d]}: " if model.num_directions > 1 else ""
-        half = wrong[..., d * width : (d + 1) * width]
-        if not bool(half.any()):
-            yield f"the {model.structure.directions[d]} half of the output"
+    for d, half in enumerate(ratios.chunk(model.num_directions, -1)):
+        name, place = model.structure.directions[d], (model.num_layers - 1, d)
+        if float(half.max()) <= 1:
+            yield f"the {name} half of the output"
             continue
-        place = (model.num_layers - 1, d)
         steps = with_cells(parts[place]) if place in parts else None
-        yield from (
-            side + text
-            for text in (*_of_times(half, part.backward, steps), *_of_units(half, steps))
-        )
+        side = f"{name}: " if model.num_directions > 1 else ""
+        texts = (*_of_times(half, model.parts[-1][d].backward, steps), *_of_units(half, steps))
+        yield from (side + text for text in texts)
+
+
+def _apart(ratios: Tensor) -> tuple[list[int], list[int]]:
+    """The places that agree and those that do not, of (place); none where that may be chance, as of
+    differences that rounding nearly allows."""
+    bad = ratios > 1
+    if not 0 < int(bad.sum()) < len(bad) or float(ratios[bad].min()) < CLEAR:
+        return [], []
+    return (~bad).nonzero().flatten().tolist(), bad.nonzero().flatten().tolist()
 
 
 def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
     """Which final states agree, beside an output that does."""
     good: list[str] = []
     bad: list[str] = []
-    for name, seen, value in observation.beside(model):
+    for name, returned, value in observation.beside(model):
         if value is not None and name.endswith("_n"):
             off = bool(
                 (
-                    (distance(value, seen) > observation.allowed[name]) & observation.usable(name)
+                    (distance(value, returned) > observation.allowed[name])
+                    & observation.usable(name)
                 ).any()
             )
             (bad if off else good).append(name)
@@ -111,43 +137,40 @@ def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
         yield f"the output{''.join(f' and {name}' for name in good)}, not {' and '.join(bad)}"
 
 
-def _of_rows(wrong: Tensor) -> Iterator[str]:
-    """Of (batch)."""
-    good, bad = (~wrong).nonzero().flatten().tolist(), wrong.nonzero().flatten().tolist()
-    if good and bad:
-        yield f"{listed('row', good)}, not {listed('row', bad)}"
-
-
-def _of_times(wrong: Tensor, backward: bool, steps: OpenedPart | None) -> Iterator[str]:
+def _of_times(ratios: Tensor, backward: bool, steps: OpenedPart | None) -> Iterator[str]:
     """Of (time, batch, unit): up to which step every row agrees, and which single steps do not
     follow from the step before."""
-    by_time = wrong.any(-1).any(-1)
-    times = by_time.nonzero().flatten().tolist()
-    first = times[-1] if backward else times[0]
-    before = range(first + 1, len(by_time)) if backward else range(first)
-    again = [] if steps is None else _wrong_steps(steps)
+    by_time = ratios.amax(-1).amax(-1)
+    in_order = by_time.flip(0) if backward else by_time
     last = len(by_time) - 1
-    again = sorted(last - k if backward else k for k in again)
+    again = [] if steps is None else [last - k if backward else k for k in _wrong_steps(steps)]
     few = 0 < len(again) <= len(by_time) // 3
-    if before:
-        text = f"{listed('time', list(before))} in every row; wrong from {first} on"
+    wrong = (in_order > 1).nonzero().flatten().tolist()
+    if not wrong or float(in_order[wrong[0]]) < CLEAR:
+        return
+    first = last - wrong[0] if backward else wrong[0]
+    if wrong != list(range(wrong[0], last + 1)):
+        good, bad = _apart(by_time)
+        if good:
+            yield f"{listed('time', good)} in every row, not {listed('time', bad)}"
+    elif wrong[0]:
+        before = range(first + 1, last + 1) if backward else range(first)
+        text = f"{listed('time', list(before))} in every row; wrong from {first}"
         if few and len(again) > 1 and first in again:
-            rest = [t for t in again[:: -1 if backward else 1] if t != first]
-            text = f"{listed('time', list(before))} in every row; wrong from {first}"
-            text += f", again from {_numbers(rest)}{_every(again)}"
+            later = [t for t in again if t != first]
+            yield f"{text}, again from {_numbers(later)}{_every(again)}"
         elif few and again == [first]:
-            text += ", where one step is wrong; all later ones follow from the step before"
-        yield text
+            yield f"{text} on, where one step is wrong; all later ones follow from the step before"
+        else:
+            yield f"{text} on"
     elif few:
-        rest = [t for t in range(len(by_time)) if t not in again]
-        yield (
-            f"single steps, each from your own state before it, at {listed('time', rest)}, not at "
-            f"{listed('time', again)}{_every(again)}"
-        )
+        remaining = [t for t in range(len(by_time)) if t not in again]
+        where = f"at {listed('time', remaining)}, not at {listed('time', sorted(again))}"
+        yield f"single steps, each from your own state before it, {where}{_every(sorted(again))}"
 
 
 def _every(times: Sequence[int]) -> str:
-    gaps = {b - a for a, b in pairwise(times)}
+    gaps = {abs(after - before) for before, after in pairwise(times)}
     return (
         f" (every {gaps.pop()} steps)"
         if len(times) > 2 and len(gaps) == 1 and 1 not in gaps
@@ -162,17 +185,15 @@ def _wrong_steps(part: OpenedPart) -> list[int]:
     return wrong.nonzero().flatten().tolist()
 
 
-def _of_units(wrong: Tensor, steps: OpenedPart | None) -> Iterator[str]:
+def _of_units(ratios: Tensor, steps: OpenedPart | None) -> Iterator[str]:
     """Which units agree, of the whole output or of single steps: after one step a wrong unit is
     read by all others."""
-    bad = wrong.any(0).any(0)
-    text = ""
-    if bool(bad.all()) and steps is not None:
-        bad, text = steps.units(steps.part) > 1, " of single steps"
-    good = (~bad).nonzero().flatten().tolist()
-    off = bad.nonzero().flatten().tolist()
-    if good and off:
-        yield f"{listed('unit', good)}{text}, not {listed('unit', off)}"
+    by_unit, text = ratios.amax(0).amax(0), ""
+    if bool((by_unit > 1).all()) and steps is not None:
+        by_unit, text = steps.units(steps.part), " of single steps"
+    good, bad = _apart(by_unit)
+    if good:
+        yield f"{listed('unit', good)}{text}, not {listed('unit', bad)}"
 
 
 # limits ------------------------------------------------------------------------------------------
@@ -205,17 +226,24 @@ def _largest(value: Tensor | None) -> float:
 # words -------------------------------------------------------------------------------------------
 
 
-def listed(what: str, numbers: Sequence[int]) -> str:
+def listed(noun: str, numbers: Sequence[int]) -> str:
     """As "rows 0 and 2", "times 0 to 6"."""
     if len(numbers) == 1:
-        return f"{what} {numbers[0]}"
-    return f"{what}s {_numbers(numbers)}"
+        return f"{noun} {numbers[0]}"
+    return f"{noun}s {_numbers(numbers)}"
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    few = list(map(str, numbers[:MOST]))
-    if len(numbers) > MOST:
-        return f"{', '.join(few)} and {len(numbers) - MOST} more"
-    return few[0] if len(few) == 1 else f"{', '.join(few[:-1])} and {few[-1]}"
+    """As "0 to 3, 5 and 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words: list[str] = []
+    for run in runs:
+        words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run))
+    if len(words) > MOST:
+        return f"{', '.join(words[:MOST])} and {len(words) - MOST} more"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -84,10 +84,10 @@ def _with_cell(part: Part, steps: Steps, gate: str, hidden: str) -> tuple[Steps,
         fresh[1:] &= ~known.valid[:-1]
         before = torch.where(fresh.unsqueeze(-1), start, before)
         doubt = torch.where(fresh.unsqueeze(-1), 0.0, doubt)
-    told = replace(steps, known=replace(known, before={**known.before, hidden: before}))
+    completed = replace(steps, known=replace(known, before={**known.before, hidden: before}))
     # what is handed on passes the gate, and at most itself
     handed = torch.where(torch.isinf(doubt), torch.inf, opening.abs() * doubt)
-    return told, _after_right_steps(part, told, handed)
+    return completed, _after_right_steps(part, completed, handed)
 
 
 def _after_right_steps(part: Part, steps: Steps, uncertain: Tensor) -> Tensor:

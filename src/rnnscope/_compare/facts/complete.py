@@ -26,9 +26,9 @@ TOGETHER = 32
 
 def explanations_by_facts(
     model: Model, shown: Sequence[Observation]
-) -> list[tuple[Finding, float]]:
-    """The findings each of which explains everything to rounding, with what it leaves; none where
-    a mistake of the catalogue alone explains it too."""
+) -> tuple[list[tuple[Finding, float]], bool]:
+    """The findings each of which explains everything to rounding, with what it leaves; and whether
+    a mistake of the catalogue alone explains it too, which then comes first."""
     first = few_steps(shown[0], shown[0].inputs.steps, 1)
     explaining: list[tuple[Finding, float]] = []
     for kind in _kinds(model, shown):
@@ -38,7 +38,7 @@ def explanations_by_facts(
                 explaining.append((finding, left))
                 break  # what else of its kind explains it says the same in other words
     names = {finding.cause.name for finding, _ in explaining}
-    return [] if names and _is_listed(model, shown, "parameter" in names) else explaining
+    return explaining, bool(names) and _is_listed(model, shown, "parameter" in names)
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:

@@ -131,14 +131,18 @@ def _shorter_loops(
     intervals = {
         key: [s.interval(d) for d in range(model.num_directions)] for key, s in silent.items()
     }
-    if any(interval is None for every in intervals.values() for interval in every):
+    if any(
+        interval is None
+        for intervals_of_call in intervals.values()
+        for interval in intervals_of_call
+    ):
         return
     words = _loop_words(model, first)
     for from_layer in dict.fromkeys((0, model.num_layers - 1)):
 
         def gives(observation: Observation, from_layer: int = from_layer) -> Outcome | None:
-            every = [i for i in intervals[id(observation.inputs)] if i is not None]
-            return _shortened(model, observation, every, from_layer)
+            intervals_of_call = [i for i in intervals[id(observation.inputs)] if i is not None]
+            return _shortened(model, observation, intervals_of_call, from_layer)
 
         yield Finding(Cause("steps_missing"), words, gives=gives)
 

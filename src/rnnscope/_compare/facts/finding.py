@@ -61,10 +61,10 @@ def _left_by_model(model: Model, shown: Sequence[Observation]) -> float | None:
     first = worst(model, shown[:1])
     if first > NEAR or worst(model, shown) > NEAR:
         return None
-    mine = by_own_rounding(model, shown)
-    if worst(model, mine) > 1 or evidence(mine) < EVIDENCE + CHANCE:
+    by_own = by_own_rounding(model, shown)
+    if worst(model, by_own) > 1 or evidence(by_own) < EVIDENCE + CHANCE:
         return None
-    return largest(model, mine)[0]
+    return largest(model, by_own)[0]
 
 
 def _widened(observation: Observation, scale: float) -> Observation:
@@ -80,13 +80,13 @@ def largest_ratio(outcome: Outcome, observation: Observation) -> float:
     """The largest difference relative to what rounding allows; inf where shapes differ."""
     values = predicted(outcome)
     ratio = 0.0
-    for name, seen in observation.targets().items():
+    for name, target in observation.targets().items():
         value = values.get(name)
-        if value is None or value.shape != seen.shape:
+        if value is None or value.shape != target.shape:
             return torch.inf
         usable = observation.usable(name)
         if bool(usable.any()):
-            away = distance(value, seen) / observation.allowed[name]
+            away = distance(value, target) / observation.allowed[name]
             ratio = max(ratio, float(torch.where(usable, away, 0.0).max()))
     return ratio
 
@@ -94,6 +94,6 @@ def largest_ratio(outcome: Outcome, observation: Observation) -> float:
 def _largest_difference(outcome: Outcome, observation: Observation) -> float:
     values = predicted(outcome)
     return max(
-        float(torch.where(observation.usable(name), distance(values[name], seen), 0.0).max())
-        for name, seen in observation.targets().items()
+        float(torch.where(observation.usable(name), distance(values[name], target), 0.0).max())
+        for name, target in observation.targets().items()
     )

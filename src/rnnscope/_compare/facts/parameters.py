@@ -52,11 +52,11 @@ def _with(model: Model, *changes: tuple[_Parameter, Tensor, str]) -> Model:
     return model.with_parts(parts)
 
 
-def _never_loaded(model: Model, every: Sequence[_Parameter]) -> Iterator[Finding]:
+def _never_loaded(model: Model, parameters: Sequence[_Parameter]) -> Iterator[Finding]:
     """All parameters of a layer and direction zero."""
     names = model.structure.directions
-    for place in dict.fromkeys(parameter.place for parameter in every):
-        of_place = [parameter for parameter in every if parameter.place == place]
+    for place in dict.fromkeys(parameter.place for parameter in parameters):
+        of_place = [parameter for parameter in parameters if parameter.place == place]
         where = f"layer {place[0]}" + (f", {names[place[1]]}," if len(names) > 1 else "")
         words = Words(
             f"all parameters of {where} are zero",
@@ -73,10 +73,10 @@ def _never_loaded(model: Model, every: Sequence[_Parameter]) -> Iterator[Finding
 def of_parameters(model: Model) -> Iterator[Finding]:
     """Each parameter in place of each other one of its shape, two exchanged, each one zero, and
     all of a layer and direction."""
-    every = _parameters(model)
+    parameters = _parameters(model)
     kind = model.structure.kind
-    yield from _never_loaded(model, every)
-    for parameter in every:
+    yield from _never_loaded(model, parameters)
+    for parameter in parameters:
         words = Words(
             f"{parameter.name} is zero",
             f"with zeros in {parameter.name} {kind} gives these numbers: is it ever loaded?",
@@ -85,7 +85,7 @@ def of_parameters(model: Model) -> Iterator[Finding]:
         zeros = torch.zeros_like(parameter.value)
         changed = _with(model, (parameter, zeros, "zeros"))
         yield Finding(Cause("parameter", "zero", parameter.name), words, changed)
-    for target, source in permutations(every, 2):
+    for target, source in permutations(parameters, 2):
         if target.value.shape == source.value.shape:
             words = Words(
                 f"{target.name} holds {source.name}'s numbers",
@@ -94,7 +94,7 @@ def of_parameters(model: Model) -> Iterator[Finding]:
             )
             changed = _with(model, (target, source.value, source.name))
             yield Finding(Cause("parameter", source.name, target.name), words, changed)
-    for target, source in combinations(every, 2):
+    for target, source in combinations(parameters, 2):
         if target.value.shape == source.value.shape:
             words = Words(
                 f"{target.name} and {source.name} are exchanged",

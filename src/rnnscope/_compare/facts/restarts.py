@@ -62,9 +62,11 @@ def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
     states = model.structure.cell.states
     several = len(states) > 1
-    given = any(bool(v.any()) for observation in shown for v in observation.inputs.initial.values())
+    not_zero = any(
+        bool(v.any()) for observation in shown for v in observation.inputs.initial.values()
+    )
     for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
-        if zero or given:
+        if zero or not_zero:
             yield _Kind(tuple(names), zero)
 
 
@@ -91,7 +93,7 @@ def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Sc
     if observation.output is None or observation.output.shape[-1] != size * model.num_directions:
         return None
     half = slice(d * size, (d + 1) * size)
-    seen, usable = observation.output[..., half], observation.usable("output")[..., half]
+    half_output, usable = observation.output[..., half], observation.usable("output")[..., half]
     parts = [row[d] for row in model.parts]
     begins: list[States] = [
         {name: value[layer, d] for name, value in inputs.initial.items()}
@@ -105,16 +107,18 @@ def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Sc
         real = None if observation.valid is None else observation.valid[t]
         near = observation.allowed["output"][t]
         output, after = _step(parts, inputs.x[t], states, real)
-        good = ((distance(output, seen[t]) <= near) | ~usable[t]).all(-1)
+        good = ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)
         if not bool(good.all()):
             changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
-            output, other = _step(parts, inputs.x[t], changed, real)
-            if not bool((good | ((distance(output, seen[t]) <= near) | ~usable[t]).all(-1)).all()):
+            output, begun_anew = _step(parts, inputs.x[t], changed, real)
+            if not bool(
+                (good | ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)).all()
+            ):
                 return None
             anew[k] = ~good
             after = [
                 {name: torch.where(good[:, None], kept[name], new[name]) for name in kept}
-                for kept, new in zip(after, other, strict=True)
+                for kept, new in zip(after, begun_anew, strict=True)
             ]
         states = after
     return anew
@@ -177,12 +181,11 @@ def _findings(
     schedules: Sequence[Sequence[Schedule]],
     kind: _Kind,
 ) -> Iterator[Finding]:
-    by_direction = [
-        torch.cat([flag.flatten() for flag in flags]) for flags in zip(*schedules, strict=True)
-    ]
-    shares = [float(flags.double().mean()) for flags in by_direction]
-    if not any(shares) or max(shares) > 1 / 2:  # never carried, which is another mistake
+    by_direction = list(zip(*schedules, strict=True))
+    if not any(bool(flag.any()) for flags in by_direction for flag in flags):
         return
+    if any(all(bool(flag[1:].all()) for flag in flags) for flags in by_direction):
+        return  # never carried, which is another mistake
     by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
 
     def gives(observation: Observation) -> Outcome | None:
@@ -276,7 +279,7 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
 
 def _times(times: Sequence[int], backward: bool) -> str:
     """In words; a direction that runs backward comes to a step from later ones."""
-    gaps = {other - observation for observation, other in pairwise(times)}
+    gaps = {after - before for before, after in pairwise(times)}
     text = f"before {listed('time', times)}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))

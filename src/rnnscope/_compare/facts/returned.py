@@ -52,7 +52,7 @@ def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
 
 def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] | None:
     """What was seen of the output and what is right, where rounding leaves numbers to compare."""
-    seen, right = [], []
+    numbers, right = [], []
     for observation in shown:
         [outcome] = observation.simulator.run([model])
         if (
@@ -62,9 +62,9 @@ def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] 
         ):
             return None
         usable = observation.usable("output") & torch.isfinite(observation.output)
-        seen.append(observation.output[usable])
+        numbers.append(observation.output[usable])
         right.append(outcome.output[usable])
-    values = torch.cat(seen), torch.cat(right)
+    values = torch.cat(numbers), torch.cat(right)
     return values if len(values[0]) else None
 
 
@@ -75,13 +75,13 @@ def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """The output times a number, or plus one; or what a layer below hands on."""
     pairs = _pairs(model, shown)
     if pairs is not None:
-        seen, right = pairs
+        numbers, right = pairs
         square = float(right @ right)
-        factor = float(seen @ right) / square if square else 0.0
-        if factor not in (0.0, 1.0) and _close(seen, factor * right, shown):
+        factor = float(numbers @ right) / square if square else 0.0
+        if factor not in (0.0, 1.0) and _close(numbers, factor * right, shown):
             yield from _scaled(model, factor)
-        constant = float((seen - right).mean())
-        if _close(seen, right + constant, shown):
+        constant = float((numbers - right).mean())
+        if _close(numbers, right + constant, shown):
             yield from _moved(model, constant)
     for layer in range(model.num_layers - 1):
         for kept in KEPT:
@@ -89,10 +89,10 @@ def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
                 yield _handed_on(model, layer, factor)
 
 
-def _close(seen: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
+def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
     """Whether two are the same but for what may still be rounding."""
     unit = max(observation.unit for observation in shown)
-    return bool(((seen - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
+    return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
 def _plain(value: float) -> float:
@@ -160,15 +160,20 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     pairs = _pairs(model, shown)
     if pairs is None:
         return
-    seen, right = pairs
-    kept = seen != 0
+    numbers, right = pairs
+    kept = numbers != 0
     share = float(kept.double().mean())
-    outputs = [observation.output == 0 for observation in shown if observation.output is not None]
-    partly = any(bool((o.any(-1) & ~o.all(-1)).any()) for o in outputs)
+    zeros = [
+        half == 0
+        for observation in shown
+        if observation.output is not None
+        for half in observation.output.chunk(model.num_directions, -1)
+    ]
+    partly = any(bool((half.any(-1) & ~half.all(-1)).any()) for half in zeros)
     if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
-    factor = float(seen[kept] @ right[kept]) / float(right[kept] @ right[kept])
-    if not _close(seen[kept], factor * right[kept], shown):
+    factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
+    if not _close(numbers[kept], factor * right[kept], shown):
         return
     factor = _plain(factor)
 

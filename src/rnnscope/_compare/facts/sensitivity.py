@@ -139,12 +139,12 @@ class _Comparison:
         return self._same(self.calls.call, inputs) and self._shows(inputs)
 
     def _shows(self, inputs: Inputs) -> bool:
-        [right], [other] = (Simulator(i).run([self.model]) for i in (self.inputs, inputs))
-        return right is None or other is None or not torch.equal(right.output, other.output)
+        [right], [changed] = (Simulator(i).run([self.model]) for i in (self.inputs, inputs))
+        return right is None or changed is None or not torch.equal(right.output, changed.output)
 
 
-def _equal(numbers: Numbers, others: Numbers) -> bool:
-    return len(numbers) == len(others) and all(
+def _equal(numbers: Numbers, numbers_before: Numbers) -> bool:
+    return len(numbers) == len(numbers_before) and all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(numbers, others, strict=True)
+        for a, b in zip(numbers, numbers_before, strict=True)
     )

@@ -24,6 +24,7 @@ from rnnscope._compare.model.lengths import flipped, moved
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.work import GATE, spend
 from rnnscope._layers.sequences import valid_steps
+from rnnscope.cells.algebra import Quantity
 
 __all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
 
@@ -234,7 +235,11 @@ def _recur(
             b_hh = torch.where(begun[:, None], batch.first, b_hh)
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
         step = Step(batch, from_x[:, t], start, b_hh)
-        found = _in_place(batch, from_x[:, t], start, b_hh) if part.in_place else step.run()
+        if part.in_place:
+            found = _in_place(batch, from_x[:, t], start, b_hh)
+            step.values |= {Quantity(name): value for name, value in found.items()}
+        else:
+            found = step.run()
         after = {name: found[name] for name in states}
         if part.feeds != "h":
             after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
