@@ -42,15 +42,14 @@ from planting import (
 
 # --- wrong in a way that no entry describes -------------------------------------------------------
 
-FUNCTIONS["softsign"] = lambda x: x / (1 + np.abs(x))
 FUNCTIONS["tanh(1.1x)"] = lambda x: np.tanh(1.1 * x)
-FUNCTIONS["hard_tanh"] = lambda x: np.clip(x, -1, 1)
+FUNCTIONS["x / sqrt(1 + x²)"] = lambda x: x / np.sqrt(1 + x * x)
 FUNCTIONS["leaky_relu"] = lambda x: np.where(x > 0, x, 0.1 * x)
 FUNCTIONS["sigmoid(1.1x)"] = lambda x: 1 / (1 + np.exp(-1.1 * x))
 FUNCTIONS["atan"] = lambda x: 0.5 + np.arctan(x) / np.pi
 _UNLISTED = {
-    "tanh": ("softsign", "tanh(1.1x)", "hard_tanh", "leaky_relu"),
-    "relu": ("leaky_relu", "softsign"),
+    "tanh": ("tanh(1.1x)", "x / sqrt(1 + x²)", "leaky_relu"),
+    "relu": ("leaky_relu", "x / sqrt(1 + x²)"),
     "sigmoid": ("sigmoid(1.1x)", "atan"),
 }
 
@@ -72,9 +71,9 @@ def _with(values: Any, h: Array) -> Any:
 
 
 STEPPED: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "clipped": lambda v, x, s: _with(v, np.clip(v["h"], -0.15, 0.15)),
-    "leaky": lambda v, x, s: _with(v, 0.97 * v["h"] + 0.03 * s["h"]),
-    "scaled": lambda v, x, s: _with(v, 1.02 * v["h"]),
+    "clipped": lambda v, x, s: _with(v, np.clip(v["h"], -0.15, 0.12)),
+    "leaky": lambda v, x, s: _with(v, 0.97 * v["h"] + 0.02 * s["h"]),
+    "scaled": lambda v, x, s: _with(v, 1.02 * v["h"] + 0.01),
     "centred": lambda v, x, s: _with(v, v["h"] - v["h"].mean(-1, keepdims=True)),
     "squared": lambda v, x, s: _with(v, v["h"] + 0.05 * v["h"] ** 2),
 }

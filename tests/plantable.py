@@ -60,11 +60,11 @@ def applicable(
 
     found = itertools.chain(
         _of_weights(kind, L, D, inputs, H, R, bias, everywhere, by_layer, by_part),
-        _of_equations(kind, bool(proj_size), everywhere, by_layer, by_part),
+        _of_equations(kind, L, bool(proj_size), everywhere, by_layer, by_part),
         _of_steps(kind, everywhere, by_part) if steps else (),
         _of_states(kind, L, D, batch, bias, R == H, everywhere, by_part),
         _of_time(D, batch, lengths, everywhere),
-        _of_directions(L, D, inputs, D * R, everywhere, by_layer),
+        _of_directions(kind, L, D, inputs, D * R, everywhere, by_layer),
         _of_returned(kind, L, D, R == H, D * R, everywhere),
     )
     return list(found)
@@ -86,6 +86,16 @@ def _of_weights(
     by_part: Entries,
 ) -> Iterator[Mistake]:
     gates = GATES[kind]
+    if R == H:
+        yield from everywhere("flat", "start")
+        several = ("weights_biases", "biases_weights") if L * D > 1 else ()
+        for order in (*several, "ih_hh", "biases_first", "hh_first") if bias else ("hh_first",):
+            for way in ("read", "stored"):
+                yield from everywhere("flat", f"{way}:{order}")
+    yield from by_part("concatenated", "", "", lambda size: size != R)
+    for used, gate in itertools.permutations(gates, 2):
+        for which in ("W_ih", "W_hh"):
+            yield from by_part("rows_repeated", f"{used}:{gate}", which)
     tensors = ("all", "W", "W_ih", "W_hh", "b") if bias else ("all", "W_ih", "W_hh")
     for order in map("".join, itertools.permutations(gates)):
         ported = bias and (kind == "gru" or order in PORTED)
@@ -109,11 +119,13 @@ def _of_weights(
         yield from by_part("bias_missing", "", "b")
         if kind == "gru":
             yield from by_part("bias_missing", "n", "b_hh")
+            yield from by_part("bias_missing", "rz", "b_hh")
             yield from by_part("biases_exchanged")
             yield from by_part("bias_merged")
     if kind.startswith("lstm"):
         yield from by_part("forget_bias", "before")
         yield from by_part("forget_bias", "after")
+        yield from by_part("forget_bias", "subtracted")
     for name in ("layers_exchanged", "layers_repeated"):
         for a, b in itertools.permutations(range(L), 2):
             if inputs[a] == inputs[b] and (name == "layers_repeated" or a < b):
@@ -125,13 +137,14 @@ def _of_weights(
 
 
 def _of_equations(
-    kind: str, projected: bool, everywhere: Entries, by_layer: Entries, by_part: Entries
+    kind: str, L: int, projected: bool, everywhere: Entries, by_layer: Entries, by_part: Entries
 ) -> Iterator[Mistake]:
     if kind == "gru":
         for name in ("reset_before", "reset_whole", "reset_input", "no_reset", "update_exchanged"):
             yield from by_part(name)
         for choice in ("unused", "both", "added", "new"):
             yield from by_part("update", choice)
+        yield from by_part("inverted", "r")
         for choice in ("z:r", "r:z"):
             yield from by_part("other_gate", choice)
     functions = functions_of(kind)
@@ -141,9 +154,15 @@ def _of_equations(
             yield from by_part("activation", f"{quantity}:{other}")
     if list(functions.values()).count("tanh") > 1:
         yield from by_part("activation", "tanh:relu")
+    if "tanh" in functions.values():
+        yield from by_part("activation", "tanh:hard_tanh")
+        yield from by_part("activation", "tanh:softsign")
     if "sigmoid" in functions.values():
         yield from by_part("activation", "sigmoid:hard_sigmoid")
         yield from by_part("activation", "sigmoid:hard_sigmoid(0.2, 0.5)")
+        yield from by_part("activation", "sigmoid:hard_sigmoid(0.25, 0.5)")
+        yield from by_part("activation", "sigmoid:hard_sigmoid(0.5, 0.5)")
+        yield from by_part("activation", "sigmoid:sigmoid(2a)")
         yield from by_part("activation", "sigmoid:tanh")
         yield from by_part("activation", "sigmoid:sigmoid(-a)")
     if kind.startswith("lstm"):
@@ -155,13 +174,28 @@ def _of_equations(
         for choice in ("f:i", "i:f", "i:o", "f:o"):
             yield from by_part("other_gate", choice)
         yield from by_part("squashed")
+        yield from by_part("squashed", "outside")
+        for gate in "fio":
+            yield from by_part("inverted", gate)
+        for state in ("c", "m" if projected else "h"):
+            yield from by_part("summed", state)
+        if L == 1 and not projected:  # the limit is read from c, which the output tells there
+            yield from by_part("clipped", "c:0.35")
         if projected:
             yield from by_part("projection", "not_fed_back")
             yield from everywhere("projection", "skipped")
+            if L == 1:
+                yield from everywhere("projection", "unused")
         else:
             yield from by_layer("emitted", "c")
-            for choice in ("fed", "carried"):
+            for choice in ("fed", "carried", "both"):
                 yield from by_part("confused", choice)
+    if L == 1:  # measured where the layers below are right
+        yield from by_part("mixed", "h:0.1")
+        yield from by_part("scaled", "h:0.9")
+    if not projected:
+        for limit in ("0.5", "0.2"):
+            yield from by_part("clipped", f"h:{limit}")
 
 
 def _of_steps(kind: str, everywhere: Entries, by_part: Entries) -> Iterator[Mistake]:
@@ -207,6 +241,8 @@ def _of_states(
             yield from by_part("first_bias", choice)
     for choice in ("", "h", "c") if lstm else ("",):
         yield from by_part("never_carried", choice)
+    if same_size:
+        yield from everywhere("in_place")
     if B > 1:
         yield from everywhere("rows_chained")
 
@@ -229,7 +265,13 @@ def _of_time(D: int, B: int, lengths: bool, everywhere: Entries) -> Iterator[Mis
 
 
 def _of_directions(
-    L: int, D: int, inputs: list[int], width: int, everywhere: Entries, by_layer: Entries
+    kind: str,
+    L: int,
+    D: int,
+    inputs: list[int],
+    width: int,
+    everywhere: Entries,
+    by_layer: Entries,
 ) -> Iterator[Mistake]:
     if D > 1:
         yield from by_layer("reverse_not_turned")
@@ -240,6 +282,8 @@ def _of_directions(
         for choice in ("sum", "mean", *DIRECTIONS):
             yield from everywhere("directions_merged", choice)
         yield from by_layer("reverse_start")
+        for choice in ("feature", "feature_only", "batch", "output"):
+            yield from by_layer("turned_wrongly", choice)
     if L > 1:
         for layer in range(L):
             if inputs[layer] == width:
@@ -247,6 +291,10 @@ def _of_directions(
         yield from everywhere("lower_returned")
         yield from by_layer("upper_start", lowest=1)
         yield from by_layer("final_handed_up", lowest=1)
+        for choice in ("relu", "tanh", "layer_norm")[kind == "rnn_relu" :]:
+            yield from by_layer("between", choice, lowest=1)
+        if D == 1:
+            yield from everywhere("state_shared")
     yield from by_layer("residual", fits=lambda size: size == width)
     yield from everywhere("outputs_alias")
     yield from everywhere("final_state", "output_start")

@@ -25,18 +25,22 @@ DIRECTIONS = ("forward", "reverse")
 # Every mistake in the order in which several are applied, and what "choice/tensors" may be.
 _ANY = "(all|W|W_ih|W_hh|b)"
 ORDER = {
+    # where parameters are read
+    "flat": "(start|(read|stored):(weights_biases|biases_weights|ih_hh|biases_first|hh_first))/",
+    "concatenated": "/",
+    "rows_repeated": "[a-z]:[a-z]/(W_ih|W_hh)",
     # weights
     "gate_order": rf"[a-z]+/({_ANY}|ih|hh|b_ih|b_hh)",
     "interleaved": rf"(read|stored)/{_ANY}",
     "transposed": "/(W|W_ih|W_hh)",
     "reshaped": "(|kernel)/(W|W_ih|W_hh)",
     "matrices_exchanged": "/",
-    "bias_missing": "(/b|/b_ih|n?/b_hh)",
+    "bias_missing": "(/b|/b_ih|(n|rz)?/b_hh)",
     "bias_doubled": "/(b_ih|b_hh)",
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
     "bias_merged": "/",
-    "forget_bias": "(before|after)/",
+    "forget_bias": "(before|after|subtracted)/",
     "layers_exchanged": r"\d+,\d+/",
     "layers_repeated": r"\d+,\d+/",
     "directions_exchanged": "/",
@@ -49,16 +53,22 @@ ORDER = {
     "no_reset": "/",
     "update_exchanged": "/",
     "activation": r"(\w:(relu|sigmoid|linear|tanh)|tanh:relu"
-    r"|sigmoid:(tanh|sigmoid\(-a\)|hard_sigmoid(\(0.2, 0.5\))?))/",
+    r"|tanh:(hard_tanh|softsign)"
+    r"|sigmoid:(tanh|sigmoid\(-a\)|sigmoid\(2a\)|hard_sigmoid(\(0.(2|25|5), 0.5\))?))/",
     "old_cell": "/",
     "coupled": "[if]/",
     "gate_unused": "[ifo]/",
     "unapplied": "([ifgorzn]|all)/",  # in what is recorded step by step
     "update": "(unused|both|added|new)/",
     "other_gate": "(f:i|i:f|i:o|f:o|z:r|r:z)/",  # the one in place of the other
-    "squashed": "/",
-    "confused": "(fed|carried)/",  # c and h
-    "projection": "(not_fed_back|skipped)/",
+    "inverted": "[fior]/",  # 1 - gate in place of the gate
+    "squashed": "(|outside)/",
+    "confused": "(fed|carried|both)/",  # c and h
+    "summed": "[chm]/",  # a gate is added, not multiplied
+    "clipped": r"[ch]:[\d.]+/",
+    "mixed": r"h:[\d.]+/",
+    "scaled": r"h:[\d.]+/",
+    "projection": "(not_fed_back|skipped|unused)/",
     "emitted": "c/",
     # states
     "initial_ignored": "(all|h|c|upper)/",
@@ -69,6 +79,7 @@ ORDER = {
     "initial_order": "(|added)/",
     "first_bias": "(n|all)/",
     "never_carried": "(|h|c)/",
+    "in_place": "/",  # unit by unit
     "rows_chained": "/",
     "calls_chained": "/",
     # time and batch
@@ -91,6 +102,9 @@ ORDER = {
     "residual": "/",
     "outputs_alias": "/",
     "final_state": "output_(end|start)/",
+    "between": "(relu|tanh|layer_norm)/",
+    "turned_wrongly": "(feature|feature_only|batch|output)/",  # the reverse direction
+    "state_shared": "/",
     # what is returned
     "final_exchanged": "(|h)/",
     "final_order": "(directions|layers|last|by_direction)/",
@@ -101,6 +115,9 @@ ORDER = {
     "batch_dependent": "/",
     "precision": "(float16|bfloat16|tf32)/",
 }
+OF_SHARED = {"final_exchanged", "final_order", "units_reversed", "names_exchanged", "first_bias"}
+OF_SHARED |= {"initial_ignored", "initial_exchanged", "initial_reshaped", "initial_batch_first"}
+"""What may be wrong beside one state for all layers, besides weights and equations."""
 _RANK = {name: rank for rank, name in enumerate(ORDER)}
 _ONLY = {
     "gru": {
@@ -120,6 +137,7 @@ _ONLY = {
         "gate_unused",
         "squashed",
         "confused",
+        "summed",
         "emitted",
         "projection",
         "initial_exchanged",
@@ -127,6 +145,7 @@ _ONLY = {
     },
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
+_TWO_DIRECTIONS |= {"turned_wrongly"}
 _CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction", "reverse"}
 
 
@@ -180,6 +199,11 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid(-a)": lambda x: 1 - _sigmoid(x),
     "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "hard_sigmoid(0.2, 0.5)": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "hard_sigmoid(0.25, 0.5)": lambda x: np.clip(0.25 * x + 0.5, 0, 1),
+    "hard_sigmoid(0.5, 0.5)": lambda x: np.clip(0.5 * x + 0.5, 0, 1),
+    "sigmoid(2a)": lambda x: (np.tanh(x) + 1) / 2,
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "softsign": lambda x: x / (1 + np.abs(x)),
 }
 
 
@@ -250,6 +274,32 @@ class Cell:
         chosen = [name for name in arguments if every or self.wrong("unapplied", name)]
         return values | {name: arguments[name] for name in chosen}
 
+    def number(self, name: str, state: str) -> float | None:
+        """The number of a choice like c:3, where it is planted."""
+        for planted, choice in self.planted:
+            if planted == name and choice.startswith(f"{state}:"):
+                return float(choice[2:])
+        return None
+
+    def as_kept(self, state: str, new: Array, old: Array) -> Array:
+        """A state as it is kept: clipped, then mixed with the old one, then scaled."""
+        limit = self.number("clipped", state)
+        share, scale = self.number("mixed", state), self.number("scaled", state)
+        if limit is not None:
+            new = np.minimum(np.maximum(new, -limit), limit)
+        if share is not None:
+            new = share * old + (1 - share) * new
+        return new if scale is None else scale * new
+
+    def scales(self, state: str, gate: Any, value: Array) -> Array:
+        """What a gate makes of a value."""
+        if not self.wrong("summed", state):
+            return gate * value
+        if isinstance(gate, int):
+            raise UndefinedError("the gate is not used, so it is not added either")
+        added: Array = gate + value
+        return added
+
     def first(self) -> Cell:
         """The cell of the first step, where b_hh may be left out."""
         weights = dict(self.weights)
@@ -264,7 +314,7 @@ class Cell:
 def rnn_step(cell: Cell, x: Array, state: State) -> State:
     w = cell.weights
     a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], state["h"]) + w["b_hh"]
-    return {"h": cell.apply("h", a)}
+    return {"h": cell.as_kept("h", cell.apply("h", a), state["h"])}
 
 
 def gru_step(cell: Cell, x: Array, state: State) -> State:
@@ -274,6 +324,10 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
     r = cell.apply("r", ir + hr)
     z = cell.apply("z", iz + hz)
     reset = z if cell.wrong("other_gate", "z:r") else r
+    if cell.wrong("inverted", "r"):
+        if any(name in ("other_gate", "reset_before", "no_reset") for name, _ in cell.planted):
+            raise UndefinedError("which gate is inverted is not told")
+        reset = 1 - reset
     if cell.wrong("no_reset"):
         a_n = in_ + hn
     elif cell.wrong("reset_input"):
@@ -298,16 +352,18 @@ def gru_step(cell: Cell, x: Array, state: State) -> State:
         new = 1
     if cell.wrong("update", "new"):
         old = 0
-    values = {"r": r, "z": z, "n": n, "h": new * n + old * h}
+    values = {"r": r, "z": z, "n": n, "h": cell.as_kept("h", new * n + old * h, h)}
     return cell.recorded({"r": ir + hr, "z": iz + hz, "n": a_n}, values)
 
 
 def lstm_step(cell: Cell, x: Array, state: State) -> State:
     w = cell.weights
-    fed = state["c"] if cell.wrong("confused", "fed") else state["fed"]
+    exchanged = cell.wrong("confused", "both")
+    fed = state["c"] if exchanged or cell.wrong("confused", "fed") else state["fed"]
     a = cell.times(w["W_ih"], x) + w["b_ih"] + cell.times(w["W_hh"], fed) + w["b_hh"]
     a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
     a_f = a_f + 1 if cell.wrong("forget_bias", "before") else a_f
+    a_f = a_f - 1 if cell.wrong("forget_bias", "subtracted") else a_f
     i = cell.apply("i", a_i)
     f = cell.apply("f", a_f)
     g = cell.apply("g", a_g)
@@ -329,19 +385,31 @@ def lstm_step(cell: Cell, x: Array, state: State) -> State:
             used, gate = choice.split(":")
             scales = {"i": i, "f": f, "o": o} | {gate: values[used]}
             i, f, o = scales["i"], scales["f"], scales["o"]
-    old = state["h"] if cell.wrong("confused", "carried") else state["c"]
-    values["c"] = c = f * old + i * g
+    scales = {"i": i, "f": f, "o": o}
+    for gate in scales:
+        if cell.wrong("inverted", gate):
+            if any(name in ("other_gate", "gate_unused", "summed") for name, _ in cell.planted):
+                raise UndefinedError("which gate is inverted is not told")
+            scales[gate] = 1 - scales[gate]
+    i, f, o = scales["i"], scales["f"], scales["o"]
+    old = state["h"] if exchanged or cell.wrong("confused", "carried") else state["c"]
+    c = f * old + cell.scales("c", i, g)
     quantity = "m" if "W_hr" in w else "h"
+    outside = cell.wrong("squashed", "outside")
     if cell.wrong("squashed"):
-        values["c"] = c = cell.apply(quantity, c)
+        c = cell.apply(quantity, c)
+    values["c"] = c = cell.as_kept("c", c, state["c"])
     seen = state["c"] if cell.wrong("old_cell") else c
-    seen = seen if cell.wrong("squashed") else cell.apply(quantity, seen)
+    seen = seen if outside or cell.wrong("squashed") else cell.apply(quantity, seen)
     if "W_hr" not in w:
-        h = o * seen
+        made = cell.scales("h", o, seen)
+        h = cell.as_kept("h", cell.apply("h", made) if outside else made, state["h"])
         return {**cell.recorded(arguments, values), "h": h, "fed": h}
-    m = o * seen
-    h = cell.times(w["W_hr"], m)
-    fed = m[:, : h.shape[-1]] if cell.wrong("projection", "not_fed_back") else h
+    made = cell.scales("m", o, seen)
+    m = cell.apply("m", made) if outside else made
+    h = cell.as_kept("h", cell.times(w["W_hr"], m), state["h"])
+    unfed = any(cell.wrong("projection", choice) for choice in ("not_fed_back", "unused"))
+    fed = m[:, : h.shape[-1]] if unfed else h
     return {**cell.recorded(arguments, values), "m": m, "h": h, "fed": fed}
 
 
@@ -412,6 +480,8 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
             return M.reshape(M.shape[1], M.shape[0]).T
         case "bias_missing", "n":
             return np.concatenate([M[: 2 * H], 0 * M[2 * H :]])
+        case "bias_missing", "rz":
+            return np.concatenate([0 * M[: 2 * H], M[2 * H :]])
         case "bias_missing", _:
             return 0 * M
         case "bias_doubled", _:
@@ -422,6 +492,19 @@ def _tensor_changed(mistake: Mistake, gates: str, M: Array) -> Array:
 def _part_changed(mistake: Mistake, gates: str, part: dict[str, Array]) -> dict[str, Array]:
     """The weights of one layer in one direction with one mistake."""
     match mistake.name:
+        case "concatenated":
+            if part["W_ih"].shape == part["W_hh"].shape:
+                raise UndefinedError("which is W_ih and W_hh exchanged")
+            R = part["W_hh"].shape[1]
+            both = np.hstack([part["W_ih"], part["W_hh"]])
+            return {**part, "W_hh": both[:, :R], "W_ih": both[:, R:]}
+        case "rows_repeated":
+            used, gate = mistake.choice.split(":")
+            if not {used, gate} <= set(gates):
+                raise UndefinedError(f"{gates} has no such gates")
+            blocks = dict(zip(gates, np.split(part[mistake.tensors], len(gates)), strict=True))
+            blocks[gate] = blocks[used]
+            return {**part, mistake.tensors: np.concatenate([blocks[k] for k in gates])}
         case "matrices_exchanged":
             if part["W_ih"].shape != part["W_hh"].shape:
                 raise UndefinedError("W_ih and W_hh have different shapes")
@@ -459,6 +542,8 @@ def _parts_changed(mistake: Mistake, gates: str, parts: Parts) -> Parts:
         case "directions_repeated":
             for layer, direction in itertools.product(chosen, DIRECTIONS):
                 comes_from[layer, direction] = layer, mistake.choice
+        case "flat":
+            return _flat(mistake.choice, parts)
         case "not_loaded":
             rng = np.random.default_rng(20)
             return {
@@ -477,6 +562,41 @@ def _parts_changed(mistake: Mistake, gates: str, parts: Parts) -> Parts:
         if any(parts[place][name].shape != M.shape for name, M in parts[source].items()):
             raise UndefinedError(f"the weights of {source} do not fit {place}")
     return {place: parts[comes_from.get(place, place)] for place in parts}
+
+
+def _flat(choice: str, parts: Parts) -> Parts:
+    """The parameters out of one array whose order is another than that in which it is cut."""
+    names = ("W_ih", "W_hh", "b_ih", "b_hh")
+    if any("W_hr" in part for part in parts.values()):
+        raise UndefinedError("where W_hr stands is not told")
+    torchs = [(place, name) for place in sorted(parts) for name in names]
+    matrices = [each for each in torchs if each[1].startswith("W")]
+    vectors = [each for each in torchs if each[1].startswith("b")]
+    way, _, order = choice.partition(":")
+    within = {
+        "ih_hh": ("W_ih", "b_ih", "W_hh", "b_hh"),
+        "biases_first": ("b_ih", "b_hh", "W_ih", "W_hh"),
+        "hh_first": ("W_hh", "W_ih", "b_hh", "b_ih"),
+    }
+    if way == "start":
+        others = torchs
+    elif order in within:
+        others = [(place, name) for place in sorted(parts) for name in within[order]]
+    else:
+        others = matrices + vectors if order == "weights_biases" else vectors + matrices
+    written, read = (torchs, others) if way == "read" else (others, torchs)
+    array = np.concatenate([parts[place][name].ravel() for place, name in written])
+    if way == "start":
+        return {
+            place: {k: array[: M.size].reshape(M.shape) for k, M in part.items()}
+            for place, part in parts.items()
+        }
+    changed: Parts = {place: {} for place in parts}
+    for place, name in read:
+        shape = parts[place][name].shape
+        count = int(np.prod(shape))
+        changed[place][name], array = array[:count].reshape(shape), array[count:]
+    return changed
 
 
 def _covers(mistake: Mistake, layer: int, direction: str | None) -> bool:
@@ -563,10 +683,24 @@ class Planted:
             *self.gates
         }:
             raise UndefinedError(f"{self.kind} has no such gates")
-        if (name, mistake.choice) == ("bias_missing", "n") and family != "gru":
+        if name == "bias_missing" and mistake.choice and family != "gru":
             raise UndefinedError(f"{self.kind} has no n")
         if any(name in names and family != owner for owner, names in _ONLY.items()):
             raise UndefinedError(f"{mistake} is none of {self.kind}")
+        if name == "in_place" and self.R != self.H:
+            raise UndefinedError(f"{mistake} needs h and c of one size")
+        if (name, mistake.choice) == ("projection", "unused") and self.layers > 1:
+            raise UndefinedError("the layer above reads as many numbers as the projection gives")
+        if name == "inverted" and mistake.choice not in self.gates:
+            raise UndefinedError(f"{self.kind} has no such gate")
+        if name == "state_shared" and len(self.directions) > 1:
+            raise UndefinedError(f"{mistake} needs one direction")
+        if mistake.choice.startswith("c:") and family != "lstm":
+            raise UndefinedError(f"{self.kind} has no c")
+        if name == "summed" and (mistake.choice == "m") != (
+            self.kind == "lstm_projected" and mistake.choice != "c"
+        ):
+            raise UndefinedError(f"{self.kind} has no such product")
         if name == "projection" and self.kind != "lstm_projected":
             raise UndefinedError(f"{mistake} needs a projection")
         if name in ("emitted", "final_exchanged", "confused") and self.R != self.H:
@@ -579,7 +713,7 @@ class Planted:
             raise UndefinedError(f"{mistake} lies outside the layer")
         if mistake.choice == "c" and family != "lstm":
             raise UndefinedError(f"{self.kind} has no c")
-        two = name in ("lower_returned", "upper_start")
+        two = name in ("lower_returned", "upper_start", "between", "state_shared")
         if (
             two or mistake.choice in ("layers", "last", "by_direction", "upper")
         ) and self.layers == 1:
@@ -757,6 +891,8 @@ class Planted:
         shown: list[State] = []
         steps: list[list[State]] = []
         below: list[Ran] = []
+        if self._has("state_shared"):
+            return self._sharing(x, start, lengths)
         for layer in range(self.layers):
             begin = [{k: v[layer * D + d] for k, v in start.items()} for d in range(D)]
             if self._has("layer_skipped", str(layer)):
@@ -790,6 +926,29 @@ class Planted:
             for name, states in {"carried": carried, "shown": shown}.items()
         }
         return output, finals, steps
+
+    def _sharing(
+        self, x: Array, start: State, lengths: Array
+    ) -> tuple[Array, dict[str, State], list[list[State]]]:
+        """Every layer from the state of the one below, step by step."""
+        alone = {"state_shared"} | set(list(ORDER)[: _RANK["clipped"]]) | OF_SHARED
+        if any(m.name not in alone for m in self.mistakes) or len(self.directions) > 1:
+            raise UndefinedError("with one state for all layers this means nothing")
+        state = {k: v[0] for k, v in start.items()}
+        state = {**state, "fed": state["h"]} if "c" in state else state
+        record: list[list[State]] = [[] for _ in range(self.layers)]
+        ends: list[State] = [state] * self.layers
+        for t in range(len(x)):
+            live, reads = (t < lengths)[:, None], x[t]
+            for layer in range(self.layers):
+                cell = self.cells[layer, "forward"]
+                values = STEPS[self.kind](cell.first() if t == 0 else cell, reads, state)
+                state = {k: np.where(live, values[k], v) for k, v in state.items()}
+                ends[layer], reads = state, np.where(live, values["h"], 0)
+                record[layer].append({k: np.where(live, v, 0) for k, v in values.items()})
+        steps = [[{k: np.stack([v[k] for v in each]) for k in each[0]}] for each in record]
+        final = {k: np.stack([end[k] for end in ends]) for k in start}
+        return steps[-1][0]["h"], {"carried": final, "shown": final}, steps
 
     def _joined(self, layer: int, emitted: list[Array], x: Array) -> Array:
         """The output of a layer from those of its directions, and its input."""
@@ -827,6 +986,13 @@ class Planted:
         if self._has("final_handed_up", layer=above):
             final = np.concatenate([part.final["h"] for part in ran], axis=-1)
             output = _valid(np.broadcast_to(final, (len(x), *final.shape)), lengths)
+        if self._has("between", "relu", layer=above):
+            output = np.maximum(output, 0)
+        if self._has("between", "tanh", layer=above):
+            output = np.tanh(output)
+        if self._has("between", "layer_norm", layer=above):
+            mean, variance = output.mean(-1, keepdims=True), output.var(-1, keepdims=True)
+            output = (output - mean) / np.sqrt(variance + 1e-5)
         return self._dropped(output) if self._has("dropout") else output
 
     def _dropped(self, x: Array) -> Array:
@@ -838,7 +1004,8 @@ class Planted:
         shown, (T, B, _) = dict(ran.final), ran.emitted.shape
         if layer < self.layers - 1:
             return shown
-        if self._has("projection", "skipped") and self.layers == 1:
+        unprojected = any(self._has("projection", choice) for choice in ("skipped", "unused"))
+        if unprojected and self.layers == 1:
             shown["h"] = ran.last["m"]
         if self._has("padding", "last_at_end") and masked and d == 0:
             shown["h"] = self._like(shown["h"], ran.emitted[T - 1])
@@ -859,16 +1026,19 @@ class Planted:
     def _part(self, layer: int, direction: str, x: Array, start: State, lengths: Array) -> Ran:
         """A part: read in its own order, run, and laid back into time."""
         last = layer == self.layers - 1
-        turned = direction == "reverse" and not self._has("reverse_forward", layer=layer)
+        wrongly = self._wrong_axes(layer, lengths) if direction == "reverse" else None
+        forward = self._has("reverse_forward", layer=layer) or wrongly is not None
+        turned = direction == "reverse" and not forward
         cell = self.cells[layer, direction]
         if direction == "reverse" and self._has("padding", "reverse"):
             lengths = np.full(x.shape[1], len(x))
         given = _turn(x, lengths) if turned else x
+        given = given if wrongly is None else wrongly[0](given)
         values, final, at_end, began = self._rows(cell, given, start, lengths)
         quantity = "h"
         if self._has("emitted", "c", layer=layer):
             quantity = "c"
-        if last and self._has("projection", "skipped"):
+        if last and (self._has("projection", "skipped") or self._has("projection", "unused")):
             quantity = "m"
         emitted = values[quantity]
         if last and self._has("delayed", "output"):
@@ -882,7 +1052,26 @@ class Planted:
         if turned and not self._has("reverse_not_turned", layer=layer):
             emitted = _turn(emitted, lengths)
             values = {k: _turn(v, lengths) for k, v in values.items()}
+        if wrongly is not None:
+            emitted = wrongly[1](emitted)
+            values = {k: wrongly[1](v) for k, v in values.items()}
         return Ran(emitted, final, at_end, values)
+
+    def _wrong_axes(self, layer: int, lengths: Array) -> Any:
+        """What is done to the reverse direction's input and outputs in place of turning them."""
+
+        def same(x: Array) -> Array:
+            return x
+
+        if self._has("turned_wrongly", "feature", layer=layer):
+            return (lambda x: x[..., ::-1]), (lambda y: y[..., ::-1])
+        if self._has("turned_wrongly", "feature_only", layer=layer):
+            return (lambda x: x[..., ::-1]), same
+        if self._has("turned_wrongly", "batch", layer=layer):
+            return (lambda x: x[:, ::-1]), same
+        if self._has("turned_wrongly", "output", layer=layer):
+            return same, (lambda y: _turn(y, lengths))
+        return None
 
     def _rows(
         self, cell: Cell, x: Array, start: State, lengths: Array
@@ -921,12 +1110,26 @@ class Planted:
                 if cell.wrong("never_carried") or cell.wrong("never_carried", letter):
                     before[name] = begin[name]
             values = step(now, x[t], before)
+            if self._has("in_place"):
+                values = self._unit_by_unit(now, x[t], before)
             live = (t < lengths)[:, None]
             state = {k: np.where(live, values[k], v) for k, v in state.items()}
             at_end = {k: np.where(live, v, at_end.get(k, v)) for k, v in values.items()}
             record.append({k: np.where(live, v, 0) for k, v in values.items() if k != "fed"})
         everything = {k: np.stack([values[k] for values in record]) for k in record[0]}
         return everything, {k: at_end[k] for k in start}, at_end
+
+    def _unit_by_unit(self, cell: Cell, x: Array, before: State) -> State:
+        """A step whose units are overwritten one after the other, while others still read them."""
+        step, now = STEPS[self.kind], {k: v.copy() for k, v in before.items()}
+        found: dict[str, list[Array]] = {}
+        for unit in range(self.H):
+            values = step(cell, x, now)
+            for name, value in values.items():
+                found.setdefault(name, []).append(value[:, unit])
+            for name in now:
+                now[name][:, unit] = values[name][:, unit]
+        return {name: np.stack(columns, axis=-1) for name, columns in found.items()}
 
     def _no_steps(self, x: Array) -> State:
         """What is recorded of a layer that does not run."""

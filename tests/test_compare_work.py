@@ -139,6 +139,6 @@ def test_the_option_seconds_is_deprecated_and_says_what_to_write(tmp_path: Path)
     good = case.npy(case.layer(case.x)[0])
     with pytest.warns(DeprecationWarning, match=r"write --effort 0\.5"):
         assert run(*case.words, *good, "--seconds", "3").exit_code == 0
-    wrong = case.npy(case.layer(case.x)[0] + case.x.sum())
+    wrong = case.npy(case.layer(case.x)[0] ** 3)
     result = run(*case.words, *wrong, "--effort", "0")
     assert "--effort 1 searches further" in " ".join(result.stdout.split())

@@ -29,6 +29,8 @@ PARAMETRISED = (
     "affine(0.25, 0.0)",
     "hard_sigmoid(0.2, 0.5)",
     "hard_sigmoid(-0.3, 0.4)",
+    "clip(1.0)",
+    "clip(2.5)",
 )
 NAMES = (*FUNCTIONS, *PARAMETRISED)
 
@@ -64,6 +66,8 @@ def by_definition(name: str, x: float) -> float:
             return alpha * x + beta
         case "hard_sigmoid", [alpha, beta]:  # Keras 2, ONNX
             return min(max(alpha * x + beta, 0.0), 1.0)
+        case "clip", [limit]:  # hard tanh where the limit is 1
+            return min(max(x, -limit), limit)
     raise AssertionError(name)
 
 

@@ -177,7 +177,7 @@ def test_every_function(name: str) -> None:
     """A cell in which a function stands alone and inside another, its slope by autograd."""
     written = {"elu": "elu(-0.5)", "leaky_relu": "leaky_relu(-0.1)", "affine": "affine(0.5, 0.1)"}
     written |= {"thresholded_relu": "thresholded_relu(0.1)", "hard_sigmoid": "hard_sigmoid"}
-    written |= {"scaled_tanh": "scaled_tanh(1.7, 0.6)"}
+    written |= {"scaled_tanh": "scaled_tanh(1.7, 0.6)", "clip": "clip(0.3)"}
     function = written.get(name, name)
     layer = rs.Recurrent(RNN_TANH.with_functions({"h": function}), 3, 4).double()
     inner = rs.Recurrent(DECLARED["lstm"].with_functions({"h": function}), 3, 4).double()

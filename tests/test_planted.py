@@ -808,12 +808,14 @@ def test_what_means_nothing_is_refused(kind, mistakes, match):
 def test_every_name_applies_somewhere():
     names = {
         mistake.name
-        for kind, lengths in itertools.product(KINDS, (False, True))
-        for size in input_sizes(kind, 2)
+        for kind, lengths, (layers, directions) in itertools.product(
+            KINDS, (False, True), ((2, 2), (2, 1), (1, 1))
+        )
+        for size in input_sizes(kind, directions)
         for mistake in applicable(
             kind,
-            2,
-            2,
+            layers,
+            directions,
             size,
             H,
             4,

@@ -14,6 +14,16 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
+from rnnscope._compare.facts import (
+    all_equal,
+    explanations_by_facts,
+    listed,
+    mistake_of_some_rows,
+    not_reached,
+    what_is_plain,
+    where_it_agrees,
+    wrong_rows,
+)
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -64,6 +74,7 @@ class Decision:
     def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
         self.subject, self.effort, self.tell = subject, effort, tell
         self.model = subject.model
+        self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
     def _own(self) -> OwnWeights:
@@ -89,7 +100,7 @@ class Decision:
         if ratio > 1 or direct or self.subject.raised:
             return self._differing(base, shown, read, direct)
         silent = unseen(self.model, [*shown, *more])
-        base = replace(base, cannot_show=silent.titles, unseen=silent.words)
+        base = replace(base, cannot_show=silent.titles, unseen=self._unseen(silent, shown))
         if read:
             left = largest(self.model, shown)[0]
             return replace(base, explanations=(_told(read, left, len(read)),))
@@ -100,7 +111,21 @@ class Decision:
             # what cannot be compared does not agree
             rest = tuple(note for note in base.notes if " is not used:" not in note)
             return replace(base, unread=told, notes=rest)
-        return replace(base, agrees=True)
+        at_own_size = self._at_own_size()
+        return replace(base, agrees=True) if at_own_size is None else at_own_size
+
+    def _at_own_size(self) -> Verdict | None:
+        """The verdict at the reference's own sizes, of what agrees at others; None where it agrees
+        there too."""
+        subject = self.subject.at_own_size()
+        if subject is None or worst(subject.model, subject.shown()) <= 1:
+            return None
+        return Decision(subject, self.effort, self.tell).verdict()
+
+    def _unseen(self, silent: Unseen, shown: Sequence[Observation]) -> tuple[str, ...]:
+        """What the data would not show; of the caller's own also what they did not reach."""
+        given = self.subject.given
+        return (*silent.words, *(not_reached(self.model, shown) if given else ()))
 
     def _facts(self, shown: Sequence[Observation]) -> Verdict:
         first = shown[0]
@@ -129,7 +154,7 @@ class Decision:
             worst=0.0,
             dtype=dtype,
             kind=self.model.structure.kind,
-            notes=tuple(self.subject.notes),
+            notes=(*self.subject.notes, *all_equal(self.model, shown, self.subject.given)),
             probe=self.subject.described(first.inputs),
             steps=first.inputs.steps,
             horizon=horizon,
@@ -174,6 +199,14 @@ class Decision:
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
             shown = rest
+        if differs:
+            facts, is_listed = explanations_by_facts(self.model, shown)
+            self._by_facts = tuple(
+                _told([*read, (finding.cause, finding.words)], left, len(read))
+                for finding, left in facts
+            )
+            if facts and not is_listed:
+                return self._explained_by_facts(base, there)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -186,6 +219,10 @@ class Decision:
         if differs and self._too_coarse(shown):
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
+
+    def _explained_by_facts(self, base: Verdict, there: Observation) -> Verdict:
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=self._by_facts, agreement=agreement)
 
     def _searched(
         self,
@@ -237,6 +274,9 @@ class Decision:
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
+                by_rows = self._by_rows(base, there)
+                if by_rows is not None:
+                    return by_rows
                 told_of = [] if other is None else [self._of_output(*other, shown)]
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
@@ -249,7 +289,7 @@ class Decision:
             nearest=self._nearest(result, search, shown),
             right=self._right(search, sets, shown, silent),
             cannot_show=silent.titles,
-            unseen=silent.words,
+            unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
@@ -284,14 +324,36 @@ class Decision:
     ) -> Verdict:
         """What can be said where nothing explains it: what explains the output ``alone``, and what
         still holds."""
+        if self._by_facts:
+            return self._explained_by_facts(base, there)
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = self._too_coarse(shown)
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
-        every = (*_outer(read), kind, *told, *holds, size, *self.subject.findings)
-        return replace(base, holds=tuple(filter(None, every)))
+        plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        plain = (mistake_of_some_rows(self.model, there), *plain)
+        every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
+
+    def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
+        """What explains the rows that differ, where others agree and these were searched alone."""
+        rows = wrong_rows(self.model, there)
+        subject = self.subject.only_rows(rows) if rows else None
+        if subject is None:
+            return None
+        verdict = Decision(subject, self.effort, self.tell).verdict()
+        if not verdict.explanations:
+            return None
+        where = f"in {listed('row', rows)} alone"
+        explained = tuple(
+            replace(each, words=tuple(replace(w, title=f"{where}, {w.title}") for w in each.words))
+            for each in verdict.explanations
+        )
+        agreement = where_it_agrees(self.model, there)
+        return replace(base, explanations=explained, agreement=agreement, few=False)
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""

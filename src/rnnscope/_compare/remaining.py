@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.cells import with_cells
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
@@ -237,8 +238,9 @@ def _of_steps(model: Model, observations: Sequence[Observation], there: Observat
     own = "fed with your own state of the step before"
     said: dict[str, list[PartIndex]] = {}
     sizes: dict[str, float] = {}
-    seen = opened_parts(model, [there])
+    seen = {place: with_cells(part) for place, part in opened_parts(model, [there]).items()}
     for place, part in sorted(opened_parts(model, observations).items()):
+        part = with_cells(part)
         zero = _first_step_from_zero(part, observations)
         inputs_right = zero is not None and zero[0] <= 1
         if zero is not None and inputs_right:
@@ -282,6 +284,9 @@ def _of_part(part: OpenedPart, own: str, inputs_right: bool, few: str, kind: str
         return "every single step agrees but the first: did it start from other initial states?"
     if one_step == "last":
         return "every single step agrees but the last: is it computed?"
+    if few and len(wrong) <= max(1, len(ratios) // 4):
+        # a weight would show at every step
+        return f"{own}, only {_units_that_differ(wrong)}, and {few}."
     if len(wrong) <= max(1, len(ratios) // 4):
         return _units(part, own, wrong, inputs_right)
     if few:
@@ -417,7 +422,7 @@ def _first_step_from_zero(
 
 def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool) -> str:
     weights = part.part.weights
-    units = f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
+    units = _units_that_differ(wrong)
     rows = [
         gate * weights.hidden_size + unit
         for gate in range(len(part.part.cell.gates))
@@ -441,6 +446,10 @@ def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool)
         f"{own}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
         f"{_joined(names)}{also}."
     )
+
+
+def _units_that_differ(wrong: Sequence[int]) -> str:
+    return f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
 
 
 def _joined(names: Sequence[str]) -> str:

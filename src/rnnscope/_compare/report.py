@@ -28,6 +28,8 @@ def report(verdict: Verdict) -> str:
     if not verdict.agrees:
         if verdict.first is not None:
             blocks.append(_first(verdict.first, verdict))
+        if verdict.agreement:
+            blocks.append(_listed("Agrees", _joined(verdict.agreement, "; ")))
         if verdict.explanations:
             blocks.append(_cause(verdict))
         else:

@@ -65,7 +65,7 @@ class Unseen:
 
 def unseen(model: Model, shown: Sequence[Observation]) -> Unseen:
     """The mistakes of the catalogue, each everywhere, that give the reference's own numbers."""
-    every = [c for c in causes(model, False) if concerns(c, model, shown)]
+    every = [c for c in causes(model, False) if concerns(c, model, shown) and _listed(c)]
     models = [(c, m) for c in every if (m := CATALOGUE[c.name].apply(model, c)) is not None]
     quiet = models
     fits: set[Cause] = set()
@@ -76,6 +76,13 @@ def unseen(model: Model, shown: Sequence[Observation]) -> Unseen:
     silent = [c for c, _ in quiet if c in fits]
     loud = [c for c, _ in models if c in fits and c not in silent]
     return Unseen(tuple(_mistake(c, model, silent, loud, shown) for c in silent))
+
+
+def _listed(cause: Cause) -> bool:
+    """Whether it is told: not one of many alike that stand alone, nor a limit, of which it is told
+    how far the data reach."""
+    entry = CATALOGUE[cause.name]
+    return not entry.alone and not entry.only_seen
 
 
 def _mistake(

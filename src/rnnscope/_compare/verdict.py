@@ -57,7 +57,8 @@ class Verdict:
     a single step (``of_step``) where only single steps differ by more than rounding; ``worst`` is
     the largest ratio of the two anywhere. ``explanations`` are all sets of mistakes of
     the smallest size that explain everything to rounding: more than one where the data cannot tell
-    them apart. ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
+    them apart. ``agreement`` says where the two agree, where no listed mistake explains it;
+    ``right`` names what is excluded, ``cannot_show`` mistakes that would change nothing
     in these data, ``unseen`` the same in fewer words, ``holds`` what can be said where nothing
     explains it, ``unread`` which final states came back in an unknown shape, or which recorded
     arrays have a name that nearly is a known one, so that the two do not agree. ``undecided`` says
@@ -84,6 +85,7 @@ class Verdict:
     first: FirstDifference | None = None
     explanations: tuple[Explanation, ...] = ()
     nearest: tuple[tuple[Cause, ...], tuple[Words, ...], float] | None = None
+    agreement: tuple[str, ...] = ()
     right: tuple[str, ...] = ()
     cannot_show: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ class Verdict:
             "worst": _plain(self.worst),
             "tried": self.tried,
             "finished": self.finished,
+            "agreement": list(self.agreement),
             "right": list(self.right),
             "cannot_show": list(self.cannot_show),
             "holds": list(self.holds),

@@ -287,6 +287,23 @@ def _hard_sigmoid(alpha: float, beta: float) -> Function:
     )
 
 
+def _clip(limit: float) -> Function:
+    """The argument, cut to what lies between -limit and limit."""
+    if limit <= 0:
+        raise DeclarationError(f"clip({limit:g}): the limit must be positive")
+    return _member(
+        "clip",
+        (limit,),
+        forward=lambda a: a.clamp(-limit, limit),
+        forward_=lambda a: a.clamp_(-limit, limit),
+        derivative=lambda y: (y.abs() < limit).to(y.dtype),
+        steepest=1.0,
+        range=(-limit, limit),
+        through_zero=True,
+        script=f"Math.min(Math.max(x, {-limit!r}), {limit!r})",
+    )
+
+
 def _told_by_argument(y: Tensor) -> Tensor:
     raise DeclarationError(
         "the derivative does not follow from the function's value, which two arguments share; "
@@ -333,6 +350,7 @@ FAMILIES: Mapping[str, Callable[..., Function]] = MappingProxyType(
         "scaled_tanh": _scaled_tanh,
         "affine": _affine,
         "hard_sigmoid": _hard_sigmoid,
+        "clip": _clip,
     }
 )
 """The functions with parameters, by the name without them: ``affine`` of alpha and beta."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +26,7 @@ from rnnscope._compare.candidate.subject import (
 )
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs, Model, Outcome
-from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.observed import Observation, distance, some_rows
 from rnnscope._layers.adopt import Adopted
 
 __all__ = ["OfArrays"]
@@ -101,6 +103,20 @@ class OfArrays:
         return [read_batch_first(structure, self._batch_first)] if self._batch_first else []
 
     def direct(self) -> list[Told]:
+        """None: they cannot be called."""
+        return []
+
+    def only_rows(self, rows: Sequence[int]) -> OfArrays:
+        """Some of the rows, as if there were no others."""
+        fewer = copy.copy(self)
+        index = torch.tensor(rows, dtype=torch.long, device="cpu")
+        fewer._observation = some_rows(self._observation, index)
+        return fewer
+
+    def at_own_size(self) -> None:
+        """None: they have no other size."""
+
+    def without_influence(self) -> list[str]:
         """None: they cannot be called."""
         return []
 

@@ -141,6 +141,11 @@ class Candidate:
         return self._function if isinstance(self._function, nn.Module) else None
 
     @property
+    def is_copy(self) -> bool:
+        """Whether what is called is no object of the caller's own."""
+        return not self._borrowed
+
+    @property
     def stream(self) -> object:
         """Where its random numbers stand: set again, it draws the same ones again."""
         return Random.now() if self._random is None else self._random

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from rnnscope._compare.candidate.subject import (
     sliced,
     turned,
 )
+from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model
@@ -69,6 +70,7 @@ class OfCalls:
         builder: bool | None,
         seed: int,
         padded: bool,
+        small: bool = True,
     ):
         self._candidate, self._seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
@@ -77,12 +79,13 @@ class OfCalls:
         self.untried: set[str] = set()
         self.findings: list[str] = []
         self.raised = False
-        self._layer, self._adopted = reference, adopt(reference)
+        self._reference = self._layer = reference
+        self._adopted = adopt(reference)
         self._dtype = dtype_of(self._adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
         self._by_place = True
-        self._tiny = inputs is None and (made.is_builder or made.takes_weights)
+        self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self._layer = tiny_layer(self._structure, seed).to(self._dtype)
             self._adopted = adopt(self._layer)
@@ -344,6 +347,50 @@ class OfCalls:
         )
         return torch.equal(mine, theirs)
 
+    def only_rows(self, rows: Sequence[int]) -> None:
+        """None: whether a row depends on the others is checked by calls."""
+
+    def at_own_size(self) -> OfCalls | None:
+        """With the reference itself, where a small layer stood in for it."""
+        if not self._tiny:
+            return None
+        return OfCalls(
+            self._candidate, self._reference, None, self._builder, self._seed, self._padded, False
+        )
+
+    def without_influence(self) -> list[str]:
+        """What changes nothing, as calls tell in which one thing is another."""
+        every = [one.inputs for one in (*self.searched(), *self.shown())]
+        inputs = max(every, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        layer = self._layer
+
+        def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
+            answer = self._called(made, layer, inputs)
+            return (answer.output, *answer.final.values())
+
+        def with_layer(name: str) -> Callable[[Inputs], Numbers]:
+            changed = copy.deepcopy(layer)
+            _change(changed.get_parameter(name))
+            return lambda inputs: numbers(self._made(changed), inputs, changed)
+
+        def with_module(name: str) -> Callable[[Inputs], Numbers]:
+            made = self._made(layer)
+            assert made.module is not None, "it has this parameter"
+            _change(made.module.get_parameter(name))
+            return lambda inputs: numbers(made, inputs)
+
+        parameters = {}
+        made = self._made(layer)
+        if made.takes_weights or self._builder:
+            parameters = {name: with_layer(name) for name, _ in layer.named_parameters()}
+        elif made.module is not None and made.is_copy:
+            shapes = {parameter.shape for parameter in layer.parameters()}
+            held = made.module.named_parameters()
+            parameters = {name: with_module(name) for name, p in held if p.shape in shapes}
+        return without_influence(
+            Calls(lambda inputs: numbers(self._made(layer), inputs), parameters), self.model, inputs
+        )
+
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
         module, kind = self._made(self._layer).module, self._structure.kind
@@ -373,6 +420,11 @@ class OfCalls:
                 own = layer.get_parameter(each.name.rpartition(".")[2])
                 own.copy_(held[each.name].to(own.dtype))
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
+
+
+def _change(parameter: nn.Parameter) -> None:
+    with torch.no_grad():
+        parameter.copy_(another(parameter))
 
 
 def _of_repeats(finding: Finding) -> Told:

@@ -373,13 +373,15 @@ def _line(error: Exception) -> str:
 class ParameterDifference:
     """A parameter that candidate and reference both have: ``name`` as the candidate calls it,
     ``largest`` the largest difference, ``places`` how many of ``count`` numbers differ;
-    ``rounded`` the type of which they are the reference's numbers, or empty."""
+    ``rounded`` the type of which they are the reference's numbers, ``holds`` what it holds instead
+    of its own, each or empty."""
 
     name: str
     largest: float
     places: int
     count: int
     rounded: str = ""
+    holds: str = ""
 
     @property
     def differs(self) -> bool:
@@ -391,6 +393,8 @@ class ParameterDifference:
         """What is said of it."""
         if not self.differs:
             return f"{self.name} is the reference's"
+        if self.holds:
+            return f"{self.name} holds {self.holds}"
         if self.rounded:
             return f"{self.name} holds the reference's numbers rounded to {self.rounded}"
         how = f"{self.places} of {self.count} numbers, by up to {self.largest:.2g}"
@@ -423,9 +427,21 @@ def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDif
         apart = absolute_difference(other.double(), right.to(other.dtype).double())
         largest = float(apart.max()) if apart.numel() else 0.0
         rounded = next((short(low) for low in LOWER if _is_rounded(other, right, low)), "")
-        count = apart.numel()
-        found.append(ParameterDifference(chosen, largest, int((apart > 0).sum()), count, rounded))
+        places, count = int((apart > 0).sum()), apart.numel()
+        instead = _instead(other, name, layer) if places else ""
+        found.append(ParameterDifference(chosen, largest, places, count, rounded, instead))
     return found
+
+
+def _instead(value: Tensor, name: str, layer: nn.Module) -> str:
+    """What stands in place of a parameter, if that is zeros or another one; else empty."""
+    if not bool(value.any()):
+        return "zeros"
+    for another, parameter in layer.named_parameters():
+        same = another != name and parameter.shape == value.shape and value.numel() > 1
+        if same and torch.equal(value, parameter.detach().cpu().to(value.dtype)):
+            return f"{another}'s numbers"
+    return ""
 
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -81,6 +81,15 @@ class Subject(Protocol):
 
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
+
+    def only_rows(self, rows: Sequence[int]) -> Subject | None:
+        """Some of the rows that were recorded, as if there were no others; None of calls."""
+
+    def at_own_size(self) -> Subject | None:
+        """What was compared at other sizes, at those of the reference; None where it was not."""
+
+    def without_influence(self) -> list[str]:
+        """Sentences on parameters, features, states and steps that change nothing."""
 
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;

@@ -3,23 +3,28 @@
 A new mistake is one ``Entry`` in one of the tuples joined here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from rnnscope._compare.mistakes.between import BETWEEN
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Changed, Entry, Words
 from rnnscope._compare.mistakes.equations import EQUATIONS
 from rnnscope._compare.mistakes.gates import UPDATES
 from rnnscope._compare.mistakes.layers import WIRING
+from rnnscope._compare.mistakes.limits import LIMITS
 from rnnscope._compare.mistakes.returned import RETURNED
 from rnnscope._compare.mistakes.states import STATES
+from rnnscope._compare.mistakes.stored import STORED
 from rnnscope._compare.mistakes.time import TIME
 from rnnscope._compare.mistakes.weights import WEIGHTS
 from rnnscope._compare.model.model import Model, Part
+from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.work import spend
 
 __all__ = [
     "CATALOGUE",
     "CONCERNS",
+    "SECTIONS",
     "Changed",
     "Entry",
     "Words",
@@ -28,9 +33,18 @@ __all__ = [
     "changed_part",
 ]
 
+SECTIONS: dict[str, tuple[Entry, ...]] = {
+    "Weights": (*STORED, *WEIGHTS),
+    "Equations": (*EQUATIONS, *UPDATES, *LIMITS),
+    "States": STATES,
+    "Time, batch and padding": TIME,
+    "Directions, layers and outputs": (*WIRING, *BETWEEN),
+    "What is returned": RETURNED,
+}
+"""The entries as the page has them."""
+
 CATALOGUE: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (*WEIGHTS, *EQUATIONS, *UPDATES, *STATES, *TIME, *WIRING, *RETURNED)
+    entry.name: entry for section in SECTIONS.values() for entry in section
 }
 """Every entry by name, in the order in which several are applied."""
 
@@ -53,6 +67,8 @@ CONCERNS: dict[str, tuple[str, ...]] = {
 """Families that a mistake concerns beside its own: a mistake of one may be written as one of the
 other, so that nothing is said to be right about them."""
 
+CONCERNS |= {entry.name: entry.concerns for entry in CATALOGUE.values() if entry.concerns}
+
 _ORDER = {name: k for k, name in enumerate(CATALOGUE)}
 
 
@@ -60,9 +76,12 @@ def _in_order(cause: Cause) -> tuple[int, str]:
     return _ORDER[cause.name], str(cause)
 
 
-def causes(model: Model, scoped: bool = True) -> list[Cause]:
-    """Every cause that applies to a model; with ``scoped`` at every layer and direction."""
-    found = [c for entry in CATALOGUE.values() for c in entry.causes(model, scoped)]
+def causes(
+    model: Model, scoped: bool = True, observations: Sequence[Observation] = ()
+) -> list[Cause]:
+    """Every cause that applies to a model; with ``scoped`` at every layer and direction, and with
+    ``observations`` those whose numbers are measured on them."""
+    found = [c for entry in CATALOGUE.values() for c in entry.causes(model, scoped, observations)]
     return [cause for cause in found if applied(model, (cause,)) is not None]
 
 

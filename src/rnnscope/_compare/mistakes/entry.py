@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Part, Token
+from rnnscope._compare.model.observed import Observation
 from rnnscope._layers.structure import DIRECTIONS
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Quantity, leaves
@@ -47,7 +48,12 @@ class Entry:
     ``model`` the whole, at one layer or everywhere; each returns None where it does not apply.
     It applies to a place only where it applies to every part there, but for those that are
     ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family``
-    groups entries for what is right.
+    groups entries for what is right, and ``concerns`` names other families of which nothing is
+    said to be right while this mistake is there. ``measured`` gives choices whose numbers are read
+    from what was observed, of which the page shows ``examples``. With ``only_seen`` a mistake is
+    searched only where by itself it changes something that was observed; with ``alone`` it is not
+    combined with others from the start. ``exactly`` tells readers of the page what the words leave
+    open.
     """
 
     name: str
@@ -58,15 +64,24 @@ class Entry:
     part: Callable[[Part, Cause], Part | None] | None = None
     reverse_only: bool = False
     model: Callable[[Model, Cause], Model | None] | None = None
+    measured: Callable[[Model, Sequence[Observation]], Iterator[Choice]] | None = None
+    only_seen: bool = False
+    concerns: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    alone: bool = False
+    exactly: str = ""
 
     @property
     def of_cell(self) -> bool:
         """Whether it changes what one layer computes in one direction, and nothing else."""
         return self.part is not None and self.scope == "parts"
 
-    def causes(self, model: Model, scoped: bool = True) -> Iterator[Cause]:
-        """Every cause of this entry that may apply to a model."""
-        for choice, tensors in self.choices(model):
+    def causes(
+        self, model: Model, scoped: bool = True, observations: Sequence[Observation] = ()
+    ) -> Iterator[Cause]:
+        """Every cause of this entry that may apply to a model, with what is measured on data."""
+        measured = self.measured(model, observations) if self.measured and observations else ()
+        for choice, tensors in (*self.choices(model), *measured):
             for layer, direction in _places(model, self.scope, scoped):
                 yield Cause(self.name, choice, tensors, layer, direction)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words, changed_cell
@@ -168,7 +169,17 @@ def _update_words(cause: Cause, model: Model) -> Words:
 
 TURNS = {"tanh": ("relu", "sigmoid", "linear"), "relu": ("tanh", "linear")}
 NEGATED = "sigmoid(-a)"
-HARD = ("hard_sigmoid", "hard_sigmoid(0.2, 0.5)")
+DOUBLED = "sigmoid(2a)"
+HARD = {
+    "hard_sigmoid": "clip(a / 6 + 0.5, 0, 1)",
+    "hard_sigmoid(0.2, 0.5)": "clip(0.2 a + 0.5, 0, 1)",
+    "hard_sigmoid(0.25, 0.5)": "clip(a / 4 + 0.5, 0, 1)",
+    "hard_sigmoid(0.5, 0.5)": "clip(a / 2 + 0.5, 0, 1)",
+}
+SOFT = {"hard_tanh": "clip(a, -1, 1)", "softsign": "a / (1 + abs(a))"}
+"""In place of tanh, with what they compute."""
+FUNCTIONS = {"hard_tanh": "clip(1.0)"}
+"""Names in which a function is chosen, with that by which the algebra knows it."""
 
 
 def _outermost(expr: Expr) -> Apply | None:
@@ -191,8 +202,10 @@ def _activations(model: Model) -> Iterator[Choice]:
             yield from ((f"{quantity}:{other}", "") for other in TURNS.get(found.name, ()))
     if names.count("tanh") > 1:
         yield "tanh:relu", ""
+    if "tanh" in names:
+        yield from ((f"tanh:{other}", "") for other in SOFT)
     if "sigmoid" in names:
-        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh", NEGATED))
+        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh", NEGATED, DOUBLED))
 
 
 def _activate(part: Part, cause: Cause) -> Part | None:
@@ -206,7 +219,11 @@ def _activate(part: Part, cause: Cause) -> Part | None:
         def turned(expr: Expr, found: Apply = found) -> Expr | None:
             if expr != found:
                 return None
-            return 1 - found if other == NEGATED else Apply(other, found.argument)
+            if other == NEGATED:
+                return 1 - found
+            if other == DOUBLED:
+                return replace(found, argument=2 * found.argument)
+            return Apply(FUNCTIONS.get(other, other), found.argument)
 
         equations[quantity] = equation.map(turned)
     return with_equations(part, cause, **equations) if equations else None
@@ -227,12 +244,24 @@ def _activation_words(cause: Cause, model: Model) -> Words:
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
         )
-    if what == "sigmoid":
-        formula = "clip(0.2 a + 0.5, 0, 1)" if "0.2" in other else "clip(a / 6 + 0.5, 0, 1)"
+    if other == DOUBLED:
         return Words(
-            f"hard sigmoid, {formula}, in place of sigmoid",
+            "the sigmoid is twice as steep, (1 + tanh(a)) / 2",
+            f"the gates of {model.structure.kind} have σ(a), which is (1 + tanh(a / 2)) / 2.",
+            "1 / (1 + np.exp(-a))",
+        )
+    if what == "sigmoid":
+        return Words(
+            f"hard sigmoid, {HARD[other]}, in place of sigmoid",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
+        )
+    if other in SOFT:
+        name = other.replace("_", " ")
+        return Words(
+            f"{name}, {SOFT[other]}, in place of tanh",
+            f"{model.structure.kind} has tanh.",
+            "np.tanh(a)",
         )
     if what == "tanh":
         return Words(

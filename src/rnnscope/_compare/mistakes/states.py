@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.mistakes.weights import forget_gates, scaled_biases
+from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Change, Inputs, Model, Part
 
 __all__ = ["STATES"]
@@ -263,6 +264,34 @@ def _never_words(cause: Cause, model: Model) -> Words:
     )
 
 
+FEW = 64
+"""Units up to which it is tried whether a state is overwritten unit by unit."""
+
+
+def _overwritable(model: Model) -> Iterator[Choice]:
+    part = model.parts[0][0]
+    if 1 < part.stored.hidden_size <= FEW and separable(part.cell):
+        yield "", ""
+
+
+def _overwrite(model: Model, cause: Cause) -> Model:
+    return model.with_parts(
+        {
+            (layer, d): part.marked(cause.name, in_place=True)
+            for layer, row in enumerate(model.parts)
+            for d, part in enumerate(row)
+        }
+    )
+
+
+def _overwritten_words(cause: Cause, model: Model) -> Words:
+    return Words(
+        "the state is overwritten while the step still reads it",
+        "each unit reads the new h of the units before it; all read the h of the step before.",
+        "new[k] = ... for every unit k; then h = new",
+    )
+
+
 def _chain(model: Model, cause: Cause) -> Model:
     def alone(inputs: Inputs) -> Inputs | None:
         return inputs if inputs.batch > 1 else None
@@ -283,7 +312,7 @@ def _chained_words(cause: Cause, model: Model) -> Words:
 
 def _projecting(model: Model) -> Iterator[Choice]:
     if model.structure.cell.projected:
-        yield from (("not_fed_back", ""), ("skipped", ""))
+        yield from (("not_fed_back", ""), ("skipped", ""), ("unused", ""))
 
 
 def _unproject(model: Model, cause: Cause) -> Model | None:
@@ -295,8 +324,10 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
         ),
         None,
     )
-    if source is None or (cause.choice == "skipped" and cause != cause.everywhere()):
+    if source is None or (cause.choice != "not_fed_back" and cause != cause.everywhere()):
         return None  # what is returned is skipped as a whole
+    if cause.choice == "unused" and model.num_layers > 1:
+        return None  # the layer above reads as many numbers as the projection gives
     changed: dict[tuple[int, int], Part] = {}
     for layer, row in enumerate(model.parts):
         for d, part in enumerate(row):
@@ -306,6 +337,9 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
                 if cause.direction not in (None, model.structure.directions[d]):
                     continue
                 changed[layer, d] = part.marked(cause.name, cause.choice, feeds=source)
+            elif cause.choice == "unused":
+                unprojected = {"feeds": source, "emits": source, "ends": source}
+                changed[layer, d] = part.marked(cause.name, cause.choice, **unprojected)
             elif layer == model.num_layers - 1:
                 # of several layers h_n stays as it is: the sizes would differ from layer to layer
                 ends = source if model.num_layers == 1 else part.ends
@@ -314,6 +348,12 @@ def _unproject(model: Model, cause: Cause) -> Model | None:
 
 
 def _projection_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "unused":
+        return Words(
+            "the projection is not used, neither in what is returned nor in what is fed back",
+            "with proj_size h is W_hr (o × tanh(c)), which W_hh multiplies in the next step.",
+            "h = (o * tanh(c)) @ W_hr.T",
+        )
     if cause.choice == "skipped":
         return Words(
             "the projection is skipped",
@@ -395,6 +435,17 @@ STATES = (
     ),
     Entry("first_bias", "b_ih and b_hh", "parts", _first_choices, _first_words, _skip_first),
     Entry("never_carried", "the carried state", "parts", _forgotten, _never_words, _never),
+    Entry(
+        "in_place",
+        "the states within a step",
+        "global",
+        _overwritable,
+        _overwritten_words,
+        model=_overwrite,
+        alone=True,
+        concerns=("the carried state",),
+        exactly="Unit k is computed from the new h of units 0 to k - 1, the old h of the others.",
+    ),
     Entry("rows_chained", "the rows of the batch", "global", _always, _chained_words, model=_chain),
     Entry(
         "projection", "the projection", "parts", _projecting, _projection_words, model=_unproject

@@ -8,28 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from rnnscope._compare.mistakes import Entry
+from rnnscope._compare.mistakes import CATALOGUE, SECTIONS, Entry
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.equations import EQUATIONS
-from rnnscope._compare.mistakes.gates import UPDATES
-from rnnscope._compare.mistakes.layers import WIRING
-from rnnscope._compare.mistakes.returned import RETURNED
-from rnnscope._compare.mistakes.states import STATES
-from rnnscope._compare.mistakes.time import TIME
-from rnnscope._compare.mistakes.weights import WEIGHTS
+from rnnscope._compare.mistakes.entry import Choice
 from rnnscope._compare.model.model import Model
 from rnnscope._layers.adopt import adopt
+from rnnscope._layers.recurrent import Recurrent
+from rnnscope.cells import LSTM_PEEPHOLE
 
 __all__ = ["EXACTLY", "SECTIONS", "document", "table"]
-
-SECTIONS: dict[str, tuple[Entry, ...]] = {
-    "Weights": WEIGHTS,
-    "Equations": (*EQUATIONS, *UPDATES),
-    "States": STATES,
-    "Time, batch and padding": TIME,
-    "Directions, layers and outputs": WIRING,
-    "What is returned": RETURNED,
-}
 
 _INTRODUCTION = """\
 # The mistakes that compare knows
@@ -64,6 +51,30 @@ A function or module whose axes are exchanged does not agree, since what calls i
 reference would read other numbers. Recorded arrays with exchanged axes agree, with a note on how
 they were read: a recording may be laid out as it likes, and `axes="tbu"` says how the output is.
 
+## Read off the numbers
+
+No list holds these, since a number is fitted: it is read off what came back, put into the
+reference, and named only where everything then agrees to rounding. A mistake of the catalogue that
+explains the same comes first.
+
+- `begins_anew`: a state (`h`, `c`, or both) is set to zero, or (`_0`) to the initial one, inside
+  the sequence: in every chunk, or at the steps of each row where an episode starts.
+- `halves`: both halves of a bidirectional output are the `forward` or the `reverse` one, or one of
+  them is `zero`.
+- `steps_missing`, `ends_earlier`, `wiped`: steps of the output are zero: a loop leaves them out,
+  rows end earlier than they were said to, or right numbers are overwritten.
+- `scaled`, `moved`, `function_on_top`: the output (or `scaled`, what a layer hands on) times a
+  number, plus a number, or through one more function; `dropped`: dropout in recorded numbers.
+- `clipped`: a state is cut off at ± some value, before it is used or where it is carried.
+- `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
+  direction are zero.
+
+Where nothing explains a difference, the verdict says where the two agree (rows, times, units,
+halves), what is plain of your own numbers (zero throughout, two layers' states equal, |c| never
+exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
+initial state, and x at each step, is changed by itself. Steps of an LSTM are judged with its own
+c = atanh(h / o) where c is not given.
+
 ## What is no mistake
 
 Not named, since nothing differs: in an RNN or an LSTM, b_ih and b_hh exchanged or merged into their
@@ -97,7 +108,6 @@ EXACTLY: dict[str, str] = {
     "unapplied": "Where gates are given by name, in recorded numbers or behind the final states.",
     "update": "`unused`: h = n. `both`: h = z × n + z × h_(t-1).",
     "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
-    "squashed": "c = tanh(f × c_(t-1) + i × g), h = o × c.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
     "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
@@ -127,6 +137,8 @@ EXACTLY: dict[str, str] = {
 }
 """What the words of an entry leave open, for readers who want to plant it themselves."""
 
+EXACTLY |= {entry.name: entry.exactly for entry in CATALOGUE.values() if entry.exactly}
+
 _WHERE = {"parts": "part", "layer": "layer", "global": "whole"}
 _HEAD = ("cause", "cells", "where", "the verdict says", "write")
 _MANY = 20
@@ -155,9 +167,9 @@ def table(title: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _models() -> dict[str, Model]:
+def _models(bidirectional: bool = True) -> dict[str, Model]:
     """Two layers in two directions of each cell, by its name; sizes in which nothing is special."""
-    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": bidirectional}
     options |= {"dtype": torch.float32, "device": "cpu"}
     layers: dict[str, nn.Module] = {
         "LSTM": nn.LSTM(4, 4, **options),
@@ -170,10 +182,14 @@ def _models() -> dict[str, Model]:
 
 
 def _rows(entry: Entry) -> Iterator[tuple[str, ...]]:
-    models = _models()
+    models = next(
+        kind
+        for kind in (_models(), _models(bidirectional=False), _declared())
+        if any(_choices(entry, model) for model in kind.values())
+    )
     cells: dict[tuple[Cause, str], list[str]] = {}
     for name, model in models.items():
-        for choice, tensors in _shown(list(entry.choices(model))):
+        for choice, tensors in _shown(_choices(entry, model)):
             cause = Cause(entry.name, choice, tensors)
             cells.setdefault((cause, entry.words(cause, model).title), []).append(name)
     for (cause, title), names in cells.items():
@@ -181,12 +197,22 @@ def _rows(entry: Entry) -> Iterator[tuple[str, ...]]:
         words = entry.words(cause, model)
         line = (
             f"`{cause}`{_left_out(entry, model)}",
-            _cells(names, list(models)),
+            _cells(names, list(_models())),
             ("reverse of a " if entry.reverse_only else "") + _WHERE[entry.scope],
             f"{title}: {words.sentence}",
             f"`{words.repair}`" if words.repair else "",
         )
         yield tuple(cell.replace("|", "\\|") for cell in line)
+
+
+def _declared() -> dict[str, Model]:
+    """The same of a cell that ``torch.nn`` lacks."""
+    layer = Recurrent(LSTM_PEEPHOLE, 4, 4, num_layers=2, bidirectional=True, device="cpu")
+    return {"LSTM with peepholes": Model.of(adopt(layer), torch.float64)}
+
+
+def _choices(entry: Entry, model: Model) -> list[Choice]:
+    return [*entry.choices(model), *((example, "") for example in entry.examples)]
 
 
 def _shown(choices: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -208,7 +234,7 @@ def _cells(names: list[str], every: list[str]) -> str:
     text = ", ".join(names).replace("RNN of tanh, RNN of relu", "RNN")
     if _PROJECTED in names:
         return text.replace(f"LSTM, {_PROJECTED}", "LSTM")
-    return text.replace("LSTM", "LSTM without projection")
+    return text if "peepholes" in text else text.replace("LSTM", "LSTM without projection")
 
 
 if __name__ == "__main__":

@@ -270,13 +270,17 @@ def _droppable(model: Model) -> Iterator[Choice]:
     yield from _each_bias(model)
     if _biased(model):
         yield "", "b"
-        yield from ((gate, "b_hh") for gate in scaled_biases(_first(model)))
+        scaled = scaled_biases(_first(model))
+        yield from ((gate, "b_hh") for gate in scaled)
+        if scaled:  # what is left where the others of b_hh have no place
+            yield "".join(gate for gate in _first(model).cell.gates if gate not in scaled), "b_hh"
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
     left = {name: value.clone() for name, value in _chosen(part, cause.tensors).items()}
     for value in left.values():
-        value[part.stored.rows(cause.choice) if cause.choice else slice(None)] = 0
+        for rows in map(part.stored.rows, cause.choice) if cause.choice else (slice(None),):
+            value[rows] = 0
     return part.weighted(cause.name, cause.choice, cause.tensors, **left) if left else None
 
 
@@ -304,6 +308,13 @@ def _products(model: Model) -> str:
 
 
 def _dropped_words(cause: Cause, model: Model) -> Words:
+    if len(cause.choice) > 1:
+        names = " and ".join(f"b_h{gate}" for gate in cause.choice)
+        return Words(
+            f"{names} are missing",
+            f"{model.structure.kind} adds them too; where there is one bias it is the sum of both.",
+            _products(model),
+        )
     if cause.choice:
         return Words(
             f"b_h{cause.choice} is missing",
@@ -396,7 +407,7 @@ def forget_gates(part: Part) -> list[str]:
 
 def _forget_choices(model: Model) -> Iterator[Choice]:
     if forget_gates(_first(model)):
-        yield from (("before", ""), ("after", ""))
+        yield from (("before", ""), ("after", ""), ("subtracted", ""))
 
 
 def _forget(part: Part, cause: Cause) -> Part:
@@ -407,15 +418,23 @@ def _forget(part: Part, cause: Cause) -> Part:
     b_ih = part.parameter("b_ih")
     bias = torch.zeros_like(part.stored.ih[:, 0]) if b_ih is None else b_ih.clone()
     for gate in gates:
-        bias[part.stored.rows(gate)] += 1
+        bias[part.stored.rows(gate)] += -1 if cause.choice == "subtracted" else 1
     return part.weighted(cause.name, cause.choice, b_ih=bias)
 
 
 def _forget_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == "subtracted":
+        return Words(
+            "1 is subtracted from the forget gate's bias",
+            f"that is right for TensorFlow 1, which adds 1 as it runs; {model.structure.kind} adds "
+            f"no forget bias of its own.",
+            "f = sigmoid(a_f)",
+        )
     where = "before the sigmoid" if cause.choice == "before" else "after the sigmoid"
     return Words(
         f"an extra 1 is added to the forget gate, {where}",
-        f"{model.structure.kind} adds no forget bias of its own.",
+        f"{model.structure.kind} adds no forget bias of its own"
+        f"{'; TensorFlow 1 adds this one as it runs' * (cause.choice == 'before')}.",
         "f = sigmoid(a_f)",
     )
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rnnscope._layers.sequences import at_steps, last_steps
 
-__all__ = ["ends", "moved", "turned"]
+__all__ = ["ends", "flipped", "moved", "turned"]
 
 
 def turned(value: Tensor, lengths: Tensor | None) -> Tensor:
@@ -17,6 +17,18 @@ def turned(value: Tensor, lengths: Tensor | None) -> Tensor:
     steps = torch.arange(value.shape[0], device="cpu")[:, None]
     order = torch.where(steps < lengths, lengths - 1 - steps, steps)
     return value[order, torch.arange(value.shape[1], device="cpu")]
+
+
+def flipped(value: Tensor, axis: str, lengths: Tensor | None) -> Tensor:
+    """Reversed along "time" (within each row's length), "batch" or "feature"; along "" as it is."""
+    match axis:
+        case "time":
+            return turned(value, lengths)
+        case "batch":
+            return value.flip(1)
+        case "feature":
+            return value.flip(-1)
+    return value
 
 
 def moved(value: Tensor, lengths: Tensor, to_end: bool) -> Tensor:

@@ -102,7 +102,10 @@ class Part:
     ``backward``: runs from the end; ``aligned`` False: its outputs stay in the order of computing.
     ``unmasked``: runs over the padding as over all else.
     ``after_forward``: starts from the final state of the layer's first direction, ``after_below``
-    from that of the layer below. ``pending`` maps parameters to the order in which the rows of
+    from that of the layer below. ``flipped``: the axes ("time", "batch", "feature") along which
+    what it reads and what it hands on are reversed, by mistake. ``in_place``: its units are
+    computed one after the other, each from the states that those before have overwritten.
+    ``pending`` maps parameters to the order in which the rows of
     those ``stored`` are to be taken. ``only``: the units to which it was restricted, if it was.
     """
 
@@ -120,6 +123,8 @@ class Part:
     unmasked: bool = False
     after_forward: bool = False
     after_below: bool = False
+    flipped: tuple[str, str] = ("", "")
+    in_place: bool = False
     pending: Mapping[str, Tensor] = field(default_factory=dict)
     only: Tensor | None = None
 
@@ -172,6 +177,8 @@ class Model:
     ``reads`` what each layer reads, ``joins`` how each layer's directions are put together,
     ``writes`` what each layer hands on, ``leave`` what is returned.
     ``rows`` is "own" (each row by itself) or "chained" (a row starts where the row before ended).
+    ``shared_state``: at every step each layer starts from the state of the layer below, the first
+    from that of the last, in one direction.
     """
 
     structure: Structure
@@ -184,6 +191,7 @@ class Model:
     writes: tuple[Changes, ...] = ()
     skipped: frozenset[int] = field(default_factory=frozenset)
     rows: str = "own"
+    shared_state: bool = False
 
     @classmethod
     def of(cls, adopted: Adopted, dtype: torch.dtype) -> Model:

@@ -21,6 +21,7 @@ __all__ = [
     "few_steps",
     "numbers_alone",
     "predicted",
+    "some_rows",
 ]
 
 
@@ -133,6 +134,11 @@ def numbers_alone(observation: Observation, model: Model) -> Observation | None:
     if steps == 0 or not one_way or inputs.lengths is not None:
         return None
     return _cut(observation, steps, torch.arange(inputs.batch, device="cpu"))
+
+
+def some_rows(observation: Observation, rows: Tensor) -> Observation:
+    """Some rows of what was observed."""
+    return _cut(observation, observation.inputs.steps, rows)
 
 
 def _cut(observation: Observation, steps: int, rows: Tensor) -> Observation:

@@ -20,10 +20,11 @@ from rnnscope._compare.model.batched import (
     started,
     widened,
 )
-from rnnscope._compare.model.lengths import moved
+from rnnscope._compare.model.lengths import flipped, moved
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.work import GATE, spend
 from rnnscope._layers.sequences import valid_steps
+from rnnscope.cells.algebra import Quantity
 
 __all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
 
@@ -54,7 +55,7 @@ class Job:
         """Jobs of the same kind can run as one batch."""
         part, w = self.part, self.part.stored
         flags = (part.backward, part.feeds, part.emits, part.ends, part.restarts)
-        laid = (part.aligned, part.unmasked)
+        laid = (part.aligned, part.unmasked, part.flipped, part.in_place)
         recorded = part.unapplied
         present = tuple(t is None for t in (w.b_ih, w.b_hh, w.hr, part.first_b_hh))
         same = (id(w.ih), id(w.hh)) if w.hh.numel() >= SHARED else ()
@@ -140,7 +141,10 @@ def run_jobs(
     numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
     spend(len(jobs) * steps * count * numbers, calls=steps * len(part.cell.equations))
     batch = Batch([job.part for job in jobs])
+    reading, handing = part.flipped
     x = stacked([job.x for job in jobs])
+    if reading:
+        x = torch.stack([flipped(value, reading, lengths) for value in x])
     if part.backward:
         x = x.flip(1)
     states = {name: stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
@@ -159,6 +163,13 @@ def run_jobs(
     if part.backward:
         emitted, before = (_laid(value, part, lengths) for value in (emitted, before))
         kept = {name: _laid(value, part, lengths) for name, value in kept.items()}
+    if handing:
+
+        def back(value: Tensor) -> Tensor:
+            return torch.stack([flipped(part_value, handing, lengths) for part_value in value])
+
+        emitted, before = back(emitted), back(before)
+        kept = {name: back(value) for name, value in kept.items()}
     return [
         ModelRun(
             emitted[k if emitted.shape[0] > 1 else 0],
@@ -224,7 +235,11 @@ def _recur(
             b_hh = torch.where(begun[:, None], batch.first, b_hh)
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
         step = Step(batch, from_x[:, t], start, b_hh)
-        found = step.run()
+        if part.in_place:
+            found = _in_place(batch, from_x[:, t], start, b_hh)
+            step.values |= {Quantity(name): value for name, value in found.items()}
+        else:
+            found = step.run()
         after = {name: found[name] for name in states}
         if part.feeds != "h":
             after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
@@ -250,7 +265,7 @@ def _recur(
         else:
             last = torch.where(valid[t, :, None], hands, last)
         ended = states if part.ends == "h" else {**states, "h": found[part.ends]}
-        if part.feeds != "h":
+        if part.feeds != "h" and part.ends == "h":
             ended = {**ended, "h": found["h"]}
         for name, value in ended.items():
             if rows is None:
@@ -272,6 +287,24 @@ def _recur(
             for name, values in asked.items()
         },
     )
+
+
+def _in_place(
+    batch: Batch, x: Tensor, before: Mapping[str, Tensor], b_hh: Tensor | None
+) -> dict[str, Tensor]:
+    """A step in which each unit reads the states that the units before it have overwritten."""
+    states, found = dict(before), Step(batch, x, before, b_hh).run()
+    for unit in range(1, batch.units):
+        states = {name: _units(found[name], value, unit) for name, value in before.items()}
+        values = Step(batch, x, states, b_hh).run()
+        found = {name: _units(found[name], value, unit) for name, value in values.items()}
+    return found
+
+
+def _units(first: Tensor, second: Tensor, unit: int) -> Tensor:
+    """The first units of one, (model, batch, unit), those from ``unit`` on of the other."""
+    width = max(len(first), len(second))
+    return torch.cat([widened(first[..., :unit], width), widened(second[..., unit:], width)], -1)
 
 
 def _handed(part: Part, initial: Mapping[str, Tensor]) -> Tensor:

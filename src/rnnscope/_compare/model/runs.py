@@ -97,7 +97,8 @@ def run_parts(
                     k,
                 )
             )
-        if runs and not (part.after_forward or part.after_below) and model.rows == "own":
+        apart = model.rows == "own" and not model.shared_state
+        if runs and apart and not (part.after_forward or part.after_below):
             found[layer, d] = RunPart((layer, d), part, tuple(runs))
     return found
 

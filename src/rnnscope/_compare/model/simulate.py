@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, Token
 from rnnscope._compare.model.run import Job, ModelRun, chunks, run_jobs
+from rnnscope._compare.model.shared_state import fits_sharing, run_sharing
 from rnnscope._compare.work import spend
 
 __all__ = ["Simulator", "changed_inputs", "joined"]
@@ -41,7 +42,44 @@ class Simulator:
     def run(self, models: Sequence[Model]) -> list[Outcome | None]:
         """What each model returns; None where a model does not fit these inputs."""
         with torch.inference_mode():
-            return self._run(models)
+            sharing = [k for k, model in enumerate(models) if model.shared_state]
+            if not sharing:
+                return self._run(models)
+            apart = self._run_sharing([models[k] for k in sharing])
+            plain = iter(self._run([model for model in models if not model.shared_state]))
+            together = dict(zip(sharing, apart, strict=True))
+            return [together[k] if k in together else next(plain) for k in range(len(models))]
+
+    def _run_sharing(self, models: Sequence[Model]) -> list[Outcome | None]:
+        """The same of models whose layers share one state."""
+        entered: dict[Token, tuple[Inputs, ...] | None] = {}
+        for model in models:
+            token = tuple(change.token for change in model.enter)
+            if token not in entered:
+                entered[token] = changed_inputs(self.inputs, model)
+        stages = [entered[tuple(change.token for change in model.enter)] for model in models]
+        pairs = list(zip(models, stages, strict=True))
+        fitting = [
+            (model, stage[-1])
+            for model, stage in pairs
+            if stage is not None and fits_sharing(model, stage[-1])
+        ]
+        runs = run_sharing(fitting, self.names, self.rounded)
+        ran = dict(zip((id(model) for model, _ in fitting), runs, strict=True))
+        found: list[Outcome | None] = []
+        for model, stage in pairs:
+            if stage is None or id(model) not in ran:
+                found.append(None)
+                continue
+            layers = [
+                ModelRun(run.emitted, run.emitted, run.final, (), run.steps)
+                for run in ran[id(model)]
+            ]
+            flow = _Flow(layers[-1].emitted, ())
+            written = [run.emitted for run in layers]
+            outcome = _outcome(model, stage, flow, [(run,) for run in layers], written)
+            found.append(outcome)
+        return found
 
     def _run(self, models: Sequence[Model]) -> list[Outcome | None]:
         spend(sets=sum(model.num_layers * model.num_directions for model in models))
@@ -287,7 +325,7 @@ def _outcome(
         }
     last = [ran for ran in finals[-1] if ran is not None]
     before = None
-    if last and not model.writes[-1]:
+    if last and not model.writes[-1] and not model.shared_state:
         before = torch.cat([ran.before for ran in last], -1)
         for change in model.joins[-1]:
             before = change(before)

@@ -252,7 +252,7 @@ def _steps(
     model: Model, observation: Observation, k: int, flows: Flows
 ) -> dict[tuple[int, int], Steps]:
     inputs = entered(model, observation.inputs)
-    if inputs is None:
+    if inputs is None or model.shared_state:
         return {}
     h = _hidden(model, observation)
     found: dict[tuple[int, int], Steps] = {}
@@ -272,7 +272,7 @@ def _steps(
             finals.append(_finals(observation, layer, d, mine))
             if flow is None or "h" not in mine or not mine.keys() & set(states):
                 continue
-            if flow.shape[-1] != part.stored.ih.shape[-1]:
+            if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped) or part.in_place:
                 continue
             initial = started(
                 model,

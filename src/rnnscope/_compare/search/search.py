@@ -87,7 +87,15 @@ class Search:
         )
         self._quick = [richest]
         self._every = list(range(len(self.observations)))
-        self.every = [c for c in causes(self.model) if concerns(c, self.model, self.observations)]
+        every = causes(self.model, observations=self.observations)
+        self.every = [
+            cause
+            for cause in every
+            if concerns(cause, self.model, self.observations)
+            and (not CATALOGUE[cause.name].only_seen or self.shows(cause))
+        ]
+        self.alone = [cause for cause in self.every if CATALOGUE[cause.name].alone]
+        self.every = [cause for cause in self.every if not CATALOGUE[cause.name].alone]
         self._seeds = Seeds(self.model, self.observations, self.every, self._changed)
         self.work = Account(self.effort * EFFORT)
 
@@ -203,7 +211,7 @@ class Search:
             return self._run()
 
     def _run(self) -> SearchOutcome:
-        singles = [frozenset({cause}) for cause in self.every]
+        singles = [frozenset({cause}) for cause in (*self.every, *self.alone)]
         if self._large:
             return self._run_large(singles)
         found = self._explaining_quickly(singles)

@@ -1,0 +1,249 @@
+"""Where the two agree, before why they do not: rows, times, units, halves, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.cells import with_cells
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+
+__all__ = ["listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
+
+CLEAR = 10.0
+"""How many times what rounding allows a difference must be before a place is said to be wrong and
+others right."""
+
+MOST = 8
+"""Numbers of rows, times and units that are named."""
+
+
+def where_it_agrees(model: Model, observation: Observation) -> tuple[str, ...]:
+    """What agrees of a call that differs: rows, times, units, halves."""
+    return tuple(_of_output(model, observation))
+
+
+def what_is_plain(model: Model, observation: Observation) -> tuple[str, ...]:
+    """Sentences on the candidate's own numbers: zeros, halves and layers that are equal, a largest
+    magnitude."""
+    return (*_plain(model, observation), *_limits(model, observation))
+
+
+def wrong_rows(model: Model, observation: Observation) -> list[int]:
+    """The rows in which any number differs, where others agree; else none."""
+    wrong = torch.zeros(observation.inputs.batch, dtype=torch.bool, device="cpu")
+    for name, target, value in observation.beside(model):
+        if value is None:
+            return []
+        off = (distance(value, target) > observation.allowed[name]) & observation.usable(name)
+        off = off.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
+        wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
+    rows: list[int] = wrong.nonzero().flatten().tolist()
+    return rows if len(rows) < len(wrong) else []
+
+
+# of the candidate's own numbers ------------------------------------------------------------------
+
+
+def _plain(model: Model, observation: Observation) -> Iterator[str]:
+    output = observation.output
+    if output is not None and output.numel():
+        if not bool(output.any()):
+            yield "the output is 0 throughout"
+        elif len(output) > 1 and bool((output == output[:1]).all()):
+            yield "the output is the same at every step"
+        elif model.num_directions == 2 and output.shape[-1] % 2 == 0:
+            first, second = output.chunk(2, -1)
+            if torch.equal(first, second):
+                yield "both halves of the output are equal"
+            for name, half in (("forward", first), ("reverse", second)):
+                if not bool(half.any()):
+                    yield f"the {name} half of the output is 0 throughout"
+    for name, value in observation.final.items():
+        rows = [
+            ((layer, d), value[layer, d])
+            for layer in range(value.shape[0])
+            for d in range(value.shape[1])
+        ]
+        for (place, state), (another_place, another) in combinations(rows, 2):
+            if bool(state.any()) and torch.equal(state, another):
+                places = f"{_part(model, place)} and {_part(model, another_place)}"
+                yield f"{name}_n is the same in {places}"
+
+
+def _part(model: Model, place: tuple[int, int]) -> str:
+    words = [f"layer {place[0]}"] if model.num_layers > 1 else []
+    words += [model.structure.directions[place[1]]] if model.num_directions > 1 else []
+    return " ".join(words)
+
+
+# rows, times, units ------------------------------------------------------------------------------
+
+
+def _of_output(model: Model, observation: Observation) -> Iterator[str]:
+    [outcome] = observation.simulator.run([model])
+    output = observation.output
+    if outcome is None or output is None or outcome.output.shape != output.shape:
+        return
+    ratios = distance(outcome.output, output) / observation.allowed["output"]
+    ratios = torch.where(observation.usable("output"), ratios, 0.0)
+    if float(ratios.max()) <= 1:
+        yield from _of_finals(model, observation)
+        return
+    good, bad = _apart(ratios.amax(-1).amax(0))
+    if good:
+        yield f"{listed('row', good)}, not {listed('row', bad)}"
+    parts = opened_parts(model, [observation])
+    for d, half in enumerate(ratios.chunk(model.num_directions, -1)):
+        name, place = model.structure.directions[d], (model.num_layers - 1, d)
+        if float(half.max()) <= 1:
+            yield f"the {name} half of the output"
+            continue
+        steps = with_cells(parts[place]) if place in parts else None
+        side = f"{name}: " if model.num_directions > 1 else ""
+        texts = (*_of_times(half, model.parts[-1][d].backward, steps), *_of_units(half, steps))
+        yield from (side + text for text in texts)
+
+
+def _apart(ratios: Tensor) -> tuple[list[int], list[int]]:
+    """The places that agree and those that do not, of (place); none where that may be chance, as of
+    differences that rounding nearly allows."""
+    bad = ratios > 1
+    if not 0 < int(bad.sum()) < len(bad) or float(ratios[bad].min()) < CLEAR:
+        return [], []
+    return (~bad).nonzero().flatten().tolist(), bad.nonzero().flatten().tolist()
+
+
+def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
+    """Which final states agree, beside an output that does."""
+    good: list[str] = []
+    bad: list[str] = []
+    for name, returned, value in observation.beside(model):
+        if value is not None and name.endswith("_n"):
+            off = bool(
+                (
+                    (distance(value, returned) > observation.allowed[name])
+                    & observation.usable(name)
+                ).any()
+            )
+            (bad if off else good).append(name)
+    if bad:
+        yield f"the output{''.join(f' and {name}' for name in good)}, not {' and '.join(bad)}"
+
+
+def _of_times(ratios: Tensor, backward: bool, steps: OpenedPart | None) -> Iterator[str]:
+    """Of (time, batch, unit): up to which step every row agrees, and which single steps do not
+    follow from the step before."""
+    by_time = ratios.amax(-1).amax(-1)
+    in_order = by_time.flip(0) if backward else by_time
+    last = len(by_time) - 1
+    again = [] if steps is None else [last - k if backward else k for k in _wrong_steps(steps)]
+    few = 0 < len(again) <= len(by_time) // 3
+    wrong = (in_order > 1).nonzero().flatten().tolist()
+    if not wrong or float(in_order[wrong[0]]) < CLEAR:
+        return
+    first = last - wrong[0] if backward else wrong[0]
+    if wrong != list(range(wrong[0], last + 1)):
+        good, bad = _apart(by_time)
+        if good:
+            yield f"{listed('time', good)} in every row, not {listed('time', bad)}"
+    elif wrong[0]:
+        before = range(first + 1, last + 1) if backward else range(first)
+        text = f"{listed('time', list(before))} in every row; wrong from {first}"
+        if few and len(again) > 1 and first in again:
+            later = [t for t in again if t != first]
+            yield f"{text}, again from {_numbers(later)}{_every(again)}"
+        elif few and again == [first]:
+            yield f"{text} on, where one step is wrong; all later ones follow from the step before"
+        else:
+            yield f"{text} on"
+    elif few:
+        remaining = [t for t in range(len(by_time)) if t not in again]
+        where = f"at {listed('time', remaining)}, not at {listed('time', sorted(again))}"
+        yield f"single steps, each from your own state before it, {where}{_every(sorted(again))}"
+
+
+def _every(times: Sequence[int]) -> str:
+    gaps = {abs(after - before) for before, after in pairwise(times)}
+    return (
+        f" (every {gaps.pop()} steps)"
+        if len(times) > 2 and len(gaps) == 1 and 1 not in gaps
+        else ""
+    )
+
+
+def _wrong_steps(part: OpenedPart) -> list[int]:
+    """The steps, in the order of computing, at which some row does not follow."""
+    [call] = part.ratios(part.part)
+    wrong = torch.stack([(ratio > 1).any(-1).any(-1) for ratio in call]).any(0)
+    return wrong.nonzero().flatten().tolist()
+
+
+def _of_units(ratios: Tensor, steps: OpenedPart | None) -> Iterator[str]:
+    """Which units agree, of the whole output or of single steps: after one step a wrong unit is
+    read by all others."""
+    by_unit, text = ratios.amax(0).amax(0), ""
+    if bool((by_unit > 1).all()) and steps is not None:
+        by_unit, text = steps.units(steps.part), " of single steps"
+    good, bad = _apart(by_unit)
+    if good:
+        yield f"{listed('unit', good)}{text}, not {listed('unit', bad)}"
+
+
+# limits ------------------------------------------------------------------------------------------
+
+
+def _limits(model: Model, observation: Observation) -> Iterator[str]:
+    """A largest magnitude that several numbers have, and the reference exceeds."""
+    states = {name: [value] for name, value in observation.final.items()}
+    for name, value in observation.quantities.items():
+        if name in model.structure.cell.states:
+            states.setdefault(name, []).append(value)
+    if observation.output is not None:
+        states.setdefault("h", []).append(observation.output)
+    [outcome] = Simulator(observation.inputs, tuple(states)).run([model])
+    for name, values in states.items():
+        sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
+        largest = float(sizes.max()) if len(sizes) else 0.0
+        right = 0.0 if outcome is None else _largest(outcome.steps.get(name))
+        if int((sizes == largest).sum()) >= 2 + (name == "h") and 0 < 1.01 * largest < right:
+            yield (
+                f"|{name}| never exceeds {largest:.6g}; that of {model.structure.kind} reaches "
+                f"{right:.3g}"
+            )
+
+
+def _largest(value: Tensor | None) -> float:
+    return 0.0 if value is None or not value.numel() else float(value.nan_to_num(0.0).abs().max())
+
+
+# words -------------------------------------------------------------------------------------------
+
+
+def listed(noun: str, numbers: Sequence[int]) -> str:
+    """As "rows 0 and 2", "times 0 to 6"."""
+    if len(numbers) == 1:
+        return f"{noun} {numbers[0]}"
+    return f"{noun}s {_numbers(numbers)}"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """As "0 to 3, 5 and 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words: list[str] = []
+    for run in runs:
+        words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run))
+    if len(words) > MOST:
+        return f"{', '.join(words[:MOST])} and {len(words) - MOST} more"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

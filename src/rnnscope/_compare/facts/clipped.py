@@ -1,0 +1,123 @@
+"""A state that is cut off at a largest value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.entry import changed_cell
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
+from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope.cells.algebra import Apply, Expr, Number, Product, Quantity, Sum
+
+__all__ = ["of_clipping"]
+
+LIMITS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 16.0, 20.0, 30.0, 32.0, 50.0, 64.0, 100.0)
+"""Limits that are tried of a cell state that is not given."""
+
+OFTEN = 2
+"""Numbers that must all be the largest one before it is taken for a limit."""
+
+
+def cut(limit: float, value: Expr) -> Expr:
+    """What lies between -limit and limit, in words of the algebra: 2k hard(a / 2k + 1/2) - k."""
+    hard = Apply(f"hard_sigmoid({1 / (2 * limit)!r}, 0.5)", value)
+    return Sum(Product(Number(2 * limit), hard), Number(-limit))
+
+
+def of_clipping(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """Each state cut off, before it is used or where it is carried; and the output alone."""
+    cell = model.structure.cell
+    for state in cell.states:
+        reached = _reached(model, shown, state)
+        limits = _attained(shown, state)
+        if state != "h":
+            limits = [*limits, *(k for k in LIMITS if k not in limits)]
+        for limit in (k for k in limits if 0 < k < reached):
+            for changed in _cut_models(model, state, limit):
+                yield Finding(
+                    Cause("clipped", f"{limit:.6g}", state), _words(state, limit, model), changed
+                )
+
+
+def _words(state: str, limit: float, model: Model) -> Words:
+    return Words(
+        f"{state} is clipped at ±{limit:.6g}",
+        f"|{state}| never exceeds {limit:.6g}; {model.structure.kind} does not limit it.",
+        f"do not clip {state} (cell_clip, cell_clip_threshold, clamp)",
+    )
+
+
+def _reached(model: Model, shown: Sequence[Observation], state: str) -> float:
+    """The largest magnitude that a state has in the reference."""
+    largest = 0.0
+    for observation in shown:
+        [outcome] = Simulator(observation.inputs, (state,)).run([model])
+        if outcome is not None and state in outcome.steps:
+            largest = max(largest, float(outcome.steps[state].nan_to_num(0.0).abs().max()))
+    return largest
+
+
+def _attained(shown: Sequence[Observation], state: str) -> list[float]:
+    """The largest magnitude of a state in what was observed, where several numbers have it."""
+    values: list[Tensor] = []
+    for observation in shown:
+        values += [observation.final[state]] if state in observation.final else []
+        values += [observation.quantities[state]] if state in observation.quantities else []
+        values += [observation.output] if state == "h" and observation.output is not None else []
+    if not values:
+        return []
+    sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
+    largest = sizes.max()
+    return [float(largest)] if int((sizes == largest).sum()) >= OFTEN else []
+
+
+def _cut_models(model: Model, state: str, limit: float) -> Iterator[Model]:
+    """With the state cut before it is used, where it is carried alone, and at last alone."""
+    yield _of_cells(model, state, limit, carried=False)
+    if state == "h":
+        yield model.adding("leave", Change(("clipped", limit), _on_output(limit)))
+    elif any(uses(model.parts[0][0], state)):
+        yield _of_cells(model, state, limit, carried=True)
+
+
+def uses(part: Part, state: str) -> Iterator[str]:
+    """The equations that use what a state is after the step."""
+    for name, equation in part.cell.equations.items():
+        zeroed = equation.map(_in_place_of(state, Number(0.0)))
+        if name != state and zeroed != equation:
+            yield name
+
+
+def _of_cells(model: Model, state: str, limit: float, carried: bool) -> Model:
+    parts = {}
+    for layer, row in enumerate(model.parts):
+        for d, part in enumerate(row):
+            whole = part.cell.equations[state]
+            changes = {state: cut(limit, whole)}
+            if carried:
+                changes |= {
+                    name: part.cell.equations[name].map(_in_place_of(state, whole))
+                    for name in uses(part, state)
+                }
+            cell = changed_cell(part.cell, tuple(changes.items()))
+            parts[layer, d] = part.marked("clipped", state, limit, carried, cell=cell)
+    return model.with_parts(parts)
+
+
+def _on_output(limit: float) -> Callable[..., Outcome]:
+    def leave(outcome: Outcome, _: Inputs) -> Outcome:
+        return replace(outcome, output=outcome.output.clamp(-limit, limit))
+
+    return leave
+
+
+def _in_place_of(state: str, whole: Expr) -> Callable[[Expr], Expr | None]:
+    return lambda expr: whole if expr == Quantity(state) else None

@@ -1,0 +1,86 @@
+"""The causes that are read off the numbers and explain all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+
+from rnnscope._compare.facts.clipped import of_clipping
+from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.finding import NEAR, Finding, confirmed_left
+from rnnscope._compare.facts.parameters import of_parameters
+from rnnscope._compare.facts.restarts import of_restarts
+from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
+from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
+from rnnscope._compare.mistakes.weights import WEIGHTS
+from rnnscope._compare.model.misfit import misfits
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.search.search import concerns
+
+__all__ = ["explanations_by_facts"]
+
+TOGETHER = 32
+"""Changed models that are run together on the first row, to see which come close."""
+
+
+def explanations_by_facts(
+    model: Model, shown: Sequence[Observation]
+) -> tuple[list[tuple[Finding, float]], bool]:
+    """The findings each of which explains everything to rounding, with what it leaves; and whether
+    a mistake of the catalogue alone explains it too, which then comes first."""
+    first = few_steps(shown[0], shown[0].inputs.steps, 1)
+    explaining: list[tuple[Finding, float]] = []
+    for kind in _kinds(model, shown):
+        for finding in _close(kind, first):
+            left = confirmed_left(finding, shown)
+            if left is not None:
+                explaining.append((finding, left))
+                break  # what else of its kind explains it says the same in other words
+    names = {finding.cause.name for finding, _ in explaining}
+    return explaining, bool(names) and _is_listed(model, shown, "parameter" in names)
+
+
+def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
+    yield chain(of_halves(model, shown), of_ends(model, shown))
+    yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
+    yield of_restarts(model, shown)
+    yield of_clipping(model, shown)
+    yield of_parameters(model)
+
+
+def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
+    """Those that come close on the first row; what depends on the numbers of a call is not tried
+    there."""
+    waiting = iter(findings)
+    while chunk := list(islice(waiting, TOGETHER)):
+        models = [finding.model for finding in chunk if finding.model is not None]
+        ratios = iter(_ratios(models, first))
+        yield from (f for f in chunk if f.model is None or next(ratios) <= NEAR)
+
+
+def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
+    if not models or not first.count:
+        return [0.0] * len(models)
+    ratios: list[float] = misfits([first], models, [first.simulator]).worst.tolist()
+    return ratios
+
+
+def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
+    """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
+    layer and direction, else one that is the same in all."""
+    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
+    known: Changed = {}
+    of_weights = {entry.name for entry in WEIGHTS}
+    every = [
+        cause
+        for entry in CATALOGUE.values()
+        for cause in entry.causes(model, weights and entry.name in of_weights)
+        if concerns(cause, model, shown)
+    ]
+    models = [m for cause in every if (m := applied(model, (cause,), known)) is not None]
+    for observation in first:
+        if models and observation.count:
+            ratios = misfits([observation], models, [observation.simulator]).worst.tolist()
+            models = [m for m, ratio in zip(models, ratios, strict=True) if ratio <= 1]
+    return bool(models)

@@ -1,0 +1,223 @@
+"""Steps of the output that are exactly zero: loops that are too short, rows that end earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.agreement import listed
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.layered import States, layered, run_part
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Model, Outcome, Part, PartIndex
+from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.run import ModelRun
+from rnnscope._compare.model.simulate import Simulator
+
+__all__ = ["of_ends"]
+
+ENOUGH = 4
+"""Steps of rows that must not be zero."""
+
+MOST = 6
+"""Rows that are named."""
+
+
+@dataclass(frozen=True)
+class _Silent:
+    """Of one call, (direction, time, batch): True where all units of a direction are zero."""
+
+    flags: Tensor
+
+    @classmethod
+    def of(cls, model: Model, observation: Observation) -> _Silent | None:
+        if observation.output is None or observation.output.shape[-1] % model.num_directions:
+            return None
+        halves = torch.stack(observation.output.chunk(model.num_directions, -1))
+        flags = (halves == 0).all(-1)
+        return cls(flags if observation.valid is None else flags & observation.valid[..., 0])
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """The steps of each row, where all directions are zero from some step on and nowhere
+        before."""
+        spoken = ~self.flags
+        lengths = spoken[0].sum(0)
+        times = torch.arange(spoken.shape[1], device="cpu")[:, None]
+        alike = bool((spoken == (times < lengths)).all())
+        return lengths if alike and bool((lengths > 0).all()) else None
+
+    def interval(self, d: int) -> tuple[int, int] | None:
+        """The steps of a direction that are not zero, the same in every row and without gaps."""
+        spoken = ~self.flags[d]
+        if not bool((spoken == spoken[:, :1]).all()):
+            return None
+        times = spoken[:, 0].nonzero().flatten().tolist()
+        if not times:
+            return 0, 0
+        if len(times) != times[-1] + 1 - times[0]:
+            return None
+        return times[0], times[-1] + 1
+
+
+def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """Steps that are zero in the output: rows that end earlier, steps that are never computed, or
+    numbers that are wiped."""
+    silent = [_Silent.of(model, observation) for observation in shown]
+    if not all(silent) or not any(bool(s.flags.any()) for s in silent if s):
+        return
+    by_inputs = {
+        id(observation.inputs): s for observation, s in zip(shown, silent, strict=True) if s
+    }
+    flags = torch.cat([s.flags.flatten() for s in silent if s])
+    if int((~flags).sum()) < ENOUGH:
+        return
+    first = next(s for s in silent if s and bool(s.flags.any()))
+    yield from _shorter_loops(model, shown, by_inputs, first)
+    yield from _shorter_rows(model, shown, by_inputs, first)
+    if int(flags.sum()) <= len(flags) // 2:
+        yield _wiped(model, by_inputs, first)
+
+
+def _shorter_rows(
+    model: Model, shown: Sequence[Observation], silent: dict[int, _Silent], first: _Silent
+) -> Iterator[Finding]:
+    lengths = {id(o.inputs): silent[id(o.inputs)].lengths for o in shown}
+    if any(value is None for value in lengths.values()):
+        return
+
+    def gives(observation: Observation) -> Outcome | None:
+        shorter = replace(observation.inputs, lengths=lengths[id(observation.inputs)])
+        return Simulator(shorter, observation.simulator.names).run([model])[0]
+
+    words = Words(
+        f"every row ends earlier: {_rows(first)}",
+        f"{model.structure.kind} was given no lengths like these, and goes on to the last step.",
+        f"compare(mine, layer, x, lengths={_listed(first)})   # if that is meant",
+        "rows end earlier",
+    )
+    yield Finding(Cause("ends_earlier"), words, gives=gives)
+
+
+def _listed(silent: _Silent) -> str:
+    lengths = silent.lengths
+    values = [] if lengths is None else lengths.tolist()
+    return str(values) if len(values) <= MOST else "lengths"
+
+
+def _rows(silent: _Silent) -> str:
+    """From which step on each row is zero."""
+    lengths = silent.lengths
+    assert lengths is not None
+    steps = silent.flags.shape[1]
+    values = lengths.tolist()
+    if len(set(values)) == 1:
+        return f"the output is zero from time {values[0]} on"
+    words = [f"row {row} from time {n} on" for row, n in enumerate(values) if n < steps]
+    more = f" and {len(words) - MOST} more rows" if len(words) > MOST else ""
+    return f"the output is zero in {', '.join(words[:MOST])}{more}"
+
+
+def _shorter_loops(
+    model: Model, shown: Sequence[Observation], silent: dict[int, _Silent], first: _Silent
+) -> Iterator[Finding]:
+    """Steps that a direction never computes, in the last layer or in all."""
+    if any(observation.inputs.lengths is not None for observation in shown):
+        return
+    intervals = {
+        key: [s.interval(d) for d in range(model.num_directions)] for key, s in silent.items()
+    }
+    if any(
+        interval is None
+        for intervals_of_call in intervals.values()
+        for interval in intervals_of_call
+    ):
+        return
+    words = _loop_words(model, first)
+    for from_layer in dict.fromkeys((0, model.num_layers - 1)):
+
+        def gives(observation: Observation, from_layer: int = from_layer) -> Outcome | None:
+            intervals_of_call = [i for i in intervals[id(observation.inputs)] if i is not None]
+            return _shortened(model, observation, intervals_of_call, from_layer)
+
+        yield Finding(Cause("steps_missing"), words, gives=gives)
+
+
+def _loop_words(model: Model, silent: _Silent) -> Words:
+    steps = silent.flags.shape[1]
+    texts, lines = [], []
+    for d, part in enumerate(model.parts[-1]):
+        interval = silent.interval(d)
+        if interval is None or interval == (0, steps):
+            continue
+        missing = [*range(interval[0]), *range(interval[1], steps)]
+        side = f"{model.structure.directions[d]} " if model.num_directions > 1 else ""
+        texts.append(f"the {side}loop leaves out {listed('time', missing)}")
+        lines.append("for t in reversed(range(T)):" if part.backward else "for t in range(T):")
+    return Words(
+        " and ".join(texts),
+        "the output is zero there; each direction takes every step.",
+        "; ".join(dict.fromkeys(lines)),
+        "steps are left out",
+    )
+
+
+def _shortened(
+    model: Model, observation: Observation, intervals: Sequence[tuple[int, int]], from_layer: int
+) -> Outcome:
+    """What is returned if each direction takes these steps alone, in layers from one on."""
+
+    def some_steps(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
+        layer, d = place
+        start, stop = intervals[d] if layer >= from_layer else (0, len(x))
+        names = observation.simulator.names
+        run = run_part(part, x[start : max(stop, start + 1)], begin, None, names)
+        if start == stop:
+            run = replace(run, final=begin)
+
+        def laid(value: Tensor) -> Tensor:
+            whole = value.new_zeros(len(x), *value.shape[1:])
+            whole[start:stop] = value[: stop - start]
+            return whole
+
+        return replace(
+            run, emitted=laid(run.emitted), steps={n: laid(v) for n, v in run.steps.items()}
+        )
+
+    return layered(model, observation.inputs, some_steps)
+
+
+def _wiped(model: Model, silent: dict[int, _Silent], first: _Silent) -> Finding:
+    """Numbers that are set to zero once all is computed."""
+
+    def gives(observation: Observation) -> Outcome | None:
+        [outcome] = observation.simulator.run([model])
+        flags = silent[id(observation.inputs)].flags
+        if outcome is None or outcome.output.shape[-1] % len(flags):
+            return None
+        halves = outcome.output.chunk(len(flags), -1)
+        kept = [half * ~flag.unsqueeze(-1) for half, flag in zip(halves, flags, strict=True)]
+        return replace(outcome, output=torch.cat(kept, -1))
+
+    count, total = int(first.flags.sum()), first.flags.numel()
+    words = Words(
+        f"the output is zero at {count} of {total} steps: {_first_places(model, first)}",
+        "everywhere else it is right.",
+        "output[t] = h   # at every step, in every row",
+        "the output is zero at some steps",
+    )
+    return Finding(Cause("wiped"), words, gives=gives)
+
+
+def _first_places(model: Model, silent: _Silent) -> str:
+    names = model.structure.directions
+    places = [
+        (f"{names[d]}, " if len(names) > 1 else "") + f"time {t} of row {row}"
+        for d, t, row in silent.flags.nonzero().tolist()
+    ]
+    more = f" and {len(places) - MOST} more" if len(places) > MOST else ""
+    return "; ".join(places[:MOST]) + more

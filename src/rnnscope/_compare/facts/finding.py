@@ -1,0 +1,99 @@
+"""A cause that is read off the numbers, and how it is confirmed by computing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from rnnscope._compare.confirmed import EVIDENCE, by_own_rounding
+from rnnscope._compare.evidence import evidence, largest
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import worst
+from rnnscope._compare.model.model import Model, Outcome
+from rnnscope._compare.model.observed import Observation, distance, predicted
+
+__all__ = ["Finding", "Gives", "confirmed_left", "largest_ratio"]
+
+Gives = Callable[[Observation], Outcome | None]
+"""What a cause makes of a call; None where it cannot be."""
+
+NEAR = 1000
+"""Up to so many times what the reference is allowed, a model is judged by its own rounding."""
+
+CHANCE = 2.0
+"""Decimal digits that agreement must prove beside ``EVIDENCE``: some hundred causes are tried."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cause with its words, and what it gives: as a changed model, or as a function of a call
+    where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings."""
+
+    cause: Cause
+    words: Words
+    model: Model | None = None
+    gives: Gives | None = None
+    scale: float = 1.0
+
+
+def confirmed_left(finding: Finding, shown: Sequence[Observation]) -> float | None:
+    """The largest difference that a cause leaves of everything that was observed, if that is
+    rounding and there are enough numbers to exclude chance; else None."""
+    if not any(observation.count for observation in shown):
+        return None
+    if finding.model is not None:
+        return _left_by_model(finding.model, shown)
+    assert finding.gives is not None, "a finding has a model or a function"
+    left = 0.0
+    wider = [_widened(observation, finding.scale) for observation in shown]
+    for observation in wider:
+        outcome = finding.gives(observation)
+        if outcome is None or largest_ratio(outcome, observation) > 1:
+            return None
+        left = max(left, _largest_difference(outcome, observation))
+    return left if evidence(wider) >= EVIDENCE + CHANCE else None
+
+
+def _left_by_model(model: Model, shown: Sequence[Observation]) -> float | None:
+    first = worst(model, shown[:1])
+    if first > NEAR or worst(model, shown) > NEAR:
+        return None
+    by_own = by_own_rounding(model, shown)
+    if worst(model, by_own) > 1 or evidence(by_own) < EVIDENCE + CHANCE:
+        return None
+    return largest(model, by_own)[0]
+
+
+def _widened(observation: Observation, scale: float) -> Observation:
+    """The same with more rounding allowed."""
+    if scale <= 1:
+        return observation
+    return replace(
+        observation, allowed={name: scale * value for name, value in observation.allowed.items()}
+    )
+
+
+def largest_ratio(outcome: Outcome, observation: Observation) -> float:
+    """The largest difference relative to what rounding allows; inf where shapes differ."""
+    values = predicted(outcome)
+    ratio = 0.0
+    for name, target in observation.targets().items():
+        value = values.get(name)
+        if value is None or value.shape != target.shape:
+            return torch.inf
+        usable = observation.usable(name)
+        if bool(usable.any()):
+            away = distance(value, target) / observation.allowed[name]
+            ratio = max(ratio, float(torch.where(usable, away, 0.0).max()))
+    return ratio
+
+
+def _largest_difference(outcome: Outcome, observation: Observation) -> float:
+    values = predicted(outcome)
+    return max(
+        float(torch.where(observation.usable(name), distance(values[name], target), 0.0).max())
+        for name, target in observation.targets().items()
+    )

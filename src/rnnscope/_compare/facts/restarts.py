@@ -1,0 +1,286 @@
+"""A state that begins anew inside the sequence: at every chunk, or where an episode starts.
+
+Each row is followed from its beginning. Where its output is not what comes of the state before, the
+state is set to zero, or to what was given, and only if that gives the output it goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.agreement import listed
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.layered import States, layered, run_part
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.run import ModelRun
+
+__all__ = ["of_restarts"]
+
+MOST = 6
+"""Restarts of one row, and rows, that are named."""
+
+LARGEST = 65
+"""Below so many steps a chunk is tried of several layers in two directions."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Which states begin anew, and whether from zeros or from what the caller gave."""
+
+    states: tuple[str, ...]
+    zero: bool
+
+    def start(self, initial: States) -> States:
+        """What these states are set to."""
+        return {
+            name: torch.zeros_like(initial[name]) if self.zero else initial[name]
+            for name in self.states
+        }
+
+
+Schedule = Tensor
+"""(time, batch): True where a row begins anew before that step, in the order of computing."""
+
+
+def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """States that begin anew at some steps of some rows, read off the output."""
+    for kind in _kinds(model, shown):
+        if min(model.num_directions, model.num_layers) == 1:
+            yield from _followed(model, shown, kind)
+        else:
+            yield from _chunked(model, shown, kind)
+
+
+def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
+    states = model.structure.cell.states
+    several = len(states) > 1
+    not_zero = any(
+        bool(v.any()) for observation in shown for v in observation.inputs.initial.values()
+    )
+    for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
+        if zero or not_zero:
+            yield _Kind(tuple(names), zero)
+
+
+# one layer, or one direction: step by step -------------------------------------------------------
+
+
+def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
+    schedules: list[list[Schedule]] = []
+    for observation in shown:
+        directions = []
+        for d in range(model.num_directions):
+            schedule = _schedule(model, observation, kind, d)
+            if schedule is None:
+                return
+            directions.append(schedule)
+        schedules.append(directions)
+    yield from _findings(model, shown, schedules, kind)
+
+
+def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Schedule | None:
+    """The steps before which each row of a direction begins anew; None where that does not give
+    the output."""
+    inputs, size = observation.inputs, model.structure.output_size
+    if observation.output is None or observation.output.shape[-1] != size * model.num_directions:
+        return None
+    half = slice(d * size, (d + 1) * size)
+    half_output, usable = observation.output[..., half], observation.usable("output")[..., half]
+    parts = [row[d] for row in model.parts]
+    begins: list[States] = [
+        {name: value[layer, d] for name, value in inputs.initial.items()}
+        for layer in range(model.num_layers)
+    ]
+    fresh = [kind.start(begin) for begin in begins]
+    states: Sequence[States] = begins
+    anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    for k in range(inputs.steps):
+        t = inputs.steps - 1 - k if parts[-1].backward else k
+        real = None if observation.valid is None else observation.valid[t]
+        near = observation.allowed["output"][t]
+        output, after = _step(parts, inputs.x[t], states, real)
+        good = ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)
+        if not bool(good.all()):
+            changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
+            output, begun_anew = _step(parts, inputs.x[t], changed, real)
+            if not bool(
+                (good | ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)).all()
+            ):
+                return None
+            anew[k] = ~good
+            after = [
+                {name: torch.where(good[:, None], kept[name], new[name]) for name in kept}
+                for kept, new in zip(after, begun_anew, strict=True)
+            ]
+        states = after
+    return anew
+
+
+def _step(
+    parts: Sequence[Part], x: Tensor, states: Sequence[States], real: Tensor | None
+) -> tuple[Tensor, list[States]]:
+    """One step of all layers in one direction: what comes out, and every layer's states, which
+    stay as they are where a row is not ``real`` but padding."""
+    flow = x.unsqueeze(0)
+    after: list[States] = []
+    for part, before in zip(parts, states, strict=True):
+        run = run_part(part, flow, before, None)
+        flow = run.emitted
+        after.append(
+            run.final
+            if real is None
+            else {name: torch.where(real, v, before[name]) for name, v in run.final.items()}
+        )
+    return flow[0], after
+
+
+# several layers in two directions: chunk by chunk ------------------------------------------------
+
+
+def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
+    longest = max(observation.inputs.steps for observation in shown)
+    for size in range(1, min(longest, LARGEST)):
+        # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
+        # count; either direction also before its first step
+        for shift, first in product((1, 0, None), (False, True)):
+            schedules = [
+                _flags(model, observation.inputs, (size, shift, first)) for observation in shown
+            ]
+            yield from _findings(model, shown, schedules, kind)
+
+
+def _flags(model: Model, inputs: Inputs, how: tuple[int, int | None, bool]) -> list[Schedule]:
+    """Where each direction begins anew, in the order of computing."""
+    size, shift, first = how
+    steps = inputs.steps
+    times = torch.arange(steps, device="cpu")
+    forward = times % size == 0
+    reverse = forward if shift is None else ((times + shift) % size == 0).flip(0)
+    flags = []
+    for part in model.parts[-1]:
+        anew = (reverse if part.backward else forward) & (times > 0)
+        anew[0] = first
+        flags.append(anew[:, None].expand(steps, inputs.batch))
+    return flags
+
+
+# what such a state gives -------------------------------------------------------------------------
+
+
+def _findings(
+    model: Model,
+    shown: Sequence[Observation],
+    schedules: Sequence[Sequence[Schedule]],
+    kind: _Kind,
+) -> Iterator[Finding]:
+    by_direction = list(zip(*schedules, strict=True))
+    if not any(bool(flag.any()) for flags in by_direction for flag in flags):
+        return
+    if any(all(bool(flag[1:].all()) for flag in flags) for flags in by_direction):
+        return  # never carried, which is another mistake
+    by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
+
+    def gives(observation: Observation) -> Outcome | None:
+        return _run(observation, model, by_inputs[id(observation.inputs)], kind)
+
+    some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
+    cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
+    yield Finding(cause, _words(model, schedules[some], kind), gives=gives)
+
+
+def _run(
+    observation: Observation, model: Model, schedules: Sequence[Schedule], kind: _Kind
+) -> Outcome:
+    """The layer with states that begin anew: each part is run from each place where a row begins
+    anew to the next."""
+    lengths, names = observation.inputs.lengths, observation.simulator.names
+
+    def pieces(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
+        anew = schedules[place[1]]
+        steps, states = x.shape[0], begin
+        runs: list[ModelRun] = []
+        for start, stop in pairwise([0, *anew.any(1).nonzero().flatten().tolist(), steps]):
+            if start == stop:
+                continue
+            fresh = kind.start(begin)
+            again = anew[start][:, None]
+            states = {**states} | {
+                name: torch.where(again, value, states[name]) for name, value in fresh.items()
+            }
+            first = steps - stop if part.backward else start
+            real = None if lengths is None else (lengths - first).clamp(0, stop - start)
+            runs.append(run_part(part, x[first : first + stop - start], states, real, names))
+            states = runs[-1].final
+        in_time = runs[::-1] if part.backward else runs
+        return replace(
+            runs[-1],
+            emitted=torch.cat([run.emitted for run in in_time]),
+            steps={name: torch.cat([run.steps[name] for run in in_time]) for name in names},
+        )
+
+    return layered(model, observation.inputs, pieces)
+
+
+# in words ----------------------------------------------------------------------------------------
+
+
+def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
+    cell, layer_kind = model.structure.cell, model.structure.kind
+    whole = kind.states == tuple(cell.states)
+    names = " and ".join(kind.states)
+    where, chunks = _places(model, schedules)
+    subject = "the state is" if whole else f"{names} alone is"
+    to = "zero" if kind.zero else "the initial state" if whole else f"{names}_0"
+    title = f"{subject} set to {to} inside the sequence, {where}"
+    sentence = f"all other steps follow from the step before; {layer_kind} carries its state on."
+    if chunks:
+        repair = f"{', '.join(cell.states)} = initial   # once, before the first chunk"
+        return Words(title, sentence, repair, f"{subject} set to {to} in every chunk")
+    sentence += (
+        " Where an episode starts that may be meant: give the parts as sequences of their own."
+    )
+    return Words(title, sentence, "h = h   # not h * (1 - start)", f"{subject} set to {to} inside")
+
+
+def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
+    """Where rows begin anew, and whether that is at every so many steps."""
+    texts: list[str] = []
+    regular = True
+    for part, anew in zip(model.parts[-1], schedules, strict=True):
+        last = len(anew) - 1
+        rows = {
+            row: [last - k if part.backward else k for k in flags.nonzero().flatten().tolist()]
+            for row, flags in enumerate(anew.T)
+        }
+        side = ""
+        if model.num_directions > 1:
+            side = "reverse " if part.backward else "forward "
+        everywhere = len({tuple(times) for times in rows.values()}) == 1
+        regular = regular and everywhere
+        if everywhere and rows[0]:
+            texts.append(f"{side}{_times(rows[0], part.backward)}")
+        elif not everywhere:
+            texts += [
+                f"{side}in row {row} {_times(times, part.backward)}"
+                for row, times in rows.items()
+                if times
+            ]
+    more = f" and {len(texts) - MOST} more rows" if len(texts) > MOST else ""
+    return ", ".join(texts[:MOST]) + more, regular
+
+
+def _times(times: Sequence[int], backward: bool) -> str:
+    """In words; a direction that runs backward comes to a step from later ones."""
+    gaps = {after - before for before, after in pairwise(times)}
+    text = f"before {listed('time', times)}"
+    text += " (from the end)" if backward else ""
+    every = abs(next(iter(gaps), 0))
+    return f"{text} (every {every} steps)" if len(gaps) == 1 and every > 1 else text

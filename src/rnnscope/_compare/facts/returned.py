@@ -1,0 +1,300 @@
+"""What was done to the numbers once they were right: a factor, a constant, a function, a half."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
+from rnnscope._compare.model.observed import Observation
+
+__all__ = ["of_dropout", "of_factors", "of_functions", "of_halves"]
+
+Laid = Callable[[Tensor], Tensor]
+
+DIGITS = 1e-5
+"""Up to this relative difference a factor is taken for a number of few digits."""
+
+KEPT = tuple(k / 100 for k in (95, 90, 85, 80, 75, 70, 65, 60, 50, 40, 30, 25, 20, 10, 5))
+"""Shares of numbers that dropout usually keeps: one minus its p."""
+
+FUNCTIONS: dict[str, Laid] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda value: torch.softmax(value, -1),
+    "log_softmax": lambda value: torch.log_softmax(value, -1),
+    "layer_norm": lambda value: torch.nn.functional.layer_norm(value, value.shape[-1:]),
+    "abs": torch.abs,
+    "softsign": torch.nn.functional.softsign,
+}
+
+
+def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
+    """The model with a function on its output, and with ``final`` on the last layer's h_n too."""
+
+    def leave(outcome: Outcome, _: Inputs) -> Outcome:
+        states = dict(outcome.final)
+        if final and "h" in states:
+            h = states["h"].clone()
+            h[-1] = of(h[-1])
+            states["h"] = h
+        return replace(outcome, output=of(outcome.output), final=states)
+
+    return model.adding("leave", Change(("on output", token, final), leave))
+
+
+def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] | None:
+    """What was seen of the output and what is right, where rounding leaves numbers to compare."""
+    numbers, right = [], []
+    for observation in shown:
+        [outcome] = observation.simulator.run([model])
+        if (
+            outcome is None
+            or observation.output is None
+            or outcome.output.shape != observation.output.shape
+        ):
+            return None
+        usable = observation.usable("output") & torch.isfinite(observation.output)
+        numbers.append(observation.output[usable])
+        right.append(outcome.output[usable])
+    values = torch.cat(numbers), torch.cat(right)
+    return values if len(values[0]) else None
+
+
+# a factor, a constant --------------------------------------------------------------------------
+
+
+def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """The output times a number, or plus one; or what a layer below hands on."""
+    pairs = _pairs(model, shown)
+    if pairs is not None:
+        numbers, right = pairs
+        square = float(right @ right)
+        factor = float(numbers @ right) / square if square else 0.0
+        if factor not in (0.0, 1.0) and _close(numbers, factor * right, shown):
+            yield from _scaled(model, factor)
+        constant = float((numbers - right).mean())
+        if _close(numbers, right + constant, shown):
+            yield from _moved(model, constant)
+    for layer in range(model.num_layers - 1):
+        for kept in KEPT:
+            for factor in (kept, 1 / kept):
+                yield _handed_on(model, layer, factor)
+
+
+def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
+    """Whether two are the same but for what may still be rounding."""
+    unit = max(observation.unit for observation in shown)
+    return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
+
+
+def _plain(value: float) -> float:
+    """A number of few digits, where it is one but for rounding."""
+    for digits in range(5):
+        near = round(value, digits)
+        if near and abs(near - value) <= DIGITS * abs(value):
+            return near
+    for whole in range(2, 11):
+        near = round(value * whole) / whole
+        if near and abs(near - value) <= DIGITS * abs(value):
+            return near
+    return next((1 / k for k in KEPT if abs(1 / k - value) <= DIGITS * value), value)
+
+
+def _why(factor: float) -> str:
+    """What such a factor mostly comes from."""
+    kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
+    if kept:
+        return f": 1 / (1 - p) of dropout with p = {1 - kept[0]:.3g}, left on"
+    if any(abs(k - factor) <= DIGITS for k in KEPT):
+        return f": 1 - p of dropout with p = {1 - factor:.3g}"
+    return ""
+
+
+def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
+    kind = model.structure.kind
+    for factor in dict.fromkeys((_plain(exactly), exactly)):
+        words = Words(
+            f"the output is multiplied by {factor:.6g}{_why(factor)}",
+            f"every number of the output is {factor:.6g} times that of {kind}.",
+            "return output   # in evaluation nothing is dropped, and nothing scaled",
+        )
+        for final in (False, True):
+            changed = _on_output(model, f"* {factor!r}", _times(factor), final)
+            yield Finding(Cause("scaled", f"{factor:.6g}"), words, changed)
+
+
+def _moved(model: Model, exactly: float) -> Iterator[Finding]:
+    kind = model.structure.kind
+    for constant in dict.fromkeys((_plain(exactly), exactly)):
+        words = Words(
+            f"{constant:.6g} is added to the output",
+            f"every number of the output is that of {kind} plus {constant:.6g}.",
+            "return output",
+        )
+        for final in (False, True):
+            changed = _on_output(model, f"+ {constant!r}", _plus(constant), final)
+            yield Finding(Cause("moved", f"{constant:.6g}"), words, changed)
+
+
+def _handed_on(model: Model, layer: int, factor: float) -> Finding:
+    words = Words(
+        f"what is handed to the layer above is multiplied by {factor:.6g}{_why(factor)}",
+        f"layer {layer + 1} reads the output of layer {layer} as it is.",
+        "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
+    )
+    change = Change(("handed on", layer, factor), lambda value: value * factor)
+    changed = model.adding("joins", change, layer)
+    return Finding(Cause("scaled", f"{factor:.6g}", layer=layer), words, changed)
+
+
+def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """Numbers of the output that are zero, all others times one number."""
+    pairs = _pairs(model, shown)
+    if pairs is None:
+        return
+    numbers, right = pairs
+    kept = numbers != 0
+    share = float(kept.double().mean())
+    zeros = [
+        half == 0
+        for observation in shown
+        if observation.output is not None
+        for half in observation.output.chunk(model.num_directions, -1)
+    ]
+    partly = any(bool((half.any(-1) & ~half.all(-1)).any()) for half in zeros)
+    if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
+        return
+    factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
+    if not _close(numbers[kept], factor * right[kept], shown):
+        return
+    factor = _plain(factor)
+
+    def gives(observation: Observation) -> Outcome | None:
+        [outcome] = observation.simulator.run([model])
+        if outcome is None or observation.output is None:
+            return None
+        return replace(outcome, output=outcome.output * factor * (observation.output != 0))
+
+    title = f"{1 - share:.0%} of the numbers of the output are zero"
+    words = Words(title, "all others are right.", "return output")
+    if factor != 1:
+        words = Words(
+            f"{title}, the others multiplied by {factor:.6g}{_why(factor)}",
+            "dropout was active when the numbers were made.",
+            "model.eval()   # before they are recorded",
+        )
+    yield Finding(Cause("dropped", f"{factor:.6g}"), words, gives=gives, scale=max(1.0, factor))
+
+
+def _times(factor: float) -> Laid:
+    return lambda value: value * factor
+
+
+def _plus(constant: float) -> Laid:
+    return lambda value: value + constant
+
+
+# a function on top -----------------------------------------------------------------------------
+
+
+def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """The output through one more function."""
+    pairs = _pairs(model, shown)
+    if pairs is None:
+        return
+    for name, function in FUNCTIONS.items():
+        words = Words(
+            f"{name} is applied to the output",
+            f"{model.structure.kind} returns h itself.",
+            f"return output   # without {name}",
+        )
+        for final in (False, True):
+            changed = _on_output(model, name, function, final)
+            yield Finding(Cause("function_on_top", name), words, changed)
+
+
+# the two halves --------------------------------------------------------------------------------
+
+
+def _first_twice(value: Tensor) -> Tensor:
+    first, _ = value.chunk(2, -1)
+    return torch.cat([first, first], -1)
+
+
+def _second_twice(value: Tensor) -> Tensor:
+    _, second = value.chunk(2, -1)
+    return torch.cat([second, second], -1)
+
+
+def _second_zero(value: Tensor) -> Tensor:
+    first, second = value.chunk(2, -1)
+    return torch.cat([first, torch.zeros_like(second)], -1)
+
+
+def _first_zero(value: Tensor) -> Tensor:
+    first, second = value.chunk(2, -1)
+    return torch.cat([torch.zeros_like(first), second], -1)
+
+
+def _equal(value: Tensor) -> bool:
+    first, second = value.chunk(2, -1)
+    return torch.equal(first, second)
+
+
+def of_halves(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """Both halves of a bidirectional output equal, or one of them zero."""
+    outputs = [observation.output for observation in shown if observation.output is not None]
+    if model.num_directions < 2 or not outputs or any(o.shape[-1] % 2 for o in outputs):
+        return
+    joined = "torch.cat([forward, reverse], -1)"
+    halves: list[tuple[str, str, str, Laid, int]] = []
+    if all(map(_equal, outputs)):
+        halves = [
+            ("forward", "both halves of the output are equal", "reverse", _first_twice, 0),
+            ("reverse", "both halves of the output are equal", "forward", _second_twice, 1),
+        ]
+    elif not any(bool(o.chunk(2, -1)[1].any()) for o in outputs):
+        halves = [
+            ("zero", "the reverse half of the output is zero throughout", "", _second_zero, 0)
+        ]
+    elif not any(bool(o.chunk(2, -1)[0].any()) for o in outputs):
+        halves = [("zero", "the forward half of the output is zero throughout", "", _first_zero, 1)]
+    for choice, title, replaced, of, kept in halves:
+        sentence = (
+            f"the {replaced} half is the {choice} one."
+            if replaced
+            else "that direction's outputs are never written."
+        )
+        words = Words(title, sentence, joined)
+        for changed in _half_models(model, choice, of, kept):
+            yield Finding(Cause("halves", choice), words, changed)
+
+
+def _half_models(model: Model, choice: str, of: Laid, kept: int) -> Iterator[Model]:
+    """In the output alone or in every layer's, with final states as they are or treated alike."""
+
+    def alike(outcome: Outcome, _: Inputs) -> Outcome:
+        def state(value: Tensor) -> Tensor:
+            half = value[:, kept : kept + 1]
+            if choice == "zero":
+                return torch.cat([half, 0 * half][:: -1 if kept else 1], 1)
+            return half.expand_as(value)
+
+        return replace(outcome, final={name: state(v) for name, v in outcome.final.items()})
+
+    last = model.num_layers - 1
+    change = Change(("halves", choice, kept), of)
+    everywhere = model
+    for layer in range(model.num_layers):
+        everywhere = everywhere.adding("joins", change, layer)
+    for changed in (model.adding("joins", change, last), everywhere)[: 1 + (last > 0)]:
+        yield changed
+        yield changed.adding("leave", Change(("final halves", choice, kept), alike))

@@ -1,0 +1,264 @@
+"""Mistakes in where parameters are read: at another place of one array, or of another gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.entry import Choice, Entry, Words
+from rnnscope._compare.mistakes.equations import first_part
+from rnnscope._compare.mistakes.weights import scaled_biases
+from rnnscope._compare.model.model import Model, Part, PartIndex
+
+__all__ = ["STORED"]
+
+NAMES = ("ih", "hh", "b_ih", "b_hh")
+
+# all parameters in one array ------------------------------------------------------------------
+
+Place = tuple[PartIndex, str]
+"""A parameter: its layer and direction, and its name."""
+
+
+def _places(model: Model) -> list[Place]:
+    """Every parameter in PyTorch's order: layer by layer, in each direction W_ih, W_hh, b_ih,
+    b_hh."""
+    return [
+        ((layer, d), name)
+        for layer, row in enumerate(model.parts)
+        for d, part in enumerate(row)
+        for name in NAMES
+        if getattr(part.stored, name) is not None
+    ]
+
+
+ORDERS = {
+    "weights_biases": lambda place: place[1].startswith("b_"),
+    "biases_weights": lambda place: not place[1].startswith("b_"),
+}
+"""Of all parameters, as a key by which PyTorch's order is sorted."""
+
+WITHIN = {
+    "ih_hh": ("ih", "b_ih", "hh", "b_hh"),
+    "biases_first": ("b_ih", "b_hh", "ih", "hh"),
+    "hh_first": ("hh", "ih", "b_hh", "b_ih"),
+}
+"""In each layer and direction the order of the parameters."""
+
+
+START = "start"
+"""Every parameter is read from the start of the array."""
+
+
+def _order(model: Model, choice: str) -> list[Place]:
+    """The order in which the parameters are read, or in which they were stored."""
+    places = _places(model)
+    if choice in WITHIN:
+        return sorted(places, key=lambda place: (place[0], WITHIN[choice].index(place[1])))
+    return sorted(places, key=ORDERS[choice])
+
+
+def _flat_choices(model: Model) -> Iterator[Choice]:
+    if first_part(model).stored.hr is not None or first_part(model).stored.vectors:
+        return
+    yield START, ""
+    several = model.num_layers * model.num_directions > 1
+    for choice in (*ORDERS, *WITHIN):
+        if choice == "weights_biases" and not several:
+            continue  # of one layer that is PyTorch's order
+        if choice == "biases_weights" and not several:
+            continue  # and that one of "biases_first"
+        if first_part(model).stored.b_ih is None and choice != "hh_first":
+            continue
+        yield f"read:{choice}", ""
+        yield f"stored:{choice}", ""
+
+
+def _size(model: Model, place: Place) -> Tensor:
+    (layer, d), name = place
+    value: Tensor = getattr(model.parts[layer][d].stored, name)
+    return value
+
+
+def _exchanges_matrices(model: Model) -> bool:
+    """Whether W_hh before W_ih is what ``matrices_exchanged`` says: both are of one size, and of
+    the biases the sum counts."""
+    parts = [part for row in model.parts for part in row]
+    return all(p.stored.ih.shape == p.stored.hh.shape for p in parts) and (
+        parts[0].stored.b_ih is None or not scaled_biases(parts[0])
+    )
+
+
+def _read_flat(model: Model, cause: Cause) -> Model | None:
+    way, _, choice = cause.choice.partition(":")
+    if choice == "hh_first" and _exchanges_matrices(model):
+        return None
+    theirs = _places(model)
+    order = theirs if way == START else _order(model, choice)
+    stored, read = (theirs, order) if way == "read" else (order, theirs)
+    array = torch.cat([_size(model, place).reshape(-1) for place in stored])
+    tensors: dict[PartIndex, dict[str, Tensor]] = {}
+    start = 0
+    for place in read:
+        value = _size(model, place)
+        taken = array[start : start + value.numel()].reshape(value.shape)
+        tensors.setdefault(place[0], {})[place[1]] = taken
+        start += 0 if way == START else value.numel()
+    parts = {
+        (layer, d): model.parts[layer][d].weighted(cause.name, cause.choice, **named)
+        for (layer, d), named in tensors.items()
+    }
+    unchanged = all(
+        torch.equal(getattr(part.stored, name), _size(model, (place, name)))
+        for place, part in parts.items()
+        for name in tensors[place]
+    )
+    return None if unchanged else model.with_parts(parts)
+
+
+WORDS = {
+    "weights_biases": "all weights, then all biases",
+    "biases_weights": "all biases, then all weights",
+    "ih_hh": "W_ih, b_ih, W_hh, b_hh layer by layer",
+    "biases_first": "b_ih, b_hh, W_ih, W_hh layer by layer",
+    "hh_first": "W_hh, W_ih, b_hh, b_ih layer by layer",
+}
+
+
+def _flat_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == START:
+        return Words(
+            "every parameter is read from the start of one array",
+            "PyTorch keeps them all in one storage, each from its own offset on.",
+            "storage[offset : offset + size]",
+        )
+    way, _, choice = cause.choice.partition(":")
+    cudnn = ", as cuDNN has them" * (choice == "weights_biases")
+    order = f"{WORDS[choice]}{cudnn}"
+    torchs = "W_ih, W_hh, b_ih, b_hh of each layer and direction in turn"
+    if way == "read":
+        return Words(
+            f"one array of all parameters is read as {order}",
+            f"it holds PyTorch's order, {torchs}.",
+            "np.split(flat, ends)   # ends of the parameters in layer.parameters()' order",
+        )
+    return Words(
+        f"the parameters were written into one array as {order}",
+        f"they are read in PyTorch's order, {torchs}.",
+        "flat = torch.cat([p.reshape(-1) for p in layer.parameters()])",
+    )
+
+
+# x and h in one product -------------------------------------------------------------------------
+
+
+def _always(model: Model) -> Iterator[Choice]:
+    yield "", ""
+
+
+def _concatenate(part: Part, cause: Cause) -> Part | None:
+    weights = part.weights
+    ih, hh = weights.ih, weights.hh
+    if ih.shape == hh.shape:  # which is what matrices_exchanged says
+        return None
+    both = torch.cat([ih, hh], 1)
+    size = hh.shape[1]
+    return part.weighted(cause.name, ih=both[:, size:].contiguous(), hh=both[:, :size].contiguous())
+
+
+def _concatenated_words(cause: Cause, model: Model) -> Words:
+    return Words(
+        "[h, x] is multiplied by [W_ih, W_hh]",
+        "the first columns belong to x, those behind them to h.",
+        "np.concatenate([x, h], -1) @ np.concatenate([W_ih, W_hh], 1).T",
+    )
+
+
+# rows of another gate ---------------------------------------------------------------------------
+
+FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",), "b": ("b_ih", "b_hh"), "all": NAMES}
+
+
+def _repeats(model: Model) -> Iterator[Choice]:
+    gates = first_part(model).cell.gates
+    for used, gate in permutations(gates, 2):
+        for tensors in ("W_hh", "W_ih"):
+            yield f"{used}:{gate}", tensors
+
+
+def _repeat_rows(model: Model, cause: Cause) -> Model | None:
+    used, gate = cause.choice.split(":")
+    changed: dict[PartIndex, Part] = {}
+    for layer, row in enumerate(model.parts):
+        for d, part in enumerate(row):
+            if cause.layer not in (None, layer):
+                continue
+            if cause.direction not in (None, model.structure.directions[d]):
+                continue
+            changed[layer, d] = _with_rows(part, used, gate, FIELDS[cause.tensors], cause)
+    return model.with_parts(changed) if changed else None
+
+
+def _with_rows(part: Part, used: str, gate: str, names: Sequence[str], cause: Cause) -> Part:
+    """The part in whose parameters the rows of one gate stand in place of another's."""
+    tensors: dict[str, Tensor | None] = {}
+    for name in names:
+        value = part.parameter(name)
+        if value is not None:
+            value = value.clone()
+            value[part.stored.rows(gate)] = value[part.stored.rows(used)]
+        tensors[name] = value
+    return part.weighted(cause.name, cause.choice, cause.tensors, **tensors)
+
+
+def _repeated_words(cause: Cause, model: Model) -> Words:
+    used, gate = cause.choice.split(":")
+    matrix = cause.tensors
+    taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
+    what = "x" if matrix == "W_ih" else "h"
+    return Words(
+        f"{taken} is used in place of {replaced}",
+        f"{gate} has rows of {matrix} of its own.",
+        f"a_{gate} += {what} @ {replaced}.T",
+    )
+
+
+STORED = (
+    Entry(
+        "flat",
+        "the order of the rows",
+        "global",
+        _flat_choices,
+        _flat_words,
+        model=_read_flat,
+        concerns=("W_ih and W_hh (not transposed)", "b_ih and b_hh"),
+        exactly="`start`: each is the first numbers of W_ih of layer 0 and of what follows it. "
+        "`read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in this "
+        "order is cut in PyTorch's. `ih_hh`: W_ih, b_ih, W_hh, b_hh; `biases_first`: b_ih, b_hh, "
+        "W_ih, W_hh; `hh_first`: W_hh, W_ih, b_hh, b_ih of each layer and direction.",
+    ),
+    Entry(
+        "concatenated",
+        "W_ih and W_hh (not transposed)",
+        "parts",
+        _always,
+        _concatenated_words,
+        _concatenate,
+        exactly="The first H columns of [W_ih, W_hh] multiply h, the others x; where the input has "
+        "another size than h.",
+    ),
+    Entry(
+        "rows_repeated",
+        "the order of the rows",
+        "parts",
+        _repeats,
+        _repeated_words,
+        model=_repeat_rows,
+        alone=True,
+        exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too.",
+    ),
+)

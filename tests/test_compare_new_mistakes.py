@@ -1,0 +1,263 @@
+"""Mistakes as porters make them, in loops of torch and NumPy, and slips that make two at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from museum.plain import arrays, lstm_run, lstm_step, part, sigmoid, trained, zeros
+from planted import Mistake
+from planting import Setting, plant
+from torch import nn
+
+import rnnscope as rs
+from rnnscope._compare.mistakes import CATALOGUE
+
+Array = np.ndarray[Any, Any]
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def named(verdict: Any) -> list[str]:
+    return [str(cause) for cause in verdict.causes]
+
+
+# --- what a porter writes -------------------------------------------------------------------------
+
+
+def test_one_state_for_all_cells() -> None:
+    """`for cell in cells: h, c = cell(inp, (h, c)); inp = h`, by torch's own cells."""
+    layer = trained(nn.LSTM(3, 4, 3))
+    cells = [nn.LSTMCell(size, 4).double() for size in (3, 4, 4)]
+    for k, cell in enumerate(cells):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        cell.load_state_dict({name: layer.state_dict()[f"{name}_l{k}"] for name in names})
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        h = c = torch.zeros(x.shape[1], 4, dtype=x.dtype)
+        outputs = []
+        for inp in x:
+            for cell in cells:
+                h, c = cell(inp, (h, c))
+                inp = h
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == ["state_shared"]
+
+
+@pytest.mark.parametrize("name", ["relu", slow("tanh"), "layer_norm"])
+def test_a_function_between_layers(name: str) -> None:
+    layer = trained(nn.GRU(3, 4, 3))
+    parts = [trained(nn.GRU(size, 4)) for size in (3, 4, 4)]
+    for k, each in enumerate(parts):
+        state = layer.state_dict()
+        each.load_state_dict(
+            {key: state[key.replace("_l0", f"_l{k}")] for key in each.state_dict()}
+        )
+    functions = {"relu": torch.relu, "tanh": torch.tanh, "layer_norm": nn.LayerNorm(4).double()}
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        for k, each in enumerate(parts):
+            x = each(x if k == 0 else functions[name](x))[0]
+        return x
+
+    assert named(rs.compare(port, layer)) == [f"between {name}"]
+
+
+def test_h_and_x_are_joined_in_the_other_order() -> None:
+    layer = trained(nn.LSTM(3, 4))
+
+    def port(x: Array) -> Array:
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        W = np.concatenate([W_ih, W_hh], 1)
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+        for x_t in x:
+            i, f, g, o = np.split(np.concatenate([h, x_t], 1) @ W.T + b_ih + b_hh, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            outputs.append(h)
+        return np.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == ["concatenated"]
+
+
+def test_a_flat_array_in_cudnns_order() -> None:
+    layer = trained(nn.GRU(4, 4, 2))
+    flat = torch.cat([p.detach().reshape(-1) for p in layer.parameters()])
+    read = trained(nn.GRU(4, 4, 2), seed=1)
+    parameters = dict(read.named_parameters())
+    start = 0
+    with torch.no_grad():
+        for name in sorted(parameters, key=lambda name: name.startswith("bias")):
+            value = parameters[name]
+            value.copy_(flat[start : start + value.numel()].reshape(value.shape))
+            start += value.numel()
+    assert named(rs.compare(lambda x, initial=None: read(x, initial), layer)) == [
+        "flat read:weights_biases"
+    ]
+
+
+@pytest.mark.parametrize("limit", [slow(1.0), 3.0, slow(2.25)])
+def test_a_cell_state_that_is_clipped(limit: float) -> None:
+    """Where the data reach the limit; an unusual one is read from c_n."""
+    layer = trained(nn.LSTM(3, 4))
+
+    def port(x: Array) -> Any:
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        for x_t in x:
+            i, f, g, o = np.split(x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh, 4, axis=1)
+            c = np.clip(sigmoid(f) * c + sigmoid(i) * np.tanh(g), -limit, limit)
+            h = sigmoid(o) * np.tanh(c)
+            outputs.append(h)
+        return np.stack(outputs), (h[None], c[None])
+
+    x = 5 * np.random.default_rng(1).normal(size=(1, 6, 3)).repeat(16, 0)
+    text = " ".join(str(rs.compare(port, layer, x)).split())
+    assert f"c is clipped at {limit:g}" in text or f"c is clipped at ±{limit:g}" in text
+
+
+def test_what_the_data_do_not_reach_is_said() -> None:
+    layer = trained(nn.LSTM(3, 4))
+    verdict = rs.compare(layer, layer, torch.randn(5, 2, 3, dtype=torch.float64) / 10)
+    assert verdict.agrees
+    assert any("|c| exceeds" in words for words in verdict.unseen)
+
+
+@pytest.mark.parametrize("share", [0.1, slow(0.35)])
+@pytest.mark.parametrize("kind", ["LSTM", slow("GRU"), slow("RNN")])
+def test_zoneout_of_h(share: float, kind: str) -> None:
+    layer = trained(getattr(nn, kind)(3, 4))
+    cell = getattr(nn, f"{kind}Cell")(3, 4).double()
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        state: Any = None
+        old = torch.zeros(x.shape[1], 4, dtype=x.dtype)
+        outputs = []
+        for x_t in x:
+            state = cell(x_t, state)
+            new = state[0] if kind == "LSTM" else state
+            old = share * old + (1 - share) * new
+            state = (old, state[1]) if kind == "LSTM" else old
+            outputs.append(old)
+        return torch.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == [f"mixed h:{share:g}"]
+
+
+@pytest.mark.parametrize("choice", ["old", "unused", "outside"])
+def test_peepholes(choice: str) -> None:
+    layer = trained(rs.Recurrent(rs.cells.LSTM_PEEPHOLE, 3, 4))
+
+    def port(x: Array) -> Array:
+        weights = arrays(layer)
+        W_ih, W_hh, b_ih, b_hh = part(weights)
+        p_i, p_f, p_o = (weights[f"peephole_{gate}_l0"] for gate in "ifo")
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+
+        def gate(a: Array, p: Array, seen: Array) -> Array:
+            if choice == "unused":
+                return sigmoid(a)
+            return sigmoid(a) + p * seen if choice == "outside" else sigmoid(a + p * seen)
+
+        for x_t in x:
+            i, f, g, o = np.split(x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh, 4, axis=1)
+            new = gate(f, p_f, c) * c + gate(i, p_i, c) * np.tanh(g)
+            h = gate(o, p_o, c if choice == "old" else new) * np.tanh(new)
+            c = new
+            outputs.append(h)
+        return np.stack(outputs)
+
+    verdict = rs.compare(port, layer)
+    assert named(verdict) == [f"peepholes {choice}"]
+
+
+# --- one slip that makes two ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "mistake"),
+    [
+        (Setting("lstm"), Mistake("confused", "both")),
+        slow(Setting("lstm", 2, 2), Mistake("confused", "both")),
+        (Setting("lstm_projected"), Mistake("projection", "unused")),
+        (Setting("lstm"), Mistake("forget_bias", "subtracted")),
+        (Setting("gru", 1, 2), Mistake("turned_wrongly", "output")),
+        slow(Setting("lstm", 1, 2), Mistake("turned_wrongly", "output")),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("given", ["call", "output"])
+def test_a_slip_that_makes_two(setting: Setting, mistake: Mistake, given: str) -> None:
+    result = plant(setting, [mistake], given)
+    assert result.outcome == "explained", str(result)
+    assert named(result.verdict) == [str(mistake_cause(mistake))]
+
+
+def mistake_cause(mistake: Mistake) -> Any:
+    from rnnscope._compare.mistakes.cause import Cause
+
+    return Cause(mistake.name, mistake.choice, mistake.tensors, mistake.layer, mistake.direction)
+
+
+def test_reverse_that_runs_forward_and_is_not_turned_back() -> None:
+    """Neither the input nor the outputs are turned: one mistake, and said as one."""
+    layer = trained(nn.LSTM(3, 4, bidirectional=True))
+
+    def port(x: Array) -> Array:
+        weights = arrays(layer)
+        halves = [
+            lstm_run(part(weights, suffix), x, zeros(x, 4), zeros(x, 4))[0]
+            for suffix in ("_l0", "_l0_reverse")
+        ]
+        return np.concatenate(halves, -1)
+
+    assert named(rs.compare(port, layer)) == ["reverse_forward"]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        Mistake("gate_order", "ifog", "all"),
+        slow(Mistake("bias_missing", "", "b_hh")),
+        slow(Mistake("activation", "tanh:hard_tanh")),
+        slow(Mistake("concatenated")),
+    ],
+    ids=str,
+)
+def test_a_state_that_is_never_carried_beside_another_mistake(beside: Mistake) -> None:
+    result = plant(Setting("lstm", input_size=3), [Mistake("never_carried"), beside], "call")
+    assert result.outcome == "explained", str(result)
+
+
+# --- the declarations -----------------------------------------------------------------------------
+
+
+def test_every_entry_stands_once_and_has_words() -> None:
+    for name, entry in CATALOGUE.items():
+        assert entry.name == name
+        assert (entry.part is None) != (entry.model is None), name
+        assert entry.measured is None or entry.examples or entry.only_seen, name
+
+
+def test_a_state_that_is_written_while_it_is_read() -> None:
+    """By a loop over units, of which each takes its step from what the others have left."""
+    layer = trained(nn.LSTM(3, 4))
+
+    def port(x: Array) -> Array:
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+        for x_t in x:
+            for unit in range(4):
+                new_h, new_c = lstm_step(part(arrays(layer)), x_t, h, c)
+                h, c = h.copy(), c.copy()
+                h[:, unit], c[:, unit] = new_h[:, unit], new_c[:, unit]
+            outputs.append(h)
+        return np.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == ["in_place"]
