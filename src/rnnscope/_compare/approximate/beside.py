@@ -1,0 +1,193 @@
+"""Mistakes beside approximations: which of the catalogue's leave no more than approximations do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from rnnscope._compare.approximate.approximation import Approximation
+from rnnscope._compare.approximate.fit import Fit, changed, fitted, measured
+from rnnscope._compare.confirmed import proves
+from rnnscope._compare.mistakes.cause import Cause, in_order
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.search.search import Search
+
+__all__ = ["Beside", "Data"]
+
+SINGLES, PAIRS = 5, 6
+"""So many of the single mistakes, and of the pairs, that leave least are tried with approximations."""
+
+SHARE = 0.5
+"""A mistake beside an approximation leaves no more than so much of the difference."""
+
+RELAXED = (0.1, 0.02)
+"""Shares of the difference up to which a search takes a set of mistakes for an explanation."""
+
+EFFORT = 1 / 6
+"""Work of such a search, relative to the whole."""
+
+LOOSE = 32
+"""Roundings of a step that stand for what is allowed in all."""
+
+TABLED, TABLES = 2, 0.1
+"""Tables are tried beside so many sets of mistakes, with which so much of the difference is left."""
+
+CAUSES = 0.05
+"""A near miss leaves no more than so much of the difference."""
+
+ALONE = 0.1
+"""And approximations without any mistake no more than so much."""
+
+NEXT = 3.0
+"""The next best leaves so many times as much."""
+
+FEWEST = 30
+"""Numbers from which on there may be a near miss."""
+
+
+@dataclass
+class Data:
+    """What a candidate gave: what is searched with, and what the verdict speaks of; ``sliced``:
+    the first is part of the second. ``known`` are approximations that its own parameters show."""
+
+    model: Model
+    searched: Sequence[Observation]
+    shown: Sequence[Observation]
+    sliced: bool
+    known: tuple[Approximation, ...] = ()
+
+
+@dataclass
+class Beside:
+    """The fits of approximations, alone and beside mistakes, of one candidate."""
+
+    data: Data
+    effort: float
+    say: Callable[[str], None] | None = None
+    fits: dict[tuple[Cause, ...], Fit] = field(default_factory=dict)
+    tried: int = 0
+
+    # to rounding ---------------------------------------------------------------------------
+
+    def alone(self) -> Fit | None:
+        """Approximations that explain everything without a mistake, or None."""
+        return self._proved([()], thorough=False)
+
+    def with_mistakes(self) -> Fit | None:
+        """Mistakes and approximations that together explain everything, or None."""
+        singles = self._singles()[:SINGLES]
+        found = self._proved([(), *singles], thorough=False)
+        for share in RELAXED:
+            pairs = [] if found is not None else self._relaxed(share)[:PAIRS]
+            found = found or self._proved(pairs, thorough=False)
+        return found or self._with_tables()
+
+    def _with_tables(self) -> Fit | None:
+        """The same with tables of functions, where what is left is small."""
+        nothing = self._left((), ())
+        fits = sorted(self.fits.values(), key=lambda fit: fit.left)
+        small = [f.causes for f in fits if f.left < (TABLES if f.causes else 1) * nothing]
+        return self._proved(small[:TABLED], thorough=True)
+
+    def _proved(self, sets: Sequence[tuple[Cause, ...]], thorough: bool) -> Fit | None:
+        for causes in sets:
+            known = self.fits.get(causes)
+            if known is not None and (known.thorough or not thorough):
+                continue
+            self._tell()
+            fit = fitted(
+                self.data.model, self.data.searched, causes, known=self.data.known, thorough=thorough
+            )
+            self.tried += fit.tried
+            self.fits[causes] = fit
+            if fit.ratio <= 1 and self._holds(fit):
+                return fit
+        return None
+
+    def _holds(self, fit: Fit) -> bool:
+        """Whether it holds on all data, by so much that chance is excluded."""
+        whole, data = fit.model(self.data.model), self.data
+        return whole is not None and proves(
+            whole, data.searched, data.shown, data.sliced, max(1, self.tried)
+        )
+
+    def _tell(self) -> None:
+        if self.say is not None:
+            self.say(f"{self.tried} approximations tried")
+
+    # sets of mistakes ----------------------------------------------------------------------
+
+    @property
+    def _start(self) -> list[tuple[Approximation, ...]]:
+        """Approximations beside which single mistakes are measured."""
+        first = self.fits.get(())
+        starts = [self.data.known, () if first is None else first.approximations]
+        return list(dict.fromkeys(starts))
+
+    def _singles(self) -> list[tuple[Cause, ...]]:
+        """The single mistakes that leave least."""
+        data = self.data
+        every = Search(data.model, data.searched, 0.0).every
+        self.tried += len(every)
+        fits = measured(
+            data.model,
+            data.searched,
+            [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]],
+        )
+        nothing = max(fit.left for fit in fits if not fit.causes)
+        return list(
+            dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < SHARE * nothing)
+        )
+
+    def _relaxed(self, share: float) -> list[tuple[Cause, ...]]:
+        """The sets of mistakes that a search finds which allows so much of the difference, those
+        that leave least first."""
+        data = self.data
+        base = changed(data.model, (), data.known)
+        assert base is not None, "what the candidate's own parameters show applies"
+        search = Search(base, [_loosened(base, one, share) for one in data.searched], EFFORT * self.effort, self.say)
+        result = search.run()
+        self.tried += result.tried
+        sets = [tuple(in_order(s)) for s in result.sets]
+        fits = measured(data.model, data.searched, [(s, data.known) for s in sets])
+        return [fit.causes for fit in fits]
+
+    # near misses ---------------------------------------------------------------------------
+
+    def near(self) -> Fit | None:
+        """The one fit that explains most of the difference where none explains all of it."""
+        fits = sorted(self.fits.values(), key=lambda fit: fit.left)
+        if not fits or sum(one.count for one in self.data.searched) < FEWEST:
+            return None
+        best = fits[0]
+        nothing = self._left((), ())
+        if best.left > (CAUSES if best.causes else ALONE) * nothing:
+            return None
+        rivals = [fit for fit in fits[1:] if not set(best.causes) <= set(fit.causes)]
+        if best.causes and any(fit.left < NEXT * best.left for fit in rivals):
+            return None
+        return best
+
+    def _left(
+        self, causes: tuple[Cause, ...], approximations: tuple[Approximation, ...]
+    ) -> float:
+        [fit] = measured(self.data.model, self.data.searched, [(causes, approximations)])
+        return fit.left
+
+
+def _loosened(model: Model, one: Observation, share: float) -> Observation:
+    """What was observed, where so much of the largest difference is allowed."""
+    largest = max(
+        (
+            float((value - seen).abs()[one.usable(name)].max())
+            for name, seen, value in one.beside(model)
+            if value is not None and bool(one.usable(name).any())
+        ),
+        default=0.0,
+    )
+    within = share * largest
+    allowed = {name: torch.clamp(value, min=within) for name, value in one.allowed.items()}
+    return replace(one, unit=max(one.unit, within / LOOSE), allowed=allowed)

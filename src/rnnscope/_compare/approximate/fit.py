@@ -1,0 +1,200 @@
+"""Which approximations remove what is left: fitted one after the other, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from rnnscope._compare.approximate.approximation import (
+    Approximation,
+    Kind,
+    Names,
+    applied,
+    of_curve,
+    of_inputs,
+    of_states,
+    of_weights,
+)
+from rnnscope._compare.approximate.functions import CURVES, TABLES, Curve
+from rnnscope._compare.approximate.rounding import FIXED, SCALED, Rounding
+from rnnscope._compare.mistakes import applied as mistaken
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import misfits
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum
+
+__all__ = ["Fit", "changed", "fitted", "measured"]
+
+STEPS, ROWS = 2, 8
+"""What is tried is measured on so many steps and rows."""
+
+FULLEST = 2
+"""And on so many calls."""
+
+BETTER = 0.9
+"""An approximation is kept where no more than so much of the difference is left."""
+
+MOST = 4
+"""Approximations beside each other."""
+
+BESIDE = 6
+"""Of those that come closest so many are varied."""
+
+MATRICES: Names = ("ih", "hh", "hr")
+EVERYTHING: Names = ("ih", "hh", "hr", "b_ih", "b_hh")
+FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
+VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Mistakes and approximations together, with what is left of the difference: its root mean
+    square, and the largest ratio to what rounding allows; ``tried`` how many were, ``thorough``
+    whether tables were among them."""
+
+    causes: tuple[Cause, ...]
+    approximations: tuple[Approximation, ...]
+    left: float
+    ratio: float
+    tried: int = 0
+    thorough: bool = False
+
+    def model(self, model: Model) -> Model | None:
+        """A model with all of it."""
+        return changed(model, self.causes, self.approximations)
+
+
+def changed(
+    model: Model, causes: Sequence[Cause], approximations: Sequence[Approximation]
+) -> Model | None:
+    """The model with approximations and mistakes; None where one does not apply."""
+    early = applied(model, approximations, late=False)
+    wrong = None if early is None else mistaken(early, tuple(causes))
+    return None if wrong is None else applied(wrong, approximations, late=True)
+
+
+def measured(
+    model: Model,
+    observations: Sequence[Observation],
+    sets: Iterable[tuple[tuple[Cause, ...], tuple[Approximation, ...]]],
+) -> list[Fit]:
+    """How much is left with each, the best first."""
+    chosen = [(c, a, m) for c, a in sets if (m := changed(model, c, a)) is not None]
+    if not chosen or not observations:
+        return []
+    models = [m for _, _, m in chosen]
+    misfit = misfits(observations, models, [one.simulator for one in observations])
+    numbers = zip(misfit.total.tolist(), misfit.worst.tolist(), strict=True)
+    fits = [Fit(c, a, *each) for (c, a, _), each in zip(chosen, numbers, strict=True)]
+    return sorted(fits, key=lambda fit: fit.left)
+
+
+def fitted(
+    model: Model,
+    observations: Sequence[Observation],
+    causes: tuple[Cause, ...],
+    *,
+    known: tuple[Approximation, ...] = (),
+    thorough: bool = False,
+) -> Fit:
+    """The approximations that together leave the least beside these mistakes, those that are
+    ``known`` among them; ``thorough``: tables are tried too."""
+    fullest = sorted(observations, key=lambda one: one.fullness)[-FULLEST:]
+    short = [few_steps(one, STEPS, ROWS) for one in fullest]
+    [best] = measured(model, short, [(causes, known)])
+    tried = 0
+    for _ in range(2 * MOST):
+        if best.ratio <= 1:
+            break
+        better = best
+        for every in _stages(model, thorough):
+            for fit in _variants(model, short, best, every, known):
+                tried += 1
+                better = fit if fit.left < better.left else better
+            if better.left < best.left * BETTER / 2:
+                break
+        if better.left > best.left * BETTER or len(better.approximations) > MOST:
+            break
+        best = better
+    [whole] = measured(model, observations, [(causes, best.approximations)])
+    return replace(whole, tried=tried, thorough=thorough)
+
+
+def _stages(model: Model, thorough: bool) -> list[list[Approximation]]:
+    """What is tried, and what only where that is not enough."""
+    functions = {
+        leaf.name
+        for equation in model.structure.cell.equations.values()
+        for leaf in _functions_in(equation)
+    }
+    kinds: list[Kind] = [each for each in FAST if each in functions]
+    both: list[Kind] = ["functions"] if len(kinds) == len(FAST) else []
+    families = tuple({curve.family: curve for curve in reversed(CURVES)}.values())
+    plain = [*_roundings_tried(), *_curves(families, (*both, *kinds))]
+    return [plain, _curves(TABLES, tuple(kinds))] if thorough else [plain]
+
+
+def _variants(
+    model: Model,
+    short: Sequence[Observation],
+    best: Fit,
+    every: Sequence[Approximation],
+    known: tuple[Approximation, ...],
+) -> list[Fit]:
+    """The best with one approximation more, or one replaced by another of its kind."""
+    held = {each.key for each in best.approximations}
+    free = [a for a in every if a.key not in held and not any(a.excludes(k) for k in known)]
+    fits = measured(model, short, [(best.causes, _joined(best, one)) for one in free])
+    near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
+    more = [(best.causes, _joined(best, sibling)) for one in near for sibling in _siblings(one)]
+    return fits + measured(model, short, more)
+
+
+def _joined(best: Fit, one: Approximation) -> tuple[Approximation, ...]:
+    return (*(each for each in best.approximations if not one.excludes(each)), one)
+
+
+@cache
+def _by_name() -> dict[str, Rounding]:
+    return {rounding.name: rounding for rounding in (*SCALED, *FIXED)}
+
+
+def _siblings(one: Approximation) -> list[Approximation]:
+    """The same rounding of other parameters, or the other functions of a family."""
+    if one.curve is not None:
+        return [of_curve(curve, one.kind) for curve in CURVES if curve.family == one.curve.family]
+    if one.kind != "weights" or one.name not in _by_name():
+        return []
+    return [of_weights(_by_name()[one.name], names) for names in VARIED]
+
+
+def _functions_in(expr: Expr) -> Iterator[Apply]:
+    """Every function in an equation."""
+    match expr:
+        case Apply(_, argument):
+            yield expr
+            yield from _functions_in(argument)
+        case Sum(left, right) | Product(left, right):
+            yield from _functions_in(left)
+            yield from _functions_in(right)
+        case FromH(_, of) | Project(of):
+            yield from _functions_in(of)
+
+
+@cache
+def _roundings_tried() -> list[Approximation]:
+    fixed = [rounding for rounding in FIXED if rounding.verb == "rounded"]
+    whole = [rounding for rounding in SCALED if "row" not in rounding.name]
+    kinds: tuple[Kind, ...] = ("state", "operand")
+    return [
+        *(of_weights(rounding, MATRICES) for rounding in (*SCALED, *FIXED)),
+        *(of_inputs(rounding) for rounding in (*whole, *fixed)),
+        *(of_states(rounding, kind) for rounding in fixed for kind in kinds),
+    ]
+
+
+@cache
+def _curves(curves: tuple[Curve, ...], kinds: tuple[Kind, ...]) -> list[Approximation]:
+    return [of_curve(curve, kind) for curve in curves for kind in kinds]
