@@ -30,6 +30,7 @@ from rnnscope._cli.options import (
     flattened,
 )
 from rnnscope._cli.terminal import ArgumentError, OneLine, say, show
+from rnnscope.errors import RnnscopeError
 
 __all__ = ["AnyCell", "app", "main"]
 
@@ -240,6 +241,12 @@ UNDECIDED = 2  # as errors have: it cannot be compared
 @flattened
 def compare(
     numbers: ComparisonOptions,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Accept an approximation on purpose, off by no more than this anywhere."
+        ),
+    ] = None,
     effort: Annotated[
         float,
         typer.Option(min=0, help="So many times the usual work of a search for causes, at most."),
@@ -260,9 +267,14 @@ def compare(
             warnings.simplefilter("default", DeprecationWarning)
             text = f"--seconds is deprecated, work is counted: write --effort {effort:.3g}"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
-    from rnnscope._cli.compare import PrintedVerdict, verdict_of
+    from rnnscope._cli.compare import PrintedError, PrintedVerdict, verdict_of
 
-    verdict = verdict_of(numbers, effort)
+    try:
+        verdict = verdict_of(numbers, effort, within)
+    except (RnnscopeError, OSError) as error:
+        if form is VerdictFormat.json:
+            show(PrintedError(error), Format.json, "compare")
+        raise
     show(PrintedVerdict(verdict), Format(form.value), "compare")
     if not verdict:
         raise typer.Exit(UNDECIDED if verdict.unread or verdict.undecided else DIFFERS)

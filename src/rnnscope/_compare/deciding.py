@@ -9,10 +9,15 @@ from functools import cached_property
 
 import torch
 
+from rnnscope._compare.approximate.beside import Beside, Data
+from rnnscope._compare.approximate.fit import Fit
+from rnnscope._compare.approximate.own import own_parameters
+from rnnscope._compare.approximate.words import APPROXIMATE, effect, told
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
-from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
+from rnnscope._compare.confirmed import beside as fresh
+from rnnscope._compare.confirmed import by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
@@ -61,8 +66,14 @@ READ = {"output_axes": "the axes", "final_axes": "the final states"}
 class Decision:
     """One comparison, of numbers or calls; ``effort`` multiplies the work of the search in it."""
 
-    def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
-        self.subject, self.effort, self.tell = subject, effort, tell
+    def __init__(
+        self,
+        subject: Subject,
+        effort: float,
+        tell: Callable[[str], None] | None,
+        within: float | None = None,
+    ):
+        self.subject, self.effort, self.tell, self.within = subject, effort, tell, within
         self.model = subject.model
 
     @cached_property
@@ -71,7 +82,15 @@ class Decision:
         return OwnWeights(*self.subject.other_weights())
 
     def verdict(self) -> Verdict:
-        """What it comes to."""
+        """What it comes to; with ``within`` an approximation of that size agrees."""
+        verdict = self._verdict()
+        if self.within is None or verdict.agrees:
+            return verdict
+        return replace(
+            verdict, within=self.within, agrees=verdict.approximate(self.within)
+        )
+
+    def _verdict(self) -> Verdict:
         shown = self.subject.shown()
         doubtful = any(_grown(self.model, one) or _other_ends(one) for one in shown)
         if doubtful and not self.subject.sliced:
@@ -184,6 +203,9 @@ class Decision:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
+            fit = self._approximations(shown).with_mistakes()
+            if fit is not None:
+                return self._of_fit(base, fit, shown, read)
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
 
@@ -209,6 +231,12 @@ class Decision:
                 return replace(base, explanations=by_calls)
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
+        approximations = self._approximations(shown, searched)
+        if base.worst > 1:
+            alone = approximations.data.known or approximations.small
+            fit = (approximations.alone() if alone else None) or approximations.with_likely()
+            if fit is not None:
+                return self._of_fit(base, fit, shown, read)
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
@@ -229,7 +257,11 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            every = [*beside(searched, shown, self.subject.sliced), *shown]
+            fit = approximations.with_mistakes() if base.worst > 1 else None
+            if fit is not None:
+                return self._of_fit(base, fit, shown, read)
+            base = self._near(base, approximations, shown, read)
+            every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
             other = self._by_output(searched, shown)
             if other is not None:
@@ -252,6 +284,48 @@ class Decision:
             unseen=silent.words,
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    # approximate on purpose -------------------------------------------------------------------
+
+    def _approximations(
+        self, shown: Sequence[Observation], searched: Sequence[Observation] | None = None
+    ) -> Beside:
+        """The search for approximations, alone and beside mistakes."""
+        own = own_parameters(self.model, self._own.model)
+        known = () if own is None else (own,)
+        few = self._numbers(self.subject.searched()) if searched is None else searched
+        data = Data(self.model, few or shown, shown, self.subject.sliced, known)
+        return Beside(data, self.effort, self.tell)
+
+    def _of_fit(
+        self, base: Verdict, fit: Fit, shown: Sequence[Observation], read: list[Told]
+    ) -> Verdict:
+        """What approximations explain to rounding, alone or beside mistakes."""
+        explanation = self._as_explanation(fit, shown, read)
+        size = effect(self.model, fit.approximations, shown)
+        return replace(base, explanations=(explanation,), approximation=size)
+
+    def _near(
+        self, base: Verdict, beside: Beside, shown: Sequence[Observation], read: list[Told]
+    ) -> Verdict:
+        """What explains most of it, and not all."""
+        fit = beside.near()
+        return base if fit is None else replace(base, near=self._as_explanation(fit, shown, read))
+
+    def _as_explanation(
+        self, fit: Fit, shown: Sequence[Observation], read: list[Told]
+    ) -> Explanation:
+        order = list(CATALOGUE)
+        causes = sorted(fit.causes, key=lambda c: (order.index(c.name), str(c)))
+        mistakes = [(c, CATALOGUE[c.name].words(c, self.model)) for c in causes]
+        approximations = [told(self.model, each, shown) for each in fit.approximations]
+        sets = [replace(fit, causes=(c,), approximations=()) for c in causes]
+        sets += [replace(fit, causes=(), approximations=(a,)) for a in fit.approximations]
+        whole = fit.model(self.model)
+        assert whole is not None, "what was fitted applies"
+        mine = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
+        outer = _told([*read, *mistakes, *approximations], self._left(whole, mine), len(read))
+        return replace(outer, alone=tuple(self._left(s.model(self.model), shown) for s in sets))
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
         """What is left of observations without NaN and infinities that are the candidate's own."""

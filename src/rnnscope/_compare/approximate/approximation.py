@@ -13,14 +13,25 @@ from torch import Tensor
 from rnnscope._compare.approximate.functions import Curve, with_functions
 from rnnscope._compare.approximate.rounding import Rounding
 from rnnscope._compare.mistakes.entry import changed_cell
-from rnnscope._compare.model.model import Change, Inputs, Model, Part
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Apply, Expr, FromH, Previous
 from rnnscope.cells.functions import FUNCTIONS, Function
 
-__all__ = ["Approximation", "Kind", "Names", "applied", "of_curve", "of_inputs", "of_states", "of_weights"]
+__all__ = [
+    "Approximation",
+    "Kind",
+    "Names",
+    "applied",
+    "of_curve",
+    "of_inputs",
+    "of_outputs",
+    "of_parameters",
+    "of_states",
+    "of_weights",
+]
 
-Kind = Literal["weights", "functions", "tanh", "sigmoid", "x", "state", "operand"]
+Kind = Literal["weights", "functions", "tanh", "sigmoid", "x", "state", "operand", "returned"]
 """What is approximated. Of ``functions`` it is both tanh and sigmoid."""
 
 Names = tuple[str, ...]
@@ -96,6 +107,26 @@ def _weighted(part: Part, rounding: Rounding, names: Names) -> Part:
     return part.with_weights(replace(weights, **values), token=token)
 
 
+def of_parameters(model: Model, rounding: Rounding | None, names: Names) -> Approximation:
+    """The weights that a candidate's own parameters are, which ``rounding`` gives."""
+    which = "weights" if rounding is None else MATRICES[names]
+    how = "near the reference's" if rounding is None else f"{rounding.verb} to {rounding.name}"
+
+    def change(right: Model) -> Model:
+        return right.with_parts(
+            {
+                (layer, d): right.parts[layer][d].with_weights(
+                    part.weights, token=(right.parts[layer][d].token, "its own")
+                )
+                for layer, row in enumerate(model.parts)
+                for d, part in enumerate(row)
+            }
+        )
+
+    name = "its own parameters" if rounding is None else rounding.name
+    return Approximation("weights", ("its own",), name, f"{which} {how}", change)
+
+
 # functions -----------------------------------------------------------------------------------
 
 
@@ -130,6 +161,23 @@ def of_inputs(rounding: Rounding) -> Approximation:
 
     title = f"x {rounding.verb} to {rounding.name}"
     return Approximation("x", (rounding.name,), rounding.name, title, change)
+
+
+def of_outputs(rounding: Rounding) -> Approximation:
+    """What is returned, rounded."""
+
+    def rounded(value: Tensor) -> Tensor:
+        return rounding(value.flatten()).reshape(value.shape)
+
+    def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
+        final = {name: rounded(value) for name, value in outcome.final.items()}
+        return replace(outcome, output=rounded(outcome.output), final=final)
+
+    def change(model: Model) -> Model:
+        return model.adding("leave", Change(("rounded", rounding.name), leave))
+
+    title = f"what is returned is {rounding.verb} to {rounding.name}"
+    return Approximation("returned", (rounding.name,), rounding.name, title, change, late=True)
 
 
 def of_states(rounding: Rounding, kind: Kind) -> Approximation:
@@ -173,13 +221,3 @@ def _of_rounding(rounding: Rounding) -> Function:
         return rounding(value.flatten()).reshape(value.shape)
 
     return replace(linear, forward=forward, forward_=lambda a: a.copy_(forward(a)))
-
-
-def largest_argument(model: Model, inputs: Inputs) -> float:
-    """About how large arguments of tanh and sigmoid are in a call, at most: of the first layer."""
-    weights = model.parts[0][0].weights
-    total = inputs.x.abs() @ weights.ih.abs().mT
-    for bias in (weights.b_ih, weights.b_hh):
-        if bias is not None:
-            total = total + bias.abs()
-    return float(torch.clamp(total.max() + weights.hh.abs().sum(1).max(), max=8.0))

@@ -10,10 +10,12 @@ import torch
 from rnnscope._compare.approximate.approximation import Approximation
 from rnnscope._compare.approximate.fit import Fit, changed, fitted, measured
 from rnnscope._compare.confirmed import proves
+from rnnscope._compare.mistakes import causes as catalogue
 from rnnscope._compare.mistakes.cause import Cause, in_order
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation
-from rnnscope._compare.search.search import Search
+from rnnscope._compare.search.search import Search, concerns
+from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["Beside", "Data"]
 
@@ -23,11 +25,20 @@ SINGLES, PAIRS = 5, 6
 SHARE = 0.5
 """A mistake beside an approximation leaves no more than so much of the difference."""
 
+FIRST, LIKELY = 3, 0.25
+"""So many that leave no more than so much are tried before any search."""
+
 RELAXED = (0.1, 0.02)
 """Shares of the difference up to which a search takes a set of mistakes for an explanation."""
 
-EFFORT = 1 / 6
+SHARED = 1 / 6
 """Work of such a search, relative to the whole."""
+
+WORK = 2.0
+"""Work of all that is fitted, relative to that of a search."""
+
+SMALL = 0.1
+"""Of the root mean square of all numbers."""
 
 LOOSE = 32
 """Roundings of a step that stand for what is allowed in all."""
@@ -70,15 +81,35 @@ class Beside:
     fits: dict[tuple[Cause, ...], Fit] = field(default_factory=dict)
     tried: int = 0
 
+    def __post_init__(self) -> None:
+        self.work = Account(self.effort * EFFORT * WORK)
+
+    @property
+    def small(self) -> bool:
+        """Whether the difference is so small that it may be an approximation's alone."""
+        squares = total = 0.0
+        for one in self.data.searched:
+            for name, seen, value in one.beside(self.data.model):
+                if value is None:
+                    return False
+                inside = one.usable(name)
+                squares += float((seen - value)[inside].square().sum())
+                total += float(value[inside].square().sum())
+        return squares <= SMALL**2 * total
+
     # to rounding ---------------------------------------------------------------------------
 
     def alone(self) -> Fit | None:
         """Approximations that explain everything without a mistake, or None."""
         return self._proved([()], thorough=False)
 
+    def with_likely(self) -> Fit | None:
+        """The same beside one mistake that by itself leaves little."""
+        return self._proved(self._singles(LIKELY)[:FIRST], thorough=False)
+
     def with_mistakes(self) -> Fit | None:
         """Mistakes and approximations that together explain everything, or None."""
-        singles = self._singles()[:SINGLES]
+        singles = self._singles(SHARE)[:SINGLES]
         found = self._proved([(), *singles], thorough=False)
         for share in RELAXED:
             pairs = [] if found is not None else self._relaxed(share)[:PAIRS]
@@ -93,10 +124,16 @@ class Beside:
         return self._proved(small[:TABLED], thorough=True)
 
     def _proved(self, sets: Sequence[tuple[Cause, ...]], thorough: bool) -> Fit | None:
+        with counted(self.work):
+            return self._first(sets, thorough)
+
+    def _first(self, sets: Sequence[tuple[Cause, ...]], thorough: bool) -> Fit | None:
         for causes in sets:
             known = self.fits.get(causes)
             if known is not None and (known.thorough or not thorough):
                 continue
+            if is_over():
+                return None
             self._tell()
             fit = fitted(
                 self.data.model, self.data.searched, causes, known=self.data.known, thorough=thorough
@@ -127,10 +164,10 @@ class Beside:
         starts = [self.data.known, () if first is None else first.approximations]
         return list(dict.fromkeys(starts))
 
-    def _singles(self) -> list[tuple[Cause, ...]]:
-        """The single mistakes that leave least."""
+    def _singles(self, share: float) -> list[tuple[Cause, ...]]:
+        """The single mistakes that leave no more than a share of the difference, the least first."""
         data = self.data
-        every = Search(data.model, data.searched, 0.0).every
+        every = [c for c in catalogue(data.model) if concerns(c, data.model, data.searched)]
         self.tried += len(every)
         fits = measured(
             data.model,
@@ -139,7 +176,7 @@ class Beside:
         )
         nothing = max(fit.left for fit in fits if not fit.causes)
         return list(
-            dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < SHARE * nothing)
+            dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
 
     def _relaxed(self, share: float) -> list[tuple[Cause, ...]]:
@@ -148,7 +185,7 @@ class Beside:
         data = self.data
         base = changed(data.model, (), data.known)
         assert base is not None, "what the candidate's own parameters show applies"
-        search = Search(base, [_loosened(base, one, share) for one in data.searched], EFFORT * self.effort, self.say)
+        search = Search(base, [_loosened(base, one, share) for one in data.searched], SHARED * self.effort, self.say)
         result = search.run()
         self.tried += result.tried
         sets = [tuple(in_order(s)) for s in result.sets]

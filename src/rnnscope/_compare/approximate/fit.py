@@ -13,6 +13,7 @@ from rnnscope._compare.approximate.approximation import (
     applied,
     of_curve,
     of_inputs,
+    of_outputs,
     of_states,
     of_weights,
 )
@@ -23,6 +24,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.work import is_over
 from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum
 
 __all__ = ["Fit", "changed", "fitted", "measured"]
@@ -106,7 +108,7 @@ def fitted(
     [best] = measured(model, short, [(causes, known)])
     tried = 0
     for _ in range(2 * MOST):
-        if best.ratio <= 1:
+        if best.ratio <= 1 or is_over():
             break
         better = best
         for every in _stages(model, thorough):
@@ -189,9 +191,10 @@ def _roundings_tried() -> list[Approximation]:
     whole = [rounding for rounding in SCALED if "row" not in rounding.name]
     kinds: tuple[Kind, ...] = ("state", "operand")
     return [
-        *(of_weights(rounding, MATRICES) for rounding in (*SCALED, *FIXED)),
-        *(of_inputs(rounding) for rounding in (*whole, *fixed)),
+        *(of_weights(rounding, MATRICES) for rounding in (*FIXED, *SCALED)),
+        *(of_inputs(rounding) for rounding in (*fixed, *whole)),
         *(of_states(rounding, kind) for rounding in fixed for kind in kinds),
+        *(of_outputs(rounding) for rounding in FIXED),
     ]
 
 
