@@ -107,7 +107,9 @@ def _in_options(text: str) -> str:
     '--within 0.01 accepts it'
     """
     text = re.sub(
-        r"rs\.assert_agrees\(mine,\s+layer,\s+within=([\d.e+-]+)\)\s+holds", r"--within \1 accepts it", text
+        r"rs\.assert_agrees\(mine,\s+layer,\s+within=([\d.e+-]+)\)\s+holds",
+        r"--within \1 accepts it",
+        text,
     )
     said = re.sub(r"\baxes='(\w*)'", r"--axes \1", text)
     if said != text:

@@ -12,7 +12,7 @@ import torch
 from rnnscope._compare.approximate.beside import Beside, Data
 from rnnscope._compare.approximate.fit import Fit
 from rnnscope._compare.approximate.own import own_parameters
-from rnnscope._compare.approximate.words import APPROXIMATE, effect, told
+from rnnscope._compare.approximate.words import effect, in_words
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
@@ -22,7 +22,7 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
-from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.cause import Cause, in_order
 from rnnscope._compare.model.lengths import ends
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
@@ -86,9 +86,7 @@ class Decision:
         verdict = self._verdict()
         if self.within is None or verdict.agrees:
             return verdict
-        return replace(
-            verdict, within=self.within, agrees=verdict.approximate(self.within)
-        )
+        return replace(verdict, within=self.within, agrees=verdict.approximate(self.within))
 
     def _verdict(self) -> Verdict:
         shown = self.subject.shown()
@@ -233,8 +231,9 @@ class Decision:
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         approximations = self._approximations(shown, searched)
         if base.worst > 1:
-            alone = approximations.data.known or approximations.small
-            fit = (approximations.alone() if alone else None) or approximations.with_likely()
+            likely_alone = bool(approximations.data.known) or approximations.small
+            fit = approximations.alone() if likely_alone else None
+            fit = fit or approximations.with_likely()
             if fit is not None:
                 return self._of_fit(base, fit, shown, read)
         # where other weights are all that is wrong, it is these that a mistake may have changed
@@ -257,7 +256,7 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            fit = approximations.with_mistakes() if base.worst > 1 else None
+            fit = approximations.with_mistakes(_nearest(result)) if base.worst > 1 else None
             if fit is not None:
                 return self._of_fit(base, fit, shown, read)
             base = self._near(base, approximations, shown, read)
@@ -318,7 +317,7 @@ class Decision:
         order = list(CATALOGUE)
         causes = sorted(fit.causes, key=lambda c: (order.index(c.name), str(c)))
         mistakes = [(c, CATALOGUE[c.name].words(c, self.model)) for c in causes]
-        approximations = [told(self.model, each, shown) for each in fit.approximations]
+        approximations = [in_words(self.model, a, shown) for a in fit.approximations]
         sets = [replace(fit, causes=(c,), approximations=()) for c in causes]
         sets += [replace(fit, causes=(), approximations=(a,)) for a in fit.approximations]
         whole = fit.model(self.model)
@@ -488,6 +487,11 @@ class Decision:
             for f, of in seen.items()
             if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
+
+
+def _nearest(result: SearchOutcome) -> tuple[Cause, ...]:
+    """The mistakes with which a search left least."""
+    return () if result.nearest is None else tuple(in_order(result.nearest[0]))
 
 
 def _grown(model: Model, one: Observation) -> bool:

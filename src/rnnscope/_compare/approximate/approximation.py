@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from rnnscope._compare.approximate.functions import Curve, with_functions
@@ -134,7 +133,9 @@ def of_curve(curve: Curve, kind: Kind) -> Approximation:
     """Tanh, sigmoid or both by a fast function."""
     tanh = curve.tanh if kind != "sigmoid" else None
     sigmoid = curve.sigmoid if kind != "tanh" else None
-    change = partial(_each_part, change=partial(_curved, tanh=tanh, sigmoid=sigmoid, name=curve.name))
+    change = partial(
+        _each_part, change=partial(_curved, tanh=tanh, sigmoid=sigmoid, name=curve.name)
+    )
     which = "tanh and sigmoid" if kind == "functions" else kind
     return Approximation(
         kind, (curve.name, kind), curve.name, f"a fast {which}", change, curve=curve
@@ -143,7 +144,11 @@ def of_curve(curve: Curve, kind: Kind) -> Approximation:
 
 def _curved(part: Part, tanh: Function | None, sigmoid: Function | None, name: str) -> Part | None:
     cell = with_functions(part.cell, tanh, sigmoid)
-    return None if cell is None else part.marked("curve", name, tanh is None, sigmoid is None, cell=cell)
+    return (
+        None
+        if cell is None
+        else part.marked("curve", name, tanh is None, sigmoid is None, cell=cell)
+    )
 
 
 # inputs and states ---------------------------------------------------------------------------
@@ -199,9 +204,7 @@ def _stated(part: Part, rounding: Rounding, kind: Kind) -> Part | None:
 def _rounded_states(cell: Cell, rounding: Rounding, kind: Kind) -> Cell:
     function = _of_rounding(rounding)
     if kind == "state":
-        equations = {
-            name: Apply("linear", cell.equations[name], function) for name in cell.states
-        }
+        equations = {name: Apply("linear", cell.equations[name], function) for name in cell.states}
         return changed_cell(cell, tuple(equations.items()))
 
     def change(expr: Expr) -> Expr | None:

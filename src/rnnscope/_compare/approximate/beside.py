@@ -20,7 +20,7 @@ from rnnscope._compare.work import EFFORT, Account, counted, is_over
 __all__ = ["Beside", "Data"]
 
 SINGLES, PAIRS = 5, 6
-"""So many of the single mistakes, and of the pairs, that leave least are tried with approximations."""
+"""So many single mistakes, and pairs, that leave least are tried with approximations."""
 
 SHARE = 0.5
 """A mistake beside an approximation leaves no more than so much of the difference."""
@@ -28,8 +28,8 @@ SHARE = 0.5
 FIRST, LIKELY = 3, 0.25
 """So many that leave no more than so much are tried before any search."""
 
-RELAXED = (0.1, 0.02)
-"""Shares of the difference up to which a search takes a set of mistakes for an explanation."""
+RELAXED = 0.06
+"""A share of the difference up to which a search takes a set of mistakes for an explanation."""
 
 SHARED = 1 / 6
 """Work of such a search, relative to the whole."""
@@ -44,7 +44,7 @@ LOOSE = 32
 """Roundings of a step that stand for what is allowed in all."""
 
 TABLED, TABLES = 2, 0.1
-"""Tables are tried beside so many sets of mistakes, with which so much of the difference is left."""
+"""Tables are tried beside so many sets of mistakes, which leave so much of the difference."""
 
 CAUSES = 0.05
 """A near miss leaves no more than so much of the difference."""
@@ -73,13 +73,15 @@ class Data:
 
 @dataclass
 class Beside:
-    """The fits of approximations, alone and beside mistakes, of one candidate."""
+    """The fits of approximations, alone and beside mistakes, of one candidate; ``exact``: one
+    mistake alone explains what was searched."""
 
     data: Data
     effort: float
     say: Callable[[str], None] | None = None
     fits: dict[tuple[Cause, ...], Fit] = field(default_factory=dict)
     tried: int = 0
+    exact: bool = False
 
     def __post_init__(self) -> None:
         self.work = Account(self.effort * EFFORT * WORK)
@@ -105,22 +107,25 @@ class Beside:
 
     def with_likely(self) -> Fit | None:
         """The same beside one mistake that by itself leaves little."""
-        return self._proved(self._singles(LIKELY)[:FIRST], thorough=False)
+        singles = self._singles(LIKELY)[:FIRST]
+        return None if self.exact else self._proved(singles, thorough=False)
 
-    def with_mistakes(self) -> Fit | None:
-        """Mistakes and approximations that together explain everything, or None."""
+    def with_mistakes(self, nearest: tuple[Cause, ...] = ()) -> Fit | None:
+        """Mistakes and approximations that together explain everything, or None; ``nearest`` are
+        those that left least in a search."""
         singles = self._singles(SHARE)[:SINGLES]
-        found = self._proved([(), *singles], thorough=False)
-        for share in RELAXED:
-            pairs = [] if found is not None else self._relaxed(share)[:PAIRS]
-            found = found or self._proved(pairs, thorough=False)
-        return found or self._with_tables()
+        sets = dict.fromkeys([(), *singles, nearest])
+        return (
+            self._proved(list(sets), thorough=False)
+            or self._proved(self._relaxed()[:PAIRS], thorough=False)
+            or self._with_tables()
+        )
 
     def _with_tables(self) -> Fit | None:
         """The same with tables of functions, where what is left is small."""
         nothing = self._left((), ())
         fits = sorted(self.fits.values(), key=lambda fit: fit.left)
-        small = [f.causes for f in fits if f.left < (TABLES if f.causes else 1) * nothing]
+        small = [f.causes for f in fits if self.small or f.left < TABLES * nothing]
         return self._proved(small[:TABLED], thorough=True)
 
     def _proved(self, sets: Sequence[tuple[Cause, ...]], thorough: bool) -> Fit | None:
@@ -136,7 +141,11 @@ class Beside:
                 return None
             self._tell()
             fit = fitted(
-                self.data.model, self.data.searched, causes, known=self.data.known, thorough=thorough
+                self.data.model,
+                self.data.searched,
+                causes,
+                known=self.data.known,
+                thorough=thorough,
             )
             self.tried += fit.tried
             self.fits[causes] = fit
@@ -147,8 +156,10 @@ class Beside:
     def _holds(self, fit: Fit) -> bool:
         """Whether it holds on all data, by so much that chance is excluded."""
         whole, data = fit.model(self.data.model), self.data
-        return whole is not None and proves(
-            whole, data.searched, data.shown, data.sliced, max(1, self.tried)
+        return (
+            whole is not None
+            and bool(fit.approximations)
+            and proves(whole, data.searched, data.shown, data.sliced, max(1, self.tried))
         )
 
     def _tell(self) -> None:
@@ -165,7 +176,7 @@ class Beside:
         return list(dict.fromkeys(starts))
 
     def _singles(self, share: float) -> list[tuple[Cause, ...]]:
-        """The single mistakes that leave no more than a share of the difference, the least first."""
+        """The single mistakes that leave no more than a share of it, the least first."""
         data = self.data
         every = [c for c in catalogue(data.model) if concerns(c, data.model, data.searched)]
         self.tried += len(every)
@@ -174,18 +185,24 @@ class Beside:
             data.searched,
             [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]],
         )
+        self.exact = any(fit.ratio <= 1 and not fit.approximations for fit in fits)
         nothing = max(fit.left for fit in fits if not fit.causes)
         return list(
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
 
-    def _relaxed(self, share: float) -> list[tuple[Cause, ...]]:
+    def _relaxed(self) -> list[tuple[Cause, ...]]:
         """The sets of mistakes that a search finds which allows so much of the difference, those
         that leave least first."""
         data = self.data
         base = changed(data.model, (), data.known)
         assert base is not None, "what the candidate's own parameters show applies"
-        search = Search(base, [_loosened(base, one, share) for one in data.searched], SHARED * self.effort, self.say)
+        search = Search(
+            base,
+            [_loosened(base, one) for one in data.searched],
+            SHARED * min(1.0, self.effort),
+            self.say,
+        )
         result = search.run()
         self.tried += result.tried
         sets = [tuple(in_order(s)) for s in result.sets]
@@ -195,27 +212,29 @@ class Beside:
     # near misses ---------------------------------------------------------------------------
 
     def near(self) -> Fit | None:
-        """The one fit that explains most of the difference where none explains all of it."""
+        """The one fit that explains most of the difference where none explains all of it, in what
+        was searched and in what the verdict speaks of."""
         fits = sorted(self.fits.values(), key=lambda fit: fit.left)
         if not fits or sum(one.count for one in self.data.searched) < FEWEST:
             return None
         best = fits[0]
-        nothing = self._left((), ())
-        if best.left > (CAUSES if best.causes else ALONE) * nothing:
-            return None
+        most = CAUSES if best.causes else ALONE
+        for observations in (self.data.searched, self.data.shown):
+            [nothing] = measured(self.data.model, observations, [((), ())])
+            [fit] = measured(self.data.model, observations, [(best.causes, best.approximations)])
+            if fit.left > most * nothing.left or fit.ratio <= 1:
+                return None  # what explains some of the data to rounding is not merely near
         rivals = [fit for fit in fits[1:] if not set(best.causes) <= set(fit.causes)]
         if best.causes and any(fit.left < NEXT * best.left for fit in rivals):
             return None
         return best
 
-    def _left(
-        self, causes: tuple[Cause, ...], approximations: tuple[Approximation, ...]
-    ) -> float:
+    def _left(self, causes: tuple[Cause, ...], approximations: tuple[Approximation, ...]) -> float:
         [fit] = measured(self.data.model, self.data.searched, [(causes, approximations)])
         return fit.left
 
 
-def _loosened(model: Model, one: Observation, share: float) -> Observation:
+def _loosened(model: Model, one: Observation) -> Observation:
     """What was observed, where so much of the largest difference is allowed."""
     largest = max(
         (
@@ -225,6 +244,6 @@ def _loosened(model: Model, one: Observation, share: float) -> Observation:
         ),
         default=0.0,
     )
-    within = share * largest
+    within = RELAXED * largest
     allowed = {name: torch.clamp(value, min=within) for name, value in one.allowed.items()}
     return replace(one, unit=max(one.unit, within / LOOSE), allowed=allowed)

@@ -1,4 +1,4 @@
-"""Fast functions in place of tanh and sigmoid: rational, piecewise, of an approximate exp, tables."""
+"""Fast functions in place of tanh and sigmoid: rational, piecewise, of a fast exp, tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import product
 from typing import Literal
 
 import torch
@@ -75,7 +76,7 @@ def _of_sigmoid(name: str, sigmoid: Scalar, family: str = "") -> Curve:
 
 
 def _ratio(a: Tensor, above: tuple[float, ...], below: tuple[float, ...]) -> Tensor:
-    """a × above(a²) / below(a²)."""
+    """An odd ratio: a × above(a²) / below(a²)."""
     square = a * a
     return a * _polynomial(square, above) / _polynomial(square, below)
 
@@ -108,23 +109,29 @@ RATIOS = {
 """Numerator and denominator in x², and where the argument is cut."""
 
 
+def _bounded(a: Tensor, function: Scalar) -> Tensor:
+    return function(a).clamp(-1, 1)
+
+
+def _cut(a: Tensor, function: Scalar, limit: float) -> Tensor:
+    return function(a.clamp(-limit, limit))
+
+
+def _one_beyond(a: Tensor, function: Scalar, limit: float) -> Tensor:
+    return torch.where(a.abs() < limit, function(a), a.sign())
+
+
 def _rational() -> Iterator[Curve]:
     for formula, (above, below, limit) in RATIOS.items():
         ratio = partial(_ratio, above=above, below=below)
         kind = f"a rational approximation, {formula}" if len(below) > 1 else formula
         yield _of_tanh(kind, ratio)
-        yield _of_tanh(f"{kind}, cut to ±1", lambda a, f=ratio: f(a).clamp(-1, 1), kind)
+        yield _of_tanh(f"{kind}, cut to ±1", partial(_bounded, function=ratio), kind)
         for cut in sorted({limit, 3.0, 4.0, 5.0} - {0.0}):
-            yield _of_tanh(
-                f"{kind}, its argument cut to ±{cut:g}",
-                lambda a, f=ratio, cut=cut: f(a.clamp(-cut, cut)),
-                kind,
-            )
-            yield _of_tanh(
-                f"{kind}, ±1 beyond ±{cut:g}",
-                lambda a, f=ratio, cut=cut: torch.where(a.abs() < cut, f(a), a.sign()),
-                kind,
-            )
+            inside = partial(_cut, function=ratio, limit=cut)
+            yield _of_tanh(f"{kind}, its argument cut to ±{cut:g}", inside, kind)
+            beyond = partial(_one_beyond, function=ratio, limit=cut)
+            yield _of_tanh(f"{kind}, ±1 beyond ±{cut:g}", beyond, kind)
 
 
 def _amp_tanh(a: Tensor) -> Tensor:
@@ -135,7 +142,9 @@ def _amp_tanh(a: Tensor) -> Tensor:
         + 2.45550750702956 * size
         + (0.893229853513558 + 0.821226666969744 * size) * square
     )
-    below = 2.44506634652299 + (2.44506634652299 + square) * (a + 0.814642734961073 * a * size).abs()
+    below = (
+        2.44506634652299 + (2.44506634652299 + square) * (a + 0.814642734961073 * a * size).abs()
+    )
     return a * above / below
 
 
@@ -154,6 +163,10 @@ def _parabola(a: Tensor) -> Tensor:
     return torch.where(a < 0, inside, 1 - inside)
 
 
+def _line(a: Tensor, slope: float) -> Tensor:
+    return (slope * a + 0.5).clamp(0, 1)
+
+
 def _piecewise() -> Iterator[Curve]:
     yield _of_tanh("a rational approximation, Neural Amp Modeler's fast tanh", _amp_tanh)
     yield _of_tanh("x / (1 + |x|)", lambda a: a / (1 + a.abs()))
@@ -168,9 +181,7 @@ def _piecewise() -> Iterator[Curve]:
     yield _of_sigmoid("piecewise linear (PLAN)", _plan)
     yield _of_sigmoid("piecewise quadratic", _parabola)
     for slope in (0.2, 1 / 6):
-        yield _of_sigmoid(
-            f"clip({slope:.3g} x + 0.5, 0, 1)", lambda a, s=slope: (s * a + 0.5).clamp(0, 1)
-        )
+        yield _of_sigmoid(f"clip({slope:.3g} x + 0.5, 0, 1)", partial(_line, slope=slope))
 
 
 # of an approximate exp -----------------------------------------------------------------------
@@ -197,10 +208,17 @@ def _taylor_exp(a: Tensor, degree: int) -> Tensor:
     return _polynomial(a, tuple(1 / math.factorial(k) for k in range(degree + 1)))
 
 
+def _by_exp(a: Tensor, exp: Scalar) -> Tensor:
+    return 1 / (1 + exp(-a))
+
+
+def _mirrored(a: Tensor, sigmoid: Scalar) -> Tensor:
+    value = sigmoid(a.abs())
+    return torch.where(a < 0, 1 - value, value)
+
+
 def _exponential() -> Iterator[Curve]:
-    exps: dict[str, Scalar] = {
-        f"(1 + x / {n})^{n}": partial(_limit_exp, count=n) for n in LIMITS
-    }
+    exps: dict[str, Scalar] = {f"(1 + x / {n})^{n}": partial(_limit_exp, count=n) for n in LIMITS}
     for shift in BIT_SHIFTS:
         exps[f"written into the bits of a float (Schraudolph, {shift:.3f})"] = partial(
             _bits_exp, shift=shift
@@ -209,14 +227,10 @@ def _exponential() -> Iterator[Curve]:
         exps[f"a polynomial of degree {degree}"] = partial(_taylor_exp, degree=degree)
     for how, exp in exps.items():
         family = "bits" if "bits" in how else how
-        yield _of_sigmoid(
-            f"of an approximate exp, {how}", lambda a, e=exp: 1 / (1 + e(-a)), family
-        )
-        yield _of_sigmoid(
-            f"of an approximate exp of |x|, {how}",
-            lambda a, e=exp: torch.where(a < 0, 1 - 1 / (1 + e(-a.abs())), 1 / (1 + e(-a.abs()))),
-            family,
-        )
+        sigmoid = partial(_by_exp, exp=exp)
+        yield _of_sigmoid(f"of an approximate exp, {how}", sigmoid, family)
+        mirrored = partial(_mirrored, sigmoid=sigmoid)
+        yield _of_sigmoid(f"of an approximate exp of |x|, {how}", mirrored, family)
 
 
 CURVES = (*_rational(), *_piecewise(), *_exponential())
@@ -251,30 +265,26 @@ LOOKUPS: dict[Lookup, str] = {
     "middle": "the middle of each",
     "zero": "the one towards zero",
 }
-SIZES = tuple(n + more for n in (16, 32, 64, 100, 128, 200, 256, 512, 1000, 1024) for more in (0, 1))
-SIZES = (*SIZES, 2048, 4096)
-ENDS = (3.0, 4.0, 5.0, 6.0, 8.0)
+FEW = (5, 7, 9, 11, 13)
+"""Entries between which there are straight lines."""
+ROUND = (16, 32, 64, 100, 128, 200, 256, 512, 1000, 1024)
+SIZES = (*FEW, *(n + more for n in ROUND for more in (0, 1)), 2048, 4096)
+ENDS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
 def _tables() -> Iterator[Curve]:
-    for count in SIZES:
-        for ends in ENDS:
-            for how, said in LOOKUPS.items():
-                for closed in (True, False):
-                    if not closed and (count % 2 or how == "zero" or ends > 4):
-                        continue  # of one entry more, but for what lies beyond the end
-                    end = "" if closed else ", the end left out"
-                    name = f"a table of {count} entries from {-ends:g} to {ends:g}{end}, {said}"
-                    both = [
-                        _function(
-                            each,
-                            partial(
-                                _table, name=each, ends=ends, count=count, closed=closed, how=how
-                            ),
-                        )
-                        for each in ("tanh", "sigmoid")
-                    ]
-                    yield Curve(name, both[0], both[1], name)
+    for count, ends, how, closed in product(SIZES, ENDS, LOOKUPS, (True, False)):
+        if count in FEW and (how != "linear" or not closed):
+            continue
+        if ends < 3 and count not in FEW:
+            continue
+        if not closed and (count % 2 or how == "zero" or ends > 4):
+            continue  # of one entry more, but for what lies beyond the end
+        left_out = "" if closed else ", the end left out"
+        name = f"a table of {count} entries from {-ends:g} to {ends:g}{left_out}, {LOOKUPS[how]}"
+        value = partial(_table, ends=ends, count=count, closed=closed, how=how)
+        tanh, sigmoid = (_function(f, partial(value, name=f)) for f in ("tanh", "sigmoid"))
+        yield Curve(name, tanh, sigmoid, name)
 
 
 TABLES = tuple(_tables())

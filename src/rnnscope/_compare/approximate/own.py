@@ -26,13 +26,16 @@ EQUAL = 1e-6
 def own_parameters(model: Model, own: Model | None) -> Approximation | None:
     """The candidate's own parameters as an approximation of the reference's; None where there are
     none, or where they are others."""
-    if own is None or not all(_apart(a, b) <= NEAR * float(a.norm()) for a, b in _pairs(model, own)):
+    if own is None or not all(
+        _apart(a, b) <= NEAR * float(a.norm()) for a, b in _pairs(model, own)
+    ):
         return None
     for names in MATRICES:
         for rounding in (*FIXED, *SCALED):
             rounded = of_weights(rounding, names).change(model)
             if rounded is not None and all(
-                bool(((a - b).abs() <= EQUAL * b.abs().max()).all()) for a, b in _pairs(rounded, own)
+                bool(((a - b).abs() <= EQUAL * b.abs().max()).all())
+                for a, b in _pairs(rounded, own)
             ):
                 return of_parameters(own, rounding, names)
     return of_parameters(own, None, next(iter(MATRICES)))

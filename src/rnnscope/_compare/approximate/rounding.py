@@ -1,4 +1,4 @@
-"""How numbers are rounded on purpose: integers with a scale, fixed point, decimals, short floats."""
+"""How numbers are rounded on purpose: integers with a scale, fixed point, short floats."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = ["FIXED", "SCALED", "Rounding"]
 Towards = Literal["nearest", "zero", "below"]
 Sharing = Literal["tensor", "row", "gate"]
 
+SHARINGS: tuple[Sharing, ...] = ("tensor", "row", "gate")
 TOWARDS: dict[Towards, Callable[[Tensor], Tensor]] = {
     "nearest": torch.round,
     "zero": torch.trunc,
@@ -116,10 +117,12 @@ def _power_of_two(value: Tensor, units: int) -> Tensor:
 def _scaled() -> Iterator[Rounding]:
     """Integers with a scale that the numbers themselves give."""
     for levels, bits in LEVELS.items():
-        for sharing in ("tensor", "row", "gate"):
+        for sharing in SHARINGS:
             for power in (False, True):
                 for towards in TOWARDS:
-                    if (power or towards != "nearest") and (bits not in (4, 8) or sharing == "gate"):
+                    if (power or towards != "nearest") and (
+                        bits not in (4, 8) or sharing == "gate"
+                    ):
                         continue
                     if power and towards != "nearest":
                         continue
@@ -133,7 +136,7 @@ def _scaled() -> Iterator[Rounding]:
                     )
                     yield Rounding(name, verb, of)
     for levels, bits in ((255, 8), (15, 4)):
-        for sharing in ("tensor", "row"):
+        for sharing in SHARINGS[:2]:
             for through_zero in (True, False):
                 point = "with a zero point, " if through_zero else ""
                 name = (

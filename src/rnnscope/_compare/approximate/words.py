@@ -11,7 +11,7 @@ from rnnscope._compare.mistakes.entry import Words
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
 
-__all__ = ["APPROXIMATE", "effect", "told"]
+__all__ = ["APPROXIMATE", "effect", "in_words"]
 
 APPROXIMATE = "approximate"
 """The name of the cause."""
@@ -34,13 +34,13 @@ def effect(
             continue
         values = predicted(other)
         for name, value in predicted(right).items():
-            if name in one.targets():
+            if name in one.targets() and one.targets()[name].shape == value.shape:
                 away = (values[name] - value).abs()[one.usable(name)]
                 most = max(most, float(away.max()) if away.numel() else 0.0)
     return most
 
 
-def told(
+def in_words(
     model: Model, approximation: Approximation, shown: Sequence[Observation]
 ) -> tuple[Cause, Words]:
     """An approximation as a cause, with its words."""

@@ -21,6 +21,7 @@ OUTPUT = ("output", "outputs", "out")
 ONNX = {"Y": "output", "Y_h": "h_n", "Y_c": "c_n"}
 """Names of ONNX, and ours."""
 
+
 def by_known_names(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """The same with the names of ONNX replaced, where none of ours stands beside them."""
     taken = set(map(str, values))

@@ -11,7 +11,11 @@ __all__ = ["callers_traceback", "origin"]
 
 _OURS = str(Path(__file__).resolve().parents[2])
 _INSTALLED = tuple(
-    {path for name in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(name))}
+    {
+        path
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+        if (path := sysconfig.get_path(name))
+    }
 )
 MOST = 100
 """Signs of a line that are shown."""

@@ -31,6 +31,7 @@ from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
 
+
 @dataclass(frozen=True)
 class Answer:
     """What a candidate returned: ``output`` (time, batch, width), ``final`` maps states to
