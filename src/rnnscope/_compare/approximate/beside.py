@@ -150,8 +150,18 @@ class Beside:
             self.tried += fit.tried
             self.fits[causes] = fit
             if fit.ratio <= 1 and self._holds(fit):
-                return fit
+                return self._fewer(fit)
         return None
+
+    def _fewer(self, fit: Fit) -> Fit:
+        """The same without mistakes that change nothing beside the others."""
+        for cause in fit.causes if len(fit.causes) > 1 else ():
+            causes = tuple(c for c in fit.causes if c != cause)
+            data = self.data
+            for less in measured(data.model, data.searched, [(causes, fit.approximations)]):
+                if less.ratio <= 1 and self._holds(less):
+                    return self._fewer(less)
+        return fit
 
     def _holds(self, fit: Fit) -> bool:
         """Whether it holds on all data, by so much that chance is excluded."""

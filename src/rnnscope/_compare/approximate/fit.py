@@ -38,6 +38,9 @@ FULLEST = 2
 BETTER = 0.9
 """An approximation is kept where no more than so much of the difference is left."""
 
+LEAST, LARGEST = 0.3, 15.0
+"""A function is off by so many times what is left in the output, where it explains some of it."""
+
 MOST = 4
 """Approximations beside each other."""
 
@@ -147,11 +150,24 @@ def _variants(
 ) -> list[Fit]:
     """The best with one approximation more, or one replaced by another of its kind."""
     held = {each.key for each in best.approximations}
-    free = [a for a in every if a.key not in held and not any(a.excludes(k) for k in known)]
+    free = [
+        a
+        for a in every
+        if a.key not in held and not any(a.excludes(k) for k in known) and _matters(a, best)
+    ]
     fits = measured(model, short, [(best.causes, _joined(best, one)) for one in free])
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
     more = [(best.causes, _joined(best, sibling)) for one in near for sibling in _siblings(one)]
     return fits + measured(model, short, more)
+
+
+def _matters(one: Approximation, best: Fit) -> bool:
+    """Whether an approximation is as far off as what is left; others are not tried."""
+    if one.curve is None or any(one.excludes(each) for each in best.approximations):
+        return True
+    names = FAST if one.kind == "functions" else (one.kind,)
+    error = max(one.curve.usual_error(name) for name in names)
+    return LEAST * best.left < error < LARGEST * best.left
 
 
 def _joined(best: Fit, one: Approximation) -> tuple[Approximation, ...]:

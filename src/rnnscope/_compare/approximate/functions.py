@@ -23,6 +23,12 @@ Scalar = Callable[[Tensor], Tensor]
 Lookup = Literal["nearest", "floor", "linear", "middle", "zero"]
 
 
+_USUAL = 1.2 * torch.special.ndtri(
+    torch.linspace(0.01, 0.99, 99, dtype=torch.float64, device="cpu")
+)
+"""Arguments as they usually are."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """An approximation of tanh, and that of sigmoid which goes with it; ``name`` says how it is
@@ -36,6 +42,12 @@ class Curve:
     def function(self, name: str) -> Function:
         """The one that stands for a function of torch."""
         return self.tanh if name == "tanh" else self.sigmoid
+
+    @lru_cache(maxsize=8192)  # noqa: B019 - curves are never let go
+    def usual_error(self, name: str) -> float:
+        """How far it is off for arguments of size 1, as a root mean square."""
+        away = self.function(name).forward(_USUAL) - FUNCTIONS[name].forward(_USUAL)
+        return float(away.square().mean().sqrt())
 
     def error(self, name: str, largest: float) -> float:
         """How far it is off for arguments up to this size, at most."""
