@@ -30,7 +30,7 @@ __all__ = [
     "of_weights",
 ]
 
-Kind = Literal["weights", "functions", "tanh", "sigmoid", "x", "state", "operand", "returned"]
+Kind = Literal["weights", "functions", "tanh", "sigmoid", "x", "state", "before", "operand", "returned"]
 """What is approximated. Of ``functions`` it is both tanh and sigmoid."""
 
 Names = tuple[str, ...]
@@ -41,6 +41,13 @@ MATRICES: dict[Names, str] = {
     ("ih", "hh", "hr", "b_ih", "b_hh"): "weights and biases",
     ("ih",): "W_ih",
     ("hh",): "W_hh",
+}
+
+
+STATES: dict[Kind, str] = {
+    "state": "the state",
+    "before": "h, before every step,",
+    "operand": "h, before it meets W_hh,",
 }
 
 
@@ -186,15 +193,15 @@ def of_outputs(rounding: Rounding) -> Approximation:
 
 
 def of_states(rounding: Rounding, kind: Kind) -> Approximation:
-    """States that are rounded after every step, or h where W_hh meets it."""
-    what = "the state" if kind == "state" else "h, before it meets W_hh,"
+    """States that are rounded after every step, or h before it, or where W_hh meets it."""
+    what = STATES[kind]
     title = f"{what} {rounding.verb} to {rounding.name}"
     change = partial(_each_part, change=partial(_stated, rounding=rounding, kind=kind))
     return Approximation(kind, (rounding.name, kind), rounding.name, title, change, late=True)
 
 
 def _stated(part: Part, rounding: Rounding, kind: Kind) -> Part | None:
-    if part.feeds != "h" and kind == "operand":
+    if part.feeds != "h" and kind != "state":
         return None
     cell = _rounded_states(part.cell, rounding, kind)
     return part.marked("rounded", kind, rounding.name, cell=cell)
@@ -210,6 +217,8 @@ def _rounded_states(cell: Cell, rounding: Rounding, kind: Kind) -> Cell:
     def change(expr: Expr) -> Expr | None:
         if isinstance(expr, FromH) and expr.of == Previous("h"):
             return FromH(expr.gate, Apply("linear", expr.of, function))
+        if kind == "before" and expr == Previous("h"):
+            return Apply("linear", expr, function)
         return None
 
     mapped = {name: equation.map(change) for name, equation in cell.equations.items()}

@@ -205,7 +205,7 @@ def _functions_in(expr: Expr) -> Iterator[Apply]:
 def _roundings_tried() -> list[Approximation]:
     fixed = [rounding for rounding in FIXED if rounding.verb == "rounded"]
     whole = [rounding for rounding in SCALED if "row" not in rounding.name]
-    kinds: tuple[Kind, ...] = ("state", "operand")
+    kinds: tuple[Kind, ...] = ("state", "before", "operand")
     return [
         *(of_weights(rounding, MATRICES) for rounding in (*FIXED, *SCALED)),
         *(of_inputs(rounding) for rounding in (*fixed, *whole)),
