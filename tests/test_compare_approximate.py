@@ -299,13 +299,13 @@ def test_most_of_the_difference_is_told_where_not_all_of_it_is_known() -> None:
         ripple = 1e-3 * np.sin(37 * np.arange(output.size)).reshape(output.shape)
         return output + ripple, final
 
-    verdict = rs.compare(drifting, layer)
+    verdict = rs.compare(drifting, layer, effort=0.1)
     assert verdict.causes == ()
     assert verdict.near is not None
     assert [cause.name for cause in verdict.near.causes] == ["initial_exchanged"]
     assert "Near this is most of it" in plain(verdict)
     assert "No known mistake explains all of it" in plain(verdict) or "effort" in plain(verdict)
-    assert not rs.compare(drifting, layer, within=0.01)
+    assert not rs.compare(drifting, layer, within=0.01, effort=0.1)
 
 
 def test_what_no_entry_describes_is_no_near_miss() -> None:
