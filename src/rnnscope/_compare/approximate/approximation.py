@@ -30,7 +30,9 @@ __all__ = [
     "of_weights",
 ]
 
-Kind = Literal["weights", "functions", "tanh", "sigmoid", "x", "state", "before", "operand", "returned"]
+Kind = Literal[
+    "weights", "functions", "tanh", "sigmoid", "x", "state", "before", "operand", "returned"
+]
 """What is approximated. Of ``functions`` it is both tanh and sigmoid."""
 
 Names = tuple[str, ...]

@@ -117,9 +117,26 @@ class Beside:
         sets = dict.fromkeys([(), *singles, nearest])
         return (
             self._proved(list(sets), thorough=False)
+            or self._proved(self._with_one_more(), thorough=False)
             or self._proved(self._relaxed()[:PAIRS], thorough=False)
             or self._with_tables()
         )
+
+    def _with_one_more(self) -> list[tuple[Cause, ...]]:
+        """The mistakes that leave least so far, with another that leaves clearly less."""
+        data = self.data
+        best = min(self.fits.values(), key=lambda fit: fit.left, default=None)
+        if best is None or not best.causes:
+            return []
+        sets = [(*best.causes, cause) for cause in self._every() if cause not in best.causes]
+        self.tried += len(sets)
+        fits = measured(data.model, data.searched, [(s, best.approximations) for s in sets])
+        return [fit.causes for fit in fits if fit.left < SHARE * best.left][:FIRST]
+
+    def _every(self) -> list[Cause]:
+        """Every single mistake that may show."""
+        data = self.data
+        return [c for c in catalogue(data.model) if concerns(c, data.model, data.searched)]
 
     def _with_tables(self) -> Fit | None:
         """The same with tables of functions, where what is left is small."""
@@ -188,7 +205,7 @@ class Beside:
     def _singles(self, share: float) -> list[tuple[Cause, ...]]:
         """The single mistakes that leave no more than a share of it, the least first."""
         data = self.data
-        every = [c for c in catalogue(data.model) if concerns(c, data.model, data.searched)]
+        every = self._every()
         self.tried += len(every)
         fits = measured(
             data.model,
@@ -204,7 +221,9 @@ class Beside:
     def _relaxed(self) -> list[tuple[Cause, ...]]:
         """The sets of mistakes that a search finds which allows so much of the difference, those
         that leave least first."""
-        data = self.data
+        data, nothing = self.data, self._left((), ())
+        if any(fit.left < RELAXED * nothing for fit in self.fits.values()):
+            return []  # these it would find again
         base = changed(data.model, (), data.known)
         assert base is not None, "what the candidate's own parameters show applies"
         search = Search(
