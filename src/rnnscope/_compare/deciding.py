@@ -10,9 +10,8 @@ from functools import cached_property
 import torch
 
 from rnnscope._compare.approximate.beside import Beside, Data
-from rnnscope._compare.approximate.fit import Fit
 from rnnscope._compare.approximate.own import own_parameters
-from rnnscope._compare.approximate.words import effect, in_words
+from rnnscope._compare.approximate.words import with_fit, with_near
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
@@ -201,9 +200,10 @@ class Decision:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
-            fit = self._approximations(shown).with_mistakes()
+            approximations = self._approximations(shown)
+            fit = approximations.with_mistakes()
             if fit is not None:
-                return self._of_fit(base, fit, shown, read)
+                return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
 
@@ -235,7 +235,7 @@ class Decision:
             fit = approximations.alone() if likely_alone else None
             fit = fit or approximations.with_likely()
             if fit is not None:
-                return self._of_fit(base, fit, shown, read)
+                return with_fit(base, fit, approximations.data, read)
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
@@ -258,8 +258,8 @@ class Decision:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
             fit = approximations.with_mistakes(_nearest(result)) if base.worst > 1 else None
             if fit is not None:
-                return self._of_fit(base, fit, shown, read)
-            base = self._near(base, approximations, shown, read)
+                return with_fit(base, fit, approximations.data, read)
+            base = with_near(base, approximations.near(), approximations.data, read)
             every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
             other = self._by_output(searched, shown)
@@ -284,47 +284,15 @@ class Decision:
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
-    # approximate on purpose -------------------------------------------------------------------
-
     def _approximations(
         self, shown: Sequence[Observation], searched: Sequence[Observation] | None = None
     ) -> Beside:
-        """The search for approximations, alone and beside mistakes."""
+        """The search for what is approximate on purpose, alone and beside mistakes."""
         own = own_parameters(self.model, self._own.model)
-        known = () if own is None else (own,)
         few = self._numbers(self.subject.searched()) if searched is None else searched
+        known = () if own is None else (own,)
         data = Data(self.model, few or shown, shown, self.subject.sliced, known)
         return Beside(data, self.effort, self.tell)
-
-    def _of_fit(
-        self, base: Verdict, fit: Fit, shown: Sequence[Observation], read: list[Told]
-    ) -> Verdict:
-        """What approximations explain to rounding, alone or beside mistakes."""
-        explanation = self._as_explanation(fit, shown, read)
-        size = effect(self.model, fit.approximations, shown)
-        return replace(base, explanations=(explanation,), approximation=size)
-
-    def _near(
-        self, base: Verdict, beside: Beside, shown: Sequence[Observation], read: list[Told]
-    ) -> Verdict:
-        """What explains most of it, and not all."""
-        fit = beside.near()
-        return base if fit is None else replace(base, near=self._as_explanation(fit, shown, read))
-
-    def _as_explanation(
-        self, fit: Fit, shown: Sequence[Observation], read: list[Told]
-    ) -> Explanation:
-        order = list(CATALOGUE)
-        causes = sorted(fit.causes, key=lambda c: (order.index(c.name), str(c)))
-        mistakes = [(c, CATALOGUE[c.name].words(c, self.model)) for c in causes]
-        approximations = [in_words(self.model, a, shown) for a in fit.approximations]
-        sets = [replace(fit, causes=(c,), approximations=()) for c in causes]
-        sets += [replace(fit, causes=(), approximations=(a,)) for a in fit.approximations]
-        whole = fit.model(self.model)
-        assert whole is not None, "what was fitted applies"
-        mine = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
-        outer = _told([*read, *mistakes, *approximations], self._left(whole, mine), len(read))
-        return replace(outer, alone=tuple(self._left(s.model(self.model), shown) for s in sets))
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
         """What is left of observations without NaN and infinities that are the candidate's own."""

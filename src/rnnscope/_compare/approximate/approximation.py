@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from rnnscope._compare.approximate.functions import Curve, with_functions
-from rnnscope._compare.approximate.rounding import Rounding
+from rnnscope._compare.approximate.rounding import Quantiser
 from rnnscope._compare.mistakes.entry import changed_cell
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
 from rnnscope.cells import Cell
@@ -96,7 +96,7 @@ def _each_part(model: Model, change: Callable[[Part], Part | None]) -> Model | N
 # weights -------------------------------------------------------------------------------------
 
 
-def of_weights(rounding: Rounding, names: Names) -> Approximation:
+def of_weights(rounding: Quantiser, names: Names) -> Approximation:
     """Weights that are rounded."""
     which = MATRICES[names]
     title = f"{which} {rounding.verb} to {rounding.name}"
@@ -104,7 +104,7 @@ def of_weights(rounding: Rounding, names: Names) -> Approximation:
     return Approximation("weights", (rounding.name, names), rounding.name, title, change)
 
 
-def _weighted(part: Part, rounding: Rounding, names: Names) -> Part:
+def _weighted(part: Part, rounding: Quantiser, names: Names) -> Part:
     weights = part.weights
     values: dict[str, Any] = {
         name: rounding(value, weights.hidden_size)
@@ -115,7 +115,7 @@ def _weighted(part: Part, rounding: Rounding, names: Names) -> Part:
     return part.with_weights(replace(weights, **values), token=token)
 
 
-def of_parameters(model: Model, rounding: Rounding | None, names: Names) -> Approximation:
+def of_parameters(model: Model, rounding: Quantiser | None, names: Names) -> Approximation:
     """The weights that a candidate's own parameters are, which ``rounding`` gives."""
     which = "weights" if rounding is None else MATRICES[names]
     how = "near the reference's" if rounding is None else f"{rounding.verb} to {rounding.name}"
@@ -163,7 +163,7 @@ def _curved(part: Part, tanh: Function | None, sigmoid: Function | None, name: s
 # inputs and states ---------------------------------------------------------------------------
 
 
-def of_inputs(rounding: Rounding) -> Approximation:
+def of_inputs(rounding: Quantiser) -> Approximation:
     """An x that is rounded."""
 
     def rounded(inputs: Inputs) -> Inputs:
@@ -177,7 +177,7 @@ def of_inputs(rounding: Rounding) -> Approximation:
     return Approximation("x", (rounding.name,), rounding.name, title, change)
 
 
-def of_outputs(rounding: Rounding) -> Approximation:
+def of_outputs(rounding: Quantiser) -> Approximation:
     """What is returned, rounded."""
 
     def rounded(value: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def of_outputs(rounding: Rounding) -> Approximation:
     return Approximation("returned", (rounding.name,), rounding.name, title, change, late=True)
 
 
-def of_states(rounding: Rounding, kind: Kind) -> Approximation:
+def of_states(rounding: Quantiser, kind: Kind) -> Approximation:
     """States that are rounded after every step, or h before it, or where W_hh meets it."""
     what = STATES[kind]
     title = f"{what} {rounding.verb} to {rounding.name}"
@@ -202,7 +202,7 @@ def of_states(rounding: Rounding, kind: Kind) -> Approximation:
     return Approximation(kind, (rounding.name, kind), rounding.name, title, change, late=True)
 
 
-def _stated(part: Part, rounding: Rounding, kind: Kind) -> Part | None:
+def _stated(part: Part, rounding: Quantiser, kind: Kind) -> Part | None:
     if part.feeds != "h" and kind != "state":
         return None
     cell = _rounded_states(part.cell, rounding, kind)
@@ -210,7 +210,7 @@ def _stated(part: Part, rounding: Rounding, kind: Kind) -> Part | None:
 
 
 @lru_cache(maxsize=512)
-def _rounded_states(cell: Cell, rounding: Rounding, kind: Kind) -> Cell:
+def _rounded_states(cell: Cell, rounding: Quantiser, kind: Kind) -> Cell:
     function = _of_rounding(rounding)
     if kind == "state":
         equations = {name: Apply("linear", cell.equations[name], function) for name in cell.states}
@@ -228,7 +228,7 @@ def _rounded_states(cell: Cell, rounding: Rounding, kind: Kind) -> Cell:
 
 
 @lru_cache(maxsize=512)
-def _of_rounding(rounding: Rounding) -> Function:
+def _of_rounding(rounding: Quantiser) -> Function:
     linear = FUNCTIONS["linear"]
 
     def forward(value: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rnnscope._compare.approximate.approximation import (
     of_weights,
 )
 from rnnscope._compare.approximate.functions import CURVES, TABLES, Curve
-from rnnscope._compare.approximate.rounding import FIXED, SCALED, Rounding
+from rnnscope._compare.approximate.rounding import FIXED, SCALED, Quantiser
 from rnnscope._compare.mistakes import applied as mistaken
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import misfits
@@ -175,7 +175,7 @@ def _joined(best: Fit, one: Approximation) -> tuple[Approximation, ...]:
 
 
 @cache
-def _by_name() -> dict[str, Rounding]:
+def _by_name() -> dict[str, Quantiser]:
     return {rounding.name: rounding for rounding in (*SCALED, *FIXED)}
 
 

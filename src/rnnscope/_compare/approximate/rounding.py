@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["FIXED", "SCALED", "Rounding"]
+__all__ = ["FIXED", "SCALED", "Quantiser"]
 
 Towards = Literal["nearest", "zero", "below"]
 Sharing = Literal["tensor", "row", "gate"]
@@ -44,7 +44,7 @@ LEVELS = {
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Quantiser:
     """A way in which numbers are rounded: ``of`` a tensor the rounded one, given how many rows a
     gate has; ``verb`` and ``name`` are said of it, as in "rounded to 3 decimals"."""
 
@@ -114,7 +114,7 @@ def _power_of_two(value: Tensor, units: int) -> Tensor:
     return torch.where(value == 0, 0.0, value.sign() * torch.exp2(exponent))
 
 
-def _scaled() -> Iterator[Rounding]:
+def _scaled() -> Iterator[Quantiser]:
     """Integers with a scale that the numbers themselves give."""
     for levels, bits in LEVELS.items():
         for sharing in SHARINGS:
@@ -134,7 +134,7 @@ def _scaled() -> Iterator[Rounding]:
                     of = partial(
                         _symmetric, levels=levels, sharing=sharing, power=power, towards=towards
                     )
-                    yield Rounding(name, verb, of)
+                    yield Quantiser(name, verb, of)
     for levels, bits in ((255, 8), (15, 4)):
         for sharing in SHARINGS[:2]:
             for through_zero in (True, False):
@@ -143,37 +143,37 @@ def _scaled() -> Iterator[Rounding]:
                     f"{levels + 1} values between their smallest and largest ({bits} bits, "
                     f"{point}one scale per {sharing})"
                 )
-                yield Rounding(
+                yield Quantiser(
                     name,
                     "rounded",
                     partial(_affine, levels=levels, sharing=sharing, through_zero=through_zero),
                 )
 
 
-def _absolute() -> Iterator[Rounding]:
+def _absolute() -> Iterator[Quantiser]:
     """Roundings that do not depend on how large the numbers are."""
     for towards in TOWARDS:
         verb, how = VERBS[towards]
         for k in range(2, 17):
             name = f"multiples of 1/{2**k}{how}"
-            yield Rounding(name, verb, partial(_fixed, step=2.0**-k, towards=towards))
+            yield Quantiser(name, verb, partial(_fixed, step=2.0**-k, towards=towards))
         for levels in (7, 15, 31, 63, 127, 255, 1000, 32767):
             name = f"multiples of 1/{levels}{how}"
-            yield Rounding(name, verb, partial(_fixed, step=1 / levels, towards=towards))
+            yield Quantiser(name, verb, partial(_fixed, step=1 / levels, towards=towards))
     for towards in ("nearest", "zero"):
         verb, how = VERBS[towards]
         for places in range(1, 6):
             name = f"{places} decimal{'s' * (places > 1)}{how}"
-            yield Rounding(name, verb, partial(_decimal, places=places, towards=towards))
+            yield Quantiser(name, verb, partial(_decimal, places=places, towards=towards))
     for dtype, name in (
         (torch.float16, "float16"),
         (torch.bfloat16, "bfloat16"),
         (torch.float8_e4m3fn, "float8 (e4m3)"),
         (torch.float8_e5m2, "float8 (e5m2)"),
     ):
-        yield Rounding(name, "rounded", partial(_held, dtype=dtype))
-    yield Rounding("the upper 16 bits of float32", "cut", partial(_mantissa, bits=8))
-    yield Rounding("powers of two", "rounded", _power_of_two)
+        yield Quantiser(name, "rounded", partial(_held, dtype=dtype))
+    yield Quantiser("the upper 16 bits of float32", "cut", partial(_mantissa, bits=8))
+    yield Quantiser("powers of two", "rounded", _power_of_two)
 
 
 SCALED = tuple(_scaled())
