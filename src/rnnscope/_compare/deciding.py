@@ -231,7 +231,7 @@ class Decision:
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         approximations = self._approximations(shown, searched)
         if base.worst > 1:
-            likely_alone = bool(approximations.data.known) or approximations.small
+            likely_alone = bool(approximations.data.evident) or approximations.small
             fit = approximations.alone() if likely_alone else None
             fit = fit or approximations.with_likely()
             if fit is not None:
@@ -290,8 +290,8 @@ class Decision:
         """The search for what is approximate on purpose, alone and beside mistakes."""
         own = own_parameters(self.model, self._own.model)
         few = self._numbers(self.subject.searched()) if searched is None else searched
-        known = () if own is None else (own,)
-        data = Data(self.model, few or shown, shown, self.subject.sliced, known)
+        evident = () if own is None else (own,)
+        data = Data(self.model, few or shown, shown, self.subject.sliced, evident)
         return Beside(data, self.effort, self.tell)
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:

@@ -67,10 +67,12 @@ class Approximation:
     late: bool = False
     curve: Curve | None = None
 
-    def excludes(self, other: Approximation) -> bool:
+    def excludes(self, second: Approximation) -> bool:
         """Whether the two approximate the same."""
-        both = {self.kind, other.kind}
-        return self.kind == other.kind or ("functions" in both and bool(both & {"tanh", "sigmoid"}))
+        both = {self.kind, second.kind}
+        return self.kind == second.kind or (
+            "functions" in both and bool(both & {"tanh", "sigmoid"})
+        )
 
 
 def applied(model: Model, approximations: Sequence[Approximation], late: bool) -> Model | None:

@@ -62,13 +62,13 @@ FEWEST = 30
 @dataclass
 class Data:
     """What a candidate gave: what is searched with, and what the verdict speaks of; ``sliced``:
-    the first is part of the second. ``known`` are approximations that its own parameters show."""
+    the first is part of the second. ``evident`` are approximations that its own parameters show."""
 
     model: Model
     searched: Sequence[Observation]
     shown: Sequence[Observation]
     sliced: bool
-    known: tuple[Approximation, ...] = ()
+    evident: tuple[Approximation, ...] = ()
 
 
 @dataclass
@@ -90,11 +90,11 @@ class Beside:
     def small(self) -> bool:
         """Whether the difference is so small that it may be an approximation's alone."""
         squares = total = 0.0
-        for one in self.data.searched:
-            for name, seen, value in one.beside(self.data.model):
+        for observation in self.data.searched:
+            for name, seen, value in observation.beside(self.data.model):
                 if value is None:
                     return False
-                inside = one.usable(name)
+                inside = observation.usable(name)
                 squares += float((seen - value)[inside].square().sum())
                 total += float(value[inside].square().sum())
         return squares <= SMALL**2 * total
@@ -151,8 +151,8 @@ class Beside:
 
     def _first(self, sets: Sequence[tuple[Cause, ...]], thorough: bool) -> Fit | None:
         for causes in sets:
-            known = self.fits.get(causes)
-            if known is not None and (known.thorough or not thorough):
+            fit = self.fits.get(causes)
+            if fit is not None and (fit.thorough or not thorough):
                 continue
             if is_over():
                 return None
@@ -161,7 +161,7 @@ class Beside:
                 self.data.model,
                 self.data.searched,
                 causes,
-                known=self.data.known,
+                evident=self.data.evident,
                 thorough=thorough,
             )
             self.tried += fit.tried
@@ -199,7 +199,7 @@ class Beside:
     def _start(self) -> list[tuple[Approximation, ...]]:
         """Approximations beside which single mistakes are measured."""
         first = self.fits.get(())
-        starts = [self.data.known, () if first is None else first.approximations]
+        starts = [self.data.evident, () if first is None else first.approximations]
         return list(dict.fromkeys(starts))
 
     def _singles(self, share: float) -> list[tuple[Cause, ...]]:
@@ -224,18 +224,18 @@ class Beside:
         data, nothing = self.data, self._left((), ())
         if any(fit.left < RELAXED * nothing for fit in self.fits.values()):
             return []  # these it would find again
-        base = changed(data.model, (), data.known)
+        base = changed(data.model, (), data.evident)
         assert base is not None, "what the candidate's own parameters show applies"
         search = Search(
             base,
-            [_loosened(base, one) for one in data.searched],
+            [_loosened(base, observation) for observation in data.searched],
             SHARED * min(1.0, self.effort),
             self.say,
         )
         result = search.run()
         self.tried += result.tried
         sets = [tuple(in_order(s)) for s in result.sets]
-        fits = measured(data.model, data.searched, [(s, data.known) for s in sets])
+        fits = measured(data.model, data.searched, [(s, data.evident) for s in sets])
         return [fit.causes for fit in fits]
 
     # near misses ---------------------------------------------------------------------------
@@ -244,7 +244,7 @@ class Beside:
         """The one fit that explains most of the difference where none explains all of it, in what
         was searched and in what the verdict speaks of."""
         fits = sorted(self.fits.values(), key=lambda fit: fit.left)
-        if not fits or sum(one.count for one in self.data.searched) < FEWEST:
+        if not fits or sum(observation.count for observation in self.data.searched) < FEWEST:
             return None
         best = fits[0]
         most = CAUSES if best.causes else ALONE
@@ -263,16 +263,16 @@ class Beside:
         return fit.left
 
 
-def _loosened(model: Model, one: Observation) -> Observation:
+def _loosened(model: Model, observation: Observation) -> Observation:
     """What was observed, where so much of the largest difference is allowed."""
     largest = max(
         (
-            float((value - seen).abs()[one.usable(name)].max())
-            for name, seen, value in one.beside(model)
-            if value is not None and bool(one.usable(name).any())
+            float((value - seen).abs()[observation.usable(name)].max())
+            for name, seen, value in observation.beside(model)
+            if value is not None and bool(observation.usable(name).any())
         ),
         default=0.0,
     )
     within = RELAXED * largest
-    allowed = {name: torch.clamp(value, min=within) for name, value in one.allowed.items()}
-    return replace(one, unit=max(one.unit, within / LOOSE), allowed=allowed)
+    allowed = {name: torch.clamp(value, min=within) for name, value in observation.allowed.items()}
+    return replace(observation, unit=max(observation.unit, within / LOOSE), allowed=allowed)

@@ -90,9 +90,9 @@ def measured(
     if not chosen or not observations:
         return []
     models = [m for _, _, m in chosen]
-    misfit = misfits(observations, models, [one.simulator for one in observations])
+    misfit = misfits(observations, models, [observation.simulator for observation in observations])
     numbers = zip(misfit.total.tolist(), misfit.worst.tolist(), strict=True)
-    fits = [Fit(c, a, *each) for (c, a, _), each in zip(chosen, numbers, strict=True)]
+    fits = [Fit(c, a, *left) for (c, a, _), left in zip(chosen, numbers, strict=True)]
     return sorted(fits, key=lambda fit: fit.left)
 
 
@@ -101,21 +101,21 @@ def fitted(
     observations: Sequence[Observation],
     causes: tuple[Cause, ...],
     *,
-    known: tuple[Approximation, ...] = (),
+    evident: tuple[Approximation, ...] = (),
     thorough: bool = False,
 ) -> Fit:
     """The approximations that together leave the least beside these mistakes, those that are
-    ``known`` among them; ``thorough``: tables are tried too."""
-    fullest = sorted(observations, key=lambda one: one.fullness)[-FULLEST:]
-    short = [few_steps(one, STEPS, ROWS) for one in fullest]
-    [best] = measured(model, short, [(causes, known)])
+    ``evident`` among them; ``thorough``: tables are tried too."""
+    fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
+    short = [few_steps(observation, STEPS, ROWS) for observation in fullest]
+    [best] = measured(model, short, [(causes, evident)])
     tried = 0
     for _ in range(2 * MOST):
         if best.ratio <= 1 or is_over():
             break
         better = best
         for every in _stages(model, thorough):
-            for fit in _variants(model, short, best, every, known):
+            for fit in _variants(model, short, best, every, evident):
                 tried += 1
                 better = fit if fit.left < better.left else better
             if better.left < best.left * BETTER / 2:
@@ -134,7 +134,7 @@ def _stages(model: Model, thorough: bool) -> list[list[Approximation]]:
         for equation in model.structure.cell.equations.values()
         for leaf in _functions_in(equation)
     }
-    kinds: list[Kind] = [each for each in FAST if each in functions]
+    kinds: list[Kind] = [name for name in FAST if name in functions]
     both: list[Kind] = ["functions"] if len(kinds) == len(FAST) else []
     families = tuple({curve.family: curve for curve in reversed(CURVES)}.values())
     plain = [*_roundings_tried(), *_curves(families, (*both, *kinds))]
@@ -146,32 +146,32 @@ def _variants(
     short: Sequence[Observation],
     best: Fit,
     every: Sequence[Approximation],
-    known: tuple[Approximation, ...],
+    evident: tuple[Approximation, ...],
 ) -> list[Fit]:
     """The best with one approximation more, or one replaced by another of its kind."""
-    held = {each.key for each in best.approximations}
+    keys = {a.key for a in best.approximations}
     free = [
         a
         for a in every
-        if a.key not in held and not any(a.excludes(k) for k in known) and _matters(a, best)
+        if a.key not in keys and not any(a.excludes(k) for k in evident) and _matters(a, best)
     ]
-    fits = measured(model, short, [(best.causes, _joined(best, one)) for one in free])
+    fits = measured(model, short, [(best.causes, _joined(best, a)) for a in free])
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
-    more = [(best.causes, _joined(best, sibling)) for one in near for sibling in _siblings(one)]
+    more = [(best.causes, _joined(best, sibling)) for a in near for sibling in _siblings(a)]
     return fits + measured(model, short, more)
 
 
-def _matters(one: Approximation, best: Fit) -> bool:
+def _matters(approximation: Approximation, best: Fit) -> bool:
     """Whether an approximation is as far off as what is left; others are not tried."""
-    if one.curve is None or any(one.excludes(each) for each in best.approximations):
+    if approximation.curve is None or any(approximation.excludes(a) for a in best.approximations):
         return True
-    names = FAST if one.kind == "functions" else (one.kind,)
-    error = max(one.curve.usual_error(name) for name in names)
+    names = FAST if approximation.kind == "functions" else (approximation.kind,)
+    error = max(approximation.curve.usual_error(name) for name in names)
     return LEAST * best.left < error < LARGEST * best.left
 
 
-def _joined(best: Fit, one: Approximation) -> tuple[Approximation, ...]:
-    return (*(each for each in best.approximations if not one.excludes(each)), one)
+def _joined(best: Fit, more: Approximation) -> tuple[Approximation, ...]:
+    return (*(a for a in best.approximations if not more.excludes(a)), more)
 
 
 @cache
@@ -179,13 +179,17 @@ def _by_name() -> dict[str, Quantiser]:
     return {rounding.name: rounding for rounding in (*SCALED, *FIXED)}
 
 
-def _siblings(one: Approximation) -> list[Approximation]:
+def _siblings(approximation: Approximation) -> list[Approximation]:
     """The same rounding of other parameters, or the other functions of a family."""
-    if one.curve is not None:
-        return [of_curve(curve, one.kind) for curve in CURVES if curve.family == one.curve.family]
-    if one.kind != "weights" or one.name not in _by_name():
+    if approximation.curve is not None:
+        return [
+            of_curve(curve, approximation.kind)
+            for curve in CURVES
+            if curve.family == approximation.curve.family
+        ]
+    if approximation.kind != "weights" or approximation.name not in _by_name():
         return []
-    return [of_weights(_by_name()[one.name], names) for names in VARIED]
+    return [of_weights(_by_name()[approximation.name], names) for names in VARIED]
 
 
 def _functions_in(expr: Expr) -> Iterator[Apply]:

@@ -23,11 +23,11 @@ EQUAL = 1e-6
 """Rounded ones are equal to so much of the largest: they are computed in float32."""
 
 
-def own_parameters(model: Model, own: Model | None) -> Approximation | None:
+def own_parameters(model: Model, candidate: Model | None) -> Approximation | None:
     """The candidate's own parameters as an approximation of the reference's; None where there are
     none, or where they are others."""
-    if own is None or not all(
-        _apart(a, b) <= NEAR * float(a.norm()) for a, b in _pairs(model, own)
+    if candidate is None or not all(
+        _apart(a, b) <= NEAR * float(a.norm()) for a, b in _pairs(model, candidate)
     ):
         return None
     for names in MATRICES:
@@ -35,21 +35,21 @@ def own_parameters(model: Model, own: Model | None) -> Approximation | None:
             rounded = of_weights(rounding, names).change(model)
             if rounded is not None and all(
                 bool(((a - b).abs() <= EQUAL * b.abs().max()).all())
-                for a, b in _pairs(rounded, own)
+                for a, b in _pairs(rounded, candidate)
             ):
-                return of_parameters(own, rounding, names)
-    return of_parameters(own, None, next(iter(MATRICES)))
+                return of_parameters(candidate, rounding, names)
+    return of_parameters(candidate, None, next(iter(MATRICES)))
 
 
-def _apart(value: Tensor, other: Tensor) -> float:
-    return float((value - other).norm()) if bool(torch.isfinite(other).all()) else float("inf")
+def _apart(value: Tensor, close: Tensor) -> float:
+    return float((value - close).norm()) if bool(torch.isfinite(close).all()) else float("inf")
 
 
-def _pairs(model: Model, own: Model) -> list[tuple[Tensor, Tensor]]:
+def _pairs(model: Model, candidate: Model) -> list[tuple[Tensor, Tensor]]:
     """Every parameter of the two."""
     pairs: list[tuple[Tensor, Tensor]] = []
-    for row, other_row in zip(model.parts, own.parts, strict=True):
-        for part, other in zip(row, other_row, strict=True):
-            mine, theirs = part.weights.named(), other.weights.named()
-            pairs += [(mine[name], theirs[name]) for name in mine]
+    for row, close_row in zip(model.parts, candidate.parts, strict=True):
+        for part, close in zip(row, close_row, strict=True):
+            first, second = part.weights.named(), close.weights.named()
+            pairs += [(first[name], second[name]) for name in first]
     return pairs

@@ -74,16 +74,16 @@ def _effect(
     """The largest change that approximations alone make in what the reference gives."""
     whole = changed(model, (), tuple(approximations))
     most = 0.0
-    for one in shown:
+    for observation in shown:
         if whole is None:
             continue
-        right, other = one.simulator.run([model, whole])
-        if right is None or other is None:
+        right, rounded = observation.simulator.run([model, whole])
+        if right is None or rounded is None:
             continue
-        values = predicted(other)
+        values = predicted(rounded)
         for name, value in predicted(right).items():
-            if name in one.targets() and one.targets()[name].shape == value.shape:
-                away = (values[name] - value).abs()[one.usable(name)]
+            if name in observation.targets() and observation.targets()[name].shape == value.shape:
+                away = (values[name] - value).abs()[observation.usable(name)]
                 most = max(most, float(away.max()) if away.numel() else 0.0)
     return most
 
@@ -113,5 +113,7 @@ def _largest_argument(model: Model, shown: Sequence[Observation]) -> float:
     weights = model.parts[0][0].weights
     states = float(weights.hh.abs().sum(1).max())
     biases = sum(float(b.abs().max()) for b in (weights.b_ih, weights.b_hh) if b is not None)
-    inputs = max(float((one.inputs.x.abs() @ weights.ih.abs().mT).max()) for one in shown)
+    inputs = max(
+        float((observation.inputs.x.abs() @ weights.ih.abs().mT).max()) for observation in shown
+    )
     return inputs + states + biases
