@@ -336,3 +336,12 @@ def test_under_another_default_device(device: str) -> None:
         assert rs.compare(layer, layer)
     finally:
         torch.set_default_device(None)
+
+
+def test_other_parameters_are_no_approximation() -> None:
+    layer, other = layer_of("gru"), layer_of("gru")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape))
+    verdict = rs.compare(other, layer, effort=0.1)
+    assert names(verdict) == ["not_loaded"]

@@ -98,7 +98,11 @@ def faulty_builder(layer: nn.Module) -> Any:
 
 @pytest.mark.parametrize(
     ("candidate", "function"),
-    [(Faulty(), "product"), (lambda x: product(GRU(x)[0]), "product"), (faulty_builder, "faulty_builder")],
+    [
+        (Faulty(), "product"),
+        (lambda x: product(GRU(x)[0]), "product"),
+        (faulty_builder, "faulty_builder"),
+    ],
 )
 def test_the_callers_own_line_is_told(candidate: Any, function: str) -> None:
     with pytest.raises(rs.CandidateError) as error:

@@ -201,7 +201,7 @@ class Decision:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
             approximations = self._approximations(shown)
-            fit = approximations.with_mistakes()
+            fit = approximations.with_likely()
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)

@@ -57,7 +57,8 @@ STATES: dict[Kind, str] = {
 class Approximation:
     """One approximation: ``change`` makes it in a model, None where it does not apply. One that is
     ``late`` is made after all mistakes, as it changes the form of an equation. ``title`` and
-    ``name`` say it, ``key`` tells it from others, ``curve`` is that of a function."""
+    ``name`` say it, ``key`` tells it from others, ``curve`` is that of a function; ``vague``: no
+    rule is known that gives it."""
 
     kind: Kind
     key: tuple[Any, ...]
@@ -66,6 +67,7 @@ class Approximation:
     change: Callable[[Model], Model | None]
     late: bool = False
     curve: Curve | None = None
+    vague: bool = False
 
     def excludes(self, second: Approximation) -> bool:
         """Whether the two approximate the same."""
@@ -134,7 +136,8 @@ def of_parameters(model: Model, rounding: Quantiser | None, names: Names) -> App
         )
 
     name = "its own parameters" if rounding is None else rounding.name
-    return Approximation("weights", ("its own",), name, f"{which} {how}", change)
+    title = f"{which} {how}"
+    return Approximation("weights", ("its own",), name, title, change, vague=rounding is None)
 
 
 # functions -----------------------------------------------------------------------------------

@@ -102,7 +102,10 @@ class Beside:
     # to rounding ---------------------------------------------------------------------------
 
     def alone(self) -> Fit | None:
-        """Approximations that explain everything without a mistake, or None."""
+        """Approximations that explain everything without a mistake, or None; parameters that
+        follow no known rule are no approximation by themselves."""
+        if any(approximation.vague for approximation in self.data.evident):
+            return None
         return self._proved([()], thorough=False)
 
     def with_likely(self) -> Fit | None:
@@ -261,6 +264,11 @@ class Beside:
     def _left(self, causes: tuple[Cause, ...], approximations: tuple[Approximation, ...]) -> float:
         [fit] = measured(self.data.model, self.data.searched, [(causes, approximations)])
         return fit.left
+
+
+def _says_something(fit: Fit) -> bool:
+    """Whether it has an approximation, and more than parameters that follow no known rule."""
+    return bool(fit.causes and fit.approximations) or any(not a.vague for a in fit.approximations)
 
 
 def _loosened(model: Model, observation: Observation) -> Observation:

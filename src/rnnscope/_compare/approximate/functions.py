@@ -245,7 +245,18 @@ def _exponential() -> Iterator[Curve]:
         yield _of_sigmoid(f"of an approximate exp of |x|, {how}", mirrored, family)
 
 
-CURVES = (*_rational(), *_piecewise(), *_exponential())
+def _stepped(a: Tensor, name: str, steps: int) -> Tensor:
+    return torch.round(FUNCTIONS[name].forward(a) * steps) / steps
+
+
+def _rounded() -> Iterator[Curve]:
+    for steps in (*(2**k for k in range(4, 16)), 127, 255, 32767):
+        value = partial(_stepped, steps=steps)
+        tanh, sigmoid = (_function(f, partial(value, name=f)) for f in ("tanh", "sigmoid"))
+        yield Curve(f"rounded to multiples of 1/{steps}", tanh, sigmoid, f"steps {steps}")
+
+
+CURVES = (*_rational(), *_piecewise(), *_exponential(), *_rounded())
 """Formulas."""
 
 

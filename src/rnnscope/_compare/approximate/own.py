@@ -8,10 +8,11 @@ from torch import Tensor
 from rnnscope._compare.approximate.approximation import (
     MATRICES,
     Approximation,
+    Names,
     of_parameters,
     of_weights,
 )
-from rnnscope._compare.approximate.rounding import FIXED, SCALED
+from rnnscope._compare.approximate.rounding import FIXED, SCALED, Quantiser
 from rnnscope._compare.model.model import Model
 
 __all__ = ["own_parameters"]
@@ -26,19 +27,30 @@ EQUAL = 1e-6
 def own_parameters(model: Model, candidate: Model | None) -> Approximation | None:
     """The candidate's own parameters as an approximation of the reference's; None where there are
     none, or where they are others."""
-    if candidate is None or not all(
-        _apart(a, b) <= NEAR * float(a.norm()) for a, b in _pairs(model, candidate)
+    if candidate is None or any(
+        _apart(first, second) > NEAR * float(first.norm())
+        for first, second in _pairs(model, candidate)
     ):
         return None
     for names in MATRICES:
-        for rounding in (*FIXED, *SCALED):
-            rounded = of_weights(rounding, names).change(model)
-            if rounded is not None and all(
-                bool(((a - b).abs() <= EQUAL * b.abs().max()).all())
-                for a, b in _pairs(rounded, candidate)
-            ):
-                return of_parameters(candidate, rounding, names)
+        for quantiser in (*FIXED, *SCALED):
+            if _gives(quantiser, names, model, candidate):
+                return of_parameters(candidate, quantiser, names)
     return of_parameters(candidate, None, next(iter(MATRICES)))
+
+
+def _gives(quantiser: Quantiser, names: Names, model: Model, candidate: Model) -> bool:
+    """Whether this rounding of the reference's parameters gives the candidate's."""
+    lowest, close = (whole.parts[0][0].weights for whole in (model, candidate))
+    first = quantiser(getattr(lowest, names[0]), lowest.hidden_size)
+    if not _equal(first, getattr(close, names[0])):
+        return False  # as of most: no more need be computed
+    rounded = of_weights(quantiser, names).change(model)
+    return rounded is not None and all(_equal(*pair) for pair in _pairs(rounded, candidate))
+
+
+def _equal(value: Tensor, close: Tensor) -> bool:
+    return bool(((value - close).abs() <= EQUAL * close.abs().max()).all())
 
 
 def _apart(value: Tensor, close: Tensor) -> float:
