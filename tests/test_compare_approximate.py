@@ -345,3 +345,16 @@ def test_other_parameters_are_no_approximation() -> None:
             parameter.add_(0.01 * torch.randn(parameter.shape))
     verdict = rs.compare(other, layer, effort=0.1)
     assert names(verdict) == ["not_loaded"]
+
+
+def test_an_output_of_another_width_is_no_near_miss() -> None:
+    torch.manual_seed(0)
+    layer, other = nn.GRU(3, 4, bidirectional=True), nn.GRU(3, 4, bidirectional=True)
+
+    def merged(x: Any, initial: Any) -> Any:
+        output = other(x, initial)[0]
+        return output[..., :4] + output[..., 4:]
+
+    verdict = rs.compare(merged, layer, effort=0.1)
+    assert verdict.causes == ()
+    assert verdict.near is None

@@ -188,7 +188,7 @@ class Beside:
         whole, data = fit.model(self.data.model), self.data
         return (
             whole is not None
-            and bool(fit.approximations)
+            and _says_something(fit)
             and proves(whole, data.searched, data.shown, data.sliced, max(1, self.tried))
         )
 
@@ -254,7 +254,7 @@ class Beside:
         for observations in (self.data.searched, self.data.shown):
             [nothing] = measured(self.data.model, observations, [((), ())])
             [fit] = measured(self.data.model, observations, [(best.causes, best.approximations)])
-            if fit.left > most * nothing.left or fit.ratio <= 1:
+            if fit.left > most * min(nothing.left, _size(observations)) or fit.ratio <= 1:
                 return None  # what explains some of the data to rounding is not merely near
         rivals = [fit for fit in fits[1:] if not set(best.causes) <= set(fit.causes)]
         if best.causes and any(fit.left < NEXT * best.left for fit in rivals):
@@ -264,6 +264,16 @@ class Beside:
     def _left(self, causes: tuple[Cause, ...], approximations: tuple[Approximation, ...]) -> float:
         [fit] = measured(self.data.model, self.data.searched, [(causes, approximations)])
         return fit.left
+
+
+def _size(observations: Sequence[Observation]) -> float:
+    """The root mean square of all numbers that are compared."""
+    numbers = [
+        value[observation.usable(name)]
+        for observation in observations
+        for name, value in observation.targets().items()
+    ]
+    return float(torch.cat(numbers).nan_to_num(0.0).square().mean().sqrt())
 
 
 def _says_something(fit: Fit) -> bool:
