@@ -55,6 +55,9 @@ ALONE = 0.1
 NEXT = 3.0
 """The next best leaves so many times as much."""
 
+SAME = 1e-9
+"""Two that leave the same, but for the order of sums."""
+
 FEWEST = 30
 """Numbers from which on there may be a near miss."""
 
@@ -256,7 +259,12 @@ class Beside:
             [fit] = measured(self.data.model, observations, [(best.causes, best.approximations)])
             if fit.left > most * min(nothing.left, _size(observations)) or fit.ratio <= 1:
                 return None  # what explains some of the data to rounding is not merely near
-        rivals = [fit for fit in fits[1:] if not set(best.causes) <= set(fit.causes)]
+        # what leaves exactly the same is the same on these data, written in another way
+        rivals = [
+            fit
+            for fit in fits[1:]
+            if not set(best.causes) <= set(fit.causes) and fit.left > (1 + SAME) * best.left
+        ]
         if best.causes and any(fit.left < NEXT * best.left for fit in rivals):
             return None
         return best
