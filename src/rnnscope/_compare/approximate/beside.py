@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from rnnscope._compare.approximate.approximation import Approximation
-from rnnscope._compare.approximate.fit import Fit, changed, fitted, measured
+from rnnscope._compare.approximate.fit import Fit, fitted, measured
 from rnnscope._compare.confirmed import proves
 from rnnscope._compare.mistakes import causes as catalogue
-from rnnscope._compare.mistakes.cause import Cause, in_order
+from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation
-from rnnscope._compare.search.search import Search, concerns
+from rnnscope._compare.search.search import concerns
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["Beside", "Data"]
 
-SINGLES, PAIRS = 5, 6
-"""So many single mistakes, and pairs, that leave least are tried with approximations."""
+SINGLES = 5
+"""So many single mistakes that leave least are tried with approximations."""
 
 SHARE = 0.5
 """A mistake beside an approximation leaves no more than so much of the difference."""
@@ -28,20 +28,11 @@ SHARE = 0.5
 FIRST, LIKELY = 3, 0.25
 """So many that leave no more than so much are tried before any search."""
 
-RELAXED = 0.06
-"""A share of the difference up to which a search takes a set of mistakes for an explanation."""
-
-SHARED = 1 / 6
-"""Work of such a search, relative to the whole."""
-
 WORK = 2.0
 """Work of all that is fitted, relative to that of a search."""
 
 SMALL = 0.1
 """Of the root mean square of all numbers."""
-
-LOOSE = 32
-"""Roundings of a step that stand for what is allowed in all."""
 
 TABLED, TABLES = 2, 0.1
 """Tables are tried beside so many sets of mistakes, which leave so much of the difference."""
@@ -124,7 +115,6 @@ class Beside:
         return (
             self._proved(list(sets), thorough=False)
             or self._proved(self._with_one_more(), thorough=False)
-            or self._proved(self._relaxed()[:PAIRS], thorough=False)
             or self._with_tables()
         )
 
@@ -224,26 +214,6 @@ class Beside:
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
 
-    def _relaxed(self) -> list[tuple[Cause, ...]]:
-        """The sets of mistakes that a search finds which allows so much of the difference, those
-        that leave least first."""
-        data, nothing = self.data, self._left((), ())
-        if any(fit.left < RELAXED * nothing for fit in self.fits.values()):
-            return []  # these it would find again
-        base = changed(data.model, (), data.evident)
-        assert base is not None, "what the candidate's own parameters show applies"
-        search = Search(
-            base,
-            [_loosened(base, observation) for observation in data.searched],
-            SHARED * min(1.0, self.effort),
-            self.say,
-        )
-        result = search.run()
-        self.tried += result.tried
-        sets = [tuple(in_order(s)) for s in result.sets]
-        fits = measured(data.model, data.searched, [(s, data.evident) for s in sets])
-        return [fit.causes for fit in fits]
-
     # near misses ---------------------------------------------------------------------------
 
     def near(self) -> Fit | None:
@@ -287,18 +257,3 @@ def _size(observations: Sequence[Observation]) -> float:
 def _says_something(fit: Fit) -> bool:
     """Whether it has an approximation, and more than parameters that follow no known rule."""
     return bool(fit.causes and fit.approximations) or any(not a.vague for a in fit.approximations)
-
-
-def _loosened(model: Model, observation: Observation) -> Observation:
-    """What was observed, where so much of the largest difference is allowed."""
-    largest = max(
-        (
-            float((value - seen).abs()[observation.usable(name)].max())
-            for name, seen, value in observation.beside(model)
-            if value is not None and bool(observation.usable(name).any())
-        ),
-        default=0.0,
-    )
-    within = RELAXED * largest
-    allowed = {name: torch.clamp(value, min=within) for name, value in observation.allowed.items()}
-    return replace(observation, unit=max(observation.unit, within / LOOSE), allowed=allowed)
