@@ -66,6 +66,11 @@ class Fit:
     tried: int = 0
     thorough: bool = False
 
+    @property
+    def rank(self) -> float:
+        """What is left; nothing where that is rounding, so that the first of a list counts."""
+        return 0.0 if self.ratio <= 1 else self.left
+
     def model(self, model: Model) -> Model | None:
         """A model with all of it."""
         return changed(model, self.causes, self.approximations)
@@ -93,7 +98,7 @@ def measured(
     misfit = misfits(observations, models, [observation.simulator for observation in observations])
     numbers = zip(misfit.total.tolist(), misfit.worst.tolist(), strict=True)
     fits = [Fit(c, a, *left) for (c, a, _), left in zip(chosen, numbers, strict=True)]
-    return sorted(fits, key=lambda fit: fit.left)
+    return sorted(fits, key=lambda fit: fit.rank)
 
 
 def fitted(
@@ -117,7 +122,7 @@ def fitted(
         for every in _stages(model, thorough):
             for fit in _variants(model, short, best, every, evident):
                 tried += 1
-                better = fit if fit.left < better.left else better
+                better = fit if fit.rank < better.rank else better
             if better.left < best.left * BETTER / 2:
                 break
         if better.left > best.left * BETTER or len(better.approximations) > MOST:

@@ -157,7 +157,7 @@ def _absolute() -> Iterator[Quantiser]:
         for k in range(2, 17):
             name = f"multiples of 1/{2**k}{how}"
             yield Quantiser(name, verb, partial(_fixed, step=2.0**-k, towards=towards))
-        for levels in (7, 15, 31, 63, 127, 255, 1000, 32767):
+        for levels in (7, 15, 31, 63, 127, 255, 32767):
             name = f"multiples of 1/{levels}{how}"
             yield Quantiser(name, verb, partial(_fixed, step=1 / levels, towards=towards))
     for towards in ("nearest", "zero"):
