@@ -130,6 +130,12 @@ def test_a_mistake_beside_fixed_point_is_not_called_precision(step: float) -> No
     layer, x = nn.GRU(5, 6), torch.randn(9, 4, 5)
     output = on_grid(layer(x)[0].flip(-1), step).astype(np.float32)
     verdict = rs.compare(output, layer, x)
+    name = "2 decimals" if step == 0.01 else "multiples of 1/128"
+    assert [cause.name for cause in verdict.causes] == ["units_reversed", "approximate"]
+    assert f"what is returned is rounded to {name}" in plain(verdict)
+    # a mistake of no entry
+    other = np.roll(on_grid(layer(x)[0], step), 1, axis=-1).astype(np.float32)
+    verdict = rs.compare(other, layer, x, effort=0.1)
     name = "has no more than 2 decimals" if step == 0.01 else "is in multiples of 1/128"
     assert verdict.causes == ()
     assert f"Your output {name}, too coarse to search for mistakes in" in plain(verdict)

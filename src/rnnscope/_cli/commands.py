@@ -31,6 +31,7 @@ from rnnscope._cli.options import (
     flattened,
 )
 from rnnscope._cli.terminal import ArgumentError, OneLine, say, show
+from rnnscope.errors import RnnscopeError
 
 __all__ = ["AnyCell", "app", "main"]
 
@@ -249,6 +250,12 @@ UNDECIDED = 2  # as errors have: it cannot be compared
 @flattened
 def compare(
     numbers: ComparisonOptions,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Accept an approximation on purpose, off by no more than this anywhere."
+        ),
+    ] = None,
     effort: Annotated[
         float,
         typer.Option(min=0, help="So many times the usual work of a search for causes, at most."),
@@ -269,9 +276,14 @@ def compare(
             warnings.simplefilter("default", DeprecationWarning)
             text = f"--seconds is deprecated, work is counted: write --effort {effort:.3g}"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
-    from rnnscope._cli.compare import verdict_of
+    from rnnscope._cli.compare import PrintedError, verdict_of
 
-    printed = verdict_of(numbers, effort)
+    try:
+        printed = verdict_of(numbers, effort, within)
+    except (RnnscopeError, OSError) as error:
+        if form is VerdictFormat.json:
+            show(PrintedError(error), Format.json, "compare")
+        raise
     show(printed, Format(form.value), "compare")
     verdict = printed.verdict
     if not verdict:

@@ -34,7 +34,9 @@ from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
 __all__ = ["PrintedVerdict", "initial_states", "verdict_of"]
 
 
-def verdict_of(options: ComparisonOptions, effort: float) -> PrintedVerdict:
+def verdict_of(
+    options: ComparisonOptions, effort: float, within: float | None = None
+) -> PrintedVerdict:
     """What ``rnnscope.compare`` says, and what was assumed of the file of weights.
 
     Raises what ``compare`` raises, with options for arguments.
@@ -62,6 +64,7 @@ def verdict_of(options: ComparisonOptions, effort: float) -> PrintedVerdict:
             lengths=lengths,
             axes=options.axes,
             effort=effort,
+            within=within,
         )
     except RnnscopeError as error:
         text = _in_options(str(error))
@@ -96,12 +99,34 @@ class PrintedVerdict:
         return {**self.verdict.to_dict(), "assumed": list(self.assumed)}
 
 
+@dataclass(frozen=True)
+class PrintedError:
+    """Why nothing was compared, as plain values."""
+
+    error: Exception
+
+    def markdown(self) -> str:
+        """The sentence."""
+        return str(self.error)
+
+    def data(self) -> dict[str, Any]:
+        """What a program reads: that nothing is known, and why."""
+        return {"agrees": None, "error": type(self.error).__name__, "message": str(self.error)}
+
+
 def _in_options(text: str) -> str:
     """Arguments of Python as options of the command.
 
     >>> _in_options("say which, axes='tbu' or 'btu'")
     'say which, --axes tbu or btu'
+    >>> _in_options("rs.assert_agrees(mine, layer, within=0.01) holds")
+    '--within 0.01 accepts it'
     """
+    text = re.sub(
+        r"rs\.assert_agrees\(mine,\s+layer,\s+within=([\d.e+-]+)\)\s+holds",
+        r"--within \1 accepts it",
+        text,
+    )
     said = re.sub(r"\baxes='(\w*)'", r"--axes \1", text)
     if said != text:
         said = re.sub(r"'([btu]{1,3})'", r"\1", said)

@@ -47,6 +47,7 @@ def compare(
     builder: bool | None = None,
     axes: str | None = None,
     seed: int = 0,
+    within: float | None = None,
     effort: float = 1.0,
     timeout: float | None = 600.0,
     seconds: float | None = None,
@@ -67,6 +68,8 @@ def compare(
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
     recorded output, as in "btu" for (batch, time, unit). ``effort`` multiplies the work of the
     search, which is counted: the verdict is the same on every machine, beside any other work.
+    ``within`` accepts an approximation on purpose (rounded weights, a fast tanh): the two agree
+    where no number of the output and the final states differs by more, and no mistake is named.
 
     Neither model is changed: copies are called, and settings of the process that a call changes are
     put back. A call that takes longer than ``timeout`` seconds (None: any) is interrupted; outside
@@ -91,11 +94,11 @@ def compare(
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
     reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long,
-    ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort`` or a ``timeout``
-    that is no number and a ``seed`` that is no whole number.
+    ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort``, a ``within`` or
+    a ``timeout`` that is no number and a ``seed`` that is no whole number.
     """
     effort = _effort(effort, seconds, 3)
-    seed = _whole(seed)
+    seed, within = _whole(seed), _within(within)
     if x is None and (initial is not None or not isinstance(lengths, bool | None)):
         raise ShapeError(
             "initial and lengths belong to an x; got none: compare(candidate, layer, x, initial, "
@@ -138,12 +141,12 @@ def compare(
             padded = inputs.lengths is not None if inputs is not None else lengths is True
             subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
         subject.notes += unlike_its_calls(adopted)
-        return Decision(subject, effort, _teller(progress)).verdict()
+        return Decision(subject, effort, _teller(progress), within).verdict()
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:
     """Raise ``AssertionError`` with the verdict's text unless ``compare`` finds agreement; takes
-    what ``compare`` takes.
+    what ``compare`` takes, such as ``within=0.01`` where the candidate is approximate on purpose.
 
     >>> import torch, rnnscope as rs
     >>> gru = torch.nn.GRU(3, 4)
@@ -203,6 +206,19 @@ def _effort(effort: Any, seconds: Any, level: int) -> float:
         stacklevel=level,
     )
     return float(seconds) / SECONDS
+
+
+def _within(within: Any) -> float | None:
+    """The size of an approximation that is accepted."""
+    if within is None:
+        return None
+    number = isinstance(within, Real) and not isinstance(within, bool)
+    if not number or not 0 <= float(within) < float("inf"):
+        raise ValueError(
+            f"within must be a number, 0 or more: the largest difference that is accepted, as in "
+            f"within=0.01; got {within!r}"
+        )
+    return float(within)
 
 
 def _whole(seed: Any) -> int:

@@ -18,7 +18,7 @@ from rnnscope._compare.model.steps import worst_step
 from rnnscope._compare.search.search import SearchOutcome, either
 from rnnscope._compare.tolerance import allowed, most_allowed
 
-__all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved"]
+__all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved", "proves"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""
@@ -44,6 +44,20 @@ def confirmed(
         if _holds(changed, others, shown, least) and _each_step(changed, shown):
             found.append(together)
     return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def proves(
+    changed: Model,
+    searched: Sequence[Observation],
+    shown: Sequence[Observation],
+    sliced: bool,
+    tried: int,
+) -> bool:
+    """Whether a changed model gives all data, each single step too, by so much that chance is
+    excluded after so many were tried."""
+    others = beside(searched, shown, sliced)
+    least = EVIDENCE + math.log10(max(1, tried))
+    return _holds(changed, others, shown, least) and _each_step(changed, shown)
 
 
 def _holds(

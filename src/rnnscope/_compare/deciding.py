@@ -9,10 +9,14 @@ from functools import cached_property
 
 import torch
 
+from rnnscope._compare.approximate.beside import Beside, Data
+from rnnscope._compare.approximate.own import own_parameters
+from rnnscope._compare.approximate.words import with_fit, with_near
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
-from rnnscope._compare.confirmed import beside, by_own_rounding, confirmed, needed
+from rnnscope._compare.confirmed import beside as fresh
+from rnnscope._compare.confirmed import by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     all_equal,
@@ -27,7 +31,7 @@ from rnnscope._compare.facts import (
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
-from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.cause import Cause, in_order
 from rnnscope._compare.model.lengths import ends
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
@@ -71,8 +75,14 @@ READ = {"output_axes": "the axes", "final_axes": "the final states"}
 class Decision:
     """One comparison, of numbers or calls; ``effort`` multiplies the work of the search in it."""
 
-    def __init__(self, subject: Subject, effort: float, tell: Callable[[str], None] | None):
-        self.subject, self.effort, self.tell = subject, effort, tell
+    def __init__(
+        self,
+        subject: Subject,
+        effort: float,
+        tell: Callable[[str], None] | None,
+        within: float | None = None,
+    ):
+        self.subject, self.effort, self.tell, self.within = subject, effort, tell, within
         self.model = subject.model
         self._by_facts: tuple[Explanation, ...] = ()
 
@@ -82,7 +92,13 @@ class Decision:
         return OwnWeights(*self.subject.other_weights())
 
     def verdict(self) -> Verdict:
-        """What it comes to."""
+        """What it comes to; with ``within`` an approximation of that size agrees."""
+        verdict = self._verdict()
+        if self.within is None or verdict.agrees:
+            return verdict
+        return replace(verdict, within=self.within, agrees=verdict.approximate(self.within))
+
+    def _verdict(self) -> Verdict:
         shown = self.subject.shown()
         doubtful = any(_grown(self.model, one) or _other_ends(one) for one in shown)
         if doubtful and not self.subject.sliced:
@@ -217,6 +233,10 @@ class Decision:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
+            approximations = self._approximations(shown)
+            fit = approximations.with_likely()
+            if fit is not None:
+                return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)
         return self._searched(base, shown, read, direct, there)
 
@@ -246,6 +266,13 @@ class Decision:
                 return replace(base, explanations=by_calls)
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
+        approximations = self._approximations(shown, searched)
+        if base.worst > 1:
+            likely_alone = bool(approximations.data.evident) or approximations.small
+            fit = approximations.alone() if likely_alone else None
+            fit = fit or approximations.with_likely()
+            if fit is not None:
+                return with_fit(base, fit, approximations.data, read)
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
@@ -266,7 +293,11 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            every = [*beside(searched, shown, self.subject.sliced), *shown]
+            fit = approximations.with_mistakes(_nearest(result)) if base.worst > 1 else None
+            if fit is not None:
+                return with_fit(base, fit, approximations.data, read)
+            base = with_near(base, approximations.near(), approximations.data, read)
+            every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
             other = self._by_output(searched, shown)
             if other is not None:
@@ -292,6 +323,16 @@ class Decision:
             unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    def _approximations(
+        self, shown: Sequence[Observation], searched: Sequence[Observation] | None = None
+    ) -> Beside:
+        """The search for what is approximate on purpose, alone and beside mistakes."""
+        own = own_parameters(self.model, self._own.model)
+        few = self._numbers(self.subject.searched()) if searched is None else searched
+        evident = () if own is None else (own,)
+        data = Data(self.model, few or shown, shown, self.subject.sliced, evident)
+        return Beside(data, self.effort, self.tell)
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
         """What is left of observations without NaN and infinities that are the candidate's own."""
@@ -476,6 +517,11 @@ class Decision:
             for f, of in seen.items()
             if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
+
+
+def _nearest(result: SearchOutcome) -> tuple[Cause, ...]:
+    """The mistakes with which a search left least."""
+    return () if result.nearest is None else tuple(in_order(result.nearest[0]))
 
 
 def _grown(model: Model, one: Observation) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import Explanation, FirstDifference, Verdict
+from rnnscope._compare.verdict import APPROXIMATIONS, Explanation, FirstDifference, Verdict
 
 __all__ = ["report"]
 
@@ -31,9 +31,11 @@ def report(verdict: Verdict) -> str:
         if verdict.agreement:
             blocks.append(_listed("Agrees", _joined(verdict.agreement, "; ")))
         if verdict.explanations:
-            blocks.append(_cause(verdict))
+            blocks += [_cause(verdict), _check(verdict)]
         else:
-            blocks.append(_unexplained(verdict))
+            blocks += [_near(verdict), _unexplained(verdict)]
+    elif verdict.within is not None:
+        blocks.append(_cause(verdict) if verdict.explanations else _near(verdict))
     if verdict.right:
         blocks.append(_listed("Right", _joined(verdict.right)))
     if verdict.unseen:
@@ -63,7 +65,9 @@ def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
     over = "in one" if verdict.of_step else f"over {steps}"
     allows = f"rounding in {verdict.dtype} {over} allows {number(verdict.allowed)}"
-    if verdict.agrees:
+    if verdict.agrees and verdict.within is not None:
+        text = f"agrees within {number(verdict.within)}: {_differs(verdict)}; {allows}"
+    elif verdict.agrees:
         lost = verdict.horizon is not None and (verdict.overflow or not verdict.stepwise)
         partly = lost or bool(verdict.uncompared)
         agrees = "agrees as far as it can be compared" if partly else "agrees"
@@ -84,6 +88,8 @@ def _headline(verdict: Verdict) -> str:
         text = _differs(verdict)
     else:
         text = f"{_differs(verdict)}; {allows}"
+        if verdict.within is not None and verdict.difference <= verdict.within:
+            text += f". That is within {number(verdict.within)}, but a mistake is named"
     if verdict.horizon is not None:
         why = (
             f"{verdict.kind} itself gives NaN or infinite numbers"
@@ -150,8 +156,8 @@ def _cause(verdict: Verdict) -> str:
     left = number(best.left)
     if math.isnan(best.left):
         head = "Cause   found by calling it again, without any reference:"
-    elif best.causes[-1].name == "precision":
-        before = "but for this " if count > 1 else ""
+    elif _exactness(best):
+        before = "but for this " if best.read else ""
         head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
     elif count == best.read:
         these = "this" if count == 1 else "these"
@@ -160,23 +166,76 @@ def _cause(verdict: Verdict) -> str:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
         together = NUMBERS.get(count, f"{count} mistakes")
+        if best.causes[-1].name == "approximate":
+            together = together.replace("mistakes", "things")
         head = f"Cause   {together} together leave {left}, which is rounding:"
-    lines = [head]
-    for k, (cause, words) in enumerate(zip(best.causes, best.words, strict=True), start=1):
-        mark = f"{k} " if count > 1 else ""
+    lines = [head, *_named(best), *_others(verdict)]
+    rounding = _exactness(best)  # of which nothing is undone
+    if not math.isnan(best.left) and count > best.read and not rounding:
+        lines += ["", *_table(verdict, best)]
+    return "\n".join(lines)
+
+
+def _named(explanation: Explanation) -> list[str]:
+    """What an explanation is made of, with the lines to write."""
+    lines: list[str] = []
+    several = len(explanation.causes) > 1
+    for k, (cause, words) in enumerate(
+        zip(explanation.causes, explanation.words, strict=True), start=1
+    ):
+        mark = f"{k} " if several else ""
         text = f"{mark}{words.title}{_place(cause)}: {words.sentence}"
         lines.append(
             textwrap.fill(
-                text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * (count > 1)
+                text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * several
             )
         )
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
-    lines += _others(verdict)
-    rounding = best.causes[-1].name == "precision"  # of which nothing is undone
-    if not math.isnan(best.left) and count > best.read and not rounding:
-        lines += ["", *_table(verdict, best)]
-    return "\n".join(lines)
+    return lines
+
+
+def _exactness(explanation: Explanation) -> bool:
+    """Whether it names nothing but how exactly something is computed."""
+    causes = explanation.causes[explanation.read :]
+    return bool(causes) and all(cause.name in APPROXIMATIONS for cause in causes)
+
+
+def _check(verdict: Verdict) -> str:
+    """The line of a test that accepts the approximation that was named."""
+    if not verdict.approximation:
+        return ""
+    best = _best(verdict)
+    mistakes = [
+        str(k) for k, cause in enumerate(best.causes, 1) if cause.name not in APPROXIMATIONS
+    ]
+    be = "is" if len(mistakes) == 1 else "are"
+    once = f" once {' and '.join(mistakes)} {be} mended" if mistakes else ""
+    size = _rounded_up(verdict.approximation)
+    return _listed("Check", f"rs.assert_agrees(mine, layer, within={size}) holds{once}")
+
+
+def _rounded_up(value: float) -> str:
+    """A little more, with one digit."""
+    exponent = math.floor(math.log10(1.2 * value))
+    return f"{math.ceil(1.2 * value / 10.0**exponent) * 10.0**exponent:.1g}"
+
+
+def _near(verdict: Verdict) -> str:
+    """What explains most of the difference, where nothing explains all of it."""
+    near = verdict.near
+    if near is None:
+        return ""
+    approximate = _exactness(near)
+    what = "this is" if len(near.causes) - near.read == 1 else "these are"
+    most = f"{what} most of it: {_left(verdict.difference)} becomes {_left(near.left)}"
+    lines = textwrap.wrap(
+        f"{most}, which is more than rounding." + " What is left was not found." * approximate,
+        WIDTH,
+        initial_indent="Near    ",
+        subsequent_indent=INDENT,
+    )
+    return "\n".join([*lines, *_named(near)])
 
 
 def _others(verdict: Verdict) -> list[str]:
@@ -249,6 +308,8 @@ def _unexplained(verdict: Verdict) -> str:
     if verdict.worst <= 1:
         return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
     head = ["No known mistake explains it."] if verdict.tried else []
+    if verdict.near is not None:
+        head = ["No known mistake explains all of it."]
     if verdict.few:
         head = [
             "These are too few numbers to tell one mistake from another: give more steps or rows."

@@ -12,6 +12,10 @@ from rnnscope._compare.mistakes.cause import Cause
 __all__ = ["Explanation", "FirstDifference", "Verdict"]
 
 
+APPROXIMATIONS = ("approximate", "precision")
+"""Causes that are no mistakes."""
+
+
 def _plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become the words."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -47,6 +51,18 @@ class Explanation:
     alone: tuple[float, ...]
     read: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        return {
+            "causes": [
+                dict(vars(cause))
+                | {"title": words.title, "sentence": words.sentence, "repair": words.repair}
+                for cause, words in zip(self.causes, self.words, strict=True)
+            ],
+            "left": _plain(self.left),
+            "alone": [_plain(value) for value in self.alone],
+        }
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -67,7 +83,9 @@ class Verdict:
     computed, and ``finished`` is False where its ``effort`` cut it. ``horizon`` is the step from
     which rounding alone may differ by more than a hundredth, or (``overflow``) the reference's own
     numbers are NaN or infinite, or None; ``stepwise`` tells whether single steps are compared from
-    there on, and ``uncompared`` names the final states that are not compared at all.
+    there on, and ``uncompared`` names the final states that are not compared at all. ``within`` is
+    the size of an approximation that was to be accepted, ``approximation`` that of one that was
+    named, and ``near`` what explains most of the difference where nothing explains all of it.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -107,6 +125,9 @@ class Verdict:
     few: bool = False
     effort: float = 1.0
     work: float = 0.0
+    within: float | None = None
+    near: Explanation | None = None
+    approximation: float = 0.0
 
     def __bool__(self) -> bool:
         """Whether the two agree to rounding."""
@@ -116,6 +137,14 @@ class Verdict:
     def causes(self) -> tuple[Cause, ...]:
         """The mistakes of the first explanation; empty where there is none."""
         return self.explanations[0].causes if self.explanations else ()
+
+    def approximate(self, within: float) -> bool:
+        """Whether all that differs is an approximation of this size, as far as is known: no number
+        differs by more, and no mistake was named."""
+        named = [*self.explanations, *([self.near] if self.near is not None else [])]
+        mistakes = [c for each in named for c in each.causes if c.name not in APPROXIMATIONS]
+        unknown = self.apart or self.undecided or self.unread or self.overflow
+        return not mistakes and not unknown and self.difference <= within
 
     def __str__(self) -> str:
         """The verdict as a text, for a terminal."""
@@ -140,18 +169,9 @@ class Verdict:
             "first": None
             if first is None
             else {name: _plain(value) for name, value in vars(first).items()},
-            "explanations": [
-                {
-                    "causes": [
-                        dict(vars(cause))
-                        | {"title": w.title, "sentence": w.sentence, "repair": w.repair}
-                        for cause, w in zip(one.causes, one.words, strict=True)
-                    ],
-                    "left": _plain(one.left),
-                    "alone": [_plain(value) for value in one.alone],
-                }
-                for one in self.explanations
-            ],
+            "explanations": [one.to_dict() for one in self.explanations],
+            "near": None if self.near is None else self.near.to_dict(),
+            "within": self.within,
             "nearest": None
             if self.nearest is None
             else {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.arguments import Arrays, arguments_of, described, passed, same
+from rnnscope._compare.candidate.origin import callers_traceback, origin
 from rnnscope._compare.candidate.returned import Answer, answered
 from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
 from rnnscope._compare.candidate.signature import Signature, layer_parameter
@@ -172,8 +173,8 @@ class Candidate:
             try:
                 built = self._function(copy.deepcopy(layer))
             except (Exception, SystemExit) as error:
-                text = f"{self.name}, called with {type(layer).__name__}, raised {_said(error)}"
-                raise CandidateError(text) from error
+                text = f"{self.name}, called with {type(layer).__name__}, raised {_placed(error)}"
+                raise CandidateError(text) from callers_traceback(error)
         if not callable(built) and not callable(getattr(built, "call", None)):
             raise NotRecurrentError(
                 f"{self.name}, given a layer, returned "
@@ -280,14 +281,14 @@ class Candidate:
         arrays, error = own[0] if len(own) == 1 else errors[0]
         roles = [role for _, role, _ in self._known.roles if role in given]
         words = ", ".join(described(role, given[role]) for role in roles)
-        text = f"{self.name}, called with {words}, raised {_said(error)}"
+        text = f"{self.name}, called with {words}, raised {_placed(error)}"
         for kind, other in errors:
             if other is not error and _said(other) != _said(error):
                 text += f". With {_KIND[kind]} it raised {_said(other)}"
         if len(errors) > 1:
             text = text.replace(", called with ", f", called with {_KIND[arrays]}: ", 1)
         raised = CandidateError(text)
-        raised.__cause__ = error
+        raised.__cause__ = callers_traceback(error)
         return raised
 
     def _called(self, given: Mapping[str, Any], arrays: Arrays) -> tuple[Any, list[str]]:
@@ -399,6 +400,12 @@ def _said(error: BaseException) -> str:
     first = next(iter(str(error).strip().splitlines()), "").strip()
     kind = type(error).__name__
     return f"{kind}: {first[:300]}" if first else kind
+
+
+def _placed(error: BaseException) -> str:
+    """With the line of the caller's code that raised it."""
+    place = origin(error)
+    return f"{_said(error)}, at {place}" if place else _said(error)
 
 
 def _name(function: Any) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.returned import OUTPUT, Answer, answered, of_state, widths
+from rnnscope._compare.candidate.layout import OUTPUT, by_known_names, without_directions
+from rnnscope._compare.candidate.returned import Answer, answered, of_state, widths
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
@@ -153,7 +154,7 @@ class _Reading:
         if names == ["arr_0"]:
             self.notes.append("the only array, 'arr_0', is read as the output")
             return {"output": values["arr_0"]}
-        return values
+        return by_known_names(values)
 
     def add(self, name: str, value: Any, axes: str | None) -> None:
         """One array by its name."""
@@ -207,6 +208,8 @@ class _Reading:
         }
 
     def _read_output(self, held: Tensor, what: str, axes: str | None) -> Tensor:
+        if axes is None:
+            held = without_directions(held, self.structure, self.inputs, self.notes)
         got = tuple(held.shape)
         order = self._told(got, what, axes) if axes is not None else self._inferred(got, what)
         full = held

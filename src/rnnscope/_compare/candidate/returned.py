@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnnscope._compare.candidate.layout import (
+    OUTPUT,
+    by_known_names,
+    is_steps,
+    stacked,
+    without_directions,
+)
 from rnnscope._compare.candidate.tensors import (
     as_numbers,
     check_depth,
@@ -23,9 +30,6 @@ from rnnscope._layers.structure import Structure
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = ["OUTPUT", "Answer", "Final", "answered", "of_state", "widths"]
-
-OUTPUT = ("output", "outputs", "out")
-"""Names under which an output is read."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,10 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         output = held_by_torch(_padded(first, inputs), what)
         if structure.batch_first:
             output = output.transpose(0, 1)
+    elif isinstance(first, list | tuple) and is_steps(first, inputs):
+        output = stacked(first, structure, inputs, who, notes)
     else:
-        output = as_numbers(first, what)
+        output = without_directions(as_numbers(first, what), structure, inputs, notes)
     dtype = output.dtype
     output, exchanged = _time_major(output, structure, inputs, who, notes)
     final: dict[str, Tensor] = {}
@@ -177,9 +183,8 @@ def _parts(
     if _is_nested_numbers(returned):
         notes.append("the output came back as nested lists of numbers")
         return returned, {}, {}
-    if isinstance(returned, list) and _is_list_of_steps(returned, inputs):
-        notes.append(f"the output came back as a list of {len(returned)} arrays, stacked")
-        return as_numbers(returned, f"the output of {who}"), {}, {}
+    if not structure.single_step and is_steps(returned, inputs):
+        return returned, {}, {}
     first, *rest = returned
     if structure.single_step:
         names = structure.cell.states
@@ -192,14 +197,15 @@ def _by_name(
     returned: Mapping[Any, Any], structure: Structure, who: str, expected: str
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The same of a mapping, under the names that recorded numbers have."""
-    given = {str(name): value for name, value in returned.items() if value is not None}
+    known = by_known_names(returned)
+    given = {str(name): value for name, value in known.items() if value is not None}
     output = next((name for name in OUTPUT if name in given), None)
     names = {f"{state}_n": state for state in structure.cell.states}
     if output is None:
         keys = ", ".join(map(repr, list(returned)[:4]))
         what = f"{kind_of(returned)} of {keys}" if keys else f"{kind_of(returned)} of nothing"
-        known = ", ".join(["output", *names])
-        raise DtypeError(f"{who} returned a {what}; {expected}, or these by name: {known}")
+        readable = ", ".join(["output", *names])
+        raise DtypeError(f"{who} returned a {what}; {expected}, or these by name: {readable}")
     states = {names[name]: value for name, value in given.items() if name in names}
     others = {n: value for n, value in given.items() if n != output and n not in names}
     return given[output], states, others
@@ -311,19 +317,6 @@ def _is_nested_numbers(value: Any) -> bool:
     return isinstance(value, int | float | complex)
 
 
-def _is_list_of_steps(returned: list[Any], inputs: Inputs) -> bool:
-    """[h_1, h_2, …] (batch, unit) each, not [h, h, c] of a layer that returns the last step."""
-    if len(returned) != inputs.steps or not all(is_array(each) for each in returned):
-        return False
-    shapes = {tuple(each.shape) for each in returned}
-    if len(shapes) != 1 or len(shape := next(iter(shapes))) != 2 or shape[0] != inputs.batch:
-        return False
-    if len(returned) == 1:
-        return True
-    first, second = (as_numbers(each, "a step of the output") for each in returned[:2])
-    return not torch.equal(first, second)
-
-
 def _time_major(
     output: Tensor, structure: Structure, inputs: Inputs, who: str, notes: list[str]
 ) -> tuple[Tensor, bool]:
@@ -379,6 +372,8 @@ def _shape_message(got: tuple[int, ...], structure: Structure, inputs: Inputs, w
     if len(got) == 3 and got[-1] not in known and set(got[:2]) == {steps, batch}:
         others = ", ".join(f"{size} ({what})" for size, what in known.items())
         return f"{text}. Of the width {got[-1]} nothing can be read; known are {others}."
+    if len(got) == 4 and got[-2:] == (len(structure.directions), structure.output_size):
+        return f"{text}. Join the directions: output.flatten(-2)."
     if sorted(got) == sorted(expected):
         return f"{text}. Move the axes into that order, for instance with movedim."
     if len(got) == 3 and got[-1] in known:

@@ -45,6 +45,8 @@ _BESIDE = """\
 - `calls_chained`: two calls with the same input differ, because the first one's state is kept.
 - `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on; or they
   lie on a grid, written with few decimals or, of fixed point, `multiples of 1/128`.
+- `approximate`: what may be meant. Weights of few bits, a fast tanh or sigmoid, x, states or
+  outputs that are rounded; fitted, alone or beside mistakes, named with the measured size.
 - A row depends on the other rows, or an early output on a late input: said in words.
 
 A function or module whose axes are exchanged does not agree, since what calls it in place of the

@@ -1,0 +1,242 @@
+"""An approximation as a change of the model, with its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rnnscope._compare.approximate.functions import Curve, with_functions
+from rnnscope._compare.approximate.rounding import Quantiser
+from rnnscope._compare.mistakes.entry import changed_cell
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import Apply, Expr, FromH, Previous
+from rnnscope.cells.functions import FUNCTIONS, Function
+
+__all__ = [
+    "Approximation",
+    "Kind",
+    "Names",
+    "applied",
+    "of_curve",
+    "of_inputs",
+    "of_outputs",
+    "of_parameters",
+    "of_states",
+    "of_weights",
+]
+
+Kind = Literal[
+    "weights", "functions", "tanh", "sigmoid", "x", "state", "before", "operand", "returned"
+]
+"""What is approximated. Of ``functions`` it is both tanh and sigmoid."""
+
+Names = tuple[str, ...]
+"""Fields of ``Weights``."""
+
+MATRICES: dict[Names, str] = {
+    ("ih", "hh", "hr"): "weights",
+    ("ih", "hh", "hr", "b_ih", "b_hh"): "weights and biases",
+    ("ih",): "W_ih",
+    ("hh",): "W_hh",
+}
+
+
+STATES: dict[Kind, str] = {
+    "state": "the state",
+    "before": "h, before every step,",
+    "operand": "h, before it meets W_hh,",
+}
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """One approximation: ``change`` makes it in a model, None where it does not apply. One that is
+    ``late`` is made after all mistakes, as it changes the form of an equation. ``title`` and
+    ``name`` say it, ``key`` tells it from others, ``curve`` is that of a function; ``vague``: no
+    rule is known that gives it."""
+
+    kind: Kind
+    key: tuple[Any, ...]
+    name: str
+    title: str
+    change: Callable[[Model], Model | None]
+    late: bool = False
+    curve: Curve | None = None
+    vague: bool = False
+
+    def excludes(self, second: Approximation) -> bool:
+        """Whether the two approximate the same."""
+        both = {self.kind, second.kind}
+        return self.kind == second.kind or (
+            "functions" in both and bool(both & {"tanh", "sigmoid"})
+        )
+
+
+def applied(model: Model, approximations: Sequence[Approximation], late: bool) -> Model | None:
+    """The model with those that are made before the mistakes, or after them; None where one does
+    not apply."""
+    changed: Model | None = model
+    for approximation in approximations:
+        if changed is not None and approximation.late == late:
+            changed = approximation.change(changed)
+    return changed
+
+
+def _each_part(model: Model, change: Callable[[Part], Part | None]) -> Model | None:
+    parts = {
+        (layer, d): changed
+        for layer, row in enumerate(model.parts)
+        for d, part in enumerate(row)
+        if (changed := change(part)) is not None
+    }
+    return model.with_parts(parts) if len(parts) == sum(map(len, model.parts)) else None
+
+
+# weights -------------------------------------------------------------------------------------
+
+
+def of_weights(rounding: Quantiser, names: Names) -> Approximation:
+    """Weights that are rounded."""
+    which = MATRICES[names]
+    title = f"{which} {rounding.verb} to {rounding.name}"
+    change = partial(_each_part, change=partial(_weighted, rounding=rounding, names=names))
+    return Approximation("weights", (rounding.name, names), rounding.name, title, change)
+
+
+def _weighted(part: Part, rounding: Quantiser, names: Names) -> Part:
+    weights = part.weights
+    values: dict[str, Any] = {
+        name: rounding(value, weights.hidden_size)
+        for name in names
+        if (value := getattr(weights, name)) is not None
+    }
+    token = (part.token, "rounded", rounding.name, names)
+    return part.with_weights(replace(weights, **values), token=token)
+
+
+def of_parameters(model: Model, rounding: Quantiser | None, names: Names) -> Approximation:
+    """The weights that a candidate's own parameters are, which ``rounding`` gives."""
+    which = "weights" if rounding is None else MATRICES[names]
+    how = "near the reference's" if rounding is None else f"{rounding.verb} to {rounding.name}"
+
+    def change(right: Model) -> Model:
+        return right.with_parts(
+            {
+                (layer, d): right.parts[layer][d].with_weights(
+                    part.weights, token=(right.parts[layer][d].token, "its own")
+                )
+                for layer, row in enumerate(model.parts)
+                for d, part in enumerate(row)
+            }
+        )
+
+    name = "its own parameters" if rounding is None else rounding.name
+    title = f"{which} {how}"
+    return Approximation("weights", ("its own",), name, title, change, vague=rounding is None)
+
+
+# functions -----------------------------------------------------------------------------------
+
+
+def of_curve(curve: Curve, kind: Kind) -> Approximation:
+    """Tanh, sigmoid or both by a fast function."""
+    tanh = curve.tanh if kind != "sigmoid" else None
+    sigmoid = curve.sigmoid if kind != "tanh" else None
+    change = partial(
+        _each_part, change=partial(_curved, tanh=tanh, sigmoid=sigmoid, name=curve.name)
+    )
+    which = "tanh and sigmoid" if kind == "functions" else kind
+    return Approximation(
+        kind, (curve.name, kind), curve.name, f"a fast {which}", change, curve=curve
+    )
+
+
+def _curved(part: Part, tanh: Function | None, sigmoid: Function | None, name: str) -> Part | None:
+    cell = with_functions(part.cell, tanh, sigmoid)
+    return (
+        None
+        if cell is None
+        else part.marked("curve", name, tanh is None, sigmoid is None, cell=cell)
+    )
+
+
+# inputs and states ---------------------------------------------------------------------------
+
+
+def of_inputs(rounding: Quantiser) -> Approximation:
+    """An x that is rounded."""
+
+    def rounded(inputs: Inputs) -> Inputs:
+        return replace(inputs, x=rounding(inputs.x.flatten()).reshape(inputs.x.shape))
+
+    def change(model: Model) -> Model:
+        entered = Change(("rounded", rounding.name), rounded)
+        return replace(model, enter=(entered, *model.enter))
+
+    title = f"x {rounding.verb} to {rounding.name}"
+    return Approximation("x", (rounding.name,), rounding.name, title, change)
+
+
+def of_outputs(rounding: Quantiser) -> Approximation:
+    """What is returned, rounded."""
+
+    def rounded(value: Tensor) -> Tensor:
+        return rounding(value.flatten()).reshape(value.shape)
+
+    def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
+        final = {name: rounded(value) for name, value in outcome.final.items()}
+        return replace(outcome, output=rounded(outcome.output), final=final)
+
+    def change(model: Model) -> Model:
+        return model.adding("leave", Change(("rounded", rounding.name), leave))
+
+    title = f"what is returned is {rounding.verb} to {rounding.name}"
+    return Approximation("returned", (rounding.name,), rounding.name, title, change, late=True)
+
+
+def of_states(rounding: Quantiser, kind: Kind) -> Approximation:
+    """States that are rounded after every step, or h before it, or where W_hh meets it."""
+    what = STATES[kind]
+    title = f"{what} {rounding.verb} to {rounding.name}"
+    change = partial(_each_part, change=partial(_stated, rounding=rounding, kind=kind))
+    return Approximation(kind, (rounding.name, kind), rounding.name, title, change, late=True)
+
+
+def _stated(part: Part, rounding: Quantiser, kind: Kind) -> Part | None:
+    if part.feeds != "h" and kind != "state":
+        return None
+    cell = _rounded_states(part.cell, rounding, kind)
+    return part.marked("rounded", kind, rounding.name, cell=cell)
+
+
+@lru_cache(maxsize=512)
+def _rounded_states(cell: Cell, rounding: Quantiser, kind: Kind) -> Cell:
+    function = _of_rounding(rounding)
+    if kind == "state":
+        equations = {name: Apply("linear", cell.equations[name], function) for name in cell.states}
+        return changed_cell(cell, tuple(equations.items()))
+
+    def change(expr: Expr) -> Expr | None:
+        if isinstance(expr, FromH) and expr.of == Previous("h"):
+            return FromH(expr.gate, Apply("linear", expr.of, function))
+        if kind == "before" and expr == Previous("h"):
+            return Apply("linear", expr, function)
+        return None
+
+    mapped = {name: equation.map(change) for name, equation in cell.equations.items()}
+    return changed_cell(cell, tuple(mapped.items()))
+
+
+@lru_cache(maxsize=512)
+def _of_rounding(rounding: Quantiser) -> Function:
+    linear = FUNCTIONS["linear"]
+
+    def forward(value: Tensor) -> Tensor:
+        return rounding(value.flatten()).reshape(value.shape)
+
+    return replace(linear, forward=forward, forward_=lambda a: a.copy_(forward(a)))

@@ -1,0 +1,228 @@
+"""Which approximations remove what is left: fitted one after the other, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from rnnscope._compare.approximate.approximation import (
+    Approximation,
+    Kind,
+    Names,
+    applied,
+    of_curve,
+    of_inputs,
+    of_outputs,
+    of_states,
+    of_weights,
+)
+from rnnscope._compare.approximate.functions import CURVES, TABLES, Curve
+from rnnscope._compare.approximate.rounding import FIXED, SCALED, Quantiser
+from rnnscope._compare.mistakes import applied as mistaken
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import misfits
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.work import is_over
+from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum
+
+__all__ = ["Fit", "changed", "fitted", "measured"]
+
+STEPS, ROWS = 2, 8
+"""What is tried is measured on so many steps and rows."""
+
+FULLEST = 2
+"""And on so many calls."""
+
+BETTER = 0.9
+"""An approximation is kept where no more than so much of the difference is left."""
+
+LEAST, LARGEST = 0.3, 15.0
+"""A function is off by so many times what is left in the output, where it explains some of it."""
+
+MOST = 4
+"""Approximations beside each other."""
+
+BESIDE = 6
+"""Of those that come closest so many are varied."""
+
+MATRICES: Names = ("ih", "hh", "hr")
+EVERYTHING: Names = ("ih", "hh", "hr", "b_ih", "b_hh")
+FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
+VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Mistakes and approximations together, with what is left of the difference: its root mean
+    square, and the largest ratio to what rounding allows; ``tried`` how many were, ``thorough``
+    whether tables were among them."""
+
+    causes: tuple[Cause, ...]
+    approximations: tuple[Approximation, ...]
+    left: float
+    ratio: float
+    tried: int = 0
+    thorough: bool = False
+
+    @property
+    def rank(self) -> float:
+        """What is left; nothing where that is rounding, so that the first of a list counts."""
+        return 0.0 if self.ratio <= 1 else self.left
+
+    def model(self, model: Model) -> Model | None:
+        """A model with all of it."""
+        return changed(model, self.causes, self.approximations)
+
+
+def changed(
+    model: Model, causes: Sequence[Cause], approximations: Sequence[Approximation]
+) -> Model | None:
+    """The model with approximations and mistakes; None where one does not apply."""
+    early = applied(model, approximations, late=False)
+    wrong = None if early is None else mistaken(early, tuple(causes))
+    return None if wrong is None else applied(wrong, approximations, late=True)
+
+
+def measured(
+    model: Model,
+    observations: Sequence[Observation],
+    sets: Iterable[tuple[tuple[Cause, ...], tuple[Approximation, ...]]],
+) -> list[Fit]:
+    """How much is left with each, the best first."""
+    chosen = [(c, a, m) for c, a in sets if (m := changed(model, c, a)) is not None]
+    if not chosen or not observations:
+        return []
+    models = [m for _, _, m in chosen]
+    misfit = misfits(observations, models, [observation.simulator for observation in observations])
+    numbers = zip(misfit.total.tolist(), misfit.worst.tolist(), strict=True)
+    fits = [Fit(c, a, *left) for (c, a, _), left in zip(chosen, numbers, strict=True)]
+    return sorted(fits, key=lambda fit: fit.rank)
+
+
+def fitted(
+    model: Model,
+    observations: Sequence[Observation],
+    causes: tuple[Cause, ...],
+    *,
+    evident: tuple[Approximation, ...] = (),
+    thorough: bool = False,
+) -> Fit:
+    """The approximations that together leave the least beside these mistakes, those that are
+    ``evident`` among them; ``thorough``: tables are tried too."""
+    fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
+    short = [few_steps(observation, STEPS, ROWS) for observation in fullest]
+    [best] = measured(model, short, [(causes, evident)])
+    tried = 0
+    for _ in range(2 * MOST):
+        if best.ratio <= 1 or is_over():
+            break
+        better = best
+        for every in _stages(model, thorough):
+            for fit in _variants(model, short, best, every, evident):
+                tried += 1
+                better = fit if fit.rank < better.rank else better
+            if better.left < best.left * BETTER / 2:
+                break
+        if better.left > best.left * BETTER or len(better.approximations) > MOST:
+            break
+        best = better
+    [whole] = measured(model, observations, [(causes, best.approximations)])
+    return replace(whole, tried=tried, thorough=thorough)
+
+
+def _stages(model: Model, thorough: bool) -> list[list[Approximation]]:
+    """What is tried, and what only where that is not enough."""
+    functions = {
+        leaf.name
+        for equation in model.structure.cell.equations.values()
+        for leaf in _functions_in(equation)
+    }
+    kinds: list[Kind] = [name for name in FAST if name in functions]
+    both: list[Kind] = ["functions"] if len(kinds) == len(FAST) else []
+    families = tuple({curve.family: curve for curve in reversed(CURVES)}.values())
+    plain = [*_roundings_tried(), *_curves(families, (*both, *kinds))]
+    return [plain, _curves(TABLES, tuple(kinds))] if thorough else [plain]
+
+
+def _variants(
+    model: Model,
+    short: Sequence[Observation],
+    best: Fit,
+    every: Sequence[Approximation],
+    evident: tuple[Approximation, ...],
+) -> list[Fit]:
+    """The best with one approximation more, or one replaced by another of its kind."""
+    keys = {a.key for a in best.approximations}
+    free = [
+        a
+        for a in every
+        if a.key not in keys and not any(a.excludes(k) for k in evident) and _matters(a, best)
+    ]
+    fits = measured(model, short, [(best.causes, _joined(best, a)) for a in free])
+    near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
+    more = [(best.causes, _joined(best, sibling)) for a in near for sibling in _siblings(a)]
+    return fits + measured(model, short, more)
+
+
+def _matters(approximation: Approximation, best: Fit) -> bool:
+    """Whether an approximation is as far off as what is left; others are not tried."""
+    if approximation.curve is None or any(approximation.excludes(a) for a in best.approximations):
+        return True
+    names = FAST if approximation.kind == "functions" else (approximation.kind,)
+    error = max(approximation.curve.usual_error(name) for name in names)
+    return LEAST * best.left < error < LARGEST * best.left
+
+
+def _joined(best: Fit, more: Approximation) -> tuple[Approximation, ...]:
+    return (*(a for a in best.approximations if not more.excludes(a)), more)
+
+
+@cache
+def _by_name() -> dict[str, Quantiser]:
+    return {rounding.name: rounding for rounding in (*SCALED, *FIXED)}
+
+
+def _siblings(approximation: Approximation) -> list[Approximation]:
+    """The same rounding of other parameters, or the other functions of a family."""
+    if approximation.curve is not None:
+        return [
+            of_curve(curve, approximation.kind)
+            for curve in CURVES
+            if curve.family == approximation.curve.family
+        ]
+    if approximation.kind != "weights" or approximation.name not in _by_name():
+        return []
+    return [of_weights(_by_name()[approximation.name], names) for names in VARIED]
+
+
+def _functions_in(expr: Expr) -> Iterator[Apply]:
+    """Every function in an equation."""
+    match expr:
+        case Apply(_, argument):
+            yield expr
+            yield from _functions_in(argument)
+        case Sum(left, right) | Product(left, right):
+            yield from _functions_in(left)
+            yield from _functions_in(right)
+        case FromH(_, of) | Project(of):
+            yield from _functions_in(of)
+
+
+@cache
+def _roundings_tried() -> list[Approximation]:
+    fixed = [rounding for rounding in FIXED if rounding.verb == "rounded"]
+    whole = [rounding for rounding in SCALED if "row" not in rounding.name]
+    kinds: tuple[Kind, ...] = ("state", "before", "operand")
+    return [
+        *(of_weights(rounding, MATRICES) for rounding in (*FIXED, *SCALED)),
+        *(of_inputs(rounding) for rounding in (*fixed, *whole)),
+        *(of_states(rounding, kind) for rounding in fixed for kind in kinds),
+        *(of_outputs(rounding) for rounding in FIXED),
+    ]
+
+
+@cache
+def _curves(curves: tuple[Curve, ...], kinds: tuple[Kind, ...]) -> list[Approximation]:
+    return [of_curve(curve, kind) for curve in curves for kind in kinds]

@@ -1,0 +1,368 @@
+"""What is approximate on purpose is named, alone and beside mistakes, and may be accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import approximate
+import numpy as np
+import pytest
+import torch
+from planted import Mistake
+from torch import nn
+
+import rnnscope as rs
+
+LAYERS = {"rnn_tanh": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+def layer_of(kind: str, *sizes: int, seed: int = 1) -> Any:
+    torch.manual_seed(seed)
+    return LAYERS[kind](*(sizes or (5, 7)))
+
+
+def compared(kind: str, *mistakes: Mistake, recorded: bool = False, **options: Any) -> Any:
+    """The verdict on a port in NumPy that is approximate."""
+    within = options.pop("within", None)
+    layer = layer_of(kind)
+    port = approximate.port(kind, approximate.arrays(layer), mistakes, **options)
+    if not recorded:
+        return rs.compare(lambda x, initial: port(x, initial), layer, within=within)
+    x, states = torch.randn(8, 4, 5), torch.randn(2, 1, 4, 7)[: 1 + (kind == "lstm")]
+    initial = tuple(states) if kind == "lstm" else states[0]
+    output, final = port(
+        x.numpy(), tuple(s.numpy() for s in states) if kind == "lstm" else states[0]
+    )
+    finals = dict(zip(("h_n", "c_n"), final if kind == "lstm" else (final,), strict=False))
+    return rs.compare({"output": output, **finals}, layer, x, initial, within=within)
+
+
+def names(verdict: Any) -> list[str]:
+    return [cause.name for cause in verdict.causes]
+
+
+def plain(verdict: Any) -> str:
+    return " ".join(str(verdict).split())
+
+
+def slow(*values: Any) -> list[Any]:
+    """Parameters that only `make test-all` tries."""
+    return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
+
+
+# --- alone ----------------------------------------------------------------------------------------
+
+ROUNDED = {
+    "int8_per_tensor": "weights rounded to multiples of their largest / 127 (8 bits, one scale per "
+    "tensor)",
+    "int8_per_row": "weights rounded to multiples of their largest / 127 (8 bits, one scale per "
+    "row)",
+    "int8_cut": "weights cut to multiples of their largest / 127, towards zero (8 bits",
+    "uint8_zero_point": "with a zero point, one scale per tensor)",
+    "int4_per_row": "weights rounded to multiples of their largest / 7 (4 bits, one scale per row)",
+    "fixed_q8": "weights rounded to multiples of 1/256",
+    "fixed_q8_floor": "weights cut to multiples of 1/256, downwards",
+    "three_decimals": "weights rounded to 3 decimals",
+    "half": "weights are rounded to float16",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rounded"),
+    [
+        ("rnn_tanh", "uint8_zero_point"),
+        ("gru", "int8_per_tensor"),
+        ("lstm", "three_decimals"),
+        *slow(*((kind, rounded) for kind in LAYERS for rounded in ROUNDED)),
+    ],
+)
+def test_rounded_weights_are_named(kind: str, rounded: str) -> None:
+    verdict = compared(kind, rounded=rounded)
+    assert not verdict.agrees
+    assert names(verdict) in (["approximate"], ["precision"])
+    assert ROUNDED[rounded] in plain(verdict)
+
+
+TANH = {
+    "pade": "a rational approximation, x (27 + x²) / (27 + 9 x²)",
+    "softsign": "x / (1 + |x|)",
+    "quadratic": "x (1 - |x| / 4), ±1 beyond ±2",
+    "table_256": "a table of 256 entries from -4 to 4, the nearest",
+    "table_linear": "a table of 65 entries from -5 to 5, straight lines between",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tanh"),
+    [
+        ("rnn_tanh", "softsign"),
+        ("lstm", "pade"),
+        *slow(*((kind, tanh) for kind in LAYERS for tanh in TANH)),
+    ],
+)
+def test_a_fast_tanh_is_named_with_its_error(kind: str, tanh: str) -> None:
+    verdict = compared(kind, tanh=tanh)
+    assert names(verdict) == ["approximate"]
+    assert "its tanh is off by at most" in plain(verdict)
+    assert TANH[tanh] in plain(verdict)
+
+
+def test_the_error_that_is_told_is_the_largest_there_is() -> None:
+    text = plain(compared("rnn_tanh", tanh="pade"))
+    error = float(text.partition("off by at most ")[2].partition(":")[0])
+    at = np.linspace(-8, 8, 10_001)
+    open_error, cut_error = (
+        np.abs(f(at) - np.tanh(at)) for f in (approximate.pade_open, approximate.pade)
+    )
+    assert cut_error.max() * 0.9 < error < open_error.max() * 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sigmoid", list(approximate.SIGMOID))
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_a_fast_sigmoid_is_named(kind: str, sigmoid: str) -> None:
+    verdict = compared(kind, sigmoid=sigmoid)
+    assert set(names(verdict)) == {"approximate"}
+    assert "its sigmoid is off by at most" in plain(verdict)
+
+
+def test_three_approximations_at_once() -> None:
+    verdict = compared("gru", rounded="int8_per_row", tanh="pade", sigmoid="schraudolph")
+    assert names(verdict) == ["approximate"] * 3
+    assert {cause.tensors for cause in verdict.causes} == {"weights", "tanh", "sigmoid"}
+
+
+def test_a_rounded_x_and_a_rounded_state() -> None:
+    layer = layer_of("gru")
+
+    def coarse_x(x: Any, initial: Any) -> Any:
+        return layer(torch.round(x * 16) / 16, initial)
+
+    text = plain(rs.compare(coarse_x, layer))
+    assert "x rounded to multiples of 1/16" in text
+
+    def coarse_h(x: Any, initial: Any) -> Any:
+        h, outputs = initial, []
+        for step in x:
+            _, h = layer(step[None], torch.round(h * 128) / 128)
+            outputs.append(h[-1])
+        return torch.stack(outputs), h
+
+    text = plain(rs.compare(coarse_h, layer))
+    assert "h, before every step, rounded to multiples of 1/128" in text
+
+
+def test_an_h_that_is_rounded_where_it_is_multiplied() -> None:
+    layer = layer_of("gru")
+    W_ih, W_hh, b_ih, b_hh = (value.double() for value in layer.state_dict().values())
+
+    def mine(x: Any, initial: Any) -> Any:
+        h, outputs = initial[0].double(), []
+        for step in x.double():
+            a = step @ W_ih.T + b_ih
+            b = (torch.round(h * 127) / 127) @ W_hh.T + b_hh
+            (a_r, a_z, a_n), (b_r, b_z, b_n) = a.chunk(3, -1), b.chunk(3, -1)
+            z = torch.sigmoid(a_z + b_z)
+            h = (1 - z) * torch.tanh(a_n + torch.sigmoid(a_r + b_r) * b_n) + z * h
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    text = plain(rs.compare(mine, layer))
+    assert "h, before it meets W_hh, rounded to multiples of 1/127" in text
+
+
+# --- beside mistakes ------------------------------------------------------------------------------
+
+M = Mistake
+BESIDE = [
+    ("lstm", (M("gate_order", "ifog", "all"),), {"rounded": "int8_per_tensor", "tanh": "pade"}),
+    ("gru", (M("reset_before"),), {"rounded": "int8_per_row"}),
+    ("rnn_tanh", (M("bias_missing", "", "b_hh"),), {"tanh": "softsign"}),
+]
+MORE = [
+    ("lstm", (M("initial_exchanged"),), {"rounded": "fixed_q8"}),
+    ("lstm", (M("bias_missing", "", "b_hh"),), {"rounded": "int4_per_row", "biases": True}),
+    ("lstm", (M("forget_bias", "before"),), {"sigmoid": "exp_256", "tanh": "pade_cut"}),
+    ("lstm", (M("old_cell"),), {"tanh": "table_256"}),
+    ("lstm", (M("final_exchanged"),), {"rounded": "uint8_zero_point"}),
+    ("gru", (M("gate_order", "zrn", "all"),), {"rounded": "int8_cut", "sigmoid": "pade"}),
+    ("gru", (M("update_exchanged"),), {"rounded": "three_decimals"}),
+    ("gru", (M("bias_merged"),), {"tanh": "quadratic"}),
+    ("gru", (M("initial_ignored", "all"),), {"rounded": "half", "tanh": "pade"}),
+    ("rnn_tanh", (M("transposed", "", "W_hh"),), {"rounded": "power_of_two_scale"}),
+    (
+        "gru",
+        (M("gate_order", "zrn", "all"), M("bias_missing", "", "b_hh")),
+        {"rounded": "int8_per_tensor"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mistakes", "options", "recorded"),
+    [
+        *((*case, False) for case in BESIDE),
+        *slow(*((*case, True) for case in BESIDE)),
+        *slow(*((*case, recorded) for case in MORE for recorded in (False, True))),
+    ],
+)
+def test_a_mistake_beside_is_named(
+    kind: str, mistakes: tuple[Mistake, ...], options: dict[str, Any], recorded: bool
+) -> None:
+    verdict = compared(kind, *mistakes, recorded=recorded, **options)
+    found = [name for name in names(verdict) if name not in ("approximate", "precision")]
+    assert sorted(found) == sorted(mistake.name for mistake in mistakes), str(verdict)
+    assert len(verdict.causes) > len(mistakes)
+
+
+def test_the_text_tells_what_is_to_be_mended_and_what_was_meant() -> None:
+    text = plain(compared("gru", M("gate_order", "zrn", "all"), rounded="int8_per_tensor"))
+    assert "two things together leave" in text
+    assert "On purpose? Then nothing is to be changed." in text
+    assert "rs.assert_agrees(mine, layer, within=0.0" in text
+    assert "holds once 1 is mended" in text
+
+
+# --- a module's own parameters --------------------------------------------------------------------
+
+
+class Rounded(nn.Module):
+    """A layer with weights of 8 bits, and a mistake or none."""
+
+    def __init__(self, layer: nn.Module, steps: float = 127, mistake: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.GRU(5, 7)
+        self.mistake = mistake
+        for name, value in layer.state_dict().items():
+            scale = value.abs().max() / steps
+            whole = torch.round(value / scale) * scale if value.dim() == 2 else value
+            self.inner.get_parameter(name).data.copy_(whole)
+
+    def forward(self, x: Any, initial: Any = None) -> Any:
+        return self.inner(x, None if self.mistake else initial)
+
+
+def test_the_parameters_of_a_module_show_how_they_are_rounded() -> None:
+    layer = layer_of("gru")
+    verdict = rs.compare(Rounded(layer), layer)
+    assert names(verdict) == ["approximate"]
+    assert ROUNDED["int8_per_tensor"] in plain(verdict)
+    beside = rs.compare(Rounded(layer, mistake=True), layer)
+    assert names(beside) == ["initial_ignored", "approximate"]
+    # by a rule that is not known
+    odd = rs.compare(Rounded(layer, steps=77.7, mistake=True), layer)
+    assert names(odd) == ["initial_ignored", "approximate"]
+    assert "weights near the reference's" in plain(odd)
+
+
+# --- within ---------------------------------------------------------------------------------------
+
+
+def test_an_approximation_of_that_size_is_accepted() -> None:
+    verdict = compared("gru", rounded="int8_per_tensor", within=0.01)
+    assert verdict.agrees
+    assert verdict.difference <= 0.01
+    assert plain(verdict).startswith("agrees within 0.010: differs by 0.0")
+    assert ROUNDED["int8_per_tensor"] in plain(verdict)
+    less = compared("gru", rounded="int8_per_tensor", within=1e-4)
+    assert not less.agrees
+    assert compared("gru", within=0.01).agrees
+
+
+def test_a_mistake_beside_it_is_not_accepted() -> None:
+    layer = layer_of("gru")
+    weights = approximate.arrays(layer)
+    port = approximate.port("gru", weights, [M("bias_merged")], rounded="int8_per_row")
+    with pytest.raises(AssertionError, match="but a mistake is") as error:
+        rs.assert_agrees(lambda x, initial: port(x, initial), layer, within=0.9)
+    assert "two things together" in str(error.value)
+    right = approximate.port("gru", weights, rounded="int8_per_row")
+    rs.assert_agrees(lambda x, initial: right(x, initial), layer, within=0.05)
+
+
+@pytest.mark.parametrize("within", ["0.01", -1, float("nan"), float("inf"), True])
+def test_within_is_a_number(within: Any) -> None:
+    layer = nn.RNN(2, 2)
+    with pytest.raises(ValueError, match="within must be a number, 0 or more"):
+        rs.compare(layer, layer, within=within)
+
+
+# --- near misses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "mistake"),
+    [("rnn_tanh", M("transposed", "", "W_hh")), *slow(("lstm", M("initial_exchanged")))],
+)
+def test_most_of_the_difference_is_told_where_not_all_of_it_is_known(
+    kind: str, mistake: Mistake
+) -> None:
+    layer = layer_of(kind, 3, 4)
+    port = approximate.port(kind, approximate.arrays(layer), [mistake])
+
+    def drifting(x: Any, initial: Any) -> Any:
+        output, final = port(x, initial)
+        ripple = 1e-3 * np.sin(37 * np.arange(output.size)).reshape(output.shape)
+        return output + ripple, final
+
+    verdict = rs.compare(drifting, layer, effort=0.1)
+    assert verdict.causes == ()
+    assert verdict.near is not None
+    assert [cause.name for cause in verdict.near.causes] == [mistake.name]
+    assert "Near this is most of it" in plain(verdict)
+    assert "No known mistake explains all of it" in plain(verdict) or "effort" in plain(verdict)
+    assert not rs.compare(drifting, layer, within=0.01, effort=0.1)
+
+
+@pytest.mark.slow
+def test_what_no_entry_describes_is_no_near_miss() -> None:
+    layer = layer_of("gru")
+
+    def clipped(x: Any, initial: Any) -> Any:
+        output, final = layer(x, initial)
+        return output.clamp(-0.3, 0.3), final
+
+    verdict = rs.compare(clipped, layer, effort=0.1)
+    assert verdict.causes == ()
+    assert verdict.near is None
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.slow)])
+def test_under_another_default_device(device: str) -> None:
+    layer = layer_of("gru")
+    weights = approximate.arrays(layer)
+    port = approximate.port(
+        "gru", weights, [M("reset_before")], rounded="int8_per_row", tanh="pade"
+    )
+    right = approximate.port("gru", weights)
+    torch.set_default_device(device)
+    try:
+        verdict = rs.compare(lambda x, initial: port(x, initial), layer)
+        assert names(verdict) == ["reset_before", "approximate", "approximate"]
+        assert rs.compare(lambda x, initial: right(x, initial), layer)
+        assert rs.compare(layer, layer)
+    finally:
+        torch.set_default_device(None)
+
+
+def test_other_parameters_are_no_approximation() -> None:
+    layer, other = layer_of("gru"), layer_of("gru")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape))
+    verdict = rs.compare(other, layer, effort=0.1)
+    assert names(verdict) == ["not_loaded"]
+
+
+@pytest.mark.slow
+def test_an_output_of_another_width_is_no_near_miss() -> None:
+    torch.manual_seed(0)
+    layer, other = nn.GRU(3, 4, bidirectional=True), nn.GRU(3, 4, bidirectional=True)
+
+    def merged(x: Any, initial: Any) -> Any:
+        output = other(x, initial)[0]
+        return output[..., :4] + output[..., 4:]
+
+    verdict = rs.compare(merged, layer, effort=0.1)
+    assert verdict.causes == ()
+    assert verdict.near is None
