@@ -15,7 +15,8 @@ from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
 from rnnscope._compare.model.steps import worst_step
-from rnnscope._compare.search.search import SearchOutcome, either
+from rnnscope._compare.search.search import SearchOutcome
+from rnnscope._compare.search.trials import larger_tolerance
 from rnnscope._compare.tolerance import allowed, most_allowed
 
 __all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved"]
@@ -111,9 +112,10 @@ def _either_way(
     of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
 ) -> list[Observation]:
     """What is shown, with tolerances by the reference or by another model, whichever is more."""
+    tolerances = (of(model, each.inputs, each.unit, simulator=each.simulator) for each in shown)
     return [
-        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
-        for one in shown
+        replace(each, allowed=larger_tolerance(each, tolerance))
+        for each, tolerance in zip(shown, tolerances, strict=True)
     ]
 
 

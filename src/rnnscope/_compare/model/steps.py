@@ -17,7 +17,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes import Changed, changed_part
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.batched import separable
-from rnnscope._compare.model.misfit import Misfit, NumberGroup
+from rnnscope._compare.model.misfit import Misfit
 from rnnscope._compare.model.model import Inputs, Model, Part
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import changed_inputs, joined
@@ -65,7 +65,7 @@ class OpenedPart:
         """The part with these mistakes; None where one does not apply."""
         return changed_part(self.part, together, known)
 
-    def steps_known(self) -> Iterator[Tensor]:
+    def tensors(self) -> Iterator[Tensor]:
         """All that is known of the steps."""
         for steps in self.steps:
             yield steps.known.x
@@ -105,27 +105,25 @@ class OpenedPart:
         return part if units is None or not separable(part.cell) else restricted(part, units)
 
     def misfit(self, parts: Sequence[Part]) -> Misfit:
-        """How far each part's single steps are from what was observed, by call and state.
+        """How far each part's single steps are from what was observed.
 
         In a large layer some of the units are compared, unless a cell's units need each other.
         """
-        whole = [k for k, part in enumerate(parts) if not separable(part.cell)]
         units = _some(self.part.stored.hidden_size)
-        if units is None or len(whole) == len(parts):
-            return self._misfit(parts, None)
-        some = [k for k in range(len(parts)) if k not in set(whole)]
-        found = self._misfit([parts[k] for k in some], units)
-        if whole:
-            found = found.beside(self._misfit([parts[k] for k in whole], None))
-        order = torch.tensor([*some, *whole], dtype=torch.long, device="cpu").argsort()
-        return found.rows(order.tolist())
-
-    def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
-        return Misfit.gathered(self._differences(parts, units))
+        if units is None:
+            return Misfit.of(self._differences(parts, None))
+        apart = [separable(part.cell) for part in parts]
+        misfit = Misfit.none(len(parts))
+        for alone, chosen in ((True, units), (False, None)):
+            places = [k for k, each in enumerate(apart) if each == alone]
+            if places:
+                those = [parts[k] for k in places]
+                misfit = misfit.at(places, Misfit.of(self._differences(those, chosen)))
+        return misfit
 
     def _differences(
         self, parts: Sequence[Part], units: Tensor | None
-    ) -> Iterator[tuple[NumberGroup, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
         for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened(parts, replace(steps.known, units=units), steps.after)
             for name, every in steps.after.items():
@@ -134,7 +132,7 @@ class OpenedPart:
                 ratio = away / tolerance[name]
                 if steps.known.valid is not None:
                     away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
-                yield NumberGroup(steps.observation, name, self.place), away, ratio
+                yield away, ratio, away[0].numel()
 
     @cached_property
     def tolerances(self) -> list[dict[str, Tensor]]:
