@@ -40,11 +40,11 @@ class Misfit:
         infinite = torch.full((models,), torch.inf, dtype=torch.float64, device="cpu")
         return cls(infinite, infinite, 0)
 
-    def at(self, places: Sequence[int], other: Misfit) -> Misfit:
+    def at(self, places: Sequence[int], second: Misfit) -> Misfit:
         """The same with that of other models put in their places."""
         index = torch.tensor(places, dtype=torch.long, device="cpu")
-        total = self.total.index_copy(0, index, other.total)
-        return replace(self, total=total, worst=self.worst.index_copy(0, index, other.worst))
+        total = self.total.index_copy(0, index, second.total)
+        return replace(self, total=total, worst=self.worst.index_copy(0, index, second.worst))
 
 
 def worst(model: Model, shown: Sequence[Observation]) -> float:

@@ -19,10 +19,10 @@ def undo(model: Model, observation: Observation) -> Observation | None:
     stages = changed_inputs(observation.inputs, model)
     if stages is None or model.inner:
         return None
-    left = _turned_back(model, observation)
-    if left is None:
+    unchanged = _turned_back(model, observation)
+    if unchanged is None:
         return None
-    output, laid = left.output, False
+    output, laid = unchanged.output, False
     for change, inputs in zip(model.enter, stages, strict=False):
         if change.undo is not None and output is not None:
             # the output lies as the input does
@@ -31,11 +31,11 @@ def undo(model: Model, observation: Observation) -> Observation | None:
     inputs = stages[-1]
     keep = not laid or inputs.batch == observation.inputs.batch
     return replace(
-        left,
+        unchanged,
         inputs=inputs,
         output=output,
-        final=left.final if keep else {},
-        quantities={} if laid else left.quantities,
+        final=unchanged.final if keep else {},
+        quantities={} if laid else unchanged.quantities,
         simulator=Simulator(inputs),
     )
 
@@ -55,5 +55,5 @@ def _turned_back(model: Model, observation: Observation) -> Observation | None:
         if any(not torch.equal(value, outcome.final[name]) for name, value in twice.final.items()):
             return None
         outcome = once
-    given = observation.output is not None
-    return replace(observation, output=outcome.output if given else None, final=outcome.final)
+    present = observation.output is not None
+    return replace(observation, output=outcome.output if present else None, final=outcome.final)

@@ -78,21 +78,21 @@ class Effects:
         return {cause: k for k, cause in enumerate(self.weights)}
 
     @classmethod
-    def of(cls, part: Part, every: Sequence[Cause], known: Changed) -> Effects:
+    def of(cls, part: Part, mistakes: Sequence[Cause], changed_by: Changed) -> Effects:
         """Of one part, for all of its shape and equations."""
         weights: list[Cause] = []
         equations: list[Cause] = []
         singular: list[Cause] = []
         kinds: tuple[dict[Any, tuple[int, Cause]], ...] = tuple({} for _ in GROUPS)
         rows: list[list[int]] = []
-        for cause in every:
-            changed = changed_part(part, {cause}, known)
-            what = set() if changed is None else _changes(part, changed)
-            if changed is None or not what:
+        for cause in mistakes:
+            changed = changed_part(part, {cause}, changed_by)
+            changes = set() if changed is None else _changes(part, changed)
+            if changed is None or not changes:
                 continue
-            if what == {"cell"}:
+            if changes == {"cell"}:
                 equations.append(cause)
-            elif what <= {"stored", "pending"} and not _across(part, changed, cause):
+            elif changes <= {"stored", "pending"} and not _across(part, changed, cause):
                 weights.append(cause)
                 rows.append([])
                 touched = _touched(part, changed)
@@ -103,19 +103,19 @@ class Effects:
             else:
                 singular.append(cause)
         count = len(weights)
-        beside = torch.zeros(count, count, dtype=torch.bool, device="cpu")
+        allowed = torch.zeros(count, count, dtype=torch.bool, device="cpu")
         for (a, cause), (b, second) in combinations(enumerate(weights), 2):
-            beside[a, b] = beside[b, a] = not excludes(cause, second)
+            allowed[a, b] = allowed[b, a] = not excludes(cause, second)
         representatives = tuple([cause for _, cause in group.values()] for group in kinds)
         effect = torch.tensor(rows, dtype=torch.long, device="cpu").reshape(count, len(GROUPS))
-        return cls(part.cell, weights, equations, singular, representatives, effect, beside)
+        return cls(part.cell, weights, equations, singular, representatives, effect, allowed)
 
-    def cells(self, part: Part, size: int, known: Changed) -> list[tuple[Cell, Causes]]:
+    def cells(self, part: Part, size: int, changed_by: Changed) -> list[tuple[Cell, Causes]]:
         """The cell with each set of so many mistakes in the equations."""
         if size not in self._cells:
             cells: list[tuple[Cell, Causes]] = []
             for together in combinations(self.equations, size):
-                changed = changed_part(part, together, known) if compatible(together) else None
+                changed = changed_part(part, together, changed_by) if compatible(together) else None
                 if changed is not None:
                     cells.append((changed.cell, frozenset(together)))
             self._cells[size] = cells
@@ -181,7 +181,7 @@ def unique_rows(table: Tensor) -> tuple[Tensor, Tensor]:
 
 def _changes(part: Part, changed: Part) -> set[str]:
     """What differs of a part."""
-    names = (each.name for each in fields(part) if each.name != "token")
+    names = (entry.name for entry in fields(part) if entry.name != "token")
     return {name for name in names if getattr(part, name) is not getattr(changed, name)}
 
 
@@ -238,13 +238,13 @@ class Variants:
         all."""
         kinds = effects.kinds[group]
         large = part.stored.ih.numel() + part.stored.hh.numel() > LARGE
-        known: Changed = {}
+        changed_by: Changed = {}
         sets: list[frozenset[int]] = [frozenset()]
         parts: list[Part] = [part]
         for depth in range(1, (2 if large else DEPTHS[group]) + 1):
             for several in combinations(range(1, len(kinds) + 1), depth):
                 together = [kinds[k - 1] for k in several]
-                changed = changed_part(part, together, known) if compatible(together) else None
+                changed = changed_part(part, together, changed_by) if compatible(together) else None
                 if changed is not None:
                     sets.append(frozenset(several))
                     parts.append(changed if units is None else restricted(changed, units))
@@ -274,10 +274,10 @@ def _all_of(parts: Sequence[Part], name: str) -> Tensor | None:
 
 
 class Choices:
-    """The mistakes ``every`` of cells, as choices for any part."""
+    """Mistakes of cells, as choices for any part."""
 
-    def __init__(self, every: Sequence[Cause], known: Changed):
-        self.every, self.known = every, known
+    def __init__(self, mistakes: Sequence[Cause], changed_by: Changed):
+        self.every, self.known = mistakes, changed_by
         self._effects: dict[Token, Effects] = {}
         self._variants: dict[Token, tuple[Variants, ...]] = {}
 

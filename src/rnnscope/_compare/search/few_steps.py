@@ -75,7 +75,7 @@ class Products:
         chosen: Tensor,
         before: Mapping[str, Tensor],
         units: Tensor | None = None,
-        own: Iterable[str] = (),
+        computed: Iterable[str] = (),
         of_x: Tensor | None = None,
     ) -> Mapping[str, Tensor]:
         """Every quantity of a step, (choice, batch, unit), from the states ``before``; ``units``
@@ -96,20 +96,20 @@ class Products:
         batch = Batch([part if units is None else restricted(part, units)])
         if not separable(part.cell):
             batch.hh = self.hh[j]
-        step = Step(batch, of_x, before, b_hh, units, own)
+        step = Step(batch, of_x, before, b_hh, units, computed)
         step.products_of[Previous("h")] = of_h
         return step.run()
 
 
 def fits(
     values: Mapping[str, Tensor],
-    seen: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor],
     allowed: Mapping[str, Tensor],
     count: int,
 ) -> Tensor:
     """(choice): whether all states are what was seen, as far as rounding allows."""
     fit = torch.ones(count, dtype=torch.bool, device="cpu")
-    for name, value in seen.items():
+    for name, value in observed.items():
         fit &= (distance(values[name], value) <= allowed[name]).flatten(1).all(1)
     return fit
 
@@ -137,9 +137,9 @@ class Reads:
         pairs = zip(self.emitted, numbers, strict=True)
         return torch.cat([emitted[:, t, rows][k] for emitted, k in pairs], -1)
 
-    def of(self, left: Tensor) -> Reads:
+    def of(self, remaining: Tensor) -> Reads:
         """What some of the choices read."""
-        return replace(self, which=self.which[left])
+        return replace(self, which=self.which[remaining])
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ class FewSteps:
         """With all variants of each parameter; None where no h is known."""
         part = witness.part
         [steps] = witness.richest.steps
-        known, rows = steps.known, _rows(steps)
-        if "h" not in known.before or "h" not in steps.after or not len(rows):
+        call, rows = steps.known, _rows(steps)
+        if "h" not in call.before or "h" not in steps.after or not len(rows):
             return None
         index = (slice(0, STEPS), rows)
-        before = {name: value[index] for name, value in known.before.items()}
+        before = {name: value[index] for name, value in call.before.items()}
         tolerance = tolerances(part, steps)
-        hidden = {n: known.initial[n][rows] for n in part.cell.states if n not in before}
+        hidden = {n: call.initial[n][rows] for n in part.cell.states if n not in before}
         after = {n: value[index] for n, value in steps.after.items() if n in part.cell.states}
         allowed = {n: SLACK * tolerance[n].expand_as(steps.after[n])[index] for n in after}
         if units is not None:
@@ -175,21 +175,21 @@ class FewSteps:
                 for values in (hidden, after, allowed)
             )
         tensors = tensors_of(choices.variants(part, units))
-        products = Products.of(known.x[index], before["h"], tensors)
+        products = Products.of(call.x[index], before["h"], tensors)
         return cls(units, hidden, before, after, allowed, products)
 
     def fitting(self, part: Part, chosen: Tensor, reads: Reads | None = None) -> Tensor:
         """Which choices fit, with the equations of a part."""
         # most are told from the rest by one row
-        left = self.beginning(part, chosen, reads)
+        remaining = self.beginning(part, chosen, reads)
         hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
         for t in range(self.products.of_x.shape[1]):
-            if not len(left) or (t and reads is None and len(left) <= FEW):
+            if not len(remaining) or (t and reads is None and len(remaining) <= FEW):
                 break
-            some = None if reads is None else reads.of(left)
-            fit, hidden = self._step(part, (t, slice(None)), chosen[left], hidden, some)
-            left = left[fit]
-        return left
+            flow = None if reads is None else reads.of(remaining)
+            fit, hidden = self._step(part, (t, slice(None)), chosen[remaining], hidden, flow)
+            remaining = remaining[fit]
+        return remaining
 
     def beginning(self, part: Part, chosen: Tensor, reads: Reads | None = None) -> Tensor:
         """Which choices fit the first step of the first row."""
@@ -212,7 +212,7 @@ class FewSteps:
         (t, rows), of_x = at, None
         fit: list[Tensor] = []
         states: list[States] = []
-        seen, allowed = (
+        observed, allowed = (
             {name: value[t, rows] for name, value in values.items()}
             for values in (self.after, self.allowed)
         )
@@ -220,18 +220,18 @@ class FewSteps:
         ih = self.products.ih
         most = max(1, CHUNK // (ih.shape[1] if reads is None else ih[0].numel()))
         for start in range(0, len(chosen), most):
-            some = slice(start, start + most)
-            chunk = chosen[some]
-            mine = _part_of(hidden, some, len(chosen))
-            mine = {name: value[:, rows] for name, value in mine.items()}
+            places = slice(start, start + most)
+            chunk = chosen[places]
+            carried = _part_of(hidden, places, len(chosen))
+            carried = {name: value[:, rows] for name, value in carried.items()}
             if reads is not None:
-                of_x = torch.matmul(reads.at(t, rows, some), ih[chunk[:, 0]].mT)
+                of_x = torch.matmul(reads.at(t, rows, places), ih[chunk[:, 0]].mT)
                 spend(of_x.shape[1] * len(chunk) * ih[0].numel())
-            states_before = before | mine
+            states_before = before | carried
             values = self.products.step(
                 part, t, rows, chunk, states_before, self.units, hidden, of_x
             )
-            fit.append(fits(values, seen, allowed, len(chunk)))
+            fit.append(fits(values, observed, allowed, len(chunk)))
             states.append(_part_of({n: values[n] for n in hidden}, fit[-1], len(chunk)))
         joined = {name: torch.cat([state[name] for state in states]) for name in hidden}
         return torch.cat(fit), joined

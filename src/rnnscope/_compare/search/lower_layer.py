@@ -72,22 +72,22 @@ def in_two_layers(
         run = _LowerRun(model.parts[0][d], parts.choices, inputs.x, initial, final)
         lower.append(run.emissions())
     search = _TwoLayers(model, parts.choices, tuple(lower))
-    known = [part for part in upper if part is not None]
-    return search.sets(known) if len(known) == len(upper) else []
+    opened_above = [part for part in upper if part is not None]
+    return search.sets(opened_above) if len(opened_above) == len(upper) else []
 
 
 def _telling(model: Model, observations: Sequence[Observation]) -> Observation | None:
     """A few rows of a call whose output is known: the first steps, or where one direction reads
     from the end the whole of a short call."""
-    whole = [each for each in observations if each.output is not None]
+    whole = [call for call in observations if call.output is not None]
     # of one step from zeros W_hh does not show
-    seen = [each for each in whole if each.inputs.lengths is None]
-    seen = [each for each in seen if each.inputs.given or each.inputs.steps > 1]
-    if not seen:
+    telling = [call for call in whole if call.inputs.lengths is None]
+    telling = [call for call in telling if call.inputs.given or call.inputs.steps > 1]
+    if not telling:
         return None
     if model.num_directions == 1:
-        return few_steps(max(seen, key=lambda each: each.fullness), STEPS, ROWS)
-    shortest = min(seen, key=lambda each: (not each.inputs.given, each.inputs.steps))
+        return few_steps(max(telling, key=lambda call: call.fullness), STEPS, ROWS)
+    shortest = min(telling, key=lambda call: (not call.inputs.given, call.inputs.steps))
     return few_steps(shortest, shortest.inputs.steps, ROWS)
 
 
@@ -186,18 +186,18 @@ class _LowerRun:
         fit: list[Tensor] = []
         most = max(1, CHUNK // products.hh[0].numel())
         for start in range(0, len(variants), most):
-            some = variants[start : start + most]
+            chunk = variants[start : start + most]
             states = {name: value.unsqueeze(0) for name, value in self.initial.items()}
             steps: list[Tensor] = []
             for t in range(len(self.x)):
-                values = products.step(part, t, slice(None), some, states)
+                values = products.step(part, t, slice(None), chunk, states)
                 states = {name: values[name] for name in states}
-                steps.append(values["h"].expand(len(some), *values["h"].shape[1:]))
+                steps.append(values["h"].expand(len(chunk), *values["h"].shape[1:]))
             emission = torch.stack(steps, 1)
             emitted.append(emission.flip(1) if part.backward else emission)
-            seen = {name: value for name, (value, _) in self.final.items()}
+            expected = {name: value for name, (value, _) in self.final.items()}
             allowed = {name: value for name, (_, value) in self.final.items()}
-            fit.append(fits(states, seen, allowed, len(some)))
+            fit.append(fits(states, expected, allowed, len(chunk)))
         return torch.cat(emitted), torch.cat(fit)
 
 
@@ -217,7 +217,7 @@ class _Hypotheses:
     @classmethod
     def of(cls, lower: Sequence[_Emissions], count: int) -> _Hypotheses:
         """Of every set of up to two mistakes, each in one direction, or in both."""
-        tables = [_number_of(each.members, each.numbers, count) for each in lower]
+        tables = [_number_of(emissions.members, emissions.numbers, count) for emissions in lower]
         below: list[Tensor] = []
         unions: list[Tensor] = []
         for kept in product(product((True, False), repeat=2), repeat=len(lower)):
@@ -251,56 +251,58 @@ class _Upper:
     @classmethod
     def of(cls, witness: OpenedPart, choices: Choices) -> _Upper:
         """Of what is known of it."""
-        every = list(_sets(witness.part, choices, None))
-        counts = torch.tensor([len(s.members) for s in every], dtype=torch.long, device="cpu")
+        sets = list(_sets(witness.part, choices, None))
+        counts = torch.tensor([len(s.members) for s in sets], dtype=torch.long, device="cpu")
         return cls(
             witness,
             choices,
-            tuple(s.cell for s in every),
-            torch.arange(len(every), device="cpu").repeat_interleave(counts),
-            torch.cat([s.members for s in every]),
-            torch.cat([s.variants[s.which] for s in every]),
+            tuple(s.cell for s in sets),
+            torch.arange(len(sets), device="cpu").repeat_interleave(counts),
+            torch.cat([s.members for s in sets]),
+            torch.cat([s.variants[s.which] for s in sets]),
         )
 
-    def fitting(self, hypotheses: _Hypotheses, left: Tensor, emitted: Sequence[Tensor]) -> Tensor:
-        """Of the hypotheses that are ``left`` those under which its first steps fit with a set of
-        its own, no more than two mistakes in all: (fit, 2), hypothesis and set."""
+    def fitting(
+        self, hypotheses: _Hypotheses, remaining: Tensor, emitted: Sequence[Tensor]
+    ) -> Tensor:
+        """Of the ``remaining`` hypotheses those under which its first steps fit with a set of its
+        own, no more than two mistakes in all: (fit, 2), hypothesis and set."""
         count = len(self.choices.every)
         numbers = torch.arange(len(self.members), device="cpu")
         table = _number_of(self.members, numbers, count)
-        first, second = hypotheses.together[left].unbind(1)
+        first, second = hypotheses.together[remaining].unbind(1)
         none = torch.full_like(first, NONE)
-        pairs = [(left, table[a, b]) for a in (first, none) for b in (second, none)]
+        pairs = [(remaining, table[a, b]) for a in (first, none) for b in (second, none)]
         alone = second < 0
-        single, others = torch.meshgrid(left[alone], torch.arange(count), indexing="ij")
-        single, others = single.flatten(), others.flatten()
-        beside = hypotheses.together[single, 0]
-        pairs += [(single, table[a, others]) for a in (beside, torch.full_like(beside, NONE))]
+        single, additions = torch.meshgrid(remaining[alone], torch.arange(count), indexing="ij")
+        single, additions = single.flatten(), additions.flatten()
+        lone = hypotheses.together[single, 0]
+        pairs += [(single, table[a, additions]) for a in (lone, torch.full_like(lone, NONE))]
         tests = torch.cat([torch.stack(pair, 1) for pair in pairs])
         tests, _ = unique_rows(tests[tests[:, 1] >= 0])
         spend(SUM * len(tests))
         backward = self.witness.part.backward
-        flows = tuple(each.flip(1) if backward else each for each in emitted)
-        found: list[Tensor] = []
+        flows = tuple(flow.flip(1) if backward else flow for flow in emitted)
+        fitting: list[Tensor] = []
         cell_of = self.cell_of[tests[:, 1]]
         order = cell_of.argsort(stable=True)
         ends = torch.bincount(cell_of, minlength=len(self.cells)).cumsum(0).tolist()
         for k, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start < end and not is_over():
-                some = tests[order[start:end]]
-                reads = Reads(flows, hypotheses.emitted[some[:, 0]])
-                found.append(some[self._fit(self.cells[k], some[:, 1], reads)])
-        return torch.cat(found) if found else tests[:0]
+                chosen = tests[order[start:end]]
+                reads = Reads(flows, hypotheses.emitted[chosen[:, 0]])
+                fitting.append(chosen[self._fit(self.cells[k], chosen[:, 1], reads)])
+        return torch.cat(fitting) if fitting else tests[:0]
 
     def _fit(self, cell: Cell, sets: Tensor, reads: Reads) -> Tensor:
         """Which of some sets with the same equations fit, under what each reads."""
         part, variants = replace(self.witness.part, cell=cell), self.variants[sets]
-        left = torch.arange(len(sets), device="cpu")
+        remaining = torch.arange(len(sets), device="cpu")
         for few in (self._first, self._whole):
             if few is not None and (few.units is None or separable(cell)):
                 fit = few.beginning if few.units is not None else few.fitting
-                left = left[fit(part, variants[left], reads.of(left))]
-        return left
+                remaining = remaining[fit(part, variants[remaining], reads.of(remaining))]
+        return remaining
 
     @cached_property
     def _first(self) -> FewSteps | None:
@@ -328,26 +330,28 @@ class _TwoLayers:
 
     def sets(self, upper: Sequence[OpenedPart]) -> list[Causes]:
         """What explains the upper layer's first steps, in every direction."""
-        emitted = [each.emitted for each in self.lower]
+        emitted = [emissions.emitted for emissions in self.lower]
         hypotheses = _Hypotheses.of(self.lower, len(self.choices.every))
-        left = torch.arange(len(hypotheses.emitted), device="cpu")
+        remaining = torch.arange(len(hypotheses.emitted), device="cpu")
         options: list[dict[int, list[Causes]]] = []
         for witness in upper:
             part = _Upper.of(witness, self.choices)
-            fits = part.fitting(hypotheses, left, emitted)
-            left = torch.tensor(sorted(set(fits[:, 0].tolist())), dtype=torch.long, device="cpu")
-            if len(left) > MOST:
+            fits = part.fitting(hypotheses, remaining, emitted)
+            remaining = torch.tensor(
+                sorted(set(fits[:, 0].tolist())), dtype=torch.long, device="cpu"
+            )
+            if len(remaining) > MOST:
                 return []
             options.append({})
             for k, number in fits.tolist():
                 options[-1].setdefault(k, []).append(self._named(part.members[number]))
-        found: list[Causes] = []
-        for k in left.tolist():
+        explaining: list[Causes] = []
+        for k in remaining.tolist():
             below = [self._named(members) for members in hypotheses.below[k]]
             for above in product(*(option[k] for option in options)):
                 if len(frozenset().union(*below, *above)) <= 2:
-                    found += merged(self.model, _by_part(below, above))
-        return list(dict.fromkeys(found))
+                    explaining += merged(self.model, _by_part(below, above))
+        return list(dict.fromkeys(explaining))
 
     def _named(self, members: Tensor) -> Causes:
         return frozenset(self.choices.every[k] for k in members.tolist() if k >= 0)

@@ -22,23 +22,23 @@ Explained = Mapping[PartIndex, Sequence[Causes]]
 
 def merged(model: Model, options: Explained) -> list[Causes]:
     """The mistakes of every part together, as few: one that all parts have stands for all."""
-    known = {place: sets for place, sets in options.items() if sets}
-    if not known:
+    explained_parts = {place: sets for place, sets in options.items() if sets}
+    if not explained_parts:
         return []
-    few = {place: sets[:FIRST] for place, sets in known.items()}
+    few = {place: sets[:FIRST] for place, sets in explained_parts.items()}
     # what may be the same mistake everywhere comes before every other combination
     alike = [
         [(place, s if s in sets else sets[0]) for place, sets in few.items()]
         for s in dict.fromkeys(s for sets in few.values() for s in sets)
     ]
     combined = product(*([(place, s) for s in sets] for place, sets in few.items()))
-    found: dict[Causes, None] = {}
+    sets_found: dict[Causes, None] = {}
     for k, combination in enumerate(chain(alike, combined)):
         if k >= MOST:
             break
-        for s in _together(model, dict(combination), set(known)):
-            found[s] = None
-    return sorted((s for s in found if s), key=len)
+        for s in _together(model, dict(combination), set(explained_parts)):
+            sets_found[s] = None
+    return sorted((s for s in sets_found if s), key=len)
 
 
 def _together(
@@ -50,39 +50,43 @@ def _together(
     for place, s in combination.items():
         for cause in s:
             where.setdefault(cause, set()).add(place)
-    every = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
-    for free in (every - places, set[PartIndex]()):
+    whole = {(layer, d) for layer in range(model.num_layers) for d in range(model.num_directions)}
+    for free in (whole - places, set[PartIndex]()):
         yield frozenset(
             chain.from_iterable(
-                _covering(model, cause, here, every, free) for cause, here in where.items()
+                _covering(model, cause, standing, whole, free) for cause, standing in where.items()
             )
         )
 
 
 def _covering(
-    model: Model, cause: Cause, here: set[PartIndex], every: set[PartIndex], free: set[PartIndex]
+    model: Model,
+    cause: Cause,
+    standing: set[PartIndex],
+    whole: set[PartIndex],
+    free: set[PartIndex],
 ) -> set[Cause]:
     """One mistake for all the places where it stands, if there is a scope that has them and no
     others but ``free`` ones, where it may stand or not."""
     names = model.structure.directions
-    scopes: list[tuple[Cause, set[PartIndex]]] = [(cause, every)]
+    scopes: list[tuple[Cause, set[PartIndex]]] = [(cause, whole)]
     if model.num_directions > 1 and CATALOGUE[cause.name].scope == "parts":
         scopes += [
-            (_at(cause, None, name), {p for p in every if p[1] == d})
+            (_at(cause, None, name), {p for p in whole if p[1] == d})
             for d, name in enumerate(names)
         ]
     if model.num_layers > 1:
         scopes += [
-            (_at(cause, layer, None), {p for p in every if p[0] == layer})
+            (_at(cause, layer, None), {p for p in whole if p[0] == layer})
             for layer in range(model.num_layers)
         ]
     for scope, places in scopes:
-        if here <= places and places <= here | free:
+        if standing <= places and places <= standing | free:
             return {scope}
     several = model.num_directions > 1
     return {
         _at(cause, layer if model.num_layers > 1 else None, names[d] if several else None)
-        for layer, d in here
+        for layer, d in standing
     }
 
 

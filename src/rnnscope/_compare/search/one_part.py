@@ -27,9 +27,9 @@ MOST = 4096
 class PartSearch:
     """All sets of mistakes of a cell that explain the single steps of a part."""
 
-    def __init__(self, every: Sequence[Cause], known: Changed):
-        self.choices = Choices(every, known)
-        self._every, self._known = every, known
+    def __init__(self, mistakes: Sequence[Cause], changed_by: Changed):
+        self.choices = Choices(mistakes, changed_by)
+        self._every, self._known = mistakes, changed_by
         self._explained: dict[Token, list[Causes]] = {}
 
     def explain(self, witness: OpenedPart, depth: int) -> list[Causes]:

@@ -62,7 +62,7 @@ class Search:
     ):
         self.model, self.progress = model, progress
         self.observations = observations
-        self._shown = [_with_own_finals(each) for each in observations]
+        self._shown = [_with_own_finals(observation) for observation in observations]
         self.work = Account(effort * EFFORT)
         self.every = [c for c in causes(model) if concerns(c, model, observations)]
         self._trials = Trials(model, observations)
@@ -133,12 +133,12 @@ class Search:
             fewer = [s - {c} for c in s if len(s) > 1]
             explaining = self._trials.explaining(fewer) or explaining
         instead = (
-            s - {c} | {other}
+            s - {c} | {substitute}
             for s in explaining[:CLOSE]
             for c in in_order(s)
-            for other in self.every
-            if other.everywhere() == c.everywhere()
-            or (not likely and (other.layer, other.direction) == (c.layer, c.direction))
+            for substitute in self.every
+            if substitute.everywhere() == c.everywhere()
+            or (not likely and (substitute.layer, substitute.direction) == (c.layer, c.direction))
         )
         return self._trials.explaining([*explaining, *instead])
 
@@ -163,9 +163,11 @@ class Search:
         model = self.of(frozenset(causes))
         if model is None or is_over():
             return []
-        undone = [undo(model, each) for each in self._calls or self._shown]
+        undone = [undo(model, observation) for observation in self._calls or self._shown]
         plain = replace(model, enter=(), leave=())
-        opened = opened_parts(plain, [each for each in undone if each is not None])
+        opened = opened_parts(
+            plain, [observation for observation in undone if observation is not None]
+        )
         explained = self._explained(opened, depth)
         if not opened or not all(explained.values()):
             return []
@@ -183,8 +185,8 @@ class Search:
         options: dict[PartIndex, list[Causes]] = {}
         for place in places:
             # where weights stand that are those of another part, mistakes in them are that part's
-            mine = self.model.parts[place[0]][place[1]].stored.ih
-            origins = [p for p, part in places.items() if part.stored.ih is mine]
+            weights = self.model.parts[place[0]][place[1]].stored.ih
+            origins = [p for p, part in places.items() if part.stored.ih is weights]
             before = [
                 frozenset(c for c in s if order.index(c.name) < first)
                 for p in origins
@@ -212,9 +214,9 @@ class Search:
             yield self._explaining(in_two_layers(self.model, self._shown, self._parts), True)
         self._say()
         few = len(self.every) <= MANY
-        others = [c for c in self.every if few or c == c.everywhere()]
+        partners = [c for c in self.every if few or c == c.everywhere()]
         around = [frozenset({c}) for c in self._around if c == c.everywhere()]
-        yield self._explaining(self._with(around, ([c] for c in others)))
+        yield self._explaining(self._with(around, ([c] for c in partners)))
         for single in self._trials.closest(frozenset({c}) for c in self.every)[: 3 * PROMISING]:
             yield self._explaining(self._with([single], ([c] for c in self.every)))
 
@@ -244,21 +246,21 @@ class Search:
             self.progress(f"{self._trials.count} sets of mistakes tried")
 
 
-def _clash(one: Cause, other: Cause) -> bool:
+def _clash(first: Cause, second: Cause) -> bool:
     """Whether two mistakes are choices of what can be chosen once in one place."""
-    if None not in (one.layer, other.layer) and one.layer != other.layer:
+    if None not in (first.layer, second.layer) and first.layer != second.layer:
         return False
-    if None not in (one.direction, other.direction) and one.direction != other.direction:
+    if None not in (first.direction, second.direction) and first.direction != second.direction:
         return False
-    return excludes(one, other)
+    return excludes(first, second)
 
 
 def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
     """Whether a mistake is one of what was given: of padding, of recorded gates."""
     if cause.name == "padding":
-        return any(each.inputs.lengths is not None for each in observations)
+        return any(observation.inputs.lengths is not None for observation in observations)
     if cause.name == "unapplied":
-        recorded = {name for each in observations for name in each.quantities}
+        recorded = {name for observation in observations for name in observation.quantities}
         if cause.choice != "all":
             return cause.choice in recorded
         return len(recorded & set(applied_gates(model.parts[0][0]))) > 1
@@ -276,8 +278,11 @@ def _with_own_finals(observation: Observation) -> Observation:
 def _one_step(observations: Sequence[Observation]) -> list[Observation]:
     """Calls of one step, with final states in place of the output, if there are any: each layer's
     own, however the output is put together."""
-    calls = [each for each in observations if each.inputs.steps == 1]
-    return [replace(each, output=None) if each.final else each for each in calls]
+    calls = [observation for observation in observations if observation.inputs.steps == 1]
+    return [
+        replace(observation, output=None) if observation.final else observation
+        for observation in calls
+    ]
 
 
 @contextmanager

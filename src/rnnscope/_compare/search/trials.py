@@ -37,7 +37,9 @@ class Trials:
     def __init__(self, model: Model, observations: Sequence[Observation]):
         self.model, self.count = model, 0
         # most sets are told from the rest by the fullest observation alone
-        self._observations = sorted(observations, key=lambda each: each.fullness, reverse=True)
+        self._observations = sorted(
+            observations, key=lambda observation: observation.fullness, reverse=True
+        )
         self._models: dict[Causes, Model | None] = {}
         self._distance: dict[Causes, float] = {}
         self._explaining: set[Causes] = set()
@@ -108,8 +110,8 @@ def _misfit(observation: Observation, models: Sequence[Model], far: float) -> Mi
         far = min(far, NEAR)  # nothing needs more to be allowed
     near = ((misfit.worst > 1) & (misfit.worst < far)).nonzero().flatten().tolist()
     for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:JUDGED]:
-        mine = allowed(models[k], observation.inputs, observation.unit, simulator=simulator)
-        wider = replace(observation, allowed=larger_tolerance(observation, mine))
+        tolerance = allowed(models[k], observation.inputs, observation.unit, simulator=simulator)
+        wider = replace(observation, allowed=larger_tolerance(observation, tolerance))
         # what is of no use by its own rounding tells nothing
         misfit.worst[k] = worst(models[k], [wider])
     return misfit
