@@ -103,9 +103,10 @@ class Effects:
             else:
                 singular.append(cause)
         count = len(weights)
-        allowed = torch.zeros(count, count, dtype=torch.bool, device="cpu")
+        allowed = ~torch.eye(count, dtype=torch.bool, device="cpu")
         for (a, cause), (b, second) in combinations(enumerate(weights), 2):
-            allowed[a, b] = allowed[b, a] = not excludes(cause, second)
+            if cause.name == second.name and excludes(cause, second):
+                allowed[a, b] = allowed[b, a] = False
         representatives = tuple([cause for _, cause in group.values()] for group in kinds)
         effect = torch.tensor(rows, dtype=torch.long, device="cpu").reshape(count, len(GROUPS))
         return cls(part.cell, weights, equations, singular, representatives, effect, allowed)
@@ -233,16 +234,18 @@ class Variants:
     after: Tensor
 
     @classmethod
-    def of(cls, part: Part, effects: Effects, group: int, units: Tensor | None) -> Variants:
-        """Of a part with no mistake, and every few that may stand together; of some units, or of
-        all."""
+    def of(
+        cls, part: Part, effects: Effects, group: int, units: Tensor | None, depth: int
+    ) -> Variants:
+        """Of a part with no mistake, and with up to so many that may stand together; of some units,
+        or of all."""
         kinds = effects.kinds[group]
         large = part.stored.ih.numel() + part.stored.hh.numel() > LARGE
         changed_by: Changed = {}
         sets: list[frozenset[int]] = [frozenset()]
         parts: list[Part] = [part]
-        for depth in range(1, (2 if large else DEPTHS[group]) + 1):
-            for several in combinations(range(1, len(kinds) + 1), depth):
+        for size in range(1, min(depth, 2 if large else DEPTHS[group]) + 1):
+            for several in combinations(range(1, len(kinds) + 1), size):
                 together = [kinds[k - 1] for k in several]
                 changed = changed_part(part, together, changed_by) if compatible(together) else None
                 if changed is not None:
@@ -256,11 +259,16 @@ class Variants:
         spend(len(sets) * (numbers + SUM * len(kinds)))
         places = {chosen: k for k, chosen in enumerate(sets)}
         after = torch.full((len(sets), len(kinds) + 1), -1, dtype=torch.long, device="cpu")
-        for k, chosen in enumerate(sets):
-            after[k, 0] = k
-            for effect in range(1, len(kinds) + 1):
-                if effect not in chosen:
-                    after[k, effect] = places.get(chosen | {effect}, -1)
+        after[:, 0] = torch.arange(len(sets), device="cpu")
+        steps = [
+            (places[chosen - {effect}], effect, k)
+            for k, chosen in enumerate(sets)
+            for effect in chosen
+            if chosen - {effect} in places
+        ]
+        if steps:
+            before, effect, number = torch.tensor(steps, dtype=torch.long, device="cpu").unbind(1)
+            after[before, effect] = number
         return cls({name: _all_of(parts, name) for name in GROUPS[group]}, after)
 
 
@@ -288,15 +296,16 @@ class Choices:
             self._effects[key] = Effects.of(part, self.every, self.known)
         return self._effects[key]
 
-    def variants(self, part: Part, units: Tensor | None) -> tuple[Variants, ...]:
-        """What each group of parameters of a part may be; of some units, or of all."""
-        key = part.token, None if units is None else tuple(units.tolist())
+    def variants(self, part: Part, units: Tensor | None, depth: int) -> tuple[Variants, ...]:
+        """What each group of parameters of a part may be under up to so many mistakes; of some
+        units, or of all."""
+        key = part.token, depth, None if units is None else tuple(units.tolist())
         if key not in self._variants:
             if len(self._variants) == PARTS:
                 self._variants.clear()
             effects = self.effects(part)
             self._variants[key] = tuple(
-                Variants.of(part, effects, group, units) for group in range(len(GROUPS))
+                Variants.of(part, effects, group, units, depth) for group in range(len(GROUPS))
             )
         return self._variants[key]
 
@@ -307,7 +316,7 @@ class Choices:
         in the weights."""
         effects = self.effects(part)
         for count in range(min(size, EQUATIONS) + 1):
-            sets = effects.sets(size - count, self.variants(part, units))
+            sets = effects.sets(size - count, self.variants(part, units, size))
             for cell, together in effects.cells(part, count, self.known):
                 yield cell, together, sets
 

@@ -156,8 +156,10 @@ class FewSteps:
     products: Products
 
     @classmethod
-    def of(cls, witness: OpenedPart, choices: Choices, units: Tensor | None) -> FewSteps | None:
-        """With all variants of each parameter; None where no h is known."""
+    def of(
+        cls, witness: OpenedPart, choices: Choices, units: Tensor | None, depth: int
+    ) -> FewSteps | None:
+        """With what up to so many mistakes make of each parameter; None where no h is known."""
         part = witness.part
         [steps] = witness.richest.steps
         call, rows = steps.known, _rows(steps)
@@ -174,7 +176,7 @@ class FewSteps:
                 {name: value[..., units] for name, value in values.items()}
                 for values in (hidden, after, allowed)
             )
-        tensors = tensors_of(choices.variants(part, units))
+        tensors = tensors_of(choices.variants(part, units, depth))
         products = Products.of(call.x[index], before["h"], tensors)
         return cls(units, hidden, before, after, allowed, products)
 

@@ -176,7 +176,7 @@ class _LowerRun:
     @cached_property
     def _products(self) -> Products:
         x = self.x.flip(0) if self.part.backward else self.x
-        tensors = tensors_of(self.choices.variants(self.part, None))
+        tensors = tensors_of(self.choices.variants(self.part, None, 2))
         return Products.of(x, self.initial["h"].unsqueeze(0), tensors)
 
     def _run(self, cell: Cell, variants: Tensor) -> tuple[Tensor, Tensor]:
@@ -313,7 +313,7 @@ class _Upper:
         return self._few(None)
 
     def _few(self, units: Tensor | None) -> FewSteps | None:
-        few = FewSteps.of(self.witness, self.choices, units)
+        few = FewSteps.of(self.witness, self.choices, units, 2)
         if few is None:
             return None
         # the lower layer's rounding comes to the upper one's

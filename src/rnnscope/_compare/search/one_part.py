@@ -71,7 +71,7 @@ class PartSearch:
                 return []
             whole = units is None or not separable(cell)
             if whole not in steps:
-                steps[whole] = FewSteps.of(witness, self.choices, None if whole else units)
+                steps[whole] = FewSteps.of(witness, self.choices, None if whole else units, size)
             few = steps[whole]
             if few is None:
                 return []
