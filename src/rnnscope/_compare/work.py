@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["EFFORT", "GATE", "SECONDS", "SUM", "Account", "counted", "is_over", "spend"]
+__all__ = ["EFFORT", "GATE", "PICK", "SECONDS", "SUM", "Account", "counted", "is_over", "spend"]
 
 EFFORT = 3e10
 """Work of a search of effort 1, in products of two numbers. It was measured once, on layers of 4 to
@@ -23,6 +23,9 @@ SECONDS = 6.0
 
 GATE = 80
 """What a number of a gate costs at a step, its function and what is made of it, in products."""
+
+PICK = 1500
+"""The same where it is picked for one of very many choices: memory is read all over."""
 
 SUM = 50
 """What a set costs in a list of all sets, in products."""

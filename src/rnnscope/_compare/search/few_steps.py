@@ -17,7 +17,7 @@ from rnnscope._compare.model.observed import distance
 from rnnscope._compare.model.single_steps import restricted
 from rnnscope._compare.model.steps import OpenedPart, Steps, tolerances
 from rnnscope._compare.search.choices import Choices, tensors_of
-from rnnscope._compare.work import GATE, spend
+from rnnscope._compare.work import PICK, spend
 from rnnscope.cells.algebra import Previous
 
 __all__ = ["CHUNK", "ROWS", "SLACK", "STEPS", "FewSteps", "Products", "Reads", "fits", "units_of"]
@@ -84,7 +84,7 @@ class Products:
         i, j, k = chosen.unbind(1)
         multiply = t >= self.of_h.shape[1]
         numbers = len(chosen) * before["h"].shape[-2] * self.ih.shape[1]
-        spend(numbers * (GATE + self.hh.shape[-1] * multiply), calls=len(part.cell.equations))
+        spend(numbers * (PICK + self.hh.shape[-1] * multiply), calls=len(part.cell.equations))
         of_x = self.of_x[:, t, rows][i] if of_x is None else of_x
         of_h = torch.matmul(before["h"], self.hh[j].mT) if multiply else self.of_h[:, t, rows][j]
         b_hh: Tensor | None = None
