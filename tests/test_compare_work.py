@@ -115,7 +115,7 @@ def test_a_larger_effort_is_suggested_where_it_would_try_more_and_nowhere_else()
     exact = rs.compare(output, layer, x, effort=(1 - 1e-9) * whole.work / EFFORT)
     assert exact.work == whole.work
     assert str(exact) == str(whole)
-    cut = rs.compare(output, layer, x, effort=0.02)
+    cut = rs.compare(output, layer, x, effort=0.005)
     assert not cut.finished
     assert cut.work < whole.work
     assert "effort=1 searches further" in " ".join(str(cut).split())

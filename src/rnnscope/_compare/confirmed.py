@@ -15,7 +15,8 @@ from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
 from rnnscope._compare.model.steps import worst_step
-from rnnscope._compare.search.search import SearchOutcome, either
+from rnnscope._compare.search.search import SearchOutcome
+from rnnscope._compare.search.trials import larger_tolerance
 from rnnscope._compare.tolerance import allowed, most_allowed
 
 __all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved", "proves"]
@@ -34,16 +35,16 @@ def confirmed(
     """The explanations that hold on all data, by so much that chance is excluded; ``sliced``:
     what was searched is part of what is shown."""
     order = {name: k for k, name in enumerate(CATALOGUE)}
-    others, least = beside(searched, shown, sliced), needed(result)
-    found: list[tuple[Cause, ...]] = []
+    independent, least = beside(searched, shown, sliced), needed(result)
+    proven: list[tuple[Cause, ...]] = []
     for s in result.sets:
         changed = model
         together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
         for cause in together:
             changed = CATALOGUE[cause.name].apply(changed, cause) or changed
-        if _holds(changed, others, shown, least) and _each_step(changed, shown):
-            found.append(together)
-    return sorted(found, key=lambda t: (_spread(t), [str(c) for c in t]))
+        if _holds(changed, independent, shown, least) and _each_step(changed, shown):
+            proven.append(together)
+    return sorted(proven, key=lambda t: (_spread(t), [str(c) for c in t]))
 
 
 def proves(
@@ -61,17 +62,17 @@ def proves(
 
 
 def _holds(
-    changed: Model, others: Sequence[Observation], shown: Sequence[Observation], least: float
+    changed: Model, independent: Sequence[Observation], shown: Sequence[Observation], least: float
 ) -> bool:
     """Whether a mistaken model gives all that was observed, by as much as must be proved."""
     # where the reference's tolerances hold and the widest prove enough, the mistaken model's own,
     # which are dearer, would too
-    if worst(changed, [*others, *shown]) <= 1:
+    if worst(changed, [*independent, *shown]) <= 1:
         widest = _either_way(most_allowed, changed, shown)
-        if evidence([*others, *widest]) >= least:
+        if evidence([*independent, *widest]) >= least:
             return True
-    mine = by_own_rounding(changed, [*others, *shown])
-    return worst(changed, mine) <= 1 and evidence(mine) >= least
+    widened = by_own_rounding(changed, [*independent, *shown])
+    return worst(changed, widened) <= 1 and evidence(widened) >= least
 
 
 def _each_step(changed: Model, shown: Sequence[Observation]) -> bool:
@@ -79,20 +80,20 @@ def _each_step(changed: Model, shown: Sequence[Observation]) -> bool:
     of a mistake after which steps are not what they were, as its own numbers tell."""
     if worst_step(changed, shown) <= 1:
         return True
-    return worst_step(changed, [_as_predicted(changed, one) for one in shown]) > 1
+    return worst_step(changed, [_as_predicted(changed, observation) for observation in shown]) > 1
 
 
-def _as_predicted(model: Model, one: Observation) -> Observation:
+def _as_predicted(model: Model, observation: Observation) -> Observation:
     """What a model gives, in place of what was observed."""
-    [outcome] = one.simulator.run([model])
+    [outcome] = observation.simulator.run([model])
     if outcome is None:
-        return one
+        return observation
     value = predicted(outcome)
     return replace(
-        one,
-        output=None if one.output is None else value["output"],
-        final={name: value[f"{name}_n"] for name in one.final},
-        quantities={name: value[name] for name in one.quantities},
+        observation,
+        output=None if observation.output is None else value["output"],
+        final={name: value[f"{name}_n"] for name in observation.final},
+        quantities={name: value[name] for name in observation.quantities},
     )
 
 
@@ -112,7 +113,7 @@ def beside(
     searched: Sequence[Observation], shown: Sequence[Observation], sliced: bool
 ) -> list[Observation]:
     """What was searched beside what is shown, of which a slice counts once."""
-    fresh = [one for one in searched if all(one is not other for other in shown)]
+    fresh = [call for call in searched if all(call is not each for each in shown)]
     return [] if sliced else fresh
 
 
@@ -125,9 +126,10 @@ def _either_way(
     of: Callable[..., dict[str, Tensor]], model: Model, shown: Sequence[Observation]
 ) -> list[Observation]:
     """What is shown, with tolerances by the reference or by another model, whichever is more."""
+    tolerances = (of(model, call.inputs, call.unit, simulator=call.simulator) for call in shown)
     return [
-        replace(one, allowed=either(one, of(model, one.inputs, one.unit, simulator=one.simulator)))
-        for one in shown
+        replace(call, allowed=larger_tolerance(call, tolerance))
+        for call, tolerance in zip(shown, tolerances, strict=True)
     ]
 
 

@@ -19,13 +19,13 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
     best = (0.0, 0.0)
     beyond = (1.0, best)  # the ratio of the two, and both
     least = 0.0
-    for one in shown:
-        for name, seen, value in one.beside(model):
-            tolerance = one.allowed[name]
+    for observation in shown:
+        for name, observed, value in observation.beside(model):
+            tolerance = observation.allowed[name]
             if value is None:
                 return math.inf, float(tolerance[torch.isfinite(tolerance)].max())
-            inside = one.usable(name)
-            away = torch.where(inside, distance(value, seen), 0.0)
+            inside = observation.usable(name)
+            away = torch.where(inside, distance(value, observed), 0.0)
             within = tolerance.expand_as(away)
             least = max(least, float(torch.where(inside, within, 0.0).max()))
             k = int(away.argmax())
@@ -34,8 +34,8 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
             ratio = torch.where(inside, away / within, 0.0)
             k = int(ratio.argmax())
             if float(ratio.flatten()[k]) > beyond[0]:
-                there = (float(away.flatten()[k]), float(within.flatten()[k]))
-                beyond = (float(ratio.flatten()[k]), there)
+                place = (float(away.flatten()[k]), float(within.flatten()[k]))
+                beyond = (float(ratio.flatten()[k]), place)
     if best[0] >= MISSING:  # a number against none
         return math.inf, best[1]
     if best[0] <= best[1] and beyond[0] > 1:
@@ -47,19 +47,19 @@ def evidence(observations: Sequence[Observation]) -> float:
     """Decimal digits of agreement: for every number, how much smaller than their spread the
     tolerance is."""
     total = 0.0
-    for one in observations:
-        for name, seen in one.targets().items():
-            if name in ("h", "h_n") and one.output is not None:
-                if seen.shape[0] == 1:
+    for observation in observations:
+        for name, observed in observation.targets().items():
+            if name in ("h", "h_n") and observation.output is not None:
+                if observed.shape[0] == 1:
                     continue  # the last numbers of the output once more, or all of them
-                seen = seen[:-1]
-            finite = seen[torch.isfinite(seen)]
+                observed = observed[:-1]
+            finite = observed[torch.isfinite(observed)]
             if finite.numel() == 0:
                 continue
             spread = float(finite.std()) if finite.numel() > 1 else float(finite.abs().max())
-            tolerance = one.allowed[name][: len(seen)].expand_as(seen)
-            usable = torch.isfinite(tolerance) & torch.isfinite(seen)
-            if (real := one.inside(name)) is not None:
+            tolerance = observation.allowed[name][: len(observed)].expand_as(observed)
+            usable = torch.isfinite(tolerance) & torch.isfinite(observed)
+            if (real := observation.inside(name)) is not None:
                 usable = usable & real
             if spread > 0 and bool(usable.any()):
                 total += float((spread / tolerance[usable]).log10().clamp_min(0).sum())

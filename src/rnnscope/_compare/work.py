@@ -12,17 +12,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["EFFORT", "GATE", "SECONDS", "SUM", "Account", "counted", "is_cut", "is_over", "spend"]
+__all__ = ["EFFORT", "GATE", "PICK", "SECONDS", "SUM", "Account", "counted", "is_over", "spend"]
 
 EFFORT = 3e10
 """Work of a search of effort 1, in products of two numbers. It was measured once, on layers of 4 to
-256 units: there it took no more than about 6 seconds on one core."""
+256 units: 3 seconds on one core, up to 8 where weights are many and memory is slow."""
 
 SECONDS = 6.0
 """Of a time that a search was once given, what is effort 1."""
 
 GATE = 80
 """What a number of a gate costs at a step, its function and what is made of it, in products."""
+
+PICK = 1500
+"""The same where it is picked for one of very many choices: memory is read all over."""
 
 SUM = 50
 """What a set costs in a list of all sets, in products."""
@@ -72,9 +75,3 @@ def is_over() -> bool:
         return False
     work.cut = True
     return True
-
-
-def is_cut() -> bool:
-    """Whether something was left out."""
-    work = _CURRENT.get()
-    return work is not None and work.cut

@@ -1,4 +1,4 @@
-"""How far models are from what was observed, group by group."""
+"""How far models are from what was observed."""
 
 from __future__ import annotations
 
@@ -13,77 +13,45 @@ from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.work import GATE, spend
 
-__all__ = ["NumberGroup", "Misfit", "misfits", "worst"]
-
-
-@dataclass(frozen=True)
-class NumberGroup:
-    """Some of the numbers that are compared, told apart so that a search sees what fits where."""
-
-    observation: int
-    target: str
-    place: tuple[object, ...]
+__all__ = ["Misfit", "misfits", "worst"]
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """How far many models are from what was observed: (model, group) the root mean square and
-    the largest ratio to what rounding allows; ``count`` (group) numbers in each."""
+    """How far many models are from what was observed, (model): the root mean square over ``count``
+    numbers in ``total``, and in ``worst`` the largest ratio to what rounding allows."""
 
-    groups: tuple[NumberGroup, ...]
-    squares: Tensor
-    ratios: Tensor
-    count: Tensor
+    total: Tensor
+    worst: Tensor
+    count: int
 
     @classmethod
-    def gathered(cls, found: Iterable[tuple[NumberGroup, Tensor, Tensor]]) -> Misfit:
-        """Of differences and of their ratios to what rounding allows, (model, ...), by group."""
-        groups, away, ratios = zip(*found, strict=True)
-        return cls(
-            groups,
-            torch.stack([(one.flatten(1) ** 2).mean(1).sqrt() for one in away], 1),
-            torch.stack([one.flatten(1).amax(1) for one in ratios], 1),
-            torch.tensor([one[0].numel() for one in away], dtype=torch.long, device="cpu"),
-        )
+    def of(cls, differences: Iterable[tuple[Tensor, Tensor, int]]) -> Misfit:
+        """Of arrays of differences and of their ratios to what rounding allows, (model, ...), zero
+        where nothing is compared, and how many numbers are."""
+        away, ratios, counts = zip(*differences, strict=True)
+        squares = torch.stack([array.flatten(1).square().sum(1) for array in away]).sum(0)
+        worst = torch.stack([array.flatten(1).amax(1) for array in ratios]).amax(0)
+        return cls((squares / sum(counts)).sqrt(), worst, sum(counts))
 
-    @property
-    def total(self) -> Tensor:
-        """(model): root mean square over everything."""
-        return ((self.squares**2 * self.count).sum(1) / self.count.sum()).sqrt()
+    @classmethod
+    def none(cls, models: int) -> Misfit:
+        """Of so many models nothing can be compared, so none explains anything."""
+        infinite = torch.full((models,), torch.inf, dtype=torch.float64, device="cpu")
+        return cls(infinite, infinite, 0)
 
-    @property
-    def worst(self) -> Tensor:
-        """(model): the largest ratio to what rounding allows."""
-        return self.ratios.amax(1)
-
-    def rows(self, chosen: Sequence[int]) -> Misfit:
-        """The misfit of some of the models."""
-        index = torch.tensor(chosen, dtype=torch.long, device="cpu")
-        return replace(self, squares=self.squares[index], ratios=self.ratios[index])
-
-    def beside(self, other: Misfit) -> Misfit:
-        """The misfits of both, one after the other."""
-        return replace(
-            self,
-            squares=torch.cat([self.squares, other.squares]),
-            ratios=torch.cat([self.ratios, other.ratios]),
-        )
-
-    def closest(self, beam: int, each: int) -> list[int]:
-        """The models to go on from: the best by the whole, by the groups that fit, and by each
-        group of numbers alone."""
-        fits = (self.ratios <= 1).double().sum(1)
-        by_count = fits - self.total / self.total.max().clamp_min(1e-300)
-        orders = [(by_count.argsort(descending=True), beam), (self.total.argsort(), beam)]
-        orders += [(self.squares[:, g].argsort(), each) for g in range(len(self.groups))]
-        return list(dict.fromkeys(k for order, count in orders for k in order[:count].tolist()))
+    def at(self, places: Sequence[int], second: Misfit) -> Misfit:
+        """The same with that of other models put in their places."""
+        index = torch.tensor(places, dtype=torch.long, device="cpu")
+        total = self.total.index_copy(0, index, second.total)
+        return replace(self, total=total, worst=self.worst.index_copy(0, index, second.worst))
 
 
 def worst(model: Model, shown: Sequence[Observation]) -> float:
     """The largest ratio to what rounding allows; 0 where no number is of use."""
-    if not any(one.count for one in shown):
+    if not any(each.count for each in shown):
         return 0.0
-    return float(misfits(shown, [model], [one.simulator for one in shown]).worst[0])
+    return float(misfits(shown, [model], [each.simulator for each in shown]).worst[0])
 
 
 def misfits(
@@ -91,42 +59,20 @@ def misfits(
     models: Sequence[Model],
     simulators: Sequence[Simulator],
 ) -> Misfit:
-    """How far each model is from each observation, group by group; inf where it does not fit."""
-    groups: list[NumberGroup] = []
-    squares: list[Tensor] = []
-    ratios: list[Tensor] = []
-    counts: list[int] = []
-    for k, (observation, simulator) in enumerate(zip(observations, simulators, strict=True)):
+    """How far each model is from all observations; inf where no number is of use, so that nothing
+    is explained."""
+    differences: list[tuple[Tensor, Tensor, int]] = []
+    for observation, simulator in zip(observations, simulators, strict=True):
         outcomes = simulator.run(models)
         with torch.inference_mode():
             for target, seen in observation.targets().items():
-                away = _away(target, seen, outcomes)
-                spend(GATE * away.numel())
-                tolerance = observation.allowed[target]
-                mask = observation.usable(target)
-                for place, index in _places(target, seen, models[0]):
-                    inside = mask[index]
-                    if not bool(inside.any()):
-                        continue
-                    values = away[(slice(None), *index)] * inside
-                    within = tolerance.expand_as(seen)[index]
-                    groups.append(NumberGroup(k, target, place))
-                    count = int(inside.sum())
-                    counts.append(count)
-                    squares.append((values.flatten(1) ** 2).sum(1).div(count).sqrt())
-                    share = values / torch.where(inside, within, 1)
-                    ratios.append(share.flatten(1).amax(1))
-    if not groups:  # no number is of use, so nothing is explained
-        none = torch.full((len(models), 1), torch.inf, dtype=torch.float64, device="cpu")
-        return Misfit(
-            (NumberGroup(0, "", ()),), none, none, torch.ones(1, dtype=torch.long, device="cpu")
-        )
-    return Misfit(
-        tuple(groups),
-        torch.stack(squares, 1),
-        torch.stack(ratios, 1),
-        torch.tensor(counts, dtype=torch.long, device="cpu"),
-    )
+                usable = observation.usable(target)
+                count = int(usable.sum())
+                if count:
+                    away = _away(target, seen, outcomes) * usable
+                    spend(GATE * away.numel())
+                    differences.append((away, away / observation.allowed[target], count))
+    return Misfit.of(differences) if differences else Misfit.none(len(models))
 
 
 def _away(target: str, seen: Tensor, outcomes: Sequence[Outcome | None]) -> Tensor:
@@ -137,29 +83,3 @@ def _away(target: str, seen: Tensor, outcomes: Sequence[Outcome | None]) -> Tens
         fits = value is not None and value.shape == seen.shape
         values.append(value if fits and value is not None else seen.new_full(seen.shape, torch.nan))
     return distance(torch.stack(values), seen)
-
-
-def _places(
-    target: str, seen: Tensor, model: Model
-) -> list[tuple[tuple[object, ...], tuple[slice, ...]]]:
-    """The groups of one array: of the output each direction's first step in its own order, and
-    the rest; of a state or a quantity each layer and direction."""
-    whole = slice(None)
-    if target != "output":
-        return [
-            ((layer, d), (slice(layer, layer + 1), slice(d, d + 1), *[whole] * (seen.dim() - 2)))
-            for layer in range(seen.shape[0])
-            for d in range(seen.shape[1])
-        ]
-    directions = model.num_directions
-    width = seen.shape[-1] // directions if seen.shape[-1] % directions == 0 else seen.shape[-1]
-    halves = [slice(k, k + width) for k in range(0, seen.shape[-1], width)]
-    found: list[tuple[tuple[object, ...], tuple[slice, ...]]] = []
-    for d, half in enumerate(halves):
-        backward = d < directions and model.parts[-1][d].backward
-        first = slice(-1, None) if backward else slice(0, 1)
-        rest = slice(0, -1) if backward else slice(1, None)
-        found.append(((d, "first"), (first, whole, half)))
-        if seen.shape[0] > 1:
-            found.append(((d, "rest"), (rest, whole, half)))
-    return found

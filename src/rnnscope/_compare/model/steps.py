@@ -14,10 +14,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from rnnscope._compare.mistakes import Changed, changed_part
-from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.batched import separable
-from rnnscope._compare.model.misfit import Misfit, NumberGroup
+from rnnscope._compare.model.misfit import Misfit
 from rnnscope._compare.model.model import Inputs, Model, Part
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import changed_inputs, joined
@@ -61,11 +59,7 @@ class OpenedPart:
     steps: tuple[Steps, ...]
     direction: str
 
-    def changed(self, together: frozenset[Cause], known: Changed) -> Part | None:
-        """The part with these mistakes; None where one does not apply."""
-        return changed_part(self.part, together, known)
-
-    def steps_known(self) -> Iterator[Tensor]:
+    def tensors(self) -> Iterator[Tensor]:
         """All that is known of the steps."""
         for steps in self.steps:
             yield steps.known.x
@@ -105,27 +99,25 @@ class OpenedPart:
         return part if units is None or not separable(part.cell) else restricted(part, units)
 
     def misfit(self, parts: Sequence[Part]) -> Misfit:
-        """How far each part's single steps are from what was observed, by call and state.
+        """How far each part's single steps are from what was observed.
 
         In a large layer some of the units are compared, unless a cell's units need each other.
         """
-        whole = [k for k, part in enumerate(parts) if not separable(part.cell)]
         units = _some(self.part.stored.hidden_size)
-        if units is None or len(whole) == len(parts):
-            return self._misfit(parts, None)
-        some = [k for k in range(len(parts)) if k not in set(whole)]
-        found = self._misfit([parts[k] for k in some], units)
-        if whole:
-            found = found.beside(self._misfit([parts[k] for k in whole], None))
-        order = torch.tensor([*some, *whole], dtype=torch.long, device="cpu").argsort()
-        return found.rows(order.tolist())
-
-    def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
-        return Misfit.gathered(self._differences(parts, units))
+        if units is None:
+            return Misfit.of(self._differences(parts, None))
+        apart = [separable(part.cell) for part in parts]
+        misfit = Misfit.none(len(parts))
+        for alone, chosen in ((True, units), (False, None)):
+            places = [k for k, each in enumerate(apart) if each == alone]
+            if places:
+                those = [parts[k] for k in places]
+                misfit = misfit.at(places, Misfit.of(self._differences(those, chosen)))
+        return misfit
 
     def _differences(
         self, parts: Sequence[Part], units: Tensor | None
-    ) -> Iterator[tuple[NumberGroup, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, int]]:
         for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened(parts, replace(steps.known, units=units), steps.after)
             for name, every in steps.after.items():
@@ -134,55 +126,56 @@ class OpenedPart:
                 ratio = away / tolerance[name]
                 if steps.known.valid is not None:
                     away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
-                yield NumberGroup(steps.observation, name, self.place), away, ratio
+                yield away, ratio, away[0].numel()
 
     @cached_property
     def tolerances(self) -> list[dict[str, Tensor]]:
         """What rounding allows each state, for all steps."""
         return [tolerances(self.part, steps) for steps in self.steps]
 
+    def _compared(self, part: Part) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+        """Call by call each state of every single step: its name, how far it is from what was
+        observed, (time, batch, unit), 0 on padding, and what rounding allows."""
+        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
+            values = opened([part], steps.known, steps.after)
+            valid = steps.known.valid
+            inside = 1 if valid is None else valid.unsqueeze(-1)
+            yield [
+                (name, distance(values[name][0], after) * inside, tolerance[name].expand_as(after))
+                for name, after in steps.after.items()
+            ]
+
     def ratios(self, part: Part) -> Iterator[list[Tensor]]:
         """Call by call how far each state of every single step is from what was observed, relative
         to what rounding allows, (time, batch, unit), 0 on padding."""
-        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
-            values = opened([part], steps.known, steps.after)
-            found = [distance(values[n][0], seen) / tolerance[n] for n, seen in steps.after.items()]
-            valid = steps.known.valid
-            yield (
-                found
-                if valid is None
-                else [torch.where(valid.unsqueeze(-1), ratio, 0.0) for ratio in found]
-            )
+        for call in self._compared(part):
+            yield [away / within for _, away, within in call]
 
     def largest(self) -> tuple[float, float, float]:
         """Of the state that is the most beyond what rounding allows a single step: by how many
         times, its difference, and what is allowed."""
         worst = (0.0, 0.0, 0.0)
-        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
-            values = opened([self.part], steps.known, steps.after)
-            for name, seen in steps.after.items():
-                away, within = distance(values[name][0], seen), tolerance[name].expand_as(seen)
-                valid = steps.known.valid
-                away = away if valid is None else away * valid.unsqueeze(-1)
+        for call in self._compared(self.part):
+            for _, away, within in call:
                 k = int((away / within).argmax())
-                one = (float(away.flatten()[k]), float(within.flatten()[k]))
-                worst = max(worst, (one[0] / one[1], *one))
+                difference, allowed = float(away.flatten()[k]), float(within.flatten()[k])
+                worst = max(worst, (difference / allowed, difference, allowed))
         return worst
 
     def states(self) -> dict[str, float]:
         """How far each state that is known is beyond what rounding allows a single step."""
-        found: dict[str, float] = {}
-        for steps, call in zip(self.steps, self.ratios(self.part), strict=True):
-            for name, ratio in zip(steps.after, call, strict=True):
-                found[name] = max(found.get(name, 0.0), float(ratio.max()))
-        return found
+        ratios: dict[str, float] = {}
+        for call in self._compared(self.part):
+            for name, away, within in call:
+                ratios[name] = max(ratios.get(name, 0.0), float((away / within).max()))
+        return ratios
 
     def units(self, part: Part) -> Tensor:
         """The largest deviation of each unit over all single steps, relative to what rounding
         allows, (unit): of the state that has one number a unit."""
-        found = [one.flatten(0, 1).amax(0) for call in self.ratios(part) for one in call]
-        size = max(len(one) for one in found)
-        return torch.stack([one for one in found if len(one) == size]).amax(0)
+        units = [ratio.flatten(0, 1).amax(0) for call in self.ratios(part) for ratio in call]
+        size = max(map(len, units))
+        return torch.stack([ratio for ratio in units if len(ratio) == size]).amax(0)
 
 
 @cache

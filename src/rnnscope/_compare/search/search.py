@@ -1,8 +1,8 @@
 """The search for the mistakes that explain what a candidate returned.
 
-Single mistakes are tried one and all. Then every part is searched by itself, whatever else is wrong
-(``seeds``); what that finds, and the sets that come closest in any group of numbers, are extended
-one mistake at a time.
+Single mistakes come first; then two, then three: inside each part by itself, beside one mistake or
+a pair of mistakes outside the cells, and in a layer whose steps are not seen. What explains the
+parts is run whole.
 """
 
 from __future__ import annotations
@@ -10,44 +10,33 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from dataclasses import dataclass, replace
+from itertools import combinations
 
-import torch
-from torch import Tensor
-
-from rnnscope._compare.mistakes import CATALOGUE, Changed, applied, causes
+from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
-from rnnscope._compare.mistakes.compatible import excludes, scrambles, scrambling_alone
+from rnnscope._compare.mistakes.compatible import excludes
 from rnnscope._compare.mistakes.equations import applied_gates
-from rnnscope._compare.model.batched import LARGE
-from rnnscope._compare.model.misfit import Misfit, misfits
-from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.model import Model, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
-from rnnscope._compare.model.simulate import Simulator
-from rnnscope._compare.search.parts import BEAM, EACH
-from rnnscope._compare.search.seeds import Seeds
-from rnnscope._compare.tolerance import allowed
-from rnnscope._compare.work import EFFORT, Account, counted, is_over, spend
+from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.model.undone import undo
+from rnnscope._compare.search.lower_layer import in_two_layers
+from rnnscope._compare.search.merging import Explained, merged
+from rnnscope._compare.search.one_part import PartSearch
+from rnnscope._compare.search.trials import Trials
+from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
-__all__ = ["SearchOutcome", "Search", "concerns", "either"]
+__all__ = ["Search", "SearchOutcome", "concerns"]
 
-DEPTH = 3
+CLOSE = 3
+"""Of the sets that explain parts those that are tried with one more mistake."""
 
-NEAREST = 3
-"""Of the sets that explain parts those that are extended before another way of looking."""
+PROMISING = 8
+"""Mistakes that come closest alone, beside which more are searched for."""
 
-WIDER = 4 * BEAM
-"""Pairs that are extended at last, where work is left."""
-
-CHUNK = 512
-"""Sets that are measured together, at most."""
-
-SHARE = 20
-"""Into so many chunks the work of a search is cut where runs are dear."""
-
-NEAR = 1000
-"""Up to so many times the tolerance a model is judged by its own rounding; the nearest few are."""
+MANY = 600
+"""Mistakes above which pairs are tried of those in all layers and directions alone."""
 
 
 @dataclass(frozen=True)
@@ -61,402 +50,247 @@ class SearchOutcome:
     finished: bool = True
 
 
-@dataclass
 class Search:
     """A search over the sets of mistakes that one model may have."""
 
-    model: Model
-    observations: Sequence[Observation]
-    effort: float = 1.0
-    progress: Callable[[str], None] | None = None
-    _models: dict[Causes, Model | None] = field(default_factory=dict)
-    _changed: Changed = field(default_factory=dict)
-    _simulators: list[Simulator] = field(default_factory=list)
-    _scores: dict[Causes, tuple[float, float]] = field(default_factory=dict)
-    _places: dict[Causes, int] = field(default_factory=dict)
-    _close: list[tuple[float, Causes]] = field(default_factory=list)
-    _misfits: Misfit | None = None
-    tried: int = 0
-
-    def __post_init__(self) -> None:
-        self._simulators = [one.simulator for one in self.observations]
-        # most sets are told from the rest by the fullest observation alone
-        richest = max(
-            range(len(self.observations)),
-            key=lambda k: self.observations[k].fullness,
-        )
-        self._quick = [richest]
-        self._every = list(range(len(self.observations)))
-        every = causes(self.model, observations=self.observations)
-        self.every = [
+    def __init__(
+        self,
+        model: Model,
+        observations: Sequence[Observation],
+        effort: float = 1.0,
+        progress: Callable[[str], None] | None = None,
+    ):
+        self.model, self.progress = model, progress
+        self.observations = observations
+        self._shown = [_with_own_finals(observation) for observation in observations]
+        self.work = Account(effort * EFFORT)
+        self._trials = Trials(model, observations)
+        concerning = [
             cause
-            for cause in every
-            if concerns(cause, self.model, self.observations)
+            for cause in causes(model, observations=observations)
+            if concerns(cause, model, observations)
             and (not CATALOGUE[cause.name].only_seen or self.shows(cause))
         ]
-        self.alone = [cause for cause in self.every if CATALOGUE[cause.name].alone]
-        self.every = [cause for cause in self.every if not CATALOGUE[cause.name].alone]
-        self._seeds = Seeds(self.model, self.observations, self.every, self._changed)
-        self.work = Account(self.effort * EFFORT)
+        self.every = [cause for cause in concerning if not CATALOGUE[cause.name].alone]
+        self.alone = [cause for cause in concerning if CATALOGUE[cause.name].alone]
+        cells = [c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell]
+        # what stands in one place alone, as where sizes allow it, is tried in each
+        self._parts = PartSearch(list(dict.fromkeys(cells)), self._trials.known)
+        self._around = [c for c in self.every if not CATALOGUE[c.name].of_cell]
+        self._calls = _one_step(self._shown)
 
-    # models and how far they are -------------------------------------------------------------
+    def of(self, together: Causes) -> Model | None:
+        """The model with these mistakes; None where one does not apply."""
+        return self._trials.of(together)
 
     def shows(self, cause: Cause, data: Sequence[Observation] | None = None) -> bool:
         """Whether a mistake would change anything that was observed, or in these data."""
         model = self.of(frozenset({cause}))
         if model is None:
             return False
-        for one in self.observations if data is None else data:
-            exact, other = one.simulator.run([self.model, model])
-            if exact is None or other is None:
+        for observation in self.observations if data is None else data:
+            right, wrong = observation.simulator.run([self.model, model])
+            if right is None or wrong is None:
                 continue
-            for name in one.targets():
-                value, wanted = predicted(other).get(name), predicted(exact)[name]
-                if value is None or value.shape != wanted.shape:
+            for name in observation.targets():
+                value, expected = predicted(wrong).get(name), predicted(right)[name]
+                if value is None or value.shape != expected.shape:
                     return True
-                if bool((distance(value, wanted) > one.allowed[name]).any()):
+                if bool((distance(value, expected) > observation.allowed[name]).any()):
                     return True
         return False
-
-    def of(self, together: Causes) -> Model | None:
-        """The model with these mistakes; None where one does not apply."""
-        if together not in self._models:
-            self._models[together] = applied(self.model, tuple(together), self._changed)
-        return self._models[together]
-
-    def _explaining_quickly(self, wanted: Sequence[Causes]) -> list[Causes]:
-        """The sets that explain everything, measured where most is seen first."""
-        fresh = [s for s in wanted if s not in self._scores]
-        spend(sets=len(fresh))
-        found: list[Causes] = []
-        for some in self._chunks(fresh):
-            if is_over():
-                break
-            chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
-            if not chunk:
-                continue
-            self.tried += len(chunk)
-            misfit = self._misfit([model for _, model in chunk], self._quick)
-            left = [s for (s, _), worst in zip(chunk, misfit.worst, strict=True) if worst <= 1]
-            totals = zip(misfit.total.tolist(), (s for s, _ in chunk), strict=True)
-            self._close += sorted(totals, key=lambda pair: pair[0])[:BEAM]
-            found += self._explaining(self._measure(left)[0])
-            if found and max(map(len, wanted)) > 1:
-                break  # the others of this size are found from these
-        return self._explaining(found)
-
-    def _misfit(self, models: Sequence[Model], which: Sequence[int], far: float = NEAR) -> Misfit:
-        observations = [self.observations[k] for k in which]
-        simulators = [self._simulators[k] for k in which]
-        misfit = misfits(observations, models, simulators)
-        # a mistake may let numbers grow, and rounding with them: what comes close is judged by
-        # what rounding allows the mistaken model itself
-        if bool((misfit.worst <= 1).any()):
-            far = NEAR  # nothing needs more to be allowed
-        near = ((misfit.worst > 1) & (misfit.worst < far)).nonzero().flatten().tolist()
-        for k in sorted(near, key=lambda k: float(misfit.worst[k]))[:16]:
-            own = [
-                replace(
-                    one,
-                    allowed=either(
-                        one, allowed(models[k], one.inputs, one.unit, simulator=simulator)
-                    ),
-                )
-                for one, simulator in zip(observations, simulators, strict=True)
-            ]
-            again = misfits(own, [models[k]], simulators)
-            known = dict(zip(again.groups, again.ratios[0].tolist(), strict=True))
-            # what is of no use by its own rounding tells nothing
-            ratios = [known.get(group, 0.0) for group in misfit.groups]
-            misfit.ratios[k] = torch.tensor(ratios, dtype=misfit.ratios.dtype, device="cpu")
-        return misfit
-
-    def _measure(
-        self, sets: Iterable[Causes], own: bool = False
-    ) -> tuple[list[Causes], Misfit | None]:
-        """The sets that apply, and how far they are; ``own``: by what rounding allows each, however
-        far they seem, as single steps told that they are right."""
-        wanted = list(dict.fromkeys(sets))
-        fresh = [s for s in wanted if s not in self._scores]
-        for some in self._chunks(fresh):
-            if self._misfits is not None and is_over():
-                break
-            chunk = [(s, model) for s in some if (model := self.of(s)) is not None]
-            applies = {s for s, _ in chunk}
-            self._scores |= {s: (torch.inf, torch.inf) for s in some if s not in applies}
-            if not chunk:
-                continue
-            self.tried += len(chunk)
-            far = torch.inf if own else NEAR
-            misfit = self._misfit([model for _, model in chunk], self._every, far)
-            start = 0 if self._misfits is None else len(self._misfits.squares)
-            ratios = zip(misfit.worst.tolist(), misfit.total.tolist(), strict=True)
-            for k, ((s, _), pair) in enumerate(zip(chunk, ratios, strict=True)):
-                self._scores[s] = pair
-                self._places[s] = start + k
-            self._misfits = misfit if self._misfits is None else self._misfits.beside(misfit)
-        known = [s for s in wanted if s in self._places]
-        if not known or self._misfits is None:
-            return [], None
-        return known, self._misfits.rows([self._places[s] for s in known])
-
-    def _explains(self, s: Causes) -> bool:
-        return self._scores[s][0] <= 1
-
-    # the search ------------------------------------------------------------------------------
 
     def run(self) -> SearchOutcome:
         """The smallest sets that explain everything, or none."""
         with _no_collection(), counted(self.work):
-            return self._run()
+            sets = next(filter(None, self._stages()), [])
+            nearest = self._trials.nearest(sets)
+        return SearchOutcome(tuple(sets), self._trials.count, nearest, not self.work.cut)
 
-    def _run(self) -> SearchOutcome:
-        singles = [frozenset({cause}) for cause in (*self.every, *self.alone)]
-        if self._large:
-            return self._run_large(singles)
-        found = self._explaining_quickly(singles)
-        if found:
-            return self._found(found)
-        sets, misfit = self._measure([frozenset(), *singles])
-        beam = self._best(sets, misfit)
-        found, seeds = self._from_seeds(self._seeds)
-        if found:
-            return self._found(self._alternatives(found))
-        return self._extend([*dict.fromkeys(seeds), *beam])
-
-    def _from_seeds(self, every: Iterable[list[Causes]]) -> tuple[list[Causes], list[Causes]]:
-        """Sets that explain everything, from those that explain parts, alone or with more; and the
-        nearest of these where there are none."""
-        seeds: list[Causes] = []
-        for some in every:
-            sets, misfit = self._measure(some, own=True)
-            found = self._explaining(sets)
-            if not found and sets:
-                near = self._best(sets, misfit)
-                seeds += near
-                found = self._explaining_quickly(self._with_one_more(near[:NEAREST]))
-                found = found or self._explaining_quickly(self._with_pairs(near[:1]))
-            if found:
-                return found, seeds
-        return [], seeds
-
-    def _with_one_more(self, bases: Iterable[Causes]) -> list[Causes]:
-        extended = [base | {cause} for base in bases for cause in self.every]
-        return [s for s in dict.fromkeys(extended) if self._sensible(s)]
-
-    def _with_pairs(self, bases: Iterable[Causes]) -> list[Causes]:
-        """Each with two mistakes around the cells."""
-        extended = (base | pair for base in bases for pair in self._structural())
-        return [s for s in dict.fromkeys(extended) if self._sensible(s)]
-
-    def _extend(self, beam: list[Causes]) -> SearchOutcome:
-        """The search from sets that come close, one more mistake at a time."""
-        rest: list[Causes] = []
-        for size in range(2, DEPTH + 1):
-            if self._seeds.hopeless or is_over():
-                return self._found([])
-            self._say()
-            extended = self._with_one_more(beam)
-            found = self._explaining_quickly(extended)
-            if found:
-                return self._found(self._alternatives(found))
-            if size == 2:
-                pairs = self._structural()
-                found = self._explaining_quickly(pairs)
-                alone = [s for s in beam[:NEAREST] if len(s) == 1]
-                found = found or self._explaining_quickly(self._with_pairs(alone))
-                for more in (self._scrambled, self._through, self._scrambled_beside):
-                    wanted = [s for s in more() if not self._seeds.tried(s)] if not found else []
-                    found = found or self._explaining_quickly(wanted)
-                found = found or self._from_seeds(self._seeds.slow())[0]
-                if found:
-                    return self._found(self._alternatives(found))
-                extended += pairs
-                # the closest of those that were measured where most is seen alone
-                close = sorted(self._close, key=lambda pair: pair[0])
-                extended += [s for _, s in close if len(s) == size][: 4 * BEAM]
-            if size < DEPTH:
-                sets, misfit = self._measure(extended)
-                beam = self._best(sets, misfit)
-                rest = [s for s in self._best(sets, misfit, WIDER) if s not in beam]
-        found = self._explaining_quickly(self._with_one_more(rest)) or self._to_the_end()
-        return self._found(self._alternatives(found))
-
-    def _to_the_end(self) -> list[Causes]:
-        """Three mistakes, in all layers and directions, one of them around the cells, as long as
-        work is left."""
-        everywhere = [c for c in self.every if c == c.everywhere()]
-        around = [c for c in everywhere if not CATALOGUE[c.name].of_cell]
-        pairs = dict.fromkeys(
-            frozenset(pair) for pair in (*combinations(around, 2), *product(around, everywhere))
-        )
-        for pair in pairs:
-            if is_over():
-                break
-            wanted = (pair | {c} for c in everywhere if c not in pair)
-            found = self._explaining_quickly([s for s in wanted if self._sensible(s)])
-            if found:
-                return found
-        return []
-
-    @property
-    def _large(self) -> bool:
-        """Whether a run is so dear that parts are searched by themselves first."""
-        weights = self.model.parts[0][0].weights
-        return weights.hh.numel() > LARGE
-
-    def _run_large(self, singles: Sequence[Causes]) -> SearchOutcome:
-        """Mistakes of cells part by part, of which a few units are computed; whole runs only for
-        what that leaves over."""
-        around = [s for s in singles if not all(CATALOGUE[c.name].of_cell for c in s)]
-        seeds = [s for some in self._seeds for s in some]
-        sets, _ = self._measure([frozenset(), *seeds], own=True)
-        found = self._explaining(sets)
-        if found or self._seeds.hopeless:
-            return self._found(found)
+    def _stages(self) -> Iterator[list[Causes]]:
+        """What explains everything, stage by stage: nothing where a stage explains nothing."""
+        opened = opened_parts(self.model, self._shown)
+        if any(part.few_units for part in opened.values()):
+            return  # each mistake of the catalogue concerns all units
+        parts = self._explained(opened, 1)
+        every_part = len(opened) == self.model.num_layers * self.model.num_directions
+        singles = [c for c in self.every if not every_part or c in self._around]
+        everywhere = [frozenset({c}) for c in singles if c == c.everywhere()]
+        yield self._explaining([*merged(self.model, parts), *everywhere])
+        yield self._explaining(frozenset({c}) for c in singles)
         self._say()
-        found = self._explaining_quickly(around)
-        if found:
-            return self._found(found)
-        for wanted in ([s | a for s in seeds[:4] for a in around], singles):
-            for some in self._chunks(wanted):
-                self._say()
-                found = self._explaining_quickly(some)
-                if found or is_over():
-                    return self._found(found)
-        close = [s for _, s in sorted(self._close, key=lambda pair: pair[0])]
-        return self._extend([*seeds[:BEAM], *dict.fromkeys(close[: 2 * BEAM])])
+        # some show in whole runs alone
+        yield self._explaining(frozenset({c}) for c in (*self.every, *self.alone))
+        yield self._explaining(merged(self.model, self._explained(opened, 2)), likely=True)
+        yield from self._beside()
+        yield from self._pairs()
+        self._say()
+        yield self._explaining(merged(self.model, self._explained(opened, 3)), likely=True)
+        around = self._trials.closest(frozenset({c}) for c in self._around)[:PROMISING]
+        pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
+        sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
+        sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
+        yield self._explaining(sets, likely=True)
 
-    def _scrambled(self) -> list[Causes]:
-        """Pairs of mistakes that scramble the same matrices, in all layers and directions."""
-        everywhere = [c for c in self.every if c == c.everywhere()]
-        return [frozenset(pair) for pair in scrambles(everywhere)]
+    def _explaining(self, sets: Iterable[Causes], likely: bool = False) -> list[Causes]:
+        """Of some sets those that explain everything, without a mistake that is not needed; and
+        others of the same size that the data cannot tell from them. What is ``likely`` comes from
+        parts, of which every mistake was tried."""
+        explaining = self._trials.explaining(sets, likely)
+        for s in explaining[:CLOSE]:
+            fewer = [s - {c} for c in s if len(s) > 1]
+            explaining = self._trials.explaining(fewer) or explaining
+        instead = (
+            s - {c} | {substitute}
+            for s in explaining[:CLOSE]
+            for c in in_order(s)
+            for substitute in self.every
+            if substitute.everywhere() == c.everywhere()
+            or (not likely and (substitute.layer, substitute.direction) == (c.layer, c.direction))
+        )
+        return self._trials.explaining([*explaining, *instead])
 
-    def _scrambled_beside(self) -> list[Causes]:
-        """A mistake that scrambles matrices with any other of the cell, in all layers and
-        directions; then two that scramble those of one part, layer or direction."""
-        cells = [c for c in self.every if CATALOGUE[c.name].of_cell and c == c.everywhere()]
-        scrambling = [c for c in cells if scrambling_alone(c)]
-        scrambling.sort(key=lambda c: c.tensors not in ("", "all"))  # the likely ones first
-        found = [
-            frozenset({one, other})
-            for one, other in product(scrambling, cells)
-            if not scrambling_alone(other)
-        ]
-        places = dict.fromkeys((c.layer, c.direction) for c in self.every if c != c.everywhere())
+    # parts ------------------------------------------------------------------------------------
+
+    def _explained(self, opened: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
+        return {place: self._parts.explain(part, depth) for place, part in opened.items()}
+
+    def _beside(self) -> Iterator[list[Causes]]:
+        """Mistakes in the cells beside one outside."""
+        if self._calls:
+            bases = merged(self.model, self._explained(opened_parts(self.model, self._calls), 2))
+            yield self._explaining(bases, likely=True)
+            close = self._trials.closest(bases)[:CLOSE]
+            yield self._explaining(self._with(close, ([c] for c in self.every)))
+            yield self._explaining(self._with(close[:1], self._structural()))
+        sets = [s for c in self._around for s in self._beside_these([c], 1)]
+        yield self._explaining(sets, likely=True)
+
+    def _beside_these(self, causes: Sequence[Cause], depth: int) -> list[Causes]:
+        """What explains all parts of a model with mistakes around the cells, and these."""
+        model = self.of(frozenset(causes))
+        if model is None or is_over():
+            return []
+        undone = [undo(model, observation) for observation in self._calls or self._shown]
+        plain = replace(model, enter=(), leave=())
+        opened = opened_parts(
+            plain, [observation for observation in undone if observation is not None]
+        )
+        explained = self._explained(opened, depth)
+        if not opened or not all(explained.values()):
+            return []
+        return self._merged_beside(causes, explained)
+
+    def _merged_beside(self, causes: Sequence[Cause], explained: Explained) -> list[Causes]:
+        """What explains the parts of a model with mistakes, and these themselves."""
+        model = self.of(frozenset(causes))
+        assert model is not None, "what was opened applies"
+        order = list(CATALOGUE)
+        first = min(order.index(c.name) for c in causes)
+        places = {
+            (layer, d): part for layer, row in enumerate(model.parts) for d, part in enumerate(row)
+        }
+        options: dict[PartIndex, list[Causes]] = {}
         for place in places:
-            here = [c for c in self.every if (c.layer, c.direction) == place]
-            found += [frozenset(pair) for pair in scrambles(here)]
-        return [s for s in found if self._sensible(s)]
+            # where weights stand that are those of another part, mistakes in them are that part's
+            weights = self.model.parts[place[0]][place[1]].stored.ih
+            origins = [p for p, part in places.items() if part.stored.ih is weights]
+            before = [
+                frozenset(c for c in s if order.index(c.name) < first)
+                for p in origins
+                for s in explained.get(p, [])
+            ]
+            after = [
+                frozenset(c for c in s if order.index(c.name) > first)
+                for s in explained.get(place, [])
+            ]
+            if before or after:
+                empty = [frozenset[Cause]()]
+                pairs = (b | a for b in before or empty for a in after or empty)
+                options[place] = list(dict.fromkeys(pairs))
+        sets = [frozenset[Cause](), *merged(self.model, options)]
+        return [s | frozenset(causes) for s in sets]
 
-    def _structural(self) -> list[Causes]:
-        """Pairs of mistakes around the cells: of two changes of time, rows or layers neither may
-        come closer alone."""
-        around = [
-            c
-            for c in self.every
-            if c == c.everywhere()
-            and (not CATALOGUE[c.name].of_cell or c.name in ("first_bias", "never_carried"))
+    # pairs that no part tells -----------------------------------------------------------------
+
+    def _pairs(self) -> Iterator[list[Causes]]:
+        """Two mistakes around the cells; two in layers whose steps are not seen; and one around
+        the cells, under which nothing else comes closer, with any other."""
+        yield self._explaining(map(frozenset, self._structural()))
+        self._say()
+        if not is_over():
+            yield self._explaining(in_two_layers(self.model, self._shown, self._parts), True)
+        self._say()
+        few = len(self.every) <= MANY
+        partners = [c for c in self.every if few or c == c.everywhere()]
+        around = [frozenset({c}) for c in self._around if c == c.everywhere()]
+        yield self._explaining(self._with(around, ([c] for c in partners)))
+        for single in self._trials.closest(frozenset({c}) for c in self.every)[: 3 * PROMISING]:
+            yield self._explaining(self._with([single], ([c] for c in self.every)))
+
+    def _structural(self) -> list[tuple[Cause, ...]]:
+        """Pairs of mistakes around the cells, in all layers and directions: of two changes of time,
+        rows or layers neither may come closer alone."""
+        singular = ("first_bias", "never_carried")
+        around = [c for c in self.every if c.name in singular or c in self._around]
+        return [
+            pair
+            for pair in combinations([c for c in around if c == c.everywhere()], 2)
+            if not _clash(*pair)
         ]
-        pairs = (frozenset(pair) for pair in combinations(around, 2))
-        return [s for s in pairs if self._sensible(s)]
 
-    def _through(self) -> list[Causes]:
-        """A mistake around the cells, under which nothing else comes closer, with any other."""
-        few = len(self.every) <= 600
-        others = [c for c in self.every if few or c == c.everywhere()]
-        around = [c for c in others if c == c.everywhere() and not CATALOGUE[c.name].of_cell]
-        pairs = dict.fromkeys(frozenset({a, c}) for a in around for c in others if a != c)
-        return [s for s in pairs if self._sensible(s)]
-
-    def _chunks(self, sets: Sequence[Causes]) -> Iterator[Sequence[Causes]]:
-        """As many sets together as cost a small share of the work that there is."""
-        inputs = self.observations[self._quick[0]].inputs
-        every = [part.stored for row in self.model.parts for part in row]
-        numbers = inputs.steps * inputs.batch * sum(w.ih.numel() + w.hh.numel() for w in every)
-        size = max(1, min(CHUNK, int(EFFORT / SHARE / numbers)))
-        for start in range(0, len(sets), size):
-            yield sets[start : start + size]
+    def _with(self, bases: Iterable[Causes], more: Iterable[Sequence[Cause]]) -> list[Causes]:
+        """Each set with one or two more mistakes that may stand beside it."""
+        additions = [tuple(several) for several in more]
+        return [
+            base | frozenset(several)
+            for base in bases
+            for several in additions
+            if not any(_clash(a, b) for a in base for b in several) and not base & set(several)
+        ]
 
     def _say(self) -> None:
         if self.progress is not None:
-            self.progress(f"{self.tried} sets of mistakes tried")
+            self.progress(f"{self._trials.count} sets of mistakes tried")
 
-    def _sensible(self, s: Causes) -> bool:
-        """Not two choices of what can be chosen once in one place."""
-        for one, other in combinations(s, 2):
-            if one.layer not in (None, other.layer) and other.layer is not None:
-                continue
-            if one.direction not in (None, other.direction) and other.direction is not None:
-                continue
-            if excludes(one, other):
-                return False
-        return True
 
-    def _explaining(self, sets: Sequence[Causes]) -> list[Causes]:
-        found = [s for s in sets if self._explains(s)]
-        if not found:
-            return []
-        least = min(map(len, found))
-        return [s for s in found if len(s) == least]
+def _clash(first: Cause, second: Cause) -> bool:
+    """Whether two mistakes are choices of what can be chosen once in one place."""
+    if None not in (first.layer, second.layer) and first.layer != second.layer:
+        return False
+    if None not in (first.direction, second.direction) and first.direction != second.direction:
+        return False
+    return excludes(first, second)
 
-    def _found(self, sets: Sequence[Causes]) -> SearchOutcome:
-        explaining = set(sets)
-        others = [
-            (s, total)
-            for s, (worst, total) in self._scores.items()
-            if s and worst > 1 and not any(e <= s for e in explaining)
-        ]
-        nearest = min(others, key=lambda pair: pair[1], default=None)
-        return SearchOutcome(tuple(sets), self.tried, nearest, not self.work.cut)
 
-    def _alternatives(self, found: Sequence[Causes]) -> list[Causes]:
-        """All sets of the same size that explain as well, one mistake replaced by another."""
-        known = list(self._fewer(found) or found)
-        for s in known[:4]:
-            for cause in in_order(s):
-                rest = s - {cause}
-                sets, _ = self._measure(
-                    rest | {other} for other in self.every if self._sensible(rest | {other})
-                )
-                known += self._explaining(sets)
-                smaller, _ = self._measure([rest])
-                if self._explaining(smaller):
-                    return smaller
-        if not known:
-            return []
-        while True:
-            least = min(map(len, known))
-            known = [s for s in dict.fromkeys(known) if len(s) == least]
-            joined = self._explaining(self._measure(self._joined(known))[0])
-            if not joined:
-                return known
-            known = joined
+def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
+    """Whether a mistake is one of what was given: of padding, of recorded gates."""
+    if cause.name == "padding":
+        return any(observation.inputs.lengths is not None for observation in observations)
+    if cause.name == "unapplied":
+        recorded = {name for observation in observations for name in observation.quantities}
+        if cause.choice != "all":
+            return cause.choice in recorded
+        return len(recorded & set(applied_gates(model.parts[0][0]))) > 1
+    return True
 
-    def _fewer(self, found: Sequence[Causes]) -> list[Causes]:
-        """Sets in which one mistake stands for two: of a kind, and in the first set for any."""
-        wanted = [
-            (s - {one, other}) | {instead}
-            for k, s in enumerate(found[:4])
-            for one, other in combinations(in_order(s), 2)
-            if len(s) > 2 and (k == 0 or one.name == other.name)
-            for instead in self.every
-        ]
-        return self._explaining_quickly(list(filter(self._sensible, dict.fromkeys(wanted))))
 
-    def _joined(self, found: Sequence[Causes]) -> Iterable[Causes]:
-        """Two of a kind as one: of W and of b is of all, of both directions is of the layer."""
-        for s in found:
-            for one, other in combinations(in_order(s), 2):
-                if (one.name, one.choice) == (other.name, other.choice):
-                    for cause in self.every:
-                        if (cause.name, cause.choice) == (one.name, one.choice):
-                            yield (s - {one, other}) | {cause}
+def _with_own_finals(observation: Observation) -> Observation:
+    """Without final states that are the same in every layer: they are not the layers' own."""
+    layered = [value for value in observation.final.values() if len(value) > 1]
+    if any(bool((value == value[:1]).all()) for value in layered):
+        return replace(observation, final={})
+    return observation
 
-    def _best(
-        self, sets: Sequence[Causes], misfit: Misfit | None, beam: int = BEAM
-    ) -> list[Causes]:
-        return [] if misfit is None else [sets[k] for k in misfit.closest(beam, EACH)]
+
+def _one_step(observations: Sequence[Observation]) -> list[Observation]:
+    """Calls of one step, with final states in place of the output, if there are any: each layer's
+    own, however the output is put together."""
+    calls = [observation for observation in observations if observation.inputs.steps == 1]
+    return [
+        replace(observation, output=None) if observation.final else observation
+        for observation in calls
+    ]
 
 
 @contextmanager
@@ -470,26 +304,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
-    """Whether a mistake is one of what was given: of padding, of recorded gates."""
-    if cause.name == "padding":
-        return any(one.inputs.lengths is not None for one in observations)
-    if cause.name == "unapplied":
-        recorded = {name for one in observations for name in one.quantities}
-        if cause.choice != "all":
-            return cause.choice in recorded
-        return len(recorded & set(applied_gates(model.parts[0][0]))) > 1
-    return True
-
-
-def either(one: Observation, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What rounding allows by the reference or by the explanation, whichever is more: what is of no
-    use by one of them is of none, but not everything: rounding takes steps to grow."""
-    found = dict(one.allowed)
-    for name, value in other.items():
-        known = name in found and found[name].shape == value.shape
-        if known and bool(torch.isfinite(other.get("output", value)).any()):
-            found[name] = torch.maximum(found[name], value)
-    return found

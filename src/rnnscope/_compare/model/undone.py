@@ -1,0 +1,59 @@
+"""What was observed, as the parts of a mistaken model gave it: changes outside the cells undone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from rnnscope._compare.model.model import Model, Outcome
+from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.simulate import Simulator, changed_inputs
+
+__all__ = ["undo"]
+
+
+def undo(model: Model, observation: Observation) -> Observation | None:
+    """What a model read and gave before its changes of inputs and of what is returned; None where
+    these cannot be undone."""
+    stages = changed_inputs(observation.inputs, model)
+    if stages is None or model.inner:
+        return None
+    unchanged = _turned_back(model, observation)
+    if unchanged is None:
+        return None
+    output, laid = unchanged.output, False
+    for change, inputs in zip(model.enter, stages, strict=False):
+        if change.undo is not None and output is not None:
+            # the output lies as the input does
+            turned = change(replace(inputs, x=output))
+            output, laid = None if turned is None else turned.x, True
+    inputs = stages[-1]
+    keep = not laid or inputs.batch == observation.inputs.batch
+    return replace(
+        unchanged,
+        inputs=inputs,
+        output=output,
+        final=unchanged.final if keep else {},
+        quantities={} if laid else unchanged.quantities,
+        simulator=Simulator(inputs),
+    )
+
+
+def _turned_back(model: Model, observation: Observation) -> Observation | None:
+    """What there was before what is returned was changed, where a change undoes itself."""
+    if not model.leave:
+        return observation
+    nothing = observation.inputs.x[..., :0]
+    output = nothing if observation.output is None else observation.output
+    outcome = Outcome(output, observation.final)
+    for change in reversed(model.leave):
+        once = change(outcome, observation.inputs)
+        twice = None if once is None else change(once, observation.inputs)
+        if twice is None or not torch.equal(twice.output, outcome.output):
+            return None
+        if any(not torch.equal(value, outcome.final[name]) for name, value in twice.final.items()):
+            return None
+        outcome = once
+    present = observation.output is not None
+    return replace(observation, output=outcome.output if present else None, final=outcome.final)
