@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from planting import Setting, plant
 from torch import nn
 
 import rnnscope as rs
+from rnnscope import cells
 from rnnscope._compare.mistakes import CATALOGUE
 
 Array = np.ndarray[Any, Any]
@@ -32,8 +34,8 @@ def named(verdict: Any) -> list[str]:
 def test_one_state_for_all_cells() -> None:
     """`for cell in cells: h, c = cell(inp, (h, c)); inp = h`, by torch's own cells."""
     layer = trained(nn.LSTM(3, 4, 3))
-    cells = [nn.LSTMCell(size, 4).double() for size in (3, 4, 4)]
-    for k, cell in enumerate(cells):
+    steps = [nn.LSTMCell(size, 4).double() for size in (3, 4, 4)]
+    for k, cell in enumerate(steps):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         cell.load_state_dict({name: layer.state_dict()[f"{name}_l{k}"] for name in names})
 
@@ -41,7 +43,7 @@ def test_one_state_for_all_cells() -> None:
         h = c = torch.zeros(x.shape[1], 4, dtype=x.dtype)
         outputs = []
         for inp in x:
-            for cell in cells:
+            for cell in steps:
                 h, c = cell(inp, (h, c))
                 inp = h
             outputs.append(h)
@@ -261,3 +263,31 @@ def test_a_state_that_is_written_while_it_is_read() -> None:
         return np.stack(outputs)
 
     assert named(rs.compare(port, layer)) == ["in_place"]
+
+
+UNNAMED_GATES = {
+    "one": {"h": cells.tanh(cells.from_x("a") + cells.from_h("b"))},
+    "two": {
+        "n": cells.tanh(cells.from_x("n") + cells.sigmoid(cells.from_x("z") + cells.from_h("z"))),
+        "h": cells.quantity("n") * 0.5,
+    },
+    "four": {
+        "c": cells.sigmoid(cells.from_x("f") + cells.from_h("f")) * cells.previous("c")
+        + cells.sigmoid(cells.from_x("i") + cells.from_h("i"))
+        * cells.tanh(cells.from_x("g") + cells.from_h("g")),
+        "h": cells.tanh(cells.quantity("c")),
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "gates"), [("one", "ab"), ("two", "zn"), ("four", "ifg")])
+def test_gates_that_are_no_quantities_of_their_own(name: str, gates: str) -> None:
+    cell = cells.Cell(name=name, gates=gates, equations=UNNAMED_GATES[name])
+    layer = rs.Recurrent(cell, 3, 4)
+    assert rs.compare(layer, layer).agrees
+    wrong = copy.deepcopy(layer)
+    with torch.no_grad():
+        wrong.bias_ih_l0.zero_()
+    verdict = rs.compare(lambda x, h=None: wrong(x, h), layer)
+    assert not verdict.agrees
+    assert "b_ih" in str(verdict.causes[0])

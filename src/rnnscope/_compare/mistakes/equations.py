@@ -397,7 +397,7 @@ def applied_gates(part: Part) -> tuple[str, ...]:
     """The gates that are a function of a sum, and no states."""
     equations = part.cell.equations
     gates = (name for name in part.cell.gates if name not in part.cell.states)
-    return tuple(name for name in gates if isinstance(equations[name], Apply))
+    return tuple(name for name in gates if isinstance(equations.get(name), Apply))
 
 
 def _appliable(model: Model) -> Iterator[Choice]:
