@@ -100,7 +100,8 @@ class Beside:
         follow no known rule are no approximation by themselves."""
         if any(approximation.vague for approximation in self.data.evident):
             return None
-        return self._proved([()], thorough=False)
+        self._singles(LIKELY)
+        return None if self.exact else self._proved([()], thorough=False)
 
     def with_likely(self) -> Fit | None:
         """The same beside one mistake that by itself leaves little."""
@@ -163,16 +164,18 @@ class Beside:
             self.tried += fit.tried
             self.fits[causes] = fit
             if fit.ratio <= 1 and self._holds(fit):
-                return self._fewer(fit)
+                needed = self._fewer(fit)
+                if _says_something(needed):
+                    return needed
         return None
 
     def _fewer(self, fit: Fit) -> Fit:
-        """The same without mistakes that change nothing beside the others."""
-        for cause in fit.causes if len(fit.causes) > 1 else ():
+        """The same without mistakes that change nothing beside the rest."""
+        for cause in fit.causes:
             causes = tuple(c for c in fit.causes if c != cause)
             data = self.data
             for less in measured(data.model, data.searched, [(causes, fit.approximations)]):
-                if less.ratio <= 1 and self._holds(less):
+                if less.ratio <= 1:
                     return self._fewer(less)
         return fit
 

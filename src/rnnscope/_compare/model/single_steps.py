@@ -79,7 +79,7 @@ def opened(
     share = 1.0 if known.units is None else len(known.units) / first.hidden_size
     size = int(share * (first.ih.nbytes + first.hh.nbytes)) + known.x.nbytes * 8
     most = max(1, MOST_BYTES // max(1, size))
-    wanted = tuple(parts[0].cell.equations if names is None else names)
+    wanted = tuple(dict.fromkeys(parts[0].cell.equations if names is None else names))
     found: dict[str, list[Tensor]] = {name: [] for name in wanted}
     order: list[int] = []
     with torch.inference_mode():

@@ -17,7 +17,7 @@ def undo(model: Model, observation: Observation) -> Observation | None:
     """What a model read and gave before its changes of inputs and of what is returned; None where
     these cannot be undone."""
     stages = changed_inputs(observation.inputs, model)
-    if stages is None or model.inner:
+    if stages is None or model.inner or model.shared_state:
         return None
     unchanged = _turned_back(model, observation)
     if unchanged is None:

@@ -224,7 +224,10 @@ class _Hypotheses:
             if not all(any(mistake) for mistake in zip(*kept, strict=True)):
                 continue  # of a mistake that stands nowhere
             members = lower[0].members
-            sets = [torch.where(torch.tensor(keep, device="cpu"), members, NONE) for keep in kept]
+            sets = [
+                torch.where(torch.tensor(keep, dtype=torch.bool, device="cpu"), members, NONE)
+                for keep in kept
+            ]
             # a single mistake has none beside it, which is kept once
             once = (members[:, 0] >= 0) & ((members[:, 1] >= 0) | all(keep[1] for keep in kept))
             below.append(torch.stack(sets, 1)[once])
@@ -274,7 +277,9 @@ class _Upper:
         none = torch.full_like(first, NONE)
         pairs = [(remaining, table[a, b]) for a in (first, none) for b in (second, none)]
         alone = second < 0
-        single, additions = torch.meshgrid(remaining[alone], torch.arange(count), indexing="ij")
+        single, additions = torch.meshgrid(
+            remaining[alone], torch.arange(count, device="cpu"), indexing="ij"
+        )
         single, additions = single.flatten(), additions.flatten()
         lone = hypotheses.together[single, 0]
         pairs += [(single, table[a, additions]) for a in (lone, torch.full_like(lone, NONE))]

@@ -99,6 +99,8 @@ class PartSearch:
 def plain(part: Part) -> bool:
     """Whether a part is one of which a few steps tell all."""
     carried = part.feeds == "h" and part.ends == "h" and not part.restarts
+    if any(part.flipped) or part.in_place:
+        return False
     return carried and part.first_b_hh is None and part.only is None
 
 
