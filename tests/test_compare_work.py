@@ -111,8 +111,8 @@ def test_a_larger_effort_is_suggested_where_it_would_try_more_and_nowhere_else()
     whole = rs.compare(output, layer, x, effort=20)
     assert whole.finished
     assert "searches further" not in str(whole)
-    # what ends with its last sets is not cut, although no work is left
-    exact = rs.compare(output, layer, x, effort=(1 - 1e-9) * whole.work / EFFORT)
+    # what has just the work that it needs is not cut
+    exact = rs.compare(output, layer, x, effort=(1 + 1e-9) * whole.work / EFFORT)
     assert exact.work == whole.work
     assert str(exact) == str(whole)
     cut = rs.compare(output, layer, x, effort=0.005)
