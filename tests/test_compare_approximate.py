@@ -94,7 +94,7 @@ TANH = {
 @pytest.mark.parametrize(
     ("kind", "tanh"),
     [
-        ("rnn_tanh", "quadratic"),
+        ("rnn_tanh", "pade"),
         ("lstm", "pade"),
         *slow(*((kind, tanh) for kind in LAYERS for tanh in TANH)),
     ],

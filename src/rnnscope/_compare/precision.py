@@ -45,6 +45,8 @@ FEWEST = 100
 """Numbers from which on a correlation says anything."""
 FEW = 16
 """Numbers from which on their size says anything."""
+FARTHEST = 16.0
+"""How many units of a precision a number may be off, where it is that precision's rounding."""
 ONE_SIDED = 0.75
 """How far the differences of a unit have one sign, on average: rounding goes both ways."""
 DECIMALS = range(1, 7)
@@ -362,10 +364,11 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
     if any(float(part.misfit([part.part]).worst[0]) <= 1 for part in steps):
         return ""  # and in every layer
     size = float(every.pow(2).mean().sqrt())
+    largest = float((every.abs() / beside.abs().clamp(min=0.1)).max())
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
         coarser = all(one.unit < unit / 4 for one in shown)
-        alike = coarser and unit / 16 < size < 4 * unit
+        alike = coarser and unit / 16 < size < 4 * unit and largest < FARTHEST * unit
         if alike and _spread_out(model, shown, unit / 16):
             which = "float16's or tf32's" if name == "float16" else f"{name}'s"
             return (

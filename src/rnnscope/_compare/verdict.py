@@ -51,6 +51,15 @@ class Explanation:
     alone: tuple[float, ...]
     read: int = 0
 
+    @property
+    def needs_no_mistake(self) -> bool:
+        """Whether an approximation by itself leaves as little on these data: what stands beside it
+        was shown by other inputs."""
+        pairs = zip(self.causes[self.read :], self.alone, strict=False)
+        return self.read == 0 and any(
+            cause.name in APPROXIMATIONS and left <= 2 * self.left for cause, left in pairs
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
         return {
@@ -142,7 +151,12 @@ class Verdict:
         """Whether all that differs is an approximation of this size, as far as is known: no number
         differs by more, and no mistake was named."""
         named = [*self.explanations, *([self.near] if self.near is not None else [])]
-        mistakes = [c for each in named for c in each.causes if c.name not in APPROXIMATIONS]
+        mistakes = [
+            cause
+            for explanation in named
+            for cause in explanation.causes
+            if cause.name not in APPROXIMATIONS and not explanation.needs_no_mistake
+        ]
         unknown = self.apart or self.undecided or self.unread or self.overflow
         return not mistakes and not unknown and self.difference <= within
 

@@ -210,6 +210,13 @@ def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstr
         )
     live_gradients = iter(_gradients_of(loss, live))
     gradients = [next(live_gradients) if tensor.requires_grad else None for tensor in flat]
+    if _depends_on_gradients(loss, live):
+        raise GradientError(
+            "the loss is computed from gradients that went through this call (create_graph=True, "
+            "as a gradient penalty is), and so depends on it by more than its outputs. Run the "
+            "layer as plain operations, rs.unfuse(layer), and ask autograd; or give what reaches "
+            f"the outputs alone: {ALTERNATIVE}"
+        )
     if all(gradient is None for gradient in gradients):
         raise GradientError(
             "the loss does not depend on this trace: it was not computed from tr.output, tr.h_n "
@@ -217,6 +224,33 @@ def upstream_from_loss(trace: Differentiable, returned: Any, loss: Any) -> Upstr
         )
     total = trace.structure.single_step and chained(returned)
     return Upstream.of(trace, returned, gradients, total)
+
+
+def _depends_on_gradients(loss: Tensor, outputs: list[Tensor]) -> bool:
+    """Whether the backward pass of a backward pass leads from a loss into the call, past its
+    outputs."""
+    ends = {output.grad_fn for output in outputs}
+    second = [
+        node for node in _nodes([loss.grad_fn], ends) if "BackwardBackward" in type(node).__name__
+    ]
+    if not second:
+        return False
+    parents = [parent for end in ends if end is not None for parent, _ in end.next_functions]
+    inside = set(_nodes(parents, set()))
+    return any(node in inside for node in _nodes(second, ends))
+
+
+def _nodes(roots: list[Any], ends: set[Any]) -> Iterator[Any]:
+    """The nodes of a graph from some roots on, without leaves, and not beyond ``ends``."""
+    waiting, reached = list(roots), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in reached or node in ends:
+            continue
+        reached.add(node)
+        if node.next_functions:
+            yield node
+        waiting += [parent for parent, _ in node.next_functions]
 
 
 def _gradients_of(loss: Tensor, inputs: list[Any]) -> tuple[Tensor | None, ...]:

@@ -18,7 +18,10 @@ from rnnscope._layers.adapter import listed
 
 __all__ = ["likeness", "unknown_layers"]
 
-CLASS = re.compile(r"(LSTM|GRU|RNN(?!T)|Recurrent|MGU|SRU|LMU|CfC|LTC|RWKV|Mamba|ESN|Reservoir)")
+CLASS = re.compile(
+    r"(LSTM|GRU|RNN(?!T)|Recurren(t|ce)|MGU|GatedUnit|JANET|SRU|LMU|CfC|LTC|RWKV|Mamba|SSM|ESN"
+    r"|Reservoir)"
+)
 CLASS_OF_LAYER = re.compile(CLASS.pattern + r"(Cell|Layer|Block|_?v?\d*|_?[cC]ell|_?[lL]ayer)*$")
 PART = re.compile(r"([cC]ell|[lL]ayer|[bB]lock)s?$")
 PARAMETER = re.compile(
@@ -33,6 +36,7 @@ STATES = frozenset(
         *("prev_hidden", "prev_state", "prev_states", "previous_state", "state", "states"),
         *("state_init", "init_state", "init_states", "initial_state", "initial_states"),
         *("init_hidden", "hidden_init", "mem", "membrane", "carry", "rnn_state", "lstm_state"),
+        *("h", "H", "prev", "previous", "memory", "h_t", "h_tm1", "ht", "h_last"),
         *("cell_state", "recurrent_state", "c0", "c_0", "c_prev", "last_state"),
     )
 )

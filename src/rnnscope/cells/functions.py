@@ -76,7 +76,7 @@ def _tanh_(value: Tensor) -> Tensor:
 
 
 def _positive(y: Tensor) -> Tensor:
-    return (y > 0).to(y.dtype)
+    return (~(y <= 0)).to(y.dtype)  # of NaN the gradient passes, as in torch
 
 
 def _softplus(a: Tensor) -> Tensor:

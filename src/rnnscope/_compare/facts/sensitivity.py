@@ -120,7 +120,9 @@ class _Comparison:
             sign = "+" if shift > 0 else "-"
             yield f"the x of time t has influence from time t {sign} {abs(shift)} on"
         elif silent and len(silent) < steps:
-            yield f"the x of {listed('time', silent)} has no influence"
+            ends = {(0,): "the first step", (steps - 1,): "the last step"}
+            where = ends.get(tuple(silent), listed("time", silent))
+            yield f"the x of {where} has no influence (in a call of {steps} steps)"
         elif silent:
             yield "x has no influence"
 
