@@ -571,3 +571,34 @@ def test_a_tiny_loss_raises_no_false_alarm() -> None:
     tr = rs.trace(nn.LSTM(3, 4), torch.randn(5, 2, 3))
     g = tr.gradients(tr.output.sum() * 1e-40)
     assert g.deviation <= g.tolerance
+
+
+def test_a_penalty_on_gradients_is_refused() -> None:
+    """Its dependence on the layer is more than what reaches the outputs."""
+    layer = nn.GRU(3, 4).double()
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    tr = rs.trace(layer, x)
+    (gradient,) = torch.autograd.grad(tr.output.sum(), x, create_graph=True)
+    for loss in (tr.output.sum() + gradient.square().sum(), gradient.square().sum()):
+        with pytest.raises(rs.GradientError, match="computed from gradients that went through"):
+            tr.gradients(loss)
+    # of what comes behind the layer alone it is a loss like any other
+    head = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double()
+    y = head(tr.output)
+    (of_head,) = torch.autograd.grad(y.sum(), tr.output, create_graph=True)
+    loss = y.square().sum() + of_head.square().sum()
+    g = tr.gradients(loss)
+    by_autograd = torch.autograd.grad(loss, layer.weight_hh_l0)[0]
+    torch.testing.assert_close(g.parameters["weight_hh_l0"], by_autograd)
+
+
+def test_nan_in_relu_passes_the_gradient_on_as_torch_does() -> None:
+    layer = nn.RNN(3, 4, nonlinearity="relu").double()
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    x[3, 0, 0] = torch.nan
+    tr = rs.trace(layer, x)
+    loss = tr.output.sum()
+    g = tr.gradients(loss)
+    by_autograd = torch.autograd.grad(loss, list(layer.parameters()))
+    for (name, _), expected in zip(layer.named_parameters(), by_autograd, strict=True):
+        torch.testing.assert_close(g.parameters[name], expected, equal_nan=True)

@@ -664,3 +664,32 @@ def test_a_way_of_computing_that_rounds_more_is_no_alarm_and_a_mistake_is(dtype:
     wrong = Wrong().to(dtype)
     with pytest.raises(rs.VerificationError, match="does not compute"):
         rs.trace(wrong, x, cells={Wrong: adapter})
+
+
+@pytest.mark.parametrize(
+    ("cell", "parameters", "says"),
+    [
+        ("LSTM", {}, "takes a cell first"),
+        (None, {}, "takes a cell first"),
+        (
+            rs.cells.GRU,
+            {"weight_xx": "w.weight"},
+            "got 'weight_xx': the parameters of cell GRU are",
+        ),
+        (rs.cells.GRU, {"weight_ih": 3}, "got 3 for weight_ih: a path"),
+        (rs.cells.GRU, ["weight_ih"], "got list in the place of a mapping"),
+    ],
+)
+def test_adapters_that_there_are_not(cell: Any, parameters: Any, says: str) -> None:
+    with pytest.raises(rs.NotRecurrentError, match=says):
+        rs.Adapter(cell, parameters=parameters)
+
+
+@pytest.mark.parametrize("state", ["h", "H", "prev", "memory", "hx", "carry"])
+def test_a_step_that_takes_a_state_is_listed(state: str) -> None:
+    code = f"lambda self, x, {state}: torch.tanh(self.a(x) + self.b({state}))"
+    step = type("Step", (nn.Module,), {"forward": eval(code)})()
+    step.a, step.b = nn.Linear(3, 4), nn.Linear(4, 4)
+    with rs.watch(nn.ModuleDict({"gru": nn.GRU(3, 4), "step": step})) as seen:
+        step(torch.randn(2, 3), torch.randn(2, 4))
+    assert "step" in seen.skipped

@@ -31,7 +31,7 @@ from rnnscope._cli.options import (
     flattened,
 )
 from rnnscope._cli.terminal import ArgumentError, OneLine, say, show
-from rnnscope.errors import RnnscopeError
+from rnnscope.errors import FileError, RnnscopeError
 
 __all__ = ["AnyCell", "app", "main"]
 
@@ -225,6 +225,10 @@ def convert(
     from rnnscope._cli.layers import options_named
     from rnnscope._files import load
 
+    if target.exists() and target.samefile(source):
+        raise FileError(
+            f"{target}: OUT is IN, and only its recurrent layers would stay: write to another file"
+        )
     kind = options.cell.value if options.cell else None
     with options_named(layout="--from"):
         layers = load(

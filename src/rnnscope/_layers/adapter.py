@@ -6,6 +6,7 @@ and proven against it as a layer of torch's is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,10 @@ Source = str | Sequence[str] | Callable[[Any], Tensor]
 """Where a parameter is: a path, paths whose rows follow each other, or a function of the module."""
 
 MATRICES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+
+
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+EXPECTED = "rs.Adapter(cell, parameters={...}) maps PyTorch's names of parameters to where they are"
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,30 @@ class Adapter:
     parameters: Mapping[str, Source] = field(default_factory=dict)
     batch_first: bool | None = None
     single_step: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, Cell):
+            raise NotRecurrentError(
+                f"rs.Adapter takes a cell first, as in rs.Adapter(rs.cells.LSTM); got {self.cell!r}"
+            )
+        if not isinstance(self.parameters, Mapping):
+            raise NotRecurrentError(
+                f"{EXPECTED}; got {type(self.parameters).__name__} in the place of a mapping"
+            )
+        known = {*NAMES, *self.cell.vectors}
+        for name, source in self.parameters.items():
+            if re.sub(r"_l\d+(_reverse)?$", "", str(name)) not in known:
+                raise NotRecurrentError(
+                    f"{EXPECTED}; got {name!r}: the parameters of cell {self.cell.name} are "
+                    f"{', '.join([*NAMES, *self.cell.vectors])}, with _l0 or without"
+                )
+            paths = [source] if isinstance(source, str) else source
+            listed_paths = isinstance(paths, Sequence) and all(isinstance(p, str) for p in paths)
+            if not (callable(source) or listed_paths):
+                raise NotRecurrentError(
+                    f"{EXPECTED}; got {source!r} for {name}: a path, a list of paths or a function "
+                    f"of the module that returns the tensor"
+                )
 
 
 Cells = Mapping[type[nn.Module], Cell | Adapter]
@@ -222,13 +251,25 @@ class Parameters:
         if isinstance(source, str):
             return self._at(source, suffix, layer, direction)
         if callable(source):
-            return source(self.module)
+            value = source(self.module)
+            if not isinstance(value, Tensor):
+                raise NotRecurrentError(
+                    f"the function that rs.Adapter has for {name} must return a tensor; got "
+                    f"{type(value).__name__}"
+                )
+            return value
         parts = [self._at(path, suffix, layer, direction) for path in source]
         present = [part for part in parts if part is not None]
         return torch.cat(present) if len(present) == len(parts) else None
 
     def _at(self, path: str, suffix: str, layer: int, direction: int) -> Tensor | None:
-        return self._by_path(path.format(layer=layer, direction=direction, suffix=suffix))
+        try:
+            written = path.format(layer=layer, direction=direction, suffix=suffix)
+        except (KeyError, IndexError, ValueError):
+            raise NotRecurrentError(
+                "a path of rs.Adapter may hold {layer}, {direction} and {suffix}; got " + repr(path)
+            ) from None
+        return self._by_path(written)
 
     def _by_path(self, path: str) -> Tensor | None:
         value = self.module

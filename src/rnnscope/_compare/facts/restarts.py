@@ -283,4 +283,6 @@ def _times(times: Sequence[int], backward: bool) -> str:
     text = f"before {listed('time', times)}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))
-    return f"{text} (every {every} steps)" if len(gaps) == 1 and every > 1 else text
+    # two times alone are a period where the first comes as long after the start
+    regular = len(gaps) == 1 and (len(times) > 2 or backward or times[0] == every)
+    return f"{text} (every {every} steps)" if regular and every > 1 else text

@@ -120,8 +120,9 @@ class _Comparison:
             sign = "+" if shift > 0 else "-"
             yield f"the x of time t has influence from time t {sign} {abs(shift)} on"
         elif silent and len(silent) < steps:
-            ends = {(0,): "the first step", (steps - 1,): "the last step"}
-            where = ends.get(tuple(silent), listed("time", silent))
+            ends = {0: "the first step", steps - 1: "the last step"}
+            where = listed("time", silent) if len(silent) > 1 else ends.get(silent[0])
+            where = where or listed("time", silent)
             yield f"the x of {where} has no influence (in a call of {steps} steps)"
         elif silent:
             yield "x has no influence"
