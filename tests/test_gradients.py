@@ -602,3 +602,16 @@ def test_nan_in_relu_passes_the_gradient_on_as_torch_does() -> None:
     by_autograd = torch.autograd.grad(loss, list(layer.parameters()))
     for (name, _), expected in zip(layer.named_parameters(), by_autograd, strict=True):
         torch.testing.assert_close(g.parameters[name], expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_weights_raise_no_alarm(dtype: torch.dtype) -> None:
+    """Where the gradients move with the last bits of the weights, so may ours."""
+    for seed in range(12):
+        torch.manual_seed(seed)
+        layer: Any = (nn.LSTM(3, 16), nn.GRU(3, 32), nn.RNN(3, 16))[seed % 3].to(dtype)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(1e3)
+        tr = rs.trace(layer, torch.randn(12, 2, 3, dtype=dtype))
+        tr.gradients((tr.output * torch.randn_like(tr.output)).sum())
