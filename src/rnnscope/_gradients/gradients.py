@@ -778,7 +778,7 @@ def _by_autograd(
     structure, call = trace.structure, trace.call
     device = call.x.device.type
 
-    generator = torch.Generator(device="cpu")
+    generator = torch.Generator("cpu")
     generator.manual_seed(0)
 
     def signs(number: Tensor) -> Tensor:
