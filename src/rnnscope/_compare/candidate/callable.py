@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.caller_inputs import described
 from rnnscope._compare.candidate.checks import (
-    Finding,
+    CallFinding,
     ParameterDifference,
     compare_parameters,
     repeats,
@@ -429,7 +429,7 @@ def _change(parameter: nn.Parameter) -> None:
         parameter.copy_(another(parameter))
 
 
-def _of_repeats(finding: Finding) -> Told:
+def _of_repeats(finding: CallFinding) -> Told:
     """Two calls with the same input that differ."""
     if finding.name == "kept":
         title, repair = "the state is kept from call to call", "h = initial   # in every call"

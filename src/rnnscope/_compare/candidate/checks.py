@@ -23,7 +23,7 @@ from rnnscope._record.difference import absolute_difference
 
 __all__ = [
     "Checks",
-    "Finding",
+    "CallFinding",
     "ParameterDifference",
     "compare_parameters",
     "repeats",
@@ -37,7 +37,7 @@ AMPLIFIED = 100.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class CallFinding:
     """Something that a recurrent layer does not do.
 
     ``name`` is "random", "dropout", "kept", "batch", "causal" or "prefix"; ``largest`` is the
@@ -56,14 +56,14 @@ class Checks:
     """What was found; None where nothing was. ``skipped`` says in sentences what could not be
     checked, and why."""
 
-    repeats: Finding | None = None
-    depends_on_batch: Finding | None = None
-    causal: Finding | None = None
-    prefix: Finding | None = None
+    repeats: CallFinding | None = None
+    depends_on_batch: CallFinding | None = None
+    causal: CallFinding | None = None
+    prefix: CallFinding | None = None
     skipped: tuple[str, ...] = ()
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[CallFinding, ...]:
         """All that was found."""
         every = (self.repeats, self.depends_on_batch, self.causal, self.prefix)
         return tuple(each for each in every if each is not None)
@@ -168,7 +168,7 @@ def repeats(
     call: Callable[[Inputs], Answer],
     inputs: Inputs,
     tolerance: float,
-) -> Finding | None:
+) -> CallFinding | None:
     """Whether calls with the same input differ, and how; as ``run_checks`` finds it."""
     stream = candidate.stream
     try:
@@ -178,7 +178,7 @@ def repeats(
     return _repeats(run, stream)
 
 
-def _repeats(run: _CheckRun, stream: object) -> Finding | None:
+def _repeats(run: _CheckRun, stream: object) -> CallFinding | None:
     """Three calls: the second is given the first one's random numbers, the third other ones."""
     run.candidate.stream = stream
     second = run.output(run.inputs, "the same input again")
@@ -191,7 +191,7 @@ def _repeats(run: _CheckRun, stream: object) -> Finding | None:
             if settles
             else ", or draws random numbers of its own (every call differs from the one before)"
         )
-        return Finding(
+        return CallFinding(
             "kept",
             f"called again with the same input and the same random numbers it returns other "
             f"numbers, {_by(place)}: it keeps something from call to call, such as a hidden state "
@@ -203,7 +203,7 @@ def _repeats(run: _CheckRun, stream: object) -> Finding | None:
     if place is None:
         return None
     dropout = _dropout(run.candidate)
-    return Finding(
+    return CallFinding(
         "dropout" if dropout else "random",
         f"called again with the same input it returns other numbers, {_by(place)}, and the same "
         f"ones with the same random numbers: it draws them{dropout}",
@@ -254,7 +254,7 @@ def _rows(inputs: Inputs, row: int) -> Inputs:
     return replace(inputs, x=inputs.x[:, one], initial=initial)
 
 
-def _depends_on_batch(run: _CheckRun) -> Finding | None:
+def _depends_on_batch(run: _CheckRun) -> CallFinding | None:
     if run.inputs.batch < 2:
         run.skipped.append("not checked whether a row depends on the others: there is one row")
         return None
@@ -269,7 +269,7 @@ def _depends_on_batch(run: _CheckRun) -> Finding | None:
             break
     if worst is None:
         return None
-    return Finding(
+    return CallFinding(
         "batch",
         f"row {worst.batch} alone gives other numbers than in the batch, "
         f"{_up_to(worst.largest)}, first at time={worst.time}: the output of a row depends on "
@@ -297,7 +297,7 @@ def _on(run: _CheckRun, row: int) -> str:
     return "how many rows there are" if alike else "its place among the rows"
 
 
-def _causal(run: _CheckRun) -> Finding | None:
+def _causal(run: _CheckRun) -> CallFinding | None:
     """Whether a step of x that is still to come is known already."""
     directions, steps = run.candidate.structure.directions, run.inputs.steps
     if len(directions) > 1 or steps < 2:
@@ -316,7 +316,7 @@ def _causal(run: _CheckRun) -> Finding | None:
     start = 1 if reverse else 0
     time = place.time + start
     place = _Place(place.largest, time, place.batch)
-    return Finding(
+    return CallFinding(
         "causal",
         f"another x at time={changed} changes the output at time={time} already, "
         f"{_up_to(place.largest)}: a layer that runs {'from the end' if reverse else 'forward'} "
@@ -325,7 +325,7 @@ def _causal(run: _CheckRun) -> Finding | None:
     )
 
 
-def _prefix(run: _CheckRun) -> Finding | None:
+def _prefix(run: _CheckRun) -> CallFinding | None:
     """Whether the outputs so far are those of the sequence so far."""
     directions, steps = run.candidate.structure.directions, run.inputs.steps
     if len(directions) > 1 or steps < 2:
@@ -338,7 +338,7 @@ def _prefix(run: _CheckRun) -> Finding | None:
         place = run.differs(output, run.first[kept], run.allowed[kept])
         if place is not None:
             time = place.time + (kept.start or 0)
-            return Finding(
+            return CallFinding(
                 "prefix",
                 f"{what} alone give other outputs than in the whole sequence, "
                 f"{_up_to(place.largest)}, first at time={time}: the output depends on how many "
