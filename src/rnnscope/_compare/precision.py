@@ -364,7 +364,8 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
     if any(float(part.misfit([part.part]).worst[0]) <= 1 for part in steps):
         return ""  # and in every layer
     size = float(every.pow(2).mean().sqrt())
-    largest = float((every.abs() / beside.abs().clamp(min=0.1)).max())
+    usual = float(beside.pow(2).mean().sqrt())
+    largest = float((every.abs() / beside.abs().clamp(min=usual)).max()) if usual else 0.0
     for name, bits in MANTISSAS.items():
         unit = 2.0**-bits
         coarser = all(one.unit < unit / 4 for one in shown)
