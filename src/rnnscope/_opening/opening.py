@@ -190,7 +190,9 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
         for p in sorted(at_all_steps, key=lambda p: (-p.loose, -p.widest)):
             best[p.place.layer, p.place.direction] = p
         counted = list(best.values())
-        proven = [p for p in of_state if p.loose < p.places] or of_state
+        proven = [p for p in of_state if p.loose < p.places]
+        if all(p.loose == p.places for p in counted):
+            proven = counted  # nothing of the steps is proven: what they show is told
         closest = max(of_state, key=lambda p: p.ratio)
         by_state[state] = replace(
             max(proven, key=lambda p: p.deviation),
