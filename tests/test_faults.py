@@ -422,12 +422,7 @@ def test_where_no_step_is_proven_what_the_steps_show_is_told() -> None:
     """Not the last state's, which is a copy and differs by nothing."""
     torch.manual_seed(0)
     tr = rs.trace(nn.GRUCell(3, 4).bfloat16(), torch.randn(2, 3).bfloat16())
-    if tr.proof.startswith("Not verified"):
-        assert "largest difference 0;" not in tr.proof
-    largest = 0.0
-    for row in range(2):
-        values = {name: tr.sel(name, layer=0, batch=row, time=0)[0].double() for name in "zn"}
-        h = (1 - values["z"]) * values["n"]
-        largest = max(largest, float((h - tr.h_n[row].double()).abs().max()))
+    assert tr.proof.startswith("Not verified")
     assert tr.deviation is not None
-    assert tr.deviation <= 2 * largest + 0.01
+    assert tr.deviation > 0
+    assert f"largest difference {tr.deviation:.0e}" in tr.proof
