@@ -1,8 +1,8 @@
 """What a thread has switched: gradients, autocast, modes; put back after an interrupt too.
 
 An interrupt (Ctrl-C) may come between any two steps of Python, so also between the steps of a
-context's own ``__exit__``. The contexts of torch that are written in Python then leave behind
-what they switched; those that are written in C do not.
+context's own ``__exit__``, or before it. The contexts of torch that are written in Python then
+leave behind what they switched, and so does the one that passes by ``__torch_function__``.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class _Modes:
     autocast: tuple[tuple[bool, torch.dtype], ...]
     autocast_cache: bool
     autocast_nesting: int
+    torch_function: Any
 
     @classmethod
     def now(cls) -> _Modes:
@@ -107,9 +108,11 @@ class _Modes:
             tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST),
             torch.is_autocast_cache_enabled(),
             _autocast_nesting(),
+            torch._C._get_torch_function_state(),
         )
 
     def restore(self) -> None:
+        torch._C._set_torch_function_state(self.torch_function)
         torch._C._set_grad_enabled(self.grad)
         if _dispatch_modes() != self.dispatch:
             while torch._C._len_torch_dispatch_stack():
