@@ -23,6 +23,8 @@ _Result = TypeVar("_Result")
 
 _AUTOCAST = ("cpu", "cuda")
 
+_STATES: Any = torch._C  # two functions of it have no types
+
 # the modes of an export lie in one place for all threads, so they are passed by, not taken off
 _WithoutPreDispatch = partial(
     torch._C._ExcludeDispatchKeyGuard, torch._C.DispatchKeySet(torch._C.DispatchKey.PreDispatch)
@@ -108,11 +110,11 @@ class _Modes:
             tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _AUTOCAST),
             torch.is_autocast_cache_enabled(),
             _autocast_nesting(),
-            torch._C._get_torch_function_state(),
+            _STATES._get_torch_function_state(),
         )
 
     def restore(self) -> None:
-        torch._C._set_torch_function_state(self.torch_function)
+        _STATES._set_torch_function_state(self.torch_function)
         torch._C._set_grad_enabled(self.grad)
         if _dispatch_modes() != self.dispatch:
             while torch._C._len_torch_dispatch_stack():
