@@ -18,6 +18,7 @@ from planted import Array, Mistake, Planted, UndefinedError
 from torch import nn
 
 import rnnscope as rs
+from rnnscope._compare.mistakes import CATALOGUE
 
 GIVEN = ("call", "call_output", "arrays", "output")  # how a candidate is given to compare
 WAYS = (*GIVEN, "steps")  # with all gates and states of every step
@@ -447,5 +448,5 @@ def drawn(setting: Setting, size: int, seed: int, **options: Any) -> Iterator[tu
         return
     while True:
         chosen = tuple(rng.sample(every, size))
-        if together(chosen):
+        if together(chosen) and not any(CATALOGUE[mistake.name].alone for mistake in chosen):
             yield chosen

@@ -296,12 +296,15 @@ def test_two_mistakes_are_not_told_as_three(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", SEEDS)
-def test_three_mistakes(seed: int) -> None:
-    """Triples are found where the enumeration reaches them; nothing is done for the others."""
-    count, failed = share(3, [Setting(kind) for kind in KINDS] * 2, seed)
-    print(f"three mistakes, seed {seed}: {count - len(failed)} of {count} sets explained")
-    assert len(failed) <= 0.7 * count, "\n".join(failed)
+def test_three_mistakes() -> None:
+    """Triples are found where the enumeration reaches them; nothing is done for the others, nor
+    for entries that are combined in pairs alone."""
+    total, missed = 0, []
+    for seed in SEEDS:
+        count, failed = share(3, [Setting(kind) for kind in KINDS] * 2, seed)
+        total, missed = total + count, missed + failed
+    print(f"three mistakes: {total - len(missed)} of {total} sets explained")
+    assert len(missed) <= total / 4, "\n".join(missed)
 
 
 def of_forward(name: str, choice: str = "", tensors: str = "", layer: int | None = None) -> Mistake:

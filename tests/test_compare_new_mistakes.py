@@ -291,3 +291,13 @@ def test_gates_that_are_no_quantities_of_their_own(name: str, gates: str) -> Non
     verdict = rs.compare(lambda x, h=None: wrong(x, h), layer)
     assert not verdict.agrees
     assert "b_ih" in str(verdict.causes[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [("lstm", Mistake("bias_missing", "", "b_hh")), ("gru", Mistake("initial_ignored", "all"))],
+)
+def test_rows_of_another_gate_beside_one_more_mistake(kind: str, beside: Mistake) -> None:
+    repeated = Mistake("rows_repeated", "o:g" if kind == "lstm" else "n:r", "W_ih")
+    result = plant(Setting(kind), [repeated, beside], "call")
+    assert result.outcome == "explained", str(result)

@@ -51,8 +51,9 @@ class Entry:
     groups entries for what is right, and ``concerns`` names other families of which nothing is
     said to be right while this mistake is there. ``measured`` gives choices whose numbers are read
     from what was observed, of which the page shows ``examples``. With ``only_seen`` a mistake is
-    searched only where by itself it changes something that was observed; with ``alone`` it is not
-    combined with others from the start. ``exactly`` tells readers of the page what the words leave
+    searched only where by itself it changes something that was observed; with ``alone`` it is
+    tried by itself and, where it changes a cell, in pairs with what else changes it or stands
+    around it, but in no larger set. ``exactly`` tells readers of the page what the words leave
     open.
     """
 

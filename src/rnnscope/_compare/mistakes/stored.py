@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import permutations
 
 import torch
@@ -180,7 +180,7 @@ def _concatenated_words(cause: Cause, model: Model) -> Words:
 
 # rows of another gate ---------------------------------------------------------------------------
 
-FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",), "b": ("b_ih", "b_hh"), "all": NAMES}
+FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",)}
 
 
 def _repeats(model: Model) -> Iterator[Choice]:
@@ -190,23 +190,11 @@ def _repeats(model: Model) -> Iterator[Choice]:
             yield f"{used}:{gate}", tensors
 
 
-def _repeat_rows(model: Model, cause: Cause) -> Model | None:
-    used, gate = cause.choice.split(":")
-    changed: dict[PartIndex, Part] = {}
-    for layer, row in enumerate(model.parts):
-        for d, part in enumerate(row):
-            if cause.layer not in (None, layer):
-                continue
-            if cause.direction not in (None, model.structure.directions[d]):
-                continue
-            changed[layer, d] = _with_rows(part, used, gate, FIELDS[cause.tensors], cause)
-    return model.with_parts(changed) if changed else None
-
-
-def _with_rows(part: Part, used: str, gate: str, names: Sequence[str], cause: Cause) -> Part:
+def _repeat_rows(part: Part, cause: Cause) -> Part:
     """The part in whose parameters the rows of one gate stand in place of another's."""
+    used, gate = cause.choice.split(":")
     tensors: dict[str, Tensor | None] = {}
-    for name in names:
+    for name in FIELDS[cause.tensors]:
         value = part.parameter(name)
         if value is not None:
             value = value.clone()
@@ -257,7 +245,7 @@ STORED = (
         "parts",
         _repeats,
         _repeated_words,
-        model=_repeat_rows,
+        _repeat_rows,
         alone=True,
         exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too.",
     ),

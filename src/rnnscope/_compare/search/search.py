@@ -76,6 +76,8 @@ class Search:
         cells = [c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell]
         # what stands in one place alone, as where sizes allow it, is tried in each
         self._parts = PartSearch(list(dict.fromkeys(cells)), self._trials.known)
+        more = [c.everywhere() for c in self.alone if CATALOGUE[c.name].of_cell]
+        self._pairs_of_parts = PartSearch(list(dict.fromkeys([*cells, *more])), self._trials.known)
         self._around = [c for c in self.every if not CATALOGUE[c.name].of_cell]
         self._calls = _one_step(self._shown)
 
@@ -153,7 +155,8 @@ class Search:
     # parts ------------------------------------------------------------------------------------
 
     def _explained(self, opened: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
-        return {place: self._parts.explain(part, depth) for place, part in opened.items()}
+        parts = self._parts if depth > 2 else self._pairs_of_parts
+        return {place: parts.explain(part, depth) for place, part in opened.items()}
 
     def _beside(self) -> Iterator[list[Causes]]:
         """Mistakes in the cells beside one outside."""
