@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._layers.adopt import RECURRENT
+from rnnscope._layers.structure import PARAMETERS
 from rnnscope.cells import Cell
 from rnnscope.errors import NotRecurrentError, RefusedError
 
@@ -32,10 +33,6 @@ __all__ = [
 Source = str | Sequence[str] | Callable[[Any], Tensor]
 """Where a parameter is: a path, paths whose rows follow each other, or a function of the module."""
 
-MATRICES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-
-
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 EXPECTED = "rs.Adapter(cell, parameters={...}) maps PyTorch's names of parameters to where they are"
 
 
@@ -51,7 +48,9 @@ class Adapter:
     without ``_l0`` serves every layer; its path may hold ``{layer}`` (0, 1, …), ``{direction}``
     (0, 1) and ``{suffix}`` (``_l0``, ``_l1_reverse``, …). What is not named is looked for under
     PyTorch's names; a bias that is nowhere is zero. ``batch_first`` and ``single_step`` (one step
-    at a call, as nn.LSTMCell) are those of the module where it has such an attribute.
+    at a call, as nn.LSTMCell) are those of the module where it has such an attribute. ``state`` is
+    the argument of forward that takes the initial state, or one for each state, where its name
+    does not say so; ``()`` where none does.
 
     >>> from rnnscope import cells
     >>> import rnnscope as rs
@@ -76,6 +75,7 @@ class Adapter:
     parameters: Mapping[str, Source] = field(default_factory=dict)
     batch_first: bool | None = None
     single_step: bool | None = None
+    state: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
@@ -86,12 +86,12 @@ class Adapter:
             raise NotRecurrentError(
                 f"{EXPECTED}; got {type(self.parameters).__name__} in the place of a mapping"
             )
-        known = {*NAMES, *self.cell.vectors}
+        known = {*PARAMETERS, *self.cell.vectors}
         for name, source in self.parameters.items():
             if re.sub(r"_l\d+(_reverse)?$", "", str(name)) not in known:
                 raise NotRecurrentError(
                     f"{EXPECTED}; got {name!r}: the parameters of cell {self.cell.name} are "
-                    f"{', '.join([*NAMES, *self.cell.vectors])}, with _l0 or without"
+                    f"{', '.join([*PARAMETERS, *self.cell.vectors])}, with _l0 or without"
                 )
             paths = [source] if isinstance(source, str) else source
             listed_paths = isinstance(paths, Sequence) and all(isinstance(p, str) for p in paths)
@@ -100,6 +100,13 @@ class Adapter:
                     f"{EXPECTED}; got {source!r} for {name}: a path, a list of paths or a function "
                     f"of the module that returns the tensor"
                 )
+        state: Any = [self.state] if isinstance(self.state, str) else self.state or []
+        are_names = isinstance(state, Sequence) and all(isinstance(n, str) for n in state)
+        if not are_names or len(state) not in (0, 1, len(self.cell.states)):
+            raise NotRecurrentError(
+                f"rs.Adapter(..., state=...) is the name of an argument of forward, or one for "
+                f"each of {', '.join(self.cell.states)}; got {self.state!r}"
+            )
 
 
 Cells = Mapping[type[nn.Module], Cell | Adapter]
@@ -128,8 +135,7 @@ def checked_cells(cells: Any) -> dict[type[nn.Module], Adapter]:
                 f"{expected}; {kind.__name__} computes as torch's own layer does, and is opened as "
                 f"it is: leave it out of cells"
             )
-        adapter = value if isinstance(value, Adapter) else Adapter(value)
-        adapters[kind] = adapter
+        adapters[kind] = value if isinstance(value, Adapter) else Adapter(value)
     return adapters
 
 
@@ -143,7 +149,7 @@ class Parameters:
 
     def __init__(self, module: Any, adapter: Adapter) -> None:
         self.module, self.adapter, self.cell = module, adapter, adapter.cell
-        self.names = (*MATRICES, *adapter.cell.vectors)
+        self.names = (*PARAMETERS, *adapter.cell.vectors)
 
     @property
     def single_step(self) -> bool:

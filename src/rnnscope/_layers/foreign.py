@@ -6,7 +6,6 @@ first, or as a step of a sequence; here all become those of torch.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adapter import Adapter, Parameters, adapter_of, class_name, number
 from rnnscope._layers.adopt import Adopted, adopt
+from rnnscope._layers.arguments import SAY_WHICH, Arguments, arguments_of
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import run_direction
 from rnnscope._layers.sequences import padded, valid_steps, without_padding
@@ -109,14 +109,25 @@ class Foreign(Adopted):
     # the call ------------------------------------------------------------------------------
 
     def passed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The input and the initial states among what the module is called with: the first two of
-        its arguments."""
-        names = list(inspect.signature(type(self.module).forward).parameters)[1:]
-        by_name = dict(zip(names, args, strict=False)) | dict(kwargs)
-        if not names or names[0] not in by_name:
-            raise ShapeError(f"{self.kind} is called with its input first; got none")
-        initial = by_name.get(names[1]) if len(names) > 1 else None
-        return by_name[names[0]], initial if isinstance(initial, Tensor | tuple | list) else None
+        """The input and the initial states among what the module is called with."""
+        arguments = self._arguments(args, kwargs)
+        return arguments.x, arguments.state
+
+    @property
+    def unused_arguments(self) -> tuple[str, ...]:
+        """The tensors of the latest call, by name, that are neither the input nor a state."""
+        return self._arguments(*self.passed_on).others if self.passed_on else ()
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        return arguments_of(self.module, self.adapter, args, kwargs, self._like_state)
+
+    def _like_state(self, value: Any) -> bool:
+        """Whether a value may be an initial state, by its type and its last dimension."""
+        if isinstance(value, tuple | list) and not isinstance(value, PackedSequence):
+            return bool(value) and all(map(self._like_state, value))
+        sizes = {self.state_size(name) for name in self.cell.states}
+        number = isinstance(value, Tensor) and value.is_floating_point()
+        return number and value.dim() > 0 and value.shape[-1] in sizes
 
     def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """The same, the states in torch's form."""
@@ -138,7 +149,7 @@ class Foreign(Adopted):
             raise ShapeError(
                 f"{self.kind}: its initial state {_form(initial)} has another form than (layers × "
                 f"directions, batch, unit) for each of {', '.join(self.cell.states)}, with batch "
-                f"{batch} here. {OPTIONS}"
+                f"{batch} here. {OPTIONS}. {SAY_WHICH}"
             )
         return x, states[0] if len(states) == 1 else states
 

@@ -21,9 +21,11 @@ from rnnscope._layers.sequences import caller_order, packed_order
 from rnnscope._layers.tensors import plain
 from rnnscope.cells import GRU, RNN_RELU, RNN_TANH, Cell
 
-__all__ = ["DIRECTIONS", "Returned", "Structure", "Weights"]
+__all__ = ["DIRECTIONS", "PARAMETERS", "Returned", "Structure", "Weights"]
 
 DIRECTIONS = ("forward", "reverse")
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+"""PyTorch's names, without the layer's number."""
 
 _Fused = Callable[..., tuple[Tensor, ...]]
 
@@ -83,10 +85,7 @@ class Weights:
         Gates that no equation asks for have rows of zeros here, and none in the parameters.
         """
         hidden, features, outputs = sizes
-        by_name = {
-            name: parameters.get(name + suffix)
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        }
+        by_name = {name: parameters.get(name + suffix) for name in PARAMETERS}
         vectors = {name: parameters[name + suffix] for name in cell.vectors}
         like = next(iter(parameters.values()))
         rows = len(cell.gates) * hidden

@@ -16,7 +16,7 @@ from torch import nn
 
 from rnnscope._layers.adapter import listed
 
-__all__ = ["likeness", "unknown_layers"]
+__all__ = ["STATES", "likeness", "unknown_layers"]
 
 CLASS = re.compile(
     r"(LSTM|GRU|RNN(?!T)|Recurren(t|ce)|MGU|GatedUnit|JANET|SRU|LMU|CfC|LTC|RWKV|Mamba|SSM|ESN"

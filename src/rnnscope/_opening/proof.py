@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from rnnscope._escaping import printable
 from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.arguments import SAY_WHICH
+from rnnscope._layers.foreign import Foreign
 from rnnscope._layers.structure import Structure
 from rnnscope._opening.part import Proof
 from rnnscope.errors import VerificationError
@@ -26,13 +28,15 @@ def verify(adopted: Adopted, proofs: Mapping[str, Proof]) -> None:
             f"{first.place}: the largest difference is {first.deviation:.3g}. Was it changed on "
             f"its way out? trace(..., check=False) gives the numbers by the declared equations."
         )
-    if adopted.foreign:
+    if isinstance(adopted, Foreign):
+        unused = ", ".join(adopted.unused_arguments)
+        aside = f" {unused}: passed on, in no equation. {SAY_WHICH}." if unused else ""
         raise VerificationError(
             f"{adopted.kind} does not compute the cell {adopted.cell.name} that cells= names for "
             f"it: {first.state} by the equations differs first at {first.place}, by up to "
             f"{first.deviation:.3g}, {first.ratio:.3g} times what rounding allows. Are its "
-            f"parameters, the order of its gates and its equations those of {adopted.cell.name}? "
-            f"trace(..., check=False) gives the numbers by the equations alone."
+            f"parameters, the order of its gates and its equations those of {adopted.cell.name}?"
+            f"{aside} trace(..., check=False) gives the numbers by the equations alone."
         )
     if first.tolerance == 0:
         raise VerificationError(
