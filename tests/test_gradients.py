@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import rnnscope as rs
-from rnnscope._gradients import gradients
+from rnnscope._gradients.judge import TOLERANCE
 from rnnscope.cells import DECLARED, GRU, RNN_TANH, quantity_names
 from rnnscope.cells.algebra import Apply
 from rnnscope.cells.functions import FAMILIES, FUNCTIONS
@@ -535,7 +535,7 @@ def test_a_judge_that_rounds_badly_is_judged_by_another(monkeypatch: pytest.Monk
     tr = rs.trace(nn.LSTM(16, 32), torch.randn(1000, 64, 16), check=False)
     upstream = torch.randn(1000, 64, 32)
     assert tr.gradients(output=upstream).deviation > 3e-6
-    monkeypatch.setitem(gradients.TOLERANCE, torch.float32, 2e-6)
+    monkeypatch.setitem(TOLERANCE, torch.float32, 2e-6)
     assert tr.gradients(output=upstream).deviation < 1e-6
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rnnscope._gradients.gradients import Differentiable
+from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._layers.sequences import last_steps
 from rnnscope._record.record import Index
 from rnnscope.cells import quantity_names

@@ -11,7 +11,7 @@ from torch import Tensor
 from rnnscope._edit import dropout_factor
 from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoint_of, adjoints_of_x
 from rnnscope._gradients.coordinates import Coordinates, Resolver
-from rnnscope._gradients.gradients import Differentiable, part_values, without_graph
+from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index
 from rnnscope.cells import quantity_names

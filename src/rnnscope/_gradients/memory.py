@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rnnscope._gradients.backward import Block
 from rnnscope._gradients.coordinates import Resolver, Time
-from rnnscope._gradients.gradients import Differentiable, part_values, without_graph
+from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
 from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.absent import OF_A_TRACE, absent_attribute

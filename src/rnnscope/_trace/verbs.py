@@ -16,14 +16,11 @@ from rnnscope._explain.address import Address
 from rnnscope._explain.explain import Explanation, explain
 from rnnscope._explain.shapes import Shapes, shapes
 from rnnscope._gradients.coordinates import Coordinates
-from rnnscope._gradients.gradients import (
-    Gradients,
-    Received,
-    upstream_from_arguments,
-    upstream_from_loss,
-)
+from rnnscope._gradients.gradients import Gradients
 from rnnscope._gradients.jacobian import flow, jacobian
 from rnnscope._gradients.memory import Memory, memory
+from rnnscope._gradients.received import Received
+from rnnscope._gradients.upstream import upstream_from_arguments, upstream_from_loss
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
 from rnnscope._page import View, view

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rnnscope._gradients.gradients import chained, tensors
+from rnnscope._gradients.upstream import chained, tensors
 from rnnscope._opening.capture import Captured
 from rnnscope._opening.modes import undisturbed
 from rnnscope._trace.verbs import Trace

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._gradients.gradients import Received
+from rnnscope._gradients.received import Received
 from rnnscope._layers.adapter import Adapter, Cells, adapter_of, checked_cells
 from rnnscope._layers.adopt import OPENED, adopt, own_forward
 from rnnscope._layers.call import Call

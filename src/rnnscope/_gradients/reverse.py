@@ -1,0 +1,141 @@
+"""The reverse pass through all layers, from the top to the bottom."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rnnscope._edit import dropout_factor
+from rnnscope._gradients.backward import (
+    Backward,
+    Block,
+    Gradient,
+    adjoint_of,
+    adjoints_of_x,
+)
+from rnnscope._gradients.differentiable import Differentiable, part_values
+from rnnscope._gradients.upstream import Upstream
+from rnnscope.cells import quantity_names
+from rnnscope.cells.algebra import FromH, FromX
+
+__all__ = ["Reverse"]
+
+
+class Reverse:
+    """The layers from the top to the bottom."""
+
+    def __init__(self, trace: Differentiable, upstream: Upstream) -> None:
+        self.trace, self.upstream = trace, upstream
+        structure, call = trace.structure, trace.call
+        self.structure = structure
+        self.dtype = upstream.h.dtype
+        self.lead = (structure.num_layers, len(structure.directions))
+        self.shape = (call.steps, call.batch)
+        self.stored: dict[str, Tensor] = {}
+        self.same: dict[str, str] = {}
+        self.whole: dict[str, Tensor] = {}
+        self.inputs: list[Tensor] = []
+        self.initial: list[list[dict[str, Tensor]]] = []
+        self.gradients: list[list[Gradient]] = []
+
+    def run(self) -> None:
+        """Fill ``stored``, ``inputs``, ``initial`` and ``gradients``."""
+        reached: Tensor | None = self.upstream.h
+        for layer in reversed(range(self.structure.num_layers)):
+            weights = self.trace.weights[layer]
+            x = self.upstream.h.new_zeros(*self.shape, weights[0].ih.shape[1])
+            initial, gradients = [], []
+            for d in range(len(weights)):
+                backward, gradient = self._direction(layer, d, reached, x)
+                initial.append(backward.carry)
+                gradients.append(gradient)
+            self.inputs.insert(0, x)
+            self.initial.insert(0, initial)
+            self.gradients.insert(0, gradients)
+            mask = self.trace.masks[layer]
+            reached = x
+            if mask is not None:
+                reached = x * dropout_factor(mask, self.structure.dropout, x.dtype).transpose(0, 1)
+
+    def _direction(
+        self, layer: int, d: int, reached: Tensor | None, x: Tensor
+    ) -> tuple[Backward, Gradient]:
+        trace = self.trace
+        part = part_values(trace, layer, d)
+        direct = {
+            state: value
+            for state in part.cell.states
+            if (
+                value := self.upstream.direct(
+                    trace, state, layer, d, reached if state == "h" else None
+                )
+            )
+            is not None
+        }
+        backward = Backward(part, direct, trace.directions[d] == "reverse", trace.call.valid)
+        gradient = Gradient(part.weights)
+        if not self.whole:
+            self._plan(part.block(0, 1).derived())
+        of_h = self.whole["of_h"][layer, d]
+        for start, stop, adjoints in backward.blocks(of_h):
+            of_x = of_h[start:stop]
+            if "of_x" in self.whole:
+                place = self.whole["of_x"][layer, d, start:stop]
+                of_x = adjoints_of_x(adjoints, part.weights, place)
+            gradient.add(adjoints, backward.gates, of_x)
+            x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
+            for name, value in self.stored.items():
+                adjoint = adjoint_of(adjoints.block, name)
+                units = value.shape[-1]
+                adjoints.combined(adjoint, units, out=value[layer, d, start:stop])
+        return backward, gradient
+
+    def _plan(self, block: Block) -> None:
+        """Memory for every quantity; one place for those whose adjoints are the same."""
+        cell, units = block.cell, self.structure.hidden_size
+        gates = tuple(cell.gates)
+
+        def new(size: int) -> Tensor:
+            return self.upstream.h.new_empty(*self.lead, *self.shape, size)
+
+        wide = len([affine for affine in cell.affine if affine.h is not None]) * units
+        self.whole["of_h"] = new(wide)
+        shared = all(
+            affine.x is not None
+            and affine.h is not None
+            and block.at.get(FromX(affine.gate)) is block.at.get(FromH(affine.gate))
+            for affine in cell.affine
+        )
+        if not shared:
+            self.whole["of_x"] = new(len(gates) * units)
+        first: dict[int, str] = {}
+        for k, affine in enumerate(affine for affine in cell.affine if affine.h is not None):
+            self.same[f"{affine.gate}_from_h"] = f"of_h {k}"
+            first.setdefault(id(block.at.get(FromH(affine.gate))), f"of_h {k}")
+        for k, affine in enumerate(cell.affine):
+            if affine.x is not None:
+                place = f"of_h {k}" if shared else f"of_x {k}"
+                self.same[f"{affine.gate}_from_x"] = place
+                first.setdefault(id(block.at.get(FromX(affine.gate))), place)
+        for name in quantity_names(cell):
+            if name in self.same:
+                continue
+            adjoint = adjoint_of(block, name)
+            if adjoint and id(adjoint) in first:
+                self.same[name] = first[id(adjoint)]
+                continue
+            first[id(adjoint)] = name
+            self.stored[name] = new(self.structure.state_size(name))
+
+    def values(self) -> dict[str, Tensor]:
+        """Every quantity (layer, direction, batch, time, unit)."""
+        units = self.structure.hidden_size
+        quantities: dict[str, Tensor] = {}
+        for name in quantity_names(self.trace.cell):
+            place = self.same.get(name, name)
+            if place in self.stored:
+                value = self.stored[place]
+            else:
+                which, _, k = place.partition(" ")
+                value = self.whole[which][..., int(k) * units : (int(k) + 1) * units]
+            quantities[name] = value.transpose(2, 3)
+        return quantities
