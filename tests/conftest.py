@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["browsing"]  # the fixtures browser and page
+pytest_plugins = ["browsing", "watched"]  # the fixtures browser, page, classes_as_before
 
 # deadlines measure the machine, not the code; the same examples in every run, so that a failure in
 # CI is the same failure elsewhere
