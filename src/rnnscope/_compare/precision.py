@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -264,12 +264,15 @@ def _of_weights(
     for dtype in (d for d in (torch.float32, *LOWER) if d not in dtypes):
         if all(one.unit >= torch.finfo(dtype).eps / 8 for one in shown):
             continue
-        lowered = _with_weights(model, partial(_held, dtype=dtype), short(dtype))
+        name, needed = short(dtype), short(dtypes[0])
         first = [few_steps(one, one.inputs.steps, 1) for one in shown]
-        if worst(lowered, first) <= 1 and proved(lowered, shown):
-            name, needed = short(dtype), short(dtypes[0])
+        for biases in (True, False):
+            lowered = model.with_each_part(partial(_stored, dtype=dtype, biases=biases))
+            if worst(lowered, first) > 1 or not proved(lowered, shown):
+                continue
+            but = "" if biases else ", the biases are not"
             words = Words(
-                f"the weights are rounded to {name}",
+                f"the weights are rounded to {name}{but}",
                 f"with the reference's weights as {name} has them the two agree.",
                 f"store the weights in {needed}",
             )
@@ -277,22 +280,10 @@ def _of_weights(
     return None
 
 
-def _held(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """As a type holds these numbers."""
-    return value.to(dtype).double()
-
-
-def _with_weights(model: Model, change: Callable[[Tensor], Tensor], token: str) -> Model:
-    """The model with every parameter changed."""
-    return model.with_parts(
-        {
-            (layer, d): part.with_weights(
-                part.weights.map(change), token=("weights", token, part.token)
-            )
-            for layer, row in enumerate(model.parts)
-            for d, part in enumerate(row)
-        }
-    )
+def _stored(part: Part, dtype: torch.dtype, biases: bool) -> Part:
+    """The part with its matrices as a type holds them, and with ``biases`` these too."""
+    weights = part.weights.map(lambda t: t.to(dtype).double() if biases or t.dim() > 1 else t)
+    return part.with_weights(weights, token=("weights", short(dtype), biases, part.token))
 
 
 def _size(shown: Sequence[Observation]) -> float:
@@ -441,13 +432,7 @@ def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple
 def _of_runs(
     model: Model, shown: Sequence[Observation], bits: int, biases: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    lowered = model.with_parts(
-        {
-            (layer, d): _lowered(part, bits, biases)
-            for layer, row in enumerate(model.parts)
-            for d, part in enumerate(row)
-        }
-    )
+    lowered = model.with_each_part(partial(_lowered, bits=bits, biases=biases))
     found: list[tuple[Tensor, Tensor]] = []
     for one in shown:
         # of the first steps, but where others come before them

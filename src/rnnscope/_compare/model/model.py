@@ -233,6 +233,10 @@ class Model:
         )
         return replace(self, parts=rows)
 
+    def with_each_part(self, change: Callable[[Part], Part]) -> Model:
+        """The same with every part changed."""
+        return replace(self, parts=tuple(tuple(map(change, row)) for row in self.parts))
+
     def adding(self, where: str, change: Change, layer: int | None = None) -> Model:
         """The same with one more change, at one layer where ``where`` has one list a layer."""
         lists: Any = getattr(self, where)
