@@ -453,12 +453,7 @@ class Decision:
 
     def _beyond(self, model: Model, one: Observation) -> list[str]:
         """What is off by more than rounding, by name."""
-        return [
-            name
-            for name, seen, value in one.beside(model)
-            if value is None
-            or bool((distance(value, seen) > one.allowed[name])[one.usable(name)].any())
-        ]
+        return [name for name, beyond in one.beyond(model) if beyond is None or bool(beyond.any())]
 
     def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
         return math.inf if model is None else largest(model, shown)[0]

@@ -8,7 +8,13 @@ from collections.abc import Sequence
 
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import APPROXIMATIONS, Explanation, FirstDifference, Verdict
+from rnnscope._compare.verdict import (
+    APPROXIMATE,
+    APPROXIMATIONS,
+    Explanation,
+    FirstDifference,
+    Verdict,
+)
 
 __all__ = ["report"]
 
@@ -166,7 +172,7 @@ def _cause(verdict: Verdict) -> str:
         head = f"Cause   one mistake leaves {left}, which is rounding:"
     else:
         together = NUMBERS.get(count, f"{count} mistakes")
-        if best.causes[-1].name == "approximate":
+        if best.causes[-1].name == APPROXIMATE:
             together = together.replace("mistakes", "things")
         head = f"Cause   {together} together leave {left}, which is rounding:"
     lines = [head, *_named(best), *_others(verdict)]

@@ -12,7 +12,10 @@ from rnnscope._compare.mistakes.cause import Cause
 __all__ = ["Explanation", "FirstDifference", "Verdict"]
 
 
-APPROXIMATIONS = ("approximate", "precision")
+APPROXIMATE = "approximate"
+"""The name of a cause that is an approximation on purpose."""
+
+APPROXIMATIONS = (APPROXIMATE, "precision")
 """Causes that are no mistakes."""
 
 

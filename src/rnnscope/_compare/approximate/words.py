@@ -17,12 +17,9 @@ from rnnscope._compare.mistakes.entry import Words
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
-from rnnscope._compare.verdict import Explanation, Verdict
+from rnnscope._compare.verdict import APPROXIMATE, Explanation, Verdict
 
 __all__ = ["with_fit", "with_near"]
-
-APPROXIMATE = "approximate"
-"""The name of the cause."""
 
 LARGEST = 8.0
 """Arguments of tanh and sigmoid that are hardly exceeded."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.cells import with_cells
+from rnnscope._compare.facts.reach import largest_state
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, distance
-from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._layers.sequences import running_order, turned
 
 __all__ = ["listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
 
@@ -38,11 +39,10 @@ def what_is_plain(model: Model, observation: Observation) -> tuple[str, ...]:
 def wrong_rows(model: Model, observation: Observation) -> list[int]:
     """The rows in which any number differs, where others agree; else none."""
     wrong = torch.zeros(observation.inputs.batch, dtype=torch.bool, device="cpu")
-    for name, target, value in observation.beside(model):
-        if value is None:
+    for name, beyond in observation.beyond(model):
+        if beyond is None:
             return []
-        off = (distance(value, target) > observation.allowed[name]) & observation.usable(name)
-        off = off.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
+        off = beyond.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
         wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
     rows: list[int] = wrong.nonzero().flatten().tolist()
     return rows if len(rows) < len(wrong) else []
@@ -124,15 +124,9 @@ def _of_finals(model: Model, observation: Observation) -> Iterator[str]:
     """Which final states agree, beside an output that does."""
     good: list[str] = []
     bad: list[str] = []
-    for name, returned, value in observation.beside(model):
-        if value is not None and name.endswith("_n"):
-            off = bool(
-                (
-                    (distance(value, returned) > observation.allowed[name])
-                    & observation.usable(name)
-                ).any()
-            )
-            (bad if off else good).append(name)
+    for name, beyond in observation.beyond(model):
+        if beyond is not None and name.endswith("_n"):
+            (bad if bool(beyond.any()) else good).append(name)
     if bad:
         yield f"the output{''.join(f' and {name}' for name in good)}, not {' and '.join(bad)}"
 
@@ -141,14 +135,14 @@ def _of_times(ratios: Tensor, backward: bool, steps: OpenedPart | None) -> Itera
     """Of (time, batch, unit): up to which step every row agrees, and which single steps do not
     follow from the step before."""
     by_time = ratios.amax(-1).amax(-1)
-    in_order = by_time.flip(0) if backward else by_time
-    last = len(by_time) - 1
-    again = [] if steps is None else [last - k if backward else k for k in _wrong_steps(steps)]
+    in_order = turned(by_time, backward)
+    last, times = len(by_time) - 1, running_order(range(len(by_time)), backward)
+    again = [] if steps is None else [times[k] for k in _wrong_steps(steps)]
     few = 0 < len(again) <= len(by_time) // 3
     wrong = (in_order > 1).nonzero().flatten().tolist()
     if not wrong or float(in_order[wrong[0]]) < CLEAR:
         return
-    first = last - wrong[0] if backward else wrong[0]
+    first = times[wrong[0]]
     if wrong != list(range(wrong[0], last + 1)):
         good, bad = _apart(by_time)
         if good:
@@ -207,20 +201,15 @@ def _limits(model: Model, observation: Observation) -> Iterator[str]:
             states.setdefault(name, []).append(value)
     if observation.output is not None:
         states.setdefault("h", []).append(observation.output)
-    [outcome] = Simulator(observation.inputs, tuple(states)).run([model])
     for name, values in states.items():
         sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
         largest = float(sizes.max()) if len(sizes) else 0.0
-        right = 0.0 if outcome is None else _largest(outcome.steps.get(name))
+        right = largest_state(model, [observation], name)
         if int((sizes == largest).sum()) >= 2 + (name == "h") and 0 < 1.01 * largest < right:
             yield (
                 f"|{name}| never exceeds {largest:.6g}; that of {model.structure.kind} reaches "
                 f"{right:.3g}"
             )
-
-
-def _largest(value: Tensor | None) -> float:
-    return 0.0 if value is None or not value.numel() else float(value.nan_to_num(0.0).abs().max())
 
 
 # words -------------------------------------------------------------------------------------------

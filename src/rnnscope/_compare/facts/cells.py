@@ -16,6 +16,7 @@ from rnnscope._compare.model.model import Part
 from rnnscope._compare.model.observed import distance
 from rnnscope._compare.model.single_steps import opened
 from rnnscope._compare.model.steps import OpenedPart, Steps, scale, tolerances
+from rnnscope._layers.sequences import shifted
 from rnnscope.cells.algebra import Apply, Product, Quantity
 
 __all__ = ["with_cells"]
@@ -77,8 +78,8 @@ def _with_cell(part: Part, steps: Steps, gate: str, hidden: str) -> tuple[Steps,
     slope = opening.abs() * (1 - ratio**2)
     uncertain = torch.where(inside & (slope > 0), off * (1 + state.abs()) / slope, torch.inf)
     start = known.initial[hidden]
-    before = torch.cat([start.unsqueeze(0), state[:-1]])
-    doubt = torch.cat([torch.zeros_like(uncertain[:1]), uncertain[:-1]])
+    before = shifted(state, start, False)
+    doubt = shifted(uncertain, torch.zeros_like(uncertain[0]), False)
     if known.valid is not None:
         fresh = known.valid.clone()
         fresh[1:] &= ~known.valid[:-1]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.reach import largest_state
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import changed_cell
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
 from rnnscope._compare.model.observed import Observation
-from rnnscope._compare.model.simulate import Simulator
-from rnnscope.cells.algebra import Apply, Expr, Number, Product, Quantity, Sum
+from rnnscope.cells.algebra import Apply, Expr, Number, Quantity
 
 __all__ = ["of_clipping"]
 
@@ -26,17 +26,11 @@ OFTEN = 2
 """Numbers that must all be the largest one before it is taken for a limit."""
 
 
-def cut(limit: float, value: Expr) -> Expr:
-    """What lies between -limit and limit, in words of the algebra: 2k hard(a / 2k + 1/2) - k."""
-    hard = Apply(f"hard_sigmoid({1 / (2 * limit)!r}, 0.5)", value)
-    return Sum(Product(Number(2 * limit), hard), Number(-limit))
-
-
 def of_clipping(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """Each state cut off, before it is used or where it is carried; and the output alone."""
     cell = model.structure.cell
     for state in cell.states:
-        reached = _reached(model, shown, state)
+        reached = largest_state(model, shown, state)
         limits = _attained(shown, state)
         if state != "h":
             limits = [*limits, *(k for k in LIMITS if k not in limits)]
@@ -53,16 +47,6 @@ def _words(state: str, limit: float, model: Model) -> Words:
         f"|{state}| never exceeds {limit:.6g}; {model.structure.kind} does not limit it.",
         f"do not clip {state} (cell_clip, cell_clip_threshold, clamp)",
     )
-
-
-def _reached(model: Model, shown: Sequence[Observation], state: str) -> float:
-    """The largest magnitude that a state has in the reference."""
-    largest = 0.0
-    for observation in shown:
-        [outcome] = Simulator(observation.inputs, (state,)).run([model])
-        if outcome is not None and state in outcome.steps:
-            largest = max(largest, float(outcome.steps[state].nan_to_num(0.0).abs().max()))
-    return largest
 
 
 def _attained(shown: Sequence[Observation], state: str) -> list[float]:
@@ -84,11 +68,11 @@ def _cut_models(model: Model, state: str, limit: float) -> Iterator[Model]:
     yield _of_cells(model, state, limit, carried=False)
     if state == "h":
         yield model.adding("leave", Change(("clipped", limit), _on_output(limit)))
-    elif any(uses(model.parts[0][0], state)):
+    elif any(_uses(model.parts[0][0], state)):
         yield _of_cells(model, state, limit, carried=True)
 
 
-def uses(part: Part, state: str) -> Iterator[str]:
+def _uses(part: Part, state: str) -> Iterator[str]:
     """The equations that use what a state is after the step."""
     for name, equation in part.cell.equations.items():
         zeroed = equation.map(_in_place_of(state, Number(0.0)))
@@ -97,19 +81,18 @@ def uses(part: Part, state: str) -> Iterator[str]:
 
 
 def _of_cells(model: Model, state: str, limit: float, carried: bool) -> Model:
-    parts = {}
-    for layer, row in enumerate(model.parts):
-        for d, part in enumerate(row):
-            whole = part.cell.equations[state]
-            changes = {state: cut(limit, whole)}
-            if carried:
-                changes |= {
-                    name: part.cell.equations[name].map(_in_place_of(state, whole))
-                    for name in uses(part, state)
-                }
-            cell = changed_cell(part.cell, tuple(changes.items()))
-            parts[layer, d] = part.marked("clipped", state, limit, carried, cell=cell)
-    return model.with_parts(parts)
+    def change(part: Part) -> Part:
+        whole = part.cell.equations[state]
+        changes: dict[str, Expr] = {state: Apply(f"clip({limit!r})", whole)}
+        if carried:
+            changes |= {
+                name: part.cell.equations[name].map(_in_place_of(state, whole))
+                for name in _uses(part, state)
+            }
+        cell = changed_cell(part.cell, tuple(changes.items()))
+        return part.marked("clipped", state, limit, carried, cell=cell)
+
+    return model.with_each_part(change)
 
 
 def _on_output(limit: float) -> Callable[..., Outcome]:

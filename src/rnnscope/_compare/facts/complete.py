@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
-from rnnscope._compare.facts.finding import NEAR, Finding, confirmed_left
+from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
@@ -17,6 +17,7 @@ from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.search.search import concerns
+from rnnscope._compare.search.trials import NEAR
 
 __all__ = ["explanations_by_facts"]
 

@@ -17,6 +17,7 @@ from rnnscope._compare.model.model import Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.model.simulate import Simulator
+from rnnscope._layers.sequences import valid_steps
 
 __all__ = ["of_ends"]
 
@@ -47,8 +48,7 @@ class _Silent:
         before."""
         spoken = ~self.flags
         lengths = spoken[0].sum(0)
-        times = torch.arange(spoken.shape[1], device="cpu")[:, None]
-        alike = bool((spoken == (times < lengths)).all())
+        alike = bool((spoken == valid_steps(lengths, spoken.shape[1])).all())
         return lengths if alike and bool((lengths > 0).all()) else None
 
     def interval(self, d: int) -> tuple[int, int] | None:

@@ -14,14 +14,12 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, predicted
+from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["Finding", "Gives", "confirmed_left", "largest_ratio"]
+__all__ = ["Finding", "Gives", "confirmed_left"]
 
 Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
-
-NEAR = 1000
-"""Up to so many times what the reference is allowed, a model is judged by its own rounding."""
 
 CHANCE = 2.0
 """Decimal digits that agreement must prove beside ``EVIDENCE``: some hundred causes are tried."""

@@ -11,7 +11,7 @@ from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.simulate import Simulator
 
-__all__ = ["all_equal", "not_reached"]
+__all__ = ["all_equal", "largest_state", "not_reached"]
 
 FAR = 3.0
 """The magnitude from which on tanh(c) is nearly flat: what is cut off there shows nowhere else."""
@@ -22,19 +22,21 @@ def not_reached(model: Model, shown: Sequence[Observation]) -> tuple[str, ...]:
     words = [
         f"what happens where |{state}| exceeds {largest:.3g}"
         for state in model.structure.cell.states
-        if state != "h" and (largest := _largest(model, shown, state)) < FAR
+        if state != "h" and (largest := largest_state(model, shown, state)) < FAR
     ]
     if all(observation.inputs.lengths is None for observation in shown):
         words.append("sequences of unequal length")
     return tuple(words)
 
 
-def _largest(model: Model, shown: Sequence[Observation], state: str) -> float:
+def largest_state(model: Model, shown: Sequence[Observation], state: str) -> float:
+    """The largest magnitude that a state has in the reference."""
     largest = 0.0
     for observation in shown:
         [outcome] = Simulator(observation.inputs, (state,)).run([model])
-        if outcome is not None and state in outcome.steps:
-            largest = max(largest, float(outcome.steps[state].nan_to_num(0.0).abs().max()))
+        values = None if outcome is None else outcome.steps.get(state)
+        if values is not None and values.numel():
+            largest = max(largest, float(values.nan_to_num(0.0).abs().max()))
     return largest
 
 

@@ -21,6 +21,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.run import ModelRun
+from rnnscope._layers.sequences import keep_on_padding, running_order
 
 __all__ = ["of_restarts"]
 
@@ -102,9 +103,8 @@ def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Sc
     fresh = [kind.start(begin) for begin in begins]
     states: Sequence[States] = begins
     anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
-    for k in range(inputs.steps):
-        t = inputs.steps - 1 - k if parts[-1].backward else k
-        real = None if observation.valid is None else observation.valid[t]
+    for k, t in enumerate(running_order(range(inputs.steps), parts[-1].backward)):
+        real = None if observation.valid is None else observation.valid[t, :, 0]
         near = observation.allowed["output"][t]
         output, after = _step(parts, inputs.x[t], states, real)
         good = ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)
@@ -134,11 +134,7 @@ def _step(
     for part, before in zip(parts, states, strict=True):
         run = run_part(part, flow, before, None)
         flow = run.emitted
-        after.append(
-            run.final
-            if real is None
-            else {name: torch.where(real, v, before[name]) for name, v in run.final.items()}
-        )
+        after.append({n: keep_on_padding(v, before[n], real) for n, v in run.final.items()})
     return flow[0], after
 
 
@@ -255,9 +251,9 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
     texts: list[str] = []
     regular = True
     for part, anew in zip(model.parts[-1], schedules, strict=True):
-        last = len(anew) - 1
+        order = running_order(range(len(anew)), part.backward)
         rows = {
-            row: [last - k if part.backward else k for k in flags.nonzero().flatten().tolist()]
+            row: [order[k] for k in flags.nonzero().flatten().tolist()]
             for row, flags in enumerate(anew.T)
         }
         side = ""

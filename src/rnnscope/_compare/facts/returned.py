@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -224,24 +225,11 @@ def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding
 # the two halves --------------------------------------------------------------------------------
 
 
-def _first_twice(value: Tensor) -> Tensor:
-    first, _ = value.chunk(2, -1)
-    return torch.cat([first, first], -1)
-
-
-def _second_twice(value: Tensor) -> Tensor:
-    _, second = value.chunk(2, -1)
-    return torch.cat([second, second], -1)
-
-
-def _second_zero(value: Tensor) -> Tensor:
-    first, second = value.chunk(2, -1)
-    return torch.cat([first, torch.zeros_like(second)], -1)
-
-
-def _first_zero(value: Tensor) -> Tensor:
-    first, second = value.chunk(2, -1)
-    return torch.cat([torch.zeros_like(first), second], -1)
+def _one_half(value: Tensor, kept: int, twice: bool, dim: int) -> Tensor:
+    """One half in both places, or zeros in place of the other one."""
+    half = value.chunk(2, dim)[kept]
+    second = half if twice else torch.zeros_like(half)
+    return torch.cat([half, second][:: -1 if kept else 1], dim)
 
 
 def _equal(value: Tensor) -> bool:
@@ -255,43 +243,35 @@ def of_halves(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     if model.num_directions < 2 or not outputs or any(o.shape[-1] % 2 for o in outputs):
         return
     joined = "torch.cat([forward, reverse], -1)"
-    halves: list[tuple[str, str, str, Laid, int]] = []
+    halves: list[tuple[str, str, str, int]] = []
     if all(map(_equal, outputs)):
+        title = "both halves of the output are equal"
         halves = [
-            ("forward", "both halves of the output are equal", "reverse", _first_twice, 0),
-            ("reverse", "both halves of the output are equal", "forward", _second_twice, 1),
+            ("forward", title, "the reverse half is the forward one.", 0),
+            ("reverse", title, "the forward half is the reverse one.", 1),
         ]
-    elif not any(bool(o.chunk(2, -1)[1].any()) for o in outputs):
-        halves = [
-            ("zero", "the reverse half of the output is zero throughout", "", _second_zero, 0)
-        ]
-    elif not any(bool(o.chunk(2, -1)[0].any()) for o in outputs):
-        halves = [("zero", "the forward half of the output is zero throughout", "", _first_zero, 1)]
-    for choice, title, replaced, of, kept in halves:
-        sentence = (
-            f"the {replaced} half is the {choice} one."
-            if replaced
-            else "that direction's outputs are never written."
-        )
+    else:
+        for kept, name in ((0, "reverse"), (1, "forward")):
+            if not any(bool(o.chunk(2, -1)[1 - kept].any()) for o in outputs):
+                title = f"the {name} half of the output is zero throughout"
+                halves = [("zero", title, "that direction's outputs are never written.", kept)]
+                break
+    for choice, title, sentence, kept in halves:
         words = Words(title, sentence, joined)
-        for changed in _half_models(model, choice, of, kept):
+        for changed in _half_models(model, choice, kept):
             yield Finding(Cause("halves", choice), words, changed)
 
 
-def _half_models(model: Model, choice: str, of: Laid, kept: int) -> Iterator[Model]:
+def _half_models(model: Model, choice: str, kept: int) -> Iterator[Model]:
     """In the output alone or in every layer's, with final states as they are or treated alike."""
+    halved = partial(_one_half, kept=kept, twice=choice != "zero")
 
     def alike(outcome: Outcome, _: Inputs) -> Outcome:
-        def state(value: Tensor) -> Tensor:
-            half = value[:, kept : kept + 1]
-            if choice == "zero":
-                return torch.cat([half, 0 * half][:: -1 if kept else 1], 1)
-            return half.expand_as(value)
-
-        return replace(outcome, final={name: state(v) for name, v in outcome.final.items()})
+        final = {name: halved(value, dim=1) for name, value in outcome.final.items()}
+        return replace(outcome, final=final)
 
     last = model.num_layers - 1
-    change = Change(("halves", choice, kept), of)
+    change = Change(("halves", choice, kept), partial(halved, dim=-1))
     everywhere = model
     for layer in range(model.num_layers):
         everywhere = everywhere.adding("joins", change, layer)

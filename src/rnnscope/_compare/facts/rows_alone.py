@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from rnnscope._compare.facts.agreement import listed
+from rnnscope._compare.facts.agreement import listed, wrong_rows
 from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation, distance, some_rows
+from rnnscope._compare.model.observed import Observation, some_rows
 
 __all__ = ["mistake_of_some_rows"]
 
@@ -21,27 +21,14 @@ MOST = 2
 def mistake_of_some_rows(model: Model, there: Observation) -> str:
     """A sentence where some rows are right, and one mistake of the catalogue explains all others;
     else empty."""
-    wrong = _wrong_rows(model, there)
-    if wrong is None or not 0 < len(wrong) < there.inputs.batch:
+    wrong = wrong_rows(model, there)
+    if not wrong:
         return ""
-    rest = some_rows(there, wrong)
+    rest = some_rows(there, torch.tensor(wrong, device="cpu"))
     titles = list(dict.fromkeys(_explaining(model, rest)))
     if not titles:
         return ""
-    return f"{listed('row', wrong.tolist())} alone: {' or '.join(titles[:MOST])}"
-
-
-def _wrong_rows(model: Model, observation: Observation) -> torch.Tensor | None:
-    [outcome] = observation.simulator.run([model])
-    if (
-        observation.output is None
-        or outcome is None
-        or outcome.output.shape != observation.output.shape
-    ):
-        return None
-    away = distance(outcome.output, observation.output) > observation.allowed["output"]
-    wrong = (away & observation.usable("output")).any(-1).any(0)
-    return wrong.nonzero().flatten()
+    return f"{listed('row', wrong)} alone: {' or '.join(titles[:MOST])}"
 
 
 def _explaining(model: Model, rest: Observation) -> Iterator[str]:

@@ -98,6 +98,15 @@ class Observation:
             fits = value is not None and value.shape == seen.shape
             yield name, seen, value if fits else None
 
+    def beyond(self, model: Model) -> Iterator[tuple[str, Tensor | None]]:
+        """Every target by name, True where it differs from a model's number by more than rounding;
+        None where that has another shape."""
+        for name, seen, value in self.beside(model):
+            if value is None:
+                yield name, None
+            else:
+                yield name, (distance(value, seen) > self.allowed[name]) & self.usable(name)
+
     def lost(self, model: Model) -> Iterator[tuple[str, Tensor]]:
         """Every target by name, True where it is NaN or infinite and a model's number is not."""
         for name, seen, value in self.beside(model):

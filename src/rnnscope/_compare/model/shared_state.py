@@ -15,7 +15,7 @@ from torch import Tensor
 from rnnscope._compare.model.batched import Batch, Step, from_input, started, widened
 from rnnscope._compare.model.model import Inputs, Model, Part, Token
 from rnnscope._compare.work import GATE, spend
-from rnnscope._layers.sequences import valid_steps
+from rnnscope._layers.sequences import keep_on_padding, valid_steps
 
 __all__ = ["SharedRun", "can_share", "fits_sharing", "run_sharing"]
 
@@ -112,7 +112,7 @@ def _run(
             recorded = {name: step.recorded(name, part.unapplied) for name in names}
             if valid is not None:
                 inside = valid[t, :, None]
-                after = {name: torch.where(inside, after[name], state[name]) for name in after}
+                after = {n: keep_on_padding(v, state[n], valid[t]) for n, v in after.items()}
                 hands = hands * inside
                 recorded = {name: value * inside for name, value in recorded.items()}
             numbers = sum(w.numel() for w in (part.stored.ih, part.stored.hh))

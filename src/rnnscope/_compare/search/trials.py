@@ -16,7 +16,7 @@ from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.tolerance import allowed
 from rnnscope._compare.work import EFFORT, is_over, spend
 
-__all__ = ["Trials", "larger_tolerance"]
+__all__ = ["NEAR", "Trials", "larger_tolerance"]
 
 CHUNK = 2048
 """Sets that are measured together, at most."""
