@@ -24,7 +24,7 @@ def mistake_of_some_rows(model: Model, there: Observation) -> str:
     wrong = wrong_rows(model, there)
     if not wrong:
         return ""
-    rest = some_rows(there, torch.tensor(wrong, device="cpu"))
+    rest = some_rows(there, torch.tensor(wrong, dtype=torch.int64, device="cpu"))
     titles = list(dict.fromkeys(_explaining(model, rest)))
     if not titles:
         return ""
