@@ -8,6 +8,7 @@ import time as clock
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 from operator import index
 from pathlib import Path
@@ -17,6 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rnnscope._compare.backward.request import (
+    RecordedGradients,
+    Request,
+    gradient_verdict,
+    without_gradients,
+)
 from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.callable import OfCalls
 from rnnscope._compare.candidate.caller_inputs import given_inputs, unlike_its_calls
@@ -52,6 +59,8 @@ def compare(
     timeout: float | None = 600.0,
     seconds: float | None = None,
     progress: bool | None = None,
+    gradients: bool = False,
+    backward: Any = None,
 ) -> Verdict:
     """Whether a candidate computes what a recurrent layer computes; if not, where it differs
     first and which mistakes explain it to rounding.
@@ -70,6 +79,14 @@ def compare(
     search, which is counted: the verdict is the same on every machine, beside any other work.
     ``within`` accepts an approximation on purpose (rounded weights, a fast tanh): the two agree
     where no number of the output and the final states differs by more, and no mistake is named.
+
+    ``gradients=True`` compares the gradients of x, the initial states and the parameters too, by
+    autograd through the candidate. ``backward`` is a backward pass that is written by hand,
+    ``backward(x, initial, weights, grad_output, grad_final)``, given what the reference takes and
+    what reaches its output and final states; it returns gradients by name, {"x": ..., "h_0": ...,
+    "weight_ih_l0": ...}, any of them, and those of quantities ("grad.f") at every step. Recorded
+    numbers may hold "grad_output" and "grad", a dict of the same names. What is found is
+    ``verdict.gradients``.
 
     Neither model is changed: copies are called, and settings of the process that a call changes are
     put back. A call that takes longer than ``timeout`` seconds (None: any) is interrupted; outside
@@ -104,6 +121,8 @@ def compare(
             "initial and lengths belong to an x; got none: compare(candidate, layer, x, initial, "
             "lengths=lengths), or lengths=True for padded inputs that are drawn"
         )
+    outputs, recorded = without_gradients(candidate)
+    request = _request(gradients, backward, recorded, _is_recorded(candidate), seed, effort)
     if axes is not None and (not _is_recorded(candidate) or not isinstance(axes, str)):
         raise ShapeError(
             f"axes tells the order of a recorded output's axes, as 'btu'; got {axes!r} for "
@@ -134,14 +153,25 @@ def compare(
     if inputs is None and _is_recorded(candidate):
         raise ShapeError("recorded numbers need the x that gave them: compare(numbers, layer, x)")
     with _alone(), _limited(timeout):
+        subject: Subject | None
         if _is_recorded(candidate):
             assert inputs is not None, "recorded numbers come with x"
-            subject: Subject = OfArrays(candidate, adopted, inputs, axes)
+            subject = OfArrays(outputs, adopted, inputs, axes) if outputs != {} else None
         else:
             padded = inputs.lengths is not None if inputs is not None else lengths is True
             subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
-        subject.notes += unlike_its_calls(adopted)
-        return Decision(subject, effort, _teller(progress), within).verdict()
+        verdict = None
+        if subject is not None:
+            subject.notes += unlike_its_calls(adopted)
+            verdict = Decision(subject, effort, _teller(progress), within).verdict()
+        if request is None:
+            assert verdict is not None, "there are outputs"
+            return verdict
+        on_gradients = gradient_verdict(request, subject, reference, adopted, inputs, verdict)
+        if verdict is None:
+            verdict = Verdict(True, 0.0, 0.0, 0.0, on_gradients.dtype, on_gradients.kind)
+        agrees = verdict.agrees and on_gradients.agrees
+        return replace(verdict, agrees=agrees, gradients=on_gradients)
 
 
 def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: Any) -> None:
@@ -229,6 +259,35 @@ def _whole(seed: Any) -> int:
     if not 0 <= whole < 2**63:
         raise ValueError(f"seed must be a whole number, 0 or more and below 2**63; got {seed!r}")
     return whole
+
+
+def _request(
+    gradients: Any,
+    backward: Any,
+    recorded: RecordedGradients | None,
+    is_recorded: bool,
+    seed: int,
+    effort: float,
+) -> Request | None:
+    """What is asked of gradients; None where nothing is."""
+    if not isinstance(gradients, bool):
+        raise ValueError(
+            f"gradients must be True or False; got {gradients!r}. A backward pass of your own is "
+            f"backward=my_backward, recorded gradients stand under 'grad' beside the output"
+        )
+    if backward is not None and (gradients or recorded is not None):
+        raise ValueError(
+            "of a backward pass and other gradients one can be compared at a time: leave out "
+            "gradients=True, or 'grad', beside backward="
+        )
+    if gradients and is_recorded and recorded is None:
+        raise ValueError(
+            "gradients=True needs gradients in what was recorded: {'output': y, 'grad_output': g, "
+            "'grad': {'x': dx, 'weight_ih_l0': dW, ...}}"
+        )
+    if backward is None and recorded is None and not gradients:
+        return None
+    return Request(backward, recorded, seed, effort)
 
 
 def _is_recorded(candidate: Any) -> bool:

@@ -5,62 +5,66 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
+from rnnscope._compare.backward.report import blocks
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import (
-    APPROXIMATE,
-    APPROXIMATIONS,
-    Explanation,
-    FirstDifference,
-    Verdict,
+from rnnscope._compare.text import (
+    INDENT,
+    MOST,
+    WIDTH,
+    cause_lines,
+    exactness,
+    joined,
+    left_words,
+    listed,
+    named,
+    number,
+    values,
 )
+from rnnscope._compare.verdict import APPROXIMATIONS, Explanation, FirstDifference, Verdict
 
 __all__ = ["report"]
-
-WIDTH = 88
-INDENT = " " * 8
-MOST = 8
-"""Mistakes that the data do not show, or kinds of them, that are named."""
-NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
 
 CALLS = ("calls_chained", "random")
 """Causes that are seen in two calls with the same input."""
 
 
 def report(verdict: Verdict) -> str:
-    """The text of a verdict."""
-    blocks = [_headline(verdict)]
+    """The text of a verdict: of the outputs, then of the gradients if they were compared."""
+    gradients = verdict.gradients
+    if gradients is None:
+        return _of_outputs(verdict)
+    outputs = replace(verdict, gradients=None, agrees=bool(gradients.forward))
+    text = [] if gradients.forward is None else [_of_outputs(outputs)]
+    return "\n".join([*text, "\n\n".join(b for b in blocks(gradients) if b) + "\n"])
+
+
+def _of_outputs(verdict: Verdict) -> str:
+    """The text of what was compared of outputs, states and quantities."""
+    parts = [_headline(verdict)]
     if not verdict.agrees:
         if verdict.first is not None:
-            blocks.append(_first(verdict.first, verdict))
+            parts.append(_first(verdict.first, verdict))
         if verdict.agreement:
-            blocks.append(_listed("Agrees", _joined(verdict.agreement, "; ")))
+            parts.append(listed("Agrees", joined(verdict.agreement, "; ")))
         if verdict.explanations:
-            blocks += [_cause(verdict), _check(verdict)]
+            parts += [cause_lines(verdict), _check(verdict)]
         else:
-            blocks += [_near(verdict), _unexplained(verdict)]
+            parts += [_near(verdict), _unexplained(verdict)]
     elif verdict.within is not None:
-        blocks.append(_cause(verdict) if verdict.explanations else _near(verdict))
+        parts.append(cause_lines(verdict) if verdict.explanations else _near(verdict))
     if verdict.right:
-        blocks.append(_listed("Right", _joined(verdict.right)))
+        parts.append(listed("Right", joined(verdict.right)))
     if verdict.unseen:
-        blocks.append(_listed("Unseen", _unseen(verdict)))
+        parts.append(listed("Unseen", _unseen(verdict)))
     if verdict.notes:
-        blocks.append(
-            "\n".join(_listed("Note" if k == 0 else "", n) for k, n in enumerate(verdict.notes))
+        parts.append(
+            "\n".join(listed("Note" if k == 0 else "", n) for k, n in enumerate(verdict.notes))
         )
-    blocks.append(_listed("Probe" if not verdict.given else "Data", verdict.probe))
-    return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def number(value: float) -> str:
-    """Three digits, small ones as 6.0e-08."""
-    if value != value or value in (float("inf"), -float("inf")):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1000:
-        return f"{value:.3f}"
-    return f"{value:.1e}"
+    parts.append(listed("Probe" if not verdict.given else "Data", verdict.probe))
+    return "\n\n".join(block for block in parts if block) + "\n"
 
 
 def _best(verdict: Verdict) -> Explanation:
@@ -138,73 +142,8 @@ def _first(place: FirstDifference, verdict: Verdict) -> str:
     if place.seen_in_output:
         head += "  (first seen in the output)"
     kind = verdict.kind
-    pad = max(len("yours"), len(kind))
     digits = 6 if abs(place.yours - place.expected) > 1e-5 else 9
-    return "\n".join(
-        [
-            head,
-            f"          {'yours':<{pad}}  {place.yours: .{digits}f}",
-            f"          {kind:<{pad}}  {place.expected: .{digits}f}",
-        ]
-    )
-
-
-def _place(cause: Cause) -> str:
-    words = [f"layer {cause.layer}"] if cause.layer is not None else []
-    if cause.direction is not None:
-        words.append(cause.direction)
-    return f" ({', '.join(words)})" if words else ""
-
-
-def _cause(verdict: Verdict) -> str:
-    best = verdict.explanations[0]
-    count = len(best.causes)
-    left = number(best.left)
-    if math.isnan(best.left):
-        head = "Cause   found by calling it again, without any reference:"
-    elif _exactness(best):
-        before = "but for this " if best.read else ""
-        head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
-    elif count == best.read:
-        these = "this" if count == 1 else "these"
-        head = f"Cause   with {these} undone {left} is left, which is rounding:"
-    elif count == 1:
-        head = f"Cause   one mistake leaves {left}, which is rounding:"
-    else:
-        together = NUMBERS.get(count, f"{count} mistakes")
-        if best.causes[-1].name == APPROXIMATE:
-            together = together.replace("mistakes", "things")
-        head = f"Cause   {together} together leave {left}, which is rounding:"
-    lines = [head, *_named(best), *_others(verdict)]
-    rounding = _exactness(best)  # of which nothing is undone
-    if not math.isnan(best.left) and count > best.read and not rounding:
-        lines += ["", *_table(verdict, best)]
-    return "\n".join(lines)
-
-
-def _named(explanation: Explanation) -> list[str]:
-    """What an explanation is made of, with the lines to write."""
-    lines: list[str] = []
-    several = len(explanation.causes) > 1
-    for k, (cause, words) in enumerate(
-        zip(explanation.causes, explanation.words, strict=True), start=1
-    ):
-        mark = f"{k} " if several else ""
-        text = f"{mark}{words.title}{_place(cause)}: {words.sentence}"
-        lines.append(
-            textwrap.fill(
-                text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * several
-            )
-        )
-        if words.repair:
-            lines.append(f"{INDENT}    {words.repair}")
-    return lines
-
-
-def _exactness(explanation: Explanation) -> bool:
-    """Whether it names nothing but how exactly something is computed."""
-    causes = explanation.causes[explanation.read :]
-    return bool(causes) and all(cause.name in APPROXIMATIONS for cause in causes)
+    return "\n".join([head, *values(place.yours, place.expected, kind, digits)])
 
 
 def _check(verdict: Verdict) -> str:
@@ -218,7 +157,7 @@ def _check(verdict: Verdict) -> str:
     be = "is" if len(mistakes) == 1 else "are"
     once = f" once {' and '.join(mistakes)} {be} mended" if mistakes else ""
     size = _rounded_up(verdict.approximation)
-    return _listed("Check", f"rs.assert_agrees(mine, layer, within={size}) holds{once}")
+    return listed("Check", f"rs.assert_agrees(mine, layer, within={size}) holds{once}")
 
 
 def _rounded_up(value: float) -> str:
@@ -232,80 +171,16 @@ def _near(verdict: Verdict) -> str:
     near = verdict.near
     if near is None:
         return ""
-    approximate = _exactness(near)
+    approximate = exactness(near)
     what = "this is" if len(near.causes) - near.read == 1 else "these are"
-    most = f"{what} most of it: {_left(verdict.difference)} becomes {_left(near.left)}"
+    most = f"{what} most of it: {left_words(verdict.difference)} becomes {left_words(near.left)}"
     lines = textwrap.wrap(
         f"{most}, which is more than rounding." + " What is left was not found." * approximate,
         WIDTH,
         initial_indent="Near    ",
         subsequent_indent=INDENT,
     )
-    return "\n".join([*lines, *_named(near)])
-
-
-def _others(verdict: Verdict) -> list[str]:
-    """Explanations that the data cannot tell from the first."""
-    others = verdict.explanations[1:]
-    if not others:
-        return []
-    titles = [
-        " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(one.causes, one.words, strict=True))
-        for one in others[:6]
-    ]
-    if len(others) == 1:
-        text = f"These data cannot tell it from this: {titles[0]}."
-        return ["", textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)]
-    lines = ["", f"{INDENT}These data cannot tell it from any of these:"]
-    lines += [
-        textwrap.fill(
-            title, WIDTH, initial_indent=INDENT + "  - ", subsequent_indent=INDENT + "    "
-        )
-        for title in titles
-    ]
-    if len(others) > 6:
-        lines.append(f"{INDENT}    and {len(others) - 6} more")
-    return lines
-
-
-def _table(verdict: Verdict, best: Explanation) -> list[str]:
-    count = len(best.causes)
-    undone = list(range(1, best.read + 1))
-    rows = [(_numbered(undone), _left(verdict.difference), "")]
-    if count - best.read > 1:
-        rows += [
-            (_numbered([*undone, k]), _left(value), "")
-            for k, value in enumerate(best.alone, start=best.read + 1)
-        ]
-    rows.append((_numbered(range(1, count + 1)) if count > 1 else "this", number(best.left), ""))
-    if verdict.nearest is not None:
-        causes, words, value = verdict.nearest
-        titles = " and ".join(f"{w.brief}{_place(c)}" for c, w in zip(causes, words, strict=True))
-        rows.append(("nearest other", number(value), titles))
-    first = max(len(name) for name, _, _ in rows)
-    lines = [f"{INDENT}{'assumed':<{first}}   left over"]
-    for name, left, remark in rows:
-        line = f"{INDENT}{name:<{first}}   {left:<9}   "
-        hanging = " " * len(line)
-        lines.append(
-            textwrap.fill(remark, WIDTH, initial_indent=line, subsequent_indent=hanging)
-            if remark
-            else line.rstrip()
-        )
-    return lines
-
-
-def _left(value: float) -> str:
-    """A difference, where there is one."""
-    return number(value) if math.isfinite(value) else "no number"
-
-
-def _numbered(which: Sequence[int]) -> str:
-    """The mistakes that a line of the table assumes."""
-    *rest, last = which or [0]
-    if not rest:
-        return f"{last} only" if last else "nothing"
-    return f"{', '.join(map(str, rest))} and {last}"
+    return "\n".join([*lines, *named(near)])
 
 
 def _unexplained(verdict: Verdict) -> str:
@@ -336,16 +211,6 @@ def _sentence(text: str) -> str:
 
 def _unseen(verdict: Verdict) -> str:
     words = verdict.unseen
-    text = _joined(words[:MOST], "; ")
+    text = joined(words[:MOST], "; ")
     more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
     return f"these data would not show: {text}{more}"
-
-
-def _joined(words: Sequence[str], by: str = ", ") -> str:
-    return by.join(words)
-
-
-def _listed(title: str, text: str) -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=f"{title:<8}", subsequent_indent=INDENT, break_long_words=False
-    )

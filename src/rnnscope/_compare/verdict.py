@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
+
+if TYPE_CHECKING:
+    from rnnscope._compare.backward.verdict import GradientVerdict
 
 __all__ = ["Explanation", "FirstDifference", "Verdict"]
 
@@ -98,6 +101,7 @@ class Verdict:
     there on, and ``uncompared`` names the final states that are not compared at all. ``within`` is
     the size of an approximation that was to be accepted, ``approximation`` that of one that was
     named, and ``near`` what explains most of the difference where nothing explains all of it.
+    ``gradients`` is the verdict on them, where they were compared: both must agree.
 
     >>> import torch, rnnscope as rs
     >>> lstm = torch.nn.LSTM(3, 4)
@@ -140,6 +144,7 @@ class Verdict:
     within: float | None = None
     near: Explanation | None = None
     approximation: float = 0.0
+    gradients: GradientVerdict | None = None
 
     def __bool__(self) -> bool:
         """Whether the two agree to rounding."""
@@ -147,8 +152,10 @@ class Verdict:
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """The mistakes of the first explanation; empty where there is none."""
-        return self.explanations[0].causes if self.explanations else ()
+        """The mistakes of the first explanation, and of that of the gradients; empty where there is
+        none."""
+        own = self.explanations[0].causes if self.explanations else ()
+        return own if self.gradients is None else (*own, *self.gradients.causes)
 
     def approximate(self, within: float) -> bool:
         """Whether all that differs is an approximation of this size, as far as is known: no number
@@ -209,4 +216,4 @@ class Verdict:
             "probe": self.probe,
             "horizon": self.horizon,
             "uncompared": list(self.uncompared),
-        }
+        } | ({} if self.gradients is None else {"gradients": self.gradients.to_dict()})

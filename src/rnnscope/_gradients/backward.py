@@ -131,6 +131,7 @@ class Block:
         self.feeds: dict[Root, Adjoint] = {}
         self.of: dict[str, Adjoint] = {}
         self.at: dict[Expr, Adjoint] = {}
+        self.equation = ""  # through which an adjoint descends
 
     # values ----------------------------------------------------------------------------------
 
@@ -183,6 +184,7 @@ class Block:
         """Fill ``roots``, ``feeds``, ``of`` and ``at``, from the last equation to the first."""
         equations = list(self.cell.equations.items())
         for k, (name, equation) in reversed(list(enumerate(equations))):
+            self.equation = name
             adjoint = self.at.get(Quantity(name), {})
             if name in self.cell.states:
                 adjoint = self._root(name, adjoint)
@@ -235,6 +237,7 @@ class Block:
                 assert isinstance(value, Tensor), "a function's value is no plain number"
                 self._descend(argument, self._through(expr, adjoint, value))
             case _:
+                adjoint = self._arrived(expr, adjoint)
                 partial = self.at.get(expr)
                 self.at[expr] = adjoint if partial is None else _plus(partial, adjoint)
 
@@ -242,13 +245,19 @@ class Block:
         self, expr: Apply, adjoint: Adjoint, value: Tensor, name: str | None = None
     ) -> Adjoint:
         """The adjoint of the argument of an elementwise function."""
-        if not adjoint:
-            return adjoint
+        return _times(adjoint, self._slope(expr, value, name)) if adjoint else adjoint
+
+    def _slope(self, expr: Apply, value: Tensor, name: str | None) -> Tensor:
+        """The derivative of an elementwise function at each place."""
         argument = value
         if expr.function.derivative_at is not None:
             recorded = None if name is None else self.values.get(f"{name}_pre")
             argument = evaluate(expr.argument, self) if recorded is None else recorded
-        return _times(adjoint, expr.function.slope(argument, value))
+        return expr.function.slope(argument, value)
+
+    def _arrived(self, leaf: Expr, adjoint: Adjoint) -> Adjoint:
+        """What an occurrence of a leaf adds to its adjoint."""
+        return adjoint
 
 
 def _composite(leaf: Expr) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,17 @@ from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.adopt import adopt
 from rnnscope._layers.structure import Structure
-from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, ShapeError
+from rnnscope.errors import (
+    CandidateError,
+    DtypeError,
+    NotRecurrentError,
+    RnnscopeError,
+    ShapeError,
+)
 
 __all__ = ["Answer", "Arrays", "Candidate"]
+
+Result = TypeVar("Result")
 
 
 class Candidate:
@@ -104,6 +112,17 @@ class Candidate:
             )
         return cls(candidate, structure, is_builder=builder, arrays=arrays)
 
+    @classmethod
+    def of_roles(cls, function: Any, structure: Structure, signature: Signature) -> Candidate:
+        """A function whose parameters are given what ``signature`` says, and nothing else is
+        asked of."""
+        if not callable(function):
+            raise NotRecurrentError(f"expected a function; got {type(function).__name__}")
+        made = cls(function, structure, is_builder=True)
+        made.is_builder, made.signature = False, signature
+        made._order = _order(function, None)
+        return made
+
     # what it takes ----------------------------------------------------------------------
 
     @property
@@ -155,6 +174,11 @@ class Candidate:
     def stream(self, stream: object) -> None:
         assert isinstance(stream, Random)
         self._random = stream
+
+    @property
+    def roles(self) -> Signature:
+        """What its parameters are given."""
+        return self._known
 
     @property
     def _known(self) -> Signature:
@@ -218,6 +242,31 @@ class Candidate:
                 raise told from told.__cause__
             self._padded = True
             return answer
+
+    def given(self, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """What it returns for values by role, as tensors or arrays, whichever it takes; and the
+        names of those that it changed in place. Raises ``CandidateError`` where it raises."""
+        return self._tried(values)
+
+    def differentiated(self, values: Mapping[str, Any], then: Callable[[Any], Result]) -> Result:
+        """What ``then`` makes of what it returns for these very values, with a graph; whatever runs
+        inside is limited and put back as a call is.
+
+        Raises ``CandidateError`` where either raises.
+        """
+        args, named = self._known.arguments(values)
+        try:
+            with self._undisturbed(), torch.inference_mode(False), torch.enable_grad():
+                return then(self._function(*args, **named))
+        except RnnscopeError:
+            raise
+        except (Exception, SystemExit) as error:
+            raised = CandidateError(f"{self.name}, called with gradients, raised {_placed(error)}")
+            raise raised from callers_traceback(error)
+
+    def suited(self, inputs: Inputs) -> Inputs:
+        """The inputs in the candidate's own type of number, on its device."""
+        return self._suited(inputs)[0]
 
     def _without_lengths(self, inputs: Inputs, weights: Mapping[str, Tensor] | None) -> Answer:
         answer = self._answer(inputs, weights, packed=False)

@@ -120,6 +120,20 @@ class OfCalls:
             made.forget_guess()
         return made
 
+    @property
+    def layer(self) -> nn.Module:
+        """The layer with which the candidate is called: the reference, or a small one."""
+        return self._layer
+
+    def fresh(self) -> Candidate:
+        """A candidate of which nothing was called yet."""
+        return self._made(self._layer)
+
+    @property
+    def takes_initial(self) -> bool:
+        """Whether initial states can be given."""
+        return self._callable.takes_initial
+
     def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
         weights = layer.state_dict() if made.takes_weights else None
         return made.call(inputs.to(self._dtype), weights, packed=inputs.lengths is not None)

@@ -23,7 +23,7 @@ from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 
-__all__ = ["Recorded", "quantities_of"]
+__all__ = ["Recorded", "arrays_of", "quantities_of"]
 
 LIKE = 0.75
 """From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
@@ -64,7 +64,7 @@ class Recorded:
         """
         if isinstance(value, str | Path):
             path = Path(value)
-            return cls._of_names(_read(path), structure, inputs, axes, f"{path}: ")
+            return cls._of_names(arrays_of(path), structure, inputs, axes, f"{path}: ")
         if isinstance(value, Mapping):
             return cls._of_names(value, structure, inputs, axes, "")
         if isinstance(value, tuple | list) and axes is None:
@@ -316,7 +316,7 @@ def _without_ones(got: tuple[int, ...], full: tuple[int, ...]) -> bool:
 # files ---------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Any]:
+def arrays_of(path: Path) -> dict[str, Any]:
     """The arrays of a file by name; that of a ``.npy`` is the output. Nothing is unpickled."""
     kinds = {".npz": _read_npz, ".npy": _read_npy}
     reader = kinds.get(path.suffix.lower())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ __all__ = [
     "check_depth",
     "held_by_torch",
     "is_array",
+    "keeping_graphs",
     "kind_of",
     "short",
     "tensor_of",
@@ -102,7 +105,21 @@ def held_by_torch(value: Tensor, what: str) -> Tensor:
         )
     if value.device.type == "meta":
         raise DtypeError(f"{what} lies on the meta device, which holds no numbers")
-    return value.detach().to("cpu", copy=True).contiguous()
+    numbers = value if _KEEPING.get() else value.detach()
+    return numbers.to("cpu", copy=True).contiguous()
+
+
+_KEEPING: ContextVar[bool] = ContextVar("whether graphs are kept", default=False)
+
+
+@contextmanager
+def keeping_graphs() -> Iterator[None]:
+    """What is read inside stays part of the graph that it came from."""
+    token = _KEEPING.set(True)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
 
 
 def _from_numpy(array: Any, what: str) -> Tensor:

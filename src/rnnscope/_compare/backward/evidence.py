@@ -1,0 +1,135 @@
+"""One call's gradients, a candidate's and the reference's, with what rounding allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.backward.forward import Forward, run_forward
+from rnnscope._compare.backward.tolerance import allowed, useless
+from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, gradients
+from rnnscope._compare.model.model import Inputs, Model, PartIndex
+
+__all__ = ["Evidence", "grown"]
+
+
+def grown(wrong: Tensor, exact: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
+    """How many times larger the largest number of a wrong gradient is, at least 1: rounding grows
+    with it."""
+    if not wrong.numel():
+        return wrong.new_ones(())
+    largest = wrong.abs().max() if dims is None else wrong.abs().amax(dims, keepdim=True)
+    return (largest / exact.abs().max().clamp_min(1e-300)).clamp(1.0, 1e12).nan_to_num(1.0)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What came back for one call, in float64 by name (see ``whole.gradients``), and what reached
+    the outputs; ``exact`` are the reference's gradients, ``within`` what rounding allows each,
+    ``lost`` the names of which rounding alone may change a hundredth."""
+
+    inputs: Inputs
+    forward: Forward
+    reached: Reached
+    seen: Mapping[str, Tensor]
+    exact: Mapping[str, Tensor]
+    within: Mapping[str, Tensor]
+    lost: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        inputs: Inputs,
+        reached: Reached,
+        masks: tuple[Tensor, ...] | None,
+        seen: Mapping[str, Tensor],
+        unit: float,
+    ) -> Evidence:
+        """With the reference's gradients computed, and their bounds."""
+        forward = run_forward(model, inputs, masks)
+        assert forward is not None, "the reference fits its own inputs"
+        exact = gradients(forward, reached, RIGHT, seen)
+        within = allowed(model, inputs, reached, masks, unit, seen)
+        lost = tuple(name for name in seen if useless(exact[name], within[name]))
+        kept = {name: value for name, value in seen.items() if name not in lost}
+        return cls(inputs, forward, reached, kept, exact, within, lost)
+
+    @property
+    def count(self) -> int:
+        """Numbers that came back."""
+        return sum(value.numel() for value in self.seen.values())
+
+    @property
+    def size(self) -> int:
+        """Steps and rows: what a reverse pass costs."""
+        return self.inputs.steps * self.inputs.batch
+
+    def of_mistaken(self, mistaken: Mistaken) -> dict[str, Tensor]:
+        """The gradients of a wrong reverse pass."""
+        return gradients(self.forward, self.reached, mistaken, self.seen)
+
+    def ratios(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """How far each number is away, in units of what is allowed; larger numbers than the
+        reference's are allowed as many times as much."""
+        return {
+            name: self.away(name, expected)
+            / (self.within[name] * grown(expected[name], self.exact[name]))
+            for name in self.seen
+        }
+
+    def away(self, name: str, expected: Mapping[str, Tensor]) -> Tensor:
+        """The absolute difference, infinite where the candidate's is no number; 0 on padding."""
+        difference = (self.seen[name] - expected[name]).abs().nan_to_num(math.inf, math.inf)
+        valid = self.forward.valid
+        if valid is not None and name == "x":
+            difference = torch.where(valid.unsqueeze(-1), difference, 0)
+        if valid is not None and name.startswith(QUANTITY):
+            difference = torch.where(valid.T.unsqueeze(-1), difference, 0)
+        return difference
+
+    def worst(self, expected: Mapping[str, Tensor]) -> float:
+        """The largest ratio."""
+        largest = [float(r.max()) for r in self.ratios(expected).values() if r.numel()]
+        return max(largest, default=0.0)
+
+    def largest(self, expected: Mapping[str, Tensor]) -> tuple[float, float, str]:
+        """The largest difference beyond what is allowed, else of all; what is allowed there, and
+        of what it is."""
+        best = (-1.0, 0.0, "")
+        failing = self.worst(expected) > 1
+        for name in self.seen:
+            away = self.away(name, expected)
+            if not away.numel():
+                continue
+            within = self.within[name] * grown(expected[name], self.exact[name])
+            within = within.expand_as(away)
+            if failing:
+                away = torch.where(away > within, away, -1.0)
+            place = int(away.argmax())
+            value = float(away.flatten()[place])
+            if value > best[0]:
+                best = value, float(within.flatten()[place]), name
+        return max(best[0], 0.0), best[1], best[2]
+
+    @cached_property
+    def agrees(self) -> bool:
+        """Whether all are the reference's to rounding."""
+        return self.worst(self.exact) <= 1
+
+    def in_part(self, place: PartIndex) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+        """What came back that is of one part: (name, its key within the part, the numbers, what is
+        allowed)."""
+        layer, d = place
+        suffix = self.forward.parts[place].weights.suffix
+        for name, value in self.seen.items():
+            within = self.within[name]
+            if name.startswith(QUANTITY) or name.removesuffix("_0") in self.reached.final:
+                yield name, name, value[layer, d], within[layer, d]
+            elif name != "x" and name.endswith(suffix):
+                yield name, name.removesuffix(suffix), value, within

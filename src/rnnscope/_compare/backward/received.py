@@ -1,0 +1,193 @@
+"""Gradients that somebody's implementation gave, in one form; or an error that says what was
+expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.backward.whole import QUANTITY
+from rnnscope._compare.candidate.returned import of_state
+from rnnscope._compare.candidate.subject import Told
+from rnnscope._compare.candidate.tensors import as_numbers, kind_of
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope.cells import quantity_names
+from rnnscope.errors import DtypeError, ShapeError
+
+__all__ = ["Received", "read_gradients"]
+
+LIKE = 0.7
+
+
+@dataclass(frozen=True)
+class Received:
+    """Gradients by name as in ``whole.gradients``, in float64; ``dtype`` as they came, ``notes`` on
+    what was done to read them, ``read`` what had to be undone: (name, what it is)."""
+
+    seen: Mapping[str, Tensor]
+    dtype: torch.dtype
+    notes: tuple[str, ...] = ()
+    read: tuple[Told, ...] = field(default=())
+
+
+def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Received:
+    """A mapping of gradients by name: "x", "h_0", "c_0", PyTorch's names of parameters, and those
+    of quantities with or without "grad." before it. What is None is left out.
+
+    Raises ``ShapeError`` and ``DtypeError`` for what is none of these.
+    """
+    reading = _Reading(model, inputs, who)
+    if not isinstance(values, Mapping):
+        raise DtypeError(
+            f"{who} must be a dict of gradients by name, such as {reading.examples}; got "
+            f"{kind_of(values)}. Name what is in it: {{'x': dx, 'weight_ih_l0': dW_ih, ...}}"
+        )
+    for name, value in values.items():
+        if value is not None:
+            reading.add(str(name), value)
+    if not reading.seen:
+        got = ", ".join(map(repr, values)) or "nothing"
+        raise ShapeError(
+            f"{who}: no gradient is known of {got}; expected any of {reading.examples}"
+        )
+    return Received(reading.seen, reading.dtype, tuple(reading.notes), tuple(reading.read))
+
+
+class _Reading:
+    """The gradients of one call while they are read."""
+
+    def __init__(self, model: Model, inputs: Inputs, who: str) -> None:
+        self.model, self.structure, self.inputs, self.who = model, model.structure, inputs, who
+        self.seen: dict[str, Tensor] = {}
+        self.notes: list[str] = []
+        self.read: list[Told] = []
+        self.dtype = torch.float64
+        self.states = {f"{state}_0": state for state in self.structure.cell.states}
+        self.quantities = set(quantity_names(self.structure.cell))
+        self.parameters = {
+            name: tuple(value.shape)
+            for row in model.parts
+            for part in row
+            for name, value in part.stored.named().items()
+        }
+
+    @property
+    def examples(self) -> str:
+        """Names that are read."""
+        return ", ".join(["x", *self.states, *list(self.parameters)[:4]])
+
+    def _name(self, name: str) -> str:
+        """A name as it is known, or as it came."""
+        known = ("x", *self.states, *self.parameters)
+        for prefix in ("", QUANTITY, "grad_", "dL/d", "d_", "d"):
+            stem = name.removeprefix(prefix)
+            if name.startswith(prefix) and stem in known:
+                return stem
+        for prefix in (QUANTITY, "grad_", ""):
+            stem = name.removeprefix(prefix)
+            if name.startswith(prefix) and stem in self.quantities:
+                return QUANTITY + stem
+        return name
+
+    def add(self, name: str, value: Any) -> None:
+        """One gradient."""
+        known = self._name(name)
+        what = f"the gradient of {known.removeprefix(QUANTITY)} of {self.who}"
+        if known == "x":
+            self.seen["x"] = self._x(self._numbers(value, what), what)
+        elif known in self.states:
+            self.seen[known] = self._state(known, self._numbers(value, what), what)
+        elif known in self.parameters:
+            self.seen[known] = self._parameter(known, self._numbers(value, what), what)
+        elif known.startswith(QUANTITY):
+            self.seen[known] = self._quantity(known, self._numbers(value, what), what)
+        else:
+            names = ["x", *self.states, *self.parameters, *self.quantities]
+            near = get_close_matches(name, names, 1, LIKE)
+            hint = f"is it {near[0]!r}?" if near else f"known are {self.examples}"
+            self.notes.append(f"the gradient {name!r} is not used: {hint}")
+
+    def _numbers(self, value: Any, what: str) -> Tensor:
+        numbers = as_numbers(value, what)
+        if numbers.numel() == 0:
+            raise ShapeError(f"{what} is empty, {tuple(numbers.shape)}; expected numbers")
+        self.dtype = numbers.dtype
+        return numbers.double()
+
+    def _x(self, value: Tensor, what: str) -> Tensor:
+        steps, batch, features = self.inputs.x.shape
+        time_first, batch_first = (steps, batch, features), (batch, steps, features)
+        expected = batch_first if self.structure.batch_first else time_first
+        got = tuple(value.shape)
+        if batch == 1 and got == (steps, features):
+            return value.unsqueeze(1)
+        if got == expected:
+            return value.transpose(0, 1) if self.structure.batch_first else value
+        if got in (time_first, batch_first):
+            self._transposed("x", "its axes of time and batch are exchanged", "dx.swapaxes(0, 1)")
+            return value if got == time_first else value.transpose(0, 1)
+        raise self._wrong(what, expected, got)
+
+    def _state(self, name: str, value: Tensor, what: str) -> Tensor:
+        state = self.states[name]
+        reading = of_state(state, value, self.structure, self.inputs.batch)
+        if reading.value is None:
+            shape = (
+                self.structure.num_layers * len(self.structure.directions),
+                self.inputs.batch,
+                self.structure.state_size(state),
+            )
+            raise self._wrong(what, shape, tuple(value.shape))
+        if reading.batch_first:
+            self._transposed(name, "it comes back batch first", f"d{name}.swapaxes(0, 1)")
+        return reading.value
+
+    def _parameter(self, name: str, value: Tensor, what: str) -> Tensor:
+        expected, got = self.parameters[name], tuple(value.shape)
+        if got == expected:
+            return value
+        if len(expected) == 2 and got == expected[::-1]:
+            self._transposed(name, "it comes back transposed", f"d{name}.T")
+            return value.T.contiguous()
+        if len(expected) == 1 and value.numel() == expected[0] and max(got) == expected[0]:
+            return value.reshape(expected)
+        raise self._wrong(what, expected, got)
+
+    def _quantity(self, name: str, value: Tensor, what: str) -> Tensor:
+        structure, inputs = self.structure, self.inputs
+        lead = (structure.num_layers, len(structure.directions))
+        unit = structure.state_size(name.removeprefix(QUANTITY))
+        expected = (*lead, inputs.batch, inputs.steps, unit)
+        swapped = (*lead, inputs.steps, inputs.batch, unit)
+        got = tuple(value.shape)
+        if got == expected or (lead == (1, 1) and got == expected[2:] != swapped[2:]):
+            return value.reshape(expected)
+        if got == swapped or (lead == (1, 1) and got == swapped[2:]):
+            return value.reshape(swapped).transpose(2, 3).contiguous()
+        raise ShapeError(
+            f"{what} must be (layer, direction, batch, time, unit) = {expected}, of one layer in "
+            f"one direction also (time, batch, unit); got {got}"
+        )
+
+    def _transposed(self, name: str, what: str, repair: str) -> None:
+        words = Words(
+            f"the gradient of {name}: {what}",
+            f"it has the shape of {name} itself; turned back, its numbers are compared.",
+            f"return {repair}",
+        )
+        self.read.append((Cause("gradient_transposed", name), words))
+
+    def _wrong(self, what: str, expected: tuple[int, ...], got: tuple[int, ...]) -> ShapeError:
+        same = math.prod(expected) == math.prod(got)
+        hint = " It holds as many numbers: look at the order of its axes." if same else ""
+        return ShapeError(
+            f"{what} must have the shape of what it belongs to, {expected}; got {got}.{hint}"
+        )

@@ -1,0 +1,269 @@
+"""The mistakes that explain all gradients: part by part from the last layer to the first.
+
+What reaches the last layer is known, so that each of its parts is searched by itself. What it hands
+down, with the mistakes that explain it, is what reaches the layer below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.backward.evidence import Evidence
+from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, Setting
+from rnnscope._compare.backward.one_part import Option, PartSearch, Pick, Picks
+from rnnscope._compare.backward.reverse import reverse
+from rnnscope._compare.backward.whole import Mistaken, below, part_upstream
+from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.model import PartIndex
+from rnnscope._compare.work import EFFORT
+
+__all__ = ["BackwardSearch", "setting_of", "unseen"]
+
+SAME = 1e-11
+"""Relative differences of what mistakes hand down that are none."""
+
+WIDE = 6
+"""Sets of one part that are followed down, where the numbers do not tell them apart."""
+
+MOST_CAUSES = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """Mistakes of parts, and what layers hand down wrongly."""
+
+    parts: Mapping[PartIndex, Picks] = field(default_factory=dict)
+    down: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many mistakes, each in each place."""
+        return sum(map(len, self.parts.values())) + len(self.down)
+
+
+def setting_of(evidence: Evidence) -> Setting:
+    """What mistakes depend on, with the limits and the factor that these numbers may hold."""
+    forward = evidence.forward
+    part = next(iter(forward.parts.values()))
+    weights = part.weights
+    states = {f"{state}_0" for state in evidence.reached.final}
+    names = [n for n in evidence.seen if n != "x" and "." not in n and n not in states]
+    limits: list[float] = []
+    if names:
+        largest = max(float(evidence.seen[n].abs().max()) for n in names)
+        ties = sum(int((evidence.seen[n].abs() >= largest * (1 - 1e-7)).sum()) for n in names)
+        cut = any(float(evidence.exact[n].abs().max()) > largest for n in names)
+        if ties > 1 and cut and largest > 0:
+            limits.append(largest)
+    over = sum(float((evidence.seen[n] * evidence.exact[n]).sum()) for n in names)
+    under = sum(float(evidence.exact[n].square().sum()) for n in names)
+    factors = [over / under] if under and over / under not in (0.0, 1.0) else []
+    return Setting(
+        cell=part.part.cell,
+        steps=evidence.inputs.steps,
+        batch=evidence.inputs.batch,
+        square=weights.hh.shape[1] == weights.hidden_size,
+        biases=weights.b_ih is not None,
+        directions=forward.directions,
+        layers=forward.layers,
+        masks=forward.masks is not None,
+        kind=forward.structure.kind,
+        limits=tuple(limits),
+        factors=tuple(factors),
+    )
+
+
+class BackwardSearch:
+    """One search, on one call's numbers; what it finds must explain ``all_evidence``."""
+
+    def __init__(self, evidence: Evidence, all_evidence: Sequence[Evidence], effort: float) -> None:
+        self.evidence, self.all_evidence = evidence, all_evidence
+        self.setting = setting_of(evidence)
+        self._done: dict[int, list[tuple[Tensor, list[Found]]]] = {}
+        self.part = PartSearch(evidence, self.setting, EFFORT * effort)
+
+    @property
+    def tried(self) -> int:
+        """Sets of mistakes."""
+        return self.part.tried
+
+    def run(self) -> list[tuple[Cause, ...]]:
+        """The smallest sets of causes that explain everything; empty where there are none."""
+        top = self.evidence.reached.h.unsqueeze(1)
+        sets: dict[frozenset[Cause], None] = {}
+        for found in self._solved(self.evidence.forward.layers - 1, top):
+            causes = self._as_causes(found)
+            if causes and len(causes) <= MOST_CAUSES and self.explains(causes):
+                sets[frozenset(causes)] = None
+        least = min(map(len, sets), default=0)
+        return [tuple(sorted(s, key=_in_order)) for s in sets if len(s) == least]
+
+    # from the last layer to the first -------------------------------------------------------
+
+    def _solved(self, layer: int, h: Tensor) -> list[Found]:
+        """All that explains this layer and those below it, given what reaches it."""
+        for before, solutions in self._done.setdefault(layer, []):
+            if torch.allclose(before, h, rtol=SAME, atol=0.0):
+                return solutions
+        solutions = self._solve(layer, h)
+        self._done[layer].append((h, solutions))
+        return solutions
+
+    def _solve(self, layer: int, h: Tensor) -> list[Found]:
+        forward, reached = self.evidence.forward, self.evidence.reached
+        by_direction: list[list[Option]] = []
+        for d in range(forward.directions):
+            options = self.part.options((layer, d), part_upstream(reached, h, (layer, d)))
+            if not options:
+                return []
+            by_direction.append(options[:WIDE] if options[0].picks else options)
+        solutions: list[Found] = []
+        for chosen in product(*by_direction):
+            picks = {(layer, d): option.picks for d, option in enumerate(chosen)}
+            lower = self._handed(layer, [option.x for option in chosen])
+            solutions += [Found({**picks, **found.parts}, found.down) for found in lower]
+        return solutions
+
+    def _handed(self, layer: int, xs: list[Tensor]) -> list[Found]:
+        """What explains all below: with what is handed down right, and, unless nothing else is
+        wrong then, wrong."""
+        forward = self.evidence.forward
+        solutions = self._below(layer, below(forward, layer, xs))
+        if any(found.count == 0 for found in solutions):
+            return solutions
+        for choice in CATALOGUE[BETWEEN_LAYERS].choices(self.setting):
+            if choice == ("zero" if layer else "unmasked"):
+                continue  # of a layer above the first it is that the direct part is missing
+            wrong = self._below(layer, below(forward, layer, xs, choice))
+            solutions = [
+                *solutions,
+                *(Found(found.parts, {**found.down, layer: choice}) for found in wrong),
+            ]
+        return solutions
+
+    def _below(self, layer: int, x: Tensor) -> list[Found]:
+        if layer:
+            return self._solved(layer - 1, x)
+        if "x" in self.evidence.seen:
+            away = self.evidence.away("x", {"x": x.squeeze(1)}) / self.evidence.within["x"]
+            return [Found()] if float(away.max()) <= 1 else []
+        return [Found()]
+
+    # causes in places -----------------------------------------------------------------------
+
+    def _as_causes(self, found: Found) -> tuple[Cause, ...]:
+        """Mistakes of parts as causes: everywhere where that explains as much."""
+        places: dict[Pick, set[PartIndex]] = {}
+        for place, picks in found.parts.items():
+            for pick in picks:
+                places.setdefault(pick, set()).add(place)
+        causes = {pick: self._causes(pick, where) for pick, where in places.items()}
+        downs = [Cause(BETWEEN_LAYERS, choice, layer=layer) for layer, choice in found.down.items()]
+        layers, choices = self.evidence.forward.layers, set(found.down.values())
+        everywhere = len(downs) == layers - ("unmasked" in choices)
+        if len(choices) == 1 and (everywhere or layers == 1):
+            downs = [Cause(BETWEEN_LAYERS, choices.pop())]
+        for pick, exact in list(causes.items()):
+            for wider in self._wider(pick, exact):
+                others = [c for other, cs in causes.items() if other != pick for c in cs]
+                if self._fits((*others, *wider, *downs)):
+                    causes[pick] = wider
+                    break
+        return (*(c for cs in causes.values() for c in cs), *downs)
+
+    def _causes(self, pick: Pick, places: set[PartIndex]) -> list[Cause]:
+        names = self.evidence.forward.structure.directions
+        return [
+            Cause(*pick, layer=layer, direction=names[d] if len(names) > 1 else None)
+            for layer, d in sorted(places)
+        ]
+
+    def _wider(self, pick: Pick, exact: list[Cause]) -> Iterator[list[Cause]]:
+        """The same mistake in fewer, larger places."""
+        layers = {cause.layer for cause in exact}
+        directions = {cause.direction for cause in exact}
+        yield [Cause(*pick)]
+        if len(layers) == 1 and len(exact) > 1:
+            yield [Cause(*pick, layer=layer) for layer in layers]
+        if len(directions) == 1:
+            yield [Cause(*pick, direction=direction) for direction in directions]
+
+    def _fits(self, causes: Sequence[Cause]) -> bool:
+        mistaken = self.mistaken(causes, self.evidence, self.setting)
+        if mistaken is None:
+            return False
+        return self.evidence.worst(self.evidence.of_mistaken(mistaken)) <= 1
+
+    def left(self, causes: Sequence[Cause], evidence: Evidence) -> float:
+        """The largest difference that is left with these mistakes; infinite where they cannot stand
+        together."""
+        mistaken = self.mistaken(causes, evidence, self._setting(evidence))
+        if mistaken is None:
+            return math.inf
+        return evidence.largest(evidence.of_mistaken(mistaken))[0]
+
+    def _setting(self, evidence: Evidence) -> Setting:
+        return replace(self.setting, steps=evidence.inputs.steps, batch=evidence.inputs.batch)
+
+    def explains(self, causes: Sequence[Cause]) -> bool:
+        """Whether all numbers of all calls are explained."""
+        for evidence in self.all_evidence:
+            mistaken = self.mistaken(causes, evidence, self._setting(evidence))
+            if mistaken is None or evidence.worst(evidence.of_mistaken(mistaken)) > 1:
+                return False
+        return True
+
+    def mistaken(
+        self, causes: Sequence[Cause], evidence: Evidence, setting: Setting
+    ) -> Mistaken | None:
+        """The wrong reverse pass; None where two causes change the same."""
+        forward = evidence.forward
+        parts: dict[PartIndex, dict[tuple[object, ...], object]] = {p: {} for p in forward.parts}
+        down: dict[int, str] = {}
+        for cause in causes:
+            if cause.name == BETWEEN_LAYERS:
+                least = 1 if cause.choice == "unmasked" else 0
+                layers = range(least, forward.layers) if cause.layer is None else (cause.layer,)
+                down |= dict.fromkeys(layers, cause.choice)
+                continue
+            slots = CATALOGUE[cause.name].slots(setting, cause.choice)
+            for layer, d in forward.parts:
+                direction = forward.structure.directions[d]
+                if cause.layer in (None, layer) and cause.direction in (None, direction):
+                    if parts[layer, d].keys() & slots.keys():
+                        return None
+                    parts[layer, d].update(slots)
+        return Mistaken(parts, down)
+
+
+def _in_order(cause: Cause) -> tuple[int, str]:
+    return list(CATALOGUE).index(cause.name), str(cause)
+
+
+def unseen(evidence: Evidence) -> tuple[str, ...]:
+    """Titles of mistakes that would change nothing in right gradients of this call."""
+    setting = setting_of(evidence)
+    search = PartSearch(evidence, replace(setting, limits=(), factors=()), EFFORT)
+    h = evidence.reached.h.unsqueeze(1)
+    visible: set[Pick] = set()
+    for layer in reversed(range(evidence.forward.layers)):
+        xs = []
+        for d in range(evidence.forward.directions):
+            place = (layer, d)
+            visible |= search.visible(place, part_upstream(evidence.reached, h, place))
+            right = reverse(
+                evidence.forward.parts[place],
+                part_upstream(evidence.reached, h, place),
+                evidence.forward.valid,
+            )
+            xs.append(right.x)
+        h = below(evidence.forward, layer, xs)
+    hidden = [pick for pick in search.slots if pick not in visible]
+    titles = [CATALOGUE[name].words(setting, choice).title for name, choice in hidden]
+    return tuple(dict.fromkeys(titles))

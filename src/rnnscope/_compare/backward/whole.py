@@ -1,0 +1,142 @@
+"""The reverse pass through all layers, right or with mistakes; one call's gradients by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.backward.forward import Forward
+from rnnscope._compare.backward.reverse import Pass, Slots, Upstream, parameters, reverse
+from rnnscope._compare.model.model import PartIndex
+
+__all__ = ["Mistaken", "Reached", "below", "gradients", "part_upstream", "passes"]
+
+QUANTITY = "grad."
+"""What stands before the name of a quantity whose gradient came back step by step."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What reaches the outputs of a call: ``h`` (time, batch, direction × unit), and each state's
+    last value (layer, direction, batch, unit)."""
+
+    h: Tensor
+    final: Mapping[str, Tensor]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Reached:
+        """The same with every tensor changed."""
+        return Reached(change(self.h), {name: change(t) for name, t in self.final.items()})
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """A wrong reverse pass: what is changed in each part, and in what each layer hands down."""
+
+    parts: Mapping[PartIndex, Slots] = field(default_factory=dict)
+    down: Mapping[int, str] = field(default_factory=dict)
+
+
+RIGHT = Mistaken()
+
+
+def part_upstream(reached: Reached, h: Tensor | None, place: PartIndex) -> Upstream:
+    """What reaches one part, ``h`` (time, variant, batch, direction × unit) being what reaches its
+    layer."""
+    layer, d = place
+    final = {state: value[layer, d] for state, value in reached.final.items()}
+    size = final["h"].shape[-1]
+    return Upstream(None if h is None else h[..., d * size : (d + 1) * size], final)
+
+
+def below(forward: Forward, layer: int, xs: list[Tensor], choice: str = "") -> Tensor:
+    """What a layer hands down, (time, variant, batch, unit), of its directions' parts: to the layer
+    below, or of the lowest the gradient of x. ``choice``: "forward" or "reverse" alone, "zero",
+    "unmasked" (dropout's mask is left out)."""
+    total = xs[choice == "reverse"] if choice in ("forward", "reverse") else sum(xs[1:], xs[0])
+    if choice == "zero":
+        total = torch.zeros_like(total)
+    if layer and forward.masks is not None and choice != "unmasked":
+        total = total * forward.masks[layer - 1].unsqueeze(1)
+    return total
+
+
+def passes(
+    forward: Forward,
+    reached: Reached,
+    mistaken: Mistaken = RIGHT,
+    rounded: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[dict[PartIndex, Pass], Tensor]:
+    """Every part's reverse pass, and the gradient of x (time, batch, feature)."""
+    runs: dict[PartIndex, Pass] = {}
+    h = reached.h.unsqueeze(1)
+    for layer in reversed(range(forward.layers)):
+        for d in range(forward.directions):
+            place = (layer, d)
+            upstream = part_upstream(reached, h, place)
+            slots = mistaken.parts.get(place, {})
+            runs[place] = reverse(forward.parts[place], upstream, forward.valid, [slots], rounded)
+        xs = [runs[layer, d].x for d in range(forward.directions)]
+        h = below(forward, layer, xs, mistaken.down.get(layer, ""))
+    return runs, h.squeeze(1)
+
+
+def gradients(
+    forward: Forward,
+    reached: Reached,
+    mistaken: Mistaken = RIGHT,
+    names: Mapping[str, object] | None = None,
+) -> dict[str, Tensor]:
+    """All gradients by name: "x" (time, batch, feature), "h_0" (layer, direction, batch, unit),
+    parameters by PyTorch's names, and of ``names`` those of quantities, "grad.f" (layer, direction,
+    batch, time, unit)."""
+    runs, x = passes(forward, reached, mistaken)
+    return {"x": x} | by_name(forward, runs, mistaken, names or {})
+
+
+def by_name(
+    forward: Forward,
+    runs: Mapping[PartIndex, Pass],
+    mistaken: Mistaken,
+    names: Mapping[str, object],
+) -> dict[str, Tensor]:
+    """The gradients of parameters, initial states and quantities."""
+    total: dict[str, Tensor] = {}
+    states: dict[str, dict[PartIndex, Tensor]] = {}
+    for place, run in runs.items():
+        suffix = run.part.weights.suffix
+        for name, value in parameters(run, mistaken.parts.get(place, {})).items():
+            if name.endswith("_0"):
+                states.setdefault(name, {})[place] = value[0]
+            else:
+                total[name + suffix] = value[0]
+    for name, values in states.items():
+        total[name] = by_place(forward, values)
+    for name in names:
+        if name.startswith(QUANTITY):
+            adjoints = {
+                place: quantity(run, name.removeprefix(QUANTITY))[:, 0].transpose(0, 1)
+                for place, run in runs.items()
+            }
+            total[name] = by_place(forward, adjoints)
+    return total
+
+
+def by_place(forward: Forward, values: Mapping[PartIndex, Tensor]) -> Tensor:
+    """(layer, direction, ...) of what each part has."""
+    return torch.stack(
+        [
+            torch.stack([values[layer, d] for d in range(forward.directions)])
+            for layer in range(forward.layers)
+        ]
+    )
+
+
+def quantity(run: Pass, name: str) -> Tensor:
+    """The gradient of a quantity, (time, variant, batch, unit); 0 where nothing reaches it."""
+    value = run.adjoint(name)
+    if value is None:
+        value = torch.zeros_like(run.part.values["h"]).unsqueeze(1)
+    return value
