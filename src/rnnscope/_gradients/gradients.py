@@ -7,14 +7,16 @@ top; judged by autograd on a private run of the layer.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from rnnscope._escaping import printable
+from rnnscope._explain.document import Document
 from rnnscope._gradients.backward import Backward, Gradient, adjoints_of_x
 from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
+from rnnscope._gradients.explained import explain_gradient
 from rnnscope._gradients.judge import Judgement, coarse, judge
 from rnnscope._gradients.reverse import Reverse
 from rnnscope._gradients.upstream import Upstream
@@ -134,6 +136,41 @@ class Gradients(Record):
                     gradient.add(adjoints, backward.gates, adjoints_of_x(adjoints, part.weights))
                     by_name |= gradient.weights.named()
         return by_name
+
+    def explain(
+        self,
+        name: str,
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: int | None = None,
+        time: int | Literal["last"] | None = None,
+        unit: int | None = None,
+    ) -> Document:
+        """One gradient as arithmetic, with its numbers filled in: what reaches the number straight
+        from the loss, from the equations of its step that use it, and from the next step.
+
+        ``name`` is a quantity, or the argument of a gate's function, as "f_pre"; an axis may be
+        left out where its length is 1.
+
+        >>> from rnnscope import trace
+        >>> rnn = torch.nn.RNN(1, 1, bias=False)
+        >>> for weight, value in zip(rnn.parameters(), (0.25, 0.5)):
+        ...     _ = torch.nn.init.constant_(weight, value)
+        >>> tr = trace(rnn, torch.tensor([[[3.0]], [[4.0]], [[5.0]]]))
+        >>> print(tr.gradients(tr.output[-1].sum()).explain("h_pre", time=2))
+        dL/dh_pre_3 = 0.129023      layer 0, forward, batch 0, time=2 (step 3 of 3), unit 0 of 1
+        <BLANKLINE>
+        dL/dh_pre_3 = dL/dh_3 × (1 - h_3 × h_3)
+                    = 1 × 0.129023              = 0.129023
+        <BLANKLINE>
+        g's own number: 0.129023
+
+        Raises ``AddressError`` for a name or a place that is not there, and for padding.
+        """
+        return explain_gradient(
+            self, name, layer=layer, direction=direction, batch=batch, time=time, unit=unit
+        )
 
     if TYPE_CHECKING:
         h_0: Tensor

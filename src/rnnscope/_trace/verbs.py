@@ -20,6 +20,7 @@ from rnnscope._gradients.gradients import Gradients
 from rnnscope._gradients.jacobian import flow, jacobian
 from rnnscope._gradients.memory import Memory, memory
 from rnnscope._gradients.received import Received
+from rnnscope._gradients.step_jacobian import StepJacobian, step_jacobian
 from rnnscope._gradients.upstream import upstream_from_arguments, upstream_from_loss
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
@@ -144,6 +145,32 @@ class Trace(CallRecord):
             Coordinates(to, to_layer, to_direction),
             to_time,
         )
+
+    def step_jacobian(
+        self,
+        time: int | Literal["last"] = "last",
+        *,
+        layer: int | None = None,
+        direction: str | None = None,
+        batch: Index = None,
+    ) -> StepJacobian:
+        """∂(all states after one step)/∂(all states before it), as one named matrix.
+
+        For an LSTM that is (h, c) → (h, c). Stacking ``jacobian("h", "h")``, ``jacobian("h", "c")``
+        and so on is not this matrix: those are total derivatives, in which the path from c through
+        h of the earlier step is counted too. Its eigenvalues tell how a change grows or shrinks.
+        Shape (batch, of, to); one position of the batch drops its dim.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(torch.nn.LSTM(3, 4), torch.ones(5, 1, 3))
+        >>> step = tr.step_jacobian(time=2, batch=0)
+        >>> step.matrix.shape, step.block("h", "c").shape
+        (torch.Size([8, 8]), torch.Size([4, 4]))
+
+        Raises ``AddressError`` for a place that is not there, and for padding.
+        """
+        self._require_single_call()
+        return step_jacobian(self, time, layer, direction, batch)
 
     def flow(
         self,

@@ -85,9 +85,7 @@ def by_autograd(
                 )
         total = torch.stack([(value * g.to(value.dtype)).sum() for value, g in live_pairs]).sum()
         wanted = list(leaves.values())
-        backward: tuple[Tensor | None, ...] = torch.autograd.grad(
-            total, wanted, allow_unused=True
-        )
+        backward: tuple[Tensor | None, ...] = torch.autograd.grad(total, wanted, allow_unused=True)
         filled = {
             name: torch.zeros_like(leaf) if g is None else g
             for (name, leaf), g in zip(leaves.items(), backward, strict=True)

@@ -15,16 +15,21 @@ from rnnscope._compare.backward.tolerance import allowed, useless
 from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, gradients
 from rnnscope._compare.model.model import Inputs, Model, PartIndex
 
-__all__ = ["Evidence", "grown"]
+__all__ = ["Evidence", "allowed_for"]
 
 
-def grown(wrong: Tensor, exact: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
-    """How many times larger the largest number of a wrong gradient is, at least 1: rounding grows
-    with it."""
+def allowed_for(wrong: Tensor, exact: Tensor, within: Tensor, variants: bool = False) -> Tensor:
+    """What rounding allows a wrong gradient: as many times more as its largest number is larger
+    than the right one's, and its own share of each number, which may be 0 where right. With
+    ``variants`` the first dim of ``wrong`` is one of several."""
     if not wrong.numel():
-        return wrong.new_ones(())
+        return within
+    dims = tuple(range(1, wrong.dim())) if variants else None
     largest = wrong.abs().max() if dims is None else wrong.abs().amax(dims, keepdim=True)
-    return (largest / exact.abs().max().clamp_min(1e-300)).clamp(1.0, 1e12).nan_to_num(1.0)
+    size = exact.abs().max().clamp_min(1e-300)
+    grown = (largest / size).clamp(1.0, 1e12).nan_to_num(1.0)
+    share = (within.max() / size).clamp(max=1e-3)
+    return within * grown + share * wrong.abs().amax(-1, keepdim=True).nan_to_num(0.0)
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,15 @@ class Evidence:
         return gradients(self.forward, self.reached, mistaken, self.seen)
 
     def ratios(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How far each number is away, in units of what is allowed; larger numbers than the
-        reference's are allowed as many times as much."""
+        """How far each number is away, in units of what is allowed."""
         return {
-            name: self.away(name, expected)
-            / (self.within[name] * grown(expected[name], self.exact[name]))
-            for name in self.seen
+            name: self.away(name, expected) / self._allowed(name, expected) for name in self.seen
         }
+
+    def _allowed(self, name: str, expected: Mapping[str, Tensor]) -> Tensor:
+        right, within = self.exact[name], self.within[name]
+        wrong = expected[name]
+        return within if wrong is right else allowed_for(wrong, right, within)
 
     def away(self, name: str, expected: Mapping[str, Tensor]) -> Tensor:
         """The absolute difference, infinite where the candidate's is no number; 0 on padding."""
@@ -107,8 +114,7 @@ class Evidence:
             away = self.away(name, expected)
             if not away.numel():
                 continue
-            within = self.within[name] * grown(expected[name], self.exact[name])
-            within = within.expand_as(away)
+            within = self._allowed(name, expected).expand_as(away)
             if failing:
                 away = torch.where(away > within, away, -1.0)
             place = int(away.argmax())

@@ -11,7 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.evidence import Evidence, grown
+from rnnscope._compare.backward.evidence import Evidence, allowed_for
 from rnnscope._compare.backward.mistakes import Setting, all_choices
 from rnnscope._compare.backward.reverse import (
     LOOP,
@@ -170,8 +170,8 @@ class PartSearch:
                 value = quantity(run, name.removeprefix(QUANTITY)).permute(1, 2, 0, 3)
             else:
                 value = predicted[key]
-            scale = grown(value, self._exact(name, place), tuple(range(1, value.dim())))
-            ratio = (value - seen).abs().nan_to_num(math.inf, math.inf) / (within * scale)
+            allowed = allowed_for(value, self._exact(name, place), within, variants=True)
+            ratio = (value - seen).abs().nan_to_num(math.inf, math.inf) / allowed
             if valid is not None and name.startswith(QUANTITY):
                 ratio = torch.where(valid.T.unsqueeze(-1), ratio, 0)
             worst = torch.maximum(worst, ratio.flatten(1).amax(1))

@@ -91,7 +91,8 @@ class _Variants(Block):
     def _rules(self, key: tuple[Any, ...]) -> dict[str, Tensor]:
         """Each rule for a slot with the variants that have it, (variant, 1, 1)."""
         rules = [slots.get(key) for slots in self.variants]
-        return {rule: _column([rule == r for r in rules]) for rule in rules if rule is not None}
+        kinds = dict.fromkeys(rule for rule in rules if rule is not None)
+        return {rule: _column([rule == r for r in rules]) for rule in kinds}
 
     def _descend(self, expr: Expr, adjoint: Adjoint) -> None:
         outermost = self.top is None

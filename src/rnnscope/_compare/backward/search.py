@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.evidence import Evidence
+from rnnscope._compare.backward.evidence import Evidence, allowed_for
 from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, Setting
 from rnnscope._compare.backward.one_part import Option, PartSearch, Pick, Picks
 from rnnscope._compare.backward.reverse import reverse
@@ -40,11 +40,6 @@ class Found:
 
     parts: Mapping[PartIndex, Picks] = field(default_factory=dict)
     down: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """How many mistakes, each in each place."""
-        return sum(map(len, self.parts.values())) + len(self.down)
 
 
 def setting_of(evidence: Evidence) -> Setting:
@@ -77,6 +72,20 @@ def setting_of(evidence: Evidence) -> Setting:
         limits=tuple(limits),
         factors=tuple(factors),
     )
+
+
+def _nothing_down(found: Found) -> Found:
+    """Where every lower layer gets nothing from above, and x has no gradient, that is one mistake."""
+    pick = ("direct_part", "0")
+    top = max(layer for layer, _ in found.parts)
+    lower = [picks for (layer, _), picks in found.parts.items() if layer < top]
+    if found.down.get(0) != "zero" or not lower or any(pick not in picks for picks in lower):
+        return found
+    parts = {
+        place: picks if place[0] == top else tuple(p for p in picks if p != pick)
+        for place, picks in found.parts.items()
+    }
+    return Found(parts, dict.fromkeys(range(top + 1), "zero"))
 
 
 class BackwardSearch:
@@ -131,11 +140,10 @@ class BackwardSearch:
         return solutions
 
     def _handed(self, layer: int, xs: list[Tensor]) -> list[Found]:
-        """What explains all below: with what is handed down right, and, unless nothing else is
-        wrong then, wrong."""
+        """What explains all below: with what is handed down right, and, where nothing does, wrong."""
         forward = self.evidence.forward
         solutions = self._below(layer, below(forward, layer, xs))
-        if any(found.count == 0 for found in solutions):
+        if solutions:
             return solutions
         for choice in CATALOGUE[BETWEEN_LAYERS].choices(self.setting):
             if choice == ("zero" if layer else "unmasked"):
@@ -151,7 +159,9 @@ class BackwardSearch:
         if layer:
             return self._solved(layer - 1, x)
         if "x" in self.evidence.seen:
-            away = self.evidence.away("x", {"x": x.squeeze(1)}) / self.evidence.within["x"]
+            handed = x.squeeze(1)
+            exact, within = self.evidence.exact["x"], self.evidence.within["x"]
+            away = self.evidence.away("x", {"x": handed}) / allowed_for(handed, exact, within)
             return [Found()] if float(away.max()) <= 1 else []
         return [Found()]
 
@@ -159,6 +169,7 @@ class BackwardSearch:
 
     def _as_causes(self, found: Found) -> tuple[Cause, ...]:
         """Mistakes of parts as causes: everywhere where that explains as much."""
+        found = _nothing_down(found)
         places: dict[Pick, set[PartIndex]] = {}
         for place, picks in found.parts.items():
             for pick in picks:
