@@ -142,3 +142,17 @@ def test_the_option_seconds_is_deprecated_and_says_what_to_write(tmp_path: Path)
     wrong = case.npy(case.layer(case.x)[0] ** 3)
     result = run(*case.words, *wrong, "--effort", "0")
     assert "--effort 1 searches further" in " ".join(result.stdout.split())
+
+
+@pytest.mark.slow
+def test_a_search_that_has_no_work_left_in_a_second_direction_says_so() -> None:
+    """Of two directions of a lower layer the first may take what there is."""
+    layer = torch.nn.LSTM(5, 7, 2, bidirectional=True, proj_size=3)
+    x = torch.randn(6, 4, 5)
+    with torch.no_grad():
+        output, (h_n, c_n) = layer(x)
+    output[-1, 2:] += 0.01  # in no list
+    numbers = {"output": output, "h_n": h_n, "c_n": c_n}
+    verdict = rs.compare(numbers, layer, x, effort=0.2)
+    assert not verdict.agrees and not verdict.causes
+    assert verdict.agreement[0] == "rows 0 and 1, not rows 2 and 3"

@@ -19,6 +19,7 @@ from rnnscope._compare.confirmed import beside as fresh
 from rnnscope._compare.confirmed import by_own_rounding, confirmed, needed
 from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
+    agrees_in_part,
     all_equal,
     explanations_by_facts,
     listed,
@@ -84,6 +85,7 @@ class Decision:
     ):
         self.subject, self.effort, self.tell, self.within = subject, effort, tell, within
         self.model = subject.model
+        self.may_be_approximate = True
         self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
@@ -267,7 +269,9 @@ class Decision:
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
         approximations = self._approximations(shown, searched)
-        if base.worst > 1:
+        if base.worst <= 1 or agrees_in_part(self.model, there):
+            self.may_be_approximate = False
+        if self.may_be_approximate:
             likely_alone = bool(approximations.data.evident) or approximations.small
             fit = approximations.alone() if likely_alone else None
             fit = fit or approximations.with_likely()
@@ -293,10 +297,11 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            fit = approximations.with_mistakes(_nearest(result)) if base.worst > 1 else None
-            if fit is not None:
-                return with_fit(base, fit, approximations.data, read)
-            base = with_near(base, approximations.near(), approximations.data, read)
+            if self.may_be_approximate:
+                fit = approximations.with_mistakes(_nearest(result))
+                if fit is not None:
+                    return with_fit(base, fit, approximations.data, read)
+                base = with_near(base, approximations.near(), approximations.data, read)
             every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
             other = self._by_output(searched, shown)
@@ -374,7 +379,8 @@ class Decision:
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
-        plain = (mistake_of_some_rows(self.model, there), *plain)
+        if self.subject.only_rows(wrong_rows(self.model, there)) is None:
+            plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
@@ -385,7 +391,9 @@ class Decision:
         subject = self.subject.only_rows(rows) if rows else None
         if subject is None:
             return None
-        verdict = Decision(subject, self.effort, self.tell).verdict()
+        decision = Decision(subject, self.effort, self.tell)
+        decision.may_be_approximate = False  # that would show in every row
+        verdict = decision.verdict()
         if not verdict.explanations:
             return None
         where = f"in {listed('row', rows)} alone"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from rnnscope._compare.approximate.approximation import Approximation
-from rnnscope._compare.approximate.fit import Fit, fitted, measured
+from rnnscope._compare.approximate.fit import Fit, fitted, measured, short_calls
 from rnnscope._compare.confirmed import proves
 from rnnscope._compare.mistakes import causes as catalogue
 from rnnscope._compare.mistakes.cause import Cause
@@ -28,7 +28,7 @@ SHARE = 0.5
 FIRST, LIKELY = 3, 0.25
 """So many that leave no more than so much are tried before any search."""
 
-WORK = 2.0
+WORK = 0.4
 """Work of all that is fitted, relative to that of a search."""
 
 SMALL = 0.1
@@ -127,7 +127,8 @@ class Beside:
             return []
         sets = [(*best.causes, cause) for cause in self._every() if cause not in best.causes]
         self.tried += len(sets)
-        fits = measured(data.model, data.searched, [(s, best.approximations) for s in sets])
+        with counted(self.work):
+            fits = measured(data.model, data.searched, [(s, best.approximations) for s in sets])
         return [fit.causes for fit in fits if fit.left < SHARE * best.left][:FIRST]
 
     def _every(self) -> list[Cause]:
@@ -206,12 +207,12 @@ class Beside:
         data = self.data
         every = self._every()
         self.tried += len(every)
-        fits = measured(
-            data.model,
-            data.searched,
-            [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]],
-        )
-        self.exact = any(fit.ratio <= 1 and not fit.approximations for fit in fits)
+        sets = [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]]
+        with counted(self.work):
+            fits = measured(data.model, short_calls(data.searched), sets)
+            fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
+            whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
+        self.exact = any(fit.ratio <= 1 for fit in whole)
         nothing = max(fit.left for fit in fits if not fit.causes)
         return list(
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)

@@ -27,7 +27,7 @@ from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.work import is_over
 from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum
 
-__all__ = ["Fit", "changed", "fitted", "measured"]
+__all__ = ["Fit", "changed", "fitted", "measured", "short_calls"]
 
 STEPS, ROWS = 2, 8
 """What is tried is measured on so many steps and rows."""
@@ -101,6 +101,12 @@ def measured(
     return sorted(fits, key=lambda fit: fit.rank)
 
 
+def short_calls(observations: Sequence[Observation]) -> list[Observation]:
+    """The first steps of the fullest calls, on which what is tried is measured."""
+    fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
+    return [few_steps(observation, STEPS, ROWS) for observation in fullest]
+
+
 def fitted(
     model: Model,
     observations: Sequence[Observation],
@@ -111,8 +117,7 @@ def fitted(
 ) -> Fit:
     """The approximations that together leave the least beside these mistakes, those that are
     ``evident`` among them; ``thorough``: tables are tried too."""
-    fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
-    short = [few_steps(observation, STEPS, ROWS) for observation in fullest]
+    short = short_calls(observations)
     [best] = measured(model, short, [(causes, evident)])
     tried = 0
     for _ in range(2 * MOST):

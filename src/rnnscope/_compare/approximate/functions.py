@@ -185,13 +185,9 @@ def _piecewise() -> Iterator[Curve]:
     yield _of_sigmoid("0.5 + 0.5 x / (1 + |x|)", lambda a: 0.5 + 0.5 * a / (1 + a.abs()))
     yield _of_tanh("x / sqrt(1 + x²)", lambda a: a / (1 + a * a).sqrt())
     yield _of_tanh("clip(x, -1, 1)", lambda a: a.clamp(-1, 1))
-    yield _of_tanh(
-        "x (1 - |x| / 4), ±1 beyond ±2",
-        lambda a: torch.where(a.abs() < 2, a * (1 - a.abs() / 4), a.sign()),
-    )
     yield _of_sigmoid("clip(x / 4 + 0.5, 0, 1)", lambda a: (a / 4 + 0.5).clamp(0, 1))
     yield _of_sigmoid("piecewise linear (PLAN)", _plan)
-    yield _of_sigmoid("piecewise quadratic", _parabola)
+    yield _of_sigmoid("piecewise quadratic, as x (1 - |x| / 4), ±1 beyond ±2 for tanh", _parabola)
     for slope in (0.2, 1 / 6):
         yield _of_sigmoid(f"clip({slope:.3g} x + 0.5, 0, 1)", partial(_line, slope=slope))
 

@@ -4,12 +4,19 @@ Enters: the reference as a model, and what the candidate returned.
 Leaves: a ``Finding`` that explains everything to rounding, and sentences on what agrees.
 """
 
-from rnnscope._compare.facts.agreement import listed, what_is_plain, where_it_agrees, wrong_rows
+from rnnscope._compare.facts.agreement import (
+    agrees_in_part,
+    listed,
+    what_is_plain,
+    where_it_agrees,
+    wrong_rows,
+)
 from rnnscope._compare.facts.complete import explanations_by_facts
 from rnnscope._compare.facts.reach import all_equal, not_reached
 from rnnscope._compare.facts.rows_alone import mistake_of_some_rows
 
 __all__ = [
+    "agrees_in_part",
     "all_equal",
     "explanations_by_facts",
     "listed",

@@ -15,7 +15,7 @@ from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 from rnnscope._layers.sequences import running_order, turned
 
-__all__ = ["listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
+__all__ = ["agrees_in_part", "listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
 
 CLEAR = 10.0
 """How many times what rounding allows a difference must be before a place is said to be wrong and
@@ -46,6 +46,22 @@ def wrong_rows(model: Model, observation: Observation) -> list[int]:
         wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
     rows: list[int] = wrong.nonzero().flatten().tolist()
     return rows if len(rows) < len(wrong) else []
+
+
+def agrees_in_part(model: Model, observation: Observation) -> bool:
+    """Whether whole rows agree, or all rows in the first two steps, in numbers that are not zero:
+    what is approximate on purpose, such as rounded weights, would show in each of them."""
+    output = observation.output
+    wrong = wrong_rows(model, observation)
+    if output is None:
+        return False
+    right = [row for row in range(output.shape[1]) if row not in wrong]
+    if wrong and bool(output[:, right].any()):
+        return True
+    beyond = dict(observation.beyond(model))["output"]
+    if beyond is None or model.num_directions == 2 or len(output) < 3:
+        return False
+    return bool(output[:2].any()) and not bool(beyond[:2].any())
 
 
 # of the candidate's own numbers ------------------------------------------------------------------

@@ -70,7 +70,10 @@ def in_two_layers(
             for name, value in observation.final.items()
         }
         run = _LowerRun(model.parts[0][d], parts.choices, inputs.x, initial, final)
-        lower.append(run.emissions())
+        emissions = run.emissions()
+        if emissions is None:
+            return []
+        lower.append(emissions)
     search = _TwoLayers(model, parts.choices, tuple(lower))
     opened_above = [part for part in upper if part is not None]
     return search.sets(opened_above) if len(opened_above) == len(upper) else []
@@ -156,8 +159,8 @@ class _LowerRun:
     final: dict[str, tuple[Tensor, Tensor]]
 
     @torch.inference_mode()
-    def emissions(self) -> _Emissions:
-        """What it emits under every set of up to two mistakes."""
+    def emissions(self) -> _Emissions | None:
+        """What it emits under every set of up to two mistakes; None where no work is left."""
         members: list[Tensor] = []
         numbers: list[Tensor] = []
         emitted: list[Tensor] = []
@@ -171,6 +174,8 @@ class _LowerRun:
             count += len(emitted[-1])
             members.append(sets.members)
             numbers.append(number[sets.which])
+        if not members:
+            return None
         return _Emissions(torch.cat(members), torch.cat(numbers), torch.cat(emitted))
 
     @cached_property
