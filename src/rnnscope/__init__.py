@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope import cells as cells
     from rnnscope import errors as errors
     from rnnscope import plot
+    from rnnscope._check import check
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
@@ -66,6 +67,7 @@ __all__ = [
     "Verdict",
     "VerificationError",
     "assert_agrees",
+    "check",
     "compare",
     "load",
     "load_trace",
@@ -101,6 +103,7 @@ _HOMES = {
     "VerificationError": "rnnscope.errors",
     "assert_agrees": "rnnscope._compare",
     "cells": "rnnscope",
+    "check": "rnnscope._check",
     "compare": "rnnscope._compare",
     "errors": "rnnscope",
     "load": "rnnscope._files",

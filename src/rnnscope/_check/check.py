@@ -1,0 +1,184 @@
+"""check: whether a machine's own recurrent layers compute their equations, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any
+
+import torch
+
+from rnnscope._check.calls import Call, called, called_without_gradients
+from rnnscope._check.dropout import wrong_slope
+from rnnscope._check.kernels import (
+    KERNELS,
+    SIZES,
+    Configuration,
+    Kernel,
+    Sizes,
+    configurations,
+)
+from rnnscope._check.report import Failure, KernelReport, MachineReport
+from rnnscope._compare import compare
+from rnnscope.errors import DtypeError, RefusedError, ShapeError
+
+__all__ = ["check"]
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def check(
+    device: Any = "cpu",
+    *,
+    dtype: torch.dtype = torch.float32,
+    sizes: Iterable[Sequence[int]] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> MachineReport:
+    """Whether this machine's ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM`` compute their equations on a
+    device, forward and backward: true where all do; printed, a line per kernel and what differs.
+
+    The layers run on the device, with gradients and without, which are different kernels of torch.
+    Every hidden state and every gradient is judged on the CPU in float64, from the numbers that
+    came back. ``sizes`` are (input, hidden, batch, time) each, instead of those in which kernels
+    have been wrong: batch × time above 65,536, a batch of 110, odd sizes. Stacked, bidirectional,
+    projected and packed layers are among them, and dropout in training, whose gradient is compared
+    with the slope between two calls with the same masks. ``progress`` is called with each kernel's
+    title before it is checked. The random state is left as it was.
+
+    Source of the equations: the documentation of ``torch.nn``.
+
+    >>> import rnnscope as rs
+    >>> report = rs.check(sizes=[(3, 4, 2, 5)])
+    >>> bool(report)
+    True
+
+    Raises ``RefusedError`` for a device that is not there, ``DtypeError`` for numbers coarser than
+    float32, ``ShapeError`` for sizes that are not four whole numbers above 0.
+    """
+    place = _device(device)
+    if dtype not in DTYPES:
+        raise DtypeError(
+            f"check judges float32 and float64; got {dtype}, too coarse to tell a wrong kernel "
+            f"from rounding: check(dtype=torch.float32)"
+        )
+    every = SIZES if sizes is None else tuple(map(_sizes, sizes))
+    if not every:
+        raise ShapeError("sizes is empty; expected (input, hidden, batch, time), as [(3, 4, 2, 5)]")
+    reports: list[KernelReport] = []
+    with _random_state(place):
+        for kernel in KERNELS:
+            if progress is not None:
+                progress(kernel.title)
+            torch.manual_seed(seed)
+            reports += _checked(kernel, every, place, dtype)
+    name = str(dtype).removeprefix("torch.")
+    return MachineReport(_named(place), name, torch.__version__, tuple(reports))
+
+
+@dataclass
+class _Tally:
+    """What is known so far of one kernel."""
+
+    title: str
+    count: int = 0
+    largest: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def report(self) -> KernelReport:
+        return KernelReport(
+            self.title, self.count, self.largest, tuple(self.failures), tuple(self.refused)
+        )
+
+
+def _checked(
+    kernel: Kernel, every: Sequence[Sizes], device: torch.device, dtype: torch.dtype
+) -> list[KernelReport]:
+    """One kernel with gradients, and without."""
+    training = _Tally(f"{kernel.title}, with gradients")
+    inference = _Tally(f"{kernel.title}, without")
+    for configuration in configurations(kernel, every):
+        tallies = [training] if configuration.dropout else [training, inference]
+        try:
+            if configuration.dropout:
+                _judge_slope(training, configuration, device, dtype)
+                continue
+            call = called(configuration, device, dtype)
+            _judge(training, configuration, call)
+            forward = called_without_gradients(call)
+            if forward is None:  # the very same numbers
+                inference.count += 1
+                inference.largest = max(inference.largest, training.largest)
+            else:
+                _judge(inference, configuration, forward)
+        except (RuntimeError, NotImplementedError) as error:  # of the device's own code
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            for tally in tallies:
+                tally.refused.append(f"{configuration}: {reason}")
+    return [tally.report() for tally in (training, inference)]
+
+
+def _judge(tally: _Tally, configuration: Configuration, call: Call) -> None:
+    verdict = compare(
+        call.numbers, call.reference, call.x, call.initial, lengths=call.lengths, effort=0.2
+    )
+    tally.count += 1
+    tally.largest = max(tally.largest, min(verdict.worst, 1e9))
+    if not verdict:
+        tally.failures.append(Failure(str(configuration), str(verdict)))
+
+
+def _judge_slope(
+    tally: _Tally, configuration: Configuration, device: torch.device, dtype: torch.dtype
+) -> None:
+    reason = wrong_slope(configuration, device, dtype)
+    tally.count += 1
+    if reason:
+        tally.failures.append(Failure(str(configuration), reason))
+
+
+# what was asked for ------------------------------------------------------------------------------
+
+
+def _device(device: Any) -> torch.device:
+    """The device, on which a tensor was made."""
+    try:
+        place = torch.device(device)
+        torch.zeros(1, dtype=torch.float32, device=place).add_(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RefusedError(
+            f"nothing can be computed on device {str(device)!r}: {reason} Expected one that this "
+            f"machine has, such as 'cpu', 'cuda' or 'mps'"
+        ) from error
+    return place
+
+
+def _named(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)
+
+
+def _sizes(given: Sequence[int]) -> Sizes:
+    try:
+        numbers = [-1 if isinstance(number, bool) else index(number) for number in given]
+    except TypeError:
+        numbers = []
+    if len(numbers) != 4 or min(numbers) < 1:
+        raise ShapeError(
+            f"sizes are (input, hidden, batch, time), four whole numbers above 0; got {given!r}: "
+            f"check(sizes=[(3, 4, 2, 5)])"
+        )
+    return Sizes(*numbers)
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    """Puts the random state back, of the CPU and of the device."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        yield
