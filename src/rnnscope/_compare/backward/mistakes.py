@@ -24,7 +24,7 @@ from rnnscope.cells.algebra import (
     nodes,
 )
 
-__all__ = ["BETWEEN_LAYERS", "CATALOGUE", "BackwardMistake", "Setting", "all_choices"]
+__all__ = ["BETWEEN_LAYERS", "CATALOGUE", "OF_ALL", "BackwardMistake", "Setting", "all_choices"]
 
 LONG = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 30, 32, 35, 40, 50, 64, 100, 128)
 """After how many steps a backward pass is truncated, as people write it."""
@@ -534,7 +534,25 @@ def _down_words(setting: Setting, choice: str) -> Words:
     )
 
 
-BETWEEN_LAYERS = "handed_down"
+BETWEEN_LAYERS, OF_ALL = "handed_down", "all_scaled"
+"""The mistakes that no part has by itself: between layers, and of all gradients together."""
+
+
+def _all_words(setting: Setting, choice: str) -> Words:
+    factor = float(choice)
+    sizes = {
+        "batch": setting.batch,
+        "steps": setting.steps,
+        "steps × batch": setting.steps * setting.batch,
+    }
+    means = [name for name, size in sizes.items() if abs(factor * size - 1) < 1e-6]
+    mean = f", which is 1 / ({means[0]}): a mean in place of a sum" if means else ""
+    return Words(
+        f"all gradients are multiplied by {factor:.6g}{mean}",
+        "they are linear in grad_output; the loss, or what reaches the output, has this factor.",
+        "start from grad_output as it is",
+    )
+
 
 CATALOGUE: dict[str, BackwardMistake] = {
     mistake.name: mistake
@@ -659,6 +677,13 @@ CATALOGUE: dict[str, BackwardMistake] = {
             _down_words,
             "At one layer or at each; of the lowest it is the gradient of x.",
             down=True,
+        ),
+        BackwardMistake(
+            OF_ALL,
+            lambda setting: iter(()),
+            lambda setting, choice: {},
+            _all_words,
+            "One factor, of x and the states too; it is measured.",
         ),
     )
 }
