@@ -201,7 +201,7 @@ def _final_words(setting: Setting, choice: str) -> Words:
     what = " and ".join(f"{name}_n" for name in names)
     return Words(
         f"the gradient of {what} is not used",
-        f"{what} is returned, so what reaches it from the loss starts the pass.",
+        f"what reaches {what} straight from the loss is where the pass starts.",
         "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
     )
 
@@ -250,14 +250,19 @@ def _slope(setting: Setting, choice: str) -> Slots:
 def _slope_words(setting: Setting, choice: str) -> Words:
     rule, _, where = choice.partition(" ")
     functions = {function for _, _, function in _places(setting.cell)[where]}
-    f = functions.pop() if len(functions) == 1 else "function"
-    right = {"tanh": "1 - y * y", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}.get(f, "f'(a)")
+    rights = {"tanh": "(1 - y * y)", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}
+    if len(functions) == 1:
+        f = functions.pop()
+        right, told = rights.get(f, "f'(a)"), f"with y = {f}(a) it is {rights.get(f, 'its slope')}"
+    else:
+        f, right = "f", "slope"
+        told = "; ".join(f"of y = {f}(a) it is {rights[f]}" for f in sorted(functions & {*rights}))
     place = where if where.startswith("every") or "(" in where else f"the {f} of {where}"
     title, wrong = {
         "missing": (f"the derivative of {place} is missing", "the gradient passes as it is"),
         "at_argument": (
             f"the derivative of {place} is taken at the pre-activation",
-            f"{right} takes the function's value y, and is given its argument a",
+            "it takes the function's value y, and is given its argument a",
         ),
         "of_output": (
             f"the derivative of {place} is taken of the output",
@@ -265,12 +270,8 @@ def _slope_words(setting: Setting, choice: str) -> Words:
         ),
         "value": (f"the derivative of {place} is the function itself", "σ' = σ(a) is used"),
     }[rule]
-    y = where.removesuffix(")").partition("(")[0] if "(" in where else where
-    return Words(
-        title,
-        f"{wrong}; with y = {f}(a) it is {right}.",
-        f"da = dy * {right}   # y = {'the value' if y.startswith('every') else where}",
-    )
+    y = "" if where.startswith("every") else f"   # y = {where}"
+    return Words(title, f"{wrong}; {told}.", f"da = dy * {right}{y}")
 
 
 def _named(leaf: Expr) -> str:
