@@ -136,11 +136,22 @@ def drawn_mistakes(case: Case, count: int, rng: np.random.Generator) -> list[Mis
     if count > 1:
         every = [pair for pair in every if pair != ("scale", "times 0.37")]
     mistakes: list[Mistake] = []
-    for k in rng.choice(len(every), count, replace=False):
-        name, choice = every[k]
-        where = list(places(case, name))
-        mistakes.append(Mistake(name, choice, *where[rng.integers(len(where))]))
+    while len(mistakes) < count:
+        name, choice = every[rng.integers(len(every))]
+        # two slopes may be those of one function, of which only one can be taken
+        if name not in [m.name for m in mistakes]:
+            where = list(places(case, name))
+            mistakes.append(Mistake(name, choice, *where[rng.integers(len(where))]))
     return [placed(case, mistake, mistakes) for mistake in mistakes]
+
+
+def hides(case: Case, mistakes: Sequence[Mistake]) -> bool:
+    """Whether one of two mistakes leaves nothing of the other to be seen."""
+    together = case.gradients(mistakes)
+    return any(
+        all(np.allclose(together[k], alone[k], rtol=1e-9, atol=1e-12) for k in together)
+        for alone in (case.gradients([mistake]) for mistake in mistakes)
+    )
 
 
 def placed(case: Case, mistake: Mistake, others: Sequence[Mistake]) -> Mistake:

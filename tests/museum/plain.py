@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,51 @@ def lstm_run(
         h, c = lstm_step(weights, x_t, h, c)
         outputs.append(h)
     return np.stack(outputs), h, c
+
+
+def _sigmoid_slope(y: Array) -> Array:
+    return y * (1 - y)
+
+
+def _tanh_slope(y: Array) -> Array:
+    return 1 - y**2
+
+
+def lstm_backward(
+    x: Array,
+    initial: tuple[Array, Array],
+    weights: dict[str, Array],
+    grad_output: Array,
+    grad_final: tuple[Array, Array],
+    slopes: tuple[Callable[[Array], Array], ...] = (_sigmoid_slope, _tanh_slope),
+    back: Callable[[Array, Array], Array] = lambda dc, f: dc * f,
+) -> dict[str, Array]:
+    """A right backward pass of one LSTM, of x (time, batch, feature); ``slopes`` are those of
+    sigmoid and tanh, of their values, and ``back`` gives dc of the step before."""
+    W_ih, W_hh, b_ih, b_hh = part(weights)
+    of_sigmoid, of_tanh = slopes
+    (h, c), steps = (initial[0][0], initial[1][0]), []
+    for x_t in x:
+        i, f, g, o = np.split(x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh, 4, axis=-1)
+        i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+        steps.append((x_t, h, c, i, f, g, o, f * c + i * g))
+        c = f * c + i * g
+        h = o * np.tanh(c)
+    total = {name: np.zeros_like(value) for name, value in weights.items()}
+    dx, dh, dc = [], grad_final[0][0], grad_final[1][0]
+    for t in reversed(range(len(x))):
+        x_t, h_prev, c_prev, i, f, g, o, c = steps[t]
+        dh = dh + grad_output[t]
+        dc = dc + dh * o * of_tanh(np.tanh(c))
+        di, df, dg = dc * g * of_sigmoid(i), dc * c_prev * of_sigmoid(f), dc * i * of_tanh(g)
+        da = np.concatenate([di, df, dg, dh * np.tanh(c) * of_sigmoid(o)], -1)
+        for name, read in (("weight_ih_l0", x_t), ("weight_hh_l0", h_prev)):
+            total[name] += da.T @ read
+        for name in ("bias_ih_l0", "bias_hh_l0"):
+            total[name] += da.sum(0)
+        dx.insert(0, da @ W_ih)
+        dh, dc = da @ W_hh, back(dc, f)
+    return total | {"x": np.stack(dx), "h_0": dh, "c_0": dc}
 
 
 def zeros(x: Array, hidden: int) -> Array:

@@ -277,7 +277,7 @@ def _document(place: _Place, name: str, terms: list[Term]) -> Document:
         blocks.append(Chains((Chain(left, tuple(stages), total.text, symbolic=symbolic),)))
     products = place.largest() if name == "h" else []
     if products:
-        blocks.append(Heading(f"W_hh[:, {place.unit}] · dL/da is {len(products)} products"))
+        blocks.append(Heading(f"W_hh[:, {place.unit}] · dL/da is {_products(len(products))}"))
         blocks.append(_table(products))
     blocks.append(Paragraph(tuple(_closing(place, name, terms, truth))))
     facts = {
@@ -292,6 +292,10 @@ def _document(place: _Place, name: str, terms: list[Term]) -> Document:
         ],
     }
     return Document(tuple(blocks), facts)
+
+
+def _products(count: int) -> str:
+    return f"{count} product{'s' * (count != 1)}"
 
 
 def _times(shapes: list[Shape]) -> Shape:

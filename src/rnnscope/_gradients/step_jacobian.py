@@ -50,9 +50,9 @@ class StepJacobian:
     @property
     def eigenvalues(self) -> Tensor:
         """Complex, (..., row), the largest first."""
-        values = torch.linalg.eigvals(self.matrix)
-        order = values.abs().argsort(-1, descending=True)
-        return values.gather(-1, order)
+        values: Tensor = torch.linalg.eigvals(self.matrix)
+        ordered: Tensor = values.gather(-1, values.abs().argsort(-1, descending=True))
+        return ordered
 
     @property
     def spectral_radius(self) -> Tensor:

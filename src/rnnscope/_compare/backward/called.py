@@ -244,7 +244,7 @@ def by_function(
     }
     taken = {role for _, role, _ in made.roles.roles}
     returned, mutated = made.given({r: v for r, v in values.items() if r in taken})
-    received = read_gradients(returned, model, inputs, made.name)
+    received = read_gradients(returned, model, inputs, f"what {made.name} returned")
     if "grad_final" not in taken:
         zero = {name: torch.zeros_like(value) for name, value in reached.final.items()}
         reached = Reached(reached.h, zero)

@@ -134,6 +134,9 @@ def judged(
     if not differing and read:
         told = Explanation(*_both(read), difference, (), len(read))
         return replace(facts, agrees=False, explanations=(told,))
+    if not differing and judging.unread:
+        # what cannot be compared does not agree
+        return replace(facts, agrees=False, undecided=_unread(facts, judging.unread))
     if not differing:
         return facts
     facts = replace(facts, agrees=False, first=first_difference(main), apart=_apart(main))
@@ -179,6 +182,7 @@ class _Judging:
         self.source, self.model, self.dtype = source, model, dtype
         self.notes: list[str] = []
         self.read: list[Told] = []
+        self.unread: list[str] = []
         self.dtypes = [dtype]
 
     @property
@@ -208,11 +212,17 @@ class _Judging:
         self.notes += [n for n in (*called.notes, *received.notes) if n not in self.notes]
         known = {cause for cause, _ in self.read}
         self.read += [told for told in received.read if told[0] not in known]
+        self.unread += [text for text in received.unread if text not in self.unread]
         if received.dtype not in self.dtypes:
             self.dtypes.append(received.dtype)
         unit = rounding(self.dtype, received.dtype)
         inputs = trial.inputs.to(self.dtype).to(torch.float64)
         return Evidence.of(self.model, inputs, called.reached, trial.masks, received.seen, unit)
+
+
+def _unread(facts: GradientVerdict, unread: Sequence[str]) -> str:
+    told = "; ".join(unread)
+    return f"The gradients of {', '.join(facts.compared)} agree, but not all was compared: {told}"
 
 
 def _shown(name: str) -> str:

@@ -24,7 +24,7 @@ from rnnscope.cells.algebra import (
     nodes,
 )
 
-__all__ = ["BETWEEN_LAYERS", "CATALOGUE", "BackwardMistake", "Setting", "all_choices"]
+__all__ = ["BETWEEN_LAYERS", "CATALOGUE", "OF_ALL", "BackwardMistake", "Setting", "all_choices"]
 
 LONG = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 30, 32, 35, 40, 50, 64, 100, 128)
 """After how many steps a backward pass is truncated, as people write it."""
@@ -201,7 +201,7 @@ def _final_words(setting: Setting, choice: str) -> Words:
     what = " and ".join(f"{name}_n" for name in names)
     return Words(
         f"the gradient of {what} is not used",
-        f"{what} is returned, so what reaches it from the loss starts the pass.",
+        f"what reaches {what} straight from the loss is where the pass starts.",
         "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
     )
 
@@ -250,14 +250,19 @@ def _slope(setting: Setting, choice: str) -> Slots:
 def _slope_words(setting: Setting, choice: str) -> Words:
     rule, _, where = choice.partition(" ")
     functions = {function for _, _, function in _places(setting.cell)[where]}
-    f = functions.pop() if len(functions) == 1 else "function"
-    right = {"tanh": "1 - y * y", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}.get(f, "f'(a)")
+    rights = {"tanh": "(1 - y * y)", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}
+    if len(functions) == 1:
+        f = functions.pop()
+        right, told = rights.get(f, "f'(a)"), f"with y = {f}(a) it is {rights.get(f, 'its slope')}"
+    else:
+        f, right = "f", "slope"
+        told = "; ".join(f"of y = {f}(a) it is {rights[f]}" for f in sorted(functions & {*rights}))
     place = where if where.startswith("every") or "(" in where else f"the {f} of {where}"
     title, wrong = {
         "missing": (f"the derivative of {place} is missing", "the gradient passes as it is"),
         "at_argument": (
             f"the derivative of {place} is taken at the pre-activation",
-            f"{right} takes the function's value y, and is given its argument a",
+            "it takes the function's value y, and is given its argument a",
         ),
         "of_output": (
             f"the derivative of {place} is taken of the output",
@@ -265,12 +270,8 @@ def _slope_words(setting: Setting, choice: str) -> Words:
         ),
         "value": (f"the derivative of {place} is the function itself", "σ' = σ(a) is used"),
     }[rule]
-    y = where.removesuffix(")").partition("(")[0] if "(" in where else where
-    return Words(
-        title,
-        f"{wrong}; with y = {f}(a) it is {right}.",
-        f"da = dy * {right}   # y = {'the value' if y.startswith('every') else where}",
-    )
+    y = "" if where.startswith("every") else f"   # y = {where}"
+    return Words(title, f"{wrong}; {told}.", f"da = dy * {right}{y}")
 
 
 def _named(leaf: Expr) -> str:
@@ -534,7 +535,25 @@ def _down_words(setting: Setting, choice: str) -> Words:
     )
 
 
-BETWEEN_LAYERS = "handed_down"
+BETWEEN_LAYERS, OF_ALL = "handed_down", "all_scaled"
+"""The mistakes that no part has by itself: between layers, and of all gradients together."""
+
+
+def _all_words(setting: Setting, choice: str) -> Words:
+    factor = float(choice)
+    sizes = {
+        "batch": setting.batch,
+        "steps": setting.steps,
+        "steps × batch": setting.steps * setting.batch,
+    }
+    means = [name for name, size in sizes.items() if abs(factor * size - 1) < 1e-6]
+    mean = f", which is 1 / ({means[0]}): a mean in place of a sum" if means else ""
+    return Words(
+        f"all gradients are multiplied by {factor:.6g}{mean}",
+        "they are linear in grad_output; the loss, or what reaches the output, has this factor.",
+        "start from grad_output as it is",
+    )
+
 
 CATALOGUE: dict[str, BackwardMistake] = {
     mistake.name: mistake
@@ -659,6 +678,13 @@ CATALOGUE: dict[str, BackwardMistake] = {
             _down_words,
             "At one layer or at each; of the lowest it is the gradient of x.",
             down=True,
+        ),
+        BackwardMistake(
+            OF_ALL,
+            lambda setting: iter(()),
+            lambda setting, choice: {},
+            _all_words,
+            "One factor, of x and the states too; it is measured.",
         ),
     )
 }

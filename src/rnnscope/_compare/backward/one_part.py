@@ -73,12 +73,21 @@ class PartSearch:
         """What several mistakes change; None where they cannot stand together."""
         return merged(*(self.slots[pick] for pick in picks))
 
-    def options(self, place: PartIndex, upstream: Upstream) -> list[Option]:
+    def evident(self, place: PartIndex) -> bool:
+        """Whether anything came back of a part."""
+        return any(True for _ in self.evidence.in_part(place))
+
+    @property
+    def all_evident(self) -> bool:
+        """Whether something came back of every part."""
+        return all(self.evident(place) for place in self.evidence.forward.parts)
+
+    def options(self, place: PartIndex, upstream: Upstream, spare: int = 1) -> list[Option]:
         """The smallest sets that explain all that came back of a part; where nothing did, that
-        nothing is wrong, and each single mistake that changes what is handed down."""
-        evident = any(True for _ in self.evidence.in_part(place))
-        if not evident:
-            return list(self._without_evidence(place, upstream))
+        nothing is wrong, and with ``spare`` each single mistake that changes what is handed
+        down."""
+        if not self.evident(place):
+            return list(self._without_evidence(place, upstream, spare))
         for count in range(MOST + 1):
             if count == MOST and not self._affordable(place):
                 self.finished = False
@@ -100,10 +109,13 @@ class PartSearch:
         self.budget -= work
         return self.budget >= 0
 
-    def _without_evidence(self, place: PartIndex, upstream: Upstream) -> Iterator[Option]:
+    def _without_evidence(
+        self, place: PartIndex, upstream: Upstream, spare: int
+    ) -> Iterator[Option]:
         right = reverse(self.evidence.forward.parts[place], upstream, self.evidence.forward.valid)
         yield Option((), right.x)
-        for picks, run in self._runs(place, upstream, 1):
+        for picks, run in self._runs(place, upstream, 1) if spare else ():
+            self.tried += len(picks)
             for k, pick in enumerate(picks):
                 if not torch.equal(run.x[:, k], right.x[:, 0]):
                     yield Option(pick, run.variant(k))

@@ -30,12 +30,14 @@ LIKE = 0.7
 @dataclass(frozen=True)
 class Received:
     """Gradients by name as in ``whole.gradients``, in float64; ``dtype`` as they came, ``notes`` on
-    what was done to read them, ``read`` what had to be undone: (name, what it is)."""
+    what was done to read them, ``read`` what had to be undone, ``unread``
+    what has a name that may be meant for one that is known."""
 
     seen: Mapping[str, Tensor]
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
     read: tuple[Told, ...] = field(default=())
+    unread: tuple[str, ...] = ()
 
 
 def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Received:
@@ -58,7 +60,13 @@ def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Recei
         raise ShapeError(
             f"{who}: no gradient is known of {got}; expected any of {reading.examples}"
         )
-    return Received(reading.seen, reading.dtype, tuple(reading.notes), tuple(reading.read))
+    return Received(
+        reading.seen,
+        reading.dtype,
+        tuple(reading.notes),
+        tuple(reading.read),
+        tuple(reading.unread),
+    )
 
 
 class _Reading:
@@ -69,6 +77,7 @@ class _Reading:
         self.seen: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self.read: list[Told] = []
+        self.unread: list[str] = []
         self.dtype = torch.float64
         self.states = {f"{state}_0": state for state in self.structure.cell.states}
         self.quantities = set(quantity_names(self.structure.cell))
@@ -100,7 +109,7 @@ class _Reading:
     def add(self, name: str, value: Any) -> None:
         """One gradient."""
         known = self._name(name)
-        what = f"the gradient of {known.removeprefix(QUANTITY)} of {self.who}"
+        what = f"the gradient of {known.removeprefix(QUANTITY)} in {self.who}"
         if known == "x":
             self.seen["x"] = self._x(self._numbers(value, what), what)
         elif known in self.states:
@@ -112,8 +121,10 @@ class _Reading:
         else:
             names = ["x", *self.states, *self.parameters, *self.quantities]
             near = get_close_matches(name, names, 1, LIKE)
-            hint = f"is it {near[0]!r}?" if near else f"known are {self.examples}"
-            self.notes.append(f"the gradient {name!r} is not used: {hint}")
+            if near:
+                self.unread.append(f"the gradient {name!r} is not read: is it {near[0]!r}?")
+            else:
+                self.notes.append(f"the gradient {name!r} is not used: known are {self.examples}")
 
     def _numbers(self, value: Any, what: str) -> Tensor:
         numbers = as_numbers(value, what)

@@ -29,7 +29,7 @@ from rnnscope._compare.backward.verdict import GradientVerdict
 from rnnscope._compare.backward.whole import Reached
 from rnnscope._compare.candidate.callable import OfCalls
 from rnnscope._compare.candidate.inputs import confirming, drawn_inputs
-from rnnscope._compare.candidate.recorded import arrays_of
+from rnnscope._compare.candidate.recorded import arrays_of, read_array
 from rnnscope._compare.candidate.returned import of_state
 from rnnscope._compare.candidate.subject import Subject
 from rnnscope._compare.candidate.tensors import as_numbers, kind_of
@@ -73,6 +73,8 @@ def without_gradients(candidate: Any) -> tuple[Any, RecordedGradients | None]:
         if Path(candidate).suffix.lower() != ".npz" or not Path(candidate).is_file():
             return candidate, None
         values = arrays_of(Path(candidate))
+        if any(name == "grad" or name.startswith(PREFIX) for name in values):
+            values = {name: read_array(value, name) for name, value in values.items()}
     if not isinstance(values, Mapping):
         return candidate, None
     names = [name for name in map(str, values) if name == "grad" or name.startswith(PREFIX)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
-from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, Setting
+from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, OF_ALL, Setting
 from rnnscope._compare.backward.one_part import Option, PartSearch, Pick, Picks
 from rnnscope._compare.backward.reverse import reverse
 from rnnscope._compare.backward.whole import Mistaken, below, part_upstream
@@ -32,6 +32,8 @@ WIDE = 6
 """Sets of one part that are followed down, where the numbers do not tell them apart."""
 
 MOST_CAUSES = 4
+FEW = 4
+"""Numbers that any factor explains."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def setting_of(evidence: Evidence) -> Setting:
             limits.append(largest)
     over = sum(float((evidence.seen[n] * evidence.exact[n]).sum()) for n in names)
     under = sum(float(evidence.exact[n].square().sum()) for n in names)
-    factors = [over / under] if under and over / under not in (0.0, 1.0) else []
+    numbers = sum(evidence.seen[n].numel() for n in names)
+    factors = [over / under] if numbers >= FEW and under and over / under not in (0.0, 1.0) else []
     return Setting(
         cell=part.part.cell,
         steps=evidence.inputs.steps,
@@ -75,7 +78,7 @@ def setting_of(evidence: Evidence) -> Setting:
 
 
 def _nothing_down(found: Found) -> Found:
-    """Where every lower layer gets nothing from above, and x has no gradient, that is one mistake."""
+    """One mistake in place of many where no lower layer gets anything, and x no gradient."""
     pick = ("direct_part", "0")
     top = max(layer for layer, _ in found.parts)
     lower = [picks for (layer, _), picks in found.parts.items() if layer < top]
@@ -94,7 +97,7 @@ class BackwardSearch:
     def __init__(self, evidence: Evidence, all_evidence: Sequence[Evidence], effort: float) -> None:
         self.evidence, self.all_evidence = evidence, all_evidence
         self.setting = setting_of(evidence)
-        self._done: dict[int, list[tuple[Tensor, list[Found]]]] = {}
+        self._done: dict[tuple[int, int], list[tuple[Tensor, list[Found]]]] = {}
         self.part = PartSearch(evidence, self.setting, EFFORT * effort)
 
     @property
@@ -104,60 +107,86 @@ class BackwardSearch:
 
     def run(self) -> list[tuple[Cause, ...]]:
         """The smallest sets of causes that explain everything; empty where there are none."""
+        scaled = self._scaled()
+        if scaled is not None and self.explains((scaled,)):
+            return [(scaled,)]
         top = self.evidence.reached.h.unsqueeze(1)
         sets: dict[frozenset[Cause], None] = {}
-        for found in self._solved(self.evidence.forward.layers - 1, top):
-            causes = self._as_causes(found)
+        solutions = [
+            self._as_causes(found) for found in self._solved(self.evidence.forward.layers - 1, top)
+        ]
+        if not solutions and not self.part.all_evident:
+            solutions = [(Cause(*pick),) for pick in self.part.slots]
+        for causes in solutions:
             if causes and len(causes) <= MOST_CAUSES and self.explains(causes):
                 sets[frozenset(causes)] = None
         least = min(map(len, sets), default=0)
         return [tuple(sorted(s, key=_in_order)) for s in sets if len(s) == least]
 
+    def _scaled(self) -> Cause | None:
+        """One factor on all gradients, where that fits best."""
+        seen, exact = self.evidence.seen, self.evidence.exact
+        over = sum(float((seen[name] * exact[name]).sum()) for name in seen)
+        under = sum(float(exact[name].square().sum()) for name in seen)
+        if self.evidence.count < FEW or not under or not math.isfinite(over):
+            return None
+        return Cause(OF_ALL, repr(over / under))
+
     # from the last layer to the first -------------------------------------------------------
 
-    def _solved(self, layer: int, h: Tensor) -> list[Found]:
-        """All that explains this layer and those below it, given what reaches it."""
-        for before, solutions in self._done.setdefault(layer, []):
+    def _solved(self, layer: int, h: Tensor, spare: int = 1) -> list[Found]:
+        """All that explains this layer and those below it, given what reaches it; ``spare``: how
+        many mistakes may stand in parts of which nothing came back."""
+        for before, solutions in self._done.setdefault((layer, spare), []):
             if torch.allclose(before, h, rtol=SAME, atol=0.0):
                 return solutions
-        solutions = self._solve(layer, h)
-        self._done[layer].append((h, solutions))
+        solutions = self._solve(layer, h, spare)
+        self._done[layer, spare].append((h, solutions))
         return solutions
 
-    def _solve(self, layer: int, h: Tensor) -> list[Found]:
+    def _solve(self, layer: int, h: Tensor, spare: int) -> list[Found]:
         forward, reached = self.evidence.forward, self.evidence.reached
         by_direction: list[list[Option]] = []
         for d in range(forward.directions):
-            options = self.part.options((layer, d), part_upstream(reached, h, (layer, d)))
+            upstream = part_upstream(reached, h, (layer, d))
+            options = self.part.options((layer, d), upstream, spare)
             if not options:
                 return []
             by_direction.append(options[:WIDE] if options[0].picks else options)
         solutions: list[Found] = []
         for chosen in product(*by_direction):
             picks = {(layer, d): option.picks for d, option in enumerate(chosen)}
-            lower = self._handed(layer, [option.x for option in chosen])
+            used = sum(
+                len(option.picks) for d, option in enumerate(chosen) if not self._evident(layer, d)
+            )
+            if used > spare:
+                continue
+            lower = self._handed(layer, [option.x for option in chosen], spare - used)
             solutions += [Found({**picks, **found.parts}, found.down) for found in lower]
         return solutions
 
-    def _handed(self, layer: int, xs: list[Tensor]) -> list[Found]:
-        """What explains all below: with what is handed down right, and, where nothing does, wrong."""
+    def _evident(self, layer: int, d: int) -> bool:
+        return self.part.evident((layer, d))
+
+    def _handed(self, layer: int, xs: list[Tensor], spare: int) -> list[Found]:
+        """What explains all below: with what is handed down right, or, if nothing does, wrong."""
         forward = self.evidence.forward
-        solutions = self._below(layer, below(forward, layer, xs))
+        solutions = self._below(layer, below(forward, layer, xs), spare)
         if solutions:
             return solutions
         for choice in CATALOGUE[BETWEEN_LAYERS].choices(self.setting):
             if choice == ("zero" if layer else "unmasked"):
                 continue  # of a layer above the first it is that the direct part is missing
-            wrong = self._below(layer, below(forward, layer, xs, choice))
+            wrong = self._below(layer, below(forward, layer, xs, choice), spare)
             solutions = [
                 *solutions,
                 *(Found(found.parts, {**found.down, layer: choice}) for found in wrong),
             ]
         return solutions
 
-    def _below(self, layer: int, x: Tensor) -> list[Found]:
+    def _below(self, layer: int, x: Tensor, spare: int) -> list[Found]:
         if layer:
-            return self._solved(layer - 1, x)
+            return self._solved(layer - 1, x, spare)
         if "x" in self.evidence.seen:
             handed = x.squeeze(1)
             exact, within = self.evidence.exact["x"], self.evidence.within["x"]
@@ -238,6 +267,8 @@ class BackwardSearch:
         parts: dict[PartIndex, dict[tuple[object, ...], object]] = {p: {} for p in forward.parts}
         down: dict[int, str] = {}
         for cause in causes:
+            if cause.name == OF_ALL:
+                return Mistaken(scale=float(cause.choice))
             if cause.name == BETWEEN_LAYERS:
                 least = 1 if cause.choice == "unmasked" else 0
                 layers = range(least, forward.layers) if cause.layer is None else (cause.layer,)

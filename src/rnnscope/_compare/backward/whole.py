@@ -33,10 +33,12 @@ class Reached:
 
 @dataclass(frozen=True)
 class Mistaken:
-    """A wrong reverse pass: what is changed in each part, and in what each layer hands down."""
+    """A wrong reverse pass: what is changed in each part, and in what each layer hands down;
+    ``scale`` multiplies all gradients."""
 
     parts: Mapping[PartIndex, Slots] = field(default_factory=dict)
     down: Mapping[int, str] = field(default_factory=dict)
+    scale: float = 1.0
 
 
 RIGHT = Mistaken()
@@ -93,7 +95,10 @@ def gradients(
     parameters by PyTorch's names, and of ``names`` those of quantities, "grad.f" (layer, direction,
     batch, time, unit)."""
     runs, x = passes(forward, reached, mistaken)
-    return {"x": x} | by_name(forward, runs, mistaken, names or {})
+    total = {"x": x} | by_name(forward, runs, mistaken, names or {})
+    if mistaken.scale != 1:
+        total = {name: mistaken.scale * value for name, value in total.items()}
+    return total
 
 
 def by_name(

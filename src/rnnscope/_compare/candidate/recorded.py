@@ -23,7 +23,7 @@ from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 
-__all__ = ["Recorded", "arrays_of", "quantities_of"]
+__all__ = ["Recorded", "arrays_of", "quantities_of", "read_array"]
 
 LIKE = 0.75
 """From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
@@ -190,7 +190,7 @@ class _Reading:
             self.notes.append("the output is h of the last layer, as recorded")
 
     def _numbers(self, value: Any, what: str) -> Tensor:
-        held = as_numbers(_unread(value, what), what)
+        held = as_numbers(read_array(value, what), what)
         if held.numel() == 0:
             raise ShapeError(f"{what} is empty, {tuple(held.shape)}: there is nothing to compare")
         if self.dtype is None or what.endswith(OUTPUT):
@@ -294,7 +294,7 @@ class _Reading:
         )
 
 
-def _unread(value: Any, what: str) -> Any:
+def read_array(value: Any, what: str) -> Any:
     """An array that a file holds is read when it is asked for."""
     if not isinstance(value, LazyArray):
         return value
