@@ -154,5 +154,6 @@ def test_a_search_that_has_no_work_left_in_a_second_direction_says_so() -> None:
     output[-1, 2:] += 0.01  # in no list
     numbers = {"output": output, "h_n": h_n, "c_n": c_n}
     verdict = rs.compare(numbers, layer, x, effort=0.2)
-    assert not verdict.agrees and not verdict.causes
+    assert not verdict.agrees
+    assert not verdict.causes
     assert verdict.agreement[0] == "rows 0 and 1, not rows 2 and 3"

@@ -22,11 +22,18 @@ from rnnscope._check.kernels import (
 )
 from rnnscope._check.report import Failure, KernelReport, MachineReport
 from rnnscope._compare import compare
+from rnnscope._compare.ratio import ratio_to_rounding
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
 __all__ = ["check"]
 
 DTYPES = (torch.float32, torch.float64)
+
+EFFORT = 0.05
+"""Of the search for what is wrong with a kernel."""
+
+LARGEST = 1e9
+"""A deviation that is told is no larger, relative to what rounding allows."""
 
 
 def check(
@@ -107,9 +114,9 @@ def _checked(
                 _judge_slope(training, configuration, device, dtype)
                 continue
             call = called(configuration, device, dtype)
-            _judge(training, configuration, call)
+            right = _judge(training, configuration, call)
             forward = called_without_gradients(call)
-            if forward is None:  # the very same numbers
+            if right and forward.returned_the_same(call):
                 inference.count += 1
                 inference.largest = max(inference.largest, training.largest)
             else:
@@ -121,14 +128,20 @@ def _checked(
     return [tally.report() for tally in (training, inference)]
 
 
-def _judge(tally: _Tally, configuration: Configuration, call: Call) -> None:
-    verdict = compare(
-        call.numbers, call.reference, call.x, call.initial, lengths=call.lengths, effort=0.2
-    )
+def _judge(tally: _Tally, configuration: Configuration, call: Call) -> bool:
+    """Whether all numbers of a call are right; what differs is noted."""
+    ratio = ratio_to_rounding(call.numbers, call.reference, call.x, call.initial, call.lengths)
     tally.count += 1
-    tally.largest = max(tally.largest, min(verdict.worst, 1e9))
-    if not verdict:
+    tally.largest = max(tally.largest, min(ratio, LARGEST))
+    if not ratio <= 1 and tally.failures:  # the first tells what is wrong
+        text = f"differs by {min(ratio, LARGEST):.3g} times what rounding allows"
+        tally.failures.append(Failure(str(configuration), text))
+    elif not ratio <= 1:
+        verdict = compare(
+            call.numbers, call.reference, call.x, call.initial, lengths=call.lengths, effort=EFFORT
+        )
         tally.failures.append(Failure(str(configuration), str(verdict)))
+    return ratio <= 1
 
 
 def _judge_slope(

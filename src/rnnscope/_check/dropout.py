@@ -40,7 +40,8 @@ def wrong_slope(configuration: Configuration, device: torch.device, dtype: torch
         torch.manual_seed(SEED)  # the same masks
         with quiet():
             output, _ = layer(inputs)
-        return (output * upstream).sum()
+        total: Tensor = (output * upstream).sum()
+        return total
 
     if not torch.equal(loss(x), loss(x)):
         return "two calls after the same torch.manual_seed(...) give different numbers"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Kernel:
     """A layer of ``torch.nn`` whose computing is one piece of code on a device."""
 
     title: str
-    layer: type[nn.RNNBase]
+    layer: Callable[..., nn.RNNBase]
     options: dict[str, Any] = field(default_factory=dict)
 
     @property

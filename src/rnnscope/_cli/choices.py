@@ -13,6 +13,7 @@ __all__ = [
     "LAYOUT_NAMES",
     "AnyCell",
     "CellKind",
+    "CheckedType",
     "Format",
     "Nonlinearity",
     "ReadingDirection",
@@ -112,3 +113,10 @@ class VerdictFormat(StrEnum):
 
     text = "text"
     json = "json"
+
+
+class CheckedType(StrEnum):
+    """Types of number in which a machine's layers are checked."""
+
+    float32 = "float32"
+    float64 = "float64"

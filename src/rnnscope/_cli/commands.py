@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from rnnscope._cli.choices import LAYOUT_NAMES, AnyCell, Format, VerdictFormat
+from rnnscope._cli.choices import LAYOUT_NAMES, AnyCell, CheckedType, Format, VerdictFormat
 from rnnscope._cli.options import (
     FILE_HELP,
     AddressOptions,
@@ -292,6 +292,40 @@ def compare(
     verdict = printed.verdict
     if not verdict:
         raise typer.Exit(UNDECIDED if verdict.unread or verdict.undecided else DIFFERS)
+
+
+# rnnscope check ------------------------------------------------------------------------------
+
+
+@app.command(short_help="Whether this machine's own layers compute their equations.")
+def check(
+    device: Annotated[
+        str, typer.Option(help="Where the layers run: cpu, cuda, cuda:1, mps, ...")
+    ] = "cpu",
+    dtype: Annotated[CheckedType, typer.Option(help="The type of number.")] = CheckedType.float32,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="I,H,B,T",
+            help="Input size, hidden size, batch and time, as 3,4,2,5; once for each. "
+            "Otherwise those in which kernels have been wrong.",
+        ),
+    ] = None,
+    form: Annotated[
+        VerdictFormat, typer.Option("--format", help="How it is printed.")
+    ] = VerdictFormat.text,
+) -> None:
+    """Whether this machine's nn.RNN, nn.GRU and nn.LSTM compute their equations, forward and
+    backward: a line for each kernel, and what differs.
+
+    Exit code 0: all agree; 1: some differ; 2: nothing can be checked.
+    """
+    from rnnscope._cli.check import checked
+
+    report = checked(device, dtype.value, sizes)
+    show(report, Format(form.value), "check")
+    if not report:
+        raise typer.Exit(DIFFERS)
 
 
 # rnnscope shapes -----------------------------------------------------------------------------

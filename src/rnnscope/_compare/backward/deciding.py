@@ -29,7 +29,14 @@ from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
 from rnnscope.errors import RnnscopeError
 
-__all__ = ["Source", "candidates_own", "drawn_masks", "drawn_upstream", "judged"]
+__all__ = [
+    "Source",
+    "candidates_own",
+    "drawn_masks",
+    "drawn_upstream",
+    "judged",
+    "largest_ratio",
+]
 
 Masks = tuple[Tensor, ...] | None
 Source = Callable[[Inputs, Reached, Masks], Called]
@@ -145,6 +152,12 @@ def judged(
     with contextlib.suppress(RnnscopeError):  # it may take no other sizes than the caller's
         shown = [*shown, *judging.all_evidence(further)]
     return _explained(facts, shown, read, effort)
+
+
+def largest_ratio(source: Source, model: Model, trial: Trial, dtype: torch.dtype) -> float:
+    """How far the gradients of one call are off, relative to what rounding allows them."""
+    [evidence] = _Judging(source, model, dtype).all_evidence([trial])
+    return evidence.worst(evidence.exact)
 
 
 def _explained(

@@ -23,6 +23,7 @@ from rnnscope._compare.backward.deciding import (
     drawn_masks,
     drawn_upstream,
     judged,
+    largest_ratio,
 )
 from rnnscope._compare.backward.received import read_gradients
 from rnnscope._compare.backward.verdict import GradientVerdict
@@ -39,7 +40,13 @@ from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.structure import Structure
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["RecordedGradients", "Request", "gradient_verdict", "without_gradients"]
+__all__ = [
+    "RecordedGradients",
+    "Request",
+    "gradient_verdict",
+    "recorded_ratio",
+    "without_gradients",
+]
 
 PREFIX = "grad."
 
@@ -127,6 +134,16 @@ def gradient_verdict(
     if own is not model:
         trials, further = [replace(t, masks=None) for t in trials], []
     return judged(asking.source, own, trials, further, facts, dtype, request.effort)
+
+
+def recorded_ratio(
+    recorded: RecordedGradients, reference: nn.Module, model: Model, inputs: Inputs
+) -> float:
+    """How far recorded gradients are off, relative to what rounding allows them."""
+    dtype = next(reference.parameters()).dtype
+    asking = _Asking(Request(recorded=recorded), model, reference, dtype, None)
+    [trial], _ = asking.trials(inputs, False)
+    return largest_ratio(asking.source, model, trial, dtype)
 
 
 class _Asking:
