@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope import errors as errors
     from rnnscope import plot
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
+    from rnnscope._corpus.reading import open_record, sequence
+    from rnnscope._corpus.record import record
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
     from rnnscope._layers.adapter import Adapter
@@ -27,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope.cells import Cell
     from rnnscope.errors import (
         AddressError,
+        BatchError,
         CandidateError,
         DeclarationError,
         DtypeError,
@@ -46,6 +49,7 @@ __all__ = [
     "Adapter",
     "AddressError",
     "Array",
+    "BatchError",
     "CandidateError",
     "Cause",
     "Cell",
@@ -69,8 +73,11 @@ __all__ = [
     "compare",
     "load",
     "load_trace",
+    "open_record",
     "plot",
+    "record",
     "save",
+    "sequence",
     "trace",
     "unfuse",
     "watch",
@@ -80,6 +87,7 @@ _HOMES = {
     "Adapter": "rnnscope._layers.adapter",
     "AddressError": "rnnscope.errors",
     "Array": "rnnscope._layouts",
+    "BatchError": "rnnscope.errors",
     "CandidateError": "rnnscope.errors",
     "Cause": "rnnscope._compare",
     "Cell": "rnnscope.cells",
@@ -105,8 +113,11 @@ _HOMES = {
     "errors": "rnnscope",
     "load": "rnnscope._files",
     "load_trace": "rnnscope._trace.trace",
+    "open_record": "rnnscope._corpus.reading",
     "plot": "rnnscope",
+    "record": "rnnscope._corpus.record",
     "save": "rnnscope._files",
+    "sequence": "rnnscope._corpus.reading",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
     "watch": "rnnscope._watch.watch",

@@ -1,0 +1,256 @@
+"""record: a data set through a model, onto disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from rnnscope._corpus.corpus import Corpus
+from rnnscope._corpus.digests import digest_of_batch, digests_of_weights
+from rnnscope._corpus.disk.place import Place, place_of
+from rnnscope._corpus.disk.store import Origin, Store
+from rnnscope._corpus.progress import Progress, Report, reporting
+from rnnscope._corpus.rows import CapturedBatch, changed_layer
+from rnnscope._corpus.running import captured_part
+from rnnscope._corpus.settings import Call, Selected, selected
+from rnnscope._corpus.sources import Source, source_of
+from rnnscope._corpus.writer import Writer
+from rnnscope._layers.adapter import Cells
+from rnnscope._record.extras import package_of_extra
+from rnnscope._trace.trace import Check
+from rnnscope._watch.watch import watch
+from rnnscope.errors import AddressError, BatchError, FileError, NotRecurrentError, RefusedError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["record"]
+
+OnError = Literal["raise", "skip"]
+
+
+def record(
+    model: nn.Module,
+    batches: Any,
+    path: str | os.PathLike[str],
+    *,
+    names: str | Iterable[str] = "gates",
+    modules: str | Iterable[str] | None = None,
+    call: Call | None = None,
+    labels: Callable[[Any], Any] | None = None,
+    steps: str | Callable[[Any], Any] = "all",
+    dtype: torch.dtype | None = None,
+    check: Check = True,
+    cells: Cells | None = None,
+    resume: bool = True,
+    on_error: OnError = "raise",
+    progress: bool | Report = True,
+    shard_bytes: int = 64 * 2**20,
+    compress: bool = True,
+    client: Client | None = None,
+) -> Corpus:
+    """Run batches through a model and keep every step of every recurrent layer on disk.
+
+    Each batch goes through the model once, without gradients; its layers are opened and proven as
+    ``watch`` does, and the valid steps of each sequence become rows of a store at ``path`` (a
+    folder, or a URL that fsspec knows), which ``open_record`` reads. What was recorded stays: after
+    an end of any kind the same call goes on behind the last whole batch, as long as weights and
+    settings are the same. Memory holds two batches' records, whatever the number of batches.
+
+    ``batches`` are those of a list, a DataLoader or a generator, or functions that load one;
+    ``names`` are the quantities, as trace's ``record``; ``modules`` the names or patterns of layers
+    (all where left out); ``call(model, batch)`` runs the model where ``model(batch)``,
+    ``model(*batch)`` of a tuple and ``model(**batch)`` of a mapping do not; ``labels(batch)`` gives
+    a list of texts for each sequence; ``steps`` is "all", "last" (each sequence's own last step in
+    each direction) or a function that gives a mask (batch, time); ``dtype`` is the type of number
+    on disk. ``check`` and ``cells`` are those of ``watch``. ``on_error="skip"`` notes a batch that
+    the model refuses and goes on; ``progress`` shows a bar in a terminal, or is a function that is
+    given a ``Progress`` after each batch; a shard has about ``shard_bytes``, compressed without
+    loss unless ``compress=False``. With ``client``, a Dask client, its workers do the work, each
+    batch exactly once.
+
+    >>> import tempfile
+    >>> from rnnscope import open_record
+    >>> model, x = nn.GRU(3, 4, batch_first=True), torch.randn(8, 5, 3)
+    >>> path = f"{tempfile.mkdtemp()}/gates.zarr"
+    >>> store = record(model, x.split(2), path, progress=False)
+    >>> open_record(path)[""]["z"].shape             # step, layer, direction, unit
+    (40, 1, 1, 4)
+
+    Raises ``NotRecurrentError`` and ``RefusedError`` for a model that cannot be recorded,
+    ``FileError`` where the path is something else, is of other weights or settings, or cannot be
+    written, ``BatchError`` where a batch raises, with its number, and ``MissingExtraError`` without
+    the extra ``record``.
+    """
+    for module in ("zarr", "dask", "xarray"):
+        package_of_extra(module, "record")
+    settings = selected(names, modules, (call, labels), steps, (dtype, check, cells))
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
+    if shard_bytes < 1:
+        raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
+    _check_model(model, settings)
+    source = source_of(batches, resume=resume, by_number=client is not None)
+    place = place_of(path)
+    _check_place(place)
+    with place.locked(), reporting(progress) as report:
+        store = _store_at(place, model, settings, resume)
+        recording = Recording(model, source, store, settings, Options(on_error, report, client))
+        if client is not None:
+            from rnnscope._corpus.cluster import record_with
+
+            record_with(recording, compress)
+        else:
+            _record_here(recording, shard_bytes, compress)
+    return Corpus(path)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recording goes on: what to do with errors, who is told, who works."""
+
+    on_error: OnError
+    report: Report
+    client: Any
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All that a recording needs."""
+
+    model: nn.Module
+    source: Source
+    store: Store
+    settings: Selected
+    options: Options
+
+
+def _check_model(model: nn.Module, settings: Selected) -> None:
+    """Raise for a model that holds nothing to record, before anything is written."""
+    if not isinstance(model, nn.Module):
+        raise NotRecurrentError(f"record takes an nn.Module; got {type(model).__name__}")
+    try:
+        with watch(
+            model,
+            names=settings.modules,
+            record=settings.names,
+            check=settings.check,
+            cells=settings.cells,
+        ) as seen:
+            skipped = dict(seen.skipped)
+    except AddressError as error:
+        raise AddressError(str(error).replace("names: no", "modules: no")) from None
+    if skipped:
+        reasons = "; ".join(f"{name or 'the model'}: {why}" for name, why in skipped.items())
+        raise RefusedError(
+            f"some layers cannot be recorded: {reasons}. modules=[...] names those that are wanted"
+        )
+
+
+def _check_place(place: Place) -> None:
+    """Raise for a place that is something else, before a lock is left in it."""
+    Store.find(place)
+
+
+def _store_at(place: Place, model: nn.Module, settings: Selected, resume: bool) -> Store:
+    """The store to write to, new or gone on with."""
+    from rnnscope import __version__
+
+    origin = Origin(
+        f"{type(model).__module__}.{type(model).__qualname__}",
+        model.training,
+        digests_of_weights(model),
+        settings.facts,
+    )
+    store = Store.find(place)
+    if store is None:
+        return Store.create(place, origin, __version__)
+    if not resume:
+        raise FileError(
+            f"{place.text} holds a store already: resume=True goes on with it; for a new one name "
+            f"another path, or remove that folder"
+        )
+    difference = origin.difference(store.origin)
+    if difference is not None:
+        raise FileError(
+            f"{place.text} cannot be gone on with: {difference}. Record into another path"
+        )
+    store.look()
+    if store.damaged:
+        raise FileError("; ".join(store.damaged.values()))
+    return store
+
+
+def _record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
+    """Batch after batch in this process."""
+    store, source, options = recording.store, recording.source, recording.options
+    digests = {batch.number: batch.digest for batch in store.batches}
+    journal = store.journal(digests)
+    digests |= {entry.facts.number: entry.facts.digest for entry in journal}
+    forms = dict(store.forms)
+    for entry in journal:
+        forms |= entry.forms
+    state = Progress(total=source.total, recorded=len(digests))
+    ends = {min(digests, default=-1), max(digests, default=-1)}
+    count = 0
+    with Writer(store, journal, shard_bytes, compress) as writer:
+        for number, load in source.batches(frozenset(digests)):
+            count = number + 1
+            if number in digests:
+                # what is had by number is loaded only to see that the data are the same
+                if source.parts is None or number in ends:
+                    _check_digest(recording, number, load(), digests[number])
+                continue
+            rows = _rows_of(recording, number, load)
+            if rows is None:
+                continue
+            for name, form in rows.forms.items():
+                if forms.setdefault(name, form) != form:
+                    raise changed_layer(name, forms[name], form)
+            writer.put(rows)
+            state = state.after(rows.facts, rows.nbytes)
+            options.report(state)
+        writer.finish()
+    _finish(store, count)
+
+
+def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> CapturedBatch | None:
+    """The rows of a batch; None where it is skipped, which the store notes."""
+    try:
+        try:
+            part = load()
+        except Exception as error:
+            raise BatchError(f"batch {number} cannot be loaded: {error}") from error
+        is_partition = recording.source.bag is not None
+        return captured_part(recording.model, part, number, recording.settings, is_partition)
+    except Exception as error:
+        if recording.options.on_error == "raise":
+            raise
+        cause = error.__cause__
+        reason = f"{type(cause).__name__}: {cause}" if isinstance(error, BatchError) else str(error)
+        recording.store.skip(number, reason)
+        return None
+
+
+def _check_digest(recording: Recording, number: int, batch: Any, digest: str) -> None:
+    parts = batch if recording.source.bag is not None else [batch]
+    if "".join(map(digest_of_batch, parts)) != digest:
+        raise FileError(
+            f"{recording.store.place.text} cannot be gone on with: batch {number} holds other "
+            f"numbers than the one that was recorded. Give the same batches in the same order, or "
+            f"record into another path"
+        )
+
+
+def _finish(store: Store, count: int) -> None:
+    """Note how many batches there are, unless the store holds more."""
+    store.look()
+    last = max((batch.number for batch in store.batches), default=-1)
+    store.complete(max(count, last + 1))
+
+

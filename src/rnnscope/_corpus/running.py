@@ -1,0 +1,60 @@
+"""One batch through the model: watched, opened, proven; and what is said where that fails."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import nn
+
+from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
+from rnnscope._corpus.rows import CapturedBatch, captured_batch
+from rnnscope._corpus.settings import Selected
+from rnnscope._watch.watch import watch
+from rnnscope.errors import BatchError, RefusedError, RnnscopeError
+
+__all__ = ["captured_part"]
+
+
+def captured_part(
+    model: nn.Module, part: Any, number: int, settings: Selected, is_partition: bool = False
+) -> CapturedBatch:
+    """The rows of a batch, or of all batches of a partition.
+
+    Raises ``BatchError`` where the model or a function of the user's raises, and the error of
+    rnnscope where it is one, with the number of the batch.
+    """
+    try:
+        batches = list(part) if is_partition else [part]
+        return reduce(
+            CapturedBatch.joined, (_captured(model, b, number, settings) for b in batches)
+        )
+    except RnnscopeError as error:
+        raise type(error)(f"batch {number}: {error}") from error
+    except Exception as error:
+        raise BatchError(
+            f"batch {number}: {type(error).__name__}: {error}. on_error='skip' notes such a batch "
+            f"in the store and goes on"
+        ) from error
+
+
+def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:
+    before = versions_of_weights(model)
+    with (
+        torch.no_grad(),
+        watch(
+            model,
+            names=settings.modules,
+            record=settings.names,
+            check=settings.check,
+            cells=settings.cells,
+        ) as seen,
+    ):
+        settings.call(model, batch)
+    if versions_of_weights(model) != before:
+        raise RefusedError(
+            "the weights or buffers of the model changed while it ran, so that the numbers of a "
+            "store would not be of one model: call model.eval(), and let call= not train"
+        )
+    return captured_batch(seen, number, batch, digest_of_batch(batch), settings)
