@@ -55,23 +55,27 @@ def texts(batch: Sequence[Tensor]) -> list[list[str]]:
     return [[f"w{int(n)}" for n in word] for word in batch]
 
 
-def expected(model: Encoder, parts: Sequence[Sequence[Tensor]], name: str) -> np.ndarray:
+def expected(model: Encoder, parts: Sequence[Sequence[Tensor]]) -> dict[str, np.ndarray]:
     """All valid steps of all sequences, (step, layer, direction, unit): traces of the same
     batches, taken apart by a loop."""
-    rows = []
+    rows: dict[str, list[np.ndarray]] = {}
     for part in parts:
         with torch.no_grad():
             tr = rs.trace(model.rnn, model.packed(part))
-        for b, word in enumerate(part):
-            rows += [tr[name][:, :, b, t].numpy() for t in range(len(word))]
-    return np.stack(rows)
+        for name in tr:
+            rows.setdefault(name, []).extend(
+                tr[name][:, :, b, t].numpy() for b, word in enumerate(part) for t in range(len(word))
+            )
+    return {name: np.stack(steps) for name, steps in rows.items()}
 
 
 def check_store(path: str | Path, model: Encoder, parts: Sequence[Sequence[Tensor]]) -> None:
     """Every number of a store, bit for bit, and which step each row is."""
     ds = rs.open_record(path)["rnn"]
-    for name in ds.data_vars:
-        assert np.array_equal(ds[name].values, expected(model, parts, name)), name
+    judge = expected(model, parts)
+    assert set(ds.data_vars) == set(judge)
+    for name, values in judge.items():
+        assert np.array_equal(ds[name].values, values), name
     every = [word for part in parts for word in part]
     assert ds["sequence"].values.tolist() == [k for k, w in enumerate(every) for _ in w]
     assert ds["time"].values.tolist() == [t for word in every for t in range(len(word))]

@@ -44,9 +44,9 @@ def check_killed(results: list[list[int]]) -> None:
 
 def test_a_recording_killed_again_and_again_is_whole_in_the_end(tmp_path: Path) -> None:
     drawn = random.Random(3)
-    events = [drawn.randrange(1, 130) for _ in range(14)]
-    check_killed(killed(tmp_path / "gates", (120, 4, 40_000), [*events, -1]))
-    check_store(tmp_path / "gates", encoder(), batches(120, 4))
+    events = [drawn.randrange(1, 110) for _ in range(8)]
+    check_killed(killed(tmp_path / "gates", (60, 4, 25_000), [*events, -1]))
+    check_store(tmp_path / "gates", encoder(), batches(60, 4))
     left = [p.name for p in (tmp_path / "gates").iterdir() if p.name.startswith(".writing")]
     assert not left
     assert not list((tmp_path / "gates" / "journal").iterdir())
@@ -62,7 +62,7 @@ def test_two_thousand_sequences_killed_at_three_moments(tmp_path: Path, shard_by
 
 
 def test_it_goes_on_behind_the_batches_that_are_there(tmp_path: Path) -> None:
-    path, model, parts = tmp_path / "gates", encoder(), batches(40)
+    path, model, parts = tmp_path / "gates", encoder(), batches(32)
     calls = []
 
     def counted(model: torch.nn.Module, batch: object) -> object:
@@ -78,7 +78,7 @@ def test_it_goes_on_behind_the_batches_that_are_there(tmp_path: Path) -> None:
 
 
 def test_an_exception_in_between_loses_nothing(tmp_path: Path) -> None:
-    path, model, parts = tmp_path / "gates", encoder(), batches(40)
+    path, model, parts = tmp_path / "gates", encoder(), batches(32)
 
     class Stop(BaseException):
         """Stands for KeyboardInterrupt, which pytest takes for its own."""
