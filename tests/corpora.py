@@ -64,7 +64,9 @@ def expected(model: Encoder, parts: Sequence[Sequence[Tensor]]) -> dict[str, np.
             tr = rs.trace(model.rnn, model.packed(part))
         for name in tr:
             rows.setdefault(name, []).extend(
-                tr[name][:, :, b, t].numpy() for b, word in enumerate(part) for t in range(len(word))
+                tr[name][:, :, b, t].numpy()
+                for b, word in enumerate(part)
+                for t in range(len(word))
             )
     return {name: np.stack(steps) for name, steps in rows.items()}
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,6 +49,11 @@ def safe(path: str) -> int:
     return len(recorded) + len(store.journal(recorded))
 
 
+def tell(pipe: int, state: object) -> None:
+    """One more batch was handed over."""
+    os.write(pipe, b".")
+
+
 def main() -> None:
     path, count, size, shard_bytes, *events = sys.argv[1:]
     torch.set_num_threads(1)
@@ -68,7 +74,7 @@ def main() -> None:
                 call=run,
                 labels=texts,
                 shard_bytes=int(shard_bytes),
-                progress=lambda state: os.write(write_end, b"."),
+                progress=partial(tell, write_end),
             )
             os._exit(0)
         os.close(write_end)

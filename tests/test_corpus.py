@@ -49,7 +49,9 @@ def test_batches_of_one_sequence_equal_its_trace_bit_for_bit(tmp_path: Path) -> 
     check_store(tmp_path / "gates", model, parts)
 
 
-@pytest.mark.parametrize("options", [{"compress": False}, {"shard_bytes": 1}, {"shard_bytes": 9999}])
+@pytest.mark.parametrize(
+    "options", [{"compress": False}, {"shard_bytes": 1}, {"shard_bytes": 9999}]
+)
 def test_the_numbers_do_not_depend_on_how_they_are_stored(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:

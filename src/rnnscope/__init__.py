@@ -18,8 +18,11 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
     from rnnscope._corpus.reading import open_record, sequence
     from rnnscope._corpus.record import record
+    from rnnscope._corpus.statistics import statistics
+    from rnnscope._corpus.top import top
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
+    from rnnscope._gradients.saved import load_record
     from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
@@ -72,12 +75,15 @@ __all__ = [
     "assert_agrees",
     "compare",
     "load",
+    "load_record",
     "load_trace",
     "open_record",
     "plot",
     "record",
     "save",
     "sequence",
+    "statistics",
+    "top",
     "trace",
     "unfuse",
     "watch",
@@ -112,12 +118,15 @@ _HOMES = {
     "compare": "rnnscope._compare",
     "errors": "rnnscope",
     "load": "rnnscope._files",
+    "load_record": "rnnscope._gradients.saved",
     "load_trace": "rnnscope._trace.trace",
     "open_record": "rnnscope._corpus.reading",
     "plot": "rnnscope",
     "record": "rnnscope._corpus.record",
     "save": "rnnscope._files",
     "sequence": "rnnscope._corpus.reading",
+    "statistics": "rnnscope._corpus.statistics",
+    "top": "rnnscope._corpus.top",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
     "watch": "rnnscope._watch.watch",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,9 @@ class Column:
 class LabelColumn(Column):
     """The labels of the steps as texts; empty where a shard has none."""
 
-    def __init__(self, place: Place, pieces: Sequence[Piece], module: str, holders: set[str]) -> None:
+    def __init__(
+        self, place: Place, pieces: Sequence[Piece], module: str, holders: set[str]
+    ) -> None:
         super().__init__(place, pieces, (module, "label_end"), (), object)
         self.holders = frozenset(holders)
 
@@ -131,8 +134,8 @@ class LabelColumn(Column):
             ends = np.concatenate([[0], ends])
         span = slice(int(ends[0]), int(ends[-1]))
         text = read_array(self.place, piece.shard, (module, "label_text"), span).tobytes()
-        for k, (begin, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
-            word = text[begin - ends[0] : end - ends[0]]
+        for k, (begin, end) in enumerate(pairwise(ends.tolist())):
+            word = text[begin - span.start : end - span.start]
             texts[k] = word.decode("utf-8", "surrogatepass")
         return texts
 

@@ -109,14 +109,17 @@ class Corpus:
         data = self.data()
         state = "complete" if data["complete"] else "unfinished: rs.record goes on with it"
         mode = ", in train mode" if data["training"] else ""
-        told = [f"{data['path']}: {numbers(self.batches, 'batch')} of {data['model']}{mode}, {state}"]
+        told = [
+            f"{data['path']}: {numbers(self.batches, 'batch')} of {data['model']}{mode}, {state}"
+        ]
         raw = 0
         for name, layer in data["layers"].items():
             raw += layer["bytes"]
             told.append(f"  {name or '(model)'}  {layer['structure']}")
             told.append(
-                f"      {' '.join(layer['quantities'])}: {numbers(layer['sequences'], 'sequence')}, "
-                f"{numbers(layer['rows'], 'step')}, {layer['bytes'] / 1e6:,.1f} MB"
+                f"      {' '.join(layer['quantities'])}: "
+                f"{numbers(layer['sequences'], 'sequence')}, {numbers(layer['rows'], 'step')}, "
+                f"{layer['bytes'] / 1e6:,.1f} MB"
             )
             told.append(f"      {_proof(layer)}")
         told.append(

@@ -1,4 +1,4 @@
-"""Computing what Dask holds: with the caller's scheduler, or with threads that end with the call."""
+"""Computing what Dask holds: by the caller's scheduler, or by threads that end with the call."""
 
 from __future__ import annotations
 

@@ -79,8 +79,6 @@ def _bar() -> Iterator[Report]:
                 f"{state.sequences:,} sequences, {state.steps:,} steps, {rate:,.0f}/s, "
                 f"{state.bytes / 1e6:,.0f} MB"
             )
-            bar.update(
-                task, completed=state.recorded + state.batches, total=state.total, told=told
-            )
+            bar.update(task, completed=state.recorded + state.batches, total=state.total, told=told)
 
         yield report

@@ -26,7 +26,7 @@ def numbers(count: int, noun: str) -> str:
 
 
 def open_record(path: str | os.PathLike[str], *, partial: bool = False) -> dict[str, Any]:
-    """What ``record`` wrote: for each layer, by its name, an ``xarray.Dataset`` that is read lazily.
+    """What ``record`` wrote: for each layer, by its name, an ``xarray.Dataset``, read lazily.
 
     A variable for each quantity, (step, layer, direction, unit); coordinates of the steps are
     ``sequence`` (counted over the data set), ``time`` (the position in its sequence, in the input's
@@ -57,9 +57,7 @@ def open_record(path: str | os.PathLike[str], *, partial: bool = False) -> dict[
     store.look()
     if not partial:
         _check_whole(store)
-    return {
-        module: _dataset(xarray, store, module, form) for module, form in store.forms.items()
-    }
+    return {module: _dataset(xarray, store, module, form) for module, form in store.forms.items()}
 
 
 def _check_whole(store: Store) -> None:
@@ -90,9 +88,7 @@ def _dataset(xarray: Any, store: Store, module: str, form: LayerForm) -> Any:
             notes["range"] = list(quantity.range)  # type: ignore[assignment]
         dims = ("step", "layer", "direction", quantity.unit)
         variables[name] = (dims, column.lazy(block_rows(row_bytes)), notes)
-    coordinates = {"direction": list(form.directions)} | _coordinates(
-        place, shards, pieces, module
-    )
+    coordinates = {"direction": list(form.directions)} | _coordinates(place, shards, pieces, module)
     steps = store.origin.settings.get("steps", "all")
     facts = {"structure": form.structure, "cell": form.cell, "module": module, "steps": steps}
     return xarray.Dataset(variables, coords=coordinates, attrs=facts)

@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from rnnscope._corpus.cluster import record_with
 from rnnscope._corpus.corpus import Corpus
-from rnnscope._corpus.digests import digest_of_batch, digests_of_weights
+from rnnscope._corpus.digests import digests_of_weights
 from rnnscope._corpus.disk.place import Place, place_of
 from rnnscope._corpus.disk.store import Origin, Store
-from rnnscope._corpus.progress import Progress, Report, reporting
-from rnnscope._corpus.rows import CapturedBatch, changed_layer
-from rnnscope._corpus.running import captured_part
+from rnnscope._corpus.progress import Report, reporting
+from rnnscope._corpus.recording import OnError, Options, Recording, record_here
 from rnnscope._corpus.settings import Call, Selected, selected
-from rnnscope._corpus.sources import Source, source_of
-from rnnscope._corpus.writer import Writer
+from rnnscope._corpus.sources import source_of
 from rnnscope._layers.adapter import Cells
 from rnnscope._record.extras import package_of_extra
 from rnnscope._trace.trace import Check
 from rnnscope._watch.watch import watch
-from rnnscope.errors import AddressError, BatchError, FileError, NotRecurrentError, RefusedError
+from rnnscope.errors import AddressError, FileError, NotRecurrentError, RefusedError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["record"]
-
-OnError = Literal["raise", "skip"]
 
 
 def record(
@@ -101,33 +97,11 @@ def record(
     with place.locked(), reporting(progress) as report:
         store = _store_at(place, model, settings, resume)
         recording = Recording(model, source, store, settings, Options(on_error, report, client))
-        if client is not None:
-            from rnnscope._corpus.cluster import record_with
-
-            record_with(recording, compress)
+        if client is None:
+            record_here(recording, shard_bytes, compress)
         else:
-            _record_here(recording, shard_bytes, compress)
+            record_with(recording, compress)
     return Corpus(path)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a recording goes on: what to do with errors, who is told, who works."""
-
-    on_error: OnError
-    report: Report
-    client: Any
-
-
-@dataclass(frozen=True)
-class Recording:
-    """All that a recording needs."""
-
-    model: nn.Module
-    source: Source
-    store: Store
-    settings: Selected
-    options: Options
 
 
 def _check_model(model: nn.Module, settings: Selected) -> None:
@@ -184,73 +158,3 @@ def _store_at(place: Place, model: nn.Module, settings: Selected, resume: bool) 
     if store.damaged:
         raise FileError("; ".join(store.damaged.values()))
     return store
-
-
-def _record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
-    """Batch after batch in this process."""
-    store, source, options = recording.store, recording.source, recording.options
-    digests = {batch.number: batch.digest for batch in store.batches}
-    journal = store.journal(digests)
-    digests |= {entry.facts.number: entry.facts.digest for entry in journal}
-    forms = dict(store.forms)
-    for entry in journal:
-        forms |= entry.forms
-    state = Progress(total=source.total, recorded=len(digests))
-    ends = {min(digests, default=-1), max(digests, default=-1)}
-    count = 0
-    with Writer(store, journal, shard_bytes, compress) as writer:
-        for number, load in source.batches(frozenset(digests)):
-            count = number + 1
-            if number in digests:
-                # what is had by number is loaded only to see that the data are the same
-                if source.parts is None or number in ends:
-                    _check_digest(recording, number, load(), digests[number])
-                continue
-            rows = _rows_of(recording, number, load)
-            if rows is None:
-                continue
-            for name, form in rows.forms.items():
-                if forms.setdefault(name, form) != form:
-                    raise changed_layer(name, forms[name], form)
-            writer.put(rows)
-            state = state.after(rows.facts, rows.nbytes)
-            options.report(state)
-        writer.finish()
-    _finish(store, count)
-
-
-def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> CapturedBatch | None:
-    """The rows of a batch; None where it is skipped, which the store notes."""
-    try:
-        try:
-            part = load()
-        except Exception as error:
-            raise BatchError(f"batch {number} cannot be loaded: {error}") from error
-        is_partition = recording.source.bag is not None
-        return captured_part(recording.model, part, number, recording.settings, is_partition)
-    except Exception as error:
-        if recording.options.on_error == "raise":
-            raise
-        cause = error.__cause__
-        reason = f"{type(cause).__name__}: {cause}" if isinstance(error, BatchError) else str(error)
-        recording.store.skip(number, reason)
-        return None
-
-
-def _check_digest(recording: Recording, number: int, batch: Any, digest: str) -> None:
-    parts = batch if recording.source.bag is not None else [batch]
-    if "".join(map(digest_of_batch, parts)) != digest:
-        raise FileError(
-            f"{recording.store.place.text} cannot be gone on with: batch {number} holds other "
-            f"numbers than the one that was recorded. Give the same batches in the same order, or "
-            f"record into another path"
-        )
-
-
-def _finish(store: Store, count: int) -> None:
-    """Note how many batches there are, unless the store holds more."""
-    store.look()
-    last = max((batch.number for batch in store.batches), default=-1)
-    store.complete(max(count, last + 1))
-
-

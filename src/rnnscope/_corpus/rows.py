@@ -44,6 +44,15 @@ class CapturedCall:
     number: int = 0
     before: int = 0
 
+    def coordinates(self) -> dict[str, Array]:
+        """Of each row, in whole numbers."""
+        index = self.index.cpu().numpy()
+        return {
+            "sequence": index[:, 0] + self.before,
+            "time": index[:, 1],
+            "call": np.full(len(index), self.number),
+        }
+
     def rows(self, name: str) -> Tensor:
         """(row, layer, direction, unit), in the order of the index."""
         value = self.values[name]
@@ -97,12 +106,8 @@ class CapturedLayer:
             return np.frombuffer(self.text[0], np.uint8)
         if name == "label_end":
             return self.text[1]
-        columns = {
-            "call": lambda call: np.full(len(call.index), call.number),
-            "sequence": lambda call: call.index[:, 0].cpu().numpy() + call.before,
-            "time": lambda call: call.index[:, 1].cpu().numpy(),
-        }
-        return np.concatenate([columns[name](call) for call in self.calls]).astype(np.int32)
+        columns = [call.coordinates()[name] for call in self.calls]
+        return np.concatenate(columns).astype(np.int32)
 
     def _quantity(self, name: str) -> Array:
         quantity = self.form.quantities[name]
@@ -256,7 +261,7 @@ def _captured_layer(
         first.directions,
         {name: _quantity(first, name, settings.dtype) for name in names},
     )
-    calls = []
+    calls: list[CapturedCall] = []
     for tr in traces:
         try:
             texts = step_labels(labels, tr.lengths.tolist())
@@ -323,9 +328,7 @@ def _captured_call(
         valid = valid & _mask(mask, valid)
     index = valid.nonzero()
     full = index.shape[0] == valid.numel()
-    return CapturedCall(
-        {name: tr[name] for name in names}, index, sequences, texts, full, False
-    )
+    return CapturedCall({name: tr[name] for name in names}, index, sequences, texts, full, False)
 
 
 def _mask(mask: Any, valid: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from rnnscope._corpus.disk.journal import BatchRows, JournalFile, write_journal
+from rnnscope._corpus.disk.place import Place
 from rnnscope._corpus.disk.shard import write_shard
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope.errors import FileError
 
-__all__ = ["Writer", "disk_error"]
+__all__ = ["Writer", "disk_error", "merge_journal"]
 
 LARGE = 4
 """A batch of a shard's bytes divided by this is a shard by itself."""
@@ -74,7 +75,7 @@ class Writer:
                 self._to_journal(rows)
             self._store.accept(rows.number)
         except OSError as error:
-            raise disk_error(self._store, rows.number, error) from error
+            raise disk_error(self._store.place, rows.number, error) from error
         if sum(entry.nbytes for entry in self._journal) >= self._shard_bytes:
             self._consolidate()
 
@@ -91,16 +92,23 @@ class Writer:
         try:
             write_shard(self._store.place, entries, self._compress)
         except OSError as error:
-            raise disk_error(self._store, number, error) from error
+            raise disk_error(self._store.place, number, error) from error
         for entry in self._journal:
             self._store.place.release(entry.path)
             self._store.place.remove(self._store.journal_name(entry.facts.number))
         self._journal = []
 
 
-def disk_error(store: Store, number: int, error: OSError) -> FileError:
+def merge_journal(store: Store, compress: bool) -> None:
+    """Make a shard of what an earlier recording left in the journal."""
+    journal = store.journal(batch.number for batch in store.batches)
+    with Writer(store, journal, 1, compress) as writer:
+        writer.finish()
+
+
+def disk_error(place: Place, number: int, error: OSError) -> FileError:
     """What is said where a batch cannot be written."""
     return FileError(
-        f"cannot write {store.place.text}: {error.strerror or error}, at batch {number}. The "
+        f"cannot write {place.text}: {error.strerror or error}, at batch {number}. The "
         f"batches before it are whole: make room, and run rs.record again to go on"
     )

@@ -172,4 +172,3 @@ def _exported(value: Tensor) -> tuple[Any, dict[str, str]]:
     if value.dtype == torch.bfloat16:
         return value.float().numpy(), {"stored_as": "float32, from bfloat16"}
     return value.numpy(), {}
-

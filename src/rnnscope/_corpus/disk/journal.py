@@ -28,8 +28,13 @@ class BatchRows(Protocol):
     """The rows of a batch: ``arrays(module, name)`` is (row, ...), of a quantity, or of ``time``,
     ``sequence``, ``call``, ``label_end`` and ``label_text``."""
 
-    facts: BatchFacts
-    forms: Mapping[str, LayerForm]
+    @property
+    def facts(self) -> BatchFacts:
+        """What is known of it."""
+
+    @property
+    def forms(self) -> Mapping[str, LayerForm]:
+        """What the layers are."""
 
     def names(self, module: str) -> tuple[str, ...]:
         """The arrays of a layer."""
@@ -72,7 +77,7 @@ class JournalFile:
         if description is None:
             raise ValueError("cut")
         self.facts = BatchFacts.of_json(description["facts"])
-        self.forms = {
+        self.forms: Mapping[str, LayerForm] = {
             module: LayerForm.of_json(form) for module, form in description["forms"].items()
         }
         self._arrays = {(a["module"], a["name"]): a for a in description["arrays"]}
@@ -87,7 +92,5 @@ class JournalFile:
         entry = self._arrays[module, name]
         shape = tuple(entry["shape"])
         count = int(np.prod(shape, dtype=np.int64))
-        flat = np.fromfile(
-            self.path, np.dtype(entry["dtype"]), count=count, offset=entry["offset"]
-        )
+        flat = np.fromfile(self.path, np.dtype(entry["dtype"]), count=count, offset=entry["offset"])
         return flat.reshape(shape)

@@ -70,9 +70,7 @@ class Place(Protocol):
 def place_of(path: str | os.PathLike[str]) -> Place:
     """The place that a path or URL names."""
     text = os.fspath(path)
-    if isinstance(text, str) and "://" in text:
-        return RemotePlace(text.rstrip("/"))
-    return LocalPlace(Path(text).absolute())
+    return RemotePlace(text.rstrip("/")) if "://" in text else LocalPlace(Path(text).absolute())
 
 
 class LocalPlace:
@@ -274,9 +272,7 @@ class RemotePlace:
         top = self._at(folder)
         self._files.invalidate_cache()
         entries = self._files.find(top, detail=True)
-        return {
-            path[len(top) :].lstrip("/"): int(entry["size"]) for path, entry in entries.items()
-        }
+        return {path[len(top) :].lstrip("/"): int(entry["size"]) for path, entry in entries.items()}
 
     def zarr_store(self, folder: str) -> Any:
         """See ``Place``."""

@@ -165,7 +165,7 @@ def _chunked(pieces: Iterable[Array], total: int) -> Iterable[Array]:
 def chunk_rows(piece: Array, total: int) -> int:
     """How many rows make a chunk."""
     row = piece.dtype.itemsize * int(np.prod(piece.shape[1:], dtype=np.int64))
-    return max(1, min(total, CHUNK // max(row, 1)))
+    return int(max(1, min(total, CHUNK // max(row, 1))))
 
 
 async def _create(

@@ -1,10 +1,10 @@
 """A store: a group of Zarr 3 whose shards are groups inside it, with what it was recorded from.
 
-    zarr.json                    the settings, the digests of the weights, the version of this form
-    batches-00000000-00000041/   a shard: see ``shard``
-    journal/00000042.rows        batches that are no shard yet
-    skipped/00000043.json        batches that the model refused, with the reason
-    complete.json                the number of batches, once all are there
+zarr.json                    the settings, the digests of the weights, the version of this form
+batches-00000000-00000041/   a shard: see ``shard``
+journal/00000042.rows        batches that are no shard yet
+skipped/00000043.json        batches that the model refused, with the reason
+complete.json                the number of batches, once all are there
 """
 
 from __future__ import annotations
@@ -116,9 +116,7 @@ class Store:
                 f"{written}); this one reads form {FORMAT}: install the newer one"
             )
         try:
-            origin = Origin(
-                *(facts[name] for name in ("model", "training", "weights", "settings"))
-            )
+            origin = Origin(*(facts[name] for name in ("model", "training", "weights", "settings")))
             return cls(place, origin, facts["version"])
         except (LookupError, TypeError) as error:
             raise FileError(f"{place.text} is damaged: {DESCRIPTION} lacks {error}") from error
