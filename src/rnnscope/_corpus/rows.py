@@ -120,7 +120,7 @@ class CapturedLayer:
             into[start : start + len(values)].copy_(values)
             start += len(values)
         # of numbers that are all finite the sum is finite, or overflows, which is then counted as 0
-        if not bool(torch.isfinite(into.sum(dtype=torch.float64))):
+        if not bool(torch.isfinite(into.sum())):
             count = int((~torch.isfinite(into)).sum())
             if count:
                 self.nonfinite[name] = count

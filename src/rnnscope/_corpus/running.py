@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import reduce
 from typing import Any
 
@@ -11,10 +12,15 @@ from torch import nn
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
 from rnnscope._corpus.rows import CapturedBatch, captured_batch
 from rnnscope._corpus.settings import Selected
+from rnnscope._opening.part import usual_bounds
 from rnnscope._watch.watch import watch
 from rnnscope.errors import BatchError, RefusedError, RnnscopeError
 
 __all__ = ["captured_part"]
+
+FINER_EVERY = 64
+"""Of so many batches one has bounds for each unit, which cost several times the forward; the others
+are proven within the usual bounds."""
 
 
 def captured_part(
@@ -41,8 +47,10 @@ def captured_part(
 
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:
     before = versions_of_weights(model)
+    finer = number % FINER_EVERY == 0 or settings.check == "thorough"
     with (
         torch.no_grad(),
+        nullcontext() if finer else usual_bounds(),
         watch(
             model,
             names=settings.modules,

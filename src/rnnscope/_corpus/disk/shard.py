@@ -28,7 +28,7 @@ __all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "wr
 KEY = "rnnscope_record"
 """The attribute that holds what this package says of a group."""
 PREFIX = "batches-"
-CHUNK = 4 * 2**20
+CHUNK = 8 * 2**20
 """Bytes of a chunk before it is compressed."""
 
 
@@ -193,6 +193,7 @@ async def _create(
         compressors=compressors,
         fill_value=0,
         dimension_names=dims,
+        config={"write_empty_chunks": True},  # no search for zeros; every chunk has its file
     )
 
 
