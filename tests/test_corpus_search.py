@@ -75,7 +75,7 @@ def test_text_marks_the_step_and_colours_follow_the_values(ds: Any) -> None:
     hit = found.hits[0]
     line = str(found).splitlines()[1]
     assert str(found).startswith("c of unit 3, layer 1, reverse: the largest over ")
-    assert f"{hit.value:.6f}  sequence {hit.sequence}, time {hit.time}" in line
+    assert f"{hit.value:.4g}  sequence {hit.sequence}, time {hit.time}" in line
     assert re.findall(r"\[(\w+)\]", line) == [hit.labels[hit.at]]
     console = Console(force_terminal=True, color_system="truecolor", width=300)
     gate = rs.top(ds, "f", unit=0, layer=0, direction="forward", k=1)

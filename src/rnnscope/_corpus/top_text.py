@@ -53,7 +53,7 @@ def separator(hits: Iterable[Shown]) -> str:
 
 def head(hit: Shown) -> str:
     """The value and the place of a step."""
-    return f"{hit.value:9.6f}  sequence {hit.sequence}, time {hit.time}"
+    return f"{hit.value:10.4g}  sequence {hit.sequence}, time {hit.time}"
 
 
 def text(shown: Listed) -> str:
@@ -108,7 +108,7 @@ def spans(shown: Listed) -> str:
             style = f"color:#000;background:rgb({red},{green},{blue}){mark}"
             parts.append(f'<span style="{style}" title="{value:.6g}">{escape(word)}</span>')
         rows.append(
-            f"<tr><td>{hit.value:.6f}</td><td>sequence {hit.sequence}, time {hit.time}</td>"
+            f"<tr><td>{hit.value:.4g}</td><td>sequence {hit.sequence}, time {hit.time}</td>"
             f'<td style="text-align:left;white-space:pre-wrap">{between.join(parts)}</td></tr>'
         )
     return f"<p>{escape(printable(shown.title))}</p><table>{''.join(rows)}</table>"
