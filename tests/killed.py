@@ -20,7 +20,7 @@ import torch
 from corpora import batches, encoder, run, texts
 
 import rnnscope as rs
-from rnnscope._corpus.disk.place import place_of
+from rnnscope._corpus.disk.folder import place_of
 from rnnscope._corpus.disk.store import Store
 
 ON_DISK = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

@@ -126,14 +126,14 @@ def test_a_killed_worker_s_batches_are_done_again_exactly_once(tmp_path: Path) -
 
 
 def test_two_that_do_the_same_batch_leave_one_shard(tmp_path: Path) -> None:
-    from rnnscope._corpus.cluster import Work, recorded_batch
-    from rnnscope._corpus.disk.place import place_of
+    from rnnscope._corpus.cluster import Assignment, recorded_batch
+    from rnnscope._corpus.disk.folder import place_of
     from rnnscope._corpus.settings import selected
 
     model, parts = encoder(), batches(4)
     rs.record(model, [], tmp_path / "gates", call=run)
     settings = selected("gates", None, (run, None), "all", (None, True, None))
-    work = Work(model, settings, place_of(tmp_path / "gates"), True, False)
+    work = Assignment(model, settings, place_of(tmp_path / "gates"), True, False)
     for _ in range(2):
         assert recorded_batch(work, 0, lambda: parts[0]).facts is not None
     assert len(list((tmp_path / "gates").glob("batches-*"))) == 1

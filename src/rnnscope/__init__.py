@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope import errors as errors
     from rnnscope import plot
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
-    from rnnscope._corpus.reading import open_record, sequence
+    from rnnscope._corpus.reading.dataset import open_record, sequence
+    from rnnscope._corpus.reading.statistics import statistics
+    from rnnscope._corpus.reading.top import top
     from rnnscope._corpus.record import record
-    from rnnscope._corpus.statistics import statistics
-    from rnnscope._corpus.top import top
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
     from rnnscope._gradients.saved import load_record
@@ -120,13 +120,13 @@ _HOMES = {
     "load": "rnnscope._files",
     "load_record": "rnnscope._gradients.saved",
     "load_trace": "rnnscope._trace.trace",
-    "open_record": "rnnscope._corpus.reading",
+    "open_record": "rnnscope._corpus.reading.dataset",
     "plot": "rnnscope",
     "record": "rnnscope._corpus.record",
     "save": "rnnscope._files",
-    "sequence": "rnnscope._corpus.reading",
-    "statistics": "rnnscope._corpus.statistics",
-    "top": "rnnscope._corpus.top",
+    "sequence": "rnnscope._corpus.reading.dataset",
+    "statistics": "rnnscope._corpus.reading.statistics",
+    "top": "rnnscope._corpus.reading.top",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
     "watch": "rnnscope._watch.watch",

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rnnscope._corpus.corpus import Corpus
-from rnnscope._corpus.statistics import statistics
+from rnnscope._corpus.reading.corpus import Corpus
+from rnnscope._corpus.reading.statistics import statistics
 
 __all__ = ["RecordInfo"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from rnnscope._corpus.disk.description import BatchFacts
-from rnnscope._corpus.disk.place import Place
+from rnnscope._corpus.disk.folder import Folder
 from rnnscope._corpus.disk.shard import write_shard
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.progress import Progress
@@ -30,12 +30,12 @@ __all__ = ["record_with"]
 
 
 @dataclass(frozen=True)
-class Work:
+class Assignment:
     """What every task needs: the model, how it is recorded, and where to."""
 
     model: nn.Module
     settings: Selected
-    place: Place
+    place: Folder
     compress: bool
     is_partition: bool
 
@@ -63,7 +63,7 @@ def record_with(recording: Recording, compress: bool) -> None:
     merge_journal(store, compress)
     recorded = {batch.number for batch in store.look().batches}
     is_partition = source.bag is not None
-    work = Work(recording.model, recording.settings, store.place, compress, is_partition)
+    work = Assignment(recording.model, recording.settings, store.place, compress, is_partition)
     client = options.client
     # a task, not scattered data: where its worker is lost, Dask makes it again
     shared = client.submit(identity, work, pure=False)
@@ -131,12 +131,12 @@ _model_lock = threading.Lock()
 by side."""
 
 
-def identity(work: Work) -> Work:
+def identity(work: Assignment) -> Assignment:
     """The same."""
     return work
 
 
-def recorded_batch(work: Work, number: int, load: Callable[[], Any]) -> Done:
+def recorded_batch(work: Assignment, number: int, load: Callable[[], Any]) -> Done:
     """Load a batch and write its shard."""
     try:
         part = load()
@@ -148,12 +148,12 @@ def recorded_batch(work: Work, number: int, load: Callable[[], Any]) -> Done:
 
 def failed_to_load(number: int, error: Exception) -> Exception:
     """What is raised of a batch that cannot be loaded."""
-    told = BatchError(f"batch {number} cannot be loaded: {error}")
-    told.__cause__ = error
-    return told
+    failure = BatchError(f"batch {number} cannot be loaded: {error}")
+    failure.__cause__ = error
+    return failure
 
 
-def recorded_partition(work: Work, number: int, part: Any) -> Done:
+def recorded_partition(work: Assignment, number: int, part: Any) -> Done:
     """Run a batch and write its shard, unless it is there."""
     try:
         with _model_lock:

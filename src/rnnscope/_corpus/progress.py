@@ -46,7 +46,7 @@ Report = Callable[[Progress], Any]
 
 @contextmanager
 def reporting(progress: bool | Report) -> Iterator[Report]:
-    """A function that is told of each batch."""
+    """A function that is text of each batch."""
     start = time.monotonic()
     if callable(progress):
         yield lambda state: progress(replace(state, seconds=time.monotonic() - start))
@@ -66,19 +66,19 @@ def _bar() -> Iterator[Report]:
     columns = (
         TextColumn("record"),
         BarColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[text]}"),
         TimeRemainingColumn(),
     )
     start = time.monotonic()
     with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("record", total=None, told="")
+        task = bar.add_task("record", total=None, text="")
 
         def report(state: Progress) -> None:
             rate = state.steps / max(time.monotonic() - start, 1e-9)
-            told = (
+            text = (
                 f"{state.sequences:,} sequences, {state.steps:,} steps, {rate:,.0f}/s, "
                 f"{state.bytes / 1e6:,.0f} MB"
             )
-            bar.update(task, completed=state.recorded + state.batches, total=state.total, told=told)
+            bar.update(task, completed=state.recorded + state.batches, total=state.total, text=text)
 
         yield report

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from rnnscope._corpus.cluster import record_with
-from rnnscope._corpus.corpus import Corpus
 from rnnscope._corpus.digests import digests_of_weights
-from rnnscope._corpus.disk.place import Place, place_of
+from rnnscope._corpus.disk.folder import Folder, place_of
 from rnnscope._corpus.disk.store import Origin, Store
 from rnnscope._corpus.progress import Report, reporting
+from rnnscope._corpus.reading.corpus import Corpus
 from rnnscope._corpus.recording import OnError, Options, Recording, record_here
 from rnnscope._corpus.settings import Call, Selected, selected
 from rnnscope._corpus.sources import source_of
@@ -126,12 +126,12 @@ def _check_model(model: nn.Module, settings: Selected) -> None:
         )
 
 
-def _check_place(place: Place) -> None:
+def _check_place(place: Folder) -> None:
     """Raise for a place that is something else, before a lock is left in it."""
     Store.find(place)
 
 
-def _store_at(place: Place, model: nn.Module, settings: Selected, resume: bool) -> Store:
+def _store_at(place: Folder, model: nn.Module, settings: Selected, resume: bool) -> Store:
     """The store to write to, new or gone on with."""
     from rnnscope import __version__
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
-from rnnscope._corpus.rows import CapturedBatch, captured_batch
+from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected
 from rnnscope._opening.part import usual_bounds
 from rnnscope._watch.watch import watch

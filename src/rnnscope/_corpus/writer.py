@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from rnnscope._corpus.disk.folder import Folder
 from rnnscope._corpus.disk.journal import BatchRows, JournalFile, write_journal
-from rnnscope._corpus.disk.place import Place
 from rnnscope._corpus.disk.shard import write_shard
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.rows import CapturedBatch
@@ -106,7 +106,7 @@ def merge_journal(store: Store, compress: bool) -> None:
         writer.finish()
 
 
-def disk_error(place: Place, number: int, error: OSError) -> FileError:
+def disk_error(place: Folder, number: int, error: OSError) -> FileError:
     """What is said where a batch cannot be written."""
     return FileError(
         f"cannot write {place.text}: {error.strerror or error}, at batch {number}. The "

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["BatchFacts", "LayerForm", "LayerRows", "Quantity"]
+__all__ = ["BatchFacts", "LayerForm", "LayerRows", "StoredQuantity"]
 
 
 @dataclass(frozen=True)
-class Quantity:
+class StoredQuantity:
     """One quantity in a store: its rows are (layer, direction, unit) of this ``shape``.
 
     ``unit`` names the last dim; ``range`` is that of its function, None where it has no bounds;
@@ -35,13 +35,13 @@ class LayerForm:
     structure: str
     cell: str
     directions: tuple[str, ...]
-    quantities: Mapping[str, Quantity]
+    quantities: Mapping[str, StoredQuantity]
 
     @classmethod
     def of_json(cls, data: Mapping[str, Any]) -> LayerForm:
         """From what ``asdict`` gave, by way of JSON."""
         quantities = {
-            name: Quantity(
+            name: StoredQuantity(
                 tuple(entry["shape"]),
                 entry["dtype"],
                 entry["unit"],

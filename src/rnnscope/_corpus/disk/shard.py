@@ -18,8 +18,8 @@ import numpy as np
 
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.events import completed
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
 from rnnscope._corpus.disk.journal import Array, BatchRows
-from rnnscope._corpus.disk.place import DESCRIPTION, Place
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
 
@@ -60,7 +60,7 @@ def group_of(module: str) -> str:
 # writing -------------------------------------------------------------------------------------
 
 
-def write_shard(place: Place, batches: Sequence[BatchRows], compress: bool) -> str | None:
+def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> str | None:
     """Write the rows of batches as a shard; its name, or None where such a shard is there."""
     numbers = [rows.facts.number for rows in batches]
     name = f"{PREFIX}{numbers[0]:08d}-{numbers[-1]:08d}"
@@ -200,7 +200,7 @@ async def _create(
 # reading -------------------------------------------------------------------------------------
 
 
-def read_shard(place: Place, name: str) -> Shard:
+def read_shard(place: Folder, name: str) -> Shard:
     """What a shard says of itself; raises ``FileError`` where it is damaged or cut."""
     content = place.read(f"{name}/{DESCRIPTION}")
     advice = "remove this folder and run rs.record again: its batches are recorded once more"
@@ -224,7 +224,7 @@ def read_shard(place: Place, name: str) -> Shard:
     return Shard(name, batches, forms, files)
 
 
-def read_array(place: Place, shard: str, address: tuple[str, str], rows: slice) -> Array:
+def read_array(place: Folder, shard: str, address: tuple[str, str], rows: slice) -> Array:
     """Some rows of an array (module, name) of a shard.
 
     Raises ``FileError`` with the shard's name where its bytes are not those that were written.
@@ -241,7 +241,7 @@ def read_array(place: Place, shard: str, address: tuple[str, str], rows: slice) 
         ) from error
 
 
-async def _read(place: Place, shard: str, path: str, rows: slice) -> Array:
+async def _read(place: Folder, shard: str, path: str, rows: slice) -> Array:
     from zarr.api.asynchronous import open_array
 
     array = await open_array(store=place.zarr_store(shard), path=path, mode="r")

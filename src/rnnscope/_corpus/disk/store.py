@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
 from rnnscope._corpus.disk.journal import JournalFile
-from rnnscope._corpus.disk.place import DESCRIPTION, Place
 from rnnscope._corpus.disk.shard import KEY, PREFIX, Shard, read_shard
 from rnnscope._escaping import printable
 from rnnscope.errors import FileError
@@ -64,7 +64,7 @@ class Origin:
 class Store:
     """The store at a place, as it is now. Damaged shards stand in ``damaged``, with the reason."""
 
-    place: Place
+    place: Folder
     origin: Origin
     version: str
     shards: list[Shard] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Store:
     # making and finding ----------------------------------------------------------------------
 
     @classmethod
-    def create(cls, place: Place, origin: Origin, version: str) -> Store:
+    def create(cls, place: Folder, origin: Origin, version: str) -> Store:
         """A new store; raises ``FileError`` where the place cannot be written."""
         facts = {
             "format": FORMAT,
@@ -88,7 +88,7 @@ class Store:
         return cls(place, origin, version)
 
     @classmethod
-    def find(cls, place: Place) -> Store | None:
+    def find(cls, place: Folder) -> Store | None:
         """The store at a place; None where there is nothing, or an empty folder.
 
         Raises ``FileError`` for a place that holds anything else, and for a store of a newer form.
@@ -213,5 +213,5 @@ class Store:
         return entries
 
 
-def _is_folder(place: Place) -> bool:
+def _is_folder(place: Folder) -> bool:
     return "://" in place.text or Path(place.text).is_dir()

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rnnscope._corpus.columns import Column, LabelColumn, Piece, block_rows, pieces_of
 from rnnscope._corpus.disk.description import LayerForm
-from rnnscope._corpus.disk.place import Place, place_of
+from rnnscope._corpus.disk.folder import Folder, place_of
 from rnnscope._corpus.disk.shard import Shard, group_of
 from rnnscope._corpus.disk.store import Store
-from rnnscope._corpus.lazily import computed
+from rnnscope._corpus.reading.columns import Column, LabelColumn, Piece, block_rows, pieces_of
+from rnnscope._corpus.reading.lazily import computed
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError, FileError
 
@@ -95,7 +95,7 @@ def _dataset(xarray: Any, store: Store, module: str, form: LayerForm) -> Any:
 
 
 def _coordinates(
-    place: Place, shards: list[Shard], pieces: list[Piece], module: str
+    place: Folder, shards: list[Shard], pieces: list[Piece], module: str
 ) -> dict[str, Any]:
     """The columns that say of each row which step it is."""
     rows = block_rows(np.dtype(np.int32).itemsize)
@@ -117,7 +117,7 @@ class OptionalColumn(Column):
     """A column that some shards lack, whose rows are 0 there."""
 
     def __init__(
-        self, place: Place, pieces: list[Piece], address: tuple[str, str], holders: set[str]
+        self, place: Folder, pieces: list[Piece], address: tuple[str, str], holders: set[str]
     ) -> None:
         super().__init__(place, pieces, address, (), np.int32)
         self.holders = frozenset(holders)

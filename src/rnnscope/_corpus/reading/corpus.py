@@ -7,9 +7,9 @@ import os
 from typing import Any
 
 from rnnscope._corpus.disk.description import LayerForm, LayerRows
-from rnnscope._corpus.disk.place import place_of
+from rnnscope._corpus.disk.folder import place_of
 from rnnscope._corpus.disk.store import Store
-from rnnscope._corpus.reading import numbers, open_record
+from rnnscope._corpus.reading.dataset import numbers, open_record
 from rnnscope._escaping import lines, markdown
 from rnnscope.errors import FileError
 
@@ -109,30 +109,30 @@ class Corpus:
         data = self.data()
         state = "complete" if data["complete"] else "unfinished: rs.record goes on with it"
         mode = ", in train mode" if data["training"] else ""
-        told = [
+        words = [
             f"{data['path']}: {numbers(self.batches, 'batch')} of {data['model']}{mode}, {state}"
         ]
         raw = 0
         for name, layer in data["layers"].items():
             raw += layer["bytes"]
-            told.append(f"  {name or '(model)'}  {layer['structure']}")
-            told.append(
+            words.append(f"  {name or '(model)'}  {layer['structure']}")
+            words.append(
                 f"      {' '.join(layer['quantities'])}: "
                 f"{numbers(layer['sequences'], 'sequence')}, {numbers(layer['rows'], 'step')}, "
                 f"{layer['bytes'] / 1e6:,.1f} MB"
             )
-            told.append(f"      {_proof(layer)}")
-        told.append(
+            words.append(f"      {_proof(layer)}")
+        words.append(
             f"{numbers(data['shards'], 'shard')}, {self.nbytes / 1e6:,.1f} MB on disk"
             + (f" ({self.nbytes / raw:.0%} of the numbers)" if raw else "")
         )
-        told += [f"skipped: batch {number}: {why}" for number, why in data["skipped"].items()]
+        words += [f"skipped: batch {number}: {why}" for number, why in data["skipped"].items()]
         if data["missing"]:
             first = ", ".join(map(str, data["missing"][:5]))
             more = len(data["missing"]) - 5
-            told.append(f"missing: batch {first}{f' and {more} more' if more > 0 else ''}")
-        told += [f"damaged: {why}" for why in data["damaged"].values()]
-        return told
+            words.append(f"missing: batch {first}{f' and {more} more' if more > 0 else ''}")
+        words += [f"damaged: {why}" for why in data["damaged"].values()]
+        return words
 
 
 def _layer_data(form: LayerForm, parts: list[LayerRows]) -> dict[str, Any]:

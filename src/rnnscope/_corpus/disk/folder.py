@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
 
-__all__ = ["DESCRIPTION", "Place", "place_of"]
+__all__ = ["DESCRIPTION", "Folder", "place_of"]
 
 DESCRIPTION = "zarr.json"
 """The file that makes a folder a group of Zarr, and so a shard."""
 _UNFINISHED = ".writing-"
 
 
-class Place(Protocol):
+class Folder(Protocol):
     """A folder, here or elsewhere; names are relative to it, with "/" between their parts."""
 
     text: str
@@ -67,47 +67,47 @@ class Place(Protocol):
         """A context in which no other process records here."""
 
 
-def place_of(path: str | os.PathLike[str]) -> Place:
+def place_of(path: str | os.PathLike[str]) -> Folder:
     """The place that a path or URL names."""
     text = os.fspath(path)
-    return RemotePlace(text.rstrip("/")) if "://" in text else LocalPlace(Path(text).absolute())
+    return RemoteFolder(text.rstrip("/")) if "://" in text else LocalFolder(Path(text).absolute())
 
 
-class LocalPlace:
+class LocalFolder:
     """A folder of this machine, or of a disk that several machines see."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.text = root, str(root)
 
     def exists(self) -> bool:
-        """See ``Place``."""
+        """See ``Folder``."""
         return self.root.exists()
 
     def names(self, folder: str = "") -> list[str]:
-        """See ``Place``."""
+        """See ``Folder``."""
         path = self.root / folder
         return sorted(os.listdir(path)) if path.is_dir() else []
 
     def read(self, name: str) -> bytes | None:
-        """See ``Place``."""
+        """See ``Folder``."""
         try:
             return (self.root / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """See ``Place``."""
+        """See ``Folder``."""
         with self.scratch() as scratch:
             (scratch / "file").write_bytes(content)
             self.publish(scratch / "file", name)
 
     def remove(self, name: str) -> None:
-        """See ``Place``."""
+        """See ``Folder``."""
         (self.root / name).unlink(missing_ok=True)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See ``Place``."""
+        """See ``Folder``."""
         self.root.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(dir=self.root, prefix=_UNFINISHED))
         try:
@@ -116,7 +116,7 @@ class LocalPlace:
             shutil.rmtree(path, ignore_errors=True)
 
     def publish(self, path: Path, name: str) -> bool:
-        """See ``Place``."""
+        """See ``Folder``."""
         target = self.root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -133,14 +133,14 @@ class LocalPlace:
         return True
 
     def fetch(self, name: str) -> Path:
-        """See ``Place``."""
+        """See ``Folder``."""
         return self.root / name
 
     def release(self, path: Path) -> None:
-        """See ``Place``; it is the file itself."""
+        """See ``Folder``; it is the file itself."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """See ``Place``."""
+        """See ``Folder``."""
         top = self.root / folder
         return {
             path.relative_to(top).as_posix(): path.stat().st_size
@@ -149,13 +149,13 @@ class LocalPlace:
         }
 
     def zarr_store(self, folder: str) -> Any:
-        """See ``Place``."""
+        """See ``Folder``."""
         storage = package_of_extra("zarr", "record").storage
         return storage.LocalStore(self.root / folder, read_only=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """See ``Place``; what a process that was killed left unfinished is removed.
+        """See ``Folder``; what a process that was killed left unfinished is removed.
 
         Raises ``FileError`` where another process records here."""
         fcntl = _fcntl()
@@ -189,7 +189,7 @@ def _umask_of(folder: Path) -> int:
     return 0o777 & ~folder.stat().st_mode
 
 
-class RemotePlace:
+class RemoteFolder:
     """A URL: what fsspec knows, as s3://bucket/gates.zarr. Nothing is locked there."""
 
     def __init__(self, url: str) -> None:
@@ -202,17 +202,17 @@ class RemotePlace:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker connects by itself."""
-        return RemotePlace, (self.text,)
+        return RemoteFolder, (self.text,)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
     def exists(self) -> bool:
-        """See ``Place``."""
+        """See ``Folder``."""
         return bool(self._files.exists(self._root))
 
     def names(self, folder: str = "") -> list[str]:
-        """See ``Place``."""
+        """See ``Folder``."""
         self._files.invalidate_cache()
         if not self._files.isdir(self._at(folder)):
             return []
@@ -220,7 +220,7 @@ class RemotePlace:
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def read(self, name: str) -> bytes | None:
-        """See ``Place``."""
+        """See ``Folder``."""
         try:
             content: bytes = self._files.cat_file(self._at(name))
         except (FileNotFoundError, NotADirectoryError):
@@ -228,23 +228,23 @@ class RemotePlace:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """See ``Place``."""
+        """See ``Folder``."""
         self._files.makedirs(self._at(name).rpartition("/")[0], exist_ok=True)
         self._files.pipe_file(self._at(name), content)
 
     def remove(self, name: str) -> None:
-        """See ``Place``."""
+        """See ``Folder``."""
         with suppress(FileNotFoundError):
             self._files.rm_file(self._at(name))
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """See ``Place``."""
+        """See ``Folder``."""
         with tempfile.TemporaryDirectory(prefix="rnnscope-") as path:
             yield Path(path)
 
     def publish(self, path: Path, name: str) -> bool:
-        """See ``Place``."""
+        """See ``Folder``."""
         if path.is_file():
             self.write(name, path.read_bytes())
             return True
@@ -257,25 +257,25 @@ class RemotePlace:
         return True
 
     def fetch(self, name: str) -> Path:
-        """See ``Place``; the file is a copy."""
+        """See ``Folder``; the file is a copy."""
         handle, path = tempfile.mkstemp(prefix="rnnscope-")
         os.close(handle)
         self._files.get_file(self._at(name), path)
         return Path(path)
 
     def release(self, path: Path) -> None:
-        """See ``Place``."""
+        """See ``Folder``."""
         path.unlink(missing_ok=True)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """See ``Place``."""
+        """See ``Folder``."""
         top = self._at(folder)
         self._files.invalidate_cache()
         entries = self._files.find(top, detail=True)
         return {path[len(top) :].lstrip("/"): int(entry["size"]) for path, entry in entries.items()}
 
     def zarr_store(self, folder: str) -> Any:
-        """See ``Place``."""
+        """See ``Folder``."""
         storage = package_of_extra("zarr", "record").storage
         # not the instance of another event loop, which would go on with that one's connections
         options = {"skip_instance_cache": True}
@@ -285,5 +285,5 @@ class RemotePlace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """See ``Place``."""
+        """See ``Folder``."""
         yield

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from rnnscope._corpus.disk.folder import Folder
 from rnnscope._corpus.disk.journal import Array
-from rnnscope._corpus.disk.place import Place
 from rnnscope._corpus.disk.shard import CHUNK, Shard, read_array
 from rnnscope._record.extras import package_of_extra
 
@@ -66,7 +66,7 @@ class Column:
 
     def __init__(
         self,
-        place: Place,
+        place: Folder,
         pieces: Sequence[Piece],
         address: tuple[str, str],
         row: tuple[int, ...],
@@ -117,7 +117,7 @@ class LabelColumn(Column):
     """The labels of the steps as texts; empty where a shard has none."""
 
     def __init__(
-        self, place: Place, pieces: Sequence[Piece], module: str, holders: set[str]
+        self, place: Folder, pieces: Sequence[Piece], module: str, holders: set[str]
     ) -> None:
         super().__init__(place, pieces, (module, "label_end"), (), object)
         self.holders = frozenset(holders)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rnnscope._corpus.disk.journal import Array
-from rnnscope._corpus.lazily import computed
-from rnnscope._corpus.top_text import page, rich_text, spans, text
+from rnnscope._corpus.reading.lazily import computed
+from rnnscope._corpus.reading.top_text import page, rich_text, spans, text
 from rnnscope._files.disk import replacing
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError
@@ -144,10 +144,10 @@ def _largest(column: Any, sequences: Any, k: int, lowest: bool, distinct: bool) 
     for block, number, size in zip(blocks, numbers, sizes, strict=True):
         parts.append(delayed(candidates)(block, number, start, k, lowest))
         start += size
-    found = computed(parts)
-    values = np.concatenate([part[0] for part in found])
-    rows = np.concatenate([part[1] for part in found])
-    of_sequence = np.concatenate([part[2] for part in found])
+    chosen = computed(parts)
+    values = np.concatenate([part[0] for part in chosen])
+    rows = np.concatenate([part[1] for part in chosen])
+    of_sequence = np.concatenate([part[2] for part in chosen])
     return _chosen(values, rows, of_sequence, k, lowest, distinct)
 
 
@@ -187,22 +187,22 @@ def _hits(dataset: Any, column: Any, rows: list[int], around: int) -> tuple[Hit,
     width = 1 + len(names)
     for k, row in enumerate(rows):
         column_values, *coordinates = values[k * width : (k + 1) * width]
-        known = dict(zip(names, coordinates, strict=True))
+        places = dict(zip(names, coordinates, strict=True))
         at = row - max(row - around, 0)
-        same = known["sequence"] == known["sequence"][at]
-        if "call" in known:
-            same &= known["call"] == known["call"][at]
+        same = places["sequence"] == places["sequence"][at]
+        if "call" in places:
+            same &= places["call"] == places["call"][at]
         inside = np.nonzero(same)[0]
         hits.append(
             Hit(
                 row,
-                int(known["sequence"][at]),
-                int(known["time"][at]),
+                int(places["sequence"][at]),
+                int(places["time"][at]),
                 float(column_values[at]),
                 int(at - inside[0]),
-                tuple(known["time"][inside].tolist()),
+                tuple(places["time"][inside].tolist()),
                 tuple(column_values[inside].astype(float).tolist()),
-                tuple(map(str, known["label"][inside])) if "label" in known else (),
+                tuple(map(str, places["label"][inside])) if "label" in places else (),
             )
         )
     return tuple(hits)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rnnscope._corpus.disk.journal import Array
-from rnnscope._corpus.lazily import computed
+from rnnscope._corpus.reading.lazily import computed
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError
 
