@@ -83,7 +83,7 @@ def record(
     written, ``BatchError`` where a batch raises, with its number, and ``MissingExtraError`` without
     the extra ``record``.
     """
-    for module in ("zarr", "dask", "xarray"):
+    for module in ("zarr", "dask.array", "xarray"):
         package_of_extra(module, "record")
     settings = selected(names, modules, (call, labels), steps, (dtype, check, cells))
     if on_error not in ("raise", "skip"):

@@ -49,6 +49,7 @@ def open_record(path: str | os.PathLike[str], *, partial: bool = False) -> dict[
     middle are missing, with their names; ``partial=True`` opens what is whole all the same, the
     sequences counted over that.
     """
+    package_of_extra("dask.array", "record")
     xarray = package_of_extra("xarray", "record")
     place = place_of(path)
     store = Store.find(place)
