@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -297,6 +298,23 @@ def test_nothing_outlives_the_call(tmp_path: Path) -> None:
     ds = rs.open_record(tmp_path / "gates")["rnn"]
     rs.sequence(ds, 3)
     assert (threading.enumerate(), dict(zarr.config.config), torch.is_grad_enabled()) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    rs.record(encoder(), batches(12), tmp_path / "gates", call=run)
+    steps = sum(map(len, words(12)))
+    assert f"12 sequences, {steps} steps" in terminal.getvalue()
+    quiet = Terminal()
+    monkeypatch.setattr("sys.stderr", quiet)
+    rs.record(encoder(), batches(12), tmp_path / "quiet", call=run, progress=False)
+    assert quiet.getvalue() == ""
 
 
 def test_a_function_is_told_how_far_it_is(tmp_path: Path, capsys: Any) -> None:

@@ -198,6 +198,11 @@ def test_a_batch_that_the_model_refuses_is_told_with_its_number(
     assert rs.open_record(tmp_path / "gates")[""].sizes["step"] == 30
 
 
+def test_how_the_model_takes_a_batch_is_told(gru: nn.GRU, tmp_path: Path) -> None:
+    with pytest.raises(rs.BatchError, match=r"call=lambda model, batch: model\(batch\[0\]\)"):
+        rs.record(gru, [(X, X, X)], tmp_path / "gates")
+
+
 def test_a_batch_that_cannot_be_loaded(gru: nn.GRU, tmp_path: Path) -> None:
     def load() -> Any:
         raise OSError("no such file: words.txt")

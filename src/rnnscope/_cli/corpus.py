@@ -9,6 +9,7 @@ import numpy as np
 
 from rnnscope._corpus.reading.corpus import Corpus
 from rnnscope._corpus.reading.statistics import statistics
+from rnnscope._escaping import printable
 
 __all__ = ["RecordInfo"]
 
@@ -36,7 +37,7 @@ class RecordInfo:
     def __str__(self) -> str:
         lines = [str(self.corpus)]
         for name, quantities in self.layers.items():
-            lines.append(f"{name or '(model)'}, over its units:")
+            lines.append(printable(f"{name or '(model)'}, over its units:"))
             lines.append(" " * 12 + "".join(f"{column:>13}" for column in _COLUMNS))
             for quantity, values in quantities.items():
                 numbers = (

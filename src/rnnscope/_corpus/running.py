@@ -12,7 +12,7 @@ from torch import nn
 from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
 from rnnscope._corpus.rows import CapturedBatch
-from rnnscope._corpus.settings import Selected
+from rnnscope._corpus.settings import Selected, default_call
 from rnnscope._opening.part import usual_bounds
 from rnnscope._watch.watch import watch
 from rnnscope.errors import BatchError, RefusedError, RnnscopeError
@@ -40,10 +40,10 @@ def captured_part(
     except RnnscopeError as error:
         raise type(error)(f"batch {number}: {error}") from error
     except Exception as error:
-        raise BatchError(
-            f"batch {number}: {type(error).__name__}: {error}. on_error='skip' notes such a batch "
-            f"in the store and goes on"
-        ) from error
+        line = "on_error='skip' notes such a batch in the store and goes on"
+        if isinstance(error, TypeError) and settings.call is default_call:
+            line = "call=lambda model, batch: model(batch[0]) says how the model takes a batch"
+        raise BatchError(f"batch {number}: {type(error).__name__}: {error}. {line}") from error
 
 
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:

@@ -161,6 +161,11 @@ class Store:
         content = self.place.read(COMPLETE)
         return None if content is None else int(json.loads(content)["batches"])
 
+    @property
+    def journaled(self) -> int:
+        """How many batches are in the journal, and no shard yet."""
+        return sum(name.endswith(".rows") for name in self.place.names(JOURNAL))
+
     def missing(self) -> list[int]:
         """Batches below the last, or below the number of all, that are neither there nor
         skipped."""

@@ -10,7 +10,7 @@ from rnnscope._corpus.disk.description import LayerForm, LayerRows
 from rnnscope._corpus.disk.folder import place_of
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.reading.dataset import numbers, open_record
-from rnnscope._escaping import lines, markdown
+from rnnscope._escaping import markdown, printable
 from rnnscope.errors import FileError
 
 __all__ = ["Corpus", "store_at"]
@@ -79,6 +79,7 @@ class Corpus:
             "written_by": store.version,
             "settings": dict(store.origin.settings),
             "batches": self.batches,
+            "journal": store.journaled,
             "complete": store.expected is not None and not store.missing(),
             "missing": store.missing(),
             "skipped": {str(number): reason for number, reason in self.skipped.items()},
@@ -89,7 +90,7 @@ class Corpus:
         }
 
     def __str__(self) -> str:
-        return lines("\n".join(self._lines()))
+        return "\n".join(map(printable, self._lines()))
 
     __repr__ = __str__
 
@@ -126,6 +127,11 @@ class Corpus:
             f"{numbers(data['shards'], 'shard')}, {self.nbytes / 1e6:,.1f} MB on disk"
             + (f" ({self.nbytes / raw:.0%} of the numbers)" if raw else "")
         )
+        if data["journal"]:
+            words.append(
+                f"{numbers(data['journal'], 'batch')} in the journal: the next rs.record makes a "
+                f"shard of them"
+            )
         words += [f"skipped: batch {number}: {why}" for number, why in data["skipped"].items()]
         if data["missing"]:
             first = ", ".join(map(str, data["missing"][:5]))

@@ -32,7 +32,8 @@ def open_record(path: str | os.PathLike[str], *, partial: bool = False) -> dict[
     ``sequence`` (counted over the data set), ``time`` (the position in its sequence, in the input's
     order), ``label`` where steps are labelled, and ``call`` where the model called the layer more
     than once with a batch. The layer of a model that is itself one has the name "". Of a recording
-    that is not finished, it holds the batches that are there.
+    that was cut short it holds the shards that are there; what is in the journal, the next call of
+    ``record`` makes a shard of.
 
     >>> import tempfile, torch
     >>> from rnnscope import record
