@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import rnnscope as rs
 
 UNITS, LAYERS, BATCH, STEPS = 128, 2, 32, 100
+SHORT = 20  # steps where many sequences are recorded, of which a shard holds several batches
 
 
 def layer() -> nn.LSTM:
@@ -105,7 +106,7 @@ def size(folder: Path, count: int) -> None:
 
 def memory(folder: Path) -> None:
     """Peak memory beyond the plain forward, each in a process of its own."""
-    record = BATCH * STEPS * LAYERS * UNITS * 6 * 4
+    record = BATCH * SHORT * LAYERS * UNITS * 6 * 4
     shard = 64 * 2**20
     print(
         f"  one batch's record {record / 1e6:.1f}MB, + 2 shards {(record + 2 * shard) / 1e6:.1f}MB"
@@ -126,7 +127,7 @@ def measure_peak(folder: Path, sequences: int, side: str) -> None:
     model = layer()
     # what both sides need once is there before
     rs.record(model, [batch(0, 2)], f"{folder}-first", progress=False)
-    forwards(model, [batch(0)])
+    forwards(model, [batch(0, SHORT)])
     parts = _stream(sequences // BATCH)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
     before = _status("VmRSS")
@@ -140,7 +141,7 @@ def measure_peak(folder: Path, sequences: int, side: str) -> None:
 
 
 def _stream(count: int) -> Iterator[Tensor]:
-    return (batch(number) for number in range(count))
+    return (batch(number, SHORT) for number in range(count))
 
 
 def _status(name: str) -> int:

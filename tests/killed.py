@@ -26,13 +26,13 @@ from rnnscope._corpus.disk.store import Store
 ON_DISK = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
-def kill_at(events: int) -> None:
-    """End this process, as by kill -9, at one of its steps."""
+def kill_at(events: int, path: str) -> None:
+    """End this process, as by kill -9, at one of its steps in a folder."""
     remaining = events
 
-    def count(event: str, _: object) -> None:
+    def count(event: str, details: tuple[object, ...]) -> None:
         nonlocal remaining
-        if event in ON_DISK:
+        if event in ON_DISK and any(path in str(part) for part in details):
             remaining -= 1
             if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -58,6 +58,8 @@ def main() -> None:
     path, count, size, shard_bytes, *events = sys.argv[1:]
     torch.set_num_threads(1)
     model, parts = encoder(), batches(int(count), int(size))
+    # what is imported at the first use is there before the children come
+    rs.record(model, parts[:1], f"{path}-first", call=run)
     results = []
     for event in map(int, events):
         before = safe(path) if Path(path).exists() else 0
@@ -66,7 +68,7 @@ def main() -> None:
         if child == 0:
             os.close(read_end)
             # the batch that is told of is handed over, those before it are on disk
-            kill_at(event)
+            kill_at(event, path)
             rs.record(
                 model,
                 parts,

@@ -44,9 +44,9 @@ def check_killed(results: list[list[int]]) -> None:
 
 def test_a_recording_killed_again_and_again_is_whole_in_the_end(tmp_path: Path) -> None:
     drawn = random.Random(3)
-    events = [drawn.randrange(1, 110) for _ in range(8)]
-    check_killed(killed(tmp_path / "gates", (60, 4, 25_000), [*events, -1]))
-    check_store(tmp_path / "gates", encoder(), batches(60, 4))
+    events = [drawn.randrange(1, 80) for _ in range(6)]
+    check_killed(killed(tmp_path / "gates", (40, 4, 100_000), [*events, -1]))
+    check_store(tmp_path / "gates", encoder(), batches(40, 4))
     left = [p.name for p in (tmp_path / "gates").iterdir() if p.name.startswith(".writing")]
     assert not left
     assert not list((tmp_path / "gates" / "journal").iterdir())
@@ -56,7 +56,7 @@ def test_a_recording_killed_again_and_again_is_whole_in_the_end(tmp_path: Path) 
 @pytest.mark.parametrize("shard_bytes", [30_000, 300_000, 64 * 2**20])
 def test_two_thousand_sequences_killed_at_three_moments(tmp_path: Path, shard_bytes: int) -> None:
     drawn = random.Random(shard_bytes)
-    events = [drawn.randrange(100, 500) for _ in range(3)]
+    events = [drawn.randrange(200, 2000) for _ in range(3)]
     check_killed(killed(tmp_path / "gates", (2000, 8, shard_bytes), [*events, -1]))
     check_store(tmp_path / "gates", encoder(), batches(2000, 8))
 

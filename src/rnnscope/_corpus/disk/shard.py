@@ -193,6 +193,7 @@ async def _create(
         compressors=compressors,
         fill_value=0,
         dimension_names=dims,
+        chunk_key_encoding={"name": "default", "separator": "."},  # files, not folders in folders
         config={"write_empty_chunks": True},  # no search for zeros; every chunk has its file
     )
 
