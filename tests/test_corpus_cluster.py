@@ -55,6 +55,7 @@ def cluster(processes: bool, workers: int = 2) -> Iterator[Any]:
             yield client
 
 
+@pytest.mark.slow
 def test_workers_write_the_same_store(tmp_path: Path) -> None:
     """Threads of this process stand for workers."""
     model, parts = encoder(), batches(14)

@@ -87,14 +87,14 @@ def test_a_store_is_recorded_into_by_one_process(gru: nn.GRU, tmp_path: Path) ->
 # a full disk -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shard_bytes", [1, 2**26])
+@pytest.mark.parametrize("shard_bytes", [pytest.param(1, marks=pytest.mark.slow), 2**26])
 def test_a_full_disk_loses_nothing_that_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
 ) -> None:
     """The system's answer is given by hand here; the test below asks a small disk."""
     from rnnscope._corpus import writer
 
-    path, model, parts = tmp_path / "gates", encoder(), batches(32)
+    path, model, parts = tmp_path / "gates", encoder(), batches(24)
     original = {name: getattr(writer, name) for name in ("write_shard", "write_journal")}
     calls = []
 
@@ -120,7 +120,7 @@ def test_a_full_disk_loses_nothing_that_was_written(
         call=lambda model, batch: (recorded.append(batch), run(model, batch)),
         labels=texts,
     )
-    assert len(recorded) == 4
+    assert len(recorded) == 2
     check_store(path, model, parts)
 
 
@@ -310,7 +310,16 @@ def chunks(path: Path, name: str) -> list[Path]:
     return sorted(p for p in (path / name).glob("c.*"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "description", "no description"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("removed", "description", "no description")
+        ),
+    ],
+)
 def test_a_damaged_shard_is_named_and_the_rest_stays_readable(tmp_path: Path, damage: str) -> None:
     path, model, parts = tmp_path / "gates", encoder(), batches(16)
     rs.record(model, parts, path, call=run, shard_bytes=1)
