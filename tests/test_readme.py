@@ -32,7 +32,7 @@ def test_the_code_runs_and_prints_what_is_shown(
         assert _without_rounding(block) in _without_rounding(printed)
 
 
-@pytest.mark.parametrize("name", ["comparing", "verbs", "watch"])
+@pytest.mark.parametrize("name", ["comparing", "record", "verbs", "watch"])
 def test_the_code_of_a_page_runs(
     name: str,
     capsys: pytest.CaptureFixture[str],
@@ -52,7 +52,17 @@ def _without_rounding(text: str) -> str:
     return re.sub(r"\d\.\de-\d\d", "#e-##", text)
 
 
-WRITTEN = ("page", "plots", "comparing", "verbs", "watch", "costs", "verification", "architecture")
+WRITTEN = (
+    "page",
+    "plots",
+    "comparing",
+    "verbs",
+    "watch",
+    "costs",
+    "verification",
+    "architecture",
+    "record",
+)
 
 
 @pytest.mark.parametrize("path", [FILE, *(FILE.parent / "docs" / f"{name}.md" for name in WRITTEN)])

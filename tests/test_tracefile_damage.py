@@ -17,7 +17,7 @@ from torch import Tensor
 from verbs import Bench
 
 import rnnscope as rs
-from rnnscope._trace.file import _checksum
+from rnnscope._files.disk import checksum
 from rnnscope.cells.serialize import cell_of
 
 OTHER_FACTS = [None, "x", 0, [], True, -1, 10**30, 1.5, float("nan"), "\x1b[31m", {}, [[]]]
@@ -121,7 +121,7 @@ def test_every_part_that_is_missing_or_another_is_told(
     messages = []
     for _, other, numbers in files(facts, tensors, others):
         if other.get("crc32") == facts["crc32"]:
-            other = {**other, "crc32": _checksum(numbers)}
+            other = {**other, "crc32": checksum(numbers)}
         save_file(numbers, path, {"rnnscope": json.dumps(other)})
         try:
             tr = rs.load_trace(path)
@@ -142,7 +142,7 @@ def test_a_part_that_is_missing_is_named(name: str, bench: Bench, tmp_path: Path
     needed = [n for n in tensors if n in states or not n.startswith(optional)]
     for missing in needed:
         numbers = {n: t for n, t in tensors.items() if n != missing}
-        other = {**facts, "crc32": _checksum(numbers)}
+        other = {**facts, "crc32": checksum(numbers)}
         save_file(numbers, path, {"rnnscope": json.dumps(other)})
         with pytest.raises(rs.FileError, match=r"it lacks|of the lengths|packed") as told:
             rs.load_trace(path)

@@ -6,6 +6,7 @@ The inputs are made once, on the CPU and in float32, whatever torch's defaults a
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,34 @@ def compare_(bench: Bench) -> Any:
     ]
 
 
+def record_(bench: Bench) -> Any:
+    folder = Path(tempfile.mkdtemp(dir=bench.folder))
+    store = rs.record(
+        bench.lstm,
+        [bench.packed],
+        folder / "gates",
+        labels=lambda batch: [*"abcde"],
+        progress=False,
+    )
+    ds = rs.open_record(folder / "gates")[""]
+    top = rs.top(ds, "c", unit=1, layer=1, direction="reverse", k=3)
+    opened = [rs.sequence(ds, 1).to_dict(), rs.statistics(ds, correlations=True).to_dict()]
+    shown = [str(top), top.to_html(), str(store).replace(str(folder), "")]
+    return [str(opened), *shown]
+
+
+def saved_(bench: Bench) -> Any:
+    found = []
+    for record in (
+        bench.traces["gru"].memory(),
+        bench.traces["gru"].gradients(h_n=bench.ones["gru"]),
+    ):
+        record.save(bench.folder / "saved.record")
+        read = rs.load_record(bench.folder / "saved.record")
+        found.append([plain(dict(read)), plain(read.groups), str(read)])
+    return found
+
+
 def re_timed(text: str) -> str:
     """A verdict's text without what depends on a clock."""
     return "\n".join(line for line in text.splitlines() if " s" not in line)
@@ -225,6 +254,8 @@ VERBS: dict[str, Callable[[Bench], Any]] = {
         traced(rs.load_trace(bench.file)),
     ],
     "save and load": files_,
+    "save and load_record": saved_,
+    "record": record_,
     "view": view_,
     "plot": plot_,
     "to_pandas": lambda bench: [bench.traces["lstm"].to_pandas().to_csv()],

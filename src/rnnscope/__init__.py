@@ -17,8 +17,13 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope import plot
     from rnnscope._check import check
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
+    from rnnscope._corpus.reading.dataset import open_record, sequence
+    from rnnscope._corpus.reading.statistics import statistics
+    from rnnscope._corpus.reading.top import top
+    from rnnscope._corpus.record import record
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
+    from rnnscope._gradients.saved import load_record
     from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
@@ -28,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope.cells import Cell
     from rnnscope.errors import (
         AddressError,
+        BatchError,
         CandidateError,
         DeclarationError,
         DtypeError,
@@ -47,6 +53,7 @@ __all__ = [
     "Adapter",
     "AddressError",
     "Array",
+    "BatchError",
     "CandidateError",
     "Cause",
     "Cell",
@@ -70,9 +77,15 @@ __all__ = [
     "check",
     "compare",
     "load",
+    "load_record",
     "load_trace",
+    "open_record",
     "plot",
+    "record",
     "save",
+    "sequence",
+    "statistics",
+    "top",
     "trace",
     "unfuse",
     "watch",
@@ -82,6 +95,7 @@ _HOMES = {
     "Adapter": "rnnscope._layers.adapter",
     "AddressError": "rnnscope.errors",
     "Array": "rnnscope._layouts",
+    "BatchError": "rnnscope.errors",
     "CandidateError": "rnnscope.errors",
     "Cause": "rnnscope._compare",
     "Cell": "rnnscope.cells",
@@ -107,9 +121,15 @@ _HOMES = {
     "compare": "rnnscope._compare",
     "errors": "rnnscope",
     "load": "rnnscope._files",
+    "load_record": "rnnscope._gradients.saved",
     "load_trace": "rnnscope._trace.trace",
+    "open_record": "rnnscope._corpus.reading.dataset",
     "plot": "rnnscope",
+    "record": "rnnscope._corpus.record",
     "save": "rnnscope._files",
+    "sequence": "rnnscope._corpus.reading.dataset",
+    "statistics": "rnnscope._corpus.reading.statistics",
+    "top": "rnnscope._corpus.reading.top",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
     "watch": "rnnscope._watch.watch",

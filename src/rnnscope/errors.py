@@ -11,7 +11,8 @@
     ├── GradientError      (RuntimeError) a gradient that cannot be had, with the reason
     ├── MissingExtraError  (ImportError)  an optional dependency is not installed
     ├── VerificationError  (RuntimeError) the equations do not give the layer's own numbers
-    └── CandidateError     (RuntimeError) what is to be compared raised, which is its cause
+    ├── CandidateError     (RuntimeError) what is to be compared raised, which is its cause
+    └── BatchError         (RuntimeError) a batch of a data set raised, which is its cause
 
 Each is also the built-in exception that a caller would expect, so that
 ``except ValueError`` goes on working.
@@ -23,6 +24,7 @@ from rnnscope._escaping import printable
 
 __all__ = [
     "AddressError",
+    "BatchError",
     "CandidateError",
     "DeclarationError",
     "DtypeError",
@@ -91,3 +93,7 @@ class VerificationError(RnnscopeError, RuntimeError):
 
 class CandidateError(RnnscopeError, RuntimeError):
     """The candidate raised: its own exception, with its traceback, is the ``__cause__``."""
+
+
+class BatchError(RnnscopeError, RuntimeError):
+    """A batch that is recorded raised: the exception, with its traceback, is the ``__cause__``."""

@@ -328,6 +328,35 @@ def check(
         raise typer.Exit(DIFFERS)
 
 
+# rnnscope record-info --------------------------------------------------------------------------
+
+
+@app.command("record-info", short_help="What a store of rs.record holds.")
+def record_info(
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A folder or URL that rs.record wrote.")
+    ],
+    statistics: Annotated[
+        bool,
+        typer.Option(
+            "--statistics",
+            help="Read all numbers: means, deviations, saturation, correlations.",
+        ),
+    ] = False,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Statistics of what is whole, where shards are damaged."),
+    ] = False,
+    form: FormatWithoutLatex = Format.text,
+) -> None:
+    """What a recorded data set holds: layers, sequences, steps, the proof, what was skipped or is
+    damaged.
+    """
+    from rnnscope._cli.corpus import RecordInfo
+
+    show(RecordInfo(store, statistics, partial), form, "record-info")
+
+
 # rnnscope shapes -----------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ top; judged by autograd on a private run of the layer.
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,7 @@ from rnnscope._gradients.differentiable import Differentiable, part_values, with
 from rnnscope._gradients.explained import explain_gradient
 from rnnscope._gradients.judge import Judgement, coarse, judge
 from rnnscope._gradients.reverse import Reverse
+from rnnscope._gradients.saved import save_record
 from rnnscope._gradients.upstream import Upstream
 from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._record.record import Record
@@ -34,7 +36,6 @@ ABSENT = OF_A_TRACE | {
     "output": "g.direct['h'] is what reaches h from the loss",
     "weights": "g.parameters holds the gradients of the weights, by PyTorch's names",
     "x": "g['x', 0] is the gradient of the input",
-    "save": "g.to_xarray() and g.to_pandas() export them",
 }
 """What is asked of gradients and stands elsewhere."""
 
@@ -185,6 +186,18 @@ class Gradients(Record):
                 raise absent_attribute("Gradients", name, ABSENT)
             shape = self.structure.state_shape(state, self.call.batch, self.call.batched)
             return initial[state].reshape(shape)
+
+    # on disk ---------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the gradients to a file, as "run.record", from which ``load_record`` reads them:
+        all quantities, those of the parameters and initial states, and ``direct``.
+
+        Raises ``FileError`` where the place cannot be written, an existing file is then as it was,
+        and for the ending of another kind of file, as .pt.
+        """
+        groups = {"parameters": self.parameters, "initial": self.initial, "direct": self.direct}
+        save_record(path, self, "gradients", groups)
 
     # the judge -------------------------------------------------------------------------------
 

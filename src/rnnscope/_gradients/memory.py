@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from rnnscope._gradients.backward import Block
 from rnnscope._gradients.coordinates import Resolver, Time
 from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
+from rnnscope._gradients.saved import save_record
 from rnnscope._layers.sequences import last_steps, ran_until, shifted, turned
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.absent import OF_A_TRACE, absent_attribute
@@ -26,7 +28,6 @@ ABSENT = OF_A_TRACE | {
     "kept": "memory['kept'] is the share of it that is left",
     "written": "memory['written'] is their product",
     "gradients": "tr.gradients(loss) gives the gradients of a loss; tr.flow() those of a state",
-    "save": "memory.to_xarray() and memory.to_pandas() export it",
 }
 """What is asked of a memory and stands elsewhere."""
 
@@ -61,6 +62,14 @@ class Memory(Record):
         self.labels = trace.labels
         self.state, self.initial = state, initial
         self._kind, self._ends = trace.structure.kind, ends
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the memory to a file, as "run.record", from which ``load_record`` reads it.
+
+        Raises ``FileError`` where the place cannot be written, an existing file is then as it was,
+        and for the ending of another kind of file, as .pt.
+        """
+        save_record(path, self, "memory", {"initial": {self.state: self.initial}})
 
     if not TYPE_CHECKING:
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -46,7 +48,7 @@ from rnnscope.cells.algebra import (
     linear_recurrence,
 )
 
-__all__ = ["Direction", "Proof"]
+__all__ = ["Direction", "Proof", "usual_bounds"]
 
 BLOCK_BYTES = 1 << 20
 """Size of one quantity in a block of time: few enough operations, and little memory beside."""
@@ -59,6 +61,20 @@ USELESS = 0.25
 WIDE = 500.0
 """A bound wider than so many last bits of 1, or of a state's largest value, is computed for each
 unit."""
+
+_finer: ContextVar[bool] = ContextVar("finer", default=True)
+
+
+@contextmanager
+def usual_bounds() -> Iterator[None]:
+    """Within it wide bounds are left as wide as they are: where many calls of one layer are opened,
+    finer ones for a few of them tell as much."""
+    token = _finer.set(False)
+    try:
+        yield
+    finally:
+        _finer.reset(token)
+
 
 SAMPLE = 32
 """Steps at which the two bounds on products are held against each other."""
@@ -484,6 +500,8 @@ class Direction:
 
     def _wide(self, proof: Proof) -> bool:
         """Whether a bound is so wide that one for each unit is worth its computing."""
+        if not _finer.get():
+            return False
         unit = self.rounding.operation
         return WIDE * unit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.tensors import plain
+from rnnscope._record.extras import package_of_extra
 from rnnscope._record.labels import Labels
-from rnnscope.errors import MissingExtraError
 
 __all__ = ["AXES", "Rows", "data_frame", "dataset", "valid_rows"]
 
@@ -93,7 +92,7 @@ class Rows:
         """A ``pandas.DataFrame``: a row for each step, a column for each unit, index (batch, time),
         and a column ``label`` where the steps are labelled. Needs pandas, of the extra
         ``xarray``."""
-        pandas = _extra("pandas", "xarray")
+        pandas = package_of_extra("pandas", "xarray")
         index = pandas.MultiIndex.from_arrays(self.index.cpu().numpy().T, names=["batch", "time"])
         frame = pandas.DataFrame(_exported(self.values)[0], index=index)
         frame.columns.name = "unit"
@@ -117,7 +116,7 @@ def valid_rows(record: Tabular, values: Tensor) -> Rows:
 
 def dataset(record: Tabular, attributes: Mapping[str, Any]) -> Any:
     """See ``Record.to_xarray``."""
-    xarray = _extra("xarray", "xarray")
+    xarray = package_of_extra("xarray", "xarray")
     valid = record.valid
     variables: dict[str, Any] = {}
     for name, value in record.items():
@@ -141,7 +140,7 @@ def dataset(record: Tabular, attributes: Mapping[str, Any]) -> Any:
 
 def data_frame(record: Tabular, attributes: Mapping[str, Any]) -> Any:
     """See ``Record.to_pandas``."""
-    pandas = _extra("pandas", "xarray")
+    pandas = package_of_extra("pandas", "xarray")
     columns, converted = [], []
     valid = record.valid.cpu().numpy()
     for name, value in record.items():
@@ -173,12 +172,3 @@ def _exported(value: Tensor) -> tuple[Any, dict[str, str]]:
     if value.dtype == torch.bfloat16:
         return value.float().numpy(), {"stored_as": "float32, from bfloat16"}
     return value.numpy(), {}
-
-
-def _extra(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"this needs {module}, which is not installed: pip install 'rnnscope[{extra}]'"
-        ) from error

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._files.disk import no_file, replacing
+from rnnscope._files.disk import checksum, no_file, refuse_foreign, replacing
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure, Weights
@@ -44,13 +42,6 @@ from rnnscope.errors import DeclarationError, FileError, ShapeError
 __all__ = ["Contents", "read", "write"]
 
 FORMAT = "rnnscope trace 1"
-FOREIGN = re.compile(
-    r"\.(pth?|ckpt|bin|jit|ptl|np[yz]|h5|hdf5|keras|onnx|nam|json|pkl|pickle|joblib|mat|nc|zarr|zip"
-    r"|csv|tsv|txt|html?|parquet|feather|arrow|png|svg|pdf)",
-    re.IGNORECASE,
-)
-"""Endings of other kinds of files, whose programs could not read a trace."""
-
 _PACKED = ("data", "batch_sizes", "sorted_indices", "unsorted_indices")
 
 
@@ -73,12 +64,11 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     and for a cell with a function of one's own.
     """
     place = Path(path)
-    if FOREIGN.fullmatch(place.suffix):
-        raise FileError(
-            f"cannot write {path}: a trace is a file of its own kind, which nothing that opens "
-            f"{place.suffix} files can read. Write tr.save({str(place.with_suffix('.trace'))!r}), "
-            f"to be read by rs.load_trace; for tables there are tr.to_xarray() and tr.to_pandas()"
-        )
+    line = (
+        f"Write tr.save({str(place.with_suffix('.trace'))!r}), to be read by rs.load_trace; for "
+        f"tables there are tr.to_xarray() and tr.to_pandas()"
+    )
+    refuse_foreign(place, "a trace", line)
     try:
         structure = _structure_facts(contents.structure)
     except DeclarationError as error:
@@ -110,7 +100,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "labels": contents.labels,
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
-    facts["crc32"] = _checksum(ready)
+    facts["crc32"] = checksum(ready)
     with replacing(Path(path)) as temporary:
         save_file(ready, temporary, {"rnnscope": json.dumps(facts)})
 
@@ -124,15 +114,6 @@ def _tensors_of(weights: Weights) -> dict[str, Tensor]:
     names = ("ih", "hh", "b_ih", "b_hh", "hr")
     matrices = {name: t for name in names if (t := getattr(weights, name)) is not None}
     return matrices | {f"vector/{name}": t for name, t in weights.vectors.items()}
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    """Of all names and numbers, so that a changed bit is told."""
-    total = 0
-    for name in sorted(tensors):
-        numbers = tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        total = zlib.crc32(numbers, zlib.crc32(name.encode(), total))
-    return total
 
 
 def _flat(prefix: str, value: Tensor | PackedSequence | None) -> dict[str, Tensor]:
@@ -177,6 +158,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
         facts = json.loads(metadata)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged: its description is no JSON ({error})") from error
+    if isinstance(facts, dict) and str(facts.get("format")).startswith("rnnscope record"):
+        raise FileError(f"{path} holds gradients or a memory: rs.load_record reads it")
     try:
         return _FileParts(_fact({"it": facts}, "it", dict), tensors).contents()
     except (_UnfitError, DeclarationError, ShapeError) as error:
@@ -228,7 +211,7 @@ class _FileParts:
     def contents(self) -> Contents:
         written = _fact(self.facts, "format", str)
         _require(written == FORMAT, f"format {written[:40]!r}; this version reads {FORMAT!r}")
-        same = _fact(self.facts, "crc32", int) == _checksum(self.tensors)
+        same = _fact(self.facts, "crc32", int) == checksum(self.tensors)
         _require(same, "its numbers are not those that were written: the checksum differs")
         structure = self.structure()
         weights = self.weights(structure)

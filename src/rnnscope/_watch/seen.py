@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
@@ -15,6 +17,7 @@ from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
 from rnnscope._watch.chains import CallChains, KeptCall
 from rnnscope._watch.join import Joined, segments
+from rnnscope._watch.saving import save_calls
 from rnnscope.errors import AddressError, ShapeError
 
 __all__ = ["Layer", "Seen"]
@@ -210,6 +213,15 @@ class Seen:
             f"the calls of {name!r} are {len(chains)} segments: call {number} does not go on from "
             f"call {number - 1}, because {chains[1].why}. seen.segments({name!r}) lists them."
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write every kept call as a trace into a new folder: ``encoder.rnn.0.trace`` is the first
+        kept call of encoder.rnn, ``0.trace`` that of a model that is the layer itself. Each is read
+        by ``load_trace``.
+
+        Raises ``FileError`` where the folder holds something already, or cannot be written.
+        """
+        save_calls(Path(path), {name: layer.traces for name, layer in self._layers.items()})
 
     def _named(self, name: str) -> Layer:
         if name in self._first_names:

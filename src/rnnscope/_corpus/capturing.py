@@ -1,0 +1,154 @@
+"""From what a watch saw of one batch to the rows that are to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope._corpus.disk.description import LayerForm, StoredQuantity
+from rnnscope._corpus.rows import CapturedBatch, CapturedCall, CapturedLayer
+from rnnscope._corpus.settings import Selected
+from rnnscope._record.labels import Labels, step_labels
+from rnnscope._trace.verbs import Trace
+from rnnscope._watch.seen import Seen
+from rnnscope.cells import Cell, quantity_names
+from rnnscope.errors import RefusedError, ShapeError
+
+__all__ = ["captured_batch"]
+
+
+def captured_batch(
+    seen: Seen, number: int, batch: Any, digest: str, settings: Selected
+) -> CapturedBatch:
+    """What is to be written of a batch.
+
+    Raises ``RefusedError`` where a layer was not recorded, ``ShapeError`` for labels and masks that
+    do not fit.
+    """
+    if seen.skipped:
+        reasons = "; ".join(f"{name or 'the model'}: {why}" for name, why in seen.skipped.items())
+        raise RefusedError(f"not recorded: {reasons}. modules=[...] names those that are wanted")
+    labels = None if settings.labels is None else settings.labels(batch)
+    mask = settings.steps(batch) if callable(settings.steps) else None
+    layers = {}
+    misfits: list[ShapeError] = []
+    for name in seen.names:
+        traces = seen.calls(name)
+        if len(traces) > 1:
+            traces = list(seen.segments(name))
+        if traces:
+            layers[name] = _captured_layer(traces, (labels, mask), settings, misfits)
+    if not layers:
+        raise RefusedError(
+            "the model called no recurrent layer with this batch: does call= run those that are "
+            "to be recorded?"
+        )
+    if misfits and not any(layer.labelled for layer in layers.values()):
+        raise misfits[0]
+    return CapturedBatch(number, digest, layers)
+
+
+def _captured_layer(
+    traces: list[Trace],
+    functions: tuple[Any, Any],
+    settings: Selected,
+    misfits: list[ShapeError],
+) -> CapturedLayer:
+    labels, mask = functions
+    first = traces[0]
+    names = _chosen(first.cell, settings)
+    form = LayerForm(
+        str(first.structure),
+        first.cell.name,
+        first.directions,
+        {name: _quantity(first, name, settings.dtype) for name in names},
+    )
+    calls: list[CapturedCall] = []
+    for tr in traces:
+        try:
+            texts = step_labels(labels, tr.lengths.tolist())
+        except ShapeError as error:  # they may be those of another layer
+            misfits.append(error)
+            texts = ()
+        call = _captured_call(tr, names, texts, settings.steps, mask)
+        calls.append(replace(call, number=len(calls)))
+    deviations = [(tr.deviation, tr.tolerance) for tr in traces if tr.deviation is not None]
+    deviation, tolerance = max(deviations, default=(None, None), key=lambda pair: pair[0])
+    return CapturedLayer(
+        form,
+        calls,
+        sum(int(tr.lengths.sum()) for tr in traces),
+        deviation,
+        tolerance,
+        tuple(sorted({state for tr in traces for state in tr.unverified})),
+    )
+
+
+def _chosen(cell: Cell, settings: Selected) -> tuple[str, ...]:
+    if settings.names == "gates":
+        return tuple(cell.quantities)
+    every = quantity_names(cell)
+    if settings.names == "all":
+        return tuple(every)
+    names = (settings.names,) if isinstance(settings.names, str) else settings.names
+    return tuple(name for name in dict.fromkeys(names) if name in every)
+
+
+def _quantity(tr: Trace, name: str, dtype: torch.dtype | None) -> StoredQuantity:
+    value = tr[name]
+    kept = dtype or value.dtype
+    stored_as = ""
+    if kept == torch.bfloat16:
+        kept, stored_as = torch.float32, "float32, from bfloat16"
+    if dtype is not None and dtype != value.dtype:
+        stored_as = f"{str(dtype).removeprefix('torch.')}, from {_word(value.dtype)}"
+    bounds = tr.cell.range(name) if name in tr.cell.quantities else None
+    layer, direction, _, _, unit = value.shape
+    return StoredQuantity(
+        (layer, direction, unit), _word(kept), tr.dims[name][-1], bounds, stored_as
+    )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _captured_call(
+    tr: Trace,
+    names: tuple[str, ...],
+    texts: Labels,
+    steps: str | Callable[[Any], Any],
+    mask: Any,
+) -> CapturedCall:
+    sequences = tr.sizes["batch"]
+    if steps == "last":
+        ends = torch.stack([torch.arange(sequences, device="cpu"), tr.lengths.cpu() - 1], dim=1)
+        values = {name: tr.sel(name, time="last") for name in names}
+        return CapturedCall(values, ends, sequences, texts, False, True)
+    valid = tr.valid
+    if mask is not None:
+        valid = valid & _mask(mask, valid)
+    index = valid.nonzero()
+    full = index.shape[0] == valid.numel()
+    return CapturedCall({name: tr[name] for name in names}, index, sequences, texts, full, False)
+
+
+def _mask(mask: Any, valid: Tensor) -> Tensor:
+    """A mask as the function steps= gave it, (batch, time)."""
+    wanted = tuple(valid.shape)
+    try:
+        chosen = torch.as_tensor(mask, device=valid.device, dtype=torch.bool)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(
+            f"steps= must give a mask (batch, time) of {wanted}; got {type(mask).__name__} "
+            f"({error})"
+        ) from error
+    if tuple(chosen.shape) != wanted:
+        raise ShapeError(
+            f"steps= must give a mask (batch, time) of {wanted}; got {tuple(chosen.shape)}"
+        )
+    return chosen

@@ -1,0 +1,72 @@
+"""Digests: whether weights and batches are those that were recorded before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnscope._layers.tensors import plain
+
+__all__ = ["digest_of_batch", "digests_of_weights", "versions_of_weights"]
+
+_SIZE = 16
+
+
+def digests_of_weights(model: nn.Module) -> dict[str, str]:
+    """Of each parameter and buffer that a state dict holds, by name."""
+    digests = {}
+    for name, value in model.state_dict().items():
+        digest = hashlib.blake2b(digest_size=_SIZE)
+        for part in _parts(value):
+            digest.update(part)
+        digests[name] = digest.hexdigest()
+    return digests
+
+
+def versions_of_weights(model: nn.Module) -> tuple[tuple[str, int, int], ...]:
+    """What changes when somebody writes to a parameter or buffer; cheap, within one process."""
+    return tuple(
+        (name, value.data_ptr(), value._version)
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor) and not value.is_inference()
+    )
+
+
+def digest_of_batch(batch: Any) -> str:
+    """Of all numbers and texts in a batch, however nested; of other things only their kind."""
+    digest = hashlib.blake2b(digest_size=_SIZE)
+    for part in _parts(batch):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, Tensor):
+        flat = plain(value).detach().cpu().contiguous()
+        yield f"{flat.dtype} {tuple(flat.shape)}".encode()
+        yield flat.reshape(-1).view(torch.uint8).numpy().data
+    elif isinstance(value, PackedSequence):
+        yield from _parts(tuple(value))
+    elif isinstance(value, Mapping):
+        for key, member in value.items():
+            yield str(key).encode()
+            yield from _parts(member)
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)}".encode()
+        for member in value:
+            yield from _parts(member)
+    elif isinstance(value, str | int | float | bool | None):
+        yield repr(value).encode()
+    elif hasattr(value, "__array__"):
+        array = np.ascontiguousarray(value)
+        yield f"{array.dtype} {array.shape}".encode()
+        # objects would be told by where they lie in memory
+        yield repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+    else:
+        yield type(value).__qualname__.encode()

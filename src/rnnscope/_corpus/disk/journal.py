@@ -1,0 +1,96 @@
+"""The journal: the rows of one batch as one file, until enough of them make a shard.
+
+A file is eight bytes that tell the length of a description in JSON, the description, and the
+arrays one behind the other. It is written whole and renamed; one that is shorter than it says was
+cut by the machine's end, and its batch counts as not recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rnnscope._corpus.disk.description import BatchFacts, LayerForm
+
+__all__ = ["BatchRows", "JournalFile", "write_journal"]
+
+Array = np.ndarray[Any, Any]
+_LENGTH = struct.Struct("<Q")
+
+
+class BatchRows(Protocol):
+    """The rows of a batch: ``arrays(module, name)`` is (row, ...), of a quantity, or of ``time``,
+    ``sequence``, ``call``, ``label_end`` and ``label_text``."""
+
+    @property
+    def facts(self) -> BatchFacts:
+        """What is known of it."""
+
+    @property
+    def forms(self) -> Mapping[str, LayerForm]:
+        """What the layers are."""
+
+    def names(self, module: str) -> tuple[str, ...]:
+        """The arrays of a layer."""
+
+    def array(self, module: str, name: str) -> Array:
+        """One of them."""
+
+
+def write_journal(path: Path, rows: BatchRows) -> None:
+    """Write the rows of a batch, one array after the other."""
+    with path.open("wb") as file:
+        arrays = []
+        file.write(_LENGTH.pack(0))
+        for module in rows.facts.layers:
+            for name in rows.names(module):
+                array = np.ascontiguousarray(rows.array(module, name))
+                place = {"module": module, "name": name, "offset": file.tell()}
+                arrays.append({**place, "dtype": array.dtype.str, "shape": array.shape})
+                array.tofile(file)
+        start = file.tell()
+        forms = {module: asdict(form) for module, form in rows.forms.items()}
+        description = {"facts": rows.facts.json(), "forms": forms, "arrays": arrays}
+        file.write(json.dumps(description).encode())
+        file.seek(0)
+        file.write(_LENGTH.pack(start))
+
+
+class JournalFile:
+    """The rows of a batch in a file of the journal; raises ``ValueError`` of one that was cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            head = file.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                raise ValueError("cut")
+            (start,) = _LENGTH.unpack(head)
+            file.seek(start)
+            description = json.loads(file.read()) if start else None
+        if description is None:
+            raise ValueError("cut")
+        self.facts = BatchFacts.of_json(description["facts"])
+        self.forms: Mapping[str, LayerForm] = {
+            module: LayerForm.of_json(form) for module, form in description["forms"].items()
+        }
+        self._arrays = {(a["module"], a["name"]): a for a in description["arrays"]}
+        self.nbytes = start
+
+    def names(self, module: str) -> tuple[str, ...]:
+        """See ``BatchRows``."""
+        return tuple(name for owner, name in self._arrays if owner == module)
+
+    def array(self, module: str, name: str) -> Array:
+        """See ``BatchRows``."""
+        entry = self._arrays[module, name]
+        shape = tuple(entry["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        flat = np.fromfile(self.path, np.dtype(entry["dtype"]), count=count, offset=entry["offset"])
+        return flat.reshape(shape)

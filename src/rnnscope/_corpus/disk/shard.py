@@ -1,0 +1,249 @@
+"""A shard: the rows of some batches as a group of Zarr 3, with all that is known of them.
+
+Inside it is a group for each layer, whose arrays are (step, layer, direction, unit), beside
+``time``, ``sequence`` and ``call`` (step), and the labels as bytes with the end of each. Every
+chunk carries a checksum, and the shard's attributes the size of each file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from rnnscope._corpus.disk.description import BatchFacts, LayerForm
+from rnnscope._corpus.disk.events import completed
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
+from rnnscope._corpus.disk.journal import Array, BatchRows
+from rnnscope._record.extras import package_of_extra
+from rnnscope.errors import FileError
+
+__all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "write_shard"]
+
+KEY = "rnnscope_record"
+"""The attribute that holds what this package says of a group."""
+PREFIX = "batches-"
+CHUNK = 8 * 2**20
+"""Bytes of a chunk before it is compressed."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard as its attributes describe it: its batches in the order of its rows."""
+
+    name: str
+    batches: tuple[BatchFacts, ...]
+    forms: Mapping[str, LayerForm]
+    files: Mapping[str, int]
+
+    def rows(self, module: str) -> int:
+        """How many rows a layer has."""
+        return sum(b.layers[module].rows for b in self.batches if module in b.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(self.files.values())
+
+
+def group_of(module: str) -> str:
+    """The name of a layer's group: its own, but for what Zarr does not allow; the model itself has
+    no name."""
+    return quote(module, safe="") or "(model)"
+
+
+# writing -------------------------------------------------------------------------------------
+
+
+def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> str | None:
+    """Write the rows of batches as a shard; its name, or None where such a shard is there."""
+    numbers = [rows.facts.number for rows in batches]
+    name = f"{PREFIX}{numbers[0]:08d}-{numbers[-1]:08d}"
+    with place.scratch() as scratch:
+        path = scratch / name
+        path.mkdir()
+        completed(_write(path, batches, compress))
+        files = {
+            file.relative_to(path).as_posix(): file.stat().st_size
+            for file in path.rglob("*")
+            if file.is_file() and file != path / DESCRIPTION
+        }
+        forms: dict[str, LayerForm] = {}
+        for rows in batches:
+            forms |= rows.forms
+        facts = {
+            "batches": [rows.facts.json() for rows in batches],
+            "layers": {module: asdict(form) for module, form in forms.items()},
+            "files": files,
+        }
+        write_group(path, {KEY: facts})
+        return name if place.publish(path, name) else None
+
+
+def write_group(path: Path, attributes: Mapping[str, Any]) -> None:
+    """The description of a group of Zarr 3, in a folder."""
+    description = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    (path / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+
+
+async def _write(path: Path, batches: Sequence[BatchRows], compress: bool) -> None:
+    zarr = package_of_extra("zarr", "record")
+    store = zarr.storage.LocalStore(path)
+    modules = list(dict.fromkeys(module for rows in batches for module in rows.facts.layers))
+    for module in modules:
+        holders = [rows for rows in batches if module in rows.facts.layers]
+        (path / group_of(module)).mkdir()
+        write_group(path / group_of(module), {"module": module})
+        names = dict.fromkeys(name for rows in holders for name in rows.names(module))
+        for name in names:
+            await _write_array(store, holders, (module, name), compress)
+
+
+async def _write_array(
+    store: Any, holders: Sequence[BatchRows], address: tuple[str, str], compress: bool
+) -> None:
+    module, name = address
+    pieces: Iterable[Array] = (_piece(rows, module, name) for rows in holders)
+    if name == "label_text":
+        total = sum(rows.facts.layers[module].text for rows in holders)
+    else:
+        total = sum(rows.facts.layers[module].rows for rows in holders)
+    if name in ("sequence", "label_end"):  # counted through all batches of the shard
+        pieces = _shifted(pieces, holders, module, name)
+    target = None
+    start = 0
+    for piece in _chunked(pieces, total):
+        if target is None:
+            target = await _create(store, address, (total, *piece.shape[1:]), piece, compress)
+        await target.setitem((slice(start, start + len(piece)),), piece)
+        start += len(piece)
+
+
+def _piece(rows: BatchRows, module: str, name: str) -> Array:
+    """An array of one batch; batches without labels, or called once, have zeros."""
+    if name in rows.names(module):
+        return rows.array(module, name)
+    if name == "label_text":
+        return np.zeros(0, np.uint8)
+    return np.zeros(rows.facts.layers[module].rows, np.int64 if name == "label_end" else np.int32)
+
+
+def _shifted(
+    pieces: Iterable[Array], holders: Sequence[BatchRows], module: str, name: str
+) -> Iterable[Array]:
+    before = 0
+    for piece, rows in zip(pieces, holders, strict=True):
+        yield piece + np.asarray(before, piece.dtype)
+        layer = rows.facts.layers[module]
+        before += layer.sequences if name == "sequence" else layer.text
+
+
+def _chunked(pieces: Iterable[Array], total: int) -> Iterable[Array]:
+    """The same rows in pieces of one chunk each."""
+    kept: list[Array] = []
+    length = 0
+    for piece in pieces:
+        size = chunk_rows(piece, total)
+        start = 0
+        while start < len(piece):
+            taken = piece[start : start + size - length]
+            kept.append(taken)
+            length += len(taken)
+            start += len(taken)
+            if length == size:
+                yield kept[0] if len(kept) == 1 else np.concatenate(kept)
+                kept, length = [], 0
+    if kept:
+        yield kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+
+def chunk_rows(piece: Array, total: int) -> int:
+    """How many rows make a chunk."""
+    row = piece.dtype.itemsize * int(np.prod(piece.shape[1:], dtype=np.int64))
+    return int(max(1, min(total, CHUNK // max(row, 1))))
+
+
+async def _create(
+    store: Any, address: tuple[str, str], shape: tuple[int, ...], piece: Array, compress: bool
+) -> Any:
+    from zarr.api.asynchronous import create_array
+    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+
+    module, name = address
+    compressors: list[Any] = [Crc32cCodec()]
+    if compress:
+        compressors.insert(0, BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
+    if name == "label_text":
+        dims: tuple[str, ...] = ("text",)
+    else:
+        dims = ("step", "layer", "direction", "unit")[: len(shape)]
+    return await create_array(
+        store,
+        name=f"{group_of(module)}/{name}",
+        shape=shape,
+        dtype=piece.dtype,
+        chunks=(chunk_rows(piece, shape[0]), *shape[1:]),
+        serializer=BytesCodec(),
+        filters=None,
+        compressors=compressors,
+        fill_value=0,
+        dimension_names=dims,
+        chunk_key_encoding={"name": "default", "separator": "."},  # files, not folders in folders
+        config={"write_empty_chunks": True},  # no search for zeros; every chunk has its file
+    )
+
+
+# reading -------------------------------------------------------------------------------------
+
+
+def read_shard(place: Folder, name: str) -> Shard:
+    """What a shard says of itself; raises ``FileError`` where it is damaged or cut."""
+    content = place.read(f"{name}/{DESCRIPTION}")
+    advice = "remove this folder and run rs.record again: its batches are recorded once more"
+    if content is None:
+        raise FileError(f"{place.text}: shard {name} is damaged: it lacks {DESCRIPTION}; {advice}")
+    try:
+        facts = json.loads(content)["attributes"][KEY]
+        batches = tuple(BatchFacts.of_json(entry) for entry in facts["batches"])
+        forms = {module: LayerForm.of_json(entry) for module, entry in facts["layers"].items()}
+        files = {str(path): int(size) for path, size in facts["files"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise FileError(
+            f"{place.text}: shard {name} is damaged: {DESCRIPTION} does not describe it "
+            f"({type(error).__name__}: {error}); {advice}"
+        ) from error
+    sizes = place.sizes(name)
+    for path, size in files.items():
+        if sizes.get(path) != size:
+            got = "is missing" if path not in sizes else f"has {sizes[path]} bytes, not {size}"
+            raise FileError(f"{place.text}: shard {name} is damaged: {path} {got}; {advice}")
+    return Shard(name, batches, forms, files)
+
+
+def read_array(place: Folder, shard: str, address: tuple[str, str], rows: slice) -> Array:
+    """Some rows of an array (module, name) of a shard.
+
+    Raises ``FileError`` with the shard's name where its bytes are not those that were written.
+    """
+    module, name = address
+    try:
+        return completed(_read(place, shard, f"{group_of(module)}/{name}", rows))
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        raise FileError(
+            f"{place.text}: shard {shard} is damaged: {module or 'the model'}'s {name} cannot be "
+            f"read ({error}). The other shards are whole: remove this folder, and either run "
+            f"rs.record again, which records its batches once more, or open what there is with "
+            f"rs.open_record(path, partial=True)"
+        ) from error
+
+
+async def _read(place: Folder, shard: str, path: str, rows: slice) -> Array:
+    from zarr.api.asynchronous import open_array
+
+    array = await open_array(store=place.zarr_store(shard), path=path, mode="r")
+    return np.asarray(await array.getitem((rows,)))

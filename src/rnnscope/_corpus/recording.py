@@ -1,0 +1,111 @@
+"""Recording batch after batch in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from rnnscope._corpus.digests import digest_of_batch
+from rnnscope._corpus.disk.store import Store
+from rnnscope._corpus.progress import Progress, Report
+from rnnscope._corpus.rows import CapturedBatch, changed_layer
+from rnnscope._corpus.running import captured_part
+from rnnscope._corpus.settings import Selected
+from rnnscope._corpus.sources import Source
+from rnnscope._corpus.writer import Writer
+from rnnscope.errors import BatchError, FileError
+
+__all__ = ["OnError", "Options", "Recording", "finish", "record_here"]
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a recording goes on: what to do with errors, who is told, who works."""
+
+    on_error: OnError
+    report: Report
+    client: Any
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All that a recording needs."""
+
+    model: nn.Module
+    source: Source
+    store: Store
+    settings: Selected
+    options: Options
+
+
+def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
+    """Batch after batch in this process."""
+    store, source, options = recording.store, recording.source, recording.options
+    digests = {batch.number: batch.digest for batch in store.batches}
+    journal = store.journal(digests)
+    digests |= {entry.facts.number: entry.facts.digest for entry in journal}
+    forms = dict(store.forms)
+    for entry in journal:
+        forms |= entry.forms
+    state = Progress(total=source.total, recorded=len(digests))
+    ends = {min(digests, default=-1), max(digests, default=-1)}
+    count = 0
+    with Writer(store, journal, shard_bytes, compress) as writer:
+        for number, load in source.batches(frozenset(digests)):
+            count = number + 1
+            if number in digests:
+                # what is had by number is loaded only to see that the data are the same
+                if source.parts is None or number in ends:
+                    _check_digest(recording, number, load(), digests[number])
+                continue
+            rows = _rows_of(recording, number, load)
+            if rows is None:
+                continue
+            for name, form in rows.forms.items():
+                if forms.setdefault(name, form) != form:
+                    raise changed_layer(name, forms[name], form)
+            writer.put(rows)
+            state = state.after(rows.facts, rows.nbytes)
+            options.report(state)
+        writer.finish()
+    finish(store, count)
+
+
+def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> CapturedBatch | None:
+    """The rows of a batch; None where it is skipped, which the store notes."""
+    try:
+        try:
+            part = load()
+        except Exception as error:
+            raise BatchError(f"batch {number} cannot be loaded: {error}") from error
+        is_partition = recording.source.bag is not None
+        return captured_part(recording.model, part, number, recording.settings, is_partition)
+    except Exception as error:
+        if recording.options.on_error == "raise":
+            raise
+        cause = error.__cause__
+        reason = f"{type(cause).__name__}: {cause}" if isinstance(error, BatchError) else str(error)
+        recording.store.skip(number, reason)
+        return None
+
+
+def _check_digest(recording: Recording, number: int, batch: Any, digest: str) -> None:
+    parts = batch if recording.source.bag is not None else [batch]
+    if "".join(map(digest_of_batch, parts)) != digest:
+        raise FileError(
+            f"{recording.store.place.text} cannot be gone on with: batch {number} holds other "
+            f"numbers than the one that was recorded. Give the same batches in the same order, or "
+            f"record into another path"
+        )
+
+
+def finish(store: Store, count: int) -> None:
+    """Note how many batches there are, unless the store holds more."""
+    store.look()
+    last = max((batch.number for batch in store.batches), default=-1)
+    store.complete(max(count, last + 1))

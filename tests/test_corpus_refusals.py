@@ -1,0 +1,389 @@
+"""What cannot be recorded or read is told with its place, and leaves what there is as it was."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from corpora import batches, check_store, encoder, run, texts
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+import rnnscope as rs
+
+
+@pytest.fixture
+def gru() -> nn.GRU:
+    return nn.GRU(3, 4)
+
+
+X = torch.linspace(-1, 1, 30, device="cpu", dtype=torch.float32).reshape(5, 2, 3)
+
+
+# places ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "group", "json"])
+def test_a_path_that_is_no_store_is_refused_and_left_alone(
+    gru: nn.GRU, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "gates"
+    if what == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        content = {"folder": None, "group": '{"zarr_format": 3, "attributes": {}}', "json": "{"}
+        (path / ("mine" if what == "folder" else "zarr.json")).write_text(content[what] or "mine")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    for verb in (
+        lambda: rs.record(gru, [X], path),
+        lambda: rs.open_record(path),
+    ):
+        with pytest.raises(rs.FileError, match=r"exists and is no store of rs\.record"):
+            verb()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_serves(gru: nn.GRU, tmp_path: Path) -> None:
+    (tmp_path / "gates").mkdir()
+    rs.record(gru, [X], tmp_path / "gates")
+    assert rs.open_record(tmp_path / "gates")[""].sizes["step"] == 10
+
+
+def test_no_store_is_told(tmp_path: Path) -> None:
+    with pytest.raises(rs.FileError, match=r"there is no store of rs\.record here"):
+        rs.open_record(tmp_path / "gates")
+    assert not (tmp_path / "gates").exists()
+
+
+def test_a_store_of_a_newer_version_is_told(gru: nn.GRU, tmp_path: Path) -> None:
+    rs.record(gru, [X], tmp_path)
+    description = json.loads((tmp_path / "zarr.json").read_text())
+    description["attributes"]["rnnscope_record"] |= {"format": 2, "version": "9.0"}
+    (tmp_path / "zarr.json").write_text(json.dumps(description))
+    for verb in (lambda: rs.open_record(tmp_path), lambda: rs.record(gru, [X], tmp_path)):
+        with pytest.raises(rs.FileError, match=r"newer rnnscope \(9\.0, form 2\).*reads form 1"):
+            verb()
+
+
+def test_a_store_is_recorded_into_by_one_process(gru: nn.GRU, tmp_path: Path) -> None:
+    import fcntl
+
+    rs.record(gru, [X], tmp_path)
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(rs.FileError, match="another process is recording into this store"):
+            rs.record(gru, [X, X], tmp_path)
+    rs.record(gru, [X, X], tmp_path)
+
+
+# a full disk -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shard_bytes", [pytest.param(1, marks=pytest.mark.slow), 2**26])
+def test_a_full_disk_loses_nothing_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
+) -> None:
+    """The system's answer is given by hand here; the test below asks a small disk."""
+    from rnnscope._corpus import writer
+
+    path, model, parts = tmp_path / "gates", encoder(), batches(24)
+    original = {name: getattr(writer, name) for name in ("write_shard", "write_journal")}
+    calls = []
+
+    def full(name: str) -> Any:
+        def write(*args: Any) -> Any:
+            calls.append(name)
+            if len(calls) > 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original[name](*args)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in original:
+            patched.setattr(writer, name, full(name))
+        with pytest.raises(rs.FileError, match=r"No space left on device, at batch 4\."):
+            rs.record(model, parts, path, call=run, labels=texts, shard_bytes=shard_bytes)
+    recorded = []
+    rs.record(
+        model,
+        parts,
+        path,
+        call=lambda model, batch: (recorded.append(batch), run(model, batch)),
+        labels=texts,
+    )
+    assert len(recorded) == 2
+    check_store(path, model, parts)
+
+
+@pytest.mark.slow
+def test_a_small_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode()}")
+    try:
+        model, parts = encoder(), batches(200)
+        with pytest.raises(rs.FileError, match="No space left on device, at batch"):
+            rs.record(model, parts, disk / "gates", call=run, labels=texts, shard_bytes=50_000)
+        subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
+        rs.record(model, parts, disk / "gates", call=run, labels=texts, shard_bytes=50_000)
+        check_store(disk / "gates", model, parts)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# models and batches ----------------------------------------------------------------------------
+
+
+def test_a_model_without_recurrent_layers(tmp_path: Path) -> None:
+    with pytest.raises(rs.NotRecurrentError, match="Linear holds no recurrent layer"):
+        rs.record(nn.Linear(3, 4), [X], tmp_path / "gates")
+    with pytest.raises(rs.NotRecurrentError, match=r"record takes an nn\.Module; got function"):
+        rs.record(run, [X], tmp_path / "gates")  # type: ignore[arg-type]
+    assert not (tmp_path / "gates").exists()
+
+
+def test_names_that_are_not_there(gru: nn.GRU, tmp_path: Path) -> None:
+    with pytest.raises(rs.AddressError, match=r'record must be "gates", "all" or names of GRU'):
+        rs.record(gru, [X], tmp_path / "gates", names="f")
+    with pytest.raises(rs.AddressError, match="modules: no recurrent layer 'encoder'"):
+        rs.record(nn.Sequential(gru), [X], tmp_path / "gates", modules="encoder")
+    assert not (tmp_path / "gates").exists()
+
+
+def test_a_layer_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    class Loop(nn.LSTM):
+        def forward(self, x: Any) -> Any:  # type: ignore[override]
+            return x @ self.weight_ih_l0.T
+
+    model = nn.ModuleDict({"gru": nn.GRU(3, 4), "loop": Loop(3, 4)})
+    call: Any = lambda model, x: (model["gru"](x), model["loop"](x))  # noqa: E731
+    with pytest.raises(rs.RefusedError, match=r"loop: .*modules=\[\.\.\.\] names those"):
+        rs.record(model, [X], tmp_path / "gates", call=call)
+    rs.record(model, [X], tmp_path / "gates2", call=call, modules=["gru"])
+
+
+def test_a_batch_that_reaches_no_layer(gru: nn.GRU, tmp_path: Path) -> None:
+    with pytest.raises(rs.RefusedError, match="batch 0: the model called no recurrent layer"):
+        rs.record(gru, [X], tmp_path / "gates", call=lambda model, batch: None)
+
+
+def test_a_batch_that_the_model_refuses_is_told_with_its_number(
+    gru: nn.GRU, tmp_path: Path
+) -> None:
+    wrong = torch.randn(5, 2, 7)
+    with pytest.raises(rs.BatchError, match=r"batch 1: RuntimeError: .*on_error='skip'") as info:
+        rs.record(gru, [X, wrong, X], tmp_path / "gates")
+    assert isinstance(info.value.__cause__, RuntimeError)
+    store = rs.record(gru, [X, wrong, X], tmp_path / "gates", on_error="skip")
+    assert list(store.skipped) == [1]
+    assert store.skipped[1].startswith("RuntimeError: ")
+    assert "skipped: batch 1: RuntimeError" in str(store)
+    ds = rs.open_record(tmp_path / "gates")[""]
+    assert ds["sequence"].values.tolist() == [k for k in range(4) for _ in range(5)]
+    again = rs.record(gru, [X, X, X], tmp_path / "gates")  # it is tried once more
+    assert again.skipped == {}
+    assert rs.open_record(tmp_path / "gates")[""].sizes["step"] == 30
+
+
+def test_how_the_model_takes_a_batch_is_told(gru: nn.GRU, tmp_path: Path) -> None:
+    with pytest.raises(rs.BatchError, match=r"call=lambda model, batch: model\(batch\[0\]\)"):
+        rs.record(gru, [(X, X, X)], tmp_path / "gates")
+
+
+def test_a_batch_that_cannot_be_loaded(gru: nn.GRU, tmp_path: Path) -> None:
+    def load() -> Any:
+        raise OSError("no such file: words.txt")
+
+    with pytest.raises(rs.BatchError, match="batch 1 cannot be loaded: no such file"):
+        rs.record(gru, [X, load], tmp_path / "gates")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (lambda batch: "abcd", "batch 0: labels must be 5, one a step; got 4"),
+        (lambda batch: [list("abcde")], "batch 0: labels hold 1 lists, and the batch 2 sequences"),
+        (lambda batch: 3, "batch 0: labels must be a list of texts"),
+    ],
+)
+def test_labels_of_another_length(gru: nn.GRU, tmp_path: Path, labels: Any, words: str) -> None:
+    with pytest.raises(rs.ShapeError, match=words):
+        rs.record(gru, [X], tmp_path / "gates", labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (torch.ones(2, 4), r"batch 0: steps= must give a mask \(batch, time\) of \(2, 5\); got"),
+        ("all of them", "batch 0: steps= must give a mask .* got str"),
+    ],
+)
+def test_a_mask_of_another_shape(gru: nn.GRU, tmp_path: Path, mask: Any, words: str) -> None:
+    with pytest.raises(rs.ShapeError, match=words):
+        rs.record(gru, [X], tmp_path / "gates", steps=lambda batch: mask)
+
+
+def test_a_layer_that_changes_between_batches(tmp_path: Path) -> None:
+    model = nn.GRU(3, 4)
+
+    def call(model: nn.GRU, batch: torch.Tensor) -> None:
+        model.batch_first = len(batch) == 3
+        model(batch)
+
+    with pytest.raises(rs.ShapeError, match=r"batch_first=True.*and was nn\.GRU"):
+        rs.record(model, [X, X[:3]], tmp_path / "gates", call=call)
+
+
+def test_a_deviation_beyond_rounding_is_told_with_the_batch(
+    gru: nn.GRU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = nn.GRU.forward
+
+    def patched(self: Any, x: Any, hx: Any = None) -> Any:
+        output, h = original(self, x, hx)
+        return output + 0.1, h
+
+    monkeypatch.setattr(nn.GRU, "forward", patched)
+    with pytest.raises(rs.VerificationError, match="batch 0: "):
+        rs.record(gru, [X], tmp_path / "gates")
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([X[:, 0], X[:, 1]])
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "words"),
+    [
+        (X, TypeError, r"got Tensor\. One batch alone is \[batch\]; a tensor is cut"),
+        (3, TypeError, "batches must be batches one after another"),
+        ({"x": X}, TypeError, "got dict"),
+        (DataLoader([X], shuffle=True), rs.RefusedError, "shuffle=True gives other batches"),
+    ],
+)
+def test_batches_that_are_none(
+    gru: nn.GRU, tmp_path: Path, source: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        rs.record(gru, source, tmp_path / "gates")
+    assert not (tmp_path / "gates").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"steps": "first"}, ValueError, 'steps must be "all", "last" or a function'),
+        ({"dtype": torch.int8}, rs.DtypeError, "dtype must be one of"),
+        ({"call": 3}, TypeError, "call must be a function; got int"),
+        ({"labels": ["a"]}, TypeError, "labels must be a function; got list"),
+        ({"check": "all"}, ValueError, "check must be"),
+        ({"on_error": "ignore"}, ValueError, 'on_error must be "raise" or "skip"'),
+        ({"shard_bytes": 0}, ValueError, "shard_bytes must be at least 1"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    gru: nn.GRU, tmp_path: Path, options: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        rs.record(gru, [X], tmp_path / "gates", **options)
+    assert not (tmp_path / "gates").exists()
+
+
+# damage ----------------------------------------------------------------------------------------
+
+
+def chunks(path: Path, name: str) -> list[Path]:
+    return sorted(p for p in (path / name).glob("c.*"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("removed", "description", "no description")
+        ),
+    ],
+)
+def test_a_damaged_shard_is_named_and_the_rest_stays_readable(tmp_path: Path, damage: str) -> None:
+    path, model, parts = tmp_path / "gates", encoder(), batches(16)
+    rs.record(model, parts, path, call=run, shard_bytes=1)
+    shard = path / "batches-00000001-00000001"
+    chunk = chunks(shard, "rnn/f")[0]
+    if damage == "cut":
+        chunk.write_bytes(chunk.read_bytes()[:-1])
+    elif damage == "removed":
+        chunk.unlink()
+    elif damage == "description":
+        (shard / "zarr.json").write_text('{"attributes": {"rnnscope_record": 3}}')
+    else:
+        (shard / "zarr.json").unlink()
+    with pytest.raises(rs.FileError, match=r"shard batches-00000001-00000001 is damaged.*partial"):
+        rs.open_record(path)
+    ds = rs.open_record(path, partial=True)["rnn"]
+    assert ds.sizes["step"] == sum(len(w) for k in (0, 2, 3) for w in parts[k])
+    with pytest.raises(rs.FileError, match="batches-00000001-00000001 is damaged"):
+        rs.record(model, parts, path, call=run)
+    for file in sorted(shard.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    shard.rmdir()
+    with pytest.raises(rs.FileError, match="lacks batch 1: the recording is not finished"):
+        rs.open_record(path)
+    rs.record(model, parts, path, call=run)  # its batches are recorded once more
+    check_store(path, model, parts)
+
+
+def test_a_changed_bit_is_told_where_it_is_read(tmp_path: Path) -> None:
+    path, model, parts = tmp_path / "gates", encoder(), batches(16)
+    rs.record(model, parts, path, call=run, shard_bytes=1, compress=False)
+    chunk = chunks(path / "batches-00000002-00000002", "rnn/f")[0]
+    content = bytearray(chunk.read_bytes())
+    content[5] ^= 1
+    chunk.write_bytes(content)
+    ds = rs.open_record(path)["rnn"]
+    with pytest.raises(rs.FileError, match="shard batches-00000002-00000002 is damaged: rnn's f"):
+        ds["f"].values  # noqa: B018
+    rs.sequence(ds, 0)
+    assert ds["h"].values.any()
+
+
+# extras ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["zarr", "dask", "xarray"])
+def test_without_the_extra(
+    gru: nn.GRU, tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = builtins.__import__
+
+    def refuse(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] == missing:
+            raise ImportError(name)
+        return original(name, *args)
+
+    for name in [n for n in sys.modules if n.partition(".")[0] == missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(rs.MissingExtraError, match=rf"needs {missing}.*'rnnscope\[record\]'"):
+        rs.record(gru, [X], tmp_path / "gates")
+    assert not (tmp_path / "gates").exists()
+
+
+def test_a_url_of_no_known_kind(gru: nn.GRU) -> None:
+    with pytest.raises(rs.FileError, match=r"nowhere://gates"):
+        rs.record(gru, [X], "nowhere://gates")
