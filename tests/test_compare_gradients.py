@@ -169,7 +169,10 @@ def unlisted(count: int, seed: int) -> list[str]:
     for k in range(count):
         kind, layers, directions = CONFIGURATIONS[k % len(CONFIGURATIONS)]
         case = Case.drawn(kind, layers, directions, seed + k)
-        verdict = case.compared(case.gradients((), spoils(rng)))
+        wrong, exact = case.gradients((), spoils(rng)), case.gradients()
+        if all(np.allclose(wrong[n], exact[n], rtol=1e-9, atol=1e-12) for n in exact):
+            continue  # a unit of relu that is off: nothing is wrong
+        verdict = case.compared(wrong)
         if verdict or verdict.causes:
             named.append(f"{kind} {layers} {directions}: {verdict}")
     return named
