@@ -129,7 +129,7 @@ def test_batch_first_is_as_the_layer_has_it() -> None:
 # --- dropout --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("applied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_dropouts_masks_are_given_in_training(applied: bool) -> None:
     layer = drawn(nn.GRU(3, 4, num_layers=2, dropout=0.4).double()).train()
 
@@ -186,6 +186,7 @@ def loop(detached: str = "", activation: Any = torch.tanh) -> Any:
     return mine
 
 
+@pytest.mark.slow
 def test_a_right_loop_and_the_layer_itself_have_right_gradients() -> None:
     rs.assert_agrees(loop(), RNN, gradients=True)
     lstm = drawn(nn.LSTM(3, 4, bidirectional=True, batch_first=True))
@@ -196,10 +197,11 @@ def test_a_detached_state_is_named() -> None:
     verdict = rs.compare(loop("h"), RNN, gradients=True)
     assert [str(cause) for cause in verdict.causes] == ["through_state h"]
     with pytest.raises(AssertionError, match="no gradient through h_"):
-        rs.assert_agrees(loop("h"), RNN, gradients=True)
-    rs.assert_agrees(loop("h"), RNN)  # the outputs are right
+        rs.assert_agrees(loop("h"), RNN, X, H_0, gradients=True)
+    rs.assert_agrees(loop("h"), RNN, X, H_0)  # the outputs are right
 
 
+@pytest.mark.slow
 def test_lengths_are_kept_apart() -> None:
     gru = drawn(nn.GRU(3, 4, bidirectional=True).double())
     verdict = rs.compare(gru, gru, X, lengths=[5, 2], gradients=True)
@@ -211,6 +213,10 @@ def test_a_wrong_forward_pass_is_told_first_and_gradients_are_judged_against_it(
     names = [str(cause) for cause in verdict.causes]
     assert names == ["activation h:sigmoid", "through_state h"]
     assert "judged against your own forward pass" in text(verdict)
+
+
+@pytest.mark.slow
+def test_right_gradients_of_a_wrong_forward_pass() -> None:
     right = rs.compare(loop("", torch.sigmoid), RNN, gradients=True)
     assert right.gradients is not None
     assert right.gradients.agrees

@@ -127,7 +127,9 @@ def gradients_(bench: Bench) -> Any:
         for g in (tr.gradients(loss), tr.gradients(h_n=bench.ones[name])):
             facts = dict(g), g.parameters, dict(g.direct), g.initial, g.parameters_at(0)
             direct = [g.direct.layer_input(0)]
-            found[f"{name} {len(found)}"] = plain([*facts, direct, g.deviation, repr(g)])
+            address = {"layer": 0, "direction": "forward", "batch": 0, "time": 0, "unit": 1}
+            texts = [repr(g), str(g.explain("h", **address))]
+            found[f"{name} {len(found)}"] = plain([*facts, direct, g.deviation, *texts])
     return found
 
 
@@ -198,6 +200,7 @@ def compare_(bench: Bench) -> Any:
     return [
         re_timed(str(rs.compare(bench.gru, bench.gru, bench.x))),
         rs.compare(wrong, bench.gru, bench.x, effort=0).agrees,
+        str(rs.compare(bench.gru, bench.gru, bench.x, gradients=True).gradients),
     ]
 
 
@@ -241,6 +244,9 @@ VERBS: dict[str, Callable[[Bench], Any]] = {
     "shapes": of_each(lambda tr: [str(tr.shapes()), tr.shapes().markdown(), tr.shapes().data()]),
     "gradients": gradients_,
     "jacobian": of_each(lambda tr: tr.jacobian("h", "h", layer=0, direction="forward", time=0)),
+    "step_jacobian": of_each(
+        lambda tr: tr.step_jacobian(0, layer=0, direction="forward", batch=0).matrix
+    ),
     "flow": of_each(lambda tr: tr.flow(layer=0, direction="forward")),
     "memory": lambda bench: [
         plain([dict(m), m.initial])

@@ -84,7 +84,10 @@ def drawn_masks(
     shape = (inputs.steps, inputs.batch, width)
     keep = 1 - structure.dropout
     return tuple(
-        (torch.rand(shape, generator=generator, device="cpu") < keep).to(dtype).double() / keep
+        (torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") < keep)
+        .to(dtype)
+        .double()
+        / keep
         for _ in range(structure.num_layers - 1)
     )
 

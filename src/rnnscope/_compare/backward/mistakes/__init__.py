@@ -1,0 +1,36 @@
+"""The mistakes of backward passes, one declaration each: what it changes, its words, the line.
+
+An entry that concerns a part gives the slots that it changes in the derived reverse pass (see
+``reverse``); one that stands between layers gives what is handed down (see ``whole``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rnnscope._compare.backward.mistakes.between import BETWEEN, BETWEEN_LAYERS, OF_ALL
+from rnnscope._compare.backward.mistakes.entry import BackwardMistake, Setting
+from rnnscope._compare.backward.mistakes.parameters import OF_PARAMETERS
+from rnnscope._compare.backward.mistakes.step import WITHIN_A_STEP
+from rnnscope._compare.backward.mistakes.through_time import THROUGH_TIME
+
+__all__ = [
+    "BETWEEN_LAYERS",
+    "CATALOGUE",
+    "OF_ALL",
+    "BackwardMistake",
+    "Setting",
+    "all_choices",
+]
+
+CATALOGUE: dict[str, BackwardMistake] = {
+    mistake.name: mistake for mistake in (*THROUGH_TIME, *WITHIN_A_STEP, *OF_PARAMETERS, *BETWEEN)
+}
+"""Every mistake by name."""
+
+
+def all_choices(setting: Setting, down: bool = False) -> Iterator[tuple[BackwardMistake, str]]:
+    """Every mistake with every choice that a setting has, of parts or between layers."""
+    for mistake in CATALOGUE.values():
+        if mistake.down == down:
+            yield from ((mistake, choice) for choice in mistake.choices(setting))

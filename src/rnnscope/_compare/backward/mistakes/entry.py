@@ -1,0 +1,83 @@
+"""What a mistake of a backward pass is: its choices, what it changes, its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rnnscope._compare.backward.reverse import Slots
+from rnnscope._compare.mistakes.entry import Words
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import (
+    Apply,
+    Expr,
+    Product,
+    Sum,
+    leaves,
+)
+
+__all__ = ["BackwardMistake", "Setting", "only", "outer_leaves", "uses", "where_square"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a mistake depends on: the cell, the sizes of the call, and numbers that were measured.
+
+    ``square``: h has as many units as a gate; ``biases``: the layer has them; ``masks``: dropout's
+    masks are known; ``limits`` at which what came back is clipped, ``factors`` that it may hold.
+    """
+
+    cell: Cell
+    steps: int
+    batch: int
+    square: bool
+    biases: bool
+    directions: int
+    layers: int
+    masks: bool
+    kind: str
+    limits: tuple[float, ...] = ()
+    factors: tuple[float, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class BackwardMistake:
+    """One mistake: its choices in a setting, the slots that a choice changes, and its words.
+    Between layers ``down`` says what is handed down, and slots are empty. ``exactly`` tells readers
+    of the page what the words leave open."""
+
+    name: str
+    choices: Callable[[Setting], Iterator[str]]
+    slots: Callable[[Setting, str], Slots]
+    words: Callable[[Setting, str], Words]
+    exactly: str
+    down: bool = False
+
+
+def only(*choices: str) -> Callable[[Setting], Iterator[str]]:
+    """These choices, in every setting."""
+    return lambda setting: iter(choices)
+
+
+def outer_leaves(expr: Expr) -> Iterator[Expr]:
+    """The leaves of an equation, without those to which a matrix is applied."""
+    match expr:
+        case Sum(left, right, _) | Product(left, right):
+            yield from outer_leaves(left)
+            yield from outer_leaves(right)
+        case Apply(_, argument):
+            yield from outer_leaves(argument)
+        case _:
+            yield expr
+
+
+def uses(cell: Cell, wanted: type[Expr]) -> Iterator[tuple[str, Expr]]:
+    """(equation, leaf) of every occurrence of a kind of leaf, each once."""
+    for name, equation in cell.equations.items():
+        yield from dict.fromkeys((name, e) for e in leaves(equation) if isinstance(e, wanted))
+
+
+def where_square(setting: Setting) -> Iterator[str]:
+    """The one choice of what needs square blocks of W_hh."""
+    if setting.square and setting.cell.gates_from_h:
+        yield ""

@@ -1,0 +1,186 @@
+"""Mistakes in the sums that the parameters' gradients are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rnnscope._compare.backward.mistakes.entry import (
+    BackwardMistake,
+    Setting,
+    only,
+    where_square,
+)
+from rnnscope._compare.backward.reverse import Slots
+from rnnscope._compare.mistakes.entry import Words
+
+__all__ = ["OF_PARAMETERS"]
+
+
+def _h_words(setting: Setting, choice: str) -> Words:
+    title, text = {
+        "after": ("h_t in place of h_(t-1) in dW_hh", "W_hh multiplies h_(t-1) at step t"),
+        "zeros": ("dW_hh of the first step leaves out h_0", "the first step reads h_0"),
+    }[choice]
+    return Words(
+        title, f"{text}, so that is what its gradient is summed with.", "dW_hh += da.T @ h_prev"
+    )
+
+
+def _x_words(setting: Setting, choice: str) -> Words:
+    which = {"earlier": "x_(t-1)", "later": "x_(t+1)"}[choice]
+    return Words(
+        f"{which} in place of x_t in dW_ih",
+        "W_ih multiplies x_t at step t, in the order in which the direction runs.",
+        "dW_ih += da[t].T @ x[t]",
+    )
+
+
+def _step_words(setting: Setting, choice: str) -> Words:
+    return Words(
+        f"the parameters' gradients are those of the {choice} step alone",
+        "a parameter is used at every step, and its gradient is the sum over all of them.",
+        "dW += ...   # += at every step, not =",
+    )
+
+
+def _biases(setting: Setting) -> Iterator[str]:
+    if setting.biases:
+        yield from ("missing b_ih", "missing b_hh")
+        if "r" in setting.cell.equations:
+            yield from ("copied b_ih", "copied b_hh")
+
+
+def _bias(setting: Setting, choice: str) -> Slots:
+    rule, _, name = choice.partition(" b_")
+    return {("bias", f"bias_{name}"): "zero" if rule == "missing" else "copied"}
+
+
+def _bias_words(setting: Setting, choice: str) -> Words:
+    rule, _, name = choice.partition(" ")
+    other = "b_hh" if name == "b_ih" else "b_ih"
+    if rule == "missing":
+        return Words(
+            f"the gradient of {name} is zero",
+            "each of the two biases is added at every step; both have a gradient.",
+            f"d{name} = da.sum over steps and rows",
+        )
+    return Words(
+        f"the gradient of {name} is that of {other}",
+        "r multiplies W_hn h + b_hn, and not b_in: their gradients differ by r.",
+        "db_hn = (da_n * r).sum(...); db_in = da_n.sum(...)",
+    )
+
+
+def _weight_words(setting: Setting, choice: str) -> Words:
+    return Words(
+        "the gradient of weight_hh is transposed",
+        "row j of W_hh makes unit j of the gate from all units of h.",
+        "dW_hh = da.T @ h_prev   # not h_prev.T @ da",
+    )
+
+
+SCALES: dict[str, Callable[[Setting], float]] = {
+    "mean over batch": lambda setting: 1 / setting.batch,
+    "mean over steps": lambda setting: 1 / setting.steps,
+    "mean over both": lambda setting: 1 / (setting.steps * setting.batch),
+    "twice": lambda setting: 2.0,
+}
+
+
+def _scales(setting: Setting) -> Iterator[str]:
+    seen = {1.0}
+    for name, scale in SCALES.items():
+        if scale(setting) not in seen:
+            seen.add(scale(setting))
+            yield name
+    for factor in setting.factors:
+        if all(abs(factor - value) > 1e-3 * abs(value) for value in seen):
+            yield f"times {factor!r}"
+
+
+def _scale(setting: Setting, choice: str) -> Slots:
+    if choice.startswith("times "):
+        return {("scale",): float(choice.removeprefix("times "))}
+    return {("scale",): SCALES[choice](setting)}
+
+
+def _scale_words(setting: Setting, choice: str) -> Words:
+    if choice == "twice":
+        return Words(
+            "the parameters' gradients are accumulated twice",
+            "each is two times the sum over steps and rows.",
+            "dW = 0 before every pass, and dW += ... once a step",
+        )
+    if choice.startswith("times "):
+        factor = float(choice.removeprefix("times "))
+        return Words(
+            f"the parameters' gradients are multiplied by {factor:.6g}",
+            "a norm that is clipped, or a learning rate, does that; a gradient is the plain sum.",
+            f"dW = dW / {factor:.6g}",
+        )
+    over = choice.removeprefix("mean over ").replace("both", "steps and batch")
+    return Words(
+        f"the parameters' gradients are a mean over {over}",
+        "grad_output is summed over every step and row; the mean stands in the loss, if anywhere.",
+        "dW += da.T @ h_prev   # a sum, divided by nothing",
+    )
+
+
+def _limits(setting: Setting) -> Iterator[str]:
+    yield from map(repr, setting.limits)
+
+
+def _limit_words(setting: Setting, choice: str) -> Words:
+    return Words(
+        f"the parameters' gradients are clipped at ±{float(choice):.6g}",
+        "larger ones are cut off. On purpose? Then compare before they are clipped.",
+        "compare first, clip afterwards",
+    )
+
+
+OF_PARAMETERS = (
+    BackwardMistake(
+        "h_of_dw",
+        only("after", "zeros"),
+        lambda setting, choice: {("h_of_hh",): choice},
+        _h_words,
+        "zeros: in place of h_0.",
+    ),
+    BackwardMistake(
+        "x_of_dw",
+        only("earlier", "later"),
+        lambda setting, choice: {("x_of_ih",): choice},
+        _x_words,
+        "Zeros where there is no such step.",
+    ),
+    BackwardMistake(
+        "one_step",
+        only("first", "last"),
+        lambda setting, choice: {("steps",): choice},
+        _step_words,
+        "Of weights and biases, in the order in which the direction runs.",
+    ),
+    BackwardMistake("bias", _biases, _bias, _bias_words, "copied: of a GRU."),
+    BackwardMistake(
+        "dw_transposed",
+        where_square,
+        lambda setting, choice: {("weight", "weight_hh"): "transposed"},
+        _weight_words,
+        "The block of every gate by itself, as far as it is square.",
+    ),
+    BackwardMistake(
+        "scale",
+        _scales,
+        _scale,
+        _scale_words,
+        "Of weights and biases; another factor is measured.",
+    ),
+    BackwardMistake(
+        "clipped",
+        _limits,
+        lambda setting, choice: {("clip",): float(choice)},
+        _limit_words,
+        "Of weights and biases, each number by itself; the limit is measured.",
+    ),
+)
+"""Mistakes of the sums over steps and rows."""

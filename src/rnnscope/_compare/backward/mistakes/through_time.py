@@ -1,0 +1,189 @@
+"""Mistakes in what goes from step to step: states, truncation, what enters from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rnnscope._compare.backward.mistakes.entry import (
+    BackwardMistake,
+    Setting,
+    only,
+    outer_leaves,
+    uses,
+    where_square,
+)
+from rnnscope._compare.backward.reverse import Slots
+from rnnscope._compare.mistakes.entry import Words
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import FromH, Previous
+
+__all__ = ["THROUGH_TIME"]
+
+
+LONG = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 30, 32, 35, 40, 50, 64, 100, 128)
+"""After how many steps a backward pass is truncated, as people write it."""
+
+
+def _states(setting: Setting) -> Iterator[str]:
+    cell = setting.cell
+    yield from cell.states
+    direct = any(Previous("h") in outer_leaves(equation) for equation in cell.equations.values())
+    if direct and cell.gates_from_h and not _composite(cell):
+        yield from ("W_hh", "direct h")
+
+
+def _composite(cell: Cell) -> bool:
+    return any(isinstance(e, FromH) and e.of != Previous("h") for _, e in uses(cell, FromH))
+
+
+def _through_state(setting: Setting, choice: str) -> Slots:
+    state = choice.removeprefix("direct ")
+    slots: dict[tuple[object, ...], object] = {}
+    if choice in ("h", "W_hh"):
+        slots[("hh",)] = "cut"
+    if choice != "W_hh":
+        for name, leaf in uses(setting.cell, Previous):
+            if leaf == Previous(state):
+                slots[("edge", name, leaf)] = "cut"
+    return slots
+
+
+def _state_words(setting: Setting, choice: str) -> Words:
+    if choice == "W_hh":
+        return Words(
+            "no gradient through W_hh to h_(t-1)",
+            f"the gates of {setting.kind} read h_(t-1), so their gradients go back to it.",
+            "dh_prev = dh_prev + da @ W_hh",
+        )
+    if choice == "direct h":
+        return Words(
+            "no gradient straight from h_t to h_(t-1)",
+            f"h_t of {setting.kind} holds a share of h_(t-1), so dL/dh_t goes back to it too.",
+            "dh_prev = dh_prev + dh * z",
+        )
+    back = "dh_prev = da @ W_hh" if choice == "h" else f"d{choice}_prev = d{choice} * f"
+    more = " + dh * z" if choice == "h" and "z" in setting.cell.equations else ""
+    return Words(
+        f"no gradient through {choice}_(t-1)",
+        f"{choice} is carried from step to step, and its gradient goes back the same way; here no "
+        f"step hands it to the one before.",
+        back + more,
+    )
+
+
+def _truncations(setting: Setting) -> Iterator[str]:
+    for k in LONG:
+        if k < setting.steps:
+            yield from (f"every {k}", f"last {k}")
+
+
+def _truncated(setting: Setting, choice: str) -> Slots:
+    kind, _, count = choice.partition(" ")
+    return {("truncated",): (kind, int(count))}
+
+
+def _truncated_words(setting: Setting, choice: str) -> Words:
+    kind, _, count = choice.partition(" ")
+    steps = f"{count} step{'s' * (count != '1')}"
+    what = f"cut after every {steps}" if kind == "every" else f"stopped after the last {steps}"
+    return Words(
+        f"truncated: the gradient is {what}",
+        "it goes back through every step to the initial state.",
+        "for t in reversed(range(T)):   # and no detach() of the state between steps",
+    )
+
+
+def _direct_words(setting: Setting, choice: str) -> Words:
+    said = {
+        "0": ("the direct part of dL/dh_t is missing", "only what later steps hand back is used"),
+        "2": ("the direct part of dL/dh_t is counted twice", "it is added two times"),
+        "last": ("only the last step gets dL/doutput", "what reaches the other steps is left out"),
+    }
+    title, text = said[choice]
+    return Words(
+        title,
+        f"{text}; every h_t is returned and gets the loss's own gradient once, beside what step "
+        f"t+1 hands back.",
+        "dh = dh_next + grad_output[t]",
+    )
+
+
+def _finals(setting: Setting) -> Iterator[str]:
+    yield from setting.cell.states
+    if len(setting.cell.states) > 1:
+        yield "all"
+
+
+def _chosen_states(setting: Setting, choice: str) -> tuple[str, ...]:
+    return setting.cell.states if choice == "all" else (choice,)
+
+
+def _final_words(setting: Setting, choice: str) -> Words:
+    names = _chosen_states(setting, choice)
+    what = " and ".join(f"{name}_n" for name in names)
+    return Words(
+        f"the gradient of {what} is not used",
+        f"what reaches {what} straight from the loss is where the pass starts.",
+        "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
+    )
+
+
+def _initial_words(setting: Setting, choice: str) -> Words:
+    names = " and ".join(f"{name}_0" for name in _chosen_states(setting, choice))
+    return Words(
+        f"the gradient of {names} is zero",
+        "it is what the first step hands back.",
+        f"return {names}'s gradient: what is carried after the loop",
+    )
+
+
+THROUGH_TIME = (
+    BackwardMistake(
+        "through_state",
+        _states,
+        _through_state,
+        _state_words,
+        "h: by W_hh and straight; W_hh, direct h: one of the two ways of a GRU.",
+    ),
+    BackwardMistake(
+        "truncated",
+        _truncations,
+        _truncated,
+        _truncated_words,
+        "every k: nothing crosses a multiple of k steps from the start of the run; last k: the "
+        "steps before the last k get nothing at all.",
+    ),
+    BackwardMistake(
+        "w_hh_transposed",
+        where_square,
+        lambda setting, choice: {("hh",): "transposed"},
+        lambda setting, choice: Words(
+            "W_hh is transposed on the way back",
+            "forward h_(t-1) is multiplied by the transpose of W_hh, backward by W_hh itself.",
+            "dh_prev = da @ W_hh   # not da @ W_hh.T",
+        ),
+        "The block of every gate by itself, as far as it is square.",
+    ),
+    BackwardMistake(
+        "direct_part",
+        only("0", "2", "last"),
+        lambda s, choice: {("direct",): choice if choice == "last" else float(choice)},
+        _direct_words,
+        "Of a lower layer, what the layer above hands down.",
+    ),
+    BackwardMistake(
+        "final_ignored",
+        _finals,
+        lambda s, choice: {("final", n): "cut" for n in _chosen_states(s, choice)},
+        _final_words,
+        "What reaches h_n or c_n straight from the loss.",
+    ),
+    BackwardMistake(
+        "initial_zero",
+        _finals,
+        lambda s, choice: {("initial", n): "zero" for n in _chosen_states(s, choice)},
+        _initial_words,
+        "The gradient of h_0 or c_0.",
+    ),
+)
+"""Mistakes from step to step."""
