@@ -145,5 +145,5 @@ def test_refusals() -> None:
         rs.compare(lstm, Step(), cells={Step: step})
     with pytest.raises(rs.errors.NotRecurrentError, match="cells maps classes"):
         rs.compare(lstm, lstm, cells={"LSTM": rs.cells.LSTM})  # type: ignore[dict-item]
-    with pytest.raises(rs.errors.NotRecurrentError, match="cells={LoopLSTM"):
+    with pytest.raises(rs.errors.NotRecurrentError, match=r"cells=\{LoopLSTM"):
         rs.compare(lstm, LoopLSTM(3, 4))
