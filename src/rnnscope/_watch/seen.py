@@ -68,12 +68,14 @@ class Seen:
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
         self._outside: Counter[str] = Counter()  # calls of these classes by other modules
+        self._unregistered: Counter[str] = Counter()  # the same, made inside this model's forward
         self._labels: Any = None
         self._lock = threading.RLock()  # tasks and threads that share a context record at once
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
-        facts = ("_layers", "_first_names", "_skipped", "_outside", "_labels", "_of_class")
+        facts = ("_layers", "_first_names", "_skipped", "_outside", "_unregistered", "_labels")
+        facts += ("_of_class",)
         return Seen, (self._of,), {name: getattr(self, name) for name in facts}
 
     def _skip(self, name: str, why: str) -> None:
@@ -97,6 +99,8 @@ class Seen:
             if not layer.count and self._outside[layer.kind]:
                 reason = _outside(layer.kind, self._outside[layer.kind])
                 reasons_of.setdefault(layer.name, []).append(reason)
+        for kind, count in self._unregistered.items():
+            reasons_of.setdefault(kind, []).append(_unregistered(kind, count))
         return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
 
     @property
@@ -269,6 +273,16 @@ def _outside(kind: str, count: int) -> str:
     return (
         f"{calls} of {kind} outside this model: was it copied, as frameworks do that train a "
         f"copy? Watch the class with rs.watch({kind}), or pass the copy to rs.watch"
+    )
+
+
+def _unregistered(kind: str, count: int) -> str:
+    calls = f"{count} call{'s' * (count != 1)}"
+    return (
+        f"{calls} in the model's forward, of layers that are no modules of it: are they made "
+        f"there, or kept where nn.Module does not look? Make them in __init__ as self.name, or in "
+        f"nn.ModuleList, to have them in parameters() too; or watch the class with "
+        f"rs.watch({kind})"
     )
 
 

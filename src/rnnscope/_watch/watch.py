@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
@@ -25,6 +27,7 @@ from rnnscope._record.names import recorded_names
 from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.chains import Beginning, CallChains, KeptCall, same_numbers
+from rnnscope._watch.hidden import hidden_layers, where_it_is
 from rnnscope._watch.layers import class_word, layers_of
 from rnnscope._watch.listening import listen_to, why_no_graph
 from rnnscope._watch.seen import Layer, Seen
@@ -254,6 +257,14 @@ class Watch(Seen):
         for name, why in refused.items():
             if self._selection.chooses([name]):
                 self._skipped.setdefault(name, Counter([why]))
+        for layer, name, container in hidden_layers(self._model, self._is_recurrent).values():
+            if self._selection.chooses([name]):
+                why = f"{where_it_is(container)}, rs.watch({class_word(layer)})"
+                self._skipped.setdefault(name, Counter([why]))
+            self._modules.setdefault(id(layer), (layer, None))
+
+    def _is_recurrent(self, module: nn.Module) -> bool:
+        return isinstance(module, OPENED) or adapter_of(module, self.cells) is not None
 
     def _enter(self, module: nn.Module, names: tuple[str, ...]) -> None:
         """A layer that goes by these names, wanted or not."""
@@ -268,12 +279,15 @@ class Watch(Seen):
         self, layers: Mapping[int, tuple[nn.Module, tuple[str, ...]]], refused: Mapping[str, str]
     ) -> None:
         layer_names = [name for _, names in layers.values() for name in names] + list(refused)
+        hidden = hidden_layers(self._model, self._is_recurrent).values()
+        layer_names += [name for _, name, _ in hidden]
         if not layer_names:
             raise NotRecurrentError(
                 f"{type(self._model).__name__} holds no recurrent layer: there is nothing to "
                 f"watch. Expected nn.RNN, nn.GRU, nn.LSTM, one of their cells or rs.Recurrent "
                 f"somewhere inside; which cell another class computes, says "
-                f"rs.watch(model, cells={{MyLSTM: rs.cells.LSTM}})."
+                f"rs.watch(model, cells={{MyLSTM: rs.cells.LSTM}}). Layers that are made inside "
+                f"forward are seen by their class: rs.watch(nn.LSTM)."
             )
         for pattern in self._selection.names or ():
             if not any(fnmatchcase(name, pattern) for name in layer_names):
@@ -311,6 +325,8 @@ class Watch(Seen):
             if layer is None:
                 if within and id(forward.module) not in self._modules:
                     self._outside[class_word(forward.module)] += 1
+                    if self._class is None and self._runs():
+                        self._unregistered[class_word(forward.module)] += 1
                 return False
             # torch may run a backward pass in threads of its own
             in_backward = forward.in_backward
@@ -336,6 +352,17 @@ class Watch(Seen):
                 return False
             self._begun[forward] = layer, layer.count - 1
             return True
+
+    def _runs(self) -> bool:
+        """Whether a module of the model is being called."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is nn.Module._call_impl.__code__:
+                running = frame.f_locals.get("self")
+                if any(part is running for part in self._model.modules()):
+                    return True
+            frame = frame.f_back
+        return False
 
     def _layer_of(self, module: nn.Module) -> Layer | None:
         if id(module) not in self._modules:
