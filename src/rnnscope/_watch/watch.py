@@ -323,9 +323,9 @@ class Watch(Seen):
             look = within or self._class is not None
             layer = self._layer_of(forward.module) if look else self._watched(forward.module)
             if layer is None:
-                if within and id(forward.module) not in self._modules:
+                if within and self._is_strange(forward.module):
                     self._outside[class_word(forward.module)] += 1
-                    if self._class is None and self._runs():
+                    if self._runs():
                         self._unregistered[class_word(forward.module)] += 1
                 return False
             # torch may run a backward pass in threads of its own
@@ -352,6 +352,11 @@ class Watch(Seen):
                 return False
             self._begun[forward] = layer, layer.count - 1
             return True
+
+    def _is_strange(self, module: nn.Module) -> bool:
+        """Whether a layer is none of the model's; one that is refused is told as that."""
+        watched = self._class is not None or id(module) in self._modules
+        return not watched and all(part is not module for part in self._model.modules())
 
     def _runs(self) -> bool:
         """Whether a module of the model is being called."""
