@@ -74,9 +74,8 @@ class Seen:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
-        facts = ("_layers", "_first_names", "_skipped", "_outside", "_unregistered", "_labels")
-        facts += ("_of_class",)
-        return Seen, (self._of,), {name: getattr(self, name) for name in facts}
+        facts = ["_layers", "_first_names", "_skipped", "_outside", "_unregistered", "_labels"]
+        return Seen, (self._of,), {name: getattr(self, name) for name in [*facts, "_of_class"]}
 
     def _skip(self, name: str, why: str) -> None:
         self._skipped.setdefault(name, Counter())[why] += 1
