@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
+from rnnscope._opening.modes import undisturbed
 from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
-from rnnscope._watch.chains import CallChains, KeptCall
 from rnnscope._watch.join import Joined, segments
+from rnnscope._watch.kept import Kept
 from rnnscope.errors import AddressError, ShapeError
 
 __all__ = ["Layer", "Seen"]
@@ -24,25 +25,21 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``kind`` is what its class is called; ``chains`` tell which call goes on from which;
+    ``kind`` is what its class is called; ``interrupted``: the latest call is not recorded;
     ``elsewhere`` is the number of calls that came from other contexts.
     """
 
     name: str
-    kept: deque[KeptCall]
+    kept: Kept
     kind: str = ""
     count: int = 0
-    chains: CallChains = field(default_factory=CallChains)
+    interrupted: bool = False
     elsewhere: int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "chains": CallChains()}
 
     @property
     def traces(self) -> list[Trace]:
-        """The kept calls, in order."""
-        return [kept.trace for kept in tuple(self.kept)]  # another thread may be adding one
+        """The kept calls, in order; raises ``VerificationError`` where one cannot be proven."""
+        return self.kept.traces
 
 
 class Seen:
@@ -167,7 +164,9 @@ class Seen:
 
         Raises ``AddressError`` for a name that is not watched.
         """
-        return [self._named_steps(joined) for joined in segments(list(self._named(name).kept))]
+        kept = self._named(name).kept
+        chains = undisturbed(segments, kept.opened(), kept.dropped > 0)
+        return [self._named_steps(joined) for joined in chains]
 
     def _named_steps(self, joined: Joined) -> Joined:
         try:
@@ -230,7 +229,7 @@ class Seen:
         raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
 
     def _holds(self, layer: Layer, name: object) -> bool:
-        return any(name in trace for trace in layer.traces[:1])
+        return len(layer.kept) > 0 and any(name in trace for trace in layer.traces[:1])
 
     if not TYPE_CHECKING:
 

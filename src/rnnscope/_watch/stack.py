@@ -1,0 +1,162 @@
+"""Calls of one form, stacked: many short calls are kept as a few tensors, and opened as one batch.
+
+A call of few steps and rows costs more in handling than in arithmetic. Rows of a batch do not see
+each other, so calls of the same weights and shapes are opened as one call of a larger batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnscope._layers.call import Call
+from rnnscope._opening.held import Held
+from rnnscope._opening.opening import Opened
+from rnnscope._opening.part import Proof
+from rnnscope._trace.verbs import Trace
+
+__all__ = ["SMALL", "Stack", "form_of"]
+
+SMALL = 1 << 12
+"""Numbers of an input up to which a call is short."""
+
+
+def form_of(held: Held) -> tuple[Any, ...]:
+    """What calls of one stack have in common."""
+    return (
+        id(held.adopted),
+        id(held.snapshot),
+        held.x.shape,
+        held.x.dtype,
+        len(held.states),
+        held.grad_mode,
+    )
+
+
+@dataclass(eq=False)
+class Stack:
+    """So many calls of one form as one of a larger batch: until it is opened, ``parts`` holds them;
+    then ``opened`` is the trace of all."""
+
+    form: tuple[Any, ...]
+    count: int
+    parts: list[Held]
+    opened: Trace | None = None
+
+    @classmethod
+    def of(cls, calls: Sequence[Held]) -> Stack:
+        """Calls of one form."""
+        return cls(form_of(calls[0]), len(calls), [_joined(calls)])
+
+    @classmethod
+    def merged(cls, stacks: Sequence[Stack]) -> Stack:
+        """Stacks of one form."""
+        parts = [part for stack in stacks for part in stack.parts]
+        return cls(stacks[0].form, sum(stack.count for stack in stacks), parts)
+
+    @property
+    def held(self) -> Held:
+        """All calls as one."""
+        if len(self.parts) > 1:
+            self.parts = [_joined(self.parts)]
+        return self.parts[0]
+
+    def settle(self, opened: Trace) -> None:
+        """The calls were opened: what was held of them is in the trace."""
+        self.opened, self.parts = opened, []
+
+    def call(self, k: int) -> Call:
+        """What went into the k-th call, in one form."""
+        whole = self.held.call if self.opened is None else self.opened.call
+        return _rows_of_call(whole, k, self.count, self._batched)
+
+    @property
+    def _batched(self) -> bool:
+        adopted = self.parts[0].adopted if self.parts else None
+        structure = adopted if self.opened is None else self.opened.structure
+        assert structure is not None, "a stack holds its calls, or their trace"
+        return len(self.form[2]) == (2 if structure.single_step else 3)
+
+    def one(self, k: int) -> Held:
+        """The k-th call by itself, before the stack is opened."""
+        whole = self.held
+        single_step = whole.adopted.single_step
+        of_x = 0 if single_step or whole.adopted.batch_first else 1
+        of_states = 0 if single_step else 1
+        batch = whole.x.shape[of_x] // self.count
+
+        def rows(tensor: Tensor, axis: int) -> Tensor:
+            part = tensor.narrow(axis, k * batch, batch)
+            return (part if self._batched else part.squeeze(axis)).clone()
+
+        lead = 0 if single_step else 1
+        return replace(
+            whole,
+            x=rows(whole.x, of_x),
+            states=tuple(rows(state, of_states) for state in whole.states),
+            returned=tuple(
+                rows(value, of_x if place < lead else of_states)
+                for place, value in enumerate(whole.returned)
+            ),
+        )
+
+    def trace(self, k: int) -> Trace:
+        """The k-th call of an opened stack, with numbers of its own."""
+        whole = self.opened
+        assert whole is not None, "a stack is opened before its calls are asked for"
+        call = _rows_of_call(whole.call, k, self.count, self._batched)
+        rows = slice(k * call.batch, (k + 1) * call.batch)
+        structure = whole.structure
+        values = {name: value[:, :, rows].clone() for name, value in whole.items()}
+        inputs = tuple(None if x is None else x[rows].clone() for x in whole._inputs)
+        proofs = {
+            name: _proof_of_one(proof, self.count, call.batch)
+            for name, proof in whole.proofs.items()
+        }
+        form = structure.returned(whole._returned, whole.call)
+        final = {name: value[:, :, rows].clone() for name, value in form.final.items()}
+        h = None if structure.single_step else form.h[:, rows].clone()
+        opened = Opened(values, inputs, proofs, whole._opened_in)
+        output = structure.returning(h, final, call)
+        return Trace(structure, call, whole._snapshot, opened, output)
+
+
+def _joined(calls: Sequence[Held]) -> Held:
+    """Calls of one form as one call of a larger batch, in the form of a batched one."""
+    first = calls[0]
+    single_step = first.adopted.single_step
+    batched = first.x.dim() == (2 if single_step else 3)
+    of_x = 0 if single_step or first.adopted.batch_first else 1
+    of_states = 0 if single_step else 1
+    states = tuple(
+        _side_by_side([call.states[k] for call in calls], of_states, batched)
+        for k in range(len(first.states))
+    )
+    lead = 0 if single_step else 1
+    returned = tuple(
+        _side_by_side([c.returned[k] for c in calls], of_x if k < lead else of_states, batched)
+        for k in range(len(first.returned))
+    )
+    x = _side_by_side([call.x for call in calls], of_x, batched)
+    return replace(first, x=x, states=states, returned=returned, alike=False)
+
+
+def _side_by_side(tensors: list[Tensor], axis: int, batched: bool) -> Tensor:
+    return torch.cat(tensors, axis) if batched else torch.stack(tensors, axis)
+
+
+def _rows_of_call(whole: Call, k: int, count: int, batched: bool) -> Call:
+    batch = whole.batch // count
+    rows = slice(k * batch, (k + 1) * batch)
+    initial = {name: value[:, :, rows].clone() for name, value in whole.initial.items()}
+    return Call(whole.x[:, rows].clone(), initial, whole.has_initial, batched, None, None, False)
+
+
+def _proof_of_one(proof: Proof, count: int, batch: int) -> Proof:
+    """The proof of all calls as that of one: its deviation is the largest of all."""
+    place = replace(proof.place, batch=proof.place.batch % batch)
+    return replace(proof, place=place, places=proof.places // count)
