@@ -62,7 +62,7 @@ class Observer(Protocol):
         """The layer raised, or returned what cannot be captured."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Forward:
     """One forward of a recurrent module: ``direct`` where it was called past ``__call__``, and
     not by a forward of the module's own; ``cells`` are those of the observers; ``notes`` are what
@@ -342,7 +342,7 @@ def _cells() -> dict[type[nn.Module], Adapter]:
 
 def _caller() -> FrameType:
     """Who called the function that stands in the class."""
-    frame = sys._getframe()
+    frame = sys._getframe(3)  # below: this function, who called it, and the wrapper
     # by names, for torch.compile replaces the code
     while frame.f_code.co_filename == __file__ or _module_of(frame).startswith("torch._dynamo"):
         assert frame.f_back is not None, "somebody called"

@@ -7,8 +7,9 @@ other calls are captured in full (``capture.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -22,33 +23,60 @@ from rnnscope._opening.capture import Captured, Snapshot, snapshot_of
 __all__ = ["Held", "HeldModule", "PlainCall", "plain_call", "weights_now"]
 
 _FLOATS = (torch.float32, torch.float64)
-_FUNCTORCH: Any = torch._C._functorch
-_KEYS = {
-    True: ("training", "input_size", "hidden_size", "bias", "nonlinearity"),
-    False: (
-        *("training", "input_size", "hidden_size", "bias", "mode", "num_layers", "batch_first"),
-        *("dropout", "bidirectional", "proj_size"),
-    ),
-}
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+RECURRENT_KINDS = frozenset(RECURRENT)
+_functions: Callable[[], int] = torch._C._len_torch_function_stack
+_dispatch: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_transforms: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 
 
-@dataclass(eq=False, slots=True, weakref_slot=True)
+@dataclass(eq=False, slots=True)
 class Held:
-    """One plain call: copies of the input ``x``, of the initial ``states`` (none where none were
-    given), and of what was ``returned``, all in the form in which the module has them.
+    """One plain call: a copy of its input, of its initial states (``given`` of them, none where
+    none were given), and of what was returned, all in the form in which the module has them.
 
-    ``alike``: the copies lie in memory as the caller's tensors did. ``captured`` makes the same of
-    it that a capture in full does.
+    ``parts`` holds one after the other; where they differ in their last dim alone, they lie side by
+    side in one tensor, in these ``widths``. ``alike``: the copies lie in memory as the caller's
+    tensors did. ``captured`` makes the same of it that a capture in full does.
     """
 
     adopted: Adopted
     snapshot: Snapshot
-    x: Tensor
-    states: tuple[Tensor, ...]
-    returned: tuple[Tensor, ...]
+    parts: tuple[Tensor, ...]
+    widths: tuple[int, ...]
+    given: int
     grad_mode: bool
     alike: bool
+
+    @classmethod
+    def of(cls, like: Held, tensors: tuple[Tensor, ...]) -> Held:
+        """A call with other tensors, the others as they are."""
+        return cls(like.adopted, like.snapshot, tensors, (), like.given, like.grad_mode, False)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The input, the initial states, what was returned."""
+        return torch.split(self.parts[0], self.widths, -1) if self.widths else self.parts
+
+    @property
+    def count(self) -> int:
+        """Numbers of the largest part."""
+        return max([part.numel() for part in self.parts])
+
+    @property
+    def x(self) -> Tensor:
+        """The input."""
+        return self.tensors[0]
+
+    @property
+    def states(self) -> tuple[Tensor, ...]:
+        """The initial states."""
+        return self.tensors[1 : 1 + self.given]
+
+    @property
+    def returned(self) -> tuple[Tensor, ...]:
+        """What the module returned, flat."""
+        return self.tensors[1 + self.given :]
 
     @property
     def call(self) -> Call:
@@ -74,7 +102,7 @@ class Held:
             self.snapshot,
             self.snapshot.weights,
             self.output,
-            self.x.dtype,
+            self.parts[0].dtype,
             None,
             grad_mode=self.grad_mode,
             final_states=self.adopted.cell.states,
@@ -83,43 +111,57 @@ class Held:
 
 @dataclass(eq=False)
 class HeldModule:
-    """What is known of a module from its latest plain call, as long as its options are the same."""
+    """What is known of a module from its latest plain call, as long as its options are the same.
+
+    ``used`` are the tensors that it used then, ``copies`` those of the ``snapshot``.
+    """
 
     key: tuple[Any, ...]
     adopted: Adopted
-    snapshot: ReferenceType[Snapshot] | None = None
+    used: list[Tensor] = field(default_factory=list)
     copies: list[Tensor] = field(default_factory=list)
-    latest: ReferenceType[Held] | None = None
+    snapshot: ReferenceType[Snapshot] | None = None
 
-    def used(self, module: nn.Module) -> Snapshot:
+    def snapshot_now(self, module: nn.Module) -> Snapshot:
         """The weights of the call that has just been made; shared while their numbers are the
         same, of which versions would not tell where somebody writes past them (``p.data``)."""
         snapshot = None if self.snapshot is None else self.snapshot()
-        if snapshot is not None and self._unchanged(module):
-            return snapshot
+        if snapshot is not None:
+            for tensor, copy in zip(self.used, self.copies, strict=True):
+                if not torch.equal(tensor, copy):
+                    break
+            else:
+                return snapshot
         snapshot = snapshot_of(module, self.adopted.weights())
         self.snapshot = ref(snapshot)
-        self.copies = [
-            copy for row in snapshot.weights for part in row for copy in part.named().values()
-        ]
+        rows = [part for row in snapshot.weights for part in row]
+        self.copies = [copy for part in rows for copy in part.named().values()]
         return snapshot
 
-    def _unchanged(self, module: nn.Module) -> bool:
-        live = _weights_of(module, self.adopted.single_step)
-        return len(live) == len(self.copies) and all(
-            tensor.dtype is copy.dtype and torch.equal(tensor, copy)
-            for tensor, copy in zip(live, self.copies, strict=True)
-        )
+    def take(self, module: nn.Module) -> bool:
+        """Take note of the tensors that the next call uses; False where they are no plain
+        parameters on a CPU."""
+        options: Any = module.__dict__
+        parameters = options["_parameters"]
+        if self.adopted.single_step:
+            names = _CELL_WEIGHTS if self.adopted.bias else _CELL_WEIGHTS[:2]
+            used = [parameters.get(name) for name in names]
+        else:
+            used = options["_flat_weights"]
+            if len(used) != len(parameters):
+                return False
+        before = self.used
+        if len(before) == len(used) and all(map(is_, before, used)):
+            return True
+        if not all(type(p) in (nn.Parameter, Tensor) and p.is_cpu for p in used):
+            return False
+        if any(p.dtype is not used[0].dtype for p in used):
+            return False
+        self.used, self.snapshot = list(used), None
+        return True
 
 
 _modules: WeakKeyDictionary[nn.Module, HeldModule] = WeakKeyDictionary()
-
-
-def _weights_of(module: Any, single_step: bool) -> list[Tensor]:
-    if not single_step:
-        return [weight for weight in module._flat_weights if weight is not None]
-    parameters = module._parameters
-    return [w for name in _CELL_WEIGHTS if (w := parameters[name]) is not None]
 
 
 @dataclass(eq=False, slots=True)
@@ -133,42 +175,37 @@ class PlainCall:
 
     def held(self, output: Any) -> Held:
         """What is kept of the call, which returned this."""
-        returned = _flat(output)
-        grad_mode = torch.is_grad_enabled()  # the context below enables it
-        with torch._C._InferenceMode(False):
-            snapshot = self.known.used(self.module)
-            latest = None if self.known.latest is None else self.known.latest()
-            before = () if latest is None else latest.returned[-len(self.states) :]
-            states = tuple(
-                before[k] if k < len(before) and _same(value, before[k]) else _copy(value)
-                for k, value in enumerate(self.states)
-            )
-            x = _copy(self.x)
-            held = Held(
-                self.known.adopted,
-                snapshot,
-                x,
-                states,
-                tuple(map(_copy, returned)),
-                grad_mode,
-                self.known.adopted.num_layers == 1 or _lies_alike(self.x, x),
-            )
-        self.known.latest = ref(held)
-        return held
+        known = self.known
+        adopted = known.adopted
+        tensors = (self.x, *self.states, *_flat(output, adopted.single_step))
+        lead = tensors[0].shape[:-1]
+        together = all(tensor.shape[:-1] == lead for tensor in tensors)
+        grad_mode = torch.is_grad_enabled()
+        try:
+            torch._C._set_grad_enabled(False)
+            if torch.is_inference_mode_enabled():
+                with torch._C._InferenceMode(False):  # the copies are ordinary tensors
+                    snapshot, parts = known.snapshot_now(self.module), _copies(tensors, together)
+            else:
+                snapshot, parts = known.snapshot_now(self.module), _copies(tensors, together)
+        finally:
+            torch._C._set_grad_enabled(grad_mode)
+        widths = tuple([tensor.shape[-1] for tensor in tensors]) if together else ()
+        alike = adopted.num_layers == 1 or (not together and _lies_alike(self.x, parts[0]))
+        return Held(adopted, snapshot, parts, widths, len(self.states), grad_mode, alike)
 
 
-def _flat(output: Any) -> tuple[Tensor, ...]:
-    if isinstance(output, Tensor):
-        return (output,)
-    return tuple(tensor for part in output for tensor in _flat(part))
+def _flat(output: Any, single_step: bool) -> tuple[Tensor, ...]:
+    if not single_step:
+        h, states = output
+        return (h, states) if type(states) is not tuple else (h, *states)
+    return output if type(output) is tuple else (output,)
 
 
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().clone()
-
-
-def _same(value: Tensor, copy: Tensor) -> bool:
-    return value.shape == copy.shape and value.dtype is copy.dtype and torch.equal(value, copy)
+def _copies(tensors: tuple[Tensor, ...], together: bool) -> tuple[Tensor, ...]:
+    if together:
+        return (torch.cat(tensors, -1).detach(),)
+    return tuple([tensor.detach().clone() for tensor in tensors])
 
 
 def _lies_alike(value: Tensor, copy: Tensor) -> bool:
@@ -179,67 +216,64 @@ def plain_call(
     module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> PlainCall | None:
     """The call that is about to be made, where it is a plain one; None where it is not."""
-    kind = type(module)
-    if kind not in RECURRENT or not args or len(args) > 2 or "forward" in module.__dict__:
+    if type(module) not in RECURRENT_KINDS or not 1 <= len(args) <= 2:
         return None
     if not _without_modes():  # first: a mode sees each look at a tensor
         return None
     x = args[0]
-    hx = args[1] if len(args) == 2 else kwargs.get("hx")
-    if len(kwargs) > (len(args) == 1 and "hx" in kwargs):
+    states = args[1] if len(args) == 2 else kwargs.get("hx")
+    if kwargs and (len(args) == 2 or len(kwargs) > 1 or "hx" not in kwargs):
         return None
-    states = () if hx is None else (hx,) if type(hx) is Tensor else hx
-    if type(states) not in (tuple, list) or not _ordinary(x) or not all(map(_ordinary, states)):
+    if states is None:
+        states = ()
+    elif type(states) is Tensor:
+        states = (states,)
+    elif type(states) is not tuple:
         return None
+    for value in (x, *states):
+        if not (
+            type(value) is Tensor
+            and value.is_cpu
+            and value.dtype in _FLOATS
+            and not value.is_nested
+            and value.layout is torch.strided
+            and value.numel()
+        ):
+            return None
     known = _known(module)
-    if known is None or x.dtype is not next(iter(module._parameters.values())).dtype:  # type: ignore[union-attr]
+    if known is None or x.dtype is not known.used[0].dtype:
         return None
-    return PlainCall(module, known, x, tuple(states))
-
-
-def _ordinary(value: Any) -> bool:
-    return (
-        type(value) is Tensor
-        and value.is_cpu
-        and value.dtype in _FLOATS
-        and not value.is_nested
-        and value.layout is torch.strided
-        and value.numel() > 0
-    )
+    return PlainCall(module, known, x, states)
 
 
 def _without_modes() -> bool:
     return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._len_torch_function_stack() == 0
+        not _functions()
+        and not _dispatch()
         and not torch.is_autocast_enabled("cpu")
-        and _FUNCTORCH.peek_interpreter_stack() is None
+        and _transforms() is None
     )
 
 
 def _known(module: nn.Module) -> HeldModule | None:
     """What is known of a module; None where its weights are not plain parameters, or dropout is
     at work."""
-    options = module.__dict__
-    single_step = "num_layers" not in options
-    key = tuple(options.get(name) for name in _KEYS[single_step])
+    options: Any = module.__dict__
+    if "forward" in options:
+        return None
+    get = options.get
+    key = (
+        *(get("training"), get("input_size"), get("hidden_size"), get("bias"), get("num_layers")),
+        *(get("nonlinearity"), get("mode"), get("batch_first"), get("dropout")),
+        *(get("bidirectional"), get("proj_size")),
+    )
     known = _modules.get(module)
     if known is None or known.key != key:
-        adopted = adopt(module, inner=True)
-        known = _modules[module] = HeldModule(key, adopted)
+        known = _modules[module] = HeldModule(key, adopt(module, inner=True))
     adopted = known.adopted
-    if adopted.training and adopted.dropout > 0 and adopted.num_layers > 1:
+    if adopted.dropout > 0 and adopted.training and adopted.num_layers > 1:
         return None
-    parameters = module._parameters
-    if single_step:
-        plain = all(name in parameters for name in _CELL_WEIGHTS)
-    else:
-        plain = len(parameters) == len(module._flat_weights)  # type: ignore[arg-type]
-    return known if plain and all(_is_plain(p) for p in parameters.values()) else None
-
-
-def _is_plain(parameter: Any) -> bool:
-    return parameter is None or (type(parameter) in (nn.Parameter, Tensor) and parameter.is_cpu)
+    return known if known.take(module) else None
 
 
 def weights_now(taken: Captured) -> Captured:

@@ -87,7 +87,7 @@ class MadeCall:
     @property
     def joins(self) -> bool:
         """Whether it may be opened together with others."""
-        return isinstance(self.source, Held) and self.source.x.numel() <= SMALL
+        return isinstance(self.source, Held) and self.source.count <= SMALL
 
 
 @dataclass(eq=False, slots=True)
@@ -143,7 +143,10 @@ class Kept:
         self.dropped = 0
         self._entries: list[MadeCall | Pack] = []
         self._pending = 0  # entries from the end on that are not opened
-        self._run = 0  # calls at the end that make a pack
+        # calls at the end that make a pack: how many, and of what form
+        self._run = 0
+        self._form: tuple[Any, ...] | None = None
+        self._module: nn.Module | None = None
         self._made: list[MadeCall] | None = None  # one by one, once they were asked for
 
     def __len__(self) -> int:
@@ -174,21 +177,12 @@ class Kept:
                 self.dropped += 1
                 self._pending -= isinstance(first, MadeCall) and first.trace is None
             return
-        self._run = self._run + 1 if self._continues(made) else int(made.packs)
+        form = form_of(made.source) if made.packs else None  # type: ignore[arg-type]
+        same = form is not None and form == self._form and made.module is self._module
+        self._run = self._run + 1 if same else int(form is not None)
+        self._form, self._module = form, made.module
         if self._run > PACK:
             undisturbed(self._pack)
-
-    def _continues(self, made: MadeCall) -> bool:
-        """Whether a call has the form of the one before it."""
-        if len(self._entries) < 2 or not made.packs:
-            return False
-        before = self._entries[-2]
-        return (
-            isinstance(before, MadeCall)
-            and before.packs
-            and before.module is made.module
-            and form_of(before.source) == form_of(made.source)  # type: ignore[arg-type]
-        )
 
     def _pack(self) -> None:
         """Make a stack of the calls before the last one, which the next may go on from."""

@@ -30,9 +30,10 @@ def form_of(held: Held) -> tuple[Any, ...]:
     return (
         id(held.adopted),
         id(held.snapshot),
-        held.x.shape,
-        held.x.dtype,
-        len(held.states),
+        held.parts[0].shape,
+        held.parts[0].dtype,
+        held.widths,
+        held.given,
         held.grad_mode,
     )
 
@@ -43,6 +44,7 @@ class Stack:
     then ``opened`` is the trace of all."""
 
     form: tuple[Any, ...]
+    batched: bool
     count: int
     parts: list[Held]
     opened: Trace | None = None
@@ -50,19 +52,22 @@ class Stack:
     @classmethod
     def of(cls, calls: Sequence[Held]) -> Stack:
         """Calls of one form."""
-        return cls(form_of(calls[0]), len(calls), [_joined(calls)])
+        first = calls[0]
+        batched = first.x.dim() == (2 if first.adopted.single_step else 3)
+        return cls(form_of(first), batched, len(calls), [_joined(calls, batched)])
 
     @classmethod
     def merged(cls, stacks: Sequence[Stack]) -> Stack:
         """Stacks of one form."""
         parts = [part for stack in stacks for part in stack.parts]
-        return cls(stacks[0].form, sum(stack.count for stack in stacks), parts)
+        count = sum(stack.count for stack in stacks)
+        return cls(stacks[0].form, stacks[0].batched, count, parts)
 
     @property
     def held(self) -> Held:
         """All calls as one."""
         if len(self.parts) > 1:
-            self.parts = [_joined(self.parts)]
+            self.parts = [_joined(self.parts, batched=True)]
         return self.parts[0]
 
     def settle(self, opened: Trace) -> None:
@@ -72,14 +77,7 @@ class Stack:
     def call(self, k: int) -> Call:
         """What went into the k-th call, in one form."""
         whole = self.held.call if self.opened is None else self.opened.call
-        return _rows_of_call(whole, k, self.count, self._batched)
-
-    @property
-    def _batched(self) -> bool:
-        adopted = self.parts[0].adopted if self.parts else None
-        structure = adopted if self.opened is None else self.opened.structure
-        assert structure is not None, "a stack holds its calls, or their trace"
-        return len(self.form[2]) == (2 if structure.single_step else 3)
+        return _rows_of_call(whole, k, self.count, self.batched)
 
     def one(self, k: int) -> Held:
         """The k-th call by itself, before the stack is opened."""
@@ -91,24 +89,16 @@ class Stack:
 
         def rows(tensor: Tensor, axis: int) -> Tensor:
             part = tensor.narrow(axis, k * batch, batch)
-            return (part if self._batched else part.squeeze(axis)).clone()
+            return (part if self.batched else part.squeeze(axis)).clone()
 
-        lead = 0 if single_step else 1
-        return replace(
-            whole,
-            x=rows(whole.x, of_x),
-            states=tuple(rows(state, of_states) for state in whole.states),
-            returned=tuple(
-                rows(value, of_x if place < lead else of_states)
-                for place, value in enumerate(whole.returned)
-            ),
-        )
+        axes = _axes(whole, of_x, of_states)
+        return Held.of(whole, tuple(rows(*pair) for pair in zip(whole.tensors, axes, strict=True)))
 
     def trace(self, k: int) -> Trace:
         """The k-th call of an opened stack, with numbers of its own."""
         whole = self.opened
         assert whole is not None, "a stack is opened before its calls are asked for"
-        call = _rows_of_call(whole.call, k, self.count, self._batched)
+        call = _rows_of_call(whole.call, k, self.count, self.batched)
         rows = slice(k * call.batch, (k + 1) * call.batch)
         structure = whole.structure
         values = {name: value[:, :, rows].clone() for name, value in whole.items()}
@@ -125,28 +115,37 @@ class Stack:
         return Trace(structure, call, whole._snapshot, opened, output)
 
 
-def _joined(calls: Sequence[Held]) -> Held:
+def _joined(calls: Sequence[Held], batched: bool) -> Held:
     """Calls of one form as one call of a larger batch, in the form of a batched one."""
     first = calls[0]
     single_step = first.adopted.single_step
-    batched = first.x.dim() == (2 if single_step else 3)
     of_x = 0 if single_step or first.adopted.batch_first else 1
     of_states = 0 if single_step else 1
-    states = tuple(
-        _side_by_side([call.states[k] for call in calls], of_states, batched)
-        for k in range(len(first.states))
+    if first.widths and of_x == of_states:
+        whole = _side_by_side([call.parts[0] for call in calls], of_x, batched)
+        return Held.of(first, tuple(torch.split(whole, first.widths, -1)))
+    tensors = zip(*(call.tensors for call in calls), strict=True)
+    axes = _axes(first, of_x, of_states)
+    return Held.of(
+        first,
+        tuple(
+            _side_by_side(parts, axis, batched) for parts, axis in zip(tensors, axes, strict=True)
+        ),
     )
-    lead = 0 if single_step else 1
-    returned = tuple(
-        _side_by_side([c.returned[k] for c in calls], of_x if k < lead else of_states, batched)
-        for k in range(len(first.returned))
-    )
-    x = _side_by_side([call.x for call in calls], of_x, batched)
-    return replace(first, x=x, states=states, returned=returned, alike=False)
 
 
-def _side_by_side(tensors: list[Tensor], axis: int, batched: bool) -> Tensor:
-    return torch.cat(tensors, axis) if batched else torch.stack(tensors, axis)
+def _axes(held: Held, of_x: int, of_states: int) -> list[int]:
+    """The axis of the batch in each tensor of a call."""
+    axes = [of_states] * len(held.tensors)
+    axes[0] = of_x
+    if not held.adopted.single_step:
+        axes[1 + held.given] = of_x
+    return axes
+
+
+def _side_by_side(tensors: Sequence[Tensor], axis: int, batched: bool) -> Tensor:
+    parts = list(tensors)
+    return torch.cat(parts, axis) if batched else torch.stack(parts, axis)
 
 
 def _rows_of_call(whole: Call, k: int, count: int, batched: bool) -> Call:

@@ -430,8 +430,10 @@ class Watch(Seen):
             return
         layer, number = note
         made = MadeCall(number, forward.module, held)
-        made.had_graph = any(tensor.requires_grad for tensor in tensors_in(output))
-        made.cut = any(tensor.grad_fn is None for tensor in plain.states)
+        for tensor in plain.states:
+            made.cut |= tensor.grad_fn is None
+        if held.grad_mode:
+            made.had_graph = any(tensor.requires_grad for tensor in tensors_in(output))
         if made.had_graph or (not held.grad_mode and forward.in_checkpoint):
             made.received = Received(self._selection.check is not False)
             listen_to_plain(made.received, held.adopted, output)
