@@ -56,7 +56,7 @@ class Held:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The input, the initial states, what was returned."""
-        return torch.split(self.parts[0], self.widths, -1) if self.widths else self.parts
+        return torch.split(self.parts[0], list(self.widths), -1) if self.widths else self.parts
 
     @property
     def count(self) -> int:

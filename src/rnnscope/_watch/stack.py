@@ -123,7 +123,7 @@ def _joined(calls: Sequence[Held], batched: bool) -> Held:
     of_states = 0 if single_step else 1
     if first.widths and of_x == of_states:
         whole = _side_by_side([call.parts[0] for call in calls], of_x, batched)
-        return Held.of(first, tuple(torch.split(whole, first.widths, -1)))
+        return Held.of(first, tuple(torch.split(whole, list(first.widths), -1)))
     tensors = zip(*(call.tensors for call in calls), strict=True)
     axes = _axes(first, of_x, of_states)
     return Held.of(
