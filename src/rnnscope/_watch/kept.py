@@ -197,6 +197,29 @@ class Kept:
         self._entries += [pack, last]
         self._pending -= PACK - 1
         self._run = 1
+        self._merge()
+
+    def _merge(self) -> None:
+        """Make one pack of as many as are opened together: few large pieces of memory, and no small
+        ones that nothing else fits in."""
+        count = TOGETHER // PACK
+        packs = [
+            entry
+            for entry in self._entries[-count - 1 : -1]
+            if isinstance(entry, Pack) and len(entry.numbers) == PACK and entry.stack.parts
+        ]
+        first = packs[0] if packs else None
+        if first is None or len(packs) < count:
+            return
+        if any(p.stack.form != first.stack.form or p.module is not first.module for p in packs):
+            return
+        stack = Stack.merged([pack.stack for pack in packs])
+        stack.join()
+        numbers = array("q", [number for pack in packs for number in pack.numbers])
+        flags = bytearray(flag for pack in packs for flag in pack.flags)
+        whole = Pack(stack, first.module, first.silent, first.frozen, numbers, flags)
+        self._entries[-count - 1 : -1] = [whole]
+        self._pending -= count - 1
 
     def made(self) -> list[MadeCall]:
         """Every call, opened or not."""

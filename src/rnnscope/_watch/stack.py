@@ -66,12 +66,22 @@ class Stack:
     @property
     def held(self) -> Held:
         """All calls as one."""
+        self.join()
+        return self.parts[0]
+
+    def join(self) -> None:
+        """Lay the parts one behind the other."""
         if len(self.parts) > 1:
             self.parts = [_joined(self.parts, batched=True)]
-        return self.parts[0]
 
     def settle(self, opened: Trace) -> None:
         """The calls were opened: what was held of them is in the trace."""
+        # memory of states has places before the first step and behind the last: of one step, as
+        # much again, twice
+        opened._values = {
+            name: value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+            for name, value in opened._values.items()
+        }
         self.opened, self.parts = opened, []
 
     def call(self, k: int) -> Call:
