@@ -123,7 +123,8 @@ def memory_per_call() -> tuple[float, float, float]:
     those of the record."""
     cell, x, count = nn.LSTMCell(20, 20), torch.randn(1, 20), 50_000
     state = None
-    with torch.no_grad(), rs.watch(cell) as seen:
+    seen = rs.watch(cell)
+    with torch.no_grad(), seen:
         for k in range(count + 1000):
             if k == 1000:
                 before = resident()

@@ -59,9 +59,12 @@ def watch(
     """A context that records every call of every recurrent layer inside ``model``.
 
     The layers are named as in ``model.named_modules()``; the model itself has the empty name.
-    They run once, unchanged, and each call is opened right after it, as ``trace`` would, with the
-    weights that it used. What is recorded is detached from the graph. What cannot be recorded is
-    listed in ``seen.skipped`` with the reason.
+    They run once, unchanged. Of each call a copy is kept of what went in and what came out, and the
+    weights that it used, one copy as long as they stay the same. The numbers inside follow, as
+    ``trace`` gives them, when they are asked for, or at the end of the context, where ``check``
+    wants their proof: many short calls as one batch, so that a loop of single steps keeps its pace.
+    What is recorded is detached from the graph. What cannot be recorded is listed in
+    ``seen.skipped`` with the reason.
 
     A watch records the calls of its own context: those of the thread or asyncio task that entered
     it, and of what takes over its context, as do tasks that are created inside,
@@ -104,9 +107,12 @@ def watch(
     >>> seen["1"].grad["z"].shape
     torch.Size([1, 1, 2, 7, 5])
 
-    Inside the context, a call whose numbers cannot be proven raises ``VerificationError`` at
-    once, out of the model's own forward. Entering raises ``NotRecurrentError`` for a model with no
-    recurrent layer, and ``AddressError`` for a name in ``names`` or ``record`` that fits none.
+    A call whose numbers cannot be proven raises ``VerificationError`` with the number of the call:
+    at the end of the context (unless an exception is on its way already), or where its numbers are
+    asked for. Calls that cannot wait are proven at once, out of the model's own forward: those on a
+    GPU, under autocast, and of the classes in ``cells``. Entering raises ``NotRecurrentError`` for
+    a model with no recurrent layer, and ``AddressError`` for a name in ``names`` or ``record`` that
+    fits none.
     """
     for option, number in (("every", every), ("last", 1 if last is None else last)):
         if number != int(number) or number < 1:
