@@ -142,7 +142,7 @@ class Kept:
         self.lock = threading.RLock()
         self.dropped = 0
         self._entries: list[MadeCall | Pack] = []
-        self._pending = 0  # entries from the end on that are not opened
+        self._pending = 0  # entries from the first that is not opened on
         # calls at the end that make a pack: how many, and of what form
         self._run = 0
         self._form: tuple[Any, ...] | None = None
@@ -170,12 +170,12 @@ class Kept:
     def _append(self, made: MadeCall) -> None:
         self._made = None
         self._entries.append(made)
-        self._pending += made.trace is None
+        self._pending += self._pending > 0 or made.trace is None
         if self.most is not None:
             if len(self._entries) > self.most:
-                first = self._entries.pop(0)
+                del self._entries[0]
                 self.dropped += 1
-                self._pending -= isinstance(first, MadeCall) and first.trace is None
+                self._pending = min(self._pending, len(self._entries))
             return
         form = form_of(made.source) if made.packs else None  # type: ignore[arg-type]
         same = form is not None and form == self._form and made.module is self._module
@@ -288,7 +288,7 @@ class Kept:
         for entry in self._entries[start:]:
             if isinstance(entry, Pack):
                 entry_form, size = entry.stack.form, entry.stack.count
-            elif entry.joins and entry.trace is None:
+            elif entry.trace is None and entry.joins:
                 entry_form, size = form_of(entry.source), 1  # type: ignore[arg-type]
             else:
                 break
