@@ -503,8 +503,8 @@ class Watch(Seen):
 
     def refused(self, name: str, made: MadeCall, why: str) -> None:
         """List a call that was kept and cannot be opened."""
-        with self._lock:
-            self._skip(name, f"call {made.number}: {why}")
+        # without the lock of the watch: whoever holds it may be waiting for calls to be opened
+        self._skip(name, f"call {made.number}: {why}")
 
     def missed(self, forward: Forward, why: str) -> None:
         """List a call that was begun and cannot be recorded."""
