@@ -32,8 +32,8 @@ _transforms: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """One plain call: a copy of its input, of its initial states (``given`` of them, none where
-    none were given), and of what was returned, all in the form in which the module has them.
+    """One plain call: a copy of its input, of its ``state_count`` initial states (none where
+    none were passed), and of what was returned, all in the form in which the module has them.
 
     ``parts`` holds one after the other; where they differ in their last dim alone, they lie side by
     side in one tensor, in these ``widths``. ``alike``: the copies lie in memory as the caller's
@@ -44,14 +44,16 @@ class Held:
     snapshot: Snapshot
     parts: tuple[Tensor, ...]
     widths: tuple[int, ...]
-    given: int
+    state_count: int
     grad_mode: bool
     alike: bool
 
     @classmethod
     def of(cls, like: Held, tensors: tuple[Tensor, ...]) -> Held:
         """A call with other tensors, the others as they are."""
-        return cls(like.adopted, like.snapshot, tensors, (), like.given, like.grad_mode, False)
+        return cls(
+            like.adopted, like.snapshot, tensors, (), like.state_count, like.grad_mode, False
+        )
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -71,12 +73,12 @@ class Held:
     @property
     def states(self) -> tuple[Tensor, ...]:
         """The initial states."""
-        return self.tensors[1 : 1 + self.given]
+        return self.tensors[1 : 1 + self.state_count]
 
     @property
     def returned(self) -> tuple[Tensor, ...]:
         """What the module returned, flat."""
-        return self.tensors[1 + self.given :]
+        return self.tensors[1 + self.state_count :]
 
     @property
     def call(self) -> Call:
@@ -169,14 +171,14 @@ class PlainCall:
     """A plain call that is about to be made."""
 
     module: nn.Module
-    known: HeldModule
+    facts: HeldModule
     x: Tensor
     states: tuple[Tensor, ...]
 
     def held(self, output: Any) -> Held:
         """What is kept of the call, which returned this."""
-        known = self.known
-        adopted = known.adopted
+        facts = self.facts
+        adopted = facts.adopted
         tensors = (self.x, *self.states, *_flat(output, adopted.single_step))
         lead = tensors[0].shape[:-1]
         together = all(tensor.shape[:-1] == lead for tensor in tensors)
@@ -185,9 +187,9 @@ class PlainCall:
             torch._C._set_grad_enabled(False)
             if torch.is_inference_mode_enabled():
                 with torch._C._InferenceMode(False):  # the copies are ordinary tensors
-                    snapshot, parts = known.snapshot_now(self.module), _copies(tensors, together)
+                    snapshot, parts = facts.snapshot_now(self.module), _copies(tensors, together)
             else:
-                snapshot, parts = known.snapshot_now(self.module), _copies(tensors, together)
+                snapshot, parts = facts.snapshot_now(self.module), _copies(tensors, together)
         finally:
             torch._C._set_grad_enabled(grad_mode)
         widths = tuple([tensor.shape[-1] for tensor in tensors]) if together else ()
@@ -240,10 +242,10 @@ def plain_call(
             and value.numel()
         ):
             return None
-    known = _known(module)
-    if known is None or x.dtype is not known.used[0].dtype:
+    facts = _facts_of(module)
+    if facts is None or x.dtype is not facts.used[0].dtype:
         return None
-    return PlainCall(module, known, x, states)
+    return PlainCall(module, facts, x, states)
 
 
 def _without_modes() -> bool:
@@ -255,7 +257,7 @@ def _without_modes() -> bool:
     )
 
 
-def _known(module: nn.Module) -> HeldModule | None:
+def _facts_of(module: nn.Module) -> HeldModule | None:
     """What is known of a module; None where its weights are not plain parameters, or dropout is
     at work."""
     options: Any = module.__dict__
@@ -267,13 +269,13 @@ def _known(module: nn.Module) -> HeldModule | None:
         *(get("nonlinearity"), get("mode"), get("batch_first"), get("dropout")),
         *(get("bidirectional"), get("proj_size")),
     )
-    known = _modules.get(module)
-    if known is None or known.key != key:
-        known = _modules[module] = HeldModule(key, adopt(module, inner=True))
-    adopted = known.adopted
+    facts = _modules.get(module)
+    if facts is None or facts.key != key:
+        facts = _modules[module] = HeldModule(key, adopt(module, inner=True))
+    adopted = facts.adopted
     if adopted.dropout > 0 and adopted.training and adopted.num_layers > 1:
         return None
-    return known if known.take(module) else None
+    return facts if facts.take(module) else None
 
 
 def weights_now(taken: Captured) -> Captured:

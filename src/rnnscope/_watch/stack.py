@@ -33,7 +33,7 @@ def form_of(held: Held) -> tuple[Any, ...]:
         held.parts[0].shape,
         held.parts[0].dtype,
         held.widths,
-        held.given,
+        held.state_count,
         held.grad_mode,
     )
 
@@ -149,7 +149,7 @@ def _axes(held: Held, of_x: int, of_states: int) -> list[int]:
     axes = [of_states] * len(held.tensors)
     axes[0] = of_x
     if not held.adopted.single_step:
-        axes[1 + held.given] = of_x
+        axes[1 + held.state_count] = of_x
     return axes
 
 
