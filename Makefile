@@ -77,5 +77,5 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@# trained layers to open, and judges; what they depend on is not needed for that
 	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers \
-	    axe-playwright-python keras absl-py namex optree opacus minGRU-pytorch
+	    axe-playwright-python keras absl-py namex optree opacus minGRU-pytorch ncps
 	@touch $@

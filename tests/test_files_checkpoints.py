@@ -114,8 +114,43 @@ def refused() -> dict[str, tuple[Any, str]]:
     }
 
 
-@pytest.mark.parametrize("what", refused())
-@pytest.mark.parametrize("write", ["torch.save", "before 1.6", "pickle"])
+READ = {
+    "hyperparameters": "hyper_parameters: an object of the class argparse.Namespace, which is not",
+    "a path": "hyper_parameters.data: an object of the class pathlib.PosixPath, which is not read",
+    "a class among the weights": "config: an object of the class types.SimpleNamespace, which is",
+    "a model's key": "args: an object of the class argparse.Namespace, which is not read",
+}
+
+
+@pytest.mark.parametrize("what", READ)
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_objects_of_classes_beside_the_tensors(tmp_path: Path, what: str, protocol: int) -> None:
+    value, _ = refused()[what]
+    path = tmp_path / "m.ckpt"
+    torch.save(value, path, pickle_protocol=protocol)
+    layers = rs.load(path)
+    [(name, layer)] = layers.items()
+    assert any(text.startswith(READ[what]) for text in layers.ignored[name])
+    assert READ[what] in str(layers)
+    state = {key.rpartition(".")[2]: tensor for key, tensor in torch_tensors(value).items()}
+    assert state.keys() == dict(layer.named_parameters()).keys()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in layer.state_dict().items())
+
+
+def torch_tensors(value: Any) -> dict[str, Tensor]:
+    """The tensors of nested dicts whose names end as those of a layer do."""
+    members = value.items() if isinstance(value, dict) else ()
+    tensors = {k: v for k, v in members if isinstance(v, Tensor) and "_l0" in k}
+    for _, member in members:
+        tensors |= torch_tensors(member)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("write", "what"),
+    [("torch.save", what) for what in refused() if what not in READ]
+    + [(write, what) for write in ("before 1.6", "pickle") for what in refused()],
+)
 def test_pickles_that_need_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, write: str
 ) -> None:

@@ -277,6 +277,7 @@ def proposed_line(path: Path) -> str:
     with pytest.raises(rs.FileError) as caught:
         rs.load(path)
     text = str(caught.value)
+    del caught  # its traceback holds this frame, and that the file
     start = text.index("rs.load(path, layout=")
     return text[start : text.index(" (import rnnscope as rs)")]
 
@@ -297,6 +298,43 @@ def test_the_line_that_is_proposed_reads_the_file(
         np.savez(path, **{name: value.numpy() for name, value in state.items()})
     layers = eval(proposed_line(path), {"rs": rs, "path": path})
     (layer,) = layers.values()
+    x, h, c = torch.randn(6, 2, D), torch.zeros(2, H), torch.zeros(2, H)
+    expected = []
+    for step in x:
+        h, c = module(step, h, c)
+        expected.append(h)
+    torch.testing.assert_close(layer(x)[0], torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
+@pytest.mark.parametrize("ending", [".pt", ".npz"])
+def test_numbers_of_several_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cell: Callable[[], nn.Module], ending: str
+) -> None:
+    """The line is that of the whole layer, after one that writes its numbers in one type."""
+    torch.manual_seed(0)
+    module = cell()
+    state = dict(module.state_dict())
+    vectors = [name for name, value in state.items() if value.dim() == 1]
+    state |= {name: state[name].double() for name in vectors}
+    state |= {"hidden.ids": torch.arange(15).view(3, 5), "vocabulary": torch.arange(40).view(8, 5)}
+    monkeypatch.chdir(tmp_path)
+    path = Path(f"m{ending}")
+    if ending == ".pt":
+        torch.save(state, path)
+    else:
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    try:
+        rs.load(path)
+        raise AssertionError("no layout has these names")
+    except rs.FileError as error:
+        text = str(error)
+    if not vectors:
+        assert "several types" not in text
+        return
+    first, second = text[text.index("several types: ") + 15 :].split("; rs.load(")
+    exec(first, {"torch": torch, "numpy": np})
+    (layer,) = eval(f"rs.load({second}", {"rs": rs}).values()
     x, h, c = torch.randn(6, 2, D), torch.zeros(2, H), torch.zeros(2, H)
     expected = []
     for step in x:

@@ -183,3 +183,12 @@ def test_other_names_are_taken(tmp_path: Path, name: str) -> None:
     tr = rs.trace(nn.GRU(3, 4), torch.randn(5, 2, 3))
     tr.save(tmp_path / name)
     assert torch.equal(rs.load_trace(tmp_path / name)["h"], tr["h"])
+
+
+def test_load_points_to_load_trace(tmp_path: Path) -> None:
+    path = tmp_path / "x.trace"
+    rs.trace(torch.nn.GRU(3, 4), torch.randn(5, 2, 3)).save(path)
+    for change in (lambda: None, lambda: path.write_bytes(path.read_bytes()[:300]), path.unlink):
+        change()
+        with pytest.raises(rs.FileError, match=r"rnnscope\.load_trace\(path\)"):
+            rs.load(path)

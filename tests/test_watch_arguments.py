@@ -155,3 +155,54 @@ def test_tensors_that_are_no_state_are_named_where_the_numbers_differ() -> None:
     with pytest.raises(rs.VerificationError, match="factor: passed on"):
         rs.trace(Sized(), x, torch.full((2, 4), 2.0).double(), cells={Sized: none})
     assert rs.trace(Sized(), x, torch.ones(2, 4).double(), cells={Sized: none}).deviation < 1e-12
+
+
+class ByNames(nn.Module):
+    """One step that returns a dict of its states and gates, as neuralhydrology's cell does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTMCell(3, 4)
+
+    def forward(self, x_t: Tensor, h_0: Tensor, c_0: Tensor) -> dict[str, Tensor]:
+        h, c = self.inner(x_t, (h_0, c_0))
+        return {"i": h * 7, "h_n": h, "c_n": c}
+
+
+class LayerByNames(nn.Module):
+    """A layer that returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(3, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        output, (h_n, c_n) = self.inner(x)
+        return {"c_n": c_n, "output": output, "h_n": h_n}
+
+
+def test_what_is_returned_by_names() -> None:
+    names = {
+        f"{n}{end}": f"inner.{n}{end}"
+        for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        for end in ("", "_l0")
+    }
+    adapter = rs.Adapter(
+        rs.cells.LSTM, {k: v for k, v in names.items() if "_l0" not in k}, None, True
+    )
+    cell, x = ByNames(), torch.randn(5, 2, 3)
+    with rs.watch(cell, cells={ByNames: adapter}) as seen:
+        h = c = torch.zeros(2, 4)
+        for x_t in x:
+            states = cell(x_t=x_t, h_0=h, c_0=c)
+            h, c = states["h_n"], states["c_n"]
+    judge = nn.LSTM(3, 4)
+    judge.load_state_dict({f"{n}_l0": p for n, p in cell.inner.state_dict().items()})
+    expected = rs.trace(judge, x)
+    for name in "ifgoch":
+        torch.testing.assert_close(seen.joined("")[name], expected[name])
+    adapter = rs.Adapter(rs.cells.LSTM, {k: v for k, v in names.items() if "_l0" in k})
+    layer = LayerByNames()
+    tr = rs.trace(layer, x, cells={LayerByNames: adapter})
+    assert torch.equal(tr["f"], rs.trace(layer.inner, x)["f"])
+    assert torch.equal(tr.c_n, layer(x)["c_n"])

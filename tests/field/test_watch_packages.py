@@ -6,6 +6,7 @@ Judges: torch.nn with the same weights, and what the packages' own layers return
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -199,3 +200,45 @@ def test_min_gru(module: Module) -> None:
     torch.testing.assert_close(
         h, torch.lerp(before, positive(new), gate.sigmoid()), rtol=0, atol=1e-13
     )
+
+
+def shifted(cell: Any) -> Tensor:
+    """The bias of the input's map with the 1 that forward adds to the forget gate."""
+    one = torch.zeros_like(cell.input_map.bias)
+    one.view(4, -1)[2] = 1
+    return cell.input_map.bias + one
+
+
+def test_ncps() -> None:
+    """A closed-form continuous-time layer with an LSTM for its memory: gates g i f o, f shifted."""
+    layer = pytest.importorskip("ncps.torch").CfC(3, 4, mixed_memory=True).double()
+    kind = type(layer.lstm)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    with rs.watch(layer) as seen:
+        pass
+    assert "cells={LSTMCell: rs.cells.LSTM}" in seen.skipped["lstm"]
+    assert list(seen.skipped) == ["rnn_cell", "lstm"]
+    adapter = rs.Adapter(
+        replace(rs.cells.LSTM, gates="gifo"),
+        parameters={
+            "weight_ih": "input_map.weight",
+            "bias_ih": shifted,
+            "weight_hh": "recurrent_map.weight",
+        },
+    )
+    taken: list[Any] = []
+    zeros = x.new_zeros(2, 4)
+    cell = layer.lstm
+    cell.register_forward_hook(lambda _, args, output: taken.append((*args, output)))
+    with rs.watch(layer, cells={kind: adapter}) as seen:
+        layer(x, (zeros, zeros))
+    assert list(seen.skipped) == ["rnn_cell"]
+    for tr, (x_t, (h, c), after) in zip(seen.calls("lstm"), taken, strict=True):
+        g, i, f, o = (cell.input_map(x_t) + cell.recurrent_map(h)).chunk(4, 1)
+        judge = {"i": i.sigmoid(), "f": (f + 1).sigmoid(), "o": o.sigmoid(), "g": g.tanh()}
+        judge |= {"c": judge["f"] * c + judge["i"] * judge["g"], "h": after[0]}
+        for name, value in judge.items():
+            torch.testing.assert_close(tr[name][0, 0, :, 0], value, rtol=0, atol=1e-13)
+    # between two calls CfC replaces h: each call begins anew, and says why
+    assert len(seen.segments("lstm")) == 5
+    assert seen.segments("lstm")[1].why == "h_0 holds other numbers than the call before returned"

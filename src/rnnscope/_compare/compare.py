@@ -31,10 +31,12 @@ from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit
 from rnnscope._compare.deciding import Decision
+from rnnscope._compare.foreign import layer_of, note_on
 from rnnscope._compare.model.observed import UNIT
 from rnnscope._compare.verdict import Verdict
 from rnnscope._compare.work import SECONDS
 from rnnscope._escaping import printable
+from rnnscope._layers.adapter import Cells, adapter_of, checked_cells
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
 
@@ -57,6 +59,7 @@ def compare(
     within: float | None = None,
     effort: float = 1.0,
     timeout: float | None = 600.0,
+    cells: Cells | None = None,
     seconds: float | None = None,
     progress: bool | None = None,
     gradients: bool = False,
@@ -71,7 +74,10 @@ def compare(
     quantities by name, or the path of a ``.npz`` or ``.npy`` file, with the ``x`` that gave them.
     What is called may return such a mapping too. Where a call has no initial states, a parameter
     for them is given nothing if it has a default, else zeros, never None. ``reference`` is a layer
-    of ``torch.nn`` or an ``rnnscope.Recurrent``.
+    of ``torch.nn`` or an ``rnnscope.Recurrent``; or a module of another class, of which ``cells``
+    says which cell it computes, as in ``trace``: a layer of that cell stands for it (``weights``
+    and a ``builder`` get that one's, under PyTorch's names), once its numbers are those that the
+    module returns.
 
     Without ``x``, inputs are drawn (``seed``) that tell mistakes apart. ``x`` is as the reference
     takes it, ``initial`` too; with ``lengths`` (batch), x is padded. ``axes`` tells those of a
@@ -110,7 +116,8 @@ def compare(
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a reference that cannot be read,
     ``ShapeError`` and ``DtypeError`` for numbers that fit under no reading, ``DtypeError`` for a
-    reference coarser than float32, ``CandidateError`` where the candidate raises or takes too long,
+    reference coarser than float32, ``VerificationError`` where it computes another cell than
+    ``cells`` says, ``CandidateError`` where the candidate raises or takes too long,
     ``FileError`` for a file that cannot be read, ``ValueError`` for an ``effort``, a ``within`` or
     a ``timeout`` that is no number and a ``seed`` that is no whole number.
     """
@@ -133,12 +140,17 @@ def compare(
             f"compare(candidate, reference) takes a recurrent layer of torch.nn as its reference; "
             f"got {type(reference).__name__}"
         )
-    adopted = adopt(reference)
     if any(parameter.is_meta for parameter in reference.parameters()):
         raise RefusedError(
             "the reference lies on the meta device, which holds no numbers to compare with; build "
             "it on the CPU, or load its weights: layer.load_state_dict(weights, assign=True)"
         )
+    notes: list[str] = []
+    adapter = adapter_of(reference, checked_cells(cells))
+    if adapter is not None:
+        module, reference = reference, layer_of(reference, adapter, x, seed)
+        notes.append(note_on(module, reference))
+    adopted = adopt(reference)
     if adopted.single_step:
         raise ShapeError(
             f"{adopted.kind} makes one step; expected a layer that runs over time, such as "
@@ -162,7 +174,7 @@ def compare(
             subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
         verdict = None
         if subject is not None:
-            subject.notes += unlike_its_calls(adopted)
+            subject.notes += [*notes, *unlike_its_calls(adopted)]
             verdict = Decision(subject, effort, _teller(progress), within).verdict()
         if request is None:
             assert verdict is not None, "there are outputs"

@@ -90,6 +90,8 @@ def _reader_of_archive(path: Path) -> Reader | None:
 def advice_on_others(path: Path) -> str:
     """What to do with a file of a kind that is not read, where that is known."""
     name = path.name
+    if path.suffix.lower() == ".trace":
+        return ". A .trace holds a trace, which rnnscope.load_trace(path) opens"
     part = next((end for end in (".index", ".meta", ".data-") if end in name), None)
     if part is not None and ".ckpt" in name:
         name = name[: name.index(part)]

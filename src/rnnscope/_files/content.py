@@ -45,7 +45,8 @@ class FileContent:
     text in which Keras describes the model, or a ``JsonModel``; ``names`` maps a group of
     arrays to the name that the model gives it; ``nodes`` are those of ONNX; ``cells`` are those
     that rnnscope wrote beside the arrays, by layer; ``conversions`` are the layers that were made
-    of its arrays, with these arrays.
+    of its arrays, with these arrays. ``unread`` are objects of classes that a checkpoint holds
+    beside its tensors, and ``refusal`` is what to say where a layer may be in one of them.
     """
 
     path: Path
@@ -58,3 +59,5 @@ class FileContent:
     nodes: tuple[RecurrentNode, ...] = ()
     cells: Mapping[str, str] = field(default_factory=dict)
     conversions: dict[Any, tuple[Converted, Any]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    refusal: str = ""

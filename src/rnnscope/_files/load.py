@@ -16,7 +16,14 @@ from rnnscope._files.disk import no_file
 from rnnscope._files.layers import Layers
 from rnnscope._files.recognition import find
 from rnnscope._files.shards import INDEX, read_index, refuse_shard
-from rnnscope._files.stored_layer import Copies, LoadRequest, StoredLayer, kind_name, module_of
+from rnnscope._files.stored_layer import (
+    Copies,
+    LoadRequest,
+    NoLayerError,
+    StoredLayer,
+    kind_name,
+    module_of,
+)
 from rnnscope._layouts import Layout
 from rnnscope._layouts.kinds import nonlinearity_of
 from rnnscope.cells import Cell
@@ -57,9 +64,11 @@ def load(
     names of layers to the cells that you declare for them, ``{"encoder.rnn": my_cell}``: their
     arrays are named as those of ``Recurrent``.
 
-    Every array under a layer's name is used, or named in the result's ``ignored`` with what it may
-    be; where one shows that the cell computes something else (a normalisation, peepholes, a second
-    bias), the file is refused, unless ``ignore`` has its name, or a pattern such as ``"*.gamma"``.
+    Objects of classes that a checkpoint holds beside its tensors, such as hyperparameters, are
+    left out, and named in the result's ``ignored``. Every array under a layer's name is used, or
+    named there with what it may be; where one shows that the cell computes something else (a
+    normalisation, peepholes, a second bias), the file is refused, unless ``ignore`` has its name,
+    or a pattern such as ``"*.gamma"``.
 
     What a state dict does not hold is an argument: ``nonlinearity`` of an ``nn.RNN`` (left out, it
     is the one that the layout's framework takes), ``batch_first``, ``dropout``. What was assumed is
@@ -167,7 +176,12 @@ def _stored_layers(
         raise DeclarationError(f"nonlinearity must be tanh or relu; got {request.nonlinearity!r}")
     try:
         layers = find(content, request, layout, names)
-    except (FileError, DeclarationError):
+        layers = [replace(entry, ignored=(*entry.ignored, *content.unread)) for entry in layers]
+    except NoLayerError as error:
+        raise FileError(content.refusal) if content.refusal else error from None
+    except (FileError, DeclarationError) as error:
+        if content.unread and type(error) is FileError:
+            raise FileError(f"{error}. Beside it the file holds {content.unread[0]}") from error
         raise
     except RefusedError as error:
         raise error if str(path) in str(error) else RefusedError(f"{path}: {error}") from error

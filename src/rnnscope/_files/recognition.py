@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -20,7 +21,7 @@ from rnnscope._files.cell_marks import with_file_cell
 from rnnscope._files.companions import Surroundings, companions
 from rnnscope._files.content import FileContent
 from rnnscope._files.declared import declared_layers
-from rnnscope._files.disk import LargeError
+from rnnscope._files.disk import LargeError, LazyArray
 from rnnscope._files.grouping import (
     PYTORCH_LAYOUTS,
     Group,
@@ -120,17 +121,48 @@ def _line_to_write(content: FileContent) -> str:
         return ""
     shapes = {}
     for name, array in islice(content.arrays.items(), 400):
-        if len(name) <= _LONGEST:
+        if len(name) <= _LONGEST and array.floating:
             with suppress(FileError, DtypeError):
                 shapes[name] = array.shape
+    alike = replace(content, arrays=_in_float64(content.arrays), conversions={})
     for proposal in proposals(shapes)[:40]:
+        guess = f"{proposal.guess[0].upper()}{proposal.guess[1:]}"
         with suppress(FileError, ShapeError, DtypeError, RefusedError, DeclarationError):
-            _match_layouts(content, proposal.layout, LoadRequest())
-            return (
-                f"{proposal.guess[0].upper()}{proposal.guess[1:]}: {proposal.line()} "
-                f"(import rnnscope as rs)"
-            )
+            _match_layouts(alike, proposal.layout, LoadRequest())
+            try:
+                _match_layouts(content, proposal.layout, LoadRequest())
+            except (FileError, DtypeError):  # their types of number alone do not fit together
+                line = proposal.line(repr(f"weights{content.path.suffix}"))
+                return f"{guess}, in numbers of several types: {_in_one_type(content)}; {line}"
+            return f"{guess}: {proposal.line()} (import rnnscope as rs)"
     return ""
+
+
+def _in_float64(arrays: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    """The same arrays, whatever their types of number."""
+    return {
+        name: LazyArray(array.shape, True, partial(_doubled, array)) if array.floating else array
+        for name, array in arrays.items()
+    }
+
+
+def _doubled(array: LazyArray) -> Tensor:
+    return array.read().double()
+
+
+def _in_one_type(content: FileContent) -> str:
+    """What writes the arrays of a file once more, all in float32."""
+    path = repr(content.path.name)
+    lines = {
+        "torch": f"torch.save({{k: v.float() for k, v in torch.load({path}).items() "
+        f"if isinstance(v, torch.Tensor)}}, "
+        f"'weights{content.path.suffix}')",
+        "npz": f"numpy.savez('weights.npz', **{{k: v.astype('float32') for k, v in "
+        f"numpy.load({path}).items() if v.dtype.kind == 'f'}})",
+        "safetensors": f"safetensors.torch.save_file({{k: v.float() for k, v in "
+        f"safetensors.torch.load_file({path}).items()}}, 'weights.safetensors')",
+    }
+    return lines.get(content.kind, "Write them once more, all in float32")
 
 
 def _recognized(

@@ -160,6 +160,8 @@ class Foreign(Adopted):
         Raises ``ShapeError`` where no part of it is h.
         """
         states: tuple[Tensor, ...] | None
+        if isinstance(output, Mapping):
+            output = self._by_names(output)
         if self.single_step:
             states = self._states(output, call.batch, call.batched)
             if states is None and isinstance(output, tuple | list) and len(output) == 2:
@@ -185,6 +187,19 @@ class Foreign(Adopted):
             self._states(output[1], call.batch, call.batched) if several and output[1:] else None
         )
         return self._filled(first, states or (), call)
+
+    def _by_names(self, output: Mapping[Any, Any]) -> Any:
+        """What a module returned by names, in the order in which torch's layers return it."""
+        states = [
+            next((output[key] for key in (f"{name}_n", f"{name}n", name) if key in output), None)
+            for name in self.cell.states
+        ]
+        if self.single_step:
+            return tuple(state for state in states if state is not None)
+        outputs = ("output", "outputs", "out", "hidden_states", "h")
+        h = next((output[key] for key in outputs if key in output), states[0])
+        final = tuple(output.get(f"{name}_n") for name in self.cell.states)
+        return (h, final) if all(isinstance(state, Tensor) for state in final) else h
 
     def _output_shape(self, call: Call) -> tuple[int, ...]:
         size = self.output_size * len(self.directions)

@@ -41,7 +41,7 @@ STATES = frozenset(
     )
 )
 """What forward calls a state that it takes."""
-TORCH_CELLS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "RNN_TANH"}
+TORCH_CELLS = {"Peephole": "LSTM_PEEPHOLE", "LSTM": "LSTM", "GRU": "GRU", "RNN": "RNN_TANH"}
 
 
 def likeness(module: nn.Module) -> tuple[str, ...]:

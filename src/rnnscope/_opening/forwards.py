@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import FrameType, FunctionType
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from rnnscope._layers.call import Call
 from rnnscope._layers.foreign import adopt_with
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._opening.capture import Captured, attention_to, captured, check_dropout
+from rnnscope._opening.held import Held, PlainCall, plain_call
 from rnnscope._opening.modes import ensured, settled, undisturbed
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
@@ -54,20 +55,25 @@ class Observer(Protocol):
     def returned(self, forward: Forward, taken: Captured) -> None:
         """The layer returned."""
 
+    def held(self, forward: Forward, plain: PlainCall, held: Held, output: Any) -> None:
+        """The layer returned ``output`` from a plain call, of which ``held`` is kept."""
+
     def missed(self, forward: Forward, why: str) -> None:
         """The layer raised, or returned what cannot be captured."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Forward:
     """One forward of a recurrent module: ``direct`` where it was called past ``__call__``, and
-    not by a forward of the module's own; ``cells`` are those of the observers."""
+    not by a forward of the module's own; ``cells`` are those of the observers; ``notes`` are what
+    each of these notes of it, by its id."""
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     direct: bool
     cells: Mapping[type[nn.Module], Adapter]
+    notes: dict[int, Any] = field(default_factory=dict)
 
     @cached_property
     def adopted(self) -> Adopted:
@@ -92,12 +98,26 @@ class Forward:
     @property
     def in_checkpoint(self) -> bool:
         """Whether torch.utils.checkpoint called."""
+        checkpoint = sys.modules.get("torch.utils.checkpoint")
+        if checkpoint is None:
+            return False
+        names = vars(checkpoint)
         frame: FrameType | None = sys._getframe()
         while frame is not None:
-            if _module_of(frame) == "torch.utils.checkpoint":
+            if frame.f_globals is names:
                 return True
             frame = frame.f_back
         return False
+
+    def run_plain(
+        self, plain: PlainCall, original: Callable[..., Any], observers: list[Observer]
+    ) -> Any:
+        """Run the layer in a plain call and tell the observers."""
+        output = self._original(original, observers)
+        held = plain.held(output)
+        for observer in observers:
+            observer.held(self, plain, held, output)
+        return output
 
     @settled
     def run(self, original: Callable[..., Any], observers: list[Observer]) -> Any:
@@ -161,10 +181,16 @@ class InnerCalls:
         """The layer returned."""
         self.taken.append(taken)
 
+    def held(self, forward: Forward, plain: PlainCall, held: Held, output: Any) -> None:
+        """Never: the calls of a module with a forward of its own are captured in full."""
+
     def missed(self, forward: Forward, why: str) -> None:
         """The layer raised, or returned what cannot be captured."""
         self.why = why
 
+
+_compiled_by: Callable[[], Any] = torch._C._dynamo.eval_frame.get_eval_frame_callback
+"""What torch.compile has taken over the evaluation of frames with; None where it has not."""
 
 _lock = threading.RLock()  # a watch may leave while the garbage collector runs
 _observers: tuple[Observer, ...] = ()  # of every context; replaced, never changed
@@ -270,7 +296,7 @@ def _forward(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    if "torch._dynamo" not in sys.modules:
+    if "torch._dynamo" not in sys.modules or _compiled_by() is None:
         return _tell_observers(kind, original, module, args, kwargs)
     # compiled code may be calling, after a break of its graph: what follows is not to be compiled
     # (made anew each time: Dynamo, which may be looking on here, ignores caches, and warns)
@@ -285,8 +311,8 @@ def _tell_observers(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    cells = {kind: adapter for o in reversed(_observers) for kind, adapter in o.cells.items()}
-    foreign = adapter_of(module, cells) is not None
+    cells = _cells()
+    foreign = bool(cells) and adapter_of(module, cells) is not None
     if foreign != (kind not in (*RECURRENT, Recurrent)) or (
         foreign and kind is not owner_of(type(module))
     ):
@@ -299,12 +325,24 @@ def _tell_observers(
     interested = [o for o in _observers if o.wants(this, within=o in context)]
     if not interested:
         return original(module, *args, **kwargs)
+    plain = plain_call(module, args, kwargs)
+    if plain is not None:
+        return this.run_plain(plain, original, interested)
     return this.run(original, interested)
+
+
+def _cells() -> dict[type[nn.Module], Adapter]:
+    """Which cell the classes of others compute, by what all observers say; the first counts."""
+    cells: dict[type[nn.Module], Adapter] = {}
+    for observer in _observers:
+        if observer.cells:
+            cells = {**observer.cells, **cells}
+    return cells
 
 
 def _caller() -> FrameType:
     """Who called the function that stands in the class."""
-    frame = sys._getframe()
+    frame = sys._getframe(3)  # below: this function, who called it, and the wrapper
     # by names, for torch.compile replaces the code
     while frame.f_code.co_filename == __file__ or _module_of(frame).startswith("torch._dynamo"):
         assert frame.f_back is not None, "somebody called"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rnnscope._record.difference import same
 from rnnscope._trace.verbs import Trace
 
-__all__ = ["Beginning", "CallChains", "KeptCall", "same_numbers", "tensors_in"]
+__all__ = ["Beginning", "CallChains", "same_numbers", "tensors_in"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,6 @@ class Beginning:
     why: str = ""
     detached: bool = False
     replaced: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class KeptCall:
-    """A call that was recorded: its number among all calls of its layer, and how it began."""
-
-    number: int
-    trace: Trace
-    beginning: Beginning
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,8 @@ class CallChains:
         """A call was made that is not recorded."""
         self._latest = None
 
-    def begin(self, module: nn.Module, trace: Trace, passed: Any) -> Beginning:
-        """How the call of ``trace`` began; ``passed`` is the initial state of the caller's."""
+    def begin(self, module: nn.Module, trace: Trace, cut: bool) -> Beginning:
+        """How the call of ``trace`` began; ``cut``: its initial state came without a graph."""
         if not trace.call.has_initial:
             return Beginning(None, "no initial state was given")
         rows = _rows(trace.call.initial)
@@ -84,8 +75,7 @@ class CallChains:
             end = self._ends[call]
             if _incompatibility(end, module, trace) is None:
                 replaced = tuple(k for k, row in enumerate(rows) if end.rows[k] != row)
-                ungrown = any(tensor.grad_fn is None for tensor in tensors_in(passed))
-                return Beginning(call, "", end.had_graph and ungrown, replaced)
+                return Beginning(call, "", end.had_graph and cut, replaced)
         return Beginning(None, self._why(module, trace, rows))
 
     def _why(self, module: nn.Module, trace: Trace, rows: tuple[bytes, ...]) -> str:
@@ -102,10 +92,9 @@ class CallChains:
         changed = (name for name in names if not same_numbers(initial[name], final[name]))
         return f"{next(changed, names[0])}_0 holds other numbers than the call before returned"
 
-    def finish(self, module: nn.Module, trace: Trace, output: Any, number: int) -> None:
+    def finish(self, module: nn.Module, trace: Trace, had_graph: bool, number: int) -> None:
         """The call returned: others may go on from it."""
         rows = _rows(trace.final)
-        had_graph = any(tensor.requires_grad for tensor in tensors_in(output))
         self._ends[number] = End(module, trace, had_graph, rows)
         for sequence, row in enumerate(rows):
             self._places.setdefault(row, []).append((number, sequence))

@@ -14,7 +14,8 @@ from rnnscope._layers.call import Call
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.chains import KeptCall
+from rnnscope._watch.chains import Beginning, CallChains
+from rnnscope._watch.kept import MadeCall
 from rnnscope.errors import RefusedError
 
 __all__ = ["Joined", "segments"]
@@ -156,25 +157,37 @@ class _Chain:
     boundaries: list[int] = field(default_factory=list)
     restarts: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
-    def add(self, kept: KeptCall) -> None:
-        start = sum(tr.call.steps for tr in self.calls)
-        if self.calls and kept.beginning.detached:
-            self.boundaries.append(start)
-        if self.calls and kept.beginning.replaced:
-            self.restarts[start] = kept.beginning.replaced
-        self.calls.append(kept.trace)
+    steps: int = 0
+
+    def add(self, trace: Trace, beginning: Beginning) -> None:
+        if self.calls and beginning.detached:
+            self.boundaries.append(self.steps)
+        if self.calls and beginning.replaced:
+            self.restarts[self.steps] = beginning.replaced
+        self.calls.append(trace)
+        self.steps += trace.call.steps
 
 
-def segments(calls: Sequence[KeptCall]) -> list[Joined]:
-    """Chain calls in order; several chains may run side by side."""
+def segments(calls: Sequence[MadeCall], dropped: bool) -> list[Joined]:
+    """Chain calls in order; several chains may run side by side. ``dropped``: there were more
+    before the first."""
     chains: list[_Chain] = []
     by_last_call: dict[int, _Chain] = {}
-    for kept in calls:
-        previous = kept.beginning.previous
+    ends = CallChains()
+    for k, made in enumerate(calls):
+        trace = made.trace
+        assert trace is not None, "every call is opened"
+        if made.interrupted:
+            ends.interrupt()
+        beginning = ends.begin(made.module, trace, made.cut)
+        ends.forget(beginning.previous)
+        ends.finish(made.module, trace, made.had_graph, made.number)
+        previous = beginning.previous
         chain = None if previous is None else by_last_call.pop(previous, None)
         if chain is None:
-            chain = _Chain(kept.beginning.why or "the calls before it were not kept")
+            gone = k == 0 and dropped and trace.call.has_initial and not made.interrupted
+            chain = _Chain("the calls before it were not kept" if gone else beginning.why)
             chains.append(chain)
-        chain.add(kept)
-        by_last_call[kept.number] = chain
+        chain.add(trace, beginning)
+        by_last_call[made.number] = chain
     return [Joined(c.calls, c.boundaries, c.why, c.restarts) for c in chains]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnscope._escaping import printable
+from rnnscope._opening.modes import undisturbed
 from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
-from rnnscope._watch.chains import CallChains, KeptCall
 from rnnscope._watch.join import Joined, segments
+from rnnscope._watch.kept import Kept
 from rnnscope._watch.saving import save_calls
 from rnnscope.errors import AddressError, ShapeError
 
@@ -27,25 +28,21 @@ __all__ = ["Layer", "Seen"]
 class Layer:
     """The calls that go by one name; ``count`` is the number of calls made, kept or not.
 
-    ``kind`` is what its class is called; ``chains`` tell which call goes on from which;
+    ``kind`` is what its class is called; ``interrupted``: the latest call is not recorded;
     ``elsewhere`` is the number of calls that came from other contexts.
     """
 
     name: str
-    kept: deque[KeptCall]
+    kept: Kept
     kind: str = ""
     count: int = 0
-    chains: CallChains = field(default_factory=CallChains)
+    interrupted: bool = False
     elsewhere: int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies: all but what only a next call would ask for."""
-        return {**vars(self), "chains": CallChains()}
 
     @property
     def traces(self) -> list[Trace]:
-        """The kept calls, in order."""
-        return [kept.trace for kept in tuple(self.kept)]  # another thread may be adding one
+        """The kept calls, in order; raises ``VerificationError`` where one cannot be proven."""
+        return self.kept.traces
 
 
 class Seen:
@@ -71,13 +68,14 @@ class Seen:
         self._first_names: dict[str, str] = {}  # of every name: tied layers have several
         self._skipped: dict[str, Counter[str]] = {}
         self._outside: Counter[str] = Counter()  # calls of these classes by other modules
+        self._unregistered: Counter[str] = Counter()  # the same, made inside this model's forward
         self._labels: Any = None
         self._lock = threading.RLock()  # tasks and threads that share a context record at once
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles hold what was seen, not the model: they record nothing more."""
-        facts = ("_layers", "_first_names", "_skipped", "_outside", "_labels", "_of_class")
-        return Seen, (self._of,), {name: getattr(self, name) for name in facts}
+        facts = ["_layers", "_first_names", "_skipped", "_outside", "_unregistered", "_labels"]
+        return Seen, (self._of,), {name: getattr(self, name) for name in [*facts, "_of_class"]}
 
     def _skip(self, name: str, why: str) -> None:
         self._skipped.setdefault(name, Counter())[why] += 1
@@ -100,6 +98,8 @@ class Seen:
             if not layer.count and self._outside[layer.kind]:
                 reason = _outside(layer.kind, self._outside[layer.kind])
                 reasons_of.setdefault(layer.name, []).append(reason)
+        for kind, count in self._unregistered.items():
+            reasons_of.setdefault(kind, []).append(_unregistered(kind, count))
         return {name: "; ".join(reasons) for name, reasons in reasons_of.items()}
 
     @property
@@ -167,7 +167,9 @@ class Seen:
 
         Raises ``AddressError`` for a name that is not watched.
         """
-        return [self._named_steps(joined) for joined in segments(list(self._named(name).kept))]
+        kept = self._named(name).kept
+        chains = undisturbed(segments, kept.opened(), kept.dropped > 0)
+        return [self._named_steps(joined) for joined in chains]
 
     def _named_steps(self, joined: Joined) -> Joined:
         try:
@@ -239,7 +241,7 @@ class Seen:
         raise AddressError(f"no watched layer {name!r}; {self._watched_names()}.{hint}")
 
     def _holds(self, layer: Layer, name: object) -> bool:
-        return any(name in trace for trace in layer.traces[:1])
+        return len(layer.kept) > 0 and any(name in trace for trace in layer.traces[:1])
 
     if not TYPE_CHECKING:
 
@@ -281,6 +283,16 @@ def _outside(kind: str, count: int) -> str:
     return (
         f"{calls} of {kind} outside this model: was it copied, as frameworks do that train a "
         f"copy? Watch the class with rs.watch({kind}), or pass the copy to rs.watch"
+    )
+
+
+def _unregistered(kind: str, count: int) -> str:
+    calls = f"{count} call{'s' * (count != 1)}"
+    return (
+        f"{calls} in the model's forward, of layers that are no modules of it: are they made "
+        f"there, or kept where nn.Module does not look? Make them in __init__ as self.name, or in "
+        f"nn.ModuleList, to have them in parameters() too; or watch the class with "
+        f"rs.watch({kind})"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -78,13 +78,15 @@ class Archive:
             raise FileError(f"{self.path}, {name}: damaged: {len(data)} bytes, {size} declared")
         return data
 
-    def again(self) -> io.BytesIO:
-        """All entries in an archive in memory, not packed: each has its size and its checksum."""
+    def again(self, replaced: Mapping[str, bytes] | None = None) -> io.BytesIO:
+        """All entries in an archive in memory, not packed: each has its size and its checksum.
+        Those in ``replaced`` hold these bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as file:
             for name in dict.fromkeys(self.names):
                 self.allowance.take(self.size(name), name)
-                file.writestr(name, self.read(name))
+                data = (replaced or {}).get(name)
+                file.writestr(name, self.read(name) if data is None else data)
         buffer.seek(0)
         return buffer
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rnnscope._files.cell_marks import marks_of_state
 from rnnscope._files.content import FileContent
 from rnnscope._files.disk import ARRAY, Allowance, Archive, LazyArray, begins, first_sentence
+from rnnscope._files.pytorch.inert import inert
 from rnnscope._files.pytorch.pickles import PickleFacts, pickle_facts, refusal
 from rnnscope.errors import FileError
 
@@ -28,16 +29,29 @@ _FOLDER = 16  # the attribute in a .zip of what has no bytes; torch then reads n
 
 
 def read_torch(path: Path) -> FileContent:
-    """A file of ``torch.save``: tensors in dicts, however deep. Nothing in it is run.
+    """A file of ``torch.save``: tensors in dicts, however deep. Nothing in it is run: objects of
+    classes beside the tensors, such as hyperparameters, are left out, and told in ``unread``.
 
-    Raises ``FileError`` where it is damaged, holds more than tensors, or takes more memory than
-    its size allows.
+    Raises ``FileError`` where it is damaged, holds no tensors but in objects of classes, or takes
+    more memory than its size allows.
     """
     zipped = begins(path, b"PK\x03\x04")
     storages = _Storages.zipped(path) if zipped else _Storages.old(path)
     allowance = storages.allowance
     arrays = {}
-    loaded = _loaded(path, storages, mapped=zipped and storages.source is path)
+    unread: tuple[str, ...] = ()
+    reason = ""
+    try:
+        loaded = _loaded(path, storages, mapped=zipped and storages.source is path)
+    except _ClassesError as error:
+        if not zipped:
+            raise
+        without, unread = _without_classes(path)
+        if without is None:
+            raise
+        reason = str(error)
+        storages.source = without
+        loaded = _loaded(path, storages, mapped=False)
     for name, tensor in _tensors(loaded, allowance):
         allowance.take(ARRAY, "the names of its tensors")
         if _plain(tensor) and not tensor.is_meta:
@@ -48,7 +62,22 @@ def read_torch(path: Path) -> FileContent:
     cells: dict[str, str] = {}
     for before, state in _states(loaded, allowance):
         cells |= marks_of_state(state, before)
-    return FileContent(path, "torch", allowance, arrays, cells=cells)
+    return FileContent(path, "torch", allowance, arrays, cells=cells, unread=unread, refusal=reason)
+
+
+class _ClassesError(FileError):
+    """A pickle holds objects of classes."""
+
+
+def _without_classes(path: Path) -> tuple[io.BytesIO | None, tuple[str, ...]]:
+    """An archive of ``torch.save`` without its objects of classes, and what these were; None where
+    no tensor is left."""
+    archive = Archive(path, sums=False)
+    name = next(n for n in archive.names if n.endswith("data.pkl"))
+    read = inert(archive.read(name), path)
+    if read is None or not read.tensors:
+        return None, ()
+    return archive.again({name: read.pickle}), read.unread
 
 
 class _Storages:
@@ -157,11 +186,11 @@ def _loaded(path: Path, storages: _Storages, *, mapped: bool) -> Any:
             raise FileError(refusal(path, name, storages.facts)) from error
         match = re.search(r"GLOBAL ([\w.]+)|(?:class|type) '?([\w.]+)", str(error))
         if match is None:
-            raise FileError(
+            raise _ClassesError(
                 f"{path}: damaged, or it holds more than tensors, which could run code when "
                 f"read; expected a state dict, torch.save(model.state_dict(), ...)"
             ) from error
-        raise FileError(refusal(path, match[1] or match[2], storages.facts)) from error
+        raise _ClassesError(refusal(path, match[1] or match[2], storages.facts)) from error
     except Exception as error:  # torch raises many kinds for a damaged file
         raise FileError(
             f"{path}: damaged, or no file of torch.save: {first_sentence(error)}"

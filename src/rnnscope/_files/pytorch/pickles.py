@@ -11,7 +11,7 @@ from typing import IO
 
 from rnnscope._files.disk import Allowance
 
-__all__ = ["PickleFacts", "pickle_facts", "refusal"]
+__all__ = ["PickleFacts", "harmful", "pickle_facts", "refusal"]
 
 # bytes of memory that the operations of a pickle take, names and numbers apart
 _COSTS = {"EMPTY_SET": 256, "REDUCE": 1024, "NEWOBJ": 1024}
@@ -24,6 +24,7 @@ _STATES = ("state_dict", "model_state_dict", "model", "module", "net", "weights"
 
 
 _HARMFUL = ("os", "posix", "nt", "subprocess", "sys", "runpy", "socket", "shutil", "importlib")
+_HARMFUL_BUILTINS = ("eval", "exec", "compile", "open", "input", "__import__", "breakpoint")
 _MARKED = ("SETITEMS", "APPENDS", "TUPLE", "DICT", "LIST", "POP_MARK", "FROZENSET", "ADDITEMS")
 
 
@@ -90,6 +91,13 @@ def _operations(file: IO[bytes]) -> Iterator[tuple[str, object]]:
             yield operation.name, argument
 
 
+def harmful(class_name: str) -> bool:
+    """Whether it is a function that reaches beyond the program, which no model needs."""
+    module, _, name = class_name.partition(".")
+    builtin = module in ("builtins", "__builtin__") and name in _HARMFUL_BUILTINS
+    return builtin or module in _HARMFUL
+
+
 def refusal(path: Path, class_name: str, facts: PickleFacts) -> str:
     """Why a pickle is refused, and the lines that write what is read instead."""
     if class_name.endswith("ScriptObject"):
@@ -101,7 +109,7 @@ def refusal(path: Path, class_name: str, facts: PickleFacts) -> str:
             f"**layer.get_bias()}}.items()}}, 'weights.pt') with layer=model.rnn or whatever its "
             f"name is, and load that"
         )
-    if class_name.partition(".")[0] in _HARMFUL:
+    if harmful(class_name):
         return (
             f"{path}: refused: it holds {class_name}, which no model needs, and unpickling it "
             f"could run code: do not load it"
