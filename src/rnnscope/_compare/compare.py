@@ -129,6 +129,7 @@ def compare(
             "lengths=lengths), or lengths=True for padded inputs that are drawn"
         )
     outputs, recorded = without_gradients(candidate)
+    gradients_alone = isinstance(outputs, Mapping) and not outputs and recorded is not None
     request = _request(gradients, backward, recorded, _is_recorded(candidate), seed, effort)
     if axes is not None and (not _is_recorded(candidate) or not isinstance(axes, str)):
         raise ShapeError(
@@ -168,7 +169,7 @@ def compare(
         subject: Subject | None
         if _is_recorded(candidate):
             assert inputs is not None, "recorded numbers come with x"
-            subject = OfArrays(outputs, adopted, inputs, axes) if outputs != {} else None
+            subject = OfArrays(outputs, adopted, inputs, axes) if not gradients_alone else None
         else:
             padded = inputs.lengths is not None if inputs is not None else lengths is True
             subject = OfCalls(candidate, reference, inputs, builder, seed, padded)
