@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._kernels import engine
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import (
@@ -25,6 +26,7 @@ from rnnscope._layers.sequences import (
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
+from rnnscope._opening.compiled import CompiledBlocks
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
@@ -156,7 +158,7 @@ class Direction:
         self.at, self.direction = at, adopted.directions[at[1]]
         self.reverse = self.direction == "reverse"
         self.foreign = adopted.foreign
-        self.rounding, self.inputs = rounding, inputs
+        self.rounding, self.inputs, self.engine = rounding, inputs, "torch"
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
@@ -247,10 +249,38 @@ class Direction:
 
     def run(self) -> None:
         """Fill the record of this layer and direction, and measure the deviation."""
+        if self._compiled():
+            self.engine = "llvm"
+            return
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
             for start in running_order(starts, self.reverse):
                 self._open(start, min(start + self.span, self.call.steps))
+
+    def _compiled(self) -> bool:
+        """The same by a kernel, where there is one that pays."""
+        h = self.store["h"]
+        parts = any(name not in self.cell.equations for name in self.store)
+        numbers = h[1:-1].numel() * len(self.cell.equations)
+        if not (self.direct and numbers):
+            return False
+        kernel = engine.opening(self.cell, self.work, h.device, parts, numbers)
+        if kernel is None:
+            return False
+        for name in self.cell.states[1:]:
+            frame = self.store[name]
+            frame[0] = frame[-1] = self.call.initial[name][self.at]
+        lengths = self.call.every_length
+        blocks = CompiledBlocks(
+            kernel, self.weights, self.store, lengths, self.reverse, self.inputs
+        )
+        with torch.autocast(self.call.x.device.type, enabled=False):
+            measured = blocks.run()
+        if measured is None:
+            return False
+        self.x_norm, self.h_norm, self.off = measured.x_norm, measured.h_norm, measured.off
+        self.sizes = measured.sizes
+        return True
 
     def _open(self, start: int, stop: int) -> None:
         steps, batch = stop - start, self.call.batch

@@ -1,0 +1,100 @@
+"""From the source of a kernel to machine code, in memory, and calls of it on torch's own threads."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Compiled", "available", "compiled", "trial"]
+
+
+class Compiled:
+    """A kernel as machine code. It gets the address of its arguments, an array of whole numbers,
+    the first of which counts the pieces of work that have been taken."""
+
+    def __init__(self, engine: Any, name: str) -> None:
+        self.engine = engine  # holds the code in memory
+        self.address = engine.get_function_address(name)
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
+
+    def __call__(self, arguments: Sequence[int], pieces: int) -> None:
+        """Run it on as many threads as torch has here, at most one for each piece of work."""
+        table = (ctypes.c_int64 * (len(arguments) + 2))(0, pieces, *arguments)
+        threads = min(torch.get_num_threads(), pieces)
+        team = _team() if threads > 1 else None
+        if team is None:
+            self._call(ctypes.addressof(table))
+        else:
+            team(self.address, ctypes.addressof(table), threads, 0)
+
+
+@cache
+def _team() -> Callable[..., None] | None:
+    """Runs a function on the threads that torch itself uses, so that no others wait beside them;
+    None where these are not found."""
+    if sys.platform == "win32":
+        return None
+    folder = Path(torch.__file__).parent / "lib"
+    for path in [*folder.glob("libgomp*"), *folder.glob("libomp*"), *folder.glob("libiomp5*")]:
+        try:
+            team: Any = ctypes.CDLL(str(path)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        team.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        team.restype = None
+        found: Callable[..., None] = team
+        return found
+    return None
+
+
+def available() -> bool:
+    """Whether the compiler is installed; it is not loaded for that."""
+    return "llvmlite" in sys.modules or find_spec("llvmlite") is not None
+
+
+TRIAL = "define void @trial(ptr %args) {\nentry:\n  store i64 7, ptr %args\n  ret void\n}"
+
+
+def trial() -> None:
+    """Compile and call the smallest function; raises whatever stands in the way."""
+    number = (ctypes.c_int64 * 1)(0)
+    compiled(TRIAL, "trial")._call(ctypes.addressof(number))
+    if number[0] != 7:
+        raise RuntimeError("compiled code does not do what it says")
+
+
+@cache
+def _target() -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True
+    )
+
+
+@cache
+def compiled(source: str, name: str) -> Compiled:
+    """The machine code of a source, made once in a process."""
+    import llvmlite.binding as llvm
+
+    module = llvm.parse_assembly(source)
+    module.verify()
+    machine = _target()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return Compiled(engine, name)
