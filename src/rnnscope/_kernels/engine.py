@@ -19,12 +19,12 @@ import torch
 
 from rnnscope._kernels.equations import obstacle
 from rnnscope._kernels.machine import available
-from rnnscope._kernels.opening import OpeningKernel, opening_kernel
+from rnnscope._kernels.forward import ForwardKernel, forward_kernel
 from rnnscope.cells import Cell
 from rnnscope.cells.cells import CELLS
 from rnnscope.errors import MissingExtraError
 
-__all__ = ["BLOCK_BYTES", "PIECE", "chosen", "opening", "pieces", "warm_up"]
+__all__ = ["PIECE", "chosen", "opening", "pieces", "warm_up"]
 
 VARIABLE = "RNNSCOPE_ENGINE"
 CHOICES = ("auto", "llvm", "torch")
@@ -36,8 +36,6 @@ COST = 0.4
 """Seconds that it takes to load LLVM and compile a kernel. A kernel is compiled when those before
 it would have saved as much, so a process never takes more than twice the time of the better way."""
 
-BLOCK_BYTES = 1 << 20
-"""Of the products of a block of time: they are read again while they are in cache."""
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
 to begin."""
@@ -91,8 +89,8 @@ def _reason() -> str | None:
 
 
 def _kernel(
-    key: tuple[Any, ...], numbers: int, make: Callable[[], OpeningKernel]
-) -> OpeningKernel | None:
+    key: tuple[Any, ...], numbers: int, make: Callable[[], ForwardKernel]
+) -> ForwardKernel | None:
     if not available() or not _pays(key, numbers) or _reason() is not None:
         return None
     kernel = make()
@@ -105,14 +103,14 @@ def _kernel(
 
 def opening(
     cell: Cell, dtype: torch.dtype, device: torch.device, parts: bool, numbers: int
-) -> OpeningKernel | None:
+) -> ForwardKernel | None:
     """The kernel by which a layer is opened; None where torch does it. ``numbers``: how many a
     quantity has, times the quantities."""
     element = ELEMENTS.get(dtype)
     if element is None or device.type != "cpu" or cell.stepwise or obstacle(cell) is not None:
         return None
     key = ("opening", cell, element, parts)
-    return _kernel(key, numbers, lambda: opening_kernel(cell, element, parts))
+    return _kernel(key, numbers, lambda: forward_kernel(cell, element, parts, True))
 
 
 def pieces(numbers: int, most: int) -> int:
@@ -139,6 +137,6 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
         return
     for cell in cells or CELLS.values():
         if obstacle(cell) is None and not cell.stepwise:
-            assert opening_kernel(cell, element, False).compiled, "a kernel that compiles"
+            assert forward_kernel(cell, element, False, True).compiled, "a kernel that compiles"
             with _lock:
                 _ready.add(("opening", cell, element, False))

@@ -97,16 +97,21 @@ def obstacle(cell: Cell, slopes: bool = False) -> str | None:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the products of gates stand: ``summed`` and ``of_x`` beside each other in the products
-    with x, to whose first columns those of ``summed`` with h are added; ``of_h`` apart."""
+    """The sums of products that a kernel forms, in this order: with x and with h, with x alone, with
+    h alone."""
 
     summed: tuple[str, ...]
     of_x: tuple[str, ...]
     of_h: tuple[str, ...]
 
     @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.summed) + len(self.of_x) + len(self.of_h)
+
+    @property
     def first(self) -> tuple[str, ...]:
-        """The gates of the first array."""
+        """The gates whose products are with x."""
         return self.summed + self.of_x
 
 

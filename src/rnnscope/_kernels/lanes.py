@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from rnnscope._kernels import smooth
 
-__all__ = ["Lanes", "Mask", "Source", "Whole"]
+__all__ = ["Lanes", "Mask", "Source", "Table", "Variable", "Whole"]
 
 REGISTER = 32
 """Bytes of a vector."""
@@ -375,13 +375,26 @@ class Source:
         self.line(f"br label %next{k}")
         self.line(f"done{k}:")
 
-    def over_units(self, units: Whole, write: Callable[[Whole, Mask | None], None]) -> None:
-        """A loop over units, a vector at a time; in the last some lanes may be behind the end."""
+    def over_units(self, units: Whole, write: Callable[[Whole, bool], None]) -> None:
+        """A loop over units, a vector at a time; ``write`` is told where some lanes are none."""
         whole = units.divided(self.width) * self.width
         with self.loop(0, whole, self.width) as unit:
-            write(unit, None)
+            write(unit, False)
         with self.only_if(whole.compared("slt", units)):
-            write(whole, self.first_lanes(units - whole))
+            write(whole, True)
+
+    def table(self, name: str, kind: str, length: int) -> Table:
+        """Memory of the function's own."""
+        self.entry.append(f"%t_{name} = alloca {kind}, i64 {length}, align {REGISTER}")
+        return Table(self, f"%t_{name}", kind)
+
+    def whole_of(self, name: str) -> Whole:
+        """A whole number by its name."""
+        return Whole(self, name)
+
+    def lanes_of(self, name: str) -> Lanes:
+        """Numbers by their name."""
+        return Lanes(self, name)
 
     def everywhere(self, truth: str) -> Mask:
         """A truth in every lane."""
@@ -473,3 +486,23 @@ class Variable:
     def set(self, value: Lanes) -> None:
         """What they become."""
         self.source.line(f"store {self.source.type} {value.name}, ptr {self.name}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Memory of a function's own, by index."""
+
+    source: Source
+    name: str
+    kind: str
+
+    def _place(self, index: Whole) -> str:
+        return self.source.new(f"getelementptr {self.kind}, ptr {self.name}, i64 {index.name}")
+
+    def get(self, index: Whole) -> str:
+        """The name of what stands there."""
+        return self.source.new(f"load {self.kind}, ptr {self._place(index)}")
+
+    def set(self, index: Whole, value: str) -> None:
+        """Write there."""
+        self.source.line(f"store {self.kind} {value}, ptr {self._place(index)}")

@@ -26,7 +26,7 @@ from rnnscope._layers.sequences import (
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
-from rnnscope._opening.compiled import CompiledBlocks
+from rnnscope._opening.compiled import open_by_kernel
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
@@ -270,12 +270,9 @@ class Direction:
         for name in self.cell.states[1:]:
             frame = self.store[name]
             frame[0] = frame[-1] = self.call.initial[name][self.at]
+        x = self.inputs(0, self.call.steps)
         lengths = self.call.every_length
-        blocks = CompiledBlocks(
-            kernel, self.weights, self.store, lengths, self.reverse, self.inputs
-        )
-        with torch.autocast(self.call.x.device.type, enabled=False):
-            measured = blocks.run()
+        measured = open_by_kernel(kernel, self.weights, self.store, lengths, self.reverse, x)
         if measured is None:
             return False
         self.x_norm, self.h_norm, self.off = measured.x_norm, measured.h_norm, measured.off
