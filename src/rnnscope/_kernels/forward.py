@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from rnnscope._kernels.equations import Columns, columns_of
-from rnnscope._kernels.lanes import Source, Variable, Whole
+from rnnscope._kernels.lanes import BYTES, Source, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
+from rnnscope._kernels.products import ROWS, row_times_columns, rows_times_column
 from rnnscope._kernels.units import Units
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -25,7 +26,7 @@ from rnnscope.cells.algebra import (
     linear_recurrence,
 )
 
-__all__ = ["ARGUMENTS", "EXTREME", "ForwardKernel", "forward_kernel"]
+__all__ = ["ARGUMENTS", "EXTREME", "ROWS", "ForwardKernel", "forward_kernel"]
 
 ARGUMENTS = (
     *("taken", "pieces", "columns of pieces", "batch of a piece", "steps of a piece"),
@@ -42,9 +43,7 @@ EXTREME = -1.0
 SQUARES = {"float": (2.0**-80, 2.0**120), "double": (2.0**-900, 2.0**1000)}
 """Between these a sum of squares is exact to rounding."""
 
-SUMS = 12
-"""Vectors of sums that a tile holds in registers; 4 remain for what is multiplied."""
-BLOCK = 48
+BLOCK = 8 * ROWS
 """Rows that use a block of weights again while it is in cache."""
 
 
@@ -64,19 +63,9 @@ class ForwardKernel:
         return columns_of(self.cell, self.parts)
 
     @cached_property
-    def vectors(self) -> int:
-        """Vectors of units in a tile."""
-        return max(1, 2 // self.columns.count)
-
-    @cached_property
-    def rows(self) -> int:
-        """Rows of a tile."""
-        return max(1, SUMS // (self.vectors * self.columns.count))
-
-    @cached_property
     def tile_units(self) -> int:
-        """Units of a tile."""
-        return self.vectors * (8 if self.element == "float" else 4)
+        """Units of a tile: those of a vector."""
+        return BYTES // (4 if self.element == "float" else 8)
 
     @cached_property
     def kept(self) -> tuple[str, ...]:
@@ -131,8 +120,8 @@ class _Writer:
         self.row = source.table("row", "i64", BLOCK)  # of the record
         self.x_place = source.table("x", "i64", BLOCK)
         self.waits = source.table("waits", "i64", BLOCK)
-        count = kernel.rows * kernel.columns.count * kernel.vectors
-        self.sums = source.table("sums", source.type, count)
+        self.sums = source.table("sums", source.type, ROWS * kernel.columns.count)
+        self.places = source.table("places", "i64", ROWS)
         self.largest = [
             source.table(f"largest{k}", source.type, BLOCK) for k in range(1 + len(kernel.sizes))
         ]
@@ -163,7 +152,15 @@ class _Writer:
             else:  # all units of a step before the next
                 with source.loop(first, last) as step:
                     self._stretch(step * self.batch, (step + 1) * self.batch)
-        return source.text()
+        columns = self.kernel.columns
+        return module(
+            source,
+            [
+                rows_times_column(source.element),
+                row_times_columns("x", source.element, len(columns.first)),
+                row_times_columns("h", source.element, len(columns.summed + columns.of_h)),
+            ],
+        )
 
     def _stretch(self, first: Whole, last: Whole) -> None:
         """Rows in the order in which they run."""
@@ -173,7 +170,7 @@ class _Writer:
             with source.loop(0, count) as k:
                 self._place(start + k, k)
             with source.loop(0, self.argument("units"), self.kernel.tile_units) as unit:
-                with source.loop(0, count, self.kernel.rows) as k:
+                with source.loop(0, count, ROWS) as k:
                     self._tile(unit, k, count)
             if self.kernel.opens:
                 with source.loop(0, count) as k:
@@ -196,75 +193,76 @@ class _Writer:
             table.set(k, zero)
 
     def _tile(self, unit: Whole, first: Whole, count: Whole) -> None:
-        source, kernel = self.source, self.kernel
-        whole = (first + kernel.rows).compared("sle", count)
-        last = (first + kernel.rows).smaller(count)
-        with source.only_if(whole):
-            self._products(unit, [first + r for r in range(kernel.rows)], source.number(0))
-        with source.only_if(source.new(f"xor i1 {whole}, true")):
-            with source.loop(first, last) as k:
-                self._products(unit, [k], k - first)
+        source, width = self.source, self.source.width
+        last = (first + ROWS).smaller(count)
+        self._products(unit, first, last)
+        full = (unit + width).compared("sle", self.argument("units"))
         with source.loop(first, last) as k:
-            with source.loop(0, source.number(kernel.vectors)) as v:
-                place = unit + v * source.width
-                full = (place + source.width).compared("sle", self.argument("units"))
-                with source.only_if(full):
-                    Units(self, place, k, (k - first, v), masked=False).write()
-                with source.only_if(source.new(f"xor i1 {full}, true")):
-                    Units(self, place, k, (k - first, v), masked=True).write()
+            with source.only_if(full):
+                Units(self, unit, (k, k - first), masked=False).write()
+            with source.only_if(source.new(f"xor i1 {full}, true")):
+                Units(self, unit, (k, k - first), masked=True).write()
 
-    def _products(self, unit: Whole, ks: list[Whole], first: Whole) -> None:
-        """The sums of some rows into the table of sums, from its row ``first`` on."""
-        source, kernel, argument = self.source, self.kernel, self.argument
-        columns, vectors = kernel.columns, kernel.vectors
-        tile = unit.divided(kernel.tile_units)
-        bias = tile * (columns.count * vectors * source.width)
-        sums: list[list[Variable]] = []
-        for _ in ks:
-            sums.append(
-                [
-                    source.variable(source.load(argument("biases"), bias + j * source.width))
-                    for j in range(columns.count * vectors)
-                ]
-            )
-        width = len(columns.first) * vectors
-        x_rows = [source.whole_of(self.x_place.get(k)) for k in ks]
-        if width:
-            self._multiply(("x", "of x", argument("features")), tile, x_rows, sums, range(width))
-        units = argument("units")
-        before = source.choice(
-            argument("reverse").compared("ne", 0), argument("batch"), argument("batch") * -1
-        )
-        h_rows = [(source.whole_of(self.row.get(k)) + before) * units for k in ks]
-        of_h = [*range(len(columns.summed)), *range(len(columns.first), columns.count)]
-        if of_h:
-            used = [c * vectors + v for c in of_h for v in range(vectors)]
-            self._multiply(("hidden", "of h", units), tile, h_rows, sums, used)
-        for r, row in enumerate(sums):
-            for j, variable in enumerate(row):
-                place = (first + r) * len(row) + j
-                self.sums.set(place, variable.get().name)
+    def _products(self, unit: Whole, first: Whole, last: Whole) -> None:
+        """The sums of the rows of a tile, into the table of sums."""
+        source, columns = self.source, self.kernel.columns
+        tile = unit.divided(source.width)
+        with source.loop(first, last) as k:
+            for c in range(columns.count):
+                bias = source.load(
+                    self.argument("biases"), (tile * columns.count + c) * source.width
+                )
+                self.sums.set((k - first) * columns.count + c, bias.name)
+        with source.loop(first, last) as k:
+            self.places.set(k - first, self._bytes("x", source.whole_of(self.x_place.get(k))).name)
+        used = list(range(len(columns.first)))
+        self._multiply("x", self.argument("features"), (tile, last - first), used)
+        units, before = self.argument("units"), self.before
+        with source.loop(first, last) as k:
+            row = (source.whole_of(self.row.get(k)) + before) * units
+            self.places.set(k - first, self._bytes("hidden", row).name)
+        used = [*range(len(columns.summed)), *range(len(columns.first), columns.count)]
+        self._multiply("h", units, (tile, last - first), used)
+
+    def _bytes(self, array: str, index: Whole) -> Whole:
+        """An address."""
+        return self.argument(array) + index * self.source.bytes
+
+    @property
+    def before(self) -> Whole:
+        """From a row to that of the step before."""
+        reverse = self.argument("reverse").compared("ne", 0)
+        batch = self.argument("batch")
+        return self.source.choice(reverse, batch, batch * -1)
 
     def _multiply(
-        self,
-        arrays: tuple[str, str, Whole],
-        tile: Whole,
-        rows: list[Whole],
-        sums: list[list[Variable]],
-        used: range | list[int],
+        self, name: str, length: Whole, tile_and_rows: tuple[Whole, Whole], used: list[int]
     ) -> None:
-        """Add to the sums of each row what its numbers say through a packed matrix."""
-        source = self.source
-        name, matrix, length = arrays
-        values, weights = self.argument(name), self.argument(matrix)
-        base = tile * length * (len(used) * source.width)
-        with source.loop(0, length) as k:
-            place = base + k * (len(used) * source.width)
-            loaded = [source.load(weights, place + j * source.width) for j in range(len(used))]
-            for row, row_sums in zip(rows, sums, strict=True):
-                value = source.broadcast(values, row + k)
-                for j, weight in zip(used, loaded, strict=True):
-                    row_sums[j].set(value.times_plus(weight, row_sums[j].get()))
+        """Add to the sums of some columns what the rows at ``places`` say through the weights."""
+        if not used:
+            return
+        source, count = self.source, self.kernel.columns.count
+        tile, rows = tile_and_rows
+        block = length * source.width
+        base = self.argument(f"of {name}") + tile * block * (len(used) * source.bytes)
+        whole = rows.compared("eq", ROWS)
+        with source.only_if(whole):
+            for j, column in enumerate(used):
+                weights = base + block * (j * source.bytes)
+                sums = self.sums.place(source.number(column))
+                source.line(
+                    f"call void @rows_times_column(ptr {self.places.name}, i64 {weights.name}, "
+                    f"i64 {length.name}, ptr {sums}, i64 {count})"
+                )
+        with source.only_if(source.new(f"xor i1 {whole}, true")):
+            with source.loop(0, rows) as r:
+                place = self.places.get(r)
+                sums = [self.sums.place(r * count + column) for column in used]
+                given = ", ".join(f"ptr {place}" for place in sums)
+                source.line(
+                    f"call void @row_times_columns_{name}(i64 {place}, i64 {base.name}, "
+                    f"i64 {length.name}, {given})"
+                )
 
     # what the proof needs of a row ---------------------------------------------------------
 
@@ -277,10 +275,7 @@ class _Writer:
         x_row = source.whole_of(self.x_place.get(k))
         self._norm("x norm", row, (argument("x"), x_row, argument("features")))
         units = argument("units")
-        before = source.choice(
-            argument("reverse").compared("ne", 0), argument("batch"), argument("batch") * -1
-        )
-        self._norm("h norm", row, (argument("hidden"), (row + before) * units, units))
+        self._norm("h norm", row, (argument("hidden"), (row + self.before) * units, units))
 
     def _norm(self, name: str, row: Whole, numbers: tuple[Whole, Whole, Whole]) -> None:
         """The root of a sum of squares; where the type cannot hold them, ``EXTREME``."""

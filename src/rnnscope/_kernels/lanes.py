@@ -2,7 +2,7 @@
 
 ``Source`` is a function that is being written; ``Lanes`` are some numbers in it, side by side, with
 Python's operators. The functions of ``cells.functions`` are written in these, so that a kernel
-derives from the declared equations. A vector has 8 numbers of float32 or 4 of float64; a processor
+derives from the declared equations. A vector has 16 numbers of float32 or 8 of float64; a processor
 with narrower registers takes several.
 """
 
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from rnnscope._kernels import smooth
 
-__all__ = ["Lanes", "Mask", "Source", "Table", "Variable", "Whole"]
+__all__ = ["Lanes", "Mask", "Source", "Table", "Variable", "Whole", "module"]
 
-REGISTER = 32
-"""Bytes of a vector."""
+BYTES = 64
+"""Of a vector: two registers of AVX2, so that one works while the other waits for its numbers."""
+ALIGNED = 32
+"""Bytes at whose multiples a vector of the function's own stands."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +178,17 @@ class Lanes:
 
 
 class Source:
-    """A function of LLVM's assembly that is being written; ``args`` are addresses and sizes.
+    """A function of LLVM's assembly that is being written; ``parameters`` are addresses and sizes.
 
     ``element`` is "float" or "double".
     """
 
-    def __init__(self, name: str, element: str) -> None:
-        self.name, self.element = name, element
+    def __init__(
+        self, name: str, element: str, parameters: Sequence[str] = ("ptr %args",)
+    ) -> None:
+        self.name, self.element, self.parameters = name, element, parameters
         self.bytes = 4 if element == "float" else 8
-        self.width = REGISTER // self.bytes
+        self.width = BYTES // self.bytes
         self.type = f"<{self.width} x {element}>"
         self.bits_type = f"<{self.width} x i{8 * self.bytes}>"
         self.lines: list[str] = []
@@ -317,7 +321,7 @@ class Source:
         """Numbers that change."""
         self.count += 1
         name = f"%w{self.count}"
-        self.entry.append(f"{name} = alloca {self.type}, align {REGISTER}")
+        self.entry.append(f"{name} = alloca {self.type}, align {ALIGNED}")
         variable = Variable(self, name)
         variable.set(value)
         return variable
@@ -385,7 +389,7 @@ class Source:
 
     def table(self, name: str, kind: str, length: int) -> Table:
         """Memory of the function's own."""
-        self.entry.append(f"%t_{name} = alloca {kind}, i64 {length}, align {REGISTER}")
+        self.entry.append(f"%t_{name} = alloca {kind}, i64 {length}, align {ALIGNED}")
         return Table(self, f"%t_{name}", kind)
 
     def whole_of(self, name: str) -> Whole:
@@ -458,18 +462,19 @@ class Source:
 
     # the whole -----------------------------------------------------------------------------
 
-    def text(self, internal: Sequence[str] = ()) -> str:
-        """The function as a module of LLVM's assembly."""
+    def text(self, linkage: str = "") -> str:
+        """The function in LLVM's assembly."""
         body = "\n  ".join([*self.entry, *self.lines, "ret void"])
-        return "\n".join(
-            [
-                *sorted(self.declared),
-                *internal,
-                f"define void @{self.name}(ptr %args) {{",
-                f"entry:\n  {body}",
-                "}",
-            ]
-        )
+        head = f"define {linkage} void @{self.name}({', '.join(self.parameters)})"
+        return f"{head} {'noinline' if linkage else ''} {{\nentry:\n  {body}\n}}"
+
+
+def module(entry: Source, internal: Sequence[Source]) -> str:
+    """A function and those that it calls, as a module."""
+    functions = [entry, *internal]
+    declared = sorted(set[str]().union(*(function.declared for function in functions)))
+    texts = [entry.text(), *(function.text("internal") for function in internal)]
+    return "\n".join([*declared, *texts])
 
 
 @dataclass(frozen=True)
@@ -496,13 +501,14 @@ class Table:
     name: str
     kind: str
 
-    def _place(self, index: Whole) -> str:
+    def place(self, index: Whole) -> str:
+        """The name of an address."""
         return self.source.new(f"getelementptr {self.kind}, ptr {self.name}, i64 {index.name}")
 
     def get(self, index: Whole) -> str:
         """The name of what stands there."""
-        return self.source.new(f"load {self.kind}, ptr {self._place(index)}")
+        return self.source.new(f"load {self.kind}, ptr {self.place(index)}")
 
     def set(self, index: Whole, value: str) -> None:
         """Write there."""
-        self.source.line(f"store {self.kind} {value}, ptr {self._place(index)}")
+        self.source.line(f"store {self.kind} {value}, ptr {self.place(index)}")

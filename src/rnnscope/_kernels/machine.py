@@ -79,7 +79,7 @@ def _target() -> Any:
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="small"
     )
 
 

@@ -26,22 +26,20 @@ __all__ = ["Units"]
 
 
 class Units:
-    """Some units of row ``k`` of a block, whose sums stand at ``place`` (row, vector) of the tile;
-    ``masked``: not all lanes are units."""
+    """Some units of a row, by its place in the block and in the tile; ``masked``: not all lanes are
+    units."""
 
     def __init__(
-        self, writer: _Writer, unit: Whole, k: Whole, place: tuple[Whole, Whole], masked: bool
+        self, writer: _Writer, unit: Whole, place: tuple[Whole, Whole], masked: bool
     ) -> None:
         self.writer, self.source, self.kernel = writer, writer.source, writer.kernel
         source, argument = self.source, writer.argument
-        self.unit, self.k, self.place = unit, k, place
+        self.unit, (self.k, self.tile_row) = unit, place
         units = argument("units")
         self.mask = source.first_lanes(units - unit) if masked else None
-        row = source.whole_of(writer.row.get(k))
-        reverse = argument("reverse").compared("ne", 0)
-        before = source.choice(reverse, argument("batch"), argument("batch") * -1)
+        row = source.whole_of(writer.row.get(self.k))
         self.index = row * units + unit
-        self.index_before = (row + before) * units + unit
+        self.index_before = (row + writer.before) * units + unit
         self.values: dict[Expr, Lanes] = {}
         self.recorded: set[str] = set()
 
@@ -141,7 +139,5 @@ class Units:
         return self.values[leaf]
 
     def _sum(self, column: int) -> Lanes:
-        row, vector = self.place
-        vectors, count = self.kernel.vectors, self.kernel.columns.count
-        place = row * (count * vectors) + vector + column * vectors
+        place = self.tile_row * self.kernel.columns.count + column
         return self.source.lanes_of(self.writer.sums.get(place))

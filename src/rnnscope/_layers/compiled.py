@@ -58,16 +58,15 @@ def _gates(weights: Weights, matrix: Tensor, gates: tuple[str, ...]) -> Tensor:
 
 
 def _packed(kernel: ForwardKernel, matrix: Tensor) -> Tensor:
-    """(column, unit, feature) as (tile, feature, column × vector, lane)."""
+    """(column, unit, feature) as (tile, column, feature, lane)."""
     count, units, features = matrix.shape
-    tiles = -(-units // kernel.tile_units)
-    lanes = kernel.tile_units // kernel.vectors
+    tiles, lanes = -(-units // kernel.tile_units), kernel.tile_units
     padded = matrix
-    if tiles * kernel.tile_units != units:
-        padded = matrix.new_zeros(count, tiles * kernel.tile_units, features)
+    if tiles * lanes != units:
+        padded = matrix.new_zeros(count, tiles * lanes, features)
         padded[:, :units] = matrix
-    cube = padded.reshape(count, tiles, kernel.vectors, lanes, features)
-    return cube.permute(1, 4, 0, 2, 3).resolve_neg().contiguous()
+    cube = padded.reshape(count, tiles, lanes, features)
+    return cube.permute(1, 0, 3, 2).resolve_neg().contiguous()
 
 
 @dataclass(frozen=True)
