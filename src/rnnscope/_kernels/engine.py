@@ -104,13 +104,26 @@ def _kernel(
 def opening(
     cell: Cell, dtype: torch.dtype, device: torch.device, parts: bool, numbers: int
 ) -> ForwardKernel | None:
-    """The kernel by which a layer is opened; None where torch does it. ``numbers``: how many a
-    quantity has, times the quantities."""
+    """The kernel by which a layer is opened; None where torch does it. ``parts``: those of gates
+    are recorded; ``numbers``: how many a quantity has, times the quantities."""
+    return None if cell.stepwise else _forward(cell, dtype, device, (parts, True), numbers)
+
+
+def running(
+    cell: Cell, dtype: torch.dtype, device: torch.device, parts: bool, numbers: int
+) -> ForwardKernel | None:
+    """The kernel by which a layer is run step by step; as ``opening``."""
+    return _forward(cell, dtype, device, (parts, False), numbers)
+
+
+def _forward(
+    cell: Cell, dtype: torch.dtype, device: torch.device, kind: tuple[bool, bool], numbers: int
+) -> ForwardKernel | None:
     element = ELEMENTS.get(dtype)
-    if element is None or device.type != "cpu" or cell.stepwise or obstacle(cell) is not None:
+    if element is None or device.type != "cpu" or obstacle(cell) is not None:
         return None
-    key = ("opening", cell, element, parts)
-    return _kernel(key, numbers, lambda: forward_kernel(cell, element, parts, True))
+    key = (cell, element, *kind)
+    return _kernel(key, numbers, lambda: forward_kernel(cell, element, *kind))
 
 
 def pieces(numbers: int, most: int) -> int:
@@ -136,7 +149,8 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
     if _reason() is not None:
         return
     for cell in cells or CELLS.values():
-        if obstacle(cell) is None and not cell.stepwise:
-            assert forward_kernel(cell, element, False, True).compiled, "a kernel that compiles"
-            with _lock:
-                _ready.add(("opening", cell, element, False))
+        if obstacle(cell) is None:
+            for opens in (True, False)[cell.stepwise :]:
+                assert forward_kernel(cell, element, False, opens).compiled, "it compiles"
+                with _lock:
+                    _ready.add((cell, element, False, opens))
