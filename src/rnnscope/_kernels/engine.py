@@ -24,7 +24,7 @@ from rnnscope.cells import Cell
 from rnnscope.cells.cells import CELLS
 from rnnscope.errors import MissingExtraError
 
-__all__ = ["PIECE", "chosen", "opening", "pieces", "warm_up"]
+__all__ = ["ELEMENTS", "PIECE", "chosen", "opening", "pieces", "warm_up"]
 
 VARIABLE = "RNNSCOPE_ENGINE"
 CHOICES = ("auto", "llvm", "torch")
