@@ -24,7 +24,7 @@ from rnnscope._files.containers import READERS
 from rnnscope._layouts import LAYOUTS
 
 SOURCE = Path(rs.__file__).parent
-OPTIONAL = {"matplotlib", "pandas", "xarray", "h5py", "onnx", "numba"}
+OPTIONAL = {"matplotlib", "pandas", "xarray", "h5py", "onnx", "numba", "llvmlite"}
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 

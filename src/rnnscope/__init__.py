@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
+    from rnnscope._kernels.engine import warm_up
     from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
@@ -73,6 +74,7 @@ __all__ = [
     "save",
     "trace",
     "unfuse",
+    "warm_up",
     "watch",
 ]
 
@@ -109,6 +111,7 @@ _HOMES = {
     "save": "rnnscope._files",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
+    "warm_up": "rnnscope._kernels.engine",
     "watch": "rnnscope._watch.watch",
 }
 """Where each public name is defined. A name is imported when it is first used, so that ``import

@@ -1,8 +1,8 @@
-"""Which engine computes a call: kernels compiled by LLVM, or torch's operations. The one home of the
-rules, each measured.
+"""Which engine computes a call: kernels compiled by LLVM, or torch's operations. The one home of
+the rules, each measured.
 
-``RNNSCOPE_ENGINE`` in the environment chooses: "torch", "llvm" (compile at once, whatever it costs),
-or "auto". Both give the same numbers but for rounding, within the same bounds.
+``RNNSCOPE_ENGINE`` in the environment chooses: "torch", "llvm" (compile at once, whatever it
+costs), or "auto". Both give the same numbers but for rounding, within the same bounds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from rnnscope._kernels.equations import obstacle
-from rnnscope._kernels.machine import available
 from rnnscope._kernels.forward import ForwardKernel, forward_kernel
+from rnnscope._kernels.machine import available
 from rnnscope.cells import Cell
 from rnnscope.cells.cells import CELLS
 from rnnscope.errors import MissingExtraError
@@ -95,7 +95,7 @@ def _kernel(
         return None
     kernel = make()
     if key not in _ready:
-        assert kernel.compiled, "a kernel that compiles"
+        kernel.compile()
         with _lock:
             _ready.add(key)
     return kernel
@@ -151,6 +151,6 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
     for cell in cells or CELLS.values():
         if obstacle(cell) is None:
             for opens in (True, False)[cell.stepwise :]:
-                assert forward_kernel(cell, element, False, opens).compiled, "it compiles"
+                forward_kernel(cell, element, False, opens).compile()
                 with _lock:
                     _ready.add((cell, element, False, opens))

@@ -97,8 +97,8 @@ def obstacle(cell: Cell, slopes: bool = False) -> str | None:
 
 @dataclass(frozen=True)
 class Columns:
-    """The sums of products that a kernel forms, in this order: with x and with h, with x alone, with
-    h alone."""
+    """The sums of products that a kernel forms, in this order: with x and with h, with x alone,
+    with h alone."""
 
     summed: tuple[str, ...]
     of_x: tuple[str, ...]

@@ -49,8 +49,8 @@ BLOCK = 8 * ROWS
 
 @dataclass(frozen=True)
 class ForwardKernel:
-    """A kernel, and what its arguments are: the gates' columns, the quantities that can be kept, the
-    expressions whose largest magnitude is measured. ``opens``: h is compared, not computed."""
+    """A kernel, and what its arguments are: the gates' columns, the quantities that can be kept,
+    the expressions whose largest magnitude is measured. ``opens``: h is compared, not computed."""
 
     cell: Cell
     element: str
@@ -102,6 +102,10 @@ class ForwardKernel:
     def compiled(self) -> Compiled:
         """The machine code."""
         return compiled(_Writer(self).text(), "forward")
+
+    def compile(self) -> None:
+        """Compile it now."""
+        assert self.compiled.address, "code has an address"
 
 
 @cache
@@ -177,7 +181,8 @@ class _Writer:
                     self._measure(k)
 
     def _place(self, running: Whole, k: Whole) -> None:
-        """Where a row stands in the record and the input, and whether its sequence has not begun."""
+        """Where a row stands in the record and the input, and whether its sequence has not
+        begun."""
         source, argument = self.source, self.argument
         step = running.divided(self.batch)
         b = self.low + running.remainder(self.batch)
@@ -254,15 +259,14 @@ class _Writer:
                     f"call void @rows_times_column(ptr {self.places.name}, i64 {weights.name}, "
                     f"i64 {length.name}, ptr {sums}, i64 {count})"
                 )
-        with source.only_if(source.new(f"xor i1 {whole}, true")):
-            with source.loop(0, rows) as r:
-                place = self.places.get(r)
-                sums = [self.sums.place(r * count + column) for column in used]
-                given = ", ".join(f"ptr {place}" for place in sums)
-                source.line(
-                    f"call void @row_times_columns_{name}(i64 {place}, i64 {base.name}, "
-                    f"i64 {length.name}, {given})"
-                )
+        with source.only_if(source.new(f"xor i1 {whole}, true")), source.loop(0, rows) as r:
+            place = self.places.get(r)
+            columns = (self.sums.place(r * count + column) for column in used)
+            given = ", ".join(f"ptr {column}" for column in columns)
+            source.line(
+                f"call void @row_times_columns_{name}(i64 {place}, i64 {base.name}, "
+                f"i64 {length.name}, {given})"
+            )
 
     # what the proof needs of a row ---------------------------------------------------------
 

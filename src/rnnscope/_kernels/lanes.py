@@ -154,7 +154,7 @@ class Lanes:
         return self.source.lanes(value)
 
     def tangent(self) -> Lanes:
-        """tanh."""
+        """Tanh."""
         return smooth.tangent(self)
 
     def logistic(self) -> Lanes:
@@ -183,9 +183,7 @@ class Source:
     ``element`` is "float" or "double".
     """
 
-    def __init__(
-        self, name: str, element: str, parameters: Sequence[str] = ("ptr %args",)
-    ) -> None:
+    def __init__(self, name: str, element: str, parameters: Sequence[str] = ("ptr %args",)) -> None:
         self.name, self.element, self.parameters = name, element, parameters
         self.bytes = 4 if element == "float" else 8
         self.width = BYTES // self.bytes

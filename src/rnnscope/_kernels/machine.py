@@ -1,4 +1,5 @@
-"""From the source of a kernel to machine code, in memory, and calls of it on torch's own threads."""
+"""From the source of a kernel to machine code, in memory, and calls of it on torch's own
+threads."""
 
 from __future__ import annotations
 
@@ -70,10 +71,15 @@ def trial() -> None:
         raise RuntimeError("compiled code does not do what it says")
 
 
+def _llvm() -> Any:
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    return llvm
+
+
 @cache
 def _target() -> Any:
-    import llvmlite.binding as llvm
-
+    llvm = _llvm()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
@@ -86,8 +92,7 @@ def _target() -> Any:
 @cache
 def compiled(source: str, name: str) -> Compiled:
     """The machine code of a source, made once in a process."""
-    import llvmlite.binding as llvm
-
+    llvm = _llvm()
     module = llvm.parse_assembly(source)
     module.verify()
     machine = _target()

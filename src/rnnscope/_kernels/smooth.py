@@ -1,7 +1,7 @@
 """exp, tanh and the logistic function on vectors, with a bound that the proof knows.
 
-The exponential is that of Cephes (Moshier, "Methods and Programs for Mathematical Functions", 1989):
-x = n ln 2 + r, a polynomial of r, times 2^n. ``tests/test_kernels.py`` holds the bounds.
+The exponential is that of Cephes (Moshier, "Methods and Programs for Mathematical Functions",
+1989): x = n ln 2 + r, a polynomial of r, times 2^n. ``tests/test_kernels.py`` holds the bounds.
 """
 
 from __future__ import annotations

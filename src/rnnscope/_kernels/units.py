@@ -1,5 +1,5 @@
-"""The equations of some units of a row, inside a kernel: the leaves come from a tile's sums and from
-the record, every quantity goes where it is kept."""
+"""The equations of some units of a row, inside a kernel: the leaves come from a tile's sums and
+from the record, every quantity goes where it is kept."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Calls of a compiled kernel on one layer in one direction: weights packed as it reads them, and the
-addresses of all that it reads and writes."""
+"""Calls of a compiled kernel on one layer in one direction: weights packed as it reads them, and
+the addresses of all that it reads and writes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def _packed(kernel: ForwardKernel, matrix: Tensor) -> Tensor:
 class Frames:
     """The memory that a kernel fills, of one layer and direction, time first: states have a place
     before the first step and one after the last (``sequences.frame_states``), other quantities
-    have none; ``measured`` (time, batch) are what is measured beside them, in the kernel's order."""
+    have none; ``measured`` (time, batch) are what is measured beside them, in the kernel's
+    order."""
 
     values: Mapping[str, Tensor]
     measured: tuple[Tensor, ...]
@@ -119,10 +120,14 @@ class Frames:
 
 
 def run_by_kernel(
-    kernel: ForwardKernel, weights: Weights, x: Tensor, initial: Mapping[str, Tensor], frames: Frames
+    kernel: ForwardKernel,
+    weights: Weights,
+    x: Tensor,
+    initial: Mapping[str, Tensor],
+    frames: Frames,
 ) -> dict[str, Tensor]:
-    """Run a layer in one direction from ``initial``, (batch, unit) of each state; returns each state
-    after the last step. ``x`` (time, batch, feature)."""
+    """Run a layer in one direction from ``initial``, (batch, unit) of each state; returns each
+    state after the last step. ``x`` (time, batch, feature)."""
     ends = at_steps(last_steps(frames.lengths, frames.reverse))
     for name, value in initial.items():
         frame = frames.values[name]

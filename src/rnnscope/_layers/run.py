@@ -263,6 +263,11 @@ class Ran:
     memory: Mapping[str, Tensor] | None = None
 
     @property
+    def engine(self) -> str:
+        """What computed: "llvm" or "torch"."""
+        return "torch" if self.memory is None else "llvm"
+
+    @property
     def hidden(self) -> Tensor:
         """H of the last layer, (time, batch, direction × output), zeros on padding."""
         return without_padding(_joined(self.passages[-1]), self.call.valid)
@@ -345,7 +350,9 @@ def run_call(
         values = {name: value[layer, d] for name, value in memory.items()}
         frames = Frames(values, (), call.every_length, reverse)
         final = run_by_kernel(kernel, weights[layer][d], x, initial, frames)
-        return Passage({name: _steps_alone(values[name], name, structure) for name in values}, final)
+        return Passage(
+            {name: _steps_alone(values[name], name, structure) for name in values}, final
+        )
 
     for layer in range(len(weights)):
         inputs.append(flow if dropped else None)

@@ -40,9 +40,9 @@ def open_by_kernel(
     a number of the comparison is not finite, which torch's way judges."""
     h = store["h"]
     shape = (len(h) - 2, h.shape[1])
-    measured = Measured(
-        *(h.new_empty(shape) for _ in range(3)), {e: h.new_empty(shape) for e in kernel.sizes}
-    )
+    new = h.new_empty
+    sizes = {expr: new(shape) for expr in kernel.sizes}
+    measured = Measured(new(shape), new(shape), new(shape), sizes)
     arrays = (measured.x_norm, measured.h_norm, measured.off, *measured.sizes.values())
     frames = Frames(store, arrays, lengths, reverse)
     frames.fill(kernel, Packed.of(kernel, weights), x.to(h.dtype))

@@ -1,5 +1,5 @@
-"""The rules of ``bounds`` as a kernel: they are followed once for a cell, with vectors of a kernel in
-the place of numbers, so that the rules stand in one place."""
+"""The rules of ``bounds`` as a kernel: they are followed once for a cell, with vectors of a kernel
+in the place of numbers, so that the rules stand in one place."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse",
 
 @dataclass(frozen=True)
 class _Kernel:
-    """``affine``: the affine parts whose numbers stand among the constants, four for each, and after
-    them the largest |value| of each of the ``vectors``."""
+    """``affine``: the affine parts whose numbers stand among the constants, four for each, and
+    after them the largest |value| of each of the ``vectors``."""
 
     machine: Compiled
     affine: tuple[tuple[str, bool], ...]
@@ -130,8 +130,8 @@ def _step(
 def bounds_by_kernel(
     errors: Errors, norms: tuple[Tensor, Tensor], sizes: Mapping[Expr, Tensor], reverse: bool
 ) -> dict[str, Tensor]:
-    """As ``Errors.of_states``, of which ``errors`` holds the numbers; the norms of x and of h before
-    each step and the sizes are (time, batch), contiguous, on a CPU."""
+    """As ``Errors.of_states``, of which ``errors`` holds the numbers; the norms of x and of h
+    before each step and the sizes are (time, batch), contiguous, on a CPU."""
     cell, x_norm = errors.weights.cell, norms[0]
     kernel = _kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
     numbers = [n for gate, of_x in kernel.affine for n in errors.affine_numbers(gate, of_x)]
@@ -144,8 +144,8 @@ def bounds_by_kernel(
     arrays = (*norms, *sizes.values(), *bounds.values())
     kernel.machine(
         [
-                *(-(-tiles // count) * width, steps, batch, int(reverse), constants.data_ptr()),
-                *(array.data_ptr() for array in arrays),
+            *(-(-tiles // count) * width, steps, batch, int(reverse), constants.data_ptr()),
+            *(array.data_ptr() for array in arrays),
         ],
         count,
     )

@@ -602,9 +602,9 @@ class Direction:
             float(widest.max()),
         )
 
-    def _first(self, failed: np.ndarray) -> tuple[int, int]:
+    def _first(self, failed: np.ndarray[Any, Any]) -> tuple[int, int]:
         """The first True of (time, batch), in the order in which the steps are computed."""
-        steps = failed.any(1).nonzero()[0]
+        steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
         return t, int(failed[t].argmax())
 

@@ -220,7 +220,7 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
         ran = run_call(adopted.structure, call, snapshot.weights, names, compiled=True)
         values = ran.record(names)
         masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
-        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks)
+        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks, engine=ran.engine)
         return Trace(adopted.structure, call, snapshot, opened, ran.output)
 
 
