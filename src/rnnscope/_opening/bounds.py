@@ -333,6 +333,18 @@ class Errors:
         assert isinstance(error, Linear), "an affine part's error"
         return [size.x + size.h, size.constant, error.x + error.h, error.constant]
 
+    def affine_of_units(self, gate: str, of_x: bool) -> list[Tensor]:
+        """The same as ``affine_numbers`` for each unit, of its own row of the matrix."""
+        weight, bias = self.weights.of_x(gate) if of_x else self.weights.of_h(gate)
+        norm = norms(weight)
+        k = tuple(self.weights.cell.gates).index(gate)
+        rows: Any = {k: norm}, {k: torch.zeros_like(norm) if bias is None else bias.abs()}
+        size, error = self._affine(gate, rows, weight.shape[1], of_x)
+        assert isinstance(size, Linear), "an affine part's size"
+        assert isinstance(error, Linear), "an affine part's error"
+        numbers: list[Any] = [size.x + size.h, size.constant, error.x + error.h, error.constant]
+        return numbers
+
     def _affine(
         self, gate: str, rows: tuple[list[float], list[float]], length: int, of_x: bool
     ) -> tuple[Size, Size]:

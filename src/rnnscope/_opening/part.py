@@ -28,6 +28,7 @@ from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.compiled import open_by_kernel
 from rnnscope._opening.compiled_bounds import bounds_by_kernel
+from rnnscope._opening.compiled_units import bounds_of_units
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
@@ -64,7 +65,10 @@ WIDE = 500.0
 unit."""
 
 SAMPLE = 32
-"""Steps at which the two bounds on products are held against each other."""
+"""Steps at which the two bounds on products are held against each other, where weights are few."""
+SAMPLED = 1 << 22
+SAMPLE_LEAST = 4
+"""With many weights so many products, but at least as many steps."""
 
 
 @dataclass(frozen=True)
@@ -470,8 +474,10 @@ class Direction:
         if all(proof.ratio <= 1 for proof in usual):
             if replayed or not any(map(self._wide, usual)):
                 return usual
-            judged = Independent(self._ran()).judge(self._initial())
-            of_units = self._by_units(final, judged) + proofs(judged.widest)
+            of_units = self._units_by_kernel(errors, final, proofs)
+            if of_units is None:
+                judged = Independent(self._ran()).judge(self._initial())
+                of_units = self._by_units(final, judged) + proofs(judged.widest)
             if all(proof.ratio <= 1 for proof in of_units):
                 doubt = self._doubt()
                 return [replace(p, shows=doubt * p.widest) for p in of_units]
@@ -488,6 +494,30 @@ class Direction:
             return errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse)
         return bounds_by_kernel(errors, (self.x_norm, self.h_norm), self.sizes, self.reverse)
 
+    def _units_by_kernel(
+        self,
+        errors: Errors,
+        final: Mapping[str, Tensor],
+        proofs: Callable[[Mapping[str, Tensor]], list[Proof]],
+    ) -> list[Proof] | None:
+        """With a bound for each unit, by a kernel; None where there is none, or it is too wide."""
+        if self.engine == "torch":
+            return None
+        norms = self.x_norm, self.h_norm
+        lengths = self.call.every_length
+        bounds = bounds_of_units(errors, norms, self.store, lengths, self.reverse)
+        if bounds is None:
+            return None
+        compared = Compared(bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        of_units = [self._proof("h", compared)]
+        for name, error in bounds.errors.items():
+            if name in final:
+                ball = self._ends(name), error
+                of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
+                of_units.append(self._proof(name, of_end, self.last_steps[0]))
+        of_units += proofs(bounds.widest)
+        return of_units if all(proof.ratio <= 1 for proof in of_units) else None
+
     def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
         run that rounded otherwise than the layer's own."""
@@ -499,7 +529,8 @@ class Direction:
         what the products of some steps show, as a function is steeper where an error is larger."""
         run = self._ran()
         before = run.before.flatten(0, 1)
-        count = min(SAMPLE, len(before))
+        products = self.weights.ih.numel() + self.weights.hh.numel()
+        count = min(SAMPLE, len(before), max(SAMPLE_LEAST, SAMPLED // products))
         rows = torch.arange(count, device=before.device) * len(before) // count
         x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
         factors = torch.cat([x, before[rows].to(self.work)], 1)

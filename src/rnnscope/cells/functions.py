@@ -33,8 +33,8 @@ class Function:
     does not tell it, ``derivative_at`` gives it from the argument, and ``derivative`` raises
     ``DeclarationError``. ``steepest`` is the largest slope anywhere (inf at a jump), ``range`` the
     smallest and largest value (None where there is no largest), ``through_zero`` whether
-    |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides: what
-    error bounds need. ``script`` is the expression in JavaScript. ``kernel`` is the same on vectors
+    |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides,
+    ``bend`` the largest second derivative: what error bounds need. ``script`` is the expression in JavaScript. ``kernel`` is the same on vectors
     of a compiled kernel (``_kernels.lanes``), ``kernel_slope`` its derivative from y there; None
     where a cell with this function is computed by torch alone.
     """
@@ -51,6 +51,7 @@ class Function:
     script: str
     derivative_at: Callable[[Tensor], Tensor] | None = None
     flattens: bool = False
+    bend: float | None = None
     kernel: Callable[[Any], Any] | None = None
     kernel_slope: Callable[[Any], Any] | None = None
 
@@ -110,6 +111,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=False,
                 script="1 / (1 + Math.exp(-x))",
                 flattens=True,
+                bend=0.0963,
                 kernel=lambda a: a.logistic(),
                 kernel_slope=lambda y: y * (1 - y),
             ),
@@ -125,6 +127,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=True,
                 script="Math.tanh(x)",
                 flattens=True,
+                bend=0.77,
                 kernel=lambda a: a.tangent(),
                 kernel_slope=lambda y: 1 - y * y,
             ),
