@@ -32,6 +32,10 @@ class Packed:
         """For a kernel of the weights' own cell."""
         columns, units = kernel.columns, weights.hidden_size
         biases = weights.ih.new_zeros(columns.count, units)
+        summed = columns.summed == tuple(kernel.cell.gates)
+        if summed and weights.b_ih is not None and weights.b_hh is not None:
+            torch.add(weights.b_ih.view_as(biases), weights.b_hh.view_as(biases), out=biases)
+            return cls._with(kernel, weights, biases)
         of_h = range(len(columns.first), columns.count)
         for rows, names, vector in (
             (range(len(columns.first)), columns.first, weights.b_ih),
@@ -40,6 +44,11 @@ class Packed:
             for k, gate in zip(rows, names, strict=True):
                 if vector is not None:
                     biases[k] += vector[weights.rows(gate)]
+        return cls._with(kernel, weights, biases)
+
+    @classmethod
+    def _with(cls, kernel: ForwardKernel, weights: Weights, biases: Tensor) -> Packed:
+        columns = kernel.columns
         return cls(
             _packed(kernel, _gates(weights, weights.ih, columns.first)),
             _packed(kernel, _gates(weights, weights.hh, columns.summed + columns.of_h)),

@@ -1,5 +1,5 @@
-"""A bound for each unit, as ``per_unit`` has, by a kernel that reads the record: no product is formed
-a second time.
+"""A bound for each unit, as ``per_unit`` has, by a kernel that reads the record: no product is
+formed a second time.
 
 The sum of a product's magnitudes is bounded by the norm of its row and that of x or h, here with
 each unit's own row. Values are those that were recorded, so the kernel needs all that the equations
@@ -42,8 +42,8 @@ ARGUMENTS = (
     *("taken", "pieces", "batch of a piece", "steps", "batch", "units", "reverse", "lengths"),
     *("x norm", "h norm", "constants", "off", "allowed", "ratio"),
 )
-"""What the kernel gets first; then the recorded quantities, the errors that go on from step to step,
-and where the widest bound of each state goes."""
+"""What the kernel gets first; then the recorded quantities, the errors that go on from step to
+step, and where the widest bound of each state goes."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class _Rules:
             case Product(left, right):
                 return self._times(self.of(left), self.of(right))
             case Previous("h"):
-                value = source.load(self.recorded("h"), self.before, self.at[2])
-                return _Ball(value, abs(value), source.lanes(0.0))
+                before = source.load(self.recorded("h"), self.before, self.at[2])
+                return _Ball(before, abs(before), source.lanes(0.0))
             case _:
                 return self.balls[expr]
 
@@ -133,9 +133,7 @@ class _Rules:
         source, units = self.source, self.argument("units")
         first = 4 * self.affine.index((gate, of_x))
         slope, added, error_slope, error_added = (
-            source.load(
-                self.argument("constants"), units * (first + k) + self.at[1], self.at[2]
-            )
+            source.load(self.argument("constants"), units * (first + k) + self.at[1], self.at[2])
             for k in range(4)
         )
         norm = source.broadcast(self.argument("x norm" if of_x else "h norm"), self.row)

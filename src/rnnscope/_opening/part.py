@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -176,12 +176,7 @@ class Direction:
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
         self.store = {name: value[at] for name, value in buffers.values.items()}
         self.valid = call.valid
-        self.plan = {
-            name: split
-            for name in self.cell.states[1:]
-            if not self.cell.stepwise
-            if (split := linear_recurrence(self.cell.equations[name], name)) is not None
-        }
+        self.plan = _scans(self.cell)
         self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
@@ -192,12 +187,10 @@ class Direction:
         self.bias = int(weights.b_ih is not None)
         self.features, self.outputs = weights.ih.shape[1], weights.hh.shape[1]
         # what the error bounds need, (time, batch): norms, and the largest values over units
-        self.x_norm, self.h_norm, self.off = (self._new(steps, batch) for _ in range(3))
-        needed: list[Expr] = [e for n in self.plan for e in (Quantity(n), Previous(n))]
-        needed += [factor for factor, _ in self.plan.values()]
-        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
-            needed.append(Previous("h"))
-        self.sizes: dict[Expr, Tensor] = {e: self._new(steps, batch) for e in needed}
+        self.x_norm: Tensor
+        self.h_norm: Tensor
+        self.off: Tensor
+        self.sizes: dict[Expr, Tensor]
 
     def _new(self, *shape: int) -> Tensor:
         return self.call.x.new_empty(shape, dtype=self.work)
@@ -264,6 +257,9 @@ class Direction:
         if self._compiled():
             self.engine = "llvm"
             return
+        shape = self.call.steps, self.call.batch
+        self.x_norm, self.h_norm, self.off = (self._new(*shape) for _ in range(3))
+        self.sizes = {expr: self._new(*shape) for expr in _sized(self.cell)}
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
             for start in running_order(starts, self.reverse):
@@ -474,8 +470,9 @@ class Direction:
         if all(proof.ratio <= 1 for proof in usual):
             if replayed or not any(map(self._wide, usual)):
                 return usual
-            of_units = self._units_by_kernel(errors, final, proofs)
-            if of_units is None:
+            by_kernel = self._units_by_kernel(errors, final, proofs)
+            of_units = [] if by_kernel is None else by_kernel
+            if by_kernel is None:
                 judged = Independent(self._ran()).judge(self._initial())
                 of_units = self._by_units(final, judged) + proofs(judged.widest)
             if all(proof.ratio <= 1 for proof in of_units):
@@ -649,6 +646,26 @@ class Direction:
                 size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
             self.largest[state] = size
         return self.largest[state]
+
+
+@cache
+def _scans(cell: Cell) -> dict[str, tuple[Expr, Expr]]:
+    """The states that are scanned over time: factor and addend."""
+    if cell.stepwise:
+        return {}
+    splits = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+@cache
+def _sized(cell: Cell) -> tuple[Expr, ...]:
+    """The expressions whose largest magnitude the bounds need."""
+    plan = _scans(cell)
+    needed: list[Expr] = [e for name in plan for e in (Quantity(name), Previous(name))]
+    needed += [factor for factor, _ in plan.values()]
+    if any(Previous("h") in elementwise(e) for e in cell.equations.values()):
+        needed.append(Previous("h"))
+    return tuple(dict.fromkeys(needed))
 
 
 def _never_negative(expr: Expr, cell: Cell) -> bool:

@@ -34,10 +34,10 @@ class Function:
     ``DeclarationError``. ``steepest`` is the largest slope anywhere (inf at a jump), ``range`` the
     smallest and largest value (None where there is no largest), ``through_zero`` whether
     |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides,
-    ``bend`` the largest second derivative: what error bounds need. ``script`` is the expression in JavaScript. ``kernel`` is the same on vectors
-    of a compiled kernel (``_kernels.lanes``), ``kernel_slope`` its derivative from y there; None
-    where a cell with this function is computed by torch alone.
-    """
+    ``bend`` the largest second derivative: what error bounds need. ``script`` is the expression in
+    JavaScript. ``kernel`` is the same on vectors of a compiled kernel (``_kernels.lanes``),
+    ``kernel_slope`` its derivative from y there; None where a cell with this function is computed
+    by torch alone."""
 
     name: str
     symbol: str
@@ -216,7 +216,8 @@ def _elu(alpha: float) -> Function:
     if alpha >= 0:
         derivative = lambda y: torch.where(y > 0, 1.0, y + alpha).to(y.dtype)  # noqa: E731
     else:
-        at = lambda a: torch.where(a > 0, 1.0, alpha * a.clamp(max=0).exp()).to(a.dtype)  # noqa: E731
+        at = lambda a: torch.where(a > 0, 1.0, alpha * a.clamp(max=0).exp()).to(a.dtype)  # noqa:
+        E731
     return _member(
         "elu",
         (alpha,),
