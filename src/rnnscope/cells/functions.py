@@ -216,8 +216,7 @@ def _elu(alpha: float) -> Function:
     if alpha >= 0:
         derivative = lambda y: torch.where(y > 0, 1.0, y + alpha).to(y.dtype)  # noqa: E731
     else:
-        at = lambda a: torch.where(a > 0, 1.0, alpha * a.clamp(max=0).exp()).to(a.dtype)  # noqa:
-        E731
+        at = lambda a: torch.where(a > 0, 1.0, alpha * a.clamp(max=0).exp()).to(a.dtype)  # noqa: E731
     return _member(
         "elu",
         (alpha,),
