@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope._compare import Cause, Verdict, assert_agrees, compare
     from rnnscope._edit import Edit
     from rnnscope._files import load, save
-    from rnnscope._kernels.engine import warm_up
     from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
+    from rnnscope._opening.warm import warm_up
     from rnnscope._trace.trace import load_trace, trace
     from rnnscope._trace.verbs import Trace
     from rnnscope._watch.watch import watch
@@ -111,7 +111,7 @@ _HOMES = {
     "save": "rnnscope._files",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
-    "warm_up": "rnnscope._kernels.engine",
+    "warm_up": "rnnscope._opening.warm",
     "watch": "rnnscope._watch.watch",
 }
 """Where each public name is defined. A name is imported when it is first used, so that ``import

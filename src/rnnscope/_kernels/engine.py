@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -21,20 +20,20 @@ from rnnscope._kernels.equations import obstacle
 from rnnscope._kernels.forward import ForwardKernel, forward_kernel
 from rnnscope._kernels.machine import available
 from rnnscope.cells import Cell
-from rnnscope.cells.cells import CELLS
-from rnnscope.errors import MissingExtraError
 
-__all__ = ["ELEMENTS", "PIECE", "chosen", "opening", "pieces", "warm_up"]
+__all__ = ["ELEMENTS", "PIECE", "chosen", "opening", "pieces", "ready", "running"]
 
 VARIABLE = "RNNSCOPE_ENGINE"
 CHOICES = ("auto", "llvm", "torch")
 
-SAVED = 2.0e-9
-"""Seconds that a kernel saves for each number of a quantity, beside torch: the least that was
-measured over cells and shapes (2 to 10)."""
-COST = 0.4
-"""Seconds that it takes to load LLVM and compile a kernel. A kernel is compiled when those before
-it would have saved as much, so a process never takes more than twice the time of the better way."""
+SAVED = 4e-9
+SAVED_BY_CALL = 5e-4
+"""Seconds that a kernel saves for each number of a quantity, and in each call, beside torch: the
+least that was measured over cells and shapes."""
+COST = 0.6
+"""Seconds that it takes to load LLVM and compile a kernel. A kernel is compiled when it would have
+saved as much in the calls before, so no process takes much more than twice the time of the better
+way. What was computed is counted, not timed."""
 
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
@@ -43,8 +42,9 @@ to begin."""
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
 _lock = threading.Lock()
-_spent: Counter[tuple[Any, ...]] = Counter()
+_spent: defaultdict[tuple[Any, ...], float] = defaultdict(float)
 _ready: set[tuple[Any, ...]] = set()
+_reason: str | None = None  # why nothing is compiled any more
 
 
 def chosen() -> str:
@@ -66,39 +66,36 @@ def _pays(key: tuple[Any, ...], numbers: int) -> bool:
     with _lock:
         if key in _ready:
             return True
-        _spent[key] += numbers
-        return _spent[key] * SAVED >= COST
+        _spent[key] += numbers * SAVED + SAVED_BY_CALL
+        return _spent[key] >= COST
 
 
-@cache
-def _reason() -> str | None:
-    """Why nothing can be compiled here; None where it can. Told once, where LLVM is installed."""
-    if not available():
-        return "llvmlite is not installed"
-    from rnnscope._kernels.machine import trial
-
-    try:
-        trial()
-    except Exception as error:  # whatever LLVM, the system or an old version says
-        reason = f"{type(error).__name__}: {error}"
+def _told(error: Exception) -> None:
+    """From now on torch computes; said once."""
+    global _reason
+    with _lock:
+        first, _reason = _reason is None, f"{type(error).__name__}: {error}"
+    if first:
         warnings.warn(
-            f"rnnscope computes by torch, as nothing could be compiled: {reason}", stacklevel=2
+            f"rnnscope computes by torch, as no kernel could be compiled: {_reason}", stacklevel=2
         )
-        return reason
-    return None
 
 
-def _kernel(
-    key: tuple[Any, ...], numbers: int, make: Callable[[], ForwardKernel]
-) -> ForwardKernel | None:
-    if not available() or not _pays(key, numbers) or _reason() is not None:
-        return None
-    kernel = make()
-    if key not in _ready:
-        kernel.compile()
-        with _lock:
-            _ready.add(key)
-    return kernel
+def ready(key: tuple[Any, ...], compile_now: Callable[[], None]) -> bool:
+    """Whether a kernel is compiled, now at the latest. Where it cannot be, whatever LLVM or the
+    system say, that is told once, and torch computes from then on."""
+    if key in _ready:
+        return True
+    if _reason is not None or not available():
+        return False
+    try:
+        compile_now()
+    except Exception as error:
+        _told(error)
+        return False
+    with _lock:
+        _ready.add(key)
+    return True
 
 
 def opening(
@@ -122,35 +119,13 @@ def _forward(
     element = ELEMENTS.get(dtype)
     if element is None or device.type != "cpu" or obstacle(cell) is not None:
         return None
-    key = (cell, element, *kind)
-    return _kernel(key, numbers, lambda: forward_kernel(cell, element, *kind))
+    key = ("forward", cell, element, *kind)
+    if not available() or not _pays(key, numbers):
+        return None
+    kernel = forward_kernel(cell, element, *kind)
+    return kernel if ready(key, kernel.compile) else None
 
 
 def pieces(numbers: int, most: int) -> int:
     """Into how many pieces work is cut: at most one for each of torch's threads."""
     return max(1, min(torch.get_num_threads(), most, numbers // PIECE))
-
-
-def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
-    """Compile the kernels of cells ahead, those of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM`` where
-    none is named; calls of any size are computed by them from then on.
-
-    Without it a kernel is compiled when calls were so large that it pays. It takes about a second.
-
-    Raises ``MissingExtraError`` without the extra ``fast``.
-    """
-    if not available():
-        raise MissingExtraError(
-            "kernels are compiled by llvmlite, which is not installed: pip install 'rnnscope[fast]'"
-        )
-    element = ELEMENTS.get(dtype)
-    if element is None:
-        raise ValueError(f"kernels compute in float32 or float64; got {dtype}")
-    if _reason() is not None:
-        return
-    for cell in cells or CELLS.values():
-        if obstacle(cell) is None:
-            for opens in (True, False)[cell.stepwise :]:
-                forward_kernel(cell, element, False, opens).compile()
-                with _lock:
-                    _ready.add((cell, element, False, opens))

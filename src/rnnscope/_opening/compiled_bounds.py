@@ -18,7 +18,7 @@ from rnnscope._opening.bounds import Errors, Rounding, Size
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Previous, Quantity, linear_recurrence
 
-__all__ = ["bounds_by_kernel"]
+__all__ = ["bounds_by_kernel", "bounds_kernel"]
 
 ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse", "constants")
 """What the kernel gets first; then the norms of x and h, the sizes, and where the bounds go."""
@@ -71,7 +71,10 @@ def _argument(source: Source, name: str) -> Whole:
 
 
 @cache
-def _kernel(cell: Cell, element: str, rounding: Rounding, expressions: tuple[Expr, ...]) -> _Kernel:
+def bounds_kernel(
+    cell: Cell, element: str, rounding: Rounding, expressions: tuple[Expr, ...]
+) -> _Kernel:
+    """The kernel of a cell that is opened by one; ``expressions`` are those with a size."""
     source = Source("bounds", element)
     rules = _Symbolic(cell, rounding, source)
     plans = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
@@ -133,7 +136,7 @@ def bounds_by_kernel(
     """As ``Errors.of_states``, of which ``errors`` holds the numbers; the norms of x and of h
     before each step and the sizes are (time, batch), contiguous, on a CPU."""
     cell, x_norm = errors.weights.cell, norms[0]
-    kernel = _kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
+    kernel = bounds_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
     numbers = [n for gate, of_x in kernel.affine for n in errors.affine_numbers(gate, of_x)]
     constants = torch.tensor(numbers or [0.0], dtype=x_norm.dtype, device="cpu")
     bounds = {name: torch.empty_like(x_norm) for name in cell.states}

@@ -36,7 +36,7 @@ from rnnscope.cells.algebra import (
 )
 from rnnscope.cells.functions import Function
 
-__all__ = ["UnitBounds", "bounds_of_units"]
+__all__ = ["UnitBounds", "bounds_of_units", "has_kernel", "units_kernel"]
 
 ARGUMENTS = (
     *("taken", "pieces", "batch of a piece", "steps", "batch", "units", "reverse", "lengths"),
@@ -68,13 +68,12 @@ class _Ball:
     error: Lanes
 
 
-def fits(cell: Cell, recorded: Mapping[str, Tensor]) -> bool:
-    """Whether the kernel can do it: all is recorded, and h is computed from recorded numbers."""
+def has_kernel(cell: Cell) -> bool:
+    """Whether there is a kernel: h must be computed from quantities, not from products."""
     return (
         obstacle(cell) is None
         and not cell.stepwise
         and not cell.vectors
-        and all(name in recorded for name in cell.equations)
         and not any(isinstance(leaf, FromX | FromH) for leaf in leaves(cell.equations["h"]))
     )
 
@@ -186,7 +185,8 @@ class _Kernel:
 
 
 @cache
-def _kernel(cell: Cell, element: str, rounding: Rounding) -> _Kernel:
+def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _Kernel:
+    """The kernel of a cell that has one."""
     source = Source("units", element)
     rules = _Rules(cell, rounding, source)
     argument = rules.argument
@@ -254,7 +254,7 @@ def _units(
         if name == "h":
             ball = rules.of(equation)
             hidden = source.load(rules.recorded("h"), rules.at[0], mask)
-            assert ball.value is not None, "fits() asks for that"
+            assert ball.value is not None, "has_kernel() asks for that"
             off = abs(ball.value - hidden)
             off = off if mask is None else off.where(mask, 0.0)
             larger = off.above(sums["off"].get())
@@ -284,9 +284,10 @@ def bounds_of_units(
     weights = errors.weights
     cell, x_norm = weights.cell, norms[0]
     limit = torch.finfo(torch.float32).max
-    if not fits(cell, store) or errors.rounding.limit < limit:
+    everything = all(name in store for name in cell.equations)
+    if not (has_kernel(cell) and everything) or errors.rounding.limit < limit:
         return None
-    kernel = _kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding)
+    kernel = units_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding)
     rows = [n for gate, of_x in kernel.affine for n in errors.affine_of_units(gate, of_x)]
     constants = torch.stack(rows)
     steps, batch = x_norm.shape
