@@ -40,8 +40,6 @@ class Compiled:
 def _team() -> Callable[..., None] | None:
     """Runs a function on the threads that torch itself uses, so that no others wait beside them;
     None where these are not found."""
-    if sys.platform == "win32":
-        return None
     folder = Path(torch.__file__).parent / "lib"
     for path in [*folder.glob("libgomp*"), *folder.glob("libomp*"), *folder.glob("libiomp5*")]:
         try:
@@ -57,8 +55,9 @@ def _team() -> Callable[..., None] | None:
 
 @cache
 def available() -> bool:
-    """Whether the compiler is installed; it is not loaded for that."""
-    return find_spec("llvmlite") is not None
+    """Whether the compiler is installed, on a system where it was tried; it is not loaded for
+    that."""
+    return sys.platform in ("linux", "darwin") and find_spec("llvmlite") is not None
 
 
 def _llvm() -> Any:
@@ -74,8 +73,10 @@ def _target() -> Any:
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
+    # on x86 constants stand near the code, where fewer instructions reach them
+    model = "small" if target.name.startswith("x86") else "jitdefault"
     return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="small"
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel=model
     )
 
 

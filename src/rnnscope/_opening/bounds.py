@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from rnnscope._layers.sequences import running_order, shifted, turned
 from rnnscope._layers.structure import Weights
+from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
@@ -162,10 +164,7 @@ class Errors:
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
-        self._plans = {
-            name: linear_recurrence(weights.cell.equations[name], name)
-            for name in weights.cell.states[1:]
-        }
+        self._plans = _plans(weights.cell)
 
     def of_states(
         self, x_norm: Tensor, h_norm: Tensor, sizes: Mapping[Expr, Tensor], reverse: bool
@@ -391,6 +390,12 @@ class Errors:
         if function.largest is not None and self.rounding.function:
             function_error = self._sum(function_error, self.rounding.function * function.largest)
         return largest, self._sum(error, function_error)
+
+
+@cache
+def _plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
+    """How each state other than h follows from that before."""
+    return {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
 
 
 def _zero(size: float | Tensor) -> bool:
