@@ -497,7 +497,8 @@ class Direction:
         final: Mapping[str, Tensor],
         proofs: Callable[[Mapping[str, Tensor]], list[Proof]],
     ) -> list[Proof] | None:
-        """With a bound for each unit, by a kernel; None where there is none, or it is too wide."""
+        """With a bound for each unit, by a kernel; None where there is none, or it proves too
+        little."""
         if self.engine == "torch":
             return None
         norms = self.x_norm, self.h_norm
@@ -513,7 +514,9 @@ class Direction:
                 of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
                 of_units.append(self._proof(name, of_end, self.last_steps[0]))
         of_units += proofs(bounds.widest)
-        return of_units if all(proof.ratio <= 1 for proof in of_units) else None
+        # where a function is saturated by far, the slopes of ``per_unit`` prove more
+        proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
+        return of_units if proven else None
 
     def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
