@@ -286,7 +286,7 @@ def test_warm_up_compiles_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = nn.RNN(2, 3), torch.randn(4, 1, 2)
     rs.warm_up(cells.RNN_TANH)
     assert rs.trace(layer, x).engine == rs.trace(layer, x, check=False).engine == "llvm"
-    with pytest.raises(rs.DtypeError, match="float32 or float64; got torch.float16"):
+    with pytest.raises(rs.DtypeError, match=r"float32 or float64; got torch\.float16"):
         rs.warm_up(dtype=torch.float16)
 
 

@@ -173,9 +173,9 @@ class _Writer:
             count = (last - start).smaller(BLOCK)
             with source.loop(0, count) as k:
                 self._place(start + k, k)
-            with source.loop(0, self.argument("units"), self.kernel.tile_units) as unit:
-                with source.loop(0, count, ROWS) as k:
-                    self._tile(unit, k, count)
+            units = self.argument("units")
+            with source.loop(0, units, source.width) as u, source.loop(0, count, ROWS) as k:
+                self._tile(u, k, count)
             if self.kernel.opens:
                 with source.loop(0, count) as k:
                     self._measure(k)
