@@ -3,6 +3,7 @@
 # make test-all   these and the longer ones
 # make lint    ruff (lint and format), mypy, import-linter
 # make check   lint, then test: what CI runs
+# make bench   what every number costs, beside the layer, a loop and jax: benchmarks/RESULTS.md
 # make pictures   the pictures of README and docs; those of the page need a browser
 # make clean   removes the virtual environment and every cache
 
@@ -21,7 +22,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint check pictures clean
+.PHONY: help demo test test-all lint check bench pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -43,6 +44,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo
 
 check: lint test
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/speed.py
 
 pictures: $(VENV)/dev.stamp
 	$(BIN)/python docs/pictures.py

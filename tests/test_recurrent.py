@@ -428,7 +428,9 @@ def test_a_trace_holds_the_numbers_of_the_run(name: str, options: str) -> None:
                 assert size(tr[f"{gate}_from_h", 0, direction] - expected) < 1e-13
     by_equations = rs.trace(layer, x, record="all", check=False)
     assert by_equations.deviation is None
-    assert all(torch.equal(by_equations[each], tr[each]) for each in tr)
+    if by_equations.engine == "torch":
+        assert all(torch.equal(by_equations[each], tr[each]) for each in tr)
+    assert all(size(by_equations[each] - tr[each]) < 1e-13 for each in tr)
     assert set(rs.trace(layer, x, record="h")) == set(layer.cell.states)
 
 

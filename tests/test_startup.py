@@ -31,6 +31,7 @@ OPTIONAL = {
     "h5py",
     "onnx",
     "numba",
+    "llvmlite",
     "zarr",
     "dask",
     "distributed",

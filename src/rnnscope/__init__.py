@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a running program finds the 
     from rnnscope._layers.adapter import Adapter
     from rnnscope._layers.recurrent import Recurrent, unfuse
     from rnnscope._layouts import Array, Layout, Stored
+    from rnnscope._opening.warm import warm_up
     from rnnscope._trace.trace import load_trace, trace
     from rnnscope._trace.verbs import Trace
     from rnnscope._watch.watch import watch
@@ -88,6 +89,7 @@ __all__ = [
     "top",
     "trace",
     "unfuse",
+    "warm_up",
     "watch",
 ]
 
@@ -132,6 +134,7 @@ _HOMES = {
     "top": "rnnscope._corpus.reading.top",
     "trace": "rnnscope._trace.trace",
     "unfuse": "rnnscope._layers.recurrent",
+    "warm_up": "rnnscope._opening.warm",
     "watch": "rnnscope._watch.watch",
 }
 """Where each public name is defined. A name is imported when it is first used, so that ``import

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from rnnscope._kernels import engine
+from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.call import Call
+from rnnscope._layers.compiled import Frames, run_by_kernel
 from rnnscope._layers.sequences import keep_on_padding, running_order, without_padding
 from rnnscope._layers.structure import Structure, Weights
+from rnnscope._layers.tensors import fresh
 from rnnscope.cells import part_name, quantity_names
 from rnnscope.cells.algebra import (
     Apply,
@@ -255,6 +259,13 @@ class Ran:
     passages: tuple[tuple[Passage, ...], ...]
     inputs: tuple[Tensor | None, ...]
     masks: tuple[Tensor | None, ...]
+    # where a kernel wrote them: every quantity (layer, direction, time, batch, unit)
+    memory: Mapping[str, Tensor] | None = None
+
+    @property
+    def engine(self) -> str:
+        """What computed: "llvm" or "torch"."""
+        return "torch" if self.memory is None else "llvm"
 
     @property
     def hidden(self) -> Tensor:
@@ -285,6 +296,12 @@ class Ran:
         detached."""
         present = {name for name in self.passages[0][0].quantities if name in names}
         valid = self.call.valid
+        if self.memory is not None:
+            return {
+                name: without_padding(self.memory[name], valid).transpose(2, 3)
+                for name in quantity_names(self.structure.cell)
+                if name in present
+            }
         return {
             name: torch.stack(
                 [
@@ -310,32 +327,36 @@ def run_call(
     weights: tuple[tuple[Weights, ...], ...],
     record: frozenset[str],
     masks: tuple[Tensor | None, ...] | None = None,
+    compiled: bool = False,
 ) -> Ran:
     """All layers and directions of a call, with dropout between layers where the module drops.
 
-    Its masks are drawn, or those that are given.
+    Its masks are drawn, or those that are given. ``compiled``: no gradient is asked for, so that a
+    kernel may run it, where there is one that pays.
     """
     valid = call.valid
     inputs: list[Tensor | None] = []
     used: list[Tensor | None] = [None]
     layers: list[tuple[Passage, ...]] = []
     flow, dropped = call.x, True
-    for layer, row in enumerate(weights):
-        inputs.append(flow if dropped else None)
-        pairs = enumerate(zip(row, structure.directions, strict=True))
-        layers.append(
-            tuple(
-                run_direction(
-                    direction_weights,
-                    flow,
-                    {name: value[layer, d] for name, value in call.initial.items()},
-                    valid,
-                    direction == "reverse",
-                    record,
-                )
-                for d, (direction_weights, direction) in pairs
-            )
+    kernel = _kernel(structure, call, weights, record) if compiled else None
+    memory = None if kernel is None else _memory(structure, call, record)
+
+    def passage(layer: int, d: int, x: Tensor) -> Passage:
+        initial = {name: value[layer, d] for name, value in call.initial.items()}
+        reverse = structure.directions[d] == "reverse"
+        if kernel is None or memory is None:
+            return run_direction(weights[layer][d], x, initial, valid, reverse, record)
+        values = {name: value[layer, d] for name, value in memory.items()}
+        frames = Frames(values, (), call.every_length, reverse)
+        final = run_by_kernel(kernel, weights[layer][d], x, initial, frames)
+        return Passage(
+            {name: _steps_alone(values[name], name, structure) for name in values}, final
         )
+
+    for layer in range(len(weights)):
+        inputs.append(flow if dropped else None)
+        layers.append(tuple(passage(layer, d, flow) for d in range(len(structure.directions))))
         dropped = structure.training and structure.dropout > 0
         if layer < structure.num_layers - 1:
             flow = _joined(layers[-1])
@@ -346,7 +367,46 @@ def run_call(
                 used.append(mask)
             else:
                 used.append(None)
-    return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used))
+    if memory is not None:
+        memory = {n: v[:, :, 1:-1] if n in structure.cell.states else v for n, v in memory.items()}
+    return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used), memory)
+
+
+def _steps_alone(value: Tensor, name: str, structure: Structure) -> Tensor:
+    """A quantity (time, batch, unit); states have one place more at both ends."""
+    return value[1:-1] if name in structure.cell.states else value
+
+
+def _kernel(
+    structure: Structure,
+    call: Call,
+    weights: tuple[tuple[Weights, ...], ...],
+    record: frozenset[str],
+) -> ForwardKernel | None:
+    """The kernel that runs a call; None where torch does."""
+    x, cell = call.x, structure.cell
+    if weights[0][0].ih.dtype != x.dtype or not x.numel():
+        return None
+    parts = any(name not in cell.equations for name in record)
+    numbers = call.steps * call.batch * structure.hidden_size * len(cell.equations)
+    return engine.running(cell, x.dtype, x.device, parts, numbers)
+
+
+def _memory(structure: Structure, call: Call, record: frozenset[str]) -> dict[str, Tensor]:
+    """For the quantities that a kernel keeps, (layer, direction, time, batch, unit)."""
+    cell, lead = structure.cell, (structure.num_layers, len(structure.directions))
+    return {
+        name: fresh(
+            (
+                *(*lead, call.steps + 2 * (name in cell.states), call.batch),
+                structure.state_size(name),
+            ),
+            call.x,
+            call.x.dtype,
+        )
+        for name in quantity_names(cell)
+        if name in record.union(cell.states)
+    }
 
 
 def _joined(passages: tuple[Passage, ...]) -> Tensor:

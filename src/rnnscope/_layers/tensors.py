@@ -6,12 +6,13 @@ taken as a plain tensor. One that computes in its own way (``__torch_dispatch__`
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rnnscope.errors import RefusedError
 
-__all__ = ["plain", "require_numbers"]
+__all__ = ["fresh", "plain", "require_numbers"]
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -56,3 +57,13 @@ def _reason(value: Tensor) -> tuple[str, str] | None:
     if value.is_complex():
         return f"from a complex tensor ({value.dtype})", "pass its .real or .imag"
     return None
+
+
+def fresh(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory that nothing was written to yet."""
+    # a large fresh tensor costs more in page faults than in arithmetic; NumPy asks the system
+    # for huge pages, torch does not
+    if like.device.type == "cpu" and dtype in (torch.float32, torch.float64):
+        numpy_type = np.float32 if dtype == torch.float32 else np.float64
+        return torch.from_numpy(np.empty(shape, dtype=numpy_type))
+    return torch.empty(shape, dtype=dtype, device=like.device)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from rnnscope._layers.sequences import running_order, shifted, turned
 from rnnscope._layers.structure import Weights
+from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
@@ -162,10 +164,7 @@ class Errors:
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
-        self._plans = {
-            name: linear_recurrence(weights.cell.equations[name], name)
-            for name in weights.cell.states[1:]
-        }
+        self._plans = _plans(weights.cell)
 
     def of_states(
         self, x_norm: Tensor, h_norm: Tensor, sizes: Mapping[Expr, Tensor], reverse: bool
@@ -203,18 +202,22 @@ class Errors:
     def _scan(self, name: str, factor: Expr, addend: Expr, reverse: bool) -> None:
         """Carry the error of a state along name_t = factor × name_(t-1) + addend."""
         before, result = self.sizes[Previous(name)], self.sizes[Quantity(name)]
-        growth, error = self.of(factor)
-        size, added = self.of(addend)
-        operations = self._sum(self._sum(result, self._product(growth, before)), size)
-        operations = self._product(operations, OPERATION_ROUNDINGS * self.rounding.operation)
-        step = self._tensor(self._sum(self._sum(self._product(before, error), added), operations))
-        rate = self._tensor(growth)
+        rate, step = (self._tensor(size) for size in self.carried_by(name, factor, addend))
         start = self._carried[name]
         errors = _accumulate(turned(rate, reverse), turned(step, reverse), start)
         carried = turned(errors, reverse)
         self._carried[name] = errors[-1]
         self.known[Quantity(name)] = result, carried
         self.known[Previous(name)] = before, shifted(carried, start, reverse)
+
+    def carried_by(self, name: str, factor: Expr, addend: Expr) -> tuple[Size, Size]:
+        """(rate, step) of a scan: error_t = rate × error_(t-1) + step."""
+        before, result = self.sizes[Previous(name)], self.sizes[Quantity(name)]
+        growth, error = self.of(factor)
+        size, added = self.of(addend)
+        operations = self._sum(self._sum(result, self._product(growth, before)), size)
+        operations = self._product(operations, OPERATION_ROUNDINGS * self.rounding.operation)
+        return growth, self._sum(self._sum(self._product(before, error), added), operations)
 
     def of(self, expr: Expr) -> tuple[Size, Size]:
         """(largest magnitude, largest error) of an expression."""
@@ -223,7 +226,7 @@ class Errors:
             case Number(value):
                 return abs(value), 0.0
             case Vector(name):
-                return float(self.weights.vectors[name].abs().max()), 0.0
+                return self._vector(name), 0.0
             case FromX(gate):
                 return self._affine(gate, self._x_rows, self.weights.ih.shape[1], of_x=True)
             case FromH(gate, Previous("h")):
@@ -249,6 +252,9 @@ class Errors:
             case _ if expr in self.sizes:
                 return self.sizes[expr], 0.0
         raise TypeError(f"no error rule for {expr!r}")
+
+    def _vector(self, name: str) -> Size:
+        return float(self.weights.vectors[name].abs().max())
 
     # arithmetic on sizes: affine parts stay three numbers as long as they can ----------------
 
@@ -302,6 +308,9 @@ class Errors:
                 return size < limit
         return False
 
+    def _smaller(self, size: Tensor, limit: float) -> Tensor:
+        return size.clamp(max=limit)
+
     # rules --------------------------------------------------------------------------------
 
     def _range_of_sum(self, expr: Sum, left: Size, right: Size) -> Size:
@@ -312,6 +321,28 @@ class Errors:
                 if isinstance(equation, Apply) and equation.function.range == (0, value):
                     return value
         return self._sum(left, right)
+
+    def affine_numbers(self, gate: str, of_x: bool) -> list[float]:
+        """Of an affine part: how its size grows with the norm of x or h and what is added, and the
+        same of its error."""
+        rows = self._x_rows if of_x else self._h_rows
+        length = (self.weights.ih if of_x else self.weights.hh).shape[1]
+        size, error = self._affine(gate, rows, length, of_x)
+        assert isinstance(size, Linear), "an affine part's size"
+        assert isinstance(error, Linear), "an affine part's error"
+        return [size.x + size.h, size.constant, error.x + error.h, error.constant]
+
+    def affine_of_units(self, gate: str, of_x: bool) -> list[Tensor]:
+        """The same as ``affine_numbers`` for each unit, of its own row of the matrix."""
+        weight, bias = self.weights.of_x(gate) if of_x else self.weights.of_h(gate)
+        norm = norms(weight)
+        k = tuple(self.weights.cell.gates).index(gate)
+        rows: Any = {k: norm}, {k: torch.zeros_like(norm) if bias is None else bias.abs()}
+        size, error = self._affine(gate, rows, weight.shape[1], of_x)
+        assert isinstance(size, Linear), "an affine part's size"
+        assert isinstance(error, Linear), "an affine part's error"
+        numbers: list[Any] = [size.x + size.h, size.constant, error.x + error.h, error.constant]
+        return numbers
 
     def _affine(
         self, gate: str, rows: tuple[list[float], list[float]], length: int, of_x: bool
@@ -351,14 +382,20 @@ class Errors:
         elif not function.through_zero:  # |f(a)| <= |f(0)| + steepest·|a|
             largest = self._sum(self._product(size, function.steepest), abs(function.at_zero))
         if function.through_zero and function.largest is not None:  # |tanh(a)| <= |a|
-            if isinstance(size, Tensor):
-                largest = size.clamp(max=function.largest)
-            elif self._below(size, function.largest):
+            if self._below(size, function.largest):
                 largest = size
+            elif not isinstance(size, float | Linear):
+                largest = self._smaller(size, function.largest)
         function_error = self._product(largest, FUNCTION_ROUNDINGS * self.rounding.operation)
         if function.largest is not None and self.rounding.function:
             function_error = self._sum(function_error, self.rounding.function * function.largest)
         return largest, self._sum(error, function_error)
+
+
+@cache
+def _plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
+    """How each state other than h follows from that before."""
+    return {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
 
 
 def _zero(size: float | Tensor) -> bool:

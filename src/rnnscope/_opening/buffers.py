@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import frame_states
+from rnnscope._layers.tensors import fresh
 from rnnscope.cells import quantity_names
 
 __all__ = ["Buffers", "working_type"]
@@ -19,15 +19,6 @@ __all__ = ["Buffers", "working_type"]
 def working_type(dtype: torch.dtype) -> torch.dtype:
     """The type to compute in: at least float32, so that opening adds no error of its own."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-
-
-def _empty(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
-    # a large fresh tensor costs more in page faults than in arithmetic; NumPy asks the system
-    # for huge pages, torch does not
-    if like.device.type == "cpu" and dtype in (torch.float32, torch.float64):
-        numpy_type = np.float32 if dtype == torch.float32 else np.float64
-        return torch.from_numpy(np.empty(shape, dtype=numpy_type))
-    return torch.empty(shape, dtype=dtype, device=like.device)
 
 
 class Buffers:
@@ -49,7 +40,7 @@ class Buffers:
         self.lead, self.directions = lead, adopted.directions
         kept = record.union(self.cell.states)
         self.values = {
-            name: _empty(
+            name: fresh(
                 (*lead, call.steps + 2 * (name in self.cell.states), call.batch, self.size(name)),
                 call.x,
                 dtype,

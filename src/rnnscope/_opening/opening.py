@@ -32,13 +32,14 @@ class Opened:
     time, unit), ``inputs`` holds each layer's input (batch, time, feature), or None where that is
     the states of the layer below, joined over directions; ``products`` is the type in which the
     layer formed its products, where it ran; ``masks`` are True where dropout let a number of an
-    input pass, None where it was not at work."""
+    input pass, None where it was not at work; ``engine`` is what computed: "llvm" or "torch"."""
 
     values: dict[str, Tensor]
     inputs: tuple[Tensor | None, ...]
     proofs: dict[str, Proof]
     products: torch.dtype | None = None
     masks: tuple[Tensor | None, ...] = ()
+    engine: str = "torch"
 
 
 def open_call(
@@ -64,6 +65,7 @@ def open_call(
     buffers = Buffers(adopted, call, returned.h.dtype, record)
     rounding = Rounding.of(returned.h.dtype, call.x.device, products)
     proofs: list[Proof] = []
+    engines: set[str] = set()
     inputs: list[Tensor | None] = [call.x]
     masks: list[Tensor | None] = [None]
     flow = call.x if call.packed is None else call.packed.data
@@ -105,6 +107,7 @@ def open_call(
                 adopted, call, direction_weights, buffers, (layer, d), rounding, below
             )
             opener.run()
+            engines.add(opener.engine)
             judge: Callable[[], Judged] = cache(partial(opener.judged, x_error, replayed))
             judges.append(judge)
             steps = opener.step_by_step(adopted, direction_weights) if thorough else {}
@@ -123,7 +126,12 @@ def open_call(
                 inputs.append(None)
                 masks.append(None)
     return Opened(
-        buffers.finished(), batch_first(inputs), _worst(proofs), products, batch_first(masks)
+        buffers.finished(),
+        batch_first(inputs),
+        _worst(proofs),
+        products,
+        batch_first(masks),
+        "torch" if "torch" in engines else "llvm",
     )
 
 

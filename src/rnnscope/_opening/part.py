@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._kernels import engine
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import (
@@ -27,6 +28,9 @@ from rnnscope._layers.sequences import (
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
+from rnnscope._opening.compiled import open_by_kernel
+from rnnscope._opening.compiled_bounds import bounds_by_kernel
+from rnnscope._opening.compiled_units import bounds_of_units
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
@@ -77,7 +81,10 @@ def usual_bounds() -> Iterator[None]:
 
 
 SAMPLE = 32
-"""Steps at which the two bounds on products are held against each other."""
+"""Steps at which the two bounds on products are held against each other, where weights are few."""
+SAMPLED = 1 << 22
+SAMPLE_LEAST = 4
+"""With many weights so many products, but at least as many steps."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,12 @@ class Compared:
 
 def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
     # a bound that overflowed allows anything, and proves nothing
+    if off.device.type == "cpu":
+        sides = off.numpy(), allowed.numpy()
+        with np.errstate(all="ignore"):
+            told = (sides[0] > 0) & np.isfinite(sides[1])
+            quotient = np.divide(*sides, where=told, out=np.zeros_like(sides[0]))
+        return torch.from_numpy(quotient)
     return torch.where((off > 0) & allowed.isfinite(), off / allowed, 0.0)
 
 
@@ -172,18 +185,14 @@ class Direction:
         self.at, self.direction = at, adopted.directions[at[1]]
         self.reverse = self.direction == "reverse"
         self.foreign = adopted.foreign
-        self.rounding, self.inputs = rounding, inputs
+        self.rounding, self.inputs, self.engine = rounding, inputs, "torch"
+        self.largest: dict[str, float] = {}
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
         self.store = {name: value[at] for name, value in buffers.values.items()}
         self.valid = call.valid
-        self.plan = {
-            name: split
-            for name in self.cell.states[1:]
-            if not self.cell.stepwise
-            if (split := linear_recurrence(self.cell.equations[name], name)) is not None
-        }
+        self.plan = _scans(self.cell)
         self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
@@ -194,12 +203,10 @@ class Direction:
         self.bias = int(weights.b_ih is not None)
         self.features, self.outputs = weights.ih.shape[1], weights.hh.shape[1]
         # what the error bounds need, (time, batch): norms, and the largest values over units
-        self.x_norm, self.h_norm, self.off = (self._new(steps, batch) for _ in range(3))
-        needed: list[Expr] = [e for n in self.plan for e in (Quantity(n), Previous(n))]
-        needed += [factor for factor, _ in self.plan.values()]
-        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
-            needed.append(Previous("h"))
-        self.sizes: dict[Expr, Tensor] = {e: self._new(steps, batch) for e in needed}
+        self.x_norm: Tensor
+        self.h_norm: Tensor
+        self.off: Tensor
+        self.sizes: dict[Expr, Tensor]
 
     def _new(self, *shape: int) -> Tensor:
         return self.call.x.new_empty(shape, dtype=self.work)
@@ -263,10 +270,38 @@ class Direction:
 
     def run(self) -> None:
         """Fill the record of this layer and direction, and measure the deviation."""
+        if self._compiled():
+            self.engine = "llvm"
+            return
+        shape = self.call.steps, self.call.batch
+        self.x_norm, self.h_norm, self.off = (self._new(*shape) for _ in range(3))
+        self.sizes = {expr: self._new(*shape) for expr in _sized(self.cell)}
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
             for start in running_order(starts, self.reverse):
                 self._open(start, min(start + self.span, self.call.steps))
+
+    def _compiled(self) -> bool:
+        """The same by a kernel, where there is one that pays."""
+        h = self.store["h"]
+        parts = any(name not in self.cell.equations for name in self.store)
+        numbers = h[1:-1].numel() * len(self.cell.equations)
+        if not (self.direct and numbers):
+            return False
+        kernel = engine.opening(self.cell, self.work, h.device, parts, numbers)
+        if kernel is None:
+            return False
+        for name in self.cell.states[1:]:
+            frame = self.store[name]
+            frame[0] = frame[-1] = self.call.initial[name][self.at]
+        x = self.inputs(0, self.call.steps)
+        lengths = self.call.every_length
+        measured = open_by_kernel(kernel, self.weights, self.store, lengths, self.reverse, x)
+        if measured is None:
+            return False
+        self.x_norm, self.h_norm, self.off = measured.x_norm, measured.h_norm, measured.off
+        self.sizes = measured.sizes
+        return True
 
     def _open(self, start: int, stop: int) -> None:
         steps, batch = stop - start, self.call.batch
@@ -447,12 +482,15 @@ class Direction:
             worst = {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
             return self._by_units(final, judged) + proofs(worst)
         errors = Errors(self.weights, self.rounding)
-        usual = proofs(errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse))
+        usual = proofs(self._bounds(errors))
         if all(proof.ratio <= 1 for proof in usual):
             if replayed or not any(map(self._wide, usual)):
                 return usual
-            judged = Independent(self._ran()).judge(self._initial())
-            of_units = self._by_units(final, judged) + proofs(judged.widest)
+            by_kernel = self._units_by_kernel(errors, final, proofs)
+            of_units = [] if by_kernel is None else by_kernel
+            if by_kernel is None:
+                judged = Independent(self._ran()).judge(self._initial())
+                of_units = self._by_units(final, judged) + proofs(judged.widest)
             if all(proof.ratio <= 1 for proof in of_units):
                 doubt = self._doubt()
                 return [replace(p, shows=doubt * p.widest) for p in of_units]
@@ -461,6 +499,40 @@ class Direction:
             # both sides round
             {name: 2 * widest.to(self.off) for name, widest in judged.widest.items()}
         )
+
+    def _bounds(self, errors: Errors) -> dict[str, Tensor]:
+        """The usual bound on each state, (time, batch)."""
+        limit = torch.finfo(torch.float32).max
+        if self.engine == "torch" or self.cell.vectors or self.rounding.limit < limit:
+            return errors.of_states(self.x_norm, self.h_norm, self.sizes, self.reverse)
+        return bounds_by_kernel(errors, (self.x_norm, self.h_norm), self.sizes, self.reverse)
+
+    def _units_by_kernel(
+        self,
+        errors: Errors,
+        final: Mapping[str, Tensor],
+        proofs: Callable[[Mapping[str, Tensor]], list[Proof]],
+    ) -> list[Proof] | None:
+        """With a bound for each unit, by a kernel; None where there is none, or it proves too
+        little."""
+        if self.engine == "torch":
+            return None
+        norms = self.x_norm, self.h_norm
+        lengths = self.call.every_length
+        bounds = bounds_of_units(errors, norms, self.store, lengths, self.reverse)
+        if bounds is None:
+            return None
+        compared = Compared(bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        of_units = [self._proof("h", compared)]
+        for name, error in bounds.errors.items():
+            if name in final:
+                ball = self._ends(name), error
+                of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
+                of_units.append(self._proof(name, of_end, self.last_steps[0]))
+        of_units += proofs(bounds.widest)
+        # where a function is saturated by far, the slopes of ``per_unit`` prove more
+        proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
+        return of_units if proven else None
 
     def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
@@ -473,7 +545,8 @@ class Direction:
         what the products of some steps show, as a function is steeper where an error is larger."""
         run = self._ran()
         before = run.before.flatten(0, 1)
-        count = min(SAMPLE, len(before))
+        products = self.weights.ih.numel() + self.weights.hh.numel()
+        count = min(SAMPLE, len(before), max(SAMPLE_LEAST, SAMPLED // products))
         rows = torch.arange(count, device=before.device) * len(before) // count
         x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
         factors = torch.cat([x, before[rows].to(self.work)], 1)
@@ -548,47 +621,72 @@ class Direction:
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""
-        off, ratio, widest = compared.off, compared.ratio, compared.widest
+        # in NumPy, whose calls on small arrays cost a fifth of torch's
+        pairs = (compared.off, compared.ratio, compared.widest, compared.allowed)
+        off, ratio, widest, allowed = (t.cpu().numpy() for t in pairs)
         every_step = steps is None
-        if every_step and self.valid is not None:
-            off, ratio, widest = (t.masked_fill(~self.valid, 0) for t in (off, ratio, widest))
+        padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
+        if padding is not None:
+            off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
         tight = widest <= USELESS * self._size(state)
-        proven = tight if bool(tight.any()) else widest.isfinite()
-        largest = int(torch.where(proven, off, -1.0).argmax())
+        proven = tight if tight.any() else np.isfinite(widest)
+        largest = int(np.where(proven, off, -1.0).argmax())
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
             t = int(steps[b])
-        elif ratio.view(-1)[worst] > 1:
+        elif ratio.flat[worst] > 1:
             t, b = self._first(ratio > 1)
         loose = ~tight & (off != 0)  # the same bits need no bound
-        padding = 0 if steps is not None or self.valid is None else int((~self.valid).sum())
+        at_largest = float(allowed.flat[largest])
         return Proof(
-            float(off.view(-1)[largest]),
-            float(compared.allowed.reshape(-1)[largest].nan_to_num(torch.inf, torch.inf)),
-            float(ratio.view(-1)[worst]),
+            float(off.flat[largest]),
+            at_largest if math.isfinite(at_largest) else math.inf,
+            float(ratio.flat[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
             every_step,
-            off.numel() - padding,
+            off.size - (0 if padding is None else int(padding.sum())),
             int(loose.sum()),
             float(widest.max()),
         )
 
-    def _first(self, failed: Tensor) -> tuple[int, int]:
+    def _first(self, failed: np.ndarray[Any, Any]) -> tuple[int, int]:
         """The first True of (time, batch), in the order in which the steps are computed."""
-        steps = failed.any(1).nonzero().view(-1)
+        steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
-        return t, int(failed[t].nonzero()[0])
+        return t, int(failed[t].argmax())
 
     def _size(self, state: str) -> float:
         """The largest finite |value| of a state."""
-        values = self.store[state][1:-1]
-        low, high = (float(t) for t in torch.aminmax(values))
-        size = max(-low, high)
-        if not math.isfinite(size):
-            size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
-        return size
+        if state not in self.largest:
+            values = self.store[state][1:-1]
+            low, high = (float(t) for t in torch.aminmax(values))
+            size = max(-low, high)
+            if not math.isfinite(size):
+                size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
+            self.largest[state] = size
+        return self.largest[state]
+
+
+@cache
+def _scans(cell: Cell) -> dict[str, tuple[Expr, Expr]]:
+    """The states that are scanned over time: factor and addend."""
+    if cell.stepwise:
+        return {}
+    splits = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+@cache
+def _sized(cell: Cell) -> tuple[Expr, ...]:
+    """The expressions whose largest magnitude the bounds need."""
+    plan = _scans(cell)
+    needed: list[Expr] = [e for name in plan for e in (Quantity(name), Previous(name))]
+    needed += [factor for factor, _ in plan.values()]
+    if any(Previous("h") in elementwise(e) for e in cell.equations.values()):
+        needed.append(Previous("h"))
+    return tuple(dict.fromkeys(needed))
 
 
 def _never_negative(expr: Expr, cell: Cell) -> bool:

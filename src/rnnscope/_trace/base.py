@@ -32,7 +32,8 @@ class CallRecord(Record):
     """One call of a recurrent layer as a record, with all that is known of it.
 
     ``structure`` is what the layer is, ``call`` how it was called; ``proofs`` tells for each state
-    how far the equations lie from what it returned; ``labels`` are the names of the steps, if any.
+    how far the equations lie from what it returned; ``labels`` are the names of the steps, if any;
+    ``engine`` tells what computed the numbers: "llvm", kernels compiled by it, or "torch".
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CallRecord(Record):
         self.call = call
         self.proofs: Mapping[str, Proof] = opened.proofs
         self._opened_in = opened.products
+        self.engine = opened.engine
         self._masks = opened.masks
         self._snapshot = snapshot
         self._returned = output

@@ -96,6 +96,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "given": call.has_initial,
         "batched": call.batched,
         "products": None if opened.products is None else str(opened.products),
+        "engine": opened.engine,
         "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
         "labels": contents.labels,
     }
@@ -186,6 +187,9 @@ def _fact(facts: Mapping[str, Any], name: str, *kinds: type, within: str = "") -
     return value
 
 
+ENGINES = ("torch", "llvm")
+"""What may have computed a record."""
+
 _KINDS: dict[str, tuple[Cell, ...]] = {
     "nn.RNN": (RNN_TANH, RNN_RELU),
     "nn.GRU": (GRU,),
@@ -230,7 +234,8 @@ class _FileParts:
                 inputs.append(self.optional(f"input/{layer}", shape))
             masks.append(self.optional(f"mask/{layer}", shape, torch.bool))
         opened = Opened(
-            values, tuple(inputs), self.proofs(structure, call), self.products(), tuple(masks)
+            *(values, tuple(inputs), self.proofs(structure, call), self.products(), tuple(masks)),
+            self.engine(),
         )
         output = self.output(structure, call)
         self.types(weights[0][0].ih.dtype)
@@ -422,6 +427,11 @@ class _FileParts:
             name is None or name in _PRODUCTS, f"products is {str(name)[:40]!r}, no type of numbers"
         )
         return None if name is None else _PRODUCTS[name]
+
+    def engine(self) -> str:
+        name = _fact({"engine": "torch", **self.facts}, "engine", str)
+        _require(name in ENGINES, f"engine is {name[:40]!r}, not {' or '.join(ENGINES)}")
+        return str(name)
 
     def proofs(self, structure: Structure, call: Call) -> dict[str, Proof]:
         descriptions = _fact(self.facts, "proofs", dict)

@@ -217,10 +217,10 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
     check_dropout(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
         names = names.union(adopted.cell.states)
-        ran = run_call(adopted.structure, call, snapshot.weights, names)
+        ran = run_call(adopted.structure, call, snapshot.weights, names, compiled=True)
         values = ran.record(names)
         masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
-        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks)
+        opened = Opened(values, batch_first(ran.inputs), {}, masks=masks, engine=ran.engine)
         return Trace(adopted.structure, call, snapshot, opened, ran.output)
 
 

@@ -356,7 +356,10 @@ class Trace(CallRecord):
         then as it was, and for the ending of another kind of file, as .pt.
         """
         self._require_single_call()
-        opened = Opened(self._values, self._inputs, dict(self.proofs), self._opened_in, self._masks)
+        proofs = dict(self.proofs)
+        opened = Opened(
+            *(self._values, self._inputs, proofs, self._opened_in, self._masks), self.engine
+        )
         tracefile.write(
             path,
             tracefile.Contents(

@@ -55,6 +55,7 @@ class Joined(Trace):
                     for state in first.proofs
                 },
                 masks=first._masks if len(calls) == 1 else (),
+                engine=min(calls, key=lambda tr: tr.engine == "llvm").engine,
             ),
             None,
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,11 @@ class Function:
     does not tell it, ``derivative_at`` gives it from the argument, and ``derivative`` raises
     ``DeclarationError``. ``steepest`` is the largest slope anywhere (inf at a jump), ``range`` the
     smallest and largest value (None where there is no largest), ``through_zero`` whether
-    |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides: what
-    error bounds need. ``script`` is the expression in JavaScript.
-    """
+    |f(a)| <= |a|, ``flattens`` whether the slope is largest at 0 and falls on both sides,
+    ``bend`` the largest second derivative: what error bounds need. ``script`` is the expression in
+    JavaScript. ``kernel`` is the same on vectors of a compiled kernel (``_kernels.lanes``),
+    ``kernel_slope`` its derivative from y there; None where a cell with this function is computed
+    by torch alone."""
 
     name: str
     symbol: str
@@ -48,6 +51,9 @@ class Function:
     script: str
     derivative_at: Callable[[Tensor], Tensor] | None = None
     flattens: bool = False
+    bend: float | None = None
+    kernel: Callable[[Any], Any] | None = None
+    kernel_slope: Callable[[Any], Any] | None = None
 
     @property
     def largest(self) -> float | None:
@@ -79,6 +85,11 @@ def _positive(y: Tensor) -> Tensor:
     return (~(y <= 0)).to(y.dtype)  # of NaN the gradient passes, as in torch
 
 
+def _inside(y: Any, low: float, high: float, slope: float) -> Any:
+    """The slope where y of a kernel lies between two numbers, 0 elsewhere."""
+    return y.filled(slope).unless(y.at_most(low), 0).unless(y.at_least(high), 0)
+
+
 def _softplus(a: Tensor) -> Tensor:
     # not torch's softplus, which is the identity from 20 on: 2e-9 off
     return torch.logaddexp(a, a.new_zeros(()))
@@ -100,6 +111,9 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=False,
                 script="1 / (1 + Math.exp(-x))",
                 flattens=True,
+                bend=0.0963,
+                kernel=lambda a: a.logistic(),
+                kernel_slope=lambda y: y * (1 - y),
             ),
             Function(
                 name="tanh",
@@ -113,6 +127,9 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=True,
                 script="Math.tanh(x)",
                 flattens=True,
+                bend=0.77,
+                kernel=lambda a: a.tangent(),
+                kernel_slope=lambda y: 1 - y * y,
             ),
             Function(
                 name="relu",
@@ -125,6 +142,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=None,
                 through_zero=True,
                 script="x > 0 ? x : 0",
+                kernel=lambda a: a.unless(a.at_most(0), 0),
+                kernel_slope=lambda y: y.filled(1).unless(y.at_most(0), 0),
             ),
             Function(
                 name="linear",
@@ -137,6 +156,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 range=None,
                 through_zero=True,
                 script="x",
+                kernel=lambda a: a,
+                kernel_slope=lambda y: y.filled(1),
             ),
             Function(
                 # of PyTorch and Keras 3; Keras 2 and ONNX have hard_sigmoid(0.2, 0.5)
@@ -152,6 +173,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=False,
                 script="Math.min(Math.max(x + 3, 0), 6) / 6",
                 flattens=True,
+                kernel=lambda a: (a + 3).clamped(0, 6) / 6,
+                kernel_slope=lambda y: _inside(y, 0, 1, 1 / 6),
             ),
             Function(
                 name="softsign",
@@ -165,6 +188,8 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 through_zero=True,
                 script="x / (1 + Math.abs(x))",
                 flattens=True,
+                kernel=lambda a: a / (abs(a) + 1),
+                kernel_slope=lambda y: (1 - abs(y)) * (1 - abs(y)),
             ),
             Function(
                 name="softplus",
@@ -223,6 +248,8 @@ def _leaky_relu(alpha: float) -> Function:
         steepest=max(1.0, abs(alpha)),
         through_zero=abs(alpha) <= 1,
         script=f"x > 0 ? x : {alpha!r} * x",
+        kernel=lambda a: a.unless(a.at_most(0), a * alpha),
+        kernel_slope=(lambda y: y.filled(1).unless(y.at_most(0), alpha)) if at is None else None,
     )
 
 
@@ -238,6 +265,8 @@ def _thresholded_relu(alpha: float) -> Function:
         steepest=math.inf if alpha else 1.0,
         through_zero=True,
         script=f"x > {alpha!r} ? x : 0",
+        kernel=lambda a: a.unless(a.at_most(alpha), 0),
+        kernel_slope=lambda y: y.filled(1).unless(y.at_most(0), 0).unless(y.below(0), 1),
     )
 
 
@@ -255,6 +284,8 @@ def _scaled_tanh(alpha: float, beta: float) -> Function:
         range=(-abs(alpha), abs(alpha)),
         through_zero=abs(alpha * beta) <= 1,
         script=f"{alpha!r} * Math.tanh({beta!r} * x)",
+        kernel=lambda a: (a * beta).tangent() * alpha,
+        kernel_slope=lambda y: (alpha - y * y * (1 / alpha)) * beta,
     )
 
 
@@ -269,6 +300,8 @@ def _affine(alpha: float, beta: float) -> Function:
         steepest=abs(alpha),
         through_zero=beta == 0 and abs(alpha) <= 1,
         script=f"{alpha!r} * x + {beta!r}",
+        kernel=lambda a: a * alpha + beta,
+        kernel_slope=lambda y: y.filled(alpha),
     )
 
 
@@ -284,6 +317,8 @@ def _hard_sigmoid(alpha: float, beta: float) -> Function:
         range=(0.0, 1.0),
         through_zero=False,
         script=f"Math.min(Math.max({alpha!r} * x + {beta!r}, 0), 1)",
+        kernel=lambda a: (a * alpha + beta).clamped(0, 1),
+        kernel_slope=lambda y: _inside(y, 0, 1, alpha),
     )
 
 
@@ -301,6 +336,8 @@ def _clip(limit: float) -> Function:
         range=(-limit, limit),
         through_zero=True,
         script=f"Math.min(Math.max(x, {-limit!r}), {limit!r})",
+        kernel=lambda a: a.clamped(-limit, limit),
+        kernel_slope=lambda y: _inside(y, -limit, limit, 1),
     )
 
 
@@ -323,6 +360,8 @@ def _member(
     script: str,
     range: tuple[float, float] | None = None,
     derivative_at: Callable[[Tensor], Tensor] | None = None,
+    kernel: Callable[[Any], Any] | None = None,
+    kernel_slope: Callable[[Any], Any] | None = None,
 ) -> Function:
     written = ", ".join(map(repr, values))
     shown = ", ".join(f"{value:g}" for value in values)
@@ -339,6 +378,8 @@ def _member(
         through_zero=through_zero,
         script=script,
         derivative_at=derivative_at,
+        kernel=kernel,
+        kernel_slope=kernel_slope,
     )
 
 

@@ -1,0 +1,145 @@
+"""Calls of a compiled kernel on one layer in one direction: weights packed as it reads them, and
+the addresses of all that it reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnnscope._kernels.engine import pieces
+from rnnscope._kernels.forward import ForwardKernel
+from rnnscope._layers.sequences import at_steps, last_steps
+from rnnscope._layers.structure import Weights
+
+__all__ = ["Frames", "Packed", "run_by_kernel"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The weights of a direction as a kernel reads them: for each tile of units the columns of each
+    feature beside each other, zeros where there is no unit."""
+
+    x: Tensor
+    h: Tensor
+    biases: Tensor
+    vectors: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, kernel: ForwardKernel, weights: Weights) -> Packed:
+        """For a kernel of the weights' own cell."""
+        columns, units = kernel.columns, weights.hidden_size
+        biases = weights.ih.new_zeros(columns.count, units)
+        summed = columns.summed == tuple(kernel.cell.gates)
+        if summed and weights.b_ih is not None and weights.b_hh is not None:
+            torch.add(weights.b_ih.view_as(biases), weights.b_hh.view_as(biases), out=biases)
+            return cls._with(kernel, weights, biases)
+        of_h = range(len(columns.first), columns.count)
+        for rows, names, vector in (
+            (range(len(columns.first)), columns.first, weights.b_ih),
+            ([*range(len(columns.summed)), *of_h], columns.summed + columns.of_h, weights.b_hh),
+        ):
+            for k, gate in zip(rows, names, strict=True):
+                if vector is not None:
+                    biases[k] += vector[weights.rows(gate)]
+        return cls._with(kernel, weights, biases)
+
+    @classmethod
+    def _with(cls, kernel: ForwardKernel, weights: Weights, biases: Tensor) -> Packed:
+        columns = kernel.columns
+        return cls(
+            _packed(kernel, _gates(weights, weights.ih, columns.first)),
+            _packed(kernel, _gates(weights, weights.hh, columns.summed + columns.of_h)),
+            _packed(kernel, biases.unsqueeze(-1)),
+            tuple(weights.vectors[name].resolve_neg().contiguous() for name in kernel.cell.vectors),
+        )
+
+
+def _gates(weights: Weights, matrix: Tensor, gates: tuple[str, ...]) -> Tensor:
+    """(gate, unit, feature) of some gates."""
+    units, features = weights.hidden_size, matrix.shape[1]
+    if gates == tuple(weights.cell.gates):
+        return matrix.view(len(gates), units, features)
+    if not gates:
+        return matrix.new_empty(0, units, features)
+    return torch.stack([matrix[weights.rows(gate)] for gate in gates])
+
+
+def _packed(kernel: ForwardKernel, matrix: Tensor) -> Tensor:
+    """(column, unit, feature) as (tile, column, feature, lane)."""
+    count, units, features = matrix.shape
+    tiles, lanes = -(-units // kernel.tile_units), kernel.tile_units
+    padded = matrix
+    if tiles * lanes != units:
+        padded = matrix.new_zeros(count, tiles * lanes, features)
+        padded[:, :units] = matrix
+    cube = padded.reshape(count, tiles, lanes, features)
+    return cube.permute(1, 0, 3, 2).resolve_neg().contiguous()
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The memory that a kernel fills, of one layer and direction, time first: states have a place
+    before the first step and one after the last (``sequences.frame_states``), other quantities
+    have none; ``measured`` (time, batch) are what is measured beside them, in the kernel's
+    order."""
+
+    values: Mapping[str, Tensor]
+    measured: tuple[Tensor, ...]
+    lengths: Tensor
+    reverse: bool
+
+    def fill(self, kernel: ForwardKernel, packed: Packed, x: Tensor) -> None:
+        """Call the kernel on x (time, batch, feature), of the type and on the device of the rest;
+        the initial states stand in their frames."""
+        h = self.values["h"]
+        steps, batch, units = len(h) - 2, *h.shape[1:]
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        x = x.resolve_neg()
+        numbers = steps * batch * units * len(kernel.cell.equations)
+        by_batch = bool(kernel.scans) or not kernel.opens
+        count = pieces(numbers, batch if by_batch else max(steps, batch))
+        columns = count if by_batch or batch >= steps else 1
+        lengths = self.lengths.to(torch.int64).contiguous()
+        state = batch * units * h.element_size()  # the place before the first step
+
+        def place(name: str) -> int:
+            value = self.values.get(name)
+            if value is None:
+                return 0
+            assert value.is_contiguous(), "a kernel writes one row after the other"
+            return value.data_ptr() + (state if name in kernel.cell.states else 0)
+
+        norms_and_off = [t.data_ptr() for t in self.measured[:3]] or [0, 0, 0]
+        kernel.compiled(
+            [
+                *(columns, -(-batch // columns), -(-steps // (count // columns))),
+                *(steps, batch, units, int(self.reverse), lengths.data_ptr()),
+                *(x.data_ptr(), x.stride(0), x.stride(1), x.shape[2], place("h")),
+                *(packed.x.data_ptr(), packed.h.data_ptr(), packed.biases.data_ptr()),
+                *norms_and_off,
+                *(vector.data_ptr() for vector in packed.vectors),
+                *(place(name) for name in kernel.kept),
+                *(t.data_ptr() for t in self.measured[3:]),
+            ],
+            count,
+        )
+
+
+def run_by_kernel(
+    kernel: ForwardKernel,
+    weights: Weights,
+    x: Tensor,
+    initial: Mapping[str, Tensor],
+    frames: Frames,
+) -> dict[str, Tensor]:
+    """Run a layer in one direction from ``initial``, (batch, unit) of each state; returns each
+    state after the last step. ``x`` (time, batch, feature)."""
+    ends = at_steps(last_steps(frames.lengths, frames.reverse))
+    for name, value in initial.items():
+        frame = frames.values[name]
+        frame[0] = frame[-1] = value
+    frames.fill(kernel, Packed.of(kernel, weights), x)
+    return {name: frames.values[name][1:-1][ends] for name in initial}

@@ -1,0 +1,155 @@
+"""The rules of ``bounds`` as a kernel: they are followed once for a cell, with vectors of a kernel
+in the place of numbers, so that the rules stand in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from rnnscope._kernels.engine import ELEMENTS, pieces
+from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
+from rnnscope._kernels.machine import Compiled, compiled
+from rnnscope._opening.bounds import Errors, Rounding, Size
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import Expr, Previous, Quantity, linear_recurrence
+
+__all__ = ["bounds_by_kernel", "bounds_kernel"]
+
+ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse", "constants")
+"""What the kernel gets first; then the norms of x and h, the sizes, and where the bounds go."""
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """``affine``: the affine parts whose numbers stand among the constants, four for each, and
+    after them the largest |value| of each of the ``vectors``."""
+
+    machine: Compiled
+    affine: tuple[tuple[str, bool], ...]
+    vectors: tuple[str, ...]
+
+
+class _Symbolic(Errors):
+    """Follows the rules for one vector of sequences at a step, and writes what it does."""
+
+    def __init__(self, cell: Cell, rounding: Rounding, source: Source) -> None:
+        self.cell, self.rounding, self.source = cell, rounding, source
+        self.weights = cast(Any, self)  # of which the rules ask for the cell alone
+        self.ih = self.hh = torch.empty(0, 0, device="meta", dtype=torch.float32)
+        self._x_rows = self._h_rows = ([], [])
+        self.affine: list[tuple[str, bool]] = []
+        self.vectors: list[str] = []
+        self.norms: dict[bool, Lanes] = {}
+
+    def _constant(self, place: int) -> Lanes:
+        source = self.source
+        return source.broadcast(_argument(source, "constants"), source.number(place))
+
+    def _affine(self, gate: str, rows: object, length: int, of_x: bool) -> tuple[Size, Size]:
+        if (gate, of_x) not in self.affine:
+            self.affine.append((gate, of_x))
+        first = 4 * self.affine.index((gate, of_x))
+        slope, added, error_slope, error_added = (self._constant(first + k) for k in range(4))
+        norm = self.norms[of_x]
+        pair: Any = norm.times_plus(slope, added), norm.times_plus(error_slope, error_added)
+        return cast(tuple[Size, Size], pair)
+
+    def _vector(self, name: str) -> Size:
+        raise NotImplementedError(f"a parameter {name} has no bound in a kernel")
+
+    def _smaller(self, size: Any, limit: float) -> Any:
+        return size.unless(size.above(limit), limit)
+
+
+def _argument(source: Source, name: str) -> Whole:
+    return source.argument(ARGUMENTS.index(name))
+
+
+@cache
+def bounds_kernel(
+    cell: Cell, element: str, rounding: Rounding, expressions: tuple[Expr, ...]
+) -> _Kernel:
+    """The kernel of a cell that is opened by one; ``expressions`` are those with a size."""
+    source = Source("bounds", element)
+    rules = _Symbolic(cell, rounding, source)
+    plans = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
+    with source.pieces(_argument(source, "pieces")) as piece:
+        low = piece * _argument(source, "batch of a piece")
+        high = (low + _argument(source, "batch of a piece")).smaller(_argument(source, "batch"))
+        with source.loop(low, high, source.width) as b:
+            mask = source.first_lanes(high - b)
+            errors = {name: source.variable(source.lanes(0.0)) for name in plans}
+            steps = _argument(source, "steps")
+            with source.loop(0, steps) as k:
+                reverse = _argument(source, "reverse").compared("ne", 0)
+                t = source.choice(reverse, steps - 1 - k, k)
+                place = t * _argument(source, "batch") + b
+                _step(rules, plans, errors, expressions, (place, mask))
+    machine = compiled(module(source, []), "bounds")
+    return _Kernel(machine, tuple(rules.affine), tuple(rules.vectors))
+
+
+def _step(
+    rules: _Symbolic,
+    plans: Mapping[str, tuple[Expr, Expr] | None],
+    errors: Mapping[str, Variable],
+    expressions: tuple[Expr, ...],
+    where: tuple[Whole, Mask],
+) -> None:
+    source, cell = rules.source, rules.cell
+    place, mask = where
+    first = len(ARGUMENTS)
+
+    def loaded(k: int) -> Any:
+        return source.load(source.argument(first + k), place, mask)
+
+    rules.norms = {True: loaded(0), False: loaded(1)}
+    rules.sizes = {expr: loaded(2 + k) for k, expr in enumerate(expressions)}
+    rules.known = {}
+    for name in plans:
+        before: Any = errors[name].get()
+        rules.known[Previous(name)] = rules.sizes[Previous(name)], before
+    for name, equation in cell.equations.items():
+        plan = plans.get(name)
+        if plan is None:
+            rules._derive(name, equation)
+            continue
+        pair: Any = rules.carried_by(name, *plan)
+        rate, step = (source.lanes(size) for size in pair)
+        after: Any = rate.times_plus(errors[name].get(), step)
+        errors[name].set(after)
+        rules.known[Quantity(name)] = rules.sizes[Quantity(name)], after
+    for k, name in enumerate(cell.states):
+        bound: Any = rules.known[Quantity(name)][1]
+        target = source.argument(first + 2 + len(expressions) + k)
+        source.store(target, place, source.lanes(bound), mask)
+
+
+def bounds_by_kernel(
+    errors: Errors, norms: tuple[Tensor, Tensor], sizes: Mapping[Expr, Tensor], reverse: bool
+) -> dict[str, Tensor]:
+    """As ``Errors.of_states``, of which ``errors`` holds the numbers; the norms of x and of h
+    before each step and the sizes are (time, batch), contiguous, on a CPU."""
+    cell, x_norm = errors.weights.cell, norms[0]
+    kernel = bounds_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
+    numbers = [n for gate, of_x in kernel.affine for n in errors.affine_numbers(gate, of_x)]
+    constants = torch.tensor(numbers or [0.0], dtype=x_norm.dtype, device="cpu")
+    bounds = {name: torch.empty_like(x_norm) for name in cell.states}
+    steps, batch = x_norm.shape
+    width = 64 // x_norm.element_size()
+    tiles = -(-batch // width)
+    count = pieces(x_norm.numel() * len(cell.equations), tiles)
+    arrays = (*norms, *sizes.values(), *bounds.values())
+    kernel.machine(
+        [
+            *(-(-tiles // count) * width, steps, batch, int(reverse), constants.data_ptr()),
+            *(array.data_ptr() for array in arrays),
+        ],
+        count,
+    )
+    return bounds
