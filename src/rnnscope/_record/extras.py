@@ -14,7 +14,7 @@ from rnnscope.errors import MissingExtraError
 __all__ = ["package_of_extra"]
 
 
-COMPANIONS = {"xarray": ("scipy.sparse",)}
+COMPANIONS = {"xarray": ("scipy.sparse", "scipy.special")}
 """What a package imports by itself, if it is there, when it is first used."""
 
 
