@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -21,19 +20,16 @@ from rnnscope._kernels.forward import ForwardKernel, forward_kernel
 from rnnscope._kernels.machine import available
 from rnnscope.cells import Cell
 
-__all__ = ["ELEMENTS", "PIECE", "chosen", "opening", "pieces", "ready", "running"]
+__all__ = ["ELEMENTS", "PIECE", "chosen", "keep_warm", "opening", "pieces", "ready", "running"]
 
 VARIABLE = "RNNSCOPE_ENGINE"
 CHOICES = ("auto", "llvm", "torch")
 
-SAVED = 4e-9
-SAVED_BY_CALL = 5e-4
-"""Seconds that a kernel saves for each number of a quantity, and in each call, beside torch: the
-least that was measured over cells and shapes."""
-COST = 0.6
-"""Seconds that it takes to load LLVM and compile a kernel. A kernel is compiled when it would have
-saved as much in the calls before, so no process takes much more than twice the time of the better
-way. What was computed is counted, not timed."""
+LARGE = 25_000_000
+"""Numbers that a call computes from which on a kernel is compiled for it: it saves at least 4e-9
+seconds for each, as was measured over cells and shapes, so a sixth of what loading LLVM and
+compiling cost, once in a process. The size of the call alone decides, never what was computed
+before: the same call gives the same bits."""
 
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
@@ -42,7 +38,7 @@ to begin."""
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
 _lock = threading.Lock()
-_spent: defaultdict[tuple[Any, ...], float] = defaultdict(float)
+_warm: set[tuple[Cell, str]] = set()  # of which kernels were asked for, whatever a call's size
 _ready: set[tuple[Any, ...]] = set()
 _reason: str | None = None  # why nothing is compiled any more
 
@@ -58,16 +54,18 @@ def chosen() -> str:
     return choice
 
 
-def _pays(key: tuple[Any, ...], numbers: int) -> bool:
-    """Whether a kernel is compiled, or worth it now; ``numbers`` that this call computes."""
+def keep_warm(cell: Cell, element: str) -> None:
+    """From now on calls of any size are computed by the kernels of a cell."""
+    with _lock:
+        _warm.add((cell, element))
+
+
+def _pays(cell: Cell, element: str, numbers: int) -> bool:
+    """Whether a kernel computes a call of so many numbers."""
     choice = chosen()
     if choice != "auto":
         return choice == "llvm"
-    with _lock:
-        if key in _ready:
-            return True
-        _spent[key] += numbers * SAVED + SAVED_BY_CALL
-        return _spent[key] >= COST
+    return numbers >= LARGE or (cell, element) in _warm
 
 
 def _told(error: Exception) -> None:
@@ -120,7 +118,7 @@ def _forward(
     if element is None or device.type != "cpu" or obstacle(cell) is not None:
         return None
     key = ("forward", cell, element, *kind)
-    if not available() or not _pays(key, numbers):
+    if not available() or not _pays(cell, element, numbers):
         return None
     kernel = forward_kernel(cell, element, *kind)
     return kernel if ready(key, kernel.compile) else None

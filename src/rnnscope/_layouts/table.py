@@ -59,9 +59,11 @@ adapter, one more vector of the layer's size. What to write then:
   dropout.
 - Weight norm, spectral norm, pruning: the function of `torch.nn.utils` that the error names, before
   the state dict is saved.
-- A `.ckpt` whose hyperparameters are objects, a whole pickled model, TorchScript, torch.export,
-  `quantize_dynamic`, a checkpoint of TensorFlow: the line that the error names, which writes what
-  is read here. Nothing in a file is run.
+- Numbers of several types in one layer: the line that the error names, which writes them in one.
+- A whole pickled model, TorchScript, torch.export, `quantize_dynamic`, a checkpoint of TensorFlow:
+  the line that the error names, which writes what is read here. Nothing in a file is run.
+- A `.ckpt` whose hyperparameters are objects of classes: nothing; its tensors are read, the objects
+  are not, and `ignored` names them. In the format before PyTorch 1.6 it is refused, with a line.
 - A checkpoint in several files: `rs.load("model.safetensors.index.json")`.
 
 A state dict that holds the reverse direction alone is an `rs.Recurrent(..., reverse=True)`. Layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rnnscope._kernels.engine import ELEMENTS, ready
+from rnnscope._kernels.engine import ELEMENTS, keep_warm, ready
 from rnnscope._kernels.equations import obstacle
 from rnnscope._kernels.forward import forward_kernel
 from rnnscope._kernels.machine import available
@@ -22,8 +22,8 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
     """Compile the kernels of cells now, those of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM`` where none
     is named. Calls of any size are computed by them from then on.
 
-    Without it a kernel is compiled in a call before which it would have paid. It takes a second or
-    two, and a cell that no kernel computes is left out.
+    Without it only calls of 25 million numbers or more are, so that a small program compiles
+    nothing. It takes a second or two, and a cell that no kernel computes is left out.
 
     Raises ``MissingExtraError`` without the extra ``fast``, and ``DtypeError`` for another type
     than float32 and float64.
@@ -39,6 +39,7 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
     for cell in cells or CELLS.values():
         if obstacle(cell) is not None:
             continue
+        keep_warm(cell, element)
         for opens in (False,) if cell.stepwise else (False, True):
             kernel = forward_kernel(cell, element, False, opens)
             ready(("forward", cell, element, False, opens), kernel.compile)
