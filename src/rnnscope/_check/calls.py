@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from rnnscope._check.kernels import Configuration
 
-__all__ = ["Call", "called", "called_without_gradients", "quiet"]
+__all__ = ["DeviceCall", "called", "called_without_gradients", "quiet"]
 
 
 @dataclass(frozen=True)
-class Call:
+class DeviceCall:
     """A layer on a device, what it was called with, and ``numbers`` that came back, as ``compare``
     takes recorded ones; ``reference`` is the same layer on the CPU."""
 
@@ -30,13 +30,13 @@ class Call:
     lengths: Tensor | None
     numbers: dict[str, Any]
 
-    def returned_the_same(self, call: Call) -> bool:
+    def returned_the_same(self, call: DeviceCall) -> bool:
         """Whether what two calls returned is equal to the last bit."""
         names = [name for name in self.numbers if name == "output" or name.endswith("_n")]
         return all(torch.equal(self.numbers[name], call.numbers[name]) for name in names)
 
 
-def called(configuration: Configuration, device: torch.device, dtype: torch.dtype) -> Call:
+def called(configuration: Configuration, device: torch.device, dtype: torch.dtype) -> DeviceCall:
     """A call with gradients, forward and backward; draws from the random state.
 
     Raises what the device raises.
@@ -59,10 +59,10 @@ def called(configuration: Configuration, device: torch.device, dtype: torch.dtyp
         "grad_output": upstream,
         "grad": {name: g.cpu() for name, g in zip(names, gradients, strict=True)},
     }
-    return Call(layer, reference, x, _as_given(initial), lengths, numbers)
+    return DeviceCall(layer, reference, x, _as_given(initial), lengths, numbers)
 
 
-def called_without_gradients(call: Call) -> Call:
+def called_without_gradients(call: DeviceCall) -> DeviceCall:
     """The same call without gradients, which another kernel may compute."""
     device = next(call.layer.parameters()).device
     given = () if call.initial is None else call.initial
@@ -71,7 +71,7 @@ def called_without_gradients(call: Call) -> Call:
     with torch.no_grad():
         output, finals = _run(call.layer, call.x.to(device), states, call.lengths)
     numbers = _numbers(call.layer, output, finals)
-    return Call(call.layer, call.reference, call.x, call.initial, call.lengths, numbers)
+    return DeviceCall(call.layer, call.reference, call.x, call.initial, call.lengths, numbers)
 
 
 @contextmanager

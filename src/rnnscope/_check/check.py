@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from rnnscope._check.calls import Call, called, called_without_gradients
+from rnnscope._check.calls import DeviceCall, called, called_without_gradients
 from rnnscope._check.dropout import wrong_slope
 from rnnscope._check.kernels import (
     KERNELS,
     SIZES,
     Configuration,
     Kernel,
-    Sizes,
+    LayerSizes,
     configurations,
 )
 from rnnscope._check.report import Failure, KernelReport, MachineReport
@@ -102,7 +102,7 @@ class _Tally:
 
 
 def _checked(
-    kernel: Kernel, every: Sequence[Sizes], device: torch.device, dtype: torch.dtype
+    kernel: Kernel, every: Sequence[LayerSizes], device: torch.device, dtype: torch.dtype
 ) -> list[KernelReport]:
     """One kernel with gradients, and without."""
     training = _Tally(f"{kernel.title}, with gradients")
@@ -128,7 +128,7 @@ def _checked(
     return [tally.report() for tally in (training, inference)]
 
 
-def _judge(tally: _Tally, configuration: Configuration, call: Call) -> bool:
+def _judge(tally: _Tally, configuration: Configuration, call: DeviceCall) -> bool:
     """Whether all numbers of a call are right; what differs is noted."""
     ratio = ratio_to_rounding(call.numbers, call.reference, call.x, call.initial, call.lengths)
     tally.count += 1
@@ -176,7 +176,7 @@ def _named(device: torch.device) -> str:
     return str(device)
 
 
-def _sizes(given: Sequence[int]) -> Sizes:
+def _sizes(given: Sequence[int]) -> LayerSizes:
     try:
         numbers = [-1 if isinstance(number, bool) else index(number) for number in given]
     except TypeError:
@@ -186,7 +186,7 @@ def _sizes(given: Sequence[int]) -> Sizes:
             f"sizes are (input, hidden, batch, time), four whole numbers above 0; got {given!r}: "
             f"check(sizes=[(3, 4, 2, 5)])"
         )
-    return Sizes(*numbers)
+    return LayerSizes(*numbers)
 
 
 @contextmanager

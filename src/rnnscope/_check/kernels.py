@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["KERNELS", "SIZES", "Configuration", "Kernel", "Sizes", "configurations"]
+__all__ = ["KERNELS", "SIZES", "Configuration", "Kernel", "LayerSizes", "configurations"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class LayerSizes:
     """How large a layer and its input are."""
 
     input: int
@@ -25,11 +25,11 @@ class Sizes:
 
 
 SIZES = (
-    Sizes(1, 1, 1, 1),
-    Sizes(3, 5, 3, 7),
-    Sizes(7, 33, 110, 5),
-    Sizes(64, 128, 8, 20),
-    Sizes(4, 3, 257, 257),
+    LayerSizes(1, 1, 1, 1),
+    LayerSizes(3, 5, 3, 7),
+    LayerSizes(7, 33, 110, 5),
+    LayerSizes(64, 128, 8, 20),
+    LayerSizes(4, 3, 257, 257),
 )
 """The smallest; odd ones; a batch of 110; sizes of a usual model; batch × time above 65,536, where
 kernels that count in 16 bits begin anew."""
@@ -66,7 +66,7 @@ class Configuration:
     """One layer and one way to call it."""
 
     kernel: Kernel
-    sizes: Sizes
+    sizes: LayerSizes
     layers: int = 1
     bidirectional: bool = False
     bias: bool = True
@@ -98,7 +98,7 @@ class Configuration:
         )
 
 
-def configurations(kernel: Kernel, every: Sequence[Sizes]) -> Iterator[Configuration]:
+def configurations(kernel: Kernel, every: Sequence[LayerSizes]) -> Iterator[Configuration]:
     """Every way in which one kernel is checked."""
     for sizes in every:
         if kernel.projects and sizes.hidden < 2:

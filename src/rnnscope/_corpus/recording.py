@@ -14,7 +14,7 @@ from rnnscope._corpus.progress import Progress, Report
 from rnnscope._corpus.rows import CapturedBatch, changed_layer
 from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
-from rnnscope._corpus.sources import Source
+from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
 from rnnscope.errors import BatchError, FileError
 
@@ -37,7 +37,7 @@ class Recording:
     """All that a recording needs."""
 
     model: nn.Module
-    source: Source
+    source: BatchSource
     store: Store
     settings: Selected
     options: Options

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from rnnscope.errors import RefusedError
 
-__all__ = ["Source", "source_of"]
+__all__ = ["BatchSource", "source_of"]
 
 
 @dataclass(frozen=True)
-class Source:
+class BatchSource:
     """Batches in order: ``parts`` are functions that load each, where they can be had by number;
     else ``stream`` is all there is. ``bag`` is the Dask bag that the parts are partitions of."""
 
@@ -41,7 +41,7 @@ class Source:
             yield number, partial(_loaded, batch)
 
 
-def source_of(batches: Any, *, resume: bool, by_number: bool) -> Source:
+def source_of(batches: Any, *, resume: bool, by_number: bool) -> BatchSource:
     """Batches as ``record`` takes them; ``by_number``: each must be had alone, for a cluster.
 
     Raises ``TypeError`` for what is none, ``RefusedError`` for batches that come in another order
@@ -57,21 +57,21 @@ def source_of(batches: Any, *, resume: bool, by_number: bool) -> Source:
     if type(batches).__module__.startswith("dask.bag"):
         delayed = batches.to_delayed()
         parts = tuple(partial(_computed, part) for part in delayed)
-        return Source(parts, bag=batches)
+        return BatchSource(parts, bag=batches)
     if isinstance(batches, DataLoader):
         return _of_loader(batches, resume, by_number)
     if hasattr(batches, "__getitem__") and hasattr(batches, "__len__"):
-        return Source(tuple(partial(_item, batches, k) for k in range(len(batches))))
+        return BatchSource(tuple(partial(_item, batches, k) for k in range(len(batches))))
     if by_number:
         raise RefusedError(
             f"with client= each batch must be had by its number: a list of functions that load "
             f"one, a Dataset whose items are batches, a DataLoader of a Dataset, a Dask bag; got "
             f"{type(batches).__name__}"
         )
-    return Source(None, batches)
+    return BatchSource(None, batches)
 
 
-def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> Source:
+def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> BatchSource:
     if resume and isinstance(loader.sampler, RandomSampler):
         raise RefusedError(
             "a DataLoader with shuffle=True gives other batches each time, so a recording that "
@@ -81,7 +81,7 @@ def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> Source
     indexed = loader.batch_sampler is not None and hasattr(dataset, "__getitem__")
     if indexed and (by_number or loader.num_workers == 0):
         assert loader.batch_sampler is not None, "it is indexed"
-        return Source(
+        return BatchSource(
             tuple(
                 partial(_collated, dataset, loader.collate_fn, indices)
                 for indices in loader.batch_sampler
@@ -91,7 +91,7 @@ def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> Source
         raise RefusedError(
             "with client= a DataLoader needs a Dataset with numbered items and a batch_size"
         )
-    return Source(None, loader)
+    return BatchSource(None, loader)
 
 
 def _collated(dataset: Any, collate: Callable[[list[Any]], Any], indices: Any) -> Any:

@@ -82,13 +82,13 @@ def explain_gradient(
             f"g.explain is of {computed}, and of the argument of a gate's function, as "
             f"{next(iter(trace.cell.equations))}_pre; got {name!r}, whose gradient is g[{name!r}]"
         )
-    place = _Place(gradients, at, at.time(time), at.unit(name, unit))
+    place = _GradientPlace(gradients, at, at.time(time), at.unit(name, unit))
     with without_graph(trace):
         terms = list(place.of_argument(stem) if name.endswith("_pre") else place.of_quantity(name))
         return _document(place, name, terms)
 
 
-class _Place:
+class _GradientPlace:
     """One unit at one step, backwards: its block in float64, and that of the step that ran next."""
 
     def __init__(self, gradients: Gradients, at: Address, time: int, unit: int) -> None:
@@ -253,7 +253,7 @@ def _slope_of(expr: Apply, y: Shape, block: Block, unit: int) -> Factor:
 # the document -----------------------------------------------------------------------------------
 
 
-def _document(place: _Place, name: str, terms: list[Term]) -> Document:
+def _document(place: _GradientPlace, name: str, terms: list[Term]) -> Document:
     ruler = Ruler(PLACES)
     truth = float(place.gradient(name, place.time)[place.unit])
     rest = truth - sum(term.value for term in terms)
@@ -341,7 +341,7 @@ def _table(products: list[tuple[str, float, float]]) -> Table:
     return Table(("", "W_hh", "gradient", "product"), tuple(rows))
 
 
-def _closing(place: _Place, name: str, terms: list[Term], truth: float) -> Iterator[str]:
+def _closing(place: _GradientPlace, name: str, terms: list[Term], truth: float) -> Iterator[str]:
     if not terms:
         yield f"Nothing of the loss reaches {name} here: no later step and no output uses it."
     yield from (term.word for term in terms if term.word)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from rnnscope._kernels import smooth
 
-__all__ = ["Lanes", "Mask", "Source", "Table", "Variable", "Whole", "module"]
+__all__ = ["Lanes", "Mask", "Source", "LaneTable", "Variable", "Whole", "module"]
 
 BYTES = 64
 """Of a vector: two registers of AVX2, so that one works while the other waits for its numbers."""
@@ -385,10 +385,10 @@ class Source:
         with self.only_if(whole.compared("slt", units)):
             write(whole, True)
 
-    def table(self, name: str, kind: str, length: int) -> Table:
+    def table(self, name: str, kind: str, length: int) -> LaneTable:
         """Memory of the function's own."""
         self.entry.append(f"%t_{name} = alloca {kind}, i64 {length}, align {ALIGNED}")
-        return Table(self, f"%t_{name}", kind)
+        return LaneTable(self, f"%t_{name}", kind)
 
     def whole_of(self, name: str) -> Whole:
         """A whole number by its name."""
@@ -492,7 +492,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Table:
+class LaneTable:
     """Memory of a function's own, by index."""
 
     source: Source

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rnnscope._kernels.equations import evaluated
-from rnnscope._kernels.lanes import Lanes, Table, Whole
+from rnnscope._kernels.lanes import Lanes, LaneTable, Whole
 from rnnscope.cells import part_name
 from rnnscope.cells.algebra import (
     Apply,
@@ -50,7 +50,7 @@ class Units:
         for table, expr in zip(self.writer.largest[1:], self.kernel.sizes, strict=True):
             self._measure(table, abs(evaluated(expr, self.source, self)))
 
-    def _measure(self, table: Table, size: Lanes) -> None:
+    def _measure(self, table: LaneTable, size: Lanes) -> None:
         source = self.source
         inside = size if self.mask is None else size.where(self.mask, 0.0)
         largest = source.larger(inside, source.lanes_of(table.get(self.k)))

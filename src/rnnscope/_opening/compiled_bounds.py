@@ -25,7 +25,7 @@ ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse",
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class _BoundsKernel:
     """``affine``: the affine parts whose numbers stand among the constants, four for each, and
     after them the largest |value| of each of the ``vectors``."""
 
@@ -73,7 +73,7 @@ def _argument(source: Source, name: str) -> Whole:
 @cache
 def bounds_kernel(
     cell: Cell, element: str, rounding: Rounding, expressions: tuple[Expr, ...]
-) -> _Kernel:
+) -> _BoundsKernel:
     """The kernel of a cell that is opened by one; ``expressions`` are those with a size."""
     source = Source("bounds", element)
     rules = _Symbolic(cell, rounding, source)
@@ -91,7 +91,7 @@ def bounds_kernel(
                 place = t * _argument(source, "batch") + b
                 _step(rules, plans, errors, expressions, (place, mask))
     machine = compiled(module(source, []), "bounds")
-    return _Kernel(machine, tuple(rules.affine), tuple(rules.vectors))
+    return _BoundsKernel(machine, tuple(rules.affine), tuple(rules.vectors))
 
 
 def _step(

@@ -179,13 +179,13 @@ class _Rules:
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class _UnitsKernel:
     machine: Compiled
     affine: tuple[tuple[str, bool], ...]
 
 
 @cache
-def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _Kernel:
+def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _UnitsKernel:
     """The kernel of a cell that has one."""
     source = Source("units", element)
     rules = _Rules(cell, rounding, source)
@@ -198,7 +198,7 @@ def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _Kernel:
             t = source.choice(reverse, argument("steps") - 1 - k, k)
             with source.loop(low, high) as b:
                 _row(rules, t, b)
-    return _Kernel(compiled(module(source, []), "units"), tuple(rules.affine))
+    return _UnitsKernel(compiled(module(source, []), "units"), tuple(rules.affine))
 
 
 def _row(rules: _Rules, t: Whole, b: Whole) -> None:

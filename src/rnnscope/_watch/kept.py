@@ -20,10 +20,10 @@ from rnnscope._opening.capture import Captured
 from rnnscope._opening.held import Held
 from rnnscope._opening.modes import undisturbed
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.stack import SMALL, Stack, form_of
+from rnnscope._watch.stack import SMALL, CallStack, form_of
 from rnnscope.errors import DtypeError, RefusedError, ShapeError, VerificationError
 
-__all__ = ["Kept", "MadeCall", "Opening"]
+__all__ = ["CallStorage", "MadeCall", "Opening"]
 
 PACK = 64
 """So many short calls without a graph become one stack."""
@@ -58,7 +58,7 @@ class MadeCall:
 
     number: int
     module: nn.Module
-    source: Held | Captured | tuple[Stack, int] | None
+    source: Held | Captured | tuple[CallStack, int] | None
     had_graph: bool = False
     cut: bool = False
     interrupted: bool = False
@@ -95,7 +95,7 @@ class Pack:
     """Calls of which nothing but their numbers is kept, in a stack from ``first`` on; ``flags``
     hold ``cut`` and ``interrupted`` of each."""
 
-    stack: Stack
+    stack: CallStack
     module: nn.Module
     silent: str
     frozen: bool
@@ -117,23 +117,23 @@ class Pack:
             )
 
 
-def _whole(group: list[MadeCall | Pack]) -> Stack:
+def _whole(group: list[MadeCall | Pack]) -> CallStack:
     """Calls of one form as one stack."""
-    stacks: list[Stack] = []
+    stacks: list[CallStack] = []
     alone: list[Held] = []
     for entry in group:
         if isinstance(entry, Pack):
-            stacks += [Stack.of(alone)] if alone else []
+            stacks += [CallStack.of(alone)] if alone else []
             stacks.append(entry.stack)
             alone = []
         else:
             assert isinstance(entry.source, Held), "these calls are not opened yet"
             alone.append(entry.source)
-    stacks += [Stack.of(alone)] if alone else []
-    return Stack.merged(stacks) if len(stacks) > 1 else stacks[0]
+    stacks += [CallStack.of(alone)] if alone else []
+    return CallStack.merged(stacks) if len(stacks) > 1 else stacks[0]
 
 
-class Kept:
+class CallStorage:
     """The calls of a layer, in order, no more than the last ``most``."""
 
     def __init__(self, name: str, most: int | None, opening: Opening) -> None:
@@ -189,7 +189,7 @@ class Kept:
         last = self._entries.pop()
         calls: list[Any] = self._entries[-PACK:]
         del self._entries[-PACK:]
-        stack = Stack.of([made.source for made in calls])
+        stack = CallStack.of([made.source for made in calls])
         flags = bytearray(made.cut | made.interrupted << 1 for made in calls)
         numbers = array("q", [made.number for made in calls])
         first = calls[0]
@@ -213,7 +213,7 @@ class Kept:
             return
         if any(p.stack.form != first.stack.form or p.module is not first.module for p in packs):
             return
-        stack = Stack.merged([pack.stack for pack in packs])
+        stack = CallStack.merged([pack.stack for pack in packs])
         stack.join()
         numbers = array("q", [number for pack in packs for number in pack.numbers])
         flags = bytearray(flag for pack in packs for flag in pack.flags)
@@ -320,7 +320,7 @@ class Kept:
                 entry.source = whole, k
                 k += 1
 
-    def _open_one_by_one(self, whole: Stack, group: list[MadeCall | Pack]) -> None:
+    def _open_one_by_one(self, whole: CallStack, group: list[MadeCall | Pack]) -> None:
         calls = [
             made
             for entry in group

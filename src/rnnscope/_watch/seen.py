@@ -17,7 +17,7 @@ from rnnscope._record.absent import OF_A_TRACE, absent_attribute
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.batches import Batches
 from rnnscope._watch.join import Joined, segments
-from rnnscope._watch.kept import Kept
+from rnnscope._watch.kept import CallStorage
 from rnnscope._watch.saving import save_calls
 from rnnscope.errors import AddressError, ShapeError
 
@@ -33,7 +33,7 @@ class Layer:
     """
 
     name: str
-    kept: Kept
+    kept: CallStorage
     kind: str = ""
     count: int = 0
     interrupted: bool = False

@@ -19,7 +19,7 @@ from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace
 
-__all__ = ["SMALL", "Stack", "form_of"]
+__all__ = ["SMALL", "CallStack", "form_of"]
 
 SMALL = 1 << 12
 """Numbers of an input up to which a call is short."""
@@ -39,7 +39,7 @@ def form_of(held: Held) -> tuple[Any, ...]:
 
 
 @dataclass(eq=False)
-class Stack:
+class CallStack:
     """So many calls of one form as one of a larger batch: until it is opened, ``parts`` holds them;
     then ``opened`` is the trace of all."""
 
@@ -50,14 +50,14 @@ class Stack:
     opened: Trace | None = None
 
     @classmethod
-    def of(cls, calls: Sequence[Held]) -> Stack:
+    def of(cls, calls: Sequence[Held]) -> CallStack:
         """Calls of one form."""
         first = calls[0]
         batched = first.x.dim() == (2 if first.adopted.single_step else 3)
         return cls(form_of(first), batched, len(calls), [_joined(calls, batched)])
 
     @classmethod
-    def merged(cls, stacks: Sequence[Stack]) -> Stack:
+    def merged(cls, stacks: Sequence[CallStack]) -> CallStack:
         """Stacks of one form."""
         parts = [part for stack in stacks for part in stack.parts]
         count = sum(stack.count for stack in stacks)

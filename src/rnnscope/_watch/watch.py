@@ -29,7 +29,7 @@ from rnnscope._trace.trace import Check, open_captured
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.chains import same_numbers, tensors_in
 from rnnscope._watch.hidden import hidden_layers, where_it_is
-from rnnscope._watch.kept import Kept, MadeCall
+from rnnscope._watch.kept import CallStorage, MadeCall
 from rnnscope._watch.layers import class_word, layers_of
 from rnnscope._watch.listening import listen_to, listen_to_plain, why_no_graph
 from rnnscope._watch.seen import Layer, Seen
@@ -298,7 +298,7 @@ class Watch(Seen):
         first = names[0] if self._selection.chooses(names) else None
         self._modules[id(module)] = module, first
         if first is not None:
-            layer = Layer(first, Kept(first, self._selection.last, self), class_word(module))
+            layer = Layer(first, CallStorage(first, self._selection.last, self), class_word(module))
             self._layers.setdefault(first, layer)
             self._first_names |= dict.fromkeys(names, first)
 

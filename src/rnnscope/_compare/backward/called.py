@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.backward.received import Received, read_gradients
+from rnnscope._compare.backward.received import ReceivedGradients, read_gradients
 from rnnscope._compare.backward.whole import Reached
 from rnnscope._compare.candidate.arguments import arguments_of
 from rnnscope._compare.candidate.call import Candidate
@@ -29,7 +29,7 @@ class Called:
     """The gradients that came back, and what reached the outputs of that call; ``notes`` on
     what was changed in place."""
 
-    received: Received
+    received: ReceivedGradients
     reached: Reached
     notes: tuple[str, ...] = ()
 

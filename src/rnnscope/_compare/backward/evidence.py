@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.forward import Forward, run_forward
+from rnnscope._compare.backward.forward import ForwardPass, run_forward
 from rnnscope._compare.backward.tolerance import allowed, useless
 from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, gradients
 from rnnscope._compare.model.model import Inputs, Model, PartIndex
@@ -39,7 +39,7 @@ class Evidence:
     ``lost`` the names of which rounding alone may change a hundredth."""
 
     inputs: Inputs
-    forward: Forward
+    forward: ForwardPass
     reached: Reached
     seen: Mapping[str, Tensor]
     exact: Mapping[str, Tensor]

@@ -13,7 +13,7 @@ from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.sequences import states_before, valid_steps
 from rnnscope._layers.structure import Structure, Weights
 
-__all__ = ["Forward", "PartForward", "derivable", "run_forward"]
+__all__ = ["ForwardPass", "PartForward", "derivable", "run_forward"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PartForward:
 
 
 @dataclass(frozen=True)
-class Forward:
+class ForwardPass:
     """A run forward: its parts by layer and direction, ``valid`` (time, batch), False on padding,
     and ``masks``, what dropout multiplied each layer's outputs with, or None for none."""
 
@@ -55,7 +55,7 @@ def run_forward(
     inputs: Inputs,
     masks: tuple[Tensor, ...] | None = None,
     rounded: Callable[[Tensor], Tensor] | None = None,
-) -> Forward | None:
+) -> ForwardPass | None:
     """All numbers of a model on these inputs; None where it does not fit them. ``masks`` (time,
     batch, width) are those of dropout, of each layer but the last; ``rounded`` changes the states
     after every step."""
@@ -85,7 +85,7 @@ def run_forward(
             weights = part.weights
             parts[layer, d] = PartForward(part, weights, values, before, x.clone(), part.backward)
     valid = None if inputs.lengths is None else valid_steps(inputs.lengths, steps)
-    return Forward(model.structure, parts, valid, masks)
+    return ForwardPass(model.structure, parts, valid, masks)
 
 
 def _times(mask: Tensor) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
-from rnnscope._compare.backward.mistakes import Setting, all_choices
+from rnnscope._compare.backward.mistakes import ReverseSetting, all_choices
 from rnnscope._compare.backward.reverse import (
     LOOP,
     Pass,
     Slots,
-    Upstream,
+    UpstreamGradients,
     merged,
     parameters,
     reverse,
@@ -25,7 +25,7 @@ from rnnscope._compare.backward.reverse import (
 from rnnscope._compare.backward.whole import QUANTITY, quantity
 from rnnscope._compare.model.model import PartIndex
 
-__all__ = ["Option", "PartSearch", "Pick", "Picks"]
+__all__ = ["Option", "ReversePartSearch", "Pick", "Picks"]
 
 Pick = tuple[str, str]
 """A mistake by name, and its choice."""
@@ -49,12 +49,12 @@ class Option:
 
 
 @dataclass
-class PartSearch:
+class ReversePartSearch:
     """The search in one part; ``tried`` counts sets, ``budget`` is the work that is left for it, in
     products of two numbers; ``finished`` is False where it was not enough."""
 
     evidence: Evidence
-    setting: Setting
+    setting: ReverseSetting
     budget: float
     tried: int = 0
     finished: bool = True
@@ -82,7 +82,9 @@ class PartSearch:
         """Whether something came back of every part."""
         return all(self.evident(place) for place in self.evidence.forward.parts)
 
-    def options(self, place: PartIndex, upstream: Upstream, spare: int = 1) -> list[Option]:
+    def options(
+        self, place: PartIndex, upstream: UpstreamGradients, spare: int = 1
+    ) -> list[Option]:
         """The smallest sets that explain all that came back of a part; where nothing did, that
         nothing is wrong, and with ``spare`` each single mistake that changes what is handed
         down."""
@@ -110,7 +112,7 @@ class PartSearch:
         return self.budget >= 0
 
     def _without_evidence(
-        self, place: PartIndex, upstream: Upstream, spare: int
+        self, place: PartIndex, upstream: UpstreamGradients, spare: int
     ) -> Iterator[Option]:
         right = reverse(self.evidence.forward.parts[place], upstream, self.evidence.forward.valid)
         yield Option((), right.x)
@@ -121,7 +123,7 @@ class PartSearch:
                     yield Option(pick, run.variant(k))
 
     def _runs(
-        self, place: PartIndex, upstream: Upstream, count: int
+        self, place: PartIndex, upstream: UpstreamGradients, count: int
     ) -> Iterator[tuple[list[Picks], Pass]]:
         """Reverse passes with all sets of so many mistakes that change the loop."""
         part, valid = self.evidence.forward.parts[place], self.evidence.forward.valid
@@ -137,7 +139,7 @@ class PartSearch:
             yield [picks for picks, _ in chunk], run
 
     def _fitting(
-        self, place: PartIndex, upstream: Upstream, inside: int, outside: int
+        self, place: PartIndex, upstream: UpstreamGradients, inside: int, outside: int
     ) -> Iterator[Option]:
         further = list(combinations(self.outside, outside))
         for picks, run in self._runs(place, upstream, inside):
@@ -150,7 +152,7 @@ class PartSearch:
                 for k in (ratios <= 1).nonzero().flatten().tolist():
                     yield Option((*picks[k], *others), run.variant(k))
 
-    def visible(self, place: PartIndex, upstream: Upstream) -> set[Pick]:
+    def visible(self, place: PartIndex, upstream: UpstreamGradients) -> set[Pick]:
         """The single mistakes that would change something of a part that is right."""
         total: set[Pick] = set()
         for inside in (1, 0):
@@ -164,7 +166,7 @@ class PartSearch:
                             total.add(picks[k][0] if pick is None else pick)
         return total
 
-    def _hands_down(self, run: Pass, k: int, place: PartIndex, upstream: Upstream) -> bool:
+    def _hands_down(self, run: Pass, k: int, place: PartIndex, upstream: UpstreamGradients) -> bool:
         """Whether a variant hands down something else than what is right."""
         part, valid = self.evidence.forward.parts[place], self.evidence.forward.valid
         if place not in self._right:

@@ -22,13 +22,13 @@ from rnnscope._compare.model.model import Inputs, Model
 from rnnscope.cells import quantity_names
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["Received", "read_gradients"]
+__all__ = ["ReceivedGradients", "read_gradients"]
 
 LIKE = 0.7
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedGradients:
     """Gradients by name as in ``whole.gradients``, in float64; ``dtype`` as they came, ``notes`` on
     what was done to read them, ``read`` what had to be undone, ``unread``
     what has a name that may be meant for one that is known."""
@@ -40,13 +40,13 @@ class Received:
     unread: tuple[str, ...] = ()
 
 
-def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Received:
+def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> ReceivedGradients:
     """A mapping of gradients by name: "x", "h_0", "c_0", PyTorch's names of parameters, and those
     of quantities with or without "grad." before it. What is None is left out.
 
     Raises ``ShapeError`` and ``DtypeError`` for what is none of these.
     """
-    reading = _Reading(model, inputs, who)
+    reading = _GradientReading(model, inputs, who)
     if not isinstance(values, Mapping):
         raise DtypeError(
             f"{who} must be a dict of gradients by name, such as {reading.examples}; got "
@@ -60,7 +60,7 @@ def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Recei
         raise ShapeError(
             f"{who}: no gradient is known of {got}; expected any of {reading.examples}"
         )
-    return Received(
+    return ReceivedGradients(
         reading.seen,
         reading.dtype,
         tuple(reading.notes),
@@ -69,7 +69,7 @@ def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Recei
     )
 
 
-class _Reading:
+class _GradientReading:
     """The gradients of one call while they are read."""
 
     def __init__(self, model: Model, inputs: Inputs, who: str) -> None:

@@ -20,7 +20,7 @@ from rnnscope._gradients.backward import Adjoint, Block, Factor, Root, adjoint_o
 from rnnscope._layers.sequences import running_order
 from rnnscope.cells.algebra import Apply, Expr, FromH, FromX, Previous, Project, Vector, evaluate
 
-__all__ = ["Pass", "Slots", "Upstream", "merged", "parameters", "reverse"]
+__all__ = ["Pass", "Slots", "UpstreamGradients", "merged", "parameters", "reverse"]
 
 Slots = Mapping[tuple[Any, ...], Any]
 """What is changed, and how. ``("edge", equation, leaf)``: "cut", "bare" (the factors between the
@@ -61,7 +61,7 @@ def merged(*together: Slots) -> Slots | None:
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamGradients:
     """What reaches a part from outside: ``h`` (time, variant or 1, batch, unit) or None, and each
     state's last value (batch, unit)."""
 
@@ -163,7 +163,7 @@ class Pass:
 
 def reverse(
     part: PartForward,
-    upstream: Upstream,
+    upstream: UpstreamGradients,
     valid: Tensor | None,
     variants: Sequence[Slots] = ({},),
     rounded: Callable[[Tensor], Tensor] | None = None,
@@ -181,7 +181,7 @@ class _Loop:
         self,
         part: PartForward,
         block: Block,
-        upstream: Upstream,
+        upstream: UpstreamGradients,
         valid: Tensor | None,
         variants: Sequence[Slots],
         rounded: Callable[[Tensor], Tensor] | None,

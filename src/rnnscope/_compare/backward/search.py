@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
-from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, OF_ALL, Setting
-from rnnscope._compare.backward.one_part import Option, PartSearch, Pick, Picks
+from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, OF_ALL, ReverseSetting
+from rnnscope._compare.backward.one_part import Option, Pick, Picks, ReversePartSearch
 from rnnscope._compare.backward.reverse import reverse
 from rnnscope._compare.backward.whole import Mistaken, below, part_upstream
 from rnnscope._compare.mistakes.cause import Cause
@@ -44,7 +44,7 @@ class Found:
     down: Mapping[int, str] = field(default_factory=dict)
 
 
-def setting_of(evidence: Evidence) -> Setting:
+def setting_of(evidence: Evidence) -> ReverseSetting:
     """What mistakes depend on, with the limits and the factor that these numbers may hold."""
     forward = evidence.forward
     part = next(iter(forward.parts.values()))
@@ -62,7 +62,7 @@ def setting_of(evidence: Evidence) -> Setting:
     under = sum(float(evidence.exact[n].square().sum()) for n in names)
     numbers = sum(evidence.seen[n].numel() for n in names)
     factors = [over / under] if numbers >= FEW and under and over / under not in (0.0, 1.0) else []
-    return Setting(
+    return ReverseSetting(
         cell=part.part.cell,
         steps=evidence.inputs.steps,
         batch=evidence.inputs.batch,
@@ -98,7 +98,7 @@ class BackwardSearch:
         self.evidence, self.all_evidence = evidence, all_evidence
         self.setting = setting_of(evidence)
         self._done: dict[tuple[int, int], list[tuple[Tensor, list[Found]]]] = {}
-        self.part = PartSearch(evidence, self.setting, EFFORT * effort)
+        self.part = ReversePartSearch(evidence, self.setting, EFFORT * effort)
 
     @property
     def tried(self) -> int:
@@ -248,7 +248,7 @@ class BackwardSearch:
             return math.inf
         return evidence.largest(evidence.of_mistaken(mistaken))[0]
 
-    def _setting(self, evidence: Evidence) -> Setting:
+    def _setting(self, evidence: Evidence) -> ReverseSetting:
         return replace(self.setting, steps=evidence.inputs.steps, batch=evidence.inputs.batch)
 
     def explains(self, causes: Sequence[Cause]) -> bool:
@@ -260,7 +260,7 @@ class BackwardSearch:
         return True
 
     def mistaken(
-        self, causes: Sequence[Cause], evidence: Evidence, setting: Setting
+        self, causes: Sequence[Cause], evidence: Evidence, setting: ReverseSetting
     ) -> Mistaken | None:
         """The wrong reverse pass; None where two causes change the same."""
         forward = evidence.forward
@@ -291,7 +291,7 @@ def _in_order(cause: Cause) -> tuple[int, str]:
 def unseen(evidence: Evidence) -> tuple[str, ...]:
     """Titles of mistakes that would change nothing in right gradients of this call."""
     setting = setting_of(evidence)
-    search = PartSearch(evidence, replace(setting, limits=(), factors=()), EFFORT)
+    search = ReversePartSearch(evidence, replace(setting, limits=(), factors=()), EFFORT)
     h = evidence.reached.h.unsqueeze(1)
     visible: set[Pick] = set()
     for layer in reversed(range(evidence.forward.layers)):

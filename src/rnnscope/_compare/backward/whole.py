@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.forward import Forward
-from rnnscope._compare.backward.reverse import Pass, Slots, Upstream, parameters, reverse
+from rnnscope._compare.backward.forward import ForwardPass
+from rnnscope._compare.backward.reverse import Pass, Slots, UpstreamGradients, parameters, reverse
 from rnnscope._compare.model.model import PartIndex
 
 __all__ = ["Mistaken", "Reached", "below", "gradients", "part_upstream", "passes"]
@@ -44,16 +44,16 @@ class Mistaken:
 RIGHT = Mistaken()
 
 
-def part_upstream(reached: Reached, h: Tensor | None, place: PartIndex) -> Upstream:
+def part_upstream(reached: Reached, h: Tensor | None, place: PartIndex) -> UpstreamGradients:
     """What reaches one part, ``h`` (time, variant, batch, direction × unit) being what reaches its
     layer."""
     layer, d = place
     final = {state: value[layer, d] for state, value in reached.final.items()}
     size = final["h"].shape[-1]
-    return Upstream(None if h is None else h[..., d * size : (d + 1) * size], final)
+    return UpstreamGradients(None if h is None else h[..., d * size : (d + 1) * size], final)
 
 
-def below(forward: Forward, layer: int, xs: list[Tensor], choice: str = "") -> Tensor:
+def below(forward: ForwardPass, layer: int, xs: list[Tensor], choice: str = "") -> Tensor:
     """What a layer hands down, (time, variant, batch, unit), of its directions' parts: to the layer
     below, or of the lowest the gradient of x. ``choice``: "forward" or "reverse" alone, "zero",
     "unmasked" (dropout's mask is left out)."""
@@ -66,7 +66,7 @@ def below(forward: Forward, layer: int, xs: list[Tensor], choice: str = "") -> T
 
 
 def passes(
-    forward: Forward,
+    forward: ForwardPass,
     reached: Reached,
     mistaken: Mistaken = RIGHT,
     rounded: Callable[[Tensor], Tensor] | None = None,
@@ -86,7 +86,7 @@ def passes(
 
 
 def gradients(
-    forward: Forward,
+    forward: ForwardPass,
     reached: Reached,
     mistaken: Mistaken = RIGHT,
     names: Mapping[str, object] | None = None,
@@ -102,7 +102,7 @@ def gradients(
 
 
 def by_name(
-    forward: Forward,
+    forward: ForwardPass,
     runs: Mapping[PartIndex, Pass],
     mistaken: Mistaken,
     names: Mapping[str, object],
@@ -129,7 +129,7 @@ def by_name(
     return total
 
 
-def by_place(forward: Forward, values: Mapping[PartIndex, Tensor]) -> Tensor:
+def by_place(forward: ForwardPass, values: Mapping[PartIndex, Tensor]) -> Tensor:
     """(layer, direction, ...) of what each part has."""
     return torch.stack(
         [

@@ -100,7 +100,7 @@ def inert(data: bytes, path: Path) -> Inert | None:
         if not isinstance(value, dict | list | tuple):
             return None
         output = io.BytesIO()
-        _Writer(output).dump(value)
+        _InertWriter(output).dump(value)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError) as e:
         if isinstance(e, FileError):
             raise
@@ -117,7 +117,7 @@ def inert(data: bytes, path: Path) -> Inert | None:
     return Inert(output.getvalue(), told, machine.tensors)
 
 
-class _Writer(pickle.Pickler):
+class _InertWriter(pickle.Pickler):
     """Writes what was read as torch.save would, without what was not."""
 
     def __init__(self, file: io.BytesIO) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rnnscope._compare.backward.mistakes.between import BETWEEN, BETWEEN_LAYERS, OF_ALL
-from rnnscope._compare.backward.mistakes.entry import BackwardMistake, Setting
+from rnnscope._compare.backward.mistakes.entry import BackwardMistake, ReverseSetting
 from rnnscope._compare.backward.mistakes.parameters import OF_PARAMETERS
 from rnnscope._compare.backward.mistakes.step import WITHIN_A_STEP
 from rnnscope._compare.backward.mistakes.through_time import THROUGH_TIME
@@ -19,7 +19,7 @@ __all__ = [
     "CATALOGUE",
     "OF_ALL",
     "BackwardMistake",
-    "Setting",
+    "ReverseSetting",
     "all_choices",
 ]
 
@@ -29,7 +29,9 @@ CATALOGUE: dict[str, BackwardMistake] = {
 """Every mistake by name."""
 
 
-def all_choices(setting: Setting, down: bool = False) -> Iterator[tuple[BackwardMistake, str]]:
+def all_choices(
+    setting: ReverseSetting, down: bool = False
+) -> Iterator[tuple[BackwardMistake, str]]:
     """Every mistake with every choice that a setting has, of parts or between layers."""
     for mistake in CATALOGUE.values():
         if mistake.down == down:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
-    Setting,
+    ReverseSetting,
 )
 from rnnscope._compare.mistakes.entry import Words
 
 __all__ = ["BETWEEN", "BETWEEN_LAYERS", "OF_ALL"]
 
 
-def _downs(setting: Setting) -> Iterator[str]:
+def _downs(setting: ReverseSetting) -> Iterator[str]:
     yield "zero"
     if setting.directions > 1:
         yield from ("forward", "reverse")
@@ -21,7 +21,7 @@ def _downs(setting: Setting) -> Iterator[str]:
         yield "unmasked"
 
 
-def _down_words(setting: Setting, choice: str) -> Words:
+def _down_words(setting: ReverseSetting, choice: str) -> Words:
     if choice == "unmasked":
         return Words(
             "dropout's mask is not applied on the way back",
@@ -46,7 +46,7 @@ BETWEEN_LAYERS, OF_ALL = "handed_down", "all_scaled"
 """The mistakes that no part has by itself: between layers, and of all gradients together."""
 
 
-def _all_words(setting: Setting, choice: str) -> Words:
+def _all_words(setting: ReverseSetting, choice: str) -> Words:
     factor = float(choice)
     sizes = {
         "batch": setting.batch,

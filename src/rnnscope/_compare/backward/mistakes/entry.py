@@ -16,11 +16,11 @@ from rnnscope.cells.algebra import (
     leaves,
 )
 
-__all__ = ["BackwardMistake", "Setting", "only", "outer_leaves", "uses", "where_square"]
+__all__ = ["BackwardMistake", "ReverseSetting", "only", "outer_leaves", "uses", "where_square"]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ReverseSetting:
     """What a mistake depends on: the cell, the sizes of the call, and numbers that were measured.
 
     ``square``: h has as many units as a gate; ``biases``: the layer has them; ``masks``: dropout's
@@ -47,14 +47,14 @@ class BackwardMistake:
     of the page what the words leave open."""
 
     name: str
-    choices: Callable[[Setting], Iterator[str]]
-    slots: Callable[[Setting, str], Slots]
-    words: Callable[[Setting, str], Words]
+    choices: Callable[[ReverseSetting], Iterator[str]]
+    slots: Callable[[ReverseSetting, str], Slots]
+    words: Callable[[ReverseSetting, str], Words]
     exactly: str
     down: bool = False
 
 
-def only(*choices: str) -> Callable[[Setting], Iterator[str]]:
+def only(*choices: str) -> Callable[[ReverseSetting], Iterator[str]]:
     """These choices, in every setting."""
     return lambda setting: iter(choices)
 
@@ -77,7 +77,7 @@ def uses(cell: Cell, wanted: type[Expr]) -> Iterator[tuple[str, Expr]]:
         yield from dict.fromkeys((name, e) for e in leaves(equation) if isinstance(e, wanted))
 
 
-def where_square(setting: Setting) -> Iterator[str]:
+def where_square(setting: ReverseSetting) -> Iterator[str]:
     """The one choice of what needs square blocks of W_hh."""
     if setting.square and setting.cell.gates_from_h:
         yield ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
-    Setting,
+    ReverseSetting,
     only,
     where_square,
 )
@@ -16,7 +16,7 @@ from rnnscope._compare.mistakes.entry import Words
 __all__ = ["OF_PARAMETERS"]
 
 
-def _h_words(setting: Setting, choice: str) -> Words:
+def _h_words(setting: ReverseSetting, choice: str) -> Words:
     title, text = {
         "after": ("h_t in place of h_(t-1) in dW_hh", "W_hh multiplies h_(t-1) at step t"),
         "zeros": ("dW_hh of the first step leaves out h_0", "the first step reads h_0"),
@@ -26,7 +26,7 @@ def _h_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _x_words(setting: Setting, choice: str) -> Words:
+def _x_words(setting: ReverseSetting, choice: str) -> Words:
     which = {"earlier": "x_(t-1)", "later": "x_(t+1)"}[choice]
     return Words(
         f"{which} in place of x_t in dW_ih",
@@ -35,7 +35,7 @@ def _x_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _step_words(setting: Setting, choice: str) -> Words:
+def _step_words(setting: ReverseSetting, choice: str) -> Words:
     return Words(
         f"the parameters' gradients are those of the {choice} step alone",
         "a parameter is used at every step, and its gradient is the sum over all of them.",
@@ -43,19 +43,19 @@ def _step_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _biases(setting: Setting) -> Iterator[str]:
+def _biases(setting: ReverseSetting) -> Iterator[str]:
     if setting.biases:
         yield from ("missing b_ih", "missing b_hh")
         if "r" in setting.cell.equations:
             yield from ("copied b_ih", "copied b_hh")
 
 
-def _bias(setting: Setting, choice: str) -> Slots:
+def _bias(setting: ReverseSetting, choice: str) -> Slots:
     rule, _, name = choice.partition(" b_")
     return {("bias", f"bias_{name}"): "zero" if rule == "missing" else "copied"}
 
 
-def _bias_words(setting: Setting, choice: str) -> Words:
+def _bias_words(setting: ReverseSetting, choice: str) -> Words:
     rule, _, name = choice.partition(" ")
     other = "b_hh" if name == "b_ih" else "b_ih"
     if rule == "missing":
@@ -71,7 +71,7 @@ def _bias_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _weight_words(setting: Setting, choice: str) -> Words:
+def _weight_words(setting: ReverseSetting, choice: str) -> Words:
     return Words(
         "the gradient of weight_hh is transposed",
         "row j of W_hh makes unit j of the gate from all units of h.",
@@ -79,7 +79,7 @@ def _weight_words(setting: Setting, choice: str) -> Words:
     )
 
 
-SCALES: dict[str, Callable[[Setting], float]] = {
+SCALES: dict[str, Callable[[ReverseSetting], float]] = {
     "mean over batch": lambda setting: 1 / setting.batch,
     "mean over steps": lambda setting: 1 / setting.steps,
     "mean over both": lambda setting: 1 / (setting.steps * setting.batch),
@@ -87,7 +87,7 @@ SCALES: dict[str, Callable[[Setting], float]] = {
 }
 
 
-def _scales(setting: Setting) -> Iterator[str]:
+def _scales(setting: ReverseSetting) -> Iterator[str]:
     seen = {1.0}
     for name, scale in SCALES.items():
         if scale(setting) not in seen:
@@ -98,13 +98,13 @@ def _scales(setting: Setting) -> Iterator[str]:
             yield f"times {factor!r}"
 
 
-def _scale(setting: Setting, choice: str) -> Slots:
+def _scale(setting: ReverseSetting, choice: str) -> Slots:
     if choice.startswith("times "):
         return {("scale",): float(choice.removeprefix("times "))}
     return {("scale",): SCALES[choice](setting)}
 
 
-def _scale_words(setting: Setting, choice: str) -> Words:
+def _scale_words(setting: ReverseSetting, choice: str) -> Words:
     if choice == "twice":
         return Words(
             "the parameters' gradients are accumulated twice",
@@ -126,11 +126,11 @@ def _scale_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _limits(setting: Setting) -> Iterator[str]:
+def _limits(setting: ReverseSetting) -> Iterator[str]:
     yield from map(repr, setting.limits)
 
 
-def _limit_words(setting: Setting, choice: str) -> Words:
+def _limit_words(setting: ReverseSetting, choice: str) -> Words:
     return Words(
         f"the parameters' gradients are clipped at ±{float(choice):.6g}",
         "larger ones are cut off. On purpose? Then compare before they are clipped.",

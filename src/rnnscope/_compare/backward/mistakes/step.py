@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
-    Setting,
+    ReverseSetting,
     outer_leaves,
 )
 from rnnscope._compare.backward.reverse import Slots
@@ -40,7 +40,7 @@ def _places(cell: Cell) -> dict[str, list[tuple[str, str, str]]]:
     return single | several
 
 
-def _slopes(setting: Setting) -> Iterator[str]:
+def _slopes(setting: ReverseSetting) -> Iterator[str]:
     for choice, places in _places(setting.cell).items():
         functions = {function for _, _, function in places}
         for rule in SLOPE_RULES:
@@ -51,12 +51,12 @@ def _slopes(setting: Setting) -> Iterator[str]:
             yield f"{rule} {choice}"
 
 
-def _slope(setting: Setting, choice: str) -> Slots:
+def _slope(setting: ReverseSetting, choice: str) -> Slots:
     rule, _, where = choice.partition(" ")
     return {("slope", name, depth): rule for name, depth, _ in _places(setting.cell)[where]}
 
 
-def _slope_words(setting: Setting, choice: str) -> Words:
+def _slope_words(setting: ReverseSetting, choice: str) -> Words:
     rule, _, where = choice.partition(" ")
     functions = {function for _, _, function in _places(setting.cell)[where]}
     rights = {"tanh": "(1 - y * y)", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}
@@ -104,15 +104,15 @@ def _factored(cell: Cell) -> dict[str, tuple[str, Expr]]:
     return total
 
 
-def _factors(setting: Setting) -> Iterator[str]:
+def _factors(setting: ReverseSetting) -> Iterator[str]:
     yield from _factored(setting.cell)
 
 
-def _bare(setting: Setting, choice: str) -> Slots:
+def _bare(setting: ReverseSetting, choice: str) -> Slots:
     return {("edge", *_factored(setting.cell)[choice]): "bare"}
 
 
-def _factor_words(setting: Setting, choice: str) -> Words:
+def _factor_words(setting: ReverseSetting, choice: str) -> Words:
     name, leaf = _factored(setting.cell)[choice]
     return Words(
         f"a factor is missing from {name} to {_named(leaf)}",
@@ -145,22 +145,22 @@ def _line(cell: Cell, name: str, leaf: Expr) -> str:
     return LINES.get((name, used), f"d{used} = d{name} * (the derivative of {name} by {used})")
 
 
-def _ways(setting: Setting) -> Iterator[str]:
+def _ways(setting: ReverseSetting) -> Iterator[str]:
     for name, equation in setting.cell.equations.items():
         for leaf in dict.fromkeys(outer_leaves(equation)):
             if isinstance(leaf, Quantity):
                 yield f"{name} to {leaf.name}"
 
 
-def _way(rule: str) -> Callable[[Setting, str], Slots]:
-    def slots(setting: Setting, choice: str) -> Slots:
+def _way(rule: str) -> Callable[[ReverseSetting, str], Slots]:
+    def slots(setting: ReverseSetting, choice: str) -> Slots:
         name, _, leaf = choice.partition(" to ")
         return {("edge", name, Quantity(leaf)): rule}
 
     return slots
 
 
-def _way_words(setting: Setting, choice: str) -> Words:
+def _way_words(setting: ReverseSetting, choice: str) -> Words:
     name, _, leaf = choice.partition(" to ")
     return Words(
         f"no gradient goes from {name} to {leaf}",
@@ -169,7 +169,7 @@ def _way_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _sign_words(setting: Setting, choice: str) -> Words:
+def _sign_words(setting: ReverseSetting, choice: str) -> Words:
     name, _, leaf = choice.partition(" to ")
     return Words(
         f"the gradient from {name} to {leaf} has the wrong sign",

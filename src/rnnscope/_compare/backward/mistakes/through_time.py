@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
-    Setting,
+    ReverseSetting,
     only,
     outer_leaves,
     uses,
@@ -24,7 +24,7 @@ LONG = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 30, 32, 35, 40, 50, 64, 100,
 """After how many steps a backward pass is truncated, as people write it."""
 
 
-def _states(setting: Setting) -> Iterator[str]:
+def _states(setting: ReverseSetting) -> Iterator[str]:
     cell = setting.cell
     yield from cell.states
     direct = any(Previous("h") in outer_leaves(equation) for equation in cell.equations.values())
@@ -36,7 +36,7 @@ def _composite(cell: Cell) -> bool:
     return any(isinstance(e, FromH) and e.of != Previous("h") for _, e in uses(cell, FromH))
 
 
-def _through_state(setting: Setting, choice: str) -> Slots:
+def _through_state(setting: ReverseSetting, choice: str) -> Slots:
     state = choice.removeprefix("direct ")
     slots: dict[tuple[object, ...], object] = {}
     if choice in ("h", "W_hh"):
@@ -48,7 +48,7 @@ def _through_state(setting: Setting, choice: str) -> Slots:
     return slots
 
 
-def _state_words(setting: Setting, choice: str) -> Words:
+def _state_words(setting: ReverseSetting, choice: str) -> Words:
     if choice == "W_hh":
         return Words(
             "no gradient through W_hh to h_(t-1)",
@@ -71,18 +71,18 @@ def _state_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _truncations(setting: Setting) -> Iterator[str]:
+def _truncations(setting: ReverseSetting) -> Iterator[str]:
     for k in LONG:
         if k < setting.steps:
             yield from (f"every {k}", f"last {k}")
 
 
-def _truncated(setting: Setting, choice: str) -> Slots:
+def _truncated(setting: ReverseSetting, choice: str) -> Slots:
     kind, _, count = choice.partition(" ")
     return {("truncated",): (kind, int(count))}
 
 
-def _truncated_words(setting: Setting, choice: str) -> Words:
+def _truncated_words(setting: ReverseSetting, choice: str) -> Words:
     kind, _, count = choice.partition(" ")
     steps = f"{count} step{'s' * (count != '1')}"
     what = f"cut after every {steps}" if kind == "every" else f"stopped after the last {steps}"
@@ -93,7 +93,7 @@ def _truncated_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _direct_words(setting: Setting, choice: str) -> Words:
+def _direct_words(setting: ReverseSetting, choice: str) -> Words:
     said = {
         "0": ("the direct part of dL/dh_t is missing", "only what later steps hand back is used"),
         "2": ("the direct part of dL/dh_t is counted twice", "it is added two times"),
@@ -108,17 +108,17 @@ def _direct_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _finals(setting: Setting) -> Iterator[str]:
+def _finals(setting: ReverseSetting) -> Iterator[str]:
     yield from setting.cell.states
     if len(setting.cell.states) > 1:
         yield "all"
 
 
-def _chosen_states(setting: Setting, choice: str) -> tuple[str, ...]:
+def _chosen_states(setting: ReverseSetting, choice: str) -> tuple[str, ...]:
     return setting.cell.states if choice == "all" else (choice,)
 
 
-def _final_words(setting: Setting, choice: str) -> Words:
+def _final_words(setting: ReverseSetting, choice: str) -> Words:
     names = _chosen_states(setting, choice)
     what = " and ".join(f"{name}_n" for name in names)
     return Words(
@@ -128,7 +128,7 @@ def _final_words(setting: Setting, choice: str) -> Words:
     )
 
 
-def _initial_words(setting: Setting, choice: str) -> Words:
+def _initial_words(setting: ReverseSetting, choice: str) -> Words:
     names = " and ".join(f"{name}_0" for name in _chosen_states(setting, choice))
     return Words(
         f"the gradient of {names} is zero",
