@@ -24,6 +24,12 @@ Layer = nn.RNN | nn.GRU | nn.LSTM
 State = tuple[Tensor, Tensor | None]  # one sequence's h and, for an LSTM, c
 Step = Callable[[Tensor, State], dict[str, Tensor]]
 
+
+def lacks_kernel(error: RuntimeError) -> bool:
+    """Whether torch has no LSTM in bfloat16 for this processor: it hands these to oneDNN."""
+    return "primitive descriptor for the LSTM" in str(error)
+
+
 ROWS = {"RNN_TANH": "h", "RNN_RELU": "h", "GRU": "rzn", "LSTM": "ifgo"}
 """The order in which PyTorch stacks the gates in the rows of its weights."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judges import lacks_kernel
 from test_files_real import published
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -215,6 +216,10 @@ def never_raise(seeds: range) -> None:
         except rs.VerificationError as error:
             alarms.append(f"{drawn}\n    {error}")
             continue
+        except RuntimeError as error:
+            if lacks_kernel(error):
+                continue
+            raise
         for proof in tr.proofs.values():
             assert proof.ratio <= 1
             assert proof.deviation <= proof.tolerance
