@@ -25,7 +25,7 @@ State = tuple[Tensor, Tensor | None]  # one sequence's h and, for an LSTM, c
 Step = Callable[[Tensor, State], dict[str, Tensor]]
 
 
-def lacks_kernel(error: RuntimeError) -> bool:
+def lacks_kernel(error: Exception) -> bool:
     """Whether torch has no LSTM in bfloat16 for this processor: it hands these to oneDNN."""
     return "primitive descriptor for the LSTM" in str(error)
 

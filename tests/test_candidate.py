@@ -407,7 +407,8 @@ def test_outputs_of_any_kind(lstm: nn.LSTM, form: str) -> None:
     inputs = inputs_of(lstm)
     answer = of(lambda x: forms_of_output(lstm(x)[0])[form], lstm).call(inputs)
     want = lstm(inputs.x)[0].detach()
-    torch.testing.assert_close(answer.output.float(), want, rtol=0, atol=0)
+    # with gradients another kernel of torch computes, which may round otherwise
+    torch.testing.assert_close(answer.output.float(), want, rtol=0, atol=1e-6)
     assert not answer.output.requires_grad
 
 
