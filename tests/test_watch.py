@@ -409,7 +409,6 @@ def test_what_a_watch_gradients_and_memory_cannot_do_is_told_with_the_line() -> 
         (
             g,
             {
-                "explain": "tr.explain",
                 "view": "gradients=g",
                 "rerun": "tr.rerun",
                 "h_n": "g.direct",
