@@ -8,7 +8,6 @@ costs), or "auto". Both give the same numbers but for rounding, within the same 
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +36,7 @@ to begin."""
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
-_lock = threading.Lock()
+# no lock: each of these changes is one step, and an interrupt would leave a lock taken
 _warm: set[tuple[Cell, str]] = set()  # of which kernels were asked for, whatever a call's size
 _ready: set[tuple[Any, ...]] = set()
 _reason: str | None = None  # why nothing is compiled any more
@@ -56,8 +55,7 @@ def chosen() -> str:
 
 def keep_warm(cell: Cell, element: str) -> None:
     """From now on calls of any size are computed by the kernels of a cell."""
-    with _lock:
-        _warm.add((cell, element))
+    _warm.add((cell, element))
 
 
 def _pays(cell: Cell, element: str, numbers: int) -> bool:
@@ -71,8 +69,7 @@ def _pays(cell: Cell, element: str, numbers: int) -> bool:
 def _told(error: Exception) -> None:
     """From now on torch computes; said once."""
     global _reason
-    with _lock:
-        first, _reason = _reason is None, f"{type(error).__name__}: {error}"
+    first, _reason = _reason is None, f"{type(error).__name__}: {error}"
     if first:
         warnings.warn(
             f"rnnscope computes by torch, as no kernel could be compiled: {_reason}", stacklevel=2
@@ -91,8 +88,7 @@ def ready(key: tuple[Any, ...], compile_now: Callable[[], None]) -> bool:
     except Exception as error:
         _told(error)
         return False
-    with _lock:
-        _ready.add(key)
+    _ready.add(key)
     return True
 
 
