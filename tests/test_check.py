@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,30 @@ def test_a_kernel_that_a_device_lacks_is_told_and_the_others_are_checked(
     assert "nn.GRU, with gradients: input 3, hidden 5" in str(report)
     assert "gru is not implemented for this device" in str(report)
     assert "Not checked: nn.GRU, with gradients; nn.GRU, without." in str(report)
+
+
+def test_a_layer_that_is_refused_among_others_is_no_agreement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def not_packed(kernel: Callable[..., Any], arguments: Any) -> Any:
+        if isinstance(arguments[3], list | tuple):  # (data, batch_sizes, h_0, weights, ...)
+            raise RuntimeError("out of memory")
+        return kernel(*arguments)
+
+    with_kernel(monkeypatch, "gru", not_packed)
+    report = rs.check(sizes=SMALL)
+    assert not report
+    assert "2 more were refused." in str(report).splitlines()[-1]
+    assert not any(kernel.failures for kernel in report.kernels)
+
+
+def test_a_fault_of_the_judge_is_no_refusal_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> float:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(sys.modules["rnnscope._check.check"], "ratio_to_rounding", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        rs.check(sizes=SMALL)
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,6 @@ class DeviceCall:
     lengths: Tensor | None
     numbers: dict[str, Any]
 
-    def returned_the_same(self, call: DeviceCall) -> bool:
-        """Whether what two calls returned is equal to the last bit."""
-        names = [name for name in self.numbers if name == "output" or name.endswith("_n")]
-        return all(torch.equal(self.numbers[name], call.numbers[name]) for name in names)
-
 
 def called(configuration: Configuration, device: torch.device, dtype: torch.dtype) -> DeviceCall:
     """A call with gradients, forward and backward; draws from the random state.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,6 +27,8 @@ from rnnscope._compare.ratio import ratio_to_rounding
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
 __all__ = ["check"]
+
+Answer = TypeVar("Answer")
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -108,28 +111,37 @@ def _checked(
     training = _Tally(f"{kernel.title}, with gradients")
     inference = _Tally(f"{kernel.title}, without")
     for configuration in configurations(kernel, every):
-        tallies = [training] if configuration.dropout else [training, inference]
-        try:
-            if configuration.dropout:
-                _judge_slope(training, configuration, device, dtype)
-                continue
-            call = called(configuration, device, dtype)
-            right = _judge(training, configuration, call)
-            forward = called_without_gradients(call)
-            if right and forward.returned_the_same(call):
-                inference.count += 1
-                inference.largest = max(inference.largest, training.largest)
-            else:
-                _judge(inference, configuration, forward)
-        except (RuntimeError, NotImplementedError) as error:  # of the device's own code
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            for tally in tallies:
-                tally.refused.append(f"{configuration}: {reason}")
+        if configuration.dropout:
+            ask = partial(wrong_slope, configuration, device, dtype)
+            slope = _answer([training], configuration, ask)
+            _note_slope(training, configuration, slope)
+            continue
+        ask_call = partial(called, configuration, device, dtype)
+        call = _answer([training, inference], configuration, ask_call)
+        if call is None:
+            continue
+        _judge(training, configuration, call)
+        plain = _answer([inference], configuration, partial(called_without_gradients, call))
+        if plain is not None:
+            _judge(inference, configuration, plain)
     return [tally.report() for tally in (training, inference)]
 
 
-def _judge(tally: _Tally, configuration: Configuration, call: DeviceCall) -> bool:
-    """Whether all numbers of a call are right; what differs is noted."""
+def _answer(
+    tallies: Sequence[_Tally], configuration: Configuration, ask: Callable[[], Answer]
+) -> Answer | None:
+    """What the device answers; None where it refuses, which is noted with its own reason."""
+    try:
+        return ask()
+    except (RuntimeError, NotImplementedError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        for tally in tallies:
+            tally.refused.append(f"{configuration}: {reason}")
+        return None
+
+
+def _judge(tally: _Tally, configuration: Configuration, call: DeviceCall) -> None:
+    """Note how far the numbers of a call are off, and what differs."""
     ratio = ratio_to_rounding(call.numbers, call.reference, call.x, call.initial, call.lengths)
     tally.count += 1
     tally.largest = max(tally.largest, min(ratio, LARGEST))
@@ -141,16 +153,14 @@ def _judge(tally: _Tally, configuration: Configuration, call: DeviceCall) -> boo
             call.numbers, call.reference, call.x, call.initial, lengths=call.lengths, effort=EFFORT
         )
         tally.failures.append(Failure(str(configuration), str(verdict)))
-    return ratio <= 1
 
 
-def _judge_slope(
-    tally: _Tally, configuration: Configuration, device: torch.device, dtype: torch.dtype
-) -> None:
-    reason = wrong_slope(configuration, device, dtype)
-    tally.count += 1
-    if reason:
-        tally.failures.append(Failure(str(configuration), reason))
+def _note_slope(tally: _Tally, configuration: Configuration, wrong: str | None) -> None:
+    """Note what is wrong with a gradient through dropout; None where the device refused."""
+    if wrong is not None:
+        tally.count += 1
+    if wrong:
+        tally.failures.append(Failure(str(configuration), wrong))
 
 
 # what was asked for ------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class KernelReport:
 
     @property
     def agrees(self) -> bool:
-        """Whether all that was checked is right, and something was."""
-        return not self.failures and self.count > 0
+        """Whether all is right, and nothing was refused."""
+        return not self.failures and not self.refused and self.count > 0
 
     def line(self, width: int) -> str:
         """One line, titles as wide as the widest."""
@@ -77,7 +77,9 @@ class MachineReport:
         count = sum(kernel.count for kernel in self.kernels)
         wrong = sum(len(kernel.failures) for kernel in self.kernels)
         missing = [kernel.title for kernel in self.kernels if not kernel.count]
-        last = f"{wrong} of {count} layers differ." if wrong else f"All {count} layers agree."
+        refused = sum(len(kernel.refused) for kernel in self.kernels)
+        last = f"{wrong} of {count} layers differ" if wrong else f"All {count} layers agree"
+        last += f"; {refused} more were refused." if refused else "."
         if missing:
             last += f" Not checked: {'; '.join(missing)}."
         return "\n".join([*lines, last])
