@@ -40,7 +40,7 @@ from rnnscope._layers.adapter import Cells, adapter_of, checked_cells
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
 
-__all__ = ["assert_agrees", "compare"]
+__all__ = ["assert_agrees", "compare", "on_one_thread"]
 
 LONGEST = 1e8
 """Seconds above which no call need be watched."""
@@ -165,7 +165,7 @@ def compare(
     inputs = None if x is None else given_inputs(adopted, x, initial, lengths)
     if inputs is None and _is_recorded(candidate):
         raise ShapeError("recorded numbers need the x that gave them: compare(numbers, layer, x)")
-    with _alone(), _limited(timeout):
+    with on_one_thread(), _limited(timeout):
         subject: Subject | None
         if _is_recorded(candidate):
             assert inputs is not None, "recorded numbers come with x"
@@ -208,7 +208,7 @@ _LOCK = threading.RLock()
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def on_one_thread() -> Iterator[None]:
     """On one thread: sums in another order round otherwise, and small products gain nothing."""
     with _LOCK:
         threads = torch.get_num_threads()
