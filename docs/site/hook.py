@@ -1,0 +1,81 @@
+"""What MkDocs asks while it builds the site: the pages, their links, their equations.
+
+All that can be said without MkDocs stands in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import contents  # noqa: E402
+import links  # noqa: E402
+import reference  # noqa: E402
+from latex2mathml.converter import convert  # noqa: E402
+from mkdocs.structure.files import File, Files, InclusionLevel  # noqa: E402
+
+SITE = contents.Contents()
+PAGES = {page.place: page for page in SITE.pages}
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Take in the pages from outside of docs/, and say what the navigation is."""
+    for page in SITE.pages:
+        if page.source is not None and page.source.startswith("docs/"):
+            continue  # MkDocs has it already
+        text = page.write()
+        if page.hidden:
+            text = f"---\nsearch:\n  exclude: true\n---\n{text}"
+        inclusion = InclusionLevel.NOT_IN_NAV if page.hidden else InclusionLevel.UNDEFINED
+        files.append(File.generated(config, page.place, content=text, inclusion=inclusion))
+    for asset in SITE.assets():
+        files.append(File.generated(config, asset, abs_src_path=str(contents.ROOT / asset)))
+    for notebook in (contents.ROOT / "tutorial").glob("*.ipynb"):
+        name = f"tutorial/{notebook.name}"
+        files.append(File.generated(config, name, abs_src_path=str(notebook)))
+    config.nav = SITE.navigation()
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Links to files of the repository become links to pages."""
+    return SITE.relinked(markdown, PAGES[page.file.src_uri])
+
+
+MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+CODE = re.compile(r"(<pre.*?</pre>|<h\d.*?</h\d>|<a\b.*?</a>)|<code>([^<]+)</code>", re.DOTALL)
+
+
+def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """LaTeX becomes MathML; code such as ``rs.trace(layer)`` leads to the reference."""
+    html = MATHS.sub(_mathml, html)
+    anchors = reference.written_anchors()
+
+    def linked(match: re.Match[str]) -> str:
+        code = match[2]
+        if code is None:
+            return match[0]
+        name = re.match(r"(?:with )?([\w.]+)", unescape(code))
+        place = anchors.get(name[1]) if name else None
+        if place is None:
+            return match[0]
+        address = links.relative(place, page.file.dest_uri)
+        return f'<a class="named" href="{address}"><code>{code}</code></a>'
+
+    return CODE.sub(linked, html)
+
+
+def _mathml(match: re.Match[str]) -> str:
+    display = "block" if match[2] == "[" else "inline"
+    return str(convert(unescape(match[3]).strip(), display=display))
+
+
+def on_post_build(*, config: Any) -> None:
+    """A page for addresses that a host does not know has links that only a host resolves."""
+    (Path(config.site_dir) / "404.html").unlink(missing_ok=True)
