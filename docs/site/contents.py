@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
-import equations
 import links
 import notebooks
 import reference
@@ -26,9 +25,10 @@ HOW_TO = ("verbs", "comparing", "watch", "record", "page", "plots", "worksheets"
 CATALOGUES = ("compare", "museum", "layouts")
 VERIFIED = ("docs/verification.md", "benchmarks/README.md", "benchmarks/RESULTS.md")
 PROJECT = ("README.md", "docs/architecture.md", "CHANGELOG.md", "CONTRIBUTING.md")
-ELSEWHERE = {"index", "questions", "verification", "architecture"}
+ELSEWHERE = {"index", "questions", "equations", "verification", "architecture"}
 
-MOVED = {"README.md": "readme.md"}  # a README is the index of its folder to MkDocs
+MOVED = {"README.md": "readme.md", "benchmarks/README.md": "benchmarks/about.md"}
+"""To MkDocs a README is the first page of its folder."""
 
 LANGUAGES = {
     ".py": "python",
@@ -90,7 +90,7 @@ class Contents:
                 self._markdown(f"docs/{name}.md" for name in (*HOW_TO, *further)),
             ),
             Section("Reference", self._reference()),
-            Section("Equations", (Page("equations.md", None, equations.page),)),
+            Section("Equations", self._markdown(["docs/equations.md"])),
             Section("Catalogues", self._markdown(f"docs/{name}.md" for name in CATALOGUES)),
             Section("Evidence", self._markdown(VERIFIED)),
             Section("Project", self._markdown(PROJECT)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel  # noqa: E402
 
 SITE = contents.Contents()
 PAGES = {page.place: page for page in SITE.pages}
+ALONE = {s.pages[0].place for s in SITE.sections if len(s.pages) == 1}
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -45,16 +46,23 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links to files of the repository become links to pages."""
+    if page.file.src_uri in ALONE:
+        page.meta.setdefault("hide", ["navigation"])
     return SITE.relinked(markdown, PAGES[page.file.src_uri])
 
 
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+TABLE = re.compile(r"<table>\s*<thead>.*?</thead>", re.DOTALL)
 CODE = re.compile(r"(<pre.*?</pre>|<h\d.*?</h\d>|<a\b.*?</a>)|<code>([^<]+)</code>", re.DOTALL)
 
 
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:
     """LaTeX becomes MathML; code such as ``rs.trace(layer)`` leads to the reference."""
     html = MATHS.sub(_mathml, html)
+    if any(_columns(table[0]) > 4 for table in TABLE.finditer(html)):
+        page.meta["hide"] = ["toc"]  # a wide table needs the room; the sections stand above it
+        sections = [f'<a href="{item.url}">{escape(item.title)}</a>' for item in page.toc.items[0].children]
+        html = html.replace("</h1>", f'</h1>\n<p class="sections">{" · ".join(sections)}</p>', 1)
     anchors = reference.written_anchors()
 
     def linked(match: re.Match[str]) -> str:
@@ -68,7 +76,17 @@ def on_page_content(html: str, *, page: Any, **_: Any) -> str:
         address = links.relative(place, page.file.dest_uri)
         return f'<a class="named" href="{address}"><code>{code}</code></a>'
 
-    return CODE.sub(linked, html)
+    return TABLE.sub(_few_columns, CODE.sub(linked, html))
+
+
+def _few_columns(match: re.Match[str]) -> str:
+    """Tables of up to three columns have a class: on a narrow screen their cells are stacked."""
+    few = _columns(match[0]) <= 3
+    return match[0].replace("<table>", '<table class="few">', 1) if few else match[0]
+
+
+def _columns(table: str) -> int:
+    return len(re.findall(r"<th\b", table))
 
 
 def _mathml(match: re.Match[str]) -> str:

@@ -6,8 +6,10 @@ a test. The pages hold directives for mkdocstrings; what is data, not code, is w
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -113,7 +115,12 @@ GROUPS = (
 )
 
 MODULES = {"cells": cells, "errors": errors, "plot": plot}
-BY_VERB = {"trace": "tr", "watch": "seen", "gradients": "g"}
+OBJECTS = {
+    "tr": ("trace", "Trace"),
+    "seen": ("watch", "_watch.seen.Seen"),
+    "g": ("gradients", "_gradients.gradients.Gradients"),
+}
+"""What the pages call by a short name, with the page that documents it."""
 
 
 def public_names() -> tuple[str, ...]:
@@ -128,6 +135,12 @@ def value(name: str) -> Any:
     for part in name.split("."):
         thing = getattr(thing, part)
     return thing
+
+
+def imported(path: str) -> Any:
+    """A class that has no public name, by its path inside rnnscope."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(f"rnnscope.{module}"), name)
 
 
 def places() -> dict[str, str]:
@@ -249,7 +262,7 @@ def declared(name: str, cell: cells.Cell) -> str:
     anchor = f"rnnscope.cells.{name}"
     return (
         f"## `rs.cells.{name}` {{ #{anchor} }}\n\n"
-        f"The cell of `{layer}`: [its equations](../equations.md#{name.lower()}). "
+        f"The cell of `{layer}`: [its equations](../equations.md#{equations.anchor(name)}). "
         f"Source: {cell.source}.\n\n" + fenced("\n".join(lines))
     )
 
@@ -281,8 +294,8 @@ def first_sentence(thing: Any) -> str:
 def overview() -> str:
     """The first page of the reference: every public name in one table for each page."""
     pieces = [
-        "# Reference",
-        "Every public name, from its docstring. The examples are run by the tests; they assume",
+        "# Every public name",
+        "The reference, from the docstrings. The examples are run by the tests; they assume",
         fenced(">>> import torch, rnnscope as rs\n>>> from torch import nn"),
         "`tr` is a trace, `g` its gradients, `seen` what a watch saw. The command line has "
         "[a page of its own](command-line.md).",
@@ -321,11 +334,16 @@ def written_anchors() -> dict[str, str]:
     anchors = {
         f"rs.{name}": f"reference/{page}.html#rnnscope.{name}" for name, page in places().items()
     }
-    trace = rnnscope.Trace
-    for name in dir(trace):
-        documented = inspect.getdoc(inspect.getattr_static(trace, name, None))
-        if not name.startswith("_") and documented and name not in ("items", "keys", "values"):
-            anchors[f"tr.{name}"] = f"reference/trace.html#rnnscope.Trace.{name}"
+    for name, page in places().items():
+        if name[0].isupper():  # a class; its name alone says what it is
+            anchors[name] = anchors[f"rnnscope.{name}"] = anchors[f"rs.{name}"]
+    for written, (page, path) in OBJECTS.items():
+        kind = value(path) if path in rnnscope.__all__ else imported(path)
+        for name in dir(kind):
+            documented = inspect.getdoc(inspect.getattr_static(kind, name, None))
+            if not name.startswith("_") and documented and name not in vars(Mapping):
+                place = f"reference/{page}.html#rnnscope.{path}.{name}"
+                anchors[f"{written}.{name}"] = anchors[f"{kind.__name__}.{name}"] = place
     return anchors
 
 
