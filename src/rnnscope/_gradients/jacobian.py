@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoint_of, adjoints_of_x
 from rnnscope._gradients.coordinates import Coordinates, Resolver
 from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
@@ -106,7 +105,7 @@ def _sweep(trace: Differentiable, ends: Ends) -> Iterator[tuple[int, int, Tensor
             if arrived:
                 yield 0, trace.call.steps, below
             elif mask is not None:
-                scale = dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)[:, ends.rows]
+                scale = structure.dropout_factor(mask, dtype).transpose(0, 1)[:, ends.rows]
                 below = below * scale.unsqueeze(1)
             reached = below
 

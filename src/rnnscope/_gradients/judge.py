@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._gradients.upstream import Upstream
 from rnnscope._layers.call import Call
@@ -144,7 +143,7 @@ def _by_autograd(
         x = leaf(call.x)
         fresh = replace(call, x=x, initial=initial)
         masks = tuple(
-            None if mask is None else dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)
+            None if mask is None else structure.dropout_factor(mask, dtype).transpose(0, 1)
             for mask in trace.masks
         )
         run = _by_equations if structure.declared or structure.foreign else _by_torch

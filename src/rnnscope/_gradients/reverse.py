@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._gradients.backward import (
     Backward,
     Block,
@@ -54,7 +53,7 @@ class Reverse:
             mask = self.trace.masks[layer]
             reached = x
             if mask is not None:
-                reached = x * dropout_factor(mask, self.structure.dropout, x.dtype).transpose(0, 1)
+                reached = x * self.structure.dropout_factor(mask, x.dtype).transpose(0, 1)
 
     def _direction(
         self, layer: int, d: int, reached: Tensor | None, x: Tensor
