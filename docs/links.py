@@ -22,7 +22,11 @@ SOURCES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "tutorial/*.ipynb")
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-LINK = re.compile(r"(!?\[(?:[^\[\]\\]|\\.|\[[^\[\]]*\](?:\([^()]*\))?)*\]\(<?)([^\s()<>]+)(>?(?:\s+\"[^\"]*\")?\))")
+LINK = re.compile(
+    r"(!?\[(?:[^\[\]\\]|\\.|\[[^\[\]]*\](?:\([^()]*\))?)*\]\(<?)"  # [text](
+    r"([^\s()<>]+)"
+    r"(>?(?:\s+\"[^\"]*\")?\))"  # an optional title
+)
 DEFINITION = re.compile(r"^( {0,3}\[[^\]\n]+\]:\s+)(\S+)()", re.MULTILINE)
 HTML = re.compile(r"""(<(?:a|img|source|video)\b[^>]*?\b(?:href|src)=["'])([^"']+)(["'])""")
 
@@ -121,7 +125,7 @@ def _by_code(markdown: str) -> Iterator[tuple[str, bool]]:
     yield "".join(lines), bool(fence)
 
 
-# in the repository ---------------------------------------------------------------------------------
+# in the repository ------------------------------------------------------------------------------
 
 
 def sources(root: Path = ROOT) -> list[Path]:
@@ -175,13 +179,16 @@ def broken_sources(root: Path = ROOT) -> list[str]:
                 broken.append(f"{name}:{link.line}: {link.target}: there is no such file")
             elif root.resolve() not in (target.resolve(), *target.resolve().parents):
                 broken.append(f"{name}:{link.line}: {link.target}: outside of the repository")
-            elif anchor and target.suffix in (".md", ".ipynb"):
-                if unquote(anchor) not in anchors(text_of(target)):
-                    broken.append(f"{name}:{link.line}: {link.target}: no heading has this anchor")
+            elif (
+                anchor
+                and target.suffix in (".md", ".ipynb")
+                and unquote(anchor) not in anchors(text_of(target))
+            ):
+                broken.append(f"{name}:{link.line}: {link.target}: no heading has this anchor")
     return broken
 
 
-# in the site ---------------------------------------------------------------------------------------
+# in the site -----------------------------------------------------------------------------------
 
 LOADED = {
     "script": ("src",),
@@ -260,9 +267,12 @@ def broken_site(site: Path) -> list[str]:
                 broken.append(f"{name}: {target} leads to a folder, which no file system opens")
             elif not place.exists():
                 broken.append(f"{name}: {target}: there is no such page")
-            elif parts.fragment and place in pages:
-                if unquote(parts.fragment) not in pages[place].ids | {"__top"}:
-                    broken.append(f"{name}: {target}: that page has no such anchor")
+            elif (
+                parts.fragment
+                and place in pages
+                and unquote(parts.fragment) not in pages[place].ids
+            ):
+                broken.append(f"{name}: {target}: that page has no such anchor")
     for path in sorted(site.rglob("*.css")):
         for target in _addresses(path.read_text(encoding="utf-8")):
             if is_elsewhere(target) and not target.startswith("data:"):

@@ -159,9 +159,7 @@ class Contents:
         )
 
     def _notebook(self, path: Path) -> Page:
-        return Page(
-            f"tutorial/{path.stem}.md", self._name(path), lambda: notebooks.markdown(path)
-        )
+        return Page(f"tutorial/{path.stem}.md", self._name(path), lambda: notebooks.markdown(path))
 
     def _reference(self) -> tuple[Page, ...]:
         return tuple(
@@ -176,7 +174,9 @@ class Contents:
         files = {target for target in targets if self._is_code(target)}
         for folder in folders:
             files |= {
-                name for path in (self.root / folder).iterdir() if self._is_code(name := self._name(path))
+                name
+                for path in (self.root / folder).iterdir()
+                if self._is_code(name := self._name(path))
             }
         pages = [Page(f"source/{name}.md", name, self._code_of(name)) for name in sorted(files)]
         for folder in folders:

@@ -61,7 +61,9 @@ def on_page_content(html: str, *, page: Any, **_: Any) -> str:
     html = MATHS.sub(_mathml, html)
     if any(_columns(table[0]) > 4 for table in TABLE.finditer(html)):
         page.meta["hide"] = ["toc"]  # a wide table needs the room; the sections stand above it
-        sections = [f'<a href="{item.url}">{escape(item.title)}</a>' for item in page.toc.items[0].children]
+        sections = [
+            f'<a href="{item.url}">{escape(item.title)}</a>' for item in page.toc.items[0].children
+        ]
         html = html.replace("</h1>", f'</h1>\n<p class="sections">{" · ".join(sections)}</p>', 1)
     anchors = reference.written_anchors()
 

@@ -28,7 +28,9 @@ def markdown(path: Path) -> str:
             pieces.append(block(source, "python"))
             pieces += outputs(cell["outputs"], f"{path.name}, cell {number}")
     if not pieces or not pieces[0].startswith("# "):
-        raise ValueError(f"{path.name} must begin with a cell of text whose first line is its title")
+        raise ValueError(
+            f"{path.name} must begin with a cell of text whose first line is its title"
+        )
     title, _, text = pieces[0].partition("\n")
     offer = f'[The notebook itself]({path.name}){{ .notebook download="{path.name}" }}'
     return "\n\n".join([title, offer, text.strip(), *pieces[1:]]) + "\n"

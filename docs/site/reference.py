@@ -123,6 +123,13 @@ OBJECTS = {
 """What the pages call by a short name, with the page that documents it."""
 
 
+PLOT_EXAMPLE = """\
+>>> import torch, rnnscope as rs
+>>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+>>> rs.plot.data.units(tr, "c", [0, 1]).values.shape    # what rs.plot.units(tr, "c", [0, 1]) draws
+(2, 6)"""
+
+
 def public_names() -> tuple[str, ...]:
     """Every public name as a user writes it, without ``rs.``."""
     inside = (f"{name}.{entry}" for name, module in MODULES.items() for entry in module.__all__)
@@ -188,9 +195,9 @@ def module_entries(module: str) -> list[str]:
     """The public names of ``rs.cells``, ``rs.plot`` or ``rs.errors``."""
     pieces = []
     if module == "plot":
-        pieces.append(
-            f"## `rs.plot` {{ #rnnscope.plot }}\n\n{docstrings.as_markdown(plot.__doc__ or '')}"
-        )
+        pieces.append("## `rs.plot` { #rnnscope.plot }")
+        pieces.append(docstrings.as_markdown(inspect.getdoc(plot) or ""))
+        pieces.append(fenced(PLOT_EXAMPLE))
     if module == "errors":
         tree = inspect.getdoc(errors) or ""
         drawn = "\n".join(line[4:] for line in tree.splitlines() if line.startswith("    "))
@@ -273,9 +280,7 @@ def mapping(module: str, name: str, thing: dict[str, Any]) -> str:
         "CELLS": "Every cell that `torch.nn` has, under the name by which files refer to it.",
         "DECLARED": "These, and the cells that `torch.nn` lacks and `rs.Recurrent` runs.",
     }[name]
-    shown = ">>> import rnnscope as rs\n>>> " + (
-        f"sorted(rs.{module}.{name})\n{sorted(thing)!r}"
-    )
+    shown = f">>> import rnnscope as rs\n>>> sorted(rs.{module}.{name})\n{sorted(thing)!r}"
     return f"## `rs.{module}.{name}` {{ #rnnscope.{module}.{name} }}\n\n{about}\n\n{fenced(shown)}"
 
 
@@ -334,7 +339,7 @@ def written_anchors() -> dict[str, str]:
     anchors = {
         f"rs.{name}": f"reference/{page}.html#rnnscope.{name}" for name, page in places().items()
     }
-    for name, page in places().items():
+    for name in places():
         if name[0].isupper():  # a class; its name alone says what it is
             anchors[name] = anchors[f"rnnscope.{name}"] = anchors[f"rs.{name}"]
     for written, (page, path) in OBJECTS.items():

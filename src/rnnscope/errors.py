@@ -40,7 +40,15 @@ __all__ = [
 
 
 class RnnscopeError(Exception):
-    """The root of the tree: catch this to catch all of rnnscope's errors."""
+    """The root of the tree: catch this to catch all of rnnscope's errors.
+
+    >>> import torch, rnnscope as rs
+    >>> try:
+    ...     rs.trace(torch.nn.Linear(3, 4), torch.randn(2, 3))
+    ... except rs.RnnscopeError as error:
+    ...     print(type(error).__name__)
+    NotRecurrentError
+    """
 
     def __str__(self) -> str:
         """The message, in which names of files, layers and arrays do nothing to a terminal."""
@@ -48,23 +56,53 @@ class RnnscopeError(Exception):
 
 
 class NotRecurrentError(RnnscopeError, TypeError):
-    """The module is not a recurrent layer, or holds none."""
+    """The module is not a recurrent layer, or holds none.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.trace(torch.nn.Linear(3, 4), torch.randn(2, 3))
+    Traceback (most recent call last):
+    rnnscope.errors.NotRecurrentError: ...
+    """
 
 
 class RefusedError(RnnscopeError, TypeError):
-    """A recurrent layer that cannot be opened exactly; the message says why."""
+    """A recurrent layer that cannot be opened exactly; the message says why.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.trace(torch.nn.GRU(3, 4, device="meta"), torch.randn(5, 1, 3, device="meta"))
+    Traceback (most recent call last):
+    rnnscope.errors.RefusedError: ...
+    """
 
 
 class ShapeError(RnnscopeError, ValueError):
-    """A tensor has the wrong number of dims, or a wrong size."""
+    """A tensor has the wrong number of dims, or a wrong size.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.trace(torch.nn.RNN(1, 1), torch.tensor([3.0, 4.0, 5.0]))
+    Traceback (most recent call last):
+    rnnscope.errors.ShapeError: x must be ...
+    """
 
 
 class DtypeError(RnnscopeError, TypeError):
-    """A tensor has a type of number that the layer does not take."""
+    """A tensor has a type of number that the layer does not take.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.trace(torch.nn.RNN(1, 1), torch.tensor([[3], [4], [5]]))
+    Traceback (most recent call last):
+    rnnscope.errors.DtypeError: ...
+    """
 
 
 class AddressError(RnnscopeError, KeyError):
-    """A name or coordinate that the record does not hold."""
+    """A name or coordinate that the record does not hold.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.trace(torch.nn.GRU(3, 4), torch.randn(5, 1, 3))["f"]
+    Traceback (most recent call last):
+    rnnscope.errors.AddressError: ...
+    """
 
     def __str__(self) -> str:
         """The message as written (a plain KeyError would put it in quotes)."""
@@ -72,28 +110,75 @@ class AddressError(RnnscopeError, KeyError):
 
 
 class DeclarationError(RnnscopeError, ValueError):
-    """The equations of a declared cell do not fit together."""
+    """The equations of a declared cell do not fit together.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.Cell("memory without an h", "c", {"c": rs.cells.from_x("c")})
+    Traceback (most recent call last):
+    rnnscope.errors.DeclarationError: cell memory without an h: no equation for h, ...
+    """
 
 
 class FileError(RnnscopeError, ValueError):
-    """A file is missing, damaged, or not what its name says."""
+    """A file is missing, damaged, or not what its name says.
+
+    >>> import torch, rnnscope as rs
+    >>> rs.load("missing.safetensors")
+    Traceback (most recent call last):
+    rnnscope.errors.FileError: ...
+    """
 
 
 class GradientError(RnnscopeError, RuntimeError):
-    """A gradient that cannot be had: no graph leads to the trace, or it is gone."""
+    """A gradient that cannot be had: no graph leads to the trace, or it is gone.
+
+    >>> import torch, rnnscope as rs
+    >>> tr = rs.trace(torch.nn.GRU(3, 4), torch.randn(5, 1, 3))
+    >>> tr.gradients(tr.output.detach().sum())
+    Traceback (most recent call last):
+    rnnscope.errors.GradientError: ...
+    """
 
 
 class MissingExtraError(RnnscopeError, ImportError):
-    """An optional dependency is needed and not installed; the message names the extra."""
+    """An optional dependency is needed and not installed; the message names the extra.
+
+    >>> import torch, rnnscope as rs
+    >>> issubclass(rs.MissingExtraError, ImportError)
+    True
+    """
 
 
 class VerificationError(RnnscopeError, RuntimeError):
-    """The equations do not give the layer's own numbers; the message names the place."""
+    """The equations do not give the layer's own numbers; the message names the place.
+
+    >>> import torch, rnnscope as rs
+    >>> class Doubled(torch.nn.RNN):
+    ...     def forward(self, x, h=None):
+    ...         output, h_n = super().forward(x, h)
+    ...         return 2 * output, 2 * h_n
+    >>> rs.trace(Doubled(3, 4), torch.randn(5, 1, 3), cells={Doubled: rs.cells.RNN_TANH})
+    Traceback (most recent call last):
+    rnnscope.errors.VerificationError: ...
+    """
 
 
 class CandidateError(RnnscopeError, RuntimeError):
-    """The candidate raised: its own exception, with its traceback, is the ``__cause__``."""
+    """The candidate raised: its own exception, with its traceback, is the ``__cause__``.
+
+    >>> import torch, rnnscope as rs
+    >>> def unfinished(x):
+    ...     raise NotImplementedError("the reset gate")
+    >>> rs.compare(unfinished, torch.nn.GRU(3, 4))
+    Traceback (most recent call last):
+    rnnscope.errors.CandidateError: ...
+    """
 
 
 class BatchError(RnnscopeError, RuntimeError):
-    """A batch that is recorded raised: the exception, with its traceback, is the ``__cause__``."""
+    """A batch that is recorded raised: the exception, with its traceback, is the ``__cause__``.
+
+    >>> import torch, rnnscope as rs
+    >>> issubclass(rs.BatchError, RuntimeError)
+    True
+    """

@@ -107,6 +107,11 @@ class Stored:
     that bias arrays are always there. ``gate_names`` are the framework's names for ``{gate}``.
     ``nonlinearity`` is what the framework's ``rnn`` has unless it is told otherwise, and
     ``nonlinearity_fixed`` says that it cannot be told otherwise.
+
+    >>> from rnnscope import Array, Stored
+    >>> stored = Stored("rzn", (Array("W", "W_ih"), Array("U", "W_hh")), orientation="columns")
+    >>> stored.biased, stored.update
+    (False, 'keeps')
     """
 
     gates: str

@@ -25,6 +25,9 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
     Without it only calls of 25 million numbers or more are, so that a small program compiles
     nothing. It takes a second or two, and a cell that no kernel computes is left out.
 
+    >>> import rnnscope as rs
+    >>> rs.warm_up(rs.cells.RNN_TANH)
+
     Raises ``MissingExtraError`` without the extra ``fast``, and ``DtypeError`` for another type
     than float32 and float64.
     """

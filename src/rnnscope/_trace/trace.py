@@ -227,6 +227,15 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
 def load_trace(path: str | os.PathLike[str]) -> Trace:
     """The trace that ``Trace.save`` wrote; nothing in the file is run.
 
+    >>> import os, tempfile, torch, rnnscope as rs
+    >>> tr = rs.trace(torch.nn.GRU(3, 4), torch.randn(5, 2, 3))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "run.trace")
+    ...     tr.save(path)
+    ...     again = rs.load_trace(path)
+    >>> torch.equal(again["z"], tr["z"])
+    True
+
     Raises ``FileError`` where the file is missing, damaged, or holds no trace.
     """
     contents = tracefile.read(path)

@@ -41,6 +41,13 @@ class Trace(CallRecord):
     ``recomputed`` tells of a call seen by ``watch`` whether activation checkpointing made it once
     more in the backward pass. ``copy.deepcopy`` and ``pickle`` give a trace of which no graph leads
     back to the layer; ``gradients(loss)`` follows a loss computed from the copy's own outputs.
+
+    >>> import torch, rnnscope as rs
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(5, 2, 3))
+    >>> tuple(tr), tr["c"].shape                # layer, direction, batch, time, unit
+    (('i', 'f', 'g', 'o', 'c', 'h'), torch.Size([1, 1, 2, 5, 4]))
+    >>> tr.deviation <= tr.tolerance
+    True
     """
 
     recomputed: bool = False

@@ -50,6 +50,9 @@ def apply(function: str | Function, argument: Expr) -> Expr:
     """function(argument), elementwise: by a name such as "softsign" or "leaky_relu(0.01)", or a
     ``Function`` of one's own.
 
+    >>> apply("leaky_relu(0.01)", from_x("h") + from_h("h")).name
+    'leaky_relu(0.01)'
+
     Raises ``DeclarationError`` for an unknown name, and tells all that there are.
     """
     if isinstance(function, Function):
@@ -59,47 +62,87 @@ def apply(function: str | Function, argument: Expr) -> Expr:
 
 
 def sigmoid(argument: Expr) -> Expr:
-    """σ(argument)."""
+    """σ(argument).
+
+    >>> sigmoid(from_x("z") + from_h("z")) == GRU.equations["z"]
+    True
+    """
     return Apply("sigmoid", argument)
 
 
 def tanh(argument: Expr) -> Expr:
-    """tanh(argument)."""
+    """tanh(argument).
+
+    >>> tanh(from_x("h") + from_h("h")) == RNN_TANH.equations["h"]
+    True
+    """
     return Apply("tanh", argument)
 
 
 def relu(argument: Expr) -> Expr:
-    """max(argument, 0)."""
+    """max(argument, 0).
+
+    >>> relu(from_x("h") + from_h("h")) == RNN_RELU.equations["h"]
+    True
+    """
     return Apply("relu", argument)
 
 
 def quantity(name: str) -> Expr:
-    """A quantity of the same step, computed by an equation above."""
+    """A quantity of the same step, computed by an equation above.
+
+    >>> quantity("o") * tanh(quantity("c")) == LSTM.equations["h"]
+    True
+    """
     return Quantity(name)
 
 
 def previous(name: str) -> Expr:
-    """A quantity's value at the step before, which makes it a state."""
+    """A quantity's value at the step before, which makes it a state.
+
+    >>> keeps = {"h": from_x("h") + previous("h")}
+    >>> Cell("sum", "h", keeps).states
+    ('h',)
+    """
     return Previous(name)
 
 
 def vector(name: str) -> Expr:
-    """A parameter with one number per unit, such as a peephole's weights."""
+    """A parameter with one number per unit, such as a peephole's weights.
+
+    >>> own = {"h": tanh(from_x("h") + vector("u") * previous("h"))}
+    >>> Cell("independent units", "h", own).vectors
+    ('u',)
+    """
     return Vector(name)
 
 
 def from_x(gate: str) -> Expr:
-    """W_ik x_t + b_ik, the input's part of gate k."""
+    """W_ik x_t + b_ik, the input's part of gate k.
+
+    >>> Cell("memoryless", "n", {"h": tanh(from_x("n"))}).parts
+    ('n_from_x', 'h_pre')
+    """
     return FromX(gate)
 
 
 def from_h(gate: str, of: Expr | None = None) -> Expr:
-    """W_hk h_(t-1) + b_hk, the state's part of gate k; ``of`` replaces h_(t-1)."""
+    """W_hk h_(t-1) + b_hk, the state's part of gate k; ``of`` replaces h_(t-1).
+
+    >>> after = tanh(from_x("n") + quantity("r") * from_h("n"))
+    >>> before = tanh(from_x("n") + from_h("n", quantity("r") * previous("h")))
+    >>> after == GRU.equations["n"], before == GRU_RESET_BEFORE.equations["n"]
+    (True, True)
+    """
     return FromH(gate) if of is None else FromH(gate, of)
 
 
 def project(of: Expr) -> Expr:
-    """W_hr of, the projection of an LSTM with ``proj_size``."""
+    """W_hr of, the projection of an LSTM with ``proj_size``.
+
+    >>> project(quantity("m")) == LSTM_PROJECTED.equations["h"]
+    True
+    """
     return Project(of)
 
 
@@ -397,7 +440,11 @@ def _with_function(expr: Expr, function: str | Function) -> tuple[Expr, int]:
 
 
 def part_name(leaf: Expr) -> str | None:
-    """The name under which a trace records an affine part; None for other leaves."""
+    """The name under which a trace records an affine part; None for other leaves.
+
+    >>> part_name(from_x("f")), part_name(previous("c"))
+    ('f_from_x', None)
+    """
     match leaf:
         case FromX(gate):
             return f"{gate}_from_x"
@@ -409,7 +456,11 @@ def part_name(leaf: Expr) -> str | None:
 
 @cache
 def quantity_names(cell: Cell) -> tuple[str, ...]:
-    """All that can be recorded of a cell: parts and quantities, in the order of the equations."""
+    """All that can be recorded of a cell: parts and quantities, in the order of the equations.
+
+    >>> quantity_names(RNN_TANH)
+    ('h_from_x', 'h_from_h', 'h_pre', 'h')
+    """
     names: list[str] = []
     for name, equation in cell.equations.items():
         names += [p for leaf in leaves(equation) if (p := part_name(leaf)) and p not in names]

@@ -27,7 +27,7 @@ __all__ = ["FAMILIES", "FUNCTIONS", "Function", "function_named"]
 
 @dataclass(frozen=True)
 class Function:
-    """An elementwise function with all that is derived from it.
+    r"""An elementwise function with all that is derived from it.
 
     ``derivative`` is given from the function's own value y, as backpropagation needs it; where y
     does not tell it, ``derivative_at`` gives it from the argument, and ``derivative`` raises
@@ -37,7 +37,18 @@ class Function:
     ``bend`` the largest second derivative: what error bounds need. ``script`` is the expression in
     JavaScript. ``kernel`` is the same on vectors of a compiled kernel (``_kernels.lanes``),
     ``kernel_slope`` its derivative from y there; None where a cell with this function is computed
-    by torch alone."""
+    by torch alone.
+
+    >>> from rnnscope.cells import apply, from_h, from_x
+    >>> cube = Function(
+    ...     "cube", "cube", r"\operatorname{cube}",
+    ...     forward=lambda a: a**3, forward_=lambda a: a.pow_(3),
+    ...     derivative=lambda y: 3 * (y * y) ** (1 / 3), steepest=float("inf"), range=None,
+    ...     through_zero=False, script="x * x * x",
+    ... )
+    >>> apply(cube, from_x("h") + from_h("h")).function.slope(torch.tensor(2.0), torch.tensor(8.0))
+    tensor(12.)
+    """
 
     name: str
     symbol: str

@@ -1,4 +1,10 @@
-"""What the pictures show, as arrays: computed here, drawn elsewhere."""
+"""What the pictures show, as arrays: computed here, drawn elsewhere.
+
+>>> import torch, rnnscope as rs
+>>> tr = rs.trace(torch.nn.GRU(3, 4), torch.randn(6, 3))
+>>> rs.plot.data.quantity(tr, "z").limits
+(0.0, 1.0)
+"""
 
 from __future__ import annotations
 

@@ -51,6 +51,13 @@ def quantity(
 ) -> Axes:
     """A map of a quantity over time and units: gates from 0 to 1, signed numbers centred at zero.
 
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.GRU(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.quantity(tr, "z", ax=Figure().subplots())      # without ax=, a new figure
+    >>> ax.images[0].get_array().shape                              # unit, time
+    (4, 6)
+
     Takes what ``data.quantity`` takes, and raises what it raises; padding is hatched, NaN magenta.
     """
     at = {"layer": layer, "direction": direction, "batch": batch}
@@ -69,7 +76,15 @@ def memory(
     labels: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A map of what the last state holds of each step: what was written when, and kept."""
+    """A map of what the last state holds of each step: what was written when, and kept.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.memory(tr, ax=Figure().subplots())
+    >>> ax.images[0].get_array().shape[0]
+    4
+    """
     at = {"layer": layer, "direction": direction, "batch": batch}
     drawn = data.memory(trace, state, order=order, labels=labels, **at)  # type: ignore[arg-type]
     return _map(drawn, ax)
@@ -86,7 +101,15 @@ def units(
     labels: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Units of a quantity over time, with the steps' labels, or the input where there are none."""
+    """Units of a quantity over time, with the steps' labels, or the input where there are none.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.units(tr, "c", [0, 1], ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['unit 0', 'unit 1']
+    """
     at = {"layer": layer, "direction": direction, "batch": batch}
     drawn = data.units(trace, name, chosen, labels=labels, **at)  # type: ignore[arg-type]
     ax = _axes(ax, (7.5, 3.2))
@@ -131,7 +154,15 @@ def saturation(
     ax: Axes | None = None,
 ) -> Axes:
     """Every unit of every gate by how often it is nearly shut and nearly open: on the right are
-    gates stuck open, at the top gates stuck shut, at the origin those that move in between."""
+    gates stuck open, at the top gates stuck shut, at the origin those that move in between.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.saturation(tr, ax=Figure().subplots())
+    >>> ax.get_xlim()[1].item() >= 1
+    True
+    """
     at: dict[str, Any] = {"layer": layer, "direction": direction, "batch": batch}
     drawn = data.saturation(trace, low=low, high=high, **at)
     ax = _axes(ax, (5.2, 4.6))
@@ -175,7 +206,15 @@ def gradient_norm(
     ax: Axes | None = None,
 ) -> Axes:
     """The size of a gradient at every step, of every layer and direction or of one, on a
-    logarithmic axis; zeros are left out."""
+    logarithmic axis; zeros are left out.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.gradient_norm(tr.gradients(tr.output[-1].sum()), ax=Figure().subplots())
+    >>> ax.get_yscale()
+    'log'
+    """
     at: dict[str, Any] = {"layer": layer, "direction": direction, "batch": batch}
     drawn = data.gradient_norm(gradients, name, labels=labels, **at)
     ax = _axes(ax, (7, 3.2))
@@ -207,7 +246,15 @@ def flow(
     ax: Axes | None = None,
 ) -> Axes:
     """How much of a change at each step arrives at one: above 1 it grows on its way, below it
-    fades."""
+    fades.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.flow(tr, time="last", ax=Figure().subplots())
+    >>> ax.get_yscale()
+    'log'
+    """
     at = {"layer": layer, "direction": direction, "batch": batch, "time": time}
     drawn = data.flow(trace, of=of, to=to, labels=labels, **at)  # type: ignore[arg-type]
     ax = _axes(ax, (7, 3.2))
@@ -225,7 +272,15 @@ def flow(
 def eigenvalues(
     trace: Trace, *, layer: int = 0, direction: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """The eigenvalues of each gate's block of W_hh in the complex plane, with the unit circle."""
+    """The eigenvalues of each gate's block of W_hh in the complex plane, with the unit circle.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.eigenvalues(tr, ax=Figure().subplots())
+    >>> len(ax.collections)                              # one for each gate
+    4
+    """
     drawn = data.eigenvalues(trace, layer=layer, direction=direction)
     ax = _axes(ax, (5.4, 4.2))
     turn = np.linspace(0, 2 * np.pi, 200)
@@ -260,7 +315,15 @@ def unrolled(
     batch: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """The layer over time as a diagram, with the names of its weights and the shapes."""
+    """The layer over time as a diagram, with the names of its weights and the shapes.
+
+    >>> import torch, rnnscope as rs
+    >>> from matplotlib.figure import Figure
+    >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
+    >>> ax = rs.plot.unrolled(tr, ax=Figure().subplots())
+    >>> any("weight_hh_l0" in text.get_text() for text in ax.texts)
+    True
+    """
     drawn = data.unrolled(trace, steps=steps, labels=labels, batch=batch)
     columns = 1 + max(box.column for box in drawn.boxes)
     rows = 1 + max(box.row for box in drawn.boxes)

@@ -14,6 +14,10 @@ class Cause:
     ``name`` is the entry's, ``choice`` what it leaves open (a gate order, "b_ih"), ``tensors``
     the parameters it concerns; ``layer`` None means every layer, ``direction`` None ("forward",
     "reverse") every direction. ``docs/compare.md`` defines each.
+
+    >>> import rnnscope as rs
+    >>> str(rs.Cause("gate_order", "ifog", "hh", layer=0))
+    'gate_order ifog of hh, layer 0'
     """
 
     name: str
