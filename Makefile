@@ -4,6 +4,7 @@
 # make lint    ruff (lint and format), mypy, import-linter
 # make check   lint, then test: what CI runs
 # make bench   what every number costs, beside the layer, a loop and jax: benchmarks/RESULTS.md
+# make docs    the site, which needs no network: build/site/index.html
 # make pictures   the pictures of README and docs; those of the page need a browser
 # make clean   removes the virtual environment and every cache
 
@@ -22,7 +23,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint check bench pictures clean
+.PHONY: help demo test test-all lint check bench docs pictures clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -34,7 +35,7 @@ test: $(VENV)/dev.stamp
 	@# a worker a core, each with one thread: the many small products gain nothing from more
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
-test-all: $(VENV)/dev.stamp
+test-all: $(VENV)/dev.stamp $(VENV)/docs.stamp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/dev.stamp
@@ -47,6 +48,12 @@ check: lint test
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py
+
+docs: $(VENV)/docs.stamp
+	@# the theme advertises its successor
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@$(BIN)/python docs/links.py build/site
+	@echo "build/site/index.html"
 
 pictures: $(VENV)/dev.stamp
 	$(BIN)/python docs/pictures.py
@@ -82,4 +89,9 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@# trained layers to open, and judges; what they depend on is not needed for that
 	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers \
 	    axe-playwright-python keras absl-py namex optree opacus minGRU-pytorch ncps
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/runtime.stamp
+	@echo "Installing what the site needs" >&2
+	@$(PIP) --no-build-isolation --editable '.[docs]'
 	@touch $@

@@ -22,6 +22,9 @@ from mkdocs.structure.files import File, Files, InclusionLevel  # noqa: E402
 
 SITE = contents.Contents()
 PAGES = {page.place: page for page in SITE.pages}
+WEIGHTS = {"questions": 4, "recipes/": 3, "tutorial/": 2, "compare": 0.5, "museum": 0.5}
+"""How much the search prefers pages whose place begins so; long lists of cases come last."""
+
 ALONE = {s.pages[0].place for s in SITE.sections if len(s.pages) == 1}
 
 
@@ -46,6 +49,8 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links to files of the repository become links to pages."""
+    weight = next((w for start, w in WEIGHTS.items() if page.file.src_uri.startswith(start)), 1)
+    page.meta.setdefault("search", {"boost": weight})
     if page.file.src_uri in ALONE:
         page.meta.setdefault("hide", ["navigation"])
     return SITE.relinked(markdown, PAGES[page.file.src_uri])

@@ -312,6 +312,8 @@ def overview() -> str:
                 (f"{group.page}.{name}", f"rs.{group.page}.{name}")
                 for name in MODULES[group.page].__all__
             ]
+            if group.page == "plot":
+                names.insert(0, ("plot", "rs.plot"))
             if group.page == "errors":
                 names = [(name, written.replace(".errors", "")) for name, written in names]
         else:
