@@ -152,7 +152,7 @@ def test_a_page_or_tutorial_that_is_added_is_in_the_navigation(tmp_path: Path) -
     assert entries["Tutorials"] == [f"tutorial/{name}.md" for name in ("01_a", "02_b", "10_c")]
     assert entries["Questions"] == ["questions.md", "recipes/int8.md"]
     assert entries["How to"] == "novel.md"
-    assert entries["Project"] == "readme.md"
+    assert entries["Project"] == {"In one page": "readme.md"}
     assert "Catalogues" not in entries
 
 

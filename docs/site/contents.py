@@ -30,6 +30,9 @@ ELSEWHERE = {"index", "questions", "equations", "verification", "architecture"}
 MOVED = {"README.md": "readme.md", "benchmarks/README.md": "benchmarks/about.md"}
 """To MkDocs a README is the first page of its folder."""
 
+TITLES = {"readme.md": {"In one page": "readme.md"}}
+"""Pages that the navigation calls otherwise than they call themselves."""
+
 LANGUAGES = {
     ".py": "python",
     ".toml": "toml",
@@ -112,7 +115,7 @@ class Contents:
         """As MkDocs takes it."""
         entries: list[dict[str, object]] = []
         for section in self.sections:
-            places = [page.place for page in section.pages]
+            places: list[object] = [TITLES.get(page.place, page.place) for page in section.pages]
             entries.append({section.title: places[0] if len(places) == 1 else places})
         return entries
 

@@ -57,7 +57,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
-TABLE = re.compile(r"<table>\s*<thead>.*?</thead>", re.DOTALL)
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 CODE = re.compile(r"(<pre.*?</pre>|<h\d.*?</h\d>|<a\b.*?</a>)|<code>([^<]+)</code>", re.DOTALL)
 
 
@@ -83,13 +83,30 @@ def on_page_content(html: str, *, page: Any, **_: Any) -> str:
         address = links.relative(place, page.file.dest_uri)
         return f'<a class="named" href="{address}"><code>{code}</code></a>'
 
-    return TABLE.sub(_few_columns, CODE.sub(linked, html))
+    return TABLE.sub(_stacked, CODE.sub(linked, html))
 
 
-def _few_columns(match: re.Match[str]) -> str:
-    """Tables of up to three columns have a class: on a narrow screen their cells are stacked."""
-    few = _columns(match[0]) <= 3
-    return match[0].replace("<table>", '<table class="few">', 1) if few else match[0]
+def _stacked(match: re.Match[str]) -> str:
+    """On a narrow screen the cells of a row stand one below the other, except in tables of numbers.
+    Where there are many, each says which column it is of."""
+    table = match[0]
+    if _columns(table) <= 3:
+        return table.replace("<table>", '<table class="few">', 1)
+    if "<code" not in table.partition("<tbody>")[2]:
+        return table
+    titles = [
+        re.sub(r"<[^>]+>", "", title) for title in re.findall(r"<th\b[^>]*>(.*?)</th>", table)
+    ]
+
+    def labelled(row: re.Match[str]) -> str:
+        cells = row[0].split("<td")
+        named = (
+            f' data-column="{title}"{cell}' for title, cell in zip(titles, cells[1:], strict=True)
+        )
+        return "<td".join([cells[0], *named])
+
+    body = re.sub(r"<tr>\s*<td.*?</tr>", labelled, table, flags=re.DOTALL)
+    return body.replace("<table>", '<table class="few many">', 1)
 
 
 def _columns(table: str) -> int:

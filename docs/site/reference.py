@@ -123,6 +123,8 @@ OBJECTS = {
 """What the pages call by a short name, with the page that documents it."""
 
 
+OPTION = re.compile(r"(?<![\w`-])--[a-z][\w-]*")
+
 PLOT_EXAMPLE = """\
 >>> import torch, rnnscope as rs
 >>> tr = rs.trace(torch.nn.LSTM(3, 4), torch.randn(6, 3))
@@ -224,23 +226,46 @@ def module_entries(module: str) -> list[str]:
 
 def entry(name: str, written: str, level: int = 2) -> str:
     """The directive for what has a docstring."""
-    return directive(f"rnnscope.{name}", written, level)
+    return directive(f"rnnscope.{name}", value(name), written, level)
 
 
 def result(path: str) -> str:
     """The directive for a class that has no public name."""
-    return directive(f"rnnscope.{path}", path.rpartition(".")[2], 3)
+    return directive(f"rnnscope.{path}", imported(path), path.rpartition(".")[2], 3)
 
 
-def directive(path: str, written: str, level: int) -> str:
+def directive(path: str, thing: Any, written: str, level: int) -> str:
     """As mkdocstrings takes it."""
-    return (
-        f"::: {path}\n"
-        "    options:\n"
-        f'      heading: "{written}"\n'
-        f'      toc_label: "{written}"\n'
-        f"      heading_level: {level}\n"
-    )
+    lines = [
+        f"::: {path}",
+        "    options:",
+        f'      heading: "{written}"',
+        f'      toc_label: "{written}"',
+        f"      heading_level: {level}",
+    ]
+    if inspect.isclass(thing):
+        lines.append(f"      members: [{', '.join(members(thing)) or ''}]")
+    return "\n".join([*lines, ""])
+
+
+def members(kind: type) -> list[str]:
+    """What a class documents: its own verbs, its own properties, then those that it inherits."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        if not base.__module__.startswith("rnnscope"):
+            continue
+        documented = [
+            name
+            for name, member in vars(base).items()
+            if not name.startswith("_") and name not in names and _is_documented(member)
+        ]
+        names += sorted(documented, key=lambda name: not inspect.isfunction(vars(base)[name]))
+    return names
+
+
+def _is_documented(member: Any) -> bool:
+    is_code = inspect.isfunction(member) or hasattr(member, "__get__")
+    return is_code and bool(inspect.getdoc(member))
 
 
 def declared(name: str, cell: cells.Cell) -> str:
@@ -395,10 +420,10 @@ def prose(text: str) -> str:
         if lines and all(line.startswith("  ") for line in lines):
             pieces.append("```text\n" + inspect.cleandoc("\n" + paragraph) + "\n```")
         else:
-            pieces.append(escape(docstrings.inline(paragraph), quote=False))
+            pieces.append(OPTION.sub(r"`\g<0>`", escape(docstrings.inline(paragraph), quote=False)))
     return "\n\n".join(pieces)
 
 
 def cell_text(text: str) -> str:
     """A text inside a cell of a table."""
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    return OPTION.sub(r"`\g<0>`", escape(" ".join(text.split()), quote=False)).replace("|", "\\|")
