@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -230,8 +229,14 @@ def entry(name: str, written: str, level: int = 2) -> str:
 
 
 def result(path: str) -> str:
-    """The directive for a class that has no public name."""
-    return directive(f"rnnscope.{path}", imported(path), path.rpartition(".")[2], 3)
+    """The directive for a class that has no public name; what a trace has too stands there."""
+    kind = imported(path)
+    text = directive(f"rnnscope.{path}", kind, path.rpartition(".")[2], 3)
+    shared = [name for name in members(kind) if name not in own_members(kind)]
+    if shared:
+        links = ", ".join(f"[`{name}`](trace.md#rnnscope.Trace.{name})" for name in shared)
+        text += f"\nIt also has, as a trace has them: {links}.\n"
+    return text
 
 
 def directive(path: str, thing: Any, written: str, level: int) -> str:
@@ -244,8 +249,21 @@ def directive(path: str, thing: Any, written: str, level: int) -> str:
         f"      heading_level: {level}",
     ]
     if inspect.isclass(thing):
-        lines.append(f"      members: [{', '.join(members(thing)) or ''}]")
+        names = ", ".join(own_members(thing))
+        lines.append(f"      members: [{names}]" if names else "      inherited_members: false")
     return "\n".join([*lines, ""])
+
+
+def own_members(kind: type) -> list[str]:
+    """What a class documents and a trace does not have in the same way."""
+    if kind is rnnscope.Trace:
+        return members(kind)
+    shared = rnnscope.Trace.__mro__
+    return [
+        name
+        for name in members(kind)
+        if next(base for base in kind.__mro__ if name in vars(base)) not in shared
+    ]
 
 
 def members(kind: type) -> list[str]:
@@ -371,11 +389,11 @@ def written_anchors() -> dict[str, str]:
             anchors[name] = anchors[f"rnnscope.{name}"] = anchors[f"rs.{name}"]
     for written, (page, path) in OBJECTS.items():
         kind = value(path) if path in rnnscope.__all__ else imported(path)
-        for name in dir(kind):
-            documented = inspect.getdoc(inspect.getattr_static(kind, name, None))
-            if not name.startswith("_") and documented and name not in vars(Mapping):
-                place = f"reference/{page}.html#rnnscope.{path}.{name}"
-                anchors[f"{written}.{name}"] = anchors[f"{kind.__name__}.{name}"] = place
+        own = own_members(kind)
+        for name in members(kind):
+            home = f"{page}.html#rnnscope.{path}" if name in own else "trace.html#rnnscope.Trace"
+            place = f"reference/{home}.{name}"
+            anchors[f"{written}.{name}"] = anchors[f"{kind.__name__}.{name}"] = place
     return anchors
 
 

@@ -313,7 +313,7 @@ class Trace(CallRecord):
 
     def shapes(self) -> Shapes:
         """What each slice of ``output`` and each row of ``h_n`` is in this call, checked on its
-        numbers; see ``rnnscope.shapes``."""
+        numbers; and the mistakes that its shapes invite."""
         return shapes(self)
 
     # seen ------------------------------------------------------------------------------------
