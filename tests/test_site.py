@@ -402,3 +402,24 @@ def test_every_page_fits_its_window(visit: Any, width: int, scheme: str) -> None
             dark = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] < 128"
             assert page.js(dark) == (scheme == "dark"), entry.place
     assert too_wide == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_is_found_by_axe_in_the_site(visit: Any, scheme: str) -> None:
+    package = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    serious = []
+    for place in ("index", "equations", "compare", "verbs", "reference/watch", TUTORIAL):
+        page = visit(f"{place}.html")
+        page.media(features=[{"name": "prefers-color-scheme", "value": scheme}])
+        page.js(axe)
+        for violation in page.browser.execute_async_script(
+            "const done = arguments[0]; axe.run().then((r) => done(r.violations));"
+        ):
+            if violation["impact"] in ("serious", "critical"):
+                serious.append((place, violation["id"], violation["nodes"][0]["html"]))
+    assert serious == []
+
+
+TUTORIAL = "tutorial/03_an_lstm_that_counts"

@@ -118,6 +118,15 @@ def _mathml(match: re.Match[str]) -> str:
     return str(convert(unescape(match[3]).strip(), display=display))
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """What screen readers and keyboards need and the theme leaves out."""
+    output = output.replace(
+        'data-md-component="search" role="dialog"',
+        'data-md-component="search" role="dialog" aria-label="Search"',
+    )
+    return output.replace("<pre><span></span><code>", '<pre><span></span><code tabindex="0">')
+
+
 def on_post_build(*, config: Any) -> None:
     """A page for addresses that a host does not know has links that only a host resolves."""
     (Path(config.site_dir) / "404.html").unlink(missing_ok=True)
