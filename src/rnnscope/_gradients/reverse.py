@@ -8,13 +8,13 @@ from rnnscope._gradients.backward import (
     Backward,
     Block,
     Gradient,
-    adjoint_of,
     adjoints_of_x,
 )
 from rnnscope._gradients.differentiable import Differentiable, part_values
 from rnnscope._gradients.upstream import Upstream
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
+from rnnscope.cells.derivation import adjoint_of
 
 __all__ = ["Reverse"]
 
