@@ -183,22 +183,7 @@ class Gradient:
         """A block's part; ``of_x`` (steps, batch, gates × units) are the adjoints of what x says
         to all gates."""
         block, total = adjoints.block, self.weights
-        flat = of_x.flatten(0, 1)
-        total.ih.addmm_(flat.T, block.x.flatten(0, 1))
-        if total.b_ih is not None:
-            total.b_ih.add_(flat.sum(0))
-        if gates:
-            flat = adjoints.of_h.flatten(0, 1)
-            before = block.before["h"].flatten(0, 1)
-            all_gates = len(gates) == len(total.cell.gates)
-            for k, gate in enumerate([""] if all_gates else gates):
-                rows = slice(None) if all_gates else total.rows(gate)
-                gate_adjoints = (
-                    flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
-                )
-                total.hh[rows].addmm_(gate_adjoints.T, before)
-                if total.b_hh is not None:
-                    total.b_hh[rows] += gate_adjoints.sum(0)
+        self.add_products(block.x, block.before["h"], of_x, adjoints.of_h, gates)
         for leaf, adjoint in block.at.items():
             match leaf:
                 case FromH(gate, of) if of != Previous("h"):
@@ -212,6 +197,26 @@ class Gradient:
                     total.projection.addmm_(flat.T, evaluate(of, block).flatten(0, 1))
                 case Vector(name):
                     total.vectors[name].add_(adjoints.combined(adjoint, self.units).sum((0, 1)))
+
+    def add_products(
+        self, x: Tensor, before: Tensor, of_x: Tensor, of_h: Tensor, gates: Sequence[str]
+    ) -> None:
+        """What the products with x and with h of the step before give, (steps, batch, ...)."""
+        total = self.weights
+        flat = of_x.flatten(0, 1)
+        total.ih.addmm_(flat.T, x.flatten(0, 1))
+        if total.b_ih is not None:
+            total.b_ih.add_(flat.sum(0))
+        if not gates:
+            return
+        flat, before = of_h.flatten(0, 1), before.flatten(0, 1)
+        all_gates = len(gates) == len(total.cell.gates)
+        for k, gate in enumerate([""] if all_gates else gates):
+            rows = slice(None) if all_gates else total.rows(gate)
+            gate_adjoints = flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
+            total.hh[rows].addmm_(gate_adjoints.T, before)
+            if total.b_hh is not None:
+                total.b_hh[rows] += gate_adjoints.sum(0)
 
     @property
     def units(self) -> int:

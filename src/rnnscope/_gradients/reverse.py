@@ -8,10 +8,14 @@ from rnnscope._gradients.backward import (
     Backward,
     Block,
     Gradient,
+    PartValues,
     adjoints_of_x,
 )
+from rnnscope._gradients.compiled import Adjoints, swept
 from rnnscope._gradients.differentiable import Differentiable, part_values
 from rnnscope._gradients.upstream import Upstream
+from rnnscope._kernels.engine import reversing
+from rnnscope._kernels.reverse import ReverseKernel
 from rnnscope.cells import quantity_names
 from rnnscope.cells.algebra import FromH, FromX
 from rnnscope.cells.derivation import adjoint_of
@@ -44,8 +48,8 @@ class Reverse:
             x = self.upstream.h.new_zeros(*self.shape, weights[0].ih.shape[1])
             initial, gradients = [], []
             for d in range(len(weights)):
-                backward, gradient = self._direction(layer, d, reached, x)
-                initial.append(backward.carry)
+                carry, gradient = self._direction(layer, d, reached, x)
+                initial.append(carry)
                 gradients.append(gradient)
             self.inputs.insert(0, x)
             self.initial.insert(0, initial)
@@ -57,7 +61,7 @@ class Reverse:
 
     def _direction(
         self, layer: int, d: int, reached: Tensor | None, x: Tensor
-    ) -> tuple[Backward, Gradient]:
+    ) -> tuple[dict[str, Tensor], Gradient]:
         trace = self.trace
         part = part_values(trace, layer, d)
         direct = {
@@ -70,23 +74,38 @@ class Reverse:
             )
             is not None
         }
-        backward = Backward(part, direct, trace.directions[d] == "reverse", trace.call.valid)
-        gradient = Gradient(part.weights)
         if not self.whole:
             self._plan(part.block(0, 1).derived())
         of_h = self.whole["of_h"][layer, d]
-        for start, stop, adjoints in backward.blocks(of_h):
-            of_x = of_h[start:stop]
-            if "of_x" in self.whole:
-                place = self.whole["of_x"][layer, d, start:stop]
-                of_x = adjoints_of_x(adjoints, part.weights, place)
-            gradient.add(adjoints, backward.gates, of_x)
-            x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
-            for name, value in self.stored.items():
-                adjoint = adjoint_of(adjoints.block, name)
-                units = value.shape[-1]
-                adjoints.combined(adjoint, units, out=value[layer, d, start:stop])
-        return backward, gradient
+        of_x = self.whole["of_x"][layer, d] if "of_x" in self.whole else of_h
+        stored = {name: value[layer, d] for name, value in self.stored.items()}
+        reverse = trace.directions[d] == "reverse"
+        kernel = self._kernel(part)
+        if kernel is not None:
+            adjoints = Adjoints(of_h, of_x, stored)
+            call = (trace.lengths, reverse)
+            carry, gradient = swept(kernel, part, direct, call, adjoints)
+            x.view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
+            return carry, gradient
+        backward = Backward(part, direct, reverse, trace.call.valid)
+        gradient = Gradient(part.weights)
+        for start, stop, block_adjoints in backward.blocks(of_h):
+            if of_x is not of_h:
+                adjoints_of_x(block_adjoints, part.weights, of_x[start:stop])
+            gradient.add(block_adjoints, backward.gates, of_x[start:stop])
+            x[start:stop].view(-1, x.shape[-1]).addmm_(
+                of_x[start:stop].flatten(0, 1), part.weights.ih
+            )
+            for name, value in stored.items():
+                adjoint = adjoint_of(block_adjoints.block, name)
+                block_adjoints.combined(adjoint, value.shape[-1], out=value[start:stop])
+        return backward.carry, gradient
+
+    def _kernel(self, part: PartValues) -> ReverseKernel | None:
+        """By which a part is taken backwards, where one computes so many numbers."""
+        numbers = part.x.shape[0] * part.x.shape[1] * self.structure.hidden_size
+        written = (tuple(self.stored), "of_x" not in self.whole)
+        return reversing(part.weights.ih, part.cell, written, numbers * len(part.cell.equations))
 
     def _plan(self, block: Block) -> None:
         """Memory for every quantity; one place for those whose adjoints are the same."""
