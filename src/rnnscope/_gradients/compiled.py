@@ -56,7 +56,9 @@ def swept(
 
     read = [numbers(leaf) for leaf in kernel.read]
     outside = {state: value.contiguous() for state, value in direct.items()}
-    rows = torch.cat([weights.hh[weights.rows(gate)] for gate in kernel.gates] or [weights.hh[:0]])
+    rows = torch.cat(
+        [weights.hh[weights.rows(gate)] for gate in kernel.places.gates] or [weights.hh[:0]]
+    )
     hh = packed_columns(rows, kernel.lanes)
     for value in (adjoints.of_h, adjoints.of_x, *adjoints.kept.values()):
         assert value.is_contiguous(), "a kernel writes one row after the other"
@@ -68,14 +70,14 @@ def swept(
             *(outside[s].data_ptr() if s in outside else 0 for s in cell.states),
             *(carry[state].data_ptr() for state in cell.states),
             *(vectors[name].data_ptr() for name in cell.vectors),
-            *(adjoints.kept[name].data_ptr() for name in kernel.kept),
+            *(adjoints.kept[name].data_ptr() for name in kernel.places.kept),
             *(value.data_ptr() for value in read),
         ],
         count,
     )
     gradient = Gradient(weights)
     before = block.before["h"]
-    gradient.add_products(block.x, before, adjoints.of_x, adjoints.of_h, kernel.gates)
+    gradient.add_products(block.x, before, adjoints.of_x, adjoints.of_h, gates)
     for name, value in vectors.items():
         gradient.weights.vectors[name].add_(value.sum((0, 1)))
     return carry, gradient

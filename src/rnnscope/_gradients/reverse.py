@@ -6,7 +6,6 @@ from torch import Tensor
 
 from rnnscope._gradients.backward import (
     Backward,
-    Block,
     Gradient,
     PartValues,
     adjoints_of_x,
@@ -17,8 +16,7 @@ from rnnscope._gradients.upstream import Upstream
 from rnnscope._kernels.engine import reversing
 from rnnscope._kernels.reverse import ReverseKernel
 from rnnscope.cells import quantity_names
-from rnnscope.cells.algebra import FromH, FromX
-from rnnscope.cells.derivation import adjoint_of
+from rnnscope.cells.derivation import adjoint_of, adjoint_places
 
 __all__ = ["Reverse"]
 
@@ -33,9 +31,16 @@ class Reverse:
         self.dtype = upstream.h.dtype
         self.lead = (structure.num_layers, len(structure.directions))
         self.shape = (call.steps, call.batch)
-        self.stored: dict[str, Tensor] = {}
-        self.same: dict[str, str] = {}
-        self.whole: dict[str, Tensor] = {}
+        units = structure.hidden_size
+        self.places = adjoint_places(trace.cell)
+
+        def new(size: int) -> Tensor:
+            return upstream.h.new_empty(*self.lead, *self.shape, size)
+
+        self.stored = {name: new(structure.state_size(name)) for name in self.places.kept}
+        self.of_h = new(len(self.places.gates) * units)
+        shared = self.places.shared
+        self.of_x = self.of_h if shared else new(len(trace.cell.gates) * units)
         self.inputs: list[Tensor] = []
         self.initial: list[list[dict[str, Tensor]]] = []
         self.gradients: list[list[Gradient]] = []
@@ -74,10 +79,7 @@ class Reverse:
             )
             is not None
         }
-        if not self.whole:
-            self._plan(part.block(0, 1).derived())
-        of_h = self.whole["of_h"][layer, d]
-        of_x = self.whole["of_x"][layer, d] if "of_x" in self.whole else of_h
+        of_h, of_x = self.of_h[layer, d], self.of_x[layer, d]
         stored = {name: value[layer, d] for name, value in self.stored.items()}
         reverse = trace.directions[d] == "reverse"
         kernel = self._kernel(part)
@@ -90,7 +92,7 @@ class Reverse:
         backward = Backward(part, direct, reverse, trace.call.valid)
         gradient = Gradient(part.weights)
         for start, stop, block_adjoints in backward.blocks(of_h):
-            if of_x is not of_h:
+            if not self.places.shared:
                 adjoints_of_x(block_adjoints, part.weights, of_x[start:stop])
             gradient.add(block_adjoints, backward.gates, of_x[start:stop])
             x[start:stop].view(-1, x.shape[-1]).addmm_(
@@ -104,56 +106,18 @@ class Reverse:
     def _kernel(self, part: PartValues) -> ReverseKernel | None:
         """By which a part is taken backwards, where one computes so many numbers."""
         numbers = part.x.shape[0] * part.x.shape[1] * self.structure.hidden_size
-        written = (tuple(self.stored), "of_x" not in self.whole)
-        return reversing(part.weights.ih, part.cell, written, numbers * len(part.cell.equations))
-
-    def _plan(self, block: Block) -> None:
-        """Memory for every quantity; one place for those whose adjoints are the same."""
-        cell, units = block.cell, self.structure.hidden_size
-        gates = tuple(cell.gates)
-
-        def new(size: int) -> Tensor:
-            return self.upstream.h.new_empty(*self.lead, *self.shape, size)
-
-        wide = len([affine for affine in cell.affine if affine.h is not None]) * units
-        self.whole["of_h"] = new(wide)
-        shared = all(
-            affine.x is not None
-            and affine.h is not None
-            and block.at.get(FromX(affine.gate)) is block.at.get(FromH(affine.gate))
-            for affine in cell.affine
-        )
-        if not shared:
-            self.whole["of_x"] = new(len(gates) * units)
-        first: dict[int, str] = {}
-        for k, affine in enumerate(affine for affine in cell.affine if affine.h is not None):
-            self.same[f"{affine.gate}_from_h"] = f"of_h {k}"
-            first.setdefault(id(block.at.get(FromH(affine.gate))), f"of_h {k}")
-        for k, affine in enumerate(cell.affine):
-            if affine.x is not None:
-                place = f"of_h {k}" if shared else f"of_x {k}"
-                self.same[f"{affine.gate}_from_x"] = place
-                first.setdefault(id(block.at.get(FromX(affine.gate))), place)
-        for name in quantity_names(cell):
-            if name in self.same:
-                continue
-            adjoint = adjoint_of(block, name)
-            if adjoint and id(adjoint) in first:
-                self.same[name] = first[id(adjoint)]
-                continue
-            first[id(adjoint)] = name
-            self.stored[name] = new(self.structure.state_size(name))
+        return reversing(part.weights.ih, part.cell, numbers * len(part.cell.equations))
 
     def values(self) -> dict[str, Tensor]:
         """Every quantity (layer, direction, batch, time, unit)."""
         units = self.structure.hidden_size
         quantities: dict[str, Tensor] = {}
         for name in quantity_names(self.trace.cell):
-            place = self.same.get(name, name)
+            place = self.places.same.get(name, name)
             if place in self.stored:
                 value = self.stored[place]
             else:
-                which, _, k = place.partition(" ")
-                value = self.whole[which][..., int(k) * units : (int(k) + 1) * units]
+                array, k = self.of_h if place.startswith("of h") else self.of_x, int(place[5:])
+                value = array[..., k * units : (k + 1) * units]
             quantities[name] = value.transpose(2, 3)
         return quantities

@@ -119,16 +119,13 @@ def running(
     return _forward(cell, dtype, device, (parts, False), numbers)
 
 
-def reversing(
-    weights: Tensor, cell: Cell, written: tuple[tuple[str, ...], bool], numbers: int
-) -> ReverseKernel | None:
-    """The kernel by which a layer of such weights is taken backwards; ``written``: the names of the
-    adjoints that are kept, and whether x and h share theirs."""
+def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None:
+    """The kernel by which a layer of such weights is taken backwards; as ``opening``."""
     element = _element(cell, weights.dtype, weights.device, numbers, slopes=True)
     if element is None:
         return None
-    kernel = reverse_kernel(cell, element, *written)
-    return kernel if ready(("reverse", cell, element, *written), kernel.compile) else None
+    kernel = reverse_kernel(cell, element)
+    return kernel if ready(("reverse", cell, element), kernel.compile) else None
 
 
 def _forward(

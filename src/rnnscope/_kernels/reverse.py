@@ -21,7 +21,14 @@ from rnnscope.cells.algebra import (
     Vector,
     Weighted,
 )
-from rnnscope.cells.derivation import Adjoint, Derivation, Root, adjoint_of
+from rnnscope.cells.derivation import (
+    Adjoint,
+    AdjointPlaces,
+    Derivation,
+    Root,
+    adjoint_of,
+    adjoint_places,
+)
 
 __all__ = ["ReverseKernel", "reverse_kernel"]
 
@@ -36,18 +43,15 @@ parameter's and each kept adjoint goes; and the numbers that are read."""
 
 @dataclass(frozen=True)
 class ReverseKernel:
-    """A kernel, and what its arguments are. ``kept``: the names whose adjoints it writes;
-    ``shared``: what x says to the gates has the adjoints of what h says."""
+    """A kernel, and what its arguments are."""
 
     cell: Cell
     element: str
-    kept: tuple[str, ...]
-    shared: bool
 
-    @cached_property
-    def gates(self) -> tuple[str, ...]:
-        """The gates that read h, in the order of the weights."""
-        return tuple(affine.gate for affine in self.cell.affine if affine.h is not None)
+    @property
+    def places(self) -> AdjointPlaces:
+        """Where the adjoints go."""
+        return adjoint_places(self.cell)
 
     @property
     def lanes(self) -> int:
@@ -74,9 +78,9 @@ class ReverseKernel:
 
 
 @cache
-def reverse_kernel(cell: Cell, element: str, kept: tuple[str, ...], shared: bool) -> ReverseKernel:
+def reverse_kernel(cell: Cell, element: str) -> ReverseKernel:
     """The kernel of a cell of whose derivatives there is no ``obstacle``."""
-    return ReverseKernel(cell, element, kept, shared)
+    return ReverseKernel(cell, element)
 
 
 class _Writer:
@@ -101,7 +105,7 @@ class _Writer:
             "carry": states,
             "vector": 2 * states,
             "kept": 2 * states + vectors,
-            "read": 2 * states + vectors + len(self.kernel.kept),
+            "read": 2 * states + vectors + len(self.kernel.places.kept),
         }
         return self.source.argument(len(ARGUMENTS) + start[kind] + k)
 
@@ -115,7 +119,7 @@ class _Writer:
 
     def adjoint(self, name: str) -> Whole:
         """Where an adjoint that is kept goes."""
-        return self._further("kept", self.kernel.kept.index(name))
+        return self._further("kept", self.kernel.places.kept.index(name))
 
     def vector(self, name: str) -> Whole:
         """Where the adjoints of a vector parameter go."""
@@ -137,7 +141,7 @@ class _Writer:
                 t = source.choice(reverse, step, argument("steps") - 1 - step)
                 with source.loop(low, high) as b:
                     self._row(t, b)
-                if self.kernel.gates:
+                if self.kernel.places.gates:
                     self._product(t, low, high)
         element = source.element
         return module(source, [rows_times_column(element), row_times_columns("h", element, 1)])
@@ -164,7 +168,7 @@ class _Writer:
     def _product(self, t: Whole, low: Whole, high: Whole) -> None:
         """Add to what is carried of h what the gates' adjoints say through W_hh."""
         source, units = self.source, self.argument("units")
-        length = units * len(self.kernel.gates)
+        length = units * len(self.kernel.places.gates)
         first_row = t * self.argument("batch")
         with source.loop(0, units, source.width) as unit, source.loop(low, high, ROWS) as first:
             last = (first + ROWS).smaller(high)
@@ -300,16 +304,16 @@ class _Units(Derivation[Lanes]):
 
     def _outputs(self) -> list[tuple[tuple[str, int | str], Adjoint[Lanes]]]:
         """The adjoints that are written, with the array and the place in it."""
-        cell, kernel = self.cell, self.writer.kernel
+        cell, places = self.cell, self.writer.kernel.places
         outputs: list[tuple[tuple[str, int | str], Adjoint[Lanes]]] = [
-            (("of h", k), self.at.get(FromH(gate), {})) for k, gate in enumerate(kernel.gates)
+            (("of h", k), self.at.get(FromH(gate), {})) for k, gate in enumerate(places.gates)
         ]
-        if not kernel.shared:
+        if not places.shared:
             outputs += [
                 (("of x", k), self.at.get(FromX(gate), {})) for k, gate in enumerate(cell.gates)
             ]
         outputs += [(("vector", name), self.at.get(Vector(name), {})) for name in cell.vectors]
-        outputs += [(("kept", name), adjoint_of(self, name)) for name in kernel.kept]
+        outputs += [(("kept", name), adjoint_of(self, name)) for name in places.kept]
         return outputs
 
     def _keep(self, values: dict[tuple[str, int | str], Lanes]) -> None:
@@ -320,7 +324,7 @@ class _Units(Derivation[Lanes]):
                 base = writer.vector(place) if array == "vector" else writer.adjoint(place)
                 self._store(base, self.index, value)
             else:
-                count = len(kernel.gates) if array == "of h" else len(self.cell.gates)
+                count = len(kernel.places.gates) if array == "of h" else len(self.cell.gates)
                 index = (self.row * count + place) * units + self.unit
                 self._store(writer.argument(array), index, value)
 

@@ -9,12 +9,15 @@ a kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, Self, TypeVar
 
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
+    FromX,
     Number,
     Previous,
     Product,
@@ -24,9 +27,9 @@ from rnnscope.cells.algebra import (
     Vector,
     leaves,
 )
-from rnnscope.cells.cells import Cell, part_name
+from rnnscope.cells.cells import Cell, part_name, quantity_names
 
-__all__ = ["Adjoint", "Derivation", "Root", "adjoint_of"]
+__all__ = ["Adjoint", "AdjointPlaces", "Derivation", "Root", "adjoint_of", "adjoint_places"]
 
 Root = str | Expr
 """A state, by name; or an affine part whose matrix is applied to something else than x and h."""
@@ -178,3 +181,66 @@ def adjoint_of(derivation: Derivation[Any], name: str) -> dict[Root, Any]:
         if part_name(leaf) == name:
             return adjoint
     return {}
+
+
+@dataclass(frozen=True)
+class AdjointPlaces:
+    """Where the adjoint of each quantity of a cell stands: those of the products with h side by
+    side, of the ``gates`` that read it; those of the products with x, in the same place where they
+    are ``shared``; ``kept`` ones by themselves. ``same`` maps the names of all others to "of h k"
+    or "of x k", the place of a gate, or to a kept name."""
+
+    gates: tuple[str, ...]
+    shared: bool
+    kept: tuple[str, ...]
+    same: Mapping[str, str]
+
+
+@cache
+def adjoint_places(cell: Cell) -> AdjointPlaces:
+    """One place for all quantities of a cell whose adjoints are the same."""
+    derived = _OfAnything(cell).derived()
+    gates = tuple(affine.gate for affine in cell.affine if affine.h is not None)
+    shared = all(
+        affine.x is not None
+        and affine.h is not None
+        and derived.at.get(FromX(affine.gate)) is derived.at.get(FromH(affine.gate))
+        for affine in cell.affine
+    )
+    same: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for k, gate in enumerate(gates):
+        same[f"{gate}_from_h"] = f"of h {k}"
+        first.setdefault(id(derived.at.get(FromH(gate))), f"of h {k}")
+    for k, affine in enumerate(cell.affine):
+        if affine.x is not None:
+            place = f"of h {k}" if shared else f"of x {k}"
+            same[f"{affine.gate}_from_x"] = place
+            first.setdefault(id(derived.at.get(FromX(affine.gate))), place)
+    kept: list[str] = []
+    for name in quantity_names(cell):
+        if name in same:
+            continue
+        adjoint = adjoint_of(derived, name)
+        if adjoint and id(adjoint) in first:
+            same[name] = first[id(adjoint)]
+            continue
+        first[id(adjoint)] = name
+        kept.append(name)
+    return AdjointPlaces(gates, shared, tuple(kept), same)
+
+
+class _OfAnything(Derivation[float]):
+    """Which adjoints there are, whatever the numbers."""
+
+    def value(self, leaf: Quantity | Previous | Vector) -> float:
+        """Any number."""
+        return 0.5
+
+    def evaluated(self, expr: Expr) -> float:
+        """Any number."""
+        return 0.5
+
+    def slope(self, expr: Apply, value: float, name: str | None) -> float:
+        """Any number."""
+        return 0.5
