@@ -56,9 +56,8 @@ def swept(
 
     read = [numbers(leaf) for leaf in kernel.read]
     outside = {state: value.contiguous() for state, value in direct.items()}
-    rows = torch.cat(
-        [weights.hh[weights.rows(gate)] for gate in kernel.places.gates] or [weights.hh[:0]]
-    )
+    gates = kernel.places.gates
+    rows = torch.cat([weights.hh[weights.rows(gate)] for gate in gates] or [weights.hh[:0]])
     hh = packed_columns(rows, kernel.lanes)
     for value in (adjoints.of_h, adjoints.of_x, *adjoints.kept.values()):
         assert value.is_contiguous(), "a kernel writes one row after the other"

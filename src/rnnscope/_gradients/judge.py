@@ -22,7 +22,8 @@ __all__ = ["Judgement", "coarse", "judge"]
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """How far the gradients may lie from autograd's, relative to the largest; a sum over thousands of
-places rounds no better, and a wrong factor anywhere is off by far more."""
+places rounds no better, and a wrong factor anywhere is off by far more. Over more places it is the
+root of their number times a rounding."""
 
 FLOOR = 1e-3
 """A tensor whose largest gradient is smaller than this share of the largest of all is measured
@@ -59,7 +60,8 @@ def judge(trace: Differentiable, upstream: Upstream, equations: Mapping[str, Ten
     worst, name = _largest_difference(equations, autograd)
     if coarse(trace):
         return Judgement(worst)
-    tolerance = TOLERANCE[trace.call.x.dtype]
+    places = trace.call.steps * trace.call.batch
+    tolerance = max(TOLERANCE[trace.call.x.dtype], torch.finfo(dtype).eps * math.sqrt(places))
     if worst > tolerance:
         exact = autograd
         if dtype == torch.float32:
