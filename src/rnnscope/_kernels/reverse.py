@@ -59,8 +59,8 @@ class ReverseKernel:
         return BYTES // (4 if self.element == "float" else 8)
 
     @cached_property
-    def _written(self) -> _Writer:
-        return _Writer(self)
+    def _written(self) -> _ReverseWriter:
+        return _ReverseWriter(self)
 
     @property
     def read(self) -> tuple[Expr, ...]:
@@ -83,7 +83,7 @@ def reverse_kernel(cell: Cell, element: str) -> ReverseKernel:
     return ReverseKernel(cell, element)
 
 
-class _Writer:
+class _ReverseWriter:
     """Writes the kernel; ``read`` are the leaves that it needs."""
 
     def __init__(self, kernel: ReverseKernel) -> None:
@@ -154,11 +154,11 @@ class _Writer:
 
         def write(unit: Whole, masked: bool) -> None:
             mask = source.first_lanes(units - unit) if masked else None
-            _Units(self, row, b, unit, mask).write()
+            _UnitAdjoints(self, row, b, unit, mask).write()
 
         def clear(unit: Whole, masked: bool) -> None:
             mask = source.first_lanes(units - unit) if masked else None
-            _Units(self, row, b, unit, mask).clear()
+            _UnitAdjoints(self, row, b, unit, mask).clear()
 
         with source.only_if(inside):
             source.over_units(units, write)
@@ -208,7 +208,7 @@ class _Carried:
     """What is carried of h, of some units and of sequences from ``first`` on, and its place in the
     table of sums."""
 
-    writer: _Writer
+    writer: _ReverseWriter
     first: Whole
     unit: Whole
     mask: Mask | None
@@ -229,11 +229,11 @@ class _Carried:
         return b * self.writer.argument("units") + self.unit
 
 
-class _Units(Derivation[Lanes]):
+class _UnitAdjoints(Derivation[Lanes]):
     """The adjoints of some units of a sequence at a step."""
 
     def __init__(
-        self, writer: _Writer, row: Whole, b: Whole, unit: Whole, mask: Mask | None
+        self, writer: _ReverseWriter, row: Whole, b: Whole, unit: Whole, mask: Mask | None
     ) -> None:
         super().__init__(writer.kernel.cell)
         self.writer, self.source, self.mask = writer, writer.source, mask
