@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "tutorial/*.ipynb")
+SOURCES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "tutorial/*.md", "tutorial/*.ipynb")
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)

@@ -119,7 +119,9 @@ def test_the_navigation_has_every_page_once() -> None:
     shown = [page for section in SITE.sections for page in section.pages]
     sources = [page.source for page in shown if page.source is not None]
     files = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "tutorial").glob("*.ipynb")]
-    files += [*(ROOT / "benchmarks").glob("*.md"), *ROOT.glob("*.md")]
+    files += [
+        path for folder in ("", "benchmarks", "tutorial") for path in (ROOT / folder).glob("*.md")
+    ]
     assert sorted(sources) == sorted(path.relative_to(ROOT).as_posix() for path in files)
     places = [page.place for page in SITE.pages]
     assert len(places) == len(set(places))

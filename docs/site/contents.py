@@ -27,8 +27,12 @@ VERIFIED = ("docs/verification.md", "benchmarks/README.md", "benchmarks/RESULTS.
 PROJECT = ("README.md", "docs/architecture.md", "CHANGELOG.md", "CONTRIBUTING.md")
 ELSEWHERE = {"index", "questions", "equations", "verification", "architecture"}
 
-MOVED = {"README.md": "readme.md", "benchmarks/README.md": "benchmarks/about.md"}
-"""To MkDocs a README is the first page of its folder."""
+MOVED = {
+    "README.md": "readme.md",
+    "benchmarks/README.md": "benchmarks/about.md",
+    "tutorial/README.md": "tutorial/about.md",
+}
+"""A README is the first page of its folder to MkDocs, which may have one already."""
 
 TITLES = {"readme.md": {"In one page": "readme.md"}}
 """Pages that the navigation calls otherwise than they call themselves."""
@@ -83,7 +87,13 @@ class Contents:
         )
         sections = (
             Section("Start", self._markdown(["docs/index.md"])),
-            Section("Tutorials", tuple(self._notebook(path) for path in tutorials)),
+            Section(
+                "Tutorials",
+                (
+                    *self._markdown(["tutorial/README.md"]),
+                    *(self._notebook(path) for path in tutorials),
+                ),
+            ),
             Section(
                 "Questions",
                 self._markdown(["docs/questions.md", *map(self._name, recipes)]),
