@@ -88,11 +88,10 @@ def on_page_content(html: str, *, page: Any, **_: Any) -> str:
 
 def _stacked(match: re.Match[str]) -> str:
     """On a narrow screen the cells of a row stand one below the other, except in tables of numbers.
-    Where there are many, each says which column it is of."""
+    Where there are many, each says which column it is of; so does a number, wherever it stands."""
     table = match[0]
-    if _columns(table) <= 3:
-        return table.replace("<table>", '<table class="few">', 1)
-    if "<code" not in table.partition("<tbody>")[2]:
+    many = _columns(table) > 3
+    if many and "<code" not in table.partition("<tbody>")[2]:
         return table
     titles = [
         re.sub(r"<[^>]+>", "", title) for title in re.findall(r"<th\b[^>]*>(.*?)</th>", table)
@@ -100,13 +99,13 @@ def _stacked(match: re.Match[str]) -> str:
 
     def labelled(row: re.Match[str]) -> str:
         cells = row[0].split("<td")
-        named = (
-            f' data-column="{title}"{cell}' for title, cell in zip(titles, cells[1:], strict=True)
-        )
-        return "<td".join([cells[0], *named])
+        for k, title in enumerate(titles, 1):
+            if title and (many or re.search(r">[\d., ]+</td>", cells[k])):
+                cells[k] = f' data-column="{title}"{cells[k]}'
+        return "<td".join(cells)
 
-    body = re.sub(r"<tr>\s*<td.*?</tr>", labelled, table, flags=re.DOTALL)
-    return body.replace("<table>", '<table class="few many">', 1)
+    table = re.sub(r"<tr>\s*<td.*?</tr>", labelled, table, flags=re.DOTALL)
+    return table.replace("<table>", '<table class="few">', 1)
 
 
 def _columns(table: str) -> int:
