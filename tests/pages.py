@@ -28,6 +28,9 @@ NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]*\w)")
 ROUNDING = re.compile(r"\d(?:\.\d+)?e-(?:0[4-9]|[1-9]\d)|\((?:exact|largest difference \S+)\)")
 """What is left over is the machine's: 8e-08 on one, 6e-08 on another."""
 
+NO_NEWS = ("LSTM with projections is not supported", "Full backward hook is firing")
+"""Warnings that no page shows: how torch computes something, not what."""
+
 
 @dataclass
 class Block:
@@ -117,7 +120,9 @@ def output(block: Block, names: dict[str, Any]) -> str:
     printed = io.StringIO()
     with warnings.catch_warnings(record=True) as told, contextlib.redirect_stdout(printed):
         warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", message="LSTM with projections is not supported")
+        for message in NO_NEWS:
+            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of torch by torch
         try:
             if block.language == "python":
                 exec(compile(block.text, f"block at line {block.line}", "exec"), names)
@@ -127,7 +132,8 @@ def output(block: Block, names: dict[str, Any]) -> str:
         except Exception as error:
             print(f"{type(error).__name__}: {error}")
     lines = [f"{warning.category.__name__}: {warning.message}\n" for warning in told]
-    return re.sub(r"[ \t]+$", "", printed.getvalue() + "".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"\x1b\[\d*m", "", printed.getvalue() + "".join(lines))  # bold, in an error
+    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
 
 
 def command(line: str) -> str:

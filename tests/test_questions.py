@@ -80,8 +80,14 @@ TWO_DIRECTIONS = "Which part of output is the last state of a bidirectional laye
 WITHOUT_PROJECTION = "Should I use nn.LSTM or nn.LSTMCell?"
 
 
+def marks(title: str) -> list[pytest.MarkDecorator]:
+    """A search for causes takes long; the page's own is among the quick tests."""
+    searches = any("rs.compare(" in block.text for block in PAGE.section(title).code)
+    return [pytest.mark.slow] * searches
+
+
 @pytest.mark.parametrize("own", OWN)
-@pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("title", [pytest.param(t, marks=marks(t), id=t) for t in TITLES])
 def test_an_answer_runs_on_a_layer_of_the_readers_own(title: str, own: str) -> None:
     layers = OWN[own]()
     section = PAGE.section(title)
