@@ -348,10 +348,11 @@ def record_info(
 # rnnscope shapes -----------------------------------------------------------------------------
 
 
-@app.command(short_help="What each slice of output and each row of h_n is.")
+@app.command(short_help="What output and h_n are, slice by slice; how many parameters.")
 @flattened
 def shapes(sizes: ShapeOptions, form: FormatWithoutLatex = Format.text) -> None:
-    """What each slice of output and each row of h_n is, and the traps: checked on numbers.
+    """What each slice of output and each row of h_n is, how many parameters there are, and the
+    traps: checked on numbers.
 
     The layer and its input are made up from the sizes; no data is needed.
     """
