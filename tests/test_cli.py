@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import rnnscope as rs
 from rnnscope._cli.commands import AnyCell, app
+from rnnscope._cli.questions import QUESTIONS
 from rnnscope._cli.terminal import Format, show
 from rnnscope._files.stored_layer import CELL_KINDS
 
@@ -54,15 +55,35 @@ def refused(*words: str | Path) -> str:
 # what is printed -----------------------------------------------------------------------------
 
 
-def test_bare_command_names_commands_that_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # one writes a page
+def test_bare_command_names_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command and each line of Python, with files and a model as a reader has them."""
+    monkeypatch.chdir(tmp_path)
+    layer = nn.LSTM(3, 4, batch_first=True)
+    x = torch.randn(1, 5, 3)
+    torch.save(layer.state_dict(), "model.pt")
+    np.save("x.npy", x.numpy())
+    np.savez("mine.npz", output=layer(x)[0].detach().numpy())
+    names = {"rs": rs, "layer": layer, "mine": layer, "model": layer, "batches": [x], "x": x}
     text = printed()
-    commands = re.findall(r"^    rnnscope (.+)$", text, re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        assert printed(*command.split())
+    for part in QUESTIONS.values():
+        for question, answer in part.items():
+            assert re.search(rf"^  {re.escape(question)} +{re.escape(answer)}$", text, re.MULTILINE)
+            command, _, words = answer.partition(" ")
+            if command != "rnnscope":
+                exec(answer, names)
+            elif words.startswith("check"):  # takes long, and may ask for a GPU
+                options = re.findall(r"--\w+", words)
+                assert all(option in printed("check", "--help") for option in options)
+            else:
+                assert printed(*words.split())
+    assert max(map(len, text.splitlines())) <= 112
+
+
+def test_bare_command_names_every_command() -> None:
+    answers = {answer.split()[1] for part in QUESTIONS.values() for answer in part.values()}
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} <= (
+        answers
+    )
 
 
 def test_version() -> None:

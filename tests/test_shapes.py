@@ -124,6 +124,71 @@ def test_rows_are_the_layers_and_directions_that_torch_documents() -> None:
         assert torch.equal(eval(s.code, names_of(tr)), rows[layer, int(direction == "reverse")])
 
 
+@pytest.mark.parametrize("name", ["stacked", "packed", "unbatched", "deep"])
+def test_rows_are_split_as_torch_documents_it(name: str) -> None:
+    """The judge is torch's own way, layer by layer: a layer of one direction, run alone."""
+    tr = traced(name)
+    layers, directions = tr.structure.num_layers, len(tr.structure.directions)
+    (section,) = [s for s in tr.shapes().sections if s.title.startswith("h_n.view")]
+    first = "num_layers, num_directions, " + ("batch, " if tr.call.batched else "") + "hidden"
+    assert section.title.startswith(f"h_n.view({first})")
+    viewed = eval(section.statements[0].code, names_of(tr))
+    assert viewed.shape == (layers, directions, *tr.h_n.shape[1:])
+    for k in range(layers):
+        for d in range(directions):
+            assert torch.equal(viewed[k, d], tr.h_n[k * directions + d])
+
+
+def test_the_reverse_direction_is_not_the_second_half() -> None:
+    module = nn.LSTM(4, 5, 2, bidirectional=True, batch_first=True)
+    x = torch.randn(3, 6, 4)
+    tr = rs.trace(module, x)
+    (trap,) = [trap for trap in tr.shapes().traps if "second half" in trap.why]
+    state = {
+        name.replace("_reverse", ""): value
+        for name, value in module.state_dict().items()
+        if name.endswith("l0_reverse")
+    }
+    alone = nn.LSTM(4, 5, batch_first=True)  # the reverse direction of layer 0 reads x backwards
+    alone.load_state_dict(state)
+    h_n = alone(x.flip(1))[1][0]
+    torch.testing.assert_close(eval(trap.right, names_of(tr))[0], h_n[0])
+    assert not torch.allclose(eval(trap.wrong, names_of(tr))[0], h_n[0], atol=0.01)
+
+
+PARAMETERS: dict[str, Any] = {
+    **{f"{name}": layer for name, (layer, _) in CASES.items()},
+    "without_bias": lambda: nn.GRU(4, 5, 3, bias=False),
+    "projected": lambda: nn.LSTM(4, 5, 3, proj_size=2, bidirectional=True),
+    "peepholes": lambda: rs.Recurrent(rs.cells.LSTM_PEEPHOLE, 4, 5),
+    "coupled": lambda: rs.Recurrent(rs.cells.LSTM_COUPLED, 4, 5),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_counted(name: str) -> None:
+    """The judge is the module's own ``parameters()``."""
+    module = PARAMETERS[name]()
+    x = torch.randn(2, module.input_size)
+    tr = rs.trace(module, x if isinstance(module, nn.RNNCellBase) else x.expand(3, 2, -1))
+    section = tr.shapes().sections[-1]
+    total = sum(p.numel() for p in module.parameters())
+    assert section.title.startswith(f"Parameters: {total:,} numbers. ")
+    assert int(section.statements[-1].equals) == total
+    reverse = sum(p.numel() for n, p in module.named_parameters() if n.endswith("_l0_reverse"))
+    forward = sum(p.numel() for n, p in module.named_parameters() if re.search(r"(_l0|[ih]h)$", n))
+    for statement in section.statements[:1]:
+        assert eval(statement.code) == int(statement.equals) == forward == (reverse or forward)
+
+
+def test_parameters_in_words() -> None:
+    text = str(rs.trace(nn.LSTM(4, 5, proj_size=2), torch.randn(3, 2, 4)).shapes())
+    words = "4 gates × hidden × (input + projected + 2 biases) + projected × hidden"
+    assert f"Parameters: 170 numbers. Each layer: {words}" in text
+    text = str(rs.trace(nn.RNN(4, 5, 2, bias=False), torch.randn(3, 2, 4)).shapes())
+    assert "Parameters: 95 numbers. Each layer: hidden × (input + hidden)" in text
+
+
 def test_last_of_each_packed_sequence_is_told() -> None:
     text = str(traced("packed").shapes())
     for line in ("sequence 0: 3 steps, last time=2", "sequence 2: 1 step, last time=0"):
@@ -152,6 +217,7 @@ def test_traps_are_those_of_the_call() -> None:
     assert wrong_codes(traced("stacked")) == [
         "output[:, -1, 5:]",
         "h_n[-1]",
+        "h_n[2:]",
         "h_n[0]",
         "h_n.view(3, -1)",
     ]
@@ -175,7 +241,7 @@ def test_a_transposed_h_0_is_what_torch_accepts() -> None:
 def test_view_puts_those_sequences_into_row_0() -> None:
     tr = traced("stacked")
     trap, h_n = tr.shapes().traps[-1], tr.h_n.detach()
-    assert "in row 0 it puts sequences 0, 1 and 2." in trap.why
+    assert "row 0 holds sequences 0, 1 and 2." in trap.why
     row = tr.h_n.view(3, -1)[0]
     assert torch.equal(row[:15].view(3, 5), tr.h_n[0])
     assert trap.error == pytest.approx(

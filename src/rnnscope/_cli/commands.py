@@ -76,21 +76,9 @@ def start(
 ) -> None:
     """Opens the recurrent layers of PyTorch: every number inside, explained and proven."""
     if context.invoked_subcommand is None:
-        typer.echo(
-            f"{_version()} opens the recurrent layers of PyTorch. "
-            "Four commands to try:\n"
-            "\n"
-            "    rnnscope explain 3 4 5\n"
-            "        an RNN reads 3, 4, 5: three hidden states, each by hand, equal to PyTorch's\n"
-            "    rnnscope explain 3 4 5 --cell lstm --hidden 2 --time 2 --unit 1\n"
-            "        one number inside an LSTM, and all that it is made of\n"
-            "    rnnscope shapes --cell lstm --layers 2 --bidirectional\n"
-            "        what every slice of output and every row of h_n is\n"
-            "    rnnscope view 3 4 5 -o page.html\n"
-            "        a page to step through; change a number in it, and see what follows\n"
-            "\n"
-            "rnnscope --help lists all commands, rnnscope explain --help the options of one."
-        )
+        from rnnscope._cli.questions import which_command
+
+        typer.echo(which_command(_version()))
 
 
 # rnnscope explain ----------------------------------------------------------------------------
@@ -360,10 +348,11 @@ def record_info(
 # rnnscope shapes -----------------------------------------------------------------------------
 
 
-@app.command(short_help="What each slice of output and each row of h_n is.")
+@app.command(short_help="What output and h_n are, slice by slice; how many parameters.")
 @flattened
 def shapes(sizes: ShapeOptions, form: FormatWithoutLatex = Format.text) -> None:
-    """What each slice of output and each row of h_n is, and the traps: checked on numbers.
+    """What each slice of output and each row of h_n is, how many parameters there are, and the
+    traps: checked on numbers.
 
     The layer and its input are made up from the sizes; no data is needed.
     """

@@ -16,6 +16,7 @@ from rnnscope._explain.statements import (
     Trap,
     largest_difference,
 )
+from rnnscope._layers.structure import Weights
 from rnnscope._record.traced import Traced
 
 __all__ = ["Shapes", "shapes"]
@@ -113,7 +114,9 @@ class _Layer:
     # sections --------------------------------------------------------------------------------
 
     def shapes(self) -> Shapes:
-        sections = [self.output(), self.h_n(), *self.c_n(), self.last(), self.record()]
+        sections = [self.output(), self.h_n(), *self.split(), *self.c_n()]
+        sections += [self.last(), self.record()]
+        sections.append(_parameters(self.trace, self.check))
         call = (self.called(), *self.read())
         traps = tuple(self.traps())
         return Shapes(str(self.structure), call, tuple(sections), traps, self.check.source)
@@ -169,8 +172,6 @@ class _Layer:
                 says += self.missing(row, place)
                 place = self.end_of(layer, direction)
             statements.append(self.check.equal(f"h_n[{row}]", says, place))
-        if len(rows) > MANY_ROWS:
-            statements.append(self.rule())
         return Section(title, tuple(statements))
 
     def c_n(self) -> list[Section]:
@@ -195,20 +196,23 @@ class _Layer:
         batch, time = ":" if self.call.batched else "0", "-1" if direction == "forward" else "0"
         return f'tr["h", {layer}, "{direction}"][{batch}, {time}]'
 
-    def rule(self) -> Statement:
-        """Rows by layer and direction, for as many as there are."""
-        s, call = self.structure, self.call
-        sizes = [
-            s.num_layers,
-            len(s.directions),
-            *([call.batch] if call.batched else []),
-            self.size,
-        ]
-        return self.check.equal(
-            f"h_n.reshape({', '.join(map(str, sizes))})",
-            "(layer, direction, ...)",
-            self.last_of("h"),
+    def split(self) -> list[Section]:
+        """How the rows of h_n become two axes, layers and directions."""
+        if self.rows == 1:
+            return []
+        batch = ["batch"] if self.call.batched else []
+        words = ", ".join(["num_layers", "num_directions", *batch, "hidden"])
+        sizes = [self.structure.num_layers, len(self.structure.directions), self.size]
+        sizes[2:2] = [self.call.batch] if self.call.batched else []
+        way = "view" if self.trace.h_n.is_contiguous() else "reshape"
+        code = f"h_n.{way}({', '.join(map(str, sizes))})"
+        place = f"[-1, {len(self.structure.directions) - 1}]"
+        last = f"the last layer, {self.structure.directions[-1]}" if self.two else "the last layer"
+        statements = (
+            self.check.equal(code, "all", self.last_of("h")),
+            self.check.equal(code + place, last, "h_n[-1]"),
         )
+        return [Section(f"h_n.{way}({words}): its rows by layer and direction", statements)]
 
     def last_of(self, state: str, at: str = "") -> str:
         parts = [
@@ -285,6 +289,9 @@ class _Layer:
                 why = f"{len(short)} sequences are shorter than {call.steps}: they end in zeros."
             if not self.only_reverse:
                 invited.append(trap(why, self.at("-1", "forward"), self.end("forward")))
+        if self.two and self.top:
+            why = "Rows go layer by layer: the reverse direction is not the second half of h_n."
+            invited.append(trap(why, f"h_n[{self.top + 1}:]", "h_n[1::2]"))
         if not call.batched:
             return invited
         swapped = call.packed is None and not self.structure.batch_first
@@ -296,7 +303,8 @@ class _Layer:
             invited.append(trap(why, "h_n[0]", "h_n[:, 0]"))
         if self.rows > 1 and call.batch > 1:
             b = call.batch
-            why = f"view mixes sequences: in row 0 it puts {_listed(min(self.rows, b))}."
+            sequences = _listed(min(self.rows, b))
+            why = f"view(batch, -1) leaves the layers in front: row 0 holds {sequences}."
             invited.append(trap(why, f"h_n.view({b}, -1)", f"h_n.transpose(0, 1).reshape({b}, -1)"))
         if self.rows == call.batch > 1:
             layers = "layers × directions" if self.two else "layers"
@@ -325,7 +333,74 @@ def _of_a_cell(trace: Traced) -> Shapes:
         f"{returned} = {structure.kind.removeprefix('nn.').lower()}({arguments})",
         f"x ({batch}feature {structure.input_size}): one step{'' if batch else ', no batch'}",
     )
-    return Shapes(str(structure), lines, (Section(title, statements),), (), check.source)
+    sections = (Section(title, statements), _parameters(trace, check))
+    return Shapes(str(structure), lines, sections, (), check.source)
+
+
+# parameters ----------------------------------------------------------------------------------
+
+
+def _parameters(trace: Traced, check: Checker) -> Section:
+    """How many numbers the layer learns: a product for each layer and direction, and the sum."""
+    runs: list[tuple[str, list[int]]] = []  # layers that follow each other with the same product
+    words: dict[str, None] = {}
+    total = 0
+    for layer, directions in enumerate(trace.weights):
+        for weights in directions:
+            total += sum(tensor.numel() for tensor in weights.named().values())
+            words[_product(weights, names=True)] = None
+        formula = " and ".join(dict.fromkeys(_product(weights) for weights in directions))
+        if not runs or runs[-1][0] != formula:
+            runs.append((formula, []))
+        runs[-1][1].append(layer)
+    several = len(trace.weights[0]) > 1
+    statements = []
+    for formula, layers in runs:
+        says = "" if trace.structure.single_step else _named(layers)
+        if several or len(layers) > 1:
+            says += ", each direction" if several else ", each"
+        weights = trace.weights[layers[0]][0]
+        count = sum(tensor.numel() for tensor in weights.named().values())
+        statements.append(check.equal(formula, says, str(count)))
+    code = "sum(p.numel() for p in tr.parameters.values())"
+    statements.append(check.equal(code, "all of them", str(total)))
+    owner = "Each direction of a layer: " if several else "Each layer: "
+    owner = "" if trace.structure.single_step else owner
+    title = f"Parameters: {total:,} numbers. {owner}{' or '.join(words)}"
+    return Section(title, tuple(statements))
+
+
+def _named(layers: list[int]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    return f"layers {layers[0]} {'and' if len(layers) == 2 else 'to'} {layers[-1]}"
+
+
+def _product(weights: Weights, names: bool = False) -> str:
+    """The number of parameters of one layer and direction from its sizes; in words with ``names``.
+
+    Matrices and biases with a row for each unit of each gate share a factor.
+    """
+    gates, hidden = len(weights.cell.gates), weights.hidden_size
+    stacked, apart, biases = [], [], 0
+    inner = "projected" if weights.hr is not None else "hidden"
+    columns = {"weight_ih": "input", "weight_hh": inner, "weight_hr": "projected × hidden"}
+    for full_name, tensor in weights.named().items():
+        name = full_name.removesuffix(weights.suffix)
+        if tensor.shape[0] != gates * hidden or name in ("weight_hr", *weights.vectors):
+            sizes = " * ".join(map(str, tensor.shape))
+            apart.append(columns.get(name, name) if names else sizes)
+        elif tensor.dim() == 1:
+            biases += 1
+        else:
+            stacked.append(columns[name] if names else str(tensor.shape[1]))
+    if biases:
+        stacked.append(f"{biases} bias{'es' * (biases > 1)}" if names else str(biases))
+    sign = " × " if names else " * "
+    factors = [] if gates == 1 else [f"{gates} gates" if names else str(gates)]
+    factors.append("hidden" if names else str(hidden))
+    products = [sign.join([*factors, f"({' + '.join(stacked)})"])] if stacked else []
+    return " + ".join([*products, *apart])
 
 
 def _tuple(states: tuple[str, ...], suffix: str) -> str:

@@ -187,7 +187,12 @@ class Checker:
 
 
 def largest_difference(a: Any, b: Any) -> float | None:
-    """The largest difference, NaN and NaN being equal; None where the shapes differ."""
+    """The largest difference, NaN and NaN being equal; None where the shapes differ.
+
+    Whole numbers, as of parameters, are compared too.
+    """
+    if isinstance(a, int) and isinstance(b, int):
+        return float(abs(a - b))
     if isinstance(a, PackedSequence) and isinstance(b, PackedSequence):
         (a, a_lengths), (b, b_lengths) = pad_packed_sequence(a), pad_packed_sequence(b)
         if not torch.equal(a_lengths, b_lengths):
