@@ -305,6 +305,7 @@ def cell_of(**equations: Expr) -> Cell:
         ({"a": sigmoid(from_x("a"))}, "cell mine: no equation for h"),
         ({}, "no equation for h.*got none"),
         ({"h": tanh(a)}, "uses a, which is not computed before it"),
+        ({"h": tanh(from_x("a")) + Quantity("x")}, r"uses x itself.*write from_x\(k\)"),
         ({"h": tanh(a), "a": tanh(a)}, r"move the equation of a up, or write previous\('a'\)"),
         ({"h": tanh(from_x("a") + b), "b": relu(from_x("b"))}, "move the equation of b up"),
         ({"h": from_x("a") + Previous("s")}, "uses s of the step before, which no equation"),

@@ -1,6 +1,6 @@
 """The encoder of g2p-en, a model that learned how English words sound, and words to read.
 
-Its GRU reads a word letter by letter; another GRU, which is not used here, then says the sounds.
+Its GRU reads a word letter by letter; another GRU, which tutorial 9 opens, then says the sounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from torch.nn.utils.rnn import pack_sequence
 
 END = "."
 """What stands behind the last letter of every word, as the model was trained."""
-_SYMBOLS = ["<pad>", "<unk>", END, *"abcdefghijklmnopqrstuvwxyz"]
+SYMBOLS = ["<pad>", "<unk>", END, *"abcdefghijklmnopqrstuvwxyz"]
+"""What the model reads, in the order of its embedding."""
+_SOUNDS = """
+    AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH D DH
+    EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG
+    OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH
+"""
+SOUNDS = ["<pad>", "<unk>", "<start>", "<end>", *_SOUNDS.split()]
+"""What the model says, in the order of its last layer: a vowel ends in a digit, 1 where the main
+stress is."""
 
 
 class Encoder(nn.Module):
@@ -40,7 +49,7 @@ class Encoder(nn.Module):
 
     def letters(self, word: str) -> Tensor:
         """The embedding of each letter, and of the end."""
-        numbers = [_SYMBOLS.index(symbol) for symbol in word + END]
+        numbers = [SYMBOLS.index(symbol) for symbol in word + END]
         return self.embed(torch.tensor(numbers))
 
 

@@ -74,7 +74,10 @@ def _table(trace: ListedTrace) -> tuple[list[str], list[list[str]]]:
     """A row for each step of each sequence, direction and layer; axes of length 1 left out."""
     sizes = trace.sizes
     axes = [axis for axis in ("layer", "direction", "batch") if sizes[axis] > 1]
-    columns: list[str] | None = None
+    features = max(trace.layer_input(layer).shape[-1] for layer in range(sizes["layer"]))
+    columns = _columns("x", features)
+    for name, value in trace.items():
+        columns += _columns(name, value.shape[-1])
     rows: list[list[str]] = []
     for layer in range(sizes["layer"]):
         x = trace.layer_input(layer)
@@ -82,15 +85,13 @@ def _table(trace: ListedTrace) -> tuple[list[str], list[list[str]]]:
             for batch in range(sizes["batch"]):
                 for time in range(int(trace.lengths[batch])):
                     at = {"layer": str(layer), "direction": direction, "batch": str(batch)}
-                    numbers = [("x", x[batch, time])]
-                    numbers += [(n, v[layer, d, batch, time]) for n, v in trace.items()]
-                    named = [pair for n, v in numbers for pair in _named(n, v)]
-                    if columns is None:
-                        columns = [name for name, _ in named]
-                    cells = [f"{value:.6g}" for _, value in named]
-                    cells += [""] * (len(columns) - len(cells))
+                    cells = [f"{number:.6g}" for number in x[batch, time].tolist()]
+                    cells += [""] * (features - len(cells))  # of a layer that reads fewer
+                    for _, value in trace.items():
+                        numbers = value[layer, d, batch, time].tolist()
+                        cells += [f"{number:.6g}" for number in numbers]
                     rows.append([*(at[axis] for axis in axes), f"time={time}", *cells])
-    return [*axes, "", *(columns or [])], rows
+    return [*axes, "", *columns], rows
 
 
 def _overview(trace: ListedTrace) -> list[str]:
@@ -130,9 +131,6 @@ def _padding(trace: ListedTrace) -> list[str]:
     ]
 
 
-def _named(name: str, value: Tensor) -> list[tuple[str, float]]:
-    """The numbers of one quantity at one step; the unit is told where there are several."""
-    numbers: list[float] = value.tolist()
-    if len(numbers) == 1:
-        return [(name, numbers[0])]
-    return [(f"{name}[{k}]", number) for k, number in enumerate(numbers)]
+def _columns(name: str, size: int) -> list[str]:
+    """A quantity's columns; the unit is told where there are several."""
+    return [name] if size == 1 else [f"{name}[{unit}]" for unit in range(size)]

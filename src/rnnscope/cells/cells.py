@@ -200,6 +200,12 @@ class Cell:
     def _check(self, name: str, equation: Expr, above: set[str]) -> None:
         for leaf in leaves(equation):
             match leaf:
+                case Quantity("x") | Previous("x"):
+                    raise DeclarationError(
+                        f"cell {self.name}: the equation of {name} uses x itself, which has a "
+                        f"number for each feature and not for each unit; write from_x(k) with a "
+                        f"gate k of its own"
+                    )
                 case Quantity(used) if used not in above:
                     raise DeclarationError(
                         f"cell {self.name}: the equation of {name} uses {used}, which is not "
