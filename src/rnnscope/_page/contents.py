@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnnscope._layers.structure import Weights
 from rnnscope._page.model import Model
 from rnnscope._page.readout import BEST, Linear, Readout, Stage
 from rnnscope._page.script import equations, functions
-from rnnscope._layers.structure import Weights
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
 from rnnscope._record.traced import Traced

@@ -54,7 +54,7 @@ class Appearance:
                 raise AddressError(
                     f"hide must name parts of the page: {', '.join(PARTS)}; got {name!r}"
                 )
-        return cls(title, names)
+        return cls(title if title and title.strip() else None, names)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def view(
     facts = contents(trace, gradients, batch, construction, model)
     looks = Appearance() if appearance is None else appearance
     if looks.title is not None:
-        facts["construction"] = " · ".join(filter(None, (facts["title"], construction)))
+        facts["construction"] = construction or facts["title"]
         facts["title"] = looks.title
     html = document(facts | {"hide": list(looks.hide)})
     size = len(html.encode())

@@ -27,7 +27,7 @@ rnnscope.cellView = (store) => {
         if (source.name === "x") document.querySelector(`#chain input[data-time="${state.time}"]`)?.focus();
         else if (!first()) store.set({ time: earlier(), quantity: source.name });
       };
-      nodes[source.id] = { value, level: 0, element: make("button", { type: "button", class: "node source", "data-source": source.id, "data-lights": source.name === "x" ? "x" : null, onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
+      nodes[source.id] = { value, level: 0, element: make("button", { type: "button", class: "node source", "data-origin": source.id, "data-lights": source.name === "x" ? "x" : null, onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
       columns[0].append(nodes[source.id].element);
     }
     for (const { name, word } of record.cell.quantities) {

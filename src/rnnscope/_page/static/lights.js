@@ -35,7 +35,7 @@ rnnscope.lights = (store) => {
     const earlier = state.direction === "reverse" ? state.time + 1 : state.time - 1;
     const nodes = new Set();
     for (const node of document.querySelectorAll("#graph .node")) {
-      const source = node.dataset.source ?? "";
+      const source = node.dataset.origin ?? "";
       const on = node.dataset.node ? found.has(node.dataset.node, layer, d, state.time)
         : source === "x" ? found.has("x", layer, d, state.time)
           : found.has(source.slice(7), layer, d, earlier) || (found.initial.has(source.slice(7)) && !record.valid(state.row, earlier));

@@ -83,7 +83,7 @@ rnnscope.prediction = (store) => {
     const said = model.stages.length > 1 ? "the readout's stages, one after the other, of h" : bias ? formula : formula.replace(" + bias", "");
     const name = (k) => rnnscope.shown(model.name(k));
     const lines = top.map((each) => make("tr", { class: each.place === place ? "chosen" : "" },
-      make("th", { scope: "row" }, single ? name(each.place) : make("button", { type: "button", class: "term class", "aria-pressed": each.place === place, onclick: () => { chosen = each.place; refresh(); $("prediction").querySelector("[aria-pressed=true]").focus(); } }, name(each.place))),
+      make("th", { scope: "row" }, single ? name(each.place) : make("button", { type: "button", class: "term class", "aria-pressed": String(each.place === place), onclick: () => { chosen = each.place; refresh(); $("prediction").querySelector("[aria-pressed=true]").focus(); } }, name(each.place))),
       make("td", { class: "number", "data-class": each.place, "data-value": String(each.value) }, number(each.value)),
       single ? null : make("td", { class: "number" }, number(every.logits[each.place]))));
     if (every.values.length > top.length) {
