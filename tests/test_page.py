@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,8 @@ HOOKED.register_forward_hook(lambda *_: None)
             "must be an nn.Embedding; got EmbeddingBag",
         ),
         ({"embedding": torch.zeros(4, 3)}, TypeError, "got Tensor"),
+        ({"readout": nn.Linear(5, 4, device="meta")}, TypeError, "on the device meta"),
+        ({"hide": None}, TypeError, "hide must be a name or several of results"),
         ({"hide": "answers"}, rs.AddressError, "results, weights, arithmetic, text"),
         ({"title": 3}, TypeError, "title must be a text"),
     ],
@@ -489,3 +492,22 @@ def test_view_takes_a_title_and_leaves_parts_out(tmp_path: Path) -> None:
     found = run("3", "4", "5", "-o", str(path), "--labels", "I love RNNs")
     assert found.exit_code == 2
     assert "separate with commas, I,love,RNNs" in found.output + str(found.exception)
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent
+    blocks = re.findall(
+        r"```python\n(.*?)```", (root / "docs" / "page.md").read_text("utf-8"), re.S
+    )
+    (code,) = [block for block in blocks if "import" in block]
+    (tmp_path / "tutorial").symlink_to(root / "tutorial")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    variables: dict[str, Any] = {}
+    exec(compile(code, "docs/page.md", "exec"), variables)
+    page = facts((tmp_path / "brackets.html").read_text("utf-8"))
+    most = array(page["readout"]["places"])[0, :, 0].astype(int)
+    expected = variables["open_brackets"][0, :12]
+    assert (most == expected.numpy()).mean() > 0.9  # it does tell how many are open

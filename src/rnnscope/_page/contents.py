@@ -147,9 +147,10 @@ def _rows(
     sizes = list(accumulate(numbers + texts[row] for row in chosen))
     around = model.numbers * size * 4 / 3 + len(json_text(model.texts).encode())
     needed = _REST + weights * size * 4 / 3 + around
-    if around + _REST > MOST:
+    if needed + sizes[0] > MOST and around > MOST / 2:
         raise ShapeError(
-            f"{_around(model)} make a page of {needed / 2**20:.0f} MB; the most is {MOST >> 20}. "
+            f"{_around(model)} make a page of {(needed + sizes[0]) / 2**20:.0f} MB; the most is "
+            f"{MOST >> 20}. "
             f"Keep the tokens that you need: "
             f"nn.Embedding.from_pretrained(embedding.weight[:1000]), the same rows of the readout, "
             f"vocabulary[:1000]; without embedding= no text can be typed, without readout= nothing "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
@@ -48,6 +48,10 @@ class Appearance:
         """
         if title is not None and not isinstance(title, str):
             raise TypeError(f"title must be a text; got {type(title).__name__}")
+        if not isinstance(hide, Iterable):
+            raise TypeError(
+                f"hide must be a name or several of {', '.join(PARTS)}; got {type(hide).__name__}"
+            )
         names = (hide,) if isinstance(hide, str) else tuple(hide)
         for name in names:
             if name not in PARTS:

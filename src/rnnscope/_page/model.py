@@ -195,6 +195,8 @@ def _table(embedding: Any, vocabulary: Vocabulary) -> Tensor:
     kind = type(embedding)
     if not isinstance(embedding, nn.Embedding) or kind.forward is not nn.Embedding.forward:
         raise TypeError(f"embedding must be an nn.Embedding; got {kind.__name__}")
+    if embedding.weight.is_meta:
+        raise TypeError("embedding is on the device meta, where no number is: load its weights")
     if embedding.num_embeddings != len(vocabulary.tokens):
         raise ShapeError(
             f"vocabulary must have as many texts as the embedding has rows, "

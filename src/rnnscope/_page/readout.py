@@ -133,6 +133,8 @@ def _stages(module: Any, name: str) -> Iterator[Stage]:
             f"readout has forward hooks{f' at {name}' if name else ''}, which no page can run: "
             f"give a module without"
         )
+    if isinstance(module, nn.Module) and any(p.is_meta for p in module.parameters()):
+        raise TypeError("readout is on the device meta, where no number is: load its weights first")
     kind = type(module)
     if isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward:
         bias: Tensor | None = module.bias  # of a Linear without bias None, whatever its annotation

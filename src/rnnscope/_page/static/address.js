@@ -1,6 +1,13 @@
 // the address of a moment: #time=1&edit=x@0:9 ---------------------------------------------------
 
 rnnscope.address = {
+  KEYS: ["time", "layer", "direction", "row", "unit", "feature", "quantity", "view", "hidden", "edit", "text"],
+  // of a query what is the page's own, and the rest, which is the server's and stays as it is
+  asked: (search) => rnnscope.address.parts(search).filter((part) => rnnscope.address.KEYS.includes(part.split("=")[0])),
+  kept: (search) => {
+    const rest = rnnscope.address.parts(search).filter((part) => !rnnscope.address.KEYS.includes(part.split("=")[0]));
+    return rest.length ? `?${rest.join("&")}` : "";
+  },
   parts: (hash) => hash.replace(/^[#?]/, "").split("&").filter(Boolean),
   // the text that was typed; null where there is none
   text: (hash) => {

@@ -15,13 +15,12 @@ rnnscope.depends = (record) => {
   // Every place on which a number depends, itself included: has(name, layer, d, time); "x" is a
   // layer's input, "prediction" the readout's of a step
   return (name, layer, d, time, row) => {
-    const length = record.lengths[row], seen = new Map(), todo = [];
-    const key = (name, layer, d) => `${layer} ${name === "x" ? 0 : d} ${name}`;
+    const length = record.lengths[row], D = record.directions.length, todo = [];
+    const seen = Array.from({ length: record.layers * D }, () => ({})); // by part, by name: the steps
     const mark = (name, layer, d, time) => {
-      const held = seen.get(key(name, layer, d)) ?? new Uint8Array(length);
+      const held = (seen[layer * D + (name === "x" ? 0 : d)][name] ??= new Uint8Array(length));
       if (held[time]) return;
       held[time] = 1;
-      seen.set(key(name, layer, d), held);
       todo.push([name, layer, d, time]);
     };
     const initial = new Set();
@@ -39,9 +38,12 @@ rnnscope.depends = (record) => {
       }
     }
     return {
-      has: (name, layer, d, time) => Boolean(seen.get(key(name, layer, d))?.[time]),
-      // the steps of a part at which anything is depended on; of a layer's input
-      steps: (layer, d) => Array.from({ length }, (_, time) => [...seen].some(([each, held]) => each.startsWith(`${layer} ${d} `) && !each.endsWith(" x") && held[time])),
+      has: (name, layer, d, time) => Boolean(seen[layer * D + (name === "x" ? 0 : d)][name]?.[time]),
+      // whether, at each step of a part, any of its quantities is depended on
+      steps: (layer, d) => {
+        const held = record.cell.equations.map(({ name }) => seen[layer * D + d][name]).filter(Boolean);
+        return Array.from({ length }, (_, time) => held.some((each) => each[time]));
+      },
       initial,
     };
   };

@@ -124,7 +124,7 @@
   rnnscope.tour(store);
   const read = () => {
     // ?hidden=1 says the same as #hidden=1; once read, all of it stands behind the #
-    const asked = [location.search, location.hash].filter((text) => /[=&%]/.test(text)).map((text) => text.slice(1)).join("&");
+    const asked = [...rnnscope.address.asked(location.search), /[=&%]/.test(location.hash) ? location.hash.slice(1) : ""].filter(Boolean).join("&");
     const ignored = asked ? store.read(asked) : [];
     $("notice").textContent = ignored.length ? `Not understood in the address, or not on this page, and ignored: ${ignored.join(", ")}` : "";
   };

@@ -121,11 +121,12 @@ rnnscope.model = (record, engine) => {
   return {
     typeable: vocabulary !== null && vocabulary.untyped === "" && engine.unknown.length === 0,
     tokens: read, input, output, whole, top, deviation, stages, size, cost,
-    name: (place) => (named ? named[place] : String(place)),
+    name: (place) => (named ? named[place] || "(empty)" : String(place)),
+    named: Boolean(named),
     next: Boolean(readout) && readout.names === "vocabulary",
   };
 };
 
-// a token of nothing but spaces, or of nothing, is shown by a sign
-rnnscope.shown = (token) => (token === "" ? "∅" : /^\s+$/u.test(token)
+// a token of nothing but spaces is shown by signs
+rnnscope.shown = (token) => (/^\s+$/u.test(token)
   ? Array.from(token, (sign) => ({ "\n": "⏎", "\t": "⇥" }[sign] ?? "␣")).join("") : token);

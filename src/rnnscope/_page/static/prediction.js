@@ -14,11 +14,12 @@ rnnscope.prediction = (store) => {
   const show = (list, time) => {
     const items = model.top(store.run, state.row, time).map(({ place, value }) => {
       const item = make("li", { "data-class": place, "data-value": String(value) },
-        single && model.name(place) === "0" ? "" : make("span", { class: "class", title: model.name(place) }, rnnscope.shown(model.name(place))),
+        single && !model.named ? "" : make("span", { class: "class", title: model.name(place) }, rnnscope.shown(model.name(place))),
         make("span", { class: "chance" }, single ? number(value) : percent(value)));
       if (!single) item.style.setProperty("--share", `${Number.isFinite(value) ? 100 * value : 0}%`);
       return item;
     });
+    list.classList.toggle("single", single);
     list.replaceChildren(...items);
     delete list.dataset.waiting;
   };
@@ -83,19 +84,20 @@ rnnscope.prediction = (store) => {
     const said = model.stages.length > 1 ? "the readout's stages, one after the other, of h" : bias ? formula : formula.replace(" + bias", "");
     const name = (k) => rnnscope.shown(model.name(k));
     const lines = top.map((each) => make("tr", { class: each.place === place ? "chosen" : "" },
-      make("th", { scope: "row" }, single ? name(each.place) : make("button", { type: "button", class: "term class", "aria-pressed": String(each.place === place), onclick: () => { chosen = each.place; refresh(); $("prediction").querySelector("[aria-pressed=true]").focus(); } }, name(each.place))),
+      make("th", { scope: "row" }, single ? (model.named ? name(each.place) : "output") : make("button", { type: "button", class: "term class", "aria-pressed": String(each.place === place), onclick: () => { chosen = each.place; refresh(); $("prediction").querySelector("[aria-pressed=true]").focus(); } }, name(each.place))),
       make("td", { class: "number", "data-class": each.place, "data-value": String(each.value) }, number(each.value)),
       single ? null : make("td", { class: "number" }, number(every.logits[each.place]))));
     if (every.values.length > top.length) {
-      const rest = 1 - top.reduce((sum, each) => sum + each.value, 0);
-      lines.push(make("tr", {}, make("td", {}, `${every.values.length - top.length} others`), make("td", { class: "number" }, number(Math.max(0, rest))), make("td", {}, "")));
+      const shown = new Set(top.map((each) => each.place));
+      const rest = every.values.reduce((sum, value, k) => (shown.has(k) ? sum : sum + value), 0);
+      lines.push(make("tr", {}, make("td", {}, `${every.values.length - top.length} others`), make("td", { class: "number" }, number(rest)), make("td", {}, "")));
     }
     const rows = products(place, time);
     target.replaceChildren(heading,
       make("div", { class: "filled" }, `${single ? "number" : "probability"} = ${said}, h the output of ${reverse} at this step`),
       make("div", { class: "predicting" },
         make("div", { class: "classes" }, make("table", {}, make("caption", { class: "away" }, "The most probable classes"),
-          make("thead", {}, make("tr", {}, make("th", { scope: "col" }, single ? "output" : model.next ? "next token" : "class"), make("th", { scope: "col" }, single ? "number" : "probability"), single ? null : make("th", { scope: "col" }, "logit"))),
+          single ? null : make("thead", {}, make("tr", {}, make("th", { scope: "col" }, model.next ? "next token" : "class"), make("th", { scope: "col" }, "probability"), make("th", { scope: "col" }, "logit"))),
           make("tbody", {}, ...lines))),
         rows && make("div", { class: "products" }, make("p", {}, single ? "The number is" : `The logit of “${name(place)}” is`),
           make("table", {}, make("caption", { class: "away" }, "The largest products first"), make("tbody", {}, ...rows)),

@@ -70,7 +70,7 @@ rnnscope.store = (record, engine, model) => {
       const text = rnnscope.address.format(state, record);
       if (text === said) return;
       said = text;
-      try { history.replaceState(null, "", `${location.pathname}${text}`); } catch { /* a page inside a page has no address */ }
+      try { history.replaceState(null, "", `${location.pathname}${rnnscope.address.kept(location.search)}${text}`); } catch { /* a page inside a page has no address */ }
     },
     read: (hash) => {
       const text = rnnscope.address.text(hash), refused = [];
