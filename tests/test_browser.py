@@ -1057,8 +1057,15 @@ def influence(model: Any, x: torch.Tensor, of: Any) -> list[int]:
     return gradient[0].abs().sum(-1).nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize(
+    ("layer", "direction"),
+    [
+        (0, "forward"),
+        (1, "reverse"),
+        pytest.param(0, "reverse", marks=pytest.mark.slow),
+        pytest.param(1, "forward", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_pointed_at_lights_all_that_it_depends_on(
     page: Any, layer: int, direction: str
 ) -> None:
@@ -1433,7 +1440,11 @@ def test_in_a_notebooks_frame_it_is_the_same_page(page: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["light", "dark", "narrow", "hidden", "padded", "not finite", "text", "text dark"]
+    "form",
+    [
+        *("light", "dark", "narrow", "hidden", "padded", "not finite", "text"),
+        pytest.param("text dark", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_serious_is_found_by_axe(page: Any, form: str) -> None:
     package = pytest.importorskip("importlib.util").find_spec("axe_playwright_python")
@@ -1450,7 +1461,8 @@ def test_nothing_serious_is_found_by_axe(page: Any, form: str) -> None:
         if form == "text dark":
             shown.media(features=[{"name": "prefers-color-scheme", "value": "dark"}])
             shown.open()
-        shown.type("a dog bird")
+        shown.type("a dog bird " * 60)
+        assert shown.one("#tokens").get_attribute("tabindex") == "0"  # it scrolls
         shown.one("#tour-start").click()
         shown.js("document.querySelector('.box').focus()")
     else:

@@ -20,8 +20,8 @@ rnnscope.math = (source) => {
 
 // what is wider than its place can be scrolled by keyboard too
 rnnscope.reachable = (within) => {
-  for (const each of within.querySelectorAll(".symbolic, .products, .graph, .classes")) {
-    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0; else each.removeAttribute("tabindex");
+  for (const each of within.querySelectorAll(".symbolic, .products, .graph, .classes, .tokens")) {
+    if (each.scrollWidth > each.clientWidth || (each.matches(".tokens") && each.scrollHeight > each.clientHeight + 1)) each.tabIndex = 0; else each.removeAttribute("tabindex");
   }
 };
 

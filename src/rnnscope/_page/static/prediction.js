@@ -10,7 +10,7 @@ rnnscope.prediction = (store) => {
     ? "On top of each step stands what the readout makes of the output there."
     : `On top of each step stand the ${Math.min(5, model.size)} most probable ${model.next ? "next tokens" : "classes"}, as the readout sees them there.`;
 
-  const percent = (value) => (Number.isNaN(value) ? "NaN" : value > 0 && value < 0.0005 ? "<0.1%" : `${(100 * value).toFixed(1)}%`);
+  const percent = (value) => (Number.isNaN(value) ? "NaN" : value >= 5e-4 || value === 0 ? `${(100 * value).toFixed(1)}%` : value < 1e-6 ? "<0.0001%" : `${Number((100 * value).toPrecision(1))}%`);
   const show = (list, time) => {
     const items = model.top(store.run, state.row, time).map(({ place, value }) => {
       const item = make("li", { "data-class": place, "data-value": String(value) },

@@ -67,6 +67,12 @@ rnnscope.text = (store) => {
       token.title = state.hidden ? "" : `${name} = ${number(value)} at time=${time}`;
       token.classList.toggle("now", time === state.time);
     }
+    const box = $("tokens"), now = shown.find(({ time }) => time === state.time)?.token;
+    if (now) {
+      const top = now.offsetTop - box.offsetTop, room = box.clientHeight - now.offsetHeight;
+      if (top < box.scrollTop || top > box.scrollTop + room) box.scrollTop = top - room / 2;
+    }
+    rnnscope.reachable($("text-section"));
     const where = `${record.layers > 1 ? `, layer ${layer}` : ""}${record.directions.length > 1 ? `, ${direction}` : ""}`;
     $("tokens-hint").replaceChildren(`Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${unit}${where} `, rnnscope.key(low, high, stops),
       ` Choose another above; click a token to go there.${plane.some((v) => !Number.isFinite(v)) ? " Magenta: NaN or infinite." : ""}`);
