@@ -12,6 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 OWN = ("file:", "data:", "about:", "chrome:")  # the last: the browser's own first page
 FLAGS = (
@@ -78,6 +79,10 @@ class Page:
             element,
             value,
         )
+
+    def type(self, text: str) -> None:
+        """Into the page's own text, which is read when the focus leaves."""
+        self.one("#typed").send_keys(text, Keys.TAB)
 
     def opened(self, section: str) -> None:
         self.js("document.getElementById(arguments[0]).open = true", section)

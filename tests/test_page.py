@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,232 @@ def test_a_sequence_is_a_whole_number(batch: Any) -> None:
 def test_gates_that_were_not_recorded_are_asked_for() -> None:
     with pytest.raises(rs.AddressError, match="i, f, g, o"):
         rs.trace(nn.LSTM(2, 3), torch.randn(4, 2, 2), record=["h"]).view()
+
+
+# --- what stands around the layer -----------------------------------------------------------------
+
+
+def spoken(**options: Any) -> Any:
+    """A trace of embedded tokens 0, 1, 2, 0 and 3, 1, and what stood around its layer."""
+    torch.manual_seed(0)
+    embedding = nn.Embedding(4, 3)
+    x = embedding(torch.tensor([[0, 1, 2, 0], [3, 1, 0, 0]])).detach()
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 2]), batch_first=True)
+    tr = rs.trace(nn.LSTM(3, 5, batch_first=True, **options), packed)
+    return tr, embedding, nn.Linear(5 * len(tr.directions), 4)
+
+
+def test_a_page_holds_embedding_readout_and_pytorchs_predictions() -> None:
+    tr, embedding, linear = spoken(bidirectional=True)
+    words = {"a": 1, "b": 0, "c": 2, "d": 3}
+    page = facts(tr.view(readout=linear, vocabulary=words, embedding=embedding).html)
+    assert page["vocabulary"]["tokens"] == list("bacd")
+    assert page["labels"] == [list("bacb"), list("da")]
+    assert np.array_equal(array(page["vocabulary"]["embedding"]), embedding.weight.detach().numpy())
+    (stage,) = page["readout"]["stages"]
+    assert np.array_equal(array(stage["weight"]), linear.weight.detach().numpy())
+    output = nn.utils.rnn.pad_packed_sequence(tr.output, batch_first=True)[0]
+    values, places = linear(output).softmax(-1).topk(4)
+    assert torch.allclose(torch.tensor(array(page["readout"]["values"])), values, atol=1e-6)
+    assert array(page["readout"]["places"]).astype(int).tolist() == places.tolist()
+    assert facts(tr.view(batch=1, vocabulary=words, embedding=embedding).html)["labels"] == [
+        ["d", "a"]
+    ]
+    own = tr.view(labels=[list("wxyz"), list("wx")], vocabulary=words, embedding=embedding)
+    assert facts(own.html)["labels"] == [list("wxyz"), list("wx")]
+
+
+def test_labels_come_of_one_hot_input() -> None:
+    torch.manual_seed(0)
+    x = torch.eye(3)[[2, 0, 2, 1]]
+    tr = rs.trace(nn.GRU(3, 2), x)
+    page = facts(tr.view(vocabulary="xyz").html)
+    assert page["labels"] == [list("zxzy")]
+    assert (page["vocabulary"]["split"], page["vocabulary"]["untyped"]) == ("characters", "")
+    assert page["readout"] is None
+    x[1, 1] = 0.5
+    page = facts(rs.trace(nn.GRU(3, 2), x).view(vocabulary="xyz").html)
+    assert page["labels"] is None
+    assert "not one-hot" in page["vocabulary"]["untyped"]
+
+
+def test_an_embedding_that_shortens_its_rows_is_kept_shortened() -> None:
+    embedding = nn.Embedding(3, 2, max_norm=0.5)
+    x = embedding(torch.tensor([[0, 1]])).detach()
+    page = facts(
+        rs.trace(nn.RNN(2, 2, batch_first=True), x).view(vocabulary="abc", embedding=embedding).html
+    )
+    assert np.linalg.norm(array(page["vocabulary"]["embedding"]), axis=1).max() <= 0.5
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: Any) -> Any:
+        return 2 * super().forward(x)
+
+
+HOOKED = nn.Linear(5, 4)
+HOOKED.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"readout": nn.Linear(10, 4)},
+            rs.ShapeError,
+            "in_features=5, which is a step of the layer's output; got 10",
+        ),
+        (
+            {"readout": nn.Linear(5, 3)},
+            rs.ShapeError,
+            "as many texts as the readout has out_features, 3; got 4",
+        ),
+        (
+            {"readout": nn.Linear(5, 3), "classes": ["x"]},
+            rs.ShapeError,
+            "classes must have as many",
+        ),
+        (
+            {"readout": nn.GRU(5, 4)},
+            TypeError,
+            "readout must be an nn.Linear, or an nn.Sequential of .*; got GRU",
+        ),
+        ({"readout": lambda h: h}, TypeError, "got function"),
+        ({"readout": Scaled(5, 4)}, TypeError, "got Scaled"),
+        ({"readout": HOOKED}, TypeError, "forward hooks"),
+        ({"readout": nn.Sequential(nn.Linear(5, 4), nn.GELU())}, TypeError, "got GELU at 1"),
+        (
+            {"readout": nn.Sequential(nn.Linear(5, 4), nn.Sigmoid())},
+            TypeError,
+            "must end with nn.Linear",
+        ),
+        (
+            {"readout": nn.Sequential(nn.Softmax(-1), nn.Linear(5, 4))},
+            TypeError,
+            "must end with its softmax",
+        ),
+        (
+            {"readout": nn.Sequential(nn.Linear(5, 6), nn.Linear(7, 4))},
+            rs.ShapeError,
+            "does not fit together",
+        ),
+        ({"readout": nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 4))}, ValueError, "readout.eval"),
+        ({"readout": nn.Sequential()}, TypeError, "has no nn.Linear"),
+        (
+            {"vocabulary": list("abc")},
+            rs.ShapeError,
+            "as many texts as the embedding has rows, 4; got 3",
+        ),
+        ({"vocabulary": ["a", "b", "c", "a"]}, ValueError, "holds 'a' at 0 and at 3"),
+        ({"vocabulary": ["a", "b", "c", 3]}, TypeError, "must hold texts; got int at 3"),
+        ({"vocabulary": 4}, TypeError, "a list of texts"),
+        ({"vocabulary": []}, ValueError, "vocabulary is empty"),
+        ({"vocabulary": {"a": 0, "b": 1, "c": 2, "d": 4}}, ValueError, "no token has 3"),
+        ({"vocabulary": {"a": 0, "b": 0, "c": 2, "d": 3}}, ValueError, "the number 0"),
+        ({"vocabulary": {0: "a", 1: "b"}}, TypeError, "a dict from texts to numbers"),
+        ({"vocabulary": None}, ValueError, "give vocabulary"),
+        ({"classes": ["x"]}, ValueError, "give readout"),
+        (
+            {"embedding": nn.Embedding(4, 3)},
+            ValueError,
+            "x at batch 0, time 0 is no row of the embedding",
+        ),
+        ({"embedding": nn.Embedding(4, 2)}, rs.ShapeError, "embedding_dim=3"),
+        (
+            {"embedding": nn.EmbeddingBag(4, 3)},
+            TypeError,
+            "must be an nn.Embedding; got EmbeddingBag",
+        ),
+        ({"embedding": torch.zeros(4, 3)}, TypeError, "got Tensor"),
+        ({"readout": nn.Linear(5, 4, device="meta")}, TypeError, "on the device meta"),
+        ({"hide": None}, TypeError, "hide must be a name or several of results"),
+        ({"hide": "answers"}, rs.AddressError, "results, weights, arithmetic, text"),
+        ({"title": 3}, TypeError, "title must be a text"),
+    ],
+)
+def test_what_does_not_fit_around_the_layer_is_refused(
+    options: Any, error: Any, message: str, tmp_path: Path
+) -> None:
+    tr, embedding, _ = spoken()
+    path = tmp_path / "page.html"
+    with pytest.raises(error, match=message):
+        tr.view(path, **({"vocabulary": list("abcd"), "embedding": embedding} | options))
+    assert not path.exists()
+
+
+def test_a_vocabulary_that_is_too_large_for_a_page_is_refused_with_what_to_do() -> None:
+    count = 40_000
+    tr = rs.trace(nn.GRU(64, 64), torch.zeros(3, 64))
+    words = [f"word{k}" for k in range(count)]
+    table = nn.Embedding(count, 64)
+    with torch.no_grad():
+        table.weight[0] = 0
+    with pytest.raises(
+        rs.ShapeError,
+        match=r"the embedding \(40000 × 64\), the readout \(40000 × 64\) and the 40000 texts of "
+        r"tokens make a page of \d\d MB; the most is 20. Keep the tokens that you need",
+    ):
+        tr.view(readout=nn.Linear(64, count), vocabulary=words, embedding=table)
+    page = tr.view(vocabulary=words, embedding=table)
+    assert len(page.html.encode()) < held.MOST
+    assert facts(page.html)["labels"] == [["word0"] * 3]
+
+
+def test_the_page_leaves_the_model_as_it_was() -> None:
+    tr, embedding, linear = spoken()
+    modules = nn.ModuleList([embedding, linear])
+    before = {k: v.clone() for k, v in modules.state_dict().items()}
+    draws = torch.get_rng_state()
+    tr.view(readout=linear, vocabulary=list("abcd"), embedding=embedding)
+    assert torch.equal(draws, torch.get_rng_state())
+    assert all(torch.equal(v, before[k]) for k, v in modules.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in modules.parameters())
+    assert linear.training
+    assert tr.labels == ()
+
+
+def test_view_takes_a_title_and_leaves_parts_out(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    found = run(
+        "3",
+        "4",
+        "-o",
+        str(path),
+        "--title",
+        "<i>Week 3</i>",
+        "--hide",
+        "results,maps",
+        "--hide",
+        "cell",
+    )
+    assert found.exit_code == 0, found.output
+    html = path.read_text(encoding="utf-8")
+    assert "<title>&lt;i&gt;Week 3&lt;/i&gt; · rnnscope</title>" in html
+    page = facts(html)
+    assert (page["title"], page["hide"]) == ("<i>Week 3</i>", ["results", "maps", "cell"])
+    assert page["construction"].startswith("rnn = nn.RNN(")
+    found = run("3", "4", "-o", str(path), "--hide", "answers")
+    assert found.exit_code == 2
+    assert "results, weights" in found.output + str(found.exception)
+    found = run("3", "4", "5", "-o", str(path), "--labels", "I love RNNs")
+    assert found.exit_code == 2
+    assert "separate with commas, I,love,RNNs" in found.output + str(found.exception)
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent
+    blocks = re.findall(
+        r"```python\n(.*?)```", (root / "docs" / "page.md").read_text("utf-8"), re.S
+    )
+    (code,) = [block for block in blocks if "import" in block]
+    (tmp_path / "tutorial").symlink_to(root / "tutorial")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    variables: dict[str, Any] = {}
+    exec(compile(code, "docs/page.md", "exec"), variables)
+    page = facts((tmp_path / "brackets.html").read_text("utf-8"))
+    most = array(page["readout"]["places"])[0, :, 0].astype(int)
+    expected = variables["open_brackets"][0, :12]
+    assert (most == expected.numpy()).mean() > 0.9  # it does tell how many are open

@@ -149,6 +149,17 @@ def view(
     batch: Annotated[
         int | None, typer.Option(help="The sequence, where --input holds several.")
     ] = None,
+    title: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What stands on top of the page.")
+    ] = None,
+    hide: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="What is not shown: results (until a step is clicked), weights, arithmetic, "
+            "text, prediction, cell, unrolled, maps.",
+        ),
+    ] = None,
 ) -> None:
     """One HTML file that shows a layer at work: every number, its equation, and what follows when
     it is changed. It needs no network and nothing else: open it in a browser.
@@ -157,12 +168,17 @@ def view(
         raise ArgumentError("say where the page is written: rnnscope view 3 4 5 -o page.html")
     _refuse_options(context, call.steps or [])
     from rnnscope._cli.traces import trace_of
+    from rnnscope._page import Appearance
     from rnnscope._page import view as page
 
+    appearance = Appearance.of(title, [name for names in hide or [] for name in names.split(",")])
     trace, construction = trace_of(call)
     if labels is not None:
+        if "," not in labels and len(labels.split()) > 1:
+            raise ArgumentError(f"--labels: separate with commas, {','.join(labels.split())}")
         trace.labelled(labels.split(","))
-    say(f"wrote {page(trace, output, batch=batch, construction=construction)}")
+    made = page(trace, output, batch=batch, construction=construction, appearance=appearance)
+    say(f"wrote {made}")
 
 
 # rnnscope show, rnnscope convert ---------------------------------------------------------------

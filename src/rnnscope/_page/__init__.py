@@ -1,9 +1,10 @@
 """One HTML file through which one can walk, and in which every number can be changed.
 
-Enters: a trace, labels, gradients.
+Enters: a trace, labels, gradients; the vocabulary, embedding and readout around the layer.
 Leaves: a self-contained page; its equations come from the cell's declaration.
 """
 
-from rnnscope._page.document import View, view
+from rnnscope._page.document import Appearance, View, view
+from rnnscope._page.model import Model
 
-__all__ = ["View", "view"]
+__all__ = ["Appearance", "Model", "View", "view"]

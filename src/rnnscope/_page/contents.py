@@ -10,6 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnnscope._layers.structure import Weights
+from rnnscope._page.model import Model
+from rnnscope._page.readout import BEST, Linear, Readout, Stage
 from rnnscope._page.script import equations, functions
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
@@ -48,7 +51,11 @@ class PageTrace(Traced, Protocol):
 
 
 def contents(
-    trace: PageTrace, gradients: Record | None, batch: int | None, construction: str
+    trace: PageTrace,
+    gradients: Record | None,
+    batch: int | None,
+    construction: str,
+    model: Model | None = None,
 ) -> dict[str, Any]:
     """A trace as JSON's plain values; arrays as base64 of little-endian floats.
 
@@ -63,7 +70,9 @@ def contents(
             f"a page shows every gate; not recorded are {', '.join(missing)}: leave "
             f'record="gates" in rs.trace and rs.watch'
         )
-    rows, left_out = _rows(trace, gradients, batch)
+    model = Model() if model is None else model
+    labels = trace.labels or model.labels(trace.lengths.tolist())
+    rows, left_out = _rows(trace, gradients, batch, model, labels)
     lengths = trace.lengths[rows].tolist()
     values = {name: _array(trace[name][:, :, rows]) for name in cell.quantities}
     scale = 1 / (1 - structure.dropout) if structure.dropout < 1 else 0.0
@@ -80,7 +89,7 @@ def contents(
             "gates_from_x": list(cell.gates_from_x),
             "gates_from_h": list(cell.gates_from_h),
             "states": list(cell.states),
-            "functions": functions(cell),
+            "functions": functions(cell) | _functions(model),
             "equations": equations(cell, structure.bias),
             "quantities": [_quantity(cell, name) for name in cell.equations],
         },
@@ -90,7 +99,7 @@ def contents(
         "rows": rows,
         "lengths": lengths,
         "padded": trace.call.lengths is not None,
-        "labels": [list(trace.labels[row]) for row in rows] if trace.labels else None,
+        "labels": [list(labels[row]) for row in rows] if labels else None,
         "values": values,
         "x": _array(trace.layer_input(0)[rows]),
         "masks": masks,
@@ -101,6 +110,8 @@ def contents(
         "proven": trace.proven,
         "dtype": str(trace.call.x.dtype).removeprefix("torch."),
         "left_out": left_out,
+        "vocabulary": None if model.vocabulary is None else _vocabulary(model),
+        "readout": None if model.readout is None else _readout(trace, model, model.readout, rows),
     }
 
 
@@ -110,7 +121,7 @@ def _masks(trace: PageTrace) -> tuple[Tensor | None, ...]:
 
 
 def _rows(
-    trace: PageTrace, gradients: Record | None, batch: int | None
+    trace: PageTrace, gradients: Record | None, batch: int | None, model: Model, labels: Labels
 ) -> tuple[list[int], list[str]]:
     """The sequences that a page can hold, and a sentence where these are not all."""
     count = trace.call.batch
@@ -129,10 +140,22 @@ def _rows(
     if gradients is not None:
         kept += sum(gradients[name].numel() for name in gradients)
         kept += sum(gradients.layer_input(k).numel() for k in range(trace.structure.num_layers))
+    if model.readout is not None:
+        kept += 2 * BEST * trace.call.steps * count
     numbers = kept / count * size * 4 / 3
-    texts = [len(json_text(list(row)).encode()) for row in trace.labels] or [0] * count
+    texts = [len(json_text(list(row)).encode()) for row in labels] or [0] * count
     sizes = list(accumulate(numbers + texts[row] for row in chosen))
-    needed = _REST + weights * size * 4 / 3
+    around = model.numbers * size * 4 / 3 + len(json_text(model.texts).encode())
+    needed = _REST + weights * size * 4 / 3 + around
+    if needed + sizes[0] > MOST and around > MOST / 2:
+        raise ShapeError(
+            f"{_around(model)} make a page of {(needed + sizes[0]) / 2**20:.0f} MB; the most is "
+            f"{MOST >> 20}. "
+            f"Keep the tokens that you need: "
+            f"nn.Embedding.from_pretrained(embedding.weight[:1000]), the same rows of the readout, "
+            f"vocabulary[:1000]; without embedding= no text can be typed, without readout= nothing "
+            f"is predicted"
+        )
     fits = sum(needed + total <= MOST for total in sizes)
     if fits < 1:
         raise ShapeError(
@@ -147,6 +170,22 @@ def _rows(
         f"{MOST >> 20} MB. view(batch=K) shows another."
     )
     return chosen[:fits], [sentence]
+
+
+def _functions(model: Model) -> dict[str, str]:
+    stages = () if model.readout is None else model.readout.stages
+    return {stage.name: stage.script for stage in stages if not isinstance(stage, Linear)}
+
+
+def _around(model: Model) -> str:
+    """The tables of a model with their sizes, in words."""
+    names = []
+    if model.embedding is not None:
+        names.append(f"the embedding ({' × '.join(map(str, model.embedding.shape))})")
+    if model.readout is not None:
+        names.append(f"the readout ({model.readout.outputs} × {model.readout.features})")
+    names.append(f"the {len(model.texts)} texts of tokens")
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
 
 
 def json_text(facts: Any) -> str:
@@ -170,17 +209,52 @@ def _array(value: Tensor) -> dict[str, Any]:
     }
 
 
-def _weights(weights: Any) -> dict[str, Any]:
-    names = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
-    names |= {"hr": "weight_hr"}
+def _weights(weights: Weights) -> dict[str, Any]:
+    """The parameters that the layer has: a gate whose equation uses no W_hh h has no rows there."""
+    fields = {"weight_ih": "ih", "weight_hh": "hh", "bias_ih": "b_ih", "bias_hh": "b_hh"}
+    fields |= {"weight_hr": "hr"}
     facts: dict[str, Any] = {"hidden": weights.hidden_size, "tensors": {}, "vectors": {}}
-    for field, name in names.items():
-        value = getattr(weights, field)
-        if value is not None:
-            facts["tensors"][field] = {"name": name + weights.suffix, **_array(value)}
-    for name, value in weights.vectors.items():
-        facts["vectors"][name] = {"name": name + weights.suffix, **_array(value)}
+    for name, value in weights.named().items():
+        plain = name.removesuffix(weights.suffix)
+        place = facts["tensors"] if plain in fields else facts["vectors"]
+        place[fields.get(plain, plain)] = {"name": name, **_array(value)}
     return facts
+
+
+def _vocabulary(model: Model) -> dict[str, Any]:
+    vocabulary = model.vocabulary
+    assert vocabulary is not None
+    return {
+        "tokens": list(vocabulary.tokens),
+        "split": vocabulary.split,
+        "unknown": vocabulary.unknown,
+        "untyped": model.untyped,
+        "embedding": None if model.embedding is None else _array(model.embedding),
+    }
+
+
+def _readout(trace: PageTrace, model: Model, readout: Readout, rows: list[int]) -> dict[str, Any]:
+    """The readout's stages, and what PyTorch predicts at each step of the page's sequences."""
+    top = trace["h"][-1][:, rows]
+    places, values = readout.predictions(torch.cat(list(top), dim=-1))
+    vocabulary = model.vocabulary.tokens if model.vocabulary else None
+    names = None if readout.single and model.classes is None else model.classes
+    return {
+        "text": readout.text,
+        "single": readout.single,
+        # the vocabulary's own texts stand in the page once
+        "names": "vocabulary" if names is not None and names == vocabulary else names,
+        "stages": [_stage(stage) for stage in readout.stages],
+        "places": _array(places),
+        "values": _array(values),
+    }
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    if not isinstance(stage, Linear):
+        return {"apply": stage.name}
+    bias = None if stage.bias is None else {"name": f"{stage.name}bias", **_array(stage.bias)}
+    return {"weight": {"name": f"{stage.name}weight", **_array(stage.weight)}, "bias": bias}
 
 
 def _gradients(gradients: Record, rows: list[int]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
@@ -16,14 +16,49 @@ from typing import Any
 from rnnscope._escaping import printable
 from rnnscope._files.disk import replacing
 from rnnscope._page.contents import MOST, PageTrace, contents, json_text
+from rnnscope._page.model import Model
 from rnnscope._page.script import runnable
 from rnnscope._record.record import Record
-from rnnscope.errors import ShapeError
+from rnnscope.errors import AddressError, ShapeError
 
-__all__ = ["View", "view"]
+__all__ = ["Appearance", "View", "view"]
 
-SCRIPTS = ("engine", "state", "draw", "chain", "cell", "unrolled", "maps", "main")
+SCRIPTS = (
+    *("engine", "model", "depends", "address", "state", "draw", "chain", "text", "prediction"),
+    *("cell", "unrolled", "maps", "lights", "play", "tour", "main"),
+)
 """The parts of the script, in the order in which they stand in the page."""
+PARTS = ("results", "weights", "arithmetic", "text", "prediction", "cell", "unrolled", "maps")
+"""What ``hide`` names: the results until each step is clicked, or a part of the page."""
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What a page is called, and what it does not show."""
+
+    title: str | None = None
+    hide: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, title: Any, hide: Any) -> Appearance:
+        """From the arguments of ``view``; ``hide`` is a name or several.
+
+        >>> Appearance.of(None, "maps").hide
+        ('maps',)
+        """
+        if title is not None and not isinstance(title, str):
+            raise TypeError(f"title must be a text; got {type(title).__name__}")
+        if not isinstance(hide, Iterable):
+            raise TypeError(
+                f"hide must be a name or several of {', '.join(PARTS)}; got {type(hide).__name__}"
+            )
+        names = (hide,) if isinstance(hide, str) else tuple(hide)
+        for name in names:
+            if name not in PARTS:
+                raise AddressError(
+                    f"hide must name parts of the page: {', '.join(PARTS)}; got {name!r}"
+                )
+        return cls(title if title and title.strip() else None, names)
 
 
 @dataclass(frozen=True)
@@ -62,13 +97,20 @@ def view(
     gradients: Record | None = None,
     batch: int | None = None,
     construction: str = "",
+    model: Model | None = None,
+    appearance: Appearance | None = None,
 ) -> View:
     """The page of a trace; written to ``path`` where one is given, whole or not at all.
 
     Raises ``ShapeError`` where one sequence is more than a page may hold, ``FileError`` where the
     place cannot be written.
     """
-    html = document(contents(trace, gradients, batch, construction))
+    facts = contents(trace, gradients, batch, construction, model)
+    looks = Appearance() if appearance is None else appearance
+    if looks.title is not None:
+        facts["construction"] = construction or facts["title"]
+        facts["title"] = looks.title
+    html = document(facts | {"hide": list(looks.hide)})
     size = len(html.encode())
     if size > MOST:  # of the numbers and labels it was known; names and equations are long
         raise ShapeError(

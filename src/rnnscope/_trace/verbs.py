@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._edit import Edit, difference, rerun
@@ -24,7 +24,7 @@ from rnnscope._gradients.step_jacobian import StepJacobian, step_jacobian
 from rnnscope._gradients.upstream import upstream_from_arguments, upstream_from_loss
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
-from rnnscope._page import View, view
+from rnnscope._page import Appearance, Model, View, view
 from rnnscope._record.record import Index, Record
 from rnnscope._trace import file as tracefile
 from rnnscope._trace.base import CallRecord
@@ -325,6 +325,12 @@ class Trace(CallRecord):
         labels: Any = None,
         gradients: Gradients | None = None,
         batch: int | None = None,
+        readout: nn.Module | None = None,
+        vocabulary: Sequence[str] | Mapping[str, int] | None = None,
+        embedding: nn.Embedding | None = None,
+        classes: Sequence[str] | None = None,
+        title: str | None = None,
+        hide: str | Iterable[str] = (),
     ) -> View:
         """A page through which one can walk, step by step: one HTML file that needs nothing else.
 
@@ -333,15 +339,29 @@ class Trace(CallRecord):
         those of ``tr.gradients(loss)``; ``batch`` keeps one sequence. In the page numbers can be
         changed, and what follows is computed again by the same equations.
 
+        ``readout``, an nn.Linear that reads a step of the output (or an nn.Sequential that ends
+        with one, a softmax behind it or not), adds the prediction at every step. ``vocabulary`` are
+        the texts of the tokens by number, a list or a dict; they stand under the steps, and a text
+        typed into the page is read by the same layer. For that the input must be one-hot, or
+        ``embedding`` the nn.Embedding of which it came. ``classes`` names what the readout
+        predicts where that is not the next token. Weights of both are those of now.
+
+        ``title`` stands on top; ``hide`` names what is not shown: "results" (until a step is
+        clicked), "weights", "arithmetic", "text", "prediction", "cell", "unrolled", "maps".
+
         >>> from rnnscope import trace
         >>> tr = trace(torch.nn.RNN(1, 1, bias=False), torch.tensor([[3.0], [4.0], [5.0]]))
         >>> page = tr.view()
         >>> page.html.startswith("<!doctype html>")
         True
+        >>> letters, rnn, linear = "abc", torch.nn.GRU(3, 4), torch.nn.Linear(4, 3)
+        >>> x = torch.nn.functional.one_hot(torch.tensor([0, 1, 2]), 3).float()
+        >>> page = trace(rnn, x).view(readout=linear, vocabulary=letters)
 
-        Raises ``ShapeError`` for labels and gradients that do not fit and for more than a page can
-        hold (20 MB), ``AddressError`` for a sequence that is not there and for gates that were not
-        recorded, ``FileError`` where the place cannot be written.
+        Raises ``ShapeError`` for labels, gradients, a vocabulary, an embedding and a readout that
+        do not fit and for more than a page can hold (20 MB), ``TypeError`` for a readout that it
+        cannot compute, ``AddressError`` for a sequence that is not there and for gates that were
+        not recorded, ``FileError`` where the place cannot be written.
         """
         self._require_single_call()
         if gradients is not None:
@@ -351,7 +371,14 @@ class Trace(CallRecord):
             if gradients.call is not self.call:
                 raise ShapeError("these gradients are of another trace: tr.gradients(loss)")
         shown = self if labels is None else copy.copy(self).labelled(labels)
-        return view(shown, path, gradients=gradients, batch=batch)
+        return view(
+            shown,
+            path,
+            gradients=gradients,
+            batch=batch,
+            model=Model.of(shown, readout, vocabulary, classes, embedding),
+            appearance=Appearance.of(title, hide),
+        )
 
     # on disk ---------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
                 steepest=1.0,
                 range=None,
                 through_zero=True,
-                script="x > 0 ? x : 0",
+                script="x <= 0 ? 0 : x",
                 kernel=lambda a: a.unless(a.at_most(0), 0),
                 kernel_slope=lambda y: y.filled(1).unless(y.at_most(0), 0),
             ),
@@ -275,7 +275,7 @@ def _thresholded_relu(alpha: float) -> Function:
         derivative=lambda y: (y != 0).to(y.dtype),
         steepest=math.inf if alpha else 1.0,
         through_zero=True,
-        script=f"x > {alpha!r} ? x : 0",
+        script=f"x <= {alpha!r} ? 0 : x",
         kernel=lambda a: a.unless(a.at_most(alpha), 0),
         kernel_slope=lambda y: y.filled(1).unless(y.at_most(0), 0).unless(y.below(0), 1),
     )

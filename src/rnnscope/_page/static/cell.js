@@ -4,15 +4,7 @@ rnnscope.cellView = (store) => {
   const $ = (id) => document.getElementById(id);
   const trees = Object.fromEntries(record.cell.equations.map(({ name, tree }) => [name, tree]));
 
-  const uses = (tree, found = { quantities: new Set(), previous: new Set(), x: false, h: false }) => {
-    if (tree.op === "quantity") found.quantities.add(tree.name);
-    if (tree.op === "previous") found.previous.add(tree.name);
-    if (tree.op === "from_x") found.x = true;
-    if (tree.op === "from_h" && !tree.of) found.previous.add("h");
-    for (const key of ["left", "right", "of"]) if (tree[key]) uses(tree[key], found);
-    return found;
-  };
-  const used = Object.fromEntries(Object.entries(trees).map(([name, tree]) => [name, uses(tree)]));
+  const used = Object.fromEntries(Object.entries(trees).map(([name, tree]) => [name, rnnscope.uses(tree)]));
   const level = {};
   for (const { name } of record.cell.equations) level[name] = 1 + Math.max(0, ...[...used[name].quantities].map((q) => level[q]));
   const sources = [
@@ -35,12 +27,12 @@ rnnscope.cellView = (store) => {
         if (source.name === "x") document.querySelector(`#chain input[data-time="${state.time}"]`)?.focus();
         else if (!first()) store.set({ time: earlier(), quantity: source.name });
       };
-      nodes[source.id] = { value, level: 0, element: make("button", { type: "button", class: "node source", onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
+      nodes[source.id] = { value, level: 0, element: make("button", { type: "button", class: "node source", "data-origin": source.id, "data-lights": source.name === "x" ? "x" : null, onclick: go }, make("span", { class: "symbol" }), make("small", {}, source.word), value) };
       columns[0].append(nodes[source.id].element);
     }
     for (const { name, word } of record.cell.quantities) {
       const value = make("output", { class: "number" }), ghost = make("span", { class: "ghost" });
-      const element = make("button", { type: "button", class: "node", "data-node": name, onclick: () => store.set({ quantity: name }) },
+      const element = make("button", { type: "button", class: "node", "data-node": name, "data-lights": name, onclick: () => store.set({ quantity: name }) },
         make("span", { class: "symbol" }, name), word ? make("small", {}, word) : "", value, ghost);
       nodes[name] = { value, ghost, element, level: level[name] };
       columns[level[name]].append(element);
@@ -79,7 +71,7 @@ rnnscope.cellView = (store) => {
         return y === high ? `L${x} ${y}` : `C${m} ${high} ${m} ${y} ${x} ${y}`;
       });
       const lit = from === state.quantity || to === state.quantity;
-      const path = make("path", { d: `M${points[0].join(" ")} ${d.join(" ")}`, class: lit ? "lit" : "" });
+      const path = make("path", { d: `M${points[0].join(" ")} ${d.join(" ")}`, class: lit ? "lit" : "", "data-from": from, "data-to": to });
       if (lit) svg.append(path); else svg.prepend(path);
     };
     for (const name of Object.keys(trees)) {
@@ -106,8 +98,8 @@ rnnscope.cellView = (store) => {
         const which = direction === "reverse" ? time + 2 : time;
         symbol.replaceChildren(source.name, make("sub", {}, first() ? "0" : String(which)));
         if (first()) {
-          const { shape, data } = record.initial[source.name];
-          value = data[((layer * record.directions.length + record.d(direction)) * shape[2] + row) * shape[3] + Math.min(state.unit, shape[3] - 1)];
+          const before = record.before(source.name, layer, record.d(direction), row);
+          value = before[Math.min(state.unit, before.length - 1)];
         } else value = store.value(store.run, source.name, layer, direction, earlier(), at(source.name));
         said = number(value);
         node.element.disabled = first();

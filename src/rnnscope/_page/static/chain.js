@@ -1,5 +1,5 @@
 // The first screen: the steps side by side, the weights once beside them, the arithmetic below.
-rnnscope.chain = (store) => {
+rnnscope.chain = (store, prediction) => {
   const { record, engine, state } = store, { make, number } = rnnscope;
   const $ = (id) => document.getElementById(id);
   const MOST = 240;
@@ -47,13 +47,13 @@ rnnscope.chain = (store) => {
     const value = edit ? edit.to : own;
     card.output.textContent = rnnscope.significant(value);
     card.ghost.textContent = edit ? `was ${rnnscope.significant(own)}` : "";
-    const gates = record.cell.gates, hidden = record.weights[state.layer][record.d(state.direction)].hidden;
-    card.gate.textContent = gates.length > 1 && card.field in { ih: 1, hh: 1, b_ih: 1, b_hh: 1 }
+    const gates = card.field.endsWith("ih") ? record.cell.gates_from_x : record.cell.gates_from_h, hidden = record.weights[state.layer][record.d(state.direction)].hidden;
+    card.gate.textContent = record.cell.gates.length > 1 && card.field in { ih: 1, hh: 1, b_ih: 1, b_hh: 1 }
       ? `gate ${gates[Math.floor(card.row / hidden)]}, unit ${card.row % hidden}` : "";
     rnnscope.setSlider(card.slider, value);
   };
 
-  const from = () => (record.time <= MOST ? 0 : Math.max(0, Math.min(record.time - MOST, state.time - MOST / 2)));
+  const from = () => (store.steps <= MOST ? 0 : Math.max(0, Math.min(store.steps - MOST, Math.floor(state.time - MOST / 2))));
   const build = () => {
     const start = from(), count = Math.min(MOST, record.lengths[state.row] - start);
     built = [state.layer, state.direction, state.row, start].join();
@@ -66,6 +66,7 @@ rnnscope.chain = (store) => {
     for (let k = 0; k < count; k++) {
       const time = start + k, label = record.label(state.row, time);
       const column = { time };
+      column.list = record.readout ? make("ol", { class: "predicted result", "data-lights": "prediction", "data-time": time, "aria-label": `Prediction after ${rnnscope.stepName(record, state.row, time)}` }) : null;
       column.bar = make("rect", { class: "bar result", x: 8, width: 14 });
       column.was = make("line", { class: "was", x1: 3, x2: 27 });
       column.dial = make("svg", { class: "dial", viewBox: "0 0 30 84", "aria-hidden": "true" },
@@ -77,18 +78,19 @@ rnnscope.chain = (store) => {
       column.share = make("span", { class: "share" });
       column.before = make("div", { class: "before" },
         make("svg", { class: "wire wire-h", viewBox: "0 0 40 40", preserveAspectRatio: "none", "aria-hidden": "true" }, column.wire, column.tip), column.share);
-      column.box = make("button", { type: "button", class: "box", "data-time": time, "aria-label": rnnscope.stepName(record, state.row, time), onclick: () => { column.element.classList.add("shown"); store.set({ time }); arithmetic(); } }, record.kind === "rs.Recurrent" ? record.cell.name : record.kind.replace("nn.", ""));
+      column.box = make("button", { type: "button", class: "box", "data-time": time, "data-lights": "h", "aria-label": rnnscope.stepName(record, state.row, time), onclick: () => { column.element.classList.add("shown"); store.set({ time }); arithmetic(); } }, record.kind === "rs.Recurrent" ? record.cell.name : record.kind.replace("nn.", ""));
       column.x = make("output", { class: "number", "data-quantity": "x", "data-time": time });
       column.xghost = make("span", { class: "ghost" });
       column.slider = rnnscope.slider(`x at time=${time}`, [-reach, reach], 0, (to) => store.edit({ name: "x", layer: state.layer, direction: record.directions[0], time, unit: state.feature, to }));
       column.slider.dataset.time = time;
       column.slider.disabled = engine.unknown.length > 0;
       column.element = make("li", { class: "step", "data-time": time },
-        make("div", { class: "out" }, make("div", { class: "symbol" }, "h", make("sub", {}, String(time + 1)), features > 1 || record.outputSize > 1 ? make("small", { class: "unit" }) : ""), column.dial, column.h, column.ghost),
+        column.list,
+        make("div", { class: "out", "data-lights": "h" }, make("div", { class: "symbol" }, "h", make("sub", {}, String(time + 1)), features > 1 || record.outputSize > 1 ? make("small", { class: "unit" }) : ""), column.dial, column.h, column.ghost),
         make("div", { class: "middle" }, column.before, column.box),
         make("svg", { class: "wire wire-x", viewBox: "0 0 10 26", "aria-hidden": "true" }, make("line", { x1: 5, y1: 26, x2: 5, y2: 5 }), make("path", { d: "M1 8 L5 1 L9 8 Z" })),
-        make("div", { class: "in" }, make("div", { class: "symbol" }, "x", make("sub", {}, String(time + 1))), column.x, column.xghost, column.slider,
-          make("span", { class: "label", title: label }, label)));
+        make("div", { class: "in", "data-lights": "x" }, make("div", { class: "symbol" }, "x", make("sub", {}, String(time + 1))), column.x, column.xghost, column.slider,
+          make("span", { class: "label", title: label }, rnnscope.shown(label))));
       columns.push(column);
       $("chain").append(column.element);
     }
@@ -96,7 +98,7 @@ rnnscope.chain = (store) => {
   };
 
   const refresh = () => {
-    const plane = store.run.planes[state.layer][record.d(state.direction)].h, units = plane.length / record.time;
+    const plane = store.run.planes[state.layer][record.d(state.direction)].h, units = plane.length / store.steps;
     const unit = Math.min(state.unit, units - 1);
     const name = record.cell.equations.find((each) => each.name === "h");
     const range = record.cell.quantities.find((q) => q.name === name.name).range;
@@ -120,13 +122,13 @@ rnnscope.chain = (store) => {
       column.ghost.textContent = moved ? `was ${number(own)}` : "";
       const small = column.element.querySelector(".unit");
       if (small) small.textContent = ` unit ${unit}`;
-      const share = engine.unknown.length ? 0 : engine.share(store.run, state.layer, state.direction, time, unit, state.row);
+      const share = engine.share(store.run, state.layer, state.direction, time, unit, state.row);
       const wide = 1 + 15 * (share ?? 0);
       column.wire.setAttribute("stroke-width", wide.toFixed(2));
       column.tip.setAttribute("d", `M31 ${(16 - wide / 2).toFixed(2)} L40 20 L31 ${(24 + wide / 2).toFixed(2)} Z`);
       column.share.textContent = share === null ? "" : `${Math.round(100 * share)}%`;
       column.before.title = share === null
-        ? "no product with the state before enters the arguments: it is carried unit by unit"
+        ? engine.carries ? "the share of the state before is no number here" : "no product with the state before enters the arguments: it is carried unit by unit"
         : `${Math.round(100 * share)}% of the argument comes from the state before`;
       const x = store.run.inputs[state.layer][time * features + state.feature];
       const xo = store.original.inputs[state.layer][time * features + state.feature];
@@ -135,6 +137,7 @@ rnnscope.chain = (store) => {
       column.xghost.textContent = x !== xo && !(Number.isNaN(x) && Number.isNaN(xo)) && Math.abs(x - xo) > 5e-7 ? `was ${number(xo)}` : "";
       rnnscope.setSlider(column.slider, x);
     }
+    prediction.fill(columns);
     playhead();
   };
 
@@ -164,7 +167,7 @@ rnnscope.chain = (store) => {
       const steps = found.lines.map((line) => make("div", { class: "filled" }, `= ${line}`));
       if (found.set) steps.push(make("div", { class: "filled set" }, "set by your edit"));
       const result = make("output", { class: "number", "data-quantity": name, "data-time": state.time, "data-unit": unit, "data-of": "arithmetic" }, number(found.value));
-      return make("div", { class: "equation", "data-equation": name },
+      return make("div", { class: "equation", "data-equation": name, "data-lights": name },
         make("div", { class: "symbolic" }, rnnscope.math(equation[state.direction].mathml)),
         secret ? make("div", { class: "secret" }, "Work it out, then click the step.") : make("div", { class: "numbers" }, ...steps, make("div", { class: "filled total" }, "= ", result)));
     });
@@ -183,19 +186,22 @@ rnnscope.chain = (store) => {
     });
     $("edits").replaceChildren(...(list.length ? [make("h3", {}, record.rows.length > 1 ? "Edits, of whichever sequence is shown" : "Edits"), make("ul", {}, ...list)] : []));
     $("reset").disabled = !list.length;
-    $("proof").classList.toggle("unsure", !record.proven);
-    $("proof").textContent = list.length ? `Before your edits: ${record.proof}` : record.proof;
+    const typed = record.typed(state.row);
+    $("proof").classList.toggle("unsure", !record.proven || typed);
+    $("proof").textContent = typed ? `Your text, read by the page's own arithmetic from zero states. Of the traced sequence: ${record.proof}`
+      : list.length ? `Before your edits: ${record.proof}` : record.proof;
   };
 
   store.listen((changed) => {
     const has = (...keys) => keys.some((key) => changed.has(key));
-    if (has("layer", "direction", "row") || [state.layer, state.direction, state.row, from()].join() !== built) build();
+    if (has("layer", "direction", "row", "text") || [state.layer, state.direction, state.row, from()].join() !== built) build();
     else if (has("edits", "unit", "feature")) refresh();
     else if (has("time", "hidden")) playhead();
     if (has("layer", "direction", "unit")) weightCards();
     else if (has("edits")) weights.forEach(show);
-    if (has("edits", "row")) edits();
+    if (has("edits", "row", "text")) edits();
   });
+  $("share-hint").hidden = !engine.carries || engine.unknown.length > 0;
   weightCards();
   build();
   edits();

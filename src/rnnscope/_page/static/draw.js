@@ -20,8 +20,8 @@ rnnscope.math = (source) => {
 
 // what is wider than its place can be scrolled by keyboard too
 rnnscope.reachable = (within) => {
-  for (const each of within.querySelectorAll(".symbolic, .products, .graph")) {
-    if (each.scrollWidth > each.clientWidth) each.tabIndex = 0; else each.removeAttribute("tabindex");
+  for (const each of within.querySelectorAll(".symbolic, .products, .graph, .classes, .tokens")) {
+    if (each.scrollWidth > each.clientWidth || (each.matches(".tokens") && each.scrollHeight > each.clientHeight + 1)) each.tabIndex = 0; else each.removeAttribute("tabindex");
   }
 };
 
@@ -33,6 +33,19 @@ rnnscope.colour = (stops, share) => {
   if (!Number.isFinite(share)) return [200, 0, 160];
   const at = Math.max(0, Math.min(1, share)) * (stops.length - 1), k = Math.min(stops.length - 2, Math.floor(at));
   return stops[k].map((from, i) => Math.round(from + (stops[k + 1][i] - from) * (at - k)));
+};
+
+// black or white, whichever is easier to read on a colour
+rnnscope.ink = (colour) => {
+  const [r, g, b] = colour.map((v) => { const c = v / 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
+};
+
+// the scale of a map: its ends and the colours between
+rnnscope.key = (low, high, stops) => {
+  const { make } = rnnscope, lead = stops === rnnscope.stops.gate ? "gate" : "signed";
+  const end = (value) => make("span", { class: "number" }, String(Number(value.toPrecision(3))));
+  return make("span", { class: "key" }, end(low), make("span", { class: `ramp ${lead}` }), end(high));
 };
 
 // numbers as pixels, 1024 colours from low to high; quick enough for every map while one drags
@@ -54,13 +67,13 @@ rnnscope.scale = (range, planes) => {
 
 // what colours mean that are not on the scale, where there are any
 rnnscope.marks = (record, row, planes, padding) => [
-  record.lengths[row] < record.time ? ` ${padding}: padding.` : "",
+  record.lengths[row] < record.steps(row) ? ` ${padding}: padding.` : "",
   planes.some((plane) => plane && plane.some((v) => !Number.isFinite(v))) ? " Magenta: NaN or infinite." : "",
 ].join("");
 
 rnnscope.stepName = (record, row, time) => {
   const label = record.label(row, time);
-  return `step ${time + 1} of ${record.lengths[row]}, time=${time}${label ? `, “${label}”` : ""}`;
+  return `step ${time + 1} of ${record.lengths[row]}, time=${time}${label ? `, “${rnnscope.shown(label)}”` : ""}`;
 };
 
 rnnscope.editName = (edit) => ("column" in edit ? `${edit.name}[${edit.row}, ${edit.column}]`

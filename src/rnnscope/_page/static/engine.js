@@ -24,23 +24,49 @@ rnnscope.decode = (facts) => {
   const gradients = facts.gradients && {
     values: each(facts.gradients.values, rnnscope.numbers), x: rnnscope.numbers(facts.gradients.x),
   };
-  const record = { ...facts, values, x, initial, masks, weights, gradients };
+  const record = {
+    ...facts, values, x, initial, masks, weights, gradients, rows: [...facts.rows], lengths: [...facts.lengths],
+  };
   const D = facts.directions.length, T = facts.time;
   record.d = (direction) => facts.directions.indexOf(direction);
   record.outputSize = values.h.shape[4];
   record.features = (layer) => (layer === 0 ? x.shape[2] : record.outputSize * D);
   record.units = (name, layer) => (name === "x" ? record.features(layer) : values[name].shape[4]);
   record.names = facts.cell.quantities.map((q) => q.name).filter((name) => name in values);
-  record.label = (row, time) => (facts.labels ? facts.labels[row][time] ?? "" : "");
-  record.valid = (row, time) => time < facts.lengths[row];
+  // behind the traced sequences there may be one more: a text that the reader typed, {labels, x, planes}
+  record.traced = facts.rows.length;
+  record.own = null;
+  record.typed = (row) => row === record.traced;
+  record.put = (own) => {
+    record.own = own;
+    record.rows.length = record.lengths.length = record.traced;
+    if (own) { record.rows.push("your text"); record.lengths.push(own.labels.length); }
+  };
+  record.steps = (row) => (record.typed(row) ? record.own.labels.length : T);
+  record.labelled = (row) => record.typed(row) || facts.labels !== null;
+  record.label = (row, time) => (record.typed(row) ? record.own.labels : facts.labels ? facts.labels[row] : [])[time] ?? "";
+  record.valid = (row, time) => time < record.lengths[row];
   // one part's numbers of a quantity, a row of the batch: (time, unit), a view
   record.plane = (name, layer, d, row) => {
     const { shape, data } = values[name];
+    if (record.typed(row)) return record.own.planes ? record.own.planes[layer][d][name] : new Float64Array(record.steps(row) * shape[4]);
     const size = T * shape[4];
     const start = ((layer * D + d) * shape[2] + row) * size;
     return data.subarray(start, start + size);
   };
-  record.input = (row) => x.data.subarray(row * T * x.shape[2], (row + 1) * T * x.shape[2]);
+  record.input = (row) => (record.typed(row) ? record.own.x : x.data.subarray(row * T * x.shape[2], (row + 1) * T * x.shape[2]));
+  // a state before the first step; a typed text begins at zero, as a call without initial states does
+  record.before = (state, layer, d, row) => {
+    const { shape, data } = initial[state], size = shape[3];
+    if (record.typed(row)) return new Float64Array(size);
+    const start = ((layer * D + d) * shape[2] + row) * size;
+    return data.subarray(start, start + size);
+  };
+  // what dropout let pass of a layer's input (time, feature); null where nothing was dropped
+  record.mask = (layer, row) => {
+    const size = T * record.outputSize * D;
+    return masks[layer] && !record.typed(row) ? masks[layer].data.subarray(row * size, (row + 1) * size) : null;
+  };
   return record;
 };
 
@@ -71,11 +97,12 @@ rnnscope.affine = (W, b, v, start, stop) => {
 };
 
 rnnscope.engine = (record) => {
-  const cell = record.cell, T = record.time, D = record.directions.length;
+  const cell = record.cell, D = record.directions.length;
   const missing = Object.entries(cell.functions).filter(([, script]) => !script).map(([name]) => name);
   const compiled = Object.fromEntries(rnnscope.functions);
   const unknown = missing.concat(Object.keys(cell.functions).filter((name) => !(name in compiled)));
-  const row = (gate) => cell.gates.indexOf(gate);
+  // a gate's place among the rows of W_ih, and of W_hh: only gates whose equations use them have rows
+  const block = (tree) => (tree.op === "from_x" ? cell.gates_from_x : cell.gates_from_h).indexOf(tree.gate);
 
   // The value of a tree at all units, in the scope of a step: {part, x, before, found}
   const evaluate = (tree, scope) => {
@@ -100,7 +127,7 @@ rnnscope.engine = (record) => {
         return rnnscope.affine(W, null, evaluate(tree.of, scope), 0, W.shape[0]);
       }
       case "from_x": case "from_h": {
-        const n = scope.part.hidden, k = row(tree.gate), t = scope.part.tensors;
+        const n = scope.part.hidden, k = block(tree), t = scope.part.tensors;
         const ofX = tree.op === "from_x";
         if (tree.of) return rnnscope.affine(t.hh, t.b_hh, evaluate(tree.of, scope), k * n, (k + 1) * n);
         const key = ofX ? "$x" : "$h";
@@ -131,19 +158,14 @@ rnnscope.engine = (record) => {
 
   // One part over time, from the first step that anything changes; what comes before is the record's
   const runPart = (part, layer, d, at, x, edits, first) => {
-    const reverse = record.directions[d] === "reverse", length = record.lengths[at];
+    const reverse = record.directions[d] === "reverse", length = record.lengths[at], T = record.steps(at);
     const here = edits.filter((e) => e.layer === layer && e.direction === record.directions[d] && e.name !== "x");
     const planes = {};
     for (const { name } of cell.equations) {
       planes[name] = name in record.values ? Float64Array.from(record.plane(name, layer, d, at))
         : new Float64Array(T * part.hidden);
     }
-    let before = {};
-    for (const state of cell.states) {
-      const { shape, data } = record.initial[state], size = shape[3];
-      const start = ((layer * D + d) * shape[2] + at) * size;
-      before[state] = Float64Array.from(data.subarray(start, start + size));
-    }
+    let before = Object.fromEntries(cell.states.map((state) => [state, Float64Array.from(record.before(state, layer, d, at))]));
     const features = x.length / T;
     for (let k = 0; k < length; k++) {
       const time = reverse ? length - 1 - k : k;
@@ -183,19 +205,18 @@ rnnscope.engine = (record) => {
 
   // The call once more with edits: an edit is {name, layer, direction, time, unit, to}, or of a
   // weight {name, row, column, to}; of one sequence.
-  const rerun = (edits, at) => {
-    const weights = edited(edits), planes = [], inputs = [];
+  const rerun = (edits, at, whole = false) => {
+    const weights = edited(edits), planes = [], inputs = [], T = record.steps(at);
     let x = Float64Array.from(record.input(at)), below = null;
     for (let layer = 0; layer < record.layers; layer++) {
-      let firsts = record.directions.map((_, d) => begins(edits, layer, d, at));
+      let firsts = record.directions.map((_, d) => (whole ? 0 : begins(edits, layer, d, at)));
       if (below) {
         x = new Float64Array(T * record.features(layer));
-        const size = record.outputSize, mask = record.masks[layer];
+        const size = record.outputSize, mask = record.mask(layer, at);
         below.forEach((part, d) => {
           for (let t = 0; t < T; t++) for (let u = 0; u < size; u++) {
             const place = t * size * D + d * size + u;
-            const share = mask ? mask.data[at * T * size * D + place] : 1;
-            x[place] = part.h[t * size + u] * share;
+            x[place] = part.h[t * size + u] * (mask ? mask[place] : 1);
           }
         });
         if (below.changed) firsts = firsts.map(() => 0);
@@ -214,17 +235,17 @@ rnnscope.engine = (record) => {
 
   // The record itself in the form of a rerun
   const original = (at) => {
-    const planes = [], inputs = [];
+    const planes = [], inputs = [], T = record.steps(at);
     let x = record.input(at);
     for (let layer = 0; layer < record.layers; layer++) {
       inputs.push(x);
       planes.push(record.directions.map((_, d) => Object.fromEntries(record.names.map((name) => [name, record.plane(name, layer, d, at)]))));
-      const size = record.outputSize, mask = record.masks[layer + 1];
+      const size = record.outputSize, mask = layer + 1 < record.layers ? record.mask(layer + 1, at) : null;
       const next = new Float64Array(T * size * D);
       planes[layer].forEach((part, d) => {
         for (let t = 0; t < T; t++) for (let u = 0; u < size; u++) {
           const place = t * size * D + d * size + u;
-          next[place] = part.h[t * size + u] * (mask ? mask.data[at * T * size * D + place] : 1);
+          next[place] = part.h[t * size + u] * (mask ? mask[place] : 1);
         }
       });
       x = next;
@@ -241,7 +262,7 @@ rnnscope.engine = (record) => {
       record.directions.forEach((_, d) => {
         const planes = runPart(record.weights[layer][d], layer, d, at, Float64Array.from(x[layer]), [], 0);
         for (const name of record.names) {
-          const own = record.plane(name, layer, d, at), size = own.length / T;
+          const own = record.plane(name, layer, d, at), size = own.length / record.steps(at);
           for (let k = 0; k < record.lengths[at] * size; k++) {
             const away = Math.abs(planes[name][k] - own[k]);
             if (away > worst) worst = away;
@@ -254,17 +275,13 @@ rnnscope.engine = (record) => {
 
   // One number of a run explained: the terms of its equation, each with where it comes from
   const explain = (run, name, place, at) => {
-    const { layer, direction, time, unit } = place, d = record.d(direction);
+    const { layer, direction, time, unit } = place, d = record.d(direction), T = record.steps(at);
     const part = run.weights[layer][d], length = record.lengths[at];
     const reverse = direction === "reverse", earlier = reverse ? time + 1 : time - 1;
     const first = reverse ? time === length - 1 : time === 0;
     const planes = run.planes[layer][d];
     const cut = (plane, t) => plane.subarray(t * plane.length / T, (t + 1) * plane.length / T);
-    const before = Object.fromEntries(cell.states.map((state) => {
-      const { shape, data } = record.initial[state], size = shape[3];
-      const start = ((layer * D + d) * shape[2] + at) * size;
-      return [state, first ? data.subarray(start, start + size) : cut(planes[state], earlier)];
-    }));
+    const before = Object.fromEntries(cell.states.map((state) => [state, first ? record.before(state, layer, d, at) : cut(planes[state], earlier)]));
     const x = run.inputs[layer], features = x.length / T;
     const found = Object.fromEntries(record.names.map((each) => [each, cut(planes[each], time)]));
     const scope = { part, before, found, x: x.subarray(time * features, (time + 1) * features) };
@@ -273,7 +290,7 @@ rnnscope.engine = (record) => {
     const own = { layer, direction, time, unit };
     const leaves = [];
     const products = (tree) => {
-      const n = part.hidden, k = row(tree.gate), t = part.tensors;
+      const n = part.hidden, k = block(tree), t = part.tensors;
       const ofX = tree.op === "from_x";
       const W = tree.op === "project" ? t.hr : ofX ? t.ih : t.hh, b = tree.op === "project" ? null : ofX ? t.b_ih : t.b_hh;
       const r = tree.op === "project" ? unit : k * n + unit;
@@ -343,31 +360,45 @@ rnnscope.engine = (record) => {
   };
 
   // How much of a unit's arguments comes from the state before: Σ|W_h h| of Σ|W_x x| + Σ|W_h h|,
-  // the sums over the gates whose equations use them; null where none uses the state before
+  // the sums over the products that stand in the equations, W_h (r × h) where that is what stands
+  // there; null where no equation has a product with the state before, or it cannot be computed
+  const ofX = [], ofH = [];
+  const collect = (tree) => {
+    if (tree.op === "from_x") ofX.push(tree);
+    if (tree.op === "from_h") ofH.push(tree);
+    for (const key of ["left", "right", "of"]) if (tree[key]) collect(tree[key]);
+  };
+  for (const { tree } of cell.equations) collect(tree);
   const share = (run, layer, direction, time, unit, at) => {
-    const d = record.d(direction), part = run.weights[layer][d], n = part.hidden;
-    const reverse = direction === "reverse";
+    if (!ofH.length || unknown.length) return null;
+    const d = record.d(direction), part = run.weights[layer][d], n = part.hidden, T = record.steps(at);
+    const reverse = direction === "reverse", earlier = reverse ? time + 1 : time - 1;
     const first = reverse ? time === record.lengths[at] - 1 : time === 0;
-    const x = run.inputs[layer], features = x.length / T;
-    const { shape, data } = record.initial.h, size = shape[3];
-    const start = ((layer * D + d) * shape[2] + at) * size;
-    const h = run.planes[layer][d].h, earlier = reverse ? time + 1 : time - 1;
-    const dot = (W, r, v, from) => {
+    const planes = run.planes[layer][d], cut = (plane, t) => plane.subarray(t * plane.length / T, (t + 1) * plane.length / T);
+    const x = cut(run.inputs[layer], time);
+    const scope = {
+      part, x,
+      before: Object.fromEntries(cell.states.map((state) => [state, first ? record.before(state, layer, d, at) : cut(planes[state], earlier)])),
+      found: Object.fromEntries(Object.keys(planes).map((name) => [name, cut(planes[name], time)])),
+    };
+    const dot = (W, r, v) => {
       let total = 0;
-      for (let k = 0, w = r * W.shape[1]; k < W.shape[1]; k++, w++) total += W.data[w] * v[from + k];
+      for (let k = 0, w = r * W.shape[1]; k < W.shape[1]; k++, w++) total += W.data[w] * v[k];
       return Math.abs(total);
     };
-    if (!cell.gates_from_h.length) return null;
-    let ofX = 0, ofH = 0;
-    for (const gate of cell.gates_from_x) ofX += dot(part.tensors.ih, cell.gates.indexOf(gate) * n + unit, x, time * features);
-    for (const gate of cell.gates_from_h) {
-      const row = cell.gates.indexOf(gate) * n + unit;
-      ofH += first ? dot(part.tensors.hh, row, data, start) : dot(part.tensors.hh, row, h, earlier * size);
-    }
-    return ofX + ofH > 0 ? ofH / (ofX + ofH) : 0;
+    let x_part = 0, h_part = 0;
+    for (const tree of ofX) x_part += dot(part.tensors.ih, block(tree) * n + unit, x);
+    for (const tree of ofH) h_part += dot(part.tensors.hh, block(tree) * n + unit, tree.of ? evaluate(tree.of, scope) : scope.before.h);
+    return x_part + h_part === 0 ? 0 : Number.isFinite(h_part / (x_part + h_part)) ? h_part / (x_part + h_part) : null;
   };
 
-  return { rerun, original, explain, share, deviation, unknown };
+  // A text read by the layer: it becomes the sequence behind the traced ones
+  const read = (labels, input) => {
+    record.put({ labels, x: input, planes: null });
+    record.own.planes = rerun([], record.traced, true).planes;
+  };
+
+  return { rerun, original, explain, share, deviation, read, unknown, carries: ofH.length > 0, compiled };
 };
 
 // how numbers are written -----------------------------------------------------------------------
@@ -388,71 +419,4 @@ rnnscope.significant = (value) => {
   if (!Number.isFinite(value) || value === 0) return rnnscope.number(value);
   const size = Math.abs(value);
   return size < 1e-4 || size >= 1e6 ? rnnscope.exponent(value, 5) : String(Number(value.toPrecision(6)));
-};
-
-// the address of a moment: #time=1&edit=x@0:9 ---------------------------------------------------
-
-rnnscope.address = {
-  // place of an edit: time | time.unit | layer.direction.time.unit; of a weight row.column
-  parse: (hash, record) => {
-    const found = { edits: [], ignored: [], asked: [] };
-    const whole = (text, most) => (/^\d{1,9}$/.test(text ?? "") && Number(text) < most ? Number(text) : null);
-    const tensors = record.weights.flat().flatMap((part) => [...Object.values(part.tensors), ...Object.values(part.vectors)]);
-    const edit = (text) => {
-      const match = /^([^@]+)@([^:]+):(.+)$/.exec(text);
-      const to = match && /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(match[3]) ? Number(match[3]) : NaN;
-      if (!Number.isFinite(to)) return null;
-      const [, name, place] = match, at = place.split(".");
-      const tensor = tensors.find((each) => each.name === name);
-      if (tensor) {
-        const row = whole(at[0], tensor.shape[0]), column = whole(at[1] ?? "0", tensor.shape[1] ?? 1);
-        return row === null || column === null || at.length > 2 ? null : { name, row, column, to };
-      }
-      if (name !== "x" && !record.names.includes(name)) return null;
-      let [layer, direction, time, unit] = at.length === 4 ? at : ["0", record.directions[0], at[0], at[1] ?? "0"];
-      layer = whole(layer, record.layers);
-      if (at.length === 3 || at.length > 4 || layer === null || !record.directions.includes(direction)) return null;
-      time = whole(time, record.time);
-      unit = whole(unit, record.units(name, layer));
-      return time === null || unit === null ? null : { name, layer, direction, time, unit, to };
-    };
-    let text = hash.replace(/^#/, "");
-    for (const part of text.split("&").filter(Boolean)) {
-      let key = "", value = "";
-      try { [key, value] = [part.split("=")[0], decodeURIComponent(part.slice(part.indexOf("=") + 1))]; } catch { key = ""; }
-      const units = Math.max(...record.names.map((name) => record.units(name, 0)));
-      const features = Math.max(...Array.from({ length: record.layers }, (_, layer) => record.features(layer)));
-      const limits = { time: record.time, layer: record.layers, row: record.rows.length, unit: units, feature: features };
-      let fine = true;
-      if (key in limits) { const k = whole(value, limits[key]); fine = k !== null; if (fine) found[key] = k; }
-      else if (key === "direction") { fine = record.directions.includes(value); if (fine) found.direction = value; }
-      else if (key === "quantity") { fine = record.names.includes(value); if (fine) found.quantity = value; }
-      else if (key === "view") { fine = ["values", "change", "gradients"].includes(value); if (fine) found.view = value; }
-      else if (key === "hidden") { fine = value === "1"; if (fine) found.hidden = true; }
-      else if (key === "edit") { const one = edit(value); fine = one !== null; if (fine) found.edits.push(one); }
-      else fine = false;
-      if (!fine) found.ignored.push(part.slice(0, 60));
-      else if (key !== "edit") found.asked.push([key, part.slice(0, 60)]);
-    }
-    return found;
-  },
-  format: (state, record) => {
-    const parts = [`time=${state.time}`];
-    if (state.layer) parts.push(`layer=${state.layer}`);
-    if (state.direction !== record.directions[0]) parts.push(`direction=${state.direction}`);
-    if (state.row) parts.push(`row=${state.row}`);
-    if (state.unit) parts.push(`unit=${state.unit}`);
-    if (state.feature) parts.push(`feature=${state.feature}`);
-    if (state.quantity !== "h") parts.push(`quantity=${state.quantity}`);
-    if (state.view !== "values") parts.push(`view=${state.view}`);
-    if (state.hidden) parts.push("hidden=1");
-    for (const edit of state.edits) {
-      let place;
-      if ("column" in edit) place = `${edit.row}.${edit.column}`;
-      else if (edit.layer === 0 && edit.direction === record.directions[0]) place = edit.unit ? `${edit.time}.${edit.unit}` : `${edit.time}`;
-      else place = `${edit.layer}.${edit.direction}.${edit.time}.${edit.unit}`;
-      parts.push(`edit=${edit.name}@${place}:${Number(edit.to.toPrecision(9))}`);
-    }
-    return `#${parts.join("&")}`;
-  },
 };

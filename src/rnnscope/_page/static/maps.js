@@ -11,14 +11,15 @@ rnnscope.maps = (store) => {
     if (state.view === "values") return own(store.run);
     if (state.view === "change") { const was = own(store.original); return Float64Array.from(own(store.run), (v, k) => v - was[k]); }
     const held = record.gradients;
+    if (!held || record.typed(row)) return null; // of the traced loss
     if (name === "x") {
       if (layer > 0) return null;
-      const size = record.time * held.x.shape[2];
+      const size = store.steps * held.x.shape[2];
       return held.x.data.subarray(row * size, (row + 1) * size);
     }
     const value = held.values[name];
     if (!value) return null;
-    const size = record.time * value.shape[4];
+    const size = store.steps * value.shape[4];
     const start = ((layer * record.directions.length + d) * value.shape[2] + row) * size;
     return value.data.subarray(start, start + size);
   };
@@ -38,7 +39,7 @@ rnnscope.maps = (store) => {
       const map = { name, info, canvas, holder, mark, cursor, key, time: 0, unit: 0 };
       const at = (event) => {
         const box = canvas.getBoundingClientRect();
-        map.time = Math.max(0, Math.min(record.time - 1, Math.floor((event.clientX - box.left) / box.width * record.time)));
+        map.time = Math.max(0, Math.min(store.steps - 1, Math.floor((event.clientX - box.left) / box.width * store.steps)));
         map.unit = Math.max(0, Math.min(map.units - 1, Math.floor((event.clientY - box.top) / box.height * map.units)));
       };
       const go = () => {
@@ -55,7 +56,7 @@ rnnscope.maps = (store) => {
         const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
         if (event.key === "Enter" || event.key === " ") go();
         else if (move) {
-          map.time = Math.max(0, Math.min(record.time - 1, map.time + move[0]));
+          map.time = Math.max(0, Math.min(store.steps - 1, map.time + move[0]));
           map.unit = Math.max(0, Math.min(map.units - 1, map.unit + move[1]));
           tell(map);
         } else return;
@@ -76,9 +77,9 @@ rnnscope.maps = (store) => {
     $("readout").textContent = `${what}[${word} ${unit}] at time=${time}${record.label(state.row, time) ? ` (${record.label(state.row, time)})` : ""} = ${said}`;
     Object.assign($("readout").dataset, { map: map.name, time, unit, value: said });
     map.cursor.classList.add("on");
-    map.cursor.style.left = `${time / record.time * 100}%`;
+    map.cursor.style.left = `${time / store.steps * 100}%`;
     map.cursor.style.top = `${unit / map.units * 100}%`;
-    map.cursor.style.width = `${100 / record.time}%`;
+    map.cursor.style.width = `${100 / store.steps}%`;
     map.cursor.style.height = `${100 / map.units}%`;
   };
 
@@ -86,11 +87,10 @@ rnnscope.maps = (store) => {
     const plane = (map.plane = planeOf(map.name));
     map.holder.parentElement.hidden = !plane;
     if (!plane) return;
-    const units = (map.units = plane.length / record.time), T = record.time;
+    const units = (map.units = plane.length / store.steps), T = store.steps;
     map.unit = Math.min(map.unit, units - 1);
     const [low, high, stops] = rnnscope.scale(state.view === "values" ? map.info.range : null, [plane]);
-    const lead = stops === rnnscope.stops.gate ? "gate" : "signed";
-    map.key.replaceChildren(make("span", { class: "number" }, String(Number(low.toPrecision(3)))), make("span", { class: `ramp ${lead}` }), make("span", { class: "number" }, String(Number(high.toPrecision(3)))));
+    map.key.replaceChildren(...rnnscope.key(low, high, stops).children);
     map.canvas.width = T;
     map.canvas.height = units;
     const context = map.canvas.getContext("2d"), image = context.createImageData(T, units);
@@ -105,14 +105,14 @@ rnnscope.maps = (store) => {
   };
   const place = () => {
     for (const map of maps) {
-      map.mark.style.left = `${state.time / record.time * 100}%`;
-      map.mark.style.width = `${100 / record.time}%`;
+      map.mark.style.left = `${state.time / store.steps * 100}%`;
+      map.mark.style.width = `${100 / store.steps}%`;
     }
   };
   const refresh = (changed) => {
     for (const input of $("views").querySelectorAll("input")) input.checked = input.value === state.view;
     if (!$("maps-section").open) return;
-    if (!changed || ["edits", "row", "layer", "direction", "view"].some((key) => changed.has(key))) {
+    if (!changed || ["edits", "row", "text", "layer", "direction", "view"].some((key) => changed.has(key))) {
       maps.forEach(paint);
       $("marks").textContent = rnnscope.marks(record, state.row, maps.map((map) => map.plane), "Hatched");
     }

@@ -8,13 +8,13 @@ rnnscope.unrolled = (store) => {
     $("unrolled").replaceChildren();
     for (let layer = record.layers - 1; layer >= 0; layer--) {
       for (const direction of record.directions) {
-        const canvas = make("canvas", { width: record.time, height: 1 });
+        const canvas = make("canvas", { height: 1 });
         const mark = make("span", { class: "mark" });
         const name = `layer ${layer}, ${direction}`;
         const strip = make("div", { class: "strip", "data-layer": layer, "data-direction": direction }, canvas, mark);
         strip.addEventListener("click", (event) => {
           const box = canvas.getBoundingClientRect();
-          const time = Math.min(record.time - 1, Math.max(0, Math.floor((event.clientX - box.left) / box.width * record.time)));
+          const time = Math.min(store.steps - 1, Math.max(0, Math.floor((event.clientX - box.left) / box.width * store.steps)));
           if (record.valid(state.row, time)) store.set({ layer, direction, time });
         });
         const button = make("button", { type: "button", onclick: () => store.set({ layer, direction }) }, `${name} ${direction === "reverse" ? "←" : "→"}`);
@@ -22,16 +22,18 @@ rnnscope.unrolled = (store) => {
         $("unrolled").append(make("div", { class: "lane" }, button, strip));
       }
     }
-    $("unrolled").append(make("div", { class: "lane" }, make("span", {}, record.labels ? "step" : "time"), make("div", { class: "labels", id: "labels" })));
+    $("unrolled").append(make("div", { class: "lane" }, make("span", { id: "unrolled-axis" }), make("div", { class: "labels", id: "labels" })));
   };
 
   const labels = () => {
-    const most = Math.max(1, Math.floor(record.time / 12));
-    const every = record.labels ? Math.max(1, Math.floor(record.time / 40)) : most;
-    $("labels").replaceChildren(...Array.from({ length: record.time }, (_, time) => time).filter((time) => time % every === 0).map((time) => {
-      const text = make("span", {}, record.labels ? record.label(state.row, time) : String(time));
-      text.style.maxWidth = `${every / record.time * 100}%`;
-      text.style.left = `${(time + 0.5) / record.time * 100}%`;
+    const most = Math.max(1, Math.floor(store.steps / 12));
+    const labelled = record.labelled(state.row);
+    $("unrolled-axis").textContent = labelled ? "step" : "time";
+    const every = labelled ? Math.max(1, Math.floor(store.steps / 40)) : most;
+    $("labels").replaceChildren(...Array.from({ length: store.steps }, (_, time) => time).filter((time) => time % every === 0).map((time) => {
+      const text = make("span", {}, labelled ? rnnscope.shown(record.label(state.row, time)) : String(time));
+      text.style.maxWidth = `${every / store.steps * 100}%`;
+      text.style.left = `${(time + 0.5) / store.steps * 100}%`;
       return text;
     }));
   };
@@ -42,9 +44,10 @@ rnnscope.unrolled = (store) => {
     const [low, high, stops] = rnnscope.scale(info.range, planes);
     $("unrolled-hint").textContent = `Colour: ${name}${info.word ? ` (${info.word})` : ""} of unit ${state.unit}, from ${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))}.${rnnscope.marks(record, state.row, planes, "Grey")} Click a step.`;
     rows.forEach((row, k) => {
-      const units = planes[k].length / record.time, unit = Math.min(state.unit, units - 1);
-      const context = row.canvas.getContext("2d"), image = context.createImageData(record.time, 1);
-      for (let time = 0; time < record.time; time++) {
+      const units = planes[k].length / store.steps, unit = Math.min(state.unit, units - 1);
+      row.canvas.width = store.steps;
+      const context = row.canvas.getContext("2d"), image = context.createImageData(store.steps, 1);
+      for (let time = 0; time < store.steps; time++) {
         const valid = record.valid(state.row, time);
         const [r, g, b] = rnnscope.colour(stops, (planes[k][time * units + unit] - low) / (high - low));
         image.data.set(valid ? [r, g, b, 255] : [128, 128, 128, 40], time * 4);
@@ -55,8 +58,8 @@ rnnscope.unrolled = (store) => {
   };
   const place = () => {
     for (const row of rows) {
-      row.mark.style.left = `${state.time / record.time * 100}%`;
-      row.mark.style.width = `${100 / record.time}%`;
+      row.mark.style.left = `${state.time / store.steps * 100}%`;
+      row.mark.style.width = `${100 / store.steps}%`;
       const here = row.layer === state.layer && row.direction === state.direction;
       row.strip.classList.toggle("here", here);
       row.button.setAttribute("aria-pressed", here);
@@ -65,7 +68,7 @@ rnnscope.unrolled = (store) => {
 
   const refresh = (changed) => {
     if (!$("unrolled-section").open) return;
-    if (!changed || ["edits", "row", "quantity", "unit"].some((key) => changed.has(key))) { labels(); paint(); } else place();
+    if (!changed || ["edits", "row", "text", "quantity", "unit"].some((key) => changed.has(key))) { labels(); paint(); } else place();
   };
   build();
   store.listen(refresh);
