@@ -47,7 +47,8 @@ def test_a_tutorial_shows_what_it_computes(path: Path) -> None:
     # an error in a cell, an assert among them, is raised here
     here = {"metadata": {"path": str(FOLDER)}}  # as Jupyter opens it
     NotebookClient(executed, timeout=300, kernel_name="python3", resources=here).execute()
-    assert texts(executed) == texts(committed), "execute the notebook again and commit it"
+    again = f"python tutorial/execute.py {path.stem[:2]}, look at it, and commit it"
+    assert texts(executed) == texts(committed), again
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
