@@ -114,7 +114,11 @@ def _columns(table: str) -> int:
 
 def _mathml(match: re.Match[str]) -> str:
     display = "block" if match[2] == "[" else "inline"
-    return str(convert(unescape(match[3]).strip(), display=display))
+    latex = unescape(match[3]).strip().replace("{aligned}", "{align*}")
+    mathml = str(convert(latex, display=display))
+    if "<mi>&</mi>" in mathml or "<mi>$</mi>" in mathml:
+        raise ValueError(f"a sign stands in the formula as it is written: {latex}")
+    return mathml
 
 
 def on_post_page(output: str, **_: Any) -> str:

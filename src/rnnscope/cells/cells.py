@@ -508,10 +508,7 @@ GRU = Cell(
     },
     words={"r": "reset", "z": "update", "n": "new", "h": "hidden state"},
     source="Cho et al. 2014, eq. 5-8",
-    departures=(
-        "r multiplies W_hn h + b_hn, after the product, not h before it; "
-        "z keeps the old state, and 1 - z takes the new"
-    ),
+    departures="r multiplies W_hn h + b_hn, after the product, not h before it",
 )
 
 _LSTM_GATES = {
@@ -558,7 +555,7 @@ GRU_RESET_BEFORE = Cell(
     },
     words=GRU.words,
     source="Cho et al. 2014, eq. 5-8; Keras with reset_after=False, ONNX linear_before_reset=0",
-    departures="r multiplies h before the product, as in the paper, unlike nn.GRU",
+    departures="two biases, b_ih and b_hh, whose sum is all that counts",
 )
 
 
