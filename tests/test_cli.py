@@ -200,6 +200,12 @@ def test_last_is_where_a_direction_ends() -> None:
     assert data_of(*words, "reverse", "--time", "last")["address"]["time"] == 0
 
 
+def test_shapes_about_some_words() -> None:
+    text = printed("shapes", "--cell", "gru", "--about", "parameters")
+    assert "Parameters: 165 numbers." in text
+    assert "h_n" not in text.split("Parameters")[1]
+
+
 def test_shapes_are_those_of_the_library() -> None:
     text = printed("shapes", "--cell", "rnn", "--hidden", "7", "--unbatched", "--steps", "2")
     assert "nn.RNN(4, 7, batch_first=True)" in text
@@ -508,6 +514,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --format pdf", "'pdf' is not one of"),
         ("explian", "No such command 'explian'. Did you mean 'explain'?"),
         ("shapes 3", "unexpected extra argument"),
+        ("shapes --about nothing", "no title and no trap has the words 'nothing'"),
         ("shapes --format latex", "text, markdown or json"),
         ("shapes --lengths 3,0", "expected whole numbers from 1"),
         ("shapes --lengths 3 --batch 2", "leave out the others"),

@@ -249,6 +249,29 @@ def test_view_puts_those_sequences_into_row_0() -> None:
     )
 
 
+def test_what_is_about_some_words() -> None:
+    said = traced("stacked").shapes()
+    parameters = said.about("PARAMETERS")
+    assert [s.title[:11] for s in parameters.sections] == ["Parameters:"]
+    assert parameters.traps == ()
+    assert str(parameters).endswith("Checked on what nn.LSTM returned: 3 equalities (exact).")
+    view = said.about("view")
+    assert [s.title[:8] for s in view.sections] == ["h_n.view"]
+    assert [t.wrong for t in view.traps] == ["h_n.view(3, -1)"]
+    trap = said.about("second half")
+    assert trap.sections == ()
+    assert trap.checked == "Checked on what nn.LSTM returned: 1 trap."
+    assert "| `h_n[2:]` |" in trap.markdown()
+    assert "wrong  h_n[2:]" in str(trap)
+    assert said.about("h_n").data()["traps"]
+
+
+@pytest.mark.parametrize("words", ["nothing", "", " "])
+def test_words_that_are_nowhere_are_refused(words: str) -> None:
+    with pytest.raises(rs.AddressError, match="titles begin with 'output', 'h_n'"):
+        traced("stacked").shapes().about(words)
+
+
 def test_output_changed_in_place_is_noticed() -> None:
     tr = traced("stacked")
     with torch.no_grad():
