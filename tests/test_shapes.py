@@ -189,6 +189,31 @@ def test_parameters_in_words() -> None:
     assert "Parameters: 95 numbers. Each layer: hidden × (input + hidden)" in text
 
 
+class OneBias(nn.Module):
+    """A class that is not torch's, with one bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W, self.U = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 4))
+        self.b = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, states = x.new_zeros(x.shape[1], 4) if h is None else h, []
+        for x_t in x:
+            h = torch.tanh(x_t @ self.W.T + h @ self.U.T + self.b)
+            states.append(h)
+        return torch.stack(states), h
+
+
+def test_parameters_of_another_class_are_told_as_such() -> None:
+    named = {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b"}
+    cells = {OneBias: rs.Adapter(rs.cells.RNN_TANH, parameters=named)}
+    module = OneBias()
+    assert sum(p.numel() for p in module.parameters()) == 32
+    said = str(rs.trace(module, torch.randn(5, 2, 3), cells=cells).shapes())
+    assert "Parameters: 36 numbers by PyTorch's names. Each layer: hidden × (input" in said
+
+
 def test_last_of_each_packed_sequence_is_told() -> None:
     text = str(traced("packed").shapes())
     for line in ("sequence 0: 3 steps, last time=2", "sequence 2: 1 step, last time=0"):

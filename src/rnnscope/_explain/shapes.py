@@ -364,7 +364,9 @@ def _parameters(trace: Traced, check: Checker) -> Section:
     statements.append(check.equal(code, "all of them", str(total)))
     owner = "Each direction of a layer: " if several else "Each layer: "
     owner = "" if trace.structure.single_step else owner
-    title = f"Parameters: {total:,} numbers. {owner}{' or '.join(words)}"
+    # of a class that is not torch's, a bias may be nowhere, and stand for zeros here
+    numbers = f"{total:,} numbers" + (" by PyTorch's names" if trace.structure.foreign else "")
+    title = f"Parameters: {numbers}. {owner}{' or '.join(words)}"
     return Section(title, tuple(statements))
 
 
