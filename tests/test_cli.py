@@ -86,6 +86,12 @@ def test_bare_command_names_every_command() -> None:
     )
 
 
+def test_shapes_about_some_words() -> None:
+    text = printed("shapes", "--cell", "gru", "--about", "parameters")
+    assert "Parameters: 165 numbers." in text
+    assert "h_n" not in text.split("Parameters")[1]
+
+
 def test_version() -> None:
     assert printed("--version") == f"rnnscope {rs.__version__}\n"
 
@@ -198,12 +204,6 @@ def test_last_is_where_a_direction_ends() -> None:
     words = ["3", "4", "--bidirectional", "--direction"]
     assert data_of(*words, "forward", "--time", "last")["address"]["time"] == 1
     assert data_of(*words, "reverse", "--time", "last")["address"]["time"] == 0
-
-
-def test_shapes_about_some_words() -> None:
-    text = printed("shapes", "--cell", "gru", "--about", "parameters")
-    assert "Parameters: 165 numbers." in text
-    assert "h_n" not in text.split("Parameters")[1]
 
 
 def test_shapes_are_those_of_the_library() -> None:
