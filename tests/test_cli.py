@@ -86,6 +86,12 @@ def test_bare_command_names_every_command() -> None:
     )
 
 
+def test_shapes_about_some_words() -> None:
+    text = printed("shapes", "--cell", "gru", "--about", "parameters")
+    assert "Parameters: 165 numbers." in text
+    assert "h_n" not in text.split("Parameters")[1]
+
+
 def test_version() -> None:
     assert printed("--version") == f"rnnscope {rs.__version__}\n"
 
@@ -508,6 +514,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --format pdf", "'pdf' is not one of"),
         ("explian", "No such command 'explian'. Did you mean 'explain'?"),
         ("shapes 3", "unexpected extra argument"),
+        ("shapes --about nothing", "no title and no trap has the words 'nothing'"),
         ("shapes --format latex", "text, markdown or json"),
         ("shapes --lengths 3,0", "expected whole numbers from 1"),
         ("shapes --lengths 3 --batch 2", "leave out the others"),

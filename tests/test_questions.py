@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -42,7 +41,7 @@ def test_an_answer_is_short(title: str) -> None:
     for block in section.code:
         lines = block.text.splitlines()
         assert len(lines) <= (3 if block.language == "python" else 2)
-        assert max(map(len, lines)) <= 120
+        assert max(map(len, lines)) <= 100
 
 
 # layers of the reader's own ------------------------------------------------------------------
@@ -100,7 +99,7 @@ def test_an_answer_runs_on_a_layer_of_the_readers_own(title: str, own: str) -> N
     shown = "".join(block.text for block in section.blocks if block.language == "text")
     error = suppress(RuntimeError) if "\nRuntimeError: " in f"\n{shown}" else nullcontext()
     with torch.random.fork_rng(devices=[]), error:
-        run_python(section, {"torch": torch, "rs": rs, "copy": copy, **vars(layers)})
+        run_python(section, PAGE.names() | vars(layers))
 
 
 # the page ------------------------------------------------------------------------------------

@@ -189,6 +189,31 @@ def test_parameters_in_words() -> None:
     assert "Parameters: 95 numbers. Each layer: hidden × (input + hidden)" in text
 
 
+class OneBias(nn.Module):
+    """A class that is not torch's, with one bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W, self.U = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(4, 4))
+        self.b = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h, states = x.new_zeros(x.shape[1], 4) if h is None else h, []
+        for x_t in x:
+            h = torch.tanh(x_t @ self.W.T + h @ self.U.T + self.b)
+            states.append(h)
+        return torch.stack(states), h
+
+
+def test_parameters_of_another_class_are_told_as_such() -> None:
+    named = {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b"}
+    cells = {OneBias: rs.Adapter(rs.cells.RNN_TANH, parameters=named)}
+    module = OneBias()
+    assert sum(p.numel() for p in module.parameters()) == 32
+    said = str(rs.trace(module, torch.randn(5, 2, 3), cells=cells).shapes())
+    assert "Parameters: 36 numbers by PyTorch's names. Each layer: hidden × (input" in said
+
+
 def test_last_of_each_packed_sequence_is_told() -> None:
     text = str(traced("packed").shapes())
     for line in ("sequence 0: 3 steps, last time=2", "sequence 2: 1 step, last time=0"):
@@ -247,6 +272,29 @@ def test_view_puts_those_sequences_into_row_0() -> None:
     assert trap.error == pytest.approx(
         float((h_n.view(3, -1) - h_n.transpose(0, 1).reshape(3, -1)).abs().max())
     )
+
+
+def test_what_is_about_some_words() -> None:
+    said = traced("stacked").shapes()
+    parameters = said.about("PARAMETERS")
+    assert [s.title[:11] for s in parameters.sections] == ["Parameters:"]
+    assert parameters.traps == ()
+    assert str(parameters).endswith("Checked on what nn.LSTM returned: 3 equalities (exact).")
+    view = said.about("view")
+    assert [s.title[:8] for s in view.sections] == ["h_n.view"]
+    assert [t.wrong for t in view.traps] == ["h_n.view(3, -1)"]
+    trap = said.about("second half")
+    assert trap.sections == ()
+    assert trap.checked == "Checked on what nn.LSTM returned: 1 trap."
+    assert "| `h_n[2:]` |" in trap.markdown()
+    assert "wrong  h_n[2:]" in str(trap)
+    assert said.about("h_n").data()["traps"]
+
+
+@pytest.mark.parametrize("words", ["nothing", "", " "])
+def test_words_that_are_nowhere_are_refused(words: str) -> None:
+    with pytest.raises(rs.AddressError, match="titles begin with 'output', 'h_n'"):
+        traced("stacked").shapes().about(words)
 
 
 def test_output_changed_in_place_is_noticed() -> None:

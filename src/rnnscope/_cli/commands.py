@@ -366,7 +366,14 @@ def record_info(
 
 @app.command(short_help="What output and h_n are, slice by slice; how many parameters.")
 @flattened
-def shapes(sizes: ShapeOptions, form: FormatWithoutLatex = Format.text) -> None:
+def shapes(
+    sizes: ShapeOptions,
+    about: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Only the parts with these words: parameters, h_n.view"),
+    ] = None,
+    form: FormatWithoutLatex = Format.text,
+) -> None:
     """What each slice of output and each row of h_n is, how many parameters there are, and the
     traps: checked on numbers.
 
@@ -374,4 +381,5 @@ def shapes(sizes: ShapeOptions, form: FormatWithoutLatex = Format.text) -> None:
     """
     from rnnscope._cli.traces import trace_of_sizes
 
-    show(trace_of_sizes(sizes).shapes(), form, "shapes")
+    said = trace_of_sizes(sizes).shapes()
+    show(said if about is None else said.about(about), form, "shapes")

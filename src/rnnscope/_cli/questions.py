@@ -12,7 +12,9 @@ QUESTIONS: dict[str, dict[str, str]] = {
         ),
         "What follows if I change one?": "rnnscope view 3 4 5 -o page.html",
         "What are output, h_n and c_n?": "rnnscope shapes --cell lstm --layers 2 --bidirectional",
-        "How many parameters?": "rnnscope shapes --cell gru --input-size 10 --hidden 20",
+        "How many parameters?": (
+            "rnnscope shapes --cell gru --input-size 10 --hidden 20 --about parameters"
+        ),
     },
     "Port: yours against PyTorch's": {
         "Which layers are in a file?": "rnnscope show model.pt",

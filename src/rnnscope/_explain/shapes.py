@@ -114,7 +114,7 @@ class _Layer:
     # sections --------------------------------------------------------------------------------
 
     def shapes(self) -> Shapes:
-        sections = [self.output(), self.h_n(), *self.split(), *self.c_n()]
+        sections = [self.output(), self.h_n(), self.split(), *self.c_n()]
         sections += [self.last(), self.record()]
         sections.append(_parameters(self.trace, self.check))
         call = (self.called(), *self.read())
@@ -196,10 +196,8 @@ class _Layer:
         batch, time = ":" if self.call.batched else "0", "-1" if direction == "forward" else "0"
         return f'tr["h", {layer}, "{direction}"][{batch}, {time}]'
 
-    def split(self) -> list[Section]:
+    def split(self) -> Section:
         """How the rows of h_n become two axes, layers and directions."""
-        if self.rows == 1:
-            return []
         batch = ["batch"] if self.call.batched else []
         words = ", ".join(["num_layers", "num_directions", *batch, "hidden"])
         sizes = [self.structure.num_layers, len(self.structure.directions), self.size]
@@ -212,7 +210,7 @@ class _Layer:
             self.check.equal(code, "all", self.last_of("h")),
             self.check.equal(code + place, last, "h_n[-1]"),
         )
-        return [Section(f"h_n.{way}({words}): its rows by layer and direction", statements)]
+        return Section(f"h_n.{way}({words}): its rows by layer and direction", statements)
 
     def last_of(self, state: str, at: str = "") -> str:
         parts = [
@@ -366,7 +364,9 @@ def _parameters(trace: Traced, check: Checker) -> Section:
     statements.append(check.equal(code, "all of them", str(total)))
     owner = "Each direction of a layer: " if several else "Each layer: "
     owner = "" if trace.structure.single_step else owner
-    title = f"Parameters: {total:,} numbers. {owner}{' or '.join(words)}"
+    # of a class that is not torch's, a bias may be nowhere, and stand for zeros here
+    numbers = f"{total:,} numbers" + (" by PyTorch's names" if trace.structure.foreign else "")
+    title = f"Parameters: {numbers}. {owner}{' or '.join(words)}"
     return Section(title, tuple(statements))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from rnnscope._escaping import code, markdown, printable
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.traced import Traced
-from rnnscope.errors import VerificationError
+from rnnscope.errors import AddressError, VerificationError
 
 __all__ = ["Checker", "Section", "Shapes", "Statement", "Trap", "largest_difference"]
 
@@ -70,10 +70,41 @@ class Shapes:
     traps: tuple[Trap, ...]
     source: str
 
+    def about(self, words: str) -> Shapes:
+        """The sections whose title has these words, and the traps that have them.
+
+        >>> from rnnscope import trace
+        >>> tr = trace(torch.nn.GRU(4, 5), torch.randn(6, 3, 4))
+        >>> print(tr.shapes().about("parameters"))
+        nn.GRU(4, 5)
+            output, h_n = gru(x)
+            x (time 6, batch 3, feature 4)
+        <BLANKLINE>
+        Parameters: 165 numbers. Each layer: 3 gates × hidden × (input + hidden + 2 biases)
+            3 * 5 * (4 + 5 + 2)                              layer 0       = 165
+            sum(p.numel() for p in tr.parameters.values())   all of them   = 165
+        <BLANKLINE>
+        Checked on what nn.GRU returned: 2 equalities (exact).
+
+        Raises ``AddressError`` where no title and no trap has them.
+        """
+        wanted = words.casefold()
+        sections = tuple(s for s in self.sections if wanted in s.title.casefold())
+        traps = tuple(
+            t for t in self.traps if wanted in f"{t.why}\n{t.wrong}\n{t.right}".casefold()
+        )
+        if (not sections and not traps) or not wanted.strip():
+            titles = ", ".join(repr(re.split(r"[:(]", s.title)[0].strip()) for s in self.sections)
+            raise AddressError(
+                f"no title and no trap has the words {words!r}; titles begin with {titles}"
+            )
+        return replace(self, sections=sections, traps=traps)
+
     @property
     def difference(self) -> float:
         """The largest difference between two sides of an equation; rounding, or 0."""
-        return max(s.difference for section in self.sections for s in section.statements)
+        differences = (s.difference for section in self.sections for s in section.statements)
+        return max(differences, default=0.0)
 
     @property
     def checked(self) -> str:
@@ -81,8 +112,9 @@ class Shapes:
         count = sum(len(section.statements) for section in self.sections)
         accuracy = f"largest difference {self.difference:.0e}" if self.difference else "exact"
         equalities = "1 equality" if count == 1 else f"{count} equalities"
-        traps = f", {len(self.traps)} trap{'s' * (len(self.traps) > 1)}" if self.traps else ""
-        return f"Checked on {self.source}: {equalities} ({accuracy}){traps}."
+        parts = [f"{equalities} ({accuracy})"] if count else []
+        parts += [f"{len(self.traps)} trap{'s' * (len(self.traps) > 1)}"] if self.traps else []
+        return f"Checked on {self.source}: {', '.join(parts)}."
 
     def __str__(self) -> str:
         lines = [self.module, *(f"    {line}" for line in self.call)]
