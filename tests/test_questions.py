@@ -25,7 +25,10 @@ def test_an_answer_prints_what_it_shows(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    PAGE.assert_prints_what_it_shows(PAGE.section(title))
+    section = PAGE.section(title)
+    if torch.cuda.is_available() and any("cuda" in block.text for block in section.code):
+        pytest.skip("the page shows what is printed without a GPU")
+    PAGE.assert_prints_what_it_shows(section)
 
 
 def test_there_are_thirty_questions() -> None:
