@@ -36,7 +36,7 @@ TITLES = {
     "lstm_projected": "LSTM with projection",
     "gru_reset_before": "GRU with the reset before the product",
 }
-"""The headings of cells that share their own name with another cell."""
+"""What cells are called that share their own name with another cell."""
 
 LAYERS = {
     "rnn_tanh": "nn.RNN",
@@ -68,8 +68,14 @@ def key_of(cell: cells.Cell) -> str | None:
 
 
 def title(cell: cells.Cell) -> str:
-    """What a cell is called in headings."""
+    """What a cell is called on the page."""
     return TITLES.get(key_of(cell) or "", cell.name)
+
+
+def heading(cell: cells.Cell) -> str:
+    """The heading of a cell's section, with the words and the module that one searches for."""
+    module = LAYERS.get(key_of(cell) or "", "").partition("(")[0]
+    return f"Equations of the {title(cell)}" + (f" ({module})" if module else "")
 
 
 def layer_of(name: str, cell: cells.Cell) -> str:
@@ -103,7 +109,7 @@ def section(name: str, cell: cells.Cell) -> str:
     ]
     states = " and ".join(f"`{state}`" for state in cell.states)
     parts = [
-        f'<a id="{anchor(name)}"></a>\n\n## {title(cell)}',
+        f'<a id="{anchor(name)}"></a>\n\n## {heading(cell)}',
         f"`rs.cells.{name}`; a layer of it is `{layer_of(name, cell)}`.",
         "\n".join(["| Equation | What it gives |", "| --- | --- |", *rows]),
         f"Carried from step to step: {states}. Source: {cell.source}."
