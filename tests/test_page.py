@@ -502,9 +502,12 @@ def test_the_example_of_the_documentation_runs(
         r"```python\n(.*?)```", (root / "docs" / "page.md").read_text("utf-8"), re.S
     )
     (code,) = [block for block in blocks if "import" in block]
+    own = "".join(block for block in blocks if block is not code and "embedding" in block)
     (tmp_path / "tutorial").symlink_to(root / "tutorial")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
+    exec(compile(own, "docs/page.md", "exec"), {"torch": torch, "rs": rs})
+    assert facts((tmp_path / "page.html").read_text("utf-8"))["readout"]
     variables: dict[str, Any] = {}
     exec(compile(code, "docs/page.md", "exec"), variables)
     page = facts((tmp_path / "brackets.html").read_text("utf-8"))

@@ -196,7 +196,8 @@ class Trace(CallRecord):
         (batch, s). They vanish or explode with the distance. ``norm`` is that of
         ``torch.linalg.matrix_norm``: 2 is the spectral norm, the largest stretch of any change
         (Pascanu et al. 2013, eq. 7); "fro" is cheaper to compute. All pairs cost a pass for each
-        t: name ``batch`` where there are many sequences.
+        t: name ``batch`` where there are many sequences. In an LSTM h holds c fixed, and what c
+        carries is not in it: ask for ``tr.flow("c", "c")``.
 
         >>> from rnnscope import trace
         >>> tr = trace(torch.nn.LSTM(3, 4), torch.randn(5, 2, 3))
