@@ -168,12 +168,12 @@ def view(
     if output is None:
         raise ArgumentError("say where the page is written: rnnscope view 3 4 5 -o page.html")
     _refuse_options(context, call.steps or [])
-    from rnnscope._cli.traces import trace_of
+    from rnnscope._cli.traces import step_labels, trace_of
     from rnnscope._page import view as page
 
     trace, construction = trace_of(call)
     if labels is not None:
-        trace.labelled(labels.split(","))
+        trace.labelled(step_labels(labels, trace))
     say(f"wrote {page(trace, output, batch=batch, construction=construction)}")
 
 
