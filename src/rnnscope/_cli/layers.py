@@ -75,7 +75,7 @@ def construction(module: nn.Module, path: Path | None = None, name: str = "") ->
         if getattr(module, option, default) != default:
             options[option] = getattr(module, option)
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    training = ".train()" if module.training and getattr(module, "dropout", 0) else ""
+    training = ".train()" if module.training and options.get("dropout") else ""
     return f"{begun}{arguments}){training}"
 
 

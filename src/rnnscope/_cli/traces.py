@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,8 +30,11 @@ from rnnscope._trace.verbs import Trace
 __all__ = ["coordinates", "step_labels", "trace_of", "trace_of_sizes"]
 
 
-def trace_of(options: CallOptions) -> tuple[Trace, str]:
-    """The trace of the layer that the options mean, and the line that builds the layer."""
+def trace_of(
+    options: CallOptions, rounded: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Trace, str]:
+    """The trace of the layer that the options mean, and the line that builds the layer; weights,
+    input and initial states are ``rounded`` before it runs, where that is wanted."""
     x = _sequence(options)
     if options.weights is None:
         name, module = "", _drawn(options, x.shape[-1])
@@ -48,10 +51,21 @@ def trace_of(options: CallOptions) -> tuple[Trace, str]:
     afford(x[..., 0].numel(), module.num_layers * module.hidden_size)
     x = in_precision(x, module).reshape(-1, *x.shape[-2:])
     states = () if options.initial is None else (named_states(options.initial, module, len(x)),)
+    if rounded is not None:
+        x = rounded(x)
+        states = tuple(_each(rounded, state) for state in states)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(rounded(parameter))
     argument = x if options.lengths is None else _packed(x, options.lengths)
     with _drawn_from(options.seed, module):
         opened = trace(module, argument, *states)
     return opened, f"{construction(module, options.weights, name)}   # {origin}"
+
+
+def _each(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """A state, or each of several, changed."""
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
 
 
 def _check_features(options: CallOptions, x: Tensor, module: Any) -> None:
@@ -94,7 +108,7 @@ def _drawn_from(seed: int, module: nn.Module) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 

@@ -308,5 +308,7 @@ def lower_layer(at: Address) -> Iterator[str]:
         if size == 1:
             below = below.partition(":")[0] + ": [0] is forward, [1] reverse"
     if at.trace.structure.training and at.trace.structure.dropout:
-        below += f", after dropout {at.trace.structure.dropout}"
+        dropout = at.trace.structure.dropout
+        kept = f", what it keeps times {1 / (1 - dropout):g}" if dropout < 1 else ""
+        below += f", after dropout {dropout:g}{kept}"
     yield below
