@@ -366,7 +366,7 @@ sizes = st.integers(1, 12)
 scales = st.sampled_from([1e-9, 1e-4, 1e-2, 0.3, 1.0, 1.0, 1.0, 5.0, 40.0, 1e3, 1e6])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     kind=st.sampled_from([nn.RNN, nn.GRU, nn.LSTM, "relu", "projected"]),
     seed=st.integers(0, 10_000),

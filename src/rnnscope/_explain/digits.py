@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from functools import cached_property
 
 import torch
 
@@ -83,12 +84,12 @@ class Ruler:
     exact: bool = False
     guard: int = 0
 
-    @property
+    @cached_property
     def of_states(self) -> Ruler:
         """The ruler of the states."""
         return replace(self, places=self.places - self.guard, guard=0)
 
-    @property
+    @cached_property
     def nearest_truth(self) -> Ruler:
         """The ruler with as many digits that prints a result near to its true value."""
         return replace(self, exact=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 from rnnscope._explain.address import Address, faithful
@@ -12,7 +13,7 @@ from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, 
 from rnnscope._explain.products import short_products, weights_table
 from rnnscope._explain.unit_step import PrintedNumbers, UnitStep
 from rnnscope._record.traced import Traced
-from rnnscope.cells.algebra import FromH
+from rnnscope.cells.algebra import FromH, FromX
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["UnitSteps", "difference", "explain_steps"]
@@ -136,11 +137,28 @@ class UnitSteps:
 
     def number(self, name: str, value: float) -> str:
         """A number that is not computed, with the digits that it has in the steps."""
-        return self.unit_steps[0].ruler.numeral(value, self.places.get(name)).text
+        ruler = self.unit_steps[0].ruler
+        return ruler.of_states.numeral(value, self.places.get(name, ruler.natural(value))).text
 
     def state(self, value: float) -> str:
-        """A state of the layer, with the digits that every state has."""
-        return self.unit_steps[0].ruler.of_states.numeral(value).text
+        """A state of the layer, with the digits that it has in the steps, or that states have."""
+        return self._state_texts.get(value) or self._state_ruler.numeral(value).text
+
+    @property
+    def _state_ruler(self) -> Ruler:
+        return self.unit_steps[0].ruler.of_states
+
+    @cached_property
+    def _state_texts(self) -> dict[float, str]:
+        """The digits of each state that a weight multiplies."""
+        return {
+            term.input.truth: term.input.text
+            for unit_step in self.unit_steps
+            for dot in unit_step.dots.values()
+            if unit_step.multiplies_states(dot.leaf)
+            for k, term in dot.terms
+            if k != self.unit or isinstance(dot.leaf, FromX)  # the unit's own are worked by hand
+        }
 
     def blocks(self) -> list[Block]:
         """Every step."""

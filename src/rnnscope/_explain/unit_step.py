@@ -423,7 +423,9 @@ class UnitStep:
 
     def _state(self, name: str, unit: int) -> Numeral:
         value = float(self.operands.before[name][unit])
-        return self._printed_state(name, unit) or self.ruler.of_states.numeral(value)
+        symbol = Symbol(name, self.operands.notation.before, unit)
+        places = self.ruler.of_states.natural(value)
+        return self._printed_state(name, unit) or self._given(text(symbol), value, places)
 
     def _printed_state(self, name: str, unit: int) -> Numeral | None:
         """A state of the step before as it was printed there; None of other units."""
@@ -434,7 +436,7 @@ class UnitStep:
         known = self.printed.places
         wanted = self.ruler.natural(value) if places is None else places
         known[name] = max(known.get(name, wanted), wanted)
-        return self.ruler.numeral(value, known[name])
+        return self.ruler.of_states.numeral(value, known[name])
 
     def _affine(self, leaf: Weighted, ruler: Ruler | None = None) -> list[Computation]:
         """The product, written by ``ruler``, and where there is one the bias."""
@@ -471,6 +473,8 @@ class UnitStep:
         act = self.operands.notation.product(leaf)
         assert isinstance(act.matrix, Symbol)
         weight_places, places = self.ruler.factor_places(weight, value)
+        if self.multiplies_states(leaf):
+            places = self._places_of_state(weight, value)
         weight_numeral = self._weight(act.matrix, weight, weight_places)
         self.singles[text(act.matrix)] = weight_numeral
         if isinstance(leaf, FromX) or isinstance(leaf.of, Previous):
@@ -487,9 +491,9 @@ class UnitStep:
     def _factor(self, leaf: Weighted, k: int, value: float, places: int) -> Numeral:
         """One number of the vector that a weight is applied to."""
         if isinstance(leaf, FromH) and isinstance(leaf.of, Previous):
-            return self._state(leaf.of.name, k)
-        if isinstance(leaf, FromX) and self.operands.stacked:
-            return self.ruler.of_states.numeral(value)
+            printed = self._printed_state(leaf.of.name, k)
+            if printed is not None:
+                return printed
         if not isinstance(leaf, FromX) and k == self.operands.unit:
             inner = [part.name for part in leaves(leaf.of) if isinstance(part, Quantity)]
             if all(name in self.computations for name in inner):
@@ -502,9 +506,27 @@ class UnitStep:
         """A weight and the number that it multiplies, each with its digits."""
         parameter, row = self.place(leaf)
         weight_places, value_places = self.ruler.factor_places(weight, value, places)
+        if self.multiplies_states(leaf):
+            value_places = self._places_of_state(weight, value)
         return (
             self._given(f"{parameter}[{row}, {k}]", weight, weight_places),
             self._factor(leaf, k, value, value_places),
+        )
+
+    def multiplies_states(self, leaf: Weighted) -> bool:
+        """Whether a matrix multiplies states of the step before, or of the layer below."""
+        if isinstance(leaf, FromX):
+            return self.operands.stacked
+        return isinstance(leaf.of, Previous)
+
+    def _places_of_state(self, weight: float, value: float) -> int:
+        """Decimals of a state that a weight multiplies: those of every state, and more where the
+        weight is above 1."""
+        ruler = self.ruler.of_states
+        return (
+            ruler.factor_places(weight, value, ruler.places)[1]
+            if abs(weight) > 1
+            else (ruler.natural(value))
         )
 
     def _dot(self, leaf: Weighted, weights: list[float], inputs: list[float], ruler: Ruler) -> Dot:
@@ -518,7 +540,9 @@ class UnitStep:
                 terms, remainder = self._largest(leaf, weights, inputs)
             addends = [term.product for _, term in terms]
             addends += [] if remainder is None else [remainder]
-            total = ruler.total([(False, addend) for addend in addends])
+            total = addends[0]  # the only product is not rounded again
+            if len(addends) > 1:
+                total = ruler.total([(False, addend) for addend in addends])
             name, row = self.place(leaf)
             symbol = self.operands.notation.product(leaf)
             self.dots[leaf] = Dot(
