@@ -5,6 +5,7 @@ Files are data: nothing in them is run, and sizes are checked before anything is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def named_states(words: Sequence[str], layer: Any, batch: int) -> Any:
     for word in words:
         name, values = _assignment(word, names)
         states[name] += _fitting(name, values, rows, batch, sizes[name])
-        if bool((states[name].isinf() & torch.tensor(values).isfinite().all()).any()):
+        if bool(states[name].isinf().any()) and all(map(math.isfinite, values)):
             raise ArgumentError(f"--initial {word!r}: too large for {parameter.dtype}")
     given = tuple(states.values())
     return given[0] if len(given) == 1 else given

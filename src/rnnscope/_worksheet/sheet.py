@@ -19,7 +19,7 @@ STYLE = (
     ANY_PAPER
     + """
 * { box-sizing: border-box }
-body { font: 11pt/1.35 "DejaVu Serif", Georgia, serif; color: #000; margin: 0 auto;
+body { font: 10.5pt/1.35 "DejaVu Serif", Georgia, serif; color: #000; margin: 0 auto;
   max-width: 186mm }
 @media screen { body { padding: 10mm 4mm } }
 h1 { font-size: 16pt; margin: 0 0 2mm } h2 { font-size: 12.5pt; margin: 5mm 0 1.5mm }
@@ -31,11 +31,11 @@ td, th { border: 0.4pt solid #777; padding: 0.6mm 1.6mm; text-align: right; font
 td:first-child, th:first-child { text-align: left; white-space: nowrap }
 .line { break-inside: avoid; margin: 0 0 1mm; padding-left: 10mm; text-indent: -10mm;
   line-height: 2.1 }
-.equation { margin: 0 0 0.6mm 4mm } .stage { margin-right: 0.35em } .whole { white-space: nowrap }
+.equation { margin: 0 0 0.6mm 4mm } .stage { margin-right: 0.15em } .whole { white-space: nowrap }
 .blank { display: inline-block; text-indent: 0; min-width: 4.1em; height: 1.75em;
   line-height: 1.75em; border: 0.7pt solid #333; border-radius: 2pt; text-align: center;
   vertical-align: middle }
-.key { break-before: page } .key .line { line-height: 1.7 }
+.step { break-inside: avoid } .key { break-before: page } .key .line { line-height: 1.7 }
 .key .blank { height: 1.45em; line-height: 1.45em; border-color: #888; font-weight: bold }
 sub { font-size: 70%; line-height: 0 }
 """
@@ -93,8 +93,8 @@ def _rules(task: Exercise) -> Iterator[str]:
     yield (
         f"<p>Compute each box from the numbers at its left. <b>Round every result to {decimals}"
         f"</b> before you write it down, and go on with the rounded number. A 5 is rounded away "
-        f"from zero: {before} becomes {after}, -{before} becomes -{after}. Take tanh and σ from a "
-        f"calculator, σ(a) = 1 / (1 + e<sup>-a</sup>), and round them too.</p>"
+        f"from zero: {before} becomes {after}, −{before} becomes −{after}. Take tanh and σ from a "
+        f"calculator, σ(a) = 1 / (1 + e<sup>−a</sup>), and round them too.</p>"
     )
 
 
@@ -160,9 +160,10 @@ def _steps(trace: Traced, task: Exercise, *, filled: bool) -> Iterator[str]:
         yield f"<p>{_formula(start)}</p>"
         for step in section.steps:
             given = f": {_formula(step.given)}" if step.given else ""
-            yield f"<h3>Step {step.time + 1}, time={step.time}{given}</h3>"
+            yield f'<section class="step"><h3>Step {step.time + 1}, time={step.time}{given}</h3>'
             for line in step.lines:
                 yield _line(line, filled)
+            yield "</section>"
 
 
 def _line(line: Line, filled: bool) -> str:
