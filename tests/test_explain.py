@@ -462,11 +462,11 @@ def three_four_five() -> Trace:
 def test_three_four_five_is_the_notebooks() -> None:
     text = lesson(three_four_five(), construction="rnn = nn.RNN(1, 1)").text()
     for line in (
-        "h_1 = tanh(W_ih × 3 + W_hh × 0)           time=0",
-        "= tanh(0.587564)                   = 0.528141",
-        "= tanh(0.783418 + 0.364730       )",
-        "= tanh(1.148148)                   = 0.817140",
-        "= tanh(1.543583)                   = 0.912721",
+        "h_1 = tanh(W_ih × 3  + W_hh × 0)           time=0",
+        "= tanh(0.5875636)                   = 0.528141",
+        "= tanh(0.7834182 + 0.3647301      )",
+        "= tanh(1.1481483)                   = 0.817140",
+        "= tanh(1.5435833)                   = 0.912721",
         "[[[0.528141], [0.817140], [0.912721]]]",
         "h_n[-1] = output[:, -1]",
     ):

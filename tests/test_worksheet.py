@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import printed, refused
+from test_cli import printed, refused, run
 
 # a pupil with a pocket calculator ------------------------------------------------------------
 
@@ -347,6 +347,15 @@ def test_weights_are_rounded_and_all_there(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"-?\d\.\d\d", cell) for row in rows for cell in row[1:])
 
 
+def test_an_input_with_more_decimals_is_rounded_and_told(tmp_path: Path) -> None:
+    result = run("worksheet", "0.0625", "0.1", "-o", tmp_path / "s.html")
+    assert "the input was rounded too" in result.stderr
+    text = " ".join(read((tmp_path / "s.html").read_text(encoding="utf-8")).lines)
+    assert "x_1 = 0.063" in text
+    assert "x_2 = 0.1\n" in text
+    assert run("worksheet", "0.1", "-o", tmp_path / "s.html").stderr == ""
+
+
 def test_the_sheet_has_blanks_and_the_key_has_none(tmp_path: Path) -> None:
     reader = made(tmp_path, "3", "4", "--cell", "gru")
     first = reader.lines.index("Step by step\n")
@@ -366,6 +375,8 @@ def test_the_sheet_has_blanks_and_the_key_has_none(tmp_path: Path) -> None:
         ("3 -o {}/s.html --hidden 20", "a sum of 21 products in a line cannot be read"),
         ("3 4 5 6 7 8 -o {}/s.html --hidden 4 --layers 3 --cell lstm", "cannot be read"),
         ("nan -o {}/s.html", "a worksheet needs finite numbers"),
+        ("1e30 -o {}/s.html", "a worksheet needs numbers up to 100,000; got 1e+30"),
+        ("3 -o {}/s.html --set weight_hh_l0=inf", "a worksheet needs finite numbers"),
         ("3 4 -o {}/s.html --layers 2 --dropout 0.5", "a worksheet has none"),
         ("3 4 -o {}/s.html --paper a5", "'a5' is not one of 'a4', 'letter'"),
         ("I love -o {}/s.html", "'I' is no number"),

@@ -52,7 +52,9 @@ def trace_of(
     x = in_precision(x, module).reshape(-1, *x.shape[-2:])
     states = () if options.initial is None else (named_states(options.initial, module, len(x)),)
     if rounded is not None:
-        x = rounded(x)
+        given, x = x, rounded(x)
+        if float((given - x).abs().max()) > 1e-6 * float(given.abs().max()):
+            note("the input was rounded too; --digits gives more decimals")
         states = tuple(_each(rounded, state) for state in states)
         with torch.no_grad():
             for parameter in module.parameters():

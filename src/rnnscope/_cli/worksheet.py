@@ -18,6 +18,10 @@ from rnnscope._worksheet.sheet import Sheet, worksheet
 __all__ = ["rounded_sheet", "written"]
 
 
+LARGEST = 100_000
+"""Larger numbers fit into no box, and no float32 has six decimals of them."""
+
+
 def rounded_sheet(options: CallOptions, digits: int) -> Sheet:
     """The sheet of the layer that the options mean, its weights rounded to ``digits`` decimals.
 
@@ -30,6 +34,10 @@ def rounded_sheet(options: CallOptions, digits: int) -> Sheet:
     def rounded(tensor: Tensor) -> Tensor:
         if not bool(tensor.isfinite().all()):
             raise ArgumentError("a worksheet needs finite numbers; got nan or inf")
+        if float(tensor.abs().max()) > LARGEST:
+            raise ArgumentError(
+                f"a worksheet needs numbers up to {LARGEST:,}; got {float(tensor.abs().max()):g}"
+            )
         numbers = [float(paper.number(value)) for value in tensor.flatten().tolist()]
         return torch.tensor(numbers, dtype=tensor.dtype, device="cpu").view_as(tensor)
 

@@ -50,8 +50,9 @@ def explain(
 
     Without a name, all equations of the step; without a time as well, the walk over the steps.
     An axis may be left out where its length is 1. Numbers are float64 arithmetic on the weights
-    and states of the trace; every printed line recomputes from the digits printed above it, to
-    one unit of its last digit.
+    and states of the trace. Every printed line is what the printed numbers give, rounded to its
+    last digit; where no few digits make that the layer's own state, the state, or in the last
+    resort each line, may be one unit of its last digit away.
 
     >>> import torch
     >>> from rnnscope import trace

@@ -338,19 +338,13 @@ class UnitStep:
         """Whether the results are their true values rounded, and all other numbers nearly so; with
         ``carry``, whether the states before were carried here as they were printed."""
         strict = set(results)
+        # roundings add up where each line is exactly what the printed numbers give
+        nearly = 2.501 if self.ruler.exact else 1.501
         return (self.carried or not carry) and all(
-            self._ruler_of(name).faithful(
-                computation.numeral, 0.501 if name in strict else self._nearly
-            )
+            self._ruler_of(name).faithful(computation.numeral, 0.501 if name in strict else nearly)
             and (name not in strict or self._as_trace(name))
             for name, computation in self.computations.items()
         )
-
-    @property
-    def _nearly(self) -> float:
-        """Units of the last digit by which a number on the way may differ from the true one:
-        roundings add up where each line is exactly what the printed numbers give."""
-        return 3.501 if self.ruler.exact else 1.501
 
     def _ruler_of(self, name: str) -> Ruler:
         return self.ruler.of_states if name in self.operands.cell.states else self.ruler
