@@ -204,30 +204,29 @@ def faithful(work: Work, results: Iterable[str]) -> list[UnitStep]:
     the results alone may be one unit of their last digit off, and then every line."""
     wanted = list(results)
     rulers = [
-        (Ruler(places + guard, exact=True, guard=guard), strictly)
-        for strictly in (True, False)
+        Ruler(places + guard, exact=True, exact_states=exact_states, guard=guard)
+        for exact_states in (True, False)
         for places, guard in ((PLACES, 0), (PLACES, 1), (PLACES + 1, 0), (PLACES + 1, 1))
     ]
     carry = True
-    for k, (ruler, strictly) in enumerate(rulers):
-        unit_steps = list(work(ruler, strictly=strictly))
+    for k, ruler in enumerate(rulers):
+        unit_steps = list(work(ruler))
         if k == 0:
             # numbers of half precision are too coarse to go on from what was printed
-            carry = all(unit_step.carried for unit_step in unit_steps)
+            carry = all(unit_step.printed.carried for unit_step in unit_steps)
         if all(unit_step.faithful(wanted, carry) for unit_step in unit_steps):
             return unit_steps
     # a digit or two more for an exact rounding; beyond, a last digit that is one off will do
     for strict, most in ((wanted, PLACES + 2), ([], MOST_PLACES)):
         for places in range(PLACES, most + 1):
-            unit_steps = list(work(Ruler(places), strictly=False))
+            unit_steps = list(work(Ruler(places)))
             if all(unit_step.faithful(strict, carry) for unit_step in unit_steps):
                 return unit_steps
-    return list(work(Ruler(PLACES), strictly=False))
+    return list(work(Ruler(PLACES)))
 
 
 class Work(Protocol):
     """A function that works steps by hand with the digits of a ruler."""
 
-    def __call__(self, ruler: Ruler, /, *, strictly: bool) -> Iterable[UnitStep]:
-        """The steps, in the order in which they run; ``strictly`` where a result, too, may be
-        nothing but what an exact ruler finds."""
+    def __call__(self, ruler: Ruler, /) -> Iterable[UnitStep]:
+        """The steps, in the order in which they run."""

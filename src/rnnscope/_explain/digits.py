@@ -76,23 +76,20 @@ class Ruler:
     >>> [ruler.numeral(value).text for value in (0.1958547234, 3.0, 1.23456789e-9, 1234567.8912)]
     ['0.195855', '3', '1.23457e-09', '1234568']
 
-    With ``exact`` a result is what the printed digits give, rounded to its own last digit. States
-    have ``guard`` digits less than the numbers on the way to them.
+    With ``exact`` a result is what the printed digits give, rounded to its own last digit; so is a
+    state with ``exact_states``. States have ``guard`` digits less than the numbers on the way.
     """
 
     places: int = PLACES
     exact: bool = False
+    exact_states: bool = False
     guard: int = 0
 
     @cached_property
     def of_states(self) -> Ruler:
         """The ruler of the states."""
-        return replace(self, places=self.places - self.guard, guard=0)
-
-    @cached_property
-    def nearest_truth(self) -> Ruler:
-        """The ruler with as many digits that prints a result near to its true value."""
-        return replace(self, exact=False)
+        exact = self.exact and self.exact_states
+        return replace(self, places=self.places - self.guard, exact=exact, guard=0)
 
     def natural(self, value: float) -> int:
         """Decimals for a number of this size."""

@@ -83,13 +83,13 @@ def explain(
 
     known_places: dict[tuple[int, int], dict[str, int]] = {}
 
-    def work(ruler: Ruler, *, strictly: bool) -> list[UnitStep]:
+    def work(ruler: Ruler) -> list[UnitStep]:
         digits = ruler.places, ruler.guard
         first = digits not in known_places
         places = known_places.setdefault(digits, {})
         printed = PrintedNumbers(trace=trace_values, places=places)
         for _ in range(1 + first):  # the second pass knows the digits that each number needs
-            unit_step = UnitStep(operands, ruler, names, in_table, printed, strictly=strictly)
+            unit_step = UnitStep(operands, ruler, names, in_table, printed)
         return [unit_step]
 
     (unit_step,) = faithful(work, trace.cell.states if name is None else [name])

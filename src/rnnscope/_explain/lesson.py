@@ -120,18 +120,17 @@ def _input_writer(at: Address, steps: UnitSteps) -> Writer:
 
 def _weights(at: Address, steps: UnitSteps, variable: str) -> list[Block]:
     trace = at.trace
-    again = "the same at every step" if len(at.times) > 1 else "for this step"
+    count, several = _number(_size(trace)), len(at.times) > 1
     state_dict = f"{variable}.state_dict()"
     if _scalar(trace):
-        count = _number(_size(trace))
         if not trace.structure.bias:
             lines = ['"l0" is a letter l and a zero: layer 0. No biases (--bias adds them).']
         else:
             lines = ['"l0" is a letter l and a zero: layer 0.']
-        title = f"2 Weights: the same {count} {again.removeprefix('the same ')}"
+        title = f"2 Weights: the same {count} at every step"
+        title = title if several else f"2 Weights: {count} numbers"
         return [Heading(title, state_dict), _scalar_chains(at, steps), Paragraph(tuple(lines))]
-    total = _size(trace)
-    title = f"2 Weights: {_number(total)} numbers in all, {again}"
+    title = f"2 Weights: {count} numbers in all{', the same at every step' * several}"
     blocks: list[Block] = [Heading(title, state_dict), _parameters(trace)]
     lines = []
     size = trace.structure.hidden_size

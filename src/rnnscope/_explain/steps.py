@@ -63,20 +63,20 @@ class UnitSteps:
         """Whether every product of the steps is written."""
         return all(dot.remainder is None for dot in self.unit_steps[0].dots.values())
 
-    def _work(self, ruler: Ruler, *, strictly: bool) -> list[UnitStep]:
+    def _work(self, ruler: Ruler) -> list[UnitStep]:
         if (ruler.places, ruler.guard) not in self._known_places:
             # a first pass, which tells how many digits each number needs in all its products
             self.places, self.weight_numerals = {}, {}
-            unit_steps = self._steps(ruler, strictly)
+            unit_steps = self._steps(ruler)
             singles = {}
             if not any(unit_step.dots for unit_step in unit_steps):
                 for symbol, numeral in unit_steps[0].singles.items():
                     singles[symbol] = ruler.numeral(numeral.truth, self.places[symbol])
             self._known_places[ruler.places, ruler.guard] = self.places, singles
         self.places, self.weight_numerals = self._known_places[ruler.places, ruler.guard]
-        return self._steps(ruler, strictly)
+        return self._steps(ruler)
 
-    def _steps(self, ruler: Ruler, strictly: bool) -> list[UnitStep]:
+    def _steps(self, ruler: Ruler) -> list[UnitStep]:
         unit_steps: list[UnitStep] = []
         states: dict[str, Numeral] = {}
         for time, operands in zip(self.times, self.operands, strict=True):
@@ -84,16 +84,15 @@ class UnitSteps:
             if not follows:
                 states = {}
             values = self.at.trace_values(operands.cell.states, time, self.unit)
-            printed = PrintedNumbers(states, self.weight_numerals, values, self.places)
-            unit_step = UnitStep(
-                operands,
-                ruler,
-                self.names,
-                printed=printed,
-                written_out=WRITTEN_OUT,
+            printed = PrintedNumbers(
+                states,
+                self.weight_numerals,
+                values,
+                self.places,
                 carried=not follows or self._recorded <= states.keys(),
-                strictly=strictly,
+                written_out=WRITTEN_OUT,
             )
+            unit_step = UnitStep(operands, ruler, self.names, printed=printed)
             unit_steps.append(unit_step)
             states = self._printed_states(unit_step)
         return unit_steps
@@ -208,7 +207,7 @@ class UnitSteps:
                 if not dot.zero_state and dot.size > 1
             }
             lead += "".join(f", {name} = [{numbers}]" for name, numbers in vectors.items())
-        if not unit_step.carried:
+        if not unit_step.printed.carried:
             for state, values in operands.before.items():
                 if state in self._recorded:
                     number = self.state(float(values[self.unit]))

@@ -265,22 +265,24 @@ class PrintedNumbers:
     and the trace's own values, beside which the results will stand.
 
     ``places`` holds the decimals of each number that is not computed here, by its name: the most
-    that any of its products needs, once all that use it were worked.
+    that any of its products needs, once all that use it were worked. ``carried`` tells whether the
+    states before are those that were printed. Up to ``written_out`` products of a sum are printed
+    one by one, of more the largest.
     """
 
     states: Mapping[str, Numeral] = field(default_factory=dict)
     weights: Mapping[str, Numeral] = field(default_factory=dict)
     trace: Mapping[str, float] = field(default_factory=dict)
     places: MutableMapping[str, int] = field(default_factory=dict)
+    carried: bool = True
+    written_out: int = WRITTEN_OUT
 
 
 class UnitStep:
     """The equations of one unit at one step as trees of printed numbers.
 
     ``in_table`` names the gates that a table shows: each of their matrix products is one number
-    there; products of a single term are otherwise written in the equation. Up to ``written_out``
-    products of a sum are kept one by one, of more the largest. ``carried`` tells whether the
-    states before are those that the document printed.
+    there; products of a single term are otherwise written in the equation.
     """
 
     def __init__(
@@ -290,15 +292,10 @@ class UnitStep:
         names: Iterable[str],
         in_table: Iterable[str] = (),
         printed: PrintedNumbers | None = None,
-        written_out: int = WRITTEN_OUT,
-        carried: bool = True,
-        strictly: bool = False,
     ) -> None:
         self.operands = operands
         self.ruler = ruler
         self.printed = PrintedNumbers() if printed is None else printed
-        self.written_out = written_out
-        self.carried = carried
         self.in_table = tuple(in_table)
         self.computations: dict[str, Computation] = {}
         self.dots: dict[Expr, Dot] = {}
@@ -308,10 +305,7 @@ class UnitStep:
         for name, expr in expressions(operands.cell).items():
             if name in wanted:
                 self._in_table = name in self.in_table
-                last = ruler
-                if name in operands.cell.states:
-                    last = ruler.of_states if strictly else ruler.of_states.nearest_truth
-                self.computations[name] = self._computation(expr, last)
+                self.computations[name] = self._computation(expr, self._ruler_of(name))
 
     def result(self, name: str) -> Numeral:
         """The number of a quantity, as it is printed."""
@@ -340,7 +334,7 @@ class UnitStep:
         strict = set(results)
         # roundings add up where each line is exactly what the printed numbers give
         nearly = 2.501 if self.ruler.exact else 1.501
-        return (self.carried or not carry) and all(
+        return (self.printed.carried or not carry) and all(
             self._ruler_of(name).faithful(computation.numeral, 0.501 if name in strict else nearly)
             and (name not in strict or self._as_trace(name))
             for name, computation in self.computations.items()
@@ -527,7 +521,7 @@ class UnitStep:
         if leaf not in self.dots:
             terms: tuple[tuple[int, DotTerm], ...]
             remainder: Numeral | None = None
-            if len(weights) <= self.written_out:
+            if len(weights) <= self.printed.written_out:
                 written = self.ruler.dot(self._all_factors(leaf, weights, inputs))
                 terms = tuple(enumerate(written))
             else:
