@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoint_of, adjoints_of_x
+from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoints_of_x
 from rnnscope._gradients.coordinates import Coordinates, Resolver
 from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index
 from rnnscope.cells import quantity_names
+from rnnscope.cells.derivation import adjoint_of
 from rnnscope.errors import AddressError
 
 __all__ = ["flow", "jacobian"]
