@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from browsing import Page
 from test_cli import printed, refused, run
 
 # a pupil with a pocket calculator ------------------------------------------------------------
@@ -405,9 +406,7 @@ def test_names_of_files_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
 @pytest.mark.parametrize(("paper", "size"), [("a4", (595, 842)), ("Letter", (612, 792))])
-def test_a_pdf_has_the_size_of_the_paper_and_nothing_runs_over_its_edge(
-    tmp_path: Path, paper: str, size: tuple[int, int]
-) -> None:
+def test_a_pdf_has_the_size_of_the_paper(tmp_path: Path, paper: str, size: tuple[int, int]) -> None:
     words = ["3", "4", "--layers", "2", "--bidirectional", "--hidden", "2", "--bias"]
     printed("worksheet", *words, "--pdf", tmp_path / "s.pdf", "--paper", paper)
     content = (tmp_path / "s.pdf").read_bytes()
@@ -415,3 +414,31 @@ def test_a_pdf_has_the_size_of_the_paper_and_nothing_runs_over_its_edge(
     assert len(boxes) >= 2
     for width, height in boxes:
         assert (round(float(width)), round(float(height))) == pytest.approx(size, abs=1)
+
+
+OVER_THE_EDGE = """
+document.body.style.width = document.body.style.maxWidth = arguments[0] + "mm";
+document.body.style.padding = "0";
+const edge = document.body.getBoundingClientRect().right + 1;
+return [...document.body.querySelectorAll("*")]
+    .filter(e => e.getBoundingClientRect().right > edge).map(e => e.textContent);
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        "3 4 5 --cell lstm --bias",
+        "3 4 --layers 2 --bidirectional --hidden 2 --bias",
+        "1 2 --cell lstm --hidden 3 --proj-size 2 --bias --digits 6",
+        "3,1,2,4,5 1,1,1,1,1 --cell gru --hidden 4 --bias",
+        "0.25,1 -1.5,2 --cell lstm_peephole --hidden 2 --bias --digits 6",
+    ],
+)
+def test_nothing_runs_over_the_edge_of_the_paper(tmp_path: Path, browser: Any, words: str) -> None:
+    """A4 is the narrower paper: 210 mm without two margins of 14 mm."""
+    printed("worksheet", *words.split(), "-o", tmp_path / "s.html")
+    page = Page(browser, tmp_path / "s.html").open()
+    assert page.js(OVER_THE_EDGE, 182) == []
+    assert page.js(OVER_THE_EDGE, 40) != []
