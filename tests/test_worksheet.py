@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass, field
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import ROUND_HALF_UP, Context, Decimal, FloatOperation, Inexact, localcontext
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -333,6 +333,15 @@ def test_a_tie_is_rounded_away_from_zero_whatever_binary_fractions_do(tmp_path: 
     words = ["0.5", "--set", "weight_ih_l0=0.05", "--nonlinearity", "relu", "--digits", "2"]
     text = " ".join(made(tmp_path, *words).lines)
     assert "relu(#0.03 + #0.00)" in text
+
+
+def test_the_caller_s_decimals_are_left_alone(tmp_path: Path) -> None:
+    words = ["worksheet", "0.1", "-2", "--cell", "lstm", "--bias", "-o"]
+    printed(*words, tmp_path / "a.html")
+    with localcontext(Context(prec=2, traps=[Inexact, FloatOperation])) as context:
+        printed(*words, tmp_path / "b.html")
+        assert not any(context.flags.values())
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
 def test_weights_are_rounded_and_all_there(tmp_path: Path) -> None:

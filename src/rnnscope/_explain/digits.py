@@ -173,7 +173,7 @@ class Ruler:
         """A function of a printed number."""
         truth, recomputed = apply(function, argument.truth), apply(function, argument.value)
         if self.exact and math.isfinite(recomputed):
-            return self._exact(truth, Decimal(recomputed))
+            return self._exact(truth, _EXACT.create_decimal_from_float(recomputed))
         slope = function.slope(
             torch.tensor(argument.value, dtype=torch.float64, device="cpu"),
             torch.tensor(recomputed, dtype=torch.float64, device="cpu"),

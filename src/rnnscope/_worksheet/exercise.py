@@ -144,11 +144,6 @@ def given(digits: str) -> Shape:
     return Digits(f"(\u2212{digits[1:]})" if digits.startswith("-") else digits)
 
 
-def short(number: Decimal) -> str:
-    """A given number, without zeros at its end."""
-    return f"{number.normalize():f}"
-
-
 def exercise(trace: Traced, digits: int) -> Exercise:
     """The exercise of the only sequence of a trace, whose weights are rounded to ``digits``.
 
@@ -262,7 +257,7 @@ class _Part:
     def _starts(self) -> Iterator[str]:
         place = len(self.vectors) + 1 if self.reverse else 0
         for state, values in self.before.items():
-            numbers = list(map(short, values))
+            numbers = list(map(self.paper.short, values))
             written = numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
             yield f"{state}_{place} = {written}"
 
@@ -283,7 +278,7 @@ class _Part:
         self.states |= {(state, time): self.values[state] for state in self.before}
         given = ""
         if self.layer == 0:
-            numbers = list(map(short, self.x))
+            numbers = list(map(self.paper.short, self.x))
             written = numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
             given = f"x_{time + 1} = {written}"
         return Step(time, given, tuple(lines))
@@ -350,7 +345,7 @@ class _Part:
 
     def _input(self, k: int) -> _Node:
         if self.layer == 0:
-            return _Node(self.x[k], given(short(self.x[k])))
+            return _Node(self.x[k], given(self.paper.short(self.x[k])))
         return _Node(self.x[k], self._symbol("x", self.notation.now, k, len(self.x)))
 
     def _product(self, left: _Node, right: _Node) -> _Node:

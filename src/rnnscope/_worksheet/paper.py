@@ -14,15 +14,16 @@ from rnnscope.errors import DeclarationError
 
 __all__ = ["Paper"]
 
+# of its own, so that neither the caller's precision nor traps count, nor are flags set there
 _EXACT = Context(prec=200, traps=[])
-_HALF = Decimal("0.5")
+_ONE, _TWO, _HALF = Decimal(1), Decimal(2), Decimal("0.5")
 
 
 def _tanh(argument: Decimal) -> Decimal:
-    if abs(argument) > 200:
-        return Decimal(1).copy_sign(argument)
-    grown = _EXACT.exp(2 * argument)
-    return _EXACT.divide(grown - 1, grown + 1)
+    if argument.copy_abs() > 200:
+        return _ONE.copy_sign(argument)
+    grown = _EXACT.exp(_EXACT.multiply(_TWO, argument))
+    return _EXACT.divide(_EXACT.subtract(grown, _ONE), _EXACT.add(grown, _ONE))
 
 
 def _sigmoid(argument: Decimal) -> Decimal:
@@ -42,7 +43,7 @@ class Paper:
     >>> paper.rounded(Decimal("0.1235")), paper.rounded(Decimal("-0.1235"))
     (Decimal('0.124'), Decimal('-0.124'))
     >>> paper.apply("tanh", Decimal("0.588"))
-    Decimal('0.529')
+    Decimal('0.528')
     """
 
     def __init__(self, digits: int) -> None:
@@ -52,11 +53,16 @@ class Paper:
     def rounded(self, number: Decimal) -> Decimal:
         """The number to so many decimals; zero has no sign."""
         result = number.quantize(self.unit, rounding=ROUND_HALF_UP, context=_EXACT)
-        return abs(result) if result == 0 else result
+        return result.copy_abs() if result == 0 else result
 
     def number(self, value: float) -> Decimal:
         """A number of the layer, rounded."""
-        return self.rounded(Decimal(value))
+        return self.rounded(_EXACT.create_decimal_from_float(value))
+
+    @staticmethod
+    def short(number: Decimal) -> str:
+        """A number that is given, without zeros at its end."""
+        return f"{number.normalize(_EXACT):f}"
 
     def product(self, left: Decimal, right: Decimal) -> Decimal:
         """A product, rounded."""
