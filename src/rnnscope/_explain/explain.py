@@ -62,9 +62,9 @@ def explain(
     >>> print(explain(trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]])), "h", time=1))
     h_2 = 0.866179      layer 0, forward, batch 0, time=1 (step 2 of 3), unit 0 of 1
     <BLANKLINE>
-    h_2 = tanh(W_ih x_2 + W_hh h_1) = tanh(0.25 × 4 + 0.5 × 0.635149)
-                                    = tanh(1.000000 + 0.317574      )
-                                    = tanh(1.317574)                  = 0.866179
+    h_2 = tanh(W_ih x_2 + W_hh h_1) = tanh(0.25 × 4  + 0.5 × 0.635149)
+                                    = tanh(1.0000000 + 0.3175745     )
+                                    = tanh(1.3175745)                  = 0.866179
     <BLANKLINE>
     nn.RNN's own h_2: 0.866179, difference ...e-0... before rounding
     h_1 is h at time=0: tr.explain("h", time=0)
