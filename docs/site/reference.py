@@ -224,8 +224,18 @@ def module_entries(module: str) -> list[str]:
 
 
 def entry(name: str, written: str, level: int = 2) -> str:
-    """The directive for what has a docstring."""
-    return directive(f"rnnscope.{name}", value(name), written, level)
+    """The directive for what has a docstring.
+
+    A function that is imported into a room from a module of its own name is named with its module:
+    for a reader of the sources alone, the name in the room is the module.
+    """
+    thing = value(name)
+    home = getattr(thing, "__module__", "")
+    if home.endswith(f".{name}") and rnnscope._HOMES.get(name) != home:
+        return (
+            f'<a id="rnnscope.{name}"></a>\n\n{directive(f"{home}.{name}", thing, written, level)}'
+        )
+    return directive(f"rnnscope.{name}", thing, written, level)
 
 
 def result(path: str) -> str:
