@@ -113,6 +113,9 @@ GROUPS = (
     ),
 )
 
+MADE = ("Adapter", "Array", "Cause", "Cell", "Edit", "Function", "Layout", "Recurrent", "Stored")
+"""Classes of which a user makes objects, so that their arguments are shown."""
+
 MODULES = {"cells": cells, "errors": errors, "plot": plot}
 OBJECTS = {
     "tr": ("trace", "Trace"),
@@ -258,6 +261,8 @@ def directive(path: str, thing: Any, written: str, level: int) -> str:
         f'      toc_label: "{written}"',
         f"      heading_level: {level}",
     ]
+    if path.rpartition(".")[2] in MADE:
+        lines.append("      merge_init_into_class: true")
     if inspect.isclass(thing):
         names = ", ".join(own_members(thing))
         lines.append(f"      members: [{names}]" if names else "      inherited_members: false")
