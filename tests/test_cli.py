@@ -311,7 +311,7 @@ def test_labels_with_spaces_are_answered_with_commas(tmp_path: Path) -> None:
     words = ["view", "3", "4", "5", "-o", tmp_path / "p.html", "--labels"]
     line = refused(*words, "I love RNNs")
     assert "separate the labels with commas, --labels I,love,RNNs" in line
-    assert "2 labels, separated by commas, for 3 steps" in refused(*words, "I,love")
+    assert "labels must be 3" in refused(*words, "I,love")
     assert "wrote" in printed(*words, "I,love,RNNs")
 
 

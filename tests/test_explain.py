@@ -715,3 +715,49 @@ def test_the_judge_of_golden_texts_sees_one_unit() -> None:
     for match in results:
         digits = match[1][:-1] + str((int(match[1][-1]) + 1) % 10)
         assert wrong_lines(text[: match.start(1)] + digits + text[match.end(1) :]), match
+
+
+LESSONS = [
+    (nn.RNN, {"num_layers": 2, "bidirectional": True, "bias": False}),
+    (nn.RNN, {"hidden_size": 3, "nonlinearity": "relu"}),
+    (nn.GRU, {"hidden_size": 4, "num_layers": 2}),
+    (nn.GRU, {"input_size": 3, "bidirectional": True}),
+    (nn.LSTM, {}),
+    (nn.LSTM, {"hidden_size": 3, "proj_size": 2, "num_layers": 2, "bidirectional": True}),
+    (nn.LSTM, {"input_size": 16, "hidden_size": 16}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), LESSONS)
+def test_a_lesson_prints_every_number_that_its_products_use(kind: Any, options: Any) -> None:
+    torch.manual_seed(5)
+    sizes = {"input_size": 1, "hidden_size": 1} | options
+    layer = kind(**sizes, batch_first=True)
+    tr = trace(layer, torch.randn(1, 3, sizes["input_size"]))
+    for part in range(sizes.get("num_layers", 1)):
+        for direction in tr.directions:
+            told = lesson(tr, construction="rnn = nn.RNN()", layer=part, direction=direction)
+            assert recompute(told) > 6
+            assert printed_above(told.text()) == []
+            starts = f"h_{4 if direction == 'reverse' else 0} = 0: "
+            why = {"reverse": "the reverse direction starts here", "forward": "no step came before"}
+            assert starts + why[direction] in told.text()
+
+
+@pytest.mark.parametrize(("kind", "options"), LESSONS)
+def test_weights_are_counted(kind: Any, options: Any) -> None:
+    layer = kind(**{"input_size": 1, "hidden_size": 1} | options)
+    text = lesson(
+        trace(layer, torch.ones(2, 1, layer.input_size)), construction="rnn = nn.RNN()"
+    ).text()
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    heading = re.search(r"2 Weights: (?:the same )?([\w,]+)", text)
+    counts = re.findall(r"\(\d+,[^)]*\) +([\w,]+) numbers? ", text)
+    written = [heading[1], *counts]  # type: ignore[index]
+    total, *each = (
+        words.index(word) if word in words else int(word.replace(",", "")) for word in written
+    )
+    sizes = [parameter.numel() for parameter in layer.parameters()]
+    assert total == sum(sizes)
+    assert each in (sizes, [])
+    assert bool(each) == ("numbers in all" in text)

@@ -189,18 +189,12 @@ def _stored(options: CallOptions) -> tuple[str, Any]:
 def step_labels(text: str, opened: Trace) -> list[str]:
     """A name for each step, separated by commas.
 
-    Raises ``ArgumentError`` where spaces separate as many as there are steps.
+    Raises ``ArgumentError`` where spaces separate them.
     """
-    labels = text.split(",")
-    words, steps = text.split(), opened.sizes["time"]
-    if len(labels) != steps and len(words) == steps:
+    labels, words = text.split(","), text.split()
+    if len(labels) == 1 and len(words) > 1 and opened.sizes["time"] > 1:
         raise ArgumentError(
             f"--labels {text!r}: separate the labels with commas, --labels {','.join(words)}"
-        )
-    if len(labels) != steps:
-        raise ArgumentError(
-            f"--labels {text!r}: {len(labels)} label{'s' * (len(labels) != 1)}, separated by "
-            f"commas, for {steps} step{'s' * (steps != 1)}; give one for each step"
         )
     return labels
 
