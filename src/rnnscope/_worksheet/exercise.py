@@ -43,7 +43,7 @@ from rnnscope.cells.notation import (
 )
 from rnnscope.errors import ShapeError
 
-__all__ = ["BLANK", "Exercise", "Line", "Section", "Step", "exercise"]
+__all__ = ["BLANK", "Exercise", "Line", "SheetSection", "SheetStep", "exercise"]
 
 MOST = 600
 """Blanks of a sheet."""
@@ -62,7 +62,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Step:
+class SheetStep:
     """One step of a direction: what goes in, and its lines."""
 
     time: int
@@ -71,7 +71,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Section:
+class SheetSection:
     """One layer in one direction: what it reads and starts from, its weights, its steps.
 
     ``columns`` head the weights, a row of which is one gate of one unit: the parameter, and what
@@ -85,7 +85,7 @@ class Section:
     rows: tuple[tuple[str, ...], ...]
     projection: tuple[tuple[str, ...], ...]
     starts: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[SheetStep, ...]
     states: Mapping[tuple[str, int], tuple[Decimal, ...]]
 
 
@@ -94,7 +94,7 @@ class Exercise:
     """All sections, with how many blanks they have."""
 
     digits: int
-    sections: tuple[Section, ...]
+    sections: tuple[SheetSection, ...]
     blanks: int
 
 
@@ -157,7 +157,7 @@ def exercise(trace: Traced, digits: int) -> Exercise:
         [paper.number(value) for value in step]
         for step in trace.layer_input(0)[0, :length].double().tolist()
     ]
-    sections: list[Section] = []
+    sections: list[SheetSection] = []
     for layer in range(trace.structure.num_layers):
         outputs: list[list[Decimal]] = [[] for _ in range(length)]
         for d in range(len(trace.directions)):
@@ -227,7 +227,7 @@ class _Part:
         """Units of a quantity."""
         return self.trace.structure.state_size(name)
 
-    def section(self) -> Section:
+    def section(self) -> SheetSection:
         """The part as it is printed."""
         starts = tuple(self._starts())
         times = running_order(range(len(self.vectors)), self.reverse)
@@ -235,7 +235,7 @@ class _Part:
         columns, rows = self._weights()
         frozen = {key: tuple(values) for key, values in self.states.items()}
         direction = self.trace.directions[self.d]
-        return Section(
+        return SheetSection(
             *(self.layer, direction, self._source(), columns, rows),
             self._projection(),
             starts,
@@ -261,7 +261,7 @@ class _Part:
             written = numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
             yield f"{state}_{place} = {written}"
 
-    def _step(self, time: int) -> Step:
+    def _step(self, time: int) -> SheetStep:
         self.x, self.values = self.vectors[time], {}
         self.notation = Notation(
             bias=self.weights.b_ih is not None, reverse=self.reverse, element=True, step=time + 1
@@ -281,7 +281,7 @@ class _Part:
             numbers = list(map(self.paper.short, self.x))
             written = numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
             given = f"x_{time + 1} = {written}"
-        return Step(time, given, tuple(lines))
+        return SheetStep(time, given, tuple(lines))
 
     def _symbol(self, name: str, index: str, unit: int, units: int) -> Symbol:
         return Symbol(name, index, unit if units > 1 else None)

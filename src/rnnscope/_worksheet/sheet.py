@@ -9,12 +9,14 @@ from html import escape
 
 from rnnscope._escaping import printable
 from rnnscope._record.traced import Traced
-from rnnscope._worksheet.exercise import BLANK, Exercise, Line, Section, exercise
+from rnnscope._worksheet.exercise import BLANK, Exercise, Line, SheetSection, exercise
+from rnnscope.cells.algebra import Apply, nodes
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["Sheet", "worksheet"]
 
-ANY_PAPER = "@page { margin: 14mm }"
+ANY_PAPER = """@page { margin: 14mm;
+  @bottom-center { content: "page " counter(page); font: 8pt "DejaVu Serif", serif } }"""
 STYLE = (
     ANY_PAPER
     + """
@@ -24,7 +26,7 @@ body { font: 10.5pt/1.35 "DejaVu Serif", Georgia, serif; color: #000; margin: 0 
 @media screen { body { padding: 10mm 4mm } }
 h1 { font-size: 16pt; margin: 0 0 2mm } h2 { font-size: 12.5pt; margin: 5mm 0 1.5mm }
 h3 { font-size: 11pt; margin: 3.5mm 0 1mm } h1, h2, h3 { break-after: avoid }
-p, ul { margin: 0 0 2mm } .name { float: right; font-size: 10pt }
+p, ul { margin: 0 0 2mm } .start { break-after: avoid } .name { float: right; font-size: 10pt }
 .code, td, th { font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 8.5pt }
 .code { overflow-wrap: anywhere } table { border-collapse: collapse; break-inside: avoid }
 td, th { border: 0.4pt solid #777; padding: 0.6mm 1.6mm; text-align: right; font-weight: normal }
@@ -53,7 +55,7 @@ class Sheet:
 
     def with_paper(self, size: str) -> str:
         """The page for a printer with paper of this size, A4 or Letter."""
-        return self.html.replace(ANY_PAPER, f"@page {{ margin: 14mm; size: {size} }}", 1)
+        return self.html.replace(ANY_PAPER, ANY_PAPER.replace("14mm;", f"14mm; size: {size};"), 1)
 
 
 def worksheet(trace: Traced, digits: int, construction: str) -> Sheet:
@@ -68,7 +70,8 @@ def worksheet(trace: Traced, digits: int, construction: str) -> Sheet:
         '<p class="name">Name ______________________</p>',
         f"<h1>{escape(title)}</h1>",
         f'<p class="code">{escape(printable(construction))}</p>',
-        *_rules(task),
+        *_rules(trace, task),
+        *_input(task),
         *_equations(trace),
         *_weights(trace, task),
         *_steps(trace, task, filled=False),
@@ -86,20 +89,45 @@ def worksheet(trace: Traced, digits: int, construction: str) -> Sheet:
     return Sheet(html + "\n</body></html>\n", task, largest)
 
 
-def _rules(task: Exercise) -> Iterator[str]:
+def _rules(trace: Traced, task: Exercise) -> Iterator[str]:
     digits = task.digits
     before, after = f"0.{'1234567'[:digits]}5", f"0.{_rounded_up('1234567'[:digits])}"
     decimals = f"{digits} decimal{'s' * (digits != 1)}"
+    zero = f"0.{'0' * digits}"
     yield (
-        f"<p>Compute each box from the numbers at its left. <b>Round every result to {decimals}"
-        f"</b> before you write it down, and go on with the rounded number. A 5 is rounded away "
-        f"from zero: {before} becomes {after}, −{before} becomes −{after}. Take tanh and σ from a "
-        f"calculator, σ(a) = 1 / (1 + e<sup>−a</sup>), and round them too.</p>"
+        f"<p>Compute each box from the numbers before it; for a name such as h<sub>1</sub> take "
+        f"the number that you wrote down for it. <b>Round every result to {decimals}</b>, once, "
+        f"from all digits that the calculator shows, and go on with the rounded number. Exactly a "
+        f"half is rounded away from zero: {before} becomes {after}, −{before} becomes −{after}. "
+        f"Write {zero}, never −{zero}. A box may ask for a number that you have already.</p>"
     )
+    names = {
+        node.function.name
+        for equation in trace.cell.equations.values()
+        for node in nodes(equation)
+        if isinstance(node, Apply)
+    }
+    formulas = [formula for name, formula in FORMULAS.items() if name in names]
+    yield f"<p>{'; '.join(formulas)}. Round these too.</p>"
+
+
+FORMULAS = {
+    "sigmoid": "σ(a) = 1 / (1 + e<sup>−a</sup>)",
+    "tanh": "tanh(a) = (e<sup>a</sup> − e<sup>−a</sup>) / (e<sup>a</sup> + e<sup>−a</sup>)",
+    "relu": "relu(a) is a where a is positive, else 0",
+}
+"""The functions that a sheet may ask for."""
 
 
 def _rounded_up(digits: str) -> str:
     return f"{int(digits) + 1:0{len(digits)}d}"
+
+
+def _input(task: Exercise) -> Iterator[str]:
+    first = task.sections[0].steps
+    given = [step.given for step in sorted(first, key=lambda step: step.time) if step.given]
+    if given:
+        yield f"<h2>Input</h2><p>{', '.join(_formula(text) for text in given)}</p>"
 
 
 def _equations(trace: Traced) -> Iterator[str]:
@@ -112,7 +140,7 @@ def _equations(trace: Traced) -> Iterator[str]:
         notation = Notation(bias=trace.structure.bias, reverse=reverse, element=True)
         for name, expr in cell.equations.items():
             yield f'<p class="equation">{_formula(text(notation.equation(name, expr)))}</p>'
-    words = [f"{name} {word}" for name, word in cell.words.items() if name != "h"]
+    words = [f"{name} {word}" for name, word in cell.words.items()]
     if words:
         yield f"<p>{escape(', '.join(words))}.</p>"
 
@@ -143,7 +171,7 @@ def _weights_table(columns: tuple[tuple[str, str], ...], rows: tuple[tuple[str, 
     return f"<table><tr><th></th>{head}</tr><tr><th>times</th>{times}</tr>{_rows(rows)}</table>"
 
 
-def _title(section: Section, task: Exercise) -> str:
+def _title(section: SheetSection, task: Exercise) -> str:
     directions = {part.direction for part in task.sections}
     title = f"Layer {section.layer}"
     return f"{title}, {section.direction}" if len(directions) > 1 else title
@@ -157,7 +185,7 @@ def _steps(trace: Traced, task: Exercise, *, filled: bool) -> Iterator[str]:
             yield f"<h2>{escape(_title(section, task))}</h2>"
         source = [section.source] if section.source else []
         start = "; ".join([*source, *section.starts])
-        yield f"<p>{_formula(start)}</p>"
+        yield f'<p class="start">{_formula(start)}</p>'
         for step in section.steps:
             given = f": {_formula(step.given)}" if step.given else ""
             yield f'<section class="step"><h3>Step {step.time + 1}, time={step.time}{given}</h3>'
