@@ -1299,6 +1299,15 @@ def test_a_function_without_javascript_is_shown_and_not_computed(page: Any) -> N
     assert "cannot compute squash" in shown.text("#arithmetic")
     assert close(shown.text("#chain output[data-quantity='h']"), tr["h"][0, 0, 0, 0, 0].item())
     assert shown.one("#chain input").get_attribute("disabled")
+    assert [each.text for each in shown.all(".share")] == [""] * 4  # no 0%, which it is not
+    torch.manual_seed(0)
+    linear = nn.Linear(2, 3)
+    tr = rs.trace(rs.Recurrent(cell, 3, 2), torch.eye(3)[:, None])
+    shown = page(tr, "#text=a", readout=linear, vocabulary=list("abc"))
+    assert "No text can be typed here: this page cannot compute squash." in shown.text("#untyped")
+    assert "PyTorch's own predictions" in shown.text("#prediction")
+    most = [each.get_attribute("title") for each in shown.all(".predicted li:first-child .class")]
+    assert most == ["abc"[k] for k in linear(tr.output)[:, 0].argmax(-1)]
 
 
 def test_numbers_in_float64_keep_their_digits(page: Any) -> None:
@@ -1320,6 +1329,13 @@ def test_nothing_is_wider_than_a_narrow_window(page: Any, form: str) -> None:
     if form == "text":
         shown.type("a dog " * 20 + "antidisestablishmentarianism" * 3)
         shown.one("#tour-start").click()
+        assert shown.one("#tokens").get_attribute("tabindex") == "0"  # its lines scroll
+        inside = """
+          const box = document.getElementById("tokens").getBoundingClientRect();
+          const now = document.querySelector("#tokens .now").getBoundingClientRect();
+          return now.top >= box.top && now.bottom <= box.bottom;
+        """
+        assert shown.js(inside)
     for section in ("cell-section", "unrolled-section", "maps-section"):
         shown.opened(section)
     assert shown.js("return document.documentElement.scrollWidth") <= 360
@@ -1461,8 +1477,7 @@ def test_nothing_serious_is_found_by_axe(page: Any, form: str) -> None:
         if form == "text dark":
             shown.media(features=[{"name": "prefers-color-scheme", "value": "dark"}])
             shown.open()
-        shown.type("a dog bird " * 60)
-        assert shown.one("#tokens").get_attribute("tabindex") == "0"  # it scrolls
+        shown.type("a dog bird")
         shown.one("#tour-start").click()
         shown.js("document.querySelector('.box').focus()")
     else:

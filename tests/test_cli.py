@@ -206,6 +206,115 @@ def test_last_is_where_a_direction_ends() -> None:
     assert data_of(*words, "reverse", "--time", "last")["address"]["time"] == 0
 
 
+@pytest.mark.parametrize("cell", ["LSTM", "Gru", "rnn", "LSTM_Peephole"])
+def test_cells_in_capitals(cell: str) -> None:
+    assert printed("explain", "3", "--cell", cell) == printed(
+        "explain", "3", "--cell", cell.lower()
+    )
+
+
+def own_states(layer: nn.Module, x: list[float], *state: Any) -> list[float]:
+    return layer(torch.tensor(x).view(1, -1, 1), *state)[0].detach().flatten().tolist()
+
+
+def test_initial_states_in_words_and_files(tmp_path: Path) -> None:
+    torch.manual_seed(8)
+    lstm = nn.LSTM(1, 2, bias=False, batch_first=True)
+    states = torch.tensor([[[0.5, -1.0]]]), torch.tensor([[[2.0, 2.0]]])
+    own = own_states(lstm, [3.0, 4.0], states)
+    np.savez(tmp_path / "s.npz", h_0=states[0], c_0=states[1])
+    words = ["3", "4", "--cell", "lstm", "--hidden", "2", "--time", "1", "--unit", "1", "--initial"]
+    for given in (["h_0=0.5,-1", "--initial", "c_0=2"], [tmp_path / "s.npz"]):
+        found = data_of(*words, *given)
+        assert found["own"]["h"] == pytest.approx(own[3], abs=1e-6)
+    text = printed("explain", *words[:6], "--initial", "h_0=0.5,-1")
+    assert "h_0 = [0.5, -1], as it was given to the layer: no step came before" in text
+    assert "c_0 = 0: no step came before" in text
+
+
+def test_initial_states_of_each_layer_and_direction() -> None:
+    torch.manual_seed(8)
+    gru = nn.GRU(1, 1, 2, bias=False, batch_first=True, bidirectional=True)
+    states = torch.tensor([0.1, 0.2, 0.3, 0.4]).view(4, 1, 1)
+    own = own_states(gru, [3.0, 4.0], states)
+    words = ["3", "4", "--cell", "gru", "--layers", "2", "--bidirectional", "--at-layer", "1"]
+    words += ["--initial", "h_0=0.1,0.2,0.3,0.4", "--time", "0", "--direction", "reverse"]
+    assert data_of(*words)["own"]["h"] == pytest.approx(own[1], abs=1e-6)
+    walk = printed("explain", *words[:-4], "--direction", "reverse")
+    assert re.search(r"h_3 = 0.40*, the initial state h_0, as it was given to the layer: ", walk)
+    assert "the reverse direction starts here" in walk
+
+
+def test_a_projection() -> None:
+    torch.manual_seed(8)
+    lstm = nn.LSTM(1, 3, bias=False, batch_first=True, proj_size=2)
+    own = own_states(lstm, [3.0, 4.0])
+    words = ["3", "4", "--cell", "lstm", "--hidden", "3", "--proj-size", "2", "--time", "1"]
+    assert data_of(*words, "--unit", "1")["own"]["h"] == pytest.approx(own[3], abs=1e-6)
+
+
+def test_lengths_are_those_of_a_packed_batch(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([[[3.0], [4.0], [5.0]], [[3.0], [4.0], [0.0]]]))
+    words = ["--input", tmp_path / "x.npy", "--lengths", "3,2"]
+    last = data_of(*words, "--batch", "1", "--time", "last")
+    assert last["address"]["time"] == 1
+    assert last["own"] == data_of("3", "4", "--time", "1")["own"]
+    assert "two sequences of 3 and 2 steps" in printed("explain", *words)
+
+
+def test_dropout_is_drawn_from_the_seed() -> None:
+    words = ["3", "4", "--layers", "2", "--hidden", "2", "--dropout", "0.5", "--at-layer", "1"]
+    before = torch.get_rng_state()
+    text = printed("explain", *words)
+    assert torch.equal(before, torch.get_rng_state())
+    assert "dropout=0.5).train()" in text
+    assert "after dropout 0.5, what it keeps times 2" in text
+    torch.manual_seed(8)
+    rnn = nn.RNN(1, 2, 2, bias=False, batch_first=True, dropout=0.5)
+    torch.manual_seed(8)
+    own = own_states(rnn, [3.0, 4.0])
+    for step, unit in ((0, 0), (1, 1)):
+        found = data_of(*words, "--time", str(step), "--unit", str(unit))
+        assert found["own"]["h"] == pytest.approx(own[2 * step + unit], abs=1e-6)
+
+
+def test_dropout_that_does_nothing_is_told() -> None:
+    result = run("explain", "3", "--dropout", "0.5")
+    assert result.exit_code == 0
+    assert "no effect here: it drops between layers, and there is one" in result.stderr
+    assert result.stdout.splitlines()[0].endswith("batch_first=True)   # seed 8")
+
+
+def test_one_step_of_several_numbers_is_asked_about() -> None:
+    result = run("explain", "3,4,5")
+    assert (result.exit_code, "one number a step" in result.stdout) == (0, False)
+    assert "Did you mean 3 4 5, 3 steps?" in result.stderr
+    assert run("explain", "3,4", "5,6").stderr == ""
+
+
+def test_one_step_where_the_layer_takes_one_number(tmp_path: Path) -> None:
+    torch.save(nn.RNN(1, 1).state_dict(), tmp_path / "m.pt")
+    line = refused("explain", "3,4,5", "--weights", tmp_path / "m.pt")
+    assert "the layer takes 1 number a step; got 3. Did you mean 3 4 5, 3 steps?" in line
+
+
+def test_words_are_answered_with_their_numbers() -> None:
+    line = refused("explain", "I", "love", "I")
+    assert "'I' is no number" in line
+    rows = line.strip().rpartition("all others: ")[2].split()
+    assert rows == ["1,0", "0,1", "1,0"]
+    assert "three numbers a step" not in printed("explain", *rows)
+    assert "1 in the place of the word" in refused("explain", *"abcdefghij")
+
+
+def test_labels_with_spaces_are_answered_with_commas(tmp_path: Path) -> None:
+    words = ["view", "3", "4", "5", "-o", tmp_path / "p.html", "--labels"]
+    line = refused(*words, "I love RNNs")
+    assert "separate the labels with commas, --labels I,love,RNNs" in line
+    assert "labels must be 3" in refused(*words, "I,love")
+    assert "wrote" in printed(*words, "I,love,RNNs")
+
+
 def test_shapes_are_those_of_the_library() -> None:
     text = printed("shapes", "--cell", "rnn", "--hidden", "7", "--unbatched", "--steps", "2")
     assert "nn.RNN(4, 7, batch_first=True)" in text
@@ -500,6 +609,21 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --layer rnn", "--layer chooses in a file"),
         ("explain 3 --layout keras", "--layout is of a file"),
         ("explain 3 --input x.csv", "not both"),
+        (
+            "explain 3 --cell gru --proj-size 1 --hidden 2",
+            "--proj-size is an option of --cell lstm",
+        ),
+        ("explain 3 --cell lstm --proj-size 2 --hidden 2", "smaller than --hidden, 2; got 2"),
+        ("explain 3 4 --lengths 3", "3 is longer than the input, which has 2 steps"),
+        ("explain 3 4 --lengths 1,2", "2 lengths for 1 sequence; give one for each"),
+        ("explain 3 4 --lengths 0", "expected whole numbers from 1"),
+        ("explain 3 --initial c_0=1", "no state 'c_0'; the layer has h_0"),
+        ("explain 3 --initial h_0=1,2", "--initial h_0: expected 1 number; got 2"),
+        ("explain 3 --initial h_0=x", "'x' is no number"),
+        ("explain 3 --initial h_0=1e39", "too large for torch.float32"),
+        ("explain 3 --initial 0.5", "expected"),
+        ("explain 3 --initial h_0=1 --initial s.npz", "expected h_0=0.5"),
+        ("explain 3 --layers 2 --dropout 1.5", "--dropout"),
         ("explain 3 --set foo=1", "no parameter 'foo'; the layer has weight_ih_l0 (1, 1)"),
         ("explain 3 --set bias_ih_l0=1", "--bias adds the biases"),
         ("explain 3 --set weight_ih_l0", "expected weight_hh_l0=0.7"),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from browsing import OWN, Page
+from markdown_it import MarkdownIt
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +205,28 @@ def test_a_notebook_that_no_page_can_show_is_refused(tmp_path: Path) -> None:
         notebooks.markdown(path)
 
 
+START = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_start_page_names_what_there_is() -> None:
+    from rnnscope._cli.commands import app
+
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", START, re.DOTALL):
+        exec(block, names)
+    anchors = reference.written_anchors()
+    commands = {f"rnnscope {c.name or c.callback.__name__}" for c in app.registered_commands}
+    code = re.findall(r"`((?:rs|tr|rnnscope)[. ][^`]+)`", START)
+    assert len(code) > 20
+    for text in code:
+        if text.startswith("rnnscope"):
+            assert " ".join(text.split()[:2]) in commands
+        else:
+            assert re.match(r"[\w.]+", text)[0] in anchors, text  # type: ignore[index]
+    rows = re.findall(r"^\|(?! The question|---)(.*)\|$", START, re.MULTILINE)
+    assert all("](" in row for row in rows), "each question leads to a page"
+
+
 # reference -----------------------------------------------------------------------------------
 
 REFERENCE = reference.pages()
@@ -339,10 +362,34 @@ def test_every_public_name_has_its_place_and_an_example_in_the_site(built: Path)
     for name, page in reference.places().items():
         place = f'id="rnnscope.{name}"'
         assert place in texts[page], name
-        section = texts[page].split(place)[1].split("<h2")[:2]
-        assert "&gt;&gt;&gt; " in "".join(section), name
+        before, section = texts[page].split(place)
+        pieces = section.split("<h2")
+        section = pieces[0] if before.endswith("<h2 ") else pieces[0] + pieces[1]
+        assert "&gt;&gt;&gt; " in section, name
+        if inspect.isroutine(reference.value(name)):  # not the module of the same name
+            assert f'>{name.rpartition(".")[2]}</span><span class="p">(' in section, name
+            assert "<h3" not in section, name
     for page in texts.values():
         assert "``" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL)
+
+
+SEEN = ("h1", "h2", "h3", "h4", "li", "ol", "ul", "table", "tr", "td", "pre", "img", "strong")
+
+
+@pytest.mark.slow
+def test_a_page_has_the_parts_that_a_code_host_shows(built: Path) -> None:
+    """Lists, tables and blocks of code are those of CommonMark, which code hosts follow."""
+    commonmark = MarkdownIt("commonmark", {"html": True}).enable("table")
+    for page in SITE.pages:
+        if page.source is None or page.hidden:
+            continue
+        html = (built / page.place).with_suffix(".html").read_text(encoding="utf-8")
+        article = html[html.index("<article") : html.index("</article>")]
+        counts = [
+            {tag: len(re.findall(rf"<{tag}\b", text)) for tag in SEEN}
+            for text in (article, commonmark.render(page.write()))
+        ]
+        assert counts[0] == counts[1], page.source
 
 
 @pytest.fixture
@@ -371,10 +418,9 @@ def test_the_search_works_without_a_server(visit: Any) -> None:
     page.one("input.md-search__input").click()
     page.one("input.md-search__input").send_keys("peephole")
     wait_for(lambda: "matching document" in page.text(".md-search-result__meta"))
-    found = [a.get_attribute("href") for a in page.all(".md-search-result__link")]
-    assert any("/equations.html" in address for address in found)
-    (first, *_) = [address for address in found if "/equations.html" in address]
-    page.browser.get(first)
+    addresses = [a.get_attribute("href") for a in page.all(".md-search-result__link")]
+    equations_page, *_ = (address for address in addresses if "/equations.html" in address)
+    page.browser.get(equations_page)
     assert "peephole" in page.text("article")
 
 

@@ -138,12 +138,12 @@ def test_copies_of_a_public_name_are_the_thing_itself(name: str) -> None:
 
 
 def extras() -> dict[str, set[str]]:
-    """The packages that each extra brings, but for those that collect other extras."""
+    """The packages that each extra brings to a user: not those of developers, nor all together."""
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     return {
         extra: {re.split(r"[<>=!~ ]", requirement)[0] for requirement in requirements}
         for extra, requirements in project["project"]["optional-dependencies"].items()
-        if extra not in ("all", "dev")
+        if extra not in ("all", "dev", "docs")
     }
 
 

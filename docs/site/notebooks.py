@@ -32,7 +32,8 @@ def markdown(path: Path) -> str:
             f"{path.name} must begin with a cell of text whose first line is its title"
         )
     title, _, text = pieces[0].partition("\n")
-    offer = f'[The notebook itself]({path.name}){{ .notebook download="{path.name}" }}'
+    # HTML, as a link of Markdown to a notebook becomes one to its page
+    offer = f'<a class="notebook" href="{path.name}" download>The notebook itself</a>'
     return "\n\n".join([title, offer, text.strip(), *pieces[1:]]) + "\n"
 
 

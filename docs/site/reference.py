@@ -113,6 +113,9 @@ GROUPS = (
     ),
 )
 
+MADE = ("Adapter", "Array", "Cause", "Cell", "Edit", "Function", "Layout", "Recurrent", "Stored")
+"""Classes of which a user makes objects, so that their arguments are shown."""
+
 MODULES = {"cells": cells, "errors": errors, "plot": plot}
 OBJECTS = {
     "tr": ("trace", "Trace"),
@@ -224,8 +227,18 @@ def module_entries(module: str) -> list[str]:
 
 
 def entry(name: str, written: str, level: int = 2) -> str:
-    """The directive for what has a docstring."""
-    return directive(f"rnnscope.{name}", value(name), written, level)
+    """The directive for what has a docstring.
+
+    A function that is imported into a room from a module of its own name is named with its module:
+    for a reader of the sources alone, the name in the room is the module.
+    """
+    thing = value(name)
+    home = getattr(thing, "__module__", "")
+    if home.endswith(f".{name}") and rnnscope._HOMES.get(name) != home:
+        return (
+            f'<a id="rnnscope.{name}"></a>\n\n{directive(f"{home}.{name}", thing, written, level)}'
+        )
+    return directive(f"rnnscope.{name}", thing, written, level)
 
 
 def result(path: str) -> str:
@@ -248,6 +261,8 @@ def directive(path: str, thing: Any, written: str, level: int) -> str:
         f'      toc_label: "{written}"',
         f"      heading_level: {level}",
     ]
+    if path.rpartition(".")[2] in MADE:
+        lines.append("      merge_init_into_class: true")
     if inspect.isclass(thing):
         names = ", ".join(own_members(thing))
         lines.append(f"      members: [{names}]" if names else "      inherited_members: false")

@@ -16,6 +16,7 @@ __all__ = [
     "CheckedType",
     "Format",
     "Nonlinearity",
+    "PaperSize",
     "ReadingDirection",
     "VerdictFormat",
 ]
@@ -113,6 +114,13 @@ class VerdictFormat(StrEnum):
 
     text = "text"
     json = "json"
+
+
+class PaperSize(StrEnum):
+    """The sizes of paper for which a sheet can be printed."""
+
+    a4 = "a4"
+    letter = "letter"
 
 
 class CheckedType(StrEnum):

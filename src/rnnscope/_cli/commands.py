@@ -16,7 +16,14 @@ from typing import Annotated
 
 import typer
 
-from rnnscope._cli.choices import LAYOUT_NAMES, AnyCell, CheckedType, Format, VerdictFormat
+from rnnscope._cli.choices import (
+    LAYOUT_NAMES,
+    AnyCell,
+    CheckedType,
+    Format,
+    PaperSize,
+    VerdictFormat,
+)
 from rnnscope._cli.options import (
     FILE_HELP,
     AddressOptions,
@@ -167,18 +174,57 @@ def view(
     if output is None:
         raise ArgumentError("say where the page is written: rnnscope view 3 4 5 -o page.html")
     _refuse_options(context, call.steps or [])
-    from rnnscope._cli.traces import trace_of
+    from rnnscope._cli.traces import step_labels, trace_of
     from rnnscope._page import Appearance
     from rnnscope._page import view as page
 
     appearance = Appearance.of(title, [name for names in hide or [] for name in names.split(",")])
     trace, construction = trace_of(call)
     if labels is not None:
-        if "," not in labels and len(labels.split()) > 1:
-            raise ArgumentError(f"--labels: separate with commas, {','.join(labels.split())}")
-        trace.labelled(labels.split(","))
+        trace.labelled(step_labels(labels, trace))
     made = page(trace, output, batch=batch, construction=construction, appearance=appearance)
     say(f"wrote {made}")
+
+
+# rnnscope worksheet --------------------------------------------------------------------------
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="A sheet to print: a small layer to compute by hand, and its key.",
+)
+@flattened
+def worksheet(
+    context: typer.Context,
+    call: CallOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Where the page is written."),
+    ] = None,
+    pdf: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.pdf", help="Print it into a PDF; needs Chromium."),
+    ] = None,
+    paper: Annotated[
+        PaperSize, typer.Option(help="Paper of the PDF.", case_sensitive=False)
+    ] = PaperSize.a4,
+    digits: Annotated[
+        int, typer.Option(min=1, max=6, help="Decimals of the weights and of every result.")
+    ] = 3,
+) -> None:
+    """A page to print, on which a class computes a small layer by hand: all weights, every step,
+    boxes to fill; the key behind them.
+
+    Weights are rounded first, and every result is rounded again: the arithmetic of the class gives
+    exactly the key. The key says how far it is from the layer's own numbers.
+    """
+    _refuse_options(context, call.steps or [])
+    if output is None and pdf is None:
+        raise ArgumentError("say where it is written: -o sheet.html, or --pdf sheet.pdf")
+    from rnnscope._cli.worksheet import rounded_sheet, written
+
+    for path in written(rounded_sheet(call, digits), output, pdf, paper.value):
+        say(f"wrote {path}")
 
 
 # rnnscope show, rnnscope convert ---------------------------------------------------------------

@@ -7,31 +7,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from rnnscope._cli.inputs import (
-    MOST,
-    afford,
-    in_precision,
-    read_lengths,
-    read_sequence,
-    reader_of,
-)
+from rnnscope._cli.inputs import afford, in_precision, read_lengths, read_sequence
 from rnnscope._cli.layers import LayerFile, cell_name
 from rnnscope._cli.options import ComparisonOptions
+from rnnscope._cli.states import initial_states
 from rnnscope._cli.terminal import ArgumentError
 from rnnscope._compare import Verdict, compare
 from rnnscope._escaping import fenced, printable
-from rnnscope._files.arrays import read_npz
-from rnnscope._files.disk import LazyArray
-from rnnscope._layers.adopt import adopt
-from rnnscope.errors import DtypeError, FileError, RnnscopeError, ShapeError
+from rnnscope.errors import RnnscopeError
 
-__all__ = ["PrintedVerdict", "initial_states", "verdict_of"]
+__all__ = ["PrintedVerdict", "verdict_of"]
 
 
 def verdict_of(
@@ -131,34 +118,3 @@ def _in_options(text: str) -> str:
     if said != text:
         said = re.sub(r"'([btu]{1,3})'", r"\1", said)
     return said
-
-
-def initial_states(path: Path, layer: nn.Module) -> Any:
-    """The initial states in an ``.npz`` file, ``h_0`` and where the layer has it ``c_0``, in the
-    form that the layer takes.
-
-    Raises ``FileError`` where one is missing, or something else is there.
-    """
-    arrays = reader_of(path, {".npz": read_npz})(path).arrays
-    names = [f"{state}_0" for state in adopt(layer).cell.states]
-    if sorted(arrays) != sorted(names):
-        present = ", ".join(arrays) or "nothing"
-        raise FileError(
-            f"{path}: expected {' and '.join(names)}, (layers × directions, batch, hidden); "
-            f"it holds {present}"
-        )
-    dtype = next(layer.parameters()).dtype
-    states = tuple(_numbers(arrays[name], f"{path}: {name}").to(dtype) for name in names)
-    return states[0] if len(states) == 1 else states
-
-
-def _numbers(array: LazyArray, place: str) -> Tensor:
-    if array.count > MOST:
-        raise ShapeError(f"{place} has {array.count} numbers, more than {MOST}")
-    try:
-        value = array.read()
-    except TypeError as error:  # text, dates and whatever else torch has no type for
-        raise DtypeError(f"{place} must hold real numbers: {error}") from error
-    if value.is_complex():
-        raise DtypeError(f"{place} must hold real numbers; got {value.dtype}")
-    return value.to(torch.float64)

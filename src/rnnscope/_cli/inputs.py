@@ -62,7 +62,7 @@ def sequence(words: Sequence[str]) -> Tensor:
         except ValueError as error:
             raise ShapeError(
                 f"input {place} of {len(words)}: {error}; expected steps such as 3 -4 0.5, "
-                f"or 3,1 4,0 for two features a step"
+                f"or 3,1 4,0 for two features a step{_one_hot(words)}"
             ) from error
         if len(steps[-1]) != len(steps[0]):
             raise ShapeError(
@@ -70,6 +70,23 @@ def sequence(words: Sequence[str]) -> Tensor:
                 f"{len(steps[0])}, input {place}, {word!r}, has {len(steps[-1])}"
             )
     return torch.tensor(steps, dtype=torch.float64, device="cpu")
+
+
+def _one_hot(words: Sequence[str]) -> str:
+    """How words become numbers, where some words are such."""
+    if not any(re.search(r"[^\W\d_]{2}|^[^\W\d_]$", word) for word in words):
+        return ""
+    vocabulary = list(dict.fromkeys(words))
+    if len(vocabulary) > 8:
+        return (
+            ". A word becomes a row of numbers, one for each word of the vocabulary: 1 in the "
+            "place of the word, 0 in all others"
+        )
+    rows = [",".join("1" if word == entry else "0" for entry in vocabulary) for word in words]
+    return (
+        f". A word becomes a row of numbers, 1 in its own place of the vocabulary and 0 in all "
+        f"others: {' '.join(rows)}"
+    )
 
 
 def read_sequence(path: Path) -> Tensor:

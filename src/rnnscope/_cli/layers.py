@@ -70,12 +70,13 @@ def construction(module: nn.Module, path: Path | None = None, name: str = "") ->
         "hidden_size": module.hidden_size,
     }
     defaults: dict[str, Any] = {"num_layers": 1, "nonlinearity": "tanh", "bias": True}
-    defaults |= {"batch_first": False, "bidirectional": False, "proj_size": 0}
+    defaults |= {"batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     for option, default in defaults.items():
         if getattr(module, option, default) != default:
             options[option] = getattr(module, option)
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    return f"{begun}{arguments})"
+    training = ".train()" if module.training and options.get("dropout") else ""
+    return f"{begun}{arguments}){training}"
 
 
 def _build(kind: str, input_size: int, hidden_size: int, **options: Any) -> nn.RNNBase | Recurrent:

@@ -39,7 +39,9 @@ __all__ = [
 
 Activation = Annotated[
     Nonlinearity | None,
-    typer.Option(help="Activation of an rnn.  [default: tanh]", show_default=False),
+    typer.Option(
+        help="Activation of an rnn.  [default: tanh]", show_default=False, case_sensitive=False
+    ),
 ]
 Bidirectional = Annotated[bool, typer.Option("--bidirectional", help="Read in both directions.")]
 IgnoredArrays = Annotated[
@@ -50,7 +52,8 @@ IgnoredArrays = Annotated[
     ),
 ]
 FittingCell = Annotated[
-    AnyCell | None, typer.Option(help="Which cell, where names and shapes fit several.")
+    AnyCell | None,
+    typer.Option(help="Which cell, where names and shapes fit several.", case_sensitive=False),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How it is printed.")]
 FormatWithoutLatex = Annotated[
@@ -74,7 +77,10 @@ class CallOptions:
         ),
     ] = None
     cell: Annotated[
-        AnyCell | None, typer.Option(help="Kind of layer.  [default: rnn]", show_default=False)
+        AnyCell | None,
+        typer.Option(
+            help="Kind of layer.  [default: rnn]", show_default=False, case_sensitive=False
+        ),
     ] = None
     nonlinearity: Activation = None
     hidden: Annotated[
@@ -85,6 +91,21 @@ class CallOptions:
     ] = None
     bidirectional: Bidirectional = False
     bias: Annotated[bool, typer.Option("--bias", help="With the biases b_ih and b_hh.")] = False
+    proj_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Size to which an lstm projects h, below --hidden.", show_default=False
+        ),
+    ] = None
+    dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Probability with which, in training, a number between two layers is dropped.",
+            show_default=False,
+        ),
+    ] = None
     seed: Annotated[
         int, typer.Option(min=0, max=2**63 - 1, help="From which the weights are drawn.")
     ] = 8
@@ -120,6 +141,21 @@ class CallOptions:
             "--input",
             metavar="FILE",
             help="The sequence in a file: .csv, a row a step; or .npy, (time, feature).",
+        ),
+    ] = None
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="5,3,2", help="Steps of each sequence; those behind are padding, and packed."
+        ),
+    ] = None
+    initial: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="h_0=VALUES",
+            help="The state before the first step: h_0=0.5 for every unit, h_0=0.5,-1 for two, "
+            "c_0=1; or an .npz file with h_0, of an LSTM c_0 too. Repeatable.  [default: zeros]",
+            show_default=False,
         ),
     ] = None
 
@@ -239,7 +275,9 @@ class ConversionOptions:
 class ShapeOptions:
     """The sizes of a layer and of its input, both made up."""
 
-    cell: Annotated[CellKind, typer.Option(help="Kind of layer.")] = CellKind.lstm
+    cell: Annotated[CellKind, typer.Option(help="Kind of layer.", case_sensitive=False)] = (
+        CellKind.lstm
+    )
     layers: Annotated[int, typer.Option(min=1, help="Stacked layers.")] = 1
     bidirectional: Bidirectional = False
     hidden: Annotated[int, typer.Option(min=1, help="Units.")] = 5

@@ -11,6 +11,7 @@ QUESTIONS: dict[str, dict[str, str]] = {
             "rnnscope explain 3 4 5 --cell lstm --hidden 2 --time 2 --unit 1"
         ),
         "What follows if I change one?": "rnnscope view 3 4 5 -o page.html",
+        "A sheet to solve by hand?": "rnnscope worksheet 3 4 5 --cell lstm -o sheet.html",
         "What are output, h_n and c_n?": "rnnscope shapes --cell lstm --layers 2 --bidirectional",
         "How many parameters?": (
             "rnnscope shapes --cell gru --input-size 10 --hidden 20 --about parameters"

@@ -18,7 +18,7 @@ from rnnscope._cli.choices import Format
 from rnnscope._escaping import lines, printable
 from rnnscope.errors import AddressError, RnnscopeError
 
-__all__ = ["ArgumentError", "Format", "OneLine", "say", "show"]
+__all__ = ["ArgumentError", "Format", "OneLine", "note", "say", "show"]
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports the signals
 # the one error that typer and the click inside or beside it have in common
@@ -111,6 +111,11 @@ def _advice(message: str) -> str:
 def say(text: str) -> None:
     """Print lines, in which names of files and layers do nothing to the terminal."""
     typer.echo(lines(text))
+
+
+def note(text: str) -> None:
+    """A line on stderr, beside what is printed: what an option does not do, or a question."""
+    print(printable(f"rnnscope: {text}"), file=sys.stderr)
 
 
 def show(answer: Printable, form: Format, command: str = "explain") -> None:

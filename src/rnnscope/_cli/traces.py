@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from rnnscope._cli.choices import CellKind
 from rnnscope._cli.inputs import afford, in_precision, read_lengths, read_sequence, sequence
@@ -20,15 +22,19 @@ from rnnscope._cli.layers import (
     set_parameter,
 )
 from rnnscope._cli.options import AddressOptions, CallOptions, ShapeOptions
-from rnnscope._cli.terminal import ArgumentError
+from rnnscope._cli.states import named_states
+from rnnscope._cli.terminal import ArgumentError, note
 from rnnscope._trace.trace import trace
 from rnnscope._trace.verbs import Trace
 
-__all__ = ["coordinates", "trace_of", "trace_of_sizes"]
+__all__ = ["coordinates", "step_labels", "trace_of", "trace_of_sizes"]
 
 
-def trace_of(options: CallOptions) -> tuple[Trace, str]:
-    """The trace of the layer that the options mean, and the line that builds the layer."""
+def trace_of(
+    options: CallOptions, rounded: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Trace, str]:
+    """The trace of the layer that the options mean, and the line that builds the layer; weights,
+    input and initial states are ``rounded`` before it runs, where that is wanted."""
     x = _sequence(options)
     if options.weights is None:
         name, module = "", _drawn(options, x.shape[-1])
@@ -41,15 +47,71 @@ def trace_of(options: CallOptions) -> tuple[Trace, str]:
     for change in changes:
         set_parameter(module, change)
     origin = ", ".join([origin, *changes])
-    if x.shape[-1] != module.input_size:
-        example = ",".join("12345678"[: module.input_size]) if module.input_size <= 8 else "3,1,..."
-        raise ArgumentError(
-            f"the layer takes {module.input_size} numbers a step; got {x.shape[-1]}. "
-            f"A comma joins the numbers of a step, as in {example}"
-        )
+    _check_features(options, x, module)
     afford(x[..., 0].numel(), module.num_layers * module.hidden_size)
-    opened = trace(module, in_precision(x, module).reshape(-1, *x.shape[-2:]))
+    x = in_precision(x, module).reshape(-1, *x.shape[-2:])
+    states = () if options.initial is None else (named_states(options.initial, module, len(x)),)
+    if rounded is not None:
+        given, x = x, rounded(x)
+        if float((given - x).abs().max()) > 1e-6 * float(given.abs().max()):
+            note("the input was rounded too; --digits gives more decimals")
+        states = tuple(_each(rounded, state) for state in states)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.copy_(rounded(parameter))
+    argument = x if options.lengths is None else _packed(x, options.lengths)
+    with _drawn_from(options.seed, module):
+        opened = trace(module, argument, *states)
     return opened, f"{construction(module, options.weights, name)}   # {origin}"
+
+
+def _each(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    """A state, or each of several, changed."""
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
+def _check_features(options: CallOptions, x: Tensor, module: Any) -> None:
+    """Refuse steps that the layer does not take, and ask whether one step was meant as several."""
+    size, got = module.input_size, x.shape[-1]
+    joined = options.steps is not None and len(options.steps) == 1 and got > 1
+    steps = " ".join(options.steps[0].split(",")) if options.steps and joined else ""
+    if got != size:
+        example = ",".join("12345678"[:size]) if size <= 8 else "3,1,..."
+        advice = f"A comma joins the numbers of a step, as in {example}"
+        if size == 1 and joined:
+            advice = f"Did you mean {steps}, {got} steps?"
+        raise ArgumentError(
+            f"the layer takes {size} number{'s' * (size != 1)} a step; got {got}. {advice}"
+        )
+    if joined and options.weights is None:
+        note(f"{options.steps[0]} is one step of {got} numbers. Did you mean {steps}, {got} steps?")  # type: ignore[index]
+
+
+def _packed(x: Tensor, words: str) -> PackedSequence:
+    """The sequences of these lengths, what stands behind them being padding."""
+    lengths = read_lengths(words)
+    if len(lengths) != len(x):
+        raise ArgumentError(
+            f"--lengths {words}: {len(lengths)} length{'s' * (len(lengths) != 1)} for {len(x)} "
+            f"sequence{'s' * (len(x) != 1)}; give one for each"
+        )
+    if max(lengths) > x.shape[1]:
+        raise ArgumentError(
+            f"--lengths {words}: {max(lengths)} is longer than the input, which has "
+            f"{x.shape[1]} step{'s' * (x.shape[1] != 1)}"
+        )
+    return pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+
+
+@contextmanager
+def _drawn_from(seed: int, module: nn.Module) -> Iterator[None]:
+    """Dropout draws from the seed, and the caller's random state stays as it was."""
+    if not module.training:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _sequence(options: CallOptions) -> Tensor:
@@ -69,18 +131,43 @@ def _drawn(options: CallOptions, input_size: int) -> Any:
         raise ArgumentError("--layer chooses in a file: give --weights FILE too")
     if options.layout is not None:
         raise ArgumentError("--layout is of a file: give --weights FILE too")
-    nonlinearity = {"nonlinearity": activation} if activation else {}
-    return drawn(
+    choices: dict[str, Any] = {"nonlinearity": activation} if activation else {}
+    hidden = options.hidden or 1
+    if options.proj_size is not None:
+        if kind != "lstm":
+            raise ArgumentError("--proj-size is an option of --cell lstm: an LSTM projects its h")
+        if options.proj_size >= hidden:
+            raise ArgumentError(
+                f"--proj-size must be smaller than --hidden, {hidden}; got {options.proj_size}"
+            )
+        choices["proj_size"] = options.proj_size
+    module = drawn(
         options.seed,
         kind or "rnn",
         input_size,
-        options.hidden or 1,
+        hidden,
         num_layers=options.layers or 1,
         bias=options.bias,
         batch_first=True,
         bidirectional=options.bidirectional,
-        **nonlinearity,
+        **choices,
     )
+    _drop(options, module)
+    return module
+
+
+def _drop(options: CallOptions, module: Any) -> None:
+    """Dropout between the layers, which is at work in training alone."""
+    if options.dropout is None:
+        return
+    if module.num_layers == 1:
+        note(
+            "--dropout has no effect here: it drops between layers, and there is one. "
+            "--layers 2 adds a layer"
+        )
+        return
+    module.dropout = options.dropout
+    module.train(options.dropout > 0)
 
 
 def _stored(options: CallOptions) -> tuple[str, Any]:
@@ -89,11 +176,27 @@ def _stored(options: CallOptions) -> tuple[str, Any]:
     kind, activation = cell_name(options.cell, options.nonlinearity)
     sizes = {"--hidden": options.hidden, "--layers": options.layers}
     sizes |= {"--bidirectional": options.bidirectional, "--bias": options.bias}
+    sizes |= {"--proj-size": options.proj_size}
     for option, size in sizes.items():
         if size:
             raise ArgumentError(f"sizes follow from {options.weights.name}: leave out {option}")
     layer = LayerFile(options.weights, options.layer_name, kind, options.layout, activation)
-    return layer.read()
+    name, module = layer.read()
+    _drop(options, module)
+    return name, module
+
+
+def step_labels(text: str, opened: Trace) -> list[str]:
+    """A name for each step, separated by commas.
+
+    Raises ``ArgumentError`` where spaces separate them.
+    """
+    labels, words = text.split(","), text.split()
+    if len(labels) == 1 and len(words) > 1 and opened.sizes["time"] > 1:
+        raise ArgumentError(
+            f"--labels {text!r}: separate the labels with commas, --labels {','.join(words)}"
+        )
+    return labels
 
 
 def coordinates(address: AddressOptions) -> dict[str, Any]:

@@ -116,6 +116,7 @@ class Address:
             time + 1,
             self.reverse,
             weights.vectors,
+            stacked=self.layer > 0,
         )
 
     def trace_value(self, name: str, time: int, unit: int) -> float | None:
@@ -133,6 +134,23 @@ class Address:
     def starts(self, time: int) -> bool:
         """Whether no step came before."""
         return time == self.times[0]
+
+    def start(self, state: str, numbers: str = "") -> str:
+        """Where a state comes from at the first step that runs, with its ``numbers`` where they
+        are written: h_0 = 0, no step came before."""
+        symbol = f"{state}_{self.length + 1 if self.reverse else 0}"
+        why = "the reverse direction starts here" if self.reverse else "no step came before"
+        if not bool(self.initial(state).any()):
+            return f"{symbol} = 0: {why}"
+        source = f"the initial state {state}_0, " if self.reverse else ""
+        verb = f"= {numbers}," if numbers else "is"
+        return f"{symbol} {verb} {source}as it was given to the layer: {why}"
+
+    def initial(self, state: str) -> Tensor:
+        """A state before the first step that runs, of every unit."""
+        d = self.trace.directions.index(self.direction)
+        value: Tensor = self.trace.call.initial[state][self.layer, d, self.batch]
+        return value
 
     def header(self, time: int, name: str | None, unit: int) -> str:
         """Where one number stands: layer, direction, batch, time and step, unit."""
@@ -182,13 +200,27 @@ def _precise(tensor: Tensor) -> Tensor:
 
 def faithful(work: Work, results: Iterable[str]) -> list[UnitStep]:
     """The steps of ``work``, with the fewest digits in which every result is its true value
-    rounded."""
+    rounded and every line is exactly what the printed numbers give; where no few digits do that,
+    the results alone may be one unit of their last digit off, and then every line."""
     wanted = list(results)
+    rulers = [
+        Ruler(places + guard, exact=True, exact_states=exact_states, guard=guard)
+        for exact_states in (True, False)
+        for places, guard in ((PLACES, 0), (PLACES, 1), (PLACES + 1, 0), (PLACES + 1, 1))
+    ]
+    carry = True
+    for k, ruler in enumerate(rulers):
+        unit_steps = list(work(ruler))
+        if k == 0:
+            # numbers of half precision are too coarse to go on from what was printed
+            carry = all(unit_step.printed.carried for unit_step in unit_steps)
+        if all(unit_step.faithful(wanted, carry) for unit_step in unit_steps):
+            return unit_steps
     # a digit or two more for an exact rounding; beyond, a last digit that is one off will do
     for strict, most in ((wanted, PLACES + 2), ([], MOST_PLACES)):
         for places in range(PLACES, most + 1):
             unit_steps = list(work(Ruler(places)))
-            if all(unit_step.faithful(strict) for unit_step in unit_steps):
+            if all(unit_step.faithful(strict, carry) for unit_step in unit_steps):
                 return unit_steps
     return list(work(Ruler(PLACES)))
 

@@ -1,16 +1,18 @@
 """Arithmetic as it is printed: every result recomputes from the digits that stand above it.
 
 A number is printed with a choice of digits, and what is computed from it is computed from those
-digits. A result is printed as close to the true value (float64) as it can be while it
-stays within one unit of its last digit of what a reader finds with the printed digits.
+digits. An exact ruler prints what a reader finds with them, rounded; any other ruler prints a
+result as close to the true value (float64) as it can be while it stays within one unit of its
+last digit of what a reader finds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
+from functools import cached_property
 
 import torch
 
@@ -45,6 +47,11 @@ class Numeral:
         return float(self.text)
 
     @property
+    def decimal(self) -> Decimal:
+        """The same, exactly."""
+        return Decimal(self.text)
+
+    @property
     def unit(self) -> float:
         """One unit of the last digit; 0 where the digits are exact."""
         return 0.0 if self.places is None else 10.0**-self.places
@@ -68,9 +75,21 @@ class Ruler:
     >>> ruler = Ruler(6)
     >>> [ruler.numeral(value).text for value in (0.1958547234, 3.0, 1.23456789e-9, 1234567.8912)]
     ['0.195855', '3', '1.23457e-09', '1234568']
+
+    With ``exact`` a result is what the printed digits give, rounded to its own last digit; so is a
+    state with ``exact_states``. States have ``guard`` digits less than the numbers on the way.
     """
 
     places: int = PLACES
+    exact: bool = False
+    exact_states: bool = False
+    guard: int = 0
+
+    @cached_property
+    def of_states(self) -> Ruler:
+        """The ruler of the states."""
+        exact = self.exact and self.exact_states
+        return replace(self, places=self.places - self.guard, exact=exact, guard=0)
 
     def natural(self, value: float) -> int:
         """Decimals for a number of this size."""
@@ -101,11 +120,12 @@ class Ruler:
             return Numeral(value, short, None)
         return Numeral(value, _write(_rounded(value, places), places, self.places), places)
 
-    def factors(self, a: float, b: float, places: int | None = None) -> tuple[Numeral, Numeral]:
-        """Two factors with so many digits that their product keeps its own."""
+    def factor_places(self, a: float, b: float, places: int | None = None) -> tuple[int, int]:
+        """Decimals of two factors with which their product keeps its own digits."""
         needed = self.natural(a * b) if places is None else places
-        return self.numeral(a, _factor_places(needed, b)), self.numeral(
-            b, _factor_places(needed, a)
+        return (
+            max(self.natural(a), _factor_places(needed, b)),
+            max(self.natural(b), _factor_places(needed, a)),
         )
 
     def result(
@@ -134,37 +154,57 @@ class Ruler:
         """A sum; each part with whether it is subtracted. Its digits end where a part's end."""
         truth = _sum((negative, part.truth) for negative, part in parts)
         recomputed = _sum((negative, part.value) for negative, part in parts)
+        if self.exact and math.isfinite(recomputed):
+            exact = Decimal(0)
+            for negative, part in parts:
+                exact = (_EXACT.subtract if negative else _EXACT.add)(exact, part.decimal)
+            return self._exact(truth, exact, max(_decimals(part.decimal) for _, part in parts))
         return self.result(truth, recomputed, max(part.unit for _, part in parts))
 
     def product(self, a: Numeral, b: Numeral) -> Numeral:
         """A product of two printed numbers."""
+        truth, recomputed = a.truth * b.truth, a.value * b.value
+        if self.exact and math.isfinite(recomputed):
+            return self._exact(truth, _EXACT.multiply(a.decimal, b.decimal))
         unit = max(abs(a.value) * b.unit, abs(b.value) * a.unit)
-        return self.result(a.truth * b.truth, a.value * b.value, unit * SIGNIFICANT)
+        return self.result(truth, recomputed, unit * SIGNIFICANT)
 
     def apply(self, function: Function, argument: Numeral) -> Numeral:
         """A function of a printed number."""
         truth, recomputed = apply(function, argument.truth), apply(function, argument.value)
+        if self.exact and math.isfinite(recomputed):
+            return self._exact(truth, _EXACT.create_decimal_from_float(recomputed))
         slope = function.slope(
             torch.tensor(argument.value, dtype=torch.float64, device="cpu"),
             torch.tensor(recomputed, dtype=torch.float64, device="cpu"),
         )
         return self.result(truth, recomputed, abs(float(slope)) * argument.unit * SIGNIFICANT)
 
-    def dot(self, weights: list[float], inputs: list[float]) -> tuple[Numeral, list[DotTerm]]:
-        """A dot product written out. Each product may give way by part of a unit, so that
-        their sum is the true one."""
-        sizes = [w * x for w, x in zip(weights, inputs, strict=True)]
-        largest = max((abs(size) for size in sizes if math.isfinite(size)), default=0.0)
+    def _exact(self, truth: float, exact: Decimal, most: int | None = None) -> Numeral:
+        """What printed digits give, rounded to the digits of the truth, at ``most`` so many; a 5
+        is rounded away from 0, as on paper."""
+        if truth == 0 == exact:
+            return Numeral(truth, "0", None)
+        places = self.natural(truth if truth and math.isfinite(truth) else float(exact))
+        places = places if most is None else min(places, most)
+        steps = int(_EXACT.scaleb(exact, places).to_integral_value(ROUND_HALF_UP, _EXACT))
+        return Numeral(truth, _write(steps, places, self.places), places)
+
+    def dot(self, factors: Sequence[tuple[Numeral, Numeral]]) -> list[DotTerm]:
+        """The products of weights and inputs. Where the ruler is not exact, each may give way by
+        part of a unit, so that their sum is the true one."""
         terms: list[DotTerm] = []
         carry = 0.0
-        for weight, value, size in zip(weights, inputs, sizes, strict=True):
-            places = max(self.natural(largest), self.natural(size))
-            printed_weight, printed_value = self.factors(weight, value, places)
-            aim = size - carry if math.isfinite(size - carry) else None
-            product = self.result(size, printed_weight.value * printed_value.value, aim=aim)
+        for weight, value in factors:
+            size = weight.truth * value.truth
+            if self.exact:
+                product = self.product(weight, value)
+            else:
+                aim = size - carry if math.isfinite(size - carry) else None
+                product = self.result(size, weight.value * value.value, aim=aim)
             carry += product.value - size
-            terms.append(DotTerm(printed_weight, printed_value, product))
-        return self.total([(False, term.product) for term in terms]), terms
+            terms.append(DotTerm(weight, value, product))
+        return terms
 
     def faithful(self, numeral: Numeral, units: float = 0.501) -> bool:
         """Whether a result is printed to as many digits as wanted, and its true value is so few
@@ -187,11 +227,17 @@ class DotTerm:
     product: Numeral
 
 
-def _sum(parts: object) -> float:
+def _sum(parts: Iterable[tuple[bool, float]]) -> float:
     total = 0.0
-    for negative, value in parts:  # type: ignore[attr-defined]
+    for negative, value in parts:
         total += -value if negative else value
     return total
+
+
+def _decimals(number: Decimal) -> int:
+    """Decimals with which a number is written."""
+    exponent = number.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0
 
 
 def _factor_places(places: int, cofactor: float) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from rnnscope._explain.address import Address, faithful
-from rnnscope._explain.digits import Computation, plain
+from rnnscope._explain.digits import Computation, Ruler, plain
 from rnnscope._explain.document import (
     Block,
     Chain,
@@ -22,12 +22,13 @@ from rnnscope._explain.document import (
     with_words,
 )
 from rnnscope._explain.lesson import lesson
-from rnnscope._explain.steps import difference, explain_steps
+from rnnscope._explain.products import products
+from rnnscope._explain.steps import difference, explain_steps, lower_layer
 from rnnscope._explain.unit_step import Dot, PrintedNumbers, UnitStep, table_rows
 from rnnscope._layers.structure import Weights
 from rnnscope._record.traced import Traced
 from rnnscope.cells.algebra import FromH, FromX, Previous, Project, leaves, linear_recurrence, terms
-from rnnscope.cells.notation import Digits, FunctionCall, Shape, Symbol, Times, Total, text
+from rnnscope.cells.notation import FunctionCall, Shape, Symbol, text
 
 __all__ = ["Explanation", "explain", "lesson"]
 
@@ -49,8 +50,9 @@ def explain(
 
     Without a name, all equations of the step; without a time as well, the walk over the steps.
     An axis may be left out where its length is 1. Numbers are float64 arithmetic on the weights
-    and states of the trace; every printed line recomputes from the digits printed above it, to
-    one unit of its last digit.
+    and states of the trace. Every printed line is what the printed numbers give, rounded to its
+    last digit; where no few digits make that the layer's own state, the state, or in the last
+    resort each line, may be one unit of its last digit away.
 
     >>> import torch
     >>> from rnnscope import trace
@@ -60,9 +62,9 @@ def explain(
     >>> print(explain(trace(rnn, torch.tensor([[[3.0], [4.0], [5.0]]])), "h", time=1))
     h_2 = 0.866179      layer 0, forward, batch 0, time=1 (step 2 of 3), unit 0 of 1
     <BLANKLINE>
-    h_2 = tanh(W_ih x_2 + W_hh h_1) = tanh(0.25 × 4 + 0.5 × 0.635149)
-                                    = tanh(1.000000 + 0.317574      )
-                                    = tanh(1.317574)                  = 0.866179
+    h_2 = tanh(W_ih x_2 + W_hh h_1) = tanh(0.25 × 4  + 0.5 × 0.635149)
+                                    = tanh(1.0000000 + 0.3175745     )
+                                    = tanh(1.3175745)                  = 0.866179
     <BLANKLINE>
     nn.RNN's own h_2: 0.866179, difference ...e-0... before rounding
     h_1 is h at time=0: tr.explain("h", time=0)
@@ -77,11 +79,20 @@ def explain(
     operands = at.operands(unit=at.unit(name, unit), time=at.time(time))
     names = at.names(name, operands.unit)
     in_table = table_rows(trace.cell, names)
-    printed = PrintedNumbers(trace=at.trace_values(names, operands.time, operands.unit))
-    results = trace.cell.states if name is None else [name]
-    (unit_step,) = faithful(
-        lambda ruler: [UnitStep(operands, ruler, names, in_table, printed)], results
-    )
+    trace_values = at.trace_values(names, operands.time, operands.unit)
+
+    known_places: dict[tuple[int, int], dict[str, int]] = {}
+
+    def work(ruler: Ruler) -> list[UnitStep]:
+        digits = ruler.places, ruler.guard
+        first = digits not in known_places
+        places = known_places.setdefault(digits, {})
+        printed = PrintedNumbers(trace=trace_values, places=places)
+        for _ in range(1 + first):  # the second pass knows the digits that each number needs
+            unit_step = UnitStep(operands, ruler, names, in_table, printed)
+        return [unit_step]
+
+    (unit_step,) = faithful(work, trace.cell.states if name is None else [name])
     return Document(tuple(_blocks(at, unit_step, name)), _facts(at, unit_step, name))
 
 
@@ -179,50 +190,6 @@ def _without_gate(shape: Shape) -> str:
             return f"{matrix[:3]} {vector}"
 
 
-# matrix products ---------------------------------------------------------------------------
-
-
-def products(unit_step: UnitStep) -> Iterator[Block]:
-    """Where each matrix product comes from: written out where it is short."""
-    dots = [dot for dot in unit_step.dots.values() if not dot.zero_state]
-    short = [dot for dot in dots if dot.remainder is None]
-    long = [dot for dot in dots if dot.remainder is not None]
-    if short:
-        yield Heading("Products: a row of the weight times the vector")
-        yield Chains(tuple(_written_out(dot) for dot in short))
-    if long:
-        sizes = {dot.weight: f"{text(dot.vector)} is {dot.size} products" for dot in long}
-        sentence = ", ".join(f"{weight} times {product}" for weight, product in sizes.items())
-        yield Heading(f"{sentence}: the three largest, and the sum of the rest")
-        rows = []
-        for dot in long:
-            assert dot.remainder is not None
-            row = [text(dot.symbol), "="]
-            for k, term in dot.terms:
-                row += [text(dot.entry(k)), term.product.text]
-            row += [f"{dot.others} others", dot.remainder.text, "=", dot.total.text, str(dot.row)]
-            rows.append(tuple(row))
-        yield Table((*[""] * (len(rows[0]) - 1), "row"), tuple(rows))
-        firsts = {type(dot.leaf): dot for dot in reversed(long)}
-        yield Chains(tuple(_worked(dot) for dot in reversed(firsts.values())))
-
-
-def _written_out(dot: Dot) -> Chain:
-    pairs = tuple(
-        (False, Times(Digits(term.weight.text), Digits(term.input.text))) for _, term in dot.terms
-    )
-    sums = tuple((False, Digits(term.product.text)) for _, term in dot.terms)
-    stages: tuple[Shape, ...] = (Total(pairs), Total(sums)) if len(pairs) > 1 else (pairs[0][1],)
-    tail = f"{dot.weight}[{dot.row}]"
-    return Chain(dot.symbol, stages, dot.total.text, tail=tail)
-
-
-def _worked(dot: Dot) -> Chain:
-    k, term = dot.terms[0]
-    stage = Times(Digits(term.weight.text), Digits(term.input.text))
-    return Chain(Times(dot.weight_entry(k), dot.entry(k)), (stage,), term.product.text)
-
-
 # the end -----------------------------------------------------------------------------------
 
 
@@ -232,14 +199,8 @@ def _closing(at: Address, unit_step: UnitStep, name: str | None) -> Iterator[str
         if result in unit_step.computations:
             yield from compared(at, unit_step, result)
     yield from states_before(at, unit_step)
-    if at.layer > 0 and any(isinstance(dot.leaf, FromX) for dot in unit_step.dots.values()):
-        below = f"x of layer {at.layer} is h of layer {at.layer - 1} at the same time"
-        if len(at.trace.directions) > 1:
-            size = at.trace.structure.output_size
-            below += f": forward is [0] to [{size - 1}], reverse [{size}] to [{2 * size - 1}]"
-        if at.trace.structure.training and at.trace.structure.dropout:
-            below += f", after dropout {at.trace.structure.dropout}"
-        yield below
+    if any(isinstance(dot.leaf, FromX) for dot in unit_step.dots.values()):
+        yield from lower_layer(at)
     for dot in unit_step.dots.values():
         if isinstance(dot.leaf, Project):
             unit = max(dot.terms, key=lambda term: _magnitude(term[1].product.truth))[0]
@@ -256,7 +217,7 @@ def _magnitude(value: float) -> float:
 
 def compared(at: Address, unit_step: UnitStep, name: str) -> Iterator[str]:
     """The layer's own value beside that by hand."""
-    operands, ruler = unit_step.operands, unit_step.ruler
+    operands, ruler = unit_step.operands, unit_step.ruler.of_states
     trace_value = at.trace_value(name, operands.time, operands.unit)
     if trace_value is None:
         return
@@ -294,14 +255,7 @@ def states_before(at: Address, unit_step: UnitStep) -> Iterator[str]:
     for state in _states_used(unit_step):
         symbol = text(operands.notation.previous(state))
         if at.starts(time):
-            initial = f"the initial state {state}_0, "
-            if symbol == f"{state}_0":
-                initial = ""
-            zero = not bool(operands.before[state].any())
-            source = f"is {initial}as it was given to the layer"
-            if zero:
-                source = f"= 0, {initial}".rstrip(", ")
-            yield f"{symbol} {source}: no step came before"
+            yield at.start(state)
         else:
             earlier = time + 1 if operands.reverse else time - 1
             where = _address(at, earlier, operands.unit if at.units(state) > operands.unit else 0)

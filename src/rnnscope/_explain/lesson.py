@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,14 +11,23 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._explain.address import Address
 from rnnscope._explain.digits import plain
-from rnnscope._explain.document import Block, Chain, Chains, Document, Heading, Listing, Paragraph
-from rnnscope._explain.steps import UnitSteps, equations, omitted, proof
+from rnnscope._explain.document import (
+    Block,
+    Chain,
+    Chains,
+    Document,
+    Heading,
+    Listing,
+    Paragraph,
+    Table,
+)
+from rnnscope._explain.steps import UnitSteps, equations, omitted, proof, weights_of
 from rnnscope._record.traced import Traced
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["lesson"]
 
-FEW, WIDE = 24, 80
+FEW, WIDE = 24, 100
 """Tensors of up to so many numbers are printed, on up to so many columns."""
 MOST = 10_000
 """Weights of up to so many numbers are given as data."""
@@ -53,13 +63,13 @@ def lesson(
     at = Address(trace, layer, direction, batch)
     steps = UnitSteps(at, at.unit(None, unit))
     blocks: list[Block] = [Heading(construction, level=0)]
-    blocks += _input(trace)
+    blocks += _input(at, steps)
     blocks += _weights(at, steps, construction.partition(" = ")[0])
     blocks += [Heading("3 Equation" if len(trace.cell.equations) == 1 else "3 Equations")]
-    blocks += [equations(at), *_initial(at)]
+    blocks += [equations(at), *_initial(at, steps)]
     blocks += [Heading("4 By hand", _followed(at, steps)), *steps.blocks(), *omitted(steps)]
     blocks += [Heading("5 Check"), steps.check(), Paragraph(proof(trace))]
-    blocks += _returned(at, construction.partition(" = ")[0])
+    blocks += _returned(at, steps, construction.partition(" = ")[0])
     facts = {
         "construction": construction,
         "parameters": {name: _plain(value) for name, value in trace.parameters.items()},
@@ -72,7 +82,8 @@ def lesson(
 # sections ----------------------------------------------------------------------------------
 
 
-def _input(trace: Traced) -> list[Block]:
+def _input(at: Address, steps: UnitSteps) -> list[Block]:
+    trace = at.trace
     x = trace.layer_input(0)
     batch, time, feature = x.shape
     title = f"1 Input: {_count(batch, 'sequence')}, {_count(time, 'step')}"
@@ -91,55 +102,82 @@ def _input(trace: Traced) -> list[Block]:
         order.remove("time")
         x = x[0]
     shape = ", ".join(f"{axis} {axes[axis]}" for axis in order)
-    lines = [_beside(f"x ({shape})", x, "{:.6g}")]
+    lines = [_beside(f"x ({shape})", x, _input_writer(at, steps))]
     if trace.call.packed is not None:
         lines.append("packed: steps behind a sequence's end are not computed")
     return [Heading(title), Paragraph(tuple(lines))]
 
 
+def _input_writer(at: Address, steps: UnitSteps) -> Writer:
+    """The digits of an input: where the steps use the number, those that it has there."""
+    printed: dict[float, str] = {}
+    if at.layer == 0:
+        for operands in steps.operands:
+            for k, value in enumerate(operands.x.tolist()):
+                printed[value] = steps.number(f"x_{operands.step}[{k}]", value)
+    return lambda value: printed.get(value) or steps.number("", value)
+
+
 def _weights(at: Address, steps: UnitSteps, variable: str) -> list[Block]:
     trace = at.trace
-    again = "the same at every step" if len(at.times) > 1 else "for this step"
+    count, several = _number(_size(trace)), len(at.times) > 1
     state_dict = f"{variable}.state_dict()"
     if _scalar(trace):
-        named = at.weights.named()
-        count = COUNTS[len(named)] if len(named) <= 10 else str(len(named))
-        chains = tuple(
+        if not trace.structure.bias:
+            lines = ['"l0" is a letter l and a zero: layer 0. No biases (--bias adds them).']
+        else:
+            lines = ['"l0" is a letter l and a zero: layer 0.']
+        title = f"2 Weights: the same {count} at every step"
+        title = title if several else f"2 Weights: {count} numbers"
+        return [Heading(title, state_dict), _scalar_chains(at, steps), Paragraph(tuple(lines))]
+    title = f"2 Weights: {count} numbers in all{', the same at every step' * several}"
+    blocks: list[Block] = [Heading(title, state_dict), _parameters(trace)]
+    lines = []
+    size = trace.structure.hidden_size
+    if len(trace.cell.gates) > 1:
+        lines.append(
+            f"Rows stand one gate below another, {size} each: {', '.join(trace.cell.gates)}; "
+            f"row k of a gate belongs to unit k."
+        )
+    elif size > 1:
+        lines.append(f"Row k belongs to unit k, of {size}.")
+    if trace.structure.num_layers > 1:
+        lines.append("l0, l1, ...: layer 0 reads x, each further layer the h of the one below.")
+    if lines:
+        blocks.append(Paragraph(tuple(lines)))
+    used = _scalar_chains(at, steps) if steps.weight_numerals else weights_of(steps)
+    if used is not None:
+        whose = _followed(at, steps) or f"unit {steps.unit}"
+        blocks += [Heading("Used below", whose, 2), used]
+    return blocks
+
+
+def _size(trace: Traced) -> int:
+    """How many numbers the layer's parameters hold."""
+    return sum(value.numel() for value in trace.parameters.values())
+
+
+def _parameters(trace: Traced) -> Table:
+    """Each parameter with its shape, how many numbers it holds, and the blocks of its rows."""
+    rows = []
+    for name, value in trace.parameters.items():
+        letter = "b" if name.startswith("bias") else "W"
+        of = "i" if "_ih" in name else "h"
+        blocks = " ".join(f"{letter}_{of}{gate}" for gate in trace.cell.gates)
+        blocks = "W_hr" if "_hr" in name else blocks
+        known = any(part in name for part in ("_ih", "_hh", "_hr"))
+        count = f"{_number(value.numel())} number{'s' * (value.numel() != 1)}"
+        rows.append((name, str(tuple(value.shape)), count, blocks if known else ""))
+    return Table(("", "", "", ""), tuple(rows), left_columns=4)
+
+
+def _scalar_chains(at: Address, steps: UnitSteps) -> Chains:
+    return Chains(
+        tuple(
             Chain(notation, (), steps.weight_numerals[text(notation)].text, lead=lead, tail=tail)
             for notation, lead, tail in _scalars(at, steps)
         )
-        lines = ['"l0" is a letter l and a zero: layer 0.']
-        if not trace.structure.bias:
-            lines[0] += " No biases (--bias adds them)."
-        title = f"2 Weights: the same {count} {again.removeprefix('the same ')}"
-        return [Heading(title, state_dict), Chains(chains), Paragraph(tuple(lines))]
-    gates = trace.cell.gates
-    lines = []
-    for name, value in trace.parameters.items():
-        shape = tuple(value.shape)
-        line = f"{name} {shape}"
-        lines.append(line)
-    width = max(map(len, lines))
-    size = trace.structure.hidden_size
-    descriptions = []
-    for line, name in zip(lines, trace.parameters, strict=True):
-        letter = "b" if name.startswith("bias") else "W"
-        of = "i" if "_ih" in name else "h"
-        blocks = "W_hr" if "_hr" in name else " ".join(f"{letter}_{of}{gate}" for gate in gates)
-        descriptions.append(f"{line:<{width}}   {blocks}")
-    if len(gates) > 1:
-        descriptions.append(
-            f"Rows stand one gate below another, {size} each: {', '.join(gates)}; "
-            f"row k of a gate belongs to unit k."
-        )
-    else:
-        descriptions.append(f"Row k belongs to unit k, of {size}.")
-    if trace.structure.num_layers > 1:
-        descriptions.append(
-            "l0, l1, ...: layer 0 reads x, each further layer the h of the one below."
-        )
-    title = f"2 Weights: {again}"
-    return [Heading(title, state_dict), Paragraph(tuple(descriptions))]
+    )
 
 
 def _scalars(at: Address, steps: UnitSteps) -> list[tuple[Any, str, str]]:
@@ -170,17 +208,14 @@ def _scalar(trace: Traced) -> bool:
     return sizes == (1, 1, 1) and len(trace.parameters) <= len(trace.weights[0][0].named())
 
 
-def _initial(at: Address) -> list[Block]:
+def _initial(at: Address, steps: UnitSteps) -> list[Block]:
     """The states before the first step, and a word on each quantity."""
     trace = at.trace
     lines = []
     for state in trace.cell.states:
-        value = trace.call.initial[state]
-        if not bool(value.any()):
-            lines.append(f"{state}_0 = 0: no step came before")
-        else:
-            states = value[at.layer, trace.directions.index(at.direction), at.batch]
-            lines.append(_beside(f"{state}_0 as given to the layer", states, "{:.6g}"))
+        numbers = [steps.state(value) for value in at.initial(state).tolist()]
+        written = numbers[0] if len(numbers) == 1 else _listed(numbers)
+        lines.append(at.start(state, written if len(numbers) <= FEW else ""))
     words = [f"{name} {word}" for name, word in trace.cell.words.items() if name != "h"]
     if words:
         lines.append(", ".join(words) + "; × is taken unit by unit")
@@ -198,7 +233,7 @@ def _followed(at: Address, steps: UnitSteps) -> str:
     return ", ".join(parts)
 
 
-def _returned(at: Address, variable: str) -> list[Block]:
+def _returned(at: Address, steps: UnitSteps, variable: str) -> list[Block]:
     trace = at.trace
     structure = trace.structure
     states = trace.cell.states
@@ -207,16 +242,17 @@ def _returned(at: Address, variable: str) -> list[Block]:
     if structure.single_step:
         returned = f"({names.replace('_n', '_1')})" if len(states) > 1 else f"{states[0]}_1"
     lines: list[str] = []
+    write = _state_writer(steps)
     if not structure.single_step:
-        lines += _output_lines(trace)
+        lines += _output_lines(trace, write)
     for state in states:
         value: Tensor = trace.h_n if state == "h" else trace.c_n
         size = structure.state_size(state)
         shape = _state_shape(trace, size)
         label = f"{state}_{'1' if structure.single_step else 'n'}"
         lines.append(f"{label:<6} ({shape})  {_last_words(trace, state)}".rstrip())
-        if _few(value):
-            lines.append(f"       {_nested(value.detach(), '{:.4f}')}")
+        if _few(value, write):
+            lines.append(f"       {_nested(value.detach(), write)}")
     if trace.call.batched and not structure.single_step and structure.batch_first:
         lines.append("h_n has layers first, batch_first or not")
     return [
@@ -225,7 +261,12 @@ def _returned(at: Address, variable: str) -> list[Block]:
     ]
 
 
-def _output_lines(trace: Traced) -> list[str]:
+def _state_writer(steps: UnitSteps) -> Writer:
+    """The digits of a state: those of the layer's own numbers in the check."""
+    return steps.state
+
+
+def _output_lines(trace: Traced, write: Writer) -> list[str]:
     structure = trace.structure
     output: Any = trace.output
     last = structure.num_layers - 1
@@ -240,8 +281,8 @@ def _output_lines(trace: Traced) -> list[str]:
     axes = axes if trace.call.batched else ["time"]
     shape = ", ".join(f"{a} {n}" for a, n in zip([*axes, "hidden"], output.shape, strict=True))
     lines = [f"output ({shape})  {words}"]
-    if _few(output):
-        lines.append(f"       {_nested(output.detach(), '{:.4f}')}")
+    if _few(output, write):
+        lines.append(f"       {_nested(output.detach(), write)}")
     return lines
 
 
@@ -275,8 +316,11 @@ def _last_words(trace: Traced, state: str) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    word = COUNTS[number] if number < len(COUNTS) else str(number)
-    return f"{word} {noun}" + ("" if number == 1 else "s")
+    return f"{_number(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def _number(number: int) -> str:
+    return COUNTS[number] if number < len(COUNTS) else f"{number:,}"
 
 
 def _lengths(trace: Traced) -> str:
@@ -298,18 +342,26 @@ def _state_shape(trace: Traced, size: int) -> str:
     return ", ".join([*parts, f"hidden {size}"])
 
 
-def _beside(label: str, value: Tensor, form: str) -> str:
-    return f"{label:<36} {_nested(value, form)}" if _few(value) else label
+Writer = Callable[[float], str]
+"""Writes a number with its digits."""
 
 
-def _few(value: Tensor) -> bool:
-    return value.numel() <= FEW and len(_nested(value.detach(), "{:.4f}")) <= WIDE
+def _beside(label: str, value: Tensor, write: Writer) -> str:
+    return f"{label:<36} {_nested(value, write)}" if _few(value, write) else label
 
 
-def _nested(value: Tensor, form: str) -> str:
+def _few(value: Tensor, write: Writer) -> bool:
+    return value.numel() <= FEW and len(_nested(value.detach(), write)) <= WIDE
+
+
+def _nested(value: Tensor, write: Writer) -> str:
     if value.dim() == 0:
-        return form.format(value.item())
-    return "[" + ", ".join(_nested(part, form) for part in value) + "]"
+        return write(value.item())
+    return _listed([_nested(part, write) for part in value])
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "[" + ", ".join(texts) + "]"
 
 
 def _plain(value: Tensor) -> Any:

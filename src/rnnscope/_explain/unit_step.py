@@ -7,7 +7,7 @@ follow the rules of ``digits``. Everything derives from the cell's declaration.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -48,6 +48,7 @@ from rnnscope.errors import DeclarationError
 
 __all__ = [
     "Dot",
+    "entry",
     "Operands",
     "PrintedNumbers",
     "UnitStep",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 WRITTEN_OUT = 8
-"""Up to so many products are written out."""
+"""Up to so many products of one sum are written out."""
 LARGEST = 3
 """So many are shown of more."""
 
@@ -76,6 +77,7 @@ class Operands:
     step: int
     reverse: bool
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    stacked: bool = False  # x is the h of the layer below
 
     @property
     def cell(self) -> Cell:
@@ -177,19 +179,24 @@ class Dot:
 
     def entry(self, k: int) -> Shape:
         """The name of one number of the vector, such as x_3[0]."""
-        match self.leaf:
-            case FromX():
-                return Symbol("x", self.notation.now, k)
-            case FromH(_, Previous(name)):
-                return Symbol(name, self.notation.before, k)
-            case Project(Quantity(name)) | FromH(_, Quantity(name)):
-                return Symbol(name, self.notation.now, k)
-            case FromH(_, of) | Project(of):
-                return Code(f"({text(self.notation.shape(of))})[{k}]")
+        return entry(self.leaf, k, self.notation)
 
     def weight_entry(self, k: int) -> Shape:
         """The name of one number of the weight, as PyTorch's state_dict has it."""
         return Code(f"{self.weight}[{self.row}, {k}]")
+
+
+def entry(leaf: Weighted, k: int, notation: Notation) -> Shape:
+    """The name of one number of the vector that a weight is applied to, such as x_3[0]."""
+    match leaf:
+        case FromX():
+            return Symbol("x", notation.now, k)
+        case FromH(_, Previous(name)):
+            return Symbol(name, notation.before, k)
+        case Project(Quantity(name)) | FromH(_, Quantity(name)):
+            return Symbol(name, notation.now, k)
+        case FromH(_, of) | Project(of):
+            return Code(f"({text(notation.shape(of))})[{k}]")
 
 
 def expressions(cell: Cell) -> dict[str, Expr]:
@@ -255,14 +262,20 @@ def _of_state(leaf: Expr) -> bool:
 @dataclass(frozen=True)
 class PrintedNumbers:
     """Numbers that the document prints elsewhere: states before and weights, with their digits,
-    and the trace's own values, beside which the results will stand."""
+    and the trace's own values, beside which the results will stand.
+
+    ``places`` holds the decimals of each number that is not computed here, by its name: the most
+    that any of its products needs, once all that use it were worked. ``carried`` tells whether the
+    states before are those that were printed. Up to ``written_out`` products of a sum are printed
+    one by one, of more the largest.
+    """
 
     states: Mapping[str, Numeral] = field(default_factory=dict)
     weights: Mapping[str, Numeral] = field(default_factory=dict)
     trace: Mapping[str, float] = field(default_factory=dict)
-
-
-NOTHING_PRINTED = PrintedNumbers()
+    places: MutableMapping[str, int] = field(default_factory=dict)
+    carried: bool = True
+    written_out: int = WRITTEN_OUT
 
 
 class UnitStep:
@@ -278,11 +291,11 @@ class UnitStep:
         ruler: Ruler,
         names: Iterable[str],
         in_table: Iterable[str] = (),
-        printed: PrintedNumbers = NOTHING_PRINTED,
+        printed: PrintedNumbers | None = None,
     ) -> None:
         self.operands = operands
         self.ruler = ruler
-        self.printed = printed
+        self.printed = PrintedNumbers() if printed is None else printed
         self.in_table = tuple(in_table)
         self.computations: dict[str, Computation] = {}
         self.dots: dict[Expr, Dot] = {}
@@ -292,20 +305,43 @@ class UnitStep:
         for name, expr in expressions(operands.cell).items():
             if name in wanted:
                 self._in_table = name in self.in_table
-                self.computations[name] = self._computation(expr)
+                self.computations[name] = self._computation(expr, self._ruler_of(name))
 
     def result(self, name: str) -> Numeral:
         """The number of a quantity, as it is printed."""
         return self.computations[name].numeral
 
-    def faithful(self, results: Iterable[str]) -> bool:
-        """Whether the results are their true values rounded, and all other numbers nearly so."""
+    def weight_numeral(self, leaf: Weighted, k: int, value: float) -> Numeral:
+        """A weight with the digits that it has in every product."""
+        matrix = self.operands.notation.product(leaf).matrix
+        parameter, row = self.place(leaf)
+        if text(matrix) in self.singles:
+            return self.singles[text(matrix)]
+        return self._given(f"{parameter}[{row}, {k}]", value)
+
+    def bias_numeral(self, symbol: Symbol, value: float) -> Numeral:
+        """A bias with the digits that it has in every equation."""
+        return self._weight(symbol, value)
+
+    def vector_text(self, vector: str, values: Tensor) -> str:
+        """The unit's number of a vector parameter, with the digits that it has elsewhere."""
+        symbol = self.operands.notation.vector(vector)
+        return self._given(text(symbol), float(values[self.operands.unit])).text
+
+    def faithful(self, results: Iterable[str], carry: bool = True) -> bool:
+        """Whether the results are their true values rounded, and all other numbers nearly so; with
+        ``carry``, whether the states before were carried here as they were printed."""
         strict = set(results)
-        return all(
-            self.ruler.faithful(computation.numeral, 0.501 if name in strict else 1.501)
+        # roundings add up where each line is exactly what the printed numbers give
+        nearly = 2.501 if self.ruler.exact else 1.501
+        return (self.printed.carried or not carry) and all(
+            self._ruler_of(name).faithful(computation.numeral, 0.501 if name in strict else nearly)
             and (name not in strict or self._as_trace(name))
             for name, computation in self.computations.items()
         )
+
+    def _ruler_of(self, name: str) -> Ruler:
+        return self.ruler.of_states if name in self.operands.cell.states else self.ruler
 
     def _as_trace(self, name: str) -> bool:
         """Whether a result has the digits of the trace's value, where the two agree so far."""
@@ -313,11 +349,12 @@ class UnitStep:
         value = self.printed.trace.get(name, numeral.truth)
         return numeral.places is None or (
             abs(value - numeral.truth) > numeral.unit / 10
-            or self.ruler.to(value, numeral.places).text == numeral.text
+            or self._ruler_of(name).to(value, numeral.places).text == numeral.text
         )
 
-    def _computation(self, expr: Expr) -> Computation:
-        ruler, symbolic = self.ruler, self.operands.notation.shape(expr)
+    def _computation(self, expr: Expr, ruler: Ruler | None = None) -> Computation:
+        """An expression worked by hand; ``ruler`` is for its last operation alone."""
+        ruler, symbolic = ruler or self.ruler, self.operands.notation.shape(expr)
         match expr:
             case Number(number):
                 return Computation(symbolic, ruler.numeral(number))
@@ -327,10 +364,14 @@ class UnitStep:
                 return Computation(symbolic, self._state(name, self.operands.unit))
             case Vector(name):
                 value = self.operands.all_units.value(expr)
-                return Computation(symbolic, ruler.numeral(float(value[self.operands.unit])))
+                return Computation(
+                    symbolic, self._given(text(symbolic), float(value[self.operands.unit]))
+                )
             case FromX() | FromH() | Project():
-                parts = self._affine(expr)
-                return parts[0] if len(parts) == 1 else self._sum([(False, p) for p in parts])
+                parts = self._affine(expr, ruler)
+                if len(parts) == 1:
+                    return parts[0]
+                return self._sum([(False, part) for part in parts], ruler)
             case Apply(name, argument, function):
                 inner = self._computation(argument)
                 numeral = ruler.apply(expr.function, inner.numeral)
@@ -353,15 +394,13 @@ class UnitStep:
                         terms += [(False, part) for part in self._affine(term)]
                     else:
                         terms.append((negative, self._computation(term)))
-                return self._sum(terms)
+                return self._sum(terms, ruler)
         raise TypeError(f"not an equation: {expr!r}")
 
-    def _sum(self, terms: list[tuple[bool, Computation]]) -> Computation:
+    def _sum(self, terms: list[tuple[bool, Computation]], ruler: Ruler) -> Computation:
         signs = [negative for negative, _ in terms]
         children = tuple(computation for _, computation in terms)
-        numeral = self.ruler.total(
-            [(negative, computation.numeral) for negative, computation in terms]
-        )
+        numeral = ruler.total([(negative, computation.numeral) for negative, computation in terms])
 
         def build(parts: tuple[Shape, ...]) -> Shape:
             return Total(tuple(zip(signs, parts, strict=True)))
@@ -371,12 +410,24 @@ class UnitStep:
         )
 
     def _state(self, name: str, unit: int) -> Numeral:
-        if name in self.printed.states and unit == self.operands.unit:
-            return self.printed.states[name]
-        return self.ruler.numeral(float(self.operands.before[name][unit]))
+        value = float(self.operands.before[name][unit])
+        symbol = Symbol(name, self.operands.notation.before, unit)
+        places = self.ruler.of_states.natural(value)
+        return self._printed_state(name, unit) or self._given(text(symbol), value, places)
 
-    def _affine(self, leaf: Weighted) -> list[Computation]:
-        """The product and, where there is one, the bias."""
+    def _printed_state(self, name: str, unit: int) -> Numeral | None:
+        """A state of the step before as it was printed there; None of other units."""
+        return self.printed.states.get(name) if unit == self.operands.unit else None
+
+    def _given(self, name: str, value: float, places: int | None = None) -> Numeral:
+        """A number that is not computed here: everywhere with the same digits."""
+        known = self.printed.places
+        wanted = self.ruler.natural(value) if places is None else places
+        known[name] = max(known.get(name, wanted), wanted)
+        return self.ruler.of_states.numeral(value, known[name])
+
+    def _affine(self, leaf: Weighted, ruler: Ruler | None = None) -> list[Computation]:
+        """The product, written by ``ruler``, and where there is one the bias."""
         operands = self.operands
         all_units = operands.all_units
         matrix, biases = all_units.matrix(leaf)
@@ -386,7 +437,7 @@ class UnitStep:
         if single:
             parts = [self._single(leaf, weights[0], inputs[0])]
         else:
-            dot = self._dot(leaf, weights, inputs)
+            dot = self._dot(leaf, weights, inputs, ruler or self.ruler)
             parts = [Computation(dot.symbol, dot.total)]
         symbol = operands.notation.bias_of(leaf)
         if biases is not None and symbol is not None:
@@ -403,18 +454,20 @@ class UnitStep:
     def _weight(self, symbol: Symbol, value: float, places: int | None = None) -> Numeral:
         if text(symbol) in self.printed.weights:
             return self.printed.weights[text(symbol)]
-        return self.ruler.numeral(value, places)
+        return self._given(text(symbol), value, places)
 
     def _single(self, leaf: Weighted, weight: float, value: float) -> Computation:
         """A product of one weight and one number, written in the equation."""
         act = self.operands.notation.product(leaf)
         assert isinstance(act.matrix, Symbol)
-        weight_numeral, factor = self.ruler.factors(weight, value)
-        weight_numeral = self._weight(act.matrix, weight, weight_numeral.places)
+        weight_places, places = self.ruler.factor_places(weight, value)
+        if self.multiplies_states(leaf):
+            places = self._places_of_state(weight, value)
+        weight_numeral = self._weight(act.matrix, weight, weight_places)
         self.singles[text(act.matrix)] = weight_numeral
-        if isinstance(leaf, FromH) and isinstance(leaf.of, Previous):
-            factor = self.printed.states.get(leaf.of.name, factor)
-        elif not isinstance(leaf, FromX):
+        if isinstance(leaf, FromX) or isinstance(leaf.of, Previous):
+            factor = self._factor(leaf, 0, value, places)
+        else:
             factor = self._computation(leaf.of).numeral
         children = (
             Computation(act.matrix, weight_numeral, keeps_symbol=self._listed(act.matrix)),
@@ -423,14 +476,62 @@ class UnitStep:
         numeral = self.ruler.product(weight_numeral, factor)
         return Computation(act, numeral, children, lambda parts: Times(parts[0], parts[1]))
 
-    def _dot(self, leaf: Weighted, weights: list[float], inputs: list[float]) -> Dot:
+    def _factor(self, leaf: Weighted, k: int, value: float, places: int) -> Numeral:
+        """One number of the vector that a weight is applied to."""
+        if isinstance(leaf, FromH) and isinstance(leaf.of, Previous):
+            printed = self._printed_state(leaf.of.name, k)
+            if printed is not None:
+                return printed
+        if not isinstance(leaf, FromX) and k == self.operands.unit:
+            inner = [part.name for part in leaves(leaf.of) if isinstance(part, Quantity)]
+            if all(name in self.computations for name in inner):
+                return self._computation(leaf.of).numeral
+        return self._given(text(entry(leaf, k, self.operands.notation)), value, places)
+
+    def _factors(
+        self, leaf: Weighted, k: int, weight: float, value: float, places: int
+    ) -> tuple[Numeral, Numeral]:
+        """A weight and the number that it multiplies, each with its digits."""
+        parameter, row = self.place(leaf)
+        weight_places, value_places = self.ruler.factor_places(weight, value, places)
+        if self.multiplies_states(leaf):
+            value_places = self._places_of_state(weight, value)
+        return (
+            self._given(f"{parameter}[{row}, {k}]", weight, weight_places),
+            self._factor(leaf, k, value, value_places),
+        )
+
+    def multiplies_states(self, leaf: Weighted) -> bool:
+        """Whether a matrix multiplies states of the step before, or of the layer below."""
+        if isinstance(leaf, FromX):
+            return self.operands.stacked
+        return isinstance(leaf.of, Previous)
+
+    def _places_of_state(self, weight: float, value: float) -> int:
+        """Decimals of a state that a weight multiplies: those of every state, and more where the
+        weight is above 1."""
+        ruler = self.ruler.of_states
+        return (
+            ruler.factor_places(weight, value, ruler.places)[1]
+            if abs(weight) > 1
+            else (ruler.natural(value))
+        )
+
+    def _dot(self, leaf: Weighted, weights: list[float], inputs: list[float], ruler: Ruler) -> Dot:
         if leaf not in self.dots:
-            if len(weights) <= WRITTEN_OUT:
-                total, written = self.ruler.dot(weights, inputs)
-                terms, remainder = tuple(enumerate(written)), None
+            terms: tuple[tuple[int, DotTerm], ...]
+            remainder: Numeral | None = None
+            if len(weights) <= self.printed.written_out:
+                written = self.ruler.dot(self._all_factors(leaf, weights, inputs))
+                terms = tuple(enumerate(written))
             else:
-                total, terms, remainder = self._largest(weights, inputs)
-            name, row = self._place(leaf)
+                terms, remainder = self._largest(leaf, weights, inputs)
+            addends = [term.product for _, term in terms]
+            addends += [] if remainder is None else [remainder]
+            total = addends[0]  # the only product is not rounded again
+            if len(addends) > 1:
+                total = ruler.total([(False, addend) for addend in addends])
+            name, row = self.place(leaf)
             symbol = self.operands.notation.product(leaf)
             self.dots[leaf] = Dot(
                 leaf,
@@ -445,9 +546,20 @@ class UnitStep:
             )
         return self.dots[leaf]
 
+    def _all_factors(
+        self, leaf: Weighted, weights: list[float], inputs: list[float]
+    ) -> list[tuple[Numeral, Numeral]]:
+        pairs = list(zip(weights, inputs, strict=True))
+        sizes = [abs(weight * value) for weight, value in pairs]
+        largest = self.ruler.natural(max(filter(math.isfinite, sizes), default=0.0))
+        return [
+            self._factors(leaf, k, weight, value, max(largest, self.ruler.natural(size)))
+            for k, ((weight, value), size) in enumerate(zip(pairs, sizes, strict=True))
+        ]
+
     def _largest(
-        self, weights: list[float], inputs: list[float]
-    ) -> tuple[Numeral, tuple[tuple[int, DotTerm], ...], Numeral]:
+        self, leaf: Weighted, weights: list[float], inputs: list[float]
+    ) -> tuple[tuple[tuple[int, DotTerm], ...], Numeral]:
         products = [w * x for w, x in zip(weights, inputs, strict=True)]
         order = sorted(range(len(products)), key=lambda k: -_size(products[k]))
         chosen, smaller = order[:LARGEST], order[LARGEST:]
@@ -456,14 +568,13 @@ class UnitStep:
         places = max(ruler.natural(truth), ruler.natural(products[chosen[0]]))
         terms = []
         for k in chosen:
-            weight, value = ruler.factors(weights[k], inputs[k], places)
-            numeral = ruler.result(products[k], weight.value * value.value, 10.0**-places)
+            weight, value = self._factors(leaf, k, weights[k], inputs[k], places)
+            numeral = ruler.product(weight, value)
             terms.append((k, DotTerm(weight, value, numeral)))
         remainder = ruler.to(sum(products[k] for k in smaller), places)
-        parts = [(False, term.product) for _, term in terms]
-        return ruler.total([*parts, (False, remainder)]), tuple(terms), remainder
+        return tuple(terms), remainder
 
-    def _place(self, leaf: Weighted) -> tuple[str, int]:
+    def place(self, leaf: Weighted) -> tuple[str, int]:
         """The stacked parameter and its row."""
         weights, unit = self.operands.weights, self.operands.unit
         match leaf:

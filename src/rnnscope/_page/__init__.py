@@ -5,6 +5,6 @@ Leaves: a self-contained page; its equations come from the cell's declaration.
 """
 
 from rnnscope._page.document import Appearance, View, view
-from rnnscope._page.model import Model
+from rnnscope._page.model import TokenModel
 
-__all__ = ["Appearance", "Model", "View", "view"]
+__all__ = ["Appearance", "TokenModel", "View", "view"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rnnscope._layers.structure import Weights
-from rnnscope._page.model import Model
-from rnnscope._page.readout import BEST, Linear, Readout, Stage
+from rnnscope._page.model import TokenModel
+from rnnscope._page.readout import BEST, LinearStage, Readout, Stage
 from rnnscope._page.script import equations, functions
 from rnnscope._record.labels import Labels
 from rnnscope._record.record import Record
@@ -55,7 +55,7 @@ def contents(
     gradients: Record | None,
     batch: int | None,
     construction: str,
-    model: Model | None = None,
+    model: TokenModel | None = None,
 ) -> dict[str, Any]:
     """A trace as JSON's plain values; arrays as base64 of little-endian floats.
 
@@ -70,7 +70,7 @@ def contents(
             f"a page shows every gate; not recorded are {', '.join(missing)}: leave "
             f'record="gates" in rs.trace and rs.watch'
         )
-    model = Model() if model is None else model
+    model = TokenModel() if model is None else model
     labels = trace.labels or model.labels(trace.lengths.tolist())
     rows, left_out = _rows(trace, gradients, batch, model, labels)
     lengths = trace.lengths[rows].tolist()
@@ -121,7 +121,7 @@ def _masks(trace: PageTrace) -> tuple[Tensor | None, ...]:
 
 
 def _rows(
-    trace: PageTrace, gradients: Record | None, batch: int | None, model: Model, labels: Labels
+    trace: PageTrace, gradients: Record | None, batch: int | None, model: TokenModel, labels: Labels
 ) -> tuple[list[int], list[str]]:
     """The sequences that a page can hold, and a sentence where these are not all."""
     count = trace.call.batch
@@ -172,12 +172,12 @@ def _rows(
     return chosen[:fits], [sentence]
 
 
-def _functions(model: Model) -> dict[str, str]:
+def _functions(model: TokenModel) -> dict[str, str]:
     stages = () if model.readout is None else model.readout.stages
-    return {stage.name: stage.script for stage in stages if not isinstance(stage, Linear)}
+    return {stage.name: stage.script for stage in stages if not isinstance(stage, LinearStage)}
 
 
-def _around(model: Model) -> str:
+def _around(model: TokenModel) -> str:
     """The tables of a model with their sizes, in words."""
     names = []
     if model.embedding is not None:
@@ -221,7 +221,7 @@ def _weights(weights: Weights) -> dict[str, Any]:
     return facts
 
 
-def _vocabulary(model: Model) -> dict[str, Any]:
+def _vocabulary(model: TokenModel) -> dict[str, Any]:
     vocabulary = model.vocabulary
     assert vocabulary is not None
     return {
@@ -233,7 +233,9 @@ def _vocabulary(model: Model) -> dict[str, Any]:
     }
 
 
-def _readout(trace: PageTrace, model: Model, readout: Readout, rows: list[int]) -> dict[str, Any]:
+def _readout(
+    trace: PageTrace, model: TokenModel, readout: Readout, rows: list[int]
+) -> dict[str, Any]:
     """The readout's stages, and what PyTorch predicts at each step of the page's sequences."""
     top = trace["h"][-1][:, rows]
     places, values = readout.predictions(torch.cat(list(top), dim=-1))
@@ -251,7 +253,7 @@ def _readout(trace: PageTrace, model: Model, readout: Readout, rows: list[int]) 
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    if not isinstance(stage, Linear):
+    if not isinstance(stage, LinearStage):
         return {"apply": stage.name}
     bias = None if stage.bias is None else {"name": f"{stage.name}bias", **_array(stage.bias)}
     return {"weight": {"name": f"{stage.name}weight", **_array(stage.weight)}, "bias": bias}

@@ -16,7 +16,7 @@ from typing import Any
 from rnnscope._escaping import printable
 from rnnscope._files.disk import replacing
 from rnnscope._page.contents import MOST, PageTrace, contents, json_text
-from rnnscope._page.model import Model
+from rnnscope._page.model import TokenModel
 from rnnscope._page.script import runnable
 from rnnscope._record.record import Record
 from rnnscope.errors import AddressError, ShapeError
@@ -97,7 +97,7 @@ def view(
     gradients: Record | None = None,
     batch: int | None = None,
     construction: str = "",
-    model: Model | None = None,
+    model: TokenModel | None = None,
     appearance: Appearance | None = None,
 ) -> View:
     """The page of a trace; written to ``path`` where one is given, whole or not at all.

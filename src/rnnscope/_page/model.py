@@ -18,7 +18,7 @@ from rnnscope._page.readout import Readout
 from rnnscope._record.traced import Traced
 from rnnscope.errors import ShapeError
 
-__all__ = ["Model", "Vocabulary"]
+__all__ = ["TokenModel", "Vocabulary"]
 
 UNKNOWN = ("<unk>", "[unk]", "<oov>")
 """How a vocabulary names the token that stands for all others, in lower case."""
@@ -101,7 +101,7 @@ def _ordered(given: Mapping[Any, Any], name: str) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Model:
+class TokenModel:
     """Vocabulary, embedding and readout of a traced layer; each may be None.
 
     ``ids`` (batch, time) are the tokens that the layer read, -1 on padding; None where the input
@@ -118,7 +118,7 @@ class Model:
     @classmethod
     def of(
         cls, trace: Traced, readout: Any, vocabulary: Any, classes: Any, embedding: Any
-    ) -> Model:
+    ) -> TokenModel:
         """From the arguments of ``view``; raises ``TypeError``, ``ValueError`` and ``ShapeError``
         where they do not fit the trace or each other."""
         words = None if vocabulary is None else Vocabulary.of(vocabulary)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rnnscope.cells.functions import FUNCTIONS, Function
 from rnnscope.errors import ShapeError
 
-__all__ = ["BEST", "Linear", "Readout", "Stage"]
+__all__ = ["BEST", "LinearStage", "Readout", "Stage"]
 
 BEST = 5
 """Classes that are shown at a step."""
@@ -31,7 +31,7 @@ _TAKEN = "nn.Linear, nn.Tanh, nn.ReLU, nn.Sigmoid, nn.Dropout and a last nn.LogS
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearStage:
     """W v + b; ``name`` is the module's in its nn.Sequential, with a dot behind it."""
 
     name: str
@@ -43,7 +43,7 @@ class Linear:
         return F.linear(value, self.weight, self.bias)
 
 
-Stage = Linear | Function
+Stage = LinearStage | Function
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Readout:
         Raises ``TypeError`` for anything else and ``ValueError`` for dropout that works.
         """
         stages = tuple(_stages(module, ""))
-        linear = [stage for stage in stages if isinstance(stage, Linear)]
+        linear = [stage for stage in stages if isinstance(stage, LinearStage)]
         if not linear:
             raise TypeError(f"readout has no nn.Linear; got {_kind(module)}")
-        if linear[-1].weight.shape[0] > 1 and not isinstance(stages[-1], Linear):
+        if linear[-1].weight.shape[0] > 1 and not isinstance(stages[-1], LinearStage):
             raise TypeError(
                 f"readout must end with nn.Linear or a softmax over the classes; got "
                 f"{stages[-1].name} at its end: leave it out where the page is made"
@@ -81,9 +81,9 @@ class Readout:
         return cls(stages, str(module) if isinstance(module, nn.Linear) else "nn.Sequential")
 
     @property
-    def linear(self) -> list[Linear]:
+    def linear(self) -> list[LinearStage]:
         """Its linear stages, in their order."""
-        return [stage for stage in self.stages if isinstance(stage, Linear)]
+        return [stage for stage in self.stages if isinstance(stage, LinearStage)]
 
     @property
     def features(self) -> int:
@@ -118,7 +118,7 @@ class Readout:
             for row in output:  # one sequence at once: a vocabulary is long
                 value = row.to(self.linear[0].weight)
                 for stage in self.stages:
-                    value = stage(value) if isinstance(stage, Linear) else stage.forward(value)
+                    value = stage(value) if isinstance(stage, LinearStage) else stage.forward(value)
                 if not self.single:
                     value = value.softmax(-1)
                 top, place = value.topk(min(BEST, self.outputs), dim=-1)
@@ -137,8 +137,8 @@ def _stages(module: Any, name: str) -> Iterator[Stage]:
         raise TypeError("readout is on the device meta, where no number is: load its weights first")
     kind = type(module)
     if isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward:
-        bias: Tensor | None = module.bias  # of a Linear without bias None, whatever its annotation
-        yield Linear(
+        bias: Tensor | None = module.bias  # None without one, whatever its annotation
+        yield LinearStage(
             f"{name}.".lstrip("."),
             module.weight.detach(),
             None if bias is None else bias.detach(),

@@ -24,7 +24,7 @@ from rnnscope._gradients.step_jacobian import StepJacobian, step_jacobian
 from rnnscope._gradients.upstream import upstream_from_arguments, upstream_from_loss
 from rnnscope._opening.capture import Snapshot
 from rnnscope._opening.opening import Opened
-from rnnscope._page import Appearance, Model, View, view
+from rnnscope._page import Appearance, TokenModel, View, view
 from rnnscope._record.record import Index, Record
 from rnnscope._trace import file as tracefile
 from rnnscope._trace.base import CallRecord
@@ -377,7 +377,7 @@ class Trace(CallRecord):
             path,
             gradients=gradients,
             batch=batch,
-            model=Model.of(shown, readout, vocabulary, classes, embedding),
+            model=TokenModel.of(shown, readout, vocabulary, classes, embedding),
             appearance=Appearance.of(title, hide),
         )
 

@@ -66,7 +66,7 @@ rnnscope.chain = (store, prediction) => {
     for (let k = 0; k < count; k++) {
       const time = start + k, label = record.label(state.row, time);
       const column = { time };
-      column.list = record.readout ? make("ol", { class: "predicted result", "data-lights": "prediction", "data-time": time, "aria-label": `Prediction after ${rnnscope.stepName(record, state.row, time)}` }) : null;
+      column.list = record.readout ? make("ol", { class: "predicted result", "data-lights": "prediction", "data-time": time, "aria-label": `Prediction at ${rnnscope.stepName(record, state.row, time)}` }) : null;
       column.bar = make("rect", { class: "bar result", x: 8, width: 14 });
       column.was = make("line", { class: "was", x1: 3, x2: 27 });
       column.dial = make("svg", { class: "dial", viewBox: "0 0 30 84", "aria-hidden": "true" },

@@ -98,9 +98,8 @@ rnnscope.affine = (W, b, v, start, stop) => {
 
 rnnscope.engine = (record) => {
   const cell = record.cell, D = record.directions.length;
-  const missing = Object.entries(cell.functions).filter(([, script]) => !script).map(([name]) => name);
   const compiled = Object.fromEntries(rnnscope.functions);
-  const unknown = missing.concat(Object.keys(cell.functions).filter((name) => !(name in compiled)));
+  const unknown = Object.keys(cell.functions).filter((name) => !(name in compiled));
   // a gate's place among the rows of W_ih, and of W_hh: only gates whose equations use them have rows
   const block = (tree) => (tree.op === "from_x" ? cell.gates_from_x : cell.gates_from_h).indexOf(tree.gate);
 

@@ -70,12 +70,15 @@ rnnscope.prediction = (store) => {
   const refresh = () => {
     const { time, row } = state, target = $("prediction");
     const step = [...document.querySelectorAll("#chain .step")].find((each) => each.dataset.time === String(time));
-    const heading = make("h3", {}, `Prediction after ${rnnscope.stepName(record, row, time)}`);
+    const heading = make("h3", {}, `Prediction at ${rnnscope.stepName(record, row, time)}`);
     if (state.hidden && !(step && step.classList.contains("shown"))) {
       target.replaceChildren(heading, make("div", { class: "secret" }, "Work it out, then click the step."));
       return;
     }
-    if (engine.unknown.length) { target.replaceChildren(heading); return; }
+    if (engine.unknown.length) {
+      target.replaceChildren(heading, make("p", {}, `This page cannot compute ${engine.unknown.join(", ")}; on top of the steps stand PyTorch's own predictions.`));
+      return;
+    }
     const every = model.whole(store.run, row, time), top = model.top(store.run, row, time);
     const place = top.some((each) => each.place === chosen) ? chosen : top[0].place;
     const reverse = record.directions.length > 1 ? "both directions" : "the layer";

@@ -1,6 +1,6 @@
 // The sequence as a text, coloured by the chosen quantity of the chosen unit; a text of the reader's.
 rnnscope.text = (store) => {
-  const { record, state, model } = store, { make, number } = rnnscope;
+  const { record, engine, state, model } = store, { make, number } = rnnscope;
   const $ = (id) => document.getElementById(id);
   const MOST = 600;
   if (!record.labels && !record.vocabulary) return;
@@ -32,11 +32,13 @@ rnnscope.text = (store) => {
     $("typed").addEventListener("change", read);
     $("back").addEventListener("click", () => { store.set({ row: 0 }); $("typed").focus(); });
   } else if (record.vocabulary) {
-    $("untyped").textContent = record.vocabulary.untyped ? `No text can be typed here: ${record.vocabulary.untyped}.` : "";
+    const why = record.vocabulary.untyped || `this page cannot compute ${engine.unknown.join(", ")}`;
+    $("untyped").textContent = `No text can be typed here: ${why}.`;
   }
 
   // the coloured text ---------------------------------------------------------------------------
 
+  const short = (label) => (label.length > 80 ? `${label.slice(0, 80)}…` : label);
   let shown = [], built = "";
   const from = () => { const n = record.lengths[state.row]; return n <= MOST ? 0 : Math.max(0, Math.min(n - MOST, state.time - MOST / 2)); };
   const build = () => {
@@ -44,7 +46,7 @@ rnnscope.text = (store) => {
     built = `${state.row} ${state.text} ${start}`;
     shown = Array.from({ length: count }, (_, k) => {
       const time = start + k, label = record.label(state.row, time);
-      const token = make("span", { class: "token", "data-time": time, "data-lights": "chosen", onclick: () => store.set({ time }) }, rnnscope.shown(label) || " ");
+      const token = make("span", { class: "token", "data-time": time, "data-lights": "chosen", onclick: () => store.set({ time }) }, short(rnnscope.shown(label)) || " ");
       return { time, token };
     });
     const spaced = !record.vocabulary || record.vocabulary.split === "spaces";
