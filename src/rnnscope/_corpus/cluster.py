@@ -18,7 +18,7 @@ from rnnscope._corpus.disk.folder import Folder
 from rnnscope._corpus.disk.shard import write_shard
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.progress import Progress
-from rnnscope._corpus.recording import Recording, finish
+from rnnscope._corpus.recording import Recording, check_recorded, finish
 from rnnscope._corpus.rows import changed_layer
 from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
@@ -61,7 +61,8 @@ def record_with(recording: Recording, compress: bool) -> None:
     store, source, options = recording.store, recording.source, recording.options
     assert source.parts is not None, "they can be had by number"
     merge_journal(store, compress)
-    recorded = {batch.number for batch in store.look().batches}
+    recorded = {batch.number: batch.digest for batch in store.look().batches}
+    check_recorded(recording, recorded)
     is_partition = source.bag is not None
     work = Assignment(recording.model, recording.settings, store.place, compress, is_partition)
     client = options.client
