@@ -156,7 +156,7 @@ def test_a_model_without_recurrent_layers(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_there(gru: nn.GRU, tmp_path: Path) -> None:
-    with pytest.raises(rs.AddressError, match=r'record must be "gates", "all" or names of GRU'):
+    with pytest.raises(rs.AddressError, match=r'names must be "gates", "all" or names of GRU'):
         rs.record(gru, [X], tmp_path / "gates", names="f")
     with pytest.raises(rs.AddressError, match="modules: no recurrent layer 'encoder'"):
         rs.record(nn.Sequential(gru), [X], tmp_path / "gates", modules="encoder")

@@ -10,15 +10,24 @@ from torch import nn
 
 from rnnscope._corpus.digests import digest_of_batch
 from rnnscope._corpus.disk.store import Store
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress, Report
 from rnnscope._corpus.rows import CapturedBatch, changed_layer
 from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
-from rnnscope.errors import BatchError, FileError
+from rnnscope.errors import BatchError, FileError, RnnscopeError
 
-__all__ = ["OnError", "Options", "Recording", "check_recorded", "finish", "record_here"]
+__all__ = [
+    "OnError",
+    "Options",
+    "Recording",
+    "check_recorded",
+    "finish",
+    "reason_of",
+    "record_here",
+]
 
 OnError = Literal["raise", "skip"]
 
@@ -52,6 +61,7 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
     forms = dict(store.forms)
     for entry in journal:
         forms |= entry.forms
+    labelled = LabelledCalls([*store.batches, *(entry.facts for entry in journal)])
     state = Progress(total=source.total, recorded=len(digests))
     check_recorded(recording, digests)
     count = 0
@@ -68,6 +78,7 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
             for name, form in rows.forms.items():
                 if forms.setdefault(name, form) != form:
                     raise changed_layer(name, forms[name], form)
+            labelled.add(number, rows.labelled)
             writer.put(rows)
             state = state.after(rows.facts, rows.nbytes)
             options.report(state)
@@ -106,10 +117,14 @@ def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> Capt
     except Exception as error:
         if recording.options.on_error == "raise":
             raise
-        cause = error.__cause__
-        reason = f"{type(cause).__name__}: {cause}" if isinstance(error, BatchError) else str(error)
-        recording.store.skip(number, reason)
+        recording.store.skip(number, reason_of(error))
         return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a batch is skipped, without its number."""
+    cause = error.__cause__ or error
+    return str(cause) if isinstance(cause, RnnscopeError) else f"{type(cause).__name__}: {cause}"
 
 
 def _loaded(number: int, load: Callable[[], Any]) -> Any:

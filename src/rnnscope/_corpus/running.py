@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import reduce
 from typing import Any
@@ -42,8 +43,15 @@ def captured_part(
     except Exception as error:
         line = "on_error='skip' notes such a batch in the store and goes on"
         if isinstance(error, TypeError) and settings.call is default_call:
-            line = "call=lambda model, batch: model(batch[0]) says how the model takes a batch"
+            line = f"call=lambda model, batch: {_example(part)} says how the model takes a batch"
         raise BatchError(f"batch {number}: {type(error).__name__}: {error}. {line}") from error
+
+
+def _example(batch: Any) -> str:
+    """A call of the model that may be what is wanted."""
+    if isinstance(batch, Mapping):
+        return f"model(batch[{next(iter(batch), 'x')!r}])"
+    return "model(batch[0])" if isinstance(batch, list | tuple) else "model(batch)"
 
 
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:

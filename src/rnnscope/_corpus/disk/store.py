@@ -31,12 +31,14 @@ JOURNAL, SKIPPED, COMPLETE = "journal", "skipped", "complete.json"
 @dataclass(frozen=True)
 class Origin:
     """What a store was recorded from: the model's class, digests of its weights by name, and the
-    settings by the names of ``record``'s arguments."""
+    settings by the names of ``record``'s arguments; and the layers that were watched, reached or
+    not."""
 
     model: str
     training: bool
     weights: Mapping[str, str]
     settings: Mapping[str, Any]
+    layers: tuple[str, ...] = ()
 
     def difference(self, earlier: Origin) -> str | None:
         """What forbids to go on with what was recorded earlier; None where nothing does."""
@@ -82,6 +84,7 @@ class Store:
             "training": origin.training,
             "weights": dict(origin.weights),
             "settings": dict(origin.settings),
+            "layers": list(origin.layers),
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: facts}}
         place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
@@ -116,7 +119,13 @@ class Store:
                 f"{written}); this one reads form {FORMAT}: install the newer one"
             )
         try:
-            origin = Origin(*(facts[name] for name in ("model", "training", "weights", "settings")))
+            origin = Origin(
+                facts["model"],
+                facts["training"],
+                facts["weights"],
+                facts["settings"],
+                tuple(facts.get("layers", ())),
+            )
             return cls(place, origin, facts["version"])
         except (LookupError, TypeError) as error:
             raise FileError(f"{place.text} is damaged: {DESCRIPTION} lacks {error}") from error

@@ -79,7 +79,9 @@ def _check_whole(store: Store) -> None:
     if store.damaged:
         raise FileError(f"{'; '.join(store.damaged.values())}. {advice}")
     there = [batch.number for batch in store.batches]
-    inside = [number for number in store.missing() if there and number < there[-1]]
+    # of a recording that was complete the last ones too
+    end = max(there[-1] if there else 0, store.expected or 0)
+    inside = [number for number in store.missing() if there and number < end]
     if inside:
         named = ", ".join(map(str, inside[:5])) + (" and more" if len(inside) > 5 else "")
         raise FileError(
