@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
-from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, told
 from rnnscope._corpus.disk.journal import JournalFile
 from rnnscope._corpus.disk.shard import KEY, PREFIX, Shard, read_shard
 from rnnscope._escaping import printable
@@ -87,7 +87,8 @@ class Store:
             "layers": list(origin.layers),
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: facts}}
-        place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
+        with told("write", place.text):
+            place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
         return cls(place, origin, version)
 
     @classmethod
@@ -192,7 +193,8 @@ class Store:
     def skip(self, number: int, reason: str) -> None:
         """Note a batch that the model refused."""
         content = json.dumps({"batch": number, "reason": printable(reason)})
-        self.place.write(f"{SKIPPED}/{number:08d}.json", content.encode())
+        with told("write", self.place.text):
+            self.place.write(f"{SKIPPED}/{number:08d}.json", content.encode())
 
     def accept(self, number: int) -> None:
         """A batch that was skipped before is there now."""
@@ -200,7 +202,8 @@ class Store:
 
     def complete(self, batches: int) -> None:
         """All batches are there."""
-        self.place.write(COMPLETE, json.dumps({"batches": batches}).encode())
+        with told("write", self.place.text):
+            self.place.write(COMPLETE, json.dumps({"batches": batches}).encode())
 
     # the journal -----------------------------------------------------------------------------
 
