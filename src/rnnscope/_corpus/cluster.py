@@ -6,9 +6,10 @@ whole, so where two workers did the same batch the first one counts.
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,17 @@ class Assignment:
     place: Folder
     compress: bool
     is_partition: bool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bytes: distributed would take the model apart by its own rules, and log that it cannot
+        send the weak references of a recurrent layer, which the layer itself leaves out."""
+        facts = tuple(getattr(self, entry.name) for entry in fields(self))
+        return unpacked, (package_of_extra("cloudpickle", "distributed").dumps(facts),)
+
+
+def unpacked(content: bytes) -> Assignment:
+    """What a worker was sent."""
+    return Assignment(*pickle.loads(content))
 
 
 @dataclass(frozen=True)
