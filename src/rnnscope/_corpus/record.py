@@ -62,13 +62,15 @@ def record(
     ``names`` are the quantities, as trace's ``record``; ``modules`` the names or patterns of layers
     (all where left out); ``call(model, batch)`` runs the model where ``model(batch)``,
     ``model(*batch)`` of a tuple and ``model(**batch)`` of a mapping do not; ``labels(batch)`` gives
-    a list of texts for each sequence; ``steps`` is "all", "last" (each sequence's own last step in
-    each direction) or a function that gives a mask (batch, time); ``dtype`` is the type of number
-    on disk. ``check`` and ``cells`` are those of ``watch``. ``on_error="skip"`` notes a batch that
-    the model refuses and goes on; ``progress`` shows a bar in a terminal, or is a function that is
-    given a ``Progress`` after each batch; a shard has about ``shard_bytes``, compressed without
-    loss unless ``compress=False``. With ``client``, a Dask client, its workers do the work, each
-    batch exactly once.
+    a list of texts for each sequence, or one list for all (a single text is that of its letters),
+    which belong to the layers that they fit in every batch; ``steps`` is "all", "last" (each
+    sequence's own last step in each direction) or a function that gives a mask (batch, time); both
+    functions may give a dict by the layer's name. ``dtype`` is the type of number on disk.
+    ``check`` and ``cells`` are those of ``watch``. ``on_error="skip"`` notes a batch that the model
+    refuses and goes on; ``progress`` shows a bar in a terminal, or is a function that is given a
+    ``Progress`` after each batch; a shard has about ``shard_bytes``, compressed without loss unless
+    ``compress=False``. With ``client``, a Dask client, its workers do the work, each batch exactly
+    once.
 
     >>> import tempfile
     >>> from rnnscope import open_record
@@ -79,9 +81,11 @@ def record(
     (40, 1, 1, 4)
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a model that cannot be recorded,
-    ``FileError`` where the path is something else, is of other weights or settings, or cannot be
-    written, ``BatchError`` where a batch raises, with its number, and ``MissingExtraError`` without
-    the extra ``record``.
+    ``FileError`` where the path is something else, is of other weights, settings or batches, or
+    cannot be written, and ``MissingExtraError`` without the extra ``record``; with the number of
+    the batch ``BatchError`` where the model or a function raises, ``RefusedError`` for an empty one
+    or one that reaches no layer, ``ShapeError`` and ``AddressError`` for labels and masks that do
+    not fit, and ``VerificationError`` where a deviation is beyond rounding.
     """
     for module in ("zarr", "dask.array", "xarray"):
         package_of_extra(module, "record")
