@@ -187,8 +187,11 @@ def test_a_state_that_is_not_handed_on_is_named_as_the_cause(tmp_path: Path) -> 
     with pytest.raises(rs.ShapeError, match=says):
         recorded(tmp_path, Normed(), [x], labels=lambda batch: "abcde")
     by_call = {("cell", k): [letter] for k, letter in enumerate("abcde")}
-    opened = recorded(tmp_path, Normed(), [x], labels=lambda batch: by_call)
+    model = Normed()
+    opened = recorded(tmp_path, model, [x], labels=lambda batch: by_call)
     assert opened["cell"]["label"].values.tolist() == [c for c in "abcde" for _ in range(2)]
+    store = rs.record(model, [x], tmp_path / "gates", labels=lambda batch: by_call)
+    assert "2 sequences, 10 steps, 0.6 kB, several calls with a batch (call=)\n" in str(store)
 
 
 # what is printed ---------------------------------------------------------------------------------

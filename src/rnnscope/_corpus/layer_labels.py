@@ -130,5 +130,5 @@ class LabelledCalls:
             raise ShapeError(
                 f"batch {number}: labels fit {which} in batch {fits} and not in batch {lacks}: it "
                 f"is not clear whose they are. Say it by a dict, "
-                f"labels=lambda batch: {{{name!r}: ...}}, and record into another path"
+                f"labels=lambda batch: {{layer: ...}}, and record into another path"
             )

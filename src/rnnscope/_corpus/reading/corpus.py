@@ -10,6 +10,7 @@ import numpy as np
 
 from rnnscope._corpus.disk.description import LayerForm, LayerRows
 from rnnscope._corpus.disk.folder import place_of
+from rnnscope._corpus.disk.shard import group_of
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.reading.dataset import numbers, open_record
 from rnnscope._escaping import markdown, printable
@@ -88,8 +89,17 @@ class Corpus:
             "damaged": self.damaged,
             "shards": len(store.shards),
             "bytes_on_disk": self.nbytes,
-            "layers": {n: _layer_data(f, self._layer(n)) for n, f in store.forms.items()},
+            "layers": {
+                name: _layer_data(form, self._layer(name))
+                | {"several_calls": self._has_several_calls(name)}
+                for name, form in store.forms.items()
+            },
         }
+
+    def _has_several_calls(self, name: str) -> bool:
+        """Whether the model called the layer more than once with a batch."""
+        column = f"{group_of(name)}/call/zarr.json"
+        return any(column in shard.files for shard in self._store.shards)
 
     def __str__(self) -> str:
         return "\n".join(map(printable, self._lines()))
@@ -123,14 +133,15 @@ class Corpus:
             words.append(
                 f"      {quantities}: "
                 f"{numbers(layer['sequences'], 'sequence')}, {numbers(layer['rows'], 'step')}, "
-                f"{layer['bytes'] / 1e6:,.1f} MB"
+                f"{_size(layer['bytes'])}"
+                + (", several calls with a batch (call=)" if layer["several_calls"] else "")
             )
             words.append(f"      {_proof(layer)}")
         unused = [name for name in store.origin.layers if name not in data["layers"]]
         if unused and data["layers"]:
             words.append(f"no recorded batch reached {', '.join(map(repr, unused))}")
         words.append(
-            f"{numbers(data['shards'], 'shard')}, {self.nbytes / 1e6:,.1f} MB on disk"
+            f"{numbers(data['shards'], 'shard')}, {_size(self.nbytes)} on disk"
             + (f" ({self.nbytes / raw:.0%} of the numbers)" if raw else "")
         )
         if data["journal"]:
@@ -172,6 +183,11 @@ def _layer_data(form: LayerForm, parts: list[LayerRows]) -> dict[str, Any]:
         "unverified": sorted({state for part in parts for state in part.unverified}),
         "nonfinite": nonfinite,
     }
+
+
+def _size(nbytes: int) -> str:
+    """Bytes in words."""
+    return f"{nbytes / 1e6:,.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:,.1f} kB"
 
 
 def _largest(stored_as: str) -> str:
