@@ -91,7 +91,7 @@ def test_parts_that_cannot_be_summed_up(ds: Any) -> None:
         with pytest.raises(rs.AddressError, match=r"keep the dim: ds\.isel\(step=\[3\]\)"):
             verb(ds.isel(step=3))
         with pytest.raises(rs.AddressError, match=r"expected a dataset of rs\.open_record"):
-            verb(ds["c"].values)
+            verb(ds["c"])
     with pytest.raises(rs.AddressError, match="lacks the coordinate 'sequence'"):
         rs.sequence(ds.drop_vars("sequence"), 0)
     with pytest.raises(rs.AddressError, match="no unit 4: there are 2, numbered 5, 3"):

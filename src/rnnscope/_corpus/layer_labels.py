@@ -128,7 +128,7 @@ class LabelledCalls:
             fits, lacks = (batch, number) if before else (number, batch)
             which = f"{name or 'the model'}{f', call {call}' if call else ''}"
             raise ShapeError(
-                f"batch {number}: labels fit {which} in batch {fits} and not in batch {lacks}: it "
+                f"labels fit {which} in batch {fits} and not in batch {lacks}: it "
                 f"is not clear whose they are. Say it by a dict, "
                 f"labels=lambda batch: {{layer: ...}}, and record into another path"
             )

@@ -12,6 +12,7 @@ from torch import nn
 
 from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
 from rnnscope._opening.part import usual_bounds
@@ -35,9 +36,12 @@ def captured_part(
     """
     try:
         batches = list(part) if is_partition else [part]
-        return reduce(
-            CapturedBatch.joined, (_captured(model, b, number, settings) for b in batches)
-        )
+        labelled = LabelledCalls(())
+        captured = []
+        for batch in batches:
+            captured.append(_captured(model, batch, number, settings))
+            labelled.add(number, captured[-1].labelled)
+        return reduce(CapturedBatch.joined, captured)
     except RnnscopeError as error:
         raise type(error)(f"batch {number}: {error}") from error
     except Exception as error:

@@ -3,9 +3,11 @@ summed up and searched."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
+from rnnscope._corpus.reading.columns import block_rows
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError
 
@@ -19,16 +21,19 @@ def with_steps(dataset: Any) -> Any:
 
     Raises ``AddressError`` where it has no steps.
     """
-    dims = getattr(dataset, "dims", ())
+    dims = tuple(map(str, getattr(dataset, "dims", ())))
+    if not hasattr(dataset, "data_vars"):
+        raise AddressError(
+            f"expected a dataset of rs.open_record, which gives one for each layer; got "
+            f"{type(dataset).__name__}"
+        )
     if "step" in dims:
         return dataset
     if "time" in dims:
         return dataset.swap_dims(time="step")
-    kind = type(dataset).__name__
     raise AddressError(
-        f"expected a dataset of rs.open_record, or a part of it that has steps; got "
-        f"{f'a {kind} of {list(dims)}' if dims else kind}. Of one step keep the dim: "
-        f"ds.isel(step=[3])"
+        f"expected a dataset of rs.open_record, or a part of it that has steps; got one of "
+        f"({', '.join(dims)}). Of one step keep the dim: ds.isel(step=[3])"
     )
 
 
@@ -55,7 +60,8 @@ def lazy_quantity(dataset: Any, name: str) -> Any:
             quantity = quantity.expand_dims(axis)
     quantity = quantity.transpose(*dims)
     if quantity.chunks is None:
-        quantity = quantity.chunk()
+        row_bytes = quantity.dtype.itemsize * math.prod(quantity.shape[1:])
+        quantity = quantity.chunk({"step": block_rows(row_bytes)})
     return quantity.chunk(dict.fromkeys(dims[1:], -1))
 
 
