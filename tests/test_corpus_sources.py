@@ -29,7 +29,7 @@ class CountedStream(Stream):
         return len(self.items)
 
 
-@pytest.mark.parametrize("kind", [Stream, CountedStream])
+@pytest.mark.parametrize("kind", [Stream, pytest.param(CountedStream, marks=pytest.mark.slow)])
 def test_a_loader_of_a_stream_ends_with_the_stream(tmp_path: Path, kind: type[Stream]) -> None:
     model, parts = encoder(), batches(10)
     source = kind([word for part in parts for word in part])
@@ -88,7 +88,11 @@ FORMS: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+def forms(*quick: str) -> list[Any]:
+    return [pytest.param(form, marks=[pytest.mark.slow] * (form not in quick)) for form in FORMS]
+
+
+@pytest.mark.parametrize("form", forms("list", "functions"))
 def test_batches_in_another_order_are_refused(tmp_path: Path, form: str) -> None:
     """The first and the last recorded one are the same."""
     path, model, parts = tmp_path / "gates", encoder(), batches(16)
@@ -100,7 +104,7 @@ def test_batches_in_another_order_are_refused(tmp_path: Path, form: str) -> None
     check_store(path, model, parts)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", forms("list", "generator"))
 def test_fewer_batches_are_refused(tmp_path: Path, form: str) -> None:
     path, model, parts = tmp_path / "gates", encoder(), batches(12)
     rs.record(model, FORMS[form](parts), path, call=run)
@@ -112,7 +116,7 @@ def test_fewer_batches_are_refused(tmp_path: Path, form: str) -> None:
 
 
 def test_of_many_batches_that_are_loaded_some_are_loaded_again(tmp_path: Path) -> None:
-    path, model, parts = tmp_path / "gates", encoder(), batches(60, size=2)
+    path, model, parts = tmp_path / "gates", encoder(), batches(30, size=1)
     rs.record(model, parts, path, call=run)
     loaded = []
     source = [lambda k=k: (loaded.append(k), parts[k])[1] for k in range(30)]
