@@ -122,3 +122,24 @@ def test_of_many_batches_that_are_loaded_some_are_loaded_again(tmp_path: Path) -
     source = [lambda k=k: (loaded.append(k), parts[k])[1] for k in range(30)]
     rs.record(model, source, path, call=run)
     assert loaded == [0, 4, 8, 12, 17, 21, 25, 29]
+
+
+def test_with_a_cluster_nothing_is_loaded_here(tmp_path: Path) -> None:
+    """Its files may be on the workers alone; batches in a list are compared all the same."""
+    path, model, parts = tmp_path / "gates", encoder(), batches(8)
+    rs.record(model, parts, path, call=run)
+
+    class Client:
+        def submit(self, *args: Any, **options: Any) -> Any:
+            raise AssertionError("nothing is left to do before this")
+
+    def load() -> Any:
+        raise AssertionError("loaded here")
+
+    client: Any = Client()
+    with pytest.raises(AssertionError, match="nothing is left"):
+        rs.record(model, [load, load], path, call=run, client=client)
+    with pytest.raises(rs.FileError, match="batch 1 holds other numbers"):
+        rs.record(model, [parts[0], parts[0]], path, call=run, client=client)
+    with pytest.raises(rs.FileError, match="holds batch 1, and batches= end with batch 0"):
+        rs.record(model, [load], path, call=run, client=client)
