@@ -160,7 +160,9 @@ def test_last_steps_are_those_of_each_direction(tmp_path: Path) -> None:
     rs.record(model, parts, tmp_path / "last", call=run, steps="last", labels=texts)
     ds = rs.open_record(tmp_path / "last")["rnn"]
     every = words(12)
-    assert ds["time"].values.tolist() == [len(word) - 1 for word in every]
+    assert ds["time"].dims == ("step", "direction")
+    assert ds["time"].values.tolist() == [[len(word) - 1, 0] for word in every]
+    assert ds["label"].values.tolist() == [[f"w{int(word[-1])}", ""] for word in every]
     rs.record(model, parts, tmp_path / "all", call=run)
     whole = rs.open_record(tmp_path / "all")["rnn"]
     for k in (0, 5, 11):
@@ -235,7 +237,9 @@ def test_layers_that_a_batch_does_not_reach_have_no_rows_of_it(tmp_path: Path) -
     rs.record(model, xs, tmp_path / "gates")
     opened = rs.open_record(tmp_path / "gates")
     assert opened["first"].sizes["step"] == 5
-    assert opened["second"]["sequence"].values.tolist() == [0, 0, 1, 1, 1]
+    assert opened["second"]["sequence"].values.tolist() == [0, 0, 2, 2, 2]
+    assert opened["first"]["sequence"].values.tolist() == [1] * 5
+    assert opened["second"]["batch"].values.tolist() == [0, 0, 2, 2, 2]
 
 
 def test_nan_is_recorded_and_counted(tmp_path: Path) -> None:

@@ -126,6 +126,26 @@ def test_a_killed_worker_s_batches_are_done_again_exactly_once(tmp_path: Path) -
     check_store(tmp_path / "gates", model, parts)
 
 
+def test_what_workers_are_sent_is_one_piece_of_bytes(tmp_path: Path, caplog: Any) -> None:
+    """Else distributed logs an error for the weak references inside a recurrent layer."""
+    from distributed.protocol import deserialize, serialize
+
+    from rnnscope._corpus.cluster import Assignment, recorded_batch
+    from rnnscope._corpus.disk.folder import place_of
+    from rnnscope._corpus.settings import selected
+
+    model, parts = encoder(), batches(4)
+    settings = selected(
+        "gates", None, (lambda model, batch: model(batch), None), "all", (None, True, None)
+    )
+    rs.record(model, [], tmp_path / "gates", call=run)
+    work = Assignment(model, settings, place_of(tmp_path / "gates"), True, False)
+    sent = deserialize(*serialize(work, on_error="raise"))
+    assert caplog.records == []
+    assert recorded_batch(sent, 0, lambda: parts[0]).facts is not None
+    check_store(tmp_path / "gates", model, parts)
+
+
 def test_two_that_do_the_same_batch_leave_one_shard(tmp_path: Path) -> None:
     from rnnscope._corpus.cluster import Assignment, recorded_batch
     from rnnscope._corpus.disk.folder import place_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,61 @@ def test_a_store_is_recorded_into_by_one_process(gru: nn.GRU, tmp_path: Path) ->
     rs.record(gru, [X, X], tmp_path)
 
 
+@pytest.mark.parametrize("place", ["file/gates", "/proc/gates"])
+def test_what_the_system_answers_is_told_with_the_place(
+    gru: nn.GRU, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(rs.FileError, match=rf"cannot write {tmp_path / place}: No"):
+        rs.record(gru, [X], tmp_path / place)
+
+
+def test_places_that_are_closed(
+    gru: nn.GRU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's answers are given by hand, since root is never refused."""
+    rs.record(gru, [X], tmp_path)
+
+    def closed(*args: Any, **options: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    original = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Path, "open", lambda p, *a, **o: (closed if p.name == ".lock" else original)(p, *a, **o)
+        )
+        with pytest.raises(rs.FileError, match=f"cannot write {tmp_path}: Permission denied"):
+            rs.record(gru, [X], tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", closed)
+        with pytest.raises(rs.FileError, match=f"cannot read {tmp_path}: Permission denied"):
+            rs.open_record(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.listdir", closed)
+        with pytest.raises(rs.FileError, match=f"cannot read {tmp_path}: Permission denied"):
+            rs.open_record(tmp_path)
+
+
+def test_the_home_is_meant_by_its_sign(
+    gru: nn.GRU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rs.record(gru, [X], "~/gates")
+    assert rs.open_record(tmp_path / "gates")[""].sizes["step"] == 10
+    with rs.watch(gru) as seen:
+        gru(X)
+    seen.save("~/calls")
+    assert (tmp_path / "calls" / "0.trace").exists()
+
+
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_place_without_a_name_is_no_file(gru: nn.GRU, place: str) -> None:
+    tr = rs.trace(gru, X)
+    for save in (tr.save, tr.memory().save):
+        with pytest.raises(rs.FileError, match="it is a folder; name a file"):
+            save(place)
+
+
 # a full disk -----------------------------------------------------------------------------------
 
 
@@ -156,7 +212,7 @@ def test_a_model_without_recurrent_layers(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_there(gru: nn.GRU, tmp_path: Path) -> None:
-    with pytest.raises(rs.AddressError, match=r'record must be "gates", "all" or names of GRU'):
+    with pytest.raises(rs.AddressError, match=r'names must be "gates", "all" or names of GRU'):
         rs.record(gru, [X], tmp_path / "gates", names="f")
     with pytest.raises(rs.AddressError, match="modules: no recurrent layer 'encoder'"):
         rs.record(nn.Sequential(gru), [X], tmp_path / "gates", modules="encoder")
@@ -173,6 +229,12 @@ def test_a_layer_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(rs.RefusedError, match=r"loop: .*modules=\[\.\.\.\] names those"):
         rs.record(model, [X], tmp_path / "gates", call=call)
     rs.record(model, [X], tmp_path / "gates2", call=call, modules=["gru"])
+
+
+def test_an_empty_batch_is_told(gru: nn.GRU, tmp_path: Path) -> None:
+    says = r"batch 1: not recorded: .*at least one step\. modules=.*on_error='skip' goes on behind"
+    with pytest.raises(rs.RefusedError, match=says):
+        rs.record(gru, [X, X[:, :0]], tmp_path / "gates")
 
 
 def test_a_batch_that_reaches_no_layer(gru: nn.GRU, tmp_path: Path) -> None:
@@ -201,6 +263,8 @@ def test_a_batch_that_the_model_refuses_is_told_with_its_number(
 def test_how_the_model_takes_a_batch_is_told(gru: nn.GRU, tmp_path: Path) -> None:
     with pytest.raises(rs.BatchError, match=r"call=lambda model, batch: model\(batch\[0\]\)"):
         rs.record(gru, [(X, X, X)], tmp_path / "gates")
+    with pytest.raises(rs.BatchError, match=r"call=lambda model, batch: model\(batch\['input'\]\)"):
+        rs.record(gru, [{"input": X, "targets": X}], tmp_path / "gates")
 
 
 def test_a_batch_that_cannot_be_loaded(gru: nn.GRU, tmp_path: Path) -> None:
@@ -288,6 +352,9 @@ def test_batches_that_are_none(
     [
         ({"steps": "first"}, ValueError, 'steps must be "all", "last" or a function'),
         ({"dtype": torch.int8}, rs.DtypeError, "dtype must be one of"),
+        ({"names": None}, TypeError, "names must be a name or a list of names; got None"),
+        ({"names": 3}, TypeError, "names must be a name or a list of names; got 3"),
+        ({"modules": [3]}, TypeError, r"modules must be a name or a list of names; got \[3\]"),
         ({"call": 3}, TypeError, "call must be a function; got int"),
         ({"labels": ["a"]}, TypeError, "labels must be a function; got list"),
         ({"check": "all"}, ValueError, "check must be"),
@@ -345,6 +412,17 @@ def test_a_damaged_shard_is_named_and_the_rest_stays_readable(tmp_path: Path, da
     with pytest.raises(rs.FileError, match="lacks batch 1: the recording is not finished"):
         rs.open_record(path)
     rs.record(model, parts, path, call=run)  # its batches are recorded once more
+    check_store(path, model, parts)
+
+
+def test_the_last_shard_of_a_complete_store_is_missed(tmp_path: Path) -> None:
+    path, model, parts = tmp_path / "gates", encoder(), batches(12)
+    rs.record(model, parts, path, call=run, shard_bytes=1)
+    shutil.rmtree(path / "batches-00000002-00000002")
+    with pytest.raises(rs.FileError, match=r"lacks batch 2: .*partial=True"):
+        rs.open_record(path)
+    assert set(rs.open_record(path, partial=True)["rnn"]["batch"].values.tolist()) == {0, 1}
+    rs.record(model, parts, path, call=run)
     check_store(path, model, parts)
 
 

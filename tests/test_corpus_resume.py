@@ -121,6 +121,14 @@ def test_other_weights_and_settings_are_refused_by_name(tmp_path: Path) -> None:
     check_store(path, model, parts)
 
 
+def test_a_store_that_holds_nothing_yet_takes_other_settings(tmp_path: Path) -> None:
+    path, parts = tmp_path / "gates", batches(8)
+    with pytest.raises(rs.ShapeError, match="batch 0: 'rnn': labels must be"):
+        rs.record(encoder(), parts, path, call=run, names="f", labels=lambda batch: "abc")
+    rs.record(encoder(7), parts, path, call=run, labels=texts)
+    check_store(path, encoder(7), parts)
+
+
 @pytest.mark.parametrize("form", ["list", pytest.param("generator", marks=pytest.mark.slow)])
 def test_other_batches_are_refused(tmp_path: Path, form: str) -> None:
     path, model, parts = tmp_path / "gates", encoder(), batches(12)

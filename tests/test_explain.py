@@ -501,9 +501,9 @@ def test_the_reverse_direction_comes_from_the_step_behind() -> None:
 @pytest.mark.parametrize(
     ("at", "message"),
     [
-        ({"unit": 0, "time": 0}, "batch is left out, and its length is 2"),
-        ({"batch": 0, "time": 0}, "unit is left out, and its length is 4"),
-        ({"batch": 0, "unit": 0}, "time is left out, and its length is 3"),
+        ({"unit": 0, "time": 0}, "choose a sequence: write batch=0 or batch=1"),
+        ({"batch": 0, "time": 0}, "choose a unit: write unit=0 to unit=3"),
+        ({"batch": 0, "unit": 0}, "choose a step: write time=0 to time=2"),
         ({"batch": 0, "unit": 0, "time": slice(0, 2)}, "must be one"),
         ({"batch": 0, "unit": 0, "time": 3}, "no time 3"),
         ({"batch": 0, "unit": 4, "time": 0}, "no unit 4"),
@@ -519,9 +519,11 @@ def test_an_address_that_is_no_one_number_is_told(at: dict[str, Any], message: s
 
 def test_unknown_names_and_left_out_layers_are_told() -> None:
     tr = small(nn.LSTM, 3, 4, num_layers=2, bidirectional=True)
-    with pytest.raises(AddressError, match="layer is left out, and its length is 2"):
+    with pytest.raises(AddressError, match="choose a layer: write layer=0 or layer=1"):
         tr.explain("h", direction="forward", time=0, unit=0)
-    with pytest.raises(AddressError, match="direction is left out"):
+    with pytest.raises(
+        AddressError, match='choose a direction: write direction="forward" or direction="reverse"'
+    ):
         tr.explain("h", layer=0, time=0, unit=0)
     with pytest.raises(AddressError, match=r"no equation for 'ff'.*Did you mean"):
         tr.explain("ff", layer=0, direction="forward", time=0, unit=0)

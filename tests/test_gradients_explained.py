@@ -86,7 +86,7 @@ def test_where_nothing_of_the_loss_arrives() -> None:
     [
         ("q", {"time": 0}, "no equation for 'q'"),
         ("h_from_x", {"time": 0}, r"g.explain is of h, and of the argument of a gate's function"),
-        ("h", {}, "time is left out, and its length is 3"),
+        ("h", {}, "choose a step: write time=0 to time=2"),
         ("h", {"time": 7}, "time"),
     ],
 )

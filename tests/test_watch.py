@@ -465,3 +465,14 @@ def test_labels_that_fit_no_call_are_told() -> None:
         model(torch.randn(3, 2, 3))
     assert "its labels: labels must be" in seen.skipped["gru"]
     assert len(seen.joined("gru").calls) == 3
+
+
+def test_batches_are_printed_in_words() -> None:
+    layer = nn.GRU(3, 4)
+    with rs.watch(layer) as seen:
+        for steps in (5, 7):
+            layer(torch.randn(steps, 2, 3))
+    assert str(seen.batches("")) == (
+        "2 calls of nn.GRU(3, 4) along the batch: r z n h\n"
+        "  layer 1, direction 1, batch 4, time 7; sequences of 5 to 7 steps; 0.00179 MB"
+    )

@@ -303,3 +303,20 @@ def test_gradients_of_calls_that_wait() -> None:
         torch.testing.assert_close(
             seen.calls("")[k].grad["i"][0, 0, :, 0], g["i"][0, 0, :, k], rtol=0, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("calls", [1, 40])
+def test_a_layer_that_changes_its_type_between_calls(calls: int, back: bool) -> None:
+    """The weights are the same parameters, and hold the same numbers, before and after."""
+    layer, x = nn.GRU(3, 4, batch_first=True), torch.randn(2, 5, 3)
+    with torch.no_grad(), rs.watch(layer) as seen:
+        judges = [layer(x)[0] for _ in range(calls)]
+        layer.double()
+        judges += [layer(x.double(), torch.ones(1, 2, 4).double())[0] for _ in range(calls)]
+        if back:
+            layer.float()
+    assert not seen.skipped
+    for tr, judge in zip(seen.calls(""), judges, strict=True):
+        assert tr["h"].dtype == judge.dtype
+        torch.testing.assert_close(tr["h"][0, 0], judge)

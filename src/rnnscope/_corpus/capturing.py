@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._corpus.disk.description import LayerForm, StoredQuantity
+from rnnscope._corpus.layer_labels import BatchLabels, check_layers, of_layer
 from rnnscope._corpus.rows import CapturedBatch, CapturedCall, CapturedLayer
 from rnnscope._corpus.settings import Selected
-from rnnscope._record.labels import Labels, step_labels
+from rnnscope._record.labels import Labels
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.seen import Seen
 from rnnscope.cells import Cell, quantity_names
@@ -31,34 +32,33 @@ def captured_batch(
     """
     if seen.skipped:
         reasons = "; ".join(f"{name or 'the model'}: {why}" for name, why in seen.skipped.items())
-        raise RefusedError(f"not recorded: {reasons}. modules=[...] names those that are wanted")
-    labels = None if settings.labels is None else settings.labels(batch)
+        raise RefusedError(
+            f"not recorded: {reasons.rstrip('.')}. modules=[...] names those that are "
+            f"wanted; on_error='skip' goes on behind such a batch"
+        )
+    labels = BatchLabels(None if settings.labels is None else settings.labels(batch))
+    check_layers(labels.values, seen.names, "labels=")
     mask = settings.steps(batch) if callable(settings.steps) else None
+    check_layers(mask, seen.names, "steps=")
     layers = {}
-    misfits: list[ShapeError] = []
     for name in seen.names:
         traces = seen.calls(name)
         if len(traces) > 1:
             traces = list(seen.segments(name))
         if traces:
-            layers[name] = _captured_layer(traces, (labels, mask), settings, misfits)
+            layers[name] = _captured_layer(name, traces, labels, mask, settings)
     if not layers:
         raise RefusedError(
             "the model called no recurrent layer with this batch: does call= run those that are "
             "to be recorded?"
         )
-    if misfits and not any(layer.labelled for layer in layers.values()):
-        raise misfits[0]
-    return CapturedBatch(number, digest, layers)
+    labels.check()
+    return CapturedBatch(number, digest, layers, labels.labelled)
 
 
 def _captured_layer(
-    traces: list[Trace],
-    functions: tuple[Any, Any],
-    settings: Selected,
-    misfits: list[ShapeError],
+    name: str, traces: list[Trace], labels: BatchLabels, mask: Any, settings: Selected
 ) -> CapturedLayer:
-    labels, mask = functions
     first = traces[0]
     names = _chosen(first.cell, settings)
     form = LayerForm(
@@ -68,14 +68,14 @@ def _captured_layer(
         {name: _quantity(first, name, settings.dtype) for name in names},
     )
     calls: list[CapturedCall] = []
-    for tr in traces:
+    for k, tr in enumerate(traces):
+        texts = labels.of(name, k, traces)
         try:
-            texts = step_labels(labels, tr.lengths.tolist())
-        except ShapeError as error:  # they may be those of another layer
-            misfits.append(error)
-            texts = ()
-        call = _captured_call(tr, names, texts, settings.steps, mask)
-        calls.append(replace(call, number=len(calls)))
+            call = _captured_call(tr, names, texts, settings.steps, of_layer(mask, name, k))
+        except ShapeError as error:
+            advice = ". A dict {layer: mask} gives each layer its own"
+            raise ShapeError(f"{name!r}: {error}{advice}" if name else str(error)) from error
+        calls.append(replace(call, number=k))
     deviations = [(tr.deviation, tr.tolerance) for tr in traces if tr.deviation is not None]
     deviation, tolerance = max(deviations, default=(None, None), key=lambda pair: pair[0])
     return CapturedLayer(
@@ -126,7 +126,10 @@ def _captured_call(
 ) -> CapturedCall:
     sequences = tr.sizes["batch"]
     if steps == "last":
-        ends = torch.stack([torch.arange(sequences, device="cpu"), tr.lengths.cpu() - 1], dim=1)
+        last = tr.lengths.cpu() - 1
+        if "forward" not in tr.directions:
+            last = torch.zeros_like(last)
+        ends = torch.stack([torch.arange(sequences, device="cpu"), last], dim=1)
         values = {name: tr.sel(name, time="last") for name in names}
         return CapturedCall(values, ends, sequences, texts, False, True)
     valid = tr.valid

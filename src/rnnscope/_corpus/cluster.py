@@ -6,9 +6,10 @@ whole, so where two workers did the same batch the first one counts.
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -17,8 +18,9 @@ from rnnscope._corpus.disk.description import BatchFacts
 from rnnscope._corpus.disk.folder import Folder
 from rnnscope._corpus.disk.shard import write_shard
 from rnnscope._corpus.disk.store import Store
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress
-from rnnscope._corpus.recording import Recording, finish
+from rnnscope._corpus.recording import Recording, check_recorded, finish, reason_of
 from rnnscope._corpus.rows import changed_layer
 from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
@@ -39,6 +41,17 @@ class Assignment:
     compress: bool
     is_partition: bool
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bytes: distributed would take the model apart by its own rules, and log that it cannot
+        send the weak references of a recurrent layer, which the layer itself leaves out."""
+        facts = tuple(getattr(self, entry.name) for entry in fields(self))
+        return unpacked, (package_of_extra("cloudpickle", "distributed").dumps(facts),)
+
+
+def unpacked(content: bytes) -> Assignment:
+    """What a worker was sent."""
+    return Assignment(*pickle.loads(content))
+
 
 @dataclass(frozen=True)
 class Done:
@@ -49,6 +62,7 @@ class Done:
     nbytes: int = 0
     reason: str = ""
     error: Exception | None = None
+    labelled: Mapping[tuple[str, int], bool] = field(default_factory=dict)
 
 
 def record_with(recording: Recording, compress: bool) -> None:
@@ -61,7 +75,8 @@ def record_with(recording: Recording, compress: bool) -> None:
     store, source, options = recording.store, recording.source, recording.options
     assert source.parts is not None, "they can be had by number"
     merge_journal(store, compress)
-    recorded = {batch.number for batch in store.look().batches}
+    recorded = {batch.number: batch.digest for batch in store.look().batches}
+    check_recorded(recording, recorded)
     is_partition = source.bag is not None
     work = Assignment(recording.model, recording.settings, store.place, compress, is_partition)
     client = options.client
@@ -70,6 +85,7 @@ def record_with(recording: Recording, compress: bool) -> None:
     parts = dict(enumerate(source.bag.to_delayed() if is_partition else source.parts))
     todo = {number: part for number, part in parts.items() if number not in recorded}
     futures = submitted(client, shared, todo, is_partition)
+    labelled = LabelledCalls(store.batches)
     state = Progress(total=len(parts), recorded=len(recorded))
     try:
         for future in distributed.as_completed(futures):
@@ -81,6 +97,7 @@ def record_with(recording: Recording, compress: bool) -> None:
                 store.skip(done.number, done.reason)
                 continue
             store.accept(done.number)
+            labelled.add(done.number, done.labelled)
             state = state.after(done.facts, done.nbytes)
             options.report(state)
             future.release()
@@ -161,9 +178,7 @@ def recorded_partition(work: Assignment, number: int, part: Any) -> Done:
         facts = rows.facts
         write_shard(work.place, [rows], work.compress)
     except RnnscopeError as error:
-        cause = error.__cause__
-        reason = f"{type(cause).__name__}: {cause}" if cause is not None else str(error)
-        return Done(number, None, reason=reason, error=error)
+        return Done(number, None, reason=reason_of(error), error=error)
     except OSError as error:
         return Done(number, None, reason=str(error), error=disk_error(work.place, number, error))
-    return Done(number, facts, rows.nbytes)
+    return Done(number, facts, rows.nbytes, labelled=rows.labelled)

@@ -62,13 +62,15 @@ def record(
     ``names`` are the quantities, as trace's ``record``; ``modules`` the names or patterns of layers
     (all where left out); ``call(model, batch)`` runs the model where ``model(batch)``,
     ``model(*batch)`` of a tuple and ``model(**batch)`` of a mapping do not; ``labels(batch)`` gives
-    a list of texts for each sequence; ``steps`` is "all", "last" (each sequence's own last step in
-    each direction) or a function that gives a mask (batch, time); ``dtype`` is the type of number
-    on disk. ``check`` and ``cells`` are those of ``watch``. ``on_error="skip"`` notes a batch that
-    the model refuses and goes on; ``progress`` shows a bar in a terminal, or is a function that is
-    given a ``Progress`` after each batch; a shard has about ``shard_bytes``, compressed without
-    loss unless ``compress=False``. With ``client``, a Dask client, its workers do the work, each
-    batch exactly once.
+    a list of texts for each sequence, or one list for all (a single text is that of its letters),
+    which belong to the layers that they fit in every batch; ``steps`` is "all", "last" (each
+    sequence's own last step in each direction) or a function that gives a mask (batch, time); both
+    functions may give a dict by the layer's name. ``dtype`` is the type of number on disk.
+    ``check`` and ``cells`` are those of ``watch``. ``on_error="skip"`` notes a batch that the model
+    refuses and goes on; ``progress`` shows a bar in a terminal, or is a function that is given a
+    ``Progress`` after each batch; a shard has about ``shard_bytes``, compressed without loss unless
+    ``compress=False``. With ``client``, a Dask client, its workers do the work, each batch exactly
+    once.
 
     >>> import tempfile
     >>> from rnnscope import open_record
@@ -79,9 +81,11 @@ def record(
     (40, 1, 1, 4)
 
     Raises ``NotRecurrentError`` and ``RefusedError`` for a model that cannot be recorded,
-    ``FileError`` where the path is something else, is of other weights or settings, or cannot be
-    written, ``BatchError`` where a batch raises, with its number, and ``MissingExtraError`` without
-    the extra ``record``.
+    ``FileError`` where the path is something else, is of other weights, settings or batches, or
+    cannot be written, and ``MissingExtraError`` without the extra ``record``; with the number of
+    the batch ``BatchError`` where the model or a function raises, ``RefusedError`` for an empty one
+    or one that reaches no layer, ``ShapeError`` and ``AddressError`` for labels and masks that do
+    not fit, and ``VerificationError`` where a deviation is beyond rounding.
     """
     for module in ("zarr", "dask.array", "xarray"):
         package_of_extra(module, "record")
@@ -90,12 +94,12 @@ def record(
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
-    _check_model(model, settings)
+    layers = _layers_of(model, settings)
     source = source_of(batches, resume=resume, by_number=client is not None)
     place = place_of(path)
     _check_place(place)
     with place.locked(), reporting(progress) as report:
-        store = _store_at(place, model, settings, resume)
+        store = _store_at(place, model, settings, layers, resume)
         recording = Recording(model, source, store, settings, Options(on_error, report, client))
         if client is None:
             record_here(recording, shard_bytes, compress)
@@ -104,8 +108,9 @@ def record(
     return Corpus(path)
 
 
-def _check_model(model: nn.Module, settings: Selected) -> None:
-    """Raise for a model that holds nothing to record, before anything is written."""
+def _layers_of(model: nn.Module, settings: Selected) -> tuple[str, ...]:
+    """The layers that are watched; raises for a model that holds nothing to record, before
+    anything is written."""
     if not isinstance(model, nn.Module):
         raise NotRecurrentError(f"record takes an nn.Module; got {type(model).__name__}")
     try:
@@ -118,12 +123,14 @@ def _check_model(model: nn.Module, settings: Selected) -> None:
         ) as seen:
             skipped = dict(seen.skipped)
     except AddressError as error:
-        raise AddressError(str(error).replace("names: no", "modules: no")) from None
+        text = str(error).replace("names: no", "modules: no")
+        raise AddressError(text.replace("record must be", "names must be")) from None
     if skipped:
         reasons = "; ".join(f"{name or 'the model'}: {why}" for name, why in skipped.items())
         raise RefusedError(
             f"some layers cannot be recorded: {reasons}. modules=[...] names those that are wanted"
         )
+    return seen.names
 
 
 def _check_place(place: Folder) -> None:
@@ -131,7 +138,9 @@ def _check_place(place: Folder) -> None:
     Store.find(place)
 
 
-def _store_at(place: Folder, model: nn.Module, settings: Selected, resume: bool) -> Store:
+def _store_at(
+    place: Folder, model: nn.Module, settings: Selected, layers: tuple[str, ...], resume: bool
+) -> Store:
     """The store to write to, new or gone on with."""
     from importlib.metadata import version
 
@@ -140,6 +149,7 @@ def _store_at(place: Folder, model: nn.Module, settings: Selected, resume: bool)
         model.training,
         digests_of_weights(model),
         settings.facts,
+        layers,
     )
     store = Store.find(place)
     if store is None:
@@ -149,12 +159,14 @@ def _store_at(place: Folder, model: nn.Module, settings: Selected, resume: bool)
             f"{place.text} holds a store already: resume=True goes on with it; for a new one name "
             f"another path, or remove that folder"
         )
+    store.look()
+    if store.damaged:
+        raise FileError("; ".join(store.damaged.values()))
     difference = origin.difference(store.origin)
+    if difference is not None and not (store.batches or store.journaled):
+        return Store.create(place, origin, version("rnnscope"))  # nothing is in it yet
     if difference is not None:
         raise FileError(
             f"{place.text} cannot be gone on with: {difference}. Record into another path"
         )
-    store.look()
-    if store.damaged:
-        raise FileError("; ".join(store.damaged.values()))
     return store

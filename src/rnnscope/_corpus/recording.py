@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,15 +10,24 @@ from torch import nn
 
 from rnnscope._corpus.digests import digest_of_batch
 from rnnscope._corpus.disk.store import Store
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress, Report
 from rnnscope._corpus.rows import CapturedBatch, changed_layer
 from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
-from rnnscope.errors import BatchError, FileError
+from rnnscope.errors import BatchError, FileError, RnnscopeError
 
-__all__ = ["OnError", "Options", "Recording", "finish", "record_here"]
+__all__ = [
+    "OnError",
+    "Options",
+    "Recording",
+    "check_recorded",
+    "finish",
+    "reason_of",
+    "record_here",
+]
 
 OnError = Literal["raise", "skip"]
 
@@ -52,15 +61,15 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
     forms = dict(store.forms)
     for entry in journal:
         forms |= entry.forms
+    labelled = LabelledCalls([*store.batches, *(entry.facts for entry in journal)])
     state = Progress(total=source.total, recorded=len(digests))
-    ends = {min(digests, default=-1), max(digests, default=-1)}
+    check_recorded(recording, digests)
     count = 0
     with Writer(store, journal, shard_bytes, compress) as writer:
-        for number, load in source.batches(frozenset(digests)):
+        for number, load in source.batches():
             count = number + 1
             if number in digests:
-                # what is had by number is loaded only to see that the data are the same
-                if source.parts is None or number in ends:
+                if source.parts is None:
                     _check_digest(recording, number, load(), digests[number])
                 continue
             rows = _rows_of(recording, number, load)
@@ -69,29 +78,62 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
             for name, form in rows.forms.items():
                 if forms.setdefault(name, form) != form:
                     raise changed_layer(name, forms[name], form)
+            labelled.add(number, rows.labelled)
             writer.put(rows)
             state = state.after(rows.facts, rows.nbytes)
             options.report(state)
         writer.finish()
+    _check_count(store, count, digests)
     finish(store, count)
+
+
+def check_recorded(recording: Recording, digests: Mapping[int, str]) -> None:
+    """Raise ``FileError`` where batches that are had by number are fewer, or others, than those
+    that were recorded."""
+    source = recording.source
+    if source.parts is None:
+        return
+    _check_count(recording.store, len(source.parts), digests)
+    if recording.options.client is not None and not source.at_hand:
+        return  # what workers can load, this process may not
+    for number in sorted(source.looked_at_again(digests)):
+        _check_digest(recording, number, _loaded(number, source.parts[number]), digests[number])
+
+
+def _check_count(store: Store, count: int, recorded: Iterable[int]) -> None:
+    last = max(recorded, default=-1)
+    if count <= last:
+        raise FileError(
+            f"{store.place.text} cannot be gone on with: it holds batch {last}, and batches= end "
+            f"with {f'batch {count - 1}' if count else 'none'}. Give the same batches in the same "
+            f"order, or record into another path"
+        )
 
 
 def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> CapturedBatch | None:
     """The rows of a batch; None where it is skipped, which the store notes."""
     try:
-        try:
-            part = load()
-        except Exception as error:
-            raise BatchError(f"batch {number} cannot be loaded: {error}") from error
+        part = _loaded(number, load)
         is_partition = recording.source.bag is not None
         return captured_part(recording.model, part, number, recording.settings, is_partition)
     except Exception as error:
         if recording.options.on_error == "raise":
             raise
-        cause = error.__cause__
-        reason = f"{type(cause).__name__}: {cause}" if isinstance(error, BatchError) else str(error)
-        recording.store.skip(number, reason)
+        recording.store.skip(number, reason_of(error))
         return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a batch is skipped, without its number."""
+    cause = error.__cause__ or error
+    return str(cause) if isinstance(cause, RnnscopeError) else f"{type(cause).__name__}: {cause}"
+
+
+def _loaded(number: int, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except Exception as error:
+        raise BatchError(f"batch {number} cannot be loaded: {error}") from error
 
 
 def _check_digest(recording: Recording, number: int, batch: Any, digest: str) -> None:

@@ -158,8 +158,16 @@ class CapturedLayer:
 class CapturedBatch:
     """The rows of a batch that has just gone through the model; made when they are written."""
 
-    def __init__(self, number: int, digest: str, layers: Mapping[str, CapturedLayer]) -> None:
+    def __init__(
+        self,
+        number: int,
+        digest: str,
+        layers: Mapping[str, CapturedLayer],
+        labelled: Mapping[tuple[str, int], bool] | None = None,
+    ) -> None:
         self.number, self._digest, self._layers = number, digest, dict(layers)
+        self.labelled = dict(labelled or {})
+        """Which calls of a layer the labels of all layers fit."""
         self.forms: Mapping[str, LayerForm] = {n: layer.form for n, layer in layers.items()}
 
     @cached_property
@@ -175,7 +183,8 @@ class CapturedBatch:
         for name, layer in following._layers.items():
             before = layers.get(name)
             layers[name] = layer if before is None else before.joined(layer, name)
-        return CapturedBatch(self.number, self._digest + following._digest, layers)
+        labelled = {**self.labelled, **following.labelled}
+        return CapturedBatch(self.number, self._digest + following._digest, layers, labelled)
 
     @property
     def nbytes(self) -> int:

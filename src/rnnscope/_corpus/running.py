@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import reduce
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
 from rnnscope._opening.part import usual_bounds
@@ -34,16 +36,26 @@ def captured_part(
     """
     try:
         batches = list(part) if is_partition else [part]
-        return reduce(
-            CapturedBatch.joined, (_captured(model, b, number, settings) for b in batches)
-        )
+        labelled = LabelledCalls(())
+        captured = []
+        for batch in batches:
+            captured.append(_captured(model, batch, number, settings))
+            labelled.add(number, captured[-1].labelled)
+        return reduce(CapturedBatch.joined, captured)
     except RnnscopeError as error:
         raise type(error)(f"batch {number}: {error}") from error
     except Exception as error:
         line = "on_error='skip' notes such a batch in the store and goes on"
         if isinstance(error, TypeError) and settings.call is default_call:
-            line = "call=lambda model, batch: model(batch[0]) says how the model takes a batch"
+            line = f"call=lambda model, batch: {_example(part)} says how the model takes a batch"
         raise BatchError(f"batch {number}: {type(error).__name__}: {error}. {line}") from error
+
+
+def _example(batch: Any) -> str:
+    """A call of the model that may be what is wanted."""
+    if isinstance(batch, Mapping):
+        return f"model(batch[{next(iter(batch), 'x')!r}])"
+    return "model(batch[0])" if isinstance(batch, list | tuple) else "model(batch)"
 
 
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:

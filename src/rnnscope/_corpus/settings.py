@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,9 @@ def selected(
     options: tuple[torch.dtype | None, Check, Cells | None],
 ) -> Selected:
     """The settings, checked; ``functions`` are call and labels, ``options`` dtype, check, cells."""
+    for argument, value in (("names", names), ("modules", modules)):
+        if not _are_names(value) and not (value is None and argument == "modules"):
+            raise TypeError(f"{argument} must be a name or a list of names; got {value!r}")
     call, labels = functions
     dtype, check, cells = options
     if not (callable(steps) or steps in ("all", "last")):
@@ -78,6 +81,13 @@ def selected(
         check,
         cells,
     )
+
+
+def _are_names(value: Any) -> bool:
+    """A name or several, which can be gone through more than once."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, Collection) and all(isinstance(name, str) for name in value)
 
 
 def default_call(model: nn.Module, batch: Any) -> Any:

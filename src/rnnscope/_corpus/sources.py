@@ -8,31 +8,44 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from rnnscope.errors import RefusedError
 
 __all__ = ["BatchSource", "source_of"]
 
+LOADED_AGAIN = 8
+"""So many of the recorded batches are loaded once more when a recording goes on."""
+
 
 @dataclass(frozen=True)
 class BatchSource:
     """Batches in order: ``parts`` are functions that load each, where they can be had by number;
-    else ``stream`` is all there is. ``bag`` is the Dask bag that the parts are partitions of."""
+    else ``stream`` is all there is. ``bag`` is the Dask bag that the parts are partitions of;
+    ``at_hand``: the batches lie in a list, so that looking at one again costs nothing."""
 
     parts: tuple[Callable[[], Any], ...] | None
     stream: Iterable[Any] = ()
     bag: Any = None
+    at_hand: bool = False
 
     @property
     def total(self) -> int | None:
         """How many there are; None where that shows at the end only."""
-        if self.parts is not None:
-            return len(self.parts)
-        length = getattr(self.stream, "__len__", None)
-        return None if length is None else int(length())
+        return len(self.parts) if self.parts is not None else _length(self.stream)
 
-    def batches(self, recorded: frozenset[int]) -> Iterator[tuple[int, Callable[[], Any]]]:
+    def looked_at_again(self, recorded: Iterable[int]) -> frozenset[int]:
+        """The recorded batches of which it is seen whether they are the same when a recording
+        goes on: all that pass by or lie in a list; of those that are loaded by number
+        ``LOADED_AGAIN``, evenly spread, the first and the last among them."""
+        numbers = sorted(recorded)
+        if self.parts is None or self.at_hand or len(numbers) <= LOADED_AGAIN:
+            return frozenset(numbers)
+        last = len(numbers) - 1
+        places = {round(k * last / (LOADED_AGAIN - 1)) for k in range(LOADED_AGAIN)}
+        return frozenset(numbers[place] for place in places)
+
+    def batches(self) -> Iterator[tuple[int, Callable[[], Any]]]:
         """The number of each batch, and what loads it."""
         if self.parts is not None:
             yield from enumerate(self.parts)
@@ -60,8 +73,10 @@ def source_of(batches: Any, *, resume: bool, by_number: bool) -> BatchSource:
         return BatchSource(parts, bag=batches)
     if isinstance(batches, DataLoader):
         return _of_loader(batches, resume, by_number)
-    if hasattr(batches, "__getitem__") and hasattr(batches, "__len__"):
-        return BatchSource(tuple(partial(_item, batches, k) for k in range(len(batches))))
+    if _is_numbered(batches):
+        at_hand = isinstance(batches, list | tuple) and not any(map(_is_function, batches))
+        parts = tuple(partial(_item, batches, k) for k in range(len(batches)))
+        return BatchSource(parts, at_hand=at_hand)
     if by_number:
         raise RefusedError(
             f"with client= each batch must be had by its number: a list of functions that load "
@@ -71,6 +86,21 @@ def source_of(batches: Any, *, resume: bool, by_number: bool) -> BatchSource:
     return BatchSource(None, batches)
 
 
+def _length(batches: Any) -> int | None:
+    """How many there are; None of what has no end, or does not tell."""
+    try:
+        return len(batches)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _is_numbered(batches: Any) -> bool:
+    """Whether each batch can be had by its number, and how many there are is known."""
+    if isinstance(batches, IterableDataset):
+        return False
+    return hasattr(batches, "__getitem__") and _length(batches) is not None
+
+
 def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> BatchSource:
     if resume and isinstance(loader.sampler, RandomSampler):
         raise RefusedError(
@@ -78,7 +108,9 @@ def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> BatchS
             "goes on could not tell which are there: shuffle=False, or resume=False"
         )
     dataset: Any = loader.dataset
-    indexed = loader.batch_sampler is not None and hasattr(dataset, "__getitem__")
+    # of an IterableDataset the class has __getitem__, and the sampler never ends
+    numbered = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    indexed = numbered and _length(loader.batch_sampler) is not None
     if indexed and (by_number or loader.num_workers == 0):
         assert loader.batch_sampler is not None, "it is indexed"
         return BatchSource(
@@ -104,9 +136,11 @@ def _item(batches: Any, number: int) -> Any:
 
 def _loaded(batch: Any) -> Any:
     """A batch; a function that makes one is called."""
-    if callable(batch) and not isinstance(batch, nn.Module | Mapping | Tensor):
-        return batch()
-    return batch
+    return batch() if _is_function(batch) else batch
+
+
+def _is_function(batch: Any) -> bool:
+    return callable(batch) and not isinstance(batch, nn.Module | Mapping | Tensor)
 
 
 def _computed(part: Any) -> Any:

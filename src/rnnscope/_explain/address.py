@@ -13,6 +13,7 @@ from rnnscope._explain.digits import MOST_PLACES, PLACES, Ruler
 from rnnscope._explain.unit_step import Operands, UnitStep, expressions, needed
 from rnnscope._layers.sequences import running_order
 from rnnscope._layers.structure import Weights
+from rnnscope._record.places import unchosen
 from rnnscope._record.record import Place
 from rnnscope._record.traced import Traced
 from rnnscope.errors import AddressError
@@ -167,10 +168,7 @@ class Address:
         have = self.trace.directions
         if direction is None:
             if len(have) > 1:
-                raise AddressError(
-                    "direction is left out, and there are 2; an explanation is about one number: "
-                    'write direction="forward" or direction="reverse"'
-                )
+                raise unchosen("direction", len(have))
             return have[0]
         if direction not in have:
             raise AddressError(
@@ -181,10 +179,7 @@ class Address:
     def _index(self, axis: str, index: int | None, length: int) -> int:
         if index is None:
             if length != 1:
-                raise AddressError(
-                    f"{axis} is left out, and its length is {length}; an explanation is about one "
-                    f"number: write {axis}=0 to {axis}={length - 1}"
-                )
+                raise unchosen(axis, length)
             return 0
         number = self.trace.position(axis, index, length)
         if isinstance(number, slice):

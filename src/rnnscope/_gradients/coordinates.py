@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._layers.sequences import last_steps
+from rnnscope._record.places import unchosen
 from rnnscope._record.record import Index
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError
@@ -41,10 +42,7 @@ class Resolver:
         length = self.trace.sizes[axis]
         if index is None:
             if length != 1:
-                raise AddressError(
-                    f"{axis} is left out, and its length is {length}: write {axis}=0 to "
-                    f"{axis}={length - 1}"
-                )
+                raise unchosen(axis, length)
             return 0
         number = self.trace.position(axis, index)
         if isinstance(number, slice):
@@ -54,11 +52,14 @@ class Resolver:
     def direction(self, direction: str | None) -> int:
         """A direction's index; where it is left out, the only direction."""
         have = self.trace.directions
-        if direction is None and len(have) == 1:
+        if direction is None:
+            if len(have) > 1:
+                raise unchosen("direction", len(have))
             return 0
         if direction not in have:
-            got = "is left out" if direction is None else f"is {direction!r}"
-            raise AddressError(f"direction {got}; there is {' and '.join(map(repr, have))}")
+            raise AddressError(
+                f"direction is {direction!r}; there is {' and '.join(map(repr, have))}"
+            )
         return have.index(direction)
 
     def rows(self, batch: Index) -> tuple[Tensor, bool]:

@@ -54,8 +54,9 @@ def save_record(path: str | os.PathLike[str], record: Record, kind: str, groups:
     file.
     """
     place = Path(path)
+    named = place if place.name else place / "gates"  # of "." and "/" there is none
     line = (
-        f"Write .save({str(place.with_suffix('.record'))!r}), to be read by rs.load_record; for "
+        f"Write .save({str(named.with_suffix('.record'))!r}), to be read by rs.load_record; for "
         f"tables there are .to_xarray() and .to_pandas()"
     )
     refuse_foreign(place, kind, line)

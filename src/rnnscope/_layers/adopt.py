@@ -109,17 +109,25 @@ class Adopted(Structure):
                 f"again. Call .eval(), or trace a copy on the CPU."
             )
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], live: bool = False) -> Call:
+    def call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        live: bool = False,
+        made: bool = False,
+    ) -> Call:
         """The call in one form; its tensors are copies, so later changes do not reach it.
 
-        ``live`` keeps the tensors themselves, with their graph, for a module that is about to run.
+        ``live`` keeps the tensors themselves, with their graph, for a module that is about to run;
+        ``made``: the module has run, and its weights may be of another type since.
         Raises ``ShapeError`` and ``DtypeError`` for what the layer cannot take.
         """
         x, hx = self.arguments(args, kwargs)
         if isinstance(x, PackedSequence) and not self.single_step:
             self._check_input(x.data, live, packed=True)
+            self._check_dtype("x", x.data)
             time_major, lengths = padded(x)
-            initial, has_initial = self._initial(hx, time_major, True, live)
+            initial, has_initial = self._initial(hx, time_major, True, live, made)
             if live:
                 return Call(time_major, initial, has_initial, True, x, lengths)
             detached = PackedSequence(plain(x.data).detach().clone(), *x[1:])
@@ -129,6 +137,8 @@ class Adopted(Structure):
             time_major = plain(time_major).detach()
             return Call(time_major, initial, has_initial, True, detached, lengths, faithful)
         self._check_input(x, live)
+        if not made:
+            self._check_dtype("x", x)
         x = x if live else plain(x)
         if self.single_step:
             batched = x.dim() == 2
@@ -140,7 +150,7 @@ class Adopted(Structure):
             if self.batch_first:
                 time_major = time_major.transpose(0, 1)
         self._check_sizes(time_major, live)
-        initial, has_initial = self._initial(hx, time_major, batched, live)
+        initial, has_initial = self._initial(hx, time_major, batched, live, made)
         # strides are kept: the order of memory decides how a kernel rounds
         kept = time_major if live else time_major.detach().clone()
         faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
@@ -187,7 +197,6 @@ class Adopted(Structure):
             raise ShapeError(f"x must be {self._form}; got {got}. {self._dims_hint(x)}")
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"x must be {self._form}; got {got}. {self._feature_hint(x)}")
-        self._check_dtype("x", x)
 
     def _dims_hint(self, x: Tensor) -> str:
         if x.dim() == 1 and self.input_size == 1:
@@ -238,7 +247,7 @@ class Adopted(Structure):
         return flat[0] if flat else next(self.module.parameters())
 
     def _initial(
-        self, hx: Any, x: Tensor, batched: bool, live: bool
+        self, hx: Any, x: Tensor, batched: bool, live: bool, made: bool
     ) -> tuple[dict[str, Tensor], bool]:
         """The states before the first step, and whether they were given; ``x`` is time-major."""
         batch = x.shape[1]
@@ -260,7 +269,8 @@ class Adopted(Structure):
                 raise DtypeError(f"{name}_0 must be a tensor; got {type(value).__name__}.")
             if not live:
                 require_numbers(f"{name}_0", value)
-            self._check_dtype(f"{name}_0", value)
+            if not made:
+                self._check_dtype(f"{name}_0", value)
             expected = self.state_shape(name, batch, batched)
             if tuple(value.shape) != expected:
                 raise ShapeError(self._state_message(name, tuple(value.shape), expected))

@@ -101,10 +101,16 @@ class Foreign(Adopted):
             for layer in range(self.num_layers)
         )
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], live: bool = False) -> Call:
+    def call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        live: bool = False,
+        made: bool = False,
+    ) -> Call:
         """The call in one form; see ``Adopted.call``."""
         self.passed_on[:] = [args, kwargs]
-        return super().call(args, kwargs, live)
+        return super().call(args, kwargs, live, made)
 
     # the call ------------------------------------------------------------------------------
 

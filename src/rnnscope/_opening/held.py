@@ -85,7 +85,7 @@ class Held:
         """What went in, in one form. Raises what ``Adopted.call`` raises."""
         states = self.states
         hx = None if not states else states[0] if len(states) == 1 else states
-        call = self.adopted.call((self.x, hx), {})
+        call = self.adopted.call((self.x, hx), {}, made=True)
         return replace(call, faithful=call.faithful and self.alike)
 
     @property
@@ -130,7 +130,8 @@ class HeldModule:
         snapshot = None if self.snapshot is None else self.snapshot()
         if snapshot is not None:
             for tensor, copy in zip(self.used, self.copies, strict=True):
-                if not torch.equal(tensor, copy):
+                # equal does not look at the type: float32 is equal to the float64 made of it
+                if tensor.dtype is not copy.dtype or not torch.equal(tensor, copy):
                     break
             else:
                 return snapshot

@@ -64,8 +64,9 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     and for a cell with a function of one's own.
     """
     place = Path(path)
+    named = place if place.name else place / "gates"  # of "." and "/" there is none
     line = (
-        f"Write tr.save({str(place.with_suffix('.trace'))!r}), to be read by rs.load_trace; for "
+        f"Write tr.save({str(named.with_suffix('.trace'))!r}), to be read by rs.load_trace; for "
         f"tables there are tr.to_xarray() and tr.to_pandas()"
     )
     refuse_foreign(place, "a trace", line)

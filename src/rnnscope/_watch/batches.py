@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rnnscope._escaping import printable
 from rnnscope._record.record import Record
 from rnnscope._trace.verbs import Trace
 from rnnscope.errors import ShapeError
@@ -48,6 +49,17 @@ class Batches(Record):
         )
         if all(trace.labels for trace in calls):
             self.labels = tuple(row for trace in calls for row in trace.labels)
+
+    def __repr__(self) -> str:
+        calls = f"{len(self.calls)} call{'s' * (len(self.calls) != 1)}"
+        sizes = ", ".join(f"{axis} {size}" for axis, size in self.sizes.items())
+        low, high = int(self.lengths.min()), int(self.lengths.max())
+        lengths = str(low) if low == high else f"{low} to {high}"
+        lines = (
+            f"{calls} of {self.calls[0].structure} along the batch: {' '.join(self)}",
+            f"  {sizes}; sequences of {lengths} steps; {self.nbytes / 1e6:.3g} MB",
+        )
+        return "\n".join(map(printable, lines))
 
 
 def _padded(values: Tensor, steps: int) -> Tensor:

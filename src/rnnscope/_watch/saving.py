@@ -15,6 +15,7 @@ __all__ = ["save_calls"]
 def save_calls(folder: Path, calls: Mapping[str, Sequence[Trace]]) -> None:
     """Write the calls of each layer; see ``Seen.save``."""
     try:
+        folder = folder.expanduser()  # mkdir would make a folder of the name "~"
         folder.mkdir(parents=True, exist_ok=True)
         occupied = any(folder.iterdir())
     except OSError as error:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
 
-__all__ = ["DESCRIPTION", "Folder", "place_of"]
+__all__ = ["DESCRIPTION", "Folder", "place_of", "told"]
 
 DESCRIPTION = "zarr.json"
 """The file that makes a folder a group of Zarr, and so a shard."""
@@ -68,9 +68,20 @@ class Folder(Protocol):
 
 
 def place_of(path: str | os.PathLike[str]) -> Folder:
-    """The place that a path or URL names."""
+    """The place that a path or URL names; "~" is the home."""
     text = os.fspath(path)
-    return RemoteFolder(text.rstrip("/")) if "://" in text else LocalFolder(Path(text).absolute())
+    if "://" in text:
+        return RemoteFolder(text.rstrip("/"))
+    return LocalFolder(Path(os.path.expanduser(text)).absolute())
+
+
+@contextmanager
+def told(verb: str, text: str) -> Iterator[None]:
+    """What the system answers is a ``FileError`` with the place."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot {verb} {text}: {error.strerror or error}") from error
 
 
 class LocalFolder:
@@ -81,19 +92,22 @@ class LocalFolder:
 
     def exists(self) -> bool:
         """See ``Folder``."""
-        return self.root.exists()
+        with told("read", self.text):
+            return self.root.exists()
 
     def names(self, folder: str = "") -> list[str]:
         """See ``Folder``."""
         path = self.root / folder
-        return sorted(os.listdir(path)) if path.is_dir() else []
+        with told("read", self.text):
+            return sorted(os.listdir(path)) if path.is_dir() else []
 
     def read(self, name: str) -> bytes | None:
         """See ``Folder``."""
-        try:
-            return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with told("read", self.text):
+            try:
+                return (self.root / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def write(self, name: str, content: bytes) -> None:
         """See ``Folder``."""
@@ -159,8 +173,10 @@ class LocalFolder:
 
         Raises ``FileError`` where another process records here."""
         fcntl = _fcntl()
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
+        with told("write", self.text):
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".lock").open("w")
+        with lock:
             if fcntl is not None:
                 try:
                     # the system takes it back from a process that ends in whatever way

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
-from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, told
 from rnnscope._corpus.disk.journal import JournalFile
 from rnnscope._corpus.disk.shard import KEY, PREFIX, Shard, read_shard
 from rnnscope._escaping import printable
@@ -31,12 +31,14 @@ JOURNAL, SKIPPED, COMPLETE = "journal", "skipped", "complete.json"
 @dataclass(frozen=True)
 class Origin:
     """What a store was recorded from: the model's class, digests of its weights by name, and the
-    settings by the names of ``record``'s arguments."""
+    settings by the names of ``record``'s arguments; and the layers that were watched, reached or
+    not."""
 
     model: str
     training: bool
     weights: Mapping[str, str]
     settings: Mapping[str, Any]
+    layers: tuple[str, ...] = ()
 
     def difference(self, earlier: Origin) -> str | None:
         """What forbids to go on with what was recorded earlier; None where nothing does."""
@@ -82,9 +84,11 @@ class Store:
             "training": origin.training,
             "weights": dict(origin.weights),
             "settings": dict(origin.settings),
+            "layers": list(origin.layers),
         }
         group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: facts}}
-        place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
+        with told("write", place.text):
+            place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
         return cls(place, origin, version)
 
     @classmethod
@@ -116,7 +120,13 @@ class Store:
                 f"{written}); this one reads form {FORMAT}: install the newer one"
             )
         try:
-            origin = Origin(*(facts[name] for name in ("model", "training", "weights", "settings")))
+            origin = Origin(
+                facts["model"],
+                facts["training"],
+                facts["weights"],
+                facts["settings"],
+                tuple(facts.get("layers", ())),
+            )
             return cls(place, origin, facts["version"])
         except (LookupError, TypeError) as error:
             raise FileError(f"{place.text} is damaged: {DESCRIPTION} lacks {error}") from error
@@ -183,7 +193,8 @@ class Store:
     def skip(self, number: int, reason: str) -> None:
         """Note a batch that the model refused."""
         content = json.dumps({"batch": number, "reason": printable(reason)})
-        self.place.write(f"{SKIPPED}/{number:08d}.json", content.encode())
+        with told("write", self.place.text):
+            self.place.write(f"{SKIPPED}/{number:08d}.json", content.encode())
 
     def accept(self, number: int) -> None:
         """A batch that was skipped before is there now."""
@@ -191,7 +202,8 @@ class Store:
 
     def complete(self, batches: int) -> None:
         """All batches are there."""
-        self.place.write(COMPLETE, json.dumps({"batches": batches}).encode())
+        with told("write", self.place.text):
+            self.place.write(COMPLETE, json.dumps({"batches": batches}).encode())
 
     # the journal -----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from rnnscope._corpus.disk.journal import Array
 from rnnscope._corpus.disk.shard import CHUNK, Shard, read_array
 from rnnscope._record.extras import package_of_extra
 
-__all__ = ["Column", "LabelColumn", "Piece", "pieces_of"]
+__all__ = ["BatchColumn", "Column", "LabelColumn", "Piece", "pieces_of"]
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,25 @@ class Piece:
 
 
 def pieces_of(shards: Sequence[Shard], module: str) -> list[Piece]:
-    """The rows of a layer in the order of the batches, as few pieces as that takes."""
+    """The rows of a layer in the order of the batches, as few pieces as that takes.
+
+    Sequences are counted over the data set: a batch that did not reach the layer counts with as
+    many as its other layers have."""
     placed = []
     for shard in shards:
         row = sequence = 0
         for batch in shard.batches:
             layer = batch.layers.get(module)
+            placed.append((batch, shard.name, row, layer, sequence))
             if layer is not None:
-                placed.append((batch.number, shard.name, row, layer, sequence))
                 row += layer.rows
                 sequence += layer.sequences
     pieces: list[Piece] = []
     before = 0
-    for _, shard_name, row, layer, sequence in sorted(placed, key=lambda entry: entry[0]):
+    for batch, shard_name, row, layer, sequence in sorted(placed, key=lambda p: p[0].number):
+        if layer is None:
+            before += max((other.sequences for other in batch.layers.values()), default=0)
+            continue
         piece = Piece(shard_name, row, row + layer.rows, before - sequence)
         before += layer.sequences
         last = pieces[-1] if pieces else None
@@ -78,8 +84,20 @@ class Column:
         self.dtype, self.ndim = np.dtype(dtype), 1 + len(row)
 
     def __getitem__(self, key: Any) -> Array:
-        key = key if isinstance(key, tuple) else (key,)
-        start, stop, step = key[0].indices(self.shape[0])
+        first, *others = key if isinstance(key, tuple) else (key,)
+        rows = range(self.shape[0])[first]
+        if isinstance(rows, int):
+            values: Array = self._rows(rows, rows + 1)[(0, *others)]
+            return values
+        if not rows:
+            return np.zeros((0, *self.shape[1:]), self.dtype)[(slice(None), *others)]
+        start, stop = min(rows[0], rows[-1]), max(rows[0], rows[-1]) + 1
+        chosen = np.arange(rows.start - start, rows.stop - start, rows.step)
+        whole = self._rows(start, stop)
+        return (whole if rows.step == 1 else whole[chosen])[(slice(None), *others)]
+
+    def _rows(self, start: int, stop: int) -> Array:
+        """Rows without a gap, at least one."""
         parts, before = [], 0
         for piece in self.pieces:
             first = max(start - before, 0)
@@ -87,10 +105,7 @@ class Column:
             if first < last:
                 parts.append(self._read(piece, first, last))
             before += piece.rows
-        if not parts:
-            return np.zeros((0, *self.shape[1:]), self.dtype)
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return whole[(slice(None, None, step), *key[1:])]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _read(self, piece: Piece, first: int, last: int) -> Array:
         rows = slice(piece.start + first, piece.start + last)
@@ -110,7 +125,28 @@ class Column:
         if not blocks:
             return array.zeros(self.shape, dtype=self.dtype)
         chunks = (blocks, *((size,) for size in self.shape[1:]))
-        return array.from_array(self, chunks=chunks, asarray=False, meta=np.zeros(0, self.dtype))
+        meta = np.zeros((0,) * self.ndim, self.dtype)
+        return array.from_array(self, chunks=chunks, asarray=False, fancy=False, meta=meta)
+
+
+class BatchColumn(Column):
+    """The number of the batch that each row is of; nothing is read for it."""
+
+    def __init__(self, place: Folder, shards: Sequence[Shard], module: str) -> None:
+        super().__init__(place, pieces_of(shards, module), (module, "batch"), (), np.int32)
+        rows = {
+            batch.number: batch.layers[module].rows
+            for shard in shards
+            for batch in shard.batches
+            if module in batch.layers
+        }
+        self.numbers = np.array(sorted(rows), np.int32)
+        self.ends = np.cumsum([rows[number] for number in sorted(rows)])
+
+    def _rows(self, start: int, stop: int) -> Array:
+        at = np.searchsorted(self.ends, np.arange(start, stop), side="right")
+        numbers: Array = self.numbers[at]
+        return numbers
 
 
 class LabelColumn(Column):

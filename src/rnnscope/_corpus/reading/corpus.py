@@ -6,8 +6,11 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from rnnscope._corpus.disk.description import LayerForm, LayerRows
 from rnnscope._corpus.disk.folder import place_of
+from rnnscope._corpus.disk.shard import group_of
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.reading.dataset import numbers, open_record
 from rnnscope._escaping import markdown, printable
@@ -86,8 +89,17 @@ class Corpus:
             "damaged": self.damaged,
             "shards": len(store.shards),
             "bytes_on_disk": self.nbytes,
-            "layers": {n: _layer_data(f, self._layer(n)) for n, f in store.forms.items()},
+            "layers": {
+                name: _layer_data(form, self._layer(name))
+                | {"several_calls": self._has_several_calls(name)}
+                for name, form in store.forms.items()
+            },
         }
+
+    def _has_several_calls(self, name: str) -> bool:
+        """Whether the model called the layer more than once with a batch."""
+        column = f"{group_of(name)}/call/zarr.json"
+        return any(column in shard.files for shard in self._store.shards)
 
     def __str__(self) -> str:
         return "\n".join(map(printable, self._lines()))
@@ -107,7 +119,7 @@ class Corpus:
         return "\n".join([*rows, "", *map(markdown, self._lines()[1 + 3 * len(data["layers"]) :])])
 
     def _lines(self) -> list[str]:
-        data = self.data()
+        data, store = self.data(), self._store
         state = "complete" if data["complete"] else "unfinished: rs.record goes on with it"
         mode = ", in train mode" if data["training"] else ""
         words = [
@@ -116,15 +128,20 @@ class Corpus:
         raw = 0
         for name, layer in data["layers"].items():
             raw += layer["bytes"]
+            quantities = " ".join(layer["quantities"]) or "none of the names that were chosen"
             words.append(f"  {name or '(model)'}  {layer['structure']}")
             words.append(
-                f"      {' '.join(layer['quantities'])}: "
+                f"      {quantities}: "
                 f"{numbers(layer['sequences'], 'sequence')}, {numbers(layer['rows'], 'step')}, "
-                f"{layer['bytes'] / 1e6:,.1f} MB"
+                f"{_size(layer['bytes'])}"
+                + (", several calls with a batch (call=)" if layer["several_calls"] else "")
             )
             words.append(f"      {_proof(layer)}")
+        unused = [name for name in store.origin.layers if name not in data["layers"]]
+        if unused and data["layers"]:
+            words.append(f"no recorded batch reached {', '.join(map(repr, unused))}")
         words.append(
-            f"{numbers(data['shards'], 'shard')}, {self.nbytes / 1e6:,.1f} MB on disk"
+            f"{numbers(data['shards'], 'shard')}, {_size(self.nbytes)} on disk"
             + (f" ({self.nbytes / raw:.0%} of the numbers)" if raw else "")
         )
         if data["journal"]:
@@ -168,6 +185,18 @@ def _layer_data(form: LayerForm, parts: list[LayerRows]) -> dict[str, Any]:
     }
 
 
+def _size(nbytes: int) -> str:
+    """Bytes in words."""
+    return f"{nbytes / 1e6:,.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:,.1f} kB"
+
+
+def _largest(stored_as: str) -> str:
+    """What made numbers infinite on disk that may have been none."""
+    if not stored_as.startswith("float16"):
+        return ""
+    return f" (as float16, whose largest number is {int(np.finfo(np.float16).max)})"
+
+
 def _proof(layer: dict[str, Any]) -> str:
     if layer["deviation"] is None:
         text = "not compared"
@@ -180,6 +209,9 @@ def _proof(layer: dict[str, Any]) -> str:
     if layer["unverified"]:
         text += f"; {', '.join(layer['unverified'])} not verified somewhere"
     if layer["nonfinite"]:
-        counts = ", ".join(f"{count:,} in {name}" for name, count in layer["nonfinite"].items())
+        counts = ", ".join(
+            f"{count:,} in {name}{_largest(layer['stored_as'].get(name, ''))}"
+            for name, count in layer["nonfinite"].items()
+        )
         text += f"; NaN or infinite: {counts}"
     return text

@@ -11,8 +11,16 @@ from rnnscope._corpus.disk.description import LayerForm
 from rnnscope._corpus.disk.folder import Folder, place_of
 from rnnscope._corpus.disk.shard import Shard, group_of
 from rnnscope._corpus.disk.store import Store
-from rnnscope._corpus.reading.columns import Column, LabelColumn, Piece, block_rows, pieces_of
+from rnnscope._corpus.reading.columns import (
+    BatchColumn,
+    Column,
+    LabelColumn,
+    Piece,
+    block_rows,
+    pieces_of,
+)
 from rnnscope._corpus.reading.lazily import computed
+from rnnscope._corpus.reading.parts import lazy_column, with_steps
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError, FileError
 
@@ -28,10 +36,14 @@ def numbers(count: int, noun: str) -> str:
 def open_record(path: str | os.PathLike[str], *, partial: bool = False) -> dict[str, Any]:
     """What ``record`` wrote: for each layer, by its name, an ``xarray.Dataset``, read lazily.
 
-    A variable for each quantity, (step, layer, direction, unit); coordinates of the steps are
-    ``sequence`` (counted over the data set), ``time`` (the position in its sequence, in the input's
-    order), ``label`` where steps are labelled, and ``call`` where the model called the layer more
-    than once with a batch. The layer of a model that is itself one has the name "". Of a recording
+    A variable for each quantity, (step, layer, direction, unit), of an LSTM with a projection ``h``
+    (step, layer, direction, projected). Coordinates of the steps are ``batch`` (its number),
+    ``sequence`` (counted over the data set: over the recorded batches, of which one that did not
+    reach the layer counts with as many sequences as its other layers have), ``time`` (the position
+    in its sequence, in the input's order), ``label`` where steps are labelled, and ``call`` where
+    the model called the layer more than once with a batch. With ``steps="last"`` each direction of
+    a bidirectional layer has its own ``time``, (step, direction), and the reverse one no labels.
+    The layer of a model that is itself one has the name "". Of a recording
     that was cut short it holds the shards that are there; what is in the journal, the next call of
     ``record`` makes a shard of.
 
@@ -67,7 +79,9 @@ def _check_whole(store: Store) -> None:
     if store.damaged:
         raise FileError(f"{'; '.join(store.damaged.values())}. {advice}")
     there = [batch.number for batch in store.batches]
-    inside = [number for number in store.missing() if there and number < there[-1]]
+    # of a recording that was complete the last ones too
+    end = max(there[-1] if there else 0, store.expected or 0)
+    inside = [number for number in store.missing() if there and number < end]
     if inside:
         named = ", ".join(map(str, inside[:5])) + (" and more" if len(inside) > 5 else "")
         raise FileError(
@@ -90,8 +104,14 @@ def _dataset(xarray: Any, store: Store, module: str, form: LayerForm) -> Any:
             notes["range"] = list(quantity.range)  # type: ignore[assignment]
         dims = ("step", "layer", "direction", quantity.unit)
         variables[name] = (dims, column.lazy(block_rows(row_bytes)), notes)
-    coordinates = {"direction": list(form.directions)} | _coordinates(place, shards, pieces, module)
     steps = store.origin.settings.get("steps", "all")
+    sizes = {quantity.unit: quantity.shape[2] for quantity in form.quantities.values()}
+    sizes["layer"] = max((quantity.shape[0] for quantity in form.quantities.values()), default=0)
+    coordinates: dict[str, Any] = {axis: np.arange(size) for axis, size in sizes.items()}
+    coordinates["direction"] = list(form.directions)
+    coordinates |= _coordinates(place, shards, pieces, module)
+    if steps == "last" and "reverse" in form.directions:
+        coordinates |= _last_places(coordinates, form.directions)
     facts = {"structure": form.structure, "cell": form.cell, "module": module, "steps": steps}
     return xarray.Dataset(variables, coords=coordinates, attrs=facts)
 
@@ -102,6 +122,7 @@ def _coordinates(
     """The columns that say of each row which step it is."""
     rows = block_rows(np.dtype(np.int32).itemsize)
     columns: dict[str, Column] = {
+        "batch": BatchColumn(place, shards, module),
         "sequence": Column(place, pieces, (module, "sequence"), (), np.int64, add=True),
         "time": Column(place, pieces, (module, "time"), (), np.int32),
     }
@@ -113,6 +134,25 @@ def _coordinates(
     if callers:
         columns["call"] = OptionalColumn(place, pieces, (module, "call"), callers)
     return {name: ("step", column.lazy(rows)) for name, column in columns.items()}
+
+
+def _last_places(
+    coordinates: dict[str, Any], directions: tuple[str, ...]
+) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """The last step of each direction: the reverse one's is at time 0, whose label is no row's."""
+    array = package_of_extra("dask.array", "record")
+    places: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for name, nothing in (("time", 0), ("label", "")):
+        if name not in coordinates:
+            continue
+        _, forward = coordinates[name]
+        first = array.full(forward.shape, nothing, dtype=forward.dtype, chunks=forward.chunks)
+        if len(directions) > 1:
+            columns = [first if direction == "reverse" else forward for direction in directions]
+            places[name] = (("step", "direction"), array.stack(columns, axis=1))
+        elif name == "time":
+            places[name] = (("step",), first)
+    return places
 
 
 class OptionalColumn(Column):
@@ -132,7 +172,8 @@ class OptionalColumn(Column):
 
 def sequence(dataset: Any, number: int, *, call: int = 0) -> Any:
     """One sequence of a dataset that ``open_record`` gave, as a dataset with dims (time, layer,
-    direction, unit); ``call`` chooses among several calls of the layer with one batch.
+    direction, unit); ``call`` chooses among several calls of the layer with one batch. Of a store
+    of last steps of both directions it is one row with the dim ``step``.
 
     >>> import tempfile, torch
     >>> from rnnscope import record, open_record
@@ -145,7 +186,9 @@ def sequence(dataset: Any, number: int, *, call: int = 0) -> Any:
     """
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise AddressError(f"a sequence is addressed by its number; got {number!r}")
-    rows = dataset["sequence"].data == number.__index__()
+    dataset = with_steps(dataset)
+    sequences = lazy_column(dataset, "sequence")
+    rows = sequences == number.__index__()
     if "call" in dataset.coords:
         rows = rows & (dataset["call"].data == call)
     elif call != 0:
@@ -153,12 +196,29 @@ def sequence(dataset: Any, number: int, *, call: int = 0) -> Any:
     (inside,) = computed([rows])
     (at,) = np.nonzero(inside)
     if not len(at):
-        (numbered,) = computed([dataset["sequence"].data])
-        those = f"numbered {numbered.min()} to {numbered.max()}" if len(numbered) else "none"
+        (numbered,) = computed([sequences])
+        steps = str(dataset.attrs.get("steps", ""))
+        mask = " (steps= chose none of its steps, or it is not there)" if "mask" in steps else ""
         raise AddressError(
-            f"no sequence {number}{f' of call {call}' if call else ''} has rows here; those that "
-            f"have are {those}"
+            f"no sequence {number}{f' of call {call}' if call else ''} has rows here{mask}; those "
+            f"that have are {_runs(np.unique(numbered).tolist())}"
         )
-    # rows of a sequence follow each other
-    (chosen,) = computed([dataset.isel(step=slice(int(at[0]), int(at[-1]) + 1))])
-    return chosen.swap_dims(step="time")
+    # rows of a sequence follow each other, unless somebody put them in another order
+    span = slice(int(at[0]), int(at[-1]) + 1)
+    (chosen,) = computed([dataset.isel(step=span if span.stop - span.start == len(at) else at)])
+    return chosen.swap_dims(step="time") if chosen["time"].ndim == 1 else chosen
+
+
+def _runs(numbers: list[int]) -> str:
+    """Numbers in words, those without a gap as one."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    words = [" to ".join(map(str, run)) for run in runs]
+    if not words:
+        return "none"
+    more = f" and more, up to {numbers[-1]}" if len(words) > 6 else ""
+    return f"numbered {', '.join(words[:6])}{more}"

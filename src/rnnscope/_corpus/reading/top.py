@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from rnnscope._corpus.disk.journal import Array
 from rnnscope._corpus.reading.lazily import computed
+from rnnscope._corpus.reading.parts import axis_labels, lazy_column, lazy_quantity, with_steps
 from rnnscope._corpus.reading.top_text import page, rich_text, spans, text
 from rnnscope._files.disk import replacing
 from rnnscope._record.extras import package_of_extra
@@ -93,43 +95,58 @@ def top(
 
     Raises ``AddressError`` for a name or place that is not there.
     """
-    if name not in dataset.data_vars:
-        raise AddressError(f"no quantity {name!r}; recorded are {', '.join(dataset.data_vars)}")
+    dataset = with_steps(dataset)
+    quantity = lazy_quantity(dataset, name)
     for option, number, least in (("k", k, 1), ("around", around, 0)):
         if not hasattr(number, "__index__") or number < least:
             raise ValueError(f"{option} must be a whole number of at least {least}; got {number!r}")
-    column, place = _column(dataset[name], layer, direction, unit)
-    rows = _largest(column, dataset["sequence"].data, k, lowest, distinct)
+    column, place, side = _column(quantity, layer, direction, unit)
+    columns = {n: lazy_column(dataset, n) for n in ("sequence", "time")}
+    columns |= {n: lazy_column(dataset, n) for n in ("label", "call") if n in dataset.coords}
+    for axis, values in columns.items():
+        if values.ndim > 1:  # of last steps each direction has its own
+            columns[axis] = dataset[axis].transpose("step", "direction").data[:, side]
+    rows = _largest(column, columns["sequence"], k, lowest, distinct)
     words = "smallest" if lowest else "largest"
     title = f"{name} of {place}: the {words} over {dataset.sizes['step']:,} steps"
-    return Top(title, _hits(dataset, column, rows, around))
+    return Top(title, _hits(columns, column, rows, around))
 
 
-def _column(quantity: Any, layer: int | None, direction: str | None, unit: int) -> tuple[Any, str]:
-    """A unit's values over the steps, and the words for where it is."""
-    axis = quantity.dims[-1]
-    number = _position("layer", layer, quantity.sizes["layer"])
-    directions = quantity["direction"].values.tolist()
+def _column(
+    quantity: Any, layer: int | None, direction: str | None, unit: int
+) -> tuple[Any, str, int]:
+    """A unit's values over the steps, the words for where it is, and the number of its
+    direction."""
+    layers, directions, units = (axis_labels(quantity, axis) for axis in quantity.dims[1:])
+    number = _position("layer", layer, layers)
     if direction is None and len(directions) > 1:
         raise AddressError("choose a direction: direction='forward' or direction='reverse'")
     if direction is not None and direction not in directions:
         raise AddressError(f"no direction {direction!r}; there is {' and '.join(directions)}")
     chosen = direction or directions[0]
-    at = _position("unit", unit, quantity.sizes[axis])
-    values = quantity.data[:, number, directions.index(chosen), at]
-    return values, f"unit {at}, layer {number}, {chosen}"
+    at = _position("unit", unit, units)
+    side = directions.index(chosen)
+    values = quantity.data[:, number, side, at]
+    return values, f"unit {units[at]}, layer {layers[number]}, {chosen}", side
 
 
-def _position(axis: str, index: int | None, size: int) -> int:
+def _position(axis: str, index: int | None, labels: list[int]) -> int:
+    """Where the layer or unit of this number is, which is another place where a part was chosen;
+    a number below 0 counts from the end."""
     if index is None:
-        if size > 1:
-            raise AddressError(f"choose a {axis}: {axis}=0 to {axis}={size - 1}")
+        if len(labels) > 1:
+            raise AddressError(f"choose a {axis}: {axis}={labels[0]} to {axis}={labels[-1]}")
         return 0
     if isinstance(index, bool) or not hasattr(index, "__index__"):
         raise AddressError(f"{axis} must be a whole number; got {index!r}")
-    if not -size <= index.__index__() < size:
-        raise AddressError(f"no {axis} {index}: there are {size}, numbered 0 to {size - 1}")
-    return index.__index__() % size
+    wanted = index.__index__()
+    if wanted in labels:
+        return labels.index(wanted)
+    if -len(labels) <= wanted < 0:
+        return wanted % len(labels)
+    some = labels != list(range(len(labels)))
+    numbered = ", ".join(map(str, labels)) if some else f"0 to {len(labels) - 1}"
+    raise AddressError(f"no {axis} {index}: there are {len(labels)}, numbered {numbered}")
 
 
 def _largest(column: Any, sequences: Any, k: int, lowest: bool, distinct: bool) -> list[int]:
@@ -174,14 +191,14 @@ def _chosen(
     return chosen
 
 
-def _hits(dataset: Any, column: Any, rows: list[int], around: int) -> tuple[Hit, ...]:
+def _hits(columns: Mapping[str, Any], column: Any, rows: list[int], around: int) -> tuple[Hit, ...]:
     """Each row with the steps of its sequence around it."""
-    steps = dataset.sizes["step"]
-    names = [n for n in ("sequence", "time", "label", "call") if n in dataset.coords]
+    steps = len(column)
+    names = list(columns)
     wanted: list[Any] = []
     for row in rows:
         span = slice(max(row - around, 0), min(row + around + 1, steps))
-        wanted += [column[span], *(dataset[name].data[span] for name in names)]
+        wanted += [column[span], *(values[span] for values in columns.values())]
     values = computed(wanted)
     hits = []
     width = 1 + len(names)
