@@ -491,7 +491,7 @@ def test_view_takes_a_title_and_leaves_parts_out(tmp_path: Path) -> None:
     assert "results, weights" in found.output + str(found.exception)
     found = run("3", "4", "5", "-o", str(path), "--labels", "I love RNNs")
     assert found.exit_code == 2
-    assert "separate with commas, I,love,RNNs" in found.output + str(found.exception)
+    assert "with commas, --labels I,love,RNNs" in found.output + str(found.exception)
 
 
 def test_the_example_of_the_documentation_runs(

@@ -64,6 +64,7 @@ CODE = re.compile(r"(<pre.*?</pre>|<h\d.*?</h\d>|<a\b.*?</a>)|<code>([^<]+)</cod
 def on_page_content(html: str, *, page: Any, **_: Any) -> str:
     """LaTeX becomes MathML; code such as ``rs.trace(layer)`` leads to the reference."""
     html = MATHS.sub(_mathml, html)
+    html = html.replace('<a class="notebook" data-file=', '<a class="notebook" href=')
     if any(_columns(table[0]) > 4 for table in TABLE.finditer(html)):
         page.meta["hide"] = ["toc"]  # a wide table needs the room; the sections stand above it
         sections = [

@@ -32,8 +32,8 @@ def markdown(path: Path) -> str:
             f"{path.name} must begin with a cell of text whose first line is its title"
         )
     title, _, text = pieces[0].partition("\n")
-    # HTML, as a link of Markdown to a notebook becomes one to its page
-    offer = f'<a class="notebook" href="{path.name}" download>The notebook itself</a>'
+    # a link to a notebook becomes one to its page, so what is not to is named otherwise
+    offer = f'<a class="notebook" data-file="{path.name}" download>The notebook itself</a>'
     return "\n\n".join([title, offer, text.strip(), *pieces[1:]]) + "\n"
 
 
