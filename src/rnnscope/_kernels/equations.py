@@ -114,6 +114,16 @@ class Columns:
         """The gates whose products are with x."""
         return self.summed + self.of_x
 
+    @property
+    def with_x(self) -> list[int]:
+        """The columns to which x adds."""
+        return list(range(len(self.first)))
+
+    @property
+    def with_h(self) -> list[int]:
+        """The columns to which h adds."""
+        return [*range(len(self.summed)), *range(len(self.first), self.count)]
+
 
 @cache
 def columns_of(cell: Cell, parts: bool) -> Columns:
