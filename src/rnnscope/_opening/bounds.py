@@ -375,7 +375,8 @@ class Errors:
     def _function(self, expr: Apply, argument: Expr) -> tuple[Size, Size]:
         size, error = self.of(argument)
         function = expr.function
-        error = self._product(self._overflowed(size, error), function.steepest)
+        error = self._overflowed(size, error)
+        error = self._product(error, self._slope(expr, error))
         largest: Size = size
         if function.largest is not None:
             largest = function.largest
@@ -390,6 +391,10 @@ class Errors:
         if function.largest is not None and self.rounding.function:
             function_error = self._sum(function_error, self.rounding.function * function.largest)
         return largest, self._sum(error, function_error)
+
+    def _slope(self, expr: Apply, error: Size) -> Size:
+        """The largest slope of a function within an error of its argument."""
+        return expr.function.steepest
 
 
 @cache

@@ -81,10 +81,9 @@ def usual_bounds() -> Iterator[None]:
 
 
 SAMPLE = 32
-"""Steps at which the two bounds on products are held against each other, where weights are few."""
-SAMPLED = 1 << 22
-SAMPLE_LEAST = 4
-"""With many weights so many products, but at least as many steps."""
+SAMPLED_ROWS = 64
+"""Steps, and rows of each matrix, by which the two bounds on products are held against each other.
+"""
 
 
 @dataclass(frozen=True)
@@ -545,14 +544,16 @@ class Direction:
         what the products of some steps show, as a function is steeper where an error is larger."""
         run = self._ran()
         before = run.before.flatten(0, 1)
-        products = self.weights.ih.numel() + self.weights.hh.numel()
-        count = min(SAMPLE, len(before), max(SAMPLE_LEAST, SAMPLED // products))
-        rows = torch.arange(count, device=before.device) * len(before) // count
-        x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
-        factors = torch.cat([x, before[rows].to(self.work)], 1)
+        count = min(SAMPLE, len(before))
+        steps = torch.arange(count, device=before.device) * len(before) // count
+        x = self.inputs(0, self.call.steps).flatten(0, 1)[steps].to(self.work)
+        factors = torch.cat([x, before[steps].to(self.work)], 1)
+        length = len(self.weights.ih)
+        count = min(SAMPLED_ROWS, length)
+        rows = torch.arange(count, device=before.device) * length // count
         pairs = zip(
-            WorstCase(run).product_errors(factors),
-            Independent(run).product_errors(factors),
+            WorstCase(run).product_errors(factors, rows),
+            Independent(run).product_errors(factors, rows),
             strict=True,
         )
         ratios = [float((worst / usual.to(worst)).nan_to_num().max()) for worst, usual in pairs]
