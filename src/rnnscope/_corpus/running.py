@@ -13,6 +13,7 @@ from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
+from rnnscope._kernels.engine import bulk
 from rnnscope._opening.part import usual_bounds
 from rnnscope._watch.watch import watch
 from rnnscope.errors import BatchError, RefusedError, RnnscopeError
@@ -46,6 +47,7 @@ def captured_part(
         raise BatchError(f"batch {number}: {type(error).__name__}: {error}. {line}") from error
 
 
+@bulk()
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:
     before = versions_of_weights(model)
     finer = number % FINER_EVERY == 0 or settings.check == "thorough"
