@@ -453,10 +453,12 @@ def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
     beyond what the type can hold."""
     euclidean: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
     limits = torch.finfo(rows.dtype)
-    extreme = (euclidean < math.sqrt(limits.tiny) / limits.eps) | ~(
-        euclidean < math.sqrt(limits.max)
-    )
-    if bool(extreme.any()):
+    least, most = math.sqrt(limits.tiny) / limits.eps, math.sqrt(limits.max)
+    if not euclidean.numel():
+        return euclidean
+    low, high = torch.aminmax(euclidean)
+    if not (least <= float(low) and float(high) < most):
+        extreme = (euclidean < least) | ~(euclidean < most)
         few = rows[extreme]
         largest = few.abs().amax(-1, keepdim=True).clamp(min=limits.tiny)
         scaled = torch.linalg.vector_norm(few / largest, dim=-1, keepdim=True) * largest

@@ -120,48 +120,52 @@ class Proof:
         return f"{self.state} {where} (at the others rounding allows too much to tell)"
 
 
+Array = np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Compared:
     """Two sides of a state, compared at every step, (time, batch), or after the last, (batch).
 
     ``off`` is the largest difference over units, ``allowed`` what rounding allows where it stands;
-    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows.
+    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows. In NumPy,
+    whose calls on small arrays cost a fifth of torch's.
     """
 
-    off: Tensor
-    allowed: Tensor
-    ratio: Tensor
-    widest: Tensor
+    off: Array
+    allowed: Array
+    ratio: Array
+    widest: Array
 
     @classmethod
     def of(cls, off: Tensor, allowed: Tensor) -> Compared:
         """With one bound for all units."""
-        return cls(off, allowed, _ratio(off, allowed), allowed)
+        sides = off.cpu().numpy(), allowed.cpu().numpy()
+        return cls(*sides, _ratio(*sides), sides[1])
 
     @classmethod
     def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
-        """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
+        """With a bound for each unit, the last dim; in the type of ``like``."""
         value, allowed = ball
         off = absolute_difference(value, layer_value)
         largest = off.argmax(-1, keepdim=True)
+        ratio = torch.from_numpy(_ratio(off.cpu().numpy(), allowed.cpu().numpy()))
         at_largest = (
             off.gather(-1, largest).squeeze(-1),
             allowed.gather(-1, largest).squeeze(-1),
-            _ratio(off, allowed).amax(-1),
+            ratio.amax(-1),
             allowed.amax(-1),
         )
-        return cls(*(t.to(like) for t in at_largest))
+        return cls(*(t.to(like).cpu().numpy() for t in at_largest))
 
 
-def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
-    # a bound that overflowed allows anything, and proves nothing
-    if off.device.type == "cpu":
-        sides = off.numpy(), allowed.numpy()
-        with np.errstate(all="ignore"):
-            told = (sides[0] > 0) & np.isfinite(sides[1])
-            quotient = np.divide(*sides, where=told, out=np.zeros_like(sides[0]))
-        return torch.from_numpy(quotient)
-    return torch.where((off > 0) & allowed.isfinite(), off / allowed, 0.0)
+def _ratio(off: Array, allowed: Array) -> Array:
+    with np.errstate(all="ignore"):
+        quotient: Array = np.divide(off, allowed)
+        if quotient.size and math.isnan(quotient.max()):
+            # no difference, or a bound that overflowed, which allows anything and proves nothing
+            quotient[~((off > 0) & np.isfinite(allowed))] = 0
+    return quotient
 
 
 class Direction:
@@ -521,7 +525,8 @@ class Direction:
         bounds = bounds_of_units(errors, norms, self.store, lengths, self.reverse)
         if bounds is None:
             return None
-        compared = Compared(bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        sides = (bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        compared = Compared(*(t.numpy() for t in sides))
         of_units = [self._proof("h", compared)]
         for name, error in bounds.errors.items():
             if name in final:
@@ -622,23 +627,29 @@ class Direction:
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""
-        # in NumPy, whose calls on small arrays cost a fifth of torch's
-        pairs = (compared.off, compared.ratio, compared.widest, compared.allowed)
-        off, ratio, widest, allowed = (t.cpu().numpy() for t in pairs)
-        every_step = steps is None
+        off, ratio, widest, allowed = (
+            compared.off,
+            compared.ratio,
+            compared.widest,
+            compared.allowed,
+        )
         padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        tight = widest <= USELESS * self._size(state)
-        proven = tight if tight.any() else np.isfinite(widest)
-        largest = int(np.where(proven, off, -1.0).argmax())
+        most, useful = float(widest.max()), USELESS * self._size(state)
+        if most <= useful:
+            largest, loose = int(off.argmax()), 0
+        else:
+            tight = widest <= useful
+            proven = tight if tight.any() else np.isfinite(widest)
+            largest = int(np.where(proven, off, -1.0).argmax())
+            loose = int((~tight & (off != 0)).sum())  # the same bits need no bound
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
             t = int(steps[b])
         elif ratio.flat[worst] > 1:
             t, b = self._first(ratio > 1)
-        loose = ~tight & (off != 0)  # the same bits need no bound
         at_largest = float(allowed.flat[largest])
         return Proof(
             float(off.flat[largest]),
@@ -646,13 +657,13 @@ class Direction:
             float(ratio.flat[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
-            every_step,
+            steps is None,
             off.size - (0 if padding is None else int(padding.sum())),
-            int(loose.sum()),
-            float(widest.max()),
+            loose,
+            most,
         )
 
-    def _first(self, failed: np.ndarray[Any, Any]) -> tuple[int, int]:
+    def _first(self, failed: Array) -> tuple[int, int]:
         """The first True of (time, batch), in the order in which the steps are computed."""
         steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
@@ -662,8 +673,11 @@ class Direction:
         """The largest finite |value| of a state."""
         if state not in self.largest:
             values = self.store[state][1:-1]
-            low, high = (float(t) for t in torch.aminmax(values))
-            size = max(-low, high)
+            if self.direct and Quantity(state) in self.sizes:
+                size = float(self.sizes[Quantity(state)].max())
+            else:
+                low, high = (float(t) for t in torch.aminmax(values))
+                size = max(-low, high)
             if not math.isfinite(size):
                 size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
             self.largest[state] = size
