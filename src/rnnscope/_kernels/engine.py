@@ -21,7 +21,17 @@ from rnnscope._kernels.forward import ForwardKernel, forward_kernel
 from rnnscope._kernels.machine import available
 from rnnscope.cells import Cell
 
-__all__ = ["ELEMENTS", "PIECE", "bulk", "chosen", "keep_warm", "opening", "pieces", "ready", "running"]
+__all__ = [
+    "ELEMENTS",
+    "PIECE",
+    "bulk",
+    "chosen",
+    "keep_warm",
+    "opening",
+    "pieces",
+    "ready",
+    "running",
+]
 
 VARIABLE = "RNNSCOPE_ENGINE"
 CHOICES = ("auto", "llvm", "torch")

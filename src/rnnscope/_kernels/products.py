@@ -57,9 +57,7 @@ def rows_times_column(element: str) -> Source:
     return source
 
 
-def row_times_columns(
-    element: str, columns: tuple[list[int], list[int]], count: int
-) -> Source:
+def row_times_columns(element: str, columns: tuple[list[int], list[int]], count: int) -> Source:
     """For a single row: all ``count`` columns, whose sums stand side by side; ``columns`` are those
     that x and those that h adds to, whose weights stand ``block`` numbers from each other."""
     parameters = [
