@@ -13,9 +13,9 @@ __all__ = ["ROWS", "TERMS", "row_times_columns", "rows_times_column"]
 ROWS = 6
 """Taken at once: their sums fill 12 registers of AVX2, and 4 remain for what is multiplied."""
 
-TERMS = 128
+TERMS = 64
 """Of x and of h so many are multiplied for all rows of a block before the next ones: their weights
-of a column, 16 KiB, stay in the nearest cache."""
+of a column, 4 KiB each, stay in the nearest cache."""
 
 RANGE = ("i64 %first_{0}", "i64 %last_{0}")
 
