@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
 
-__all__ = ["DESCRIPTION", "Folder", "place_of"]
+__all__ = ["DESCRIPTION", "Folder", "file_sizes", "place_of"]
 
 DESCRIPTION = "zarr.json"
 """The file that makes a folder a group of Zarr, and so a shard."""
@@ -71,6 +71,17 @@ def place_of(path: str | os.PathLike[str]) -> Folder:
     """The place that a path or URL names."""
     text = os.fspath(path)
     return RemoteFolder(text.rstrip("/")) if "://" in text else LocalFolder(Path(text).absolute())
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file inside a folder, by its name inside."""
+    sizes: dict[str, int] = {}
+    # strings, since paths cost more than asking the system
+    for top, _, names in os.walk(folder):
+        inside = Path(top).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        sizes |= {prefix + name: os.stat(f"{top}/{name}").st_size for name in names}
+    return sizes
 
 
 class LocalFolder:
@@ -141,12 +152,7 @@ class LocalFolder:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See ``Folder``."""
-        top = self.root / folder
-        return {
-            path.relative_to(top).as_posix(): path.stat().st_size
-            for path in top.rglob("*")
-            if path.is_file()
-        }
+        return file_sizes(self.root / folder)
 
     def zarr_store(self, folder: str) -> Any:
         """See ``Folder``."""
