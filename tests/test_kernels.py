@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_gradients
 import torch
 from configurations import ALL, SOME, Configuration, name_of
 from test_trace import faults
@@ -22,7 +23,7 @@ from rnnscope._kernels import engine, smooth
 from rnnscope._kernels.lanes import Lanes, Source, module
 from rnnscope._kernels.machine import compiled
 from rnnscope.cells import apply, from_h, from_x, previous, quantity, tanh, vector
-from rnnscope.cells.functions import Function
+from rnnscope.cells.functions import FAMILIES, FUNCTIONS, Function
 
 # of the tanh and the logistic function, relative to the value and absolutely, in roundings: the
 # proof allows two implementations 4 (FUNCTION_ROUNDINGS), so 2 to each; of the logistic function
@@ -119,6 +120,68 @@ def test_every_quantity_is_that_of_the_judges(configuration: Configuration) -> N
 def test_every_quantity_of_every_configuration() -> None:
     wrong = {name_of(c): found for c in ALL if (found := faults(c, record="all"))}
     assert not wrong, wrong
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("configuration", SOME[4::12], ids=name_of)
+def test_every_gradient_is_that_of_autograd(configuration: Configuration) -> None:
+    test_gradients.test_every_gradient_is_autograds(configuration)
+    test_gradients.test_parameters_are_those_of_backward(configuration)
+
+
+@pytest.mark.usefixtures("llvm")
+def test_gradients_of_declared_cells_and_of_every_function() -> None:
+    for name in cells.DECLARED:
+        test_gradients.test_declared_cells(name, DEEP)
+    test_gradients.test_cells_of_a_user()
+    for name in [*FUNCTIONS, *FAMILIES]:
+        test_gradients.test_every_function(name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("configuration", SOME, ids=name_of)
+def test_every_gradient_of_every_configuration(configuration: Configuration) -> None:
+    test_gradients.test_every_gradient_is_autograds(configuration)
+
+
+@pytest.mark.parametrize("make", [nn.RNN, nn.GRU, nn.LSTM])
+def test_gradients_of_many_sizes_agree_between_engines(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and partial vectors of units, whole and partial blocks of rows, on two threads too."""
+    for units, batch, steps in ((1, 1, 1), (16, 6, 3), (21, 7, 4), (33, 13, 2)):
+        layer = make(5, units, num_layers=2, bidirectional=True)
+        packed = pack_padded_sequence(
+            torch.randn(steps, batch, 5),
+            torch.randint(1, steps + 1, (batch,)).index_fill(0, torch.tensor([0]), steps),
+            enforce_sorted=False,
+        )
+        taken = []
+        for choice in ("torch", "llvm"):
+            tr = rs.trace(layer, packed)
+            upstream = torch.ones_like(tr.output.data)
+            monkeypatch.setenv("RNNSCOPE_ENGINE", choice)
+            taken.append(tr.gradients((tr.output.data * upstream).sum(), check=False))
+        for name in taken[0]:
+            assert torch.allclose(taken[0][name], taken[1][name], rtol=1e-4, atol=1e-6), name
+        for name, value in taken[0].parameters.items():
+            assert torch.allclose(value, taken[1].parameters[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_gradients_are_the_same_bits_on_any_number_of_threads(
+    llvm: None, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "PIECE", 1)
+    layer, x = nn.LSTM(3, 21), torch.randn(5, 13, 3)
+    tr = rs.trace(layer, x)
+    taken = []
+    for count in (1, 2, 3):
+        threads(count)
+        taken.append(tr.gradients(output=torch.ones_like(tr.output), check=False))
+    for name in taken[0]:
+        assert torch.equal(taken[0][name], taken[1][name]), name
+        assert torch.equal(taken[0][name], taken[2][name]), name
 
 
 DEEP = {"num_layers": 2, "bidirectional": True}

@@ -5,7 +5,7 @@ Leaves: a trace in which every later step and layer follows.
 """
 
 from rnnscope._edit.difference import difference
-from rnnscope._edit.edits import Edit, Editable
-from rnnscope._edit.rerun import dropout_factor, rerun
+from rnnscope._edit.edits import Edit
+from rnnscope._edit.rerun import rerun
 
-__all__ = ["Edit", "Editable", "difference", "rerun", "dropout_factor"]
+__all__ = ["Edit", "difference", "rerun"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from rnnscope._layers.sequences import last_steps
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._record.record import Index
-from rnnscope._record.traced import Traced
+from rnnscope._record.traced import RecordedCall
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, ShapeError
 
-__all__ = ["Edit", "Editable", "Key", "Site", "place_edits"]
+__all__ = ["Edit", "Key", "Site", "place_edits"]
 
 KINDS = ("to", "add", "scale", "by")
 
@@ -80,25 +80,6 @@ class Edit:
         axes = ("layer", "direction", "batch", "time", "unit")
         at = ", ".join(f"{a}={getattr(self, a)!r}" for a in axes if getattr(self, a) is not None)
         return f"{self.name}{f' at {at}' if at else ''}"
-
-
-class Editable(Traced, Protocol):
-    """What a rerun needs of a trace."""
-
-    @property
-    def valid(self) -> Tensor:
-        """(batch, time), False on padding."""
-
-    @property
-    def masks(self) -> tuple[Tensor | None, ...]:
-        """What dropout let pass of each layer's input."""
-
-    @property
-    def final(self) -> dict[str, Tensor]:
-        """The last states as returned, (layer, direction, batch, unit)."""
-
-    def items(self) -> Iterable[tuple[str, Tensor]]:
-        """The quantities by name."""
 
 
 # where an edit is ------------------------------------------------------------------------------
@@ -165,7 +146,7 @@ Key = tuple[str, int, int]
 """A quantity's name, layer and direction; x has one for both directions, 0."""
 
 
-def place_edits(trace: Editable, edits: Sequence[Edit]) -> dict[Key, list[Site]]:
+def place_edits(trace: RecordedCall, edits: Sequence[Edit]) -> dict[Key, list[Site]]:
     """The edits by quantity, layer and direction.
 
     Raises ``AddressError`` where an edit reaches nothing, padding, or what another edit reaches.
@@ -181,7 +162,7 @@ def place_edits(trace: Editable, edits: Sequence[Edit]) -> dict[Key, list[Site]]
     return by_key
 
 
-def _refuse_overlap(trace: Editable, key: Key, first: Site, second: Site) -> None:
+def _refuse_overlap(trace: RecordedCall, key: Key, first: Site, second: Site) -> None:
     units = int(max(first.units.max(), second.units.max())) + 1
     like = first.rows.new_empty(trace.sizes["time"], trace.sizes["batch"], units)
     both = first.marked(like) & second.marked(like)
@@ -199,7 +180,7 @@ def _refuse_overlap(trace: Editable, key: Key, first: Site, second: Site) -> Non
 class _Placement:
     """Finds the places of one edit in a trace."""
 
-    def __init__(self, trace: Editable, edit: Edit) -> None:
+    def __init__(self, trace: RecordedCall, edit: Edit) -> None:
         self.trace, self.edit = trace, edit
         self.state = self._initial_state()
         self.units = self._width()

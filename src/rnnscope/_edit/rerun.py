@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._edit.edits import Edit, Editable, Key, Site, place_edits
+from rnnscope._edit.edits import Edit, Key, Site, place_edits
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import Change, run_direction
 from rnnscope._layers.sequences import state_before, without_padding
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.opening import Opened, batch_first
+from rnnscope._record.traced import RecordedCall
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, ShapeError
 
-__all__ = ["EditedCall", "dropout_factor", "rerun"]
+__all__ = ["EditedCall", "rerun"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class EditedCall:
 
 
 def rerun(
-    trace: Editable, edits: Sequence[Edit], weights: Mapping[str, Tensor] | None = None
+    trace: RecordedCall, edits: Sequence[Edit], weights: Mapping[str, Tensor] | None = None
 ) -> EditedCall:
     """A trace's call with edits and other weights; see ``Trace.rerun``."""
     if not edits and not weights:
@@ -54,7 +55,7 @@ def rerun(
 
 
 def _new_weights(
-    trace: Editable, changes: Mapping[str, Tensor]
+    trace: RecordedCall, changes: Mapping[str, Tensor]
 ) -> tuple[tuple[Weights | None, ...], ...]:
     """The weights with changes, by layer and direction; None where nothing changes."""
     parameters = trace.parameters
@@ -79,18 +80,12 @@ def _new_weights(
     return tuple(tuple(map(changed, row)) for row in trace.weights)
 
 
-def dropout_factor(mask: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplied with; ``mask`` is True where it let numbers pass."""
-    factor = mask.to(dtype)
-    return factor if p == 1 else factor.div_(1 - p)
-
-
 class _Rerun:
     """The run, layer by layer from below; a layer begins where a change first reaches it."""
 
     def __init__(
         self,
-        trace: Editable,
+        trace: RecordedCall,
         edited: dict[Key, list[Site]],
         weights: tuple[tuple[Weights | None, ...], ...],
     ) -> None:
@@ -141,7 +136,7 @@ class _Rerun:
             below = [self._merged("h", layer - 1, d) for d in range(len(self.trace.directions))]
             x = below[0] if len(below) == 1 else torch.cat(below, dim=-1)
             if mask is not None:
-                x = x * dropout_factor(mask, self.structure.dropout, x.dtype).transpose(0, 1)
+                x = x * self.structure.dropout_factor(mask, x.dtype).transpose(0, 1)
         for site in self.edited.get(("x", layer, 0), ()):
             x = site.apply(x)
             low, high = site.span

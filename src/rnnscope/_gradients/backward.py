@@ -26,17 +26,14 @@ from rnnscope.cells.algebra import (
     Expr,
     FromH,
     FromX,
-    Number,
     Previous,
-    Product,
     Project,
     Quantity,
-    Sum,
     Vector,
     Weighted,
     evaluate,
-    leaves,
 )
+from rnnscope.cells.derivation import Derivation, Root
 
 __all__ = [
     "Adjoint",
@@ -46,16 +43,11 @@ __all__ = [
     "ByStep",
     "Gradient",
     "PartValues",
-    "Root",
-    "adjoint_of",
     "adjoints_of_x",
 ]
 
 BLOCK_BYTES = 1 << 19
 """Size of one quantity in a block of time."""
-
-Root = str | Expr
-"""A state, by name; or an affine part whose matrix is applied to something else than x and h."""
 
 
 class ByStep(Protocol):
@@ -67,7 +59,7 @@ class ByStep(Protocol):
 
 Factor = Tensor | float
 Adjoint = dict[Root, Factor]
-"""An adjoint as Σ factor × adjoint of root."""
+"""An adjoint of tensors."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,8 @@ class PartValues:
         )
 
 
-class Block:
-    """Some steps with the values of all quantities; the environment of ``evaluate``.
-
-    ``roots`` in the order in which their adjoints are known within a step; ``feeds`` what the
-    adjoint of a root gets from those before it; ``of`` the adjoint of every quantity and
-    pre-activation, by name; ``at`` that of every leaf.
-    """
+class Block(Derivation[Tensor]):
+    """Some steps with the values of all quantities; the environment of ``evaluate``."""
 
     def __init__(
         self,
@@ -123,17 +110,11 @@ class Block:
         before: Mapping[str, Tensor],
         x: Tensor,
     ) -> None:
-        self.cell, self.weights, self.x = cell, weights, x
+        super().__init__(cell)
+        self.weights, self.x = weights, x
         self.values, self.before = dict(values), before
         self.steps = x.shape[0]
-        self.cache: dict[Expr, Factor] = {}
-        self.roots: list[Root] = []
-        self.feeds: dict[Root, Adjoint] = {}
-        self.of: dict[str, Adjoint] = {}
-        self.at: dict[Expr, Adjoint] = {}
-        self.equation = ""  # through which an adjoint descends
-
-    # values ----------------------------------------------------------------------------------
+        self.cache: dict[Expr, Tensor] = {}
 
     def value(self, leaf: Quantity | Previous | Vector) -> Tensor:
         """(steps, batch, units); a parameter is (units)."""
@@ -164,123 +145,21 @@ class Block:
                     self.cache[leaf] = linear(evaluate(of, self), *self.weights.of_h(gate))
                 case Project(of):
                     self.cache[leaf] = linear(evaluate(of, self), self.weights.projection)
-        product = self.cache[leaf]
-        assert isinstance(product, Tensor), "a product with a matrix is no number"
-        return product
+        return self.cache[leaf]
 
-    def _factor(self, expr: Expr) -> Factor:
+    def evaluated(self, expr: Expr) -> Tensor:
         """The value of a part of an equation, computed once."""
-        if isinstance(expr, Number):
-            return expr.value
-        if isinstance(expr, Quantity | Previous | Vector):
-            return self.value(expr)
         if expr not in self.cache:
             self.cache[expr] = evaluate(expr, self)
         return self.cache[expr]
 
-    # derivatives -----------------------------------------------------------------------------
-
-    def derived(self) -> Block:
-        """Fill ``roots``, ``feeds``, ``of`` and ``at``, from the last equation to the first."""
-        equations = list(self.cell.equations.items())
-        for k, (name, equation) in reversed(list(enumerate(equations))):
-            self.equation = name
-            adjoint = self.at.get(Quantity(name), {})
-            if name in self.cell.states:
-                adjoint = self._root(name, adjoint)
-            self.of[name] = adjoint
-            if isinstance(equation, Apply):
-                adjoint = self._through(equation, adjoint, self.value(Quantity(name)), name)
-                self.of[f"{name}_pre"] = adjoint
-                self._descend(equation.argument, adjoint)
-            else:
-                self._descend(equation, adjoint)
-            above = [leaf for _, earlier in equations[:k] for leaf in leaves(earlier)]
-            self._composites([leaf for leaf in leaves(equation) if leaf not in above])
-        return self
-
-    def _root(self, root: Root, adjoint: Adjoint) -> Adjoint:
-        self.roots.append(root)
-        self.feeds[root] = adjoint
-        return {root: 1.0}
-
-    def _composites(self, pending: Sequence[Expr]) -> None:
-        """The expressions that a matrix is applied to, from the outside in: each one after all
-        that uses its product."""
-        waiting = [e for e in dict.fromkeys(pending) if isinstance(e, Project) or _composite(e)]
-        while waiting:
-            for leaf in waiting:
-                if not any(leaf in leaves(outer) for outer in waiting if outer != leaf):
-                    break
-            waiting.remove(leaf)
-            if leaf in self.at:
-                assert isinstance(leaf, FromH | Project), "these have something inside"
-                self._descend(leaf.of, self._root(leaf, self.at[leaf]))
-
-    def _descend(self, expr: Expr, adjoint: Adjoint) -> None:
-        """Pass an adjoint down to the leaves of an expression."""
-        if not adjoint:
-            return
-        match expr:
-            case Number():
-                return
-            case Sum(left, right, negative):
-                self._descend(left, adjoint)
-                self._descend(right, _times(adjoint, -1.0) if negative else adjoint)
-            case Product(left, right):
-                if not isinstance(left, Number):
-                    self._descend(left, _times(adjoint, self._factor(right)))
-                if not isinstance(right, Number):
-                    self._descend(right, _times(adjoint, self._factor(left)))
-            case Apply(_, argument):
-                value = self._factor(expr)
-                assert isinstance(value, Tensor), "a function's value is no plain number"
-                self._descend(argument, self._through(expr, adjoint, value))
-            case _:
-                adjoint = self._arrived(expr, adjoint)
-                partial = self.at.get(expr)
-                self.at[expr] = adjoint if partial is None else _plus(partial, adjoint)
-
-    def _through(
-        self, expr: Apply, adjoint: Adjoint, value: Tensor, name: str | None = None
-    ) -> Adjoint:
-        """The adjoint of the argument of an elementwise function."""
-        return _times(adjoint, self._slope(expr, value, name)) if adjoint else adjoint
-
-    def _slope(self, expr: Apply, value: Tensor, name: str | None) -> Tensor:
+    def slope(self, expr: Apply, value: Tensor, name: str | None) -> Tensor:
         """The derivative of an elementwise function at each place."""
         argument = value
         if expr.function.derivative_at is not None:
             recorded = None if name is None else self.values.get(f"{name}_pre")
             argument = evaluate(expr.argument, self) if recorded is None else recorded
         return expr.function.slope(argument, value)
-
-    def _arrived(self, leaf: Expr, adjoint: Adjoint) -> Adjoint:
-        """What an occurrence of a leaf adds to its adjoint."""
-        return adjoint
-
-
-def _composite(leaf: Expr) -> bool:
-    return isinstance(leaf, FromH) and leaf.of != Previous("h")
-
-
-def _times(adjoint: Adjoint, factor: Factor) -> Adjoint:
-    return {root: _product(coefficient, factor) for root, coefficient in adjoint.items()}
-
-
-def _product(a: Factor, b: Factor) -> Factor:
-    if isinstance(a, float) and a == 1.0:
-        return b
-    if isinstance(b, float) and b == 1.0:
-        return a
-    return a * b
-
-
-def _plus(a: Adjoint, b: Adjoint) -> Adjoint:
-    total = dict(a)
-    for root, factor in b.items():
-        total[root] = total[root] + factor if root in total else factor
-    return total
 
 
 def adjoints_of_x(adjoints: BlockAdjoints, weights: Weights, out: Tensor | None = None) -> Tensor:
@@ -294,16 +173,6 @@ def adjoints_of_x(adjoints: BlockAdjoints, weights: Weights, out: Tensor | None 
     return of_x
 
 
-def adjoint_of(block: Block, name: str) -> Adjoint:
-    """The adjoint of a quantity, a pre-activation, or a part of a gate."""
-    if name in block.of:
-        return block.of[name]
-    for leaf, adjoint in block.at.items():
-        if part_name(leaf) == name:
-            return adjoint
-    return {}
-
-
 class Gradient:
     """The parameters' gradients of one layer in one direction, summed as blocks come."""
 
@@ -314,22 +183,7 @@ class Gradient:
         """A block's part; ``of_x`` (steps, batch, gates × units) are the adjoints of what x says
         to all gates."""
         block, total = adjoints.block, self.weights
-        flat = of_x.flatten(0, 1)
-        total.ih.addmm_(flat.T, block.x.flatten(0, 1))
-        if total.b_ih is not None:
-            total.b_ih.add_(flat.sum(0))
-        if gates:
-            flat = adjoints.of_h.flatten(0, 1)
-            before = block.before["h"].flatten(0, 1)
-            all_gates = len(gates) == len(total.cell.gates)
-            for k, gate in enumerate([""] if all_gates else gates):
-                rows = slice(None) if all_gates else total.rows(gate)
-                gate_adjoints = (
-                    flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
-                )
-                total.hh[rows].addmm_(gate_adjoints.T, before)
-                if total.b_hh is not None:
-                    total.b_hh[rows] += gate_adjoints.sum(0)
+        self.add_products(block.x, block.before["h"], of_x, adjoints.of_h, gates)
         for leaf, adjoint in block.at.items():
             match leaf:
                 case FromH(gate, of) if of != Previous("h"):
@@ -343,6 +197,26 @@ class Gradient:
                     total.projection.addmm_(flat.T, evaluate(of, block).flatten(0, 1))
                 case Vector(name):
                     total.vectors[name].add_(adjoints.combined(adjoint, self.units).sum((0, 1)))
+
+    def add_products(
+        self, x: Tensor, before: Tensor, of_x: Tensor, of_h: Tensor, gates: Sequence[str]
+    ) -> None:
+        """What the products with x and with h of the step before give, (steps, batch, ...)."""
+        total = self.weights
+        flat = of_x.flatten(0, 1)
+        total.ih.addmm_(flat.T, x.flatten(0, 1))
+        if total.b_ih is not None:
+            total.b_ih.add_(flat.sum(0))
+        if not gates:
+            return
+        flat, before = of_h.flatten(0, 1), before.flatten(0, 1)
+        all_gates = len(gates) == len(total.cell.gates)
+        for k, gate in enumerate([""] if all_gates else gates):
+            rows = slice(None) if all_gates else total.rows(gate)
+            gate_adjoints = flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
+            total.hh[rows].addmm_(gate_adjoints.T, before)
+            if total.b_hh is not None:
+                total.b_hh[rows] += gate_adjoints.sum(0)
 
     @property
     def units(self) -> int:

@@ -8,15 +8,15 @@ from typing import Protocol
 
 import torch
 
-from rnnscope._edit import Editable
 from rnnscope._gradients.backward import PartValues
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.labels import Labels
+from rnnscope._record.traced import RecordedCall
 
 __all__ = ["Differentiable", "part_values", "without_graph"]
 
 
-class Differentiable(Editable, Protocol):
+class Differentiable(RecordedCall, Protocol):
     """What the reverse pass needs of a trace."""
 
     labels: Labels

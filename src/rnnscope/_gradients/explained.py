@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._explain.address import Address
 from rnnscope._explain.digits import PLACES, Numeral, Ruler, plain
 from rnnscope._explain.document import Block as DocumentBlock
@@ -157,7 +156,7 @@ class _GradientPlace:
             factors: list[Factor] = [(Symbol("dL/dx", str(self.time + 1)), float(read))]
             mask = self.trace.masks[self.at.layer]
             if mask is not None:
-                factor = dropout_factor(mask, self.trace.structure.dropout, torch.float64)
+                factor = self.trace.structure.dropout_factor(mask, torch.float64)
                 kept = float(factor[self.at.batch, self.time, column])
                 factors.append((Symbol("mask", str(self.time + 1)), kept))
             yield Term(tuple(factors), word=f"dL/dx is of layer {above}, feature {column}")

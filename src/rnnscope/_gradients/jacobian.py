@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
-from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoint_of, adjoints_of_x
+from rnnscope._gradients.backward import Backward, BlockAdjoints, ByStep, adjoints_of_x
 from rnnscope._gradients.coordinates import Coordinates, Resolver
 from rnnscope._gradients.differentiable import Differentiable, part_values, without_graph
 from rnnscope._opening.buffers import working_type
 from rnnscope._record.record import Index
 from rnnscope.cells import quantity_names
+from rnnscope.cells.derivation import adjoint_of
 from rnnscope.errors import AddressError
 
 __all__ = ["flow", "jacobian"]
@@ -106,7 +106,7 @@ def _sweep(trace: Differentiable, ends: Ends) -> Iterator[tuple[int, int, Tensor
             if arrived:
                 yield 0, trace.call.steps, below
             elif mask is not None:
-                scale = dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)[:, ends.rows]
+                scale = structure.dropout_factor(mask, dtype).transpose(0, 1)[:, ends.rows]
                 below = below * scale.unsqueeze(1)
             reached = below
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._gradients.upstream import Upstream
 from rnnscope._layers.call import Call
@@ -24,6 +23,9 @@ __all__ = ["Judgement", "coarse", "judge"]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """How far the gradients may lie from autograd's, relative to the largest; a sum over thousands of
 places rounds no better, and a wrong factor anywhere is off by far more."""
+
+OF_A_SUM = 1.0
+"""And of a sum over many places so many roundings times the root of their number."""
 
 FLOOR = 1e-3
 """A tensor whose largest gradient is smaller than this share of the largest of all is measured
@@ -60,7 +62,9 @@ def judge(trace: Differentiable, upstream: Upstream, equations: Mapping[str, Ten
     worst, name = _largest_difference(equations, autograd)
     if coarse(trace):
         return Judgement(worst)
-    tolerance = TOLERANCE[trace.call.x.dtype]
+    places = trace.call.steps * trace.call.batch
+    of_a_sum = OF_A_SUM * torch.finfo(dtype).eps * math.sqrt(places)
+    tolerance = max(TOLERANCE[trace.call.x.dtype], of_a_sum)
     if worst > tolerance:
         exact = autograd
         if dtype == torch.float32:
@@ -144,7 +148,7 @@ def _by_autograd(
         x = leaf(call.x)
         fresh = replace(call, x=x, initial=initial)
         masks = tuple(
-            None if mask is None else dropout_factor(mask, structure.dropout, dtype).transpose(0, 1)
+            None if mask is None else structure.dropout_factor(mask, dtype).transpose(0, 1)
             for mask in trace.masks
         )
         run = _by_equations if structure.declared or structure.foreign else _by_torch

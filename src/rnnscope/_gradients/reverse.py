@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rnnscope._edit import dropout_factor
 from rnnscope._gradients.backward import (
     Backward,
-    Block,
     Gradient,
-    adjoint_of,
+    PartValues,
     adjoints_of_x,
 )
+from rnnscope._gradients.compiled import Adjoints, swept
 from rnnscope._gradients.differentiable import Differentiable, part_values
 from rnnscope._gradients.upstream import Upstream
+from rnnscope._kernels.engine import reversing
+from rnnscope._kernels.reverse import ReverseKernel
 from rnnscope.cells import quantity_names
-from rnnscope.cells.algebra import FromH, FromX
+from rnnscope.cells.derivation import adjoint_of, adjoint_places
 
 __all__ = ["Reverse"]
 
@@ -30,9 +31,16 @@ class Reverse:
         self.dtype = upstream.h.dtype
         self.lead = (structure.num_layers, len(structure.directions))
         self.shape = (call.steps, call.batch)
-        self.stored: dict[str, Tensor] = {}
-        self.same: dict[str, str] = {}
-        self.whole: dict[str, Tensor] = {}
+        units = structure.hidden_size
+        self.places = adjoint_places(trace.cell)
+
+        def new(size: int) -> Tensor:
+            return upstream.h.new_empty(*self.lead, *self.shape, size)
+
+        self.stored = {name: new(structure.state_size(name)) for name in self.places.kept}
+        self.of_h = new(len(self.places.gates) * units)
+        shared = self.places.shared
+        self.of_x = self.of_h if shared else new(len(trace.cell.gates) * units)
         self.inputs: list[Tensor] = []
         self.initial: list[list[dict[str, Tensor]]] = []
         self.gradients: list[list[Gradient]] = []
@@ -45,8 +53,8 @@ class Reverse:
             x = self.upstream.h.new_zeros(*self.shape, weights[0].ih.shape[1])
             initial, gradients = [], []
             for d in range(len(weights)):
-                backward, gradient = self._direction(layer, d, reached, x)
-                initial.append(backward.carry)
+                carry, gradient = self._direction(layer, d, reached, x)
+                initial.append(carry)
                 gradients.append(gradient)
             self.inputs.insert(0, x)
             self.initial.insert(0, initial)
@@ -54,11 +62,11 @@ class Reverse:
             mask = self.trace.masks[layer]
             reached = x
             if mask is not None:
-                reached = x * dropout_factor(mask, self.structure.dropout, x.dtype).transpose(0, 1)
+                reached = x * self.structure.dropout_factor(mask, x.dtype).transpose(0, 1)
 
     def _direction(
         self, layer: int, d: int, reached: Tensor | None, x: Tensor
-    ) -> tuple[Backward, Gradient]:
+    ) -> tuple[dict[str, Tensor], Gradient]:
         trace = self.trace
         part = part_values(trace, layer, d)
         direct = {
@@ -71,71 +79,45 @@ class Reverse:
             )
             is not None
         }
-        backward = Backward(part, direct, trace.directions[d] == "reverse", trace.call.valid)
+        of_h, of_x = self.of_h[layer, d], self.of_x[layer, d]
+        stored = {name: value[layer, d] for name, value in self.stored.items()}
+        reverse = trace.directions[d] == "reverse"
+        kernel = self._kernel(part)
+        if kernel is not None:
+            adjoints = Adjoints(of_h, of_x, stored)
+            call = (trace.lengths, reverse)
+            carry, gradient = swept(kernel, part, direct, call, adjoints)
+            x.view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
+            return carry, gradient
+        backward = Backward(part, direct, reverse, trace.call.valid)
         gradient = Gradient(part.weights)
-        if not self.whole:
-            self._plan(part.block(0, 1).derived())
-        of_h = self.whole["of_h"][layer, d]
-        for start, stop, adjoints in backward.blocks(of_h):
-            of_x = of_h[start:stop]
-            if "of_x" in self.whole:
-                place = self.whole["of_x"][layer, d, start:stop]
-                of_x = adjoints_of_x(adjoints, part.weights, place)
-            gradient.add(adjoints, backward.gates, of_x)
-            x[start:stop].view(-1, x.shape[-1]).addmm_(of_x.flatten(0, 1), part.weights.ih)
-            for name, value in self.stored.items():
-                adjoint = adjoint_of(adjoints.block, name)
-                units = value.shape[-1]
-                adjoints.combined(adjoint, units, out=value[layer, d, start:stop])
-        return backward, gradient
+        for start, stop, block_adjoints in backward.blocks(of_h):
+            if not self.places.shared:
+                adjoints_of_x(block_adjoints, part.weights, of_x[start:stop])
+            gradient.add(block_adjoints, backward.gates, of_x[start:stop])
+            x[start:stop].view(-1, x.shape[-1]).addmm_(
+                of_x[start:stop].flatten(0, 1), part.weights.ih
+            )
+            for name, value in stored.items():
+                adjoint = adjoint_of(block_adjoints.block, name)
+                block_adjoints.combined(adjoint, value.shape[-1], out=value[start:stop])
+        return backward.carry, gradient
 
-    def _plan(self, block: Block) -> None:
-        """Memory for every quantity; one place for those whose adjoints are the same."""
-        cell, units = block.cell, self.structure.hidden_size
-        gates = tuple(cell.gates)
-
-        def new(size: int) -> Tensor:
-            return self.upstream.h.new_empty(*self.lead, *self.shape, size)
-
-        wide = len([affine for affine in cell.affine if affine.h is not None]) * units
-        self.whole["of_h"] = new(wide)
-        shared = all(
-            affine.x is not None
-            and affine.h is not None
-            and block.at.get(FromX(affine.gate)) is block.at.get(FromH(affine.gate))
-            for affine in cell.affine
-        )
-        if not shared:
-            self.whole["of_x"] = new(len(gates) * units)
-        first: dict[int, str] = {}
-        for k, affine in enumerate(affine for affine in cell.affine if affine.h is not None):
-            self.same[f"{affine.gate}_from_h"] = f"of_h {k}"
-            first.setdefault(id(block.at.get(FromH(affine.gate))), f"of_h {k}")
-        for k, affine in enumerate(cell.affine):
-            if affine.x is not None:
-                place = f"of_h {k}" if shared else f"of_x {k}"
-                self.same[f"{affine.gate}_from_x"] = place
-                first.setdefault(id(block.at.get(FromX(affine.gate))), place)
-        for name in quantity_names(cell):
-            if name in self.same:
-                continue
-            adjoint = adjoint_of(block, name)
-            if adjoint and id(adjoint) in first:
-                self.same[name] = first[id(adjoint)]
-                continue
-            first[id(adjoint)] = name
-            self.stored[name] = new(self.structure.state_size(name))
+    def _kernel(self, part: PartValues) -> ReverseKernel | None:
+        """By which a part is taken backwards, where one computes so many numbers."""
+        numbers = part.x.shape[0] * part.x.shape[1] * self.structure.hidden_size
+        return reversing(part.weights.ih, part.cell, numbers * len(part.cell.equations))
 
     def values(self) -> dict[str, Tensor]:
         """Every quantity (layer, direction, batch, time, unit)."""
         units = self.structure.hidden_size
         quantities: dict[str, Tensor] = {}
         for name in quantity_names(self.trace.cell):
-            place = self.same.get(name, name)
+            place = self.places.same.get(name, name)
             if place in self.stored:
                 value = self.stored[place]
             else:
-                which, _, k = place.partition(" ")
-                value = self.whole[which][..., int(k) * units : (int(k) + 1) * units]
+                array, k = self.of_h if place.startswith("of h") else self.of_x, int(place[5:])
+                value = array[..., k * units : (k + 1) * units]
             quantities[name] = value.transpose(2, 3)
         return quantities

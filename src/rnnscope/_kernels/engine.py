@@ -15,10 +15,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rnnscope._kernels.equations import obstacle
 from rnnscope._kernels.forward import ForwardKernel, forward_kernel
 from rnnscope._kernels.machine import available
+from rnnscope._kernels.reverse import ReverseKernel, reverse_kernel
 from rnnscope.cells import Cell
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "opening",
     "pieces",
     "ready",
+    "reversing",
     "running",
 ]
 
@@ -136,17 +139,33 @@ def running(
     return _forward(cell, dtype, device, (parts, False), numbers)
 
 
+def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None:
+    """The kernel by which a layer of such weights is taken backwards; as ``opening``."""
+    element = _element(cell, weights.dtype, weights.device, numbers, slopes=True)
+    if element is None:
+        return None
+    kernel = reverse_kernel(cell, element)
+    return kernel if ready(("reverse", cell, element), kernel.compile) else None
+
+
 def _forward(
     cell: Cell, dtype: torch.dtype, device: torch.device, kind: tuple[bool, bool], numbers: int
 ) -> ForwardKernel | None:
-    element = ELEMENTS.get(dtype)
-    if element is None or device.type != "cpu" or obstacle(cell) is not None:
-        return None
-    key = ("forward", cell, element, *kind)
-    if not available() or not _pays(cell, element, numbers):
+    element = _element(cell, dtype, device, numbers)
+    if element is None:
         return None
     kernel = forward_kernel(cell, element, *kind)
-    return kernel if ready(key, kernel.compile) else None
+    return kernel if ready(("forward", cell, element, *kind), kernel.compile) else None
+
+
+def _element(
+    cell: Cell, dtype: torch.dtype, device: torch.device, numbers: int, slopes: bool = False
+) -> str | None:
+    """The type of a kernel's numbers, where one computes a call of so many."""
+    element = ELEMENTS.get(dtype)
+    if element is None or device.type != "cpu" or obstacle(cell, slopes) is not None:
+        return None
+    return element if available() and _pays(cell, element, numbers) else None
 
 
 def pieces(numbers: int, most: int) -> int:

@@ -14,7 +14,7 @@ from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.sequences import at_steps, last_steps
 from rnnscope._layers.structure import Weights
 
-__all__ = ["Frames", "Packed", "run_by_kernel"]
+__all__ = ["Frames", "Packed", "packed_columns", "run_by_kernel"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,16 @@ def _packed(kernel: ForwardKernel, matrix: Tensor) -> Tensor:
         padded[:, :units] = matrix
     cube = padded.reshape(count, tiles, lanes, features)
     return cube.permute(1, 0, 3, 2).resolve_neg().contiguous()
+
+
+def packed_columns(matrix: Tensor, lanes: int) -> Tensor:
+    """(row, unit) as (tile, row, lane): what rows of numbers say to units, zeros where there is
+    none."""
+    rows, units = matrix.shape
+    tiles = -(-units // lanes)
+    padded = matrix.new_zeros(rows, tiles * lanes)
+    padded[:, :units] = matrix
+    return padded.view(rows, tiles, lanes).transpose(0, 1).resolve_neg().contiguous()
 
 
 @dataclass(frozen=True)

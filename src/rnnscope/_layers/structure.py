@@ -254,6 +254,11 @@ class Structure:
         """Units of a state: h has the output's size, which a projection makes smaller."""
         return self.output_size if state == "h" else self.hidden_size
 
+    def dropout_factor(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """What dropout multiplied with; ``mask`` is True where it let numbers pass."""
+        factor = mask.to(dtype)
+        return factor if self.dropout == 1 else factor.div_(1 - self.dropout)
+
     def __str__(self) -> str:
         """As it would be written to build it."""
         parts = [str(self.input_size), str(self.hidden_size)]

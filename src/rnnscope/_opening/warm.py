@@ -8,6 +8,7 @@ from rnnscope._kernels.engine import ELEMENTS, keep_warm, ready
 from rnnscope._kernels.equations import obstacle
 from rnnscope._kernels.forward import forward_kernel
 from rnnscope._kernels.machine import available
+from rnnscope._kernels.reverse import reverse_kernel
 from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.compiled_bounds import bounds_kernel
 from rnnscope._opening.compiled_units import has_kernel, units_kernel
@@ -43,6 +44,8 @@ def warm_up(*cells: Cell, dtype: torch.dtype = torch.float32) -> None:
         for opens in (False,) if cell.stepwise else (False, True):
             kernel = forward_kernel(cell, element, False, opens)
             ready(("forward", cell, element, False, opens), kernel.compile)
+        if obstacle(cell, slopes=True) is None:
+            ready(("reverse", cell, element), reverse_kernel(cell, element).compile)
         if not (cell.stepwise or cell.vectors):
             bounds_kernel(cell, element, rounding, forward_kernel(cell, element, False, True).sizes)
             if has_kernel(cell):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from rnnscope._layers.structure import Structure, Weights
 from rnnscope._record.record import Index
 from rnnscope.cells import Cell
 
-__all__ = ["Proven", "Traced"]
+__all__ = ["Proven", "RecordedCall", "Traced"]
 
 
 class Proven(Protocol):
@@ -98,3 +98,22 @@ class Traced(Protocol):
 
     def position(self, axis: str, index: Index, size: int | None = None) -> int | slice:
         """An index, checked and made non-negative."""
+
+
+class RecordedCall(Traced, Protocol):
+    """What is computed again from a trace: a rerun, its gradients."""
+
+    @property
+    def valid(self) -> Tensor:
+        """(batch, time), False on padding."""
+
+    @property
+    def masks(self) -> tuple[Tensor | None, ...]:
+        """What dropout let pass of each layer's input."""
+
+    @property
+    def final(self) -> dict[str, Tensor]:
+        """The last states as returned, (layer, direction, batch, unit)."""
+
+    def items(self) -> Iterable[tuple[str, Tensor]]:
+        """The quantities by name."""

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.forward import PartForward
-from rnnscope._gradients.backward import Adjoint, Block, Factor, Root, adjoint_of
+from rnnscope._gradients.backward import Adjoint, Block, Factor
 from rnnscope._layers.sequences import running_order
 from rnnscope.cells.algebra import Apply, Expr, FromH, FromX, Previous, Project, Vector, evaluate
+from rnnscope.cells.derivation import Root, adjoint_of
 
 __all__ = ["Pass", "Slots", "UpstreamGradients", "merged", "parameters", "reverse"]
 
@@ -117,8 +118,8 @@ class _Variants(Block):
     def _tensor(self, factor: Factor) -> Tensor:
         return torch.as_tensor(factor, dtype=self.x.dtype, device=self.x.device)
 
-    def _slope(self, expr: Apply, value: Tensor, name: str | None) -> Tensor:
-        slope = super()._slope(expr, value, name)
+    def slope(self, expr: Apply, value: Tensor, name: str | None) -> Tensor:
+        slope = super().slope(expr, value, name)
         depth = "inner" if name is None else "outer"
         for rule, where in self.rules.get(("slope", self.equation, depth), {}).items():
             argument = evaluate(expr.argument, self)
