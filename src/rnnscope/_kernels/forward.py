@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from rnnscope._kernels.equations import Columns, columns_of
+from rnnscope._kernels.equations import Columns, columns_of, sized
 from rnnscope._kernels.lanes import BYTES, LaneTable, Source, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
 from rnnscope._kernels.products import ROWS, TERMS, row_times_columns, rows_times_column
@@ -19,11 +19,7 @@ from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
-    Previous,
-    Quantity,
-    elementwise,
     leaves,
-    linear_recurrence,
 )
 
 __all__ = ["ARGUMENTS", "EXTREME", "ROWS", "ForwardKernel", "forward_kernel"]
@@ -82,21 +78,9 @@ class ForwardKernel:
         return tuple(names)
 
     @cached_property
-    def scans(self) -> dict[str, tuple[Expr, Expr]]:
-        """The states that are computed one step after the other: factor and addend."""
-        splits = {n: linear_recurrence(self.cell.equations[n], n) for n in self.cell.states[1:]}
-        return {name: split for name, split in splits.items() if split is not None}
-
-    @cached_property
     def sizes(self) -> tuple[Expr, ...]:
         """The expressions whose largest magnitude over units is measured."""
-        if not self.opens:
-            return ()
-        needed: list[Expr] = [e for n in self.scans for e in (Quantity(n), Previous(n))]
-        needed += [factor for factor, _ in self.scans.values()]
-        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
-            needed.append(Previous("h"))
-        return tuple(dict.fromkeys(needed))
+        return sized(self.cell) if self.opens else ()
 
     @cached_property
     def compiled(self) -> Compiled:

@@ -52,6 +52,7 @@ __all__ = [
     "Rounding",
     "Size",
     "norms",
+    "plans",
 ]
 
 LANES = 16
@@ -164,7 +165,7 @@ class Errors:
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
-        self._plans = _plans(weights.cell)
+        self._plans = plans(weights.cell)
 
     def of_states(
         self, x_norm: Tensor, h_norm: Tensor, sizes: Mapping[Expr, Tensor], reverse: bool
@@ -398,7 +399,7 @@ class Errors:
 
 
 @cache
-def _plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
+def plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
     """How each state other than h follows from that before."""
     return {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from rnnscope._kernels.engine import ELEMENTS, pieces
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._opening.bounds import Errors, Rounding, Size
+from rnnscope._opening.bounds import Errors, Rounding, Size, plans
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import Expr, Previous, Quantity, linear_recurrence
+from rnnscope.cells.algebra import Expr, Previous, Quantity
 
 __all__ = ["SymbolicErrors", "bounds_by_kernel", "bounds_kernel"]
 
@@ -45,7 +45,7 @@ class SymbolicErrors(Errors):
         self.affine: list[tuple[str, bool]] = []
         self.vectors: list[str] = []
         self.norms: dict[bool, Lanes] = {}
-        self._plans = {n: linear_recurrence(cell.equations[n], n) for n in cell.states[1:]}
+        self._plans = plans(cell)
 
     def _constant(self, place: int) -> Lanes:
         source = self.source

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._kernels import engine
+from rnnscope._kernels.equations import scans, sized
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import (
@@ -46,10 +47,8 @@ from rnnscope.cells.algebra import (
     Quantity,
     Vector,
     Weighted,
-    elementwise,
     evaluate,
     leaves,
-    linear_recurrence,
 )
 
 __all__ = ["Direction", "Proof", "usual_bounds"]
@@ -195,7 +194,7 @@ class Direction:
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
         self.store = {name: value[at] for name, value in buffers.values.items()}
         self.valid = call.valid
-        self.plan = _scans(self.cell)
+        self.plan = scans(self.cell)
         self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
@@ -278,7 +277,7 @@ class Direction:
             return
         shape = self.call.steps, self.call.batch
         self.x_norm, self.h_norm, self.off = (self._new(*shape) for _ in range(3))
-        self.sizes = {expr: self._new(*shape) for expr in _sized(self.cell)}
+        self.sizes = {expr: self._new(*shape) for expr in sized(self.cell)}
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
             for start in running_order(starts, self.reverse):
@@ -627,12 +626,8 @@ class Direction:
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""
-        off, ratio, widest, allowed = (
-            compared.off,
-            compared.ratio,
-            compared.widest,
-            compared.allowed,
-        )
+        off, ratio = compared.off, compared.ratio
+        widest, allowed = compared.widest, compared.allowed
         padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
@@ -682,26 +677,6 @@ class Direction:
                 size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
             self.largest[state] = size
         return self.largest[state]
-
-
-@cache
-def _scans(cell: Cell) -> dict[str, tuple[Expr, Expr]]:
-    """The states that are scanned over time: factor and addend."""
-    if cell.stepwise:
-        return {}
-    splits = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
-    return {name: split for name, split in splits.items() if split is not None}
-
-
-@cache
-def _sized(cell: Cell) -> tuple[Expr, ...]:
-    """The expressions whose largest magnitude the bounds need."""
-    plan = _scans(cell)
-    needed: list[Expr] = [e for name in plan for e in (Quantity(name), Previous(name))]
-    needed += [factor for factor, _ in plan.values()]
-    if any(Previous("h") in elementwise(e) for e in cell.equations.values()):
-        needed.append(Previous("h"))
-    return tuple(dict.fromkeys(needed))
 
 
 def _never_negative(expr: Expr, cell: Cell) -> bool:
