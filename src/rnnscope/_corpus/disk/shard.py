@@ -69,6 +69,7 @@ def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> 
         path.mkdir()
         completed(_write(path, batches, compress))
         files = file_sizes(path)
+        files.pop(DESCRIPTION, None)  # written last, below
         forms: dict[str, LayerForm] = {}
         for rows in batches:
             forms |= rows.forms
