@@ -57,16 +57,24 @@ def recorded(model: nn.LSTM, parts: Any, folder: Path, **options: Any) -> None:
     rs.record(model, parts, folder, progress=False, **options)
 
 
-def medians(sides: list[Callable[[], None]], repeats: int) -> list[float]:
-    """Seconds of each side, taking turns; the first round is not counted."""
-    times: list[list[float]] = [[] for _ in sides]
+CLOCKS = {
+    "wall": time.perf_counter,
+    "all threads": time.process_time,
+    "own thread": time.thread_time,
+}
+
+
+def medians(sides: list[Callable[[], None]], repeats: int) -> list[list[float]]:
+    """Seconds of each side by each clock, taking turns; the first round is not counted."""
+    times: list[list[list[float]]] = [[] for _ in sides]
     for turn in range(repeats + 1):
         for k, side in enumerate(sides):
-            start = time.perf_counter()
+            start = [clock() for clock in CLOCKS.values()]
             side()
             if turn:
-                times[k].append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+                stop = [clock() for clock in CLOCKS.values()]
+                times[k].append([b - a for a, b in zip(start, stop, strict=True)])
+    return [[statistics.median(of) for of in zip(*seconds, strict=True)] for seconds in times]
 
 
 def speed(folder: Path, count: int, repeats: int) -> None:
@@ -90,8 +98,10 @@ def speed(folder: Path, count: int, repeats: int) -> None:
     }
     times = medians(list(sides.values()), repeats)
     print(f"{count} batches of {BATCH} x {STEPS} steps, LSTM of {LAYERS} layers, {UNITS} units")
+    print(f"  {'seconds over those of the forward':<32}{''.join(f'{name:>14}' for name in CLOCKS)}")
     for name, seconds in zip(sides, times, strict=True):
-        print(f"  {name:<32}{seconds * 1e3:>9.0f}ms{seconds / times[0]:>8.2f}")
+        ratios = "".join(f"{a / b:>14.2f}" for a, b in zip(seconds, times[0], strict=True))
+        print(f"  {name:<33}{ratios}")
 
 
 def size(folder: Path, count: int) -> None:

@@ -230,6 +230,24 @@ def test_engines_agree(
                 assert (proof.places, proof.loose) == (torch_s.places, torch_s.loose)
 
 
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("sizes", [(150, 33), (5, 131), (64, 64), (65, 128), (129, 1)])
+@pytest.mark.parametrize("make", [nn.RNN, nn.GRU, nn.LSTM])
+def test_sums_of_many_terms_are_whole(make: Any, sizes: tuple[int, int], check: bool) -> None:
+    """More terms than are multiplied at once, of x or of h, and rows that fill no block: against
+    torch's layer in float64, every h that depends on every number before it."""
+    layer = make(*sizes, bidirectional=True).double()
+    x = torch.randn(14, 7, sizes[0], dtype=torch.float64)
+    tr = rs.trace(layer, x, check=check, record="all")
+    h = torch.cat([tr["h"][0, d] for d in range(2)], -1).transpose(0, 1)
+    torch.testing.assert_close(h, layer(x)[0], rtol=0, atol=1e-13)
+    w_ih, b_ih = layer.weight_ih_l0, layer.bias_ih_l0
+    gate = tuple(tr.cell.gates)[-1]
+    part = (x @ w_ih.T + b_ih)[..., -sizes[1] :].transpose(0, 1)
+    torch.testing.assert_close(tr[f"{gate}_from_x"][0, 0], part, rtol=0, atol=1e-13)
+
+
 def test_wide_bounds_are_told_by_unit_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for make in (nn.GRU, nn.LSTM):
         layer = make(20, 40, bidirectional=True)
@@ -338,6 +356,15 @@ def test_a_small_first_call_compiles_nothing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine, "LARGE", 30)
     assert rs.trace(layer, x).engine == "llvm"
     monkeypatch.setenv("RNNSCOPE_ENGINE", "torch")
+    assert rs.trace(layer, x).engine == "torch"
+
+
+def test_of_many_calls_smaller_ones_have_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNSCOPE_ENGINE", raising=False)
+    monkeypatch.setattr(engine, "LARGE_OF_MANY", 30)
+    layer, x = nn.GRU(2, 3), torch.randn(4, 1, 2)
+    with engine.bulk():
+        assert rs.trace(layer, x).engine == "llvm"
     assert rs.trace(layer, x).engine == "torch"
 
 

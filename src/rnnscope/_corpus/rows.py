@@ -48,14 +48,16 @@ class CapturedCall:
             "call": np.full(len(index), self.number),
         }
 
-    def rows(self, name: str) -> Tensor:
-        """(row, layer, direction, unit), in the order of the index."""
+    def write_rows(self, name: str, into: Tensor) -> None:
+        """Write a quantity into (row, layer, direction, unit), in the order of the index."""
         value = self.values[name]
         if self.last:
-            return value.permute(2, 0, 1, 3)
-        if self.full:
-            return value.permute(2, 3, 0, 1, 4).flatten(0, 1)
-        return value[:, :, self.index[:, 0], self.index[:, 1]].permute(2, 0, 1, 3)
+            into.copy_(value.permute(2, 0, 1, 3))
+        elif self.full:  # in one copy
+            by_step = value.permute(2, 3, 0, 1, 4)
+            into.view(by_step.shape).copy_(by_step)
+        else:
+            into.copy_(value[:, :, self.index[:, 0], self.index[:, 1]].permute(2, 0, 1, 3))
 
 
 @dataclass
@@ -111,9 +113,9 @@ class CapturedLayer:
         into = torch.from_numpy(target)
         start = 0
         for call in self.calls:
-            values = call.rows(name)
-            into[start : start + len(values)].copy_(values)
-            start += len(values)
+            stop = start + len(call.index)
+            call.write_rows(name, into[start:stop])
+            start = stop
         # of numbers that are all finite the sum is finite, or overflows, which is then counted as 0
         if not bool(torch.isfinite(into.sum())):
             count = int((~torch.isfinite(into)).sum())

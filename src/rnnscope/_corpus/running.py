@@ -15,6 +15,7 @@ from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
 from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
+from rnnscope._kernels.engine import bulk
 from rnnscope._opening.part import usual_bounds
 from rnnscope._watch.watch import watch
 from rnnscope.errors import BatchError, RefusedError, RnnscopeError
@@ -58,6 +59,7 @@ def _example(batch: Any) -> str:
     return "model(batch[0])" if isinstance(batch, list | tuple) else "model(batch)"
 
 
+@bulk()
 def _captured(model: nn.Module, batch: Any, number: int, settings: Selected) -> CapturedBatch:
     before = versions_of_weights(model)
     finer = number % FINER_EVERY == 0 or settings.check == "thorough"

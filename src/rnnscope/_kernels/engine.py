@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from rnnscope.cells import Cell
 __all__ = [
     "ELEMENTS",
     "PIECE",
+    "bulk",
     "chosen",
     "keep_warm",
     "opening",
@@ -42,11 +45,27 @@ seconds for each, as was measured over cells and shapes, so a sixth of what load
 compiling cost, once in a process. The size of the call alone decides, never what was computed
 before: the same call gives the same bits."""
 
+LARGE_OF_MANY = 2_000_000
+"""The same where calls of this size come by the dozen, as the batches of a data set do."""
+
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
 to begin."""
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
+
+_bulk: ContextVar[bool] = ContextVar("bulk", default=False)
+
+
+@contextmanager
+def bulk() -> Iterator[None]:
+    """Within it calls are taken for some of many."""
+    token = _bulk.set(True)
+    try:
+        yield
+    finally:
+        _bulk.reset(token)
+
 
 # no lock: each of these changes is one step, and an interrupt would leave a lock taken
 _warm: set[tuple[Cell, str]] = set()  # of which kernels were asked for, whatever a call's size
@@ -75,7 +94,8 @@ def _pays(cell: Cell, element: str, numbers: int) -> bool:
     choice = chosen()
     if choice != "auto":
         return choice == "llvm"
-    return numbers >= LARGE or (cell, element) in _warm
+    large = LARGE_OF_MANY if _bulk.get() else LARGE
+    return numbers >= large or (cell, element) in _warm
 
 
 def _told(error: Exception) -> None:

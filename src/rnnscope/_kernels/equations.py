@@ -21,11 +21,13 @@ from rnnscope.cells.algebra import (
     Sum,
     Vector,
     Weighted,
+    elementwise,
     leaves,
+    linear_recurrence,
     nodes,
 )
 
-__all__ = ["Columns", "Leaves", "columns_of", "evaluated", "obstacle"]
+__all__ = ["Columns", "Leaves", "columns_of", "evaluated", "obstacle", "scans", "sized"]
 
 
 class Leaves(Protocol):
@@ -114,6 +116,16 @@ class Columns:
         """The gates whose products are with x."""
         return self.summed + self.of_x
 
+    @property
+    def with_x(self) -> list[int]:
+        """The columns to which x adds."""
+        return list(range(len(self.first)))
+
+    @property
+    def with_h(self) -> list[int]:
+        """The columns to which h adds."""
+        return [*range(len(self.summed)), *range(len(self.first), self.count)]
+
 
 @cache
 def columns_of(cell: Cell, parts: bool) -> Columns:
@@ -125,3 +137,22 @@ def columns_of(cell: Cell, parts: bool) -> Columns:
         tuple(gate for gate in cell.gates if FromX(gate) in used and gate not in summed),
         tuple(gate for gate in cell.gates if FromH(gate) in used and gate not in summed),
     )
+
+
+@cache
+def scans(cell: Cell) -> dict[str, tuple[Expr, Expr]]:
+    """The states that are computed one step after the other: factor and addend."""
+    if cell.stepwise:
+        return {}
+    splits = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+@cache
+def sized(cell: Cell) -> tuple[Expr, ...]:
+    """The expressions whose largest magnitude over units the bounds need."""
+    needed: list[Expr] = [e for name in scans(cell) for e in (Quantity(name), Previous(name))]
+    needed += [factor for factor, _ in scans(cell).values()]
+    if any(Previous("h") in elementwise(e) for e in cell.equations.values()):
+        needed.append(Previous("h"))
+    return tuple(dict.fromkeys(needed))

@@ -10,20 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from rnnscope._kernels.equations import Columns, columns_of
-from rnnscope._kernels.lanes import BYTES, Source, Whole, module
+from rnnscope._kernels.equations import Columns, columns_of, sized
+from rnnscope._kernels.lanes import BYTES, LaneTable, Source, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._kernels.products import ROWS, row_times_columns, rows_times_column
+from rnnscope._kernels.products import ROWS, TERMS, row_times_columns, rows_times_column
 from rnnscope._kernels.units import Units
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
-    Previous,
-    Quantity,
-    elementwise,
     leaves,
-    linear_recurrence,
 )
 
 __all__ = ["ARGUMENTS", "EXTREME", "ROWS", "ForwardKernel", "forward_kernel"]
@@ -43,7 +39,7 @@ EXTREME = -1.0
 SQUARES = {"float": (2.0**-80, 2.0**120), "double": (2.0**-900, 2.0**1000)}
 """Between these a sum of squares is exact to rounding."""
 
-BLOCK = 8 * ROWS
+BLOCK = 16 * ROWS
 """Rows that use a block of weights again while it is in cache."""
 
 
@@ -82,21 +78,9 @@ class ForwardKernel:
         return tuple(names)
 
     @cached_property
-    def scans(self) -> dict[str, tuple[Expr, Expr]]:
-        """The states that are computed one step after the other: factor and addend."""
-        splits = {n: linear_recurrence(self.cell.equations[n], n) for n in self.cell.states[1:]}
-        return {name: split for name, split in splits.items() if split is not None}
-
-    @cached_property
     def sizes(self) -> tuple[Expr, ...]:
         """The expressions whose largest magnitude over units is measured."""
-        if not self.opens:
-            return ()
-        needed: list[Expr] = [e for n in self.scans for e in (Quantity(n), Previous(n))]
-        needed += [factor for factor, _ in self.scans.values()]
-        if any(Previous("h") in elementwise(e) for e in self.cell.equations.values()):
-            needed.append(Previous("h"))
-        return tuple(dict.fromkeys(needed))
+        return sized(self.cell) if self.opens else ()
 
     @cached_property
     def compiled(self) -> Compiled:
@@ -114,6 +98,35 @@ def forward_kernel(cell: Cell, element: str, parts: bool, opens: bool) -> Forwar
     return ForwardKernel(cell, element, parts, opens)
 
 
+@dataclass
+class _Factor:
+    """x or h inside a kernel: the addresses of its rows; the columns that it adds to, whose weights
+    stand ``block`` numbers from each other; its length, and which ``terms`` are multiplied."""
+
+    rows: LaneTable
+    columns: list[int]
+    weights: Whole
+    block: Whole
+    length: Whole
+    terms: tuple[Whole, ...] = ()
+
+    def of_column(self, column: int, k: Whole) -> list[str]:
+        """What ``rows_times_column`` gets, of rows from k on."""
+        first, last = self.terms
+        weights = self.weights
+        if column in self.columns:
+            apart = self.columns.index(column) * weights.source.bytes
+            weights = weights + self.block * apart
+        else:
+            last = first
+        return [f"ptr {self.rows.place(k)}", *(f"i64 {w.name}" for w in (weights, first, last))]
+
+    def of_row(self, k: Whole) -> list[str]:
+        """What ``row_times_columns`` gets."""
+        numbers = (self.weights, self.block, *self.terms)
+        return [f"i64 {self.rows.get(k)}", *(f"i64 {number.name}" for number in numbers)]
+
+
 class _Writer:
     """Writes the kernel."""
 
@@ -122,10 +135,10 @@ class _Writer:
         self.source = Source("forward", kernel.element)
         source = self.source
         self.row = source.table("row", "i64", BLOCK)  # of the record
-        self.x_place = source.table("x", "i64", BLOCK)
+        self.x_place = source.table("x", "i64", BLOCK)  # addresses
+        self.h_place = source.table("h", "i64", BLOCK)  # of h of the step before
         self.waits = source.table("waits", "i64", BLOCK)
-        self.sums = source.table("sums", source.type, ROWS * kernel.columns.count)
-        self.places = source.table("places", "i64", ROWS)
+        self.sums = source.table("sums", source.type, BLOCK * kernel.columns.count)
         self.largest = [
             source.table(f"largest{k}", source.type, BLOCK) for k in range(1 + len(kernel.sizes))
         ]
@@ -161,8 +174,7 @@ class _Writer:
             source,
             [
                 rows_times_column(source.element),
-                row_times_columns("x", source.element, len(columns.first)),
-                row_times_columns("h", source.element, len(columns.summed + columns.of_h)),
+                row_times_columns(source.element, (columns.with_x, columns.with_h), columns.count),
             ],
         )
 
@@ -173,9 +185,8 @@ class _Writer:
             count = (last - start).smaller(BLOCK)
             with source.loop(0, count) as k:
                 self._place(start + k, k)
-            units = self.argument("units")
-            with source.loop(0, units, source.width) as u, source.loop(0, count, ROWS) as k:
-                self._tile(u, k, count)
+            with source.loop(0, self.argument("units"), source.width) as u:
+                self._tile(u, count)
             if self.kernel.opens:
                 with source.loop(0, count) as k:
                     self._measure(k)
@@ -188,8 +199,12 @@ class _Writer:
         b = self.low + running.remainder(self.batch)
         reverse = argument("reverse").compared("ne", 0)
         t = source.choice(reverse, argument("steps") - 1 - step, step)
-        self.row.set(k, (t * argument("batch") + b).name)
-        self.x_place.set(k, (t * argument("x step") + b * argument("x row")).name)
+        row = t * argument("batch") + b
+        self.row.set(k, row.name)
+        x_place = t * argument("x step") + b * argument("x row")
+        before = (row + self.before) * argument("units")
+        self.x_place.set(k, (argument("x") + x_place * source.bytes).name)
+        self.h_place.set(k, (argument("hidden") + before * source.bytes).name)
         ahead = t.compared("sge", source.load_whole(argument("lengths"), b))
         waits = source.new(f"and i1 {ahead}, {reverse}")
         self.waits.set(k, source.new(f"zext i1 {waits} to i64"))
@@ -197,41 +212,14 @@ class _Writer:
         for table in self.largest:
             table.set(k, zero)
 
-    def _tile(self, unit: Whole, first: Whole, count: Whole) -> None:
+    def _tile(self, unit: Whole, count: Whole) -> None:
         source, width = self.source, self.source.width
-        last = (first + ROWS).smaller(count)
-        self._products(unit, first, last)
+        self._products(unit.divided(width), count)
         full = (unit + width).compared("sle", self.argument("units"))
-        with source.loop(first, last) as k:
-            with source.only_if(full):
-                Units(self, unit, (k, k - first), masked=False).write()
-            with source.only_if(source.new(f"xor i1 {full}, true")):
-                Units(self, unit, (k, k - first), masked=True).write()
-
-    def _products(self, unit: Whole, first: Whole, last: Whole) -> None:
-        """The sums of the rows of a tile, into the table of sums."""
-        source, columns = self.source, self.kernel.columns
-        tile = unit.divided(source.width)
-        with source.loop(first, last) as k:
-            for c in range(columns.count):
-                bias = source.load(
-                    self.argument("biases"), (tile * columns.count + c) * source.width
-                )
-                self.sums.set((k - first) * columns.count + c, bias.name)
-        with source.loop(first, last) as k:
-            self.places.set(k - first, self._bytes("x", source.whole_of(self.x_place.get(k))).name)
-        used = list(range(len(columns.first)))
-        self._multiply("x", self.argument("features"), (tile, last - first), used)
-        units, before = self.argument("units"), self.before
-        with source.loop(first, last) as k:
-            row = (source.whole_of(self.row.get(k)) + before) * units
-            self.places.set(k - first, self._bytes("hidden", row).name)
-        used = [*range(len(columns.summed)), *range(len(columns.first), columns.count)]
-        self._multiply("h", units, (tile, last - first), used)
-
-    def _bytes(self, array: str, index: Whole) -> Whole:
-        """An address."""
-        return self.argument(array) + index * self.source.bytes
+        with source.only_if(full), source.loop(0, count) as k:
+            Units(self, unit, k, masked=False).write()
+        with source.only_if(source.new(f"xor i1 {full}, true")), source.loop(0, count) as k:
+            Units(self, unit, k, masked=True).write()
 
     @property
     def before(self) -> Whole:
@@ -240,33 +228,46 @@ class _Writer:
         batch = self.argument("batch")
         return self.source.choice(reverse, batch, batch * -1)
 
-    def _multiply(
-        self, name: str, length: Whole, tile_and_rows: tuple[Whole, Whole], used: list[int]
-    ) -> None:
-        """Add to the sums of some columns what the rows at ``places`` say through the weights."""
-        if not used:
-            return
-        source, count = self.source, self.kernel.columns.count
-        tile, rows = tile_and_rows
-        block = length * source.width
-        base = self.argument(f"of {name}") + tile * block * (len(used) * source.bytes)
-        whole = rows.compared("eq", ROWS)
-        with source.only_if(whole):
-            for j, column in enumerate(used):
-                weights = base + block * (j * source.bytes)
-                sums = self.sums.place(source.number(column))
-                source.line(
-                    f"call void @rows_times_column(ptr {self.places.name}, i64 {weights.name}, "
-                    f"i64 {length.name}, ptr {sums}, i64 {count})"
-                )
-        with source.only_if(source.new(f"xor i1 {whole}, true")), source.loop(0, rows) as r:
-            place = self.places.get(r)
-            columns = (self.sums.place(r * count + column) for column in used)
-            given = ", ".join(f"ptr {column}" for column in columns)
-            source.line(
-                f"call void @row_times_columns_{name}(i64 {place}, i64 {base.name}, "
-                f"i64 {length.name}, {given})"
-            )
+    def _products(self, tile: Whole, count: Whole) -> None:
+        """The sums of a tile of all rows, into the table of sums: some terms after the others, so
+        that their weights stay in cache meanwhile."""
+        source, columns = self.source, self.kernel.columns
+        factors = [self._factor(name, tile) for name in ("x", "h")]
+        biases = self.argument("biases") + tile * (columns.count * source.width * source.bytes)
+        whole = count.divided(ROWS) * ROWS
+        x, h = (factor.length for factor in factors)
+        longest = source.choice(x.compared("slt", h), h, x)
+        with source.loop(0, longest, TERMS) as first:
+            begins = first.compared("eq", 0)
+            for factor in factors:
+                factor.terms = tuple(n.smaller(factor.length) for n in (first, first + TERMS))
+            for column in range(columns.count):
+                bias = source.address(biases, source.number(column * source.width))
+                apart = source.choice(begins, source.number(0), columns.count)
+                with source.loop(0, whole, ROWS) as k:
+                    sums = self.sums.place(k * columns.count + column)
+                    start = source.new(f"select i1 {begins}, ptr {bias}, ptr {sums}")
+                    given = [part for factor in factors for part in factor.of_column(column, k)]
+                    given += [f"ptr {start}", f"i64 {apart.name}", f"ptr {sums}"]
+                    source.line(
+                        f"call void @rows_times_column({', '.join(given)}, i64 {columns.count})"
+                    )
+            bias = source.address(biases, source.number(0))
+            with source.loop(whole, count) as k:
+                sums = self.sums.place(k * columns.count)
+                start = source.new(f"select i1 {begins}, ptr {bias}, ptr {sums}")
+                given = [part for factor in factors for part in factor.of_row(k)]
+                given += [f"ptr {start}", f"ptr {sums}"]
+                source.line(f"call void @row_times_columns({', '.join(given)})")
+
+    def _factor(self, name: str, tile: Whole) -> _Factor:
+        columns = self.kernel.columns
+        used = columns.with_x if name == "x" else columns.with_h
+        length = self.argument("features" if name == "x" else "units")
+        rows = self.x_place if name == "x" else self.h_place
+        block = length * self.source.width
+        weights = self.argument(f"of {name}") + tile * block * (len(used) * self.source.bytes)
+        return _Factor(rows, used, weights, block, length)
 
     # what the proof needs of a row ---------------------------------------------------------
 
@@ -276,21 +277,19 @@ class _Writer:
         places = [argument("off"), *(self.further("size", j) for j in range(len(self.largest) - 1))]
         for place, table in zip(places, self.largest, strict=True):
             source.store_single(place, row, source.largest(source.lanes_of(table.get(k))))
-        x_row = source.whole_of(self.x_place.get(k))
-        self._norm("x norm", row, (argument("x"), x_row, argument("features")))
-        units = argument("units")
-        self._norm("h norm", row, (argument("hidden"), (row + self.before) * units, units))
+        self._norm("x norm", row, self.x_place.get(k), argument("features"))
+        self._norm("h norm", row, self.h_place.get(k), argument("units"))
 
-    def _norm(self, name: str, row: Whole, numbers: tuple[Whole, Whole, Whole]) -> None:
+    def _norm(self, name: str, row: Whole, address: str, length: Whole) -> None:
         """The root of a sum of squares; where the type cannot hold them, ``EXTREME``."""
         source = self.source
-        base, first, length = numbers
+        numbers = source.whole_of(address)
         zero = source.lanes(0.0)
         squares, largest = source.variable(zero), source.variable(zero)
 
         def add(u: Whole, masked: bool) -> None:
             mask = source.first_lanes(length - u) if masked else None
-            value = source.load(base, first + u, mask)
+            value = source.load(numbers, u, mask)
             squares.set(value.times_plus(value, squares.get()))
             largest.set(source.larger(abs(value), largest.get()))
 

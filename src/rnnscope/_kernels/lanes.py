@@ -454,9 +454,11 @@ class Source:
 
         Compared as whole numbers, which have the order of the magnitudes, with NaN at the end.
         """
-        kind = self.bits_type
-        above = self.new(f"icmp sgt {kind} {left.bits}, {right.bits}")
-        return left.where(Mask(self, above), right)
+        kind, suffix = self.bits_type, f"v{self.width}i{8 * self.bytes}"
+        self.declared.add(f"declare {kind} @llvm.umax.{suffix}({kind}, {kind})")
+        return self.of_bits(
+            self.new(f"call {kind} @llvm.umax.{suffix}({kind} {left.bits}, {kind} {right.bits})")
+        )
 
     # the whole -----------------------------------------------------------------------------
 

@@ -1,53 +1,90 @@
-"""Products with packed weights: what rows of numbers say through a matrix, added to sums.
+"""Products with packed weights: what rows of x and of h say through their matrices, added to sums.
 
-Each sum adds its terms in their order, however many rows are taken at once: so the numbers do not
+Each sum adds its terms in one order, however many rows are taken at once: so the numbers do not
 depend on how work is cut into pieces.
 """
 
 from __future__ import annotations
 
-from rnnscope._kernels.lanes import Source, Whole
+from rnnscope._kernels.lanes import Source, Variable, Whole
 
-__all__ = ["ROWS", "row_times_columns", "rows_times_column"]
+__all__ = ["ROWS", "TERMS", "row_times_columns", "rows_times_column"]
 
 ROWS = 6
 """Taken at once: their sums fill 12 registers of AVX2, and 4 remain for what is multiplied."""
 
+TERMS = 64
+"""Of x and of h so many are multiplied for all rows of a block before the next ones: their weights
+of a column, 4 KiB each, stay in the nearest cache."""
+
+RANGE = ("i64 %first_{0}", "i64 %last_{0}")
+
+
+def _parameters(*words: str) -> list[str]:
+    return [word.format(name) for name in "xh" for word in (*words, *RANGE)]
+
 
 def rows_times_column(element: str) -> Source:
-    """For a tile's rows, whose addresses stand in a table: one column of a vector of units. Sums of
-    neighbouring rows stand ``apart`` vectors from each other."""
-    parameters = ("ptr %rows", "i64 %weights", "i64 %length", "ptr %sums", "i64 %apart")
+    """For some rows, whose addresses stand in a table: one column of a vector of units. Sums of
+    neighbouring rows stand ``apart`` vectors from each other; they start from what stands at
+    ``start``, ``start_apart`` vectors from each other."""
+    parameters = [
+        *_parameters("ptr %rows_{0}", "i64 %weights_{0}"),
+        *("ptr %start", "i64 %start_apart", "ptr %sums", "i64 %apart"),
+    ]
     source = Source("rows_times_column", element, parameters)
-    length, weights = Whole(source, "%length"), Whole(source, "%weights")
-    rows, places = [], []
-    for r in range(ROWS):
-        pointer = source.new(f"getelementptr i64, ptr %rows, i64 {r}")
-        rows.append(source.whole(f"load i64, ptr {pointer}"))
-        offset = source.new(f"mul i64 %apart, {r}")
-        places.append(source.new(f"getelementptr {source.type}, ptr %sums, i64 {offset}"))
-    sums = [source.variable(source.vector(f"load {source.type}, ptr {p}")) for p in places]
-    with source.loop(0, length) as k:
-        weight = source.load(weights, k * source.width)
-        for row, total in zip(rows, sums, strict=True):
-            total.set(source.broadcast(row, k).times_plus(weight, total.get()))
+    kind = source.type
+
+    def places(base: str, apart: str) -> list[str]:
+        offsets = [source.new(f"mul i64 {apart}, {r}") for r in range(ROWS)]
+        return [source.new(f"getelementptr {kind}, ptr {base}, i64 {o}") for o in offsets]
+
+    sums = [
+        source.variable(source.vector(f"load {kind}, ptr {place}"))
+        for place in places("%start", "%start_apart")
+    ]
+    for name in "xh":
+        weights = Whole(source, f"%weights_{name}")
+        rows = []
+        for r in range(ROWS):
+            pointer = source.new(f"getelementptr i64, ptr %rows_{name}, i64 {r}")
+            rows.append(source.whole(f"load i64, ptr {pointer}"))
+        with source.loop(Whole(source, f"%first_{name}"), Whole(source, f"%last_{name}")) as k:
+            weight = source.load(weights, k * source.width)
+            for row, total in zip(rows, sums, strict=True):
+                total.set(source.broadcast(row, k).times_plus(weight, total.get()))
+    _keep(source, places("%sums", "%apart"), sums)
+    return source
+
+
+def row_times_columns(element: str, columns: tuple[list[int], list[int]], count: int) -> Source:
+    """For a single row: all ``count`` columns, whose sums stand side by side; ``columns`` are those
+    that x and those that h adds to, whose weights stand ``block`` numbers from each other."""
+    parameters = [
+        *_parameters("i64 %row_{0}", "i64 %weights_{0}", "i64 %block_{0}"),
+        *("ptr %start", "ptr %sums"),
+    ]
+    source = Source("row_times_columns", element, parameters)
+    kind = source.type
+
+    def places(base: str) -> list[str]:
+        return [source.new(f"getelementptr {kind}, ptr {base}, i64 {c}") for c in range(count)]
+
+    sums = [
+        source.variable(source.vector(f"load {kind}, ptr {place}")) for place in places("%start")
+    ]
+    for name, added_to in zip("xh", columns, strict=True):
+        row, weights = Whole(source, f"%row_{name}"), Whole(source, f"%weights_{name}")
+        block = Whole(source, f"%block_{name}")
+        with source.loop(Whole(source, f"%first_{name}"), Whole(source, f"%last_{name}")) as k:
+            value = source.broadcast(row, k)
+            for j, column in enumerate(added_to):
+                weight = source.load(weights, block * j + k * source.width)
+                sums[column].set(value.times_plus(weight, sums[column].get()))
+    _keep(source, places("%sums"), sums)
+    return source
+
+
+def _keep(source: Source, places: list[str], sums: list[Variable]) -> None:
     for place, total in zip(places, sums, strict=True):
         source.line(f"store {source.type} {total.get().name}, ptr {place}")
-    return source
-
-
-def row_times_columns(name: str, element: str, count: int) -> Source:
-    """For a single row: all columns, whose sums stand at the addresses that are given."""
-    parameters = ["i64 %row", "i64 %weights", "i64 %length", *(f"ptr %s{c}" for c in range(count))]
-    source = Source(f"row_times_columns_{name}", element, parameters)
-    row, weights, length = (Whole(source, f"%{word}") for word in ("row", "weights", "length"))
-    sums = [source.variable(source.vector(f"load {source.type}, ptr %s{c}")) for c in range(count)]
-    block = length * source.width
-    with source.loop(0, length) as k:
-        value = source.broadcast(row, k)
-        for c, total in enumerate(sums):
-            weight = source.load(weights, block * c + k * source.width)
-            total.set(value.times_plus(weight, total.get()))
-    for c, total in enumerate(sums):
-        source.line(f"store {source.type} {total.get().name}, ptr %s{c}")
-    return source

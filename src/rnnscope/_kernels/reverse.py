@@ -144,7 +144,9 @@ class _ReverseWriter:
                 if self.kernel.places.gates:
                     self._product(t, low, high)
         element = source.element
-        return module(source, [rows_times_column(element), row_times_columns("h", element, 1)])
+        return module(
+            source, [rows_times_column(element), row_times_columns(element, ([0], []), 1)]
+        )
 
     def _row(self, t: Whole, b: Whole) -> None:
         """A sequence at a step; behind its end everything is 0, and what is carried stays."""
@@ -188,15 +190,18 @@ class _ReverseWriter:
                 self.places.set(b - first, place.name)
             whole = (last - first).compared("eq", ROWS)
             with source.only_if(whole):
-                source.line(
-                    f"call void @rows_times_column(ptr {self.places.name}, i64 {weights.name}, "
-                    f"i64 {length.name}, ptr {self.sums.name}, i64 1)"
+                given = f"ptr {self.places.name}, i64 {weights.name}, i64 0"
+                source.line(  # one product alone
+                    f"call void @rows_times_column({given}, i64 {length.name}, {given}, i64 0, "
+                    f"ptr {self.sums.name}, i64 1, ptr {self.sums.name}, i64 1)"
                 )
             single = source.new(f"xor i1 {whole}, true")
             with source.only_if(single), source.loop(0, last - first) as r:
+                sums = self.sums.place(r)
+                given = f"i64 {self.places.get(r)}, i64 {weights.name}, i64 0, i64 0"
                 source.line(
-                    f"call void @row_times_columns_h(i64 {self.places.get(r)}, "
-                    f"i64 {weights.name}, i64 {length.name}, ptr {self.sums.place(r)})"
+                    f"call void @row_times_columns({given}, i64 {length.name}, {given}, i64 0, "
+                    f"ptr {sums}, ptr {sums})"
                 )
             for truth, masked in ((full, False), (partial, True)):
                 with source.only_if(truth), source.loop(first, last) as b:

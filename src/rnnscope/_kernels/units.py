@@ -1,4 +1,4 @@
-"""The equations of some units of a row, inside a kernel: the leaves come from a tile's sums and
+"""The equations of some units of a row, inside a kernel: the leaves come from the block's sums and
 from the record, every quantity goes where it is kept."""
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ __all__ = ["Units"]
 
 
 class Units:
-    """Some units of a row, by its place in the block and in the tile; ``masked``: not all lanes are
-    units."""
+    """Some units of row k of the block; ``masked``: not all lanes are units."""
 
-    def __init__(
-        self, writer: _Writer, unit: Whole, place: tuple[Whole, Whole], masked: bool
-    ) -> None:
+    def __init__(self, writer: _Writer, unit: Whole, k: Whole, masked: bool) -> None:
         self.writer, self.source, self.kernel = writer, writer.source, writer.kernel
         source, argument = self.source, writer.argument
-        self.unit, (self.k, self.tile_row) = unit, place
+        self.unit, self.k = unit, k
         units = argument("units")
         self.mask = source.first_lanes(units - unit) if masked else None
         row = source.whole_of(writer.row.get(self.k))
@@ -139,5 +136,5 @@ class Units:
         return self.values[leaf]
 
     def _sum(self, column: int) -> Lanes:
-        place = self.tile_row * self.kernel.columns.count + column
+        place = self.k * self.kernel.columns.count + column
         return self.source.lanes_of(self.writer.sums.get(place))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._kernels.engine import pieces
+from rnnscope._kernels.equations import scans
 from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.sequences import at_steps, last_steps
 from rnnscope._layers.structure import Weights
@@ -109,7 +110,7 @@ class Frames:
         x = x if x.stride(-1) == 1 else x.contiguous()
         x = x.resolve_neg()
         numbers = steps * batch * units * len(kernel.cell.equations)
-        by_batch = bool(kernel.scans) or not kernel.opens
+        by_batch = bool(scans(kernel.cell)) or not kernel.opens
         count = pieces(numbers, batch if by_batch else max(steps, batch))
         columns = count if by_batch or batch >= steps else 1
         lengths = self.lengths.to(torch.int64).contiguous()

@@ -6,6 +6,8 @@ taken as a plain tensor. One that computes in its own way (``__torch_dispatch__`
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from rnnscope.errors import RefusedError
 __all__ = ["fresh", "plain", "require_numbers"]
 
 _PLAIN = (Tensor, nn.Parameter)
+HUGE = 1 << 21
+"""Bytes of a huge page."""
 
 
 def plain(value: Tensor) -> Tensor:
@@ -64,6 +68,12 @@ def fresh(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
     # a large fresh tensor costs more in page faults than in arithmetic; NumPy asks the system
     # for huge pages, torch does not
     if like.device.type == "cpu" and dtype in (torch.float32, torch.float64):
-        numpy_type = np.float32 if dtype == torch.float32 else np.float64
-        return torch.from_numpy(np.empty(shape, dtype=numpy_type))
+        numpy_type = np.dtype(np.float32 if dtype == torch.float32 else np.float64)
+        size = math.prod(shape) * numpy_type.itemsize
+        if size < HUGE:
+            return torch.from_numpy(np.empty(shape, numpy_type))
+        # from the beginning of a huge page to the end of another: no small ones at the edges
+        memory = np.empty(size + 2 * HUGE, np.uint8)
+        start = -memory.ctypes.data % HUGE
+        return torch.from_numpy(memory[start : start + size].view(numpy_type).reshape(shape))
     return torch.empty(shape, dtype=dtype, device=like.device)

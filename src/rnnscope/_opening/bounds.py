@@ -52,6 +52,7 @@ __all__ = [
     "Rounding",
     "Size",
     "norms",
+    "plans",
 ]
 
 LANES = 16
@@ -164,7 +165,7 @@ class Errors:
         gates = len(weights.cell.gates)
         self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
         self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
-        self._plans = _plans(weights.cell)
+        self._plans = plans(weights.cell)
 
     def of_states(
         self, x_norm: Tensor, h_norm: Tensor, sizes: Mapping[Expr, Tensor], reverse: bool
@@ -375,7 +376,8 @@ class Errors:
     def _function(self, expr: Apply, argument: Expr) -> tuple[Size, Size]:
         size, error = self.of(argument)
         function = expr.function
-        error = self._product(self._overflowed(size, error), function.steepest)
+        error = self._overflowed(size, error)
+        error = self._product(error, self._slope(expr, error))
         largest: Size = size
         if function.largest is not None:
             largest = function.largest
@@ -391,9 +393,13 @@ class Errors:
             function_error = self._sum(function_error, self.rounding.function * function.largest)
         return largest, self._sum(error, function_error)
 
+    def _slope(self, expr: Apply, error: Size) -> Size:
+        """The largest slope of a function within an error of its argument."""
+        return expr.function.steepest
+
 
 @cache
-def _plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
+def plans(cell: Cell) -> dict[str, tuple[Expr, Expr] | None]:
     """How each state other than h follows from that before."""
     return {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
 
@@ -448,10 +454,12 @@ def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
     beyond what the type can hold."""
     euclidean: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
     limits = torch.finfo(rows.dtype)
-    extreme = (euclidean < math.sqrt(limits.tiny) / limits.eps) | ~(
-        euclidean < math.sqrt(limits.max)
-    )
-    if bool(extreme.any()):
+    least, most = math.sqrt(limits.tiny) / limits.eps, math.sqrt(limits.max)
+    if not euclidean.numel():
+        return euclidean
+    low, high = torch.aminmax(euclidean)
+    if not (least <= float(low) and float(high) < most):
+        extreme = (euclidean < least) | ~(euclidean < most)
         few = rows[extreme]
         largest = few.abs().amax(-1, keepdim=True).clamp(min=limits.tiny)
         scaled = torch.linalg.vector_norm(few / largest, dim=-1, keepdim=True) * largest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,10 +47,10 @@ def open_by_kernel(
     arrays = (measured.x_norm, measured.h_norm, measured.off, *measured.sizes.values())
     frames = Frames(store, arrays, lengths, reverse)
     frames.fill(kernel, Packed.of(kernel, weights), x.to(h.dtype))
-    if not bool(measured.off.isfinite().all()):
+    if not measured.off.numpy().max() < math.inf:  # NaN is not
         return None
-    if bool((measured.x_norm == EXTREME).any()):
+    if measured.x_norm.numpy().min() == EXTREME:
         measured.x_norm.copy_(norms(x.to(h.dtype)))
-    if bool((measured.h_norm == EXTREME).any()):
+    if measured.h_norm.numpy().min() == EXTREME:
         measured.h_norm.copy_(norms(framed_before(h, reverse)))
     return measured

@@ -14,11 +14,11 @@ from torch import Tensor
 from rnnscope._kernels.engine import ELEMENTS, pieces
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._opening.bounds import Errors, Rounding, Size
+from rnnscope._opening.bounds import Errors, Rounding, Size, plans
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import Expr, Previous, Quantity, linear_recurrence
+from rnnscope.cells.algebra import Expr, Previous, Quantity
 
-__all__ = ["bounds_by_kernel", "bounds_kernel"]
+__all__ = ["SymbolicErrors", "bounds_by_kernel", "bounds_kernel"]
 
 ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse", "constants")
 """What the kernel gets first; then the norms of x and h, the sizes, and where the bounds go."""
@@ -34,7 +34,7 @@ class _BoundsKernel:
     vectors: tuple[str, ...]
 
 
-class _Symbolic(Errors):
+class SymbolicErrors(Errors):
     """Follows the rules for one vector of sequences at a step, and writes what it does."""
 
     def __init__(self, cell: Cell, rounding: Rounding, source: Source) -> None:
@@ -45,6 +45,7 @@ class _Symbolic(Errors):
         self.affine: list[tuple[str, bool]] = []
         self.vectors: list[str] = []
         self.norms: dict[bool, Lanes] = {}
+        self._plans = plans(cell)
 
     def _constant(self, place: int) -> Lanes:
         source = self.source
@@ -62,6 +63,23 @@ class _Symbolic(Errors):
     def _vector(self, name: str) -> Size:
         raise NotImplementedError(f"a parameter {name} has no bound in a kernel")
 
+    def follow(self, errors: Mapping[str, Variable]) -> None:
+        """All equations in their order; ``errors`` of the states before become those after."""
+        self.known = {}
+        for name, error in errors.items():
+            before: Any = error.get()
+            self.known[Previous(name)] = self.sizes[Previous(name)], before
+        for name, equation in self.cell.equations.items():
+            plan = self._plans.get(name)
+            if plan is None:
+                self._derive(name, equation)
+                continue
+            pair: Any = self.carried_by(name, *plan)
+            rate, step = (self.source.lanes(size) for size in pair)
+            after: Any = rate.times_plus(errors[name].get(), step)
+            errors[name].set(after)
+            self.known[Quantity(name)] = self.sizes[Quantity(name)], after
+
     def _smaller(self, size: Any, limit: float) -> Any:
         return size.unless(size.above(limit), limit)
 
@@ -76,27 +94,25 @@ def bounds_kernel(
 ) -> _BoundsKernel:
     """The kernel of a cell that is opened by one; ``expressions`` are those with a size."""
     source = Source("bounds", element)
-    rules = _Symbolic(cell, rounding, source)
-    plans = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
+    rules = SymbolicErrors(cell, rounding, source)
     with source.pieces(_argument(source, "pieces")) as piece:
         low = piece * _argument(source, "batch of a piece")
         high = (low + _argument(source, "batch of a piece")).smaller(_argument(source, "batch"))
         with source.loop(low, high, source.width) as b:
             mask = source.first_lanes(high - b)
-            errors = {name: source.variable(source.lanes(0.0)) for name in plans}
+            errors = {name: source.variable(source.lanes(0.0)) for name in cell.states[1:]}
             steps = _argument(source, "steps")
             with source.loop(0, steps) as k:
                 reverse = _argument(source, "reverse").compared("ne", 0)
                 t = source.choice(reverse, steps - 1 - k, k)
                 place = t * _argument(source, "batch") + b
-                _step(rules, plans, errors, expressions, (place, mask))
+                _step(rules, errors, expressions, (place, mask))
     machine = compiled(module(source, []), "bounds")
     return _BoundsKernel(machine, tuple(rules.affine), tuple(rules.vectors))
 
 
 def _step(
-    rules: _Symbolic,
-    plans: Mapping[str, tuple[Expr, Expr] | None],
+    rules: SymbolicErrors,
     errors: Mapping[str, Variable],
     expressions: tuple[Expr, ...],
     where: tuple[Whole, Mask],
@@ -110,20 +126,7 @@ def _step(
 
     rules.norms = {True: loaded(0), False: loaded(1)}
     rules.sizes = {expr: loaded(2 + k) for k, expr in enumerate(expressions)}
-    rules.known = {}
-    for name in plans:
-        before: Any = errors[name].get()
-        rules.known[Previous(name)] = rules.sizes[Previous(name)], before
-    for name, equation in cell.equations.items():
-        plan = plans.get(name)
-        if plan is None:
-            rules._derive(name, equation)
-            continue
-        pair: Any = rules.carried_by(name, *plan)
-        rate, step = (source.lanes(size) for size in pair)
-        after: Any = rate.times_plus(errors[name].get(), step)
-        errors[name].set(after)
-        rules.known[Quantity(name)] = rules.sizes[Quantity(name)], after
+    rules.follow(errors)
     for k, name in enumerate(cell.states):
         bound: Any = rules.known[Quantity(name)][1]
         target = source.argument(first + 2 + len(expressions) + k)

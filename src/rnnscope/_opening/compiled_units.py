@@ -1,9 +1,8 @@
-"""A bound for each unit, as ``per_unit`` has, by a kernel that reads the record: no product is
-formed a second time.
+"""A bound for each unit by a kernel that reads the record: no product is formed a second time.
 
-The sum of a product's magnitudes is bounded by the norm of its row and that of x or h, here with
-each unit's own row. Values are those that were recorded, so the kernel needs all that the equations
-compute.
+The rules are those of ``bounds``, followed for some units of a sequence at a step, with what was
+recorded in the place of the largest values over units, each unit's own row of the matrices, and
+the slope of a function where it is. So the kernel needs all that the equations compute.
 """
 
 from __future__ import annotations
@@ -17,24 +16,23 @@ import torch
 from torch import Tensor
 
 from rnnscope._kernels.engine import ELEMENTS, pieces
-from rnnscope._kernels.equations import obstacle
+from rnnscope._kernels.equations import evaluated, obstacle
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._opening.bounds import FUNCTION_ROUNDINGS, OPERATION_ROUNDINGS, Errors, Rounding
+from rnnscope._opening.bounds import Errors, Rounding, Size
+from rnnscope._opening.compiled_bounds import SymbolicErrors
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
     FromH,
     FromX,
-    Number,
     Previous,
-    Product,
     Quantity,
-    Sum,
+    Vector,
+    Weighted,
     leaves,
 )
-from rnnscope.cells.functions import Function
 
 __all__ = ["UnitBounds", "bounds_of_units", "has_kernel", "units_kernel"]
 
@@ -59,123 +57,72 @@ class UnitBounds:
     errors: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class _Ball:
-    """A number, where it is known, the largest that its magnitude may be, and its error."""
-
-    value: Lanes | None
-    size: Lanes
-    error: Lanes
-
-
 def has_kernel(cell: Cell) -> bool:
     """Whether there is a kernel: h must be computed from quantities, not from products."""
     return (
         obstacle(cell) is None
         and not cell.stepwise
         and not cell.vectors
-        and not any(isinstance(leaf, FromX | FromH) for leaf in leaves(cell.equations["h"]))
+        and not _has_products(cell.equations["h"])
     )
 
 
-class _Rules:
-    """The rules of ``per_unit`` for some units of a sequence at a step."""
+def _has_products(expr: Expr) -> bool:
+    return any(isinstance(leaf, FromX | FromH) for leaf in leaves(expr))
+
+
+class _UnitErrors(SymbolicErrors):
+    """Follows the rules for some units of a sequence at a step."""
 
     def __init__(self, cell: Cell, rounding: Rounding, source: Source) -> None:
-        self.cell, self.rounding, self.source = cell, rounding, source
-        self.affine: list[tuple[str, bool]] = []
+        super().__init__(cell, rounding, source)
+        self.equations = {equation: name for name, equation in cell.equations.items()}
         self.at: tuple[Whole, Whole, Mask | None]  # index in the record, unit, which lanes
-        self.row: Whole
         self.before: Whole  # index of the state before
-        self.balls: dict[Expr, _Ball] = {}
+        self.values: dict[Expr, Lanes]
 
     def argument(self, name: str) -> Whole:
+        """An argument that stands before the recorded quantities."""
         return self.source.argument(ARGUMENTS.index(name))
 
     def recorded(self, name: str) -> Whole:
+        """Where a quantity stands."""
         return self.source.argument(len(ARGUMENTS) + tuple(self.cell.equations).index(name))
 
-    def of(self, expr: Expr) -> _Ball:
-        """An expression; see ``per_unit.PerUnit.of``."""
-        source = self.source
-        match expr:
-            case Number(value):
-                number = source.lanes(value)
-                return _Ball(number, abs(number), source.lanes(0.0))
-            case FromX(gate):
-                return self._affine(gate, True)
-            case FromH(gate):
-                return self._affine(gate, False)
-            case Apply(_, argument):
-                return self._function(expr.function, self.of(argument), None)
-            case Sum(left, right, negative):
-                return self._plus(self.of(left), self.of(right), negative)
-            case Product(left, right):
-                return self._times(self.of(left), self.of(right))
-            case Previous("h"):
-                before = source.load(self.recorded("h"), self.before, self.at[2])
-                return _Ball(before, abs(before), source.lanes(0.0))
-            case _:
-                return self.balls[expr]
+    def load(self) -> None:
+        """What was recorded."""
+        load = self.source.load
+        names = self.cell.equations
+        self.values = {Quantity(n): load(self.recorded(n), self.at[0], self.at[2]) for n in names}
+        for name in self.cell.states:
+            self.values[Previous(name)] = load(self.recorded(name), self.before, self.at[2])
+        self.sizes: Any = {expr: abs(value) for expr, value in self.values.items()}
 
-    def equation(self, name: str, equation: Expr) -> _Ball:
-        """A quantity whose value was recorded."""
-        value = self.source.load(self.recorded(name), self.at[0], self.at[2])
-        if isinstance(equation, Apply):
-            return self._function(equation.function, self.of(equation.argument), value)
-        ball = self.of(equation)
-        return _Ball(value, abs(value), ball.error)
+    def value(self, leaf: Quantity | Previous | Vector) -> Lanes:
+        """As ``evaluated`` asks."""
+        return self.values[leaf]
 
-    def _affine(self, gate: str, of_x: bool) -> _Ball:
-        if (gate, of_x) not in self.affine:
-            self.affine.append((gate, of_x))
-        source, units = self.source, self.argument("units")
-        first = 4 * self.affine.index((gate, of_x))
-        slope, added, error_slope, error_added = (
-            source.load(self.argument("constants"), units * (first + k) + self.at[1], self.at[2])
-            for k in range(4)
-        )
-        norm = source.broadcast(self.argument("x norm" if of_x else "h norm"), self.row)
-        size, error = norm.times_plus(slope, added), norm.times_plus(error_slope, error_added)
-        return _Ball(None, size, error)
+    def products(self, leaves: tuple[Weighted, ...]) -> Lanes:
+        """As ``evaluated`` asks."""
+        raise AssertionError("has_kernel() tells of products in h")
 
-    def _plus(self, left: _Ball, right: _Ball, negative: bool) -> _Ball:
-        value = None
-        if left.value is not None and right.value is not None:
-            value = left.value - right.value if negative else left.value + right.value
-        size = left.size + right.size if value is None else abs(value)
-        return self._rounded(value, size, left.error + right.error, OPERATION_ROUNDINGS)
+    def _constant(self, place: int) -> Lanes:
+        _, unit, mask = self.at
+        constants, units = self.argument("constants"), self.argument("units")
+        return self.source.load(constants, units * place + unit, mask)
 
-    def _times(self, left: _Ball, right: _Ball) -> _Ball:
-        value = None
-        if left.value is not None and right.value is not None:
-            value = left.value * right.value
-        size = left.size * right.size
-        crossed = (left.size + left.error) * right.error
-        error = right.size.times_plus(left.error, crossed)
-        return self._rounded(value, size, error, OPERATION_ROUNDINGS)
-
-    def _function(self, function: Function, argument: _Ball, value: Lanes | None) -> _Ball:
-        if value is None:
-            assert argument.value is not None, "only a recorded function has a product inside"
-            assert function.kernel is not None, "obstacle() tells of a function that has none"
-            value = function.kernel(argument.value)
-        slope = self.source.lanes(function.steepest)
-        if function.bend is not None and function.kernel_slope is not None:
-            there = argument.error.times_plus(function.bend, function.kernel_slope(value))
-            slope = slope.unless(there.below(slope), there)
-        error = argument.error * slope
-        if function.range is not None:
-            low, high = function.range
-            error = error.unless(error.above(high - low), high - low)
-            error = error + self.rounding.function * max(abs(low), abs(high))
-            if not function.through_zero:
-                error = error + FUNCTION_ROUNDINGS * self.rounding.operation
-        return self._rounded(value, abs(value), error, FUNCTION_ROUNDINGS)
-
-    def _rounded(self, value: Lanes | None, size: Lanes, error: Lanes, roundings: float) -> _Ball:
-        error = size.times_plus(roundings * self.rounding.operation, error)
-        return _Ball(value, size, error + roundings * self.rounding.least)
+    def _slope(self, expr: Apply, error: Size) -> Size:
+        function = expr.function
+        name = self.equations.get(expr)
+        if function.bend is None or function.kernel_slope is None:
+            return function.steepest
+        if name is None and _has_products(expr):
+            return function.steepest
+        value = evaluated(expr, self.source, self) if name is None else self.values[Quantity(name)]
+        steepest, inside = self.source.lanes(function.steepest), self.source.lanes(error)  # type: ignore[arg-type]
+        slope = inside.times_plus(function.bend, function.kernel_slope(value))
+        slope = steepest.unless(slope.below(steepest), slope)  # NaN is the steepest
+        return slope  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -188,7 +135,7 @@ class _UnitsKernel:
 def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _UnitsKernel:
     """The kernel of a cell that has one."""
     source = Source("units", element)
-    rules = _Rules(cell, rounding, source)
+    rules = _UnitErrors(cell, rounding, source)
     argument = rules.argument
     with source.pieces(argument("pieces")) as piece:
         low = piece * argument("batch of a piece")
@@ -201,10 +148,11 @@ def units_kernel(cell: Cell, element: str, rounding: Rounding) -> _UnitsKernel:
     return _UnitsKernel(compiled(module(source, []), "units"), tuple(rules.affine))
 
 
-def _row(rules: _Rules, t: Whole, b: Whole) -> None:
+def _row(rules: _UnitErrors, t: Whole, b: Whole) -> None:
     source, argument, cell = rules.source, rules.argument, rules.cell
     batch, units = argument("batch"), argument("units")
-    rules.row = t * batch + b
+    row = t * batch + b
+    rules.norms = {x: source.broadcast(argument(f"{'hx'[x]} norm"), row) for x in (True, False)}
     reverse = argument("reverse").compared("ne", 0)
     back = source.choice(reverse, batch, batch * -1)
     inside = t.compared("slt", source.load_whole(argument("lengths"), b))
@@ -213,24 +161,24 @@ def _row(rules: _Rules, t: Whole, b: Whole) -> None:
 
     def write(unit: Whole, masked: bool) -> None:
         mask = source.first_lanes(units - unit) if masked else None
-        rules.at = rules.row * units + unit, unit, mask
-        rules.before = (rules.row + back) * units + unit
+        rules.at = row * units + unit, unit, mask
+        rules.before = (row + back) * units + unit
         _units(rules, (b * units + unit, inside), sums, widest)
 
     source.over_units(units, write)
     for name in ("off", "ratio"):
-        source.store_single(argument(name), rules.row, source.largest(sums[name].get()))
+        source.store_single(argument(name), row, source.largest(sums[name].get()))
     # the bound where the difference is largest: the widest of those lanes
     largest = source.spread(source.largest(sums["off"].get()))
     at_largest = sums["allowed"].get().unless(sums["off"].get().below(largest), 0.0)
-    source.store_single(argument("allowed"), rules.row, source.largest(at_largest))
+    source.store_single(argument("allowed"), row, source.largest(at_largest))
     first = len(ARGUMENTS) + len(cell.equations) + len(cell.states) - 1
     for k, variable in enumerate(widest.values()):
-        source.store_single(source.argument(first + k), rules.row, source.largest(variable.get()))
+        source.store_single(source.argument(first + k), row, source.largest(variable.get()))
 
 
 def _units(
-    rules: _Rules,
+    rules: _UnitErrors,
     state: tuple[Whole, str],
     sums: Mapping[str, Variable],
     widest: Mapping[str, Variable],
@@ -240,35 +188,26 @@ def _units(
     mask = rules.at[2]
     first = len(ARGUMENTS) + len(cell.equations)
     carried = {name: source.argument(first + k) for k, name in enumerate(cell.states[1:])}
-    rules.balls = {}
-    for name, errors in carried.items():
-        value = source.load(rules.recorded(name), rules.before, mask)
-        error = source.load(errors, place, mask)
-        rules.balls[Previous(name)] = _Ball(value, abs(value), error)
-
-    def widen(variable: Variable, size: Lanes) -> None:
-        size = size if mask is None else size.where(mask, 0.0)
-        variable.set(source.larger(size, variable.get()))
-
-    for name, equation in cell.equations.items():
-        if name == "h":
-            ball = rules.of(equation)
-            hidden = source.load(rules.recorded("h"), rules.at[0], mask)
-            assert ball.value is not None, "has_kernel() asks for that"
-            off = abs(ball.value - hidden)
-            off = off if mask is None else off.where(mask, 0.0)
-            larger = off.above(sums["off"].get())
-            sums["allowed"].set(ball.error.where(larger, sums["allowed"].get()))
-            sums["off"].set(source.larger(off, sums["off"].get()))
-            widen(sums["ratio"], (off / ball.error).unless(off.at_most(0.0), 0.0))
-            rules.balls[Quantity("h")] = _Ball(hidden, abs(hidden), ball.error)
-        else:
-            rules.balls[Quantity(name)] = rules.equation(name, equation)
-    for name, variable in widest.items():
-        widen(variable, rules.balls[Quantity(name)].error)
-    for name, errors in carried.items():
+    errors = {n: source.variable(source.load(e, place, mask)) for n, e in carried.items()}
+    rules.load()
+    rules.follow(errors)
+    for name, variable in errors.items():
         with source.only_if(inside):
-            source.store(errors, place, rules.balls[Quantity(name)].error, mask)
+            source.store(carried[name], place, variable.get(), mask)
+
+    def of_units(size: Lanes) -> Lanes:
+        return size if mask is None else size.where(mask, 0.0)
+
+    for name, variable in widest.items():
+        error: Any = rules.known[Quantity(name)][1]
+        variable.set(source.larger(of_units(source.lanes(error)), variable.get()))
+    bound: Any = source.lanes(rules.known[Quantity("h")][1])  # type: ignore[arg-type]
+    value = evaluated(cell.equations["h"], source, rules)
+    off = of_units(abs(value - rules.values[Quantity("h")]))
+    sums["allowed"].set(bound.where(off.above(sums["off"].get()), sums["allowed"].get()))
+    sums["off"].set(source.larger(off, sums["off"].get()))
+    ratio = (off / bound).unless(off.at_most(0.0), 0.0)
+    sums["ratio"].set(source.larger(of_units(ratio), sums["ratio"].get()))
 
 
 def bounds_of_units(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._kernels import engine
+from rnnscope._kernels.equations import scans, sized
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import (
@@ -46,10 +47,8 @@ from rnnscope.cells.algebra import (
     Quantity,
     Vector,
     Weighted,
-    elementwise,
     evaluate,
     leaves,
-    linear_recurrence,
 )
 
 __all__ = ["Direction", "Proof", "usual_bounds"]
@@ -81,10 +80,9 @@ def usual_bounds() -> Iterator[None]:
 
 
 SAMPLE = 32
-"""Steps at which the two bounds on products are held against each other, where weights are few."""
-SAMPLED = 1 << 22
-SAMPLE_LEAST = 4
-"""With many weights so many products, but at least as many steps."""
+SAMPLED_ROWS = 64
+"""Steps, and rows of each matrix, by which the two bounds on products are held against each other.
+"""
 
 
 @dataclass(frozen=True)
@@ -121,48 +119,52 @@ class Proof:
         return f"{self.state} {where} (at the others rounding allows too much to tell)"
 
 
+Array = np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Compared:
     """Two sides of a state, compared at every step, (time, batch), or after the last, (batch).
 
     ``off`` is the largest difference over units, ``allowed`` what rounding allows where it stands;
-    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows.
+    ``ratio`` the largest of one over the other, ``widest`` the most that rounding allows. In NumPy,
+    whose calls on small arrays cost a fifth of torch's.
     """
 
-    off: Tensor
-    allowed: Tensor
-    ratio: Tensor
-    widest: Tensor
+    off: Array
+    allowed: Array
+    ratio: Array
+    widest: Array
 
     @classmethod
     def of(cls, off: Tensor, allowed: Tensor) -> Compared:
         """With one bound for all units."""
-        return cls(off, allowed, _ratio(off, allowed), allowed)
+        sides = off.cpu().numpy(), allowed.cpu().numpy()
+        return cls(*sides, _ratio(*sides), sides[1])
 
     @classmethod
     def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
-        """With a bound for each unit, the last dim; in the type and on the device of ``like``."""
+        """With a bound for each unit, the last dim; in the type of ``like``."""
         value, allowed = ball
         off = absolute_difference(value, layer_value)
         largest = off.argmax(-1, keepdim=True)
+        ratio = torch.from_numpy(_ratio(off.cpu().numpy(), allowed.cpu().numpy()))
         at_largest = (
             off.gather(-1, largest).squeeze(-1),
             allowed.gather(-1, largest).squeeze(-1),
-            _ratio(off, allowed).amax(-1),
+            ratio.amax(-1),
             allowed.amax(-1),
         )
-        return cls(*(t.to(like) for t in at_largest))
+        return cls(*(t.to(like).cpu().numpy() for t in at_largest))
 
 
-def _ratio(off: Tensor, allowed: Tensor) -> Tensor:
-    # a bound that overflowed allows anything, and proves nothing
-    if off.device.type == "cpu":
-        sides = off.numpy(), allowed.numpy()
-        with np.errstate(all="ignore"):
-            told = (sides[0] > 0) & np.isfinite(sides[1])
-            quotient = np.divide(*sides, where=told, out=np.zeros_like(sides[0]))
-        return torch.from_numpy(quotient)
-    return torch.where((off > 0) & allowed.isfinite(), off / allowed, 0.0)
+def _ratio(off: Array, allowed: Array) -> Array:
+    with np.errstate(all="ignore"):
+        quotient: Array = np.divide(off, allowed)
+        if quotient.size and math.isnan(quotient.max()):
+            # no difference, or a bound that overflowed, which allows anything and proves nothing
+            quotient[~((off > 0) & np.isfinite(allowed))] = 0
+    return quotient
 
 
 class Direction:
@@ -192,7 +194,7 @@ class Direction:
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
         self.store = {name: value[at] for name, value in buffers.values.items()}
         self.valid = call.valid
-        self.plan = _scans(self.cell)
+        self.plan = scans(self.cell)
         self.carry = {name: call.initial[name][at].to(self.work) for name in self.cell.states[1:]}
         steps, batch = call.steps, call.batch
         element = torch.finfo(self.work).bits // 8
@@ -275,7 +277,7 @@ class Direction:
             return
         shape = self.call.steps, self.call.batch
         self.x_norm, self.h_norm, self.off = (self._new(*shape) for _ in range(3))
-        self.sizes = {expr: self._new(*shape) for expr in _sized(self.cell)}
+        self.sizes = {expr: self._new(*shape) for expr in sized(self.cell)}
         starts = range(0, self.call.steps, self.span)
         with torch.autocast(self.call.x.device.type, enabled=False):
             for start in running_order(starts, self.reverse):
@@ -522,7 +524,8 @@ class Direction:
         bounds = bounds_of_units(errors, norms, self.store, lengths, self.reverse)
         if bounds is None:
             return None
-        compared = Compared(bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        sides = (bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
+        compared = Compared(*(t.numpy() for t in sides))
         of_units = [self._proof("h", compared)]
         for name, error in bounds.errors.items():
             if name in final:
@@ -545,14 +548,16 @@ class Direction:
         what the products of some steps show, as a function is steeper where an error is larger."""
         run = self._ran()
         before = run.before.flatten(0, 1)
-        products = self.weights.ih.numel() + self.weights.hh.numel()
-        count = min(SAMPLE, len(before), max(SAMPLE_LEAST, SAMPLED // products))
-        rows = torch.arange(count, device=before.device) * len(before) // count
-        x = self.inputs(0, self.call.steps).flatten(0, 1)[rows].to(self.work)
-        factors = torch.cat([x, before[rows].to(self.work)], 1)
+        count = min(SAMPLE, len(before))
+        steps = torch.arange(count, device=before.device) * len(before) // count
+        x = self.inputs(0, self.call.steps).flatten(0, 1)[steps].to(self.work)
+        factors = torch.cat([x, before[steps].to(self.work)], 1)
+        length = len(self.weights.ih)
+        count = min(SAMPLED_ROWS, length)
+        rows = torch.arange(count, device=before.device) * length // count
         pairs = zip(
-            WorstCase(run).product_errors(factors),
-            Independent(run).product_errors(factors),
+            WorstCase(run).product_errors(factors, rows),
+            Independent(run).product_errors(factors, rows),
             strict=True,
         )
         ratios = [float((worst / usual.to(worst)).nan_to_num().max()) for worst, usual in pairs]
@@ -621,23 +626,25 @@ class Direction:
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""
-        # in NumPy, whose calls on small arrays cost a fifth of torch's
-        pairs = (compared.off, compared.ratio, compared.widest, compared.allowed)
-        off, ratio, widest, allowed = (t.cpu().numpy() for t in pairs)
-        every_step = steps is None
+        off, ratio = compared.off, compared.ratio
+        widest, allowed = compared.widest, compared.allowed
         padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        tight = widest <= USELESS * self._size(state)
-        proven = tight if tight.any() else np.isfinite(widest)
-        largest = int(np.where(proven, off, -1.0).argmax())
+        most, useful = float(widest.max()), USELESS * self._size(state)
+        if most <= useful:
+            largest, loose = int(off.argmax()), 0
+        else:
+            tight = widest <= useful
+            proven = tight if tight.any() else np.isfinite(widest)
+            largest = int(np.where(proven, off, -1.0).argmax())
+            loose = int((~tight & (off != 0)).sum())  # the same bits need no bound
         t, b = divmod(worst, self.call.batch)
         if steps is not None:
             t = int(steps[b])
         elif ratio.flat[worst] > 1:
             t, b = self._first(ratio > 1)
-        loose = ~tight & (off != 0)  # the same bits need no bound
         at_largest = float(allowed.flat[largest])
         return Proof(
             float(off.flat[largest]),
@@ -645,13 +652,13 @@ class Direction:
             float(ratio.flat[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
-            every_step,
+            steps is None,
             off.size - (0 if padding is None else int(padding.sum())),
-            int(loose.sum()),
-            float(widest.max()),
+            loose,
+            most,
         )
 
-    def _first(self, failed: np.ndarray[Any, Any]) -> tuple[int, int]:
+    def _first(self, failed: Array) -> tuple[int, int]:
         """The first True of (time, batch), in the order in which the steps are computed."""
         steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
@@ -661,32 +668,15 @@ class Direction:
         """The largest finite |value| of a state."""
         if state not in self.largest:
             values = self.store[state][1:-1]
-            low, high = (float(t) for t in torch.aminmax(values))
-            size = max(-low, high)
+            if self.direct and Quantity(state) in self.sizes:
+                size = float(self.sizes[Quantity(state)].max())
+            else:
+                low, high = (float(t) for t in torch.aminmax(values))
+                size = max(-low, high)
             if not math.isfinite(size):
                 size = float(values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).abs().max())
             self.largest[state] = size
         return self.largest[state]
-
-
-@cache
-def _scans(cell: Cell) -> dict[str, tuple[Expr, Expr]]:
-    """The states that are scanned over time: factor and addend."""
-    if cell.stepwise:
-        return {}
-    splits = {name: linear_recurrence(cell.equations[name], name) for name in cell.states[1:]}
-    return {name: split for name, split in splits.items() if split is not None}
-
-
-@cache
-def _sized(cell: Cell) -> tuple[Expr, ...]:
-    """The expressions whose largest magnitude the bounds need."""
-    plan = _scans(cell)
-    needed: list[Expr] = [e for name in plan for e in (Quantity(name), Previous(name))]
-    needed += [factor for factor, _ in plan.values()]
-    if any(Previous("h") in elementwise(e) for e in cell.equations.values()):
-        needed.append(Previous("h"))
-    return tuple(dict.fromkeys(needed))
 
 
 def _never_negative(expr: Expr, cell: Cell) -> bool:

@@ -104,14 +104,21 @@ class PerUnit:
         """W v + b and its error, of v with its own."""
         raise NotImplementedError
 
-    def product_errors(self, rows: Tensor) -> list[Tensor]:
-        """The errors of the products with some steps' [x, h], (row, feature + unit)."""
-        features = self.weights.ih.shape[1]
-        self.x, h = self._exact(rows[:, :features]), self._exact(rows[:, features:])
+    def product_errors(self, factors: Tensor, rows: Tensor) -> list[Tensor]:
+        """The errors of the products of some rows of the matrices of x and of h with some steps'
+        [x, h], (step, feature + unit)."""
+        weights, rows = self.weights, rows.to(self.device)
+        features = weights.ih.shape[1]
+        self.x, h = self._exact(factors[:, :features]), self._exact(factors[:, features:])
         self.balls = {Previous("h"): h}
-        gates = self.weights.cell.gates
-        of_x = [self.of(FromX(gate)) for gate in gates]
-        return [error for _, error in [*of_x, *(self.of(FromH(gate)) for gate in gates)]]
+        matrices = (
+            (FromX(""), weights.ih, weights.b_ih, self.x),
+            (FromH(""), weights.hh, weights.b_hh, h),
+        )
+        return [
+            self._affine(leaf, matrix[rows], None if bias is None else bias[rows], of)[1]
+            for leaf, matrix, bias, of in matrices
+        ]
 
     def _here(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.dtype)

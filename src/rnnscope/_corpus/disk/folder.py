@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
 
-__all__ = ["DESCRIPTION", "Folder", "place_of", "told"]
+__all__ = ["DESCRIPTION", "Folder", "file_sizes", "place_of", "told"]
 
 DESCRIPTION = "zarr.json"
 """The file that makes a folder a group of Zarr, and so a shard."""
@@ -82,6 +82,17 @@ def told(verb: str, text: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(f"cannot {verb} {text}: {error.strerror or error}") from error
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file inside a folder, by its name inside."""
+    sizes: dict[str, int] = {}
+    # strings, since paths cost more than asking the system
+    for top, _, names in os.walk(folder):
+        inside = Path(top).relative_to(folder).as_posix()
+        prefix = "" if inside == "." else f"{inside}/"
+        sizes |= {prefix + name: os.stat(f"{top}/{name}").st_size for name in names}
+    return sizes
 
 
 class LocalFolder:
@@ -155,12 +166,7 @@ class LocalFolder:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See ``Folder``."""
-        top = self.root / folder
-        return {
-            path.relative_to(top).as_posix(): path.stat().st_size
-            for path in top.rglob("*")
-            if path.is_file()
-        }
+        return file_sizes(self.root / folder)
 
     def zarr_store(self, folder: str) -> Any:
         """See ``Folder``."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.events import completed
-from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, file_sizes
 from rnnscope._corpus.disk.journal import Array, BatchRows
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import FileError
@@ -68,11 +68,8 @@ def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> 
         path = scratch / name
         path.mkdir()
         completed(_write(path, batches, compress))
-        files = {
-            file.relative_to(path).as_posix(): file.stat().st_size
-            for file in path.rglob("*")
-            if file.is_file() and file != path / DESCRIPTION
-        }
+        files = file_sizes(path)
+        files.pop(DESCRIPTION, None)  # written last, below
         forms: dict[str, LayerForm] = {}
         for rows in batches:
             forms |= rows.forms
