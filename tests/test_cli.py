@@ -308,11 +308,16 @@ def test_words_are_answered_with_their_numbers() -> None:
 
 
 def test_labels_with_spaces_are_answered_with_commas(tmp_path: Path) -> None:
-    words = ["view", "3", "4", "5", "-o", tmp_path / "p.html", "--labels"]
+    view = ["view", "3", "4", "5", "-o", tmp_path / "p.html"]
+    words = [*view, "--labels"]
     line = refused(*words, "I love RNNs")
-    assert "separate the labels with commas, --labels I,love,RNNs" in line
+    assert "with commas, --labels I,love,RNNs, or write --text 'I love RNNs'" in line
     assert "labels must be 3" in refused(*words, "I,love")
     assert "wrote" in printed(*words, "I,love,RNNs")
+    assert "wrote" in printed(*view, "--text", "I love RNNs")
+    assert '"I","love","RNNs"' in (tmp_path / "p.html").read_text("utf-8").replace(" ", "")
+    assert "labels must be 3" in refused(*view, "--text", "I love")
+    assert "not both" in refused(*words, "a,b,c", "--text", "a b c")
 
 
 def test_shapes_are_those_of_the_library() -> None:

@@ -153,6 +153,10 @@ def view(
         str | None,
         typer.Option(metavar="A,B,...", help="A name for each step, such as the tokens."),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(metavar='"A B ..."', help="The same as words, with spaces between them."),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="The sequence, where --input holds several.")
     ] = None,
@@ -180,8 +184,9 @@ def view(
 
     appearance = Appearance.of(title, [name for names in hide or [] for name in names.split(",")])
     trace, construction = trace_of(call)
-    if labels is not None:
-        trace.labelled(step_labels(labels, trace))
+    names = step_labels(labels, text, trace)
+    if names is not None:
+        trace.labelled(names)
     made = page(trace, output, batch=batch, construction=construction, appearance=appearance)
     say(f"wrote {made}")
 

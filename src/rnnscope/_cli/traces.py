@@ -186,17 +186,22 @@ def _stored(options: CallOptions) -> tuple[str, Any]:
     return name, module
 
 
-def step_labels(text: str, opened: Trace) -> list[str]:
-    """A name for each step, separated by commas.
+def step_labels(labels: str | None, text: str | None, opened: Trace) -> list[str] | None:
+    """A name for each step: those of ``labels``, separated by commas, or the words of ``text``.
 
-    Raises ``ArgumentError`` where spaces separate them.
+    Raises ``ArgumentError`` where both are given, and where spaces separate labels.
     """
-    labels, words = text.split(","), text.split()
-    if len(labels) == 1 and len(words) > 1 and opened.sizes["time"] > 1:
+    if labels is None:
+        return None if text is None else text.split()
+    if text is not None:
+        raise ArgumentError("write --labels or --text, not both")
+    names, words = labels.split(","), labels.split()
+    if len(names) == 1 and len(words) > 1 and opened.sizes["time"] > 1:
         raise ArgumentError(
-            f"--labels {text!r}: separate the labels with commas, --labels {','.join(words)}"
+            f"--labels {labels!r}: separate the labels with commas, --labels {','.join(words)}, or "
+            f"write --text {labels!r}"
         )
-    return labels
+    return names
 
 
 def coordinates(address: AddressOptions) -> dict[str, Any]:
