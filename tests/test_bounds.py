@@ -170,8 +170,9 @@ def group_of(one: Drawn) -> str:
 
 @pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_never_exceeded_and_not_vacuous(share: int) -> None:
-    """2,000 configurations, a third of them in `make test`. A deviation of exactly 0, where equations and kernel happen to round
-    alike, says nothing of the bound's width: it is left out of the medians, and counted."""
+    """2,000 configurations, a third of them in `make test`. A deviation of exactly 0, where
+    equations and kernel happen to round alike, says nothing of the bound's width: it is left out
+    of the medians, and counted."""
     tightness: dict[str, list[float]] = defaultdict(list)
     exceeded: list[tuple[Drawn, str]] = []
     closeness: list[float] = []
