@@ -112,7 +112,7 @@ def name_alone(mistake: Mistake) -> str:
     return entry(mistake)[0]
 
 
-SINGLES = rotated([case for kind in KINDS for case in sample(kind)], entry)
+SINGLES = rotated([case for kind in KINDS for case in sample(kind)], name_alone)
 PADDED = rotated([case for kind in KINDS for case in sample(kind, lengths=True)], name_alone)
 STEPS = rotated([case for kind in KINDS for case in sample(kind, steps=True)], name_alone)
 
