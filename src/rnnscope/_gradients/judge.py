@@ -24,9 +24,6 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 """How far the gradients may lie from autograd's, relative to the largest; a sum over thousands of
 places rounds no better, and a wrong factor anywhere is off by far more."""
 
-OF_A_SUM = 1.0
-"""And of a sum over many places so many roundings times the root of their number."""
-
 FLOOR = 1e-3
 """A tensor whose largest gradient is smaller than this share of the largest of all is measured
 against that share: what has vanished has no digits of its own."""
@@ -62,9 +59,7 @@ def judge(trace: Differentiable, upstream: Upstream, equations: Mapping[str, Ten
     worst, name = _largest_difference(equations, autograd)
     if coarse(trace):
         return Judgement(worst)
-    places = trace.call.steps * trace.call.batch
-    of_a_sum = OF_A_SUM * torch.finfo(dtype).eps * math.sqrt(places)
-    tolerance = max(TOLERANCE[trace.call.x.dtype], of_a_sum)
+    tolerance = TOLERANCE[trace.call.x.dtype]
     if worst > tolerance:
         exact = autograd
         if dtype == torch.float32:
