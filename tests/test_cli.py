@@ -625,6 +625,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("explain 3 --initial c_0=1", "no state 'c_0'; the layer has h_0"),
         ("explain 3 --initial h_0=1,2", "--initial h_0: expected 1 number; got 2"),
         ("explain 3 --initial h_0=x", "'x' is no number"),
+        ("explain 3 --initial 1", "--initial '1': expected h_0=0.5, h_0=0.5,-1 or an .npz file"),
         ("explain 3 --initial h_0=1e39", "too large for torch.float32"),
         ("explain 3 --initial 0.5", "expected"),
         ("explain 3 --initial h_0=1 --initial s.npz", "expected h_0=0.5"),

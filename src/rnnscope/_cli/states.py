@@ -61,7 +61,7 @@ def named_states(words: Sequence[str], layer: Any, batch: int) -> Any:
 
     Raises ``ArgumentError`` for a state that the layer lacks, and for a count that does not fit.
     """
-    if len(words) == 1 and "=" not in words[0]:
+    if len(words) == 1 and Path(words[0]).suffix == ".npz":
         return initial_states(Path(words[0]), layer)
     adopted = adopt(layer)
     names = [f"{state}_0" for state in adopted.cell.states]
