@@ -114,10 +114,10 @@ class Reverse:
         quantities: dict[str, Tensor] = {}
         for name in quantity_names(self.trace.cell):
             place = self.places.same.get(name, name)
-            if place in self.stored:
+            if isinstance(place, str):
                 value = self.stored[place]
             else:
-                array, k = self.of_h if place.startswith("of h") else self.of_x, int(place[5:])
+                array, k = self.of_h if place[0] == "h" else self.of_x, place[1]
                 value = array[..., k * units : (k + 1) * units]
             quantities[name] = value.transpose(2, 3)
         return quantities

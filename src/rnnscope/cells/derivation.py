@@ -187,13 +187,13 @@ def adjoint_of(derivation: Derivation[Any], name: str) -> dict[Root, Any]:
 class AdjointPlaces:
     """Where the adjoint of each quantity of a cell stands: those of the products with h side by
     side, of the ``gates`` that read it; those of the products with x, in the same place where they
-    are ``shared``; ``kept`` ones by themselves. ``same`` maps the names of all others to "of h k"
-    or "of x k", the place of a gate, or to a kept name."""
+    are ``shared``; ``kept`` ones by themselves. ``same`` maps the names of all others to a kept
+    name, or to the products' letter and the place of a gate among them, as ("h", 0)."""
 
     gates: tuple[str, ...]
     shared: bool
     kept: tuple[str, ...]
-    same: Mapping[str, str]
+    same: Mapping[str, str | tuple[str, int]]
 
 
 @cache
@@ -207,14 +207,14 @@ def adjoint_places(cell: Cell) -> AdjointPlaces:
         and derived.at.get(FromX(affine.gate)) is derived.at.get(FromH(affine.gate))
         for affine in cell.affine
     )
-    same: dict[str, str] = {}
-    first: dict[int, str] = {}
+    same: dict[str, str | tuple[str, int]] = {}
+    first: dict[int, str | tuple[str, int]] = {}
     for k, gate in enumerate(gates):
-        same[f"{gate}_from_h"] = f"of h {k}"
-        first.setdefault(id(derived.at.get(FromH(gate))), f"of h {k}")
+        same[f"{gate}_from_h"] = "h", k
+        first.setdefault(id(derived.at.get(FromH(gate))), ("h", k))
     for k, affine in enumerate(cell.affine):
         if affine.x is not None:
-            place = f"of h {k}" if shared else f"of x {k}"
+            place = "h" if shared else "x", k
             same[f"{affine.gate}_from_x"] = place
             first.setdefault(id(derived.at.get(FromX(affine.gate))), place)
     kept: list[str] = []
