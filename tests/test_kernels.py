@@ -4,6 +4,7 @@ judges, on any number of threads, and what happens where nothing can be compiled
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
 from rnnscope import cells
-from rnnscope._kernels import engine, smooth
+from rnnscope._kernels import engine, lanes, products, smooth
 from rnnscope._kernels.lanes import Lanes, Source, module
 from rnnscope._kernels.machine import compiled
 from rnnscope.cells import apply, from_h, from_x, previous, quantity, tanh, vector
@@ -42,6 +43,31 @@ def threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+# memory -----------------------------------------------------------------------------------------
+
+
+def test_vectors_are_read_and_written_where_they_are_said_to_stand(llvm: None) -> None:
+    """A processor with AVX-512 stops where a vector's alignment is silently taken for granted."""
+    for element in ("float", "double"):
+        own = Source("own", element)
+        own.variable(own.lanes(0.0)).get()
+        own.table("sums", own.type, 3)
+        sources = [
+            own,
+            products.rows_times_column(element),
+            products.row_times_columns(element, ([0, 1], [1]), 2),
+        ]
+        for source in sources:
+            lines = [line.strip() for line in source.text().splitlines()]
+            accesses = [line for line in lines if re.search(r"(load|store|alloca) <", line)]
+            assert accesses, source.name
+            for line in accesses:
+                stated = re.search(r"align (\d+)$", line)
+                assert stated, f"{source.name} leaves the alignment to the compiler: {line}"
+                of_its_own = re.search(r"%[wt]\S+(, align| = alloca)", line)
+                assert not of_its_own or int(stated[1]) == 64 >= lanes.BYTES, line
 
 
 # the functions ----------------------------------------------------------------------------------

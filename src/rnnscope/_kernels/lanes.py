@@ -19,8 +19,9 @@ __all__ = ["Lanes", "Mask", "Source", "LaneTable", "Variable", "Whole", "module"
 
 BYTES = 64
 """Of a vector: two registers of AVX2, so that one works while the other waits for its numbers."""
-ALIGNED = 32
-"""Bytes at whose multiples a vector of the function's own stands."""
+ALIGNED = BYTES
+"""Bytes at whose multiples a vector of the function's own stands: its size, which an instruction
+of AVX-512 takes for granted."""
 
 
 @dataclass(frozen=True)
@@ -469,6 +470,11 @@ class Source:
         return f"{head} {'noinline' if linkage else ''} {{\nentry:\n  {body}\n}}"
 
 
+def own(access: str) -> str:
+    """A load or a store of a vector that stands in a function's own memory."""
+    return f"{access}, align {ALIGNED}"
+
+
 def module(entry: Source, internal: Sequence[Source]) -> str:
     """A function and those that it calls, as a module."""
     functions = [entry, *internal]
@@ -486,11 +492,11 @@ class Variable:
 
     def get(self) -> Lanes:
         """What they are."""
-        return self.source.vector(f"load {self.source.type}, ptr {self.name}")
+        return self.source.vector(own(f"load {self.source.type}, ptr {self.name}"))
 
     def set(self, value: Lanes) -> None:
         """What they become."""
-        self.source.line(f"store {self.source.type} {value.name}, ptr {self.name}")
+        self.source.line(own(f"store {self.source.type} {value.name}, ptr {self.name}"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ depend on how work is cut into pieces.
 
 from __future__ import annotations
 
-from rnnscope._kernels.lanes import Source, Variable, Whole
+from rnnscope._kernels.lanes import Source, Variable, Whole, own
 
 __all__ = ["ROWS", "TERMS", "row_times_columns", "rows_times_column"]
 
@@ -39,10 +39,7 @@ def rows_times_column(element: str) -> Source:
         offsets = [source.new(f"mul i64 {apart}, {r}") for r in range(ROWS)]
         return [source.new(f"getelementptr {kind}, ptr {base}, i64 {o}") for o in offsets]
 
-    sums = [
-        source.variable(source.vector(f"load {kind}, ptr {place}"))
-        for place in places("%start", "%start_apart")
-    ]
+    sums = [_loaded(source, place) for place in places("%start", "%start_apart")]
     for name in "xh":
         weights = Whole(source, f"%weights_{name}")
         rows = []
@@ -70,9 +67,7 @@ def row_times_columns(element: str, columns: tuple[list[int], list[int]], count:
     def places(base: str) -> list[str]:
         return [source.new(f"getelementptr {kind}, ptr {base}, i64 {c}") for c in range(count)]
 
-    sums = [
-        source.variable(source.vector(f"load {kind}, ptr {place}")) for place in places("%start")
-    ]
+    sums = [_loaded(source, place) for place in places("%start")]
     for name, added_to in zip("xh", columns, strict=True):
         row, weights = Whole(source, f"%row_{name}"), Whole(source, f"%weights_{name}")
         block = Whole(source, f"%block_{name}")
@@ -85,6 +80,12 @@ def row_times_columns(element: str, columns: tuple[list[int], list[int]], count:
     return source
 
 
+def _loaded(source: Source, place: str) -> Variable:
+    """A sum that begins with what stands somewhere: with biases, which may stand anywhere."""
+    value = source.vector(f"load {source.type}, ptr {place}, align {source.bytes}")
+    return source.variable(value)
+
+
 def _keep(source: Source, places: list[str], sums: list[Variable]) -> None:
     for place, total in zip(places, sums, strict=True):
-        source.line(f"store {source.type} {total.get().name}, ptr {place}")
+        source.line(own(f"store {source.type} {total.get().name}, ptr {place}"))
