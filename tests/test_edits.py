@@ -276,13 +276,13 @@ def test_only_the_steps_from_the_edit_on_are_run(monkeypatch: pytest.MonkeyPatch
     """In that layer and those above, of the sequences that are edited."""
     module = importlib.import_module("rnnscope._edit.rerun")
     ran: list[tuple[int, int]] = []
-    original = module.run_direction
+    original = module.run_entry
 
-    def counted(weights: Any, x: Tensor, *args: Any) -> Any:
-        ran.append(tuple(x.shape[:2]))
-        return original(weights, x, *args)
+    def counted(entry: Any, *args: Any) -> Any:
+        ran.append(tuple(entry.x.shape[:2]))
+        return original(entry, *args)
 
-    monkeypatch.setattr(module, "run_direction", counted)
+    monkeypatch.setattr(module, "run_entry", counted)
     tr = rs.trace(nn.GRU(3, 4, num_layers=3), torch.randn(20, 5, 3))
     tr.rerun(rs.Edit("h", layer=1, time=17, to=0.0))
     assert ran == [(3, 5), (3, 5)]

@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._edit.edits import Edit, Key, Site, place_edits
 from rnnscope._layers.call import Call
-from rnnscope._layers.run import Change, run_direction
 from rnnscope._layers.sequences import state_before, without_padding
+from rnnscope._layers.steps import Change, Entry
+from rnnscope._layers.stretches import run_entry
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import plain, require_numbers
 from rnnscope._opening.opening import Opened, batch_first
@@ -102,6 +103,7 @@ class _Rerun:
         self.final = {name: [list(row) for row in value] for name, value in trace.final.items()}
         self.initial = {name: [list(row) for row in v] for name, v in self.call.initial.items()}
         self.inputs: list[Tensor | None] = []
+        self.engine = "torch"
 
     def _rows(self) -> Tensor:
         """The sequences that a change reaches; sequences do not influence each other."""
@@ -167,15 +169,11 @@ class _Rerun:
         start, stop = span[0], span[1] + 1
         reverse = self.structure.directions[d] == "reverse"
         valid = None if self.call.valid is None else self._of(self.call.valid)[start:stop]
-        passage = run_direction(
-            weights,
-            self._of(x)[start:stop],
-            {state: self._before(state, layer, d, span) for state in self.trace.cell.states},
-            valid,
-            reverse,
-            self.names,
-            self._changes(layer, d, start),
-        )
+        initial = {state: self._before(state, layer, d, span) for state in self.trace.cell.states}
+        entry = Entry(weights, self._of(x)[start:stop], initial, valid, reverse)
+        passage = run_entry(entry, self.names, self._changes(layer, d, start))
+        if passage.compiled:
+            self.engine = "llvm"
         quantities = {
             name: without_padding(value, valid) for name, value in passage.quantities.items()
         }
@@ -227,27 +225,38 @@ class _Rerun:
         return changes
 
     def _change(self, sites: list[Site], start: int) -> Change:
-        at: dict[int, list[tuple[Site, Tensor]]] = {}
+        # by step: the site, its places there, and where they are in (sequences that run, units)
+        at: dict[int, list[tuple[Site, Tensor, tuple[Tensor, Tensor]]]] = {}
         for site in sites:
-            for time in torch.unique(site.times).tolist():
-                chosen = (site.times == time).nonzero()[:, 0]
-                at.setdefault(time - start, []).append((site, chosen))
+            rows, units = self.local[site.rows][:, None], site.units[None, :]
+            order = torch.argsort(site.times, stable=True)
+            times, counts = torch.unique_consecutive(site.times[order], return_counts=True)
+            for time, chosen in zip(
+                times.tolist(), torch.split(order, counts.tolist()), strict=True
+            ):
+                at.setdefault(time - start, []).append((site, chosen, (rows[chosen], units)))
 
         def change(t: int, value: Tensor) -> Tensor:
-            for site, chosen in at.get(t, ()):
-                place = (self.local[site.rows[chosen]][:, None], site.units[None, :])
+            for site, chosen, place in at[t]:
                 value = value.index_put(place, site.changed(value[place], chosen))
             return value
 
-        return change
+        return Change(frozenset(at), change)
+
+    def _quantity(self, name: str, original: Tensor) -> Tensor:
+        """A quantity (layer, direction, batch, time, unit): the trace's, and what was run anew."""
+        if original.shape[:2] == (1, 1) and self.whole and (0, 0) in self.ran:
+            value = self.ran[0, 0][1][name]
+            if len(value) == self.call.steps:  # all of it
+                return value.transpose(0, 1)[None, None]
+        merged = original.clone()
+        for layer, d in self.ran:
+            self._write(merged[layer, d].transpose(0, 1), name, layer, d)
+        return merged
 
     def _edited_call(self) -> EditedCall:
         trace, call, structure = self.trace, self.call, self.structure
-        values = {}
-        for name, quantity in trace.items():
-            values[name] = quantity.clone()
-            for layer, d in self.ran:
-                self._write(values[name][layer, d].transpose(0, 1), name, layer, d)
+        values = {name: self._quantity(name, quantity) for name, quantity in trace.items()}
         final = {n: torch.stack([torch.stack(row) for row in v]) for n, v in self.final.items()}
         initial = {n: torch.stack([torch.stack(row) for row in v]) for n, v in self.initial.items()}
         x = self.inputs[0]
@@ -273,5 +282,5 @@ class _Rerun:
             )
             for old_row, new_row in zip(trace.weights, self.new, strict=True)
         )
-        opened = Opened(values, batch_first(self.inputs), {}, masks=trace.masks)
+        opened = Opened(values, batch_first(self.inputs), {}, masks=trace.masks, engine=self.engine)
         return EditedCall(fresh, weights, opened, output, self.edited)

@@ -12,10 +12,9 @@ from torch import Tensor
 from rnnscope._kernels.engine import pieces
 from rnnscope._kernels.equations import scans
 from rnnscope._kernels.forward import ForwardKernel
-from rnnscope._layers.sequences import at_steps, last_steps
 from rnnscope._layers.structure import Weights
 
-__all__ = ["Frames", "Packed", "packed_columns", "run_by_kernel"]
+__all__ = ["Frames", "Packed", "packed_columns"]
 
 
 @dataclass(frozen=True)
@@ -137,20 +136,3 @@ class Frames:
             ],
             count,
         )
-
-
-def run_by_kernel(
-    kernel: ForwardKernel,
-    weights: Weights,
-    x: Tensor,
-    initial: Mapping[str, Tensor],
-    frames: Frames,
-) -> dict[str, Tensor]:
-    """Run a layer in one direction from ``initial``, (batch, unit) of each state; returns each
-    state after the last step. ``x`` (time, batch, feature)."""
-    ends = at_steps(last_steps(frames.lengths, frames.reverse))
-    for name, value in initial.items():
-        frame = frames.values[name]
-        frame[0] = frame[-1] = value
-    frames.fill(kernel, Packed.of(kernel, weights), x)
-    return {name: frames.values[name][1:-1][ends] for name in initial}

@@ -18,8 +18,8 @@ from rnnscope._layers.adapter import Adapter, Parameters, adapter_of, class_name
 from rnnscope._layers.adopt import Adopted, adopt
 from rnnscope._layers.arguments import SAY_WHICH, Arguments, arguments_of
 from rnnscope._layers.call import Call
-from rnnscope._layers.run import run_direction
 from rnnscope._layers.sequences import padded, valid_steps, without_padding
+from rnnscope._layers.steps import Entry, run_direction
 from rnnscope._layers.structure import Weights
 from rnnscope.errors import RefusedError, ShapeError
 
@@ -290,11 +290,13 @@ class Foreign(Adopted):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             passages = [
                 run_direction(
-                    direction_weights.map(lambda t: t.to(flow.dtype)),
-                    flow,
-                    {name: value[d].to(flow.dtype) for name, value in initial.items()},
-                    valid,
-                    direction == "reverse",
+                    Entry(
+                        direction_weights.map(lambda t: t.to(flow.dtype)),
+                        flow,
+                        {name: value[d].to(flow.dtype) for name, value in initial.items()},
+                        valid,
+                        direction == "reverse",
+                    ),
                     frozenset(),
                 )
                 for d, (direction_weights, direction) in enumerate(
@@ -308,8 +310,8 @@ class Foreign(Adopted):
 
     def step(self, x: Tensor, states: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
         """One step by the equations of the cell."""
-        passage = run_direction(weights, x.unsqueeze(0), states, None, False, frozenset())
-        return dict(passage.final)
+        entry = Entry(weights, x.unsqueeze(0), states, None, False)
+        return dict(run_direction(entry, frozenset()).final)
 
 
 def _form(value: Any) -> str:

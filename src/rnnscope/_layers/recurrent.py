@@ -1,7 +1,7 @@
 """Recurrent: a module that runs any declared cell as ``nn.LSTM`` runs its own.
 
 Made of plain operations, step by step, so that autograd, ``torch.func`` and ``torch.compile``
-can follow.
+can follow; where nothing of them follows, a kernel runs it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.adopt import Adopted, Declared, adopt
 from rnnscope._layers.attention import attention
+from rnnscope._layers.call import Call
 from rnnscope._layers.run import run_call
 from rnnscope._layers.structure import Structure, Weights
+from rnnscope._layers.tensors import numbers_alone
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, RefusedError, ShapeError
 
@@ -42,6 +44,10 @@ class Recurrent(Declared):
     ``nn.LSTM`` fits a ``Recurrent`` of the ``LSTM`` cell, in both ways. There are the rows of those
     gates whose equations use them: a cell without ``from_h`` has no ``weight_hh``.
 
+    It runs step by step by plain operations of torch. Without gradients (``torch.no_grad()``), and
+    where nothing else looks at the operations, a call that is large enough, or any after
+    ``rnnscope.warm_up(cell)``, is run by a kernel: the same numbers but for rounding.
+
     >>> from rnnscope.cells import LSTM_PEEPHOLE
     >>> layer = Recurrent(LSTM_PEEPHOLE, 3, 5, num_layers=2, bidirectional=True)
     >>> output, (h_n, c_n) = layer(torch.randn(7, 2, 3))
@@ -53,6 +59,8 @@ class Recurrent(Declared):
     Raises ``ShapeError`` for sizes that no layer has, ``DeclarationError`` for a cell that does
     not fit the options, and ``ShapeError`` and ``DtypeError`` for a call that it cannot take.
     """
+
+    _plain = False  # of ``unfuse``: plain operations, whatever is asked for
 
     def __init__(
         self,
@@ -210,15 +218,23 @@ class Recurrent(Declared):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """(output, h_n), or (output, (h_n, c_n, ...)) where the cell has more states."""
         # a compiled graph is not listened to; what pays attention would break it
-        listener = None if torch.compiler.is_compiling() else attention()
+        graph = torch.compiler.is_compiling()
+        listener = None if graph else attention()
         if listener is not None and listener.module is not self:
             listener = None
         call = Adopted.of(self).call((input, hx), {}, live=True)
         record = frozenset() if listener is None else listener.record
-        ran = run_call(self.structure, call, self.weights(), record)
+        weights = self.weights()
+        compiled = not graph and self._numbers_alone(call, weights)
+        ran = run_call(self.structure, call, weights, record, compiled=compiled, steady=True)
         if listener is not None:
             listener.ran = ran
         return ran.output
+
+    def _numbers_alone(self, call: Call, weights: tuple[tuple[Weights, ...], ...]) -> bool:
+        """Whether a kernel may run a call, as nothing but its numbers is asked for."""
+        of_weights = (t for row in weights for direction in row for t in direction.tensors())
+        return not self._plain and numbers_alone([call.x, *call.initial.values(), *of_weights])
 
     def extra_repr(self) -> str:
         """The cell, sizes and options."""
@@ -277,5 +293,5 @@ def unfuse(layer: nn.Module) -> Recurrent:
                 f"Remove it first, as torch.nn.utils.parametrize.remove_parametrizations does."
             )
         setattr(plain, name, parameter)
-    plain.dropout = adopted.dropout
+    plain.dropout, plain._plain = adopted.dropout, True
     return plain.train(adopted.training)

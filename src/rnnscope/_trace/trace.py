@@ -202,7 +202,7 @@ def _recorded(ran: Ran, returned: Returned, names: frozenset[str]) -> Opened:
         place = Place(ran.structure.num_layers - 1, ran.structure.directions[0], batch, t)
         proofs["h"] = replace(proofs["h"], deviation=largest, ratio=math.inf, place=place)
     proofs["h"] = replace(proofs["h"], every_step=True)
-    return Opened(values, inputs, proofs, masks=masks)
+    return Opened(values, inputs, proofs, masks=masks, engine=ran.engine)
 
 
 def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
