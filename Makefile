@@ -46,7 +46,7 @@ lint: $(VENV)/dev.stamp
 
 check: lint test
 
-bench: $(VENV)/dev.stamp
+bench: $(VENV)/bench.stamp
 	$(BIN)/python benchmarks/speed.py
 
 docs: $(VENV)/docs.stamp
@@ -89,6 +89,11 @@ $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@# trained layers to open, and judges; what they depend on is not needed for that
 	@$(PIP) --no-deps g2p-en reactionrnn silero-vad onnxruntime flatbuffers \
 	    axe-playwright-python keras absl-py namex optree opacus minGRU-pytorch ncps
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/runtime.stamp
+	@echo "Installing what is measured beside it" >&2
+	@$(PIP) --no-build-isolation --editable '.[fast,bench]'
 	@touch $@
 
 $(VENV)/docs.stamp: $(VENV)/runtime.stamp

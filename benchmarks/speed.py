@@ -1,4 +1,5 @@
-"""What does every number cost? One table: the layer, traces, gradients, a loop by hand, jax.
+"""What does every number cost? One table: the layer, traces, reruns, gradients, a loop by hand, a
+scan of jax, TorchLens, and the limit.
 
 Run: ``make bench``, or ``python benchmarks/speed.py``, which writes RESULTS.md beside this file.
 The sides of a row take turns; each figure is the median of the rounds' ratios to the layer, with
@@ -14,8 +15,12 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +29,14 @@ from opening import LAYERS, SHAPES, plain_loop
 from torch import Tensor, nn
 
 import rnnscope as rs
+from rnnscope._layers.tensors import fresh
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 SINGLE = {"RNN": "h", "GRU": "z", "LSTM": "f"}
+QUANTITIES = {"RNN": 1, "GRU": 4, "LSTM": 6}
+CELLS = {"RNN": nn.RNNCell, "GRU": nn.GRUCell, "LSTM": nn.LSTMCell}
+BENCH = "jax", "torchlens"
+"""Packages of the extra "bench", each of which may be missing."""
 Side = Callable[[], float]
 
 clock = time.perf_counter
@@ -66,10 +76,10 @@ def ratios(times: dict[str, list[float]], base: str) -> dict[str, tuple[float, f
 
 def scan_by_jax(layer: nn.Module, x: Tensor) -> Callable[[], object] | None:
     """The same numbers by a jitted ``jax.lax.scan``; None where jax is not installed."""
-    try:
-        import jax
-    except ImportError:
+    if find_spec("jax") is None:
         return None
+    import jax
+
     jnp, sigmoid = jax.numpy, jax.nn.sigmoid
     w_ih, w_hh, b_ih, b_hh = (jnp.asarray(t.detach().numpy()) for t in layer._flat_weights)
     size, steps_of_x = layer.hidden_size, jnp.asarray(x.numpy())
@@ -97,15 +107,92 @@ def scan_by_jax(layer: nn.Module, x: Tensor) -> Callable[[], object] | None:
     return lambda: jax.block_until_ready(run(steps_of_x))
 
 
-def forwards(layer: nn.Module, x: Tensor, name: str) -> dict[str, Side]:
-    """The sides of a row without gradients."""
-    sides: dict[str, Callable[[], object]] = {
+class CellLoop(nn.Module):
+    """A layer as a loop over torch's own cell: what a tool that saves operations can look into."""
+
+    def __init__(self, name: str, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = CELLS[name](inputs, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, output = None, []
+        for x_t in x:
+            state = self.cell(x_t, state)
+            output.append(state[0] if isinstance(state, tuple) else state)
+        return torch.stack(output)
+
+
+def torchlens(name: str, shape: tuple[int, ...]) -> str | None:
+    """How often the layer's own time TorchLens takes for a loop over the cell: in a process of its
+    own, as it puts something around every function of torch. None where it is not installed."""
+    if find_spec("torchlens") is None:
+        return None
+    command = [sys.executable, __file__, "--torchlens", name, *map(str, shape)]
+    command += ["--clock", "cpu" if clock is time.process_time else "wall"]
+    command += ["--threads", str(torch.get_num_threads())]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return finished.stdout.split()[-1]
+
+
+def measure_torchlens(name: str, shape: tuple[int, ...]) -> None:
+    """Print that ratio."""
+    inputs, hidden, batch, steps = shape
+    layer, x = LAYERS[name](inputs, hidden), torch.randn(steps, batch, inputs)
+    with torch.no_grad():
+        own = statistics.median(timed(lambda: layer(x))() for _ in range(9))
+        import torchlens
+
+        model = CellLoop(name, inputs, hidden)
+        torchlens.trace(model, x[:2])
+        lens = timed(lambda: torchlens.trace(model, x))()
+    print(f"{lens / own:.0f}")
+
+
+def limit(name: str, shape: tuple[int, ...]) -> dict[str, Side]:
+    """What nothing can be faster than: the products of the layer as one product, and its record
+    written once to memory that is fresh."""
+    inputs, hidden, batch, steps = shape
+    rows = {"RNN": 1, "GRU": 3, "LSTM": 4}[name] * hidden
+    factor, weight = torch.randn(steps * batch, inputs + hidden), torch.randn(inputs + hidden, rows)
+    product = torch.empty(steps * batch, rows)
+
+    def write() -> None:
+        for _ in range(QUANTITIES[name]):
+            fresh((steps, batch, hidden), factor, factor.dtype).fill_(1.0)
+
+    return {
+        "arithmetic": timed(lambda: torch.mm(factor, weight, out=product)),
+        "writing": timed(write),
+    }
+
+
+def recurrent(layer: nn.Module) -> rs.Recurrent:
+    """The same cell as it is declared."""
+    plain = rs.unfuse(layer)
+    options = {"num_layers": plain.num_layers}
+    declared = rs.Recurrent(plain.cell, plain.input_size, plain.hidden_size, **options)
+    declared.load_state_dict(layer.state_dict())
+    return declared
+
+
+def of_layer(layer: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
+    """What rnnscope does with a layer, without gradients."""
+    tr, declared = rs.trace(layer, x, check=False), recurrent(layer)
+    return {
         "layer": lambda: layer(x),
         "verified": lambda: rs.trace(layer, x),
         "check=False": lambda: rs.trace(layer, x, check=False),
-        "one quantity": lambda: rs.trace(layer, x, check=False, record=(SINGLE[name],)),
-        "plain loop": lambda: plain_loop(layer, x),
+        "rerun": lambda: tr.rerun(rs.Edit("h", layer=0, time=0, add=0.1)),
+        "Recurrent": lambda: declared(x),
     }
+
+
+def forwards(layer: nn.Module, x: Tensor, name: str) -> dict[str, Side]:
+    """The sides of a row without gradients."""
+    sides = of_layer(layer, x)
+    single = (SINGLE[name],)
+    sides["one quantity"] = lambda: rs.trace(layer, x, check=False, record=single)
+    sides["plain loop"] = lambda: plain_loop(layer, x)
     scan = scan_by_jax(layer, x)
     if scan is not None:
         sides["jax scan"] = scan
@@ -129,71 +216,98 @@ def backwards(layer: nn.Module, x: Tensor) -> dict[str, Side]:
     }
 
 
+def short(ratio: float) -> str:
+    """A ratio in as many digits as it tells."""
+    return f"{ratio:.0f}" if ratio >= 100 else f"{ratio:.2f}"
+
+
 def written(spread: tuple[float, float, float]) -> str:
     """A ratio and its quartiles."""
     middle, low, high = spread
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
-def table(repeats: int) -> list[str]:
+COLUMNS = (
+    *("limit", "verified", "check=False", "one quantity", "rerun", "Recurrent"),
+    *("plain loop", "jax scan", "TorchLens", "gradients", "gradients, check=False"),
+)
+ABSENT = "not installed"
+
+
+def row(name: str, shape: tuple[int, ...], repeats: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of the layer, and each column: a ratio with its quartiles, or a text."""
+    inputs, hidden, batch, steps = shape
+    layer, x = LAYERS[name](inputs, hidden), torch.randn(steps, batch, inputs)
+    with torch.no_grad():
+        times = rounds(forwards(layer, x, name) | limit(name, shape), repeats)
+    columns: dict[str, Any] = dict(ratios(times, "layer"))
+    columns["limit"] = max(columns.pop("arithmetic"), columns.pop("writing"))
+    columns |= ratios(rounds(backwards(layer, x), repeats), "backward")
+    columns.setdefault("jax scan", ABSENT)
+    columns["TorchLens"] = torchlens(name, shape) or ABSENT
+    return statistics.median(times["layer"]), columns
+
+
+def table(repeats: int, shapes: tuple[tuple[int, ...], ...]) -> list[str]:
     """All shapes and layers, and the geometric means."""
-    lines: list[str] = []
-    for name, make in LAYERS.items():
-        means: dict[str, list[float]] = {}
-        for shape in SHAPES:
+    lines = [f"| | shape | layer | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for name in LAYERS:
+        means: dict[str, list[float]] = {column: [] for column in COLUMNS}
+        for shape in shapes:
+            own, columns = row(name, shape, repeats)
             inputs, hidden, batch, steps = shape
-            layer, x = make(inputs, hidden), torch.randn(steps, batch, inputs)
-            with torch.no_grad():
-                times = rounds(forwards(layer, x, name), repeats)
-            spread = ratios(times, "layer")
-            back = rounds(backwards(layer, x), repeats)
-            spread_back = ratios(back, "backward")
-            del spread_back["backward"]
-            own = statistics.median(times["layer"])
-            columns = {**spread, **spread_back}
-            if not lines:
-                names = [column for column in columns if column != "layer"]
-                lines.append(f"| | {'shape':<22} | layer | {' | '.join(names)} |")
-                lines.append("|---" * (len(names) + 3) + "|")
-            del columns["layer"]
             label = f"{inputs}→{hidden}, b {batch}, t {steps}"
-            cells = " | ".join(written(value) for value in columns.values())
-            lines.append(f"| {name} | {label:<22} | {own * 1e3:.1f} ms | {cells} |")
+            cells = []
+            for column in COLUMNS:
+                value = columns[column]
+                cells.append(value if isinstance(value, str) else written(value))
+                if value != ABSENT:
+                    means[column].append(float(value) if isinstance(value, str) else value[0])
+            lines.append(f"| {name} | {label:<22} | {own * 1e3:.1f} ms | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-            for column, value in columns.items():
-                means.setdefault(column, []).append(value[0])
-        cells = " | ".join(f"**{statistics.geometric_mean(v):.2f}**" for v in means.values())
-        lines.append(f"| {name} | **geometric mean** | | {cells} |")
+        cells = [f"**{short(statistics.geometric_mean(v))}**" if v else "" for v in means.values()]
+        lines.append(f"| {name} | **geometric mean** | | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
 
 
+GROWING = ("layer", "verified", "check=False", "rerun", "Recurrent", "gradients, check=False")
+
+
 def growth(repeats: int) -> list[str]:
-    """Exponents of the time of an LSTM's verified trace over a factor of 16 in each size."""
+    """Exponents of the time of an LSTM over a factor of 16 in each size."""
     base = {"steps": 64, "batch": 8, "hidden": 32, "layers": 1}
-    lines = ["| grows | from | to | layer | verified |", "|---|---|---|---|---|"]
+    lines = [f"| grows | from | to | {' | '.join(GROWING)} |", "|---" * (3 + len(GROWING)) + "|"]
     for name in base:
         first = base[name]
-        seconds: dict[str, list[tuple[float, float]]] = {"layer": [], "verified": []}
+        points: dict[str, list[tuple[float, float]]] = {side: [] for side in GROWING}
         for factor in (1, 4, 16):
             sizes = base | {name: first * factor}
             layer = nn.LSTM(32, sizes["hidden"], num_layers=sizes["layers"])
             x = torch.randn(sizes["steps"], sizes["batch"], 32)
             with torch.no_grad():
-                sides = {
-                    "layer": timed(lambda layer=layer, x=x: layer(x)),
-                    "verified": timed(lambda layer=layer, x=x: rs.trace(layer, x)),
-                }
-                for side, values in rounds(sides, repeats).items():
-                    seconds[side].append((math.log(factor), math.log(statistics.median(values))))
-        exponents = [
-            statistics.linear_regression(*zip(*points, strict=True)).slope
-            for points in seconds.values()
-        ]
+                sides = {side: timed(call) for side, call in of_layer(layer, x).items()}
+                times = rounds(sides, repeats)
+            times |= rounds(backwards(layer, x), repeats)
+            for side in GROWING:
+                seconds = statistics.median(times[side])
+                points[side].append((math.log(factor), math.log(seconds)))
+        exponents = (
+            statistics.linear_regression(*zip(*points[side], strict=True)).slope for side in GROWING
+        )
         cells = " | ".join(f"{exponent:.2f}" for exponent in exponents)
         lines.append(f"| {name} | {first} | {first * 16} | {cells} |")
         print(lines[-1], flush=True)
     return lines
+
+
+def versions() -> str:
+    """The packages of others beside which it was measured."""
+    named = (
+        f"{name} {version(name)}" if find_spec(name) else f"{name} (not installed)"
+        for name in BENCH
+    )
+    return f"Beside {' and '.join(named)}."
 
 
 def machine() -> str:
@@ -214,9 +328,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="the first so many only")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--torchlens", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.perf_counter if options.clock == "wall" else time.process_time
+    if options.torchlens:
+        name, *sizes = options.torchlens
+        measure_torchlens(name, tuple(map(int, sizes)))
+        return
     rs.warm_up()
     what = "Time on the wall" if options.clock == "wall" else "Time of all threads on the processor"
     lines = [
@@ -224,16 +345,18 @@ def main() -> None:
         "",
         f"`python benchmarks/speed.py`, {datetime.date.today():%Y-%m-%d}: {machine()}. {what}, as "
         f"a ratio to that of the layer's own forward, of gradients to that of its backward; "
-        f"medians of {options.repeats} rounds in which the sides took turns, with quartiles.",
+        f"medians of {options.repeats} rounds in which the sides took turns, with quartiles. "
+        f"Calls of rnnscope are computed by kernels, after `rs.warm_up()`. The limit is the larger "
+        f"of all products as a single one and of the record written once. {versions()}",
         "",
-        *table(options.repeats),
+        *table(options.repeats, SHAPES[: options.shapes]),
         "",
         "How time grows, as an exponent over a factor of 16 (an LSTM 32→32, 64 steps, batch 8):",
         "",
         *growth(options.repeats),
         "",
     ]
-    RESULTS.write_text("\n".join(lines), encoding="utf-8")
+    options.out.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
