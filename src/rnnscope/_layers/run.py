@@ -23,7 +23,7 @@ from rnnscope._layers.stretches import (
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import quantity_names
 
-__all__ = ["Ran", "run_call"]
+__all__ = ["Forward", "Ran", "run_call"]
 
 
 @dataclass(frozen=True)
@@ -94,82 +94,104 @@ class Ran:
         return torch.stack([torch.stack([*map(of, row)]) for row in self.passages])
 
 
-def run_call(
-    structure: Structure,
-    call: Call,
-    weights: tuple[tuple[Weights, ...], ...],
-    record: frozenset[str],
-    masks: tuple[Tensor | None, ...] | None = None,
-    compiled: bool = False,
-    steady: bool = False,
-) -> Ran:
+@dataclass(frozen=True)
+class Forward:
+    """A call to be run by the equations, and the names of what is recorded of it; ``masks``, by
+    layer, are what dropout multiplies with, drawn where none are given."""
+
+    structure: Structure
+    call: Call
+    weights: tuple[tuple[Weights, ...], ...]
+    record: frozenset[str]
+    masks: tuple[Tensor | None, ...] | None = None
+
+
+def run_call(forward: Forward, compiled: bool = False, steady: bool = False) -> Ran:
     """All layers and directions of a call, with dropout between layers where the module drops.
 
-    Its masks are drawn, or those that are given. ``compiled``: no gradient is asked for, so that a
-    kernel may run it, where there is one that pays. ``steady``: what is returned has the same bits
-    whatever is recorded, so that parts come from products of their own.
+    ``compiled``: no gradient is asked for, so that a kernel may run it, where there is one that
+    pays. ``steady``: what is returned has the same bits whatever is recorded, so that parts come
+    from products of their own.
     """
-    valid = call.valid
+    structure, call, weights = forward.structure, forward.call, forward.weights
     inputs: list[Tensor | None] = []
     used: list[Tensor | None] = [None]
     layers: list[tuple[Passage, ...]] = []
     flow, dropped = call.x, True
-    equations = frozenset(structure.cell.equations)
-    parts = record - equations if steady else frozenset()
-    kept = (record - parts) | equations if parts else record
-    kernel = _kernel(call, weights, kept) if compiled else None
-    # in one piece where it is to be a record
-    memory = None if kernel is None or not record else _memory(structure, call, kept)
-
-    def passage(layer: int, d: int, x: Tensor) -> Passage:
-        initial = {name: value[layer, d] for name, value in call.initial.items()}
-        reverse = structure.directions[d] == "reverse"
-        entry = Entry(weights[layer][d], x, initial, valid, reverse)
-        if kernel is None:
-            return run_direction(entry, record)
-        if memory is None:
-            return run_by_kernel(kernel, entry, kept)
-        part = Memory(kernel, entry, {name: value[layer, d] for name, value in memory.items()})
-        part.fill(Stretch(0, call.steps, True))
-        ran = part.passage()
-        if not parts:
-            return ran
-        before = {name: framed_before(part.values[name], reverse) for name in part.states}
-        computed = parts_of(entry, before, ran.quantities, parts)
-        return replace(ran, quantities={**ran.quantities, **computed})
-
+    run = _Run(forward, compiled, steady)
     for layer in range(len(weights)):
         inputs.append(flow if dropped else None)
-        layers.append(tuple(passage(layer, d, flow) for d in range(len(structure.directions))))
+        layers.append(tuple(run.passage(layer, d, flow) for d in range(len(structure.directions))))
         dropped = structure.training and structure.dropout > 0
         if layer < structure.num_layers - 1:
             flow = _joined(layers[-1])
             if dropped:
-                replay_mask = None if masks is None else masks[layer + 1]
-                mask = call.dropout(flow, structure.dropout) if replay_mask is None else replay_mask
+                replayed = None if forward.masks is None else forward.masks[layer + 1]
+                mask = call.dropout(flow, structure.dropout) if replayed is None else replayed
                 flow = flow * mask
                 used.append(mask)
             else:
                 used.append(None)
-    if memory is not None:
-        memory = {n: v[:, :, 1:-1] if n in structure.cell.states else v for n, v in memory.items()}
-    return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used), memory)
+    return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used), run.recorded)
 
 
-def _kernel(
-    call: Call, weights: tuple[tuple[Weights, ...], ...], record: frozenset[str]
-) -> ForwardKernel | None:
-    """The kernel that runs a call; None where torch does."""
-    parts = [direction_weights for row in weights for direction_weights in row]
-    tensors = [call.x, *call.initial.values(), *(t for part in parts for t in part.tensors())]
-    return running_kernel(call.x, tensors, parts[0], record)
+class _Run:
+    """Runs the layers of a call one by one, all by a kernel where there is one."""
 
+    def __init__(self, forward: Forward, compiled: bool, steady: bool) -> None:
+        self.forward, self.valid = forward, forward.call.valid
+        equations = frozenset(forward.structure.cell.equations)
+        self.parts = forward.record - equations if steady else frozenset()
+        self.kept = forward.record - self.parts | equations if self.parts else forward.record
+        self.kernel = self._kernel() if compiled else None
+        # in one piece where it is to be a record, (layer, direction, time, batch, unit) by name
+        self.memory: dict[str, Tensor] | None = None
+        if self.kernel is not None and forward.record:
+            self.memory = self._memory()
 
-def _memory(structure: Structure, call: Call, record: frozenset[str]) -> dict[str, Tensor]:
-    """For the quantities that a kernel keeps, (layer, direction, time, batch, unit)."""
-    lead = (structure.num_layers, len(structure.directions))
-    sizes = (call.steps, call.batch, structure.hidden_size)
-    return memory_for(structure.cell, record, lead, sizes, call.x)
+    def _kernel(self) -> ForwardKernel | None:
+        call = self.forward.call
+        of_parts = [part for row in self.forward.weights for part in row]
+        tensors = [
+            call.x,
+            *call.initial.values(),
+            *(t for part in of_parts for t in part.tensors()),
+        ]
+        return running_kernel(call.x, tensors, of_parts[0], self.kept)
+
+    def _memory(self) -> dict[str, Tensor]:
+        structure, call = self.forward.structure, self.forward.call
+        lead = (structure.num_layers, len(structure.directions))
+        sizes = (call.steps, call.batch, structure.hidden_size)
+        return memory_for(structure.cell, self.kept, lead, sizes, call.x)
+
+    @property
+    def recorded(self) -> dict[str, Tensor] | None:
+        """The memory, without the places before the first and after the last step."""
+        states = self.forward.structure.cell.states
+        if self.memory is None:
+            return None
+        return {n: v[:, :, 1:-1] if n in states else v for n, v in self.memory.items()}
+
+    def passage(self, layer: int, d: int, x: Tensor) -> Passage:
+        """One layer in one direction, on x (time, batch, feature)."""
+        forward = self.forward
+        initial = {name: value[layer, d] for name, value in forward.call.initial.items()}
+        reverse = forward.structure.directions[d] == "reverse"
+        entry = Entry(forward.weights[layer][d], x, initial, self.valid, reverse)
+        if self.kernel is None:
+            return run_direction(entry, forward.record)
+        if self.memory is None:
+            return run_by_kernel(self.kernel, entry, self.kept)
+        values = {name: value[layer, d] for name, value in self.memory.items()}
+        memory = Memory(self.kernel, entry, values)
+        memory.fill(Stretch(0, len(x), True))
+        passage = memory.passage()
+        if not self.parts:
+            return passage
+        before = {name: framed_before(memory.values[name], reverse) for name in memory.states}
+        computed = parts_of(entry, before, passage.quantities, self.parts)
+        return replace(passage, quantities={**passage.quantities, **computed})
 
 
 def _joined(passages: tuple[Passage, ...]) -> Tensor:
