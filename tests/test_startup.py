@@ -143,7 +143,7 @@ def extras() -> dict[str, set[str]]:
     return {
         extra: {re.split(r"[<>=!~ ]", requirement)[0] for requirement in requirements}
         for extra, requirements in project["project"]["optional-dependencies"].items()
-        if extra not in ("all", "dev", "docs")
+        if extra not in ("all", "bench", "dev", "docs")
     }
 
 

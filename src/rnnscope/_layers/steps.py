@@ -76,7 +76,7 @@ class Entry:
         """(batch): the steps of each sequence."""
         if self.valid is not None:
             return self.valid.sum(0)
-        return torch.full((self.x.shape[1],), len(self.x), device=self.x.device)
+        return self.x.new_full((self.x.shape[1],), len(self.x), dtype=torch.long)
 
     def between(self, start: int, stop: int, initial: Mapping[str, Tensor]) -> Entry:
         """The steps from ``start`` to before ``stop``, from other states."""
