@@ -61,7 +61,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
 
 
 @pytest.mark.usefixtures("llvm")
-@pytest.mark.parametrize("configuration", COMPILED[::7], ids=name_of)
+@pytest.mark.parametrize("configuration", COMPILED[3::15], ids=name_of)
 def test_edits_propagate_as_in_a_loop(configuration: Configuration) -> None:
     test_edits.test_an_edit_propagates_as_in_a_loop(configuration)
     test_edits.test_several_edits_of_every_kind(configuration)

@@ -259,7 +259,7 @@ class Memory:
         pieces.insert(0, {name: self.steps(name)[earlier] for name in self.values})
         ordered = pieces[::-1] if reverse else pieces
         quantities = {name: torch.cat([piece[name] for piece in ordered]) for name in self.values}
-        return Passage(quantities, final)
+        return Passage(quantities, final, compiled=True)
 
     def passage(self) -> Passage:
         """All steps, when they have run."""
