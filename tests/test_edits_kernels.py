@@ -276,7 +276,11 @@ def test_the_size_of_a_rerun_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tr.rerun(rs.Edit("h", time=1, to=0.0)).engine == "torch"
     assert tr.rerun(rs.Edit("h", batch=0, time=0, to=0.0)).engine == "torch"
     rs.warm_up(cells.GRU)
-    assert tr.rerun(rs.Edit("h", batch=0, time=9, to=0.0)).engine == "llvm"
+    assert tr.rerun(rs.Edit("h", batch=0, time=8, to=0.0)).engine == "llvm"
+    assert tr.rerun(rs.Edit("h", batch=0, time=9, to=0.0)).engine == "torch"  # a single step
+    monkeypatch.setattr(engine, "PACKED", 22)  # of 45 weights
+    assert tr.rerun(rs.Edit("h", batch=0, time=8, to=0.0)).engine == "torch"
+    assert tr.rerun(rs.Edit("h", batch=0, time=7, to=0.0)).engine == "llvm"
     monkeypatch.setenv("RNNSCOPE_ENGINE", "torch")
     assert tr.rerun(edit).engine == "torch"
 

@@ -205,7 +205,12 @@ def test_the_size_of_a_call_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         assert size(layer(x)[0] - by_torch) < 1e-6
         assert rs.trace(layer, x[:9]).engine == "torch"
         rs.warm_up(GRU)
-        assert rs.trace(layer, x[:1]).engine == "llvm"
+        assert rs.trace(layer, x[:2]).engine == "llvm"
+        assert rs.trace(layer, x[:1]).engine == "torch"  # a single step
+        monkeypatch.setattr(engine, "PACKED", 22)  # of 45 weights
+        assert rs.trace(layer, x[:2]).engine == "torch"
+        assert rs.trace(layer, x[:3]).engine == "llvm"
+        assert rs.trace(layer, x[:1], check=False).engine == "llvm"
 
 
 def test_an_output_keeps_no_other_layer_in_memory(filled: list[int]) -> None:

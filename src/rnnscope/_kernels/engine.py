@@ -32,6 +32,7 @@ __all__ = [
     "opening",
     "pieces",
     "ready",
+    "repays",
     "reversing",
     "running",
 ]
@@ -47,6 +48,9 @@ before: the same call gives the same bits."""
 
 LARGE_OF_MANY = 2_000_000
 """The same where calls of this size come by the dozen, as the batches of a data set do."""
+
+PACKED = 90_000
+"""Numbers of weights whose packing costs what a kernel saves in one step of a run, at batch 1."""
 
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
@@ -137,6 +141,12 @@ def running(
 ) -> ForwardKernel | None:
     """The kernel by which a layer is run step by step; as ``opening``."""
     return _forward(cell, dtype, device, (parts, False), numbers)
+
+
+def repays(weights: int, steps: int) -> bool:
+    """Whether a kernel that runs so many steps saves more than the packing of its weights costs;
+    they are packed anew for each call."""
+    return chosen() == "llvm" or (steps > 1 and weights <= steps * PACKED)
 
 
 def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None:

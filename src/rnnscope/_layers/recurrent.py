@@ -45,8 +45,8 @@ class Recurrent(Declared):
     gates whose equations use them: a cell without ``from_h`` has no ``weight_hh``.
 
     It runs step by step by plain operations of torch. Without gradients (``torch.no_grad()``), and
-    where nothing else looks at the operations, a call that is large enough, or any after
-    ``rnnscope.warm_up(cell)``, is run by a kernel: the same numbers but for rounding.
+    where nothing else looks at the operations, a kernel runs a call that is large enough, or after
+    ``rnnscope.warm_up(cell)`` any of more than a few steps: the same numbers but for rounding.
 
     >>> from rnnscope.cells import LSTM_PEEPHOLE
     >>> layer = Recurrent(LSTM_PEEPHOLE, 3, 5, num_layers=2, bidirectional=True)

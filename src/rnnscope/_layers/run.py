@@ -17,6 +17,7 @@ from rnnscope._layers.stretches import (
     Memory,
     Stretch,
     memory_for,
+    repays,
     run_by_kernel,
     running_kernel,
 )
@@ -111,7 +112,8 @@ def run_call(forward: Forward, compiled: bool = False, steady: bool = False) -> 
 
     ``compiled``: no gradient is asked for, so that a kernel may run it, where there is one that
     pays. ``steady``: what is returned has the same bits whatever is recorded, so that parts come
-    from products of their own.
+    from products of their own; and a kernel must repay the packing of weights, as one that runs a
+    model step by step would not.
     """
     structure, call, weights = forward.structure, forward.call, forward.weights
     inputs: list[Tensor | None] = []
@@ -143,6 +145,9 @@ class _Run:
         equations = frozenset(forward.structure.cell.equations)
         self.parts = forward.record - equations if steady else frozenset()
         self.kept = forward.record - self.parts | equations if self.parts else forward.record
+        first = forward.weights[0][0]
+        if steady and compiled:
+            compiled = repays(first, forward.call.steps)
         self.kernel = self._kernel() if compiled else None
         # in one piece where it is to be a record, (layer, direction, time, batch, unit) by name
         self.memory: dict[str, Tensor] | None = None

@@ -23,7 +23,15 @@ from rnnscope._layers.tensors import fresh
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.cells.algebra import Quantity, leaves
 
-__all__ = ["Memory", "Stretch", "memory_for", "run_by_kernel", "run_entry", "running_kernel"]
+__all__ = [
+    "Memory",
+    "Stretch",
+    "memory_for",
+    "repays",
+    "run_by_kernel",
+    "run_entry",
+    "running_kernel",
+]
 
 GAP = 4
 """Fewer steps than these between two that torch runs are run by torch too: to begin anew costs it
@@ -34,10 +42,17 @@ def run_entry(
     entry: Entry, record: frozenset[str], changes: Mapping[str, Change] = NOTHING
 ) -> Passage:
     """One layer in one direction, by a kernel where one serves; see ``run_direction``."""
-    kernel = running_kernel(entry.x, entry.tensors(), entry.weights, record)
+    kernel = None
+    if repays(entry.weights, len(entry.x)):
+        kernel = running_kernel(entry.x, entry.tensors(), entry.weights, record)
     if kernel is None:
         return run_direction(entry, record, changes)
     return run_by_kernel(kernel, entry, record, changes)
+
+
+def repays(weights: Weights, steps: int) -> bool:
+    """Whether so many steps by a kernel save more than the packing of its weights costs."""
+    return engine.repays(weights.ih.numel() + weights.hh.numel(), steps)
 
 
 def running_kernel(
