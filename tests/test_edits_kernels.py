@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from loops import looped
 from test_edits import size
 from test_kernels import leaky
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnscope as rs
 from rnnscope import cells
@@ -195,6 +196,69 @@ def test_declared_cells_agree_between_engines(
         for state in cell.states:
             last = [getattr(each, f"{state}_n") for each in reruns]
             assert size(last[0] - last[1]) < 1e-13
+
+
+def drawn(seed: int) -> tuple[rs.Trace, list[rs.Edit]]:
+    """A call of a layer and up to five edits of it, of any kind anywhere."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    steps, batch, inputs = draw.randint(1, 30), draw.randint(1, 5), draw.randint(1, 6)
+    hidden, way = draw.choice([1, 3, 8, 17]), draw.choice([{}, {"bidirectional": True}])
+    kind = draw.choice([*LAYERS, cells.LSTM_PEEPHOLE, cells.LSTM_COUPLED])
+    options = {"num_layers": draw.randint(1, 3), "bias": draw.random() < 0.8, **way}
+    if isinstance(kind, str):
+        layer = LAYERS[kind](inputs, hidden, **options).double()
+    else:
+        options |= {"reverse": not way and draw.random() < 0.4}
+        layer = rs.Recurrent(kind, inputs, hidden, **options).double()
+    x: Any = torch.randn(steps, batch, inputs, dtype=torch.float64)
+    if draw.random() < 0.6:
+        lengths = torch.tensor([draw.randint(1, steps) for _ in range(batch)])
+        lengths[draw.randrange(batch)] = steps
+        x = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    tr = rs.trace(layer, x, record=draw.choice(["all", "gates"]))
+    edits = []
+    for _ in range(draw.randint(1, 5)):
+        states = [f"{state}_0" for state in tr.cell.states]
+        name = draw.choice([*quantity_names(tr.cell), *["h"] * 4, *states, "x"])
+        at: dict[str, Any] = {}
+        if name == "x" or draw.random() < 0.7:
+            at["layer"] = draw.randrange(options["num_layers"])
+        if name != "x" and draw.random() < 0.5:
+            at |= {"direction": draw.choice(tr.directions), "unit": draw.randrange(hidden)}
+        if name not in states and draw.random() < 0.8:
+            start = draw.randrange(steps)
+            some = slice(start, draw.randint(start + 1, steps), draw.choice([1, 1, 2, 5]))
+            at["time"] = draw.choice(["last", some, some, some])
+        if draw.random() < 0.4:
+            at["batch"] = draw.randrange(batch)
+        changes: list[dict[str, Any]] = [{"to": 0.3}, {"add": 0.2}, {"scale": 0.7}]
+        edits.append(rs.Edit(name, **at, **draw.choice([*changes, {"by": torch.square}])))
+    return tr, edits
+
+
+@pytest.mark.slow
+def test_drawn_reruns_agree_between_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, to rounding; torch's engine is judged by the loop of test_edits."""
+    compiled = 0
+    for seed in range(300):
+        monkeypatch.setenv("RNNSCOPE_ENGINE", "torch")
+        tr, edits = drawn(seed)
+        reruns = []
+        try:
+            for choice in ("torch", "llvm"):
+                monkeypatch.setenv("RNNSCOPE_ENGINE", choice)
+                reruns.append(tr.rerun(*edits))
+        except rs.AddressError:  # two edits of a place, or padding alone
+            continue
+        one, other = reruns
+        compiled += other.engine == "llvm"
+        returned = [(each.output, each.h_n, each.h_0) for each in reruns]
+        pairs = [(one[name], other[name]) for name in tr] + list(zip(*returned, strict=True))
+        for a, b in pairs:
+            a, b = (t.data if isinstance(t, PackedSequence) else t for t in (a, b))
+            assert size(a - b) < 1e-12, (seed, [*map(str, edits)])
+    assert compiled > 100
 
 
 @pytest.mark.usefixtures("llvm")
