@@ -45,9 +45,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     counted: dict[str, list[int]] = {"llvm": [], "torch": []}
     fill, by_torch = stretches.Frames.fill, stretches.run_direction
 
-    def counting_fill(frames: Any, kernel: Any, packed: Any, x: Tensor) -> None:
-        counted["llvm"].append(len(x))
-        fill(frames, kernel, packed, x)
+    def counting_fill(frames: Any, kernel: Any, packed: Any, x: Tensor, span: Any = None) -> None:
+        counted["llvm"].append(len(x) if span is None else span[1] - span[0])
+        fill(frames, kernel, packed, x, span)
 
     def counting_torch(entry: Any, *args: Any) -> Any:
         counted["torch"].append(len(entry.x))

@@ -30,9 +30,9 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     runs: list[int] = []
     fill = stretches.Frames.fill
 
-    def counting(frames: Any, kernel: Any, packed: Any, x: Any) -> None:
+    def counting(frames: Any, kernel: Any, packed: Any, x: Any, span: Any = None) -> None:
         runs.append(len(x))
-        fill(frames, kernel, packed, x)
+        fill(frames, kernel, packed, x, span)
 
     monkeypatch.setenv("RNNSCOPE_ENGINE", "llvm")
     monkeypatch.setattr(stretches.Frames, "fill", counting)

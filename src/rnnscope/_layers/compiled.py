@@ -101,11 +101,16 @@ class Frames:
     lengths: Tensor
     reverse: bool
 
-    def fill(self, kernel: ForwardKernel, packed: Packed, x: Tensor) -> None:
+    def fill(
+        self, kernel: ForwardKernel, packed: Packed, x: Tensor, span: tuple[int, int] | None = None
+    ) -> None:
         """Call the kernel on x (time, batch, feature), of the type and on the device of the rest;
-        the initial states stand in their frames."""
+        the initial states stand in their frames. ``span``: the first step and that behind the last,
+        all where none is given; the states before them stand in their frames."""
         h = self.values["h"]
-        steps, batch, units = len(h) - 2, *h.shape[1:]
+        batch, units = h.shape[1:]
+        start, stop = (0, len(h) - 2) if span is None else span
+        steps = stop - start
         x = x if x.stride(-1) == 1 else x.contiguous()
         x = x.resolve_neg()
         numbers = steps * batch * units * len(kernel.cell.equations)
@@ -113,26 +118,29 @@ class Frames:
         count = pieces(numbers, batch if by_batch else max(steps, batch))
         columns = count if by_batch or batch >= steps else 1
         lengths = self.lengths.to(torch.int64).contiguous()
-        state = batch * units * h.element_size()  # the place before the first step
+        if start and self.reverse:  # alone asks for them
+            lengths = lengths - start
+        size = h.element_size()
+        step = batch * units * size  # bytes of a step, and of the place before the first
 
         def place(name: str) -> int:
             value = self.values.get(name)
             if value is None:
                 return 0
             assert value.is_contiguous(), "a kernel writes one row after the other"
-            return value.data_ptr() + (state if name in kernel.cell.states else 0)
+            return value.data_ptr() + step * (start + (name in kernel.cell.states))
 
-        norms_and_off = [t.data_ptr() for t in self.measured[:3]] or [0, 0, 0]
+        measured = [t.data_ptr() + start * batch * size for t in self.measured]
         kernel.compiled(
             [
                 *(columns, -(-batch // columns), -(-steps // (count // columns))),
                 *(steps, batch, units, int(self.reverse), lengths.data_ptr()),
-                *(x.data_ptr(), x.stride(0), x.stride(1), x.shape[2], place("h")),
-                *(packed.x.data_ptr(), packed.h.data_ptr(), packed.biases.data_ptr()),
-                *norms_and_off,
+                *(x.data_ptr() + start * x.stride(0) * size, x.stride(0), x.stride(1), x.shape[2]),
+                *(place("h"), packed.x.data_ptr(), packed.h.data_ptr(), packed.biases.data_ptr()),
+                *(measured[:3] or [0, 0, 0]),
                 *(vector.data_ptr() for vector in packed.vectors),
                 *(place(name) for name in kernel.kept),
-                *(t.data_ptr() for t in self.measured[3:]),
+                *measured[3:],
             ],
             count,
         )

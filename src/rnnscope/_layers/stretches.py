@@ -185,7 +185,9 @@ class Memory:
     def __init__(self, kernel: ForwardKernel, entry: Entry, values: Mapping[str, Tensor]) -> None:
         self.kernel, self.entry, self.values = kernel, entry, values
         self.packed = Packed.of(kernel, entry.weights)
+        self.x = entry.x if entry.x.stride(-1) == 1 else entry.x.contiguous()
         self.lengths = entry.lengths
+        self.frames = Frames(values, (), self.lengths, entry.reverse)
         self.states = kernel.cell.states
         self.names = frozenset(values)
         for name, value in entry.initial.items():
@@ -199,13 +201,8 @@ class Memory:
 
     def fill(self, stretch: Stretch) -> None:
         """Run a stretch by the kernel."""
-        start, stop = stretch.start, stretch.stop
-        values = {
-            name: value[start : stop + 2 * (name in self.states)]
-            for name, value in self.values.items()
-        }
-        frames = Frames(values, (), self.lengths - start, self.entry.reverse)
-        frames.fill(self.kernel, self.packed, self.entry.x[start:stop])
+        span = stretch.start, stretch.stop
+        self.frames.fill(self.kernel, self.packed, self.x, span)
 
     def steps(self, name: str) -> Tensor:
         """A quantity (time, batch, unit)."""
