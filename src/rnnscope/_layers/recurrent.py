@@ -247,12 +247,13 @@ def unfuse(layer: nn.Module) -> Recurrent:
 
     The parameters are the very ones of ``layer`` (shared, not copied: training one trains the
     other); the call, what it returns and the ``state_dict`` keys are those of ``layer``, the
-    numbers equal to rounding. Being plain operations by the declared equations, it works where the
-    fused call does not: ``torch.func.vmap``, ``grad``, ``jvp`` and ``hessian``, second
-    derivatives, gradients in evaluation mode on a GPU, gradients of each sample. Under
-    ``torch.compile`` its loop is unrolled, step by step: compile it for short sequences (up to 16
-    steps); the time to compile grows with their length. It is slower than the fused call, about
-    as a loop over time written by hand is. Hooks on ``layer`` stay there.
+    numbers equal to rounding. Being plain operations by the declared equations at all times (no
+    kernel runs it, as one may run another ``Recurrent``), it works where the fused call does not:
+    ``torch.func.vmap``, ``grad``, ``jvp`` and ``hessian``, second derivatives, gradients in
+    evaluation mode on a GPU, gradients of each sample. Under ``torch.compile`` its loop is
+    unrolled, step by step: compile it for short sequences (up to 16 steps); the time to
+    compile grows with their length. It is slower than the fused call, about as a loop over time
+    written by hand is. Hooks on ``layer`` stay there.
 
     >>> lstm = nn.LSTM(3, 4)
     >>> plain = unfuse(lstm)
