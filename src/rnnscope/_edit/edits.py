@@ -316,32 +316,30 @@ class _Placement:
         units = torch.tensor(self.unit, dtype=torch.long, device=device)
         for a, layer in enumerate(self.layers):
             for b, d in enumerate([0] if self.edit.name == "x" else self.directions):
-                places = list(self._places(d))
-                if not places:
+                i, j, rows, times = (column.to(device) for column in self._places(d))
+                if not len(rows):
                     raise AddressError(f"the edit of {self.edit} reaches padding only")
-                i, j, rows, times = (
-                    torch.tensor(column, dtype=torch.long, device=device)
-                    for column in zip(*places, strict=True)
-                )
                 site_operand = None if operand is None else operand[a, b][i, j]
                 yield (self.edit.name, layer, d), Site(self.edit, rows, times, units, site_operand)
 
-    def _places(self, d: int) -> Iterable[tuple[int, int, int, int]]:
-        """For every place: its indices in the address (sequence, time), the sequence, the time."""
-        lengths = self.trace.lengths.tolist()
-        for i, row in enumerate(self.batches):
-            length = lengths[row]
-            if self.state is not None:
-                yield i, 0, row, 0
-            elif self.last:
-                yield i, 0, row, last_steps(length, self.trace.directions[d] == "reverse")
-            else:
-                for j, time in enumerate(self.times):
-                    if time < length:
-                        yield i, j, row, time
-                    elif self.one_time:
-                        raise AddressError(
-                            f"the edit of {self.edit} is on padding: batch {row} has length "
-                            f"{length}, so its steps are time=0 to {length - 1}; name the batch, "
-                            f'or write time="last", or a slice, which leaves padding out'
-                        )
+    def _places(self, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of every place: its indices in the address (sequence, time), the sequence, the time."""
+        lengths = self.trace.lengths
+        rows = torch.tensor(self.batches, dtype=torch.long, device=lengths.device)
+        times = torch.tensor([self.times], dtype=torch.long, device=lengths.device)
+        lengths = lengths[rows]
+        if self.last:
+            ends = last_steps(lengths, self.trace.directions[d] == "reverse")
+            times = ends[:, None]
+        times = times.expand(len(rows), -1)
+        own = times < lengths[:, None]  # the state before the first step is everyone's
+        if self.one_time and not own.all():
+            first = int((~own[:, 0]).nonzero()[0])
+            length = int(lengths[first])
+            raise AddressError(
+                f"the edit of {self.edit} is on padding: batch {self.batches[first]} has length "
+                f"{length}, so its steps are time=0 to {length - 1}; name the batch, "
+                f'or write time="last", or a slice, which leaves padding out'
+            )
+        i, j = own.nonzero(as_tuple=True)
+        return i, j, rows[i], times[i, j]
