@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._edit.edits import Edit, Key, Site, place_edits
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import state_before, without_padding
-from rnnscope._layers.steps import Change, Entry
+from rnnscope._layers.steps import DirectionInput, StepChange
 from rnnscope._layers.stretches import run_entry
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import plain, require_numbers
@@ -170,7 +170,7 @@ class _Rerun:
         reverse = self.structure.directions[d] == "reverse"
         valid = None if self.call.valid is None else self._of(self.call.valid)[start:stop]
         initial = {state: self._before(state, layer, d, span) for state in self.trace.cell.states}
-        entry = Entry(weights, self._of(x)[start:stop], initial, valid, reverse)
+        entry = DirectionInput(weights, self._of(x)[start:stop], initial, valid, reverse)
         passage = run_entry(entry, self.names, self._changes(layer, d, start))
         if passage.compiled:
             self.engine = "llvm"
@@ -215,16 +215,16 @@ class _Rerun:
         start = state_before(value, initial, self.trace.lengths, span[int(reverse)], reverse)
         return start if self.whole else start[self.rows]
 
-    def _changes(self, layer: int, d: int, start: int) -> dict[str, Change]:
+    def _changes(self, layer: int, d: int, start: int) -> dict[str, StepChange]:
         """The edits of the quantities of one layer and direction, for a run that begins at
         ``start``."""
-        changes: dict[str, Change] = {}
+        changes: dict[str, StepChange] = {}
         for (name, at_layer, at_d), sites in self.edited.items():
             if (at_layer, at_d) == (layer, d) and name in quantity_names(self.trace.cell):
                 changes[name] = self._change(sites, start)
         return changes
 
-    def _change(self, sites: list[Site], start: int) -> Change:
+    def _change(self, sites: list[Site], start: int) -> StepChange:
         # by step: the site, its places there, and where they are in (sequences that run, units)
         at: dict[int, list[tuple[Site, Tensor, tuple[Tensor, Tensor]]]] = {}
         for site in sites:
@@ -241,7 +241,7 @@ class _Rerun:
                 value = value.index_put(place, site.changed(value[place], chosen))
             return value
 
-        return Change(frozenset(at), change)
+        return StepChange(frozenset(at), change)
 
     def _quantity(self, name: str, original: Tensor) -> Tensor:
         """A quantity (layer, direction, batch, time, unit): the trace's, and what was run anew."""

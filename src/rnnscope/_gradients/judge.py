@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._gradients.upstream import Upstream
 from rnnscope._layers.call import Call
-from rnnscope._layers.run import Forward, run_call
+from rnnscope._layers.run import CallByEquations, run_call
 from rnnscope._layers.structure import Returned, Structure, Weights
 from rnnscope._opening.bounds import Rounding
 from rnnscope._record.difference import absolute_difference
@@ -187,7 +187,7 @@ def _by_equations(
     weights: tuple[tuple[Weights, ...], ...],
     masks: tuple[Tensor | None, ...],
 ) -> Returned:
-    ran = run_call(Forward(structure, call, weights, frozenset(), masks))
+    ran = run_call(CallByEquations(structure, call, weights, frozenset(), masks))
     return Returned(ran.hidden, ran.final)
 
 

@@ -19,7 +19,7 @@ from rnnscope._layers.adopt import Adopted, adopt
 from rnnscope._layers.arguments import SAY_WHICH, Arguments, arguments_of
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import padded, valid_steps, without_padding
-from rnnscope._layers.steps import Entry, run_direction
+from rnnscope._layers.steps import DirectionInput, run_direction
 from rnnscope._layers.structure import Weights
 from rnnscope.errors import RefusedError, ShapeError
 
@@ -290,7 +290,7 @@ class Foreign(Adopted):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             passages = [
                 run_direction(
-                    Entry(
+                    DirectionInput(
                         direction_weights.map(lambda t: t.to(flow.dtype)),
                         flow,
                         {name: value[d].to(flow.dtype) for name, value in initial.items()},
@@ -310,7 +310,7 @@ class Foreign(Adopted):
 
     def step(self, x: Tensor, states: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
         """One step by the equations of the cell."""
-        entry = Entry(weights, x.unsqueeze(0), states, None, False)
+        entry = DirectionInput(weights, x.unsqueeze(0), states, None, False)
         return dict(run_direction(entry, frozenset()).final)
 
 

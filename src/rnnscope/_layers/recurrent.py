@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._layers.adopt import Adopted, Declared, adopt
 from rnnscope._layers.attention import attention
 from rnnscope._layers.call import Call
-from rnnscope._layers.run import Forward, run_call
+from rnnscope._layers.run import CallByEquations, run_call
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._layers.tensors import numbers_alone
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
@@ -226,7 +226,7 @@ class Recurrent(Declared):
         record = frozenset() if listener is None else listener.record
         weights = self.weights()
         compiled = not graph and self._numbers_alone(call, weights)
-        forward = Forward(self.structure, call, weights, record)
+        forward = CallByEquations(self.structure, call, weights, record)
         ran = run_call(forward, compiled=compiled, steady=True)
         if listener is not None:
             listener.ran = ran

@@ -12,9 +12,9 @@ from torch import Tensor
 from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import framed_before, without_padding
-from rnnscope._layers.steps import Entry, Passage, parts_of, run_direction
+from rnnscope._layers.steps import DirectionInput, Passage, parts_of, run_direction
 from rnnscope._layers.stretches import (
-    Memory,
+    RunMemory,
     Stretch,
     memory_for,
     repays,
@@ -24,7 +24,7 @@ from rnnscope._layers.stretches import (
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope.cells import quantity_names
 
-__all__ = ["Forward", "Ran", "run_call"]
+__all__ = ["CallByEquations", "Ran", "run_call"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Forward:
+class CallByEquations:
     """A call to be run by the equations, and the names of what is recorded of it; ``masks``, by
     layer, are what dropout multiplies with, drawn where none are given."""
 
@@ -107,7 +107,7 @@ class Forward:
     masks: tuple[Tensor | None, ...] | None = None
 
 
-def run_call(forward: Forward, compiled: bool = False, steady: bool = False) -> Ran:
+def run_call(forward: CallByEquations, compiled: bool = False, steady: bool = False) -> Ran:
     """All layers and directions of a call, with dropout between layers where the module drops.
 
     ``compiled``: no gradient is asked for, so that a kernel may run it, where there is one that
@@ -120,7 +120,7 @@ def run_call(forward: Forward, compiled: bool = False, steady: bool = False) -> 
     used: list[Tensor | None] = [None]
     layers: list[tuple[Passage, ...]] = []
     flow, dropped = call.x, True
-    run = _Run(forward, compiled, steady)
+    run = _LayerRuns(forward, compiled, steady)
     for layer in range(len(weights)):
         inputs.append(flow if dropped else None)
         layers.append(tuple(run.passage(layer, d, flow) for d in range(len(structure.directions))))
@@ -137,10 +137,10 @@ def run_call(forward: Forward, compiled: bool = False, steady: bool = False) -> 
     return Ran(structure, call, weights, tuple(layers), tuple(inputs), tuple(used), run.recorded)
 
 
-class _Run:
+class _LayerRuns:
     """Runs the layers of a call one by one, all by a kernel where there is one."""
 
-    def __init__(self, forward: Forward, compiled: bool, steady: bool) -> None:
+    def __init__(self, forward: CallByEquations, compiled: bool, steady: bool) -> None:
         self.forward, self.valid = forward, forward.call.valid
         equations = frozenset(forward.structure.cell.equations)
         self.parts = forward.record - equations if steady else frozenset()
@@ -183,13 +183,13 @@ class _Run:
         forward = self.forward
         initial = {name: value[layer, d] for name, value in forward.call.initial.items()}
         reverse = forward.structure.directions[d] == "reverse"
-        entry = Entry(forward.weights[layer][d], x, initial, self.valid, reverse)
+        entry = DirectionInput(forward.weights[layer][d], x, initial, self.valid, reverse)
         if self.kernel is None:
             return run_direction(entry, forward.record)
         if self.memory is None:
             return run_by_kernel(self.kernel, entry, self.kept)
         values = {name: value[layer, d] for name, value in self.memory.items()}
-        memory = Memory(self.kernel, entry, values)
+        memory = RunMemory(self.kernel, entry, values)
         memory.fill(Stretch(0, len(x), True))
         passage = memory.passage()
         if not self.parts:

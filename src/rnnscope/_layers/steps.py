@@ -34,13 +34,13 @@ from rnnscope.cells.algebra import (
 )
 from rnnscope.cells.cells import Affine
 
-__all__ = ["NOTHING", "Change", "Entry", "Passage", "parts_of", "run_direction"]
+__all__ = ["NOTHING", "StepChange", "DirectionInput", "Passage", "parts_of", "run_direction"]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Change:
+class StepChange:
     """What edits make of a quantity at some steps: ``apply`` takes a step and the numbers (batch,
     units) that were computed there."""
 
@@ -51,14 +51,14 @@ class Change:
         """The numbers (batch, units) of a step, changed where they are."""
         return self.apply(t, value) if t in self.steps else value
 
-    def within(self, start: int, stop: int) -> Change:
+    def within(self, start: int, stop: int) -> StepChange:
         """The same for a run of the steps from ``start`` to before ``stop``."""
         steps = frozenset(t - start for t in self.steps if start <= t < stop)
-        return Change(steps, lambda t, value: self.apply(t + start, value))
+        return StepChange(steps, lambda t, value: self.apply(t + start, value))
 
 
 @dataclass(frozen=True)
-class Entry:
+class DirectionInput:
     """What one layer in one direction runs on.
 
     ``x`` (time, batch, feature); ``initial`` maps states to (batch, unit); ``valid`` (time,
@@ -78,10 +78,10 @@ class Entry:
             return self.valid.sum(0)
         return self.x.new_full((self.x.shape[1],), len(self.x), dtype=torch.long)
 
-    def between(self, start: int, stop: int, initial: Mapping[str, Tensor]) -> Entry:
+    def between(self, start: int, stop: int, initial: Mapping[str, Tensor]) -> DirectionInput:
         """The steps from ``start`` to before ``stop``, from other states."""
         valid = None if self.valid is None else self.valid[start:stop]
-        return Entry(self.weights, self.x[start:stop], initial, valid, self.reverse)
+        return DirectionInput(self.weights, self.x[start:stop], initial, valid, self.reverse)
 
     def tensors(self) -> list[Tensor]:
         """All numbers that it holds."""
@@ -101,7 +101,7 @@ class _AffineParts:
     """
 
     def __init__(
-        self, weights: Weights, x: Tensor, record: frozenset[str], changes: Mapping[str, Change]
+        self, weights: Weights, x: Tensor, record: frozenset[str], changes: Mapping[str, StepChange]
     ) -> None:
         self.weights, self.changes = weights, changes
         affine = weights.cell.affine
@@ -227,7 +227,7 @@ class Passage:
 
 
 def run_direction(
-    entry: Entry, record: frozenset[str], changes: Mapping[str, Change] = NOTHING
+    entry: DirectionInput, record: frozenset[str], changes: Mapping[str, StepChange] = NOTHING
 ) -> Passage:
     """One layer in one direction, step by step; ``changes`` are applied to the quantities of these
     names as soon as each is computed."""
@@ -282,7 +282,7 @@ def run_direction(
 
 
 def parts_of(
-    entry: Entry,
+    entry: DirectionInput,
     before: Mapping[str, Tensor],
     quantities: Mapping[str, Tensor],
     names: frozenset[str],
@@ -307,7 +307,7 @@ class _Afterwards:
     """The environment of ``evaluate`` at all steps of a run: (time, batch, units) each."""
 
     def __init__(
-        self, entry: Entry, before: Mapping[str, Tensor], quantities: Mapping[str, Tensor]
+        self, entry: DirectionInput, before: Mapping[str, Tensor], quantities: Mapping[str, Tensor]
     ) -> None:
         self.weights, self.x, self.h = entry.weights, entry.x, before["h"]
         self.values: dict[Expr, Tensor] = {Previous(name): t for name, t in before.items()}

@@ -17,14 +17,14 @@ from rnnscope._kernels import engine
 from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.compiled import Frames, Packed
 from rnnscope._layers.sequences import at_steps, keep_on_padding
-from rnnscope._layers.steps import NOTHING, Change, Entry, Passage, run_direction
+from rnnscope._layers.steps import NOTHING, DirectionInput, Passage, StepChange, run_direction
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import fresh
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.cells.algebra import Quantity, leaves
 
 __all__ = [
-    "Memory",
+    "RunMemory",
     "Stretch",
     "memory_for",
     "repays",
@@ -39,7 +39,7 @@ as much as some steps."""
 
 
 def run_entry(
-    entry: Entry, record: frozenset[str], changes: Mapping[str, Change] = NOTHING
+    entry: DirectionInput, record: frozenset[str], changes: Mapping[str, StepChange] = NOTHING
 ) -> Passage:
     """One layer in one direction, by a kernel where one serves; see ``run_direction``."""
     kernel = None
@@ -79,9 +79,9 @@ def running_kernel(
 
 def run_by_kernel(
     kernel: ForwardKernel,
-    entry: Entry,
+    entry: DirectionInput,
     record: frozenset[str],
-    changes: Mapping[str, Change] = NOTHING,
+    changes: Mapping[str, StepChange] = NOTHING,
 ) -> Passage:
     """One layer in one direction, for which there is a kernel.
 
@@ -90,7 +90,7 @@ def run_by_kernel(
     plan = _plan(entry, changes)
     if not any(stretch.compiled for stretch in plan):
         return run_direction(entry, record, changes)
-    memory = Memory.of(kernel, entry, record)
+    memory = RunMemory.of(kernel, entry, record)
     for stretch in plan:
         if stretch.compiled:
             memory.fill(stretch)
@@ -125,7 +125,7 @@ class Stretch:
         return Stretch(last, last + 1, self.compiled)
 
 
-def _plan(entry: Entry, changes: Mapping[str, Change]) -> list[Stretch]:
+def _plan(entry: DirectionInput, changes: Mapping[str, StepChange]) -> list[Stretch]:
     """The stretches in the order in which they run."""
     read = _read_at_once(entry.weights.cell)
     inside: set[int] = set()
@@ -162,11 +162,11 @@ def _read_at_once(cell: Cell) -> set[str]:
 
 
 def _by_torch(
-    entry: Entry,
+    entry: DirectionInput,
     stretch: Stretch,
     states: Mapping[str, Tensor],
     record: frozenset[str],
-    changes: Mapping[str, Change],
+    changes: Mapping[str, StepChange],
 ) -> Passage:
     """A stretch by torch."""
     start, stop = stretch.start, stretch.stop
@@ -177,12 +177,14 @@ def _by_torch(
 # the numbers -------------------------------------------------------------------------------------
 
 
-class Memory:
+class RunMemory:
     """What is kept of one layer in one direction while it is run, by name: states (1 + time + 1,
     batch, unit), with a place before the first step and one after the last, as a kernel reads
     them; other quantities (time, batch, unit)."""
 
-    def __init__(self, kernel: ForwardKernel, entry: Entry, values: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, kernel: ForwardKernel, entry: DirectionInput, values: Mapping[str, Tensor]
+    ) -> None:
         self.kernel, self.entry, self.values = kernel, entry, values
         self.packed = Packed.of(kernel, entry.weights)
         self.x = entry.x if entry.x.stride(-1) == 1 else entry.x.contiguous()
@@ -194,7 +196,7 @@ class Memory:
             values[name][0] = values[name][-1] = value
 
     @classmethod
-    def of(cls, kernel: ForwardKernel, entry: Entry, record: frozenset[str]) -> Memory:
+    def of(cls, kernel: ForwardKernel, entry: DirectionInput, record: frozenset[str]) -> RunMemory:
         """Fresh memory for the states and what is recorded."""
         shape = (*entry.x.shape[:2], entry.weights.hidden_size)
         return cls(kernel, entry, memory_for(kernel.cell, record, (), shape, entry.x))
@@ -222,7 +224,7 @@ class Memory:
         ends = at_steps(self.lengths.clamp(max=place))
         return {name: self.values[name][ends] for name in self.states}
 
-    def changed(self, step: Stretch, changes: Mapping[str, Change]) -> dict[str, Tensor]:
+    def changed(self, step: Stretch, changes: Mapping[str, StepChange]) -> dict[str, Tensor]:
         """What changes make of a step that the kernel ran, (batch, unit) by name."""
         t = step.start
         return {
@@ -256,7 +258,7 @@ class Memory:
         return Passage(quantities, final)
 
     def followed(
-        self, stretch: Stretch, passage: Passage, changes: Mapping[str, Change]
+        self, stretch: Stretch, passage: Passage, changes: Mapping[str, StepChange]
     ) -> Passage:
         """All steps: those before a stretch, that stretch, and by torch what follows from it."""
         start, stop, final = stretch.start, stretch.stop, passage.final

@@ -16,7 +16,7 @@ from rnnscope._layers.adapter import Cells, adapter_of, checked_cells
 from rnnscope._layers.adopt import Adopted, calls_base, own_forward
 from rnnscope._layers.call import Call
 from rnnscope._layers.foreign import adopt_with
-from rnnscope._layers.run import Forward, Ran, run_call
+from rnnscope._layers.run import CallByEquations, Ran, run_call
 from rnnscope._layers.structure import Returned
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
@@ -217,7 +217,7 @@ def _by_equations(adopted: Adopted, call: Call, names: frozenset[str]) -> Trace:
     check_dropout(adopted)
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
         names = names.union(adopted.cell.states)
-        forward = Forward(adopted.structure, call, snapshot.weights, names)
+        forward = CallByEquations(adopted.structure, call, snapshot.weights, names)
         ran = run_call(forward, compiled=True)
         values = ran.record(names)
         masks = batch_first(None if mask is None else mask != 0 for mask in ran.masks)
