@@ -49,12 +49,12 @@ before: the same call gives the same bits."""
 LARGE_OF_MANY = 2_000_000
 """The same where calls of this size come by the dozen, as the batches of a data set do."""
 
-PACKED = 90_000
-"""Numbers of weights whose packing costs what a kernel saves in one step of a run, at batch 1."""
-
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
 to begin."""
+
+PACKED = 90_000
+"""Numbers of weights whose packing costs what a kernel saves in one step of a run, at batch 1."""
 
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
@@ -143,12 +143,6 @@ def running(
     return _forward(cell, dtype, device, (parts, False), numbers)
 
 
-def repays(weights: int, steps: int) -> bool:
-    """Whether a kernel that runs so many steps saves more than the packing of its weights costs;
-    they are packed anew for each call."""
-    return chosen() == "llvm" or (steps > 1 and weights <= steps * PACKED)
-
-
 def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None:
     """The kernel by which a layer of such weights is taken backwards; as ``opening``."""
     element = _element(cell, weights.dtype, weights.device, numbers, slopes=True)
@@ -176,6 +170,12 @@ def _element(
     if element is None or device.type != "cpu" or obstacle(cell, slopes) is not None:
         return None
     return element if available() and _pays(cell, element, numbers) else None
+
+
+def repays(weights: int, steps: int) -> bool:
+    """Whether a kernel that runs so many steps saves more than the packing of its weights costs;
+    they are packed anew for each call."""
+    return chosen() == "llvm" or (steps > 1 and weights <= steps * PACKED)
 
 
 def pieces(numbers: int, most: int) -> int:

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._layers.adopt import Adopted, Declared, adopt
 from rnnscope._layers.attention import attention
 from rnnscope._layers.call import Call
+from rnnscope._layers.observers import numbers_alone
 from rnnscope._layers.run import CallByEquations, run_call
 from rnnscope._layers.structure import Structure, Weights
-from rnnscope._layers.tensors import numbers_alone
 from rnnscope.cells import DECLARED, LSTM, LSTM_PROJECTED, Cell, as_declared
 from rnnscope.errors import DeclarationError, RefusedError, ShapeError
 

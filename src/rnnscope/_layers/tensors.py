@@ -7,16 +7,14 @@ taken as a plain tensor. One that computes in its own way (``__torch_dispatch__`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from rnnscope.errors import RefusedError
 
-__all__ = ["fresh", "numbers_alone", "plain", "require_numbers"]
+__all__ = ["fresh", "plain", "require_numbers"]
 
 _PLAIN = (Tensor, nn.Parameter)
 HUGE = 1 << 21
@@ -63,36 +61,6 @@ def _reason(value: Tensor) -> tuple[str, str] | None:
     if value.is_complex():
         return f"from a complex tensor ({value.dtype})", "pass its .real or .imag"
     return None
-
-
-def numbers_alone(tensors: Iterable[Tensor]) -> bool:
-    """Whether operations on these tensors are asked for their numbers and nothing else, so that
-    code which torch does not see may compute them: no graph, no derivative forward, no
-    transformation of ``torch.func``, no mode or subclass that looks at operations, no tracing, and
-    the type of number that the tensors have.
-
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> numbers_alone([x]), numbers_alone([x.detach()])
-    (False, True)
-    """
-    seen_by_torch = (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or forward_ad._current_level >= 0
-    )
-    if seen_by_torch:
-        return False
-    graph = torch.is_grad_enabled()
-    return not any(
-        type(t) not in _PLAIN
-        or (graph and t.requires_grad)
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)
-        or t.layout != torch.strided
-        or torch.is_autocast_enabled(t.device.type)
-        for t in tensors
-    )
 
 
 def fresh(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
