@@ -44,7 +44,7 @@ from rnnscope._compare.model.observed import (
     numbers_alone,
 )
 from rnnscope._compare.model.steps import opened_parts, worst_step
-from rnnscope._compare.precision import grid_of, lower_precision, of_the_size, too_coarse
+from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
 from rnnscope._compare.search.search import Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
@@ -236,7 +236,7 @@ class Decision:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
             approximations = self._approximations(shown)
-            fit = approximations.with_likely()
+            fit = approximations.with_likely() or approximations.with_mistakes()
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)
@@ -374,7 +374,7 @@ class Decision:
             return self._explained_by_facts(base, there)
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
-        size = self._too_coarse(shown)
+        size = " ".join(filter(None, (of_a_grid(self.model, shown), self._too_coarse(shown))))
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
