@@ -378,7 +378,11 @@ class Decision:
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
-        plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
+        plain = (
+            *what_is_plain(self.model, there),
+            *self.subject.without_influence(),
+            *self.subject.agrees_at_zero(),
+        )
         if self.subject.only_rows(wrong_rows(self.model, there)) is None:
             plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)

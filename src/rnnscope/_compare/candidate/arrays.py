@@ -120,6 +120,10 @@ class OfArrays:
         """None: they cannot be called."""
         return []
 
+    def agrees_at_zero(self) -> list[str]:
+        """None: they cannot be called."""
+        return []
+
     def other_kind(self) -> tuple[str, bool]:
         """Unknown: they are numbers."""
         return "", False

@@ -7,6 +7,7 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ from rnnscope._compare.candidate.subject import (
     turned,
 )
 from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
+from rnnscope._compare.facts.zeroed import agrees_at_zero
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import UNIT, Observation
 from rnnscope._compare.tolerance import allowed
@@ -415,6 +418,42 @@ class OfCalls:
         return without_influence(
             Calls(lambda inputs: numbers(self._made(layer), inputs), parameters), self.model, inputs
         )
+
+    def agrees_at_zero(self) -> list[str]:
+        """Without which parameters it agrees, where these can be given to it; else whether it does
+        without x."""
+        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
+        inputs = max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        made = self._made(self._layer)
+        module = made.module
+        names = [] if module is None else compare_parameters(module, self._layer)
+        parameters = dict(self._layer.named_parameters())
+        if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
+            return agrees_at_zero(self._layer, partial(self._called_with, inputs))
+        nothing = replace(inputs, x=torch.zeros_like(inputs.x))
+        try:
+            agrees = worst(self.model, [self._observe(nothing)]) <= 1
+        except RnnscopeError:
+            return []
+        return ["it agrees if x is zero: look at how you use it"] * agrees
+
+    def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
+        """What it returns with the weights of another layer, beside a model of that."""
+        made = self._made(layer)
+        if made.module is not None and not made.is_builder:
+            own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
+            pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
+            with torch.no_grad():
+                for pair, parameter in pairs:
+                    own[pair.name].copy_(parameter.to(own[pair.name].dtype))
+        answer = self._called(made, layer, inputs)
+        output = answer.output
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
+        known = [answer.dtype] if answer.dtype in UNIT else []
+        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
+        precise = inputs.to(self._dtype).to(torch.float64)
+        return observed(model, precise, unit, output, {})
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
