@@ -468,8 +468,9 @@ def _named(function: Any) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # it is not set yet
             named.append(cell.cell_contents)
     yield from named
-    places = [vars(each) for each in named if isinstance(each, types.ModuleType)]
-    places += [vars(each) for each in type(getattr(function, "__self__", None)).__mro__]
+    owner = type(getattr(function, "__self__", None))
+    modules = [each for each in named if isinstance(each, types.ModuleType)]
+    places: list[Mapping[str, Any]] = [vars(each) for each in (*modules, *owner.__mro__)]
     yield from (place[name] for place in places for name in names if name in place)
 
 

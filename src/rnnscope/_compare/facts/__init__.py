@@ -11,6 +11,7 @@ from rnnscope._compare.facts.agreement import (
     where_it_agrees,
     wrong_rows,
 )
+from rnnscope._compare.facts.beside import explained_beside
 from rnnscope._compare.facts.complete import explanations_by_facts
 from rnnscope._compare.facts.reach import all_equal, not_reached
 from rnnscope._compare.facts.rows_alone import mistake_of_some_rows
@@ -18,6 +19,7 @@ from rnnscope._compare.facts.rows_alone import mistake_of_some_rows
 __all__ = [
     "agrees_in_part",
     "all_equal",
+    "explained_beside",
     "explanations_by_facts",
     "listed",
     "mistake_of_some_rows",

@@ -19,7 +19,7 @@ from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.sequences import valid_steps
 
-__all__ = ["of_ends"]
+__all__ = ["of_ends", "one_direction", "without_zeros"]
 
 ENOUGH = 4
 """Steps of rows that must not be zero."""
@@ -81,6 +81,46 @@ def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     yield from _shorter_rows(model, shown, by_inputs, first)
     if int(flags.sum()) <= len(flags) // 2:
         yield _wiped(model, by_inputs, first)
+
+
+def without_zeros(model: Model, shown: Sequence[Observation]) -> Iterator[list[Observation]]:
+    """What was observed where it is not zero: of shorter rows, or each direction by itself from its
+    first step to its last."""
+    silent = [_Silent.of(model, observation) for observation in shown]
+    if not any(bool(s.flags.any()) for s in silent if s):
+        return
+    pairs = [(o, s) for o, s in zip(shown, silent, strict=True) if s]
+    lengths = [s.lengths for _, s in pairs]
+    if all(one is not None for one in lengths):
+        yield [_of_lengths(o, n) for (o, _), n in zip(pairs, lengths, strict=True)]
+    if all(observation.inputs.lengths is None for observation in shown):
+        yield [
+            one_direction(model, observation, d, interval)
+            for observation, s in pairs
+            for d in range(model.num_directions)
+            if (interval := s.interval(d)) is not None and interval[0] < interval[1]
+        ]
+
+
+def _of_lengths(observation: Observation, lengths: Tensor | None) -> Observation:
+    inputs = replace(observation.inputs, lengths=lengths)
+    names = observation.simulator.names
+    return replace(observation, inputs=inputs, simulator=Simulator(inputs, names), final={})
+
+
+def one_direction(
+    model: Model, observation: Observation, d: int, interval: tuple[int, int]
+) -> Observation:
+    """Some steps of one direction: nothing of the other is compared."""
+    start, stop = interval
+    inputs = replace(observation.inputs, x=observation.inputs.x[start:stop])
+    assert observation.output is not None, "it has zeros"
+    output = observation.output[start:stop]
+    allowed = observation.allowed["output"][start:stop].expand_as(output).clone()
+    for k, half in enumerate(allowed.chunk(model.num_directions, -1)):
+        if k != d:
+            half.fill_(torch.inf)
+    return Observation(inputs, output, observation.unit, allowed={"output": allowed})
 
 
 def _shorter_rows(

@@ -15,12 +15,23 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation
 
-__all__ = ["of_dropout", "of_factors", "of_functions", "of_halves"]
+__all__ = [
+    "alike_but_for_output",
+    "of_dropout",
+    "of_factors",
+    "of_functions",
+    "of_halves",
+    "of_handed_on",
+    "undone",
+]
 
 Laid = Callable[[Tensor], Tensor]
 
 DIGITS = 1e-5
 """Up to this relative difference a factor is taken for a number of few digits."""
+
+ENOUGH = 4
+"""Numbers from which on a factor or a constant is read off."""
 
 KEPT = tuple(k / 100 for k in (95, 90, 85, 80, 75, 70, 65, 60, 50, 40, 30, 25, 20, 10, 5))
 """Shares of numbers that dropout usually keeps: one minus its p."""
@@ -35,6 +46,13 @@ FUNCTIONS: dict[str, Laid] = {
     "abs": torch.abs,
     "softsign": torch.nn.functional.softsign,
 }
+
+INVERSES: dict[str, Laid] = {
+    "tanh": torch.atanh,
+    "sigmoid": torch.logit,
+    "softsign": lambda value: value / (1 - value.abs()),
+}
+"""Those that can be undone."""
 
 
 def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
@@ -69,6 +87,78 @@ def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] 
     return values if len(values[0]) else None
 
 
+def alike_but_for_output(models: Sequence[Model], observation: Observation) -> list[int]:
+    """The models whose output is the same but for a factor, a constant, a function, zeros in place
+    of some numbers, or one half in place of the other."""
+    seen = observation.output
+    if seen is None:
+        return []
+    usable = observation.usable("output") & torch.isfinite(seen)
+    masks = [usable & (seen != 0)]
+    if seen.shape[-1] % 2 == 0 and _equal(seen):
+        first = torch.arange(seen.shape[-1], device="cpu") < seen.shape[-1] // 2
+        masks = [usable & first, usable & ~first]
+    alike = []
+    for k, outcome in enumerate(observation.simulator.run(models)):
+        if outcome is not None and outcome.output.shape == seen.shape:
+            pairs = [(seen[mask], outcome.output[mask]) for mask in masks]
+            through = (function(outcome.output)[usable] for function in FUNCTIONS.values())
+            if any(_alike(numbers, right, observation) for numbers, right in pairs) or any(
+                _close(seen[usable], expected, [observation]) for expected in through
+            ):
+                alike.append(k)
+    return alike
+
+
+def _alike(numbers: Tensor, right: Tensor, observation: Observation) -> bool:
+    """Whether two are the same but for a factor or a constant."""
+    square = float(right @ right)
+    if square == 0 or len(right) < ENOUGH:
+        return False
+    scaled, moved = right * (numbers @ right / square), right + (numbers - right).mean()
+    return any(_close(numbers, expected, [observation]) for expected in (scaled, moved))
+
+
+def undone(finding: Finding, shown: Sequence[Observation]) -> list[list[Observation]]:
+    """What was observed before a factor, a constant or a function was put on the output, alone or
+    on the last layer's h_n too; nothing where that cannot be told."""
+    name, choice = finding.cause.name, finding.cause.choice
+    before = {
+        "scaled": lambda value: value / float(choice),
+        "moved": lambda value: value - float(choice),
+        "function_on_top": INVERSES.get(choice),
+    }.get(name)
+    if before is None or finding.cause.layer is not None:
+        return []
+    outputs = [_before(before, observation, "output") for observation in shown]
+    both = [one and _before(before, one, "h_n") for one in outputs]
+    return [
+        [one for one in each if one is not None]
+        for each in (outputs, both)
+        if all(one is not None for one in each)
+    ]
+
+
+def _before(before: Laid, observation: Observation, name: str) -> Observation | None:
+    """The same with one of the targets as it was, of h_n the last layer's; and with as much
+    rounding allowed as it then has."""
+    seen = observation.targets().get(name)
+    if seen is None:
+        return None
+    near = observation.allowed[name]
+    last = slice(None) if name == "output" else slice(-1, None)
+    value = before(seen[last])
+    wide = torch.stack([(before((seen + k * near)[last]) - value).abs() for k in (1, -1)]).amax(0)
+    wide = torch.where(torch.isfinite(near[last]), wide.amax(-1, keepdim=True), near[last])
+    if not bool(torch.isfinite(value).all()) or bool(wide.isnan().any()):
+        return None
+    allowed = {**observation.allowed, name: torch.cat([near[: len(near) - len(wide)], wide])}
+    if name == "output":
+        return replace(observation, output=value, allowed=allowed)
+    whole = torch.cat([seen[:-1], value])
+    return replace(observation, final={**observation.final, "h": whole}, allowed=allowed)
+
+
 # a factor, a constant --------------------------------------------------------------------------
 
 
@@ -84,6 +174,11 @@ def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
         constant = float((numbers - right).mean())
         if _close(numbers, right + constant, shown):
             yield from _moved(model, constant)
+    yield from of_handed_on(model)
+
+
+def of_handed_on(model: Model) -> Iterator[Finding]:
+    """What a layer below hands on times a number that dropout has."""
     for layer in range(model.num_layers - 1):
         for kept in KEPT:
             for factor in (kept, 1 / kept):
