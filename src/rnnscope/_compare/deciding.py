@@ -24,7 +24,6 @@ from rnnscope._compare.facts import (
     explained_beside,
     explanations_by_facts,
     listed,
-    mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
@@ -385,8 +384,6 @@ class Decision:
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
-        if self.subject.only_rows(wrong_rows(self.model, there)) is None:
-            plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)

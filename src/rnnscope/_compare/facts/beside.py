@@ -20,6 +20,7 @@ from rnnscope._compare.facts.agreement import listed, wrong_rows
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.complete import explaining_mistakes, findings_explaining, mistakes_of
 from rnnscope._compare.facts.ends import one_direction, without_zeros
+from rnnscope._compare.facts.entering import of_dropout_on_x
 from rnnscope._compare.facts.finding import left_by_model
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.returned import alike_but_for_output, of_handed_on, undone
@@ -98,7 +99,8 @@ def _told(causes: Iterable[Cause], model: Model) -> tuple[Told, ...]:
 
 
 def _starts(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
-    """What explains the data but for what else they may show."""
+    """What explains the data but for what else they may show; at first nothing."""
+    yield _Known((), model, shown)
     yield from _but_for_output(model, shown)
     for part in _parts_of_time(model, shown):
         if worst(model, part) <= 1:
@@ -169,18 +171,19 @@ def _mistaken(
 
 def _of_rows(known: _Known, more: float) -> tuple[tuple[Told, ...], float] | None:
     """A mistake in the rows that are left, where others agree."""
-    if len(known.seen) > 1:
+    wrong = [o for o in known.seen if worst(known.model, [o]) > 1]
+    rows = [wrong_rows(known.model, observation) for observation in wrong]
+    if not wrong or not all(rows):
         return None
-    there = known.seen[0]
-    rows = wrong_rows(known.model, there)
-    if not rows:
-        return None
-    rest = [some_rows(there, torch.tensor(rows, dtype=torch.long, device="cpu"))]
+    rest = [
+        some_rows(o, torch.tensor(r, dtype=torch.long, device="cpu"))
+        for o, r in zip(wrong, rows, strict=True)
+    ]
     for cause, changed in explaining_mistakes(known.model, rest, CATALOGUE):
         left = left_by_model(changed, rest, more)
         if left is not None:
             words = CATALOGUE[cause.name].words(cause, known.model)
-            words = replace(words, title=f"in {listed('row', rows)} alone, {words.title}")
+            words = replace(words, title=f"in {listed('row', rows[0])} alone, {words.title}")
             return (*known.told, (cause, words)), left
     return None
 
@@ -195,7 +198,12 @@ def _of_whole_runs(
     come closest alone are tried with all others."""
     findings = [
         finding
-        for finding in (*of_parameters(model), *of_handed_on(model), *of_clipping(model, shown))
+        for finding in chain(
+            of_dropout_on_x(model),
+            of_handed_on(model),
+            of_clipping(model, shown),
+            of_parameters(model),
+        )
         if finding.model is not None
     ]
     mistakes = mistakes_of(model, shown, ())

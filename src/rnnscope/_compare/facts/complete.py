@@ -7,10 +7,18 @@ from itertools import chain, islice
 
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.restarts import of_restarts
-from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
+from rnnscope._compare.facts.returned import (
+    of_dropout,
+    of_factors,
+    of_final_states,
+    of_functions,
+    of_halves,
+)
+from rnnscope._compare.facts.units import of_missing_units
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
@@ -30,6 +38,12 @@ __all__ = [
 TOGETHER = 32
 """Changed models that are run together on the first row, to see which come close."""
 
+OF_WEIGHTS = {"parameter", "unread"}
+"""Causes that may stand in one layer or direction."""
+
+FIRST = 32
+"""Steps of that row, where later ones do not reach back."""
+
 
 def explanations_by_facts(
     model: Model, shown: Sequence[Observation]
@@ -38,7 +52,7 @@ def explanations_by_facts(
     a mistake of the catalogue alone explains it too, which then comes first."""
     explaining = list(findings_explaining(model, shown))
     names = {finding.cause.name for finding, _ in explaining}
-    return explaining, bool(names) and _is_listed(model, shown, "parameter" in names)
+    return explaining, bool(names) and _is_listed(model, shown, bool(names & OF_WEIGHTS))
 
 
 def findings_explaining(
@@ -46,7 +60,8 @@ def findings_explaining(
 ) -> Iterator[tuple[Finding, float]]:
     """Of each kind the finding that explains everything to rounding, with what it leaves; ``more``
     decimal digits must be proved where many models were tried."""
-    first = few_steps(shown[0], shown[0].inputs.steps, 1)
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    first = few_steps(shown[0], FIRST if one_way else shown[0].inputs.steps, 1)
     for kind in _kinds(model, shown):
         for finding in _close(kind, first):
             left = confirmed_left(finding, shown, more)
@@ -60,17 +75,19 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
-    yield of_parameters(model)
+    yield chain(of_parameters(model), of_missing_units(model, shown))
+    yield chain(of_entering(model, shown), of_final_states(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
-    """Those that come close on the first row; what depends on the numbers of a call is not tried
-    there."""
+    """Those that come close on the first row; what depends on the numbers of a call, or on other
+    rows, is not tried there."""
     waiting = iter(findings)
     while chunk := list(islice(waiting, TOGETHER)):
-        models = [finding.model for finding in chunk if finding.model is not None]
+        alone = [finding for finding in chunk if not finding.mixes_rows]
+        models = [finding.model for finding in alone if finding.model is not None]
         ratios = iter(_ratios(models, first))
-        yield from (f for f in chunk if f.model is None or next(ratios) <= NEAR)
+        yield from (f for f in chunk if f.mixes_rows or f.model is None or next(ratios) <= NEAR)
 
 
 def _ratios(models: Sequence[Model], first: Observation) -> list[float]:

@@ -28,13 +28,15 @@ CHANCE = 2.0
 @dataclass(frozen=True)
 class Finding:
     """A cause with its words, and what it gives: as a changed model, or as a function of a call
-    where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings."""
+    where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings;
+    ``mixes_rows``: what a row gives depends on others."""
 
     cause: Cause
     words: Words
     model: Model | None = None
     gives: Gives | None = None
     scale: float = 1.0
+    mixes_rows: bool = False
 
 
 def confirmed_left(

@@ -16,13 +16,18 @@ from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation
 
 __all__ = [
+    "DIGITS",
+    "KEPT",
     "alike_but_for_output",
+    "few_digits",
     "of_dropout",
     "of_factors",
+    "of_final_states",
     "of_functions",
     "of_halves",
     "of_handed_on",
     "undone",
+    "why",
 ]
 
 Laid = Callable[[Tensor], Tensor]
@@ -45,7 +50,15 @@ FUNCTIONS: dict[str, Laid] = {
     "layer_norm": lambda value: torch.nn.functional.layer_norm(value, value.shape[-1:]),
     "abs": torch.abs,
     "softsign": torch.nn.functional.softsign,
+    "cumsum": lambda value: value.cumsum(0),
 }
+
+POOLED: dict[str, Laid] = {
+    "mean": lambda value: value.mean(0),
+    "sum": lambda value: value.sum(0),
+    "largest": lambda value: value.amax(0),
+}
+"""What is made of the outputs of all steps."""
 
 INVERSES: dict[str, Laid] = {
     "tanh": torch.atanh,
@@ -191,7 +204,7 @@ def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> b
     return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
-def _plain(value: float) -> float:
+def few_digits(value: float) -> float:
     """A number of few digits, where it is one but for rounding."""
     for digits in range(5):
         near = round(value, digits)
@@ -204,7 +217,7 @@ def _plain(value: float) -> float:
     return next((1 / k for k in KEPT if abs(1 / k - value) <= DIGITS * value), value)
 
 
-def _why(factor: float) -> str:
+def why(factor: float) -> str:
     """What such a factor mostly comes from."""
     kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
     if kept:
@@ -216,9 +229,9 @@ def _why(factor: float) -> str:
 
 def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for factor in dict.fromkeys((_plain(exactly), exactly)):
+    for factor in dict.fromkeys((few_digits(exactly), exactly)):
         words = Words(
-            f"the output is multiplied by {factor:.6g}{_why(factor)}",
+            f"the output is multiplied by {factor:.6g}{why(factor)}",
             f"every number of the output is {factor:.6g} times that of {kind}.",
             "return output   # in evaluation nothing is dropped, and nothing scaled",
         )
@@ -229,7 +242,7 @@ def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _moved(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for constant in dict.fromkeys((_plain(exactly), exactly)):
+    for constant in dict.fromkeys((few_digits(exactly), exactly)):
         words = Words(
             f"{constant:.6g} is added to the output",
             f"every number of the output is that of {kind} plus {constant:.6g}.",
@@ -242,7 +255,7 @@ def _moved(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _handed_on(model: Model, layer: int, factor: float) -> Finding:
     words = Words(
-        f"what is handed to the layer above is multiplied by {factor:.6g}{_why(factor)}",
+        f"what is handed to the layer above is multiplied by {factor:.6g}{why(factor)}",
         f"layer {layer + 1} reads the output of layer {layer} as it is.",
         "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
     )
@@ -260,7 +273,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     kept = numbers != 0
     share = float(kept.double().mean())
     zeros = [
-        half == 0
+        half[..., half.flatten(0, -2).any(0)] == 0  # units that are always zero are another fact
         for observation in shown
         if observation.output is not None
         for half in observation.output.chunk(model.num_directions, -1)
@@ -271,7 +284,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
     if not _close(numbers[kept], factor * right[kept], shown):
         return
-    factor = _plain(factor)
+    factor = few_digits(factor)
 
     def gives(observation: Observation) -> Outcome | None:
         [outcome] = observation.simulator.run([model])
@@ -283,7 +296,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     words = Words(title, "all others are right.", "return output")
     if factor != 1:
         words = Words(
-            f"{title}, the others multiplied by {factor:.6g}{_why(factor)}",
+            f"{title}, the others multiplied by {factor:.6g}{why(factor)}",
             "dropout was active when the numbers were made.",
             "model.eval()   # before they are recorded",
         )
@@ -312,9 +325,52 @@ def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding
             f"{model.structure.kind} returns h itself.",
             f"return output   # without {name}",
         )
+        if name == "cumsum":
+            words = Words(
+                "the outputs are summed up over time",
+                "output[t] is h after step t alone.",
+                "output[t] = h   # not output[t - 1] + h, nor +=",
+            )
         for final in (False, True):
             changed = _on_output(model, name, function, final)
             yield Finding(Cause("function_on_top", name), words, changed)
+
+
+def of_final_states(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """h_n through one more function, or made of the outputs of all steps."""
+    if not any("h" in observation.final for observation in shown):
+        return
+    kind = model.structure.kind
+    for name, function in FUNCTIONS.items():
+        words = Words(
+            f"{name} is applied to h_n", f"{kind} returns h itself.", f"h_n = h   # without {name}"
+        )
+        for alone in (False, True):
+            change = Change(("on h_n", name, alone), partial(_on_finals, of=function, alone=alone))
+            yield Finding(
+                Cause("function_on_top", name, "h_n"), words, model.adding("leave", change)
+            )
+    for name, function in POOLED.items():
+        words = Words(
+            f"h_n is the {name} of the outputs of all steps",
+            f"h_n of {kind} is h after the last step.",
+            "h_n = h   # after the loop",
+        )
+        change = Change(("pooled", name), partial(_pooled, of=function))
+        yield Finding(Cause("pooled", name, "h_n"), words, model.adding("leave", change))
+
+
+def _on_finals(outcome: Outcome, _: Inputs, of: Laid, alone: bool) -> Outcome:
+    """A function on the final h of all layers, or of the last alone."""
+    h = outcome.final["h"]
+    changed = torch.cat([h[:-1], of(h[-1:])]) if alone else of(h)
+    return replace(outcome, final={**outcome.final, "h": changed})
+
+
+def _pooled(outcome: Outcome, _: Inputs, of: Laid) -> Outcome:
+    h = outcome.final["h"]
+    last = torch.stack(of(outcome.output).chunk(h.shape[1], -1))
+    return replace(outcome, final={**outcome.final, "h": torch.cat([h[:-1], last[None]])})
 
 
 # the two halves --------------------------------------------------------------------------------
