@@ -419,7 +419,7 @@ def test_a_part_of_a_parameter(changed: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("entering", "words"),
     [
-        (lambda x: x / 2, "x is multiplied by 0.5"),
+        (lambda x: x / 2, "x, or weight_ih_l0, is multiplied by 0.5"),
         (lambda x: x * np.float32(1 / 0.9), "1 / (1 - p) of dropout with p = 0.1, left on"),
         (lambda x: x + np.float32(0.25), "0.25 is added to x"),
         (lambda x: np.roll(x, 1, -1), "x is read one place too early"),

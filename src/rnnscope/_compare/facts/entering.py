@@ -73,13 +73,19 @@ X: dict[str, tuple[Callable[[Tensor], Tensor], str, str, str]] = {
 }
 """What x may be read as, with title, sentence and line."""
 
+ORDERS, FEATURES = ("rolled", "rolled_back", "reversed"), 3
+"""Those that exchange features, and how many there must be."""
+
 MIXING = ("reshaped", "reshaped_back", "first_row")
 """Those that read other rows."""
 
 
 def of_entering(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """X in another order, of another row; x and the initial states times a number or plus one."""
+    features = model.structure.input_size
     for name, (function, title, sentence, repair) in X.items():
+        if name in ORDERS and features < FEATURES:
+            continue  # the columns of W_ih may be, for all that is known
         change = Change(("x", name), partial(_with_x, of=function))
         words = Words(title, f"{sentence}.", repair)
         cause, mixes = Cause("read", name, "x"), name in MIXING
@@ -126,8 +132,8 @@ def _times_initial(inputs: Inputs, factor: float) -> Inputs:
 
 def _scaled(model: Model, factor: float) -> Finding:
     words = Words(
-        f"x is multiplied by {factor:.6g}{why(factor)}",
-        f"{model.structure.kind} reads x as it is.",
+        f"x, or weight_ih_l0, is multiplied by {factor:.6g}{why(factor)}",
+        f"{model.structure.kind} reads both as they are.",
         "x = x   # as it is, or scale it for both",
     )
     change = Change(("x *", factor), partial(_with_x, of=lambda x: factor * x))
@@ -165,6 +171,8 @@ def _of_numbers(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
     for make, without in ((_scaled, 1.0), (_moved, 0.0), (_scaled_states, 1.0)):
         if make is _scaled_states and not short.inputs.given:
             continue
+        if make is not _scaled_states and model.structure.input_size == 1:
+            continue  # it is the weights or the bias, for all that is known
         value = _fitted(model, short, make, without)
         if value is not None and abs(value - without) > DIGITS:
             for number in dict.fromkeys((few_digits(value), value)):
