@@ -21,9 +21,9 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     agrees_in_part,
     all_equal,
+    explained_beside,
     explanations_by_facts,
     listed,
-    mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
@@ -297,6 +297,14 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
+            by_rows = self._by_rows(base, there)
+            if by_rows is not None:
+                return by_rows
+            beside = explained_beside(self.model, shown, self.effort)
+            if beside is not None:
+                found, left = beside
+                self._by_facts = (_told([*read, *found], left, len(read)),)
+                return self._explained_by_facts(base, there)
             if self.may_be_approximate:
                 fit = approximations.with_mistakes(_nearest(result))
                 if fit is not None:
@@ -310,9 +318,6 @@ class Decision:
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
-                by_rows = self._by_rows(base, there)
-                if by_rows is not None:
-                    return by_rows
                 told_of = [] if other is None else [self._of_output(*other, shown)]
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
@@ -383,8 +388,6 @@ class Decision:
             *self.subject.without_influence(),
             *self.subject.agrees_at_zero(),
         )
-        if self.subject.only_rows(wrong_rows(self.model, there)) is None:
-            plain = (mistake_of_some_rows(self.model, there), *plain)
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
@@ -497,7 +500,8 @@ class Decision:
         together = tuple(sorted(result.nearest[0], key=str))
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
         left = self._left(search.of(result.nearest[0]), shown)
-        return (together, words, left) if math.isfinite(left) and left < 1e29 else None
+        # what leaves more than nothing does comes not near
+        return (together, words, left) if left < self._left(self.model, shown) else None
 
     def _right(
         self,

@@ -143,24 +143,44 @@ def blends(part: Part) -> tuple[Quantity, Expr] | None:
     return None
 
 
+def _renews(part: Part) -> tuple[Quantity, Expr] | None:
+    """Z and the new value, where h = (1 - z) × h_(t-1) + z × new, as in minGRU."""
+    split = linear_recurrence(part.cell.equations["h"], "h")
+    match split:
+        case (Sum(Number(1.0), Quantity() as z, True), Product(other, new)) if other == z:
+            return z, new
+    return None
+
+
 def _blending(model: Model) -> Iterator[Choice]:
-    if blends(first_part(model)) is not None:
+    part = first_part(model)
+    if blends(part) is not None or _renews(part) is not None:
         yield "", ""
 
 
 def _exchange_update(part: Part, cause: Cause) -> Part | None:
-    found = blends(part)
-    if found is None:
-        return None
-    z, new = found
     h_prev = Previous("h")
-    return with_equations(part, cause, h=z * new + (1 - z) * h_prev)
+    if (found := blends(part)) is not None:
+        z, new = found
+        return with_equations(part, cause, h=z * new + (1 - z) * h_prev)
+    if (found := _renews(part)) is not None:
+        z, new = found
+        return with_equations(part, cause, h=(1 - z) * new + z * h_prev)
+    return None
 
 
 def _update_words(cause: Cause, model: Model) -> Words:
+    kind = model.structure.kind
+    if (renewing := _renews(first_part(model))) is not None:
+        z = renewing[0].name
+        return Words(
+            f"{z} and 1 - {z} are exchanged",
+            f"{z} of {kind} takes the new state; 1 - {z} keeps the old.",
+            f"h = (1 - {z}) * h + {z} * new",
+        )
     return Words(
         "z and 1 - z are exchanged",
-        f"z of {model.structure.kind} keeps the old state; 1 - z takes the new.",
+        f"z of {kind} keeps the old state; 1 - z takes the new.",
         "h = (1 - z) * n + z * h",
     )
 
