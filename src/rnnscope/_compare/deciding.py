@@ -29,6 +29,7 @@ from rnnscope._compare.facts import (
     where_it_agrees,
     wrong_rows,
 )
+from rnnscope._compare.facts.fitted import fitted_findings
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -300,6 +301,12 @@ class Decision:
             by_rows = self._by_rows(base, there)
             if by_rows is not None:
                 return by_rows
+            self._by_facts = tuple(
+                _told([*read, (finding.cause, finding.words)], left, len(read))
+                for finding, left in fitted_findings(self.model, shown)
+            )
+            if self._by_facts:
+                return self._explained_by_facts(base, there)
             beside = explained_beside(self.model, shown, self.effort)
             if beside is not None:
                 found, left = beside

@@ -78,11 +78,16 @@ one mistake of the catalogue or more, beside another of these, and in some rows 
 - `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
   direction are zero; one gate's rows of one are zero or transposed; `unread`: columns that a loop
   leaves out, the first or the last.
+- `fitted`: parameters, or one gate's rows of them, are multiplied by a number or have one added to
+  them, in every layer. The number is fitted to your output, after the search, and what it leaves is
+  rounding.
 
 Where nothing explains a difference, the verdict says where the two agree (rows, times, units,
 halves), what is plain of your own numbers (zero throughout, two layers' states equal, |c| never
 exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
-initial state, and x at each step, is changed by itself. Steps of an LSTM are judged with its own
+initial state, and x at each step, is changed by itself. Of what can be called with other weights it
+also says without which parameters (W_ih, W_hh, a bias, one gate's rows) the two agree: "it agrees
+if the rows of g in weight_hh are zero in both"; of all else whether they do with x at zero. Steps of an LSTM are judged with its own
 c = atanh(h / o) where c is not given.
 
 ## What is no mistake
