@@ -49,6 +49,16 @@ FUNCTIONS["sigmoid(1.1x)"] = lambda x: 1 / (1 + np.exp(-1.1 * x))
 FUNCTIONS["atan"] = lambda x: 0.5 + np.arctan(x) / np.pi
 APPROXIMATE = ("softsign", "hard_tanh", "x rounded")
 """What is named as an approximation where it stands everywhere."""
+READ_OFF = {
+    "output scaled": "scaled",
+    "x scaled": "scaled",
+    "x moved": "moved",
+    "states scaled": "scaled",
+    "states negative": "scaled",
+    "features turned": "read",
+    "a unit zero": "units_missing",
+}
+"""What is read off the numbers, with the cause that says so."""
 _UNLISTED = {
     "tanh": ("tanh(1.1x)", "x / sqrt(1 + x²)", "leaky_relu"),
     "relu": ("leaky_relu", "x / sqrt(1 + x²)"),
@@ -380,6 +390,8 @@ def unexplained(seed: int, effort: float = 10) -> OddResult:
         result.outcome = "agreed"
     elif said == {"approximate"} and any(name in candidate.name for name in APPROXIMATE):
         result.outcome = "right"  # no mistake, but what it is
+    elif [said] == [{read} for name, read in READ_OFF.items() if name in candidate.name]:
+        result.outcome = "right"
     elif verdict.near is not None and any(c.name in ORDER for c in verdict.near.causes):
         result.outcome = "near"
         result.detail += f" -> {' + '.join(map(str, verdict.near.causes))}"

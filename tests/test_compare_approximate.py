@@ -235,6 +235,76 @@ def test_the_text_tells_what_is_to_be_mended_and_what_was_meant() -> None:
     assert "holds once 1 is mended" in text
 
 
+# --- in two directions and layers -----------------------------------------------------------------
+
+TWO = nn.GRU, {"bidirectional": True}
+STACKED = nn.LSTM, {"bidirectional": True, "num_layers": 2}
+
+
+def in_directions(made: Any, *mistakes: Mistake, alone: str = "", **options: Any) -> rs.Verdict:
+    """The verdict on recorded numbers of a port that is approximate in both directions, or in one
+    ``alone``."""
+    kind, more = made
+    torch.manual_seed(1)
+    layer = kind(5, 7, **more)
+    name = "lstm" if kind is nn.LSTM else "gru"
+    weights = approximate.arrays(layer)
+    port = approximate.port(name, weights, mistakes, **options)
+    exact = approximate.port(name, weights, mistakes)
+    if alone:
+        port.cells = {p: (port if p[1] == alone else exact).cells[p] for p in port.cells}
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8, 4, 5, generator=generator)
+    rows = 2 * more.get("num_layers", 1)
+    states = torch.randn(1 + (name == "lstm"), rows, 4, 7, generator=generator)
+    given = tuple(states) if name == "lstm" else states[0]
+    numbers = tuple(s.numpy() for s in states) if name == "lstm" else states[0].numpy()
+    output, _ = port(x.numpy(), numbers)
+    return rs.compare(output, layer, x, given)
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        (TWO, {"rounded": "int8_per_row"}),
+        *slow((STACKED, {"rounded": "int8_per_row"}), (STACKED, {"tanh": "pade"})),
+        *slow((TWO, {"sigmoid": "schraudolph"}), (TWO, {"tanh": "table_256"})),
+    ],
+)
+def test_an_approximation_in_both_directions(made: Any, options: dict[str, str]) -> None:
+    verdict = in_directions(made, **options)
+    assert set(names(verdict)) == {"approximate"}, str(verdict)
+    assert [cause.direction for cause in verdict.causes] == [None]
+
+
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [
+        ("reverse", {"tanh": "quadratic"}),
+        *slow(("forward", {"rounded": "int8_per_tensor"}), ("forward", {"tanh": "pade"})),
+        *slow(("reverse", {"rounded": "int8_per_row", "tanh": "pade"})),
+    ],
+)
+def test_an_approximation_in_one_direction_alone(side: str, options: dict[str, str]) -> None:
+    verdict = in_directions(TWO, alone=side, **options)
+    assert set(names(verdict)) == {"approximate"}, str(verdict)
+    assert {cause.direction for cause in verdict.causes} == {side}
+    assert f"({side})" in plain(verdict)
+
+
+@pytest.mark.parametrize(
+    ("made", "mistake", "side"),
+    [
+        *slow((TWO, M("reset_before"), "forward"), (TWO, M("reset_before"), "")),
+        *slow((STACKED, M("gate_order", "ifog", "all"), "")),
+    ],
+)
+def test_a_mistake_beside_one_in_directions(made: Any, mistake: Mistake, side: str) -> None:
+    verdict = in_directions(made, mistake, alone=side, tanh="pade")
+    assert names(verdict) == [mistake.name, "approximate"], str(verdict)
+    assert verdict.causes[1].direction == (side or None)
+
+
 # --- a module's own parameters --------------------------------------------------------------------
 
 

@@ -376,6 +376,152 @@ def test_a_parameter_that_is_another(kind: str, changed: Any, words: str) -> Non
         assert words in plain(verdict)
 
 
+def with_gate(name: str, gate: int, of: Callable[[Any], Any], gates: int = 3) -> Any:
+    """The rows of one gate changed in a parameter."""
+
+    def changed(w: dict[str, Any]) -> dict[str, Any]:
+        rows = np.split(w[name], gates)
+        rows[gate] = of(rows[gate])
+        return w | {name: np.concatenate(rows)}
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            lambda w: w | {"weight_hh_l0": w["weight_hh_l0"] * (np.arange(6) < 4)},
+            "columns 4 and 5 of weight_hh_l0 are never read",
+        ),
+        (
+            lambda w: w | {"weight_ih_l0": w["weight_ih_l0"] * (np.arange(3) > 0)},
+            "column 0 of weight_ih_l0 is never read",
+        ),
+        (with_gate("weight_hh_l0", 2, lambda W: W.T), "W_hn is transposed in weight_hh_l0"),
+        (with_gate("bias_ih_l0", 1, lambda b: 0 * b), "b_iz is zero in bias_ih_l0"),
+    ],
+)
+def test_a_part_of_a_parameter(changed: Any, words: str) -> None:
+    layer = layer_of("gru", hidden_size=6)
+    for verdict in (
+        verdict_of(Restated(layer, weights=changed)),
+        rs.compare(called(Restated(layer, weights=changed)), layer),
+    ):
+        assert cause_of(verdict) in ("parameter", "unread")
+        assert words in plain(verdict)
+
+
+# --- what enters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("entering", "words"),
+    [
+        (lambda x: x / 2, "x, or weight_ih_l0, is multiplied by 0.5"),
+        (lambda x: x * np.float32(1 / 0.9), "1 / (1 - p) of dropout with p = 0.1, left on"),
+        (lambda x: x + np.float32(0.25), "0.25 is added to x"),
+        (lambda x: np.roll(x, 1, -1), "x is read one place too early"),
+        (lambda x: x[..., ::-1], "the features of x are read in the opposite order"),
+        (lambda x: x.swapaxes(0, 1).reshape(x.shape), "x is reshaped from (batch, time)"),
+        (lambda x: np.repeat(x[:, :1], x.shape[1], 1), "every row reads the x of row 0"),
+        (lambda x: x[np.arange(len(x)) // 2 * 2], "every second step of x is read twice"),
+    ],
+)
+def test_what_is_read_in_place_of_x(kind: str, entering: Any, words: str) -> None:
+    layer = layer_of(kind)
+    candidate = Restated(layer)
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        return candidate(np.ascontiguousarray(entering(np.asarray(x))), initial)
+
+    verdict = rs.compare(mine, layer)
+    assert cause_of(verdict) in ("read", "scaled", "moved")
+    assert words in plain(verdict)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (lambda s: s * np.float32(0.9), "h_0 is multiplied by 0.9"),
+        (lambda s: np.repeat(s[:, :1], s.shape[1], 1), "every row starts from the h_0 of row 0"),
+    ],
+)
+def test_what_is_read_in_place_of_initial_states(start: Any, words: str) -> None:
+    layer = layer_of("gru")
+    candidate = Restated(layer)
+
+    def mine(x: Any, initial: Any) -> Any:
+        return candidate(x, start(np.asarray(initial)))
+
+    verdict = rs.compare(mine, layer)
+    assert cause_of(verdict) in ("read", "scaled")
+    assert words in plain(verdict)
+
+
+# --- units, steps and final states ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_units_that_are_never_computed(carried: bool) -> None:
+    layer = layer_of("gru", hidden_size=6)
+    kept = (np.arange(6) < 4).astype(np.float32)
+    candidate = Restated(layer, returned=lambda y, s: (y * kept, s))
+    if carried:
+        candidate = Restated(layer)
+        step = candidate._step
+
+        def short(w: Any, x: Any, state: Any) -> Any:
+            after, h = step(w, x, state)
+            return {"h": after["h"] * kept}, h * kept
+
+        candidate._step = short  # type: ignore[method-assign]
+    verdict = verdict_of(candidate)
+    assert cause_of(verdict) == "units_missing"
+    assert "units 4 and 5 are zero at every step" in plain(verdict)
+
+
+def test_a_state_that_stands_still() -> None:
+    """A buffer that holds so many steps."""
+    layer = layer_of("gru")
+    candidate = Restated(layer, steps=lambda back, T: range(min(T, 5)))
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        y, states = candidate(x, initial)
+        y[5:] = y[4:5]
+        return y, states
+
+    x, initial = drawn(layer)
+    verdict = rs.compare(recorded(mine, x, initial), layer, x, initial)
+    assert cause_of(verdict) == "stands_still"
+    assert "the state stands still from time 5 on" in plain(verdict)
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (lambda y, h: y.mean(0)[None], "h_n is the mean of the outputs of all steps"),
+        (lambda y, h: y.max(0)[None], "h_n is the largest of the outputs of all steps"),
+        (lambda y, h: np.tanh(h), "tanh is applied to h_n"),
+    ],
+)
+def test_what_is_returned_as_h_n(pool: Any, words: str) -> None:
+    layer = layer_of("rnn")
+    candidate = Restated(layer, returned=lambda y, s: (y, [pool(y, s[0])]))
+    verdict = verdict_of(candidate)
+    assert cause_of(verdict) in ("pooled", "function_on_top")
+    assert words in plain(verdict)
+
+
+def test_outputs_that_are_summed_up() -> None:
+    layer = layer_of("gru")
+    candidate = Restated(layer, returned=lambda y, s: (y.cumsum(0), s))
+    verdict = verdict_of(candidate)
+    assert cause_of(verdict) == "function_on_top"
+    assert "the outputs are summed up over time" in plain(verdict)
+
+
 # --- where it agrees ------------------------------------------------------------------------------
 
 

@@ -150,3 +150,54 @@ def test_whole_numbers_of_a_layer_of_whole_numbers_are_no_grid() -> None:
     output = layer(x)[0].detach()
     assert rs.compare(output, layer, x)
     assert "multiples" not in str(rs.compare(output.flip(0), layer, x, effort=0.1))
+
+
+def ported_gru(keep: Any, mistake: str) -> Any:
+    """A GRU in NumPy whose state is kept as ``keep`` has it, with one mistake of a small effect."""
+
+    def candidate(x: Any, initial: Any, weights: Any) -> Any:
+        w_ih, w_hh, b_ih, b_hh = (
+            weights[f"{n}_l0"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        h, outputs = initial[0], []
+        for t in range(x.shape[1]):
+            x_r, x_z, x_n = np.split(x[:, t] @ w_ih.T + b_ih, 3, -1)
+            h_r, h_z, h_n = np.split(h @ w_hh.T + b_hh, 3, -1)
+            bias = b_hh[-h.shape[-1] :]
+            h_z = 0.5 * h_z if mistake == "half of z" else h_z
+            r, z = 1 / (1 + np.exp(-x_r - h_r)), 1 / (1 + np.exp(-x_z - h_z))
+            hidden = bias + r * (h_n - bias) if mistake == "merged" else r * h_n
+            h = keep((1 - z) * np.tanh(x_n + hidden) + z * h).astype(np.float32)
+            outputs.append(h)
+        return np.stack(outputs, 1)
+
+    return candidate
+
+
+KEPT = {
+    "multiples of 1/128": lambda h: np.round(h * 128) / 128,
+    "multiples of 1/16": lambda h: np.round(h * 16) / 16,
+    "bfloat16": lambda h: torch.from_numpy(h).float().bfloat16().float().numpy(),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_few_bits_excuse_no_mistake(name: str) -> None:
+    layer, x = nn.GRU(8, 16, batch_first=True), torch.randn(2, 6, 8)
+    right = rs.compare(ported_gru(KEPT[name], ""), layer, x)
+    assert [str(cause) for cause in right.causes] == [f"precision {name}"]
+    assert "A mistake that changes less does not show" in plain(right)
+    merged = rs.compare(ported_gru(KEPT[name], "merged"), layer, x)
+    assert [cause.name for cause in merged.causes] == ["bias_merged", "approximate"]
+    unlisted = rs.compare(ported_gru(KEPT[name], "half of z"), layer, x, effort=0.1)
+    assert unlisted.causes == ()
+    assert "no mistake" not in plain(unlisted)
+
+
+def test_what_is_rounded_to_few_bits_in_every_operation_is_still_precision() -> None:
+    for kind in (nn.RNN, nn.GRU, nn.LSTM):
+        layer, x = kind(8, 16, 2, batch_first=True), torch.randn(3, 8, 8)
+        low = kind(8, 16, 2, batch_first=True).bfloat16()
+        low.load_state_dict(layer.state_dict())
+        verdict = rs.compare(low(x.bfloat16())[0].detach().float(), layer, x)
+        assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]

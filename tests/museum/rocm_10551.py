@@ -16,8 +16,8 @@ WRONG = (
     "The kernel that adds the bias does not run beyond what one launch holds: rows behind "
     "it have no bias."
 )
-NAMED = ()
-SAYS = ("rows 0 to 3, not rows 4 to 6", "Rows 4 to 6 alone: both biases are missing")
+NAMED = ("bias_missing",)
+SAYS = ("rows 0 to 3, not rows 4 to 6", "in rows 4 to 6 alone, both biases are missing")
 
 LAYER = trained(nn.LSTM(3, 4))
 HELD = 4  # rows that one launch holds

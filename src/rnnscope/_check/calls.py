@@ -60,9 +60,9 @@ def called(configuration: Configuration, device: torch.device, dtype: torch.dtyp
 def called_without_gradients(call: DeviceCall) -> DeviceCall:
     """The same call without gradients, which another kernel may compute."""
     device = next(call.layer.parameters()).device
-    given = () if call.initial is None else call.initial
-    given = (given,) if isinstance(given, Tensor) else given
-    states = [state.to(device) for state in given]
+    initial = () if call.initial is None else call.initial
+    initial = (initial,) if isinstance(initial, Tensor) else initial
+    states = [state.to(device) for state in initial]
     with torch.no_grad():
         output, finals = _run(call.layer, call.x.to(device), states, call.lengths)
     numbers = _numbers(call.layer, output, finals)

@@ -74,8 +74,8 @@ def check(
             f"check judges float32 and float64; got {dtype}, too coarse to tell a wrong kernel "
             f"from rounding: check(dtype=torch.float32)"
         )
-    every = SIZES if sizes is None else tuple(map(_sizes, sizes))
-    if not every:
+    all_sizes = SIZES if sizes is None else tuple(map(_sizes, sizes))
+    if not all_sizes:
         raise ShapeError("sizes is empty; expected (input, hidden, batch, time), as [(3, 4, 2, 5)]")
     reports: list[KernelReport] = []
     with _random_state(place):
@@ -83,7 +83,7 @@ def check(
             if progress is not None:
                 progress(kernel.title)
             torch.manual_seed(seed)
-            reports += _checked(kernel, every, place, dtype)
+            reports += _checked(kernel, all_sizes, place, dtype)
     name = str(dtype).removeprefix("torch.")
     return MachineReport(_named(place), name, torch.__version__, tuple(reports))
 
@@ -105,12 +105,12 @@ class _Tally:
 
 
 def _checked(
-    kernel: Kernel, every: Sequence[LayerSizes], device: torch.device, dtype: torch.dtype
+    kernel: Kernel, all_sizes: Sequence[LayerSizes], device: torch.device, dtype: torch.dtype
 ) -> list[KernelReport]:
     """One kernel with gradients, and without."""
     training = _Tally(f"{kernel.title}, with gradients")
     inference = _Tally(f"{kernel.title}, without")
-    for configuration in configurations(kernel, every):
+    for configuration in configurations(kernel, all_sizes):
         if configuration.dropout:
             ask = partial(wrong_slope, configuration, device, dtype)
             slope = _answer([training], configuration, ask)
@@ -186,14 +186,14 @@ def _named(device: torch.device) -> str:
     return str(device)
 
 
-def _sizes(given: Sequence[int]) -> LayerSizes:
+def _sizes(sizes: Sequence[int]) -> LayerSizes:
     try:
-        numbers = [-1 if isinstance(number, bool) else index(number) for number in given]
+        numbers = [-1 if isinstance(number, bool) else index(number) for number in sizes]
     except TypeError:
         numbers = []
     if len(numbers) != 4 or min(numbers) < 1:
         raise ShapeError(
-            f"sizes are (input, hidden, batch, time), four whole numbers above 0; got {given!r}: "
+            f"sizes are (input, hidden, batch, time), four whole numbers above 0; got {sizes!r}: "
             f"check(sizes=[(3, 4, 2, 5)])"
         )
     return LayerSizes(*numbers)

@@ -98,9 +98,9 @@ class Configuration:
         )
 
 
-def configurations(kernel: Kernel, every: Sequence[LayerSizes]) -> Iterator[Configuration]:
+def configurations(kernel: Kernel, all_sizes: Sequence[LayerSizes]) -> Iterator[Configuration]:
     """Every way in which one kernel is checked."""
-    for sizes in every:
+    for sizes in all_sizes:
         if kernel.projects and sizes.hidden < 2:
             continue  # a projection has fewer numbers than the state
         yield Configuration(kernel, sizes)

@@ -21,14 +21,15 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.facts import (
     agrees_in_part,
     all_equal,
+    explained_beside,
     explanations_by_facts,
     listed,
-    mistake_of_some_rows,
     not_reached,
     what_is_plain,
     where_it_agrees,
     wrong_rows,
 )
+from rnnscope._compare.facts.fitted import fitted_findings
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -44,7 +45,7 @@ from rnnscope._compare.model.observed import (
     numbers_alone,
 )
 from rnnscope._compare.model.steps import opened_parts, worst_step
-from rnnscope._compare.precision import grid_of, lower_precision, of_the_size, too_coarse
+from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
 from rnnscope._compare.search.search import Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
@@ -236,7 +237,7 @@ class Decision:
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
             approximations = self._approximations(shown)
-            fit = approximations.with_likely()
+            fit = approximations.with_likely() or approximations.with_mistakes()
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)
@@ -297,6 +298,20 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
+            by_rows = self._by_rows(base, there)
+            if by_rows is not None:
+                return by_rows
+            self._by_facts = tuple(
+                _told([*read, (finding.cause, finding.words)], left, len(read))
+                for finding, left in fitted_findings(self.model, shown)
+            )
+            if self._by_facts:
+                return self._explained_by_facts(base, there)
+            beside = explained_beside(self.model, shown, self.effort)
+            if beside is not None:
+                found, left = beside
+                self._by_facts = (_told([*read, *found], left, len(read)),)
+                return self._explained_by_facts(base, there)
             if self.may_be_approximate:
                 fit = approximations.with_mistakes(_nearest(result))
                 if fit is not None:
@@ -310,9 +325,6 @@ class Decision:
                 sets = self._of_everything(*other, searched, shown)
             if other is None or not sets:
                 base = replace(base, few=few)
-                by_rows = self._by_rows(base, there)
-                if by_rows is not None:
-                    return by_rows
                 told_of = [] if other is None else [self._of_output(*other, shown)]
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
@@ -374,13 +386,15 @@ class Decision:
             return self._explained_by_facts(base, there)
         told = [each.sentence for each in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
-        size = self._too_coarse(shown)
+        size = " ".join(filter(None, (of_a_grid(self.model, shown), self._too_coarse(shown))))
         size = size or ("" if told else of_the_size(self.model, shown, searched))
         size = size or ("" if told else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
-        plain = (*what_is_plain(self.model, there), *self.subject.without_influence())
-        if self.subject.only_rows(wrong_rows(self.model, there)) is None:
-            plain = (mistake_of_some_rows(self.model, there), *plain)
+        plain = (
+            *what_is_plain(self.model, there),
+            *self.subject.without_influence(),
+            *self.subject.agrees_at_zero(),
+        )
         every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
@@ -493,7 +507,8 @@ class Decision:
         together = tuple(sorted(result.nearest[0], key=str))
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
         left = self._left(search.of(result.nearest[0]), shown)
-        return (together, words, left) if math.isfinite(left) and left < 1e29 else None
+        # what leaves more than nothing does comes not near
+        return (together, words, left) if left < self._left(self.model, shown) else None
 
     def _right(
         self,

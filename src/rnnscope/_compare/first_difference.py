@@ -24,14 +24,16 @@ def first_difference(
     """The first number that differs by more than rounding, in the order of computing, and the call
     that it is of: by single steps where the states are known, else in the output of the last
     layer."""
-    for one in shown:
-        parts = opened_parts(model, [one])
-        places = (_in_part(model, parts[place], one) for place in sorted(parts))
-        found = next(filter(None, places), None)
-        found = found or _in_quantities(model, one) or _in_output(model, one)
-        found = found or _in_final(model, one)
-        if found is not None:
-            return found, one
+    for observation in shown:
+        parts = opened_parts(model, [observation])
+        places = (_in_part(model, parts[place], observation) for place in sorted(parts))
+        difference = next(filter(None, places), None)
+        difference = (
+            difference or _in_quantities(model, observation) or _in_output(model, observation)
+        )
+        difference = difference or _in_final(model, observation)
+        if difference is not None:
+            return difference, observation
     return None, shown[0]
 
 
@@ -79,8 +81,8 @@ def _in_quantities(model: Model, observation: Observation) -> FirstDifference | 
     failing: list[tuple[tuple[int, int, int, int], int, str]] = []  # order of computing, time
     ratios: dict[str, Tensor] = {}
     order = quantity_names(model.parts[0][0].cell)
-    for name, seen in observation.quantities.items():
-        ratio = distance(values[name], seen) / observation.allowed[name]
+    for name, target in observation.quantities.items():
+        ratio = distance(values[name], target) / observation.allowed[name]
         if (real := observation.inside(name)) is not None:
             ratio = ratio * real
         ratios[name] = ratio
@@ -89,7 +91,7 @@ def _in_quantities(model: Model, observation: Observation) -> FirstDifference | 
                 times = (ratio[layer, d].amax((0, 2)) > 1).nonzero().flatten().tolist()
                 if times:
                     time = times[-1] if part.backward else times[0]
-                    step = seen.shape[3] - 1 - time if part.backward else time
+                    step = target.shape[3] - 1 - time if part.backward else time
                     failing.append(((layer, step, d, order.index(name)), time, name))
     if not failing:
         return None
@@ -104,25 +106,27 @@ def _in_quantities(model: Model, observation: Observation) -> FirstDifference | 
 
 def _in_output(model: Model, observation: Observation) -> FirstDifference | None:
     [outcome] = observation.simulator.run([model])
-    seen = observation.output
-    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+    output = observation.output
+    if outcome is None or output is None or outcome.output.shape != output.shape:
         return None
-    ratio = distance(outcome.output, seen) / observation.allowed["output"]
+    ratio = distance(outcome.output, output) / observation.allowed["output"]
     if observation.valid is not None:
         ratio = ratio * observation.valid
-    width = seen.shape[-1] // model.num_directions
-    found: list[tuple[int, int, int]] = []  # order of computing, direction, time
+    width = output.shape[-1] // model.num_directions
+    failing: list[tuple[int, int, int]] = []  # order of computing, direction, time
     for d, part in enumerate(model.parts[-1]):
         half = ratio[..., d * width : (d + 1) * width]
         times = (half > 1).flatten(1).any(1).nonzero().flatten().tolist()
         if times:
             time = times[-1] if part.backward else times[0]
-            found.append((seen.shape[0] - 1 - time if part.backward else time, d, time))
-    if not found:
+            failing.append((output.shape[0] - 1 - time if part.backward else time, d, time))
+    if not failing:
         return None
-    _, d, time = min(found)
-    own = slice(d * width, (d + 1) * width)
-    batch, unit = _worst(distance(outcome.output, seen)[time, :, own], ratio[time, :, own])
+    _, d, time = min(failing)
+    columns = slice(d * width, (d + 1) * width)
+    batch, unit = _worst(
+        distance(outcome.output, output)[time, :, columns], ratio[time, :, columns]
+    )
     return FirstDifference(
         "h",
         model.num_layers - 1,
@@ -130,7 +134,7 @@ def _in_output(model: Model, observation: Observation) -> FirstDifference | None
         batch,
         time,
         unit,
-        float(seen[time, batch, d * width + unit]),
+        float(output[time, batch, d * width + unit]),
         float(outcome.output[time, batch, d * width + unit]),
         seen_in_output=model.num_layers > 1,
     )
@@ -141,12 +145,12 @@ def _in_final(model: Model, observation: Observation) -> FirstDifference | None:
     if outcome is None:
         return None
     for name, value in predicted(outcome).items():
-        seen = observation.targets().get(name)
-        if not name.endswith("_n") or seen is None or seen.shape != value.shape:
+        target = observation.targets().get(name)
+        if not name.endswith("_n") or target is None or target.shape != value.shape:
             continue
-        ratio = distance(value, seen) / observation.allowed[name]
+        ratio = distance(value, target) / observation.allowed[name]
         if float(ratio.max()) > 1:
-            layer, d, batch, unit = _index(distance(value, seen) * (ratio > 1))
+            layer, d, batch, unit = _index(distance(value, target) * (ratio > 1))
             return FirstDifference(
                 name,
                 layer,
@@ -154,7 +158,7 @@ def _in_final(model: Model, observation: Observation) -> FirstDifference | None:
                 batch,
                 None,
                 unit,
-                float(seen[layer, d, batch, unit]),
+                float(target[layer, d, batch, unit]),
                 float(value[layer, d, batch, unit]),
             )
     return None
@@ -177,20 +181,20 @@ def no_difference(model: Model, shown: Sequence[Observation]) -> str:
     """What stands where there is no difference: another shape, or what is no finite number on one
     side; empty where there is one everywhere."""
     kind = model.structure.kind
-    for one in shown:
-        [outcome] = one.simulator.run([model])
+    for observation in shown:
+        [outcome] = observation.simulator.run([model])
         values = {} if outcome is None else predicted(outcome)
-        for name, seen in one.targets().items():
+        for name, target in observation.targets().items():
             value = values.get(name)
-            if value is None or value.shape != seen.shape:
-                shapes = [_returned(model, name, v) for v in (seen, value)]
+            if value is None or value.shape != target.shape:
+                shapes = [_returned(model, name, v) for v in (target, value)]
                 return f"{name} has shape {shapes[0]}, that of {kind} {shapes[1]}"
-            wrong = one.usable(name) & (torch.isfinite(seen) != torch.isfinite(value))
+            wrong = observation.usable(name) & (torch.isfinite(target) != torch.isfinite(value))
             if bool(wrong.any()):
                 where = tuple(wrong.nonzero()[0].tolist())
-                place = ", ".join(f"{n} {k}" for n, k in zip(_axes(seen), where, strict=True))
-                mine, theirs = _number(float(seen[where])), _number(float(value[where]))
-                return f"{name} is {mine} at {place}, that of {kind} {theirs}"
+                place = ", ".join(f"{n} {k}" for n, k in zip(_axes(target), where, strict=True))
+                yours, expected = _number(float(target[where])), _number(float(value[where]))
+                return f"{name} is {yours} at {place}, that of {kind} {expected}"
     return ""
 
 

@@ -29,26 +29,26 @@ ON_GPU = (
 
 def on_gpu(value: Any) -> bool:
     """Whether some tensor in what was returned or recorded lies on a GPU, in float32."""
-    waiting, seen = [value], set[int]()  # a list may contain itself
+    waiting, visited = [value], set[int]()  # a list may contain itself
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        item = waiting.pop()
+        if id(item) in visited:
             continue
-        seen.add(id(one))
-        if isinstance(one, Tensor):
-            if one.device.type == "cuda" and one.dtype == torch.float32:
+        visited.add(id(item))
+        if isinstance(item, Tensor):
+            if item.device.type == "cuda" and item.dtype == torch.float32:
                 return True
-        elif isinstance(one, Mapping):
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
     return False
 
 
 def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:
     """A question, where the differences are no larger than what a GPU's functions are off by; else
     empty."""
-    if any(one.unit != UNIT[torch.float32] for one in shown):
+    if any(observation.unit != UNIT[torch.float32] for observation in shown):
         return ""
     if max(worst(model, shown), worst_step(model, shown)) > GPU_ROUNDINGS:
         return ""

@@ -37,15 +37,17 @@ ALONE = "one step from states that are given agrees."
 
 
 def what_holds(
-    model: Model, observations: Sequence[Observation], there: Observation
+    model: Model, observations: Sequence[Observation], main: Observation
 ) -> tuple[str, ...]:
     """Sentences on what agrees and which units do not, as far as single steps tell; places are
-    those of the call ``there``, of which the verdict speaks."""
-    beside = _beside_the_output(model, observations)
-    if beside:
-        return tuple(beside)  # every step is right: what is returned beside it is not
-    found = _of_steps(model, [_consistent(model, one) for one in observations], there)
-    return (*found, *_by_initial(model, observations), *_rows_in_order(model, there))
+    those of the call ``main``, of which the verdict speaks."""
+    output_sentences = _beside_the_output(model, observations)
+    if output_sentences:
+        return tuple(output_sentences)  # every step is right: what is returned beside it is not
+    sentences = _of_steps(
+        model, [_consistent(model, observation) for observation in observations], main
+    )
+    return (*sentences, *_by_initial(model, observations), *_rows_in_order(model, main))
 
 
 # which calls, and which rows ---------------------------------------------------------------------
@@ -55,8 +57,8 @@ def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
     """A sentence where calls with initial states agree and those without do not, or the other way
     round."""
     agree: dict[bool, set[bool]] = {True: set(), False: set()}
-    for one in observations:
-        agree[one.inputs.given].add(worst(model, [one]) <= 1)
+    for observation in observations:
+        agree[observation.inputs.given].add(worst(model, [observation]) <= 1)
     if agree[True] == {True} and agree[False] == {False}:
         return [
             "where initial states are given it agrees, and where none are given it does not: does "
@@ -70,30 +72,32 @@ def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
     return []
 
 
-def _rows_in_order(model: Model, one: Observation) -> list[str]:
+def _rows_in_order(model: Model, observation: Observation) -> list[str]:
     """A sentence where every row of the output is another row of the reference."""
-    [outcome] = one.simulator.run([model])
-    seen = one.output
-    if outcome is None or seen is None or outcome.output.shape != seen.shape:
+    [outcome] = observation.simulator.run([model])
+    output = observation.output
+    if outcome is None or output is None or outcome.output.shape != output.shape:
         return []
-    order = _matched(outcome.output.transpose(0, 1), seen.transpose(0, 1), _most(one, "output"))
+    order = _matched(
+        outcome.output.transpose(0, 1), output.transpose(0, 1), _most(observation, "output")
+    )
     if order == sorted(order):
         return []
     kind = model.structure.kind
     return [f"the rows of your output are those of {kind} in the order {_list(order)}."]
 
 
-def _most(one: Observation, name: str) -> float:
+def _most(observation: Observation, name: str) -> float:
     """The most that rounding allows."""
-    finite = one.allowed[name][torch.isfinite(one.allowed[name])]
+    finite = observation.allowed[name][torch.isfinite(observation.allowed[name])]
     return float(finite.max()) if len(finite) else 0.0
 
 
-def _matched(rows: Tensor, seen: Tensor, allowed: float) -> list[int]:
+def _matched(rows: Tensor, returned_rows: Tensor, allowed: float) -> list[int]:
     """For each row that was seen the one that it is of ``rows``, each once; else empty."""
     order: list[int] = []
-    for one in seen:
-        same = (distance(rows, one.expand_as(rows)) <= allowed).flatten(1).all(1).nonzero()
+    for row in returned_rows:
+        same = (distance(rows, row.expand_as(rows)) <= allowed).flatten(1).all(1).nonzero()
         if len(same) != 1:
             return []
         order.append(int(same))
@@ -103,8 +107,8 @@ def _matched(rows: Tensor, seen: Tensor, allowed: float) -> list[int]:
 def not_numbers(model: Model, observations: Sequence[Observation]) -> str:
     """A sentence on NaN and infinities where the reference has numbers."""
     kind = model.structure.kind
-    for one in observations:
-        for name, lost in one.lost(model):
+    for observation in observations:
+        for name, lost in observation.lost(model):
             count = int(lost.sum())
             if count:
                 be, those = ("is", "that") if count == 1 else ("are", "those")
@@ -123,16 +127,16 @@ class _Compared:
     """One array of one call: what was seen, everything that the reference has, and the most that
     rounding allows."""
 
-    seen: Tensor
+    target: Tensor
     values: Mapping[str, Tensor]
     allowed: float
     real: Tensor | None
 
     def fits(self, value: Tensor | None) -> bool:
         """Whether it is these numbers."""
-        if value is None or value.shape != self.seen.shape:
+        if value is None or value.shape != self.target.shape:
             return False
-        away = distance(value, self.seen)
+        away = distance(value, self.target)
         return bool(((away if self.real is None else away * self.real) <= self.allowed).all())
 
 
@@ -141,24 +145,30 @@ def _beside_the_output(model: Model, observations: Sequence[Observation]) -> lis
     worst: dict[str, float] = {}
     compared: dict[str, list[_Compared]] = {}
     units: dict[str, set[int]] = {}
-    for one in observations:
-        [outcome] = one.simulator.run([model])
+    for observation in observations:
+        [outcome] = observation.simulator.run([model])
         values = {} if outcome is None else predicted(outcome)
-        for name, seen in one.targets().items():
-            value, tolerance, real = values.get(name), one.allowed[name], one.inside(name)
-            if value is None or value.shape != seen.shape:
+        for name, target in observation.targets().items():
+            value, tolerance, real = (
+                values.get(name),
+                observation.allowed[name],
+                observation.inside(name),
+            )
+            if value is None or value.shape != target.shape:
                 return []
-            ratio = distance(value, seen) / tolerance
+            ratio = distance(value, target) / tolerance
             ratio = ratio if real is None else ratio * real
             worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
             wrong = (ratio > 1).flatten(0, -2).any(0).nonzero().flatten().tolist()
             units.setdefault(name, set()).update(wrong)
-            compared.setdefault(name, []).append(_Compared(seen, values, _most(one, name), real))
+            compared.setdefault(name, []).append(
+                _Compared(target, values, _most(observation, name), real)
+            )
     differing = [name for name, ratio in worst.items() if ratio > 1]
     if "output" not in worst or "output" in differing or not differing:
         return []
-    found = [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
-    return found + _instead(model, {name: compared[name] for name in differing}, units)
+    sentences = [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
+    return sentences + _instead(model, {name: compared[name] for name in differing}, units)
 
 
 def _instead(
@@ -166,7 +176,7 @@ def _instead(
 ) -> list[str]:
     """What stands there: the numbers of another name, other rows, or few units that are wrong."""
     kind = model.structure.kind
-    other = {
+    sources = {
         name: next(
             (n for n in calls[0].values if n != name and all(c.fits(c.values[n]) for c in calls)),
             "",
@@ -175,22 +185,22 @@ def _instead(
     }
     said: dict[str, list[str]] = {}
     for name, calls in differing.items():
-        theirs, order = other[name], _order_of_rows(calls, name)
-        if theirs and other.get(theirs) == name:
-            pair = _joined([each for each in differing if each in (name, theirs)])
+        source, order = sources[name], _order_of_rows(calls, name)
+        if source and sources.get(source) == name:
+            pair = _joined([n for n in differing if n in (name, source)])
             text = f"The names {pair} are exchanged: each holds the numbers of the other."
             said[text] = []
-        elif theirs:
-            said.setdefault(f"{{}} the numbers that {kind} has in {theirs}.", []).append(name)
+        elif source:
+            said.setdefault(f"{{}} the numbers that {kind} has in {source}.", []).append(name)
         elif order:
             text = f"{{}} the rows of {kind} in the order {_list(order)}."
             said.setdefault(text, []).append(name)
         elif name.endswith("_n") and all(c.fits(_batch_first(c.values[name])) for c in calls):
             said.setdefault("{} what agrees if it is read batch first.", []).append(name)
-        elif len(units[name]) <= max(1, calls[0].seen.shape[-1] // 4):
-            one = len(units[name]) == 1
-            which = f"unit{'s' * (not one)} {_list(sorted(units[name]))}"
-            said[f"In {name} only {which} differ{'s' * one}."] = []
+        elif len(units[name]) <= max(1, calls[0].target.shape[-1] // 4):
+            single = len(units[name]) == 1
+            which = f"unit{'s' * (not single)} {_list(sorted(units[name]))}"
+            said[f"In {name} only {which} differ{'s' * single}."] = []
     return [
         text.format(f"{_joined(names)} hold{'s' * (len(names) == 1)}")
         for text, names in said.items()
@@ -200,10 +210,10 @@ def _instead(
 def _order_of_rows(calls: Sequence[_Compared], name: str) -> list[int]:
     """The reference's rows of a final state in the order in which they came back, where each is
     found once."""
-    if not name.endswith("_n") or calls[0].seen.shape[:2].numel() == 1:
+    if not name.endswith("_n") or calls[0].target.shape[:2].numel() == 1:
         return []
     orders = [
-        _matched(c.values[name].flatten(0, 1), c.seen.flatten(0, 1), c.allowed) for c in calls
+        _matched(c.values[name].flatten(0, 1), c.target.flatten(0, 1), c.allowed) for c in calls
     ]
     return orders[0] if all(order == orders[0] for order in orders) else []
 
@@ -219,26 +229,26 @@ def _batch_first(value: Tensor) -> Tensor | None:
 # single steps ------------------------------------------------------------------------------------
 
 
-def _consistent(model: Model, one: Observation) -> Observation:
+def _consistent(model: Model, observation: Observation) -> Observation:
     """Without the final states of a single step that are not its output: they may be other ones,
     or stand elsewhere."""
-    h, output = one.final.get("h"), one.output
-    if h is None or output is None or one.inputs.steps != 1:
-        return one
+    h, output = observation.final.get("h"), observation.output
+    if h is None or output is None or observation.inputs.steps != 1:
+        return observation
     last = h[-1].permute(1, 0, 2).flatten(1)  # (batch, direction × unit)
     if last.shape != output[0].shape:
-        return one
-    same = bool((distance(last, output[0]) <= 8 * one.unit).all())
-    return one if same else replace(one, final={})
+        return observation
+    same = bool((distance(last, output[0]) <= 8 * observation.unit).all())
+    return observation if same else replace(observation, final={})
 
 
-def _of_steps(model: Model, observations: Sequence[Observation], there: Observation) -> list[str]:
+def _of_steps(model: Model, observations: Sequence[Observation], main: Observation) -> list[str]:
     """Of every part of which single steps are known; what is the same of several is said once."""
     kind = model.structure.kind
-    own = "fed with your own state of the step before"
+    premise = "fed with your own state of the step before"
     said: dict[str, list[PartIndex]] = {}
     sizes: dict[str, float] = {}
-    seen = {place: with_cells(part) for place, part in opened_parts(model, [there]).items()}
+    main_parts = {place: with_cells(part) for place, part in opened_parts(model, [main]).items()}
     for place, part in sorted(opened_parts(model, observations).items()):
         part = with_cells(part)
         zero = _first_step_from_zero(part, observations)
@@ -250,8 +260,8 @@ def _of_steps(model: Model, observations: Sequence[Observation], there: Observat
             )
             said.setdefault(text, []).append(place)
             sizes[text] = max(sizes.get(text, 0.0), zero[1])
-        few = _few_steps(seen[place]) if place in seen else ""
-        text = _of_part(part, own, inputs_right, few, kind)
+        few = _few_steps(main_parts[place]) if place in main_parts else ""
+        text = _of_part(part, premise, inputs_right, few, kind)
         said.setdefault(text, []).append(place)
     sentences = [
         _where(model, places) + text.format(size=sizes.get(text)) for text, places in said.items()
@@ -259,25 +269,25 @@ def _of_steps(model: Model, observations: Sequence[Observation], there: Observat
     whole = sum(map(len, model.parts))
     alone = len(said.get(ALONE, ()))
     if len(said.get(AGREES, ())) + alone == whole > 1:
-        each = "one step of each is right" if alone else "each computes what it should"
+        finding = "one step of each is right" if alone else "each computes what it should"
         carried = "what is carried on, " if alone else ""
         sentences.append(
-            f"so {each}: what differs is {carried}what it is given, in which order it takes the "
+            f"so {finding}: what differs is {carried}what it is given, in which order it takes the "
             f"steps, or how the results are joined."
         )
     return sentences
 
 
-def _of_part(part: OpenedPart, own: str, inputs_right: bool, few: str, kind: str) -> str:
+def _of_part(part: OpenedPart, premise: str, inputs_right: bool, few: str, kind: str) -> str:
     """What the single steps of one layer in one direction tell."""
     ratios = part.units(part.part)
     wrong = (ratios > 1).nonzero().flatten().tolist()
     one_step = _one_step(part) if len(wrong) == len(ratios) > 1 else None
     if not wrong:
-        others = [name for name, ratio in part.states().items() if ratio > 1]
-        other = f"{own}, one step of {kind} gives another {_joined(others)}."
+        differing = [name for name, ratio in part.states().items() if ratio > 1]
+        sentence = f"{premise}, one step of {kind} gives another {_joined(differing)}."
         several = any(len(steps.known.x) > 1 for steps in part.steps)
-        return other if others else AGREES if several else ALONE
+        return sentence if differing else AGREES if several else ALONE
     if _starts_from_zeros(part):
         return "every single step agrees if it starts from zeros: are the initial states used?"
     if one_step == "first":
@@ -286,12 +296,14 @@ def _of_part(part: OpenedPart, own: str, inputs_right: bool, few: str, kind: str
         return "every single step agrees but the last: is it computed?"
     if few and len(wrong) <= max(1, len(ratios) // 4):
         # a weight would show at every step
-        return f"{own}, only {_units_that_differ(wrong)}, and {few}."
+        return f"{premise}, only {_units_that_differ(wrong)}, and {few}."
     if len(wrong) <= max(1, len(ratios) // 4):
-        return _units(part, own, wrong, inputs_right)
+        return _units(part, premise, wrong, inputs_right)
     if few:
-        return f"{own}, {few}."
-    return f"{own}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} units."
+        return f"{premise}, {few}."
+    return (
+        f"{premise}, one step of {kind} gives other numbers in {len(wrong)} of {len(ratios)} units."
+    )
 
 
 def _where(model: Model, places: Sequence[PartIndex]) -> str:
@@ -312,19 +324,19 @@ def _where(model: Model, places: Sequence[PartIndex]) -> str:
 def _starts_from_zeros(part: OpenedPart) -> bool:
     """Whether every step agrees if it is the initial states that are zero."""
     for steps in part.steps:
-        known = steps.known
-        if known.valid is not None:
+        states = steps.known
+        if states.valid is not None:
             return False
         before = {
             name: torch.cat([torch.zeros_like(value[:1]), value[1:]])
-            for name, value in known.before.items()
+            for name, value in states.before.items()
         }
-        initial = {name: torch.zeros_like(value) for name, value in known.initial.items()}
-        other = replace(steps, known=replace(known, before=before, initial=initial))
-        values = opened([part.part], other.known, other.after)
-        tolerance = tolerances(part.part, other)
-        for name, seen in other.after.items():
-            if bool((distance(values[name][0], seen) > tolerance[name]).any()):
+        initial = {name: torch.zeros_like(value) for name, value in states.initial.items()}
+        zero_steps = replace(steps, known=replace(states, before=before, initial=initial))
+        values = opened([part.part], zero_steps.known, zero_steps.after)
+        tolerance = tolerances(part.part, zero_steps)
+        for name, state in zero_steps.after.items():
+            if bool((distance(values[name][0], state) > tolerance[name]).any()):
                 return False
     return True
 
@@ -348,7 +360,7 @@ def _of_the_state(part: Part) -> list[str]:
         for gate in part.cell.gates
         if gate in part.cell.equations
         and gate not in part.cell.states
-        and all(_scales_the_state(each, Quantity(gate)) for each in equations)
+        and all(_scales_the_state(equation, Quantity(gate)) for equation in equations)
     ]
 
 
@@ -356,8 +368,8 @@ def _scales_the_state(expr: Expr, gate: Quantity) -> bool:
     """Whether a gate, wherever it stands in an equation, multiplies what comes of the state."""
     match expr:
         case Product(left, right) if gate in (left, right):
-            other = right if left == gate else left
-            return all(isinstance(leaf, Previous | FromH) for leaf in leaves(other))
+            factor = right if left == gate else left
+            return all(isinstance(leaf, Previous | FromH) for leaf in leaves(factor))
         case Sum(left, right) | Product(left, right):
             return _scales_the_state(left, gate) and _scales_the_state(right, gate)
         case Apply(_, argument):
@@ -382,7 +394,7 @@ def _one_step(part: OpenedPart) -> str | None:
 
 def _few_steps(part: OpenedPart) -> str:
     """Which steps of which rows differ, where they are few of many; else empty."""
-    told: list[str] = []
+    differing: list[str] = []
     wrong = total = 0
     for steps, call in zip(part.steps, part.ratios(part.part), strict=True):
         differs = torch.stack([ratio.amax(-1) for ratio in call]).amax(0) > 1  # (time, batch)
@@ -390,13 +402,13 @@ def _few_steps(part: OpenedPart) -> str:
         total += differs.numel() if valid is None else int(valid.sum())
         wrong += int(differs.sum())
         last = len(differs) - 1
-        told += [
+        differing += [
             f"time {last - t if part.part.backward else t} of row {row}"
             for t, row in differs.nonzero().tolist()
         ]
     if not 0 < wrong <= total // 4:
         return ""
-    places = list(dict.fromkeys(told))
+    places = list(dict.fromkeys(differing))
     more = f" and {len(places) - MOST} more" if len(places) > MOST else ""
     verb = "differs" if wrong == 1 else "differ"
     return f"only {', '.join(places[:MOST])}{more} {verb}; all other single steps agree"
@@ -412,15 +424,15 @@ def _first_step_from_zero(
             continue
         values = opened([part.part], steps.known, steps.after)
         tolerance = tolerances(part.part, steps)
-        for name, seen in steps.after.items():
-            away = distance(values[name][0], seen)
+        for name, state in steps.after.items():
+            away = distance(values[name][0], state)
             ratio = float((away / tolerance[name])[0].max())
-            one = (ratio, float(away[0].max()))
-            worst = one if worst is None or ratio > worst[0] else worst
+            pair = (ratio, float(away[0].max()))
+            worst = pair if worst is None or ratio > worst[0] else worst
     return worst
 
 
-def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool) -> str:
+def _units(part: OpenedPart, premise: str, wrong: Sequence[int], inputs_right: bool) -> str:
     weights = part.part.weights
     units = _units_that_differ(wrong)
     rows = [
@@ -443,7 +455,7 @@ def _units(part: OpenedPart, own: str, wrong: Sequence[int], inputs_right: bool)
         also = f", and at row{'s' * (len(hidden) > 1)} {_list(hidden)} of {_joined(inputs)}"
     only = "only " if len(rows) < len(weights.hh) else ""
     return (
-        f"{own}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
+        f"{premise}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
         f"{_joined(names)}{also}."
     )
 

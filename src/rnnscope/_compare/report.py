@@ -83,9 +83,9 @@ def _headline(verdict: Verdict) -> str:
         agrees = "agrees as far as it can be compared" if partly else "agrees"
         text = f"{agrees}: differs by at most {number(verdict.difference)}; {allows}"
     elif calls := [w for c, w in _told(verdict) if c.name in CALLS]:
-        one = "agrees to rounding" if verdict.worst <= 1 else _differs(verdict)
-        one += "" if verdict.worst <= 1 else f", where {allows}"
-        text = f"{calls[0].title}: the same input gives other numbers; one call {one}"
+        outcome = "agrees to rounding" if verdict.worst <= 1 else _differs(verdict)
+        outcome += "" if verdict.worst <= 1 else f", where {allows}"
+        text = f"{calls[0].title}: the same input gives other numbers; one call {outcome}"
     elif verdict.worst <= 1 and verdict.explanations and not math.isnan(_best(verdict).left):
         text = "the numbers agree to rounding, but do not stand where they should"
     elif verdict.undecided:
@@ -172,8 +172,8 @@ def _near(verdict: Verdict) -> str:
     if near is None:
         return ""
     approximate = exactness(near)
-    what = "this is" if len(near.causes) - near.read == 1 else "these are"
-    most = f"{what} most of it: {left_words(verdict.difference)} becomes {left_words(near.left)}"
+    subject = "this is" if len(near.causes) - near.read == 1 else "these are"
+    most = f"{subject} most of it: {left_words(verdict.difference)} becomes {left_words(near.left)}"
     lines = textwrap.wrap(
         f"{most}, which is more than rounding." + " What is left was not found." * approximate,
         WIDTH,

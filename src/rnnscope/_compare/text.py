@@ -77,22 +77,22 @@ def placed(cause: Cause) -> str:
 def cause_lines(verdict: Explained) -> str:
     best = verdict.explanations[0]
     count = len(best.causes)
-    left = number(best.left)
+    remainder = number(best.left)
     if math.isnan(best.left):
         head = "Cause   found by calling it again, without any reference:"
     elif exactness(best):
         before = "but for this " if best.read else ""
         head = f"Cause   {before}no mistake in what is computed, but in how exactly:"
     elif count == best.read:
-        these = "this" if count == 1 else "these"
-        head = f"Cause   with {these} undone {left} is left, which is rounding:"
+        subject = "this" if count == 1 else "these"
+        head = f"Cause   with {subject} undone {remainder} is left, which is rounding:"
     elif count == 1:
-        head = f"Cause   one mistake leaves {left}, which is rounding:"
+        head = f"Cause   one mistake leaves {remainder}, which is rounding:"
     else:
         together = NUMBERS.get(count, f"{count} mistakes")
         if best.causes[-1].name == APPROXIMATE:
             together = together.replace("mistakes", "things")
-        head = f"Cause   {together} together leave {left}, which is rounding:"
+        head = f"Cause   {together} together leave {remainder}, which is rounding:"
     lines = [head, *named(best), *_others(verdict)]
     rounding = exactness(best)  # of which nothing is undone
     if not math.isnan(best.left) and count > best.read and not rounding:
@@ -127,14 +127,17 @@ def exactness(explanation: Explanation) -> bool:
 
 def _others(verdict: Explained) -> list[str]:
     """Explanations that the data cannot tell from the first."""
-    others = verdict.explanations[1:]
-    if not others:
+    alternatives = verdict.explanations[1:]
+    if not alternatives:
         return []
     titles = [
-        " and ".join(f"{w.brief}{placed(c)}" for c, w in zip(one.causes, one.words, strict=True))
-        for one in others[:6]
+        " and ".join(
+            f"{w.brief}{placed(c)}"
+            for c, w in zip(explanation.causes, explanation.words, strict=True)
+        )
+        for explanation in alternatives[:6]
     ]
-    if len(others) == 1:
+    if len(alternatives) == 1:
         text = f"These data cannot tell it from this: {titles[0]}."
         return ["", textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)]
     lines = ["", f"{INDENT}These data cannot tell it from any of these:"]
@@ -144,8 +147,8 @@ def _others(verdict: Explained) -> list[str]:
         )
         for title in titles
     ]
-    if len(others) > 6:
-        lines.append(f"{INDENT}    and {len(others) - 6} more")
+    if len(alternatives) > 6:
+        lines.append(f"{INDENT}    and {len(alternatives) - 6} more")
     return lines
 
 
@@ -165,8 +168,8 @@ def _table(verdict: Explained, best: Explanation) -> list[str]:
         rows.append(("nearest other", number(value), titles))
     first = max(len(name) for name, _, _ in rows)
     lines = [f"{INDENT}{'assumed':<{first}}   left over"]
-    for name, left, remark in rows:
-        line = f"{INDENT}{name:<{first}}   {left:<9}   "
+    for name, amount, remark in rows:
+        line = f"{INDENT}{name:<{first}}   {amount:<9}   "
         hanging = " " * len(line)
         lines.append(
             textwrap.fill(remark, WIDTH, initial_indent=line, subsequent_indent=hanging)
@@ -183,10 +186,10 @@ def left_words(value: float) -> str:
 
 def _numbered(which: Sequence[int]) -> str:
     """The mistakes that a line of the table assumes."""
-    *rest, last = which or [0]
-    if not rest:
+    *front, last = which or [0]
+    if not front:
         return f"{last} only" if last else "nothing"
-    return f"{', '.join(map(str, rest))} and {last}"
+    return f"{', '.join(map(str, front))} and {last}"
 
 
 def joined(words: Sequence[str], by: str = ", ") -> str:

@@ -55,9 +55,9 @@ BLANK = ("\ue000", "\ue001")
 
 @dataclass(frozen=True)
 class Line:
-    """left = stage = stage: each stage as text, in which a blank is its number between marks."""
+    """symbol = stage = stage: each stage as text, in which a blank is its number between marks."""
 
-    left: str
+    symbol: str
     stages: tuple[str, ...]
 
 
@@ -66,7 +66,7 @@ class SheetStep:
     """One step of a direction: what goes in, and its lines."""
 
     time: int
-    given: str
+    input_text: str
     lines: tuple[Line, ...]
 
 
@@ -272,16 +272,16 @@ class _Part:
             nodes = [self._node(equation, unit) for unit in range(self.units(name))]
             self.values[name] = [node.value for node in nodes]
             for unit, node in enumerate(nodes):
-                left = text(self._symbol(name, self.notation.now, unit, self.units(name)))
-                lines.append(Line(left, tuple(map(text, node.stages))))
+                symbol = text(self._symbol(name, self.notation.now, unit, self.units(name)))
+                lines.append(Line(symbol, tuple(map(text, node.stages))))
         self.before = {state: self.values[state] for state in self.trace.cell.states}
         self.states |= {(state, time): self.values[state] for state in self.before}
-        given = ""
+        input_text = ""
         if self.layer == 0:
             numbers = list(map(self.paper.short, self.x))
             written = numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"
-            given = f"x_{time + 1} = {written}"
-        return SheetStep(time, given, tuple(lines))
+            input_text = f"x_{time + 1} = {written}"
+        return SheetStep(time, input_text, tuple(lines))
 
     def _symbol(self, name: str, index: str, unit: int, units: int) -> Symbol:
         return Symbol(name, index, unit if units > 1 else None)

@@ -81,6 +81,6 @@ class Paper:
         Raises ``DeclarationError`` for one that a pocket calculator does not have.
         """
         if function not in FUNCTIONS:
-            known = ", ".join(FUNCTIONS)
-            raise DeclarationError(f"a worksheet knows {known}; this cell uses {function}")
+            names = ", ".join(FUNCTIONS)
+            raise DeclarationError(f"a worksheet knows {names}; this cell uses {function}")
         return self.rounded(FUNCTIONS[function](argument))

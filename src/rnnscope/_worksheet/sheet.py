@@ -125,9 +125,11 @@ def _rounded_up(digits: str) -> str:
 
 def _input(task: Exercise) -> Iterator[str]:
     first = task.sections[0].steps
-    given = [step.given for step in sorted(first, key=lambda step: step.time) if step.given]
-    if given:
-        yield f"<h2>Input</h2><p>{', '.join(_formula(text) for text in given)}</p>"
+    inputs = [
+        step.input_text for step in sorted(first, key=lambda step: step.time) if step.input_text
+    ]
+    if inputs:
+        yield f"<h2>Input</h2><p>{', '.join(_formula(text) for text in inputs)}</p>"
 
 
 def _equations(trace: Traced) -> Iterator[str]:
@@ -187,8 +189,8 @@ def _steps(trace: Traced, task: Exercise, *, filled: bool) -> Iterator[str]:
         start = "; ".join([*source, *section.starts])
         yield f'<p class="start">{_formula(start)}</p>'
         for step in section.steps:
-            given = f": {_formula(step.given)}" if step.given else ""
-            yield f'<section class="step"><h3>Step {step.time + 1}, time={step.time}{given}</h3>'
+            written = f": {_formula(step.input_text)}" if step.input_text else ""
+            yield f'<section class="step"><h3>Step {step.time + 1}, time={step.time}{written}</h3>'
             for line in step.lines:
                 yield _line(line, filled)
             yield "</section>"
@@ -199,7 +201,7 @@ def _line(line: Line, filled: bool) -> str:
         f'<span class="stage{" whole" * _is_short(stage)}">= {_formula(stage, filled)}</span>'
         for stage in line.stages
     )
-    return f'<div class="line"><span class="stage">{_formula(line.left)}</span> {stages}</div>'
+    return f'<div class="line"><span class="stage">{_formula(line.symbol)}</span> {stages}</div>'
 
 
 def _is_short(stage: str) -> bool:
@@ -248,12 +250,12 @@ def _distances(trace: Traced, task: Exercise) -> tuple[list[tuple[str, ...]], fl
             section.states.items(), key=lambda item: (item[0][1], item[0][0] != "h")
         ):
             for unit, value in enumerate(values):
-                own = float(trace[state].detach()[section.layer, d, 0, time, unit])
-                largest = max(largest, abs(own - float(value)))
+                layer_value = float(trace[state].detach()[section.layer, d, 0, time, unit])
+                largest = max(largest, abs(layer_value - float(value)))
                 place = f"{state}_{time + 1}" + (f"[{unit}]" if len(values) > 1 else "")
                 place = place if len(task.sections) == 1 else f"{_title(section, task)}: {place}"
-                gap = f"{abs(own - float(value)):.6f}"
-                rows.append((place, f"{value:f}", f"{own:.6f}", gap))
+                gap = f"{abs(layer_value - float(value)):.6f}"
+                rows.append((place, f"{value:f}", f"{layer_value:.6f}", gap))
     return rows, largest
 
 

@@ -546,7 +546,7 @@ LSTM_PROJECTED = Cell(
 )
 
 GRU_RESET_BEFORE = Cell(
-    name="GRU",
+    name="GRU with the reset before the product",
     gates="rzn",
     equations={
         **GRU.equations,

@@ -22,6 +22,7 @@ __all__ = [
     "Kind",
     "Names",
     "applied",
+    "in_one_direction",
     "of_curve",
     "of_inputs",
     "of_outputs",
@@ -58,7 +59,7 @@ class Approximation:
     """One approximation: ``change`` makes it in a model, None where it does not apply. One that is
     ``late`` is made after all mistakes, as it changes the form of an equation. ``title`` and
     ``name`` say it, ``key`` tells it from others, ``curve`` is that of a function; ``vague``: no
-    rule is known that gives it."""
+    rule is known that gives it. ``direction``: it is made in that one alone."""
 
     kind: Kind
     key: tuple[Any, ...]
@@ -68,6 +69,7 @@ class Approximation:
     late: bool = False
     curve: Curve | None = None
     vague: bool = False
+    direction: int | None = None
 
     def excludes(self, second: Approximation) -> bool:
         """Whether the two approximate the same."""
@@ -95,6 +97,21 @@ def _each_part(model: Model, change: Callable[[Part], Part | None]) -> Model | N
         if (changed := change(part)) is not None
     }
     return model.with_parts(parts) if len(parts) == sum(map(len, model.parts)) else None
+
+
+def in_one_direction(approximation: Approximation, direction: int) -> Approximation:
+    """The same in the parts of one direction alone."""
+
+    def change(model: Model) -> Model | None:
+        changed = approximation.change(model)
+        if changed is None:
+            return None
+        return model.with_parts(
+            {(layer, direction): row[direction] for layer, row in enumerate(changed.parts)}
+        )
+
+    key = (*approximation.key, direction)
+    return replace(approximation, key=key, change=change, direction=direction)
 
 
 # weights -------------------------------------------------------------------------------------

@@ -67,8 +67,8 @@ class Data:
 
 @dataclass
 class Beside:
-    """The fits of approximations, alone and beside mistakes, of one candidate; ``exact``: one
-    mistake alone explains what was searched."""
+    """The fits of approximations, alone and beside mistakes, of one candidate, or of one
+    ``direction`` of it; ``exact``: one mistake alone explains what was searched."""
 
     data: Data
     effort: float
@@ -76,6 +76,7 @@ class Beside:
     fits: dict[tuple[Cause, ...], Fit] = field(default_factory=dict)
     tried: int = 0
     exact: bool = False
+    direction: int | None = None
 
     def __post_init__(self) -> None:
         self.work = Account(self.effort * EFFORT * WORK)
@@ -93,6 +94,19 @@ class Beside:
                 total += float(value[inside].square().sum())
         return squares <= SMALL**2 * total
 
+    @property
+    def may_be_all(self) -> bool:
+        """Whether one direction may be all that differs: the other half of the output of one layer
+        agrees; of more layers each reads both, and nothing tells."""
+        model, direction = self.data.model, self.direction
+        if model.num_layers > 1 or direction is None:
+            return True
+        for observation in self.data.searched:
+            beyond = dict(observation.beyond(model)).get("output")
+            if beyond is not None and bool(beyond.chunk(2, -1)[1 - direction].any()):
+                return False
+        return True
+
     # to rounding ---------------------------------------------------------------------------
 
     def alone(self) -> Fit | None:
@@ -101,7 +115,12 @@ class Beside:
         if any(approximation.vague for approximation in self.data.evident):
             return None
         self._singles(LIKELY)
-        return None if self.exact else self._proved([()], thorough=False)
+        if self.exact:
+            return None
+        fit = self._proved([()], thorough=False)
+        for side in [] if fit is not None else self._sides():
+            fit = fit or (side.alone() if side.may_be_all else None)
+        return fit
 
     def with_likely(self) -> Fit | None:
         """The same beside one mistake that by itself leaves little."""
@@ -113,11 +132,20 @@ class Beside:
         those that left least in a search."""
         singles = self._singles(SHARE)[:SINGLES]
         sets = dict.fromkeys([(), *singles, nearest])
-        return (
+        fit = (
             self._proved(list(sets), thorough=False)
             or self._proved(self._with_one_more(), thorough=False)
             or self._with_tables()
         )
+        for side in [] if fit is not None else self._sides():
+            fit = fit or side.with_mistakes(nearest)
+        return fit
+
+    def _sides(self) -> list[Beside]:
+        """The same of one direction alone, where there are two."""
+        if self.direction is not None or self.data.model.num_directions == 1:
+            return []
+        return [Beside(self.data, self.effort, self.say, direction=d) for d in (0, 1)]
 
     def _with_one_more(self) -> list[tuple[Cause, ...]]:
         """The mistakes that leave least so far, with another that leaves clearly less."""
@@ -161,6 +189,7 @@ class Beside:
                 causes,
                 evident=self.data.evident,
                 thorough=thorough,
+                direction=self.direction,
             )
             self.tried += fit.tried
             self.fits[causes] = fit
@@ -209,7 +238,7 @@ class Beside:
         self.tried += len(every)
         sets = [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]]
         with counted(self.work):
-            fits = measured(data.model, short_calls(data.searched), sets)
+            fits = measured(data.model, short_calls(data.model, data.searched), sets)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
         self.exact = any(fit.ratio <= 1 for fit in whole)

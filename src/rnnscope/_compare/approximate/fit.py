@@ -11,6 +11,7 @@ from rnnscope._compare.approximate.approximation import (
     Kind,
     Names,
     applied,
+    in_one_direction,
     of_curve,
     of_inputs,
     of_outputs,
@@ -49,6 +50,7 @@ BESIDE = 6
 
 MATRICES: Names = ("ih", "hh", "hr")
 EVERYTHING: Names = ("ih", "hh", "hr", "b_ih", "b_hh")
+WHOLE: tuple[Kind, ...] = ("x", "returned")
 FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
 VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
 
@@ -101,10 +103,12 @@ def measured(
     return sorted(fits, key=lambda fit: fit.rank)
 
 
-def short_calls(observations: Sequence[Observation]) -> list[Observation]:
-    """The first steps of the fullest calls, on which what is tried is measured."""
+def short_calls(model: Model, observations: Sequence[Observation]) -> list[Observation]:
+    """The first steps of the fullest calls, on which what is tried is measured; all steps where
+    later ones reach back."""
     fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
-    return [few_steps(observation, STEPS, ROWS) for observation in fullest]
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    return [few_steps(o, STEPS if one_way else o.inputs.steps, ROWS) for o in fullest]
 
 
 def fitted(
@@ -114,17 +118,20 @@ def fitted(
     *,
     evident: tuple[Approximation, ...] = (),
     thorough: bool = False,
+    direction: int | None = None,
 ) -> Fit:
     """The approximations that together leave the least beside these mistakes, those that are
-    ``evident`` among them; ``thorough``: tables are tried too."""
-    short = short_calls(observations)
+    ``evident`` among them; ``thorough``: tables are tried too; of one ``direction`` alone, if one
+    is given."""
+    short = short_calls(model, observations)
     [best] = measured(model, short, [(causes, evident)])
     tried = 0
     for _ in range(2 * MOST):
         if best.ratio <= 1 or is_over():
             break
         better = best
-        for every in _stages(model, thorough):
+        for stage in _stages(model, thorough):
+            every = _of_direction(stage, direction)
             for fit in _variants(model, short, best, every, evident):
                 tried += 1
                 better = fit if fit.rank < better.rank else better
@@ -151,6 +158,13 @@ def _stages(model: Model, thorough: bool) -> list[list[Approximation]]:
     return [plain, _curves(TABLES, tuple(kinds))] if thorough else [plain]
 
 
+def _of_direction(every: Sequence[Approximation], direction: int | None) -> list[Approximation]:
+    """The same in one direction alone, of those that are made in one; all where none is given."""
+    if direction is None:
+        return list(every)
+    return [in_one_direction(a, direction) for a in every if a.kind not in WHOLE]
+
+
 def _variants(
     model: Model,
     short: Sequence[Observation],
@@ -167,7 +181,8 @@ def _variants(
     ]
     fits = measured(model, short, [(best.causes, _joined(best, a)) for a in free])
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
-    more = [(best.causes, _joined(best, sibling)) for a in near for sibling in _siblings(a)]
+    siblings = [each for a in near for each in _of_direction(_siblings(a), a.direction)]
+    more = [(best.causes, _joined(best, sibling)) for sibling in siblings]
     return fits + measured(model, short, more)
 
 

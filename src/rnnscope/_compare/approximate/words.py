@@ -90,7 +90,9 @@ def _in_words(
 ) -> tuple[Cause, Words]:
     """An approximation as a cause, with its words."""
     size = f"{_effect(model, [approximation], shown):.2g}"
-    cause = Cause(APPROXIMATE, approximation.name, approximation.kind)
+    d = approximation.direction
+    side = None if d is None else model.structure.directions[d]
+    cause = Cause(APPROXIMATE, approximation.name, approximation.kind, direction=side)
     meant = "On purpose? Then nothing is to be changed."
     curve = approximation.curve
     if curve is None:

@@ -93,7 +93,7 @@ def by_autograd(
         return filled, answer
 
     try:
-        found, answer = made.differentiated(values, gradients)
+        by_name, answer = made.differentiated(values, gradients)
     except CandidateError as error:
         raise CandidateError(_explained(str(error))) from error.__cause__
     final = {
@@ -101,8 +101,8 @@ def by_autograd(
         for name, value in reached.final.items()
     }
     if structure.batch_first:
-        found["x"] = found["x"].transpose(0, 1)
-    received = read_gradients(found, model, inputs, f"autograd through {made.name}")
+        by_name["x"] = by_name["x"].transpose(0, 1)
+    received = read_gradients(by_name, model, inputs, f"autograd through {made.name}")
     return Called(replace(received, dtype=answer.dtype), Reached(reached.h, final))
 
 
@@ -118,12 +118,12 @@ def _own_parameters(made: Candidate, model: Model) -> dict[str, Tensor]:
         for part in row
         for name, value in part.stored.named().items()
     }
-    held: dict[str, Tensor] = {}
+    parameters: dict[str, Tensor] = {}
     for path, parameter in module.named_parameters():
         name = path.rpartition(".")[2]
-        if names.get(name) == parameter.shape and name not in held:
-            held[name] = parameter.requires_grad_() if made.is_copy else parameter
-    return {name: value for name, value in held.items() if value.requires_grad}
+        if names.get(name) == parameter.shape and name not in parameters:
+            parameters[name] = parameter.requires_grad_() if made.is_copy else parameter
+    return {name: value for name, value in parameters.items() if value.requires_grad}
 
 
 _IN_PLACE = re.compile(r"modified by an inplace operation|in-place operation")
@@ -192,12 +192,12 @@ def backward_function(function: Any, model: Model) -> Candidate:
             roles[parameter.name] = free.pop(0)
     if "grad_output" not in roles.values():
         raise NotRecurrentError(f"the backward function takes no grad_output; expected {EXPECTED}")
-    given = tuple((p.name, roles[p.name], True) for p in named if p.name in roles)
+    parameter_roles = tuple((p.name, roles[p.name], True) for p in named if p.name in roles)
     by_name = frozenset(p.name for p in named if p.kind is kinds.KEYWORD_ONLY)
     places = [p.name for p in named]
-    if places[: len(given)] != [name for name, _, _ in given]:
-        by_name = frozenset(name for name, _, _ in given[1:])
-    return Candidate.of_roles(function, model.structure, Signature(given, by_name))
+    if places[: len(parameter_roles)] != [name for name, _, _ in parameter_roles]:
+        by_name = frozenset(name for name, _, _ in parameter_roles[1:])
+    return Candidate.of_roles(function, model.structure, Signature(parameter_roles, by_name))
 
 
 def takes_masks(made: Candidate) -> bool:

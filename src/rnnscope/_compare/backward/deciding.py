@@ -123,10 +123,10 @@ def judged(
     facts = replace(
         facts,
         dtype=judging.types,
-        compared=tuple(dict.fromkeys(_shown(n) for e in shown for n in e.seen)),
+        compared=tuple(dict.fromkeys(_shown(n) for e in shown for n in e.candidate)),
         notes=(*facts.notes, *judging.notes, *_lost(shown)),
     )
-    if all(not evidence.seen for evidence in shown):
+    if all(not evidence.candidate for evidence in shown):
         return replace(facts, agrees=False, undecided=BEYOND)
     differing = [evidence for evidence in shown if not evidence.agrees]
     main = differing[0] if differing else shown[0]
@@ -142,8 +142,8 @@ def judged(
     )
     read = judging.read
     if not differing and read:
-        told = Explanation(*_both(read), difference, (), len(read))
-        return replace(facts, agrees=False, explanations=(told,))
+        explanation = Explanation(*_both(read), difference, (), len(read))
+        return replace(facts, agrees=False, explanations=(explanation,))
     if not differing and judging.unread:
         # what cannot be compared does not agree
         return replace(facts, agrees=False, undecided=_unread(facts, judging.unread))
@@ -169,15 +169,17 @@ def _explained(
     """With the mistakes that explain all calls."""
     differing = [evidence for evidence in all_evidence if not evidence.agrees]
     main = differing[0]
-    smallest = min(differing, key=lambda e: (-len(e.seen), e.size > 60, -e.size))
+    smallest = min(differing, key=lambda e: (-len(e.candidate), e.size > 60, -e.size))
     search = BackwardSearch(smallest, all_evidence, effort)
     sets = search.run()
     explanations = []
     for causes in sets:
-        told = [(cause, _words(search, cause)) for cause in causes]
+        mistakes = [(cause, _words(search, cause)) for cause in causes]
         alone = [search.left((cause,), main) for cause in causes]
-        left = search.left(causes, main)
-        explanations.append(Explanation(*_both([*read, *told]), left, tuple(alone), len(read)))
+        remainder = search.left(causes, main)
+        explanations.append(
+            Explanation(*_both([*read, *mistakes]), remainder, tuple(alone), len(read))
+        )
     return replace(
         facts, explanations=tuple(explanations), tried=search.tried, finished=search.part.finished
     )
@@ -187,8 +189,8 @@ def _words(search: BackwardSearch, cause: Cause) -> Words:
     return CATALOGUE[cause.name].words(search.setting, cause.choice)
 
 
-def _both(told: Sequence[Told]) -> tuple[tuple[Cause, ...], tuple[Words, ...]]:
-    return tuple(cause for cause, _ in told), tuple(words for _, words in told)
+def _both(mistakes: Sequence[Told]) -> tuple[tuple[Cause, ...], tuple[Words, ...]]:
+    return tuple(cause for cause, _ in mistakes), tuple(words for _, words in mistakes)
 
 
 class _Judging:
@@ -226,19 +228,23 @@ class _Judging:
         called = self.source(trial.inputs, trial.reached, trial.masks)
         received = called.received
         self.notes += [n for n in (*called.notes, *received.notes) if n not in self.notes]
-        known = {cause for cause, _ in self.read}
-        self.read += [told for told in received.read if told[0] not in known]
+        causes = {cause for cause, _ in self.read}
+        self.read += [mistake for mistake in received.read if mistake[0] not in causes]
         self.unread += [text for text in received.unread if text not in self.unread]
         if received.dtype not in self.dtypes:
             self.dtypes.append(received.dtype)
         unit = rounding(self.dtype, received.dtype)
         inputs = trial.inputs.to(self.dtype).to(torch.float64)
-        return Evidence.of(self.model, inputs, called.reached, trial.masks, received.seen, unit)
+        return Evidence.of(
+            self.model, inputs, called.reached, trial.masks, received.gradients, unit
+        )
 
 
 def _unread(facts: GradientVerdict, unread: Sequence[str]) -> str:
-    told = "; ".join(unread)
-    return f"The gradients of {', '.join(facts.compared)} agree, but not all was compared: {told}"
+    reasons = "; ".join(unread)
+    return (
+        f"The gradients of {', '.join(facts.compared)} agree, but not all was compared: {reasons}"
+    )
 
 
 def _shown(name: str) -> str:
@@ -253,7 +259,7 @@ def _right(all_evidence: Sequence[Evidence]) -> tuple[str, ...]:
         for name, ratio in evidence.ratios(evidence.exact).items()
         if ratio.numel() and float(ratio.max()) > 1
     }
-    names = dict.fromkeys(n for evidence in all_evidence for n in evidence.seen)
+    names = dict.fromkeys(n for evidence in all_evidence for n in evidence.candidate)
     return tuple(_shown(name) for name in names if name not in wrong)
 
 
@@ -269,14 +275,14 @@ def _lost(all_evidence: Sequence[Evidence]) -> list[str]:
 
 def _apart(evidence: Evidence) -> str:
     """What stands where there is no number."""
-    for name, value in evidence.seen.items():
+    for name, value in evidence.candidate.items():
         lost = ~torch.isfinite(value) & torch.isfinite(evidence.exact[name])
         if bool(lost.any()):
             at = tuple(lost.nonzero()[0].tolist())
             number = float(value[at])
-            what = "NaN" if math.isnan(number) else f"{number:g}"
+            text = "NaN" if math.isnan(number) else f"{number:g}"
             return (
-                f"the gradient of {_shown(name)} is {what} at {list(at)}, that of "
+                f"the gradient of {_shown(name)} is {text} at {list(at)}, that of "
                 f"{evidence.forward.structure.kind} {float(evidence.exact[name][at]):.6g}"
             )
     return ""

@@ -34,14 +34,14 @@ def allowed_for(wrong: Tensor, exact: Tensor, within: Tensor, variants: bool = F
 
 @dataclass(frozen=True)
 class Evidence:
-    """What came back for one call, in float64 by name (see ``whole.gradients``), and what reached
-    the outputs; ``exact`` are the reference's gradients, ``within`` what rounding allows each,
-    ``lost`` the names of which rounding alone may change a hundredth."""
+    """The ``candidate``'s gradients for one call, in float64 by name (see ``whole.gradients``), and
+    what reached the outputs; ``exact`` are the reference's gradients, ``within`` what rounding
+    allows each, ``lost`` the names of which rounding alone may change a hundredth."""
 
     inputs: Inputs
     forward: ForwardPass
     reached: Reached
-    seen: Mapping[str, Tensor]
+    candidate: Mapping[str, Tensor]
     exact: Mapping[str, Tensor]
     within: Mapping[str, Tensor]
     lost: tuple[str, ...]
@@ -53,22 +53,22 @@ class Evidence:
         inputs: Inputs,
         reached: Reached,
         masks: tuple[Tensor, ...] | None,
-        seen: Mapping[str, Tensor],
+        candidate: Mapping[str, Tensor],
         unit: float,
     ) -> Evidence:
         """With the reference's gradients computed, and their bounds."""
         forward = run_forward(model, inputs, masks)
         assert forward is not None, "the reference fits its own inputs"
-        exact = gradients(forward, reached, RIGHT, seen)
-        within = allowed(model, inputs, reached, masks, unit, seen)
-        lost = tuple(name for name in seen if useless(exact[name], within[name]))
-        kept = {name: value for name, value in seen.items() if name not in lost}
+        exact = gradients(forward, reached, RIGHT, candidate)
+        within = allowed(model, inputs, reached, masks, unit, candidate)
+        lost = tuple(name for name in candidate if useless(exact[name], within[name]))
+        kept = {name: value for name, value in candidate.items() if name not in lost}
         return cls(inputs, forward, reached, kept, exact, within, lost)
 
     @property
     def count(self) -> int:
         """Numbers that came back."""
-        return sum(value.numel() for value in self.seen.values())
+        return sum(value.numel() for value in self.candidate.values())
 
     @property
     def size(self) -> int:
@@ -77,12 +77,13 @@ class Evidence:
 
     def of_mistaken(self, mistaken: Mistaken) -> dict[str, Tensor]:
         """The gradients of a wrong reverse pass."""
-        return gradients(self.forward, self.reached, mistaken, self.seen)
+        return gradients(self.forward, self.reached, mistaken, self.candidate)
 
     def ratios(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How far each number is away, in units of what is allowed."""
         return {
-            name: self.away(name, expected) / self._allowed(name, expected) for name in self.seen
+            name: self.away(name, expected) / self._allowed(name, expected)
+            for name in self.candidate
         }
 
     def _allowed(self, name: str, expected: Mapping[str, Tensor]) -> Tensor:
@@ -92,7 +93,7 @@ class Evidence:
 
     def away(self, name: str, expected: Mapping[str, Tensor]) -> Tensor:
         """The absolute difference, infinite where the candidate's is no number; 0 on padding."""
-        difference = (self.seen[name] - expected[name]).abs().nan_to_num(math.inf, math.inf)
+        difference = (self.candidate[name] - expected[name]).abs().nan_to_num(math.inf, math.inf)
         valid = self.forward.valid
         if valid is not None and name == "x":
             difference = torch.where(valid.unsqueeze(-1), difference, 0)
@@ -110,7 +111,7 @@ class Evidence:
         of what it is."""
         best = (-1.0, 0.0, "")
         failing = self.worst(expected) > 1
-        for name in self.seen:
+        for name in self.candidate:
             away = self.away(name, expected)
             if not away.numel():
                 continue
@@ -133,7 +134,7 @@ class Evidence:
         allowed)."""
         layer, d = place
         suffix = self.forward.parts[place].weights.suffix
-        for name, value in self.seen.items():
+        for name, value in self.candidate.items():
             within = self.within[name]
             if name.startswith(QUANTITY) or name.removesuffix("_0") in self.reached.final:
                 yield name, name, value[layer, d], within[layer, d]

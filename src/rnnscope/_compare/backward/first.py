@@ -29,11 +29,11 @@ def first_difference(evidence: Evidence) -> GradientDifference | None:
 
 def _in_part(evidence: Evidence, place: PartIndex) -> Iterator[GradientDifference]:
     part = evidence.forward.parts[place]
-    mine = list(evidence.in_part(place))
+    entries = list(evidence.in_part(place))
     ratios = evidence.ratios(evidence.exact)
     layer, d = place
     direction = evidence.forward.structure.directions[d]
-    quantities = {name: ratios[name][layer, d] for name, *_ in mine if name.startswith(QUANTITY)}
+    quantities = {name: ratios[name][layer, d] for name, *_ in entries if name.startswith(QUANTITY)}
     order = [f"{QUANTITY}{name}" for name in reversed(quantity_names(part.part.cell))]
     for t in running_order(range(evidence.inputs.steps), not part.backward):
         for name in (n for n in order if n in quantities):
@@ -48,7 +48,7 @@ def _in_part(evidence: Evidence, place: PartIndex) -> Iterator[GradientDifferenc
                     batch=batch,
                     unit=unit,
                 )
-    for name, key, *_ in mine:
+    for name, key, *_ in entries:
         if name.startswith(QUANTITY) or key.endswith("_0"):
             continue
         if bool((ratios[name] > 1).any()):
@@ -61,7 +61,7 @@ def _in_part(evidence: Evidence, place: PartIndex) -> Iterator[GradientDifferenc
                 unit=unit,
                 column=column[0] if column else None,
             )
-    for name, key, *_ in mine:
+    for name, key, *_ in entries:
         if not name.startswith(QUANTITY) and key.endswith("_0"):
             ratio = ratios[name][layer, d]
             if bool((ratio > 1).any()):
@@ -73,7 +73,7 @@ def _in_part(evidence: Evidence, place: PartIndex) -> Iterator[GradientDifferenc
 
 
 def _in_x(evidence: Evidence) -> GradientDifference | None:
-    if "x" not in evidence.seen:
+    if "x" not in evidence.candidate:
         return None
     ratio = evidence.ratios(evidence.exact)["x"]
     steps = (ratio > 1).flatten(1).any(1).nonzero().flatten().tolist()
@@ -93,7 +93,7 @@ def _place(ratio: Tensor) -> tuple[int, ...]:
 
 
 def _both(evidence: Evidence, name: str, at: tuple[int, ...]) -> tuple[float, float]:
-    return float(evidence.seen[name][at]), float(evidence.exact[name][at])
+    return float(evidence.candidate[name][at]), float(evidence.exact[name][at])
 
 
 def _gate(evidence: Evidence, place: PartIndex, key: str, row: int) -> tuple[str | None, int]:

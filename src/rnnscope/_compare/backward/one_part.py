@@ -143,14 +143,14 @@ class ReversePartSearch:
     ) -> Iterator[Option]:
         further = list(combinations(self.outside, outside))
         for picks, run in self._runs(place, upstream, inside):
-            for others in further:
-                slots = self.merged(others)
+            for outer_picks in further:
+                slots = self.merged(outer_picks)
                 if slots is None:
                     continue
                 self.tried += len(picks)
                 ratios = self.ratios(place, run, slots, len(picks))
                 for k in (ratios <= 1).nonzero().flatten().tolist():
-                    yield Option((*picks[k], *others), run.variant(k))
+                    yield Option((*picks[k], *outer_picks), run.variant(k))
 
     def visible(self, place: PartIndex, upstream: UpstreamGradients) -> set[Pick]:
         """The single mistakes that would change something of a part that is right."""
@@ -179,13 +179,13 @@ class ReversePartSearch:
         worst = torch.zeros(count, dtype=torch.float64, device="cpu")
         predicted = parameters(run, slots)
         valid = self.evidence.forward.valid
-        for name, key, seen, within in self.evidence.in_part(place):
+        for name, key, gradient, within in self.evidence.in_part(place):
             if name.startswith(QUANTITY):
                 value = quantity(run, name.removeprefix(QUANTITY)).permute(1, 2, 0, 3)
             else:
                 value = predicted[key]
             allowed = allowed_for(value, self._exact(name, place), within, variants=True)
-            ratio = (value - seen).abs().nan_to_num(math.inf, math.inf) / allowed
+            ratio = (value - gradient).abs().nan_to_num(math.inf, math.inf) / allowed
             if valid is not None and name.startswith(QUANTITY):
                 ratio = torch.where(valid.T.unsqueeze(-1), ratio, 0)
             worst = torch.maximum(worst, ratio.flatten(1).amax(1))

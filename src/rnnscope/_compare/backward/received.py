@@ -33,7 +33,7 @@ class ReceivedGradients:
     what was done to read them, ``read`` what had to be undone, ``unread``
     what has a name that may be meant for one that is known."""
 
-    seen: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
     read: tuple[Told, ...] = field(default=())
@@ -55,13 +55,13 @@ def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> Recei
     for name, value in values.items():
         if value is not None:
             reading.add(str(name), value)
-    if not reading.seen:
+    if not reading.gradients:
         got = ", ".join(map(repr, values)) or "nothing"
         raise ShapeError(
             f"{who}: no gradient is known of {got}; expected any of {reading.examples}"
         )
     return ReceivedGradients(
-        reading.seen,
+        reading.gradients,
         reading.dtype,
         tuple(reading.notes),
         tuple(reading.read),
@@ -74,7 +74,7 @@ class _GradientReading:
 
     def __init__(self, model: Model, inputs: Inputs, who: str) -> None:
         self.model, self.structure, self.inputs, self.who = model, model.structure, inputs, who
-        self.seen: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self.read: list[Told] = []
         self.unread: list[str] = []
@@ -95,10 +95,10 @@ class _GradientReading:
 
     def _name(self, name: str) -> str:
         """A name as it is known, or as it came."""
-        known = ("x", *self.states, *self.parameters)
+        names = ("x", *self.states, *self.parameters)
         for prefix in ("", QUANTITY, "grad_", "dL/d", "d_", "d"):
             stem = name.removeprefix(prefix)
-            if name.startswith(prefix) and stem in known:
+            if name.startswith(prefix) and stem in names:
                 return stem
         for prefix in (QUANTITY, "grad_", ""):
             stem = name.removeprefix(prefix)
@@ -108,16 +108,16 @@ class _GradientReading:
 
     def add(self, name: str, value: Any) -> None:
         """One gradient."""
-        known = self._name(name)
-        what = f"the gradient of {known.removeprefix(QUANTITY)} in {self.who}"
-        if known == "x":
-            self.seen["x"] = self._x(self._numbers(value, what), what)
-        elif known in self.states:
-            self.seen[known] = self._state(known, self._numbers(value, what), what)
-        elif known in self.parameters:
-            self.seen[known] = self._parameter(known, self._numbers(value, what), what)
-        elif known.startswith(QUANTITY):
-            self.seen[known] = self._quantity(known, self._numbers(value, what), what)
+        key = self._name(name)
+        label = f"the gradient of {key.removeprefix(QUANTITY)} in {self.who}"
+        if key == "x":
+            self.gradients["x"] = self._x(self._numbers(value, label), label)
+        elif key in self.states:
+            self.gradients[key] = self._state(key, self._numbers(value, label), label)
+        elif key in self.parameters:
+            self.gradients[key] = self._parameter(key, self._numbers(value, label), label)
+        elif key.startswith(QUANTITY):
+            self.gradients[key] = self._quantity(key, self._numbers(value, label), label)
         else:
             names = ["x", *self.states, *self.parameters, *self.quantities]
             near = get_close_matches(name, names, 1, LIKE)
@@ -126,14 +126,14 @@ class _GradientReading:
             else:
                 self.notes.append(f"the gradient {name!r} is not used: known are {self.examples}")
 
-    def _numbers(self, value: Any, what: str) -> Tensor:
-        numbers = as_numbers(value, what)
+    def _numbers(self, value: Any, label: str) -> Tensor:
+        numbers = as_numbers(value, label)
         if numbers.numel() == 0:
-            raise ShapeError(f"{what} is empty, {tuple(numbers.shape)}; expected numbers")
+            raise ShapeError(f"{label} is empty, {tuple(numbers.shape)}; expected numbers")
         self.dtype = numbers.dtype
         return numbers.double()
 
-    def _x(self, value: Tensor, what: str) -> Tensor:
+    def _x(self, value: Tensor, label: str) -> Tensor:
         steps, batch, features = self.inputs.x.shape
         time_first, batch_first = (steps, batch, features), (batch, steps, features)
         expected = batch_first if self.structure.batch_first else time_first
@@ -145,9 +145,9 @@ class _GradientReading:
         if got in (time_first, batch_first):
             self._transposed("x", "its axes of time and batch are exchanged", "dx.swapaxes(0, 1)")
             return value if got == time_first else value.transpose(0, 1)
-        raise self._wrong(what, expected, got)
+        raise self._wrong(label, expected, got)
 
-    def _state(self, name: str, value: Tensor, what: str) -> Tensor:
+    def _state(self, name: str, value: Tensor, label: str) -> Tensor:
         state = self.states[name]
         reading = of_state(state, value, self.structure, self.inputs.batch)
         if reading.value is None:
@@ -156,12 +156,12 @@ class _GradientReading:
                 self.inputs.batch,
                 self.structure.state_size(state),
             )
-            raise self._wrong(what, shape, tuple(value.shape))
+            raise self._wrong(label, shape, tuple(value.shape))
         if reading.batch_first:
             self._transposed(name, "it comes back batch first", f"d{name}.swapaxes(0, 1)")
         return reading.value
 
-    def _parameter(self, name: str, value: Tensor, what: str) -> Tensor:
+    def _parameter(self, name: str, value: Tensor, label: str) -> Tensor:
         expected, got = self.parameters[name], tuple(value.shape)
         if got == expected:
             return value
@@ -170,9 +170,9 @@ class _GradientReading:
             return value.T.contiguous()
         if len(expected) == 1 and value.numel() == expected[0] and max(got) == expected[0]:
             return value.reshape(expected)
-        raise self._wrong(what, expected, got)
+        raise self._wrong(label, expected, got)
 
-    def _quantity(self, name: str, value: Tensor, what: str) -> Tensor:
+    def _quantity(self, name: str, value: Tensor, label: str) -> Tensor:
         structure, inputs = self.structure, self.inputs
         lead = (structure.num_layers, len(structure.directions))
         unit = structure.state_size(name.removeprefix(QUANTITY))
@@ -184,21 +184,21 @@ class _GradientReading:
         if got == swapped or (lead == (1, 1) and got == swapped[2:]):
             return value.reshape(swapped).transpose(2, 3).contiguous()
         raise ShapeError(
-            f"{what} must be (layer, direction, batch, time, unit) = {expected}, of one layer in "
+            f"{label} must be (layer, direction, batch, time, unit) = {expected}, of one layer in "
             f"one direction also (time, batch, unit); got {got}"
         )
 
-    def _transposed(self, name: str, what: str, repair: str) -> None:
+    def _transposed(self, name: str, problem: str, repair: str) -> None:
         words = Words(
-            f"the gradient of {name}: {what}",
+            f"the gradient of {name}: {problem}",
             f"it has the shape of {name} itself; turned back, its numbers are compared.",
             f"return {repair}",
         )
         self.read.append((Cause("gradient_transposed", name), words))
 
-    def _wrong(self, what: str, expected: tuple[int, ...], got: tuple[int, ...]) -> ShapeError:
+    def _wrong(self, label: str, expected: tuple[int, ...], got: tuple[int, ...]) -> ShapeError:
         same = math.prod(expected) == math.prod(got)
         hint = " It holds as many numbers: look at the order of its axes." if same else ""
         return ShapeError(
-            f"{what} must have the shape of what it belongs to, {expected}; got {got}.{hint}"
+            f"{label} must have the shape of what it belongs to, {expected}; got {got}.{hint}"
         )

@@ -100,9 +100,9 @@ def without_gradients(candidate: Any) -> tuple[Any, RecordedGradients | None]:
             )
     final = {state: values[f"grad_{state}_n"] for state in "hc" if f"grad_{state}_n" in values}
     taken = {*names, "grad_output", "masks", *(f"grad_{state}_n" for state in final)}
-    others = {name: value for name, value in values.items() if name not in taken}
+    outputs = {name: value for name, value in values.items() if name not in taken}
     recorded = RecordedGradients(by_name, values.get("grad_output"), final, values.get("masks"))
-    return others, recorded
+    return outputs, recorded
 
 
 def gradient_verdict(
@@ -121,19 +121,19 @@ def gradient_verdict(
     model = subject.model if subject is not None else Model.of(adopted, torch.float64)
     dtype = next(layer.parameters()).dtype
     asking = _Asking(request, model, layer, dtype, subject)
-    own = model if forward is None else candidates_own(forward, model)
+    candidate_model = model if forward is None else candidates_own(forward, model)
     facts = GradientVerdict(
         agrees=True,
         forward=None if forward is None else forward.agrees,
         kind=model.structure.kind,
-        own=forward is not None and own is not None and not forward.agrees,
+        own=forward is not None and candidate_model is not None and not forward.agrees,
         probe="gradients alone were given" if forward is None else "",
     )
     masks = asking.draws_masks and adopted.training and adopted.dropout > 0
     trials, further = asking.trials(inputs, masks)
-    if own is not model:
+    if candidate_model is not model:
         trials, further = [replace(t, masks=None) for t in trials], []
-    return judged(asking.source, own, trials, further, facts, dtype, request.effort)
+    return judged(asking.source, candidate_model, trials, further, facts, dtype, request.effort)
 
 
 def recorded_ratio(
@@ -192,10 +192,10 @@ class _Asking:
         drawn = [p.inputs for p in confirming(structure, seed, initial, False)]
         drawn = [d for d in drawn if d.steps != d.batch]
         drawn.append(drawn_inputs(structure, 1, 2, initial, generator))
-        every = [self._trial(call, masks) for call in drawn]
+        drawn_trials = [self._trial(call, masks) for call in drawn]
         if inputs is None:
-            return every, []
-        return [self._trial(inputs, masks)], every[:1]
+            return drawn_trials, []
+        return [self._trial(inputs, masks)], drawn_trials[:1]
 
     def _trial(self, inputs: Inputs, masks: bool) -> Trial:
         structure, seed = self.model.structure, self.request.seed

@@ -50,17 +50,17 @@ def setting_of(evidence: Evidence) -> ReverseSetting:
     part = next(iter(forward.parts.values()))
     weights = part.weights
     states = {f"{state}_0" for state in evidence.reached.final}
-    names = [n for n in evidence.seen if n != "x" and "." not in n and n not in states]
+    names = [n for n in evidence.candidate if n != "x" and "." not in n and n not in states]
     limits: list[float] = []
     if names:
-        largest = max(float(evidence.seen[n].abs().max()) for n in names)
-        ties = sum(int((evidence.seen[n].abs() >= largest * (1 - 1e-7)).sum()) for n in names)
+        largest = max(float(evidence.candidate[n].abs().max()) for n in names)
+        ties = sum(int((evidence.candidate[n].abs() >= largest * (1 - 1e-7)).sum()) for n in names)
         cut = any(float(evidence.exact[n].abs().max()) > largest for n in names)
         if ties > 1 and cut and largest > 0:
             limits.append(largest)
-    over = sum(float((evidence.seen[n] * evidence.exact[n]).sum()) for n in names)
+    over = sum(float((evidence.candidate[n] * evidence.exact[n]).sum()) for n in names)
     under = sum(float(evidence.exact[n].square().sum()) for n in names)
-    numbers = sum(evidence.seen[n].numel() for n in names)
+    numbers = sum(evidence.candidate[n].numel() for n in names)
     factors = [over / under] if numbers >= FEW and under and over / under not in (0.0, 1.0) else []
     return ReverseSetting(
         cell=part.part.cell,
@@ -77,16 +77,16 @@ def setting_of(evidence: Evidence) -> ReverseSetting:
     )
 
 
-def _nothing_down(found: Found) -> Found:
+def _nothing_down(solution: Found) -> Found:
     """One mistake in place of many where no lower layer gets anything, and x no gradient."""
     pick = ("direct_part", "0")
-    top = max(layer for layer, _ in found.parts)
-    lower = [picks for (layer, _), picks in found.parts.items() if layer < top]
-    if found.down.get(0) != "zero" or not lower or any(pick not in picks for picks in lower):
-        return found
+    top = max(layer for layer, _ in solution.parts)
+    lower = [picks for (layer, _), picks in solution.parts.items() if layer < top]
+    if solution.down.get(0) != "zero" or not lower or any(pick not in picks for picks in lower):
+        return solution
     parts = {
         place: picks if place[0] == top else tuple(p for p in picks if p != pick)
-        for place, picks in found.parts.items()
+        for place, picks in solution.parts.items()
     }
     return Found(parts, dict.fromkeys(range(top + 1), "zero"))
 
@@ -113,7 +113,8 @@ class BackwardSearch:
         top = self.evidence.reached.h.unsqueeze(1)
         sets: dict[frozenset[Cause], None] = {}
         solutions = [
-            self._as_causes(found) for found in self._solved(self.evidence.forward.layers - 1, top)
+            self._as_causes(solution)
+            for solution in self._solved(self.evidence.forward.layers - 1, top)
         ]
         if not solutions and not self.part.all_evident:
             solutions = [(Cause(*pick),) for pick in self.part.slots]
@@ -125,9 +126,9 @@ class BackwardSearch:
 
     def _scaled(self) -> Cause | None:
         """One factor on all gradients, where that fits best."""
-        seen, exact = self.evidence.seen, self.evidence.exact
-        over = sum(float((seen[name] * exact[name]).sum()) for name in seen)
-        under = sum(float(exact[name].square().sum()) for name in seen)
+        candidate, exact = self.evidence.candidate, self.evidence.exact
+        over = sum(float((candidate[name] * exact[name]).sum()) for name in candidate)
+        under = sum(float(exact[name].square().sum()) for name in candidate)
         if self.evidence.count < FEW or not under or not math.isfinite(over):
             return None
         return Cause(OF_ALL, repr(over / under))
@@ -162,7 +163,7 @@ class BackwardSearch:
             if used > spare:
                 continue
             lower = self._handed(layer, [option.x for option in chosen], spare - used)
-            solutions += [Found({**picks, **found.parts}, found.down) for found in lower]
+            solutions += [Found({**picks, **solution.parts}, solution.down) for solution in lower]
         return solutions
 
     def _evident(self, layer: int, d: int) -> bool:
@@ -180,14 +181,14 @@ class BackwardSearch:
             wrong = self._below(layer, below(forward, layer, xs, choice), spare)
             solutions = [
                 *solutions,
-                *(Found(found.parts, {**found.down, layer: choice}) for found in wrong),
+                *(Found(solution.parts, {**solution.down, layer: choice}) for solution in wrong),
             ]
         return solutions
 
     def _below(self, layer: int, x: Tensor, spare: int) -> list[Found]:
         if layer:
             return self._solved(layer - 1, x, spare)
-        if "x" in self.evidence.seen:
+        if "x" in self.evidence.candidate:
             handed = x.squeeze(1)
             exact, within = self.evidence.exact["x"], self.evidence.within["x"]
             away = self.evidence.away("x", {"x": handed}) / allowed_for(handed, exact, within)
@@ -196,23 +197,25 @@ class BackwardSearch:
 
     # causes in places -----------------------------------------------------------------------
 
-    def _as_causes(self, found: Found) -> tuple[Cause, ...]:
+    def _as_causes(self, solution: Found) -> tuple[Cause, ...]:
         """Mistakes of parts as causes: everywhere where that explains as much."""
-        found = _nothing_down(found)
+        solution = _nothing_down(solution)
         places: dict[Pick, set[PartIndex]] = {}
-        for place, picks in found.parts.items():
+        for place, picks in solution.parts.items():
             for pick in picks:
                 places.setdefault(pick, set()).add(place)
         causes = {pick: self._causes(pick, where) for pick, where in places.items()}
-        downs = [Cause(BETWEEN_LAYERS, choice, layer=layer) for layer, choice in found.down.items()]
-        layers, choices = self.evidence.forward.layers, set(found.down.values())
+        downs = [
+            Cause(BETWEEN_LAYERS, choice, layer=layer) for layer, choice in solution.down.items()
+        ]
+        layers, choices = self.evidence.forward.layers, set(solution.down.values())
         everywhere = len(downs) == layers - ("unmasked" in choices)
         if len(choices) == 1 and (everywhere or layers == 1):
             downs = [Cause(BETWEEN_LAYERS, choices.pop())]
         for pick, exact in list(causes.items()):
             for wider in self._wider(pick, exact):
-                others = [c for other, cs in causes.items() if other != pick for c in cs]
-                if self._fits((*others, *wider, *downs)):
+                further = [c for other_pick, cs in causes.items() if other_pick != pick for c in cs]
+                if self._fits((*further, *wider, *downs)):
                     causes[pick] = wider
                     break
         return (*(c for cs in causes.values() for c in cs), *downs)

@@ -69,12 +69,12 @@ def allowed(
         )
         forward = run_forward(model.with_parts(parts), moved, masks, rounded)
         assert forward is not None, "the sizes are the same"
-        others, other_x = passes(forward, reached.map(shaken), rounded=shaken)
-        near = {"x": other_x} | by_name(forward, others, RIGHT, names)
+        moved_runs, other_x = passes(forward, reached.map(shaken), rounded=shaken)
+        near = {"x": other_x} | by_name(forward, moved_runs, RIGHT, names)
         for name, value in exact.items():
             # rows of a changed order have their gradients in it too
-            here = (near[name] - value).abs().amax(-1, keepdim=True)
-            away[name] = torch.maximum(away[name], here)
+            distance = (near[name] - value).abs().amax(-1, keepdim=True)
+            away[name] = torch.maximum(away[name], distance)
     least = _least(exact, runs, unit)
     tiny = TINY[unit < 2.0**-40]
     return {name: FREE * away[name] + least[name] + tiny for name in exact}

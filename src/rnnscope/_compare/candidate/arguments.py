@@ -35,10 +35,10 @@ def arguments_of(
     x = inputs.x.transpose(0, 1) if structure.batch_first else inputs.x
     if structure.single_step:
         x = inputs.x[0]
-    given: dict[str, Any] = {"x": x.contiguous()}
+    arguments: dict[str, Any] = {"x": x.contiguous()}
     if inputs.lengths is not None and "lengths" not in wanted and packed:
-        given["x"] = pack_padded_sequence(
-            given["x"], inputs.lengths.cpu(), structure.batch_first, enforce_sorted=False
+        arguments["x"] = pack_padded_sequence(
+            arguments["x"], inputs.lengths.cpu(), structure.batch_first, enforce_sorted=False
         )
     states = {
         name: value.reshape(structure.state_shape(name, inputs.batch))
@@ -48,19 +48,19 @@ def arguments_of(
     for role, required in wanted.items():
         # without states a required parameter gets the zeros that they stand for
         if role == "initial" and (inputs.given or required):
-            given[role] = together
+            arguments[role] = together
         elif role.startswith("state:") and (inputs.given or required):
-            given[role] = states[role.removeprefix("state:")]
+            arguments[role] = states[role.removeprefix("state:")]
         elif role == "flat" and (inputs.given or required):
-            given[role] = _flat(inputs)
+            arguments[role] = _flat(inputs)
         elif role == "weights" and (weights is not None or required):
             if weights is None:
                 raise CandidateError(f"{who} takes weights, and none were given")
-            given[role] = dict(weights)
+            arguments[role] = dict(weights)
         elif role == "lengths" and (inputs.lengths is not None or required):
             full = torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
-            given[role] = full if inputs.lengths is None else inputs.lengths
-    return given
+            arguments[role] = full if inputs.lengths is None else inputs.lengths
+    return arguments
 
 
 def _flat(inputs: Inputs) -> list[Tensor]:
@@ -72,11 +72,11 @@ def _flat(inputs: Inputs) -> list[Tensor]:
 def passed(value: Any, arrays: Arrays) -> Any:
     """A copy, as tensors or as arrays."""
     if isinstance(value, Mapping):
-        return {name: passed(each, arrays) for name, each in value.items()}
+        return {name: passed(item, arrays) for name, item in value.items()}
     if isinstance(value, PackedSequence):
         return value._replace(data=value.data.clone())
     if isinstance(value, list | tuple):
-        return type(value)(passed(each, arrays) for each in value)
+        return type(value)(passed(item, arrays) for item in value)
     copied = value.detach().clone(memory_format=torch.contiguous_format)
     if arrays == "torch":
         return copied
@@ -110,5 +110,5 @@ def described(role: str, value: Any) -> str:
     if isinstance(value, PackedSequence):
         return f"{role} packed {tuple(value.data.shape)} {short(value.data.dtype)}"
     if isinstance(value, list | tuple):
-        return f"{role} ({', '.join(str(tuple(each.shape)) for each in value)})"
+        return f"{role} ({', '.join(str(tuple(tensor.shape)) for tensor in value)})"
     return f"{role.removeprefix('state:')} {tuple(value.shape)} {short(value.dtype)}"

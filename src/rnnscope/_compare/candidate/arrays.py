@@ -44,9 +44,9 @@ class OfArrays:
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.model = Model.of(adopted, torch.float64)
         kind = adopted.structure.kind
-        there = on_gpu(value)
+        lies_on_gpu = on_gpu(value)
         padding = on_padding(recorded.output, inputs, kind)
-        self.notes = [*[ON_GPU] * there, *recorded.notes, *padding]
+        self.notes = [*[ON_GPU] * lies_on_gpu, *recorded.notes, *padding]
         self.unread = list(recorded.unread)
         self.untried: set[str] = {"the final states"} if recorded.unread else set()
         self.findings: list[str] = []
@@ -55,7 +55,7 @@ class OfArrays:
         self._observation = observed(
             self.model,
             inputs,
-            rounding(*self.dtypes, on_gpu=there),
+            rounding(*self.dtypes, on_gpu=lies_on_gpu),
             recorded.output,
             recorded.final,
             recorded.quantities,
@@ -65,21 +65,21 @@ class OfArrays:
     def _turned_back(self) -> list[str]:
         """The final states that agree if they are read batch first, and not as they stand: where
         there are as many rows as sequences, their shape does not tell. They are put in order."""
-        one, structure = self._observation, self.model.structure
-        [outcome] = one.simulator.run([self.model])
-        if outcome is None or one.inputs.batch != rows_of(structure):
+        observation, structure = self._observation, self.model.structure
+        [outcome] = observation.simulator.run([self.model])
+        if outcome is None or observation.inputs.batch != rows_of(structure):
             return []
-        found = {
-            name: turned(seen)
-            for name, seen in one.final.items()
-            if not self._fits(name, seen, outcome) and self._fits(name, turned(seen), outcome)
+        reordered = {
+            name: turned(state)
+            for name, state in observation.final.items()
+            if not self._fits(name, state, outcome) and self._fits(name, turned(state), outcome)
         }
-        self._observation = replace(one, final={**one.final, **found})
-        return list(found)
+        self._observation = replace(observation, final={**observation.final, **reordered})
+        return list(reordered)
 
-    def _fits(self, name: str, seen: Tensor, outcome: Outcome) -> bool:
+    def _fits(self, name: str, state: Tensor, outcome: Outcome) -> bool:
         within = self._observation.allowed[f"{name}_n"]
-        return bool((distance(outcome.final[name], seen) <= within).all())
+        return bool((distance(outcome.final[name], state) <= within).all())
 
     def shown(self) -> list[Observation]:
         """All numbers."""
@@ -117,6 +117,10 @@ class OfArrays:
         """None: they have no other size."""
 
     def without_influence(self) -> list[str]:
+        """None: they cannot be called."""
+        return []
+
+    def agrees_at_zero(self) -> list[str]:
         """None: they cannot be called."""
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import types
@@ -420,6 +421,9 @@ def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
 _FOREIGN = (TypeError, AttributeError)
 """What a function mostly raises that is given another kind of value than it is written for."""
 
+MOST = 64
+"""Functions that are looked into for what they name."""
+
 _KIND = {"torch": "tensors", "numpy": "NumPy arrays"}
 
 
@@ -430,19 +434,44 @@ _ROLE = {"x": "its input", "initial": "its initial states", "flat": "its initial
 
 
 def _of_numpy(function: Any) -> bool:
-    """Whether a function's own code names numpy and not torch: some of what NumPy's arrays do,
-    tensors do otherwise (std, repeat), without an error."""
+    """Whether a function names numpy and not torch, or, where it names neither, the functions that
+    it calls do: some of what NumPy's arrays do, tensors do otherwise (std, repeat), without an
+    error."""
+    called, seen = [function], set[int]()
+    while called and len(seen) < MOST:
+        named = [value for each in called for value in _named(each)]
+        modules = {v.__name__.split(".")[0] for v in named if isinstance(v, types.ModuleType)}
+        if modules & {"numpy", "torch"}:
+            return "torch" not in modules
+        seen |= {id(each) for each in called}
+        own = (types.FunctionType, types.MethodType)
+        called = [value for value in named if isinstance(value, own) and id(value) not in seen]
+    return False
+
+
+def _named(function: Any) -> Iterator[Any]:
+    """What a function's code names: globals, what encloses it, methods of its own object, and what
+    stands in modules that it names."""
     while isinstance(function, functools.partial):
         function = function.func
     if not isinstance(function, types.FunctionType | types.MethodType):
-        function = type(function).__call__
+        function = getattr(function, "__call__", None)  # noqa: B004
     code = getattr(function, "__code__", None)
-    if code is None:
-        return False
-    known = getattr(function, "__globals__", {})
-    found = [known.get(name) for name in code.co_names]
-    modules = {each.__name__.split(".")[0] for each in found if isinstance(each, types.ModuleType)}
-    return "numpy" in modules and "torch" not in modules
+    if not isinstance(code, types.CodeType):
+        return
+    codes = [code]
+    for each in codes:  # it grows by what is defined inside
+        codes += [const for const in each.co_consts if isinstance(const, types.CodeType)]
+    names = dict.fromkeys(name for each in codes for name in each.co_names)
+    named = [function.__globals__.get(name) for name in names]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is not set yet
+            named.append(cell.cell_contents)
+    yield from named
+    owner = type(getattr(function, "__self__", None))
+    modules = [each for each in named if isinstance(each, types.ModuleType)]
+    places: list[Mapping[str, Any]] = [vars(each) for each in (*modules, *owner.__mro__)]
+    yield from (place[name] for place in places for name in names if name in place)
 
 
 def _said(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ from rnnscope._compare.candidate.subject import (
     turned,
 )
 from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
+from rnnscope._compare.facts.zeroed import agrees_at_zero
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import UNIT, Observation
 from rnnscope._compare.tolerance import allowed
@@ -151,7 +154,8 @@ class OfCalls:
         name, guessed = made.name, made.guessed
         generator = torch.Generator("cpu").manual_seed(self._seed)
         states, zeros = (
-            drawn_inputs(self._structure, 4, 3, given, generator) for given in (True, False)
+            drawn_inputs(self._structure, 4, 3, with_states, generator)
+            for with_states in (True, False)
         )
         # what takes no inputs of this size at all says nothing of its parameter
         if guessed and (self._taken(states) or not self._taken(zeros)):
@@ -163,7 +167,7 @@ class OfCalls:
         if guessed:
             self._by_place = False
             self._callable = self._made(self._layer)
-        spare = ", ".join(f"{each}=None" for each in self._callable.spare)
+        spare = ", ".join(f"{parameter}=None" for parameter in self._callable.spare)
         if spare and not self._callable.takes_initial:
             self.notes.append(
                 f"no initial states were given to {name}: of its parameters x, {spare} none is "
@@ -210,43 +214,43 @@ class OfCalls:
         self._note((*answer.notes, *unused, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
-        known = [answer.dtype] if answer.dtype in UNIT else []
-        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
-        seen = inputs.to(self._dtype).to(torch.float64)
-        return observed(self.model, seen, unit, output, final, quantities)
+        dtypes = [answer.dtype] if answer.dtype in UNIT else []
+        unit = rounding(self._dtype, *dtypes, on_gpu=answer.on_gpu)
+        rounded = inputs.to(self._dtype).to(torch.float64)
+        return observed(self.model, rounded, unit, output, final, quantities)
 
     def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
         """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
-        told = {_NUMBER.sub("", note) for note in self.notes}
+        forms = {_NUMBER.sub("", note) for note in self.notes}
         for note in notes:
             form = _NUMBER.sub("", note)
-            if form not in told and (form == note or not self.given or inputs is self._inputs):
+            if form not in forms and (form == note or not self.given or inputs is self._inputs):
                 self.notes.append(note)
-                told.add(form)
+                forms.add(form)
 
     def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and
         told, unless it raises at all."""
-        found: list[Observation] = []
+        observations: list[Observation] = []
         errors: list[tuple[Inputs, RnnscopeError]] = []
         for probe in probes:
             try:
-                found.append(self._observe(probe.inputs))
+                observations.append(self._observe(probe.inputs))
             except (CandidateError, ShapeError) as error:
                 errors.append((probe.inputs, error))
-        if errors and not found:
+        if errors and not observations:
             raise errors[0][1]
         if any(inputs.given for inputs, _ in errors):
             self.untried.add("the initial states")
         if errors and not self.raised:
             inputs, raised = errors[0]
-            what = "initial states" if inputs.given else "zero initial states"
+            states = "initial states" if inputs.given else "zero initial states"
             x = tuple(inputs.x.shape)
             self.notes.append(
-                f"with {what} and x of (time, batch, feature) {x}: {raised}; left out"
+                f"with {states} and x of (time, batch, feature) {x}: {raised}; left out"
             )
             self.raised = True
-        return found
+        return observations
 
     # what a comparison asks -------------------------------------------------------------------
 
@@ -270,12 +274,12 @@ class OfCalls:
         initial = self._callable.takes_initial
         probes = searching(self._structure, self._seed, initial, self._padded)
         try:
-            found = self._observed(probes)
+            observations = self._observed(probes)
         except RnnscopeError:
-            found = []
+            observations = []
         if self.given:
-            found += [sliced(one, self._adopted) for one in self.shown()]
-        return found
+            observations += [sliced(observation, self._adopted) for observation in self.shown()]
+        return observations
 
     def others(self) -> list[Observation]:
         """Those of the search and further ones, where the inputs are not the caller's choice."""
@@ -283,15 +287,15 @@ class OfCalls:
             return []
         initial = self._callable.takes_initial
         probes = searching(self._structure, self._seed, initial, self._padded)
-        found: list[Observation] = []
+        observations: list[Observation] = []
         for probe in [*probes, *further(self._structure, self._seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
-                found.append(self._observe(probe.inputs))
-        return found
+                observations.append(self._observe(probe.inputs))
+        return observations
 
     def read(self) -> list[Told]:
         """Axes that were exchanged to read what came back: the reference returns them otherwise."""
-        kind, found = self._structure.kind, []
+        kind, causes = self._structure.kind, []
         if self._exchanged:
             has, needs = ("time", "batch") if self._structure.batch_first else ("batch", "time")
             words = Words(
@@ -299,49 +303,53 @@ class OfCalls:
                 f"it comes back {has} first; {kind} returns {needs} first here.",
                 "output.swapaxes(0, 1)",
             )
-            found.append((Cause("output_axes"), words))
+            causes.append((Cause("output_axes"), words))
         if self._batch_first:
-            found.append(read_batch_first(self._structure, self._batch_first))
-        return found
+            causes.append(read_batch_first(self._structure, self._batch_first))
+        return causes
 
     def direct(self) -> list[Told]:
         """What two calls, one row alone or other weights tell."""
-        found: list[Told] = []
+        causes: list[Told] = []
         inputs = self.shown()[0].inputs
         made = self._made(self._layer)
 
-        def call(each: Inputs) -> Answer:
-            return self._called(made, self._layer, each)
+        def call(arguments: Inputs) -> Answer:
+            return self._called(made, self._layer, arguments)
 
         tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
         checks = run_checks(made, call, inputs, tolerance, self._grown(inputs))
         repeated = checks.repeats
-        bare = [one.inputs for one in self.shown() if not one.inputs.given]
+        bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
         if repeated is None and inputs.given and bare:
             # what is kept may be used only where no initial states are given
             repeated = repeats(made, call, bare[0], tolerance)
         if repeated is not None and repeated.name == "kept" and self._draws(inputs):
-            told = "fresh copies of it give other numbers for the same input: it draws them, by "
-            repeated = replace(repeated, name="random", sentence=f"{told}a generator of its own")
+            beginning = (
+                "fresh copies of it give other numbers for the same input: it draws them, by "
+            )
+            repeated = replace(
+                repeated, name="random", sentence=f"{beginning}a generator of its own"
+            )
         if repeated is not None:
-            found.append(_of_repeats(repeated))
-        others = () if self._exchanged else (checks.depends_on_batch, checks.causal)
-        self.findings += [one.sentence for one in others if one is not None]
+            causes.append(_of_repeats(repeated))
+        call_findings = () if self._exchanged else (checks.depends_on_batch, checks.causal)
+        self.findings += [finding.sentence for finding in call_findings if finding is not None]
         if self._tiny and self._ignores_weights(inputs):
             words = Words(
                 "the weights are never used",
                 "the numbers stay the same with other weights.",
                 "use the weights that are given",
             )
-            found.append((Cause("not_loaded"), words))
-        return found
+            causes.append((Cause("not_loaded"), words))
+        return causes
 
     def _draws(self, inputs: Inputs) -> bool:
         """Whether fresh copies of a module differ, which keep nothing."""
         made = [self._made(self._layer) for _ in range(2)]
-        if any(one.module is None for one in made):
+        if any(candidate.module is None for candidate in made):
             return False
-        first, second = (self._called(one, self._layer, inputs).output for one in made)
+        first, second = (self._called(candidate, self._layer, inputs).output for candidate in made)
         return not torch.equal(first, second)
 
     def _grown(self, inputs: Inputs) -> Tensor:
@@ -355,8 +363,10 @@ class OfCalls:
 
     def _ignores_weights(self, inputs: Inputs) -> bool:
         """Whether a candidate that is given weights gives the same with others."""
-        other = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
-        answers = (self._called(self._made(layer), layer, inputs) for layer in (self._layer, other))
+        second_layer = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
+        answers = (
+            self._called(self._made(layer), layer, inputs) for layer in (self._layer, second_layer)
+        )
         first, second = ({"output": answer.output, **answer.final} for answer in answers)
         # numbers of 0 alone tell nothing of what made them
         return any(bool(value.any()) for value in first.values()) and all(
@@ -376,8 +386,8 @@ class OfCalls:
 
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
-        every = [one.inputs for one in (*self.searched(), *self.shown())]
-        inputs = max(every, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
+        inputs = max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
         layer = self._layer
 
         def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
@@ -401,40 +411,86 @@ class OfCalls:
             parameters = {name: with_layer(name) for name, _ in layer.named_parameters()}
         elif made.module is not None and made.is_copy:
             shapes = {parameter.shape for parameter in layer.parameters()}
-            held = made.module.named_parameters()
-            parameters = {name: with_module(name) for name, p in held if p.shape in shapes}
+            module_parameters = made.module.named_parameters()
+            parameters = {
+                name: with_module(name) for name, p in module_parameters if p.shape in shapes
+            }
         return without_influence(
             Calls(lambda inputs: numbers(self._made(layer), inputs), parameters), self.model, inputs
         )
+
+    def agrees_at_zero(self) -> list[str]:
+        """Without which parameters it agrees, where these can be given to it; else whether it does
+        without x."""
+        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
+        inputs = max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        made = self._made(self._layer)
+        module = made.module
+        names = [] if module is None else compare_parameters(module, self._layer)
+        parameters = dict(self._layer.named_parameters())
+        if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
+            return agrees_at_zero(self._layer, partial(self._called_with, inputs))
+        nothing = replace(inputs, x=torch.zeros_like(inputs.x))
+        try:
+            agrees = worst(self.model, [self._observe(nothing)]) <= 1
+        except RnnscopeError:
+            return []
+        return ["it agrees if x is zero: look at how you use it"] * agrees
+
+    def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
+        """What it returns with the weights of another layer, beside a model of that."""
+        made = self._made(layer)
+        if made.module is not None and not made.is_builder:
+            own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
+            pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
+            with torch.no_grad():
+                for pair, parameter in pairs:
+                    own[pair.name].copy_(parameter.to(own[pair.name].dtype))
+        answer = self._called(made, layer, inputs)
+        output = answer.output
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
+        known = [answer.dtype] if answer.dtype in UNIT else []
+        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
+        precise = inputs.to(self._dtype).to(torch.float64)
+        return observed(model, precise, unit, output, {})
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
         module, kind = self._made(self._layer).module, self._structure.kind
         if module is None or self._structure.declared:
             return "", False
-        own = _kind_of(module)
-        if own:
-            if own == kind:
-                own, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
-            return (f"the candidate is {own}, the reference {kind}." if own != kind else ""), True
-        held = {found: name for name, m in module.named_modules() if (found := _kind_of(m))}
-        if len(held) != 1 or kind in held:
+        module_kind = _kind_of(module)
+        if module_kind:
+            if module_kind == kind:
+                module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
+            return (
+                f"the candidate is {module_kind}, the reference {kind}."
+                if module_kind != kind
+                else ""
+            ), True
+        kinds = {inner: name for name, m in module.named_modules() if (inner := _kind_of(m))}
+        if len(kinds) != 1 or kind in kinds:
             return "", False
-        [(other, name)] = held.items()
-        return f"the candidate's {name} is {other}, the reference {kind}.", False
+        [(inner_kind, name)] = kinds.items()
+        return f"the candidate's {name} is {inner_kind}, the reference {kind}.", False
 
     def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """Parameters of the same names and shapes that differ."""
         module = self._made(self._layer).module
         if module is None:
             return [], None
-        apart = [each for each in compare_parameters(module, self._layer) if each.differs]
-        held = dict(module.named_buffers()) | dict(module.named_parameters())
+        apart = [
+            difference
+            for difference in compare_parameters(module, self._layer)
+            if difference.differs
+        ]
+        tensors = dict(module.named_buffers()) | dict(module.named_parameters())
         layer = copy.deepcopy(self._layer)
         with torch.no_grad():
-            for each in apart:
-                own = layer.get_parameter(each.name.rpartition(".")[2])
-                own.copy_(held[each.name].to(own.dtype))
+            for difference in apart:
+                parameter = layer.get_parameter(difference.name.rpartition(".")[2])
+                parameter.copy_(tensors[difference.name].to(parameter.dtype))
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
 
 

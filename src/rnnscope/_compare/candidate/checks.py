@@ -65,8 +65,8 @@ class Checks:
     @property
     def findings(self) -> tuple[CallFinding, ...]:
         """All that was found."""
-        every = (self.repeats, self.depends_on_batch, self.causal, self.prefix)
-        return tuple(each for each in every if each is not None)
+        results = (self.repeats, self.depends_on_batch, self.causal, self.prefix)
+        return tuple(finding for finding in results if finding is not None)
 
 
 @dataclass
@@ -94,12 +94,12 @@ class _CheckRun:
         allowed = first.new_full((first.shape[0],), tolerance)
         return cls(candidate, call, inputs, tolerance, first, [], allowed)
 
-    def output(self, inputs: Inputs, what: str) -> Tensor | None:
+    def output(self, inputs: Inputs, description: str) -> Tensor | None:
         """The output for other inputs, or None where it could not be called."""
         try:
             return self.call(inputs).output.double()
         except Exception as error:
-            self.skipped.append(f"not checked with {what}: {_line(error)}")
+            self.skipped.append(f"not checked with {description}: {_line(error)}")
             return None
 
     def differs(self, output: Tensor | None, expected: Tensor, allowed: Tensor) -> _Place | None:
@@ -150,10 +150,10 @@ def run_checks(
     except Exception as error:
         return Checks(skipped=(f"not checked: {_line(error)}",))
     skipped = run.skipped
-    found = _repeats(run, stream)
-    if found is not None:
+    repetition = _repeats(run, stream)
+    if repetition is not None:
         skipped.append("its dependence on batch, time and length: calls cannot be compared")
-        return Checks(repeats=found, skipped=tuple(skipped))
+        return Checks(repeats=repetition, skipped=tuple(skipped))
     run.allowed = run.allowed + AMPLIFIED * _sensitivity(run)
     if grown is not None:
         run.allowed = torch.maximum(run.allowed, grown)
@@ -186,7 +186,7 @@ def _repeats(run: _CheckRun, stream: object) -> CallFinding | None:
     if place is not None:
         third = run.output(run.inputs, "the same input again")
         settles = second is not None and run.differs(third, second, run.allowed) is None
-        what = (
+        explanation = (
             " (the first call differs from all later ones)"
             if settles
             else ", or draws random numbers of its own (every call differs from the one before)"
@@ -195,7 +195,7 @@ def _repeats(run: _CheckRun, stream: object) -> CallFinding | None:
             "kept",
             f"called again with the same input and the same random numbers it returns other "
             f"numbers, {_by(place)}: it keeps something from call to call, such as a hidden state "
-            f"that is not reset{what}",
+            f"that is not reset{explanation}",
             *_where(place),
         )
     third = run.output(run.inputs, "the same input again")
@@ -216,12 +216,12 @@ def _dropout(candidate: Candidate) -> str:
     module = candidate.module
     if module is None:
         return ""
-    for name, each in module.named_modules():
-        p = getattr(each, "dropout", None) if isinstance(each, nn.RNNBase) else None
-        if isinstance(each, nn.modules.dropout._DropoutNd):
-            p = each.p
-        if each.training and p:
-            where = f"its {name} ({type(each).__name__})" if name else "it"
+    for name, submodule in module.named_modules():
+        p = getattr(submodule, "dropout", None) if isinstance(submodule, nn.RNNBase) else None
+        if isinstance(submodule, nn.modules.dropout._DropoutNd):
+            p = submodule.p
+        if submodule.training and p:
+            where = f"its {name} ({type(submodule).__name__})" if name else "it"
             return f" for dropout: {where} has p={p} and is in training mode; call .eval()"
     return ""
 
@@ -249,9 +249,9 @@ def _sensitivity(run: _CheckRun) -> Tensor:
 
 
 def _rows(inputs: Inputs, row: int) -> Inputs:
-    one = slice(row, row + 1)
-    initial = {name: value[:, :, one] for name, value in inputs.initial.items()}
-    return replace(inputs, x=inputs.x[:, one], initial=initial)
+    rows = slice(row, row + 1)
+    initial = {name: value[:, :, rows] for name, value in inputs.initial.items()}
+    return replace(inputs, x=inputs.x[:, rows], initial=initial)
 
 
 def _depends_on_batch(run: _CheckRun) -> CallFinding | None:
@@ -280,13 +280,14 @@ def _depends_on_batch(run: _CheckRun) -> CallFinding | None:
 
 def _on(run: _CheckRun, row: int) -> str:
     """What the output of a row depends on, as a batch tells that holds it many times."""
-    one = _rows(run.inputs, row)
+    row_inputs = _rows(run.inputs, row)
     count = run.inputs.batch
     initial = {
-        name: value.expand(-1, -1, count, -1).contiguous() for name, value in one.initial.items()
+        name: value.expand(-1, -1, count, -1).contiguous()
+        for name, value in row_inputs.initial.items()
     }
-    x = one.x.expand(-1, count, -1).contiguous()
-    output = run.output(replace(one, x=x, initial=initial), "one row many times")
+    x = row_inputs.x.expand(-1, count, -1).contiguous()
+    output = run.output(replace(row_inputs, x=x, initial=initial), "one row many times")
     if output is None or output.shape != run.first.shape:
         return "the other rows"
     same = slice(row, row + 1)
@@ -333,14 +334,14 @@ def _prefix(run: _CheckRun) -> CallFinding | None:
     reverse = directions == ("reverse",)
     for count in sorted({max(1, steps // 2), steps - 1}):
         kept = slice(steps - count, steps) if reverse else slice(0, count)
-        what = f"the {'last' if reverse else 'first'} {count} of {steps} steps"
-        output = run.output(replace(run.inputs, x=run.inputs.x[kept]), what)
+        description = f"the {'last' if reverse else 'first'} {count} of {steps} steps"
+        output = run.output(replace(run.inputs, x=run.inputs.x[kept]), description)
         place = run.differs(output, run.first[kept], run.allowed[kept])
         if place is not None:
             time = place.time + (kept.start or 0)
             return CallFinding(
                 "prefix",
-                f"{what} alone give other outputs than in the whole sequence, "
+                f"{description} alone give other outputs than in the whole sequence, "
                 f"{_up_to(place.largest)}, first at time={time}: the output depends on how many "
                 f"steps there are",
                 place.largest,
@@ -413,24 +414,27 @@ def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDif
     >>> [each.differs for each in compare_parameters(lstm, lstm)]
     [False, False, False, False]
     """
-    held: Mapping[str, Tensor] = {**dict(module.named_buffers()), **dict(module.named_parameters())}
-    found = []
+    tensors: Mapping[str, Tensor] = {
+        **dict(module.named_buffers()),
+        **dict(module.named_parameters()),
+    }
+    differences = []
     for name, parameter in layer.named_parameters():
-        ends = [each for each in held if each == name or each.endswith(f".{name}")]
+        ends = [path for path in tensors if path == name or path.endswith(f".{name}")]
         chosen = name if name in ends else ends[0] if len(ends) == 1 else None
-        if chosen is None or held[chosen].shape != parameter.shape:
+        if chosen is None or tensors[chosen].shape != parameter.shape:
             continue
-        other = held[chosen].detach().cpu()
-        if other.is_meta or parameter.is_meta or not other.is_floating_point():
+        numbers = tensors[chosen].detach().cpu()
+        if numbers.is_meta or parameter.is_meta or not numbers.is_floating_point():
             continue
         right = parameter.detach().cpu()
-        apart = absolute_difference(other.double(), right.to(other.dtype).double())
+        apart = absolute_difference(numbers.double(), right.to(numbers.dtype).double())
         largest = float(apart.max()) if apart.numel() else 0.0
-        rounded = next((short(low) for low in LOWER if _is_rounded(other, right, low)), "")
+        rounded = next((short(low) for low in LOWER if _is_rounded(numbers, right, low)), "")
         places, count = int((apart > 0).sum()), apart.numel()
-        instead = _instead(other, name, layer) if places else ""
-        found.append(ParameterDifference(chosen, largest, places, count, rounded, instead))
-    return found
+        instead = _instead(numbers, name, layer) if places else ""
+        differences.append(ParameterDifference(chosen, largest, places, count, rounded, instead))
+    return differences
 
 
 def _instead(value: Tensor, name: str, layer: nn.Module) -> str:

@@ -32,7 +32,7 @@ def drawn_inputs(
     structure: Structure,
     steps: int,
     batch: int,
-    given: bool,
+    with_states: bool,
     generator: torch.Generator,
     lengths: Tensor | None = None,
 ) -> Inputs:
@@ -51,8 +51,8 @@ def drawn_inputs(
             structure.state_size(name),
         )
         drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-        initial[name] = 0.7 * drawn if given else torch.zeros_like(drawn)
-    return Inputs(x, initial, given, lengths)
+        initial[name] = 0.7 * drawn if with_states else torch.zeros_like(drawn)
+    return Inputs(x, initial, with_states, lengths)
 
 
 def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
@@ -63,19 +63,21 @@ def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> l
     wanted += [("zeros", 4, 3, False), ("states", 4, 3, True), ("square", 3, 3, True)]
     if rows > 1 and rows != 3:
         wanted.append(("as many rows as states", 3, rows, True))
-    found = [
-        Probe(label, drawn_inputs(structure, steps, batch, given, generator))
-        for label, steps, batch, given in wanted
-        if initial or not given
+    probes = [
+        Probe(label, drawn_inputs(structure, steps, batch, with_states, generator))
+        for label, steps, batch, with_states in wanted
+        if initial or not with_states
     ]
     if padded:
         lengths = torch.tensor([2, 4, 3], dtype=torch.long, device="cpu")
-        found += [
-            Probe(f"padded, {label}", drawn_inputs(structure, 4, 3, given, generator, lengths))
-            for label, given in (("zeros", False), ("states", True))
-            if initial or not given
+        probes += [
+            Probe(
+                f"padded, {label}", drawn_inputs(structure, 4, 3, with_states, generator, lengths)
+            )
+            for label, with_states in (("zeros", False), ("states", True))
+            if initial or not with_states
         ]
-    return found
+    return probes
 
 
 def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
@@ -83,14 +85,14 @@ def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> 
     generator = torch.Generator("cpu").manual_seed(seed + 1)
     lengths = torch.tensor([4, 6, 5, 2], dtype=torch.long, device="cpu") if padded else None
     batch = 4 if padded else 3
-    found = [Probe("probe", drawn_inputs(structure, 6, batch, initial, generator, lengths))]
+    probes = [Probe("probe", drawn_inputs(structure, 6, batch, initial, generator, lengths))]
     if initial:
-        found.append(Probe("probe, zeros", drawn_inputs(structure, 6, batch, False, generator)))
+        probes.append(Probe("probe, zeros", drawn_inputs(structure, 6, batch, False, generator)))
         rows = structure.num_layers * len(structure.directions)
         if rows not in (1, batch):
             # with as many rows as states, those who read them batch first raise no error
-            found.append(Probe("probe, square", drawn_inputs(structure, 5, rows, True, generator)))
-    return found
+            probes.append(Probe("probe, square", drawn_inputs(structure, 5, rows, True, generator)))
+    return probes
 
 
 def further(structure: Structure, seed: int, initial: bool) -> list[Probe]:

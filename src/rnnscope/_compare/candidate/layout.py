@@ -34,14 +34,14 @@ def by_known_names(values: Mapping[Any, Any]) -> dict[Any, Any]:
 def is_steps(returned: Sequence[Any], inputs: Inputs) -> bool:
     """Whether it is [h_1, h_2, …], one array for each step, (batch, unit) or that with an axis of
     length 1; not [h, h, c] of a layer that returns the last step."""
-    if len(returned) != inputs.steps or not all(is_array(each) for each in returned):
+    if len(returned) != inputs.steps or not all(is_array(array) for array in returned):
         return False
-    shapes = {tuple(each.shape) for each in returned}
+    shapes = {tuple(array.shape) for array in returned}
     if len(shapes) != 1 or _of_step(next(iter(shapes)), inputs.batch) is None:
         return False
     if len(returned) == 1:
         return True
-    first, second = (as_numbers(each, "a step of the output") for each in returned[:2])
+    first, second = (as_numbers(step, "a step of the output") for step in returned[:2])
     return not torch.equal(first, second)
 
 
@@ -57,7 +57,7 @@ def stacked(
 ) -> Tensor:
     """The output of one array for each step, as the reference lays its axes."""
     notes.append(f"the output came back as a list of {len(returned)} arrays, stacked")
-    steps = [as_numbers(each, f"the output of {who}") for each in returned]
+    steps = [as_numbers(array, f"the output of {who}") for array in returned]
     shape = _of_step(tuple(steps[0].shape), inputs.batch)
     assert shape is not None, "is_steps was asked"
     return torch.stack([step.reshape(shape) for step in steps], int(structure.batch_first))

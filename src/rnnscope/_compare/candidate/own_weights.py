@@ -29,12 +29,14 @@ class OwnWeights:
     @property
     def rounded(self) -> str:
         """The one type to which all of them are rounded; else empty."""
-        types = {each.rounded for each in self.apart}
+        types = {difference.rounded for difference in self.apart}
         return types.pop() if len(types) == 1 else ""
 
     def likely(self, shown: Sequence[Observation]) -> bool:
         """Whether with them the reference gives the first row."""
-        first = _fresh([few_steps(one, one.inputs.steps, 1) for one in shown])
+        first = _fresh(
+            [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
+        )
         return self.model is not None and worst(self.model, first) <= 1
 
     def cause(self, shown: Sequence[Observation], needed: str) -> tuple[Cause, Words, float] | None:
@@ -42,8 +44,8 @@ class OwnWeights:
         ``needed`` is the type of the reference."""
         if self.model is None or not proved(self.model, _fresh(shown)):
             return None
-        left = largest(self.model, _fresh(shown))[0]
-        names = ", ".join(each.name for each in self.apart)
+        remainder = largest(self.model, _fresh(shown))[0]
+        names = ", ".join(difference.name for difference in self.apart)
         if self.rounded:
             words = Words(
                 f"the weights are rounded to {self.rounded}",
@@ -52,17 +54,23 @@ class OwnWeights:
                 f"agree.",
                 f"store the weights in {needed}",
             )
-            return Cause("precision", self.rounded), words, left
-        if sum(each.places for each in self.apart) * 2 < min(each.count for each in self.apart):
+            return Cause("precision", self.rounded), words, remainder
+        if sum(difference.places for difference in self.apart) * 2 < min(
+            difference.count for difference in self.apart
+        ):
             return None  # a few numbers of one that is loaded
         few = len(self.apart) <= 2
-        told = "; ".join(each.sentence for each in self.apart) if few else f"{names} differ"
+        sentences = (
+            "; ".join(difference.sentence for difference in self.apart)
+            if few
+            else f"{names} differ"
+        )
         words = Words(
             "the weights are not those of the reference",
-            f"{told}. With the candidate's own in the reference the two agree.",
+            f"{sentences}. With the candidate's own in the reference the two agree.",
             "candidate.load_state_dict(reference.state_dict())",
         )
-        return Cause("not_loaded"), words, left
+        return Cause("not_loaded"), words, remainder
 
 
 def _fresh(shown: Sequence[Observation]) -> list[Observation]:

@@ -68,9 +68,9 @@ class Recorded:
         if isinstance(value, Mapping):
             return cls._of_names(value, structure, inputs, axes, "")
         if isinstance(value, tuple | list) and axes is None:
-            found = answered(value, structure, inputs, "the recording")
-            notes = (*found.notes, *found.batch_first.values())
-            return cls(found.output, found.final, {}, found.dtype, notes, found.unread)
+            answer = answered(value, structure, inputs, "the recording")
+            notes = (*answer.notes, *answer.batch_first.values())
+            return cls(answer.output, answer.final, {}, answer.dtype, notes, answer.unread)
         return cls._of_names({"output": value}, structure, inputs, axes, "")
 
     @property
@@ -96,8 +96,8 @@ class Recorded:
         reading.output_of_h()
         if reading.dtype is None:
             got = ", ".join(map(repr, values))
-            told = f"no name is known of {got}" if got else "there is no array"
-            raise AddressError(f"{where}{told}; expected {reading.known}")
+            problem = f"no name is known of {got}" if got else "there is no array"
+            raise AddressError(f"{where}{problem}; expected {reading.known}")
         return cls(
             reading.output,
             reading.final,
@@ -158,20 +158,20 @@ class _Reading:
 
     def add(self, name: str, value: Any, axes: str | None) -> None:
         """One array by its name."""
-        what = f"{self.where}{name}"
+        label = f"{self.where}{name}"
         if name in OUTPUT and self.output is None:
-            self.output = self._read_output(self._numbers(value, what), what, axes)
+            self.output = self._read_output(self._numbers(value, label), label, axes)
         elif name in self._states:
             state = self._states[name]
-            held = self._numbers(value, what)
-            found = of_state(state, held, self.structure, self.inputs.batch)
-            if found.value is None:
-                raise ShapeError(f"{self.where}{found.note.replace(' is not used:', ':')}")
-            self.final[state] = found.value
-            if found.note:
-                self.notes.append(found.note)
+            numbers = self._numbers(value, label)
+            reading = of_state(state, numbers, self.structure, self.inputs.batch)
+            if reading.value is None:
+                raise ShapeError(f"{self.where}{reading.note.replace(' is not used:', ':')}")
+            self.final[state] = reading.value
+            if reading.note:
+                self.notes.append(reading.note)
         elif name in self._quantities:
-            self.quantities[name] = self._quantity(name, self._numbers(value, what), what)
+            self.quantities[name] = self._quantity(name, self._numbers(value, label), label)
         else:
             names = [*OUTPUT, *self._states]
             meant = get_close_matches(name.lower(), names, 1, LIKE)
@@ -189,13 +189,15 @@ class _Reading:
             self.output = h[-1].permute(2, 1, 0, 3).flatten(2).contiguous()
             self.notes.append("the output is h of the last layer, as recorded")
 
-    def _numbers(self, value: Any, what: str) -> Tensor:
-        held = as_numbers(read_array(value, what), what)
-        if held.numel() == 0:
-            raise ShapeError(f"{what} is empty, {tuple(held.shape)}: there is nothing to compare")
-        if self.dtype is None or what.endswith(OUTPUT):
-            self.dtype = held.dtype
-        return held
+    def _numbers(self, value: Any, label: str) -> Tensor:
+        numbers = as_numbers(read_array(value, label), label)
+        if numbers.numel() == 0:
+            raise ShapeError(
+                f"{label} is empty, {tuple(numbers.shape)}: there is nothing to compare"
+            )
+        if self.dtype is None or label.endswith(OUTPUT):
+            self.dtype = numbers.dtype
+        return numbers
 
     # shapes -----------------------------------------------------------------------------
 
@@ -207,18 +209,18 @@ class _Reading:
             "u": tuple(widths(self.structure)),
         }
 
-    def _read_output(self, held: Tensor, what: str, axes: str | None) -> Tensor:
+    def _read_output(self, numbers: Tensor, label: str, axes: str | None) -> Tensor:
         if axes is None:
-            held = without_directions(held, self.structure, self.inputs, self.notes)
-        got = tuple(held.shape)
-        order = self._told(got, what, axes) if axes is not None else self._inferred(got, what)
-        full = held
+            numbers = without_directions(numbers, self.structure, self.inputs, self.notes)
+        got = tuple(numbers.shape)
+        order = self._told(got, label, axes) if axes is not None else self._inferred(got, label)
+        full = numbers
         for letter in "btu":
             if letter not in order:
                 full, order = full.unsqueeze(-1), order + letter
         return full.permute([order.index(letter) for letter in "tbu"]).contiguous()
 
-    def _told(self, got: tuple[int, ...], what: str, axes: str) -> str:
+    def _told(self, got: tuple[int, ...], label: str, axes: str) -> str:
         order = axes.lower()
         if set(order) - set("btu") or len(set(order)) != len(order) or not order:
             raise ShapeError(
@@ -227,33 +229,37 @@ class _Reading:
             )
         if not self._fits(got, order):
             raise ShapeError(
-                f"{what} of shape {got} is not {self._as_words(order)} = {self._expected(order)}; "
+                f"{label} of shape {got} is not {self._as_words(order)} = {self._expected(order)}; "
                 f"say other axes than {axes!r}, or none"
             )
         return order
 
-    def _inferred(self, got: tuple[int, ...], what: str) -> str:
-        own = "btu" if self.structure.batch_first else "tbu"
-        orders = ["".join(each) for each in permutations(own, len(got))] if 0 < len(got) < 4 else []
+    def _inferred(self, got: tuple[int, ...], label: str) -> str:
+        reference_order = "btu" if self.structure.batch_first else "tbu"
+        orders = (
+            ["".join(axes) for axes in permutations(reference_order, len(got))]
+            if 0 < len(got) < 4
+            else []
+        )
         fitting = [order for order in orders if self._fits(got, order)]
         lasting = [order for order in fitting if order[-1] == "u"] or fitting
         if not lasting:
             raise ShapeError(
-                f"{what} of shape {got} fits under no order of its axes; expected "
-                f"{self._as_words(own)} = {self._expected(own)}"
+                f"{label} of shape {got} fits under no order of its axes; expected "
+                f"{self._as_words(reference_order)} = {self._expected(reference_order)}"
             )
-        chosen = lasting[0]  # own, if it fits: it comes first
-        if chosen != own and len(lasting) > 1 and len(got) == 3:
-            choices = " or ".join(repr(each) for each in lasting)
-            raise ShapeError(f"{what} of shape {got} may be {choices}: say which, axes={choices}")
+        chosen = lasting[0]  # the reference's, if it fits: it comes first
+        if chosen != reference_order and len(lasting) > 1 and len(got) == 3:
+            choices = " or ".join(repr(order) for order in lasting)
+            raise ShapeError(f"{label} of shape {got} may be {choices}: say which, axes={choices}")
         if len(lasting) > 1 and len(got) == 3:
-            others = ", ".join(repr(each) for each in lasting if each != chosen)
+            alternatives = ", ".join(repr(order) for order in lasting if order != chosen)
             self.notes.append(
-                f"{what} {got} is read as {self._as_words(chosen)}, the reference's order; by its "
-                f"sizes it may also be {others}: say axes={others} if it is"
+                f"{label} {got} is read as {self._as_words(chosen)}, the reference's order; by its "
+                f"sizes it may also be {alternatives}: say axes={alternatives} if it is"
             )
-        elif chosen != own:
-            self.notes.append(f"{what} {got} is read as {self._as_words(chosen)}")
+        elif chosen != reference_order:
+            self.notes.append(f"{label} {got} is read as {self._as_words(chosen)}")
         return chosen
 
     def _fits(self, got: tuple[int, ...], order: str) -> bool:
@@ -272,36 +278,36 @@ class _Reading:
     def _as_words(self, order: str) -> str:
         return f"({', '.join(_AXES[letter] for letter in order)})"
 
-    def _quantity(self, name: str, held: Tensor, what: str) -> Tensor:
+    def _quantity(self, name: str, numbers: Tensor, label: str) -> Tensor:
         structure, inputs = self.structure, self.inputs
         lead = (structure.num_layers, len(structure.directions))
         unit = structure.state_size(name) if name == "h" else structure.hidden_size
         expected = (*lead, inputs.batch, inputs.steps, unit)
         swapped = (*lead, inputs.steps, inputs.batch, unit)
-        got = tuple(held.shape)
+        got = tuple(numbers.shape)
         if len(got) == 5 and got == expected:
-            return held
+            return numbers
         if _squeezed(got) == _squeezed(expected) and _without_ones(got, expected):
             if inputs.batch == inputs.steps > 1:
-                self.notes.append(f"{what} {got} is read as (…, batch, time, unit)")
-            return held.reshape(expected)
+                self.notes.append(f"{label} {got} is read as (…, batch, time, unit)")
+            return numbers.reshape(expected)
         if _squeezed(got) == _squeezed(swapped) and _without_ones(got, swapped):
-            self.notes.append(f"{what} {got} is read as (…, time, batch, unit)")
-            return held.reshape(swapped).transpose(2, 3).contiguous()
+            self.notes.append(f"{label} {got} is read as (…, time, batch, unit)")
+            return numbers.reshape(swapped).transpose(2, 3).contiguous()
         raise ShapeError(
-            f"{what} must be (layer, direction, batch, time, unit) = {expected}, or that without "
+            f"{label} must be (layer, direction, batch, time, unit) = {expected}, or that without "
             f"axes of length 1; got {got}"
         )
 
 
-def read_array(value: Any, what: str) -> Any:
+def read_array(value: Any, label: str) -> Any:
     """An array that a file holds is read when it is asked for."""
     if not isinstance(value, LazyArray):
         return value
     try:
         return value.read()
     except TypeError as error:  # text, dates and whatever else torch has no type for
-        raise DtypeError(f"{what} must hold floating point numbers: {error}") from error
+        raise DtypeError(f"{label} must hold floating point numbers: {error}") from error
 
 
 def _squeezed(shape: tuple[int, ...]) -> list[int]:

@@ -68,10 +68,10 @@ class Final:
 def widths(structure: Structure) -> dict[int, str]:
     """The widths that an output may have, and what each would be."""
     directions, size = len(structure.directions), structure.output_size
-    found = {directions * size: "every direction"}
-    found.setdefault(size, "directions merged into one")
-    found.setdefault(directions * structure.hidden_size, "not projected")
-    return found
+    meanings = {directions * size: "every direction"}
+    meanings.setdefault(size, "directions merged into one")
+    meanings.setdefault(directions * structure.hidden_size, "not projected")
+    return meanings
 
 
 def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> Answer:
@@ -81,41 +81,41 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
     """
     notes: list[str] = []
     unread: list[str] = []
-    first, states, others = _parts(returned, structure, inputs, who, notes, unread)
-    what = f"the output of {who}"
+    first, states, extras = _parts(returned, structure, inputs, who, notes, unread)
+    label = f"the output of {who}"
     if isinstance(first, PackedSequence):
-        output = held_by_torch(_padded(first, inputs), what)
+        output = held_by_torch(_padded(first, inputs), label)
         if structure.batch_first:
             output = output.transpose(0, 1)
     elif isinstance(first, list | tuple) and is_steps(first, inputs):
         output = stacked(first, structure, inputs, who, notes)
     else:
-        output = without_directions(as_numbers(first, what), structure, inputs, notes)
+        output = without_directions(as_numbers(first, label), structure, inputs, notes)
     dtype = output.dtype
     output, exchanged = _time_major(output, structure, inputs, who, notes)
     final: dict[str, Tensor] = {}
-    rest: dict[str, Tensor] = {}
+    numbers_by_name: dict[str, Tensor] = {}
     batch_first: dict[str, str] = {}
     for name, value in states.items():
-        held = as_numbers(value, f"{name}_n of {who}")
-        found = of_state(name, held, structure, inputs.batch)
-        if found.value is None:
-            rest[f"{name}_n"] = held
-            notes.append(found.note)
-            unread.append(found.note.replace(" is not used:", ":"))
+        numbers = as_numbers(value, f"{name}_n of {who}")
+        reading = of_state(name, numbers, structure, inputs.batch)
+        if reading.value is None:
+            numbers_by_name[f"{name}_n"] = numbers
+            notes.append(reading.note)
+            unread.append(reading.note.replace(" is not used:", ":"))
             continue
-        final[name] = found.value
-        if found.batch_first:
-            batch_first[name] = found.note
-        elif found.note:
-            notes.append(found.note)
+        final[name] = reading.value
+        if reading.batch_first:
+            batch_first[name] = reading.note
+        elif reading.note:
+            notes.append(reading.note)
     missing = [f"{name}_n" for name in structure.cell.states if name not in states]
     if final and missing:
         came = ", ".join(f"{name}_n" for name in final)
         notes.append(f"one final state came back alone, read as {came}; no other is compared")
-    for name, value in others.items():
+    for name, value in extras.items():
         try:
-            rest[name] = as_numbers(value, name)
+            numbers_by_name[name] = as_numbers(value, name)
         except (DtypeError, ShapeError) as error:
             notes.append(f"not used: {error}")
     return Answer(
@@ -123,7 +123,7 @@ def answered(returned: Any, structure: Structure, inputs: Inputs, who: str) -> A
         final,
         dtype,
         tuple(notes),
-        rest,
+        numbers_by_name,
         exchanged,
         batch_first,
         tuple(unread),
@@ -148,8 +148,8 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
     alone = alone or (batch == 1 and got == (layers * directions, size))
     # of a list of what layers of one return each, stacked
     if alone or got in (expected, (layers * directions, 1, batch, size)):
-        told = alone and not structure.single_step
-        note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if told else ""
+        with_note = alone and not structure.single_step
+        note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if with_note else ""
         return Final(value.reshape(layers, directions, batch, size), note=note)
     if got == (batch, layers * directions, size):
         note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
@@ -185,39 +185,43 @@ def _parts(
         return returned, {}, {}
     if not structure.single_step and is_steps(returned, inputs):
         return returned, {}, {}
-    first, *rest = returned
+    first, *later_values = returned
     if structure.single_step:
         names = structure.cell.states
         return first, dict(zip(names, returned, strict=False)), {}
     _in_order(returned, structure, inputs, who)
-    return first, *_states(rest, structure, notes, unread)
+    return first, *_states(later_values, structure, notes, unread)
 
 
 def _by_name(
     returned: Mapping[Any, Any], structure: Structure, who: str, expected: str
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The same of a mapping, under the names that recorded numbers have."""
-    known = by_known_names(returned)
-    given = {str(name): value for name, value in known.items() if value is not None}
-    output = next((name for name in OUTPUT if name in given), None)
+    named = by_known_names(returned)
+    arrays = {str(name): value for name, value in named.items() if value is not None}
+    output = next((name for name in OUTPUT if name in arrays), None)
     names = {f"{state}_n": state for state in structure.cell.states}
     if output is None:
         keys = ", ".join(map(repr, list(returned)[:4]))
-        what = f"{kind_of(returned)} of {keys}" if keys else f"{kind_of(returned)} of nothing"
+        description = (
+            f"{kind_of(returned)} of {keys}" if keys else f"{kind_of(returned)} of nothing"
+        )
         readable = ", ".join(["output", *names])
-        raise DtypeError(f"{who} returned a {what}; {expected}, or these by name: {readable}")
-    states = {names[name]: value for name, value in given.items() if name in names}
-    others = {n: value for n, value in given.items() if n != output and n not in names}
-    return given[output], states, others
+        raise DtypeError(
+            f"{who} returned a {description}; {expected}, or these by name: {readable}"
+        )
+    states = {names[name]: value for name, value in arrays.items() if name in names}
+    extras = {n: value for n, value in arrays.items() if n != output and n not in names}
+    return arrays[output], states, extras
 
 
 def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who: str) -> None:
     """Raises ``ShapeError`` where the shapes tell that the final states came before the output."""
     *before, last = returned
-    held = [e for each in before for e in (each if isinstance(each, list | tuple) else [each])]
-    if not held or not all(map(is_array, [*held, last])):
+    arrays = [e for item in before for e in (item if isinstance(item, list | tuple) else [item])]
+    if not arrays or not all(map(is_array, [*arrays, last])):
         return
-    states, got = [tuple(each.shape) for each in held], tuple(last.shape)
+    states, got = [tuple(array.shape) for array in arrays], tuple(last.shape)
     rows, batch = structure.num_layers * len(structure.directions), inputs.batch
     sizes = {structure.state_size(name) for name in structure.cell.states}
     of_states = [{(rows, batch, n), (batch, rows, n), (batch, n)} for n in sizes]
@@ -228,7 +232,7 @@ def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who
 
     if not of_output(got) or of_output(states[0]):
         return
-    if all(any(shape in known for known in of_states) for shape in states):
+    if all(any(shape in shapes for shapes in of_states) for shape in states):
         states_form = _states_form(structure)
         raise ShapeError(
             f"{who} returned the final states before the output, of shapes "
@@ -238,22 +242,22 @@ def _in_order(returned: Sequence[Any], structure: Structure, inputs: Inputs, who
 
 
 def _states(
-    rest: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
+    later_values: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Final states by name, and what came back behind them."""
     names = structure.cell.states
-    others: dict[str, Any] = {}
+    extras: dict[str, Any] = {}
     plain = []
-    for value in rest:
+    for value in later_values:
         if isinstance(value, Mapping):
-            others |= {str(key): each for key, each in value.items()}
+            extras |= {str(key): item for key, item in value.items()}
         else:
             plain.append(value)
     if plain and isinstance(plain[0], list | tuple) and not _is_nested_numbers(plain[0]):
-        held, more = _of_list(plain[0], structure, notes, unread), plain[1:]
+        finals, more = _of_list(plain[0], structure, notes, unread), plain[1:]
     else:
-        held, more = plain[: len(names)], plain[len(names) :]
-        if len(held) == len(names) > 1:
+        finals, more = plain[: len(names)], plain[len(names) :]
+        if len(finals) == len(names) > 1:
             flat = ", ".join(f"{name}_n" for name in names)
             notes.append(
                 f"the final states came back one by one, (output, {flat}); {structure.kind} "
@@ -261,12 +265,12 @@ def _states(
             )
     if more:
         notes.append(f"not used: {len(more)} more values that came back behind the final states")
-    states = {name: value for name, value in zip(names, held, strict=False) if value is not None}
-    return states, others
+    states = {name: value for name, value in zip(names, finals, strict=False) if value is not None}
+    return states, extras
 
 
 def _of_list(
-    given: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
+    finals: Sequence[Any], structure: Structure, notes: list[str], unread: list[str]
 ) -> list[Any]:
     """The final states in the order of the cell's, of a list of them, or of lists with an array for
     every layer and direction; none where it cannot be told what is what."""
@@ -277,28 +281,28 @@ def _of_list(
     def of_arrays(value: Any, count: int) -> bool:
         return isinstance(value, list | tuple) and len(value) == count and all(map(is_array, value))
 
-    by_state = len(given) == len(names) and all(of_arrays(each, rows) for each in given)
-    by_row = len(given) == rows and all(of_arrays(each, len(names)) for each in given)
+    by_state = len(finals) == len(names) and all(of_arrays(item, rows) for item in finals)
+    by_row = len(finals) == rows and all(of_arrays(item, len(names)) for item in finals)
     if by_state and by_row and rows > 1:
         # two layers of an LSTM: lists are of layers, tuples of states
-        forms = type(given), *{type(each) for each in given}
+        forms = type(finals), *{type(item) for item in finals}
         by_state, by_row = forms == (tuple, list), forms == (list, tuple)
-    if len(names) == 1 and rows > 1 and of_arrays(given, rows):
+    if len(names) == 1 and rows > 1 and of_arrays(finals, rows):
         notes.append(f"{names[0]}_n came back as a list of {rows} arrays, {each_row}")
-        return [given]
+        return [finals]
     if by_state:
         notes.append(f"each final state came back as a list, {each_row}")
-        return list(given)
+        return list(finals)
     if by_row:
         states = ", ".join(f"{name}_n" for name in names)
         notes.append(f"the final states came back as a list of ({states}), {each_row}")
-        return [list(each) for each in zip(*given, strict=True)]
-    if len(given) > len(names) or (given and isinstance(given[0], list | tuple)):
-        got = f"expected {_states_form(structure)}, got a {type(given).__name__} of {len(given)}"
+        return [list(arrays) for arrays in zip(*finals, strict=True)]
+    if len(finals) > len(names) or (finals and isinstance(finals[0], list | tuple)):
+        got = f"expected {_states_form(structure)}, got a {type(finals).__name__} of {len(finals)}"
         notes.append(f"the final states are not used: {got}")
         unread.append(f"the final states: {got}")
         return []
-    return list(given)
+    return list(finals)
 
 
 def _form(structure: Structure, alone: bool = True) -> str:
@@ -324,9 +328,9 @@ def _time_major(
     time had to be exchanged for that."""
     steps, batch = inputs.steps, inputs.batch
     got = tuple(output.shape)
-    known = widths(structure)
+    meanings = widths(structure)
     width = got[-1] if got else 0
-    fits = width in known
+    fits = width in meanings
     first = structure.batch_first
     if structure.single_step:
         if got == (batch, structure.output_size):
@@ -356,26 +360,26 @@ def _time_major(
 
 def _shape_message(got: tuple[int, ...], structure: Structure, inputs: Inputs, who: str) -> str:
     steps, batch = inputs.steps, inputs.batch
-    known = widths(structure)
+    meanings = widths(structure)
     dims = "(batch, time, unit)" if structure.batch_first else "(time, batch, unit)"
     lead = (batch, steps) if structure.batch_first else (steps, batch)
-    expected = (*lead, next(iter(known)))
+    expected = (*lead, next(iter(meanings)))
     text = f"{who} returned an output of shape {got}; expected {dims} = {expected}"
     last = {(batch,), (1, batch), (batch, 1)}
-    if len(got) > 1 and got[:-1] in last and got[-1] in known:
+    if len(got) > 1 and got[:-1] in last and got[-1] in meanings:
         return (
             f"{text}. That is one step of {steps}, the last one, maybe: return the output of "
             f"every step (in Keras, return_sequences=True)."
         )
     if 0 in got:
         return f"{text}. It is empty: return the output of every step."
-    if len(got) == 3 and got[-1] not in known and set(got[:2]) == {steps, batch}:
-        others = ", ".join(f"{size} ({what})" for size, what in known.items())
-        return f"{text}. Of the width {got[-1]} nothing can be read; known are {others}."
+    if len(got) == 3 and got[-1] not in meanings and set(got[:2]) == {steps, batch}:
+        readable = ", ".join(f"{size} ({meaning})" for size, meaning in meanings.items())
+        return f"{text}. Of the width {got[-1]} nothing can be read; known are {readable}."
     if len(got) == 4 and got[-2:] == (len(structure.directions), structure.output_size):
         return f"{text}. Join the directions: output.flatten(-2)."
     if sorted(got) == sorted(expected):
         return f"{text}. Move the axes into that order, for instance with movedim."
-    if len(got) == 3 and got[-1] in known:
+    if len(got) == 3 and got[-1] in meanings:
         return f"{text}. It must have as many steps and rows as x, padded where they are fewer."
     return f"{text}. Return one array of three axes with every step of the last layer."

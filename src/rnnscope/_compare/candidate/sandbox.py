@@ -170,7 +170,9 @@ _BACKENDS = {
 
 
 def _backends() -> dict[Any, list[Any]]:
-    return {one: [getattr(one, name) for name in names] for one, names in _BACKENDS.items()}
+    return {
+        backend: [getattr(backend, name) for name in names] for backend, names in _BACKENDS.items()
+    }
 
 
 def _set_backends(value: dict[Any, list[Any]]) -> None:
@@ -349,13 +351,14 @@ class Kept:
 
     def __init__(self, module: nn.Module) -> None:
         self._attributes = [
-            (each, dict(each.__dict__), dict(each._buffers)) for each in module.modules()
+            (submodule, dict(submodule.__dict__), dict(submodule._buffers))
+            for submodule in module.modules()
         ]
-        held = (*module.parameters(), *module.buffers())
-        self._numbers = [(each, each.detach().clone()) for each in held]
+        tensors = (*module.parameters(), *module.buffers())
+        self._numbers = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._gradients = [
-            (each, each.grad, None if each.grad is None else each.grad.clone())
-            for each in module.parameters()
+            (parameter, parameter.grad, None if parameter.grad is None else parameter.grad.clone())
+            for parameter in module.parameters()
         ]
 
     def restore(self) -> None:
@@ -381,16 +384,16 @@ def detached(function: Any) -> dict[int, Any]:
     owner = getattr(function, "__self__", function)
     for module in owner.modules() if isinstance(owner, nn.Module) else [owner]:
         waiting = list(getattr(module, "__dict__", {}).values())
-        seen: set[int] = set()  # a list may contain itself
+        visited: set[int] = set()  # a list may contain itself
         while waiting:
-            held = waiting.pop()
-            if id(held) in seen:
+            item = waiting.pop()
+            if id(item) in visited:
                 continue
-            seen.add(id(held))
-            if isinstance(held, Tensor) and not held.is_leaf:
-                memo[id(held)] = held.detach().clone()
-            elif isinstance(held, list | tuple):
-                waiting.extend(held)
-            elif isinstance(held, dict):
-                waiting.extend(held.values())
+            visited.add(id(item))
+            if isinstance(item, Tensor) and not item.is_leaf:
+                memo[id(item)] = item.detach().clone()
+            elif isinstance(item, list | tuple):
+                waiting.extend(item)
+            elif isinstance(item, dict):
+                waiting.extend(item.values())
     return memo

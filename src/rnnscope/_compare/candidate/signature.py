@@ -71,13 +71,13 @@ class Signature:
 
         Raises ``NotRecurrentError`` for a parameter whose meaning cannot be told.
         """
-        found = _parameters(function)
-        if found is None:
+        reading = _parameters(function)
+        if reading is None:
             return cls((("x", "x", True), ("hx", "initial", False)), open=True)
-        parameters, keras = found
-        kinds = {each.name: each.kind for each in parameters}
+        parameters, keras = reading
+        kinds = {parameter.name: parameter.kind for parameter in parameters}
         several = any(kind is inspect.Parameter.VAR_POSITIONAL for kind in kinds.values())
-        named = [each for each in parameters if each.kind not in _VARIABLE]
+        named = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
         roles = _roles(named, tuple(states), keras, name)
         guessed = _by_place(named, roles)
         if guessed:
@@ -88,21 +88,25 @@ class Signature:
             return cls((*roles, ("hx", "initial", False)), open=True)
         by_name = {n for n, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY}
         # a positional parameter behind one that is not given can be reached by its name only
-        given = [n for n, _, _ in roles]
-        places = [each.name for each in named if each.kind is not inspect.Parameter.KEYWORD_ONLY]
-        for place, each in enumerate(places):
-            if each not in given:
+        role_names = [n for n, _, _ in roles]
+        places = [
+            parameter.name
+            for parameter in named
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        ]
+        for place, parameter_name in enumerate(places):
+            if parameter_name not in role_names:
                 by_name |= set(places[place:])
                 break
-        order = {each: place for place, each in enumerate(places)}
+        order = {parameter_name: place for place, parameter_name in enumerate(places)}
         ordered = sorted(roles, key=lambda role: order.get(role[0], len(order)))
-        spare = tuple(n.name for n in named if n.default is None and n.name not in given)
+        spare = tuple(n.name for n in named if n.default is None and n.name not in role_names)
         return cls(tuple(ordered), frozenset(by_name), guessed=guessed, spare=spare)
 
     @property
     def without_guess(self) -> Signature:
         """The same, but for the parameter that only its place tells."""
-        roles = tuple(each for each in self.roles if each[0] != self.guessed)
+        roles = tuple(role for role in self.roles if role[0] != self.guessed)
         # what stands behind it is reached by its name
         place = [n for n, _, _ in self.roles].index(self.guessed)
         behind = {n for n, _, _ in self.roles[place + 1 :]}
@@ -116,7 +120,10 @@ class Signature:
 
     def takes(self, role: str) -> bool:
         """Whether a parameter has this role, ``state`` for one that takes a single state."""
-        return any(each == role or each.startswith(role + ":") for _, each, _ in self.roles)
+        return any(
+            parameter_role == role or parameter_role.startswith(role + ":")
+            for _, parameter_role, _ in self.roles
+        )
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The values by role as positional and named arguments; a role without is left out."""
@@ -153,7 +160,7 @@ def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
         parameters = list(inspect.signature(inner).parameters.values())
     except (TypeError, ValueError):
         parameters = []
-    if parameters and not all(each.kind in _VARIABLE for each in parameters):
+    if parameters and not all(parameter.kind in _VARIABLE for parameter in parameters):
         return _unbound(function, parameters), False
     inside = getattr(function, "call", None)
     if callable(inside):
@@ -178,7 +185,7 @@ def _schema(function: Any) -> list[inspect.Parameter] | None:
     """The parameters of what torch.jit compiled."""
     try:
         schema = function.schema
-        arguments = [(each.name, each.has_default_value()) for each in schema.arguments]
+        arguments = [(argument.name, argument.has_default_value()) for argument in schema.arguments]
     except (AttributeError, RuntimeError, TypeError):
         return None
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -195,7 +202,7 @@ def _unbound(function: Any, parameters: list[inspect.Parameter]) -> list[inspect
     while isinstance(function, functools.partial):
         bound |= set(function.keywords)
         function = function.func
-    return [each for each in parameters if each.name not in bound]
+    return [parameter for parameter in parameters if parameter.name not in bound]
 
 
 def _roles(
@@ -203,8 +210,12 @@ def _roles(
 ) -> tuple[tuple[str, str, bool], ...]:
     if not parameters:
         return ()
-    by_name = [each for each in parameters if _plain(each.name) in _X]
-    places = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    by_name = [parameter for parameter in parameters if _plain(parameter.name) in _X]
+    places = [
+        parameter
+        for parameter in parameters
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
     x = by_name[0] if by_name else places[0] if places else None
     if x is None:
         raise NotRecurrentError(
@@ -212,18 +223,18 @@ def _roles(
             f"f(x, initial, weights)"
         )
     roles = {x.name: "x"}
-    rest = [each for each in parameters if each is not x]
-    alone = _single_states(rest, states)
+    candidates = [parameter for parameter in parameters if parameter is not x]
+    alone = _single_states(candidates, states)
     unknown: list[str] = []
-    for each in rest:
-        required = each.default is inspect.Parameter.empty
-        if not required and each.default is not None:
+    for parameter in candidates:
+        required = parameter.default is inspect.Parameter.empty
+        if not required and parameter.default is not None:
             continue  # its default is the caller's choice
-        role = _named_role(each.name, alone, states, keras)
+        role = _named_role(parameter.name, alone, states, keras)
         if role and role not in roles.values():
-            roles[each.name] = role
+            roles[parameter.name] = role
         elif required:
-            unknown.append(each.name)
+            unknown.append(parameter.name)
     # what no name tells, the place does
     free = [role for role in ("initial", "weights") if role not in roles.values()]
     free = [
@@ -237,9 +248,9 @@ def _roles(
         )
     roles |= dict(zip(unknown, free, strict=False))
     return tuple(
-        (each.name, roles[each.name], each.default is inspect.Parameter.empty)
-        for each in parameters
-        if each.name in roles
+        (parameter.name, roles[parameter.name], parameter.default is inspect.Parameter.empty)
+        for parameter in parameters
+        if parameter.name in roles
     )
 
 
@@ -247,16 +258,20 @@ def _by_place(
     parameters: Sequence[inspect.Parameter], roles: Sequence[tuple[str, str, bool]]
 ) -> str:
     """The parameter behind x that is None unless given, where no other takes initial states."""
-    known = {name: role for name, role, _ in roles}
-    if any(role in ("initial", "flat") or role.startswith("state:") for role in known.values()):
+    role_of = {name: role for name, role, _ in roles}
+    if any(role in ("initial", "flat") or role.startswith("state:") for role in role_of.values()):
         return ""
-    places = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    places = [
+        parameter
+        for parameter in parameters
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+    ]
     first, second = [*places, None, None][:2]
-    if first is None or second is None or known.get(first.name) != "x" or second.name in known:
+    if first is None or second is None or role_of.get(first.name) != "x" or second.name in role_of:
         return ""
     word = _plain(second.name)
-    other = word in _OTHER or any(part in word for part in _OTHER_PARTS)
-    return "" if second.default is not None or other else second.name
+    other_purpose = word in _OTHER or any(part in word for part in _OTHER_PARTS)
+    return "" if second.default is not None or other_purpose else second.name
 
 
 def _named_role(name: str, alone: Mapping[str, str], states: tuple[str, ...], keras: bool) -> str:
@@ -274,8 +289,8 @@ def _named_role(name: str, alone: Mapping[str, str], states: tuple[str, ...], ke
 
 def _state_names(state: str) -> set[str]:
     s = state.lower()
-    own = {s, s + "0", s + "x", s + "init", "init" + s, "initial" + s, s + "initial"}
-    return own | {s + "prev", "prev" + s, s + "state"}
+    names = {s, s + "0", s + "x", s + "init", "init" + s, "initial" + s, s + "initial"}
+    return names | {s + "prev", "prev" + s, s + "state"}
 
 
 def _single_states(
@@ -284,22 +299,25 @@ def _single_states(
     """The parameters that take one state each: name → state; none where one takes them all."""
     if len(states) < 2:
         return {}
-    found: dict[str, str] = {}
+    state_of: dict[str, str] = {}
     for state in states[1:]:
         more = {"cell", "cellstate", "initialcell", "cell0"} if state == "c" else set()
-        for each in parameters:
-            if _plain(each.name) in _state_names(state) | more:
-                found[each.name] = state
+        for parameter in parameters:
+            if _plain(parameter.name) in _state_names(state) | more:
+                state_of[parameter.name] = state
                 break
-    if not found:
+    if not state_of:
         return {}
-    for each in parameters:
-        word = _plain(each.name)
-        if each.name in found or word in _WEIGHTS | _LENGTHS:
+    for parameter in parameters:
+        word = _plain(parameter.name)
+        if parameter.name in state_of or word in _WEIGHTS | _LENGTHS:
             continue
-        if word in _state_names(states[0]) | _INITIAL or each.default is inspect.Parameter.empty:
-            return {each.name: states[0], **found}
-    return found
+        if (
+            word in _state_names(states[0]) | _INITIAL
+            or parameter.default is inspect.Parameter.empty
+        ):
+            return {parameter.name: states[0], **state_of}
+    return state_of
 
 
 def layer_parameter(function: Callable[..., Any]) -> bool:
@@ -308,13 +326,13 @@ def layer_parameter(function: Callable[..., Any]) -> bool:
     >>> layer_parameter(lambda lstm: None), layer_parameter(lambda x: None)
     (True, False)
     """
-    found = _parameters(function)
-    if found is None:
+    reading = _parameters(function)
+    if reading is None:
         return False
     required = [
-        each
-        for each in found[0]
-        if each.default is inspect.Parameter.empty and each.kind not in _VARIABLE
+        parameter
+        for parameter in reading[0]
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
     ]
     if len(required) != 1 or required[0].kind is inspect.Parameter.KEYWORD_ONLY:
         return False

@@ -91,6 +91,9 @@ class Subject(Protocol):
     def without_influence(self) -> list[str]:
         """Sentences on parameters, features, states and steps that change nothing."""
 
+    def agrees_at_zero(self) -> list[str]:
+        """A sentence on the parameters, or x, without which it agrees."""
+
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""

@@ -29,61 +29,61 @@ DEEPEST = 64
 """Axes that an array of NumPy may have: lists in lists make no array beyond."""
 
 
-def as_numbers(value: Any, what: str) -> Tensor:
+def as_numbers(value: Any, label: str) -> Tensor:
     """A tensor on the CPU with the same floating point numbers, copied.
 
     Takes tensors, arrays of NumPy and of anything with DLPack or ``numpy.asarray``, and nested
     lists. Raises ``DtypeError`` for what holds no real floating point numbers.
     """
-    tensor = tensor_of(value, what)
+    tensor = tensor_of(value, label)
     if not tensor.is_floating_point():
         advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
         raise DtypeError(
-            f"{what} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
+            f"{label} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
         )
     return tensor
 
 
-def tensor_of(value: Any, what: str) -> Tensor:
+def tensor_of(value: Any, label: str) -> Tensor:
     """A tensor on the CPU with the same numbers, of whatever type, copied.
 
     Takes what ``as_numbers`` takes. Raises ``DtypeError`` for what holds no numbers, and
     ``ShapeError`` for lists that are empty, of different shapes or too deep.
     """
-    check_depth(value, what)
-    return _held(value, what)
+    check_depth(value, label)
+    return _held(value, label)
 
 
-def check_depth(value: Any, what: str, level: int = 0) -> None:
+def check_depth(value: Any, label: str, level: int = 0) -> None:
     """Raises ``ShapeError`` for lists in lists without an end, or deeper than any array."""
     if level > DEEPEST:
         raise ShapeError(
-            f"{what} must be an array or lists of numbers; got a list that contains itself, or "
+            f"{label} must be an array or lists of numbers; got a list that contains itself, or "
             f"lists nested more than {DEEPEST} deep"
         )
     if isinstance(value, list | tuple):
-        for each in value:
-            if isinstance(each, list | tuple):
-                check_depth(each, what, level + 1)
+        for item in value:
+            if isinstance(item, list | tuple):
+                check_depth(item, label, level + 1)
 
 
-def _held(value: Any, what: str) -> Tensor:
+def _held(value: Any, label: str) -> Tensor:
     if isinstance(value, Tensor):
-        return held_by_torch(value, what)
+        return held_by_torch(value, label)
     if isinstance(value, np.ndarray | np.generic):
         if np.ma.is_masked(value):
             masked = int(np.ma.getmaskarray(value).sum())
             raise DtypeError(
-                f"{what} is a masked array, {masked} numbers of which are masked; expected one "
+                f"{label} is a masked array, {masked} numbers of which are masked; expected one "
                 f"without. Give it with a number there: array.filled(0.0)."
             )
-        return _from_numpy(np.asarray(value), what)
+        return _from_numpy(np.asarray(value), label)
     if isinstance(value, list | tuple):
-        return _from_list(value, what)
+        return _from_list(value, label)
     if hasattr(value, "__dlpack__") or hasattr(value, "__array__"):
-        return _from_elsewhere(value, what)
+        return _from_elsewhere(value, label)
     raise DtypeError(
-        f"{what} must be a tensor or an array of floating point numbers; got {kind_of(value)}"
+        f"{label} must be a tensor or an array of floating point numbers; got {kind_of(value)}"
     )
 
 
@@ -97,14 +97,14 @@ def short(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def held_by_torch(value: Tensor, what: str) -> Tensor:
+def held_by_torch(value: Tensor, label: str) -> Tensor:
     """A plain tensor on the CPU, copied. Raises ``DtypeError`` for one that is not plain."""
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         raise DtypeError(
-            f"{what} must be a plain tensor; got one that is sparse, nested or quantised"
+            f"{label} must be a plain tensor; got one that is sparse, nested or quantised"
         )
     if value.device.type == "meta":
-        raise DtypeError(f"{what} lies on the meta device, which holds no numbers")
+        raise DtypeError(f"{label} lies on the meta device, which holds no numbers")
     numbers = value if _KEEPING.get() else value.detach()
     return numbers.to("cpu", copy=True).contiguous()
 
@@ -122,10 +122,10 @@ def keeping_graphs() -> Iterator[None]:
         _KEEPING.reset(token)
 
 
-def _from_numpy(array: Any, what: str) -> Tensor:
+def _from_numpy(array: Any, label: str) -> Tensor:
     if array.dtype.kind not in "biufc":
         raise DtypeError(
-            f"{what} must hold floating point numbers; got an array of {array.dtype}"
+            f"{label} must hold floating point numbers; got an array of {array.dtype}"
             + (", of lists of unequal lengths, maybe." if array.dtype.kind == "O" else ".")
         )
     if array.dtype.itemsize > 8 and array.dtype.kind == "f":
@@ -136,25 +136,25 @@ def _from_numpy(array: Any, what: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(native).reshape(array.shape))
 
 
-def _from_list(value: Sequence[Any], what: str) -> Tensor:
+def _from_list(value: Sequence[Any], label: str) -> Tensor:
     if not value:
-        raise ShapeError(f"{what} is an empty {type(value).__name__}; expected numbers")
+        raise ShapeError(f"{label} is an empty {type(value).__name__}; expected numbers")
     if is_array(value[0]) or isinstance(value[0], list | tuple):
-        parts = [_held(each, what) if _has_arrays(each) else None for each in value]
-        known = [each for each in parts if each is not None]
-        if len(known) == len(value):
-            shapes = sorted({tuple(each.shape) for each in known})
+        parts = [_held(item, label) if _has_arrays(item) else None for item in value]
+        tensors = [part for part in parts if part is not None]
+        if len(tensors) == len(value):
+            shapes = sorted({tuple(tensor.shape) for tensor in tensors})
             if len(shapes) > 1:
                 raise ShapeError(
-                    f"{what} is a list of arrays of different shapes, "
+                    f"{label} is a list of arrays of different shapes, "
                     f"{', '.join(map(str, shapes[:3]))}; expected one array"
                 )
-            return torch.stack(known)
+            return torch.stack(tensors)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise DtypeError(f"{what}: its lists make no array: {error}") from error
-    return _from_numpy(array, what)
+        raise DtypeError(f"{label}: its lists make no array: {error}") from error
+    return _from_numpy(array, label)
 
 
 def _has_arrays(value: Any) -> bool:
@@ -168,10 +168,10 @@ def is_array(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__dlpack__")
 
 
-def _from_elsewhere(value: Any, what: str) -> Tensor:
+def _from_elsewhere(value: Any, label: str) -> Tensor:
     if hasattr(value, "__dlpack__"):
         try:
-            return held_by_torch(from_dlpack(value), what)
+            return held_by_torch(from_dlpack(value), label)
         except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
             pass  # not every array can be shared, but it may be copied
     try:
@@ -180,6 +180,6 @@ def _from_elsewhere(value: Any, what: str) -> Tensor:
             return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
     except Exception as error:
         raise DtypeError(
-            f"{what}: numpy.asarray makes no array of {kind_of(value)}: {error}"
+            f"{label}: numpy.asarray makes no array of {kind_of(value)}: {error}"
         ) from error
-    return _from_numpy(array, what)
+    return _from_numpy(array, label)

@@ -11,16 +11,16 @@ from rnnscope._compare.facts.agreement import (
     where_it_agrees,
     wrong_rows,
 )
+from rnnscope._compare.facts.beside import explained_beside
 from rnnscope._compare.facts.complete import explanations_by_facts
 from rnnscope._compare.facts.reach import all_equal, not_reached
-from rnnscope._compare.facts.rows_alone import mistake_of_some_rows
 
 __all__ = [
     "agrees_in_part",
     "all_equal",
+    "explained_beside",
     "explanations_by_facts",
     "listed",
-    "mistake_of_some_rows",
     "not_reached",
     "what_is_plain",
     "where_it_agrees",

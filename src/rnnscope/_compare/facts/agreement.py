@@ -43,7 +43,9 @@ def wrong_rows(model: Model, observation: Observation) -> list[int]:
         if beyond is None:
             return []
         off = beyond.any(-1)  # (time, batch), or behind layers and directions (batch[, time])
-        wrong |= off.any(0) if name == "output" else off.flatten(2).any(-1).flatten(0, 1).any(0)
+        wrong |= (
+            off.any(0) if name == "output" else off.flatten(0, 1).any(0).view(len(wrong), -1).any(1)
+        )
     rows: list[int] = wrong.nonzero().flatten().tolist()
     return rows if len(rows) < len(wrong) else []
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.restarts import of_restarts
-from rnnscope._compare.facts.returned import of_dropout, of_factors, of_functions, of_halves
+from rnnscope._compare.facts.returned import (
+    of_dropout,
+    of_factors,
+    of_final_states,
+    of_functions,
+    of_halves,
+)
+from rnnscope._compare.facts.units import of_missing_units
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
+from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
 from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
@@ -19,10 +28,21 @@ from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.search.search import concerns
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["explanations_by_facts"]
+__all__ = [
+    "explaining_mistakes",
+    "explanations_by_facts",
+    "findings_explaining",
+    "mistakes_of",
+]
 
 TOGETHER = 32
 """Changed models that are run together on the first row, to see which come close."""
+
+OF_WEIGHTS = {"parameter", "unread"}
+"""Causes that may stand in one layer or direction."""
+
+FIRST = 32
+"""Steps of that row, where later ones do not reach back."""
 
 
 def explanations_by_facts(
@@ -30,16 +50,24 @@ def explanations_by_facts(
 ) -> tuple[list[tuple[Finding, float]], bool]:
     """The findings each of which explains everything to rounding, with what it leaves; and whether
     a mistake of the catalogue alone explains it too, which then comes first."""
-    first = few_steps(shown[0], shown[0].inputs.steps, 1)
-    explaining: list[tuple[Finding, float]] = []
+    explaining = list(findings_explaining(model, shown))
+    names = {finding.cause.name for finding, _ in explaining}
+    return explaining, bool(names) and _is_listed(model, shown, bool(names & OF_WEIGHTS))
+
+
+def findings_explaining(
+    model: Model, shown: Sequence[Observation], more: float = 0.0
+) -> Iterator[tuple[Finding, float]]:
+    """Of each kind the finding that explains everything to rounding, with what it leaves; ``more``
+    decimal digits must be proved where many models were tried."""
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    first = few_steps(shown[0], FIRST if one_way else shown[0].inputs.steps, 1)
     for kind in _kinds(model, shown):
         for finding in _close(kind, first):
-            left = confirmed_left(finding, shown)
+            left = confirmed_left(finding, shown, more)
             if left is not None:
-                explaining.append((finding, left))
+                yield finding, left
                 break  # what else of its kind explains it says the same in other words
-    names = {finding.cause.name for finding, _ in explaining}
-    return explaining, bool(names) and _is_listed(model, shown, "parameter" in names)
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
@@ -47,17 +75,19 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
-    yield of_parameters(model)
+    yield chain(of_parameters(model), of_missing_units(model, shown))
+    yield chain(of_entering(model, shown), of_final_states(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
-    """Those that come close on the first row; what depends on the numbers of a call is not tried
-    there."""
+    """Those that come close on the first row; what depends on the numbers of a call, or on other
+    rows, is not tried there."""
     waiting = iter(findings)
     while chunk := list(islice(waiting, TOGETHER)):
-        models = [finding.model for finding in chunk if finding.model is not None]
+        alone = [finding for finding in chunk if not finding.mixes_rows]
+        models = [finding.model for finding in alone if finding.model is not None]
         ratios = iter(_ratios(models, first))
-        yield from (f for f in chunk if f.model is None or next(ratios) <= NEAR)
+        yield from (f for f in chunk if f.mixes_rows or f.model is None or next(ratios) <= NEAR)
 
 
 def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
@@ -70,18 +100,34 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
 def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
     """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
     layer and direction, else one that is the same in all."""
+    of_weights = {entry.name for entry in WEIGHTS} if weights else set()
     first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
+    return bool(explaining_mistakes(model, first, of_weights))
+
+
+def explaining_mistakes(
+    model: Model, observations: Sequence[Observation], scoped: Container[str]
+) -> list[tuple[Cause, Model]]:
+    """The single mistakes each of which explains everything, with the model that has it; those that
+    are ``scoped`` in any layer and direction, others the same in all."""
+    left = mistakes_of(model, observations, scoped)
+    for observation in observations:
+        if left and observation.count:
+            models = [changed for _, changed in left]
+            ratios = misfits([observation], models, [observation.simulator]).worst.tolist()
+            left = [pair for pair, ratio in zip(left, ratios, strict=True) if ratio <= 1]
+    return left
+
+
+def mistakes_of(
+    model: Model, observations: Sequence[Observation], scoped: Container[str]
+) -> list[tuple[Cause, Model]]:
+    """Every single mistake that may show, with the model that has it."""
     known: Changed = {}
-    of_weights = {entry.name for entry in WEIGHTS}
     every = [
         cause
         for entry in CATALOGUE.values()
-        for cause in entry.causes(model, weights and entry.name in of_weights)
-        if concerns(cause, model, shown)
+        for cause in entry.causes(model, entry.name in scoped)
+        if concerns(cause, model, observations)
     ]
-    models = [m for cause in every if (m := applied(model, (cause,), known)) is not None]
-    for observation in first:
-        if models and observation.count:
-            ratios = misfits([observation], models, [observation.simulator]).worst.tolist()
-            models = [m for m, ratio in zip(models, ratios, strict=True) if ratio <= 1]
-    return bool(models)
+    return [(c, changed) for c in every if (changed := applied(model, (c,), known)) is not None]

@@ -19,7 +19,7 @@ from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.sequences import valid_steps
 
-__all__ = ["of_ends"]
+__all__ = ["of_ends", "one_direction", "without_zeros"]
 
 ENOUGH = 4
 """Steps of rows that must not be zero."""
@@ -66,7 +66,8 @@ class _Silent:
 
 def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """Steps that are zero in the output: rows that end earlier, steps that are never computed, or
-    numbers that are wiped."""
+    numbers that are wiped; and steps that only repeat the step before."""
+    yield from _standing_still(model, shown)
     silent = [_Silent.of(model, observation) for observation in shown]
     if not all(silent) or not any(bool(s.flags.any()) for s in silent if s):
         return
@@ -81,6 +82,85 @@ def of_ends(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     yield from _shorter_rows(model, shown, by_inputs, first)
     if int(flags.sum()) <= len(flags) // 2:
         yield _wiped(model, by_inputs, first)
+
+
+def _standing_still(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """Rows whose output is the same from some step on, as where there is room for no more steps."""
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    if not one_way or any(o.output is None or o.inputs.lengths is not None for o in shown):
+        return
+    lengths = {id(o.inputs): _moving(o.output) for o in shown if o.output is not None}
+    still = [o for o in shown if bool((lengths[id(o.inputs)] < o.inputs.steps).any())]
+    if not still:
+        return
+
+    def gives(observation: Observation) -> Outcome | None:
+        counts = lengths[id(observation.inputs)]
+        shorter = replace(observation.inputs, lengths=counts)
+        [outcome] = Simulator(shorter, observation.simulator.names).run([model])
+        if outcome is None:
+            return None
+        last = torch.minimum(torch.arange(len(outcome.output), device="cpu")[:, None], counts - 1)
+        index = last[..., None].expand_as(outcome.output)
+        return replace(outcome, output=outcome.output.gather(0, index))
+
+    counts = lengths[id(still[0].inputs)]
+    first = int(counts.min())
+    rows = "" if bool((counts == first).all()) else " of some rows"
+    words = Words(
+        f"the state{rows} stands still from time {first} on",
+        f"{model.structure.kind} goes on to the last step.",
+        "for t in range(T):   # all of them",
+        "the state stands still",
+    )
+    yield Finding(Cause("stands_still"), words, gives=gives)
+
+
+def _moving(output: Tensor) -> Tensor:
+    """How many steps of each row are not all the same to the end."""
+    same = (output[1:] == output[:-1]).all(-1)
+    counts: Tensor = len(output) - same.flip(0).long().cumprod(0).sum(0)
+    return counts
+
+
+def without_zeros(model: Model, shown: Sequence[Observation]) -> Iterator[list[Observation]]:
+    """What was observed where it is not zero: of shorter rows, or each direction by itself from its
+    first step to its last."""
+    silent = [_Silent.of(model, observation) for observation in shown]
+    if not any(bool(s.flags.any()) for s in silent if s):
+        return
+    pairs = [(o, s) for o, s in zip(shown, silent, strict=True) if s]
+    lengths = [s.lengths for _, s in pairs]
+    if all(one is not None for one in lengths):
+        yield [_of_lengths(o, n) for (o, _), n in zip(pairs, lengths, strict=True)]
+    if all(observation.inputs.lengths is None for observation in shown):
+        yield [
+            one_direction(model, observation, d, interval)
+            for observation, s in pairs
+            for d in range(model.num_directions)
+            if (interval := s.interval(d)) is not None and interval[0] < interval[1]
+        ]
+
+
+def _of_lengths(observation: Observation, lengths: Tensor | None) -> Observation:
+    inputs = replace(observation.inputs, lengths=lengths)
+    names = observation.simulator.names
+    return replace(observation, inputs=inputs, simulator=Simulator(inputs, names), final={})
+
+
+def one_direction(
+    model: Model, observation: Observation, d: int, interval: tuple[int, int]
+) -> Observation:
+    """Some steps of one direction: nothing of the other is compared."""
+    start, stop = interval
+    inputs = replace(observation.inputs, x=observation.inputs.x[start:stop])
+    assert observation.output is not None, "it has zeros"
+    output = observation.output[start:stop]
+    allowed = observation.allowed["output"][start:stop].expand_as(output).clone()
+    for k, half in enumerate(allowed.chunk(model.num_directions, -1)):
+        if k != d:
+            half.fill_(torch.inf)
+    return Observation(inputs, output, observation.unit, allowed={"output": allowed})
 
 
 def _shorter_rows(

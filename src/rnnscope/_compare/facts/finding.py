@@ -16,7 +16,7 @@ from rnnscope._compare.model.model import Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["Finding", "Gives", "confirmed_left"]
+__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model"]
 
 Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
@@ -28,22 +28,27 @@ CHANCE = 2.0
 @dataclass(frozen=True)
 class Finding:
     """A cause with its words, and what it gives: as a changed model, or as a function of a call
-    where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings."""
+    where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings;
+    ``mixes_rows``: what a row gives depends on others."""
 
     cause: Cause
     words: Words
     model: Model | None = None
     gives: Gives | None = None
     scale: float = 1.0
+    mixes_rows: bool = False
 
 
-def confirmed_left(finding: Finding, shown: Sequence[Observation]) -> float | None:
+def confirmed_left(
+    finding: Finding, shown: Sequence[Observation], more: float = 0.0
+) -> float | None:
     """The largest difference that a cause leaves of everything that was observed, if that is
-    rounding and there are enough numbers to exclude chance; else None."""
+    rounding and there are enough numbers to exclude chance; else None. ``more`` decimal digits are
+    needed where it stands beside others."""
     if not any(observation.count for observation in shown):
         return None
     if finding.model is not None:
-        return _left_by_model(finding.model, shown)
+        return left_by_model(finding.model, shown, more)
     assert finding.gives is not None, "a finding has a model or a function"
     left = 0.0
     wider = [_widened(observation, finding.scale) for observation in shown]
@@ -52,15 +57,16 @@ def confirmed_left(finding: Finding, shown: Sequence[Observation]) -> float | No
         if outcome is None or largest_ratio(outcome, observation) > 1:
             return None
         left = max(left, _largest_difference(outcome, observation))
-    return left if evidence(wider) >= EVIDENCE + CHANCE else None
+    return left if evidence(wider) >= EVIDENCE + CHANCE + more else None
 
 
-def _left_by_model(model: Model, shown: Sequence[Observation]) -> float | None:
+def left_by_model(model: Model, shown: Sequence[Observation], more: float) -> float | None:
+    """The same of a changed model."""
     first = worst(model, shown[:1])
     if first > NEAR or worst(model, shown) > NEAR:
         return None
     by_own = by_own_rounding(model, shown)
-    if worst(model, by_own) > 1 or evidence(by_own) < EVIDENCE + CHANCE:
+    if worst(model, by_own) > 1 or evidence(by_own) < EVIDENCE + CHANCE + more:
         return None
     return largest(model, by_own)[0]
 

@@ -15,12 +15,28 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation
 
-__all__ = ["of_dropout", "of_factors", "of_functions", "of_halves"]
+__all__ = [
+    "DIGITS",
+    "KEPT",
+    "alike_but_for_output",
+    "few_digits",
+    "of_dropout",
+    "of_factors",
+    "of_final_states",
+    "of_functions",
+    "of_halves",
+    "of_handed_on",
+    "undone",
+    "why",
+]
 
 Laid = Callable[[Tensor], Tensor]
 
 DIGITS = 1e-5
 """Up to this relative difference a factor is taken for a number of few digits."""
+
+ENOUGH = 4
+"""Numbers from which on a factor or a constant is read off."""
 
 KEPT = tuple(k / 100 for k in (95, 90, 85, 80, 75, 70, 65, 60, 50, 40, 30, 25, 20, 10, 5))
 """Shares of numbers that dropout usually keeps: one minus its p."""
@@ -34,7 +50,22 @@ FUNCTIONS: dict[str, Laid] = {
     "layer_norm": lambda value: torch.nn.functional.layer_norm(value, value.shape[-1:]),
     "abs": torch.abs,
     "softsign": torch.nn.functional.softsign,
+    "cumsum": lambda value: value.cumsum(0),
 }
+
+POOLED: dict[str, Laid] = {
+    "mean": lambda value: value.mean(0),
+    "sum": lambda value: value.sum(0),
+    "largest": lambda value: value.amax(0),
+}
+"""What is made of the outputs of all steps."""
+
+INVERSES: dict[str, Laid] = {
+    "tanh": torch.atanh,
+    "sigmoid": torch.logit,
+    "softsign": lambda value: value / (1 - value.abs()),
+}
+"""Those that can be undone."""
 
 
 def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
@@ -69,6 +100,78 @@ def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] 
     return values if len(values[0]) else None
 
 
+def alike_but_for_output(models: Sequence[Model], observation: Observation) -> list[int]:
+    """The models whose output is the same but for a factor, a constant, a function, zeros in place
+    of some numbers, or one half in place of the other."""
+    seen = observation.output
+    if seen is None:
+        return []
+    usable = observation.usable("output") & torch.isfinite(seen)
+    masks = [usable & (seen != 0)]
+    if seen.shape[-1] % 2 == 0 and _equal(seen):
+        first = torch.arange(seen.shape[-1], device="cpu") < seen.shape[-1] // 2
+        masks = [usable & first, usable & ~first]
+    alike = []
+    for k, outcome in enumerate(observation.simulator.run(models)):
+        if outcome is not None and outcome.output.shape == seen.shape:
+            pairs = [(seen[mask], outcome.output[mask]) for mask in masks]
+            through = (function(outcome.output)[usable] for function in FUNCTIONS.values())
+            if any(_alike(numbers, right, observation) for numbers, right in pairs) or any(
+                _close(seen[usable], expected, [observation]) for expected in through
+            ):
+                alike.append(k)
+    return alike
+
+
+def _alike(numbers: Tensor, right: Tensor, observation: Observation) -> bool:
+    """Whether two are the same but for a factor or a constant."""
+    square = float(right @ right)
+    if square == 0 or len(right) < ENOUGH:
+        return False
+    scaled, moved = right * (numbers @ right / square), right + (numbers - right).mean()
+    return any(_close(numbers, expected, [observation]) for expected in (scaled, moved))
+
+
+def undone(finding: Finding, shown: Sequence[Observation]) -> list[list[Observation]]:
+    """What was observed before a factor, a constant or a function was put on the output, alone or
+    on the last layer's h_n too; nothing where that cannot be told."""
+    name, choice = finding.cause.name, finding.cause.choice
+    before = {
+        "scaled": lambda value: value / float(choice),
+        "moved": lambda value: value - float(choice),
+        "function_on_top": INVERSES.get(choice),
+    }.get(name)
+    if before is None or finding.cause.layer is not None:
+        return []
+    outputs = [_before(before, observation, "output") for observation in shown]
+    both = [one and _before(before, one, "h_n") for one in outputs]
+    return [
+        [one for one in each if one is not None]
+        for each in (outputs, both)
+        if all(one is not None for one in each)
+    ]
+
+
+def _before(before: Laid, observation: Observation, name: str) -> Observation | None:
+    """The same with one of the targets as it was, of h_n the last layer's; and with as much
+    rounding allowed as it then has."""
+    seen = observation.targets().get(name)
+    if seen is None:
+        return None
+    near = observation.allowed[name]
+    last = slice(None) if name == "output" else slice(-1, None)
+    value = before(seen[last])
+    wide = torch.stack([(before((seen + k * near)[last]) - value).abs() for k in (1, -1)]).amax(0)
+    wide = torch.where(torch.isfinite(near[last]), wide.amax(-1, keepdim=True), near[last])
+    if not bool(torch.isfinite(value).all()) or bool(wide.isnan().any()):
+        return None
+    allowed = {**observation.allowed, name: torch.cat([near[: len(near) - len(wide)], wide])}
+    if name == "output":
+        return replace(observation, output=value, allowed=allowed)
+    whole = torch.cat([seen[:-1], value])
+    return replace(observation, final={**observation.final, "h": whole}, allowed=allowed)
+
+
 # a factor, a constant --------------------------------------------------------------------------
 
 
@@ -84,6 +187,11 @@ def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
         constant = float((numbers - right).mean())
         if _close(numbers, right + constant, shown):
             yield from _moved(model, constant)
+    yield from of_handed_on(model)
+
+
+def of_handed_on(model: Model) -> Iterator[Finding]:
+    """What a layer below hands on times a number that dropout has."""
     for layer in range(model.num_layers - 1):
         for kept in KEPT:
             for factor in (kept, 1 / kept):
@@ -96,7 +204,7 @@ def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> b
     return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
-def _plain(value: float) -> float:
+def few_digits(value: float) -> float:
     """A number of few digits, where it is one but for rounding."""
     for digits in range(5):
         near = round(value, digits)
@@ -109,7 +217,7 @@ def _plain(value: float) -> float:
     return next((1 / k for k in KEPT if abs(1 / k - value) <= DIGITS * value), value)
 
 
-def _why(factor: float) -> str:
+def why(factor: float) -> str:
     """What such a factor mostly comes from."""
     kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
     if kept:
@@ -121,9 +229,9 @@ def _why(factor: float) -> str:
 
 def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for factor in dict.fromkeys((_plain(exactly), exactly)):
+    for factor in dict.fromkeys((few_digits(exactly), exactly)):
         words = Words(
-            f"the output is multiplied by {factor:.6g}{_why(factor)}",
+            f"the output is multiplied by {factor:.6g}{why(factor)}",
             f"every number of the output is {factor:.6g} times that of {kind}.",
             "return output   # in evaluation nothing is dropped, and nothing scaled",
         )
@@ -134,7 +242,7 @@ def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _moved(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for constant in dict.fromkeys((_plain(exactly), exactly)):
+    for constant in dict.fromkeys((few_digits(exactly), exactly)):
         words = Words(
             f"{constant:.6g} is added to the output",
             f"every number of the output is that of {kind} plus {constant:.6g}.",
@@ -147,7 +255,7 @@ def _moved(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _handed_on(model: Model, layer: int, factor: float) -> Finding:
     words = Words(
-        f"what is handed to the layer above is multiplied by {factor:.6g}{_why(factor)}",
+        f"what is handed to the layer above is multiplied by {factor:.6g}{why(factor)}",
         f"layer {layer + 1} reads the output of layer {layer} as it is.",
         "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
     )
@@ -165,7 +273,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     kept = numbers != 0
     share = float(kept.double().mean())
     zeros = [
-        half == 0
+        half[..., half.flatten(0, -2).any(0)] == 0  # units that are always zero are another fact
         for observation in shown
         if observation.output is not None
         for half in observation.output.chunk(model.num_directions, -1)
@@ -176,7 +284,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
     if not _close(numbers[kept], factor * right[kept], shown):
         return
-    factor = _plain(factor)
+    factor = few_digits(factor)
 
     def gives(observation: Observation) -> Outcome | None:
         [outcome] = observation.simulator.run([model])
@@ -188,7 +296,7 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     words = Words(title, "all others are right.", "return output")
     if factor != 1:
         words = Words(
-            f"{title}, the others multiplied by {factor:.6g}{_why(factor)}",
+            f"{title}, the others multiplied by {factor:.6g}{why(factor)}",
             "dropout was active when the numbers were made.",
             "model.eval()   # before they are recorded",
         )
@@ -217,9 +325,52 @@ def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding
             f"{model.structure.kind} returns h itself.",
             f"return output   # without {name}",
         )
+        if name == "cumsum":
+            words = Words(
+                "the outputs are summed up over time",
+                "output[t] is h after step t alone.",
+                "output[t] = h   # not output[t - 1] + h, nor +=",
+            )
         for final in (False, True):
             changed = _on_output(model, name, function, final)
             yield Finding(Cause("function_on_top", name), words, changed)
+
+
+def of_final_states(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """h_n through one more function, or made of the outputs of all steps."""
+    if not any("h" in observation.final for observation in shown):
+        return
+    kind = model.structure.kind
+    for name, function in FUNCTIONS.items():
+        words = Words(
+            f"{name} is applied to h_n", f"{kind} returns h itself.", f"h_n = h   # without {name}"
+        )
+        for alone in (False, True):
+            change = Change(("on h_n", name, alone), partial(_on_finals, of=function, alone=alone))
+            yield Finding(
+                Cause("function_on_top", name, "h_n"), words, model.adding("leave", change)
+            )
+    for name, function in POOLED.items():
+        words = Words(
+            f"h_n is the {name} of the outputs of all steps",
+            f"h_n of {kind} is h after the last step.",
+            "h_n = h   # after the loop",
+        )
+        change = Change(("pooled", name), partial(_pooled, of=function))
+        yield Finding(Cause("pooled", name, "h_n"), words, model.adding("leave", change))
+
+
+def _on_finals(outcome: Outcome, _: Inputs, of: Laid, alone: bool) -> Outcome:
+    """A function on the final h of all layers, or of the last alone."""
+    h = outcome.final["h"]
+    changed = torch.cat([h[:-1], of(h[-1:])]) if alone else of(h)
+    return replace(outcome, final={**outcome.final, "h": changed})
+
+
+def _pooled(outcome: Outcome, _: Inputs, of: Laid) -> Outcome:
+    h = outcome.final["h"]
+    last = torch.stack(of(outcome.output).chunk(h.shape[1], -1))
+    return replace(outcome, final={**outcome.final, "h": torch.cat([h[:-1], last[None]])})
 
 
 # the two halves --------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ SEVERAL = ("activation", "unapplied")
 """Entries that may be chosen more than once in one place."""
 
 
-def excludes(one: Cause, other: Cause) -> bool:
+def excludes(first: Cause, second: Cause) -> bool:
     """Whether only one of the two can be wrong in one cell."""
-    if one.name in SEVERAL:
-        return one == other
-    return one.name == other.name and _share(one.tensors, other.tensors)
+    if first.name in SEVERAL:
+        return first == second
+    return first.name == second.name and _share(first.tensors, second.tensors)
 
 
 def compatible(together: Iterable[Cause]) -> bool:
@@ -26,6 +26,6 @@ def compatible(together: Iterable[Cause]) -> bool:
     return not any(excludes(*pair) for pair in combinations(together, 2))
 
 
-def _share(one: str, other: str) -> bool:
+def _share(first: str, second: str) -> bool:
     """Whether two choices of tensors concern the same parameters."""
-    return bool(set(OF.get(one, (one,))) & set(OF.get(other, (other,))))
+    return bool(set(OF.get(first, (first,))) & set(OF.get(second, (second,))))

@@ -66,10 +66,10 @@ def _resetting(model: Model) -> Iterator[Choice]:
 
 
 def _reset_before(part: Part, cause: Cause) -> Part | None:
-    found = _resets(part)
-    if found is None:
+    reset = _resets(part)
+    if reset is None:
         return None
-    name, product, gate, leaf = found
+    name, product, gate, leaf = reset
     inside = FromH(leaf.gate, Product(gate, leaf.of))
     equation = part.cell.equations[name]
     return with_equations(
@@ -87,23 +87,23 @@ def _reset_input(part: Part, cause: Cause) -> Part | None:
 
 def _with_sum(part: Part, cause: Cause, change: Callable[[Expr, Expr, Expr], Expr]) -> Part | None:
     """The part with another sum of the input's part and the state's, which a gate scales."""
-    found = _resets(part)
-    if found is None:
+    reset = _resets(part)
+    if reset is None:
         return None
-    name, product, gate, leaf = found
+    name, product, gate, leaf = reset
 
-    def other(expr: Expr) -> Expr | None:
+    def changed(expr: Expr) -> Expr | None:
         of_both = isinstance(expr, Sum) and expr.right == product
         return change(expr.left, gate, leaf) if of_both else None  # type: ignore[attr-defined]
 
-    return with_equations(part, cause, **{name: part.cell.equations[name].map(other)})
+    return with_equations(part, cause, **{name: part.cell.equations[name].map(changed)})
 
 
 def _no_reset(part: Part, cause: Cause) -> Part | None:
-    found = _resets(part)
-    if found is None:
+    reset = _resets(part)
+    if reset is None:
         return None
-    name, product, _, leaf = found
+    name, product, _, leaf = reset
     equation = part.cell.equations[name]
     return with_equations(
         part, cause, **{name: equation.map(lambda e: leaf if e == product else None)}
@@ -143,24 +143,44 @@ def blends(part: Part) -> tuple[Quantity, Expr] | None:
     return None
 
 
+def _renews(part: Part) -> tuple[Quantity, Expr] | None:
+    """Z and the new value, where h = (1 - z) × h_(t-1) + z × new, as in minGRU."""
+    split = linear_recurrence(part.cell.equations["h"], "h")
+    match split:
+        case (Sum(Number(1.0), Quantity() as z, True), Product(other, new)) if other == z:
+            return z, new
+    return None
+
+
 def _blending(model: Model) -> Iterator[Choice]:
-    if blends(first_part(model)) is not None:
+    part = first_part(model)
+    if blends(part) is not None or _renews(part) is not None:
         yield "", ""
 
 
 def _exchange_update(part: Part, cause: Cause) -> Part | None:
-    found = blends(part)
-    if found is None:
-        return None
-    z, new = found
     h_prev = Previous("h")
-    return with_equations(part, cause, h=z * new + (1 - z) * h_prev)
+    if (found := blends(part)) is not None:
+        z, new = found
+        return with_equations(part, cause, h=z * new + (1 - z) * h_prev)
+    if (found := _renews(part)) is not None:
+        z, new = found
+        return with_equations(part, cause, h=(1 - z) * new + z * h_prev)
+    return None
 
 
 def _update_words(cause: Cause, model: Model) -> Words:
+    kind = model.structure.kind
+    if (renewing := _renews(first_part(model))) is not None:
+        z = renewing[0].name
+        return Words(
+            f"{z} and 1 - {z} are exchanged",
+            f"{z} of {kind} takes the new state; 1 - {z} keeps the old.",
+            f"h = (1 - {z}) * h + {z} * new",
+        )
     return Words(
         "z and 1 - z are exchanged",
-        f"z of {model.structure.kind} keeps the old state; 1 - z takes the new.",
+        f"z of {kind} keeps the old state; 1 - z takes the new.",
         "h = (1 - z) * n + z * h",
     )
 
@@ -188,96 +208,104 @@ def _outermost(expr: Expr) -> Apply | None:
         case Apply():
             return expr
         case Sum(left, right) | Product(left, right):
-            found = [one for one in (_outermost(left), _outermost(right)) if one is not None]
-            return found[0] if len(found) == 1 else None
+            functions = [
+                function
+                for function in (_outermost(left), _outermost(right))
+                if function is not None
+            ]
+            return functions[0] if len(functions) == 1 else None
     return None
 
 
 def _activations(model: Model) -> Iterator[Choice]:
     names: list[str] = []
     for quantity, equation in first_part(model).cell.equations.items():
-        found = _outermost(equation)
-        if found is not None:
-            names.append(found.name)
-            yield from ((f"{quantity}:{other}", "") for other in TURNS.get(found.name, ()))
+        function = _outermost(equation)
+        if function is not None:
+            names.append(function.name)
+            yield from (
+                (f"{quantity}:{replacement}", "") for replacement in TURNS.get(function.name, ())
+            )
     if names.count("tanh") > 1:
         yield "tanh:relu", ""
     if "tanh" in names:
-        yield from ((f"tanh:{other}", "") for other in SOFT)
+        yield from ((f"tanh:{replacement}", "") for replacement in SOFT)
     if "sigmoid" in names:
-        yield from ((f"sigmoid:{other}", "") for other in (*HARD, "tanh", NEGATED, DOUBLED))
+        yield from (
+            (f"sigmoid:{replacement}", "") for replacement in (*HARD, "tanh", NEGATED, DOUBLED)
+        )
 
 
 def _activate(part: Part, cause: Cause) -> Part | None:
-    what, other = cause.choice.split(":")
+    place, replacement = cause.choice.split(":")
     equations: dict[str, Expr] = {}
     for quantity, equation in part.cell.equations.items():
-        found = _outermost(equation)
-        if found is None or what not in (quantity, found.name):
+        function = _outermost(equation)
+        if function is None or place not in (quantity, function.name):
             continue
 
-        def turned(expr: Expr, found: Apply = found) -> Expr | None:
-            if expr != found:
+        def turned(expr: Expr, function: Apply = function) -> Expr | None:
+            if expr != function:
                 return None
-            if other == NEGATED:
-                return 1 - found
-            if other == DOUBLED:
-                return replace(found, argument=2 * found.argument)
-            return Apply(FUNCTIONS.get(other, other), found.argument)
+            if replacement == NEGATED:
+                return 1 - function
+            if replacement == DOUBLED:
+                return replace(function, argument=2 * function.argument)
+            return Apply(FUNCTIONS.get(replacement, replacement), function.argument)
 
         equations[quantity] = equation.map(turned)
     return with_equations(part, cause, **equations) if equations else None
 
 
 def _activation_words(cause: Cause, model: Model) -> Words:
-    what, other = cause.choice.split(":")
+    place, replacement = cause.choice.split(":")
     equations = first_part(model).cell.equations
-    if (what, other) == ("sigmoid", "tanh"):
+    if (place, replacement) == ("sigmoid", "tanh"):
         return Words(
             "tanh in place of sigmoid",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
         )
-    if other == NEGATED:
+    if replacement == NEGATED:
         return Words(
             "the sigmoid has a wrong sign, 1 / (1 + exp(a))",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
         )
-    if other == DOUBLED:
+    if replacement == DOUBLED:
         return Words(
             "the sigmoid is twice as steep, (1 + tanh(a)) / 2",
             f"the gates of {model.structure.kind} have σ(a), which is (1 + tanh(a / 2)) / 2.",
             "1 / (1 + np.exp(-a))",
         )
-    if what == "sigmoid":
+    if place == "sigmoid":
         return Words(
-            f"hard sigmoid, {HARD[other]}, in place of sigmoid",
+            f"hard sigmoid, {HARD[replacement]}, in place of sigmoid",
             f"the gates of {model.structure.kind} have σ(a) = 1 / (1 + exp(-a)).",
             "1 / (1 + np.exp(-a))",
         )
-    if other in SOFT:
-        name = other.replace("_", " ")
+    if replacement in SOFT:
+        name = replacement.replace("_", " ")
         return Words(
-            f"{name}, {SOFT[other]}, in place of tanh",
+            f"{name}, {SOFT[replacement]}, in place of tanh",
             f"{model.structure.kind} has tanh.",
             "np.tanh(a)",
         )
-    if what == "tanh":
+    if place == "tanh":
         return Words(
             "relu in place of tanh", f"both are tanh in {model.structure.kind}.", "np.tanh(a)"
         )
-    found = _outermost(equations[what])
-    right = found.name if found is not None else "tanh"
-    inside = isinstance(equations[what], Apply)
-    argument = found.argument if found is not None else None
-    of = argument.name if isinstance(argument, Quantity) else what
-    where = f"of {what if inside else of}"
-    if other == "linear":
+    function = _outermost(equations[place])
+    right = function.name if function is not None else "tanh"
+    inside = isinstance(equations[place], Apply)
+    argument = function.argument if function is not None else None
+    of = argument.name if isinstance(argument, Quantity) else place
+    where = f"of {place if inside else of}"
+    if replacement == "linear":
         title = f"the {right} {where} is missing"
     else:
-        title = f"{other} in place of the {right} {where}"
-    repair = f"{what} = {right}(a_{what})" if inside else f"o * {right}({of})"
+        title = f"{replacement} in place of the {right} {where}"
+    repair = f"{place} = {right}(a_{place})" if inside else f"o * {right}({of})"
     return Words(title, f"{model.structure.kind} has {right} there.", repair)
 
 
@@ -317,16 +345,16 @@ def _couple(part: Part, cause: Cause) -> Part | None:
     forget = forget_gates(part)
     if not forget or "i" not in part.cell.equations:
         return None
-    other = "i" if cause.choice == forget[0] else forget[0]
-    if Quantity(cause.choice) in leaves(part.cell.equations[other]):
+    gate = "i" if cause.choice == forget[0] else forget[0]
+    if Quantity(cause.choice) in leaves(part.cell.equations[gate]):
         return None  # each would be made from the other
-    return with_equations(part, cause, **{cause.choice: 1 - Quantity(other)})
+    return with_equations(part, cause, **{cause.choice: 1 - Quantity(gate)})
 
 
 def _coupled_words(cause: Cause, model: Model) -> Words:
-    other = "i" if cause.choice == "f" else "f"
+    gate = "i" if cause.choice == "f" else "f"
     return Words(
-        f"{cause.choice} = 1 - {other}",
+        f"{cause.choice} = 1 - {gate}",
         f"the input and the forget gate of {model.structure.kind} each have their own rows.",
         f"{cause.choice} = sigmoid(a_{cause.choice})",
     )
@@ -339,7 +367,9 @@ def _scaling(part: Part) -> Iterator[str]:
     """Gates from 0 to 1 that scale something, in a cell with a forget gate."""
     if not forget_gates(part):
         return
-    factors = [one for each in part.cell.equations.values() for one in factors_of(each)]
+    factors = [
+        factor for equation in part.cell.equations.values() for factor in factors_of(equation)
+    ]
     yield from (name for name in part.cell.gates if Quantity(name) in factors)
 
 
@@ -380,14 +410,14 @@ def _unused_words(cause: Cause, model: Model) -> Words:
 
 def factors_of(equation: Expr) -> list[Expr]:
     """What stands on the left of every product."""
-    found: list[Expr] = []
+    factors: list[Expr] = []
 
     def note(expr: Expr) -> None:
         if isinstance(expr, Product):
-            found.append(expr.left)
+            factors.append(expr.left)
 
     equation.map(note)
-    return found
+    return factors
 
 
 # gates that are recorded before their function -----------------------------------------------

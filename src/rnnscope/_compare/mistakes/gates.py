@@ -101,10 +101,10 @@ def _use_other(part: Part, cause: Cause) -> Part | None:
 def _other_words(cause: Cause, model: Model) -> Words:
     used, gate = cause.choice.split(":")
     part = first_part(model)
-    one, other = (part.cell.words.get(name, name) for name in (used, gate))
+    used_word, gate_word = (part.cell.words.get(name, name) for name in (used, gate))
     repair = {"r": "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))", "z": BLEND}
     return Words(
-        f"the {one} gate is used in place of the {other} gate",
+        f"the {used_word} gate is used in place of the {gate_word} gate",
         f"{gate} scales what {_users(part, gate)[0]} is made of.",
         repair.get(gate, CELL),
     )
@@ -182,8 +182,11 @@ def _squash(part: Part, cause: Cause) -> Part | None:
 
         after = equation.map(unsquashed)
         if len(functions) == 1 and name != state:
-            [one] = functions
-            equations |= {name: after, state: replace(one, argument=part.cell.equations[state])}
+            [function] = functions
+            equations |= {
+                name: after,
+                state: replace(function, argument=part.cell.equations[state]),
+            }
     return with_equations(part, cause, **equations) if equations else None
 
 
@@ -285,28 +288,28 @@ def _peeping(model: Model) -> Iterator[Choice]:
         return
     yield "unused", ""
     yield "outside", ""
-    if any(isinstance(seen, Quantity) for _, seen in _peepholes(part).values()):
+    if any(isinstance(state, Quantity) for _, state in _peepholes(part).values()):
         yield "old", ""
 
 
 def _peepholes(part: Part) -> dict[str, tuple[Product, Expr]]:
     """Gates that see a state through a vector of weights, with that product and what is seen."""
-    found: dict[str, tuple[Product, Expr]] = {}
+    peepholes: dict[str, tuple[Product, Expr]] = {}
     for name in part.cell.gates:
         equation = part.cell.equations.get(name)
         for node in () if equation is None else nodes(equation):
             match node:
-                case Product(Vector(), (Quantity() | Previous()) as seen):
-                    found[name] = (node, seen)
-    return found
+                case Product(Vector(), (Quantity() | Previous()) as state):
+                    peepholes[name] = (node, state)
+    return peepholes
 
 
 def _peep(part: Part, cause: Cause) -> Part | None:
     equations: dict[str, Expr] = {}
-    for name, (product, seen) in _peepholes(part).items():
+    for name, (product, state) in _peepholes(part).items():
         equation = part.cell.equations[name]
-        if cause.choice == "old" and isinstance(seen, Quantity):
-            old = Product(product.left, Previous(seen.name))
+        if cause.choice == "old" and isinstance(state, Quantity):
+            old = Product(product.left, Previous(state.name))
             equations[name] = equation.map(_instead(product, old))
         if cause.choice in ("unused", "outside"):
             without = equation.map(_without(product))

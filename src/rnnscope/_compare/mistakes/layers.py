@@ -32,8 +32,8 @@ def _reverse_parts(**changes: bool) -> Callable[[Part, Cause], Part | None]:
 
 
 def _layers(model: Model, cause: Cause, least: int = 0) -> list[int]:
-    every = range(model.num_layers) if cause.layer is None else (cause.layer,)
-    return [layer for layer in every if layer >= least]
+    layers = range(model.num_layers) if cause.layer is None else (cause.layer,)
+    return [layer for layer in layers if layer >= least]
 
 
 def _at_layers(
@@ -71,10 +71,10 @@ def _orders(model: Model) -> Iterator[Choice]:
 
 
 def _order(choice: str, joined: Tensor) -> Tensor:
-    one, other = joined.chunk(2, -1)
+    forward, reverse = joined.chunk(2, -1)
     if choice == "exchanged":
-        return torch.cat([other, one], -1)
-    return torch.stack([one, other], -1).flatten(-2)
+        return torch.cat([reverse, forward], -1)
+    return torch.stack([forward, reverse], -1).flatten(-2)
 
 
 def _merges(model: Model) -> Iterator[Choice]:
@@ -84,11 +84,11 @@ def _merges(model: Model) -> Iterator[Choice]:
 
 def _merge(model: Model, cause: Cause) -> Model:
     def leave(outcome: Outcome, _: Inputs) -> Outcome:
-        one, other = outcome.output.chunk(2, -1)
+        forward, reverse = outcome.output.chunk(2, -1)
         if cause.choice in DIRECTIONS:
-            alone = (one, other)[DIRECTIONS.index(cause.choice)]
+            alone = (forward, reverse)[DIRECTIONS.index(cause.choice)]
             return replace(outcome, output=alone)
-        merged = one + other
+        merged = forward + reverse
         return replace(outcome, output=merged / 2 if cause.choice == "mean" else merged)
 
     return model.adding("inner", Change((cause.name, cause.choice), leave))
@@ -148,10 +148,10 @@ def _add(_: str, joined: Tensor, x: Tensor) -> Tensor:
 
 def _alias(model: Model, cause: Cause) -> Model:
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
-        parts = outcome.output.chunk(model.num_directions, -1)
+        halves = outcome.output.chunk(model.num_directions, -1)
         last = [
-            part[0] if one.backward and one.aligned else ends(part, inputs.lengths)
-            for one, part in zip(model.parts[-1], parts, strict=True)
+            half[0] if part.backward and part.aligned else ends(half, inputs.lengths)
+            for part, half in zip(model.parts[-1], halves, strict=True)
         ]
         joined = torch.cat(last, -1)
         return replace(outcome, output=joined.expand_as(outcome.output))

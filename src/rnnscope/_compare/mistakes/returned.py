@@ -42,10 +42,10 @@ def _exchangeable(model: Model) -> Iterator[Choice]:
 
 
 def _exchange(states: States, cause: Cause) -> States:
-    one, other = states
+    first, second = states
     if cause.choice:
         return dict.fromkeys(states, states[cause.choice])
-    return {one: states[other], other: states[one]}
+    return {first: states[second], second: states[first]}
 
 
 def _orders(model: Model) -> Iterator[Choice]:
@@ -81,17 +81,17 @@ def _reverse_units(model: Model, cause: Cause) -> Model:
 def _named(model: Model) -> Iterator[Choice]:
     part = model.parts[0][0]
     gates = [gate for gate in part.cell.gates if gate not in part.cell.states]
-    yield from ((f"{one}:{other}", "") for one, other in combinations(gates, 2))
+    yield from ((f"{first}:{second}", "") for first, second in combinations(gates, 2))
 
 
 def _rename(model: Model, cause: Cause) -> Model:
-    one, other = cause.choice.split(":")
+    first, second = cause.choice.split(":")
 
     def leave(outcome: Outcome, _: Inputs) -> Outcome | None:
         steps = outcome.steps
-        if one not in steps or other not in steps:  # they are not recorded
+        if first not in steps or second not in steps:  # they are not recorded
             return None
-        return replace(outcome, steps={**steps, one: steps[other], other: steps[one]})
+        return replace(outcome, steps={**steps, first: steps[second], second: steps[first]})
 
     return model.adding("leave", Change((cause.name, cause.choice), leave))
 
@@ -113,11 +113,11 @@ def _words(cause: Cause, model: Model) -> Words:
                 "do not flip the last axis",
             )
         case "names_exchanged", choice:
-            one, other = choice.split(":")
+            first, second = choice.split(":")
             return Words(
-                f"{one} and {other} are recorded under each other's names",
-                f"what is called {one} is {other}.",
-                f'{{"{one}": {one}, "{other}": {other}}}',
+                f"{first} and {second} are recorded under each other's names",
+                f"what is called {first} is {second}.",
+                f'{{"{first}": {first}, "{second}": {second}}}',
             )
         case "final_order", "directions":
             return Words(

@@ -62,11 +62,11 @@ def _ignored_words(cause: Cause, model: Model) -> Words:
             "each has its own rows of h_0.",
             _row(model),
         )
-    what = " and ".join(names) if cause.choice == "all" else f"{cause.choice}_0"
+    state_names = " and ".join(names) if cause.choice == "all" else f"{cause.choice}_0"
     return Words(
-        f"{what} not used",
+        f"{state_names} not used",
         "the run starts from zeros instead.",
-        f"start from the given {what}",
+        f"start from the given {state_names}",
     )
 
 
@@ -80,8 +80,8 @@ def _exchangeable(model: Model) -> Iterator[Choice]:
 def _exchange(states: States, cause: Cause) -> States:
     if cause.choice:
         return dict.fromkeys(states, states[cause.choice])
-    one, other = states
-    return {one: states[other], other: states[one]}
+    first, second = states
+    return {first: states[second], second: states[first]}
 
 
 def _many(model: Model) -> Iterator[Choice]:
@@ -155,9 +155,9 @@ def _initial_words(cause: Cause, model: Model) -> Words:
     order = "(layers × directions, batch, hidden), batch_first or not"
     match cause.name, cause.choice:
         case "initial_exchanged", state if state:
-            other = next(s for s in model.structure.cell.states if s != state)
+            target = next(s for s in model.structure.cell.states if s != state)
             return Words(
-                f"{other} starts from {state}_0", "the tuple is (h_0, c_0).", "h, c = initial"
+                f"{target} starts from {state}_0", "the tuple is (h_0, c_0).", "h, c = initial"
             )
         case "initial_exchanged", _:
             return Words("h_0 and c_0 exchanged", "the tuple is (h_0, c_0).", "h, c = initial")

@@ -57,24 +57,37 @@ they were read: a recording may be laid out as it likes, and `axes="tbu"` says h
 
 No list holds these, since a number is fitted: it is read off what came back, put into the
 reference, and named only where everything then agrees to rounding. A mistake of the catalogue that
-explains the same comes first.
+explains the same comes first. Where none of them explains all of it alone, it is looked for beside
+one mistake of the catalogue or more, beside another of these, and in some rows alone.
 
 - `begins_anew`: a state (`h`, `c`, or both) is set to zero, or (`_0`) to the initial one, inside
   the sequence: in every chunk, or at the steps of each row where an episode starts.
 - `halves`: both halves of a bidirectional output are the `forward` or the `reverse` one, or one of
   them is `zero`.
 - `steps_missing`, `ends_earlier`, `wiped`: steps of the output are zero: a loop leaves them out,
-  rows end earlier than they were said to, or right numbers are overwritten.
-- `scaled`, `moved`, `function_on_top`: the output (or `scaled`, what a layer hands on) times a
-  number, plus a number, or through one more function; `dropped`: dropout in recorded numbers.
+  rows end earlier than they were said to, or right numbers are overwritten; `stands_still`: from
+  some step on the state is the same.
+- `units_missing`: units are zero at every step, in what is returned or carried too.
+- `scaled`, `moved`, `function_on_top`: the output (or `scaled`, what a layer hands on; or `of` x,
+  `scaled` of the initial states) times a number, plus a number, or through one more function, such
+  as `cumsum` over time; `function_on_top` and `pooled` of h_n: it is that function of h, or the
+  mean, sum or largest of the outputs; `dropped`: dropout in recorded numbers.
+- `read`: x is rolled by one feature, its features are reversed, (batch, time) is reshaped to (time,
+  batch), every row reads row 0, of x or of the initial states, or every second step is read twice.
 - `clipped`: a state is cut off at ± some value, before it is used or where it is carried.
 - `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
-  direction are zero.
+  direction are zero; one gate's rows of one are zero or transposed; `unread`: columns that a loop
+  leaves out, the first or the last.
+- `fitted`: parameters, or one gate's rows of them, are multiplied by a number or have one added to
+  them, in every layer. The number is fitted to your output, after the search, and what it leaves is
+  rounding.
 
 Where nothing explains a difference, the verdict says where the two agree (rows, times, units,
 halves), what is plain of your own numbers (zero throughout, two layers' states equal, |c| never
 exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
-initial state, and x at each step, is changed by itself. Steps of an LSTM are judged with its own
+initial state, and x at each step, is changed by itself. Of what can be called with other weights it
+also says without which parameters (W_ih, W_hh, a bias, one gate's rows) the two agree: "it agrees
+if the rows of g in weight_hh are zero in both"; of all else whether they do with x at zero. Steps of an LSTM are judged with its own
 c = atanh(h / o) where c is not given.
 
 ## What is no mistake

@@ -57,8 +57,8 @@ def _tensors(model: Model) -> tuple[str, ...]:
 
 def _chosen(part: Part, tensors: str) -> dict[str, Tensor]:
     """The parameters that a cause concerns, by the field of ``Weights``."""
-    found = {FIELDS[name]: part.parameter(FIELDS[name]) for name in OF[tensors]}
-    return {name: value for name, value in found.items() if value is not None}
+    parameters = {FIELDS[name]: part.parameter(FIELDS[name]) for name in OF[tensors]}
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _listed(gates: str) -> str:
@@ -73,10 +73,10 @@ def _orders(model: Model) -> Iterator[Choice]:
     if len(set(map(len, _first(model).cell.gates))) > 1:
         return
     apart = ("ih", "hh", "b_ih", "b_hh") if _biased(model) else ()
-    each = bool(scaled_biases(_first(model)))  # the two parts of a sum are split one by one
+    separate = bool(scaled_biases(_first(model)))  # the two parts of a sum are split one by one
     for order in map("".join, permutations(gates)):
         if order != gates:
-            ported = each or _users_of(gates, order)
+            ported = separate or _users_of(gates, order)
             for tensors in (*_tensors(model), *(apart if ported else ())):
                 yield order, tensors
 
@@ -106,10 +106,10 @@ def _users_of(gates: str, order: str) -> str:
         for kind, stored in layout.cells.items()
         if KINDS[kind] == gates and stored.gates == order and len(stored.arrays) > 0
     ]
-    *rest, last = list(dict.fromkeys(titles)) or [""]
-    if not rest:
+    *front, last = list(dict.fromkeys(titles)) or [""]
+    if not front:
         return f", as {last} stores them" if last else ""
-    return f", as {', '.join(rest)} and {last} store them"
+    return f", as {', '.join(front)} and {last} store them"
 
 
 def _split(model: Model) -> str:
@@ -183,12 +183,12 @@ def _matrices(model: Model) -> Iterator[Choice]:
 
 def _transpose(part: Part, cause: Cause) -> Part | None:
     units, gates = part.stored.hidden_size, len(part.cell.gates)
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, weight in _chosen(part, cause.tensors).items():
         if weight.shape[1] != units or units == 1:
             return None
-        found[name] = weight.reshape(gates, units, units).mT.reshape(gates * units, units)
-    return part.weighted(cause.name, cause.tensors, **found)
+        weights[name] = weight.reshape(gates, units, units).mT.reshape(gates * units, units)
+    return part.weighted(cause.name, cause.tensors, **weights)
 
 
 def _reshapes(model: Model) -> Iterator[Choice]:
@@ -197,15 +197,15 @@ def _reshapes(model: Model) -> Iterator[Choice]:
 
 
 def _reshape(part: Part, cause: Cause) -> Part | None:
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, weight in _chosen(part, cause.tensors).items():
         if 1 in weight.shape:
             return None
         if cause.choice == "kernel":
-            found[name] = weight.T.reshape(weight.shape)
+            weights[name] = weight.T.reshape(weight.shape)
         else:
-            found[name] = weight.reshape(weight.shape[1], weight.shape[0]).T.contiguous()
-    return part.weighted(cause.name, cause.choice, cause.tensors, **found)
+            weights[name] = weight.reshape(weight.shape[1], weight.shape[0]).T.contiguous()
+    return part.weighted(cause.name, cause.choice, cause.tensors, **weights)
 
 
 def _both(tensors: str) -> str:
@@ -214,14 +214,14 @@ def _both(tensors: str) -> str:
 
 def _transpose_words(cause: Cause, model: Model) -> Words:
     which = _both(cause.tensors)
-    what = {"W_ih": "x @ W_ih.T", "W_hh": "h @ W_hh.T"}.get(
+    product = {"W_ih": "x @ W_ih.T", "W_hh": "h @ W_hh.T"}.get(
         cause.tensors, "x @ W_ih.T + h @ W_hh.T"
     )
     verb = "are" if cause.tensors == "W" else "is"
     return Words(
         f"{which} {verb} transposed",
         f"{model.structure.kind} multiplies each gate's block from the left: W x.",
-        what,
+        product,
     )
 
 
@@ -277,11 +277,11 @@ def _droppable(model: Model) -> Iterator[Choice]:
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
-    left = {name: value.clone() for name, value in _chosen(part, cause.tensors).items()}
-    for value in left.values():
+    biases = {name: value.clone() for name, value in _chosen(part, cause.tensors).items()}
+    for value in biases.values():
         for rows in map(part.stored.rows, cause.choice) if cause.choice else (slice(None),):
             value[rows] = 0
-    return part.weighted(cause.name, cause.choice, cause.tensors, **left) if left else None
+    return part.weighted(cause.name, cause.choice, cause.tensors, **biases) if biases else None
 
 
 def _double_bias(part: Part, cause: Cause) -> Part | None:
@@ -335,9 +335,9 @@ def _doubled_words(cause: Cause, model: Model) -> Words:
 
 
 def _same_words(cause: Cause, model: Model) -> Words:
-    other = BOTH[cause.tensors]
+    bias = BOTH[cause.tensors]
     return Words(
-        f"{cause.tensors} in place of {other}",
+        f"{cause.tensors} in place of {bias}",
         f"{cause.tensors} is used for both biases; {model.structure.kind} has two.",
         _products(model),
     )
@@ -345,14 +345,14 @@ def _same_words(cause: Cause, model: Model) -> Words:
 
 def scaled_biases(part: Part) -> list[str]:
     """Gates whose W_hk h + b_hk is not simply added to W_ik x + b_ik: their two biases differ."""
-    found: list[str] = []
+    gates: list[str] = []
     for equation in part.cell.equations.values():
         argument = equation.argument if isinstance(equation, Apply) else equation
         added = [term for negative, term in terms(argument) if not negative]
         of_h = {leaf.gate for leaf in leaves(argument) if isinstance(leaf, FromH)}
         plain = {term.gate for term in added if isinstance(term, FromH)}
-        found += sorted(of_h - plain)
-    return found
+        gates += sorted(of_h - plain)
+    return gates
 
 
 def _apart(model: Model) -> Iterator[Choice]:
@@ -395,14 +395,14 @@ def _merged_words(cause: Cause, model: Model) -> Words:
 
 def forget_gates(part: Part) -> list[str]:
     """Gates that multiply a cell state of the step before: f of an LSTM."""
-    found: list[str] = []
+    gates: list[str] = []
     for state in part.cell.states:
         split = linear_recurrence(part.cell.equations[state], state) if state != "h" else None
         if split is not None and isinstance(split[0], Quantity):
             gate = split[0].name
             if gate in part.cell.gates:
-                found.append(gate)
-    return found
+                gates.append(gate)
+    return gates
 
 
 def _forget_choices(model: Model) -> Iterator[Choice]:
@@ -451,33 +451,35 @@ def _ordered_pairs(model: Model) -> Iterator[Choice]:
         yield from ((f"{a},{b}", ""), (f"{b},{a}", ""))
 
 
-def _taking(part: Part, other: Part, *token: object) -> Part | None:
-    mine, theirs = part.weights.named(), other.weights.named()
-    if [t.shape for t in mine.values()] != [t.shape for t in theirs.values()]:
+def _taking(part: Part, source: Part, *token: object) -> Part | None:
+    tensors, source_tensors = part.weights.named(), source.weights.named()
+    if [t.shape for t in tensors.values()] != [t.shape for t in source_tensors.values()]:
         return None
-    weights = replace(other.weights, suffix=part.weights.suffix)
-    first = other.first_b_hh
+    weights = replace(source.weights, suffix=part.weights.suffix)
+    first = source.first_b_hh
     taken = part.with_weights(weights, first_b_hh=first)
-    return taken.marked(*token, other.token)
+    return taken.marked(*token, source.token)
 
 
 def _exchange_layers(model: Model, cause: Cause) -> Model | None:
     a, b = map(int, cause.choice.split(","))
     changed: dict[tuple[int, int], Part] = {}
-    for here, there in ((a, b), (b, a)):
-        for d, (part, other) in enumerate(zip(model.parts[here], model.parts[there], strict=True)):
-            taken = _taking(part, other, cause.name)
+    for layer, source_layer in ((a, b), (b, a)):
+        for d, (part, source) in enumerate(
+            zip(model.parts[layer], model.parts[source_layer], strict=True)
+        ):
+            taken = _taking(part, source, cause.name)
             if taken is None:
                 return None
-            changed[here, d] = taken
+            changed[layer, d] = taken
     return model.with_parts(changed)
 
 
 def _repeat_layer(model: Model, cause: Cause) -> Model | None:
     a, b = map(int, cause.choice.split(","))
     changed: dict[tuple[int, int], Part] = {}
-    for d, (part, other) in enumerate(zip(model.parts[b], model.parts[a], strict=True)):
-        taken = _taking(part, other, cause.name)
+    for d, (part, source) in enumerate(zip(model.parts[b], model.parts[a], strict=True)):
+        taken = _taking(part, source, cause.name)
         if taken is None:
             return None
         changed[b, d] = taken
@@ -516,8 +518,8 @@ def _layers_of(model: Model, cause: Cause) -> range:
 def _exchange_directions(model: Model, cause: Cause) -> Model | None:
     changed: dict[tuple[int, int], Part] = {}
     for layer in _layers_of(model, cause):
-        one, other = model.parts[layer]
-        for d, (part, taken) in enumerate(((one, other), (other, one))):
+        forward, reverse = model.parts[layer]
+        for d, (part, taken) in enumerate(((forward, reverse), (reverse, forward))):
             after = _taking(part, taken, cause.name)
             if after is None:
                 return None
@@ -544,9 +546,9 @@ def _direction_words(cause: Cause, model: Model) -> Words:
             "the reverse direction has the parameters that end in _reverse.",
             "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse",
         )
-    other = DIRECTIONS[1 - DIRECTIONS.index(cause.choice)]
+    direction = DIRECTIONS[1 - DIRECTIONS.index(cause.choice)]
     return Words(
-        f"the {other} direction uses the weights of {cause.choice}",
+        f"the {direction} direction uses the weights of {cause.choice}",
         "each direction has its own; those of reverse end in _reverse.",
         "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse",
     )

@@ -34,10 +34,10 @@ def _down_words(setting: ReverseSetting, choice: str) -> Words:
             "the layer's input gets the sum of da @ W_ih, be it x or the layer below.",
             "dx = da @ W_ih",
         )
-    other = "reverse" if choice == "forward" else "forward"
+    missing_direction = "reverse" if choice == "forward" else "forward"
     return Words(
         f"only the {choice} direction hands its gradient down",
-        f"both directions read the same input; that of the {other} one is left out.",
+        f"both directions read the same input; that of the {missing_direction} one is left out.",
         "dx = da_forward @ W_ih_forward + da_reverse @ W_ih_reverse",
     )
 

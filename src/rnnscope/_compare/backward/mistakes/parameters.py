@@ -57,7 +57,7 @@ def _bias(setting: ReverseSetting, choice: str) -> Slots:
 
 def _bias_words(setting: ReverseSetting, choice: str) -> Words:
     rule, _, name = choice.partition(" ")
-    other = "b_hh" if name == "b_ih" else "b_ih"
+    source = "b_hh" if name == "b_ih" else "b_ih"
     if rule == "missing":
         return Words(
             f"the gradient of {name} is zero",
@@ -65,7 +65,7 @@ def _bias_words(setting: ReverseSetting, choice: str) -> Words:
             f"d{name} = da.sum over steps and rows",
         )
     return Words(
-        f"the gradient of {name} is that of {other}",
+        f"the gradient of {name} is that of {source}",
         "r multiplies W_hn h + b_hn, and not b_in: their gradients differ by r.",
         "db_hn = (da_n * r).sum(...); db_in = da_n.sum(...)",
     )
@@ -88,13 +88,13 @@ SCALES: dict[str, Callable[[ReverseSetting], float]] = {
 
 
 def _scales(setting: ReverseSetting) -> Iterator[str]:
-    seen = {1.0}
+    scales = {1.0}
     for name, scale in SCALES.items():
-        if scale(setting) not in seen:
-            seen.add(scale(setting))
+        if scale(setting) not in scales:
+            scales.add(scale(setting))
             yield name
     for factor in setting.factors:
-        if all(abs(factor - value) > 1e-3 * abs(value) for value in seen):
+        if all(abs(factor - value) > 1e-3 * abs(value) for value in scales):
             yield f"times {factor!r}"
 
 

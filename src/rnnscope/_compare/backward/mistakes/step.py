@@ -62,10 +62,15 @@ def _slope_words(setting: ReverseSetting, choice: str) -> Words:
     rights = {"tanh": "(1 - y * y)", "sigmoid": "y * (1 - y)", "relu": "(a > 0)"}
     if len(functions) == 1:
         f = functions.pop()
-        right, told = rights.get(f, "f'(a)"), f"with y = {f}(a) it is {rights.get(f, 'its slope')}"
+        right, derivative = (
+            rights.get(f, "f'(a)"),
+            f"with y = {f}(a) it is {rights.get(f, 'its slope')}",
+        )
     else:
         f, right = "f", "slope"
-        told = "; ".join(f"of y = {f}(a) it is {rights[f]}" for f in sorted(functions & {*rights}))
+        derivative = "; ".join(
+            f"of y = {f}(a) it is {rights[f]}" for f in sorted(functions & {*rights})
+        )
     place = where if where.startswith("every") or "(" in where else f"the {f} of {where}"
     title, wrong = {
         "missing": (f"the derivative of {place} is missing", "the gradient passes as it is"),
@@ -80,7 +85,7 @@ def _slope_words(setting: ReverseSetting, choice: str) -> Words:
         "value": (f"the derivative of {place} is the function itself", "σ' = σ(a) is used"),
     }[rule]
     y = "" if where.startswith("every") else f"   # y = {where}"
-    return Words(title, f"{wrong}; {told}.", f"da = dy * {right}{y}")
+    return Words(title, f"{wrong}; {derivative}.", f"da = dy * {right}{y}")
 
 
 def _named(leaf: Expr) -> str:
@@ -95,11 +100,11 @@ def _factored(cell: Cell) -> dict[str, tuple[str, Expr]]:
     """Leaves that an equation multiplies with something, by the name of a choice."""
     total: dict[str, tuple[str, Expr]] = {}
     for name, equation in cell.equations.items():
-        every = list(outer_leaves(equation))
+        outer = list(outer_leaves(equation))
         for node in nodes(equation):
             if isinstance(node, Product):
                 for leaf in outer_leaves(node):
-                    if _named(leaf) and every.count(leaf) == 1:
+                    if _named(leaf) and outer.count(leaf) == 1:
                         total.setdefault(f"{name} to {_named(leaf)}", (name, leaf))
     return total
 

@@ -85,9 +85,9 @@ def _truncated(setting: ReverseSetting, choice: str) -> Slots:
 def _truncated_words(setting: ReverseSetting, choice: str) -> Words:
     kind, _, count = choice.partition(" ")
     steps = f"{count} step{'s' * (count != '1')}"
-    what = f"cut after every {steps}" if kind == "every" else f"stopped after the last {steps}"
+    extent = f"cut after every {steps}" if kind == "every" else f"stopped after the last {steps}"
     return Words(
-        f"truncated: the gradient is {what}",
+        f"truncated: the gradient is {extent}",
         "it goes back through every step to the initial state.",
         "for t in reversed(range(T)):   # and no detach() of the state between steps",
     )
@@ -120,10 +120,10 @@ def _chosen_states(setting: ReverseSetting, choice: str) -> tuple[str, ...]:
 
 def _final_words(setting: ReverseSetting, choice: str) -> Words:
     names = _chosen_states(setting, choice)
-    what = " and ".join(f"{name}_n" for name in names)
+    finals = " and ".join(f"{name}_n" for name in names)
     return Words(
-        f"the gradient of {what} is not used",
-        f"what reaches {what} straight from the loss is where the pass starts.",
+        f"the gradient of {finals} is not used",
+        f"what reaches {finals} straight from the loss is where the pass starts.",
         "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
     )
 
