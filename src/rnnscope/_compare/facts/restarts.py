@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.agreement import listed
-from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.finding import Finding, Gives
 from rnnscope._compare.facts.layered import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -53,7 +53,10 @@ Schedule = Tensor
 
 def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """States that begin anew at some steps of some rows, read off the output."""
+    wiped = [_wiped(model, observation) for observation in shown]
     for kind in _kinds(model, shown):
+        if model.num_directions == 1 and any(bool(mask.any()) for mask in wiped) and kind.zero:
+            yield from _after_wiped(model, shown, wiped, kind)
         if min(model.num_directions, model.num_layers) == 1:
             yield from _followed(model, shown, kind)
         else:
@@ -87,14 +90,71 @@ def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterat
     yield from _findings(model, shown, schedules, kind)
 
 
-def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Schedule | None:
+def _wiped(model: Model, observation: Observation) -> Schedule:
+    """Where the output is zero in all units, and the reference's is not, (time, batch)."""
+    inputs = observation.inputs
+    nothing = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    [right] = observation.simulator.run([model])
+    if right is None or observation.output is None:
+        return nothing
+    if right.output.shape != observation.output.shape:
+        return nothing
+    zero, usable = (observation.output == 0).all(-1), observation.usable("output").all(-1)
+    return zero & usable & (right.output != 0).any(-1)
+
+
+def _after_wiped(
+    model: Model, shown: Sequence[Observation], wiped: Sequence[Schedule], kind: _Kind
+) -> Iterator[Finding]:
+    """States that are set to zero after a step, whose output is zero too."""
+    schedules: list[list[Schedule]] = []
+    for observation, mask in zip(shown, wiped, strict=True):
+        schedule = _schedule(model, observation, kind, 0, mask)
+        after = mask.flip(0) if model.parts[-1][0].backward else mask
+        if schedule is None or bool(schedule[0].any()) or not torch.equal(schedule[1:], after[:-1]):
+            return
+        schedules.append([schedule])
+    masks = {id(one.inputs): mask for one, mask in zip(shown, wiped, strict=True)}
+    for finding in _findings(model, shown, schedules, kind):
+        gives = finding.gives
+        assert gives is not None, "it depends on the call"
+
+        def zeroed(observation: Observation, gives: Gives = gives) -> Outcome | None:
+            outcome, mask = gives(observation), masks[id(observation.inputs)]
+            if outcome is None:
+                return None
+            output = torch.where(mask.unsqueeze(-1), 0.0, outcome.output)
+            last = mask[0 if model.parts[-1][0].backward else -1].unsqueeze(-1)
+            final = dict(outcome.final)
+            for name in kind.states:
+                final[name] = torch.where(last, 0.0, final[name])
+            return replace(outcome, output=output, final=final)
+
+        k = next(k for k, mask in enumerate(wiped) if bool(mask.any()))
+        where, _ = _places(model, [wiped[k]], "at")
+        names = " and ".join(kind.states)
+        words = Words(
+            f"{names} {'is' if len(kind.states) == 1 else 'are'} set to zero after a step, and "
+            f"so returned, {where}",
+            f"the output is zero there and the next step starts from zero; {model.structure.kind} "
+            f"returns h itself. Where an episode ends, mask what is carried on, not what is "
+            f"returned.",
+            "outputs.append(h); h = h * (1 - done)",
+        )
+        yield replace(finding, words=words, gives=zeroed)
+
+
+def _schedule(
+    model: Model, observation: Observation, kind: _Kind, d: int, wiped: Schedule | None = None
+) -> Schedule | None:
     """The steps before which each row of a direction begins anew; None where that does not give
-    the output."""
+    the output, but for where it is ``wiped``."""
     inputs, size = observation.inputs, model.structure.output_size
     if observation.output is None or observation.output.shape[-1] != size * model.num_directions:
         return None
     half = slice(d * size, (d + 1) * size)
     half_output, usable = observation.output[..., half], observation.usable("output")[..., half]
+    usable = usable if wiped is None else usable & ~wiped.unsqueeze(-1)
     parts = [row[d] for row in model.parts]
     begins: list[States] = [
         {name: value[layer, d] for name, value in inputs.initial.items()}
@@ -108,6 +168,8 @@ def _schedule(model: Model, observation: Observation, kind: _Kind, d: int) -> Sc
         near = observation.allowed["output"][t]
         output, after = _step(parts, inputs.x[t], states, real)
         good = ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)
+        if wiped is not None and k:
+            good = good & ~wiped[t + 1 if parts[-1].backward else t - 1]
         if not bool(good.all()):
             changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
             output, begun_anew = _step(parts, inputs.x[t], changed, real)
@@ -246,7 +308,9 @@ def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
     return Words(title, sentence, "h = h   # not h * (1 - start)", f"{subject} set to {to} inside")
 
 
-def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
+def _places(
+    model: Model, schedules: Sequence[Schedule], side_of: str = "before"
+) -> tuple[str, bool]:
     """Where rows begin anew, and whether that is at every so many steps."""
     texts: list[str] = []
     regular = True
@@ -262,10 +326,10 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
         everywhere = len({tuple(times) for times in rows.values()}) == 1
         regular = regular and everywhere
         if everywhere and rows[0]:
-            texts.append(f"{side}{_times(rows[0], part.backward)}")
+            texts.append(f"{side}{_times(rows[0], part.backward, side_of)}")
         elif not everywhere:
             texts += [
-                f"{side}in row {row} {_times(times, part.backward)}"
+                f"{side}in row {row} {_times(times, part.backward, side_of)}"
                 for row, times in rows.items()
                 if times
             ]
@@ -273,10 +337,10 @@ def _places(model: Model, schedules: Sequence[Schedule]) -> tuple[str, bool]:
     return ", ".join(texts[:MOST]) + more, regular
 
 
-def _times(times: Sequence[int], backward: bool) -> str:
+def _times(times: Sequence[int], backward: bool, side_of: str) -> str:
     """In words; a direction that runs backward comes to a step from later ones."""
     gaps = {after - before for before, after in pairwise(times)}
-    text = f"before {listed('time', times)}"
+    text = f"{side_of} {listed('time', times)}"
     text += " (from the end)" if backward else ""
     every = abs(next(iter(gaps), 0))
     # two times alone are a period where the first comes as long after the start

@@ -61,7 +61,8 @@ explains the same comes first. Where none of them explains all of it alone, it i
 one mistake of the catalogue or more, beside another of these, and in some rows alone.
 
 - `begins_anew`: a state (`h`, `c`, or both) is set to zero, or (`_0`) to the initial one, inside
-  the sequence: in every chunk, or at the steps of each row where an episode starts.
+  the sequence: in every chunk, at the steps of each row where an episode starts, or after the steps
+  where one ends, whose output is zero then.
 - `halves`: both halves of a bidirectional output are the `forward` or the `reverse` one, or one of
   them is `zero`.
 - `steps_missing`, `ends_earlier`, `wiped`: steps of the output are zero: a loop leaves them out,
@@ -87,8 +88,8 @@ halves), what is plain of your own numbers (zero throughout, two layers' states 
 exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
 initial state, and x at each step, is changed by itself. Of what can be called with other weights it
 also says without which parameters (W_ih, W_hh, a bias, one gate's rows) the two agree: "it agrees
-if the rows of g in weight_hh are zero in both"; of all else whether they do with x at zero. Steps of an LSTM are judged with its own
-c = atanh(h / o) where c is not given.
+if the rows of g in weight_hh are zero in both"; of all else whether they do with x at zero. Steps
+of an LSTM are judged with its own c = atanh(h / o) where c is not given.
 
 ## What is no mistake
 
