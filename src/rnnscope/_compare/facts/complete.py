@@ -10,6 +10,7 @@ from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_parameters
+from rnnscope._compare.facts.places import of_places
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import (
     of_dropout,
@@ -77,6 +78,7 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown))
     yield chain(of_entering(model, shown), of_final_states(model, shown))
+    yield of_places(model, shown)
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:

@@ -79,6 +79,8 @@ one mistake of the catalogue or more, beside another of these, and in some rows 
 - `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
   direction are zero; one gate's rows of one are zero or transposed; `unread`: columns that a loop
   leaves out, the first or the last.
+- `places`: the numbers of the output are right, and its axes stand in another order in memory than
+  it was read in.
 - `fitted`: parameters, or one gate's rows of them, are multiplied by a number or have one added to
   them, in every layer. The number is fitted to your output, after the search, and what it leaves is
   rounding.

@@ -1,0 +1,55 @@
+"""An output whose memory was read with its axes in another order."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rnnscope as rs
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("order", [o for o in permutations(range(3)) if o != (0, 1, 2)])
+def test_axes_in_another_order_are_named(order: tuple[int, ...], batch_first: bool) -> None:
+    layer = nn.GRU(5, 6, batch_first=batch_first)
+    x = torch.randn(4, 9, 5)
+    output = layer(x)[0].detach()
+    mine = output.permute(order).contiguous().reshape(output.shape)
+    verdict = rs.compare(mine, layer, x)
+    assert [c.name for c in verdict.causes] in (["places"], ["turned_wrongly"])
+    puts_back(verdict, mine, output)
+
+
+def puts_back(verdict: rs.Verdict, mine: torch.Tensor, output: torch.Tensor) -> None:
+    """The line that is printed puts the numbers at their places."""
+    if verdict.causes[0].name == "places":
+        [words] = verdict.explanations[0].words
+        mended = eval(words.repair, {"output": mine, "np": np})
+        assert np.array_equal(mended, output)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1, 3), (0, 2, 1, 3), (1, 0, 2, 3)])
+def test_two_directions(order: tuple[int, ...]) -> None:
+    layer, x = nn.LSTM(5, 6, bidirectional=True), torch.randn(7, 3, 5)
+    output = layer(x)[0].detach()
+    mine = output.unflatten(-1, (2, 6)).permute(order).reshape(output.shape)
+    verdict = rs.compare(mine, layer, x)
+    assert [c.name for c in verdict.causes] in (["places"], ["turned_wrongly"])
+    puts_back(verdict, mine, output)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_output_of_onnx_that_is_not_transposed(batch_first: bool) -> None:
+    layer, x = nn.LSTM(5, 6, bidirectional=True, batch_first=batch_first), torch.randn(7, 3, 5)
+    output = layer(x)[0].detach()
+    time_first = output.transpose(0, 1) if batch_first else output
+    y = time_first.unflatten(-1, (2, 6)).transpose(1, 2).contiguous()  # (time, direction, batch)
+    mine = y.reshape(time_first.shape)
+    mine = mine.transpose(0, 1) if batch_first else mine
+    verdict = rs.compare(mine, layer, x)
+    assert [c.name for c in verdict.causes] == ["places"]
+    puts_back(verdict, mine, output)
