@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import rnnscope as rs
 from rnnscope._layers import tensors
 from rnnscope._layers.tensors import fresh, reused_memory
 
@@ -60,7 +61,21 @@ def test_a_smaller_one_fits_and_a_larger_one_replaces() -> None:
     assert tensors._pool.get() is None
 
 
-def test_threads_never_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_that_is_kept_keeps_its_numbers() -> None:
+    """Each against the layer's own states, after others were made and dropped."""
+    layer = torch.nn.LSTM(8, 64)
+    inputs = [torch.randn(100, 100, 8) for _ in range(4)]
+    kept = []
+    with torch.no_grad(), reused_memory():
+        for x in inputs:
+            kept.append((rs.trace(layer, x), layer(x)[0].transpose(0, 1)))
+            rs.trace(layer, torch.randn(100, 100, 8))
+    for tr, h in kept:
+        assert torch.equal(tr["h", 0, "forward"], h)
+        torch.testing.assert_close(tr["o"] * tr["c"].tanh(), tr["h"], rtol=0, atol=1e-6)
+
+
+def test_threads_never_share() -> None:
     pool = tensors._Pool()
     wrong: list[int] = []
 

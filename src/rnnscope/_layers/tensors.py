@@ -69,6 +69,14 @@ def _reason(value: Tensor) -> tuple[str, str] | None:
     return None
 
 
+SPARE = 4
+"""So many times what is needed, memory that is used again may have."""
+
+_EXAMPLE = [np.empty(0)]
+_UNUSED = sys.getrefcount(_EXAMPLE[0])
+"""References to what a list alone holds, as they are counted here."""
+
+
 class _Pool:
     """Memory that is used again once every tensor in it is gone."""
 
@@ -77,18 +85,17 @@ class _Pool:
         self.lock = threading.Lock()
 
     def take(self, size: int) -> np.ndarray[Any, Any]:
-        """A block of at least so many bytes: of those that nobody uses the smallest that is large
-        enough; where none is they are let go, and it is a new one. So there are never more blocks
-        than were in use at once."""
+        """A block of at least so many bytes: of those that nobody uses the smallest that fits;
+        where none does they are let go, and it is a new one. So there are never more blocks than
+        were in use at once."""
         with self.lock:
             return self._take(size)
 
     def _take(self, size: int) -> np.ndarray[Any, Any]:
-        # in use are those that something refers to beside the list and the function that counts
-        free = [k for k in range(len(self.blocks)) if sys.getrefcount(self.blocks[k]) == 2]
-        large = [k for k in free if self.blocks[k].nbytes >= size]
-        if large:
-            return self.blocks[min(large, key=lambda k: self.blocks[k].nbytes)]
+        free = [k for k in range(len(self.blocks)) if sys.getrefcount(self.blocks[k]) == _UNUSED]
+        fitting = [k for k in free if size <= self.blocks[k].nbytes <= SPARE * size]
+        if fitting:
+            return self.blocks[min(fitting, key=lambda k: self.blocks[k].nbytes)]
         self.blocks = [block for k, block in enumerate(self.blocks) if k not in free]
         self.blocks.append(np.empty(size, np.uint8))
         return self.blocks[-1]

@@ -613,8 +613,10 @@ class Direction:
         """Whether a bound is so wide that one for each unit is worth its computing."""
         if not _finer.get():
             return False
-        unit = self.rounding.operation
-        return WIDE * unit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
+        limit = WIDE * self.rounding.operation
+        if proof.widest <= limit * max(self._least_size(proof.state), 1.0):
+            return False
+        return limit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 
     def _by_units(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
         """The layer's own numbers against those that were judged, unit by unit."""
@@ -665,10 +667,11 @@ class Direction:
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        most, useful = float(widest.max()), USELESS * self._size(state)
-        if most <= useful:
+        most = float(widest.max())
+        if most <= USELESS * self._least_size(state):
             largest, loose = int(off.argmax()), 0
         else:
+            useful = USELESS * self._size(state)
             tight = widest <= useful
             proven = tight if tight.any() else np.isfinite(widest)
             largest = int(np.where(proven, off, -1.0).argmax())
@@ -696,6 +699,15 @@ class Direction:
         steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
         return t, int(failed[t].argmax())
+
+    def _least_size(self, state: str) -> float:
+        """The largest |value| of a state, or less where that is known without looking at all."""
+        if state != "h" or len(self.h_norm) == 1:
+            return self._size(state)
+        # of the steps but the last, as the norm before the first is that of the initial state
+        norm = self.h_norm[:-1] if self.reverse else self.h_norm[1:]
+        least = float(norm.max()) / math.sqrt(self.outputs)
+        return least if math.isfinite(least) else self._size(state)
 
     def _size(self, state: str) -> float:
         """The largest finite |value| of a state."""
