@@ -23,6 +23,7 @@ from rnnscope import cells
 from rnnscope._kernels import engine, lanes, products, smooth
 from rnnscope._kernels.lanes import Lanes, Source, module
 from rnnscope._kernels.machine import compiled
+from rnnscope._opening import part
 from rnnscope.cells import apply, from_h, from_x, previous, quantity, tanh, vector
 from rnnscope.cells.functions import FAMILIES, FUNCTIONS, Function
 
@@ -291,6 +292,51 @@ def test_wide_bounds_are_told_by_unit_as_by_torch(monkeypatch: pytest.MonkeyPatc
                 assert proof.ratio < 1
 
 
+def wide(make: Any, *sizes: int, **options: Any) -> nn.Module:
+    """A layer whose bound on rounding is wide."""
+    layer = make(*sizes, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(4)
+    return layer
+
+
+@pytest.mark.parametrize("record", ["gates", "h", "all"])
+@pytest.mark.parametrize("make", [nn.GRU, nn.LSTM])
+def test_wide_bounds_have_a_kernel_whatever_opened_the_call(
+    make: Any, record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a call that torch opens too, and where the kernel must compute what is not recorded; as
+    torch tells them, and as the kernel does that opened the same call."""
+    layer = wide(make, 20, 40, bidirectional=True)
+    record = ("h",) if record == "h" else record
+    x = torch.randn(30, 4, 20)
+    for given in (x, pack_padded_sequence(x, [30, 20, 11, 1])):
+        ours = both(monkeypatch, layer, given, record=record)
+        with monkeypatch.context() as patch:
+            patch.delenv("RNNSCOPE_ENGINE")
+            patch.setattr(engine, "LARGE_OF_UNITS", 30)
+            patch.setattr(part, "Independent", None)  # torch's
+            patch.setattr(part.Direction, "_doubt", lambda self: 2.0)
+            tr = rs.trace(layer, given, record=record)
+        assert tr.engine == "torch"
+        assert apart(tr, ours[0]) == 0
+        for name, proof in tr.proofs.items():
+            by_torch, by_kernel = (other.proofs[name] for other in ours)
+            assert proof.shows is not None
+            assert 0.9 * by_torch.widest < proof.widest < 12 * by_torch.widest
+            assert 0.999 * by_kernel.widest < proof.widest < 1.001 * by_kernel.widest
+            assert proof.ratio < 1
+
+
+def test_bounds_of_small_calls_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_ready", set())
+    monkeypatch.delenv("RNNSCOPE_ENGINE", raising=False)
+    tr = rs.trace(wide(nn.GRU, 20, 40), torch.randn(30, 4, 20))
+    assert tr.proofs["h"].shows is not None
+    assert not engine._ready
+
+
 def leaky() -> cells.Cell:
     return cells.Cell(
         name="leaky",
@@ -392,6 +438,22 @@ def test_of_many_calls_smaller_ones_have_kernels(monkeypatch: pytest.MonkeyPatch
     with engine.bulk():
         assert rs.trace(layer, x).engine == "llvm"
     assert rs.trace(layer, x).engine == "torch"
+
+
+def test_calls_that_are_opened_at_once_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNSCOPE_ENGINE", raising=False)
+    layer, x = nn.GRU(2, 3, num_layers=2, batch_first=True), torch.randn(1, 4, 2)
+    monkeypatch.setattr(engine, "LARGE", 3 * 4 * 3 * 4)  # calls × steps × units × quantities
+    for calls, by in ((2, "torch"), (3, "llvm"), (20, "llvm")):
+        with rs.watch(layer) as seen:
+            for _ in range(calls):
+                layer(x)
+        assert {tr.engine for tr in seen.calls("")} == {by}
+    with rs.watch(layer) as seen:  # what is asked for in between is opened by itself
+        for _ in range(3):
+            layer(x)
+            engines = [tr.engine for tr in seen.calls("")]
+    assert engines == ["torch"] * 3
 
 
 def test_warm_up_compiles_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ OPTIONAL = {
     "numba",
     "llvmlite",
     "zarr",
+    "numcodecs",
+    "google_crc32c",
     "dask",
     "distributed",
 }
@@ -141,7 +143,8 @@ def extras() -> dict[str, set[str]]:
     """The packages that each extra brings to a user: not those of developers, nor all together."""
     project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     return {
-        extra: {re.split(r"[<>=!~ ]", requirement)[0] for requirement in requirements}
+        # a distribution's name, as that of its module
+        extra: {re.split(r"[<>=!~ ]", text)[0].replace("-", "_") for text in requirements}
         for extra, requirements in project["project"]["optional-dependencies"].items()
         if extra not in ("all", "bench", "dev", "docs")
     }

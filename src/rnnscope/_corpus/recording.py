@@ -17,6 +17,7 @@ from rnnscope._corpus.running import captured_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
+from rnnscope._layers.tensors import reused_memory
 from rnnscope.errors import BatchError, FileError, RnnscopeError
 
 __all__ = [
@@ -65,7 +66,7 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
     state = Progress(total=source.total, recorded=len(digests))
     check_recorded(recording, digests)
     count = 0
-    with Writer(store, journal, shard_bytes, compress) as writer:
+    with reused_memory(), Writer(store, journal, shard_bytes, compress) as writer:
         for number, load in source.batches():
             count = number + 1
             if number in digests:

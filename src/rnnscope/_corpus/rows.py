@@ -6,7 +6,8 @@ by sequence, each in the order of time, so nothing on disk is padding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._corpus.disk.chunks import Array
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm, LayerRows
-from rnnscope._corpus.disk.journal import Array
 from rnnscope._record.labels import Labels
 from rnnscope.errors import ShapeError
 
 __all__ = ["CapturedBatch", "CapturedCall", "CapturedLayer", "changed_layer"]
+
+PIECE = 1 << 20
+"""Bytes of a quantity that go to disk at a time: they stay in cache on their way."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,24 @@ class CapturedCall:
             "call": np.full(len(index), self.number),
         }
 
-    def write_rows(self, name: str, into: Tensor) -> None:
-        """Write a quantity into (row, layer, direction, unit), in the order of the index."""
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """A quantity as (row, layer, direction, unit), in the order of the index: about ``PIECE``
+        bytes of it at a time, and whole sequences where every step is a row."""
         value = self.values[name]
         if self.last:
-            into.copy_(value.permute(2, 0, 1, 3))
-        elif self.full:  # in one copy
-            by_step = value.permute(2, 3, 0, 1, 4)
-            into.view(by_step.shape).copy_(by_step)
-        else:
-            into.copy_(value[:, :, self.index[:, 0], self.index[:, 1]].permute(2, 0, 1, 3))
+            yield value.permute(2, 0, 1, 3)
+            return
+        by_step = value.permute(2, 3, 0, 1, 4)
+        row_bytes = by_step[0, 0].numel() * value.element_size()
+        rows = max(1, PIECE // max(row_bytes, 1))
+        if self.full:
+            count = max(1, rows // value.shape[3])
+            for start in range(0, self.sequences, count):
+                yield by_step[start : start + count]
+            return
+        for start in range(0, len(self.index), rows):
+            sequence, time = self.index[start : start + rows].T
+            yield by_step[sequence, time]
 
 
 @dataclass
@@ -95,33 +107,37 @@ class CapturedLayer:
         text = ("label_end", "label_text") if self.labelled else ()
         return (*self.form.quantities, "time", "sequence", *several, *text)
 
-    def array(self, name: str) -> Array:
-        """One of them; NaN and infinities of a quantity are counted on the way."""
+    def pieces(self, name: str) -> Iterator[Array]:
+        """One of them, at least one piece, which is read before the next is asked for; NaN and
+        infinities of a quantity are counted on the way."""
         if name in self.form.quantities:
             return self._quantity(name)
         if name == "label_text":
-            return np.frombuffer(self.text[0], np.uint8)
+            return iter([np.frombuffer(self.text[0], np.uint8)])
         if name == "label_end":
-            return self.text[1]
+            return iter([self.text[1]])
         columns = [call.coordinates()[name] for call in self.calls]
-        return np.concatenate(columns).astype(np.int32)
+        return iter([np.concatenate(columns).astype(np.int32)])
 
-    def _quantity(self, name: str) -> Array:
+    def _quantity(self, name: str) -> Iterator[Array]:
         quantity = self.form.quantities[name]
-        rows = sum(len(call.index) for call in self.calls)
-        target = np.empty((rows, *quantity.shape), quantity.dtype)
-        into = torch.from_numpy(target)
-        start = 0
+        block = np.empty((0, *quantity.shape), quantity.dtype)
+        self.nonfinite.pop(name, None)
+        yield block
         for call in self.calls:
-            stop = start + len(call.index)
-            call.write_rows(name, into[start:stop])
-            start = stop
-        # of numbers that are all finite the sum is finite, or overflows, which is then counted as 0
-        if not bool(torch.isfinite(into.sum())):
-            count = int((~torch.isfinite(into)).sum())
-            if count:
-                self.nonfinite[name] = count
-        return target
+            for value in call.pieces(name):
+                rows = math.prod(value.shape[:-3])
+                if rows > len(block):
+                    block = np.empty((rows, *quantity.shape), quantity.dtype)
+                piece = block[:rows]
+                into = torch.from_numpy(piece)
+                into.view(value.shape).copy_(value)
+                # of numbers that are all finite the sum is finite, or overflows
+                if not math.isfinite(float(into.sum())):
+                    count = int((~torch.isfinite(into)).sum())
+                    if count:
+                        self.nonfinite[name] = self.nonfinite.get(name, 0) + count
+                yield piece
 
     def joined(self, following: CapturedLayer, name: str) -> CapturedLayer:
         """The calls of a layer in two batches; raises ``ShapeError`` where it changed between."""
@@ -204,9 +220,9 @@ class CapturedBatch:
         """See ``BatchRows``."""
         return self._layers[module].names
 
-    def array(self, module: str, name: str) -> Array:
+    def pieces(self, module: str, name: str) -> Iterator[Array]:
         """See ``BatchRows``."""
-        return self._layers[module].array(name)
+        return self._layers[module].pieces(name)
 
 
 def changed_layer(name: str, before: LayerForm, now: LayerForm) -> ShapeError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -28,7 +28,9 @@ __all__ = [
     "PIECE",
     "bulk",
     "chosen",
+    "judging",
     "keep_warm",
+    "of_call",
     "opening",
     "pieces",
     "ready",
@@ -49,6 +51,10 @@ before: the same call gives the same bits."""
 LARGE_OF_MANY = 2_000_000
 """The same where calls of this size come by the dozen, as the batches of a data set do."""
 
+LARGE_OF_UNITS = 2_000_000
+"""Numbers from which on a kernel is compiled that gives a bound for each unit, whatever opened the
+call: it saves at least 5e-8 seconds for each."""
+
 PIECE = 1 << 14
 """Numbers of a piece of work, at least: what takes some ten microseconds, as long as threads need
 to begin."""
@@ -59,6 +65,7 @@ PACKED = 90_000
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 
 _bulk: ContextVar[bool] = ContextVar("bulk", default=False)
+_whole: ContextVar[int] = ContextVar("whole", default=0)
 
 
 @contextmanager
@@ -69,6 +76,17 @@ def bulk() -> Iterator[None]:
         yield
     finally:
         _bulk.reset(token)
+
+
+@contextmanager
+def of_call(numbers: int) -> Iterator[None]:
+    """Within it what is computed is part of a call of so many numbers: many calls of one layer that
+    are opened at once count as one."""
+    token = _whole.set(max(numbers, _whole.get()))
+    try:
+        yield
+    finally:
+        _whole.reset(token)
 
 
 # no lock: each of these changes is one step, and an interrupt would leave a lock taken
@@ -93,13 +111,14 @@ def keep_warm(cell: Cell, element: str) -> None:
     _warm.add((cell, element))
 
 
-def _pays(cell: Cell, element: str, numbers: int) -> bool:
-    """Whether a kernel computes a call of so many numbers."""
+def _pays(cell: Cell, element: str, numbers: int, large: int | None = None) -> bool:
+    """Whether a kernel computes a call of so many numbers; ``large``: from how many on."""
     choice = chosen()
     if choice != "auto":
         return choice == "llvm"
-    large = LARGE_OF_MANY if _bulk.get() else LARGE
-    return numbers >= large or (cell, element) in _warm
+    if large is None:
+        large = LARGE_OF_MANY if _bulk.get() else LARGE
+    return max(numbers, _whole.get()) >= large or (cell, element) in _warm
 
 
 def _told(error: Exception) -> None:
@@ -112,7 +131,7 @@ def _told(error: Exception) -> None:
         )
 
 
-def ready(key: tuple[Any, ...], compile_now: Callable[[], None]) -> bool:
+def ready(key: tuple[Any, ...], compile_now: Callable[[], object]) -> bool:
     """Whether a kernel is compiled, now at the latest. Where it cannot be, whatever LLVM or the
     system say, that is told once, and torch computes from then on."""
     if key in _ready:
@@ -129,11 +148,18 @@ def ready(key: tuple[Any, ...], compile_now: Callable[[], None]) -> bool:
 
 
 def opening(
-    cell: Cell, dtype: torch.dtype, device: torch.device, parts: bool, numbers: int
+    cell: Cell,
+    dtype: torch.dtype,
+    device: torch.device,
+    parts: bool,
+    numbers: int,
+    for_units: bool = False,
 ) -> ForwardKernel | None:
     """The kernel by which a layer is opened; None where torch does it. ``parts``: those of gates
-    are recorded; ``numbers``: how many a quantity has, times the quantities."""
-    return None if cell.stepwise else _forward(cell, dtype, device, (parts, True), numbers)
+    are recorded; ``numbers``: how many a quantity has, times the quantities; ``for_units``: what it
+    computes is needed for a bound for each unit."""
+    large = LARGE_OF_UNITS if for_units else None
+    return None if cell.stepwise else _forward(cell, dtype, device, (parts, True), numbers, large)
 
 
 def running(
@@ -141,6 +167,20 @@ def running(
 ) -> ForwardKernel | None:
     """The kernel by which a layer is run step by step; as ``opening``."""
     return _forward(cell, dtype, device, (parts, False), numbers)
+
+
+def judging(
+    cell: Cell,
+    dtype: torch.dtype,
+    device: torch.device,
+    numbers: int,
+    compile_for: tuple[Hashable, Callable[[], object]],
+) -> bool:
+    """Whether the bounds for each unit are computed by a kernel: ``compile_for`` is what it is made
+    for, beside the cell, and compiles it; the others as of ``opening``."""
+    element = _element(cell, dtype, device, numbers, large=LARGE_OF_UNITS)
+    made_for, compile_now = compile_for
+    return element is not None and ready(("units", cell, element, made_for), compile_now)
 
 
 def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None:
@@ -153,9 +193,14 @@ def reversing(weights: Tensor, cell: Cell, numbers: int) -> ReverseKernel | None
 
 
 def _forward(
-    cell: Cell, dtype: torch.dtype, device: torch.device, kind: tuple[bool, bool], numbers: int
+    cell: Cell,
+    dtype: torch.dtype,
+    device: torch.device,
+    kind: tuple[bool, bool],
+    numbers: int,
+    large: int | None = None,
 ) -> ForwardKernel | None:
-    element = _element(cell, dtype, device, numbers)
+    element = _element(cell, dtype, device, numbers, large=large)
     if element is None:
         return None
     kernel = forward_kernel(cell, element, *kind)
@@ -163,13 +208,18 @@ def _forward(
 
 
 def _element(
-    cell: Cell, dtype: torch.dtype, device: torch.device, numbers: int, slopes: bool = False
+    cell: Cell,
+    dtype: torch.dtype,
+    device: torch.device,
+    numbers: int,
+    slopes: bool = False,
+    large: int | None = None,
 ) -> str | None:
     """The type of a kernel's numbers, where one computes a call of so many."""
     element = ELEMENTS.get(dtype)
     if element is None or device.type != "cpu" or obstacle(cell, slopes) is not None:
         return None
-    return element if available() and _pays(cell, element, numbers) else None
+    return element if available() and _pays(cell, element, numbers, large) else None
 
 
 def repays(weights: int, steps: int) -> bool:

@@ -3,7 +3,10 @@
 Dropout between the layers of ``nn.LSTM`` is drawn inside one fused call, from the random state
 that all threads share; drawing the masks again from a state that was read before gives others
 where another thread drew meanwhile. So the masks are taken as the fused call draws them, and the
-weights as a cell hands them to its own fused call. Nothing of torch's numbers is touched.
+weights as a cell hands them to its own fused call. Of layers on top of each other the fused call
+returns the states of the last alone: where it computes each layer by an operation of its own, as
+that of ``nn.LSTM`` does by oneDNN, these tell those of the others. Nothing of torch's numbers is
+touched.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class Attention:
     """What a forward of ``module`` draws and uses between ``start`` and ``stop``.
 
     ``masks``: what dropout inside a fused call multiplied with, in the order of the layers;
+    ``layers``: of each layer and direction that an operation of its own computed, its two matrices
+    and its states (time, batch, unit), in order;
     ``weights``: what a cell handed to its fused call, in PyTorch's order; ``ran``: the numbers
     named in ``record``, of a module that computes by the equations itself; ``grad_mode``: whether
     gradients were enabled. ``deep``: whether to look into fused calls.
@@ -48,6 +53,7 @@ class Attention:
     def __init__(self, module: nn.Module, record: frozenset[str], deep: bool) -> None:
         self.module, self.record, self.deep = module, record, deep
         self.masks: list[Tensor] = []
+        self.layers: list[tuple[Tensor, Tensor, Tensor]] = []
         self.weights: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
         self.ran: Any = None
         self.grad_mode = False
@@ -103,9 +109,20 @@ def _cell(operation: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+def _layer(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def called(x: Tensor, w_ih: Tensor, w_hh: Tensor, *further: Any) -> Any:
+        returned = _passed_on(operation, x, w_ih, w_hh, *further)
+        if _thread.attention is not None:
+            _thread.attention.layers.append((w_ih, w_hh, returned[0]))
+        return returned
+
+    return called
+
+
 _fallthrough = torch._C._dispatch_library("IMPL", "_", _NAME, "", 0)
 _fallthrough.fallback_fallthrough()
 _observers: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 _observers.impl("bernoulli_.float", _drawn, _NAME)
 for _name in ("rnn_tanh_cell", "rnn_relu_cell", "gru_cell", "lstm_cell"):
     _observers.impl(_name, _cell(getattr(torch.ops.aten, _name).default), _NAME)
+_observers.impl("mkldnn_rnn_layer", _layer(torch.ops.aten.mkldnn_rnn_layer.default), _NAME)

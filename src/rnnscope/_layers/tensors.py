@@ -7,6 +7,12 @@ taken as a plain tensor. One that computes in its own way (``__torch_dispatch__`
 from __future__ import annotations
 
 import math
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +20,7 @@ from torch import Tensor, nn
 
 from rnnscope.errors import RefusedError
 
-__all__ = ["fresh", "plain", "require_numbers"]
+__all__ = ["fresh", "plain", "require_numbers", "reused_memory"]
 
 _PLAIN = (Tensor, nn.Parameter)
 HUGE = 1 << 21
@@ -63,8 +69,54 @@ def _reason(value: Tensor) -> tuple[str, str] | None:
     return None
 
 
+SPARE = 4
+"""So many times what is needed, memory that is used again may have."""
+
+_EXAMPLE = [np.empty(0)]
+_UNUSED = sys.getrefcount(_EXAMPLE[0])
+"""References to what a list alone holds, as they are counted here."""
+
+
+class _Pool:
+    """Memory that is used again once every tensor in it is gone."""
+
+    def __init__(self) -> None:
+        self.blocks: list[np.ndarray[Any, Any]] = []
+        self.lock = threading.Lock()
+
+    def take(self, size: int) -> np.ndarray[Any, Any]:
+        """A block of at least so many bytes: of those that nobody uses the smallest that fits;
+        where none does they are let go, and it is a new one. So there are never more blocks than
+        were in use at once."""
+        with self.lock:
+            return self._take(size)
+
+    def _take(self, size: int) -> np.ndarray[Any, Any]:
+        free = [k for k in range(len(self.blocks)) if sys.getrefcount(self.blocks[k]) == _UNUSED]
+        fitting = [k for k in free if size <= self.blocks[k].nbytes <= SPARE * size]
+        if fitting:
+            return self.blocks[min(fitting, key=lambda k: self.blocks[k].nbytes)]
+        self.blocks = [block for k, block in enumerate(self.blocks) if k not in free]
+        self.blocks.append(np.empty(size, np.uint8))
+        return self.blocks[-1]
+
+
+_pool: ContextVar[_Pool | None] = ContextVar("pool", default=None)
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Within it large memory whose tensors are gone is used again: for what computes the same over
+    and over, as the system takes its time to clear new memory."""
+    token = _pool.set(_Pool())
+    try:
+        yield
+    finally:
+        _pool.reset(token)
+
+
 def fresh(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Memory that nothing was written to yet."""
+    """Memory whose numbers are yet to be written."""
     # a large fresh tensor costs more in page faults than in arithmetic; NumPy asks the system
     # for huge pages, torch does not
     if like.device.type == "cpu" and dtype in (torch.float32, torch.float64):
@@ -73,7 +125,8 @@ def fresh(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
         if size < HUGE:
             return torch.from_numpy(np.empty(shape, numpy_type))
         # from the beginning of a huge page to the end of another: no small ones at the edges
-        memory = np.empty(size + 2 * HUGE, np.uint8)
+        pool, whole = _pool.get(), size + 2 * HUGE
+        memory = np.empty(whole, np.uint8) if pool is None else pool.take(whole)
         start = -memory.ctypes.data % HUGE
         return torch.from_numpy(memory[start : start + size].view(numpy_type).reshape(shape))
     return torch.empty(shape, dtype=dtype, device=like.device)

@@ -19,7 +19,7 @@ from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
 from rnnscope._layers.run import Ran
 from rnnscope._layers.structure import Weights
-from rnnscope.cells import quantity_names
+from rnnscope.cells import LSTM, quantity_names
 from rnnscope.errors import RefusedError
 
 __all__ = [
@@ -29,7 +29,9 @@ __all__ = [
     "attention_to",
     "captured",
     "check_dropout",
+    "lower_states",
     "snapshot_of",
+    "stacked",
 ]
 
 
@@ -86,7 +88,8 @@ class Captured:
     """One call of a module as it happened: what went in, the weights used, what came out.
 
     ``masks`` are what dropout multiplied the layers' outputs with, in the layer's own layout; None
-    where it was not at work.
+    where it was not at work. ``lower`` are the states of the layers below the top, (time, batch,
+    direction × unit), where the call let them be seen, else none.
     """
 
     adopted: Adopted
@@ -102,6 +105,12 @@ class Captured:
     # the tensors that the module returned, where ``output`` has them in another form, by their
     # place in it
     sources: Mapping[int, Tensor] = field(default_factory=dict)
+    lower: tuple[Tensor, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """Steps of sequences."""
+        return self.call.steps * self.call.batch
 
 
 class _ThreadCapture(threading.local):
@@ -208,7 +217,24 @@ def captured(adopted: Adopted, call: Call, output: Any, attention: Attention) ->
     mode = attention.grad_mode
     taken = Captured(adopted, call, snapshot, live, output, products, masks, ran, mode)
     sources = {} if output is returned else _sources(output, returned)
-    return replace(taken, final_states=final_states, sources=sources)
+    lower = () if call.packed is not None else lower_states(adopted, attention, live)
+    return replace(taken, final_states=final_states, sources=sources, lower=lower)
+
+
+def lower_states(
+    adopted: Adopted, attention: Attention, live: tuple[tuple[Weights, ...], ...]
+) -> tuple[Tensor, ...]:
+    """The states of the layers below the top as the fused call computed them with the ``live``
+    weights, (time, batch, direction × unit); none where they were not seen."""
+    parts = [part for row in live for part in row]
+    seen = attention.layers[-len(parts) :]
+    used = [(ih.data_ptr(), hh.data_ptr()) for ih, hh, _ in seen]
+    if used != [(part.ih.data_ptr(), part.hh.data_ptr()) for part in parts]:
+        return ()
+    states = [h.detach() for _, _, h in seen]
+    count = len(adopted.directions)
+    layers = [states[k : k + count] for k in range(0, len(states) - count, count)]
+    return tuple(row[0] if count == 1 else torch.cat(row, -1) for row in layers)
 
 
 def _sources(output: Any, returned: Any) -> dict[int, Tensor]:
@@ -240,9 +266,14 @@ def attention_to(adopted: Adopted, names: Iterable[str] | None = None) -> Attent
     runs a declared cell leaves the numbers of these ``names`` themselves (all by default).
     """
     record = quantity_names(adopted.cell) if names is None else names
-    deep = adopted.single_step or _drops(adopted)
+    deep = adopted.single_step or _drops(adopted) or stacked(adopted)
     by_torch = not (adopted.declared or adopted.foreign)
     return Attention(adopted.module, frozenset(record), deep and by_torch)
+
+
+def stacked(adopted: Adopted) -> bool:
+    """Whether the states of layers below the top may be seen while they are computed."""
+    return adopted.num_layers > 1 and adopted.cell is LSTM
 
 
 def _drops(adopted: Adopted) -> bool:

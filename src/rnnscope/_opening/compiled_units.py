@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnnscope._kernels import engine
 from rnnscope._kernels.engine import ELEMENTS, pieces
 from rnnscope._kernels.equations import evaluated, obstacle
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
@@ -226,15 +227,20 @@ def bounds_of_units(
     everything = all(name in store for name in cell.equations)
     if not (has_kernel(cell) and everything) or errors.rounding.limit < limit:
         return None
-    kernel = units_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding)
+    units = weights.hidden_size
+    numbers = x_norm.numel() * units * len(cell.equations)
+    kernel_of = partial(units_kernel, cell, ELEMENTS.get(x_norm.dtype, ""), errors.rounding)
+    compile_for = errors.rounding, kernel_of
+    if not engine.judging(cell, x_norm.dtype, x_norm.device, numbers, compile_for):
+        return None
+    kernel = kernel_of()
     rows = [n for gate, of_x in kernel.affine for n in errors.affine_of_units(gate, of_x)]
     constants = torch.stack(rows)
     steps, batch = x_norm.shape
     off, allowed, ratio = (torch.empty_like(x_norm) for _ in range(3))
     widest = {name: torch.empty_like(x_norm) for name in cell.states}
-    units = weights.hidden_size
     carried = {name: x_norm.new_zeros(batch, units) for name in cell.states[1:]}
-    count = pieces(x_norm.numel() * units * len(cell.equations), batch)
+    count = pieces(numbers, batch)
     lengths = lengths.to(torch.int64).contiguous()
     arrays: list[Any] = [*norms, constants, off, allowed, ratio]
     quantities = [store[n][1:] if n in cell.states else store[n] for n in cell.equations]

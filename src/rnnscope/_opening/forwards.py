@@ -113,8 +113,19 @@ class Forward:
         self, plain: PlainCall, original: Callable[..., Any], observers: list[Observer]
     ) -> Any:
         """Run the layer in a plain call and tell the observers."""
-        output = self._original(original, observers)
+        attention = plain.attention
+        if attention is None:
+            output = self._original(original, observers)
+        else:
+
+            def attended() -> Any:
+                attention.start()
+                return self._original(original, observers)
+
+            output = ensured(attended, attention.stop)
         held = plain.held(output)
+        if attention is not None:
+            held.lower = undisturbed(plain.lower, attention)
         for observer in observers:
             observer.held(self, plain, held, output)
         return output

@@ -7,6 +7,7 @@ other calls are captured in full (``capture.py``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import is_
@@ -17,10 +18,21 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._layers.adopt import ALIGNED, RECURRENT, Adopted, adopt
+from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
-from rnnscope._opening.capture import Captured, Snapshot, snapshot_of
+from rnnscope._opening.capture import (
+    Captured,
+    Snapshot,
+    attention_to,
+    lower_states,
+    snapshot_of,
+    stacked,
+)
 
-__all__ = ["Held", "HeldModule", "PlainCall", "plain_call", "weights_now"]
+__all__ = ["SMALL", "Held", "HeldModule", "PlainCall", "plain_call", "weights_now"]
+
+SMALL = 1 << 12
+"""Numbers of an input up to which a call is short."""
 
 _FLOATS = (torch.float32, torch.float64)
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -37,7 +49,8 @@ class Held:
 
     ``parts`` holds one after the other; where they differ in their last dim alone, they lie side by
     side in one tensor, in these ``widths``. ``alike``: the copies lie in memory as the caller's
-    tensors did. ``captured`` makes the same of it that a capture in full does.
+    tensors did. ``lower`` is that of a capture, for calls that are not short. ``captured`` makes
+    the same of it that a capture in full does.
     """
 
     adopted: Adopted
@@ -47,6 +60,7 @@ class Held:
     state_count: int
     grad_mode: bool
     alike: bool
+    lower: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, like: Held, tensors: tuple[Tensor, ...]) -> Held:
@@ -64,6 +78,11 @@ class Held:
     def count(self) -> int:
         """Numbers of the largest part."""
         return max([part.numel() for part in self.parts])
+
+    @property
+    def places(self) -> int:
+        """Steps of sequences."""
+        return math.prod(self.parts[0].shape[:-1])
 
     @property
     def x(self) -> Tensor:
@@ -108,6 +127,7 @@ class Held:
             None,
             grad_mode=self.grad_mode,
             final_states=self.adopted.cell.states,
+            lower=self.lower,
         )
 
 
@@ -175,6 +195,20 @@ class PlainCall:
     facts: HeldModule
     x: Tensor
     states: tuple[Tensor, ...]
+
+    @property
+    def attention(self) -> Attention | None:
+        """What is to see the states of the layers below the top; None where nothing can, or they
+        are few."""
+        adopted = self.facts.adopted
+        if self.x.numel() <= SMALL or not stacked(adopted):
+            return None
+        return attention_to(adopted)
+
+    def lower(self, attention: Attention) -> tuple[Tensor, ...]:
+        """The states of the layers below the top, which ``attention`` saw."""
+        adopted = self.facts.adopted
+        return lower_states(adopted, attention, adopted.weights())
 
     def held(self, output: Any) -> Held:
         """What is kept of the call, which returned this."""

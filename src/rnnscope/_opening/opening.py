@@ -53,6 +53,7 @@ def open_call(
     drawn: tuple[Tensor, ...] | None,
     grad_mode: bool,
     thorough: bool = False,
+    lower: tuple[Tensor, ...] = (),
 ) -> Opened:
     """Every recorded quantity of a call, with the proof against what the layer returned.
 
@@ -60,7 +61,8 @@ def open_call(
     round differently, so layers below the top run with these. ``products`` is the type in which
     the layer formed its products (autocast may lower it); ``drawn`` are the masks that dropout
     drew for it, None where dropout was not at work; ``grad_mode`` whether it ran with gradients
-    enabled. Nothing raises here when the proof fails: the caller decides.
+    enabled; ``lower`` are the states of the layers below the top, where the call let them be seen.
+    Nothing raises here when the proof fails: the caller decides.
     """
     buffers = Buffers(adopted, call, returned.h.dtype, record)
     rounding = Rounding.of(returned.h.dtype, call.x.device, products)
@@ -79,6 +81,8 @@ def open_call(
         if layer == adopted.num_layers - 1:
             hidden = returned.h
             del flow  # what the layer below returned is in the record by now
+        elif lower:
+            flow = hidden = lower[layer]
         else:
             replay = partial(
                 adopted.replay,

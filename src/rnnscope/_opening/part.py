@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rnnscope._kernels import engine
 from rnnscope._kernels.equations import scans, sized
+from rnnscope._kernels.forward import ForwardKernel
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import (
@@ -27,11 +28,12 @@ from rnnscope._layers.sequences import (
     shifted,
 )
 from rnnscope._layers.structure import Weights
+from rnnscope._layers.tensors import fresh
 from rnnscope._opening.bounds import Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
-from rnnscope._opening.compiled import open_by_kernel
+from rnnscope._opening.compiled import Measured, open_by_kernel
 from rnnscope._opening.compiled_bounds import bounds_by_kernel
-from rnnscope._opening.compiled_units import bounds_of_units
+from rnnscope._opening.compiled_units import bounds_of_units, has_kernel
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
@@ -78,6 +80,10 @@ def usual_bounds() -> Iterator[None]:
     finally:
         _finer.reset(token)
 
+
+MOST_AGAIN = 1 << 26
+"""Numbers of a layer that are computed once more where a bound for each unit needs what was not
+recorded: more would need much memory."""
 
 SAMPLE = 32
 SAMPLED_ROWS = 64
@@ -291,19 +297,23 @@ class Direction:
         if not (self.direct and numbers):
             return False
         kernel = engine.opening(self.cell, self.work, h.device, parts, numbers)
-        if kernel is None:
-            return False
-        for name in self.cell.states[1:]:
-            frame = self.store[name]
-            frame[0] = frame[-1] = self.call.initial[name][self.at]
-        x = self.inputs(0, self.call.steps)
-        lengths = self.call.every_length
-        measured = open_by_kernel(kernel, self.weights, self.store, lengths, self.reverse, x)
+        measured = None if kernel is None else self._open_by(kernel, self.store)
         if measured is None:
             return False
         self.x_norm, self.h_norm, self.off = measured.x_norm, measured.h_norm, measured.off
         self.sizes = measured.sizes
         return True
+
+    def _frame(self, store: Mapping[str, Tensor]) -> None:
+        """Write the initial states other than h, which kernels read, before the first step."""
+        for name in self.cell.states[1:]:
+            store[name][0] = store[name][-1] = self.call.initial[name][self.at]
+
+    def _open_by(self, kernel: ForwardKernel, store: Mapping[str, Tensor]) -> Measured | None:
+        """Fill a record by a kernel, where that of h is filled already."""
+        self._frame(store)
+        x, lengths = self.inputs(0, self.call.steps), self.call.every_length
+        return open_by_kernel(kernel, self.weights, store, lengths, self.reverse, x)
 
     def _open(self, start: int, stop: int) -> None:
         steps, batch = stop - start, self.call.batch
@@ -517,11 +527,12 @@ class Direction:
     ) -> list[Proof] | None:
         """With a bound for each unit, by a kernel; None where there is none, or it proves too
         little."""
-        if self.engine == "torch":
+        store = self._every_quantity()
+        if store is None:
             return None
         norms = self.x_norm, self.h_norm
         lengths = self.call.every_length
-        bounds = bounds_of_units(errors, norms, self.store, lengths, self.reverse)
+        bounds = bounds_of_units(errors, norms, store, lengths, self.reverse)
         if bounds is None:
             return None
         sides = (bounds.off, bounds.allowed, bounds.ratio, bounds.widest["h"])
@@ -536,6 +547,28 @@ class Direction:
         # where a function is saturated by far, the slopes of ``per_unit`` prove more
         proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
         return of_units if proven else None
+
+    def _every_quantity(self) -> Mapping[str, Tensor] | None:
+        """The record of this layer, with what was not asked for computed once more by a kernel;
+        None where none does that."""
+        h, equations = self.store["h"], self.cell.equations
+        numbers = h[1:-1].numel() * len(equations)
+        lowered = self.rounding.limit < torch.finfo(torch.float32).max
+        if lowered or not (self.direct and has_kernel(self.cell)):
+            return None
+        if all(name in self.store for name in equations):
+            self._frame(self.store)
+            return self.store
+        if numbers > MOST_AGAIN:
+            return None
+        kernel = engine.opening(self.cell, self.work, h.device, False, numbers, for_units=True)
+        if kernel is None:
+            return None
+        edges = {name: 2 * (name in self.cell.states) for name in equations}
+        shapes = {name: (self.call.steps + edge, *h.shape[1:]) for name, edge in edges.items()}
+        store = {name: fresh(shape, h, self.work) for name, shape in shapes.items() if name != "h"}
+        store["h"] = h
+        return None if self._open_by(kernel, store) is None else store
 
     def judged(self, x_error: Callable[[], Tensor] | None, replayed: bool) -> Judged:
         """What rounding does at worst; see ``WorstCase``. ``replayed``: the states are those of a
@@ -580,8 +613,10 @@ class Direction:
         """Whether a bound is so wide that one for each unit is worth its computing."""
         if not _finer.get():
             return False
-        unit = self.rounding.operation
-        return WIDE * unit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
+        limit = WIDE * self.rounding.operation
+        if proof.widest <= limit * max(self._least_size(proof.state), 1.0):
+            return False
+        return limit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 
     def _by_units(self, final: Mapping[str, Tensor], judged: Judged) -> list[Proof]:
         """The layer's own numbers against those that were judged, unit by unit."""
@@ -632,10 +667,11 @@ class Direction:
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        most, useful = float(widest.max()), USELESS * self._size(state)
-        if most <= useful:
+        most = float(widest.max())
+        if most <= USELESS * self._least_size(state):
             largest, loose = int(off.argmax()), 0
         else:
+            useful = USELESS * self._size(state)
             tight = widest <= useful
             proven = tight if tight.any() else np.isfinite(widest)
             largest = int(np.where(proven, off, -1.0).argmax())
@@ -663,6 +699,15 @@ class Direction:
         steps = np.flatnonzero(failed.any(1))
         t = int(steps[-1] if self.reverse else steps[0])
         return t, int(failed[t].argmax())
+
+    def _least_size(self, state: str) -> float:
+        """The largest |value| of a state, or less where that is known without looking at all."""
+        if state != "h" or len(self.h_norm) == 1:
+            return self._size(state)
+        # of the steps but the last, as the norm before the first is that of the initial state
+        norm = self.h_norm[:-1] if self.reverse else self.h_norm[1:]
+        least = float(norm.max()) / math.sqrt(self.outputs)
+        return least if math.isfinite(least) else self._size(state)
 
     def _size(self, state: str) -> float:
         """The largest finite |value| of a state."""

@@ -153,6 +153,7 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
                 taken.masks,
                 taken.grad_mode,
                 thorough=check == "thorough",
+                lower=taken.lower,
             )
     if any(proof.ratio > 1 for proof in opened.proofs.values()):
         opened = replace(opened, proofs=with_foreign_rounding(taken, opened.proofs))

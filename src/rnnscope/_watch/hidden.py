@@ -12,6 +12,8 @@ __all__ = ["hidden_layers", "where_it_is"]
 DEPTH = 3
 """So many lists and dicts inside each other are looked into."""
 
+_MODULE_S_OWN = frozenset(name for name in vars(nn.Module()) if name.startswith("_"))
+
 MOST = 1000
 """Members of one list or dict that are looked at: a data set is no model."""
 
@@ -25,8 +27,8 @@ def hidden_layers(
     layers: dict[int, tuple[nn.Module, str, str]] = {}
     for prefix, owner in model.named_modules():
         for attribute, value in vars(owner).items():
-            if attribute.startswith("_") and attribute in vars(nn.Module()):
-                continue  # nn.Module's own
+            if attribute in _MODULE_S_OWN:
+                continue
             for path, container, module in _modules_in(value, DEPTH):
                 for inner, layer in module.named_modules():
                     name = ".".join(filter(None, (prefix, attribute, path, inner)))

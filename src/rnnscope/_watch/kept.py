@@ -11,16 +11,19 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 from torch import nn
 
 from rnnscope._gradients.received import Received
+from rnnscope._kernels.engine import of_call
+from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.call import Call
 from rnnscope._opening.capture import Captured
-from rnnscope._opening.held import Held
+from rnnscope._opening.held import SMALL, Held
 from rnnscope._opening.modes import undisturbed
 from rnnscope._trace.verbs import Trace
-from rnnscope._watch.stack import SMALL, CallStack, form_of
+from rnnscope._watch.stack import CallStack, form_of
 from rnnscope.errors import DtypeError, RefusedError, ShapeError, VerificationError
 
 __all__ = ["CallStorage", "MadeCall", "Opening"]
@@ -80,6 +83,13 @@ class MadeCall:
         return self.source.call
 
     @property
+    def computed(self) -> int:
+        """How many numbers each layer and direction computes; 0 of a call that was opened."""
+        if self.source is None or isinstance(self.source, tuple):
+            return 0
+        return _numbers(self.source.adopted, self.source.places)
+
+    @property
     def packs(self) -> bool:
         """Whether it may be kept in a stack, where it has no more than its numbers."""
         return self.received is None and self.joins
@@ -103,6 +113,11 @@ class Pack:
     flags: bytearray
     first: int = 0
 
+    @property
+    def computed(self) -> int:
+        """How many numbers each layer and direction computes; 0 where they were opened."""
+        return sum(_numbers(part.adopted, part.places) for part in self.stack.parts)
+
     def calls(self) -> Iterator[MadeCall]:
         """One by one."""
         for k, (number, flag) in enumerate(zip(self.numbers, self.flags, strict=True)):
@@ -115,6 +130,11 @@ class Pack:
                 silent=self.silent,
                 frozen=self.frozen,
             )
+
+
+def _numbers(adopted: Adopted, places: int) -> int:
+    """Of a call of so many steps of sequences, in each layer and direction."""
+    return places * adopted.hidden_size * len(adopted.cell.equations)
 
 
 def _whole(group: list[MadeCall | Pack]) -> CallStack:
@@ -138,7 +158,8 @@ class CallStorage:
 
     def __init__(self, name: str, most: int | None, opening: Opening) -> None:
         self.name, self.most = name, most
-        self.opening: Opening | None = opening
+        # weakly: so the memory of a watch that is gone is free at once
+        self._opening: ReferenceType[Opening] | None = ref(opening)
         self.lock = threading.RLock()
         self.dropped = 0
         self._entries: list[MadeCall | Pack] = []
@@ -155,7 +176,7 @@ class CallStorage:
     def __getstate__(self) -> dict[str, Any]:
         """For copies: every call opened."""
         calls = self.opened()
-        settled = {"opening": None, "lock": None, "_entries": calls, "_made": calls, "_pending": 0}
+        settled = {"_opening": None, "lock": None, "_entries": calls, "_made": calls, "_pending": 0}
         return vars(self) | settled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -257,11 +278,23 @@ class CallStorage:
 
     # opening -------------------------------------------------------------------------------
 
+    @property
+    def opening(self) -> Opening:
+        """Who opens the calls."""
+        opening = None if self._opening is None else self._opening()
+        assert opening is not None, "it is there as long as calls are not opened"
+        return opening
+
     def open(self) -> None:
         """Open and prove every call that was not yet; raises ``VerificationError`` where one cannot
         be proven."""
         with self.lock:
-            undisturbed(self._open)
+            undisturbed(self._open_pending)
+
+    def _open_pending(self) -> None:
+        pending = self._entries[len(self._entries) - self._pending :]
+        with of_call(sum(entry.computed for entry in pending)):
+            self._open()
 
     def _open(self) -> None:
         refused: list[MadeCall | Pack] = []
@@ -302,7 +335,6 @@ class CallStorage:
     def _open_together(self, group: list[MadeCall | Pack]) -> None:
         """Open calls as one batch; one by one where the proof of all is not that of each."""
         whole = _whole(group)
-        assert self.opening is not None, "it is there as long as calls are not opened"
         try:
             opened = self.opening.opened(whole.held.captured())
         except VerificationError:
@@ -339,7 +371,6 @@ class CallStorage:
         """Whether a call could be opened; its refusal is told."""
         source = made.source
         assert isinstance(source, Held | Captured), "this call is not opened yet"
-        assert self.opening is not None, "it is there as long as calls are not opened"
         try:
             captured = source.captured() if isinstance(source, Held) else source
             made.trace = self.opening.opened(captured)
@@ -363,6 +394,5 @@ class CallStorage:
 
     def _complete(self, made: MadeCall) -> None:
         made.source = None
-        assert self.opening is not None, "it is there as long as calls are not opened"
         assert made.trace is not None, "it was opened"
         self.opening.completed(made.trace, made)

@@ -19,10 +19,7 @@ from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
 from rnnscope._trace.verbs import Trace
 
-__all__ = ["SMALL", "CallStack", "form_of"]
-
-SMALL = 1 << 12
-"""Numbers of an input up to which a call is short."""
+__all__ = ["CallStack", "form_of"]
 
 
 def form_of(held: Held) -> tuple[Any, ...]:
@@ -120,7 +117,7 @@ class CallStack:
         form = structure.returned(whole._returned, whole.call)
         final = {name: value[:, :, rows].clone() for name, value in form.final.items()}
         h = None if structure.single_step else form.h[:, rows].clone()
-        opened = Opened(values, inputs, proofs, whole._opened_in)
+        opened = Opened(values, inputs, proofs, whole._opened_in, engine=whole.engine)
         output = structure.returning(h, final, call)
         return Trace(structure, call, whole._snapshot, opened, output)
 

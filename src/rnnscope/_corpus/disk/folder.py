@@ -88,10 +88,15 @@ def file_sizes(folder: Path) -> dict[str, int]:
     """Bytes of each file inside a folder, by its name inside."""
     sizes: dict[str, int] = {}
     # strings, since paths cost more than asking the system
-    for top, _, names in os.walk(folder):
-        inside = Path(top).relative_to(folder).as_posix()
-        prefix = "" if inside == "." else f"{inside}/"
-        sizes |= {prefix + name: os.stat(f"{top}/{name}").st_size for name in names}
+    folders = [(str(folder), "")]
+    while folders:
+        top, prefix = folders.pop()
+        with suppress(FileNotFoundError), os.scandir(top) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, f"{prefix}{entry.name}/"))
+                else:
+                    sizes[prefix + entry.name] = entry.stat().st_size
     return sizes
 
 

@@ -7,26 +7,30 @@ cut by the machine's end, and its batch counts as not recorded.
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from rnnscope._corpus.disk.chunks import Array
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 
 __all__ = ["BatchRows", "JournalFile", "write_journal"]
 
-Array = np.ndarray[Any, Any]
 _LENGTH = struct.Struct("<Q")
+
+BLOCK = 1 << 20
+"""Bytes that are read at once."""
 
 
 class BatchRows(Protocol):
-    """The rows of a batch: ``arrays(module, name)`` is (row, ...), of a quantity, or of ``time``,
-    ``sequence``, ``call``, ``label_end`` and ``label_text``."""
+    """The rows of a batch: ``pieces(module, name)`` are (row, ...), one behind the other, of a
+    quantity, or of ``time``, ``sequence``, ``call``, ``label_end`` and ``label_text``."""
 
     @property
     def facts(self) -> BatchFacts:
@@ -39,8 +43,8 @@ class BatchRows(Protocol):
     def names(self, module: str) -> tuple[str, ...]:
         """The arrays of a layer."""
 
-    def array(self, module: str, name: str) -> Array:
-        """One of them."""
+    def pieces(self, module: str, name: str) -> Iterator[Array]:
+        """One of them, at least one piece; a piece is read before the next is asked for."""
 
 
 def write_journal(path: Path, rows: BatchRows) -> None:
@@ -50,10 +54,13 @@ def write_journal(path: Path, rows: BatchRows) -> None:
         file.write(_LENGTH.pack(0))
         for module in rows.facts.layers:
             for name in rows.names(module):
-                array = np.ascontiguousarray(rows.array(module, name))
                 place = {"module": module, "name": name, "offset": file.tell()}
-                arrays.append({**place, "dtype": array.dtype.str, "shape": array.shape})
-                array.tofile(file)
+                length = 0
+                for piece in rows.pieces(module, name):
+                    file.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
+                    length += len(piece)
+                shape = (length, *piece.shape[1:])
+                arrays.append({**place, "dtype": piece.dtype.str, "shape": shape})
         start = file.tell()
         forms = {module: asdict(form) for module, form in rows.forms.items()}
         description = {"facts": rows.facts.json(), "forms": forms, "arrays": arrays}
@@ -87,10 +94,18 @@ class JournalFile:
         """See ``BatchRows``."""
         return tuple(name for owner, name in self._arrays if owner == module)
 
-    def array(self, module: str, name: str) -> Array:
+    def pieces(self, module: str, name: str) -> Iterator[Array]:
         """See ``BatchRows``."""
         entry = self._arrays[module, name]
-        shape = tuple(entry["shape"])
-        count = int(np.prod(shape, dtype=np.int64))
-        flat = np.fromfile(self.path, np.dtype(entry["dtype"]), count=count, offset=entry["offset"])
-        return flat.reshape(shape)
+        length, *row = entry["shape"]
+        dtype = np.dtype(entry["dtype"])
+        numbers = int(np.prod(row, dtype=np.int64))
+        rows = max(1, BLOCK // max(1, numbers * dtype.itemsize))
+        block = np.empty((min(rows, length), *row), dtype)
+        with self.path.open("rb") as file:
+            file.seek(entry["offset"])
+            for start in range(0, max(length, 1), rows):
+                piece = block[: length - start]
+                if file.readinto(piece.reshape(-1).view(np.uint8).data) < piece.nbytes:
+                    raise OSError(errno.EIO, "it is shorter than it says", str(self.path))
+                yield piece

@@ -8,7 +8,7 @@ chunk carries a checksum, and the shard's attributes the size of each file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import numpy as np
 
+from rnnscope._corpus.disk.chunks import Array, ArrayForm, ArrayWriter
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.events import completed
 from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, file_sizes
-from rnnscope._corpus.disk.journal import Array, BatchRows
-from rnnscope._record.extras import package_of_extra
+from rnnscope._corpus.disk.journal import BatchRows
 from rnnscope.errors import FileError
 
 __all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "write_shard"]
@@ -28,8 +28,6 @@ __all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "wr
 KEY = "rnnscope_record"
 """The attribute that holds what this package says of a group."""
 PREFIX = "batches-"
-CHUNK = 8 * 2**20
-"""Bytes of a chunk before it is compressed."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> 
     with place.scratch() as scratch:
         path = scratch / name
         path.mkdir()
-        completed(_write(path, batches, compress))
+        _write(path, batches, compress)
         files = file_sizes(path)
         files.pop(DESCRIPTION, None)  # written last, below
         forms: dict[str, LayerForm] = {}
@@ -88,9 +86,7 @@ def write_group(path: Path, attributes: Mapping[str, Any]) -> None:
     (path / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
 
 
-async def _write(path: Path, batches: Sequence[BatchRows], compress: bool) -> None:
-    zarr = package_of_extra("zarr", "record")
-    store = zarr.storage.LocalStore(path)
+def _write(path: Path, batches: Sequence[BatchRows], compress: bool) -> None:
     modules = list(dict.fromkeys(module for rows in batches for module in rows.facts.layers))
     for module in modules:
         holders = [rows for rows in batches if module in rows.facts.layers]
@@ -98,101 +94,56 @@ async def _write(path: Path, batches: Sequence[BatchRows], compress: bool) -> No
         write_group(path / group_of(module), {"module": module})
         names = dict.fromkeys(name for rows in holders for name in rows.names(module))
         for name in names:
-            await _write_array(store, holders, (module, name), compress)
+            _write_array(path, holders, (module, name), compress)
 
 
-async def _write_array(
-    store: Any, holders: Sequence[BatchRows], address: tuple[str, str], compress: bool
+def _write_array(
+    path: Path, holders: Sequence[BatchRows], address: tuple[str, str], compress: bool
 ) -> None:
     module, name = address
-    pieces: Iterable[Array] = (_piece(rows, module, name) for rows in holders)
+    dims: tuple[str, ...] = ("step", "layer", "direction", "unit")
     if name == "label_text":
-        total = sum(rows.facts.layers[module].text for rows in holders)
+        total, dims = sum(rows.facts.layers[module].text for rows in holders), ("text",)
     else:
         total = sum(rows.facts.layers[module].rows for rows in holders)
-    if name in ("sequence", "label_end"):  # counted through all batches of the shard
-        pieces = _shifted(pieces, holders, module, name)
-    target = None
-    start = 0
-    for piece in _chunked(pieces, total):
-        if target is None:
-            target = await _create(store, address, (total, *piece.shape[1:]), piece, compress)
-        await target.setitem((slice(start, start + len(piece)),), piece)
-        start += len(piece)
+    if total == 0:
+        return
+    writer: ArrayWriter | None = None
+    try:
+        for piece in _pieces(holders, module, name):
+            if writer is None:
+                shape = (total, *piece.shape[1:])
+                form = ArrayForm(shape, piece.dtype, dims[: len(shape)], compress)
+                writer = ArrayWriter(path / group_of(module) / name, form)
+            writer.add(piece)
+        if writer is not None:
+            writer.close()
+    finally:
+        if writer is not None:
+            writer.abandon()
 
 
-def _piece(rows: BatchRows, module: str, name: str) -> Array:
+def _pieces(holders: Sequence[BatchRows], module: str, name: str) -> Iterator[Array]:
+    """An array of all batches; ``sequence`` and ``label_end`` are counted through them."""
+    before = 0
+    for rows in holders:
+        layer = rows.facts.layers[module]
+        for piece in _of_batch(rows, module, name):
+            yield piece + np.asarray(before, piece.dtype) if before else piece
+        if name == "sequence":
+            before += layer.sequences
+        elif name == "label_end":
+            before += layer.text
+
+
+def _of_batch(rows: BatchRows, module: str, name: str) -> Iterable[Array]:
     """An array of one batch; batches without labels, or called once, have zeros."""
     if name in rows.names(module):
-        return rows.array(module, name)
+        return rows.pieces(module, name)
     if name == "label_text":
-        return np.zeros(0, np.uint8)
-    return np.zeros(rows.facts.layers[module].rows, np.int64 if name == "label_end" else np.int32)
-
-
-def _shifted(
-    pieces: Iterable[Array], holders: Sequence[BatchRows], module: str, name: str
-) -> Iterable[Array]:
-    before = 0
-    for piece, rows in zip(pieces, holders, strict=True):
-        yield piece + np.asarray(before, piece.dtype)
-        layer = rows.facts.layers[module]
-        before += layer.sequences if name == "sequence" else layer.text
-
-
-def _chunked(pieces: Iterable[Array], total: int) -> Iterable[Array]:
-    """The same rows in pieces of one chunk each."""
-    kept: list[Array] = []
-    length = 0
-    for piece in pieces:
-        size = chunk_rows(piece, total)
-        start = 0
-        while start < len(piece):
-            taken = piece[start : start + size - length]
-            kept.append(taken)
-            length += len(taken)
-            start += len(taken)
-            if length == size:
-                yield kept[0] if len(kept) == 1 else np.concatenate(kept)
-                kept, length = [], 0
-    if kept:
-        yield kept[0] if len(kept) == 1 else np.concatenate(kept)
-
-
-def chunk_rows(piece: Array, total: int) -> int:
-    """How many rows make a chunk."""
-    row = piece.dtype.itemsize * int(np.prod(piece.shape[1:], dtype=np.int64))
-    return int(max(1, min(total, CHUNK // max(row, 1))))
-
-
-async def _create(
-    store: Any, address: tuple[str, str], shape: tuple[int, ...], piece: Array, compress: bool
-) -> Any:
-    from zarr.api.asynchronous import create_array
-    from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-
-    module, name = address
-    compressors: list[Any] = [Crc32cCodec()]
-    if compress:
-        compressors.insert(0, BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"))
-    if name == "label_text":
-        dims: tuple[str, ...] = ("text",)
-    else:
-        dims = ("step", "layer", "direction", "unit")[: len(shape)]
-    return await create_array(
-        store,
-        name=f"{group_of(module)}/{name}",
-        shape=shape,
-        dtype=piece.dtype,
-        chunks=(chunk_rows(piece, shape[0]), *shape[1:]),
-        serializer=BytesCodec(),
-        filters=None,
-        compressors=compressors,
-        fill_value=0,
-        dimension_names=dims,
-        chunk_key_encoding={"name": "default", "separator": "."},  # files, not folders in folders
-        config={"write_empty_chunks": True},  # no search for zeros; every chunk has its file
-    )
+        return ()
+    count = rows.facts.layers[module].rows
+    return [np.zeros(count, np.int64 if name == "label_end" else np.int32)]
 
 
 # reading -------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from rnnscope._corpus.disk.chunks import Array, chunk_rows
 from rnnscope._corpus.disk.folder import Folder
-from rnnscope._corpus.disk.journal import Array
-from rnnscope._corpus.disk.shard import CHUNK, Shard, read_array
+from rnnscope._corpus.disk.shard import Shard, read_array
 from rnnscope._record.extras import package_of_extra
 
 __all__ = ["BatchColumn", "Column", "LabelColumn", "Piece", "pieces_of"]
@@ -115,12 +115,14 @@ class Column:
         return values.astype(self.dtype, copy=False)
 
     def lazy(self, rows: int) -> Any:
-        """As an array of Dask, in blocks of about so many rows."""
+        """As an array of Dask, in blocks of at most so many rows: those of the chunks on disk,
+        where these have as many."""
         array = package_of_extra("dask.array", "record")
         blocks = tuple(
-            min(rows, piece.rows - start)
+            min(size, piece.rows - start)
             for piece in self.pieces
-            for start in range(0, piece.rows, rows)
+            for size in [chunk_rows(piece.rows, rows)]
+            for start in range(0, piece.rows, size)
         )
         if not blocks:
             return array.zeros(self.shape, dtype=self.dtype)
@@ -174,8 +176,3 @@ class LabelColumn(Column):
             word = text[begin - span.start : end - span.start]
             texts[k] = word.decode("utf-8", "surrogatepass")
         return texts
-
-
-def block_rows(row_bytes: int) -> int:
-    """Rows of a block: those of a chunk on disk."""
-    return max(1, CHUNK // max(row_bytes, 1))

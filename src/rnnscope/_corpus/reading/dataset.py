@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnscope._corpus.disk.chunks import most_rows
 from rnnscope._corpus.disk.description import LayerForm
 from rnnscope._corpus.disk.folder import Folder, place_of
 from rnnscope._corpus.disk.shard import Shard, group_of
@@ -16,7 +17,6 @@ from rnnscope._corpus.reading.columns import (
     Column,
     LabelColumn,
     Piece,
-    block_rows,
     pieces_of,
 )
 from rnnscope._corpus.reading.lazily import computed
@@ -103,7 +103,7 @@ def _dataset(xarray: Any, store: Store, module: str, form: LayerForm) -> Any:
         if quantity.range is not None:
             notes["range"] = list(quantity.range)  # type: ignore[assignment]
         dims = ("step", "layer", "direction", quantity.unit)
-        variables[name] = (dims, column.lazy(block_rows(row_bytes)), notes)
+        variables[name] = (dims, column.lazy(most_rows(row_bytes)), notes)
     steps = store.origin.settings.get("steps", "all")
     sizes = {quantity.unit: quantity.shape[2] for quantity in form.quantities.values()}
     sizes["layer"] = max((quantity.shape[0] for quantity in form.quantities.values()), default=0)
@@ -120,7 +120,7 @@ def _coordinates(
     place: Folder, shards: list[Shard], pieces: list[Piece], module: str
 ) -> dict[str, Any]:
     """The columns that say of each row which step it is."""
-    rows = block_rows(np.dtype(np.int32).itemsize)
+    rows = most_rows(np.dtype(np.int32).itemsize)
     columns: dict[str, Column] = {
         "batch": BatchColumn(place, shards, module),
         "sequence": Column(place, pieces, (module, "sequence"), (), np.int64, add=True),

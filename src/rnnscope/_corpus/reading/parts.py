@@ -7,7 +7,7 @@ import math
 from collections.abc import Hashable
 from typing import Any
 
-from rnnscope._corpus.reading.columns import block_rows
+from rnnscope._corpus.disk.chunks import most_rows
 from rnnscope._record.extras import package_of_extra
 from rnnscope.errors import AddressError
 
@@ -61,7 +61,7 @@ def lazy_quantity(dataset: Any, name: str) -> Any:
     quantity = quantity.transpose(*dims)
     if quantity.chunks is None:
         row_bytes = quantity.dtype.itemsize * math.prod(quantity.shape[1:])
-        quantity = quantity.chunk({"step": block_rows(row_bytes)})
+        quantity = quantity.chunk({"step": most_rows(row_bytes)})
     return quantity.chunk(dict.fromkeys(dims[1:], -1))
 
 

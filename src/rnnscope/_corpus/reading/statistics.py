@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnscope._corpus.disk.journal import Array
+from rnnscope._corpus.disk.chunks import Array
 from rnnscope._corpus.reading.lazily import computed
 from rnnscope._corpus.reading.parts import axis_labels, lazy_quantity, with_steps
 from rnnscope._record.extras import package_of_extra

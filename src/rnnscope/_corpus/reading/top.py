@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnscope._corpus.disk.journal import Array
+from rnnscope._corpus.disk.chunks import Array
 from rnnscope._corpus.reading.lazily import computed
 from rnnscope._corpus.reading.parts import axis_labels, lazy_column, lazy_quantity, with_steps
 from rnnscope._corpus.reading.top_text import page, rich_text, spans, text
