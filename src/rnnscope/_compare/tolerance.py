@@ -67,9 +67,9 @@ def allowed(
     if exact is None:
         return {}
     floor = predicted(exact)
-    found = {name: LEAST * unit * _size(value) for name, value in floor.items()}
+    tolerances = {name: LEAST * unit * _size(value) for name, value in floor.items()}
     for run in range(RUNS + MORE_RUNS):
-        if run == RUNS and not _growing(found, floor, unit):
+        if run == RUNS and not _growing(tolerances, floor, unit):
             break
         moved = replace(
             inputs,
@@ -77,19 +77,19 @@ def allowed(
             initial={name: shaken(value) for name, value in inputs.initial.items()},
         )
         near = model.with_parts(_shaken_parts(model, unit, run, kept))
-        [other] = Simulator(moved, simulator.names, rounded).run([near])
-        if other is None:
+        [outcome] = Simulator(moved, simulator.names, rounded).run([near])
+        if outcome is None:
             continue
-        for name, value in predicted(other).items():
+        for name, value in predicted(outcome).items():
             away = FREE * (value - floor[name]).abs().amax(-1, keepdim=True)
-            found[name] = torch.maximum(found[name], away.nan_to_num(torch.inf))
-    return _beyond_use(found, floor, unit, model)
+            tolerances[name] = torch.maximum(tolerances[name], away.nan_to_num(torch.inf))
+    return _beyond_use(tolerances, floor, unit, model)
 
 
-def _growing(found: dict[str, Tensor], floor: dict[str, Tensor], unit: float) -> bool:
+def _growing(tolerances: dict[str, Tensor], floor: dict[str, Tensor], unit: float) -> bool:
     """Whether roundings grow on their way through the run."""
     return any(
-        bool((found[name] > FREE * GROWING * unit * _size(value)).any())
+        bool((tolerances[name] > FREE * GROWING * unit * _size(value)).any())
         for name, value in floor.items()
     )
 
@@ -129,7 +129,7 @@ def _shaken_parts(
 
 
 def _beyond_use(
-    found: dict[str, Tensor], floor: dict[str, Tensor], unit: float, model: Model
+    tolerances: dict[str, Tensor], floor: dict[str, Tensor], unit: float, model: Model
 ) -> dict[str, Tensor]:
     """Inf where the tolerance is more than a hundredth of the numbers' spread, or roundings have
     grown so much that chance decides how far; and from there on, in the order of computing."""
@@ -138,7 +138,7 @@ def _beyond_use(
 
     def wild(name: str) -> Tensor:
         grown = GROWN * LEAST * unit * _size(floor[name])
-        wild = found[name] > torch.clamp(grown, max=limits[name])
+        wild = tolerances[name] > torch.clamp(grown, max=limits[name])
         return wild | beyond_type(floor[name], unit).all(-1, keepdim=True)
 
     def from_there_on(beyond: Tensor, time: int) -> Tensor:
@@ -149,9 +149,9 @@ def _beyond_use(
         return torch.stack(ways).any(0)
 
     beyond = from_there_on(wild("output"), 0)
-    result = {"output": torch.where(beyond, torch.inf, found["output"])}
+    result = {"output": torch.where(beyond, torch.inf, tolerances["output"])}
     lost = beyond.any(0)  # (batch, 1): rows whose last states chance decides
-    for name, tolerance in found.items():
+    for name, tolerance in tolerances.items():
         if tolerance.dim() == 5:
             result[name] = torch.where(from_there_on(wild(name), 3), torch.inf, tolerance)
         elif name != "output":

@@ -63,7 +63,8 @@ class Explanation:
         was shown by other inputs."""
         pairs = zip(self.causes[self.read :], self.alone, strict=False)
         return self.read == 0 and any(
-            cause.name in APPROXIMATIONS and left <= 2 * self.left for cause, left in pairs
+            cause.name in APPROXIMATIONS and remainder <= 2 * self.left
+            for cause, remainder in pairs
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,8 +155,8 @@ class Verdict:
     def causes(self) -> tuple[Cause, ...]:
         """The mistakes of the first explanation, and of that of the gradients; empty where there is
         none."""
-        own = self.explanations[0].causes if self.explanations else ()
-        return own if self.gradients is None else (*own, *self.gradients.causes)
+        causes = self.explanations[0].causes if self.explanations else ()
+        return causes if self.gradients is None else (*causes, *self.gradients.causes)
 
     def approximate(self, within: float) -> bool:
         """Whether all that differs is an approximation of this size, as far as is known: no number
@@ -193,7 +194,7 @@ class Verdict:
             "first": None
             if first is None
             else {name: _plain(value) for name, value in vars(first).items()},
-            "explanations": [one.to_dict() for one in self.explanations],
+            "explanations": [explanation.to_dict() for explanation in self.explanations],
             "near": None if self.near is None else self.near.to_dict(),
             "within": self.within,
             "nearest": None

@@ -33,12 +33,12 @@ def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs
                 f"{name} holds NaN or infinite numbers, with which nothing can be compared; "
                 f"expected finite numbers. Leave these rows out."
             )
-    found = Inputs(call.x.double(), doubled(call.initial), call.has_initial, call.lengths)
+    inputs = Inputs(call.x.double(), doubled(call.initial), call.has_initial, call.lengths)
     if lengths is None:
-        return found
+        return inputs
     # x keeps what stands on the padding: one who ignores the lengths reads it
-    sizes = _sizes(lengths, found.batch, found.steps)
-    return Inputs(found.x, found.initial, found.given, sizes)
+    sizes = _sizes(lengths, inputs.batch, inputs.steps)
+    return Inputs(inputs.x, inputs.initial, inputs.given, sizes)
 
 
 def _sizes(lengths: Any, batch: int, steps: int) -> Tensor:
@@ -65,17 +65,17 @@ def _sizes(lengths: Any, batch: int, steps: int) -> Tensor:
 def _states(initial: Any, dtype: torch.dtype, several: bool) -> Any:
     """Initial states as tensors; of several, what is no tuple of them is left to the layer."""
     if several and isinstance(initial, tuple | list):
-        return type(initial)(_as_tensor(each, dtype, "initial") for each in initial)
+        return type(initial)(_as_tensor(state, dtype, "initial") for state in initial)
     return _as_tensor(initial, dtype, "initial")
 
 
-def _as_tensor(value: Any, dtype: torch.dtype, what: str) -> Any:
+def _as_tensor(value: Any, dtype: torch.dtype, label: str) -> Any:
     if value is None:
         return value
     if isinstance(value, PackedSequence):
-        tensor_of(value.data, what)
+        tensor_of(value.data, label)
         return value
-    tensor = tensor_of(value, what)
+    tensor = tensor_of(value, label)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
@@ -114,8 +114,8 @@ def described(adopted: Adopted, inputs: Inputs, model: Model, seed: int | None) 
     if any(t is None for t in biases):
         facts.append("no biases")
     else:
-        some = any(bool(t.any()) for t in biases if t is not None)
-        facts.append("biases not zero" if some else "biases zero")
+        nonzero = any(bool(t.any()) for t in biases if t is not None)
+        facts.append("biases not zero" if nonzero else "biases zero")
     if inputs.lengths is not None:
         facts.append(f"lengths {', '.join(map(str, inputs.lengths.tolist()))}")
     start = "" if seed is None else f"seed {seed}: "

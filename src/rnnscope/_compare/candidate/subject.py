@@ -169,10 +169,10 @@ def turned(value: Tensor) -> Tensor:
 def read_batch_first(structure: Structure, states: Collection[str]) -> Told:
     """That these states came back batch first."""
     names = [f"{s}_n" for s in structure.cell.states if s in states]
-    every = len(names) == len(structure.cell.states)
-    what = "the final states come" if every and len(names) > 1 else f"{names[0]} comes"
+    complete = len(names) == len(structure.cell.states)
+    subject = "the final states come" if complete and len(names) > 1 else f"{names[0]} comes"
     words = Words(
-        f"{what} back batch first",
+        f"{subject} back batch first",
         f"{structure.kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
         f"batch_first or not.",
         ", ".join(f"{name}.swapaxes(0, 1)" for name in names),

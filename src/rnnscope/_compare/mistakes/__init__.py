@@ -81,8 +81,10 @@ def causes(
 ) -> list[Cause]:
     """Every cause that applies to a model; with ``scoped`` at every layer and direction, and with
     ``observations`` those whose numbers are measured on them."""
-    found = [c for entry in CATALOGUE.values() for c in entry.causes(model, scoped, observations)]
-    return [cause for cause in found if applied(model, (cause,)) is not None]
+    candidates = [
+        c for entry in CATALOGUE.values() for c in entry.causes(model, scoped, observations)
+    ]
+    return [cause for cause in candidates if applied(model, (cause,)) is not None]
 
 
 def applied(

@@ -113,10 +113,12 @@ def _turned_words(cause: Cause, model: Model) -> Words:
             "it reads the sequence from its end.",
             f"x = x.flip({time})   # before it runs, as well as behind it",
         )
-    what, axis = ("rows of the batch", 1 - time) if cause.choice == "batch" else ("features", 2)
+    axis_name, axis = (
+        ("rows of the batch", 1 - time) if cause.choice == "batch" else ("features", 2)
+    )
     back = ", and its outputs are not turned back" * (cause.choice != "feature")
     return Words(
-        f"the reverse direction reverses the {what}, not the steps{back}",
+        f"the reverse direction reverses the {axis_name}, not the steps{back}",
         "it reads the sequence from its end.",
         f"x = x.flip({time})   # not x.flip({axis})",
     )

@@ -56,7 +56,7 @@ def _limits(model: Model) -> Iterator[Choice]:
 
 def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
     """The largest number, where several are exactly that."""
-    known = {choice for choice, _ in _limits(model)}
+    choices = {choice for choice, _ in _limits(model)}
     for observation in observations:
         values = dict(observation.final)
         if observation.output is not None:
@@ -70,8 +70,8 @@ def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choi
             largest = float(size.max()) if size.numel() else 0.0
             cut = int((size >= largest * (1 - unit)).sum()) >= OFTEN
             choice = f"{name}:{_written(largest, unit)}"
-            if cut and largest > 0 and choice not in known:
-                known.add(choice)
+            if cut and largest > 0 and choice not in choices:
+                choices.add(choice)
                 yield choice, ""
 
 
@@ -144,9 +144,9 @@ def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_LastL
                 h, x = h.flip(0), x.flip(0)
             initial = {name: observation.inputs.initial[name][-1, d] for name in states}
             before = torch.cat([initial["h"].unsqueeze(0), h[:-1]])
-            known = KnownStates(x, {"h": before}, initial)
+            states_before = KnownStates(x, {"h": before}, initial)
             gate = "o" if "o" in part.cell.gates else "h"
-            values = opened([part], known, ["h", gate])
+            values = opened([part], states_before, ["h", gate])
             yield _LastLayerStep(before, h, values["h"][0], values[gate][0], observation.unit)
 
 
@@ -154,8 +154,8 @@ def _share(wanted: Tensor, by: Tensor) -> float | None:
     """The number k of which ``wanted`` is k times ``by``; None where it is none."""
     size = float((by * by).sum())
     share = float((wanted * by).sum()) / size if size else 0.0
-    left = (wanted - share * by).abs().max()
-    return share if float(left) <= CLOSE * float(wanted.abs().max()) else None
+    remainder = (wanted - share * by).abs().max()
+    return share if float(remainder) <= CLOSE * float(wanted.abs().max()) else None
 
 
 def _written(value: float, unit: float) -> str:

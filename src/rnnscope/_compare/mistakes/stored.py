@@ -97,9 +97,9 @@ def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
     if choice == "hh_first" and _exchanges_matrices(model):
         return None
-    theirs = _places(model)
-    order = theirs if way == START else _order(model, choice)
-    stored, read = (theirs, order) if way == "read" else (order, theirs)
+    reference_order = _places(model)
+    order = reference_order if way == START else _order(model, choice)
+    stored, read = (reference_order, order) if way == "read" else (order, reference_order)
     array = torch.cat([_size(model, place).reshape(-1) for place in stored])
     tensors: dict[PartIndex, dict[str, Tensor]] = {}
     start = 0
@@ -207,11 +207,11 @@ def _repeated_words(cause: Cause, model: Model) -> Words:
     used, gate = cause.choice.split(":")
     matrix = cause.tensors
     taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
-    what = "x" if matrix == "W_ih" else "h"
+    operand = "x" if matrix == "W_ih" else "h"
     return Words(
         f"{taken} is used in place of {replaced}",
         f"{gate} has rows of {matrix} of its own.",
-        f"a_{gate} += {what} @ {replaced}.T",
+        f"a_{gate} += {operand} @ {replaced}.T",
     )
 
 

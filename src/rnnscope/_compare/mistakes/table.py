@@ -237,7 +237,7 @@ def _shown(choices: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """All, or of very many those with the first choice."""
     if len(choices) < _MANY:
         return choices
-    return [each for each in choices if each[0] == choices[0][0]]
+    return [choice for choice in choices if choice[0] == choices[0][0]]
 
 
 def _left_out(entry: Entry, model: Model) -> str:
@@ -246,8 +246,8 @@ def _left_out(entry: Entry, model: Model) -> str:
     return f" and {several - 1} other orders" if len(choices) >= _MANY else ""
 
 
-def _cells(names: list[str], every: list[str]) -> str:
-    if names == every:
+def _cells(names: list[str], all_names: list[str]) -> str:
+    if names == all_names:
         return "all"
     text = ", ".join(names).replace("RNN of tanh, RNN of relu", "RNN")
     if _PROJECTED in names:

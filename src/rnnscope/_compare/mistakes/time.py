@@ -192,9 +192,9 @@ def _time_words(cause: Cause, model: Model) -> Words:
                 "h = step(x[t], h)",
             )
         case "delayed", "early" | "rolled":
-            rest = "zeros at the end" if cause.choice == "early" else "the first at the end"
+            end = "zeros at the end" if cause.choice == "early" else "the first at the end"
             return Words(
-                f"h_(t+1) is returned in place of h_t, {rest}",
+                f"h_(t+1) is returned in place of h_t, {end}",
                 "output[t] is h after step t.",
                 "output[t] = h",
             )
