@@ -144,7 +144,7 @@ def _single_rows(shown: Sequence[Observation]) -> Iterator[Sequence[Observation]
     """The first row and the last by themselves, of numbers that were recorded."""
     if len(shown) == 1 and shown[0].inputs.batch > 1:
         for row in (0, shown[0].inputs.batch - 1):
-            yield [some_rows(shown[0], torch.tensor([row], device="cpu"))]
+            yield [some_rows(shown[0], torch.tensor([row], dtype=torch.long, device="cpu"))]
 
 
 def _chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
