@@ -87,6 +87,7 @@ EPISODES = ((3, 1), (5, 2), (7, 1))
 CHUNKS = {"begins": lambda time, row: time > 0 and time % 4 == 0}
 SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "chunks": ("begins_anew", CHUNKS),
+    "wiped once": ("begins_anew", {"begins": lambda time, row: time == 5}),
     "episodes": ("begins_anew", {"begins": lambda time, row: (time, row) in EPISODES}),
     "factor": ("scaled", on_output(lambda y: y * np.float32(1.25))),
     "constant": ("moved", on_output(lambda y: y + np.float32(0.1))),
@@ -104,7 +105,7 @@ SHOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "between": ("scaled", {"between": lambda y: y * np.float32(1 / 0.7)}),
 }
 ONE_WAY = ("chunks", "episodes", "factor", "constant", "tanh", "relu", "zeros", "start")
-TWO_WAYS = ("chunks", "factor", "tanh", "halves", "loop")
+TWO_WAYS = ("wiped once", "factor", "tanh", "halves", "loop")
 STACKED = ("chunks", "factor", "start", "holds", "zero", "between")
 QUICK = {("gru", 1, False, "episodes", "reset_before"), ("rnn", 1, False, "tanh", "bias_missing")}
 CASES = [

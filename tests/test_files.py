@@ -752,7 +752,12 @@ def keras_file(path: Path, layer: dict[str, Any], version: str, bias: bool = Tru
     [
         ("LSTM", {}, "3.0.0", "LSTM(3, 4, batch_first=True)"),
         ("GRU", {"reset_after": True}, "2.15.0", "GRU(3, 4, batch_first=True)"),
-        ("GRU", {"reset_after": False}, "2.15.0", "Recurrent(GRU, 3, 4, batch_first=True)"),
+        (
+            "GRU",
+            {"reset_after": False},
+            "2.15.0",
+            "Recurrent(GRU with the reset before the product, 3, 4, batch_first=True)",
+        ),
         ("LSTM", {"go_backwards": True}, "3.0.0", "reverse=True"),
         ("SimpleRNN", {"activation": "relu"}, "3.0.0", "RNN(3, 4, batch_first=True)"),
     ],

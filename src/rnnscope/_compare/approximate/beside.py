@@ -31,6 +31,9 @@ FIRST, LIKELY = 3, 0.25
 WORK = 0.4
 """Work of all that is fitted, relative to that of a search."""
 
+ONE_OF_TWO = 0.3
+"""Of that, what one direction alone has."""
+
 SMALL = 0.1
 """Of the root mean square of all numbers."""
 
@@ -79,7 +82,8 @@ class Beside:
     direction: int | None = None
 
     def __post_init__(self) -> None:
-        self.work = Account(self.effort * EFFORT * WORK)
+        share = 1.0 if self.direction is None else ONE_OF_TWO
+        self.work = Account(self.effort * EFFORT * WORK * share)
 
     @property
     def small(self) -> bool:
@@ -131,14 +135,15 @@ class Beside:
         """Mistakes and approximations that together explain everything, or None; ``nearest`` are
         those that left least in a search."""
         singles = self._singles(SHARE)[:SINGLES]
-        sets = dict.fromkeys([(), *singles, nearest])
+        sets = [*dict.fromkeys([(), *singles, nearest])]
         fit = (
-            self._proved(list(sets), thorough=False)
+            self._proved(sets, thorough=False)
             or self._proved(self._with_one_more(), thorough=False)
             or self._with_tables()
         )
+        few = [*dict.fromkeys([(), *singles[:1], nearest])]
         for side in [] if fit is not None else self._sides():
-            fit = fit or side.with_mistakes(nearest)
+            fit = fit or side._proved(few, thorough=False)
         return fit
 
     def _sides(self) -> list[Beside]:

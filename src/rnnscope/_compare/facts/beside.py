@@ -37,22 +37,28 @@ __all__ = ["explained_beside"]
 
 Told = tuple[Cause, Words]
 
-WORK = 0.5
+WORK = 0.4
 """Work of all that is tried, relative to that of a search."""
 
-PART = 0.05
+PART = 0.03
 """Effort with which mistakes are searched in a part of the data."""
 
 MANY = 1000
 """Sets of mistakes and findings of which one may agree by chance, for each that is tried."""
 
-FEW = 12
+FEW = 6
 """What explains a part, or comes closest, of which so many are tried further."""
+
+CLOSEST = 12
+"""Of two lists of what comes closest so many of either are tried with all of the other."""
 
 FIRST = (3, 2)
 """Steps at the beginning of rows in which nothing may have begun anew yet."""
 
-LONGEST = 16
+SEVERAL = 6
+"""Steps of a row on which every mistake is compared."""
+
+LONGEST = 10
 """Steps below which a first chunk of two directions is tried."""
 
 MOST_ROWS = 4
@@ -111,15 +117,15 @@ def _starts(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
         yield from _mistaken(model, part, shown)
     for rows in _single_rows(shown):
         yield from _mistaken(model, rows, shown)
-    scoped = CATALOGUE if model.num_layers == 1 else ()
-    for part in chain(without_zeros(model, shown), _chunks(model, shown)):
-        for cause, changed in explaining_mistakes(model, part, scoped)[:FEW]:
+    for part in chain(_chunks(model, shown), without_zeros(model, shown)):
+        for cause, changed in explaining_mistakes(model, part, ())[:FEW]:
             yield _Known(_told([cause], model), changed, shown)
 
 
 def _but_for_output(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
-    first = few_steps(shown[0], shown[0].inputs.steps, 1)
-    pairs = mistakes_of(model, shown, CATALOGUE)
+    one_way = model.num_directions == 1 and not model.parts[0][0].backward
+    first = few_steps(shown[0], SEVERAL if one_way else shown[0].inputs.steps, 1)
+    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
     for k in alike_but_for_output([changed for _, changed in pairs], first)[:FEW]:
         cause, changed = pairs[k]
         yield _Known(_told([cause], model), changed, shown)
@@ -138,11 +144,12 @@ def _single_rows(shown: Sequence[Observation]) -> Iterator[Sequence[Observation]
     """The first row and the last by themselves, of numbers that were recorded."""
     if len(shown) == 1 and shown[0].inputs.batch > 1:
         for row in (0, shown[0].inputs.batch - 1):
-            yield [some_rows(shown[0], torch.tensor([row], device="cpu"))]
+            yield [some_rows(shown[0], torch.tensor([row], dtype=torch.long, device="cpu"))]
 
 
 def _chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
-    """Of two directions the first steps that each computes, and the first chunk by itself."""
+    """Of two directions the first steps that each computes; of several layers, where each reads
+    both, the first chunk by itself."""
     if model.num_directions == 1 or any(o.inputs.lengths is not None for o in shown):
         return
     shortest = min(o.inputs.steps for o in shown)
@@ -151,7 +158,7 @@ def _chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Obs
             ends = [((0, steps), (o.inputs.steps - steps, o.inputs.steps)) for o in shown]
             pairs = [(o, d, end[d]) for o, end in zip(shown, ends, strict=True) for d in (0, 1)]
             yield [one_direction(model, o, d, interval) for o, d, interval in pairs]
-    for k in range(2, min(shortest, LONGEST)):
+    for k in range(2, min(shortest, LONGEST)) if model.num_layers > 1 else ():
         yield [few_steps(o, k, o.inputs.batch) for o in shown]
 
 
@@ -212,8 +219,8 @@ def _of_whole_runs(
         first = few_steps(shown[0], 2, MOST_ROWS)
     by_facts = _nearest([f.model for f in findings if f.model is not None], first)
     by_mistakes = _nearest([m for _, m in mistakes], first)
-    pairs = [(f, c) for f in by_facts[:FEW] for c in range(len(mistakes))]
-    pairs += [(f, c) for f in by_facts[FEW:] for c in by_mistakes[:FEW]]
+    pairs = [(f, c) for f in by_facts[:CLOSEST] for c in range(len(mistakes))]
+    pairs += [(f, c) for f in by_facts[CLOSEST:] for c in by_mistakes[:CLOSEST]]
     for start in range(0, len(pairs), TOGETHER):
         if is_over():
             return None
