@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 
@@ -76,6 +77,7 @@ class Beside:
     fits: dict[tuple[Cause, ...], Fit] = field(default_factory=dict)
     tried: int = 0
     exact: bool = False
+    singles: dict[tuple[Approximation, ...], list[Fit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.work = Account(self.effort * EFFORT * WORK)
@@ -161,6 +163,7 @@ class Beside:
                 causes,
                 evident=self.data.evident,
                 thorough=thorough,
+                known=fit,
             )
             self.tried += fit.tried
             self.fits[causes] = fit
@@ -204,12 +207,14 @@ class Beside:
 
     def _singles(self, share: float) -> list[tuple[Cause, ...]]:
         """The single mistakes that leave no more than a share of it, the least first."""
-        data = self.data
-        every = self._every()
-        self.tried += len(every)
-        sets = [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]]
+        data, every = self.data, self._every()
+        short = short_calls(data.searched)
         with counted(self.work):
-            fits = measured(data.model, short_calls(data.searched), sets)
+            for start in [start for start in self._start if start not in self.singles]:
+                self.tried += len(every)
+                sets = [(causes, start) for causes in [(), *((c,) for c in every)]]
+                self.singles[start] = measured(data.model, short, sets)
+            fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
         self.exact = any(fit.ratio <= 1 for fit in whole)
