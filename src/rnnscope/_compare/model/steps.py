@@ -79,9 +79,14 @@ class OpenedPart:
 
     @cached_property
     def richest(self) -> OpenedPart:
-        """The same with the steps of one call only, that of which most is known."""
-        most = max(self.steps, key=lambda s: sum(value.numel() for value in s.after.values()))
-        return replace(self, steps=(most,))
+        """The same with the steps of one call only, that of which most is known; rather one that
+        begins with states."""
+
+        def fullness(steps: Steps) -> tuple[int, bool]:
+            begun = any(bool(value.any()) for value in steps.known.initial.values())
+            return sum(value.numel() for value in steps.after.values()), begun
+
+        return replace(self, steps=(max(self.steps, key=fullness),))
 
     @cached_property
     def few_units(self) -> bool:

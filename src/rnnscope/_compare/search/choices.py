@@ -374,13 +374,13 @@ class Choices:
         return self._variants[key][1]
 
     def multiplied(self, part: Part, group: int, level: Level, value: Tensor) -> Tensor:
-        """A vector (feature) times all rows of every variant of a matrix, (variant, row)."""
+        """Vectors (batch, feature) times every variant of a matrix, (variant, batch, row)."""
         (name, *_), changed_by = GROUPS[group], dict[Any, Any]()
         products: list[Tensor] = []
         for causes in self.variants(part, units_of(part), level)[group].sets:
             matrix = (changed_part(part, causes, changed_by) or part).parameter(name)
             assert matrix is not None, "every part has both matrices"
-            products.append(matrix @ value)
+            products.append(value @ matrix.mT)
         spend(len(products) * products[0].numel() * value.numel())
         return torch.stack(products)
 

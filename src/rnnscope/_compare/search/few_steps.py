@@ -177,8 +177,8 @@ class Reads:
 class FewSteps:
     """The first steps of some rows: ``before`` and ``after``, states (time, batch, unit), with what
     rounding ``allowed``; ``hidden`` states that are run along from ``initial`` ones. ``units``: the
-    units that are computed, None for all; ``whole``: products of the first step of the first row
-    with all of them."""
+    units that are computed, None for all; ``whole``: products of the first step with
+    all of them."""
 
     units: Tensor | None
     initial: Mapping[str, Tensor]
@@ -212,7 +212,7 @@ class FewSteps:
                 for values in (hidden, after, allowed)
             )
         products = Products.of(x, before["h"], tensors_of(choices.variants(part, units, level)))
-        whole = cache(partial(_of_all_rows, choices, part, level, x[0, 0], before["h"][0, 0]))
+        whole = cache(partial(_of_all_rows, choices, part, level, x[0], before["h"][0]))
         return cls(units, initial, hidden, before, after, allowed, products, whole)
 
     def of_unit(self, unit: int) -> FewSteps:
@@ -235,8 +235,8 @@ class FewSteps:
     def fitting(
         self, part: Part, cells: Sequence[Cell], chosen: Tensor, reads: Reads | None = None
     ) -> Iterator[Tensor]:
-        """For the equations of each cell, which choices fit; of some units by the first step alone
-        where a unit needs all others of the same step."""
+        """For the equations of each cell, which choices fit; by the first step alone where some
+        units need all others of the same step."""
         # most are told from the others by one unit of one row
         first = self if self.units is None or reads is not None else self.of_unit(0)
         beginnings = first.beginning(part, cells, chosen, reads)
@@ -244,7 +244,7 @@ class FewSteps:
             hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
             steps = self.products.of_x.shape[1]
             if len(remaining) and self.units is not None and not separable(cell):
-                steps = 0
+                steps = 1
             for t in range(steps):
                 if not len(remaining) or (t and reads is None and len(remaining) <= FEW):
                     break
@@ -299,7 +299,7 @@ class FewSteps:
                 cell_part, t, rows, chunk, before | carried, self.units, hidden, of_x
             )
             if self.units is not None:
-                step.whole = partial(self._of_all_units, step, part, chunk)
+                step.whole = partial(self._of_all_units, step, part, rows, chunk)
             for k, values in enumerate(computed(step, cells)):
                 fit = fits(values, observed, allowed, len(chunk))
                 fitting[k].append(fit)
@@ -312,21 +312,22 @@ class FewSteps:
             for fit, cell_states in zip(fitting, states, strict=True)
         ]
 
-    def _of_all_units(self, step: Step, part: Part, chosen: Tensor, expr: Expr) -> Tensor:
-        """The value of an expression at the first step of the first row."""
-        known = {name: value[0, :1] for name, value in self.before.items()}
-        states = known | {name: value[:1] for name, value in self.initial.items()}
+    def _of_all_units(
+        self, step: Step, part: Part, rows: slice, chosen: Tensor, expr: Expr
+    ) -> Tensor:
+        """The value of an expression at the first step of some rows."""
+        known = {name: value[0] for name, value in self.before.items()} | dict(self.initial)
+        before = {name: value[rows].unsqueeze(0) for name, value in known.items()}
         if isinstance(expr, Previous):
-            return states[expr.name].unsqueeze(0)
-        before = {name: value.unsqueeze(0) for name, value in states.items()}
-        row = self.whole().step(part, 0, slice(0, 1), chosen, before)
-        return of_all_units(row, expr, step.batch.cell)
+            return before[expr.name]
+        first = self.whole().step(part, 0, rows, chosen, before)
+        return of_all_units(first, expr, step.batch.cell)
 
 
 def _of_all_rows(choices: Choices, part: Part, level: Level, x: Tensor, h: Tensor) -> Products:
-    """The products of x and h (feature) with all rows of every variant of the weights."""
+    """The products of x and h (batch, feature) with all rows of every variant of the weights."""
     of_x, of_h = (
-        choices.multiplied(part, group, level, value)[:, None, None]
+        choices.multiplied(part, group, level, value).unsqueeze(1)
         for group, value in enumerate((x, h))
     )
     biases = choices.biases(part, level)
