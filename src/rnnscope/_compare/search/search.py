@@ -144,7 +144,7 @@ class Search:
         self._say()
         yield self._explaining(merged(self.model, self._explained_whole(opened, 3)), likely=True)
         around = self._trials.closest(frozenset({c}) for c in self._around)[:FEW]
-        pairs = self._trials.closest(map(frozenset, self._structural()))[:PROMISING]
+        pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
         sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
         sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
         yield self._explaining(sets, likely=True)
