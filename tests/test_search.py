@@ -1,11 +1,14 @@
-"""What rounding allows an explanation, beside what it allows the reference."""
+"""What rounding allows an explanation, and layers of which some units are looked at."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from planted import Mistake
+from planting import Setting, plant
+from torch import Tensor, nn
 
+import rnnscope as rs
 from rnnscope._compare.model.model import Inputs
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.search.trials import larger_tolerance
@@ -43,3 +46,39 @@ def test_more_is_allowed_of_the_two_but_not_everything(own: Tensor, expected: Te
 def test_of_another_shape_nothing_is_taken() -> None:
     one = seen(output=column(2, 2, 3))
     assert torch.equal(larger_tolerance(one, {"output": column(9, 9)})["output"], column(2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mistakes"),
+    [
+        # r is needed of all units, n of those alone that are looked at
+        ("gru", [Mistake("reset_before"), Mistake("transposed", "", "W_hh")]),
+        ("gru", [Mistake("reset_before"), Mistake("activation", "n:relu")]),
+        # W_hh meets c
+        ("lstm", [Mistake("confused", "fed"), Mistake("gate_order", "iofg", "W")]),
+        (
+            "lstm",
+            [
+                Mistake("gate_order", "iofg", "W_hh"),
+                Mistake("bias_missing", "", "b_hh"),
+                Mistake("coupled", "f"),
+            ],
+        ),
+    ],
+    ids=["reset, weights", "reset, function", "h and c", "three"],
+)
+def test_mistakes_in_a_layer_of_more_units_than_are_looked_at(
+    kind: str, mistakes: list[Mistake]
+) -> None:
+    """Of a layer of more than four units the steps of four are computed for every choice."""
+    result = plant(Setting(kind, hidden_size=9), mistakes, "call", effort=1)
+    assert result.outcome == "explained", str(result)
+
+
+def test_a_large_layer_of_which_nothing_is_known_is_searched_to_the_end() -> None:
+    """What equations have in common is computed once: all sets of three with effort 1."""
+    layer, other = nn.LSTM(4, 9), nn.LSTM(4, 9)
+    x = torch.randn(6, 3, 4)
+    verdict = rs.compare(other(x)[0].detach(), layer, x)
+    assert not verdict.causes
+    assert verdict.finished

@@ -13,7 +13,7 @@ from rnnscope._compare.mistakes import CATALOGUE
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation, predicted
+from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.steps import worst_step
 from rnnscope._compare.search.search import SearchOutcome
 from rnnscope._compare.search.trials import larger_tolerance
@@ -80,21 +80,7 @@ def _each_step(changed: Model, shown: Sequence[Observation]) -> bool:
     of a mistake after which steps are not what they were, as its own numbers tell."""
     if worst_step(changed, shown) <= 1:
         return True
-    return worst_step(changed, [_as_predicted(changed, observation) for observation in shown]) > 1
-
-
-def _as_predicted(model: Model, observation: Observation) -> Observation:
-    """What a model gives, in place of what was observed."""
-    [outcome] = observation.simulator.run([model])
-    if outcome is None:
-        return observation
-    value = predicted(outcome)
-    return replace(
-        observation,
-        output=None if observation.output is None else value["output"],
-        final={name: value[f"{name}_n"] for name in observation.final},
-        quantities={name: value[name] for name in observation.quantities},
-    )
+    return worst_step(changed, [observation.as_given_by(changed) for observation in shown]) > 1
 
 
 def proved(model: Model, shown: Sequence[Observation]) -> bool:

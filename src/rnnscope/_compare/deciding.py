@@ -47,7 +47,7 @@ from rnnscope._compare.model.observed import (
 from rnnscope._compare.model.steps import opened_parts, worst_step
 from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
-from rnnscope._compare.search.search import Search, SearchOutcome
+from rnnscope._compare.search.search import SIMPLE, Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
@@ -319,7 +319,7 @@ class Decision:
                 base = with_near(base, approximations.near(), approximations.data, read)
             every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
-            other = self._by_output(searched, shown)
+            other = self._by_output(search, searched, shown)
             if other is not None:
                 # all of it may be: there was no work left to find that
                 sets = self._of_everything(*other, searched, shown)
@@ -431,7 +431,7 @@ class Decision:
         )
 
     def _by_output(
-        self, searched: Sequence[Observation], shown: Sequence[Observation]
+        self, whole: Search, searched: Sequence[Observation], shown: Sequence[Observation]
     ) -> tuple[Search, SearchOutcome] | None:
         """The search for what explains the output alone, where something came beside it; None
         where nothing does."""
@@ -441,8 +441,8 @@ class Decision:
         shown_alone = [_output_alone(one) for one in shown if one.output is not None]
         if not alone or not shown_alone or worst(self.model, [*alone, *shown_alone]) <= 1:
             return None
-        search = Search(self.model, alone, ALONE, self.tell)
-        result = search.run()
+        search = Search(self.model, alone, ALONE, self.tell, whole.parts)
+        result = search.run(SIMPLE)
         sets = confirmed(self.model, result, alone, shown_alone, self.subject.sliced)
         return (search, replace(result, sets=tuple(map(frozenset, sets)))) if sets else None
 

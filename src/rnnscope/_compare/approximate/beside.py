@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 
@@ -80,6 +81,7 @@ class Beside:
     tried: int = 0
     exact: bool = False
     direction: int | None = None
+    singles: dict[tuple[Approximation, ...], list[Fit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         share = 1.0 if self.direction is None else ONE_OF_TWO
@@ -195,6 +197,7 @@ class Beside:
                 evident=self.data.evident,
                 thorough=thorough,
                 direction=self.direction,
+                known=fit,
             )
             self.tried += fit.tried
             self.fits[causes] = fit
@@ -238,12 +241,14 @@ class Beside:
 
     def _singles(self, share: float) -> list[tuple[Cause, ...]]:
         """The single mistakes that leave no more than a share of it, the least first."""
-        data = self.data
-        every = self._every()
-        self.tried += len(every)
-        sets = [(causes, start) for start in self._start for causes in [(), *((c,) for c in every)]]
+        data, every = self.data, self._every()
+        short = short_calls(data.model, data.searched)
         with counted(self.work):
-            fits = measured(data.model, short_calls(data.model, data.searched), sets)
+            for start in [start for start in self._start if start not in self.singles]:
+                self.tried += len(every)
+                sets = [(causes, start) for causes in [(), *((c,) for c in every)]]
+                self.singles[start] = measured(data.model, short, sets)
+            fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
         self.exact = any(fit.ratio <= 1 for fit in whole)

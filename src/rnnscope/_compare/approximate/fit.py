@@ -119,18 +119,19 @@ def fitted(
     evident: tuple[Approximation, ...] = (),
     thorough: bool = False,
     direction: int | None = None,
+    known: Fit | None = None,
 ) -> Fit:
     """The approximations that together leave the least beside these mistakes, those that are
-    ``evident`` among them; ``thorough``: tables are tried too; of one ``direction`` alone, if one
-    is given."""
+    ``evident`` among them; ``thorough``: tables are tried too, beside what is ``known`` without;
+    of one ``direction`` alone, if one is given."""
     short = short_calls(model, observations)
-    [best] = measured(model, short, [(causes, evident)])
+    [best] = measured(model, short, [(causes, known.approximations if known else evident)])
     tried = 0
-    for _ in range(2 * MOST):
+    for k in range(2 * MOST):
         if best.ratio <= 1 or is_over():
             break
         better = best
-        for stage in _stages(model, thorough):
+        for stage in _stages(model, thorough)[1 if known and k == 0 else 0 :]:
             every = _of_direction(stage, direction)
             for fit in _variants(model, short, best, every, evident):
                 tried += 1
@@ -179,7 +180,11 @@ def _variants(
         for a in every
         if a.key not in keys and not any(a.excludes(k) for k in evident) and _matters(a, best)
     ]
-    fits = measured(model, short, [(best.causes, _joined(best, a)) for a in free])
+    # what comes no closer in the fullest call is not measured in the other
+    [alone] = measured(model, short[-1:], [(best.causes, best.approximations)])
+    first = measured(model, short[-1:], [(best.causes, _joined(best, a)) for a in free])
+    closer = [(fit.causes, fit.approximations) for fit in first if fit.rank < alone.left]
+    fits = measured(model, short, closer)
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
     siblings = [each for a in near for each in _of_direction(_siblings(a), a.direction)]
     more = [(best.causes, _joined(best, sibling)) for sibling in siblings]

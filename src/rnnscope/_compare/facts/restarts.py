@@ -19,14 +19,18 @@ from rnnscope._compare.facts.layered import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
-from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.observed import Observation, distance, some_rows
 from rnnscope._compare.model.run import ModelRun
+from rnnscope._compare.search.trials import NEAR
 from rnnscope._layers.sequences import keep_on_padding, running_order
 
 __all__ = ["of_restarts"]
 
 MOST = 6
 """Restarts of one row, and rows, that are named."""
+
+TOGETHER = 256
+"""Ways to begin anew that are run together on the first row, to see which come close."""
 
 LARGEST = 65
 """Below so many steps a chunk is tried of several layers in two directions."""
@@ -46,6 +50,10 @@ class _Kind:
             for name in self.states
         }
 
+
+_How = tuple[int, int | None, bool]
+"""Steps of a chunk, what shifts those of the reverse direction, and whether it begins anew at
+once."""
 
 Schedule = Tensor
 """(time, batch): True where a row begins anew before that step, in the order of computing."""
@@ -205,17 +213,37 @@ def _step(
 
 def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
     longest = max(observation.inputs.steps for observation in shown)
-    for size in range(1, min(longest, LARGEST)):
-        # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
-        # count; either direction also before its first step
-        for shift, first in product((1, 0, None), (False, True)):
-            schedules = [
-                _flags(model, observation.inputs, (size, shift, first)) for observation in shown
-            ]
+    # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
+    # count; either direction also before its first step
+    every = list(product(range(1, min(longest, LARGEST)), (1, 0, None), (False, True)))
+    for start in range(0, len(every), TOGETHER):
+        for how in _close(model, shown[0], every[start : start + TOGETHER], kind):
+            schedules = [_flags(model, observation.inputs, how) for observation in shown]
             yield from _findings(model, shown, schedules, kind)
 
 
-def _flags(model: Model, inputs: Inputs, how: tuple[int, int | None, bool]) -> list[Schedule]:
+def _close(
+    model: Model, observation: Observation, every: Sequence[_How], kind: _Kind
+) -> Sequence[_How]:
+    """The ways that come close on the first row, which is run in all of them as in one batch."""
+    first = some_rows(observation, torch.zeros(1, dtype=torch.long, device="cpu"))
+    if first.output is None or not len(every):
+        return every
+    inputs, rows = first.inputs, len(every)
+    many = replace(
+        inputs,
+        x=inputs.x.expand(-1, rows, -1),
+        initial={name: value.expand(-1, -1, rows, -1) for name, value in inputs.initial.items()},
+        lengths=None if inputs.lengths is None else inputs.lengths.expand(rows),
+    )
+    flags = zip(*(_flags(model, inputs, how) for how in every), strict=True)
+    outcome = _run(model, many, (), [torch.cat(flag, 1) for flag in flags], kind)
+    ratio = distance(outcome.output, first.output) / first.allowed["output"]
+    close = (torch.where(first.usable("output"), ratio, 0.0) <= NEAR).flatten(2).all(-1).all(0)
+    return [how for how, near in zip(every, close.tolist(), strict=True) if near]
+
+
+def _flags(model: Model, inputs: Inputs, how: _How) -> list[Schedule]:
     """Where each direction begins anew, in the order of computing."""
     size, shift, first = how
     steps = inputs.steps
@@ -247,7 +275,8 @@ def _findings(
     by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
 
     def gives(observation: Observation) -> Outcome | None:
-        return _run(observation, model, by_inputs[id(observation.inputs)], kind)
+        inputs, names = observation.inputs, observation.simulator.names
+        return _run(model, inputs, names, by_inputs[id(inputs)], kind)
 
     some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
     cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
@@ -255,11 +284,15 @@ def _findings(
 
 
 def _run(
-    observation: Observation, model: Model, schedules: Sequence[Schedule], kind: _Kind
+    model: Model,
+    inputs: Inputs,
+    names: Sequence[str],
+    schedules: Sequence[Schedule],
+    kind: _Kind,
 ) -> Outcome:
     """The layer with states that begin anew: each part is run from each place where a row begins
     anew to the next."""
-    lengths, names = observation.inputs.lengths, observation.simulator.names
+    lengths = inputs.lengths
 
     def pieces(part: Part, x: Tensor, begin: States, place: PartIndex) -> ModelRun:
         anew = schedules[place[1]]
@@ -284,7 +317,7 @@ def _run(
             steps={name: torch.cat([run.steps[name] for run in in_time]) for name in names},
         )
 
-    return layered(model, observation.inputs, pieces)
+    return layered(model, inputs, pieces)
 
 
 # in words ----------------------------------------------------------------------------------------

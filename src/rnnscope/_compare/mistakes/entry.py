@@ -125,10 +125,16 @@ def _places(model: Model, scope: Scope, scoped: bool) -> Iterator[tuple[int | No
         yield from ((layer, direction) for layer in layers for direction in DIRECTIONS)
 
 
+@lru_cache(maxsize=4096)
+def _shared(equation: Expr) -> Expr:
+    """One object for equal equations, of which each is computed once."""
+    return equation
+
+
 @lru_cache(maxsize=512)
 def changed_cell(cell: Cell, changes: tuple[tuple[str, Expr], ...]) -> Cell:
     """The cell with some equations replaced, each computed as soon as what it uses is."""
-    waiting = {**cell.equations, **dict(changes)}
+    waiting = {**cell.equations, **{name: _shared(equation) for name, equation in changes}}
     ordered: dict[str, Expr] = {}
     while waiting:
         ready = [

@@ -35,6 +35,7 @@ __all__ = [
     "MOST_BYTES",
     "SHARED",
     "Batch",
+    "Picked",
     "Step",
     "from_input",
     "of_units",
@@ -91,6 +92,18 @@ class _Ordered:
         return product.expand(shape).gather(-1, self.rows.expand(shape))
 
 
+@dataclass(frozen=True)
+class Picked:
+    """Of many matrices (number, out, in) that of each model, by its number."""
+
+    matrices: Tensor
+    which: Tensor
+
+    def of_rows(self, rows: slice) -> Tensor:
+        """Some rows of each model's, (model, out, in)."""
+        return self.matrices[:, rows][self.which]
+
+
 @lru_cache(maxsize=512)
 def separable(cell: Cell) -> bool:
     """Whether each unit of a step needs no other unit of the same step."""
@@ -130,6 +143,8 @@ class Batch:
         weights = [_with_biases(part) if shared else part.weights for part in parts]
         self.cell = parts[0].cell
         self.units = weights[0].hidden_size
+        self.ih: Tensor | _Ordered
+        self.hh: Tensor | _Ordered | Picked
         self.ih, self.hh = (
             _Ordered.of(parts, name) if shared else stacked([getattr(w, name) for w in weights])
             for name in ("ih", "hh")
@@ -181,6 +196,7 @@ class Step:
         self.batch, self.x, self.b_hh = batch, x, b_hh
         self.h = before["h"]
         self.after: Callable[[Tensor], Tensor] | None = None  # what comes of a product of h
+        self.whole: Callable[[Expr], Tensor] = lambda of: evaluate(of, self)  # of all units
         self.values: dict[Expr, Tensor] = {
             Previous(name): t if name in own else of_units(t, units) for name, t in before.items()
         }
@@ -208,14 +224,16 @@ class Step:
             case FromH(gate, Previous("h")):
                 # all gates in one product
                 if leaf.of not in self.products_of:
+                    assert not isinstance(batch.hh, Picked), "its products with h are known"
                     product = _affine(self.h, batch.hh, self.b_hh)
                     self.products_of[leaf.of] = self.after(product) if self.after else product
                 return self.products_of[leaf.of][..., batch.rows(gate)]
             case FromH(gate, of):
                 rows = batch.rows(gate)
                 bias = None if self.b_hh is None else self.b_hh[..., rows]
-                assert isinstance(batch.hh, Tensor), "of cells that are separable alone it is not"
-                return _affine(evaluate(of, self), batch.hh[:, rows], bias)
+                assert not isinstance(batch.hh, _Ordered), "of cells that are separable alone it is"
+                hh = batch.hh[:, rows] if isinstance(batch.hh, Tensor) else batch.hh.of_rows(rows)
+                return _affine(self.whole(of), hh, bias)
 
     def run(self) -> dict[str, Tensor]:
         """Every quantity of the step."""

@@ -98,6 +98,19 @@ class Observation:
             fits = value is not None and value.shape == seen.shape
             yield name, seen, value if fits else None
 
+    def as_given_by(self, model: Model) -> Observation:
+        """What a model gives, in place of what was observed."""
+        [outcome] = self.simulator.run([model])
+        if outcome is None:
+            return self
+        value = predicted(outcome)
+        return replace(
+            self,
+            output=None if self.output is None else value["output"],
+            final={name: value[f"{name}_n"] for name in self.final},
+            quantities={name: value[name] for name in self.quantities},
+        )
+
     def beyond(self, model: Model) -> Iterator[tuple[str, Tensor | None]]:
         """Every target by name, True where it differs from a model's number by more than rounding;
         None where that has another shape."""

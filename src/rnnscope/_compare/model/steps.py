@@ -16,12 +16,13 @@ from torch import Tensor
 
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.misfit import Misfit
-from rnnscope._compare.model.model import Inputs, Model, Part
+from rnnscope._compare.model.model import Inputs, Model, Part, Token
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import changed_inputs, joined
 from rnnscope._compare.model.single_steps import KnownStates, opened, restricted
 
 __all__ = [
+    "FEW",
     "Flows",
     "OpenedPart",
     "Steps",
@@ -59,21 +60,35 @@ class OpenedPart:
     steps: tuple[Steps, ...]
     direction: str
 
-    def tensors(self) -> Iterator[Tensor]:
+    @cached_property
+    def token(self) -> Token:
         """All that is known of the steps."""
-        for steps in self.steps:
-            yield steps.known.x
-            yield from steps.known.initial.values()
-            yield from steps.known.before.values()
-            yield from steps.after.values()
+        tensors = [
+            tensor
+            for steps in self.steps
+            for known in (
+                {"x": steps.known.x},
+                steps.known.initial,
+                steps.known.before,
+                steps.after,
+            )
+            for tensor in known.values()
+        ]
+        numbers = (tensor.contiguous().numpy().tobytes() for tensor in tensors)
+        return self.place, self.part.token, *numbers
 
-    @property
+    @cached_property
     def richest(self) -> OpenedPart:
-        """The same with the steps of one call only, that of which most is known."""
-        most = max(self.steps, key=lambda s: sum(value.numel() for value in s.after.values()))
-        return replace(self, steps=(most,))
+        """The same with the steps of one call only, that of which most is known; rather one that
+        begins with states."""
 
-    @property
+        def fullness(steps: Steps) -> tuple[int, bool]:
+            begun = any(bool(value.any()) for value in steps.known.initial.values())
+            return sum(value.numel() for value in steps.after.values()), begun
+
+        return replace(self, steps=(max(self.steps, key=fullness),))
+
+    @cached_property
     def few_units(self) -> bool:
         """Whether only few of many units differ: then no mistake of the catalogue explains it, for
         each of them concerns all units."""
@@ -93,17 +108,18 @@ class OpenedPart:
                     return True
         return False
 
-    def few(self, part: Part) -> Part:
+    def few(self, part: Part, most: int = FEW) -> Part:
         """Of a part what ``misfit`` needs of it: the weights of a large one are let go."""
-        units = _some(self.part.stored.hidden_size)
+        units = _some(self.part.stored.hidden_size, most)
         return part if units is None or not separable(part.cell) else restricted(part, units)
 
-    def misfit(self, parts: Sequence[Part]) -> Misfit:
+    def misfit(self, parts: Sequence[Part], most: int = FEW) -> Misfit:
         """How far each part's single steps are from what was observed.
 
-        In a large layer some of the units are compared, unless a cell's units need each other.
+        In a large layer at ``most`` so many units are compared, unless a cell's units need each
+        other.
         """
-        units = _some(self.part.stored.hidden_size)
+        units = _some(self.part.stored.hidden_size, most)
         if units is None:
             return Misfit.of(self._differences(parts, None))
         apart = [separable(part.cell) for part in parts]
@@ -179,12 +195,12 @@ class OpenedPart:
 
 
 @cache
-def _some(size: int) -> Tensor | None:
+def _some(size: int, most: int) -> Tensor | None:
     """The units that are compared of so many; None where it is all of them."""
     return (
         None
         if size <= FEW
-        else torch.linspace(0, size - 1, FEW, dtype=torch.float32, device="cpu").long()
+        else torch.linspace(0, size - 1, most, dtype=torch.float32, device="cpu").long()
     )
 
 

@@ -19,18 +19,33 @@ from torch import Tensor
 from rnnscope._compare.mistakes import Changed, changed_part
 from rnnscope._compare.mistakes.cause import Cause, Causes
 from rnnscope._compare.mistakes.compatible import compatible, excludes
+from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.single_steps import restricted
 from rnnscope._compare.work import SUM, spend
 from rnnscope.cells import Cell
 
-__all__ = ["Choices", "Effects", "Variants", "WeightSets", "tensors_of", "unique_rows"]
+__all__ = [
+    "Choices",
+    "Effects",
+    "Level",
+    "Variants",
+    "WeightSets",
+    "tensors_of",
+    "unique_rows",
+    "units_of",
+]
 
 GROUPS = (("ih",), ("hh",), ("b_ih", "b_hh"))
 """Parameters that a mistake may change together."""
 
 DEPTHS = (3, 3, 2)
 """How many mistakes in each group are combined; in a large part two."""
+
+Level = int
+"""What is combined: pairs of mistakes that are not alone (1), all pairs (2), sets of three (3)."""
+
+TWO = 2
 
 LARGE = 2**14
 """Numbers in the matrices of a large part."""
@@ -40,6 +55,9 @@ EQUATIONS = 2
 
 PARTS = 12
 """Parts of which the variants are remembered."""
+
+UNITS = 4
+"""Units that are computed where a step of each needs no other unit of the same step."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +76,9 @@ class Effects:
 
     ``kinds`` holds for each group of parameters the mistakes that do something different to it,
     ``effect`` (mistake, group) which of them each is, 0 for none; ``compatible`` (mistake, mistake)
-    which may stand together. ``singular`` mistakes change anything else. Held with the ``cell``, by
-    whose identity they are remembered.
+    which may stand together. ``singular`` mistakes change anything else. Those that are ``alone``
+    stand beside one other at most, and after all others. Held with the ``cell``, by whose identity
+    they are remembered.
     """
 
     cell: Cell
@@ -69,7 +88,8 @@ class Effects:
     kinds: tuple[list[Cause], ...]
     effect: Tensor
     compatible: Tensor
-    _sets: dict[int, WeightSets] = field(default_factory=dict)
+    alone: Causes
+    _sets: dict[tuple[int, bool], WeightSets] = field(default_factory=dict)
     _cells: dict[int, list[tuple[Cell, Causes]]] = field(default_factory=dict)
 
     @cached_property
@@ -78,12 +98,15 @@ class Effects:
         return {cause: k for k, cause in enumerate(self.weights)}
 
     @classmethod
-    def of(cls, part: Part, mistakes: Sequence[Cause], changed_by: Changed) -> Effects:
+    def of(
+        cls, part: Part, mistakes: Sequence[Cause], alone: Causes, changed_by: Changed
+    ) -> Effects:
         """Of one part, for all of its shape and equations."""
         weights: list[Cause] = []
         equations: list[Cause] = []
         singular: list[Cause] = []
-        kinds: tuple[dict[Any, tuple[int, Cause]], ...] = tuple({} for _ in GROUPS)
+        kinds: tuple[dict[Any, int], ...] = tuple({} for _ in GROUPS)
+        changing: tuple[list[tuple[int, Cause]], ...] = tuple([] for _ in GROUPS)
         rows: list[list[int]] = []
         for cause in mistakes:
             changed = changed_part(part, {cause}, changed_by)
@@ -96,10 +119,15 @@ class Effects:
                 weights.append(cause)
                 rows.append([])
                 touched = _touched(part, changed)
-                for names, numbers in zip(GROUPS, kinds, strict=True):
+                for names, numbers, least in zip(GROUPS, kinds, changing, strict=True):
                     kind = cause.name, cause.choice, frozenset(touched & set(names))
-                    new = len(numbers) + 1, cause
-                    rows[-1].append(numbers.setdefault(kind, new)[0] if kind[-1] else 0)
+                    number = numbers.setdefault(kind, len(numbers) + 1) if kind[-1] else 0
+                    rows[-1].append(number)
+                    if number > len(least):
+                        least.append((len(touched), cause))
+                    elif number and len(touched) < least[number - 1][0]:
+                        # what changes nothing else costs least
+                        least[number - 1] = len(touched), cause
             else:
                 singular.append(cause)
         count = len(weights)
@@ -107,12 +135,15 @@ class Effects:
         for (a, cause), (b, second) in combinations(enumerate(weights), 2):
             if cause.name == second.name and excludes(cause, second):
                 allowed[a, b] = allowed[b, a] = False
-        representatives = tuple([cause for _, cause in group.values()] for group in kinds)
+        representatives = tuple([cause for _, cause in group] for group in changing)
         effect = torch.tensor(rows, dtype=torch.long, device="cpu").reshape(count, len(GROUPS))
-        return cls(part.cell, weights, equations, singular, representatives, effect, allowed)
+        return cls(part.cell, weights, equations, singular, representatives, effect, allowed, alone)
 
-    def cells(self, part: Part, size: int, changed_by: Changed) -> list[tuple[Cell, Causes]]:
-        """The cell with each set of so many mistakes in the equations."""
+    def cells(
+        self, part: Part, size: int, pairs: bool, changed_by: Changed
+    ) -> list[tuple[Cell, Causes]]:
+        """The cell with each set of so many mistakes in the equations, in ``pairs`` those that are
+        alone too."""
         if size not in self._cells:
             cells: list[tuple[Cell, Causes]] = []
             for together in combinations(self.equations, size):
@@ -120,18 +151,18 @@ class Effects:
                 if changed is not None:
                     cells.append((changed.cell, frozenset(together)))
             self._cells[size] = cells
-        return self._cells[size]
+        return [pair for pair in self._cells[size] if pairs or not pair[1] & self.alone]
 
-    def sets(self, size: int, variants: Sequence[Variants]) -> WeightSets:
-        """All sets of so many mistakes in the weights."""
-        if size not in self._sets:
-            members = self.members(size)
+    def sets(self, size: int, pairs: bool, variants: Sequence[Variants]) -> WeightSets:
+        """All sets of so many mistakes in the weights, in ``pairs`` those that are alone too."""
+        if (size, pairs) not in self._sets:
+            members = self.members(size, pairs)
             spend(SUM * len(members))
             variants_of = self.variants_of(members, variants)
             kept = (variants_of >= 0).all(1)
             distinct, which = unique_rows(variants_of[kept])
-            self._sets[size] = WeightSets(members[kept], distinct, which)
-        return self._sets[size]
+            self._sets[size, pairs] = WeightSets(members[kept], distinct, which)
+        return self._sets[size, pairs]
 
     def variants_of(self, members: Tensor, variants: Sequence[Variants]) -> Tensor:
         """The variants (set, group) that sets of mistakes come to; -1 where there is none."""
@@ -144,9 +175,9 @@ class Effects:
             columns.append(column)
         return torch.stack(columns, 1)
 
-    def members(self, size: int) -> Tensor:
+    def members(self, size: int, pairs: bool) -> Tensor:
         """The places of the mistakes of every set of so many, (set, size)."""
-        count = len(self.weights)
+        count = sum(pairs or cause not in self.alone for cause in self.weights)
         if size == 0:
             return torch.zeros(1, 0, dtype=torch.long, device="cpu")
         places = torch.arange(count, device="cpu")
@@ -155,7 +186,7 @@ class Effects:
             # one more after the last, that may stand beside each
             fits = places > members[:, -1:]
             for k in range(members.shape[1]):
-                fits &= self.compatible[members[:, k]]
+                fits &= self.compatible[members[:, k], :count]
             where, more = fits.nonzero(as_tuple=True)
             members = torch.cat([members[where], more.unsqueeze(1)], 1)
             spend(SUM * len(members))
@@ -227,34 +258,32 @@ def _across(part: Part, changed: Part, cause: Cause) -> bool:
 
 @dataclass(frozen=True)
 class Variants:
-    """What one group of parameters may be: ``tensors`` by name, (variant, ...), or None; ``after``
-    (variant, effect) is the variant with one more effect, -1 where there is none."""
+    """What one group of parameters may be: the ``sets`` of mistakes in it, and the parameters'
+    ``tensors`` by name, (variant, ...), or None; ``after`` (variant, effect) is the variant with
+    one more effect, -1 where there is none."""
 
+    sets: Sequence[Sequence[Cause]]
     tensors: Mapping[str, Tensor | None]
     after: Tensor
 
     @classmethod
     def of(
-        cls, part: Part, effects: Effects, group: int, units: Tensor | None, depth: int
+        cls, part: Part, effects: Effects, group: int, units: Tensor | None, level: Level
     ) -> Variants:
-        """Of a part with no mistake, and with up to so many that may stand together; of some units,
-        or of all."""
+        """Of a part with no mistake, and with those that may stand together; of some units, or of
+        all."""
         kinds = effects.kinds[group]
-        large = part.stored.ih.numel() + part.stored.hh.numel() > LARGE
         changed_by: Changed = {}
         sets: list[frozenset[int]] = [frozenset()]
-        parts: list[Part] = [part]
-        for size in range(1, min(depth, 2 if large else DEPTHS[group]) + 1):
-            for several in combinations(range(1, len(kinds) + 1), size):
-                together = [kinds[k - 1] for k in several]
-                changed = changed_part(part, together, changed_by) if compatible(together) else None
-                if changed is not None:
-                    sets.append(frozenset(several))
-                    parts.append(changed if units is None else restricted(changed, units))
-        if units is not None:
-            parts[0] = restricted(part, units)
+        parts: list[Part] = [part if units is None else restricted(part, units)]
+        for several in _combined(part, effects, group, level):
+            together = [kinds[k - 1] for k in several]
+            changed = changed_part(part, together, changed_by) if compatible(together) else None
+            if changed is not None:
+                sets.append(frozenset(several))
+                parts.append(changed if units is None else restricted(changed, units))
         numbers = sum(
-            v.numel() for name in GROUPS[group] if (v := part.parameter(name)) is not None
+            v.numel() for name in GROUPS[group] if (v := parts[0].parameter(name)) is not None
         )
         spend(len(sets) * (numbers + SUM * len(kinds)))
         places = {chosen: k for k, chosen in enumerate(sets)}
@@ -269,7 +298,27 @@ class Variants:
         if steps:
             before, effect, number = torch.tensor(steps, dtype=torch.long, device="cpu").unbind(1)
             after[before, effect] = number
-        return cls({name: _all_of(parts, name) for name in GROUPS[group]}, after)
+        causes = [[kinds[k - 1] for k in chosen] for chosen in sets]
+        return cls(causes, {name: _all_of(parts, name) for name in GROUPS[group]}, after)
+
+
+def _combined(part: Part, effects: Effects, group: int, level: Level) -> Iterator[tuple[int, ...]]:
+    """The numbers of mistakes in a group that are combined at a level, those of lower ones
+    first."""
+    kinds = effects.kinds[group]
+    numbers = range(1, len(kinds) + 1)
+    free = [k for k in numbers if kinds[k - 1] not in effects.alone]
+    yield from (several for size in (1, 2) for several in combinations(free, size))
+    if level > 1:
+        # of those that are alone come pairs too
+        every = (several for size in (1, 2) for several in combinations(numbers, size))
+        yield from (several for several in every if not set(several) <= set(free))
+    if level > TWO and DEPTHS[group] > TWO and _numbers(part) <= LARGE:
+        yield from combinations(free, level)
+
+
+def _numbers(part: Part) -> int:
+    return part.stored.ih.numel() + part.stored.hh.numel()
 
 
 def _all_of(parts: Sequence[Part], name: str) -> Tensor | None:
@@ -282,43 +331,81 @@ def _all_of(parts: Sequence[Part], name: str) -> Tensor | None:
 
 
 class Choices:
-    """Mistakes of cells, as choices for any part."""
+    """Mistakes of cells, as choices for any part; those that are ``alone`` stand beside one other
+    at most."""
 
-    def __init__(self, mistakes: Sequence[Cause], changed_by: Changed):
-        self.every, self.known = mistakes, changed_by
+    def __init__(self, mistakes: Sequence[Cause], alone: Sequence[Cause], changed_by: Changed):
+        self.every, self.alone, self.known = mistakes, alone, changed_by
         self._effects: dict[Token, Effects] = {}
-        self._variants: dict[Token, tuple[Variants, ...]] = {}
+        # by the weights, whose identity the part keeps
+        self._variants: dict[Token, tuple[Part, tuple[Variants, ...]]] = {}
 
     def effects(self, part: Part) -> Effects:
         """What the mistakes change of a part."""
         key = id(part.cell), part.stored.ih.shape, part.stored.hh.shape
         if key not in self._effects:
-            self._effects[key] = Effects.of(part, self.every, self.known)
+            every = [*self.every, *self.alone]
+            self._effects[key] = Effects.of(part, every, frozenset(self.alone), self.known)
         return self._effects[key]
 
-    def variants(self, part: Part, units: Tensor | None, depth: int) -> tuple[Variants, ...]:
-        """What each group of parameters of a part may be under up to so many mistakes; of some
-        units, or of all."""
-        key = part.token, depth, None if units is None else tuple(units.tolist())
+    def _key(self, part: Part, units: Tensor | None, level: Level) -> Token:
+        order = tuple((name, id(rows)) for name, rows in part.pending.items())
+        some = None if units is None else tuple(units.tolist())
+        return id(part.cell), id(part.stored), order, level, some
+
+    def remembers(self, part: Part, level: Level) -> bool:
+        """Whether the variants of a part were computed."""
+        return self._key(part, units_of(part), level) in self._variants
+
+    def _level(self, part: Part, level: Level) -> Level:
+        return min(level, TWO) if _numbers(part) > LARGE else level
+
+    def variants(self, part: Part, units: Tensor | None, level: Level) -> tuple[Variants, ...]:
+        """What each group of parameters of a part may be; of some units, or of all."""
+        effects, level = self.effects(part), self._level(part, level)
+        key = self._key(part, units, level)
         if key not in self._variants:
             if len(self._variants) == PARTS:
                 self._variants.clear()
-            effects = self.effects(part)
-            self._variants[key] = tuple(
-                Variants.of(part, effects, group, units, depth) for group in range(len(GROUPS))
+            variants = (
+                Variants.of(part, effects, group, units, level) for group in range(len(GROUPS))
             )
-        return self._variants[key]
+            self._variants[key] = part, tuple(variants)
+        return self._variants[key][1]
+
+    def multiplied(self, part: Part, group: int, level: Level, value: Tensor) -> Tensor:
+        """Vectors (batch, feature) times every variant of a matrix, (variant, batch, row)."""
+        (name, *_), changed_by = GROUPS[group], dict[Any, Any]()
+        products: list[Tensor] = []
+        for causes in self.variants(part, units_of(part), level)[group].sets:
+            matrix = (changed_part(part, causes, changed_by) or part).parameter(name)
+            assert matrix is not None, "every part has both matrices"
+            products.append(value @ matrix.mT)
+        spend(len(products) * products[0].numel() * value.numel())
+        return torch.stack(products)
+
+    def biases(self, part: Part, level: Level) -> Mapping[str, Tensor | None]:
+        """Every variant of the biases of all units."""
+        level = self._level(part, level)
+        return Variants.of(part, self.effects(part), len(GROUPS) - 1, None, level).tensors
 
     def sets(
-        self, part: Part, size: int, units: Tensor | None
-    ) -> Iterator[tuple[Cell, Causes, WeightSets]]:
-        """All sets of so many mistakes: the cell with those in the equations, and the sets of those
-        in the weights."""
-        effects = self.effects(part)
+        self, part: Part, size: int, units: Tensor | None, level: Level
+    ) -> Iterator[tuple[WeightSets, list[tuple[Cell, Causes]]]]:
+        """All sets of so many mistakes: the sets of those in the weights, and beside these the
+        cells with each set of those in the equations."""
+        effects, pairs = self.effects(part), level == TWO
         for count in range(min(size, EQUATIONS) + 1):
-            sets = effects.sets(size - count, self.variants(part, units, size))
-            for cell, together in effects.cells(part, count, self.known):
-                yield cell, together, sets
+            sets = effects.sets(size - count, pairs, self.variants(part, units, level))
+            yield sets, effects.cells(part, count, pairs, self.known)
+
+
+def units_of(part: Part) -> Tensor | None:
+    """The units that are computed of a part whose units need no other; None where it is all."""
+    size = part.stored.hidden_size
+    if size <= UNITS or not separable(part.cell):
+        return None
+    return torch.linspace(0, size - 1, UNITS, dtype=torch.float32, device="cpu").long()
 
 
 def tensors_of(variants: Sequence[Variants]) -> dict[str, Tensor | None]:

@@ -5,22 +5,24 @@ Each choice is three indices: into the products of W_ih, into those of W_hh, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.model.batched import Batch, Step, separable
+from rnnscope._compare.model.batched import Batch, Picked, Step, separable
 from rnnscope._compare.model.model import Part
 from rnnscope._compare.model.observed import distance
 from rnnscope._compare.model.single_steps import restricted
 from rnnscope._compare.model.steps import OpenedPart, Steps, tolerances
-from rnnscope._compare.search.choices import Choices, tensors_of
-from rnnscope._compare.work import PICK, spend
-from rnnscope.cells.algebra import Previous
+from rnnscope._compare.search.choices import Choices, Level, tensors_of
+from rnnscope._compare.work import GATE, PICK, spend
+from rnnscope.cells import Cell
+from rnnscope.cells.algebra import Expr, Previous, Quantity, evaluate, leaves
 
-__all__ = ["CHUNK", "ROWS", "SLACK", "STEPS", "FewSteps", "Products", "Reads", "fits", "units_of"]
+__all__ = ["CHUNK", "ROWS", "SLACK", "STEPS", "FewSteps", "Products", "Reads", "fits"]
 
 ROWS = 2
 STEPS = 3
@@ -34,9 +36,6 @@ CHUNK = 2**19
 
 FEW = 64
 """Choices that need no further step to be told apart."""
-
-UNITS = 4
-"""Units that are computed where a step of each needs no other unit of the same step."""
 
 States = dict[str, Tensor]
 
@@ -77,14 +76,14 @@ class Products:
         units: Tensor | None = None,
         computed: Iterable[str] = (),
         of_x: Tensor | None = None,
-    ) -> Mapping[str, Tensor]:
-        """Every quantity of a step, (choice, batch, unit), from the states ``before``; ``units``
-        and ``own`` as ``Step`` has them. ``of_x`` (choice, batch, rows of gates) is the product
-        with what is read, where that is not the same for all."""
+    ) -> Step:
+        """A step, (choice, batch, unit), from the states ``before``; ``units`` and ``computed`` as
+        ``Step`` has them. ``of_x`` (choice, batch, rows of gates) is the product with what is
+        read, where that is not the same for all."""
         i, j, k = chosen.unbind(1)
         multiply = t >= self.of_h.shape[1]
         numbers = len(chosen) * before["h"].shape[-2] * self.ih.shape[1]
-        spend(numbers * (PICK + self.hh.shape[-1] * multiply), calls=len(part.cell.equations))
+        spend(numbers * (PICK + self.hh.shape[-1] * multiply))
         of_x = self.of_x[:, t, rows][i] if of_x is None else of_x
         of_h = torch.matmul(before["h"], self.hh[j].mT) if multiply else self.of_h[:, t, rows][j]
         b_hh: Tensor | None = None
@@ -94,11 +93,49 @@ class Products:
             b_hh = self.b_hh[k].unsqueeze(1)
             of_h = of_h + b_hh
         batch = Batch([part if units is None else restricted(part, units)])
-        if not separable(part.cell):
-            batch.hh = self.hh[j]
+        batch.hh = Picked(self.hh, j)
         step = Step(batch, of_x, before, b_hh, units, computed)
         step.products_of[Previous("h")] = of_h
-        return step.run()
+        return step
+
+    def of_unit(self, unit: int, size: int) -> Products:
+        """Of one unit of so many."""
+
+        def cut(value: Tensor) -> Tensor:
+            return value.reshape(*value.shape[:-1], -1, size)[..., unit]
+
+        b_ih, b_hh = (None if b is None else cut(b) for b in (self.b_ih, self.b_hh))
+        ih, hh = (cut(matrices.mT).mT for matrices in (self.ih, self.hh))
+        return Products(cut(self.of_x), cut(self.of_h), b_ih, b_hh, ih, hh)
+
+
+def computed(step: Step, cells: Iterable[Cell]) -> Iterator[dict[str, Tensor]]:
+    """Every quantity of a step by the equations of each cell; what cells have in common is computed
+    once."""
+    start, values_of = step.values, dict[tuple[int, ...], Tensor]()
+    quantities: dict[int, list[Quantity]] = {}
+    for cell in cells:
+        values = step.values = dict(start)
+        step.batch.cell = cell
+        for name, equation in cell.equations.items():
+            if id(equation) not in quantities:
+                within = [leaf for leaf in leaves(equation) if isinstance(leaf, Quantity)]
+                quantities[id(equation)] = within
+            key = (id(equation), *(id(values[leaf]) for leaf in quantities[id(equation)]))
+            if key not in values_of:
+                values_of[key] = evaluate(equation, step)
+                spend(GATE * values_of[key].numel(), calls=1)
+            values[Quantity(name)] = values_of[key]
+        yield {name: values[Quantity(name)] for name in cell.equations}
+    step.values = start
+
+
+def of_all_units(step: Step, expr: Expr, cell: Cell) -> Tensor:
+    """The value of an expression at a step, and of no more quantities than stand in it."""
+    for leaf in leaves(expr):
+        if isinstance(leaf, Quantity) and leaf not in step.values:
+            step.values[leaf] = of_all_units(step, cell.equations[leaf.name], cell)
+    return evaluate(expr, step)
 
 
 def fits(
@@ -111,15 +148,9 @@ def fits(
     fit = torch.ones(count, dtype=torch.bool, device="cpu")
     for name, value in observed.items():
         fit &= (distance(values[name], value) <= allowed[name]).flatten(1).all(1)
+        if not fit.any():
+            break
     return fit
-
-
-def units_of(part: Part) -> Tensor | None:
-    """The units that are computed of a part whose units need no other; None where it is all."""
-    size = part.stored.hidden_size
-    if size <= UNITS or not separable(part.cell):
-        return None
-    return torch.linspace(0, size - 1, UNITS, dtype=torch.float32, device="cpu").long()
 
 
 @dataclass(frozen=True)
@@ -145,75 +176,109 @@ class Reads:
 @dataclass(frozen=True)
 class FewSteps:
     """The first steps of some rows: ``before`` and ``after``, states (time, batch, unit), with what
-    rounding ``allowed``; ``hidden`` states that are run along. ``units``: the units that are
-    computed, None for all."""
+    rounding ``allowed``; ``hidden`` states that are run along from ``initial`` ones. ``units``: the
+    units that are computed, None for all; ``whole``: products of the first step with
+    all of them."""
 
     units: Tensor | None
+    initial: Mapping[str, Tensor]
     hidden: Mapping[str, Tensor]
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     allowed: Mapping[str, Tensor]
     products: Products
+    whole: Callable[[], Products]
 
     @classmethod
     def of(
-        cls, witness: OpenedPart, choices: Choices, units: Tensor | None, depth: int
+        cls, witness: OpenedPart, choices: Choices, units: Tensor | None, level: Level
     ) -> FewSteps | None:
-        """With what up to so many mistakes make of each parameter; None where no h is known."""
+        """With what mistakes make of each parameter; None where no h is known."""
         part = witness.part
         [steps] = witness.richest.steps
         call, rows = steps.known, _rows(steps)
         if "h" not in call.before or "h" not in steps.after or not len(rows):
             return None
         index = (slice(0, STEPS), rows)
-        before = {name: value[index] for name, value in call.before.items()}
+        x, before = call.x[index], {name: value[index] for name, value in call.before.items()}
         tolerance = tolerances(part, steps)
-        hidden = {n: call.initial[n][rows] for n in part.cell.states if n not in before}
+        initial = {n: call.initial[n][rows] for n in part.cell.states if n not in before}
         after = {n: value[index] for n, value in steps.after.items() if n in part.cell.states}
         allowed = {n: SLACK * tolerance[n].expand_as(steps.after[n])[index] for n in after}
+        hidden = initial
         if units is not None:
             hidden, after, allowed = (
                 {name: value[..., units] for name, value in values.items()}
                 for values in (hidden, after, allowed)
             )
-        tensors = tensors_of(choices.variants(part, units, depth))
-        products = Products.of(call.x[index], before["h"], tensors)
-        return cls(units, hidden, before, after, allowed, products)
+        products = Products.of(x, before["h"], tensors_of(choices.variants(part, units, level)))
+        whole = cache(partial(_of_all_rows, choices, part, level, x[0], before["h"][0]))
+        return cls(units, initial, hidden, before, after, allowed, products, whole)
 
-    def fitting(self, part: Part, chosen: Tensor, reads: Reads | None = None) -> Tensor:
-        """Which choices fit, with the equations of a part."""
-        # most are told from the rest by one row
-        remaining = self.beginning(part, chosen, reads)
-        hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
-        for t in range(self.products.of_x.shape[1]):
-            if not len(remaining) or (t and reads is None and len(remaining) <= FEW):
-                break
-            flow = None if reads is None else reads.of(remaining)
-            fit, hidden = self._step(part, (t, slice(None)), chosen[remaining], hidden, flow)
-            remaining = remaining[fit]
-        return remaining
+    def of_unit(self, unit: int) -> FewSteps:
+        """Of one of the units alone."""
+        assert self.units is not None, "of all units none is alone"
+        place = slice(unit, unit + 1)
+        hidden, after, allowed = (
+            {name: value[..., place] for name, value in values.items()}
+            for values in (self.hidden, self.after, self.allowed)
+        )
+        return replace(
+            self,
+            units=self.units[place],
+            hidden=hidden,
+            after=after,
+            allowed=allowed,
+            products=self.products.of_unit(unit, len(self.units)),
+        )
 
-    def beginning(self, part: Part, chosen: Tensor, reads: Reads | None = None) -> Tensor:
-        """Which choices fit the first step of the first row."""
+    def fitting(
+        self, part: Part, cells: Sequence[Cell], chosen: Tensor, reads: Reads | None = None
+    ) -> Iterator[Tensor]:
+        """For the equations of each cell, which choices fit; by the first step alone where some
+        units need all others of the same step."""
+        # most are told from the others by one unit of one row
+        first = self if self.units is None or reads is not None else self.of_unit(0)
+        beginnings = first.beginning(part, cells, chosen, reads)
+        for cell, remaining in zip(cells, beginnings, strict=True):
+            hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
+            steps = self.products.of_x.shape[1]
+            if len(remaining) and self.units is not None and not separable(cell):
+                steps = 1
+            for t in range(steps):
+                if not len(remaining) or (t and reads is None and len(remaining) <= FEW):
+                    break
+                flow = None if reads is None else reads.of(remaining)
+                at = t, slice(None)
+                [(fit, hidden)] = self._step(part, [cell], at, chosen[remaining], hidden, flow)
+                remaining = remaining[fit]
+            yield remaining
+
+    def beginning(
+        self, part: Part, cells: Sequence[Cell], chosen: Tensor, reads: Reads | None = None
+    ) -> list[Tensor]:
+        """For the equations of each cell, which choices fit the first step of the first row."""
         if not len(chosen):
-            return torch.arange(0, device="cpu")
+            return [torch.arange(0, device="cpu")] * len(cells)
         hidden: States = {n: v.unsqueeze(0) for n, v in self.hidden.items()}
-        fit, _ = self._step(part, (0, slice(0, 1)), chosen, hidden, reads)
-        return fit.nonzero().flatten()
+        steps = self._step(part, cells, (0, slice(0, 1)), chosen, hidden, reads)
+        return [fit.nonzero().flatten() for fit, _ in steps]
 
     @torch.inference_mode()
     def _step(
         self,
         part: Part,
+        cells: Sequence[Cell],
         at: tuple[int, slice],
         chosen: Tensor,
         hidden: Mapping[str, Tensor],
         reads: Reads | None,
-    ) -> tuple[Tensor, States]:
-        """Which of some choices fit a step, and the states that are run along, of those."""
+    ) -> list[tuple[Tensor, States]]:
+        """For the equations of each cell which of some choices fit a step, and the states that are
+        run along, of those."""
         (t, rows), of_x = at, None
-        fit: list[Tensor] = []
-        states: list[States] = []
+        fitting: list[list[Tensor]] = [[] for _ in cells]
+        states: list[list[States]] = [[] for _ in cells]
         observed, allowed = (
             {name: value[t, rows] for name, value in values.items()}
             for values in (self.after, self.allowed)
@@ -229,14 +294,45 @@ class FewSteps:
             if reads is not None:
                 of_x = torch.matmul(reads.at(t, rows, places), ih[chunk[:, 0]].mT)
                 spend(of_x.shape[1] * len(chunk) * ih[0].numel())
-            states_before = before | carried
-            values = self.products.step(
-                part, t, rows, chunk, states_before, self.units, hidden, of_x
+            cell_part = replace(part, cell=cells[0])
+            step = self.products.step(
+                cell_part, t, rows, chunk, before | carried, self.units, hidden, of_x
             )
-            fit.append(fits(values, observed, allowed, len(chunk)))
-            states.append(_part_of({n: values[n] for n in hidden}, fit[-1], len(chunk)))
-        joined = {name: torch.cat([state[name] for state in states]) for name in hidden}
-        return torch.cat(fit), joined
+            if self.units is not None:
+                step.whole = partial(self._of_all_units, step, part, rows, chunk)
+            for k, values in enumerate(computed(step, cells)):
+                fit = fits(values, observed, allowed, len(chunk))
+                fitting[k].append(fit)
+                states[k].append(_part_of({n: values[n] for n in hidden}, fit, len(chunk)))
+        return [
+            (
+                torch.cat(fit),
+                {name: torch.cat([state[name] for state in cell_states]) for name in hidden},
+            )
+            for fit, cell_states in zip(fitting, states, strict=True)
+        ]
+
+    def _of_all_units(
+        self, step: Step, part: Part, rows: slice, chosen: Tensor, expr: Expr
+    ) -> Tensor:
+        """The value of an expression at the first step of some rows."""
+        known = {name: value[0] for name, value in self.before.items()} | dict(self.initial)
+        before = {name: value[rows].unsqueeze(0) for name, value in known.items()}
+        if isinstance(expr, Previous):
+            return before[expr.name]
+        first = self.whole().step(part, 0, rows, chosen, before)
+        return of_all_units(first, expr, step.batch.cell)
+
+
+def _of_all_rows(choices: Choices, part: Part, level: Level, x: Tensor, h: Tensor) -> Products:
+    """The products of x and h (batch, feature) with all rows of every variant of the weights."""
+    of_x, of_h = (
+        choices.multiplied(part, group, level, value).unsqueeze(1)
+        for group, value in enumerate((x, h))
+    )
+    biases = choices.biases(part, level)
+    ih, hh = part.stored.ih[None], part.stored.hh[None]
+    return Products(of_x, of_h, biases["b_ih"], biases["b_hh"], ih, hh)
 
 
 def _part_of(values: Mapping[str, Tensor], where: slice | Tensor, count: int) -> States:

@@ -44,6 +44,9 @@ MOST = 256
 NONE = -1
 """In place of a mistake, or of a set that is not among those of a table."""
 
+ALL_COMBINED = 1
+"""Mistakes that stand beside one other at most are left out."""
+
 FIRST = torch.zeros(1, dtype=torch.long, device="cpu")
 """The one unit that is looked at first."""
 
@@ -108,20 +111,21 @@ class _Sets:
 
 def _sets(part: Part, choices: Choices, units: Tensor | None) -> Iterator[_Sets]:
     """All sets of up to two mistakes."""
-    order = {cause: k for k, cause in enumerate(choices.every)}
+    order = {cause: k for k, cause in enumerate([*choices.every, *choices.alone])}
 
     def places(causes: Iterable[Cause]) -> Tensor:
         return torch.tensor([order[c] for c in causes], dtype=torch.long, device="cpu")
 
     of_weights = places(choices.effects(part).weights)
     for size in range(3):
-        for cell, equations, weights in choices.sets(part, size, units):
+        for weights, cells in choices.sets(part, size, units, ALL_COMBINED):
             count = len(weights.members)
-            of_cell = places(equations).expand(count, -1)
             none = torch.full((count, 2 - size), NONE, dtype=torch.long, device="cpu")
-            members = torch.cat([of_weights[weights.members], of_cell, none], 1)
-            spend(SUM * count)
-            yield _Sets(cell, members, weights.variants, weights.which)
+            for cell, equations in cells:
+                of_cell = places(equations).expand(count, -1)
+                members = torch.cat([of_weights[weights.members], of_cell, none], 1)
+                spend(SUM * count)
+                yield _Sets(cell, members, weights.variants, weights.which)
 
 
 def _number_of(members: Tensor, numbers: Tensor, count: int) -> Tensor:
@@ -181,7 +185,7 @@ class _LowerRun:
     @cached_property
     def _products(self) -> Products:
         x = self.x.flip(0) if self.part.backward else self.x
-        tensors = tensors_of(self.choices.variants(self.part, None, 2))
+        tensors = tensors_of(self.choices.variants(self.part, None, ALL_COMBINED))
         return Products.of(x, self.initial["h"].unsqueeze(0), tensors)
 
     def _run(self, cell: Cell, variants: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,7 +199,7 @@ class _LowerRun:
             states = {name: value.unsqueeze(0) for name, value in self.initial.items()}
             steps: list[Tensor] = []
             for t in range(len(self.x)):
-                values = products.step(part, t, slice(None), chunk, states)
+                values = products.step(part, t, slice(None), chunk, states).run()
                 states = {name: values[name] for name in states}
                 steps.append(values["h"].expand(len(chunk), *values["h"].shape[1:]))
             emission = torch.stack(steps, 1)
@@ -306,12 +310,13 @@ class _Upper:
 
     def _fit(self, cell: Cell, sets: Tensor, reads: Reads) -> Tensor:
         """Which of some sets with the same equations fit, under what each reads."""
-        part, variants = replace(self.witness.part, cell=cell), self.variants[sets]
+        part, variants = self.witness.part, self.variants[sets]
         remaining = torch.arange(len(sets), device="cpu")
         for few in (self._first, self._whole):
             if few is not None and (few.units is None or separable(cell)):
                 fit = few.beginning if few.units is not None else few.fitting
-                remaining = remaining[fit(part, variants[remaining], reads.of(remaining))]
+                [fits] = fit(part, [cell], variants[remaining], reads.of(remaining))
+                remaining = remaining[fits]
         return remaining
 
     @cached_property
@@ -323,7 +328,7 @@ class _Upper:
         return self._few(None)
 
     def _few(self, units: Tensor | None) -> FewSteps | None:
-        few = FewSteps.of(self.witness, self.choices, units, 2)
+        few = FewSteps.of(self.witness, self.choices, units, ALL_COMBINED)
         if few is None:
             return None
         # the lower layer's rounding comes to the upper one's

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, islice
 
 from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
@@ -27,16 +27,23 @@ from rnnscope._compare.search.one_part import PartSearch
 from rnnscope._compare.search.trials import Trials
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
-__all__ = ["Search", "SearchOutcome", "concerns"]
+__all__ = ["SIMPLE", "Search", "SearchOutcome", "concerns"]
 
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
 
-PROMISING = 8
-"""Mistakes that come closest alone, beside which more are searched for."""
+PROMISING, FEW = 8, 4
+"""Mistakes that come closest alone, beside which one more is searched for, and two more."""
+
+SIMPLE = 4
+"""Stages of a search in which single mistakes are tried, and pairs in one part."""
 
 MANY = 600
-"""Mistakes above which pairs are tried of those in all layers and directions alone."""
+"""Mistakes above which pairs are tried of those in all layers and directions alone, and no run is
+made of what single steps exclude."""
+
+
+Opened = Mapping[PartIndex, OpenedPart]
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class Search:
         observations: Sequence[Observation],
         effort: float = 1.0,
         progress: Callable[[str], None] | None = None,
+        parts: PartSearch | None = None,
     ):
+        """``parts``: of an earlier search with the same model, what it has computed."""
         self.model, self.progress = model, progress
         self.observations = observations
         self._shown = [_with_own_finals(observation) for observation in observations]
@@ -73,13 +82,15 @@ class Search:
         ]
         self.every = [cause for cause in concerning if not CATALOGUE[cause.name].alone]
         self.alone = [cause for cause in concerning if CATALOGUE[cause.name].alone]
-        cells = [c.everywhere() for c in self.every if CATALOGUE[c.name].of_cell]
+        cells = [c.everywhere() for c in self.every if _of_cell(c)]
+        more = [c.everywhere() for c in self.alone if _of_cell(c)]
         # what stands in one place alone, as where sizes allow it, is tried in each
-        self._parts = PartSearch(list(dict.fromkeys(cells)), self._trials.known)
-        more = [c.everywhere() for c in self.alone if CATALOGUE[c.name].of_cell]
-        self._pairs_of_parts = PartSearch(list(dict.fromkeys([*cells, *more])), self._trials.known)
-        self._around = [c for c in self.every if not CATALOGUE[c.name].of_cell]
+        known = self._trials.known
+        self.parts = parts or PartSearch(_distinct(cells), _distinct(more), known)
+        self._around = [c for c in self.every if not _of_cell(c)]
         self._calls = _one_step(self._shown)
+        self._no_pair = False
+        self._no_cell_beside: set[Cause] = set()
 
     def of(self, together: Causes) -> Model | None:
         """The model with these mistakes; None where one does not apply."""
@@ -102,10 +113,10 @@ class Search:
                     return True
         return False
 
-    def run(self) -> SearchOutcome:
-        """The smallest sets that explain everything, or none."""
+    def run(self, stages: int | None = None) -> SearchOutcome:
+        """The smallest sets that explain everything, or none; by so many stages."""
         with _no_collection(), counted(self.work):
-            sets = next(filter(None, self._stages()), [])
+            sets = next(filter(None, islice(self._stages(), stages)), [])
             nearest = self._trials.nearest(sets)
         return SearchOutcome(tuple(sets), self._trials.count, nearest, not self.work.cut)
 
@@ -122,13 +133,17 @@ class Search:
         yield self._explaining(frozenset({c}) for c in singles)
         self._say()
         # some show in whole runs alone
-        yield self._explaining(frozenset({c}) for c in (*self.every, *self.alone))
-        yield self._explaining(merged(self.model, self._explained(opened, 2)), likely=True)
+        many = len(self.every) > MANY
+        excluded = many and any(self.parts.excludes(part, 1) for part in opened.values())
+        whole = [c for c in (*self.every, *self.alone) if not (excluded and _of_cell(c))]
+        yield self._explaining(frozenset({c}) for c in whole)
+        yield self._explaining(merged(self.model, self._explained_whole(opened, 2)), likely=True)
+        self._no_pair = any(self.parts.excludes(part, 2) for part in opened.values())
         yield from self._beside()
         yield from self._pairs()
         self._say()
-        yield self._explaining(merged(self.model, self._explained(opened, 3)), likely=True)
-        around = self._trials.closest(frozenset({c}) for c in self._around)[:PROMISING]
+        yield self._explaining(merged(self.model, self._explained_whole(opened, 3)), likely=True)
+        around = self._trials.closest(frozenset({c}) for c in self._around)[:FEW]
         pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
         sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
         sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
@@ -154,9 +169,17 @@ class Search:
 
     # parts ------------------------------------------------------------------------------------
 
-    def _explained(self, opened: Mapping[PartIndex, OpenedPart], depth: int) -> Explained:
-        parts = self._parts if depth > 2 else self._pairs_of_parts
-        return {place: parts.explain(part, depth) for place, part in opened.items()}
+    def _explained(self, opened: Opened, depth: int) -> Explained:
+        return {place: self.parts.explain(part, depth) for place, part in opened.items()}
+
+    def _explained_whole(self, opened: Opened, depth: int) -> Explained:
+        """The same where every part is explained; where one is not, nothing."""
+        explained: dict[PartIndex, list[Causes]] = {}
+        for place, part in opened.items():
+            explained[place] = self.parts.explain(part, depth)
+            if not explained[place]:
+                return {}
+        return explained
 
     def _beside(self) -> Iterator[list[Causes]]:
         """Mistakes in the cells beside one outside."""
@@ -174,15 +197,27 @@ class Search:
         model = self.of(frozenset(causes))
         if model is None or is_over():
             return []
-        undone = [undo(model, observation) for observation in self._calls or self._shown]
-        plain = replace(model, enter=(), leave=())
-        opened = opened_parts(
-            plain, [observation for observation in undone if observation is not None]
-        )
-        explained = self._explained(opened, depth)
-        if not opened or not all(explained.values()):
+        opened = self._undone(model, self._calls or self._shown)
+        explained = self._explained_whole(opened, depth)
+        if not explained:
+            excluded = any(self.parts.excludes(part, depth) for part in opened.values())
+            if len(causes) == 1 and excluded and self._opens(model):
+                self._no_cell_beside |= {*causes}
             return []
         return self._merged_beside(causes, explained)
+
+    def _undone(self, model: Model, observations: Sequence[Observation]) -> Opened:
+        """Every part of a model of which single steps are known, what it changes around the cells
+        undone."""
+        undone = [undo(model, observation) for observation in observations]
+        plain = replace(model, enter=(), leave=())
+        return opened_parts(plain, [call for call in undone if call is not None])
+
+    def _opens(self, model: Model) -> bool:
+        """Whether steps of a model are what they seem: those of its own numbers are its own."""
+        calls = [observation.as_given_by(model) for observation in self._calls or self._shown]
+        parts = self._undone(model, calls).values()
+        return all(float(part.misfit([part.part]).worst[0]) <= 1 for part in parts)
 
     def _merged_beside(self, causes: Sequence[Cause], explained: Explained) -> list[Causes]:
         """What explains the parts of a model with mistakes, and these themselves."""
@@ -221,8 +256,8 @@ class Search:
         the cells, under which nothing else comes closer, with any other."""
         yield self._explaining(map(frozenset, self._structural()))
         self._say()
-        if not is_over():
-            yield self._explaining(in_two_layers(self.model, self._shown, self._parts), True)
+        if not self._no_pair and not is_over():
+            yield self._explaining(in_two_layers(self.model, self._shown, self.parts), True)
         self._say()
         few = len(self.every) <= MANY
         partners = [c for c in self.every if few or c == c.everywhere()]
@@ -250,11 +285,29 @@ class Search:
             for base in bases
             for several in additions
             if not any(_clash(a, b) for a in base for b in several) and not base & set(several)
+            if not self._excluded(base | frozenset(several))
         ]
+
+    def _excluded(self, together: Causes) -> bool:
+        """Whether single steps have told that a pair explains nothing."""
+        if len(together) > 2:
+            return False
+        around = [cause for cause in together if not _of_cell(cause)]
+        if len(around) > 1:
+            return False
+        return self._no_cell_beside.issuperset(around) if around else self._no_pair
 
     def _say(self) -> None:
         if self.progress is not None:
             self.progress(f"{self._trials.count} sets of mistakes tried")
+
+
+def _of_cell(cause: Cause) -> bool:
+    return CATALOGUE[cause.name].of_cell
+
+
+def _distinct(causes: Iterable[Cause]) -> list[Cause]:
+    return list(dict.fromkeys(causes))
 
 
 def _clash(first: Cause, second: Cause) -> bool:

@@ -8,15 +8,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rnnscope._compare.mistakes import Changed, applied
+from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Causes
 from rnnscope._compare.model.misfit import Misfit, misfits, worst
 from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.observed import Observation, some_rows
 from rnnscope._compare.tolerance import allowed
 from rnnscope._compare.work import EFFORT, is_over, spend
 
 __all__ = ["NEAR", "Trials", "larger_tolerance"]
+
+ROWS, MANY_ROWS = 2, 4
+"""Rows of the fullest call on which mistakes in cells are tried first, where there are more."""
 
 CHUNK = 2048
 """Sets that are measured together, at most."""
@@ -40,6 +43,9 @@ class Trials:
         self._observations = sorted(
             observations, key=lambda observation: observation.fullness, reverse=True
         )
+        fullest = self._observations[0]
+        rows = torch.arange(ROWS, device="cpu")
+        self._some = [some_rows(fullest, rows)] if fullest.inputs.batch > MANY_ROWS else []
         self._models: dict[Causes, Model | None] = {}
         self._distance: dict[Causes, float] = {}
         self._explaining: set[Causes] = set()
@@ -57,26 +63,34 @@ class Trials:
         wanted = list(dict.fromkeys(sets))
         fresh = [s for s in wanted if s not in self._distance]
         spend(sets=len(fresh))
-        for chunk in self._chunks(fresh):
-            if is_over():
-                break
-            models = [(s, model) for s in chunk if (model := self.of(s)) is not None]
-            self._distance |= dict.fromkeys(chunk, torch.inf)
-            self.count += len(models)
-            for k, observation in enumerate(self._observations):
-                if not models:
+        # in cells rows do not mix, and some tell most sets
+        cells = [s for s in fresh if all(CATALOGUE[cause.name].of_cell for cause in s)]
+        others = [s for s in fresh if any(not CATALOGUE[cause.name].of_cell for cause in s)]
+        groups = ((cells, [*self._some, *self._observations]), (others, self._observations))
+        for sets_alike, observations in groups:
+            for chunk in self._chunks(sets_alike, observations[0]):
+                if is_over():
                     break
-                misfit = _misfit(observation, [m for _, m in models], torch.inf if likely else NEAR)
-                if k == 0:
-                    totals = misfit.total.tolist()
-                    pairs = zip(models, totals, strict=True)
-                    self._distance |= {s: total for (s, _), total in pairs}
-                ratios = misfit.worst.tolist()
-                models = [pair for pair, ratio in zip(models, ratios, strict=True) if ratio <= 1]
-            self._explaining |= {s for s, _ in models}
+                self._run(chunk, observations, torch.inf if likely else NEAR)
         explaining = [s for s in wanted if s in self._explaining]
         least = min(map(len, explaining), default=0)
         return [s for s in explaining if len(s) == least]
+
+    def _run(self, sets: Sequence[Causes], observations: Sequence[Observation], far: float) -> None:
+        """How far sets are from the first of some observations, and which explain all."""
+        models = [(s, model) for s in sets if (model := self.of(s)) is not None]
+        self._distance |= dict.fromkeys(sets, torch.inf)
+        self.count += len(models)
+        for k, observation in enumerate(observations):
+            if not models:
+                break
+            misfit = _misfit(observation, [m for _, m in models], far)
+            if k == 0:
+                pairs = zip(models, misfit.total.tolist(), strict=True)
+                self._distance |= {s: total for (s, _), total in pairs}
+            ratios = misfit.worst.tolist()
+            models = [pair for pair, ratio in zip(models, ratios, strict=True) if ratio <= 1]
+        self._explaining |= {s for s, _ in models}
 
     def nearest(self, explaining: Iterable[Causes] = ()) -> tuple[Causes, float] | None:
         """The set that comes closest of those that do not explain it, and its root mean square."""
@@ -91,9 +105,11 @@ class Trials:
         """Sets that were run, the closest first."""
         return sorted(dict.fromkeys(sets), key=lambda s: self._distance.get(s, torch.inf))
 
-    def _chunks(self, sets: Sequence[Causes]) -> Iterator[Sequence[Causes]]:
+    def _chunks(
+        self, sets: Sequence[Causes], observation: Observation
+    ) -> Iterator[Sequence[Causes]]:
         """As many sets together as cost a small share of the work that there is."""
-        inputs = self._observations[0].inputs
+        inputs = observation.inputs
         weights = [part.stored for row in self.model.parts for part in row]
         numbers = inputs.steps * inputs.batch * sum(w.ih.numel() + w.hh.numel() for w in weights)
         size = max(1, min(CHUNK, int(EFFORT / SHARE / numbers)))
