@@ -91,7 +91,7 @@ def opened(model: Model, together: frozenset[Cause], **options: Any) -> OpenedPa
 def test_what_is_planted_is_among_what_fits(kind: str, size: int) -> None:
     model = model_of(kind)
     every = mistakes_of(model)
-    parts = PartSearch(every, {})
+    parts = PartSearch(every, [], {})
     planted = 0
     for together in some_sets(every, size, 15 - 4 * size, size):
         witness = opened(model, together, steps=2)
@@ -113,7 +113,7 @@ def test_what_is_planted_is_among_what_fits(kind: str, size: int) -> None:
 
 def test_what_changes_more_than_weights_or_equations_stands_apart() -> None:
     model = model_of("lstm")
-    effects = Choices(mistakes_of(model), {}).effects(model.parts[0][0])
+    effects = Choices(mistakes_of(model), [], {}).effects(model.parts[0][0])
     names = {cause.name for cause in effects.singular}
     assert names == {"matrices_exchanged", "first_bias", "never_carried", "unapplied"}
     assert {"gate_order", "bias_missing"} <= {cause.name for cause in effects.weights}
@@ -128,7 +128,7 @@ def test_first_steps_that_tell_too_little() -> None:
     seen = observed(model, frozenset({Cause("forget_bias", "before")}), nothing, finals=False)
     assert seen is not None
     witness = opened_parts(model, [seen])[0, 0]
-    assert PartSearch(mistakes_of(model), {}).explain(witness, 3) == [frozenset()]
+    assert PartSearch(mistakes_of(model), [], {}).explain(witness, 3) == [frozenset()]
 
 
 def test_a_search_without_work_left_tells_nothing() -> None:
@@ -138,7 +138,7 @@ def test_a_search_without_work_left_tells_nothing() -> None:
     assert witness is not None
     work = Account(0)
     with counted(work):
-        assert PartSearch(mistakes_of(model), {}).explain(witness, 2) == []
+        assert PartSearch(mistakes_of(model), [], {}).explain(witness, 2) == []
     assert work.cut
 
 
@@ -147,7 +147,7 @@ def test_zero_initial_states_show_the_state_s_weights_a_step_later() -> None:
     together = frozenset({Cause("gate_order", "fgoi", "W_hh"), Cause("bias_missing", "", "b_ih")})
     witness = opened(model, together, zeros=True)
     assert witness is not None
-    assert PartSearch(mistakes_of(model), {}).explain(witness, 2) == [together]
+    assert PartSearch(mistakes_of(model), [], {}).explain(witness, 2) == [together]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_two_mistakes_in_two_layers_are_among_what_fits(
 ) -> None:
     model = model_of(kind, num_layers=2, bidirectional=directions == 2)
     every = mistakes_of(model)
-    parts = PartSearch(every, {})
+    parts = PartSearch(every, [], {})
     effects = [parts.choices.effects(row[0]) for row in model.parts]
     first, second = ({*each.places, *each.equations} for each in effects)
     rng = random.Random(f"{kind} {directions}")
@@ -195,7 +195,7 @@ def test_layers_with_lengths_or_three_of_them_are_left_to_others() -> None:
     every = mistakes_of(model)
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
-    assert in_two_layers(model, [seen], PartSearch(every, {})) == []
+    assert in_two_layers(model, [seen], PartSearch(every, [], {})) == []
 
 
 def test_a_layer_of_one_unit_has_few_mistakes_or_none() -> None:
@@ -203,4 +203,4 @@ def test_a_layer_of_one_unit_has_few_mistakes_or_none() -> None:
     model = model_of("one unit")
     witness = opened(model, together)
     assert witness is not None
-    assert together in PartSearch(mistakes_of(model), {}).explain(witness, 3)
+    assert together in PartSearch(mistakes_of(model), [], {}).explain(witness, 3)
