@@ -103,7 +103,9 @@ class Decision:
 
     def _verdict(self) -> Verdict:
         shown = self.subject.shown()
-        doubtful = any(_grown(self.model, one) or _other_ends(one) for one in shown)
+        doubtful = any(
+            _grown(self.model, observation) or _other_ends(observation) for observation in shown
+        )
         if doubtful and not self.subject.sliced:
             # the caller's own inputs do not tell all: short ones may
             shown = [*shown, *self.subject.searched()]
@@ -194,8 +196,8 @@ class Decision:
     ) -> Verdict:
         differs = base.worst > 1
         first, there = first_difference(self.model, shown)
-        told = self.subject.described(there.inputs)
-        base = replace(base, first=first, probe=told, steps=there.inputs.steps)
+        description = self.subject.described(there.inputs)
+        base = replace(base, first=first, probe=description, steps=there.inputs.steps)
         if direct:
             by_calls = _told([*read, *direct], math.nan)
             random = any(cause.name == "random" for cause, _ in direct)
@@ -203,21 +205,24 @@ class Decision:
                 holds = tuple(self.subject.findings)
                 return replace(base, explanations=(by_calls,), holds=holds)
             # fresh copies of a module undo what it keeps: what is wrong beside it is searched for
-            read = [*read, *(told for told in direct if told[0].name == "calls_chained")]
+            read = [
+                *read,
+                *(mistake for mistake in direct if mistake[0].name == "calls_chained"),
+            ]
         kind, itself = self.subject.other_kind()
         if kind and itself:
             return replace(base, holds=(kind,))
         lost = not_numbers(self.model, shown)
         if lost:
-            rest = self._numbers(shown)
-            if not rest or worst(self.model, rest) <= 1:
-                holds = (*_outer(read), lost, _without(shown, rest), *self.subject.findings)
+            numbers = self._numbers(shown)
+            if not numbers or worst(self.model, numbers) <= 1:
+                holds = (*_outer(read), lost, _without(shown, numbers), *self.subject.findings)
                 return replace(base, holds=tuple(filter(None, holds)))
             base = replace(
                 base,
                 notes=(*base.notes, f"{lost} What is NaN or infinite is left out of the search"),
             )
-            shown = rest
+            shown = numbers
         if differs:
             facts, is_listed = explanations_by_facts(self.model, shown)
             self._by_facts = tuple(
@@ -256,8 +261,8 @@ class Decision:
         there: Observation,
     ) -> Verdict:
         """What a search for mistakes comes to."""
-        told = [*read, *(one for one in direct if one not in read)]
-        by_calls = (_told(told, math.nan),) if direct else ()
+        known_mistakes = [*read, *(mistake for mistake in direct if mistake not in read)]
+        by_calls = (_told(known_mistakes, math.nan),) if direct else ()
         given = self.subject.searched()
         searched = self._numbers(given) or list(shown)
         if not given:
@@ -309,8 +314,8 @@ class Decision:
                 return self._explained_by_facts(base, there)
             beside = explained_beside(self.model, shown, self.effort)
             if beside is not None:
-                found, left = beside
-                self._by_facts = (_told([*read, *found], left, len(read)),)
+                beside_facts, left = beside
+                self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
                 return self._explained_by_facts(base, there)
             if self.may_be_approximate:
                 fit = approximations.with_mistakes(_nearest(result))
@@ -318,7 +323,10 @@ class Decision:
                     return with_fit(base, fit, approximations.data, read)
                 base = with_near(base, approximations.near(), approximations.data, read)
             every = [*fresh(searched, shown, self.subject.sliced), *shown]
-            few = evidence(every) < needed(result) and sum(one.count for one in every) < FEW
+            few = (
+                evidence(every) < needed(result)
+                and sum(observation.count for observation in every) < FEW
+            )
             other = self._by_output(search, searched, shown)
             if other is not None:
                 # all of it may be: there was no work left to find that
@@ -329,7 +337,7 @@ class Decision:
                 return self._unexplained(base, searched, shown, read, there, told_of)
             search, result = other
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
-        named = {words.brief for one in explanations for words in one.words}
+        named = {words.brief for explanation in explanations for words in explanation.words}
         silent = unseen(self.model, shown).but(named) if self.subject.given else Unseen()
         return replace(
             base,
@@ -353,8 +361,8 @@ class Decision:
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
         """What is left of observations without NaN and infinities that are the candidate's own."""
-        cut = (numbers_alone(one, self.model) for one in observations)
-        return [one for one in cut if one is not None]
+        cut = (numbers_alone(observation, self.model) for observation in observations)
+        return [observation for observation in cut if observation is not None]
 
     def _beside(
         self, search: Search, together: tuple[Cause, ...], shown: Sequence[Observation]
@@ -363,13 +371,13 @@ class Decision:
         the drawn inputs of the search that they showed."""
         if not self.subject.given or len(together) < 2:
             return []
-        found = []
+        notes = []
         for cause in together:
-            rest = search.of(frozenset(together) - {cause})
-            if rest is not None and worst(rest, shown) <= 1:
+            fewer = search.of(frozenset(together) - {cause})
+            if fewer is not None and worst(fewer, shown) <= 1:
                 brief = CATALOGUE[cause.name].words(cause, self.model).brief
-                found.append(f"{brief}: shown by drawn inputs, not by these data")
-        return found
+                notes.append(f"{brief}: shown by drawn inputs, not by these data")
+        return notes
 
     def _unexplained(
         self,
@@ -384,20 +392,20 @@ class Decision:
         still holds."""
         if self._by_facts:
             return self._explained_by_facts(base, there)
-        told = [each.sentence for each in self._own.apart]
+        of_weights = [difference.sentence for difference in self._own.apart]
         holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
         size = " ".join(filter(None, (of_a_grid(self.model, shown), self._too_coarse(shown))))
-        size = size or ("" if told else of_the_size(self.model, shown, searched))
-        size = size or ("" if told else of_a_gpu(self.model, shown))
+        size = size or ("" if of_weights else of_the_size(self.model, shown, searched))
+        size = size or ("" if of_weights else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (
             *what_is_plain(self.model, there),
             *self.subject.without_influence(),
             *self.subject.agrees_at_zero(),
         )
-        every = (*_outer(read), kind, *told, *plain, *holds, size, *self.subject.findings)
+        sentences = (*_outer(read), kind, *of_weights, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
-        return replace(base, holds=tuple(filter(None, every)), agreement=agreement)
+        return replace(base, holds=tuple(filter(None, sentences)), agreement=agreement)
 
     def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
         """What explains the rows that differ, where others agree and these were searched alone."""
@@ -412,8 +420,11 @@ class Decision:
             return None
         where = f"in {listed('row', rows)} alone"
         explained = tuple(
-            replace(each, words=tuple(replace(w, title=f"{where}, {w.title}") for w in each.words))
-            for each in verdict.explanations
+            replace(
+                explanation,
+                words=tuple(replace(w, title=f"{where}, {w.title}") for w in explanation.words),
+            )
+            for explanation in verdict.explanations
         )
         agreement = where_it_agrees(self.model, there)
         return replace(base, explanations=explained, agreement=agreement, few=False)
@@ -435,10 +446,17 @@ class Decision:
     ) -> tuple[Search, SearchOutcome] | None:
         """The search for what explains the output alone, where something came beside it; None
         where nothing does."""
-        if not any(one.final or one.quantities for one in shown) or self.effort < ALONE:
+        if (
+            not any(observation.final or observation.quantities for observation in shown)
+            or self.effort < ALONE
+        ):
             return None
-        alone = [_output_alone(one) for one in searched if one.output is not None]
-        shown_alone = [_output_alone(one) for one in shown if one.output is not None]
+        alone = [
+            _output_alone(observation) for observation in searched if observation.output is not None
+        ]
+        shown_alone = [
+            _output_alone(observation) for observation in shown if observation.output is not None
+        ]
         if not alone or not shown_alone or worst(self.model, [*alone, *shown_alone]) <= 1:
             return None
         search = Search(self.model, alone, ALONE, self.tell, whole.parts)
@@ -456,8 +474,8 @@ class Decision:
         """Of what explains the output alone that which explains everything."""
         models = [(s, search.of(s)) for s in result.sets]
         whole = tuple(s for s, model in models if model is not None and worst(model, searched) <= 1)
-        found = replace(result, sets=whole)
-        return confirmed(self.model, found, searched, shown, self.subject.sliced)
+        explaining = replace(result, sets=whole)
+        return confirmed(self.model, explaining, searched, shown, self.subject.sliced)
 
     def _of_output(
         self, search: Search, result: SearchOutcome, shown: Sequence[Observation]
@@ -466,16 +484,27 @@ class Decision:
         together = result.sets[0]
         changed = search.of(together)
         assert changed is not None, "what was confirmed applies"
-        rest = sorted({n for one in shown for n in self._beyond(changed, one) if n != "output"})
+        names = sorted(
+            {
+                n
+                for observation in shown
+                for n in self._beyond(changed, observation)
+                if n != "output"
+            }
+        )
         words = [CATALOGUE[c.name].words(c, self.model) for c in sorted(together, key=str)]
-        told = " ".join(f"{each.title}: {each.sentence}" for each in words)
-        verb = "is" if len(rest) == 1 else "are"
-        what = f"{' and '.join(rest)} {verb} not" if rest else "other inputs' is not"
-        return f"the output alone is explained, {what}: {told}"
+        causes = " ".join(f"{mistake.title}: {mistake.sentence}" for mistake in words)
+        verb = "is" if len(names) == 1 else "are"
+        others_state = f"{' and '.join(names)} {verb} not" if names else "other inputs' is not"
+        return f"the output alone is explained, {others_state}: {causes}"
 
-    def _beyond(self, model: Model, one: Observation) -> list[str]:
+    def _beyond(self, model: Model, observation: Observation) -> list[str]:
         """What is off by more than rounding, by name."""
-        return [name for name, beyond in one.beyond(model) if beyond is None or bool(beyond.any())]
+        return [
+            name
+            for name, beyond in observation.beyond(model)
+            if beyond is None or bool(beyond.any())
+        ]
 
     def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
         return math.inf if model is None else largest(model, shown)[0]
@@ -492,8 +521,8 @@ class Decision:
         alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
         whole = search.of(frozenset(together))
         assert whole is not None, "what explains applies"
-        mine = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
-        left = self._left(whole, mine)
+        observations = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
+        left = self._left(whole, observations)
         outer = _told(read, left)
         return Explanation(
             (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)
@@ -519,20 +548,22 @@ class Decision:
     ) -> tuple[str, ...]:
         """What the data show to be right: families of mistakes none of which is in play, of which
         those of each parameter would have shown, and none is ``silent``."""
-        data = [few_steps(one, 4, 4) for one in shown] if self.subject.given else None
+        data = (
+            [few_steps(observation, 4, 4) for observation in shown] if self.subject.given else None
+        )
         blamed = {CATALOGUE[c.name].family for s in sets for c in s} | self.subject.untried
         blamed |= {family for s in sets for c in s for family in CONCERNS.get(c.name, ())}
         blamed |= {READ[cause.name] for cause, _ in self.subject.read()} | silent.families
         titles = [CATALOGUE[c.name].words(c, self.model).title for s in sets for c in s]
-        seen: dict[str, dict[str, bool]] = {}
+        shown_by_family: dict[str, dict[str, bool]] = {}
         for cause in search.every:
             if cause != cause.everywhere():
                 continue
-            of = seen.setdefault(CATALOGUE[cause.name].family, {})
+            of = shown_by_family.setdefault(CATALOGUE[cause.name].family, {})
             of[cause.tensors] = of.get(cause.tensors, False) or search.shows(cause, data)
         return tuple(
             f
-            for f, of in seen.items()
+            for f, of in shown_by_family.items()
             if all(of.values()) and f not in blamed and not any(f in t for t in titles)
         )
 
@@ -542,55 +573,55 @@ def _nearest(result: SearchOutcome) -> tuple[Cause, ...]:
     return () if result.nearest is None else tuple(in_order(result.nearest[0]))
 
 
-def _grown(model: Model, one: Observation) -> bool:
+def _grown(model: Model, observation: Observation) -> bool:
     """Whether rounding has grown so much that some of a call is not compared."""
-    if _uncompared(one):
+    if _uncompared(observation):
         return True
-    lost = any(not bool(torch.isfinite(value).all()) for value in one.allowed.values())
-    return lost and not opened_parts(model, [one])
+    lost = any(not bool(torch.isfinite(value).all()) for value in observation.allowed.values())
+    return lost and not opened_parts(model, [observation])
 
 
-def _uncompared(one: Observation) -> tuple[str, ...]:
+def _uncompared(observation: Observation) -> tuple[str, ...]:
     """The final states no number of which can be compared; not h_n of one layer, which is the
     output's own end."""
-    names = [f"{name}_n" for name in one.final]
-    lost = [name for name in names if not bool(one.usable(name).any())]
-    known = one.output is not None and len(one.final.get("h", ())) == 1
+    names = [f"{name}_n" for name in observation.final]
+    lost = [name for name in names if not bool(observation.usable(name).any())]
+    known = observation.output is not None and len(observation.final.get("h", ())) == 1
     return tuple(name for name in lost if not (known and name == "h_n"))
 
 
-def _other_ends(one: Observation) -> list[str]:
+def _other_ends(observation: Observation) -> list[str]:
     """A sentence where h_n of the last layer is not what the candidate's own output ends with."""
-    h, output = one.final.get("h"), one.output
+    h, output = observation.final.get("h"), observation.output
     if h is None or output is None or output.shape[-1] != h.shape[1] * h.shape[-1]:
         return []
     size = h.shape[-1]
-    sides = [ends(output[..., :size], one.inputs.lengths), output[0, :, size:]]
-    for mine, own in zip(h[-1], sides, strict=False):
-        if bool((distance(mine, own) > LEAST * one.unit * own.abs().clamp_min(1)).any()):
+    sides = [ends(output[..., :size], observation.inputs.lengths), output[0, :, size:]]
+    for final, end in zip(h[-1], sides, strict=False):
+        if bool((distance(final, end) > LEAST * observation.unit * end.abs().clamp_min(1)).any()):
             return ["h_n of the last layer is not what your own output ends with."]
     return []
 
 
-def _output_alone(one: Observation) -> Observation:
-    return replace(one, final={}, quantities={})
+def _output_alone(observation: Observation) -> Observation:
+    return replace(observation, final={}, quantities={})
 
 
 def _comparable(model: Model, shown: Sequence[Observation]) -> bool:
     """Whether any number, or any single step, can be compared."""
-    return any(one.count for one in shown) or any(
+    return any(observation.count for observation in shown) or any(
         part.compares for part in opened_parts(model, shown).values()
     )
 
 
-def _without(shown: Sequence[Observation], rest: Sequence[Observation]) -> str:
+def _without(shown: Sequence[Observation], left_over: Sequence[Observation]) -> str:
     """A sentence on what is left without NaN and infinities, where it agrees."""
-    if not rest:
+    if not left_over:
         return ""
     rows, steps = ({getattr(o.inputs, n) for o in shown} for n in ("batch", "steps"))
-    if any(one.inputs.batch not in rows for one in rest):
+    if any(observation.inputs.batch not in rows for observation in left_over):
         return "The other rows agree."
-    if any(one.inputs.steps not in steps for one in rest):
+    if any(observation.inputs.steps not in steps for observation in left_over):
         return "The steps before agree."
     return "The other calls agree."
 
