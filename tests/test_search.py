@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from planted import Mistake
@@ -82,3 +84,14 @@ def test_a_large_layer_of_which_nothing_is_known_is_searched_to_the_end() -> Non
     verdict = rs.compare(other(x)[0].detach(), layer, x)
     assert not verdict.causes
     assert verdict.finished
+
+
+def test_a_mistake_that_returns_states_of_another_size_is_searched_beside() -> None:
+    """Of a projected layer the state before its projection is larger than h_n."""
+    layer = nn.LSTM(3, 6, proj_size=2, bidirectional=True)
+    mine = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in mine.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    verdict = rs.compare(lambda x, initial: mine(x, initial), layer, effort=0.05)
+    assert verdict.causes == ()

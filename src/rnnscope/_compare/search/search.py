@@ -215,7 +215,12 @@ class Search:
 
     def _opens(self, model: Model) -> bool:
         """Whether steps of a model are what they seem: those of its own numbers are its own."""
-        calls = [observation.as_given_by(model) for observation in self._calls or self._shown]
+        observed = self._calls or self._shown
+        calls = [observation.as_given_by(model) for observation in observed]
+        for call, observation in zip(calls, observed, strict=True):
+            targets = observation.targets()
+            if any(value.shape != targets[name].shape for name, value in call.targets().items()):
+                return False
         parts = self._undone(model, calls).values()
         return all(float(part.misfit([part.part]).worst[0]) <= 1 for part in parts)
 
