@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from planted import Mistake
@@ -88,10 +86,6 @@ def test_a_large_layer_of_which_nothing_is_known_is_searched_to_the_end() -> Non
 
 def test_a_mistake_that_returns_states_of_another_size_is_searched_beside() -> None:
     """Of a projected layer the state before its projection is larger than h_n."""
-    layer = nn.LSTM(3, 6, proj_size=2, bidirectional=True)
-    mine = copy.deepcopy(layer)
-    with torch.no_grad():
-        for parameter in mine.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    verdict = rs.compare(lambda x, initial: mine(x, initial), layer, effort=0.05)
+    layer = nn.LSTM(1, 6, proj_size=2, bidirectional=True)
+    verdict = rs.compare(lambda x, initial: layer(x.sin(), initial), layer, effort=0.1)
     assert verdict.causes == ()
