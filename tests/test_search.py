@@ -87,5 +87,5 @@ def test_a_large_layer_of_which_nothing_is_known_is_searched_to_the_end() -> Non
 def test_a_mistake_that_returns_states_of_another_size_is_searched_beside() -> None:
     """Of a projected layer the state before its projection is larger than h_n."""
     layer = nn.LSTM(1, 6, proj_size=2, bidirectional=True)
-    verdict = rs.compare(lambda x, initial: layer(x.sin(), initial), layer, effort=0.1)
+    verdict = rs.compare(lambda x, initial: layer(x.sin(), initial), layer, effort=0.3)
     assert verdict.causes == ()
