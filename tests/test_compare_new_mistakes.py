@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import mutations
 import numpy as np
 import pytest
 import torch
@@ -301,3 +302,8 @@ def test_rows_of_another_gate_beside_one_more_mistake(kind: str, beside: Mistake
     repeated = Mistake("rows_repeated", "o:g" if kind == "lstm" else "n:r", "W_ih")
     result = plant(Setting(kind), [repeated, beside], "call")
     assert result.outcome == "explained", str(result)
+
+
+def test_a_measured_number_is_not_proved_by_the_number_it_was_measured_on() -> None:
+    """Of one number of a layer of one unit any share of the old state makes it agree."""
+    assert mutations.unexplained(5000027, 1.0).outcome == "right"

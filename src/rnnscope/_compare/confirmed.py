@@ -42,9 +42,30 @@ def confirmed(
         together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
         for cause in together:
             changed = CATALOGUE[cause.name].apply(changed, cause) or changed
+        if _measured(model, together) >= _differing(model, [*independent, *shown]):
+            continue  # a number that was measured on one number explains that one
         if _holds(changed, independent, shown, least) and _each_step(changed, shown):
             proven.append(together)
     return sorted(proven, key=lambda t: (_spread(t), [str(c) for c in t]))
+
+
+def _measured(model: Model, together: Sequence[Cause]) -> int:
+    """How many numbers in these mistakes were measured on the data."""
+    entries = [(CATALOGUE[cause.name], cause) for cause in together]
+    return sum(
+        entry.measured is not None
+        and all(choice != cause.choice for choice, _ in entry.choices(model))
+        for entry, cause in entries
+    )
+
+
+def _differing(model: Model, observations: Sequence[Observation]) -> float:
+    """How many numbers are not the reference's; infinitely many where one has another shape."""
+    count = 0.0
+    for observation in observations:
+        for _, beyond in observation.beyond(model):
+            count += math.inf if beyond is None else int(beyond.sum())
+    return count
 
 
 def proves(
