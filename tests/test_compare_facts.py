@@ -740,3 +740,10 @@ def test_a_layer_that_was_never_loaded_uses_its_weights(kind: Any) -> None:
     verdict = rs.compare(port, kind(3, 4, 2))
     assert "weights are never used" not in str(verdict)
     assert "all parameters of layer 1 are zero" in " ".join(str(verdict).split())
+
+
+def test_one_number_that_differs_is_explained_by_no_number() -> None:
+    layer, x = nn.RNN(2, 1), torch.randn(1, 1, 2)
+    output = layer(x)[0].detach() + 0.25
+    verdict = rs.compare(output, layer, x, effort=0.05)
+    assert verdict.causes == ()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from rnnscope._compare.evidence import evidence
+from rnnscope._compare.evidence import differing, evidence
 from rnnscope._compare.mistakes import CATALOGUE
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
@@ -42,7 +42,7 @@ def confirmed(
         together = tuple(sorted(s, key=lambda c: (order[c.name], str(c))))
         for cause in together:
             changed = CATALOGUE[cause.name].apply(changed, cause) or changed
-        if _measured(model, together) >= _differing(model, [*independent, *shown]):
+        if _measured(model, together) >= differing(model, [*independent, *shown]):
             continue  # a number that was measured on one number explains that one
         if _holds(changed, independent, shown, least) and _each_step(changed, shown):
             proven.append(together)
@@ -57,15 +57,6 @@ def _measured(model: Model, together: Sequence[Cause]) -> int:
         and all(choice != cause.choice for choice, _ in entry.choices(model))
         for entry, cause in entries
     )
-
-
-def _differing(model: Model, observations: Sequence[Observation]) -> float:
-    """How many numbers are not the reference's; infinitely many where one has another shape."""
-    count = 0.0
-    for observation in observations:
-        for _, beyond in observation.beyond(model):
-            count += math.inf if beyond is None else int(beyond.sum())
-    return count
 
 
 def proves(

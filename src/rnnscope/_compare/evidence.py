@@ -10,7 +10,7 @@ import torch
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import MISSING, Observation, distance
 
-__all__ = ["evidence", "largest"]
+__all__ = ["differing", "evidence", "largest"]
 
 
 def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
@@ -64,3 +64,12 @@ def evidence(observations: Sequence[Observation]) -> float:
             if spread > 0 and bool(usable.any()):
                 total += float((spread / tolerance[usable]).log10().clamp_min(0).sum())
     return total
+
+
+def differing(model: Model, observations: Sequence[Observation]) -> float:
+    """How many numbers are not the model's; infinitely many where one has another shape."""
+    count = 0.0
+    for observation in observations:
+        for _, beyond in observation.beyond(model):
+            count += math.inf if beyond is None else int(beyond.sum())
+    return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
+from rnnscope._compare.evidence import differing
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
@@ -39,6 +40,9 @@ __all__ = [
 TOGETHER = 32
 """Changed models that are run together on the first row, to see which come close."""
 
+TOLD = 2
+"""Numbers that differ, at least: one alone is explained by any number that is added to it."""
+
 OF_WEIGHTS = {"parameter", "unread"}
 """Causes that may stand in one layer or direction."""
 
@@ -61,6 +65,8 @@ def findings_explaining(
 ) -> Iterator[tuple[Finding, float]]:
     """Of each kind the finding that explains everything to rounding, with what it leaves; ``more``
     decimal digits must be proved where many models were tried."""
+    if differing(model, shown) < TOLD:
+        return
     one_way = model.num_directions == 1 and not model.parts[0][0].backward
     first = few_steps(shown[0], FIRST if one_way else shown[0].inputs.steps, 1)
     for kind in _kinds(model, shown):

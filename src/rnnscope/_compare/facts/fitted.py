@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rnnscope._compare.evidence import differing
+from rnnscope._compare.facts.complete import TOLD
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -96,6 +98,8 @@ class _Change:
 def fitted_findings(model: Model, shown: Sequence[Observation]) -> Iterator[tuple[Finding, float]]:
     """The findings of one fitted number that explain everything to rounding, with what they
     leave."""
+    if differing(model, shown) < TOLD:
+        return
     one_way = model.num_directions == 1 and not model.parts[0][0].backward
     short = [few_steps(o, STEPS if one_way else o.inputs.steps, ROWS) for o in shown[:2]]
     changes = list(_changes(model))
