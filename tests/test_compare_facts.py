@@ -747,3 +747,14 @@ def test_one_number_that_differs_is_explained_by_no_number() -> None:
     output = layer(x)[0].detach() + 0.25
     verdict = rs.compare(output, layer, x, effort=0.05)
     assert verdict.causes == ()
+
+
+@pytest.mark.parametrize("steps", [12, 30])
+def test_time_that_runs_backward_in_long_recorded_sequences(steps: int) -> None:
+    """The first steps alone tell nothing of it."""
+    layer, x = nn.LSTM(4, 5), torch.randn(steps, 3, 4)
+    output = layer(x)[0].detach()
+    verdict = rs.compare(output.flip(0), layer, x, effort=0.1)
+    assert [str(cause) for cause in verdict.causes] == ["time_reversed output"]
+    rolled = rs.compare(output.roll(-1, 0), layer, x, effort=0.1)
+    assert [str(cause) for cause in rolled.causes] == ["delayed rolled"]

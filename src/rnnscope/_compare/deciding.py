@@ -29,6 +29,7 @@ from rnnscope._compare.facts import (
     where_it_agrees,
     wrong_rows,
 )
+from rnnscope._compare.facts.complete import explaining_mistakes
 from rnnscope._compare.facts.fitted import fitted_findings
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
@@ -296,6 +297,8 @@ class Decision:
             effort=self.effort,
             work=search.work.done,
         )
+        if not sets and self.subject.sliced:
+            sets = self._of_whole_sequences(result, searched, shown)
         if not sets:
             if by_calls:
                 return replace(base, explanations=by_calls)
@@ -348,6 +351,19 @@ class Decision:
             unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    def _of_whole_sequences(
+        self,
+        result: SearchOutcome,
+        searched: Sequence[Observation],
+        shown: Sequence[Observation],
+    ) -> list[tuple[Cause, ...]]:
+        """The single mistakes that explain everything, where the first steps alone were searched:
+        one that turns time round shows in whole sequences."""
+        rows = [few_steps(call, call.inputs.steps, 2) for call in shown]
+        singles = explaining_mistakes(self.model, rows, ())
+        whole = replace(result, sets=tuple(frozenset({cause}) for cause, _ in singles))
+        return confirmed(self.model, whole, searched, shown, sliced=True)
 
     def _approximations(
         self, shown: Sequence[Observation], searched: Sequence[Observation] | None = None
