@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
+from rnnscope import cells
+from rnnscope.cells import from_h, from_x, previous, quantity, sigmoid, tanh
 
 
 def changed(layer: nn.RNNBase, kind: str, change: Callable[[Tensor], object]) -> nn.RNNBase:
@@ -124,3 +126,21 @@ def test_modules_are_called_with_zeros_and_keep_their_weights() -> None:
     assert "It agrees if weight_hh is zero in both" in " ".join(str(verdict).split())
     for name, value in port.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_declared_cell_without_rows_for_every_gate_is_compared() -> None:
+    z, r, n = (quantity(name) for name in "zrn")
+    equations = {
+        "z": sigmoid(from_x("z") + from_h("z")),
+        "r": sigmoid(from_x("r")),  # r and n have no rows in weight_hh
+        "n": tanh(from_x("n") * r),
+        "h": (1 - z) * n + z * previous("h"),
+    }
+    cell = cells.Cell("partly fed back", "zrn", equations)
+    layer = rs.Recurrent(cell, 3, 4)
+
+    def candidate(x: Tensor, initial: Any, weights: dict[str, Tensor]) -> Tensor:
+        output: Tensor = torch.func.functional_call(layer, weights, (x, initial))[0]
+        return output + 0.1 * output.square()
+
+    assert rs.compare(candidate, layer, effort=0.05).agrees is False

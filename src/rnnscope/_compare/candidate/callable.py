@@ -384,10 +384,14 @@ class OfCalls:
             self._candidate, self._reference, None, self._builder, self._seed, self._padded, False
         )
 
+    def _telling_inputs(self) -> Inputs:
+        """Of all inputs those that tell most in few steps."""
+        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
+        return max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
-        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
-        inputs = max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        inputs = self._telling_inputs()
         layer = self._layer
 
         def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
@@ -422,8 +426,7 @@ class OfCalls:
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
         without x."""
-        all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
-        inputs = max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        inputs = self._telling_inputs()
         made = self._made(self._layer)
         module = made.module
         names = [] if module is None else compare_parameters(module, self._layer)

@@ -33,7 +33,7 @@ def of_places(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     [right] = shown[0].simulator.run([model])
     if right is None:
         return
-    for order, read in product(permutations(time_first), (own, time_first, batch_first)):
+    for order, read in product(permutations(time_first), (own, (own[1], own[0], *own[2:]))):
         if not any(_moves(model, observation, order, read) for observation in shown):
             continue
 

@@ -57,8 +57,8 @@ class _Zeroed:
             return False
         if observation.output is None or observation.count == 0:
             return False
-        varied = observation.output.flatten(0, 1).std(0).max()
-        return bool(varied > VARIED) and worst(model, [observation]) <= 1
+        low, high = observation.output.flatten(0, 1).aminmax(dim=0)
+        return bool((high - low).max() > VARIED) and worst(model, [observation]) <= 1
 
 
 def agrees_at_zero(layer: nn.Module, called: Called) -> list[str]:
@@ -66,10 +66,11 @@ def agrees_at_zero(layer: nn.Module, called: Called) -> list[str]:
     adopted = adopt(layer)
     gates = adopted.cell.gates
     zeroed = _Zeroed(layer, adopted, called)
-    names = [name for name, _ in layer.named_parameters()]
-    kinds = [kind for kind in KINDS if any(name.startswith(kind) for name in names)]
-    if not gates or not kinds:
-        return []
+    parameters = {n: p for n, p in layer.named_parameters() if n.startswith(KINDS)}
+    kinds = [kind for kind in KINDS if any(name.startswith(kind) for name in parameters)]
+    rows = len(gates) * adopted.structure.hidden_size
+    if not kinds or any(len(parameter) != rows for parameter in parameters.values()):
+        return []  # a declared cell has no rows of gates that its equations do not use
     of_kinds = [kind for kind in kinds if zeroed.agrees([kind], gates)]
     of_gates = [gate for gate in gates if len(gates) > 1 and zeroed.agrees(kinds, [gate])]
     if len(of_kinds) > SEVERAL or len(of_gates) > SEVERAL:
