@@ -31,6 +31,7 @@ from rnnscope._compare.facts import (
 )
 from rnnscope._compare.facts.complete import explaining_mistakes
 from rnnscope._compare.facts.fitted import fitted_findings
+from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -48,7 +49,7 @@ from rnnscope._compare.model.observed import (
 from rnnscope._compare.model.steps import opened_parts, worst_step
 from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
-from rnnscope._compare.search.search import SIMPLE, Search, SearchOutcome
+from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
@@ -288,7 +289,12 @@ class Decision:
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
         search = Search(self.model, searched, effort, self.tell)
-        result = search.run()
+        result = search.run(SINGLES)
+        if not result.sets and not by_calls:
+            by_equation = self._rewritten(base, shown, read, there, search, 0)
+            if by_equation is not None:
+                return by_equation
+        result = result if result.sets else search.run()
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
         base = replace(
             base,
@@ -309,13 +315,16 @@ class Decision:
             by_rows = self._by_rows(base, there)
             if by_rows is not None:
                 return by_rows
+            by_equation = self._rewritten(base, shown, read, there, search, 1)
+            if by_equation is not None:
+                return by_equation
             self._by_facts = tuple(
                 _told([*read, (finding.cause, finding.words)], left, len(read))
                 for finding, left in fitted_findings(self.model, shown)
             )
             if self._by_facts:
                 return self._explained_by_facts(base, there)
-            beside = explained_beside(self.model, shown, self.effort)
+            beside = explained_beside(self.model, shown, self.effort, search.parts)
             if beside is not None:
                 beside_facts, left = beside
                 self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
@@ -422,6 +431,23 @@ class Decision:
         sentences = (*_outer(read), kind, *of_weights, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, sentences)), agreement=agreement)
+
+    def _rewritten(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        there: Observation,
+        search: Search,
+        mistakes: int,
+    ) -> Verdict | None:
+        """The verdict where an equation that nobody has listed explains everything."""
+        explained = rewritten(self.model, shown, search.parts, mistakes)
+        if explained is None:
+            return None
+        told, left = explained
+        self._by_facts = (_told([*read, *told], left, len(read)),)
+        return self._explained_by_facts(base, there)
 
     def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
         """What explains the rows that differ, where others agree and these were searched alone."""

@@ -443,7 +443,7 @@ class OfCalls:
     def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
         """What it returns with the weights of another layer, beside a model of that."""
         made = self._made(layer)
-        if made.module is not None and not made.is_builder:
+        if made.module is not None and not (self._builder or made.is_builder):
             own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
             pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
             with torch.no_grad():

@@ -57,7 +57,10 @@ def explanations_by_facts(
     a mistake of the catalogue alone explains it too, which then comes first."""
     explaining = list(findings_explaining(model, shown))
     names = {finding.cause.name for finding, _ in explaining}
-    return explaining, bool(names) and _is_listed(model, shown, bool(names & OF_WEIGHTS))
+    scoped = {entry.name for entry in WEIGHTS} if names & OF_WEIGHTS else set[str]()
+    if "places" in names:
+        scoped.add("directions_order")
+    return explaining, bool(names) and _is_listed(model, shown, scoped)
 
 
 def findings_explaining(
@@ -105,12 +108,11 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
     return ratios
 
 
-def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
-    """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
-    layer and direction, else one that is the same in all."""
-    of_weights = {entry.name for entry in WEIGHTS} if weights else set()
+def _is_listed(model: Model, shown: Sequence[Observation], scoped: Container[str]) -> bool:
+    """Whether one mistake of the catalogue explains what was observed: of those ``scoped`` one in
+    any layer and direction, else one that is the same in all."""
     first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
-    return bool(explaining_mistakes(model, first, of_weights))
+    return bool(explaining_mistakes(model, first, scoped))
 
 
 def explaining_mistakes(

@@ -281,7 +281,9 @@ def _steps(
             finals.append(_finals(observation, layer, d, mine))
             if flow is None or "h" not in mine or not mine.keys() & set(states):
                 continue
-            if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped) or part.in_place:
+            if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped):
+                continue
+            if part.in_place and not separable(part.cell):
                 continue
             initial = started(
                 model,
@@ -371,7 +373,8 @@ def _of_part(
             fresh[1:] &= ~inside[:-1]
             previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
         before[name] = previous
-    known = KnownStates(x, before, initial, inside)
+    overwritten = after["h"] if part.in_place else None
+    known = KnownStates(x, before, initial, inside, overwritten=overwritten)
     return Steps(known, after, k, observation.unit)
 
 

@@ -27,13 +27,16 @@ from rnnscope._compare.search.one_part import PartSearch
 from rnnscope._compare.search.trials import Trials
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
-__all__ = ["SIMPLE", "Search", "SearchOutcome", "concerns"]
+__all__ = ["SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
 
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
 
 PROMISING, FEW = 8, 4
 """Mistakes that come closest alone, beside which one more is searched for, and two more."""
+
+SINGLES = 3
+"""Stages of a search in which single mistakes are tried."""
 
 SIMPLE = 4
 """Stages of a search in which single mistakes are tried, and pairs in one part."""
@@ -189,7 +192,11 @@ class Search:
             close = self._trials.closest(bases)[:CLOSE]
             yield self._explaining(self._with(close, ([c] for c in self.every)))
             yield self._explaining(self._with(close[:1], self._structural()))
-        sets = [s for c in self._around for s in self._beside_these([c], 1)]
+        alone = [c for c in self.alone if not _of_cell(c)]
+        sets = [s for c in (*self._around, *alone) for s in self._beside_these([c], 1)]
+        yield self._explaining(sets, likely=True)
+        pairs = ((a, c) for c in alone for a in self._around if a == a.everywhere())
+        sets = [s for pair in pairs for s in self._beside_these(pair, 0)]
         yield self._explaining(sets, likely=True)
 
     def _beside_these(self, causes: Sequence[Cause], depth: int) -> list[Causes]:
@@ -268,8 +275,24 @@ class Search:
         partners = [c for c in self.every if few or c == c.everywhere()]
         around = [frozenset({c}) for c in self._around if c == c.everywhere()]
         yield self._explaining(self._with(around, ([c] for c in partners)))
+        alone = [frozenset({c}) for c in self.alone if not _of_cell(c)]
+        yield self._explaining(self._with(alone, ([c] for c in partners)))
+        yield self._explaining(self._measured_beside())
         for single in self._trials.closest(frozenset({c}) for c in self.every)[: 3 * PROMISING]:
             yield self._explaining(self._with([single], ([c] for c in self.every)))
+
+    def _measured_beside(self) -> Iterator[Causes]:
+        """Every mistake with one whose number shows once that mistake is known."""
+        entries = [entry for entry in CATALOGUE.values() if entry.measured]
+        richest = max(self.observations, key=lambda observation: observation.fullness)
+        for cause in self.every:
+            model = self.of(frozenset({cause})) if cause == cause.everywhere() else None
+            if model is None or model.enter or model.leave or is_over():
+                continue
+            for entry in entries:
+                for measured in entry.causes(model, False, [richest]):
+                    if measured not in self.every and not _clash(cause, measured):
+                        yield frozenset({cause, measured})
 
     def _structural(self) -> list[tuple[Cause, ...]]:
         """Pairs of mistakes around the cells, in all layers and directions: of two changes of time,
