@@ -10,6 +10,8 @@ from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
+from rnnscope._compare.facts.lagged import of_lags
+from rnnscope._compare.facts.laid import of_memory
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.places import of_places
 from rnnscope._compare.facts.restarts import of_restarts
@@ -85,9 +87,9 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
-    yield chain(of_parameters(model), of_missing_units(model, shown))
+    yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
     yield chain(of_entering(model, shown), of_final_states(model, shown))
-    yield of_places(model, shown)
+    yield chain(of_places(model, shown), of_lags(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
