@@ -11,7 +11,7 @@ import torch
 
 from rnnscope._compare.approximate.beside import Beside, Data
 from rnnscope._compare.approximate.own import own_parameters
-from rnnscope._compare.approximate.words import with_fit, with_near
+from rnnscope._compare.approximate.words import with_fit, with_near, with_quantised
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
@@ -71,6 +71,9 @@ NOTHING = (
     "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at "
     "its weights and at the size of x."
 )
+
+AS_TORCH = 1e-3
+"""What torch quantises in the same way differs by no more than so much of the difference."""
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}
 """The family of what is undone to read what came back."""
@@ -214,6 +217,14 @@ class Decision:
         kind, itself = self.subject.other_kind()
         if kind and itself:
             return replace(base, holds=(kind,))
+        quantised = self.subject.quantised_by_torch() if differs else None
+        if quantised is not None:
+            bits, apart, weights_alone = quantised
+            if apart <= AS_TORCH * base.difference:
+                return with_quantised(base, bits, apart)
+            verdict = Decision(weights_alone, self.effort, self.tell).verdict()
+            note = f"torch has quantised it, to {bits}: what is compared are its weights alone"
+            return replace(verdict, notes=(*verdict.notes, note))
         lost = not_numbers(self.model, shown)
         if lost:
             numbers = self._numbers(shown)

@@ -124,6 +124,9 @@ class OfArrays:
         """None: they cannot be called."""
         return []
 
+    def quantised_by_torch(self) -> None:
+        """Numbers are no module."""
+
     def other_kind(self) -> tuple[str, bool]:
         """Unknown: they are numbers."""
         return "", False

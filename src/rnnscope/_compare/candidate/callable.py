@@ -30,9 +30,15 @@ from rnnscope._compare.candidate.inputs import (
     searching,
     tiny_layer,
 )
+from rnnscope._compare.candidate.quantised import (
+    dequantised,
+    dynamically_quantised,
+    quantised_alike,
+)
 from rnnscope._compare.candidate.recorded import quantities_of
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.subject import (
+    Subject,
     Told,
     dtype_of,
     observed,
@@ -457,6 +463,24 @@ class OfCalls:
         unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
         precise = inputs.to(self._dtype).to(torch.float64)
         return observed(model, precise, unit, output, {})
+
+    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
+        """How torch has quantised it, by how much it differs from the reference that torch
+        quantises in the same way, and a layer with its weights; None where it has not."""
+        module = self._made(self._layer).module
+        quantised = None if module is None else dynamically_quantised(module)
+        alike = None if quantised is None else quantised_alike(self._layer, quantised)
+        if quantised is None or alike is None:
+            return None
+        bits = "float16" if getattr(quantised, "dtype", None) == torch.float16 else "8 bits"
+        made, inputs = Candidate.of(alike, self._structure), self._telling_inputs()
+        output = self._called(made, self._layer, inputs).output
+        apart = float((output - self._answer(inputs).output).abs().max())
+        exact = dequantised(quantised, self._layer)
+        weights_alone = OfCalls(
+            exact, self._layer, self._inputs, None, self._seed, self._padded, self._tiny
+        )
+        return bits, apart, weights_alone
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""

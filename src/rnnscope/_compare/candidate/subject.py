@@ -94,6 +94,10 @@ class Subject(Protocol):
     def agrees_at_zero(self) -> list[str]:
         """A sentence on the parameters, or x, without which it agrees."""
 
+    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
+        """How torch has quantised it, by how much it differs from the reference that torch
+        quantises in the same way, and a layer with its weights; None where it has not."""
+
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""
