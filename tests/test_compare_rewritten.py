@@ -12,6 +12,9 @@ from torch import Tensor, nn
 import rnnscope as rs
 from rnnscope import cells
 from rnnscope._compare.facts.rewritten import edits_of
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.simulate import Simulator
+from rnnscope._layers.adopt import adopt
 from rnnscope.cells import CELLS, from_h, from_x, previous, quantity, sigmoid, tanh
 
 sig = torch.sigmoid
@@ -213,3 +216,21 @@ def test_no_change_is_the_equation_itself(name: str) -> None:
             own = cells.algebra.evaluate(cell.equations[changed_name], Drawn())
             value = cells.algebra.evaluate(equation, Drawn())
             assert not torch.allclose(value, own, rtol=1e-13, atol=1e-25), equation
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_change_can_be_computed(name: str) -> None:
+    """In sizes all of which differ: x, h and the units of a projected layer."""
+    kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[name.partition("_")[0]]
+    options = {"proj_size": 3} if name == "lstm_projected" else {}
+    layer = kind(2, 5, num_layers=2, bidirectional=True, **options)
+    model = Model.of(adopt(layer), torch.float64)
+    zeros = {name: torch.zeros(2, 2, 3, 5).double() for name in CELLS[name].states}
+    if name == "lstm_projected":
+        zeros["h"] = torch.zeros(2, 2, 3, 3).double()
+    simulator = Simulator(Inputs(torch.randn(4, 3, 2).double(), zeros, given=False))
+    models = [model.with_each_part(edit.of) for edit in edits_of(CELLS[name])]
+    size = 6 if name == "lstm_projected" else 10
+    for outcome in simulator.run(models):
+        assert outcome is not None
+        assert outcome.output.shape == (4, 3, size)

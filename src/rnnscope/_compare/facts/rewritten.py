@@ -183,7 +183,7 @@ def edits_of(cell: Cell) -> tuple[Edit, ...]:
     own = {name: ordered(equation) for name, equation in cell.equations.items()}
     above: list[str] = []
     for name, equation in cell.equations.items():
-        made_of = _Leaves(tuple(above), cell.states, tuple(cell.gates))
+        made_of = _Leaves(tuple(above), cell.states, tuple(cell.gates), cell.projected)
         for changed in made_of.changed(equation):
             if ordered(changed) != own[name] and _is_equation(changed):
                 found.setdefault(((name, ordered(changed)),), Edit(((name, changed),)))
@@ -205,16 +205,19 @@ def _is_equation(expr: Expr) -> bool:
 
 @dataclass(frozen=True)
 class _Leaves:
-    """What an equation may be made of: the quantities ``above`` it, states, gates."""
+    """What an equation may be made of: the quantities ``above`` it, states, gates; h that is
+    ``projected`` has fewer numbers than they."""
 
     above: tuple[str, ...]
     states: tuple[str, ...]
     gates: tuple[str, ...]
+    projected: bool
 
     @property
     def every(self) -> list[Expr]:
         """The quantities of this step, and the states of the step before."""
-        return [*map(Quantity, self.above), *map(Previous, self.states)]
+        states = (name for name in self.states if not (self.projected and name == "h"))
+        return [*map(Quantity, self.above), *map(Previous, states)]
 
     def changed(self, expr: Expr) -> Iterator[Expr]:
         """The expression with one of its nodes changed."""
@@ -236,30 +239,35 @@ class _Leaves:
                 yield Apply("tanh", expr)
             case FromH(gate, of):
                 yield from (FromH(other, of) for other in self.gates if other != gate)
-                yield from (FromH(gate, leaf) for leaf in self.every if leaf != of)
-                for leaf in map(Quantity, self.above):
-                    yield FromH(gate, leaf * of)
-                    yield FromH(gate, (1 - leaf) * of)
-                    yield leaf * expr
+                yield from (leaf * expr for leaf in map(Quantity, self.above))
                 yield FromH(gate, Apply("tanh", of))
                 yield 2 * expr
+                if not self.projected:
+                    yield from self._of_operand(gate, of)
             case FromX(gate):
                 yield from (FromX(other) for other in self.gates if other != gate)
                 yield from (leaf * expr for leaf in map(Quantity, self.above))
                 yield 2 * expr
             case Sum(left, right, negative):
+                if isinstance(left, FromX) and isinstance(right, FromH) and not self.projected:
+                    yield FromH(right.gate, right.of + left)
                 yield from (left, right)
                 yield replace(expr, negative=not negative)
                 if negative:
                     yield right - left
                 yield from _drawn_in(left, right, negative)
-                if isinstance(left, FromX) and isinstance(right, FromH):
-                    yield FromH(right.gate, right.of + left)
             case Product(left, right):
                 yield from (left, right)
                 yield from _drawn_out(left, right)
             case Apply(name, argument):
                 yield from _of_function(name, argument)
+
+    def _of_operand(self, gate: str, of: Expr) -> Iterator[Expr]:
+        """What a matrix may meet in place of h."""
+        yield from (FromH(gate, leaf) for leaf in self.every if leaf != of)
+        for leaf in map(Quantity, self.above):
+            yield FromH(gate, leaf * of)
+            yield FromH(gate, (1 - leaf) * of)
 
 
 def _drawn_in(left: Expr, right: Expr, negative: bool) -> Iterator[Expr]:
