@@ -201,10 +201,15 @@ def _variants(
         for a in every
         if a.key not in keys and not any(a.excludes(k) for k in evident) and _matters(a, best)
     ]
-    # what comes no closer in the fullest call is not measured in the other
-    [alone] = measured(model, short[-1:], [(best.causes, best.approximations)])
-    first = measured(model, short[-1:], [(best.causes, _joined(best, a)) for a in free])
-    closer = [(fit.causes, fit.approximations) for fit in first if fit.rank < alone.left]
+    # what comes no closer in the first step of the fullest call, or in that, is measured no further
+    closer = [(best.causes, _joined(best, a)) for a in free]
+    fullest = short[-1]
+    steps = 1 if fullest.inputs.steps <= STEPS else fullest.inputs.steps
+    for observation in (few_steps(fullest, steps, ROWS), fullest):
+        if observation.count:
+            [alone] = measured(model, [observation], [(best.causes, best.approximations)])
+            every_fit = measured(model, [observation], closer)
+            closer = [(f.causes, f.approximations) for f in every_fit if f.rank <= alone.left]
     fits = measured(model, short, closer)
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
     siblings = [each for a in near for each in _of_direction(_siblings(a), a.direction)]
