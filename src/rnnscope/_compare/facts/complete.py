@@ -10,6 +10,7 @@ from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
+from rnnscope._compare.facts.held import of_held_steps
 from rnnscope._compare.facts.lagged import of_lags
 from rnnscope._compare.facts.laid import of_memory
 from rnnscope._compare.facts.parameters import of_parameters
@@ -85,6 +86,7 @@ def findings_explaining(
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
     yield chain(of_halves(model, shown), of_ends(model, shown))
     yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
+    yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
