@@ -285,14 +285,19 @@ class Search:
             yield self._explaining(self._with([single], ([c] for c in self.every)))
 
     def _shares_beside(self) -> list[Causes]:
-        """Every mistake in the last layer, with a share of the old h that shows once that mistake
-        is known."""
+        """Every mistake in the last layer or around all, with a share of the old h that shows once
+        that mistake is known."""
         everywhere = [c for c in self.every if c == c.everywhere()]
         models = [(c, model) for c in everywhere if (model := self.of(frozenset({c}))) is not None]
         last = [(c, model) for c, model in models if self._differs_in_last_layer(model)]
         richest = max(self.observations, key=lambda observation: observation.fullness)
         shares = shares_beside([model for _, model in last], [richest]) if last else ()
-        pairs = ((last[k][0], share) for k, share in shares)
+        pairs = [(last[k][0], share) for k, share in shares]
+        for cause, model in models:
+            seen = undo(model, richest) if model.enter or model.leave else None
+            if seen is not None:
+                plain_model = replace(model, enter=(), leave=())
+                pairs += [(cause, share) for _, share in shares_beside([plain_model], [seen])]
         return [frozenset({c, s}) for c, s in pairs if not _clash(c, s) and s not in self.every]
 
     def _differs_in_last_layer(self, model: Model) -> bool:
