@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 from rnnscope import cells
-from rnnscope._compare.facts.rewritten import edits_of
+from rnnscope._compare.facts.rewritten import rewritings_of
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.adopt import adopt
@@ -209,10 +209,10 @@ def test_no_change_is_the_equation_itself(name: str) -> None:
         def products(self, leaves: tuple[Any, ...], out: Tensor | None) -> Tensor:
             return sum((self.value(leaf) for leaf in leaves[1:]), self.value(leaves[0]))
 
-    edits = edits_of(cell)
-    assert len(edits) > 25
-    for edit in edits:
-        for changed_name, equation in edit.equations:
+    rewritings = rewritings_of(cell)
+    assert len(rewritings) > 25
+    for rewriting in rewritings:
+        for changed_name, equation in rewriting.equations:
             own = cells.algebra.evaluate(cell.equations[changed_name], Drawn())
             value = cells.algebra.evaluate(equation, Drawn())
             assert not torch.allclose(value, own, rtol=1e-13, atol=1e-25), equation
@@ -229,7 +229,7 @@ def test_every_change_can_be_computed(name: str) -> None:
     if name == "lstm_projected":
         zeros["h"] = torch.zeros(2, 2, 3, 3).double()
     simulator = Simulator(Inputs(torch.randn(4, 3, 2).double(), zeros, given=False))
-    models = [model.with_each_part(edit.of) for edit in edits_of(CELLS[name])]
+    models = [model.with_each_part(rewriting.of) for rewriting in rewritings_of(CELLS[name])]
     size = 6 if name == "lstm_projected" else 10
     for outcome in simulator.run(models):
         assert outcome is not None

@@ -73,7 +73,7 @@ FEW = 8
 
 
 @dataclass(frozen=True)
-class Edit:
+class Rewriting:
     """Equations in place of those of a cell, by name."""
 
     equations: tuple[tuple[str, Expr], ...]
@@ -119,22 +119,22 @@ def rewritten(
     the same model, what it has computed."""
     opened = opened_parts(model, shown)
     wrong = [part for part in opened.values() if worst_of(part) > 1]
-    edits = edits_of(model.parts[0][0].cell)
-    if not edits:
+    rewritings = rewritings_of(model.parts[0][0].cell)
+    if not rewritings:
         return None
-    found = _in_parts(wrong, edits, parts, mistakes) if wrong else []
-    if not wrong and not mistakes:
-        found = _in_whole_runs(model, shown, edits)
-    tried = math.log10(len(edits) * len(parts.choices.every) ** mistakes)
-    for edit, causes in found[:FEW]:
+    found = _in_parts(wrong, rewritings, parts, mistakes) if wrong else []
+    if not opened and not mistakes:
+        found = _in_whole_runs(model, shown, rewritings)
+    tried = math.log10(len(rewritings) * len(parts.choices.every) ** mistakes)
+    for rewriting, causes in found[:FEW]:
         with_mistakes = applied(model, tuple(causes)) if causes else model
         if with_mistakes is None:
             continue
-        changed = with_mistakes.with_each_part(edit.of)
+        changed = with_mistakes.with_each_part(rewriting.of)
         left = left_by_model(changed, shown, tried)
         if left is not None:
             told = [(c, CATALOGUE[c.name].words(c, model)) for c in in_order(causes)]
-            return (edit.told(model), *told), left
+            return (rewriting.told(model), *told), left
     return None
 
 
@@ -143,58 +143,59 @@ def worst_of(part: OpenedPart) -> float:
     return float(part.misfit([part.part]).worst[0])
 
 
-Found = list[tuple[Edit, Causes]]
+Found = list[tuple[Rewriting, Causes]]
 
 
 def _in_parts(
-    wrong: Sequence[OpenedPart], edits: Sequence[Edit], parts: PartSearch, mistakes: int
+    wrong: Sequence[OpenedPart], rewritings: Sequence[Rewriting], parts: PartSearch, mistakes: int
 ) -> Found:
     """What explains every part that is wrong, the least to read first."""
-    found: dict[tuple[Edit, Causes], int] = {}
+    found: Found = []
     for k, witness in enumerate(wrong):
-        cells = [edit.of(witness.part).cell for edit in edits]
-        fitting = {
-            (edits[which], causes) for which, causes in parts.beside(witness, cells, mistakes)
-        }
-        found = {pair: 0 for pair in fitting if k == 0 or pair in found}
-    return sorted(found, key=lambda pair: (len(pair[1]), pair[0].size, edits.index(pair[0])))
+        cells = [one.of(witness.part).cell for one in rewritings]
+        fitting = [(rewritings[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
+        found = [pair for pair in (fitting if k == 0 else found) if pair in fitting]
+    return sorted(found, key=lambda pair: pair[0].size)
 
 
-def _in_whole_runs(model: Model, shown: Sequence[Observation], edits: Sequence[Edit]) -> Found:
+def _in_whole_runs(
+    model: Model, shown: Sequence[Observation], rewritings: Sequence[Rewriting]
+) -> Found:
     """What comes close to the first steps of a row, run whole."""
     one_way = model.num_directions == 1 and not model.parts[0][0].backward
     first = few_steps(shown[0], STEPS if one_way else shown[0].inputs.steps, 1)
     if not first.count:
         return []
-    models = [model.with_each_part(edit.of) for edit in edits]
+    models = [model.with_each_part(one.of) for one in rewritings]
     ratios = misfits([first], models, [first.simulator]).worst.tolist()
-    close = [edit for edit, ratio in zip(edits, ratios, strict=True) if ratio <= NEAR]
-    return [(edit, frozenset()) for edit in sorted(close, key=lambda edit: edit.size)]
+    nothing: Causes = frozenset()
+    close = [(one, nothing) for one, ratio in zip(rewritings, ratios, strict=True) if ratio <= NEAR]
+    return sorted(close, key=lambda pair: pair[0].size)
 
 
 # every change of one place --------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
-def edits_of(cell: Cell) -> tuple[Edit, ...]:
+def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
     """Every change of one place in the equations of a cell, and of all places that have the same
     function; none of them the same as another."""
-    found: dict[tuple[tuple[str, Expr], ...], Edit] = {}
+    found: dict[tuple[tuple[str, Expr], ...], Rewriting] = {}
     own = {name: ordered(equation) for name, equation in cell.equations.items()}
     above: list[str] = []
     for name, equation in cell.equations.items():
         made_of = _Leaves(tuple(above), cell.states, tuple(cell.gates), cell.projected)
         for changed in made_of.changed(equation):
             if ordered(changed) != own[name] and _is_equation(changed):
-                found.setdefault(((name, ordered(changed)),), Edit(((name, changed),)))
+                found.setdefault(((name, ordered(changed)),), Rewriting(((name, changed),)))
         if name in cell.states:
             for share in MIXED:
                 mixed = share * Previous(name) + (1 - share) * equation
-                found.setdefault(((name, mixed),), Edit(((name, mixed),)))
+                found.setdefault(((name, mixed),), Rewriting(((name, mixed),)))
         above.append(name)
     for equations in _of_all_functions(cell):
         sorted_terms = tuple((name, ordered(equation)) for name, equation in equations.items())
-        found.setdefault(sorted_terms, Edit(tuple(equations.items())))
+        found.setdefault(sorted_terms, Rewriting(tuple(equations.items())))
     return tuple(found.values())
 
 
