@@ -186,6 +186,8 @@ def _of_numbers(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
         if make is not _scaled_states and model.structure.input_size == 1:
             continue  # it is the weights or the bias, for all that is known
         value = _fitted(model, short, make, without)
+        if value is not None and make is not _moved and abs(value) <= DIGITS:
+            continue  # it is not read at all
         if value is not None and abs(value - without) > DIGITS:
             for number in dict.fromkeys((few_digits(value), value)):
                 yield make(model, number)

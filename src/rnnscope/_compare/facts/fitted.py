@@ -35,8 +35,9 @@ CHANCE = 20.0
 hundred sets of parameters."""
 STEPS, ROWS = 6, 4
 """First steps, where later ones do not reach back, and rows that a number is fitted to."""
+LEAST = 1e-6
 LARGEST = 100.0
-"""No number is larger than this."""
+"""No number is smaller or larger than these."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def fitted_findings(model: Model, shown: Sequence[Observation]) -> Iterator[tupl
     short = [few_steps(o, STEPS if one_way else o.inputs.steps, ROWS) for o in shown[:2]]
     changes = list(_changes(model))
     for change, number in _fits(model, short, changes):
+        if abs(number) < LEAST:
+            continue  # nothing is added, or what is multiplied is missing, which is listed
         cause = Cause("fitted", f"{'+'.join(change.kinds)}:{change.gate or 'all'}")
         for tried in dict.fromkeys((float(f"{number:.3g}"), float(f"{number:.6g}"), number)):
             finding = Finding(cause, change.words(tried), change.model(model, tried))
