@@ -16,7 +16,7 @@ from rnnscope._compare.facts.finding import left_by_model
 from rnnscope._compare.mistakes import CATALOGUE, Words, applied
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
 from rnnscope._compare.mistakes.entry import changed_cell
-from rnnscope._compare.model.misfit import misfits
+from rnnscope._compare.model.misfit import misfits, worst
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
@@ -128,8 +128,8 @@ def rewritten(
     tried = math.log10(len(rewritings) * len(parts.choices.every) ** mistakes)
     for rewriting, causes in found[:FEW]:
         with_mistakes = applied(model, tuple(causes)) if causes else model
-        if with_mistakes is None:
-            continue
+        if with_mistakes is None or (causes and worst(with_mistakes, shown) <= 1):
+            continue  # the equation changes nothing here
         changed = with_mistakes.with_each_part(rewriting.of)
         left = left_by_model(changed, shown, tried)
         if left is not None:
