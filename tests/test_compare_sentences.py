@@ -141,8 +141,8 @@ def test_what_explains_everything_is_named_though_the_search_had_no_time_left(
 
     monkeypatch.setattr(deciding.Search, "run", first_without_time)
     verdict = rs.compare(lambda x, hx=None: other(x, hx), layer)
-    assert len(searches) == 2
-    assert [str(cause) for cause in verdict.causes] == ["bias_missing of b_hh"]
+    assert searches
+    assert "bias_hh_l0 is zero" in plain(verdict)
     assert "left over" in plain(verdict)
 
 
