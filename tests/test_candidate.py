@@ -109,7 +109,7 @@ def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -
 
     inputs = inputs_of(gru)
     one = of(candidate, gru, arrays=arrays)
-    assert one.takes_initial
+    assert one.signature.takes_initial
     assert one.takes_weights
     assert not one.takes_lengths
     for _ in range(2):
@@ -179,7 +179,7 @@ def run_with_weights(x: Any, initial: Any = None, *, weights: Any, m: nn.Module)
 def test_parameters_are_understood_by_name_and_place(lstm: nn.LSTM, form: str) -> None:
     inputs = inputs_of(lstm)
     candidate = of(FORMS[form](lstm), lstm)
-    assert candidate.takes_initial
+    assert candidate.signature.takes_initial
     answer = candidate.call(inputs, lstm.state_dict())
     torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
 
@@ -199,7 +199,7 @@ def test_args_that_take_x_alone_are_told(gru: nn.GRU) -> None:
 
     candidate = of(lambda *args: alone(*args), gru)
     answer = candidate.call(inputs_of(gru))
-    assert not candidate.takes_initial
+    assert not candidate.signature.takes_initial
     assert answer.notes == ("the function takes no initial states",)
 
 
@@ -213,7 +213,7 @@ def test_defaults_are_the_callers_choice(gru: nn.GRU) -> None:
     one = of(candidate, gru)
     one.call(inputs_of(gru), gru.state_dict())
     assert (given, one.takes_weights) == ([(True, "mine", None)], False)
-    assert not of(functools.partial(candidate, initial=None), gru).takes_initial
+    assert not of(functools.partial(candidate, initial=None), gru).signature.takes_initial
 
 
 @pytest.mark.parametrize("directions", [1, 2])

@@ -16,7 +16,7 @@ from rnnscope._compare.backward.whole import Reached
 from rnnscope._compare.candidate.arguments import arguments_of
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.returned import Answer, answered
-from rnnscope._compare.candidate.signature import Signature
+from rnnscope._compare.candidate.signature import Signature, parameters_of
 from rnnscope._compare.candidate.tensors import keeping_graphs
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope.errors import CandidateError, NotRecurrentError
@@ -45,9 +45,9 @@ def by_autograd(
     Raises ``CandidateError`` where it raises, has no graph, or breaks it by changes in place.
     """
     structure = model.structure
-    asked = made.suited(inputs.to(next(layer.parameters()).dtype))
+    asked, _ = made.suited(inputs.to(next(layer.parameters()).dtype))
     leaves: dict[str, Tensor] = {"x": asked.x.clone().requires_grad_()}
-    if inputs.given and made.takes_initial:
+    if inputs.given and made.signature.takes_initial:
         for name, value in asked.initial.items():
             leaves[f"{name}_0"] = value.clone().requires_grad_()
     initial = {name: leaves.get(f"{name}_0", value) for name, value in asked.initial.items()}
@@ -63,7 +63,7 @@ def by_autograd(
     else:
         leaves |= _own_parameters(made, model)
     packed = inputs.lengths is not None and not made.takes_lengths
-    values = arguments_of(made.roles, structure, live, weights, packed, made.name)
+    values = arguments_of(made.signature, structure, live, weights, packed, made.name)
 
     def gradients(returned: Any) -> tuple[dict[str, Tensor], Answer]:
         with keeping_graphs():
@@ -166,11 +166,8 @@ def backward_function(function: Any, model: Model) -> Candidate:
     function of these parameters."""
     if not callable(function):
         raise NotRecurrentError(f"expected {EXPECTED}; got {type(function).__name__}")
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
     kinds = inspect.Parameter
+    parameters = parameters_of(function) or []
     named = [p for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     if len(named) < len(parameters) or not parameters:
         named = [kinds(role, kinds.POSITIONAL_OR_KEYWORD) for role in ROLES]
@@ -192,17 +189,12 @@ def backward_function(function: Any, model: Model) -> Candidate:
             roles[parameter.name] = free.pop(0)
     if "grad_output" not in roles.values():
         raise NotRecurrentError(f"the backward function takes no grad_output; expected {EXPECTED}")
-    parameter_roles = tuple((p.name, roles[p.name], True) for p in named if p.name in roles)
-    by_name = frozenset(p.name for p in named if p.kind is kinds.KEYWORD_ONLY)
-    places = [p.name for p in named]
-    if places[: len(parameter_roles)] != [name for name, _, _ in parameter_roles]:
-        by_name = frozenset(name for name, _, _ in parameter_roles[1:])
-    return Candidate.of_roles(function, model.structure, Signature(parameter_roles, by_name))
+    return Candidate.of_roles(function, model.structure, Signature(tuple(named), roles))
 
 
 def takes_masks(made: Candidate) -> bool:
     """Whether a backward function is given the masks of dropout."""
-    return made.roles.takes("masks")
+    return made.signature.takes("masks")
 
 
 def by_function(
@@ -242,7 +234,7 @@ def by_function(
         "masks": [laid(mask) for mask in masks or ()],
         "lengths": lengths,
     }
-    taken = {role for _, role, _ in made.roles.roles}
+    taken = set(made.signature.required)
     returned, mutated = made.given({r: v for r, v in values.items() if r in taken})
     received = read_gradients(returned, model, inputs, f"what {made.name} returned")
     if "grad_final" not in taken:

@@ -189,8 +189,7 @@ class _Asking:
         initial = not isinstance(self.subject, OfCalls) or self.subject.takes_initial
         initial = initial or self.function is not None
         generator = torch.Generator("cpu").manual_seed(seed + 3)
-        drawn = [p.inputs for p in confirming(structure, seed, initial, False)]
-        drawn = [d for d in drawn if d.steps != d.batch]
+        drawn = [d for d in confirming(structure, seed, initial, False) if d.steps != d.batch]
         drawn.append(drawn_inputs(structure, 1, 2, initial, generator))
         drawn_trials = [self._trial(call, masks) for call in drawn]
         if inputs is None:

@@ -31,7 +31,7 @@ def arguments_of(
     who: str,
 ) -> dict[str, Any]:
     """The value of every role that is given one."""
-    wanted = {role: required for _, role, required in signature.roles}
+    wanted = signature.required
     x = inputs.x.transpose(0, 1) if structure.batch_first else inputs.x
     if structure.single_step:
         x = inputs.x[0]

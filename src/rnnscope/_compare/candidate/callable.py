@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.call import Candidate
-from rnnscope._compare.candidate.caller_inputs import described
 from rnnscope._compare.candidate.checks import (
     CallFinding,
+    Checks,
     ParameterDifference,
     compare_parameters,
-    repeats,
-    run_checks,
 )
 from rnnscope._compare.candidate.inputs import (
-    Probe,
     confirming,
     drawn_inputs,
     further,
@@ -33,6 +30,7 @@ from rnnscope._compare.candidate.inputs import (
 from rnnscope._compare.candidate.recorded import quantities_of
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.subject import (
+    Subject,
     Told,
     dtype_of,
     observed,
@@ -60,7 +58,7 @@ __all__ = ["OfCalls"]
 _NUMBER = re.compile(r"\b\d+\b")
 
 
-class OfCalls:
+class OfCalls(Subject):
     """A candidate that can be called."""
 
     sliced = False
@@ -75,51 +73,43 @@ class OfCalls:
         padded: bool,
         small: bool = True,
     ):
-        self._candidate, self._seed, self._padded = candidate, seed, padded
+        super().__init__()
+        self._candidate, self.seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
-        self.notes: list[str] = []
-        self.unread: list[str] = []
-        self.untried: set[str] = set()
-        self.findings: list[str] = []
-        self.raised = False
         self._reference = self._layer = reference
-        self._adopted = adopt(reference)
-        self._dtype = dtype_of(self._adopted)
+        self.adopted = adopt(reference)
+        self._dtype = dtype_of(self.adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
         self._by_place = True
         self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self._layer = tiny_layer(self._structure, seed).to(self._dtype)
-            self._adopted = adopt(self._layer)
+            self.adopted = adopt(self._layer)
             try:
                 self._callable = self._made(self._layer)
-                self._answer(searching(self._structure, seed, False, False)[0].inputs)
+                self._answer(searching(self._structure, seed, False, False)[0])
             except RnnscopeError:
                 # it may be made for one size: then the layer itself is what it is tried on
-                self._layer, self._adopted, self._tiny = reference, adopt(reference), False
+                self._layer, self.adopted, self._tiny = reference, adopt(reference), False
         self._callable = self._made(self._layer)
-        self.model = Model.of(self._adopted, torch.float64)
-        self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
+        self.keeps_state = self._callable.module is None  # a function has no fresh copy
+        self.model = Model.of(self.adopted, torch.float64)
+        self.dtypes = (self._dtype,)
         self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
 
     @property
-    def keeps_state(self) -> bool:
-        """A function has no fresh copy."""
-        return self._callable.module is None
-
-    @property
     def _structure(self) -> Structure:
-        return self._adopted.structure
+        return self.adopted.structure
 
     # calls ------------------------------------------------------------------------------------
 
     def _made(self, layer: nn.Module) -> Candidate:
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
         made = made.build(layer) if made.is_builder else made
-        if made.guessed and not self._by_place:
+        if made.signature.guessed and not self._by_place:
             made.forget_guess()
         return made
 
@@ -135,7 +125,7 @@ class OfCalls:
     @property
     def takes_initial(self) -> bool:
         """Whether initial states can be given."""
-        return self._callable.takes_initial
+        return self._callable.signature.takes_initial
 
     def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
         weights = layer.state_dict() if made.takes_weights else None
@@ -151,8 +141,8 @@ class OfCalls:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,
         or on there being none."""
         made = self._callable
-        name, guessed = made.name, made.guessed
-        generator = torch.Generator("cpu").manual_seed(self._seed)
+        name, guessed = made.name, made.signature.guessed
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         states, zeros = (
             drawn_inputs(self._structure, 4, 3, with_states, generator)
             for with_states in (True, False)
@@ -167,8 +157,8 @@ class OfCalls:
         if guessed:
             self._by_place = False
             self._callable = self._made(self._layer)
-        spare = ", ".join(f"{parameter}=None" for parameter in self._callable.spare)
-        if spare and not self._callable.takes_initial:
+        spare = ", ".join(f"{parameter}=None" for parameter in self._callable.signature.spare)
+        if spare and not self.takes_initial:
             self.notes.append(
                 f"no initial states were given to {name}: of its parameters x, {spare} none is "
                 f"known to take them; call it initial or hx if one does"
@@ -187,7 +177,7 @@ class OfCalls:
         which none are."""
         structure = self._structure
         steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
-        generator = torch.Generator("cpu").manual_seed(self._seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
             answer = self._answer(probe)
@@ -228,16 +218,16 @@ class OfCalls:
                 self.notes.append(note)
                 forms.add(form)
 
-    def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
+    def _observed(self, probes: Sequence[Inputs]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and
         told, unless it raises at all."""
         observations: list[Observation] = []
         errors: list[tuple[Inputs, RnnscopeError]] = []
-        for probe in probes:
+        for inputs in probes:
             try:
-                observations.append(self._observe(probe.inputs))
+                observations.append(self._observe(inputs))
             except (CandidateError, ShapeError) as error:
-                errors.append((probe.inputs, error))
+                errors.append((inputs, error))
         if errors and not observations:
             raise errors[0][1]
         if any(inputs.given for inputs, _ in errors):
@@ -258,39 +248,35 @@ class OfCalls:
         """The caller's own x, or drawn inputs."""
         if not self._shown:
             if self._inputs is not None:
-                probes = [Probe("data", self._inputs)]
+                probes = [self._inputs]
             else:
-                initial = self._callable.takes_initial
-                probes = confirming(self._structure, self._seed, initial, self._padded)
+                initial = self.takes_initial
+                probes = confirming(self._structure, self.seed, initial, self._padded)
             self._shown = self._observed(probes)
         return self._shown
 
-    def described(self, inputs: Inputs) -> str:
-        """Sizes, states and biases, in a line."""
-        return described(self._adopted, inputs, self.model, None if self.given else self._seed)
-
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
-        initial = self._callable.takes_initial
-        probes = searching(self._structure, self._seed, initial, self._padded)
+        initial = self.takes_initial
+        probes = searching(self._structure, self.seed, initial, self._padded)
         try:
             observations = self._observed(probes)
         except RnnscopeError:
             observations = []
         if self.given:
-            observations += [sliced(observation, self._adopted) for observation in self.shown()]
+            observations += [sliced(observation, self.adopted) for observation in self.shown()]
         return observations
 
     def others(self) -> list[Observation]:
         """Those of the search and further ones, where the inputs are not the caller's choice."""
         if self.given:
             return []
-        initial = self._callable.takes_initial
-        probes = searching(self._structure, self._seed, initial, self._padded)
+        initial = self.takes_initial
+        probes = searching(self._structure, self.seed, initial, self._padded)
         observations: list[Observation] = []
-        for probe in [*probes, *further(self._structure, self._seed, initial)]:
+        for inputs in [*probes, *further(self._structure, self.seed, initial)]:
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
-                observations.append(self._observe(probe.inputs))
+                observations.append(self._observe(inputs))
         return observations
 
     def read(self) -> list[Told]:
@@ -318,12 +304,21 @@ class OfCalls:
             return self._called(made, self._layer, arguments)
 
         tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
-        checks = run_checks(made, call, inputs, tolerance, self._grown(inputs))
-        repeated = checks.repeats
+
+        def checks(arguments: Inputs) -> Checks | None:
+            with contextlib.suppress(Exception):  # where it cannot be called nothing is compared
+                return Checks(made, call, arguments, tolerance)
+            return None
+
+        first = checks(inputs)
+        repeated = None if first is None else first.repeats()
+        if first is not None and repeated is None and not self._exchanged:
+            self.findings += [f.sentence for f in first.dependences(self._grown(inputs))]
         bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
         if repeated is None and inputs.given and bare:
             # what is kept may be used only where no initial states are given
-            repeated = repeats(made, call, bare[0], tolerance)
+            second = checks(bare[0])
+            repeated = None if second is None else second.repeats()
         if repeated is not None and repeated.name == "kept" and self._draws(inputs):
             beginning = (
                 "fresh copies of it give other numbers for the same input: it draws them, by "
@@ -333,8 +328,6 @@ class OfCalls:
             )
         if repeated is not None:
             causes.append(_of_repeats(repeated))
-        call_findings = () if self._exchanged else (checks.depends_on_batch, checks.causal)
-        self.findings += [finding.sentence for finding in call_findings if finding is not None]
         if self._tiny and self._ignores_weights(inputs):
             words = Words(
                 "the weights are never used",
@@ -363,7 +356,7 @@ class OfCalls:
 
     def _ignores_weights(self, inputs: Inputs) -> bool:
         """Whether a candidate that is given weights gives the same with others."""
-        second_layer = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
+        second_layer = tiny_layer(self._structure, self.seed + 1).to(self._dtype)
         answers = (
             self._called(self._made(layer), layer, inputs) for layer in (self._layer, second_layer)
         )
@@ -373,15 +366,12 @@ class OfCalls:
             name in second and torch.equal(value, second[name]) for name, value in first.items()
         )
 
-    def only_rows(self, rows: Sequence[int]) -> None:
-        """None: whether a row depends on the others is checked by calls."""
-
     def at_own_size(self) -> OfCalls | None:
         """With the reference itself, where a small layer stood in for it."""
         if not self._tiny:
             return None
         return OfCalls(
-            self._candidate, self._reference, None, self._builder, self._seed, self._padded, False
+            self._candidate, self._reference, None, self._builder, self.seed, self._padded, False
         )
 
     def _telling_inputs(self) -> Inputs:

@@ -6,7 +6,7 @@ nothing. So probes come with initial states and without, with one step and with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +17,7 @@ from rnnscope._layers.recurrent import Recurrent
 from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
 
-__all__ = ["Probe", "confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """An input with a name for it."""
-
-    label: str
-    inputs: Inputs
+__all__ = ["confirming", "drawn_inputs", "further", "searching", "tiny_layer"]
 
 
 def drawn_inputs(
@@ -55,54 +47,46 @@ def drawn_inputs(
     return Inputs(x, initial, with_states, lengths)
 
 
-def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
+def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Inputs]:
     """The inputs with which mistakes are searched for: short, so that thousands can be tried."""
     generator = torch.Generator("cpu").manual_seed(seed)
     rows = structure.num_layers * len(structure.directions)
-    wanted = [("one step, zeros", 1, 3, False), ("one step", 1, 3, True)]
-    wanted += [("zeros", 4, 3, False), ("states", 4, 3, True), ("square", 3, 3, True)]
-    if rows > 1 and rows != 3:
-        wanted.append(("as many rows as states", 3, rows, True))
-    probes = [
-        Probe(label, drawn_inputs(structure, steps, batch, with_states, generator))
-        for label, steps, batch, with_states in wanted
+    wanted = [(1, 3, False), (1, 3, True), (4, 3, False), (4, 3, True), (3, 3, True)]
+    if rows not in (1, 3):
+        wanted.append((3, rows, True))
+    lengths = torch.tensor([2, 4, 3], dtype=torch.long, device="cpu")
+    sizes: list[tuple[int, int, bool, Tensor | None]] = [(*size, None) for size in wanted]
+    sizes += [(4, 3, False, lengths), (4, 3, True, lengths)] if padded else []
+    return [
+        drawn_inputs(structure, steps, batch, with_states, generator, ends)
+        for steps, batch, with_states, ends in sizes
         if initial or not with_states
     ]
-    if padded:
-        lengths = torch.tensor([2, 4, 3], dtype=torch.long, device="cpu")
-        probes += [
-            Probe(
-                f"padded, {label}", drawn_inputs(structure, 4, 3, with_states, generator, lengths)
-            )
-            for label, with_states in (("zeros", False), ("states", True))
-            if initial or not with_states
-        ]
-    return probes
 
 
-def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Probe]:
+def confirming(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Inputs]:
     """The inputs on which what was found must hold, and which the verdict speaks of."""
     generator = torch.Generator("cpu").manual_seed(seed + 1)
     lengths = torch.tensor([4, 6, 5, 2], dtype=torch.long, device="cpu") if padded else None
     batch = 4 if padded else 3
-    probes = [Probe("probe", drawn_inputs(structure, 6, batch, initial, generator, lengths))]
+    probes = [drawn_inputs(structure, 6, batch, initial, generator, lengths)]
     if initial:
-        probes.append(Probe("probe, zeros", drawn_inputs(structure, 6, batch, False, generator)))
+        probes.append(drawn_inputs(structure, 6, batch, False, generator))
         rows = structure.num_layers * len(structure.directions)
         if rows not in (1, batch):
             # with as many rows as states, those who read them batch first raise no error
-            probes.append(Probe("probe, square", drawn_inputs(structure, 5, rows, True, generator)))
+            probes.append(drawn_inputs(structure, 5, rows, True, generator))
     return probes
 
 
-def further(structure: Structure, seed: int, initial: bool) -> list[Probe]:
+def further(structure: Structure, seed: int, initial: bool) -> list[Inputs]:
     """Many rows of large inputs and states: what is cut off, and units of relu that are zero for
     all others, may show; and one row of many steps."""
     generator = torch.Generator("cpu").manual_seed(seed + 2)
     inputs = drawn_inputs(structure, 4, 16, initial, generator)
     states = {name: 10 * value for name, value in inputs.initial.items()}
     long = drawn_inputs(structure, 40, 1, initial, generator)
-    return [Probe("wide", replace(inputs, x=10 * inputs.x, initial=states)), Probe("long", long)]
+    return [replace(inputs, x=10 * inputs.x, initial=states), long]
 
 
 def tiny_layer(structure: Structure, seed: int) -> nn.Module:
@@ -117,25 +101,17 @@ def tiny_layer(structure: Structure, seed: int) -> nn.Module:
         "dtype": torch.float32,
         "device": "cpu",
     }
+    if structure.cell.projected:
+        options["proj_size"] = 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer: nn.Module
         if structure.declared:
-            layer = Recurrent(
-                structure.cell,
-                3,
-                hidden,
-                **options,
-                reverse=structure.reverse,
-                proj_size=2 if structure.cell.projected else 0,
-            )
+            layer = Recurrent(structure.cell, 3, hidden, **options, reverse=structure.reverse)
         else:
-            kind = getattr(nn, structure.kind.removeprefix("nn."))
-            if structure.cell.projected:
-                options["proj_size"] = 2
             if structure.kind == "nn.RNN":
                 options["nonlinearity"] = structure.cell.equations["h"].name  # type: ignore[attr-defined]
-            layer = kind(3, hidden, **options)
+            layer = getattr(nn, structure.kind.removeprefix("nn."))(3, hidden, **options)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -0.8, 0.8)
     return layer.eval()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.caller_inputs import doubled
+from rnnscope._compare.candidate.caller_inputs import described, doubled
 from rnnscope._compare.candidate.checks import ParameterDifference
 from rnnscope._compare.gpu import GPU_ROUNDINGS
 from rnnscope._compare.mistakes import Words
@@ -39,8 +39,8 @@ Told = tuple[Cause, Words]
 """A mistake that is known without a search."""
 
 
-class Subject(Protocol):
-    """What a comparison asks of either.
+class Subject(ABC):
+    """What a comparison asks of either; what only calls can tell is empty for numbers.
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
     whether some inputs made the candidate raise; ``unread`` says which final states came back in a
@@ -51,55 +51,68 @@ class Subject(Protocol):
     """
 
     model: Model
-    given: bool
-    raised: bool
-    sliced: bool
-    notes: list[str]
-    unread: list[str]
-    untried: set[str]
-    findings: list[str]
     dtypes: tuple[torch.dtype, ...]
+    adopted: Adopted
+    given = True
+    raised = False
+    sliced = True
+    keeps_state = False
+    seed = 0
 
-    @property
-    def keeps_state(self) -> bool:
-        """Whether what one call leaves behind may reach the next."""
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.unread: list[str] = []
+        self.untried: set[str] = set()
+        self.findings: list[str] = []
 
+    @abstractmethod
     def shown(self) -> list[Observation]:
         """What the verdict speaks of, and every explanation must give."""
 
-    def described(self, inputs: Inputs) -> str:
-        """Sizes, states and biases of a call, in a line."""
-
+    @abstractmethod
     def searched(self) -> list[Observation]:
         """What mistakes are searched with."""
 
-    def others(self) -> list[Observation]:
-        """More drawn inputs, before it is said that two agree."""
-
+    @abstractmethod
     def read(self) -> list[Told]:
         """Mistakes in the form of what came back, undone to read it."""
 
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases of a call, in a line."""
+        return described(self.adopted, inputs, self.model, None if self.given else self.seed)
+
+    def others(self) -> list[Observation]:
+        """More drawn inputs, before it is said that two agree."""
+        return []
+
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
+        return []
 
     def only_rows(self, rows: Sequence[int]) -> Subject | None:
         """Some of the rows that were recorded, as if there were no others; None of calls."""
+        return None
 
     def at_own_size(self) -> Subject | None:
         """What was compared at other sizes, at those of the reference; None where it was not."""
+        return None
 
     def without_influence(self) -> list[str]:
         """Sentences on parameters, features, states and steps that change nothing."""
+        return []
 
     def agrees_at_zero(self) -> list[str]:
         """A sentence on the parameters, or x, without which it agrees."""
+        return []
 
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""
+        return "", False
 
     def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """The candidate's own parameters of the same names that differ, and the model with them."""
+        return [], None
 
 
 def rounding(*dtypes: torch.dtype, on_gpu: bool = False) -> float:
