@@ -849,10 +849,10 @@ def test_axes_that_sizes_do_not_tell(gru: nn.GRU) -> None:
     output = expected(gru, inputs)[0].transpose(0, 1)
     found = recorded(output, gru, inputs)
     assert torch.equal(found.output, output.transpose(0, 1))
-    assert found.notes == (
+    assert found.notes == [
         "output (5, 5, 4) is read as (batch, time, unit), the reference's order; by its sizes it "
         "may also be 'tbu': say axes='tbu' if it is",
-    )
+    ]
     assert torch.equal(recorded(output, gru, inputs, "tbu").output, output)
 
 

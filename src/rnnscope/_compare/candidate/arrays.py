@@ -41,7 +41,7 @@ class OfArrays(Subject):
         lies_on_gpu = on_gpu(value)
         padding = on_padding(recorded.output, inputs, adopted.structure.kind)
         self.notes = [*[ON_GPU] * lies_on_gpu, *recorded.notes, *padding]
-        self.unread = list(recorded.unread)
+        self.unread = recorded.unread
         self.untried = {"the final states"} if recorded.unread else set()
         self.dtypes = (dtype_of(adopted), recorded.dtype)
         self._observation = observed(

@@ -27,7 +27,7 @@ from rnnscope._compare.candidate.inputs import (
     searching,
     tiny_layer,
 )
-from rnnscope._compare.candidate.recorded import quantities_of
+from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.subject import (
     Subject,
@@ -197,17 +197,17 @@ class OfCalls(Subject):
             }
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
-        quantities, unused, near = quantities_of(answer.others, self._structure, inputs)
-        self.unread = self.unread or [*answer.unread, *near]
+        beside = Recorded.beside_the_output(answer.others, self._structure, inputs)
+        self.unread = self.unread or [*answer.unread, *beside.unread]
         self.untried |= {"the final states"} if self.unread else set()
         padding = on_padding(output, inputs, self._structure.kind)
-        self._note((*answer.notes, *unused, *padding), inputs)
+        self._note((*answer.notes, *beside.notes, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         dtypes = [answer.dtype] if answer.dtype in UNIT else []
         unit = rounding(self._dtype, *dtypes, on_gpu=answer.on_gpu)
         rounded = inputs.to(self._dtype).to(torch.float64)
-        return observed(self.model, rounded, unit, output, final, quantities)
+        return observed(self.model, rounded, unit, output, final, beside.quantities)
 
     def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
         """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
