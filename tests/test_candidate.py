@@ -97,8 +97,8 @@ def np_gru(x: Any, w: Any, h: Any) -> Any:
     return out
 
 
-@pytest.mark.parametrize("arrays", [None, "torch", "numpy"])
-def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -> None:
+@pytest.mark.parametrize("form", ["function", "partial", "behind a dict"])
+def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, form: str) -> None:
     seen = []
 
     def candidate(x: Any, initial: Any, weights: Any) -> Any:
@@ -108,7 +108,13 @@ def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -
         return np_gru(x, weights, initial)
 
     inputs = inputs_of(gru)
-    one = of(candidate, gru, arrays=arrays)
+    functions = {"gru": candidate}
+    forms: dict[str, Any] = {
+        "function": candidate,
+        "partial": functools.partial(candidate),
+        "behind a dict": lambda x, initial, weights: functions["gru"](x, initial, weights),
+    }
+    one = of(forms[form], gru)
     assert one.signature.takes_initial
     assert one.takes_weights
     assert not one.takes_lengths
@@ -116,7 +122,7 @@ def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -
         answer = one.call(inputs, gru.state_dict())
         torch.testing.assert_close(answer.output, expected(gru, inputs)[0], rtol=0, atol=1e-6)
     # what worked is remembered
-    tried = [Tensor] if arrays == "torch" else []
+    tried = [Tensor] if form == "behind a dict" else []
     assert seen == [*tried, np.ndarray, np.ndarray]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rnnscope._compare.backward.forward import ForwardPass, run_forward
 from rnnscope._compare.backward.tolerance import allowed, useless
-from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, gradients
+from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, Trial, gradients
 from rnnscope._compare.model.model import Inputs, Model, PartIndex
 
 __all__ = ["Evidence", "allowed_for"]
@@ -50,20 +50,18 @@ class Evidence:
     def of(
         cls,
         model: Model,
-        inputs: Inputs,
-        reached: Reached,
-        masks: tuple[Tensor, ...] | None,
+        trial: Trial,
         candidate: Mapping[str, Tensor],
         unit: float,
     ) -> Evidence:
         """With the reference's gradients computed, and their bounds."""
-        forward = run_forward(model, inputs, masks)
+        forward = run_forward(model, trial.inputs, trial.masks)
         assert forward is not None, "the reference fits its own inputs"
-        exact = gradients(forward, reached, RIGHT, candidate)
-        within = allowed(model, inputs, reached, masks, unit, candidate)
+        exact = gradients(forward, trial.reached, RIGHT, candidate)
+        within = allowed(model, trial, unit, candidate)
         lost = tuple(name for name in candidate if useless(exact[name], within[name]))
         kept = {name: value for name, value in candidate.items() if name not in lost}
-        return cls(inputs, forward, reached, kept, exact, within, lost)
+        return cls(trial.inputs, forward, trial.reached, kept, exact, within, lost)
 
     @property
     def count(self) -> int:

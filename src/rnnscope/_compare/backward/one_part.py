@@ -60,7 +60,6 @@ class ReversePartSearch:
     finished: bool = True
 
     def __post_init__(self) -> None:
-        self._right: dict[PartIndex, Tensor] = {}
         self.slots: dict[Pick, Slots] = {
             (mistake.name, choice): mistake.slots(self.setting, choice)
             for mistake, choice in all_choices(self.setting)
@@ -69,13 +68,13 @@ class ReversePartSearch:
         self.inside = [pick for pick in self.slots if pick in loop]
         self.outside = [pick for pick in self.slots if pick not in loop]
 
-    def merged(self, picks: Sequence[Pick]) -> Slots | None:
+    def _merged(self, picks: Sequence[Pick]) -> Slots | None:
         """What several mistakes change; None where they cannot stand together."""
         return merged(*(self.slots[pick] for pick in picks))
 
     def evident(self, place: PartIndex) -> bool:
         """Whether anything came back of a part."""
-        return any(True for _ in self.evidence.in_part(place))
+        return next(self.evidence.in_part(place), None) is not None
 
     @property
     def all_evident(self) -> bool:
@@ -130,7 +129,7 @@ class ReversePartSearch:
         sets = [
             (picks, slots)
             for picks in combinations(self.inside, count)
-            if (slots := self.merged(picks)) is not None
+            if (slots := self._merged(picks)) is not None
         ]
         most = max(1, NUMBERS // max(1, self.evidence.size * len(part.weights.ih)))
         for start in range(0, len(sets), most):
@@ -144,7 +143,7 @@ class ReversePartSearch:
         further = list(combinations(self.outside, outside))
         for picks, run in self._runs(place, upstream, inside):
             for outer_picks in further:
-                slots = self.merged(outer_picks)
+                slots = self._merged(outer_picks)
                 if slots is None:
                     continue
                 self.tried += len(picks)
@@ -152,27 +151,19 @@ class ReversePartSearch:
                 for k in (ratios <= 1).nonzero().flatten().tolist():
                     yield Option((*picks[k], *outer_picks), run.variant(k))
 
-    def visible(self, place: PartIndex, upstream: UpstreamGradients) -> set[Pick]:
-        """The single mistakes that would change something of a part that is right."""
+    def visible(self, place: PartIndex, upstream: UpstreamGradients, right: Tensor) -> set[Pick]:
+        """The single mistakes that would change something of a part that is right, and hands
+        ``right`` down (time, 1, batch, feature)."""
         total: set[Pick] = set()
-        for inside in (1, 0):
-            for picks, run in self._runs(place, upstream, inside):
-                for pick in [None] if inside else self.outside:
-                    slots = {} if pick is None else self.slots[pick]
-                    away = self.ratios(place, run, slots, len(picks))
-                    for k in range(len(picks)):
-                        changed = inside and self._hands_down(run, k, place, upstream)
-                        if float(away[k]) > 1 or changed:
-                            total.add(picks[k][0] if pick is None else pick)
+        for picks, run in self._runs(place, upstream, 1):
+            off = (run.x - right).abs().amax((0, 2, 3)) > 1e-6 * float(right.abs().max())
+            changed = off | (self.ratios(place, run, {}, len(picks)) > 1)
+            total |= {pick for [pick], seen in zip(picks, changed.tolist(), strict=True) if seen}
+        for _, run in self._runs(place, upstream, 0):
+            for pick in self.outside:
+                if float(self.ratios(place, run, self.slots[pick], 1)) > 1:
+                    total.add(pick)
         return total
-
-    def _hands_down(self, run: Pass, k: int, place: PartIndex, upstream: UpstreamGradients) -> bool:
-        """Whether a variant hands down something else than what is right."""
-        part, valid = self.evidence.forward.parts[place], self.evidence.forward.valid
-        if place not in self._right:
-            self._right[place] = reverse(part, upstream, valid).x[:, 0]
-        right = self._right[place]
-        return float((run.x[:, k] - right).abs().max()) > 1e-6 * float(right.abs().max())
 
     def ratios(self, place: PartIndex, run: Pass, slots: Slots, count: int) -> Tensor:
         """(variant): how far each is from what came back, in units of what is allowed."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rnnscope._compare.backward.forward import run_forward
 from rnnscope._compare.backward.reverse import Pass
-from rnnscope._compare.backward.whole import RIGHT, Reached, by_name, passes
-from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.backward.whole import RIGHT, Trial, by_name, passes
+from rnnscope._compare.model.model import Model
 from rnnscope._compare.tolerance import FREE, LEAST
 
 __all__ = ["allowed", "useless"]
@@ -28,12 +28,7 @@ USELESS = 0.01
 
 
 def allowed(
-    model: Model,
-    inputs: Inputs,
-    reached: Reached,
-    masks: tuple[Tensor, ...] | None,
-    unit: float,
-    names: Mapping[str, object],
+    model: Model, trial: Trial, unit: float, names: Mapping[str, object]
 ) -> dict[str, Tensor]:
     """What rounding to ``unit`` allows each gradient: ``FREE`` times how far it moves in runs whose
     weights, inputs, states and what is carried back are changed by a rounding's size, and the
@@ -41,6 +36,7 @@ def allowed(
 
     In the shape of each gradient, its last dim of length 1.
     """
+    inputs, reached, masks = trial.inputs, trial.reached, trial.masks
     exact_forward = run_forward(model, inputs, masks)
     assert exact_forward is not None, "the reference fits its own inputs"
     runs, x = passes(exact_forward, reached)

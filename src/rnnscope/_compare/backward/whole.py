@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rnnscope._compare.backward.forward import ForwardPass
 from rnnscope._compare.backward.reverse import Pass, Slots, UpstreamGradients, parameters, reverse
-from rnnscope._compare.model.model import PartIndex
+from rnnscope._compare.model.model import Inputs, PartIndex
 
-__all__ = ["Mistaken", "Reached", "below", "gradients", "part_upstream", "passes"]
+__all__ = ["Mistaken", "Reached", "Trial", "below", "gradients", "part_upstream", "passes"]
 
 QUANTITY = "grad."
 """What stands before the name of a quantity whose gradient came back step by step."""
@@ -32,6 +32,16 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A call to be judged: its inputs, what reaches its outputs, and dropout's masks (time, batch,
+    width), of each layer but the last, or None for none."""
+
+    inputs: Inputs
+    reached: Reached
+    masks: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Mistaken:
     """A wrong reverse pass: what is changed in each part, and in what each layer hands down;
     ``scale`` multiplies all gradients."""
@@ -44,13 +54,13 @@ class Mistaken:
 RIGHT = Mistaken()
 
 
-def part_upstream(reached: Reached, h: Tensor | None, place: PartIndex) -> UpstreamGradients:
+def part_upstream(reached: Reached, h: Tensor, place: PartIndex) -> UpstreamGradients:
     """What reaches one part, ``h`` (time, variant, batch, direction × unit) being what reaches its
     layer."""
     layer, d = place
     final = {state: value[layer, d] for state, value in reached.final.items()}
     size = final["h"].shape[-1]
-    return UpstreamGradients(None if h is None else h[..., d * size : (d + 1) * size], final)
+    return UpstreamGradients(h[..., d * size : (d + 1) * size], final)
 
 
 def below(forward: ForwardPass, layer: int, xs: list[Tensor], choice: str = "") -> Tensor:

@@ -19,7 +19,7 @@ from rnnscope._compare.candidate.origin import callers_traceback, origin
 from rnnscope._compare.candidate.returned import Answer, answered
 from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
 from rnnscope._compare.candidate.signature import Signature, layer_parameter
-from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.tensors import kind_of, short
 from rnnscope._compare.candidate.timeout import limited
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs
@@ -56,20 +56,23 @@ class Candidate:
         structure: Structure,
         *,
         is_builder: bool = False,
-        arrays: Arrays | None = None,
+        signature: Signature | None = None,
     ) -> None:
+        """With a ``signature``, a function whose parameters are given what that says."""
         self.structure = structure
         self.is_builder = is_builder
+        self.is_copy = True
+        """Whether what is called is no object of the caller's own."""
         self.name = _name(function)
+        self.random: Random | None = None
+        """Where its random numbers stand: set again, it draws the same ones again."""
         self._notes: tuple[str, ...] = ()
-        self._order = _order(function, arrays)
+        self._order = _order(function)
         self._grad = False
-        self._random: Random | None = None
-        self._borrowed = False
         self._padded = False
-        self._signature: Signature | None = None
+        self._signature = signature
         self._function = function
-        if is_builder:
+        if is_builder or signature is not None:
             return
         self._function = self._copied(function)
         self._signature = Signature.of(self._function, structure.cell.states, self.name)
@@ -80,26 +83,17 @@ class Candidate:
             )
 
     @classmethod
-    def of(
-        cls,
-        candidate: Any,
-        structure: Structure,
-        *,
-        builder: bool | None = None,
-        arrays: Arrays | None = None,
-    ) -> Candidate:
+    def of(cls, candidate: Any, structure: Structure, *, builder: bool | None = None) -> Candidate:
         """Whatever can be called, told apart by its form; ``builder`` says what it is.
 
-        ``arrays`` is what a function is given first. Raises ``NotRecurrentError`` for what is no
-        such thing.
+        Raises ``NotRecurrentError`` for what is no such thing.
         """
         if not callable(candidate) and callable(getattr(candidate, "call", None)):
             candidate = candidate.call
         if not callable(candidate):
-            kind = "None" if candidate is None else type(candidate).__name__
             raise NotRecurrentError(
                 f"expected a module, a function f(x), f(x, initial) or f(x, initial, weights), "
-                f"or one that takes a layer; got {kind}"
+                f"or one that takes a layer; got {kind_of(candidate)}"
             )
         if builder is None:
             builder = not isinstance(candidate, nn.Module) and layer_parameter(candidate)
@@ -109,17 +103,7 @@ class Candidate:
                 f"instance of it, as in {candidate.__name__}(...), or, if it takes the "
                 f"reference's layer, say builder=True"
             )
-        return cls(candidate, structure, is_builder=builder, arrays=arrays)
-
-    @classmethod
-    def of_roles(cls, function: Any, structure: Structure, signature: Signature) -> Candidate:
-        """A function whose parameters are given what ``signature`` says, and nothing else is
-        asked of."""
-        if not callable(function):
-            raise NotRecurrentError(f"expected a function; got {type(function).__name__}")
-        made = cls(function, structure, is_builder=True)
-        made.is_builder, made._signature = False, signature
-        return made
+        return cls(candidate, structure, is_builder=builder)
 
     # what it takes ----------------------------------------------------------------------
 
@@ -148,21 +132,6 @@ class Candidate:
         """The module that is called, a copy of the caller's; None for anything else."""
         return self._function if isinstance(self._function, nn.Module) else None
 
-    @property
-    def is_copy(self) -> bool:
-        """Whether what is called is no object of the caller's own."""
-        return not self._borrowed
-
-    @property
-    def stream(self) -> object:
-        """Where its random numbers stand: set again, it draws the same ones again."""
-        return Random.now() if self._random is None else self._random
-
-    @stream.setter
-    def stream(self, stream: object) -> None:
-        assert isinstance(stream, Random)
-        self._random = stream
-
     # calls ------------------------------------------------------------------------------
 
     def build(self, layer: nn.Module) -> Candidate:
@@ -179,8 +148,7 @@ class Candidate:
                 raise CandidateError(text) from callers_traceback(error)
         if not callable(built) and not callable(getattr(built, "call", None)):
             raise NotRecurrentError(
-                f"{self.name}, given a layer, returned "
-                f"{'None' if built is None else type(built).__name__}; expected a module or a "
+                f"{self.name}, given a layer, returned {kind_of(built)}; expected a module or a "
                 f"function f(x) or f(x, initial)"
             )
         made = Candidate.of(built, adopt(layer).structure, builder=False)
@@ -355,32 +323,33 @@ class Candidate:
                 f"{self.name} cannot be copied ({type(error).__name__}), so it was run itself"
                 + (" and put back as it was" if isinstance(function, nn.Module) else ""),
             )
-            self._borrowed = True
+            self.is_copy = False
             return function
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """All that a call may leave behind is put back, where no copy was made the module too."""
-        kept = Kept(self._function) if self._borrowed and self.module is not None else None
+        module = None if self.is_copy else self.module
+        kept = None if module is None else Kept(module)
         try:
             with undisturbed():
-                if self._random is not None:
-                    self._random.restore()  # its own stream goes on: dropout differs by call
+                if self.random is not None:
+                    self.random.restore()  # its own stream goes on: dropout differs by call
                 try:
                     with limited(self.name):
                         yield
                 finally:
-                    self._random = Random.now()
+                    self.random = Random.now()
         finally:
             if kept is not None:
                 kept.restore()
 
 
-def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
+def _order(function: Any) -> tuple[Arrays, ...]:
+    """What a function is given first, and then."""
     if isinstance(function, nn.Module):
         return ("torch",)
-    first = arrays or ("numpy" if _of_numpy(function) else "torch")
-    return ("numpy", "torch") if first == "numpy" else ("torch", "numpy")
+    return ("numpy", "torch") if _of_numpy(function) else ("torch", "numpy")
 
 
 _FOREIGN = (TypeError, AttributeError)
@@ -402,19 +371,19 @@ def _of_numpy(function: Any) -> bool:
     """Whether a function names numpy and not torch, or, where it names neither, the functions that
     it calls do: some of what NumPy's arrays do, tensors do otherwise (std, repeat), without an
     error."""
-    called, seen = [function], set[int]()
-    while called and len(seen) < MOST:
-        named = [value for each in called for value in _named(each)]
+    called, visited = [function], set[int]()
+    while called and len(visited) < MOST:
+        named = [value for callee in called for value in _named(callee)]
         modules = {v.__name__.split(".")[0] for v in named if isinstance(v, types.ModuleType)}
         if modules & {"numpy", "torch"}:
             return "torch" not in modules
-        seen |= {id(each) for each in called}
-        own = (types.FunctionType, types.MethodType)
-        called = [value for value in named if isinstance(value, own) and id(value) not in seen]
+        visited |= set(map(id, called))
+        kinds = (types.FunctionType, types.MethodType)
+        called = [value for value in named if isinstance(value, kinds) and id(value) not in visited]
     return False
 
 
-def _named(function: Any) -> Iterator[Any]:
+def _named(function: Any) -> list[Any]:
     """What a function's code names: globals, what encloses it, methods of its own object, and what
     stands in modules that it names."""
     while isinstance(function, functools.partial):
@@ -423,20 +392,19 @@ def _named(function: Any) -> Iterator[Any]:
         function = getattr(function, "__call__", None)  # noqa: B004
     code = getattr(function, "__code__", None)
     if not isinstance(code, types.CodeType):
-        return
+        return []
     codes = [code]
-    for each in codes:  # it grows by what is defined inside
-        codes += [const for const in each.co_consts if isinstance(const, types.CodeType)]
-    names = dict.fromkeys(name for each in codes for name in each.co_names)
+    for inner in codes:  # it grows by what is defined inside
+        codes += [const for const in inner.co_consts if isinstance(const, types.CodeType)]
+    names = dict.fromkeys(name for inner in codes for name in inner.co_names)
     named = [function.__globals__.get(name) for name in names]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is not set yet
             named.append(cell.cell_contents)
-    yield from named
-    owner = type(getattr(function, "__self__", None))
-    modules = [each for each in named if isinstance(each, types.ModuleType)]
-    places: list[Mapping[str, Any]] = [vars(each) for each in (*modules, *owner.__mro__)]
-    yield from (place[name] for place in places for name in names if name in place)
+    owners = type(getattr(function, "__self__", None)).__mro__
+    modules = [value for value in named if isinstance(value, types.ModuleType)]
+    places: list[Mapping[str, Any]] = [vars(place) for place in (*modules, *owners)]
+    return named + [place[name] for place in places for name in names if name in place]
 
 
 def _said(error: BaseException) -> str:

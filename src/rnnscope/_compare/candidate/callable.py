@@ -59,7 +59,8 @@ _NUMBER = re.compile(r"\b\d+\b")
 
 
 class OfCalls(Subject):
-    """A candidate that can be called."""
+    """A candidate that can be called; ``layer`` is what it is called with the weights of: the
+    reference, or a small one."""
 
     sliced = False
 
@@ -76,7 +77,7 @@ class OfCalls(Subject):
         super().__init__()
         self._candidate, self.seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
-        self._reference = self._layer = reference
+        self._reference = self.layer = reference
         self.adopted = adopt(reference)
         self._dtype = dtype_of(self.adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
@@ -84,15 +85,15 @@ class OfCalls(Subject):
         self._by_place = True
         self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
-            self._layer = tiny_layer(self._structure, seed).to(self._dtype)
-            self.adopted = adopt(self._layer)
+            self.layer = tiny_layer(self._structure, seed).to(self._dtype)
+            self.adopted = adopt(self.layer)
             try:
-                self._callable = self._made(self._layer)
+                self._callable = self.made()
                 self._answer(searching(self._structure, seed, False, False)[0])
             except RnnscopeError:
                 # it may be made for one size: then the layer itself is what it is tried on
-                self._layer, self.adopted, self._tiny = reference, adopt(reference), False
-        self._callable = self._made(self._layer)
+                self.layer, self.adopted, self._tiny = reference, adopt(reference), False
+        self._callable = self.made()
         self.keeps_state = self._callable.module is None  # a function has no fresh copy
         self.model = Model.of(self.adopted, torch.float64)
         self.dtypes = (self._dtype,)
@@ -106,21 +107,14 @@ class OfCalls(Subject):
 
     # calls ------------------------------------------------------------------------------------
 
-    def _made(self, layer: nn.Module) -> Candidate:
+    def made(self, layer: nn.Module | None = None) -> Candidate:
+        """A candidate of which nothing was called yet, for another layer where one is given."""
+        layer = self.layer if layer is None else layer
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
         made = made.build(layer) if made.is_builder else made
         if made.signature.guessed and not self._by_place:
             made.forget_guess()
         return made
-
-    @property
-    def layer(self) -> nn.Module:
-        """The layer with which the candidate is called: the reference, or a small one."""
-        return self._layer
-
-    def fresh(self) -> Candidate:
-        """A candidate of which nothing was called yet."""
-        return self._made(self._layer)
 
     @property
     def takes_initial(self) -> bool:
@@ -134,8 +128,8 @@ class OfCalls(Subject):
     def _answer(self, inputs: Inputs) -> Answer:
         # a fresh copy each time: what one call leaves behind does not reach the next
         if self._callable.module is not None:
-            self._callable = self._made(self._layer)
-        return self._called(self._callable, self._layer, inputs)
+            self._callable = self.made()
+        return self._called(self._callable, self.layer, inputs)
 
     def _settle_place(self) -> None:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,
@@ -156,7 +150,7 @@ class OfCalls(Subject):
             return
         if guessed:
             self._by_place = False
-            self._callable = self._made(self._layer)
+            self._callable = self.made()
         spare = ", ".join(f"{parameter}=None" for parameter in self._callable.signature.spare)
         if spare and not self.takes_initial:
             self.notes.append(
@@ -298,10 +292,10 @@ class OfCalls(Subject):
         """What two calls, one row alone or other weights tell."""
         causes: list[Told] = []
         inputs = self.shown()[0].inputs
-        made = self._made(self._layer)
+        made = self.made()
 
         def call(arguments: Inputs) -> Answer:
-            return self._called(made, self._layer, arguments)
+            return self._called(made, self.layer, arguments)
 
         tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
 
@@ -339,10 +333,10 @@ class OfCalls(Subject):
 
     def _draws(self, inputs: Inputs) -> bool:
         """Whether fresh copies of a module differ, which keep nothing."""
-        made = [self._made(self._layer) for _ in range(2)]
+        made = [self.made() for _ in range(2)]
         if any(candidate.module is None for candidate in made):
             return False
-        first, second = (self._called(candidate, self._layer, inputs).output for candidate in made)
+        first, second = (self._called(candidate, self.layer, inputs).output for candidate in made)
         return not torch.equal(first, second)
 
     def _grown(self, inputs: Inputs) -> Tensor:
@@ -358,7 +352,7 @@ class OfCalls(Subject):
         """Whether a candidate that is given weights gives the same with others."""
         second_layer = tiny_layer(self._structure, self.seed + 1).to(self._dtype)
         answers = (
-            self._called(self._made(layer), layer, inputs) for layer in (self._layer, second_layer)
+            self._called(self.made(layer), layer, inputs) for layer in (self.layer, second_layer)
         )
         first, second = ({"output": answer.output, **answer.final} for answer in answers)
         # numbers of 0 alone tell nothing of what made them
@@ -382,7 +376,7 @@ class OfCalls(Subject):
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
         inputs = self._telling_inputs()
-        layer = self._layer
+        layer = self.layer
 
         def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
             answer = self._called(made, layer, inputs)
@@ -391,16 +385,16 @@ class OfCalls(Subject):
         def with_layer(name: str) -> Callable[[Inputs], Numbers]:
             changed = copy.deepcopy(layer)
             _change(changed.get_parameter(name))
-            return lambda inputs: numbers(self._made(changed), inputs, changed)
+            return lambda inputs: numbers(self.made(changed), inputs, changed)
 
         def with_module(name: str) -> Callable[[Inputs], Numbers]:
-            made = self._made(layer)
+            made = self.made(layer)
             assert made.module is not None, "it has this parameter"
             _change(made.module.get_parameter(name))
             return lambda inputs: numbers(made, inputs)
 
         parameters = {}
-        made = self._made(layer)
+        made = self.made(layer)
         if made.takes_weights or self._builder:
             parameters = {name: with_layer(name) for name, _ in layer.named_parameters()}
         elif made.module is not None and made.is_copy:
@@ -410,19 +404,19 @@ class OfCalls(Subject):
                 name: with_module(name) for name, p in module_parameters if p.shape in shapes
             }
         return without_influence(
-            Calls(lambda inputs: numbers(self._made(layer), inputs), parameters), self.model, inputs
+            Calls(lambda inputs: numbers(self.made(layer), inputs), parameters), self.model, inputs
         )
 
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
         without x."""
         inputs = self._telling_inputs()
-        made = self._made(self._layer)
+        made = self.made()
         module = made.module
-        names = [] if module is None else compare_parameters(module, self._layer)
-        parameters = dict(self._layer.named_parameters())
+        names = [] if module is None else compare_parameters(module, self.layer)
+        parameters = dict(self.layer.named_parameters())
         if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
-            return agrees_at_zero(self._layer, partial(self._called_with, inputs))
+            return agrees_at_zero(self.layer, partial(self._called_with, inputs))
         nothing = replace(inputs, x=torch.zeros_like(inputs.x))
         try:
             agrees = worst(self.model, [self._observe(nothing)]) <= 1
@@ -432,7 +426,7 @@ class OfCalls(Subject):
 
     def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
         """What it returns with the weights of another layer, beside a model of that."""
-        made = self._made(layer)
+        made = self.made(layer)
         if made.module is not None and not made.is_builder:
             own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
             pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
@@ -450,13 +444,13 @@ class OfCalls(Subject):
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
-        module, kind = self._made(self._layer).module, self._structure.kind
+        module, kind = self.made().module, self._structure.kind
         if module is None or self._structure.declared:
             return "", False
         module_kind = _kind_of(module)
         if module_kind:
             if module_kind == kind:
-                module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
+                module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self.layer))
             return (
                 f"the candidate is {module_kind}, the reference {kind}."
                 if module_kind != kind
@@ -470,16 +464,16 @@ class OfCalls(Subject):
 
     def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """Parameters of the same names and shapes that differ."""
-        module = self._made(self._layer).module
+        module = self.made().module
         if module is None:
             return [], None
         apart = [
             difference
-            for difference in compare_parameters(module, self._layer)
+            for difference in compare_parameters(module, self.layer)
             if difference.differs
         ]
         tensors = dict(module.named_buffers()) | dict(module.named_parameters())
-        layer = copy.deepcopy(self._layer)
+        layer = copy.deepcopy(self.layer)
         with torch.no_grad():
             for difference in apart:
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.returned import Answer
+from rnnscope._compare.candidate.sandbox import Random
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
 from rnnscope._record.difference import absolute_difference
@@ -71,14 +72,14 @@ class Checks:
     ) -> None:
         self.candidate, self.call, self.tolerance = candidate, call, tolerance
         self.inputs = replace(inputs, lengths=None)
-        self._stream = candidate.stream
+        self._random = candidate.random or Random.now()
         self.first = call(self.inputs).output.double()
         self.allowed = self.first.new_full((self.first.shape[0],), tolerance)
 
     def repeats(self) -> CallFinding | None:
         """Whether calls with the same input differ, and how. Three calls tell: the second is given
         the first one's random numbers, the third other ones."""
-        self.candidate.stream = self._stream
+        self.candidate.random = self._random
         second = self._output(self.inputs)
         place = self._differs(second, self.first)
         third = self._output(self.inputs)

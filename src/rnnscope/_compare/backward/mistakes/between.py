@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnnscope._compare.backward.mistakes.entry import (
-    BackwardMistake,
-    ReverseSetting,
-)
+from rnnscope._compare.backward.mistakes.entry import BackwardMistake, ReverseSetting
 from rnnscope._compare.mistakes.entry import Words
 
 __all__ = ["BETWEEN", "BETWEEN_LAYERS", "OF_ALL"]
@@ -68,7 +65,6 @@ BETWEEN = (
         _downs,
         lambda setting, choice: {},
         _down_words,
-        "At one layer or at each; of the lowest it is the gradient of x.",
         down=True,
     ),
     BackwardMistake(
@@ -76,7 +72,6 @@ BETWEEN = (
         lambda setting: iter(()),
         lambda setting, choice: {},
         _all_words,
-        "One factor, of x and the states too; it is measured.",
     ),
 )
 """What layers hand down, and one factor on everything."""

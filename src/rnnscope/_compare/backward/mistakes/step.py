@@ -184,28 +184,9 @@ def _sign_words(setting: ReverseSetting, choice: str) -> Words:
 
 
 WITHIN_A_STEP = (
-    BackwardMistake(
-        "slope",
-        _slopes,
-        _slope,
-        _slope_words,
-        "missing: 1; at_argument: y (1 - y), 1 - y² with a in place of y; of_output: f'(y); "
-        "value: f(a).",
-    ),
-    BackwardMistake(
-        "factor",
-        _factors,
-        _bare,
-        _factor_words,
-        "All that stands between an equation and what it uses, but for its outer function.",
-    ),
-    BackwardMistake(
-        "way_missing",
-        _ways,
-        _way("cut"),
-        _way_words,
-        "r: the reset path; z: the update path.",
-    ),
-    BackwardMistake("sign", _ways, _way("negated"), _sign_words, "Of one way within a step."),
+    BackwardMistake("slope", _slopes, _slope, _slope_words),
+    BackwardMistake("factor", _factors, _bare, _factor_words),
+    BackwardMistake("way_missing", _ways, _way("cut"), _way_words),
+    BackwardMistake("sign", _ways, _way("negated"), _sign_words),
 )
 """Mistakes within a step."""
