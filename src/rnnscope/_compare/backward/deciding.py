@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from rnnscope._compare.backward.evidence import Evidence
-from rnnscope._compare.backward.first import first_difference
+from rnnscope._compare.backward.evidence import Evidence, first_difference
 from rnnscope._compare.backward.forward import derivable
 from rnnscope._compare.backward.mistakes import CATALOGUE
 from rnnscope._compare.backward.received import ReceivedGradients

@@ -11,18 +11,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.candidate.recorded import Recorded
-from rnnscope._compare.candidate.subject import (
-    Subject,
-    Told,
-    dtype_of,
-    observed,
-    on_padding,
-    read_batch_first,
-    rounding,
-    rows_of,
-    sliced,
-    turned,
-)
+from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, some_rows
@@ -39,12 +28,12 @@ class OfArrays(Subject):
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
         self.adopted, self.model = adopted, Model.of(adopted, torch.float64)
         lies_on_gpu = on_gpu(value)
-        padding = on_padding(recorded.output, inputs, adopted.structure.kind)
+        padding = self.on_padding(recorded.output, inputs)
         self.notes = [*[ON_GPU] * lies_on_gpu, *recorded.notes, *padding]
         self.unread = recorded.unread
         self.untried = {"the final states"} if recorded.unread else set()
         self.dtypes = (dtype_of(adopted), recorded.dtype)
-        self._observation = observed(
+        self._observation = self.observation(
             self.model,
             inputs,
             rounding(*self.dtypes, on_gpu=lies_on_gpu),
@@ -57,9 +46,9 @@ class OfArrays(Subject):
     def _turned_back(self) -> list[str]:
         """The final states that agree if they are read batch first, and not as they stand: where
         there are as many rows as sequences, their shape does not tell. They are put in order."""
-        observation, structure = self._observation, self.model.structure
+        observation = self._observation
         [outcome] = observation.simulator.run([self.model])
-        if outcome is None or observation.inputs.batch != rows_of(structure):
+        if outcome is None or observation.inputs.batch != self.rows:
             return []
         reordered = {
             name: turned(state)
@@ -79,12 +68,11 @@ class OfArrays(Subject):
 
     def searched(self) -> list[Observation]:
         """Some of them, where there are many."""
-        return [sliced(self._observation, self.adopted)]
+        return [self.some_of(self._observation)]
 
     def read(self) -> list[Told]:
         """Final states that lie batch first; the axes of the output may have any order."""
-        structure = self.model.structure
-        return [read_batch_first(structure, self._batch_first)] if self._batch_first else []
+        return self.batch_first(self._batch_first)
 
     def only_rows(self, rows: Sequence[int]) -> OfArrays:
         """Some of the rows, as if there were no others."""

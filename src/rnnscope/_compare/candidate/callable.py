@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from rnnscope._compare.candidate.checks import (
     Checks,
     ParameterDifference,
     compare_parameters,
+    named_tensors,
 )
 from rnnscope._compare.candidate.inputs import (
     confirming,
@@ -29,18 +30,7 @@ from rnnscope._compare.candidate.inputs import (
 )
 from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.returned import Answer
-from rnnscope._compare.candidate.subject import (
-    Subject,
-    Told,
-    dtype_of,
-    observed,
-    on_padding,
-    read_batch_first,
-    rounding,
-    rows_of,
-    sliced,
-    turned,
-)
+from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
 from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
 from rnnscope._compare.facts.zeroed import agrees_at_zero
 from rnnscope._compare.mistakes import Words
@@ -121,7 +111,8 @@ class OfCalls(Subject):
         """Whether initial states can be given."""
         return self._callable.signature.takes_initial
 
-    def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
+    def _called(self, made: Candidate, inputs: Inputs, layer: nn.Module | None = None) -> Answer:
+        layer = self.layer if layer is None else layer
         weights = layer.state_dict() if made.takes_weights else None
         return made.call(inputs.to(self._dtype), weights, packed=inputs.lengths is not None)
 
@@ -129,7 +120,7 @@ class OfCalls(Subject):
         # a fresh copy each time: what one call leaves behind does not reach the next
         if self._callable.module is not None:
             self._callable = self.made()
-        return self._called(self._callable, self.layer, inputs)
+        return self._called(self._callable, inputs)
 
     def _settle_place(self) -> None:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,
@@ -159,18 +150,17 @@ class OfCalls(Subject):
             )
 
     def _taken(self, inputs: Inputs) -> bool:
-        try:
+        with contextlib.suppress(RnnscopeError):
             self._answer(inputs)
-        except RnnscopeError:
-            return False
-        return True
+            return True
+        return False
 
     def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
         """Whether time and batch of the output are exchanged, and which states come back batch
         first: where two of the sizes are the same its shape does not tell, so an input does of
         which none are."""
         structure = self._structure
-        steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
+        steps, batch = [n for n in (4, 3, 5) if n != self.rows][:2]
         generator = torch.Generator("cpu").manual_seed(self.seed)
         probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
@@ -181,27 +171,37 @@ class OfCalls(Subject):
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        output, final = answer.output, answer.final
-        if self._exchanged and inputs.steps == inputs.batch:
-            output = output.transpose(0, 1)
-        if inputs.batch == rows_of(self._structure):
-            final = {
-                name: turned(value) if name in self._batch_first else value
-                for name, value in final.items()
-            }
+        final = dict(answer.final)
+        if inputs.batch == self.rows:
+            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
         beside = Recorded.beside_the_output(answer.others, self._structure, inputs)
         self.unread = self.unread or [*answer.unread, *beside.unread]
         self.untried |= {"the final states"} if self.unread else set()
-        padding = on_padding(output, inputs, self._structure.kind)
+        observation = self._beside(self.model, inputs, answer, final, beside.quantities)
+        padding = self.on_padding(observation.output, inputs)
         self._note((*answer.notes, *beside.notes, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
+        return observation
+
+    def _beside(
+        self,
+        model: Model,
+        inputs: Inputs,
+        answer: Answer,
+        final: Mapping[str, Tensor],
+        quantities: Mapping[str, Tensor],
+    ) -> Observation:
+        """An answer with what rounding allows a model."""
+        output = answer.output
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
         dtypes = [answer.dtype] if answer.dtype in UNIT else []
         unit = rounding(self._dtype, *dtypes, on_gpu=answer.on_gpu)
         rounded = inputs.to(self._dtype).to(torch.float64)
-        return observed(self.model, rounded, unit, output, final, beside.quantities)
+        return self.observation(model, rounded, unit, output, final, quantities)
 
     def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
         """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
@@ -241,34 +241,30 @@ class OfCalls(Subject):
     def shown(self) -> list[Observation]:
         """The caller's own x, or drawn inputs."""
         if not self._shown:
-            if self._inputs is not None:
-                probes = [self._inputs]
-            else:
-                initial = self.takes_initial
-                probes = confirming(self._structure, self.seed, initial, self._padded)
-            self._shown = self._observed(probes)
+            drawn = (self._structure, self.seed, self.takes_initial, self._padded)
+            given = self._inputs
+            self._shown = self._observed(confirming(*drawn) if given is None else [given])
         return self._shown
+
+    def _short_inputs(self) -> list[Inputs]:
+        return searching(self._structure, self.seed, self.takes_initial, self._padded)
 
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
-        initial = self.takes_initial
-        probes = searching(self._structure, self.seed, initial, self._padded)
-        try:
-            observations = self._observed(probes)
-        except RnnscopeError:
-            observations = []
+        observations: list[Observation] = []
+        with contextlib.suppress(RnnscopeError):
+            observations = self._observed(self._short_inputs())
         if self.given:
-            observations += [sliced(observation, self.adopted) for observation in self.shown()]
+            observations += [self.some_of(observation) for observation in self.shown()]
         return observations
 
     def others(self) -> list[Observation]:
         """Those of the search and further ones, where the inputs are not the caller's choice."""
         if self.given:
             return []
-        initial = self.takes_initial
-        probes = searching(self._structure, self.seed, initial, self._padded)
+        larger = further(self._structure, self.seed, self.takes_initial)
         observations: list[Observation] = []
-        for inputs in [*probes, *further(self._structure, self.seed, initial)]:
+        for inputs in (*self._short_inputs(), *larger):
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
                 observations.append(self._observe(inputs))
         return observations
@@ -284,44 +280,19 @@ class OfCalls(Subject):
                 "output.swapaxes(0, 1)",
             )
             causes.append((Cause("output_axes"), words))
-        if self._batch_first:
-            causes.append(read_batch_first(self._structure, self._batch_first))
-        return causes
+        return [*causes, *self.batch_first(self._batch_first)]
 
     def direct(self) -> list[Told]:
         """What two calls, one row alone or other weights tell."""
-        causes: list[Told] = []
         inputs = self.shown()[0].inputs
-        made = self.made()
-
-        def call(arguments: Inputs) -> Answer:
-            return self._called(made, self.layer, arguments)
-
-        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
-
-        def checks(arguments: Inputs) -> Checks | None:
-            with contextlib.suppress(Exception):  # where it cannot be called nothing is compared
-                return Checks(made, call, arguments, tolerance)
-            return None
-
-        first = checks(inputs)
-        repeated = None if first is None else first.repeats()
-        if first is not None and repeated is None and not self._exchanged:
-            self.findings += [f.sentence for f in first.dependences(self._grown(inputs))]
-        bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
-        if repeated is None and inputs.given and bare:
-            # what is kept may be used only where no initial states are given
-            second = checks(bare[0])
-            repeated = None if second is None else second.repeats()
+        repeated = self._repeats(inputs)
         if repeated is not None and repeated.name == "kept" and self._draws(inputs):
-            beginning = (
-                "fresh copies of it give other numbers for the same input: it draws them, by "
+            repeated = CallFinding(
+                "random",
+                "fresh copies of it give other numbers for the same input: it draws them, by a "
+                "generator of its own",
             )
-            repeated = replace(
-                repeated, name="random", sentence=f"{beginning}a generator of its own"
-            )
-        if repeated is not None:
-            causes.append(_of_repeats(repeated))
+        causes = [] if repeated is None else [_of_repeats(repeated)]
         if self._tiny and self._ignores_weights(inputs):
             words = Words(
                 "the weights are never used",
@@ -331,12 +302,33 @@ class OfCalls(Subject):
             causes.append((Cause("not_loaded"), words))
         return causes
 
+    def _repeats(self, inputs: Inputs) -> CallFinding | None:
+        """Whether two calls with the same input differ; where they do not, on what else an output
+        depends is told."""
+        made = self.made()
+        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
+
+        def checks(arguments: Inputs) -> Checks | None:
+            with contextlib.suppress(Exception):  # where it cannot be called nothing is compared
+                return Checks(made, partial(self._called, made), arguments, tolerance)
+            return None
+
+        first = checks(inputs)
+        repeated = None if first is None else first.repeats()
+        if first is not None and repeated is None and not self._exchanged:
+            self.findings += [f.sentence for f in first.dependences(self._grown(inputs))]
+        bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
+        if repeated is not None or not inputs.given or not bare:
+            return repeated
+        # what is kept may be used only where no initial states are given
+        second = checks(bare[0])
+        return None if second is None else second.repeats()
+
     def _draws(self, inputs: Inputs) -> bool:
         """Whether fresh copies of a module differ, which keep nothing."""
-        made = [self.made() for _ in range(2)]
-        if any(candidate.module is None for candidate in made):
+        if self.keeps_state:
             return False
-        first, second = (self._called(candidate, self.layer, inputs).output for candidate in made)
+        first, second = (self._called(self.made(), inputs).output for _ in range(2))
         return not torch.equal(first, second)
 
     def _grown(self, inputs: Inputs) -> Tensor:
@@ -352,7 +344,7 @@ class OfCalls(Subject):
         """Whether a candidate that is given weights gives the same with others."""
         second_layer = tiny_layer(self._structure, self.seed + 1).to(self._dtype)
         answers = (
-            self._called(self.made(layer), layer, inputs) for layer in (self.layer, second_layer)
+            self._called(self.made(layer), inputs, layer) for layer in (self.layer, second_layer)
         )
         first, second = ({"output": answer.output, **answer.final} for answer in answers)
         # numbers of 0 alone tell nothing of what made them
@@ -376,36 +368,31 @@ class OfCalls(Subject):
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
         inputs = self._telling_inputs()
-        layer = self.layer
+        layer, made = self.layer, self.made()
 
-        def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
-            answer = self._called(made, layer, inputs)
+        def numbers(answer: Answer) -> Numbers:
             return (answer.output, *answer.final.values())
 
         def with_layer(name: str) -> Callable[[Inputs], Numbers]:
             changed = copy.deepcopy(layer)
             _change(changed.get_parameter(name))
-            return lambda inputs: numbers(self.made(changed), inputs, changed)
+            return lambda inputs: numbers(self._called(self.made(changed), inputs, changed))
 
         def with_module(name: str) -> Callable[[Inputs], Numbers]:
-            made = self.made(layer)
-            assert made.module is not None, "it has this parameter"
-            _change(made.module.get_parameter(name))
-            return lambda inputs: numbers(made, inputs)
+            candidate = self.made()
+            assert candidate.module is not None, "it has this parameter"
+            _change(candidate.module.get_parameter(name))
+            return lambda inputs: numbers(self._called(candidate, inputs))
 
         parameters = {}
-        made = self.made(layer)
         if made.takes_weights or self._builder:
             parameters = {name: with_layer(name) for name, _ in layer.named_parameters()}
         elif made.module is not None and made.is_copy:
             shapes = {parameter.shape for parameter in layer.parameters()}
-            module_parameters = made.module.named_parameters()
-            parameters = {
-                name: with_module(name) for name, p in module_parameters if p.shape in shapes
-            }
-        return without_influence(
-            Calls(lambda inputs: numbers(self.made(layer), inputs), parameters), self.model, inputs
-        )
+            named = made.module.named_parameters()
+            parameters = {name: with_module(name) for name, p in named if p.shape in shapes}
+        calls = Calls(lambda inputs: numbers(self._called(self.made(), inputs)), parameters)
+        return without_influence(calls, self.model, inputs)
 
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
@@ -427,20 +414,13 @@ class OfCalls(Subject):
     def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
         """What it returns with the weights of another layer, beside a model of that."""
         made = self.made(layer)
-        if made.module is not None and not made.is_builder:
-            own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
+        if made.module is not None:
+            tensors = named_tensors(made.module)
             pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
             with torch.no_grad():
                 for pair, parameter in pairs:
-                    own[pair.name].copy_(parameter.to(own[pair.name].dtype))
-        answer = self._called(made, layer, inputs)
-        output = answer.output
-        if self._exchanged and inputs.steps == inputs.batch:
-            output = output.transpose(0, 1)
-        known = [answer.dtype] if answer.dtype in UNIT else []
-        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
-        precise = inputs.to(self._dtype).to(torch.float64)
-        return observed(model, precise, unit, output, {})
+                    tensors[pair.name].copy_(parameter)
+        return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
@@ -451,11 +431,8 @@ class OfCalls(Subject):
         if module_kind:
             if module_kind == kind:
                 module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self.layer))
-            return (
-                f"the candidate is {module_kind}, the reference {kind}."
-                if module_kind != kind
-                else ""
-            ), True
+            sentence = f"the candidate is {module_kind}, the reference {kind}."
+            return sentence if module_kind != kind else "", True
         kinds = {inner: name for name, m in module.named_modules() if (inner := _kind_of(m))}
         if len(kinds) != 1 or kind in kinds:
             return "", False
@@ -467,17 +444,12 @@ class OfCalls(Subject):
         module = self.made().module
         if module is None:
             return [], None
-        apart = [
-            difference
-            for difference in compare_parameters(module, self.layer)
-            if difference.differs
-        ]
-        tensors = dict(module.named_buffers()) | dict(module.named_parameters())
-        layer = copy.deepcopy(self.layer)
+        apart = [d for d in compare_parameters(module, self.layer) if d.differs]
+        tensors, layer = named_tensors(module), copy.deepcopy(self.layer)
         with torch.no_grad():
             for difference in apart:
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
-                parameter.copy_(tensors[difference.name].to(parameter.dtype))
+                parameter.copy_(tensors[difference.name])
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
 
 
@@ -491,10 +463,9 @@ def _of_repeats(finding: CallFinding) -> Told:
     if finding.name == "kept":
         title, repair = "the state is kept from call to call", "h = initial   # in every call"
         return Cause("calls_chained"), Words(title, f"{finding.sentence}.", repair)
-    dropout = finding.name == "dropout"
     title = "random numbers are drawn at each call"
-    repair = "candidate.eval()" if dropout else ""
-    choice = finding.name if dropout else ""
+    is_dropout = finding.name == "dropout"
+    repair, choice = ("candidate.eval()", finding.name) if is_dropout else ("", "")
     return Cause("random", choice), Words(title, f"{finding.sentence}.", repair)
 
 

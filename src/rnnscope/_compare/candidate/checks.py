@@ -23,7 +23,7 @@ from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
 from rnnscope._record.difference import absolute_difference
 
-__all__ = ["CallFinding", "Checks", "ParameterDifference", "compare_parameters"]
+__all__ = ["CallFinding", "Checks", "ParameterDifference", "compare_parameters", "named_tensors"]
 
 MOST_ROWS = 8
 """Rows that are run alone."""
@@ -261,6 +261,11 @@ class ParameterDifference:
         return f"{self.name} differs from the reference's in {how}"
 
 
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return dict(module.named_buffers()) | dict(module.named_parameters())
+
+
 def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDifference]:
     """The parameters of the same name and shape in both, in the layer's order.
 
@@ -271,7 +276,7 @@ def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDif
     >>> [each.differs for each in compare_parameters(lstm, lstm)]
     [False, False, False, False]
     """
-    tensors = dict(module.named_buffers()) | dict(module.named_parameters())
+    tensors = named_tensors(module)
     differences = []
     for name, parameter in layer.named_parameters():
         ends = [path for path in tensors if path == name or path.endswith(f".{name}")]
