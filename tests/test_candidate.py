@@ -27,14 +27,13 @@ LAYERS = {
     "projected": lambda: nn.LSTM(F, H, 2, proj_size=3, bidirectional=True),
     "gru": lambda: nn.GRU(F, H, 2, batch_first=True),
     "rnn": lambda: nn.RNN(F, H, bidirectional=True),
-    "lstm_cell": lambda: nn.LSTMCell(F, H),
-    "gru_cell": lambda: nn.GRUCell(F, H),
+    "relu": lambda: nn.RNN(F, H, 3, nonlinearity="relu", bias=False),
+    "declared": lambda: rs.Recurrent(rs.cells.LSTM_PEEPHOLE, F, H, reverse=True),
 }
 
 
 def inputs_of(layer: nn.Module, given: bool = True, steps: int = T, batch: int = B) -> Inputs:
     s = adopt(layer).structure
-    steps = 1 if s.single_step else steps
     shape = (s.num_layers, len(s.directions), batch)
     initial = {n: torch.randn(*shape, s.state_size(n)) * given for n in s.cell.states}
     return Inputs(torch.randn(steps, batch, s.input_size), initial, given)
@@ -58,7 +57,6 @@ def expected(layer: nn.Module, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
     """What the layer itself returns, by its own call."""
     adopted = adopt(layer)
     x = inputs.x.transpose(0, 1) if adopted.batch_first else inputs.x
-    x = x[0] if adopted.single_step else x
     states = [v.reshape(adopted.state_shape(n, inputs.batch)) for n, v in inputs.initial.items()]
     hx = (states[0] if len(states) == 1 else tuple(states)) if inputs.given else None
     with torch.no_grad():

@@ -52,7 +52,7 @@ def by_autograd(made: Candidate, layer: nn.Module, model: Model, trial: Trial) -
     else:
         leaves |= _own_parameters(made, model)
     packed = inputs.lengths is not None and not made.takes_lengths
-    values = arguments_of(made.signature, structure, live, weights, packed, made.name)
+    values = arguments_of(made.signature, structure, live, weights, packed)
 
     def gradients(returned: Any) -> tuple[dict[str, Tensor], Answer]:
         with keeping_graphs():

@@ -215,7 +215,7 @@ class Candidate:
 
     def _answer(self, inputs: Inputs, weights: Mapping[str, Tensor] | None, packed: bool) -> Answer:
         asked, notes = self.suited(inputs)
-        values = arguments_of(self.signature, self.structure, asked, weights, packed, self.name)
+        values = arguments_of(self.signature, self.structure, asked, weights, packed)
         returned, mutated = self.given(values)
         if mutated:
             notes.append(f"{self.name} changes {' and '.join(mutated)} in place")

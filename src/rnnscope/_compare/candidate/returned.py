@@ -92,8 +92,7 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
     alone = alone or (batch == 1 and got == (layers * directions, size))
     # of a list of what layers of one return each, stacked
     if alone or got in (expected, (layers * directions, 1, batch, size)):
-        with_note = alone and not structure.single_step
-        note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if with_note else ""
+        note = f"{name}_n came back as {got}; {structure.kind} returns {axes}" if alone else ""
         return Final(value.reshape(layers, directions, batch, size), note=note)
     if got == (batch, layers * directions, size):
         note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
@@ -173,7 +172,7 @@ class _Reading:
 
     def _parts(self, returned: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """The output, the states by name, and what else came back by name."""
-        who, single_step = self.who, self.structure.single_step
+        who = self.who
         expected = f"expected the output, or the output and the final states: {self._form}"
         check_depth(returned, f"what {who} returned")
         if isinstance(returned, Mapping):
@@ -183,15 +182,12 @@ class _Reading:
         if not isinstance(returned, list | tuple):
             if not is_array(returned) and not hasattr(returned, "__array__"):
                 raise DtypeError(f"{who} returned {kind_of(returned)}; {expected}")
-            # the output of one step is its state
-            return returned, {self.states[0]: returned} if single_step else {}, {}
+            return returned, {}, {}
         if not returned:
             raise ShapeError(f"{who} returned an empty {type(returned).__name__}; {expected}")
         if _is_nested_numbers(returned):
             self.notes.append("the output came back as nested lists of numbers")
             return returned, {}, {}
-        if single_step:
-            return returned[0], dict(zip(self.states, returned, strict=False)), {}
         if is_steps(returned, self.inputs):
             return returned, {}, {}
         self._check_order(returned)
@@ -319,13 +315,6 @@ class _Reading:
         time had to be exchanged for that."""
         structure, steps, batch = self.structure, self.inputs.steps, self.inputs.batch
         got, first = tuple(output.shape), structure.batch_first
-        if structure.single_step:
-            if got == (batch, structure.output_size):
-                return output.unsqueeze(0), False
-            raise ShapeError(
-                f"{self.who} returned an output of shape {got}; expected (batch, hidden) = "
-                f"{(batch, structure.output_size)}, as {structure.kind} does."
-            )
         if not got or got[-1] not in widths(structure):
             raise ShapeError(self._shape_message(got))
         lead = (batch, steps) if first else (steps, batch)
