@@ -205,7 +205,7 @@ def _right(all_evidence: Sequence[Evidence]) -> tuple[str, ...]:
         name
         for evidence in all_evidence
         for name, ratio in evidence.ratios(evidence.exact).items()
-        if ratio.numel() and float(ratio.max()) > 1
+        if float(ratio.max()) > 1
     }
     names = dict.fromkeys(n for evidence in all_evidence for n in evidence.candidate)
     return tuple(_shown(name) for name in names if name not in wrong)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rnnscope._compare.backward.forward import ForwardPass, PartForward, run_forward
 from rnnscope._compare.backward.tolerance import allowed, useless
 from rnnscope._compare.backward.verdict import GradientDifference
-from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, Trial, gradients
+from rnnscope._compare.backward.whole import QUANTITY, Mistaken, Reached, Trial, WholePass
 from rnnscope._compare.model.model import Inputs, Model, PartIndex
 from rnnscope._layers.sequences import running_order
 from rnnscope.cells import quantity_names
@@ -27,8 +27,6 @@ def allowed_for(wrong: Tensor, exact: Tensor, within: Tensor, variants: bool = F
     """What rounding allows a wrong gradient: as many times more as its largest number is larger
     than the right one's, and its own share of each number, which may be 0 where right. With
     ``variants`` the first dim of ``wrong`` is one of several."""
-    if not wrong.numel():
-        return within
     dims = tuple(range(1, wrong.dim())) if variants else None
     largest = wrong.abs().max() if dims is None else wrong.abs().amax(dims, keepdim=True)
     size = exact.abs().max().clamp_min(1e-300)
@@ -60,18 +58,12 @@ class Evidence:
         unit: float,
     ) -> Evidence:
         """With the reference's gradients computed, and their bounds."""
-        forward = run_forward(model, trial.inputs, trial.masks)
-        assert forward is not None, "the reference fits its own inputs"
-        exact = gradients(forward, trial.reached, RIGHT, candidate)
-        within = allowed(model, trial, unit, candidate)
+        right = WholePass.of(run_forward(model, trial.inputs, trial.masks), trial.reached)
+        exact = right.gradients(candidate)
+        within = allowed(model, trial, unit, right, exact)
         lost = tuple(name for name in candidate if useless(exact[name], within[name]))
         kept = {name: value for name, value in candidate.items() if name not in lost}
-        return cls(trial.inputs, forward, trial.reached, kept, exact, within, lost)
-
-    @property
-    def count(self) -> int:
-        """Numbers that came back."""
-        return sum(value.numel() for value in self.candidate.values())
+        return cls(trial.inputs, right.forward, trial.reached, kept, exact, within, lost)
 
     @property
     def size(self) -> int:
@@ -80,7 +72,7 @@ class Evidence:
 
     def of_mistaken(self, mistaken: Mistaken) -> dict[str, Tensor]:
         """The gradients of a wrong reverse pass."""
-        return gradients(self.forward, self.reached, mistaken, self.candidate)
+        return WholePass.of(self.forward, self.reached, mistaken).gradients(self.candidate)
 
     def ratios(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How far each number is away, in units of what is allowed."""
@@ -106,8 +98,7 @@ class Evidence:
 
     def worst(self, expected: Mapping[str, Tensor]) -> float:
         """The largest ratio."""
-        largest = [float(r.max()) for r in self.ratios(expected).values() if r.numel()]
-        return max(largest, default=0.0)
+        return max((float(r.max()) for r in self.ratios(expected).values()), default=0.0)
 
     def largest(self, expected: Mapping[str, Tensor]) -> tuple[float, float, str]:
         """The largest difference beyond what is allowed, else of all; what is allowed there, and
@@ -116,8 +107,6 @@ class Evidence:
         failing = self.worst(expected) > 1
         for name in self.candidate:
             away = self.away(name, expected)
-            if not away.numel():
-                continue
             within = self._allowed(name, expected).expand_as(away)
             if failing:
                 away = torch.where(away > within, away, -1.0)

@@ -55,16 +55,14 @@ def run_forward(
     inputs: Inputs,
     masks: tuple[Tensor, ...] | None = None,
     rounded: Callable[[Tensor], Tensor] | None = None,
-) -> ForwardPass | None:
-    """All numbers of a model on these inputs; None where it does not fit them. ``masks`` (time,
-    batch, width) are those of dropout, of each layer but the last; ``rounded`` changes the states
-    after every step."""
+) -> ForwardPass:
+    """All numbers of a model on inputs that it fits. ``masks`` (time, batch, width) are those of
+    dropout, of each layer but the last; ``rounded`` changes the states after every step."""
     for layer, mask in enumerate(masks or ()):
         model = model.adding("reads", Change(("dropout", id(mask)), _times(mask)), layer + 1)
     names = tuple(model.parts[0][0].cell.equations)
     [outcome] = Simulator(inputs, names, rounded).run([model])
-    if outcome is None:
-        return None
+    assert outcome is not None, "the inputs fit the reference"
     steps, batch = inputs.steps, inputs.batch
     lengths = inputs.lengths
     if lengths is None:
