@@ -316,12 +316,9 @@ def parameters(run: Pass, slots: Slots) -> dict[str, Tensor]:
     "zero" or "copied" from the other; ``("weight_hh",)``: "transposed"; ``("scale",)`` a factor;
     ``("clip",)`` a limit; ``("initial", state)``: "zero".
     """
-    part, weights = run.part, run.part.weights
-    cell = part.cell
+    part, cell = run.part, run.part.cell
     kept = _steps_kept(part, slots.get(("steps",)))
     x, before = _x_read(part, slots), _h_read(part, slots)
-    from_x = [run.of_x.get(gate) for gate in cell.gates_from_x]
-    from_h = [run.of_h.get(gate) for gate in cell.gates_from_h]
     like = next(iter(run.of_x.values()))
 
     def summed(adjoint: Tensor | None, read: Tensor | None) -> Tensor:
@@ -334,24 +331,21 @@ def parameters(run: Pass, slots: Slots) -> dict[str, Tensor]:
         flat = value.permute(1, 3, 0, 2).flatten(2)
         return flat @ read.flatten(0, 1)
 
-    total: dict[str, Tensor] = {}
-    if from_x:
-        total["weight_ih"] = torch.cat([summed(a, x) for a in from_x], 1)
     inside = {leaf.gate: leaf.of for leaf in run.block.at if isinstance(leaf, FromH)}
-    if from_h:
-        reads = [
-            before
-            if inside.get(gate, Previous("h")) == Previous("h")
-            else evaluate(inside[gate], run.block).squeeze(1)
-            for gate in cell.gates_from_h
-        ]
-        pairs = zip(from_h, reads, strict=True)
-        total["weight_hh"] = torch.cat([summed(a, read) for a, read in pairs], 1)
-    if weights.b_ih is not None:
-        if from_x:
-            total["bias_ih"] = torch.cat([summed(a, None) for a in from_x], 1)
-        if from_h:
-            total["bias_hh"] = torch.cat([summed(a, None) for a in from_h], 1)
+    reads = {
+        gate: before if of == Previous("h") else evaluate(of, run.block).squeeze(1)
+        for gate, of in ((gate, inside.get(gate, Previous("h"))) for gate in cell.gates_from_h)
+    }
+    total: dict[str, Tensor] = {}
+    for kind, adjoints, read_by in (
+        ("ih", run.of_x, dict.fromkeys(cell.gates_from_x, x)),
+        ("hh", run.of_h, reads),
+    ):
+        pairs = [(adjoints.get(gate), read) for gate, read in read_by.items()]
+        if pairs:
+            total[f"weight_{kind}"] = torch.cat([summed(a, read) for a, read in pairs], 1)
+        if pairs and part.weights.b_ih is not None:
+            total[f"bias_{kind}"] = torch.cat([summed(a, None) for a, _ in pairs], 1)
     for leaf, adjoint in run.block.at.items():
         if isinstance(leaf, Project):
             of = evaluate(leaf.of, run.block).squeeze(1)
