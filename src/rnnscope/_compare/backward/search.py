@@ -159,15 +159,15 @@ class BackwardSearch:
         solutions = self._below(layer, below(forward, layer, xs), spare)
         if solutions:
             return solutions
+        wrong: list[Found] = []
         for choice in CATALOGUE[BETWEEN_LAYERS].choices(self.setting):
-            if choice == ("zero" if layer else "unmasked"):
-                continue  # of a layer above the first it is that the direct part is missing
-            wrong = self._below(layer, below(forward, layer, xs, choice), spare)
-            solutions = [
-                *solutions,
-                *(Found(solution.parts, {**solution.down, layer: choice}) for solution in wrong),
-            ]
-        return solutions
+            if choice != ("zero" if layer else "unmasked"):
+                # "zero" of a layer above the first is that the direct part is missing
+                lower = self._below(layer, below(forward, layer, xs, choice), spare)
+                wrong += [
+                    Found(solution.parts, {**solution.down, layer: choice}) for solution in lower
+                ]
+        return wrong
 
     def _below(self, layer: int, x: Tensor, spare: int) -> list[Found]:
         if layer:
