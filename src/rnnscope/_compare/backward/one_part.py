@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
-from rnnscope._compare.backward.mistakes import ReverseSetting, all_choices
+from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, ReverseSetting
 from rnnscope._compare.backward.reverse import (
     LOOP,
     Pass,
@@ -62,7 +62,9 @@ class ReversePartSearch:
     def __post_init__(self) -> None:
         self.slots: dict[Pick, Slots] = {
             (mistake.name, choice): mistake.slots(self.setting, choice)
-            for mistake, choice in all_choices(self.setting)
+            for mistake in CATALOGUE.values()
+            if mistake.name != BETWEEN_LAYERS
+            for choice in mistake.choices(self.setting)
         }
         loop = {pick for pick, slots in self.slots.items() if any(k[0] in LOOP for k in slots)}
         self.inside = [pick for pick in self.slots if pick in loop]

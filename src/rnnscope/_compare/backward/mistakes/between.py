@@ -60,18 +60,7 @@ def _all_words(setting: ReverseSetting, choice: str) -> Words:
 
 
 BETWEEN = (
-    BackwardMistake(
-        BETWEEN_LAYERS,
-        _downs,
-        lambda setting, choice: {},
-        _down_words,
-        down=True,
-    ),
-    BackwardMistake(
-        OF_ALL,
-        lambda setting: iter(()),
-        lambda setting, choice: {},
-        _all_words,
-    ),
+    BackwardMistake(BETWEEN_LAYERS, _downs, lambda setting, choice: {}, _down_words),
+    BackwardMistake(OF_ALL, lambda setting: iter(()), lambda setting, choice: {}, _all_words),
 )
 """What layers hand down, and one factor on everything."""

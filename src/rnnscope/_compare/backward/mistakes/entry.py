@@ -35,14 +35,12 @@ class ReverseSetting:
 
 @dataclass(frozen=True)
 class BackwardMistake:
-    """One mistake: its choices in a setting, the slots that a choice changes, and its words.
-    Between layers ``down`` says what is handed down, and slots are empty."""
+    """One mistake: its choices in a setting, the slots that a choice changes, and its words."""
 
     name: str
     choices: Callable[[ReverseSetting], Iterator[str]]
     slots: Callable[[ReverseSetting, str], Slots]
     words: Callable[[ReverseSetting, str], Words]
-    down: bool = False
 
 
 def of_table(name: str, slot: str, words: Mapping[str, Words]) -> BackwardMistake:
