@@ -255,6 +255,37 @@ def test_parameters_of_the_same_name_are_compared(gru: nn.GRU) -> None:
     assert found["encoder.weight_hh_l0"].sentence.endswith("by up to 1 (was it ever loaded?)")
 
 
+def test_what_stands_in_place_of_a_parameter_is_told(gru: nn.GRU) -> None:
+    other = copy.deepcopy(gru)
+    with torch.no_grad():
+        other.weight_ih_l0.zero_()
+        other.bias_ih_l0.copy_(gru.bias_hh_l0)
+        other.weight_hh_l0.copy_(gru.weight_hh_l0.half())
+    found = {each.name: each.sentence for each in compare_parameters(other, gru) if each.differs}
+    assert found == {
+        "weight_ih_l0": "weight_ih_l0 holds zeros",
+        "bias_ih_l0": "bias_ih_l0 holds bias_hh_l0's numbers",
+        "weight_hh_l0": "weight_hh_l0 holds the reference's numbers rounded to float16",
+    }
+
+
+def test_dropout_inside_is_named_by_its_module(gru: nn.GRU) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.drop = gru, nn.Dropout(0.25)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.gru(x)[0])
+
+    sentence = checked(Model(), gru)["dropout"].sentence
+    assert "for dropout: its drop (Dropout) has p=0.25 and is in training mode" in sentence
+    # without it, or where it is switched off, numbers that are drawn are no dropout
+    noisy = nn.Sequential(nn.Dropout(0.5).eval())
+    noisy.forward = lambda x: gru(x)[0] + torch.rand(())  # type: ignore[method-assign]
+    assert list(checked(noisy, gru)) == ["random"]
+
+
 def test_parameters_are_compared_in_the_candidates_precision(gru: nn.GRU) -> None:
     found = compare_parameters(copy.deepcopy(gru).bfloat16(), gru)
     assert [each.differs for each in found] == [False] * 4

@@ -201,6 +201,24 @@ def test_a_detached_state_is_named() -> None:
     rs.assert_agrees(loop("h"), RNN, X, H_0)  # the outputs are right
 
 
+def test_a_module_inside_another_gives_the_gradients_of_its_own_parameters() -> None:
+    layer = drawn(nn.GRU(3, 4, batch_first=True).double())
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = copy.deepcopy(layer)
+            self.gru.bias_hh_l0.requires_grad_(False)
+
+        def forward(self, x: Tensor, hx: Tensor | None = None) -> Any:
+            return self.gru(x, hx)
+
+    verdict = rs.compare(Model(), layer, X, gradients=True)
+    assert verdict, str(verdict)
+    assert verdict.gradients is not None
+    assert {"x", "weight_ih_l0", "weight_hh_l0"} < set(verdict.gradients.compared)
+
+
 @pytest.mark.slow
 def test_lengths_are_kept_apart() -> None:
     gru = drawn(nn.GRU(3, 4, bidirectional=True).double())
@@ -326,6 +344,14 @@ def test_a_backward_pass_that_raises() -> None:
         ({"weight_ih_l0": np.zeros((5, 2))}, ShapeError, r"expected|\(4, 3\); got \(5, 2\)"),
         ({"weight_ih_l0": np.zeros((2, 6))}, ShapeError, "as many numbers: look at the order"),
         ({"x": np.zeros((5, 2, 3), int)}, DtypeError, "floating point"),
+        (
+            {"x": np.zeros((5, 2, 0))},
+            ShapeError,
+            r"x in .* is empty, \(5, 2, 0\); expected numbers",
+        ),
+        ({"x": np.zeros((3, 2, 5))}, ShapeError, r"it belongs to, \(5, 2, 3\); got \(3, 2, 5\)"),
+        ({"h_0": np.zeros((1, 4, 2))}, ShapeError, r"it belongs to, \(1, 2, 4\); got \(1, 4, 2\)"),
+        ({"grad.h": np.zeros((5, 4))}, ShapeError, r"also \(time, batch, unit\); got \(5, 4\)"),
     ],
 )
 def test_what_is_no_gradient(returned: Any, error: type[Exception], words: str) -> None:
@@ -342,6 +368,57 @@ def test_a_transposed_gradient_is_told_and_turned_back() -> None:
     assert not verdict
     assert [str(cause) for cause in verdict.causes] == ["gradient_transposed weight_ih_l0"]
     assert "return dweight_ih_l0.T" in text(verdict)
+
+
+@pytest.mark.parametrize("name", ["x", "h_0"])
+def test_a_gradient_of_x_or_a_state_with_its_axes_exchanged(name: str) -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        total["h_0"] = total["h_0"][None]
+        return total | {name: total[name].swapaxes(0, 1)}
+
+    verdict = compared(mine)
+    assert [str(cause) for cause in verdict.causes] == [f"gradient_transposed {name}"]
+    assert f"return d{name}.swapaxes(0, 1)" in text(verdict)
+
+
+def test_axes_of_length_one_may_be_missing_or_more() -> None:
+    """x of one sequence without its batch, a bias as one row."""
+
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        return {"x": total["x"][:, 0], "bias_ih_l0": total["bias_ih_l0"][None]}
+
+    assert rs.compare(RNN, RNN, X[:, :1], H_0[:, :1], backward=mine)
+
+
+def test_a_function_of_any_arguments_is_given_all_in_order() -> None:
+    verdict = compared(lambda *arguments: backward(*arguments))
+    assert verdict, str(verdict)
+
+
+def test_what_it_changes_in_place_and_what_it_does_not_take_are_told() -> None:
+    """Without grad_final, nothing reaches the final states."""
+
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, np.zeros_like(initial))
+        grad_output[:] = 0
+        return total
+
+    verdict = compared(mine)
+    assert verdict, str(verdict)
+    assert "mine changes grad_output in place" in text(verdict)
+
+
+def test_a_call_that_raises_at_some_inputs_is_left_out() -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        if len(x) == 1:
+            raise ValueError("one step")
+        return backward(x, initial, weights, grad_output, grad_final)
+
+    verdict = rs.compare(RNN, RNN, backward=mine)
+    assert verdict, str(verdict)
+    assert "at some inputs it raised: mine, called with" in text(verdict)
 
 
 def test_nan_is_told_with_its_place() -> None:
@@ -389,6 +466,7 @@ def test_what_is_asked_wrongly(options: Any, error: type[Exception], words: str)
         ({"grad_output": None}, ShapeError, "need what reached the outputs"),
         ({"grad_output": G[:4]}, ShapeError, r"shape of the output, \(5, 2, 4\); got \(4, 2, 4\)"),
         ({"grad_h_n": G}, ShapeError, "grad_h_n must have the shape of h_n"),
+        ({"masks": [G]}, ShapeError, "one mask for each layer but the last, 0; got 1"),
     ],
 )
 def test_recorded_gradients_that_cannot_be_read(

@@ -66,12 +66,6 @@ def by_autograd(made: Candidate, layer: nn.Module, model: Model, trial: Trial) -
                 f"no_grad inside). Compute it with tensors throughout, or give its backward pass, "
                 f"compare(..., backward=my_backward)"
             )
-        for value, gradient in pairs:
-            if value.shape != gradient.shape:
-                raise CandidateError(
-                    f"{made.name} returned {tuple(value.shape)} where {tuple(gradient.shape)} is "
-                    f"expected, so no gradient can be sent back through it"
-                )
         total = torch.stack([(value * g.to(value.dtype)).sum() for value, g in live_pairs]).sum()
         wanted = list(leaves.values())
         backward: tuple[Tensor | None, ...] = torch.autograd.grad(total, wanted, allow_unused=True)
@@ -103,11 +97,11 @@ def _own_parameters(made: Candidate, model: Model) -> dict[str, Tensor]:
     module = made.module
     if module is None:
         return {}
-    known = stored_parameters(model)
+    stored = stored_parameters(model)
     parameters: dict[str, Tensor] = {}
     for path, parameter in module.named_parameters():
         name = path.rpartition(".")[2]
-        fits = name in known and known[name].shape == parameter.shape
+        fits = name in stored and stored[name].shape == parameter.shape
         if fits and name not in parameters:
             parameters[name] = parameter.requires_grad_() if made.is_copy else parameter
     return {name: value for name, value in parameters.items() if value.requires_grad}

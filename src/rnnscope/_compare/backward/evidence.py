@@ -167,16 +167,16 @@ def _in_part(
                 batch, unit = _place(ratio)
                 at = (layer, d, batch, time, unit)
                 yield difference(name, at, time=time, batch=batch, unit=unit)
-    rest = {name: key for name, key in keys.items() if name not in order}
-    for name in sorted(rest, key=lambda name: rest[name].endswith("_0")):  # states come last
-        if rest[name].endswith("_0"):
+    totals = {name: key for name, key in keys.items() if name not in order}
+    for name in sorted(totals, key=lambda name: totals[name].endswith("_0")):  # states come last
+        if totals[name].endswith("_0"):
             ratio = ratios[name][layer, d]
             if bool((ratio > 1).any()):
                 batch, unit = _place(ratio)
                 yield difference(name, (layer, d, batch, unit), batch=batch, unit=unit)
         elif bool((ratios[name] > 1).any()):
             row, *columns = _place(ratios[name])
-            gate, unit = _gate(part, rest[name], row)
+            gate, unit = _gate(part, totals[name], row)
             column = columns[0] if columns else None
             yield difference(name, (row, *columns), gate=gate, unit=unit, column=column)
 

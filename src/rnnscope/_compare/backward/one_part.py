@@ -160,7 +160,8 @@ class ReversePartSearch:
         for picks, run in self._runs(place, upstream, 1):
             off = (run.x - right).abs().amax((0, 2, 3)) > 1e-6 * float(right.abs().max())
             changed = off | (self.ratios(place, run, {}, len(picks)) > 1)
-            total |= {pick for [pick], seen in zip(picks, changed.tolist(), strict=True) if seen}
+            pairs = zip(picks, changed.tolist(), strict=True)
+            total |= {pick for [pick], is_changed in pairs if is_changed}
         for _, run in self._runs(place, upstream, 0):
             for pick in self.outside:
                 if float(self.ratios(place, run, self.slots[pick], 1)) > 1:

@@ -77,9 +77,9 @@ class ReceivedGradients:
     def _add(self, name: str, value: Any, examples: str) -> None:
         """One gradient."""
         key = self._key(name)
-        known = ["x", *self._states, *self._parameters]
-        if key not in known and not key.startswith(QUANTITY):
-            near = get_close_matches(name, [*known, *self._quantities], 1, LIKE)
+        names = ["x", *self._states, *self._parameters]
+        if key not in names and not key.startswith(QUANTITY):
+            near = get_close_matches(name, [*names, *self._quantities], 1, LIKE)
             if near:
                 self.unread.append(f"the gradient {name!r} is not read: is it {near[0]!r}?")
             else:

@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.returned import answered, of_state, widths
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.disk import LazyArray, as_tensor
+from rnnscope._files.disk import LazyArray, as_tensor, first_line, no_file
 from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
@@ -280,7 +280,7 @@ def arrays_of(path: Path) -> dict[str, Any]:
     if reader is None:
         raise FileError(f"{path}: expected a .npz or .npy file; got {path.suffix or 'no ending'}")
     if not path.is_file():
-        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {no_file(path)}")
     try:
         return reader(path)
     except OSError as error:
@@ -303,10 +303,7 @@ def _read_npy(path: Path) -> dict[str, Any]:
             raise FileError(
                 f"{path}: holds Python objects, which could run code when read; expected numbers"
             ) from error
-        if path.stat().st_size > 0 and "empty" in str(error):
-            raise ShapeError(f"{path} is empty: there is nothing to compare") from error
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FileError(f"{path}: not a whole .npy file: {line}") from error
+        raise FileError(f"{path}: not a whole .npy file: {first_line(error)}") from error
     if array.dtype.kind not in "biufc":
         raise DtypeError(f"{path} must hold floating point numbers; got {array.dtype}")
     return {"output": as_tensor(np.asarray(array))}
