@@ -183,6 +183,9 @@ class _Loop:
     ) -> None:
         self.part, self.block, self.valid, self.rounded = part, block, valid, rounded
         self.steps, self.batch = part.x.shape[:2]
+        order = torch.arange(self.steps, device="cpu")
+        self.order = order.flip(0) if part.backward else order
+        """The place of each step in the order in which the part runs."""
         self.variants, weights = variants, part.weights
         self.gates = [affine.gate for affine in part.cell.affine if affine.h is not None]
         rows = [weights.hh[weights.rows(gate)] for gate in self.gates]
@@ -210,9 +213,8 @@ class _Loop:
         last = [choice == "last" for choice in choices]
         scaled = h * _column([1.0 if choice == "last" else float(choice) for choice in choices])
         if any(last):
-            order = torch.arange(self.steps, device="cpu").view(-1, 1, 1, 1)
-            end = 0 if self.part.backward else self.steps - 1
-            scaled = torch.where(_column(last) & (order != end), 0, scaled)
+            is_earlier = (self.order != self.steps - 1).view(-1, 1, 1, 1)
+            scaled = torch.where(_column(last) & is_earlier, 0, scaled)
         return scaled
 
     def _dropped(self, kind: str) -> Tensor | None:
@@ -223,11 +225,9 @@ class _Loop:
             return None
         kept = torch.ones(self.steps, len(rules), 1, 1, dtype=torch.float64, device="cpu")
         for k, (rule, count) in enumerate(rules):
-            for step in range(self.steps):  # in the order in which the part runs
-                starts = step > 0 and step % max(count, 1) == 0
-                drop = starts if kind == "every" else step < self.steps - count
-                if rule == kind and drop:
-                    kept[self.steps - 1 - step if self.part.backward else step, k] = 0
+            if rule == kind:
+                starts = (self.order > 0) & (self.order % count == 0)
+                kept[starts if kind == "every" else self.order < self.steps - count, k] = 0
         return kept
 
     def run(self) -> Pass:
