@@ -137,15 +137,16 @@ class Evidence:
 # where two differ first --------------------------------------------------------------------------
 
 
-def first_difference(evidence: Evidence) -> GradientDifference | None:
-    """The first number beyond rounding: from the last layer down, in each the quantities from the
-    step that ran last to the first, then the parameters, then the initial states; x at the end."""
+def first_difference(evidence: Evidence) -> GradientDifference:
+    """The first number beyond rounding, where there is one: from the last layer down, in each the
+    quantities from the step that ran last to the first, then the parameters, then the initial
+    states; x at the end."""
     ratios = evidence.ratios(evidence.exact)
     for layer in reversed(range(evidence.forward.layers)):
         for d in range(evidence.forward.directions):
             for difference in _in_part(evidence, ratios, (layer, d)):
                 return difference
-    return _in_x(evidence, ratios["x"]) if "x" in ratios else None
+    return _in_x(evidence, ratios["x"])
 
 
 def _in_part(
@@ -181,10 +182,8 @@ def _in_part(
             yield difference(name, (row, *columns), gate=gate, unit=unit, column=column)
 
 
-def _in_x(evidence: Evidence, ratio: Tensor) -> GradientDifference | None:
+def _in_x(evidence: Evidence, ratio: Tensor) -> GradientDifference:
     steps = (ratio > 1).flatten(1).any(1).nonzero().flatten().tolist()
-    if not steps:
-        return None
     parts = [part for (layer, _), part in evidence.forward.parts.items() if layer == 0]
     backward = all(part.backward for part in parts)
     time = min(steps) if backward else max(steps)

@@ -230,11 +230,9 @@ class BackwardSearch:
         return all(self._fits(causes, evidence) for evidence in self.all_evidence)
 
     def left(self, causes: Sequence[Cause], evidence: Evidence) -> float:
-        """The largest difference that is left with these mistakes; infinite where they cannot stand
-        together."""
+        """The largest difference that is left with some of the mistakes that explain it."""
         mistaken = self._mistaken(causes, evidence)
-        if mistaken is None:
-            return math.inf
+        assert mistaken is not None, "they can stand together"
         return evidence.largest(evidence.of_mistaken(mistaken))[0]
 
     def _mistaken(self, causes: Sequence[Cause], evidence: Evidence) -> Mistaken | None:
