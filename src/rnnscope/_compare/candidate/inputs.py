@@ -124,11 +124,8 @@ def described(adopted: Adopted, inputs: Inputs, model: Model, seed: int | None) 
     if len(structure.directions) > 1:
         sizes += ", bidirectional"
     zero = [f"{n}_0" for n, v in inputs.initial.items() if not bool(v.any())]
-    facts = []
-    if zero:
-        facts.append(f"{', '.join(zero)} zero")
-    else:
-        facts.append(f"{', '.join(f'{n}_0' for n in inputs.initial)} not zero")
+    states = ", ".join(zero or (f"{n}_0" for n in inputs.initial))
+    facts = [f"{states} {'zero' if zero else 'not zero'}"]
     biases = [t for row in model.parts for p in row for t in (p.weights.b_ih, p.weights.b_hh)]
     if any(t is None for t in biases):
         facts.append("no biases")
