@@ -482,7 +482,8 @@ def _figures(title: str, counts: Counter[str], times: list[float]) -> None:
     print(
         f"{title}: {total} compared, {counts['explained']} explained ({share:.1%}), "
         f"{counts['missed']} missed, {counts['wrong']} wrong, {counts['agreed']} called right, "
-        f"{counts['raised']} raised; {counts['silent']} cannot show, "
+        f"{counts['raised']} raised; {counts['otherwise']} told otherwise, "
+        f"{counts['silent']} cannot show, "
         f"{counts['undefined']} mean nothing; "
         f"median {statistics.median(times or [0]):.2f} s, most {max(times, default=0):.2f} s",
         flush=True,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from plantable import applicable
-from planted import Array, Mistake, Planted, UndefinedError
+from planted import ORDER, Array, Mistake, Planted, UndefinedError
 from torch import nn
 
 import rnnscope as rs
@@ -386,6 +386,8 @@ def judged(
         result.outcome = "agreed"
     elif not sets:
         result.outcome = "missed"
+    elif any(m.name not in ORDER for one in sets for m in one):
+        result.outcome = "otherwise"  # in words that cannot be planted, as what numbers show
     elif any(len(one) > len(mistakes) or not oracle.same(one, numbers) for one in sets):
         result.outcome = "wrong"
     if result.outcome != "explained" and not oracle.shows(mistakes, numbers):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import approximate
@@ -448,3 +450,69 @@ def test_an_output_of_another_width_is_no_near_miss() -> None:
     verdict = rs.compare(merged, layer, effort=0.1)
     assert verdict.causes == ()
     assert verdict.near is None
+
+
+# coarse states, and torch's own quantisation ----------------------------------------------
+
+
+def test_a_mistake_beside_a_state_of_eight_bits() -> None:
+    """The output is on a grid, so that each number tells little."""
+    layer, x = nn.LSTM(6, 14), torch.randn(12, 3, 6)
+    weights = {name: p.detach().double() for name, p in layer.named_parameters()}
+    bias = weights["bias_ih_l0"] + weights["bias_hh_l0"]
+    h, c, outputs = torch.zeros(3, 14).double(), torch.zeros(3, 14).double(), []
+    for step in x.double():
+        a = step @ weights["weight_ih_l0"].T + h @ weights["weight_hh_l0"].T + bias
+        i, f, g, o = a.chunk(4, -1)
+        c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * g.tanh()
+        h = ((torch.sigmoid(o) * c.tanh()) * 128).round() / 128
+        outputs.append(h)
+    verdict = rs.compare(torch.stack(outputs), layer, x=x)
+    said = {(cause.name, cause.choice) for cause in verdict.causes}
+    assert ("forget_bias", "before") in said
+    assert {name for name, _ in said} == {"forget_bias", "approximate"}
+
+
+quantises = pytest.mark.skipif(
+    not hasattr(torch.ao.quantization, "quantize_dynamic")
+    or torch.backends.quantized.engine == "none",
+    reason="this torch does not quantise dynamically",
+)
+
+
+def quantised(layer: nn.Module, dtype: torch.dtype) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(layer), {type(layer)}, dtype=dtype
+        )
+
+
+@quantises
+@pytest.mark.parametrize("dtype", [torch.qint8, torch.float16])
+@pytest.mark.parametrize(("kind", "layers"), [(nn.LSTM, 1), (nn.GRU, 2)])
+def test_what_torch_quantised_is_told_as_that(kind: Any, layers: int, dtype: Any) -> None:
+    layer = kind(5, 8, num_layers=layers, bidirectional=layers == 2)
+    mine = quantised(layer, dtype)
+    state = torch.random.get_rng_state()
+    verdict = rs.compare(mine, layer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not verdict.agrees
+    assert [cause.choice for cause in verdict.causes] == [
+        "quantize_dynamic:8 bits" if dtype is torch.qint8 else "quantize_dynamic:float16"
+    ]
+    assert rs.assert_agrees(mine, layer, within=1.01 * verdict.difference) is None
+    with pytest.raises(AssertionError):
+        rs.assert_agrees(mine, layer, within=0.5 * verdict.difference)
+
+
+@quantises
+def test_other_weights_in_what_torch_quantised() -> None:
+    layer = nn.LSTM(5, 8)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other.weight_hh_l0.neg_()
+    verdict = rs.compare(quantised(other, torch.qint8), layer)
+    text = " ".join(str(verdict).split())
+    assert "weight_hh_l0 differs from the reference's in 256 of 256 numbers" in text
+    assert "what is compared are its weights alone" in text

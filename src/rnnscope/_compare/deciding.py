@@ -11,7 +11,7 @@ import torch
 
 from rnnscope._compare.approximate.beside import Beside, Data
 from rnnscope._compare.approximate.own import own_parameters
-from rnnscope._compare.approximate.words import with_fit, with_near
+from rnnscope._compare.approximate.words import with_fit, with_near, with_quantised
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
@@ -31,6 +31,7 @@ from rnnscope._compare.facts import (
 )
 from rnnscope._compare.facts.complete import explaining_mistakes
 from rnnscope._compare.facts.fitted import fitted_findings
+from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
@@ -48,7 +49,7 @@ from rnnscope._compare.model.observed import (
 from rnnscope._compare.model.steps import opened_parts, worst_step
 from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
-from rnnscope._compare.search.search import SIMPLE, Search, SearchOutcome
+from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutcome
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
@@ -70,6 +71,9 @@ NOTHING = (
     "Nothing was compared: {0} itself gives NaN or infinite numbers wherever it could be. Look at "
     "its weights and at the size of x."
 )
+
+AS_TORCH = 1e-3
+"""What torch quantises in the same way differs by no more than so much of the difference."""
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}
 """The family of what is undone to read what came back."""
@@ -213,6 +217,14 @@ class Decision:
         kind, itself = self.subject.other_kind()
         if kind and itself:
             return replace(base, holds=(kind,))
+        quantised = self.subject.quantised_by_torch() if differs else None
+        if quantised is not None:
+            bits, apart, weights_alone = quantised
+            if apart <= AS_TORCH * base.difference:
+                return with_quantised(base, bits, apart)
+            verdict = Decision(weights_alone, self.effort, self.tell).verdict()
+            note = f"torch has quantised it, to {bits}: what is compared are its weights alone"
+            return replace(verdict, notes=(*verdict.notes, note))
         lost = not_numbers(self.model, shown)
         if lost:
             numbers = self._numbers(shown)
@@ -288,7 +300,12 @@ class Decision:
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
         search = Search(self.model, searched, effort, self.tell)
-        result = search.run()
+        result = search.run(SINGLES)
+        if not result.sets and not by_calls:
+            by_equation = self._rewritten(base, shown, read, there, search, 0)
+            if by_equation is not None:
+                return by_equation
+        result = result if result.sets else search.run()
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
         base = replace(
             base,
@@ -309,13 +326,16 @@ class Decision:
             by_rows = self._by_rows(base, there)
             if by_rows is not None:
                 return by_rows
+            by_equation = self._rewritten(base, shown, read, there, search, 1)
+            if by_equation is not None:
+                return by_equation
             self._by_facts = tuple(
                 _told([*read, (finding.cause, finding.words)], left, len(read))
                 for finding, left in fitted_findings(self.model, shown)
             )
             if self._by_facts:
                 return self._explained_by_facts(base, there)
-            beside = explained_beside(self.model, shown, self.effort)
+            beside = explained_beside(self.model, shown, self.effort, search.parts)
             if beside is not None:
                 beside_facts, left = beside
                 self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
@@ -422,6 +442,23 @@ class Decision:
         sentences = (*_outer(read), kind, *of_weights, *plain, *holds, size, *self.subject.findings)
         agreement = where_it_agrees(self.model, there)
         return replace(base, holds=tuple(filter(None, sentences)), agreement=agreement)
+
+    def _rewritten(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        there: Observation,
+        search: Search,
+        mistakes: int,
+    ) -> Verdict | None:
+        """The verdict where an equation that nobody has listed explains everything."""
+        explained = rewritten(self.model, shown, search.parts, mistakes)
+        if explained is None:
+            return None
+        told, left = explained
+        self._by_facts = (_told([*read, *told], left, len(read)),)
+        return self._explained_by_facts(base, there)
 
     def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
         """What explains the rows that differ, where others agree and these were searched alone."""

@@ -239,17 +239,18 @@ def nodes(expr: Expr) -> Iterator[Expr]:
 
 def leaves(expr: Expr) -> Iterator[Expr]:
     """Every leaf, from left to right; an affine part comes before what it multiplies."""
-    match expr:
-        case Sum(left, right) | Product(left, right):
-            yield from leaves(left)
-            yield from leaves(right)
-        case Apply(_, argument):
-            yield from leaves(argument)
-        case FromH(_, of) | Project(of):
-            yield expr
-            yield from leaves(of)
-        case _:
-            yield expr
+    waiting = [expr]
+    while waiting:
+        match waiting.pop():
+            case Sum(left, right) | Product(left, right):
+                waiting += (right, left)
+            case Apply(_, argument):
+                waiting.append(argument)
+            case (FromH(_, of) | Project(of)) as affine:
+                yield affine
+                waiting.append(of)
+            case leaf:
+                yield leaf
 
 
 def elementwise(expr: Expr) -> Iterator[Expr]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import torch
+
 from rnnscope._compare.approximate.approximation import (
     Approximation,
     Kind,
@@ -33,11 +35,17 @@ __all__ = ["Fit", "changed", "fitted", "measured", "short_calls"]
 STEPS, ROWS = 2, 8
 """What is tried is measured on so many steps and rows."""
 
+COARSE_STEPS, DISTINCT = 16, 0.8
+"""Steps where of all numbers no more than such a share are distinct."""
+
 FULLEST = 2
 """And on so many calls."""
 
 BETTER = 0.9
 """An approximation is kept where no more than so much of the difference is left."""
+
+MUCH = 0.5
+"""What is known without tables is gone on with where it leaves no more than so much."""
 
 LEAST, LARGEST = 0.3, 15.0
 """A function is off by so many times what is left in the output, where it explains some of it."""
@@ -104,11 +112,20 @@ def measured(
 
 
 def short_calls(model: Model, observations: Sequence[Observation]) -> list[Observation]:
-    """The first steps of the fullest calls, on which what is tried is measured; all steps where
-    later ones reach back."""
+    """The first steps of the fullest calls, on which what is tried is measured; more of coarse
+    numbers, of which each tells little; all steps where later ones reach back."""
     fullest = sorted(observations, key=lambda observation: observation.fullness)[-FULLEST:]
     one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    return [few_steps(o, STEPS if one_way else o.inputs.steps, ROWS) for o in fullest]
+    steps = COARSE_STEPS if any(map(_is_coarse, fullest)) else STEPS
+    return [few_steps(o, steps if one_way else o.inputs.steps, ROWS) for o in fullest]
+
+
+def _is_coarse(observation: Observation) -> bool:
+    """Whether many numbers of the output are the same ones."""
+    if observation.output is None:
+        return False
+    numbers = observation.output[observation.usable("output")]
+    return len(torch.unique(numbers)) < DISTINCT * len(numbers)
 
 
 def fitted(
@@ -125,7 +142,11 @@ def fitted(
     ``evident`` among them; ``thorough``: tables are tried too, beside what is ``known`` without;
     of one ``direction`` alone, if one is given."""
     short = short_calls(model, observations)
-    [best] = measured(model, short, [(causes, known.approximations if known else evident)])
+    [best] = measured(model, short, [(causes, evident)])
+    if known is not None:
+        # what removed little was chosen for want of tables
+        [with_known] = measured(model, short, [(causes, known.approximations)])
+        best = with_known if with_known.rank < MUCH * best.rank else best
     tried = 0
     for k in range(2 * MOST):
         if best.ratio <= 1 or is_over():
@@ -180,10 +201,15 @@ def _variants(
         for a in every
         if a.key not in keys and not any(a.excludes(k) for k in evident) and _matters(a, best)
     ]
-    # what comes no closer in the fullest call is not measured in the other
-    [alone] = measured(model, short[-1:], [(best.causes, best.approximations)])
-    first = measured(model, short[-1:], [(best.causes, _joined(best, a)) for a in free])
-    closer = [(fit.causes, fit.approximations) for fit in first if fit.rank < alone.left]
+    # what comes no closer in the first step of the fullest call, or in that, is measured no further
+    closer = [(best.causes, _joined(best, a)) for a in free]
+    fullest = short[-1]
+    steps = 1 if fullest.inputs.steps <= STEPS else fullest.inputs.steps
+    for observation in (few_steps(fullest, steps, ROWS), fullest):
+        if observation.count:
+            [alone] = measured(model, [observation], [(best.causes, best.approximations)])
+            every_fit = measured(model, [observation], closer)
+            closer = [(f.causes, f.approximations) for f in every_fit if f.rank <= alone.left]
     fits = measured(model, short, closer)
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
     siblings = [each for a in near for each in _of_direction(_siblings(a), a.direction)]

@@ -19,7 +19,7 @@ from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, predicted
 from rnnscope._compare.verdict import APPROXIMATE, Explanation, Verdict
 
-__all__ = ["with_fit", "with_near"]
+__all__ = ["with_fit", "with_near", "with_quantised"]
 
 LARGEST = 8.0
 """Arguments of tanh and sigmoid that are hardly exceeded."""
@@ -32,6 +32,23 @@ def with_fit(
     ``read`` otherwise stands first."""
     size = _effect(data.model, fit.approximations, data.shown)
     return replace(verdict, explanations=(_explanation(fit, data, read),), approximation=size)
+
+
+def with_quantised(verdict: Verdict, bits: str, left: float) -> Verdict:
+    """The verdict where the candidate is the reference as torch quantises it."""
+    of_steps = ", and x and h before every product, with one scale for the whole batch"
+    words = Words(
+        "torch has quantised it: its weights are float16"
+        if bits == "float16"
+        else f"torch has quantised it: its weights have {bits}{of_steps}",
+        f"{verdict.kind} quantised by torch in the same way gives these numbers, so nothing else "
+        f"is wrong. On purpose? Then nothing is to be changed.",
+        "",
+        f"torch's quantisation to {bits}",
+    )
+    cause = Cause(APPROXIMATE, f"quantize_dynamic:{bits}", "weights")
+    explanation = Explanation((cause,), (words,), left, (left,))
+    return replace(verdict, explanations=(explanation,), approximation=verdict.difference)
 
 
 def with_near(

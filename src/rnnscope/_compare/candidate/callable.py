@@ -28,6 +28,11 @@ from rnnscope._compare.candidate.inputs import (
     searching,
     tiny_layer,
 )
+from rnnscope._compare.candidate.quantised import (
+    dequantised,
+    dynamically_quantised,
+    quantised_alike,
+)
 from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
@@ -414,13 +419,30 @@ class OfCalls(Subject):
     def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
         """What it returns with the weights of another layer, beside a model of that."""
         made = self.made(layer)
-        if made.module is not None:
+        if made.module is not None and not self._builder:
             tensors = named_tensors(made.module)
             pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
             with torch.no_grad():
                 for pair, parameter in pairs:
                     tensors[pair.name].copy_(parameter)
         return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
+
+    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
+        """How torch has quantised it, by how much it differs from the reference that torch
+        quantises in the same way, and a layer with its weights; None where it has not."""
+        module = self.made().module
+        quantised = None if module is None else dynamically_quantised(module)
+        alike = None if quantised is None else quantised_alike(self.layer, quantised)
+        if quantised is None or alike is None:
+            return None
+        bits = "float16" if getattr(quantised, "dtype", None) == torch.float16 else "8 bits"
+        made, inputs = Candidate.of(alike, self._structure), self._telling_inputs()
+        output = self._called(made, inputs).output
+        apart = float((output - self._answer(inputs).output).abs().max())
+        exact = dequantised(quantised, self.layer)
+        given, padded, small = self._inputs, self._padded, self._tiny
+        weights_alone = OfCalls(exact, self.layer, given, None, self.seed, padded, small)
+        return bits, apart, weights_alone
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""

@@ -92,6 +92,11 @@ class Subject(ABC):
         """A sentence on the parameters, or x, without which it agrees."""
         return []
 
+    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
+        """How torch has quantised it, by how much it differs from the reference that torch
+        quantises in the same way, and a layer with its weights; None where it has not."""
+        return None
+
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""

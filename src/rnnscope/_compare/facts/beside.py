@@ -29,6 +29,7 @@ from rnnscope._compare.mistakes.cause import Cause, in_order
 from rnnscope._compare.model.misfit import misfits, worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps, some_rows
+from rnnscope._compare.search.one_part import PartSearch
 from rnnscope._compare.search.search import Search
 from rnnscope._compare.search.trials import NEAR
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
@@ -79,12 +80,13 @@ class _Known:
 
 
 def explained_beside(
-    model: Model, shown: Sequence[Observation], effort: float
+    model: Model, shown: Sequence[Observation], effort: float, parts: PartSearch
 ) -> tuple[tuple[Told, ...], float] | None:
     """What the numbers show together with mistakes, or two things that they show, that explain all
-    of it to rounding, with what they leave; None where nothing does."""
+    of it to rounding, with what they leave; None where nothing does. ``parts``: of a search with
+    the same model, what it has computed."""
     with counted(Account(effort * EFFORT * WORK)):
-        for tried, start in enumerate(_starts(model, shown), 1):
+        for tried, start in enumerate(_starts(model, shown, parts), 1):
             more = math.log10(MANY * tried)
             known = replace(start, seen=by_own_rounding(start.model, start.seen))
             for finding, left in findings_explaining(known.model, known.seen, more):
@@ -104,7 +106,7 @@ def _told(causes: Iterable[Cause], model: Model) -> tuple[Told, ...]:
 # what explains a part of it ----------------------------------------------------------------------
 
 
-def _starts(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
+def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> Iterator[_Known]:
     """What explains the data but for what else they may show; at first nothing."""
     yield _Known((), model, shown)
     yield from _but_for_output(model, shown)
@@ -114,9 +116,9 @@ def _starts(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
         for finding, _ in findings_explaining(model, part):
             for seen in undone(finding, shown):
                 yield _Known(((finding.cause, finding.words),), model, seen)
-        yield from _mistaken(model, part, shown)
+        yield from _mistaken(model, part, shown, parts)
     for rows in _single_rows(shown):
-        yield from _mistaken(model, rows, shown)
+        yield from _mistaken(model, rows, shown, parts)
     for part in chain(_chunks(model, shown), without_zeros(model, shown)):
         for cause, changed in explaining_mistakes(model, part, ())[:FEW]:
             yield _Known(_told([cause], model), changed, shown)
@@ -163,10 +165,10 @@ def _chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Obs
 
 
 def _mistaken(
-    model: Model, part: Sequence[Observation], shown: Sequence[Observation]
+    model: Model, part: Sequence[Observation], shown: Sequence[Observation], parts: PartSearch
 ) -> Iterator[_Known]:
     """The model with the mistakes that explain a part."""
-    search = Search(model, part, PART)
+    search = Search(model, part, PART, parts=parts)
     for s in search.run().sets[:FEW]:
         changed = search.of(s)
         if s and changed is not None:

@@ -10,6 +10,9 @@ from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
+from rnnscope._compare.facts.held import of_held_steps
+from rnnscope._compare.facts.lagged import of_lags
+from rnnscope._compare.facts.laid import of_memory
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.places import of_places
 from rnnscope._compare.facts.restarts import of_restarts
@@ -57,7 +60,10 @@ def explanations_by_facts(
     a mistake of the catalogue alone explains it too, which then comes first."""
     explaining = list(findings_explaining(model, shown))
     names = {finding.cause.name for finding, _ in explaining}
-    return explaining, bool(names) and _is_listed(model, shown, bool(names & OF_WEIGHTS))
+    scoped = {entry.name for entry in WEIGHTS} if names & OF_WEIGHTS else set[str]()
+    if "places" in names:
+        scoped.add("directions_order")
+    return explaining, bool(names) and _is_listed(model, shown, scoped)
 
 
 def findings_explaining(
@@ -80,11 +86,12 @@ def findings_explaining(
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
     yield chain(of_halves(model, shown), of_ends(model, shown))
     yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
+    yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
-    yield chain(of_parameters(model), of_missing_units(model, shown))
+    yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
     yield chain(of_entering(model, shown), of_final_states(model, shown))
-    yield of_places(model, shown)
+    yield chain(of_places(model, shown), of_lags(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:
@@ -105,12 +112,11 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
     return ratios
 
 
-def _is_listed(model: Model, shown: Sequence[Observation], weights: bool) -> bool:
-    """Whether one mistake of the catalogue explains what was observed: of ``weights`` one in any
-    layer and direction, else one that is the same in all."""
-    of_weights = {entry.name for entry in WEIGHTS} if weights else set()
+def _is_listed(model: Model, shown: Sequence[Observation], scoped: Container[str]) -> bool:
+    """Whether one mistake of the catalogue explains what was observed: of those ``scoped`` one in
+    any layer and direction, else one that is the same in all."""
     first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
-    return bool(explaining_mistakes(model, first, of_weights))
+    return bool(explaining_mistakes(model, first, scoped))
 
 
 def explaining_mistakes(

@@ -58,6 +58,18 @@ X: dict[str, tuple[Callable[[Tensor], Tensor], str, str, str]] = {
         "reshape keeps the order of the numbers in memory",
         "x = x.swapaxes(0, 1)   # not x.reshape(batch, time, -1)",
     ),
+    "features_first": (
+        lambda x: x.permute(1, 2, 0).reshape(x.shape[1], *x.shape[::2]).transpose(0, 1),
+        "x of (feature, time) is reshaped to (time, feature), not transposed",
+        "reshape keeps the order of the numbers in memory",
+        "x = x.swapaxes(-1, -2)   # not x.reshape(time, feature)",
+    ),
+    "time_first": (
+        lambda x: x.transpose(0, 1).reshape(*x.shape[1:], -1).permute(2, 0, 1),
+        "x of (time, feature) is reshaped to (feature, time), not transposed",
+        "reshape keeps the order of the numbers in memory",
+        "x = x.swapaxes(-1, -2)   # not x.reshape(feature, time)",
+    ),
     "first_row": (
         lambda x: x[:, :1].expand_as(x),
         "every row reads the x of row 0",
@@ -76,8 +88,8 @@ X: dict[str, tuple[Callable[[Tensor], Tensor], str, str, str]] = {
 ORDERS, FEATURES = ("rolled", "rolled_back", "reversed"), 3
 """Those that exchange features, and how many there must be."""
 
-MIXING = ("reshaped", "reshaped_back", "first_row")
-"""Those that read other rows."""
+MIXING = ("reshaped", "reshaped_back", "features_first", "time_first", "first_row")
+"""Those that read other rows, or other steps."""
 
 
 def of_entering(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:

@@ -238,6 +238,8 @@ def _close(
     )
     flags = zip(*(_flags(model, inputs, how) for how in every), strict=True)
     outcome = _run(model, many, (), [torch.cat(flag, 1) for flag in flags], kind)
+    if outcome.output.shape[-1] != first.output.shape[-1]:
+        return ()
     ratio = distance(outcome.output, first.output) / first.allowed["output"]
     close = (torch.where(first.usable("output"), ratio, 0.0) <= NEAR).flatten(2).all(-1).all(0)
     return [how for how, near in zip(every, close.tolist(), strict=True) if near]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.single_steps import KnownStates, opened
 from rnnscope.cells.algebra import Apply, Previous, Product, Quantity
 
-__all__ = ["LIMITS"]
+__all__ = ["LIMITS", "shares_beside"]
 
 USUAL = {"c": (1, 3, 5, 10, 50), "h": (0.5, 1, 6, 20)}
 """At what frameworks and papers cut a cell state and a hidden state."""
@@ -79,7 +80,7 @@ def _cells(model: Model, observation: Observation) -> Iterator[tuple[str, Tensor
     """The cell state after every step of the last layer, as h and the output gate tell it where
     h = o × tanh(c), with how exactly they do."""
     name = _cell_state(model)
-    for step in _steps(model, [observation]):
+    for step in _steps([model], [observation]):
         match first_part(model).cell.equations["h"]:
             case Product(Quantity("o"), Apply("tanh", Quantity(cell))) if cell == name:
                 tanh = step.after / step.output_gate
@@ -112,8 +113,9 @@ def _cut_words(cause: Cause, model: Model) -> Words:
 
 
 @dataclass(frozen=True)
-class _LastLayerStep:
-    """h before and after steps of one direction, and what the reference makes of them."""
+class _LastLayerSteps:
+    """h before and after the steps of one direction, what each of some models makes of them,
+    (model, time, batch, unit), and the first one's output gate."""
 
     before: Tensor
     after: Tensor
@@ -122,8 +124,11 @@ class _LastLayerStep:
     unit: float
 
 
-def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_LastLayerStep]:
-    """The last layer's steps, where the layers below are right."""
+def _steps(
+    models: Sequence[Model], observations: Sequence[Observation]
+) -> Iterator[_LastLayerSteps]:
+    """The last layer's steps, where the layers below are those of the first model."""
+    model = models[0]
     size, states = model.structure.output_size, model.structure.cell.states
     for observation in observations:
         output = observation.output
@@ -146,8 +151,8 @@ def _steps(model: Model, observations: Sequence[Observation]) -> Iterator[_LastL
             before = torch.cat([initial["h"].unsqueeze(0), h[:-1]])
             states_before = KnownStates(x, {"h": before}, initial)
             gate = "o" if "o" in part.cell.gates else "h"
-            values = opened([part], states_before, ["h", gate])
-            yield _LastLayerStep(before, h, values["h"][0], values[gate][0], observation.unit)
+            values = opened([m.parts[-1][d] for m in models], states_before, ["h", gate])
+            yield _LastLayerSteps(before, h, values["h"], values[gate][0], observation.unit)
 
 
 def _share(wanted: Tensor, by: Tensor) -> float | None:
@@ -164,20 +169,41 @@ def _written(value: float, unit: float) -> str:
     return f"{few:g}" if abs(value - few) <= 1e4 * unit * max(1.0, abs(value)) else repr(value)
 
 
+def _mixed(step: _LastLayerSteps, k: int) -> str | None:
+    share = _share(step.after - step.expected[k], step.before - step.expected[k])
+    if share is None or not 1e-4 < share < 1 - 1e-4:
+        return None
+    return f"h:{_written(share, step.unit)}"
+
+
+def _scaled(step: _LastLayerSteps, k: int) -> str | None:
+    scale = _share(step.after, step.expected[k])
+    if scale is None or abs(scale) <= 1e-4 or abs(scale - 1) <= 1e-4:
+        return None
+    return f"h:{_written(scale, step.unit)}"
+
+
 def _mixed_shares(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
-    for step in _steps(model, observations):
-        share = _share(step.after - step.expected, step.before - step.expected)
-        if share is not None and 1e-4 < share < 1 - 1e-4:
-            yield f"h:{_written(share, step.unit)}", ""
-            return
+    found = (_mixed(step, 0) for step in _steps([model], observations))
+    yield from ((choice, "") for choice in islice(filter(None, found), 1))
 
 
 def _scales(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
-    for step in _steps(model, observations):
-        scale = _share(step.after, step.expected)
-        if scale is not None and abs(scale) > 1e-4 and abs(scale - 1) > 1e-4:
-            yield f"h:{_written(scale, step.unit)}", ""
-            return
+    found = (_scaled(step, 0) for step in _steps([model], observations))
+    yield from ((choice, "") for choice in islice(filter(None, found), 1))
+
+
+def shares_beside(
+    models: Sequence[Model], observations: Sequence[Observation]
+) -> Iterator[tuple[int, Cause]]:
+    """What of the old h is mixed into the new one, or by what it is scaled, where one of some
+    models of the same layers below is right but for that."""
+    for step in islice(_steps(models, observations), 1):
+        for k in range(len(step.expected)):
+            for name, measured in (("mixed", _mixed), ("scaled", _scaled)):
+                choice = measured(step, k)
+                if choice is not None:
+                    yield k, Cause(name, choice)
 
 
 def _nothing(model: Model) -> Iterator[Choice]:

@@ -6,6 +6,7 @@ A matrix that many have in common is multiplied once for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -38,6 +39,7 @@ __all__ = [
     "Picked",
     "Step",
     "from_input",
+    "of_overwritten",
     "of_units",
     "separable",
     "share",
@@ -119,6 +121,7 @@ def share(parts: Sequence[Part]) -> bool:
     first = parts[0].stored
     return (
         len(parts) > 1
+        and not parts[0].in_place
         and first.hh.numel() >= SHARED
         and all(part.stored.ih is first.ih and part.stored.hh is first.hh for part in parts)
         and separable(parts[0].cell)
@@ -158,6 +161,15 @@ class Batch:
             for name in weights[0].vectors
         }
         self.gates = tuple(self.cell.gates)
+
+    def of_unit(self, unit: int) -> Batch:
+        """Of one unit alone, all matrices being its own."""
+        assert isinstance(self.hh, Tensor), "matrices that are shared have all units"
+        rows = slice(unit, None, self.units)
+        alone = copy(self)
+        alone.units, alone.hh = 1, self.hh[:, rows]
+        alone.vectors = {name: v[..., unit : unit + 1] for name, v in self.vectors.items()}
+        return alone
 
     def rows(self, gate: str) -> slice:
         """The rows of a gate."""
@@ -265,6 +277,16 @@ def from_input(batch: Batch, x: Tensor) -> Tensor:
     rows)."""
     flat = _affine(x.flatten(1, 2), batch.ih, batch.b_ih)
     return flat.reshape(flat.shape[0], *x.shape[1:3], -1)
+
+
+def of_overwritten(more: Tensor, hh: Tensor, units: Tensor | None) -> Tensor:
+    """What comes of W_hh, (model, rows, unit), where each unit reads h of the units before it as it
+    is after the step: by how much ``more`` that is, (model, n, unit) → (model, n, rows)."""
+    size = hh.shape[-1]
+    computed = torch.arange(size, device="cpu") if units is None else units
+    before = torch.arange(size, device="cpu") < computed.unsqueeze(-1)
+    read = hh.reshape(len(hh), -1, len(computed), size) * before
+    return torch.matmul(more, read.flatten(-3, -2).mT)
 
 
 def of_units(value: Tensor, units: Tensor | None) -> Tensor:

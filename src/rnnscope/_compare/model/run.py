@@ -15,6 +15,7 @@ from rnnscope._compare.model.batched import (
     Batch,
     Step,
     from_input,
+    separable,
     share,
     stacked,
     started,
@@ -139,7 +140,8 @@ def run_jobs(
     lengths = None if part.unmasked else lengths
     weights, (steps, count, _) = part.stored, jobs[0].x.shape
     numbers = weights.ih.numel() + weights.hh.numel() + GATE * len(weights.ih)
-    spend(len(jobs) * steps * count * numbers, calls=steps * len(part.cell.equations))
+    calls = steps * len(part.cell.equations) * (weights.hidden_size if part.in_place else 1)
+    spend(len(jobs) * steps * count * numbers, calls=calls)
     batch = Batch([job.part for job in jobs])
     reading, handing = part.flipped
     x = stacked([job.x for job in jobs])
@@ -293,12 +295,33 @@ def _in_place(
     batch: Batch, x: Tensor, before: Mapping[str, Tensor], b_hh: Tensor | None
 ) -> dict[str, Tensor]:
     """A step in which each unit reads the states that the units before it have overwritten."""
+    if separable(batch.cell):
+        return _unit_by_unit(batch, x, before, b_hh)
     states, found = dict(before), Step(batch, x, before, b_hh).run()
     for unit in range(1, batch.units):
         states = {name: _units(found[name], value, unit) for name, value in before.items()}
         values = Step(batch, x, states, b_hh).run()
         found = {name: _units(found[name], value, unit) for name, value in values.items()}
     return found
+
+
+def _unit_by_unit(
+    batch: Batch, x: Tensor, before: Mapping[str, Tensor], b_hh: Tensor | None
+) -> dict[str, Tensor]:
+    """The same where a unit of a step needs no other one of the same step, but for its h."""
+    states, units = dict(before), batch.units
+    every: dict[str, list[Tensor]] = {name: [] for name in batch.cell.equations}
+    for unit in range(units):
+        rows, place = slice(unit, None, units), torch.tensor([unit], device="cpu")
+        bias = None if b_hh is None else b_hh[..., rows]
+        step = Step(batch.of_unit(unit), x[..., rows], states, bias, place)
+        for name, value in step.run().items():
+            every[name].append(value)
+        h = every["h"][-1]
+        if unit == 0:
+            states["h"] = widened(states["h"], max(len(states["h"]), len(h))).clone()
+        states["h"][..., unit] = h[..., 0]
+    return {name: torch.cat(values, -1) for name, values in every.items()}
 
 
 def _units(first: Tensor, second: Tensor, unit: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from rnnscope._compare.model.batched import (
     Batch,
     Step,
     from_input,
+    of_overwritten,
     of_units,
     started,
     widened,
 )
-from rnnscope._compare.model.model import Part, Token
+from rnnscope._compare.model.model import Part, Token, with_fields
 from rnnscope._compare.work import GATE, spend
+from rnnscope.cells.algebra import Previous
 
 __all__ = ["KnownStates", "opened", "restricted"]
 
@@ -31,7 +33,8 @@ class KnownStates:
     ``before`` and is run along from ``initial``. ``valid`` (time, batch) is False on padding.
     With ``units`` only these are computed, which a cell allows whose matrices meet nothing but x
     and h. ``operand`` is h before every step as W_hh meets it, where that is another; ``product``
-    changes what comes of every product.
+    changes what comes of every product. ``overwritten`` is h after every step, of a part that works
+    in place: each unit reads what those before it have written.
     """
 
     x: Tensor
@@ -40,6 +43,7 @@ class KnownStates:
     valid: Tensor | None = None
     units: Tensor | None = None
     operand: Tensor | None = None
+    overwritten: Tensor | None = None
     product: Callable[[Tensor], Tensor] | None = None
 
 
@@ -55,7 +59,7 @@ def restricted(part: Part, units: Tensor) -> Part:
         value = getattr(stored, name)
         return None if value is None else value[pending[name][rows] if name in pending else rows]
 
-    fewer = replace(
+    fewer = with_fields(
         stored,
         **{name: of(name) for name in ("ih", "hh", "b_ih", "b_hh")},
         vectors={name: v[units] for name, v in stored.vectors.items()},
@@ -127,6 +131,8 @@ def _opened(parts: Sequence[Part], known: KnownStates, names: Sequence[str]) -> 
         step = Step(batch, from_x.flatten(1, 2), flat, flat_bias, units)
         if known.operand is not None:
             step.h, step.after = known.operand.unsqueeze(0).flatten(1, 2), known.product
+        if known.overwritten is not None:
+            _overwrite(step, known.overwritten.flatten(0, 1) - step.h, units)
         step.run()
         values = {name: step.recorded(name, part.unapplied) for name in names}
         return {
@@ -144,6 +150,8 @@ def _opened(parts: Sequence[Part], known: KnownStates, names: Sequence[str]) -> 
         step = Step(batch, from_x[:, t], states, b_hh[t], units, hidden)
         if known.operand is not None:
             step.h, step.after = known.operand[t].unsqueeze(0), known.product
+        if known.overwritten is not None:
+            _overwrite(step, known.overwritten[t] - step.h, units)
         values = step.run()
         for name in hidden:
             after = values[name]
@@ -158,6 +166,16 @@ def _opened(parts: Sequence[Part], known: KnownStates, names: Sequence[str]) -> 
         name: torch.stack([widened(value, width) for value in values], 1)
         for name, values in kept.items()
     }
+
+
+def _overwrite(step: Step, more: Tensor, units: Tensor | None) -> None:
+    """Lets each unit of a step read the h of those before it with ``more``, (1, n, unit)."""
+    assert isinstance(step.batch.hh, Tensor), "a part that works in place shares no matrices"
+    product = torch.matmul(step.h, step.batch.hh.mT)
+    if step.b_hh is not None:
+        product = product + step.b_hh
+    overwritten = of_overwritten(more, step.batch.hh, units)
+    step.products_of[Previous("h")] = product + overwritten
 
 
 def _rows(bias: Tensor, rows: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.model.batched import separable
+from rnnscope._compare.model.lengths import moved
 from rnnscope._compare.model.misfit import Misfit
 from rnnscope._compare.model.model import Inputs, Model, Part, Token
 from rnnscope._compare.model.observed import Observation, distance
@@ -281,7 +282,9 @@ def _steps(
             finals.append(_finals(observation, layer, d, mine))
             if flow is None or "h" not in mine or not mine.keys() & set(states):
                 continue
-            if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped) or part.in_place:
+            if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped):
+                continue
+            if part.in_place and not separable(part.cell):
                 continue
             initial = started(
                 model,
@@ -358,7 +361,7 @@ def _of_part(
 ) -> Steps:
     backward = part.backward
     x = flow.flip(0) if backward else flow
-    after = {name: value.flip(0) if backward else value for name, value in mine.items()}
+    after = {name: _computed(value, part, observation) for name, value in mine.items()}
     valid = observation.valid
     inside = None if valid is None else valid[..., 0].flip(0) if backward else valid[..., 0]
     before: dict[str, Tensor] = {}
@@ -371,8 +374,20 @@ def _of_part(
             fresh[1:] &= ~inside[:-1]
             previous = torch.where(fresh.unsqueeze(-1), initial[name], previous)
         before[name] = previous
-    known = KnownStates(x, before, initial, inside)
+    overwritten = after["h"] if part.in_place else None
+    known = KnownStates(x, before, initial, inside, overwritten=overwritten)
     return Steps(known, after, k, observation.unit)
+
+
+def _computed(value: Tensor, part: Part, observation: Observation) -> Tensor:
+    """What a part gave, (time, batch, unit), in the order of computing: that of time, or as it was
+    left where it was not laid into time."""
+    if not part.backward:
+        return value
+    if part.aligned:
+        return value.flip(0)
+    lengths = observation.inputs.lengths
+    return value if lengths is None else moved(value, lengths, True)
 
 
 def _hidden(model: Model, observation: Observation) -> dict[tuple[int, int], dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from rnnscope._compare.model.batched import Batch, Picked, Step, separable
+from rnnscope._compare.model.batched import Batch, Picked, Step, of_overwritten, separable
 from rnnscope._compare.model.model import Part
 from rnnscope._compare.model.observed import distance
 from rnnscope._compare.model.single_steps import restricted
@@ -54,8 +54,16 @@ class Products:
     hh: Tensor
 
     @classmethod
-    def of(cls, x: Tensor, h: Tensor, tensors: Mapping[str, Tensor | None]) -> Products:
-        """Of x and h (time, batch, feature)."""
+    def of(
+        cls,
+        x: Tensor,
+        h: Tensor,
+        tensors: Mapping[str, Tensor | None],
+        overwritten: Tensor | None = None,
+        units: Tensor | None = None,
+    ) -> Products:
+        """Of x and h (time, batch, feature); and h after the step where ``units``, or all, read
+        what was ``overwritten``."""
         ih, hh = tensors["ih"], tensors["hh"]
         assert ih is not None, "every part has W_ih"
         assert hh is not None, "every part has W_hh"
@@ -64,6 +72,9 @@ class Products:
             torch.einsum("tbi,voi->vtbo", values, matrices)
             for values, matrices in ((x, ih), (h, hh))
         )
+        if overwritten is not None:
+            more = of_overwritten((overwritten - h).flatten(0, 1), hh, units)
+            of_h = of_h + more.reshape(of_h.shape)
         return cls(of_x, of_h, tensors["b_ih"], tensors["b_hh"], ih, hh)
 
     def step(
@@ -211,7 +222,9 @@ class FewSteps:
                 {name: value[..., units] for name, value in values.items()}
                 for values in (hidden, after, allowed)
             )
-        products = Products.of(x, before["h"], tensors_of(choices.variants(part, units, level)))
+        overwritten = None if call.overwritten is None else call.overwritten[index]
+        tensors = tensors_of(choices.variants(part, units, level))
+        products = Products.of(x, before["h"], tensors, overwritten, units)
         whole = cache(partial(_of_all_rows, choices, part, level, x[0], before["h"][0]))
         return cls(units, initial, hidden, before, after, allowed, products, whole)
 

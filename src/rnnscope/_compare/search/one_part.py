@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from rnnscope._compare.mistakes import Changed, changed_part
 from rnnscope._compare.mistakes.cause import Cause, Causes
 from rnnscope._compare.mistakes.compatible import excludes
+from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.steps import FEW, OpenedPart
 from rnnscope._compare.search.choices import Choices, units_of
 from rnnscope._compare.search.few_steps import FewSteps
 from rnnscope._compare.work import is_over, spend
+from rnnscope.cells import Cell
 
 __all__ = ["PartSearch", "plain"]
 
@@ -45,6 +47,29 @@ class PartSearch:
         """Whether all sets of at most so many mistakes were tried, and none explains a part."""
         tried = (self._of_size(witness, size) for size in range(depth + 1))
         return all(whole and not sets for sets, whole in tried)
+
+    def beside(
+        self, witness: OpenedPart, cells: Sequence[Cell], size: int
+    ) -> Iterator[tuple[int, Causes]]:
+        """Which of some cells explain the single steps of a part beside so many mistakes in the
+        weights."""
+        part = witness.part
+        few = FewSteps.of(witness, self.choices, units_of(part), PAIRS) if plain(part) else None
+        if few is None:
+            return
+        weights, _ = next(self.choices.sets(part, size, few.units, PAIRS))
+        for which, fits in enumerate(few.fitting(part, cells, weights.variants)):
+            if is_over():
+                return
+            places = torch.isin(weights.which, fits).nonzero().flatten().tolist()
+            for k in places[:FEW]:
+                causes = self.choices.effects(part).named(weights, k)
+                changed = changed_part(part, causes, self._known)
+                if changed is None:
+                    continue
+                changed = changed.marked("other", which, cell=cells[which])
+                if float(witness.misfit([changed]).worst[0]) <= 1:
+                    yield which, causes
 
     def _of_size(self, witness: OpenedPart, size: int) -> tuple[list[Causes], bool]:
         """The sets of so many mistakes that explain a part, and whether all were tried."""
@@ -109,6 +134,6 @@ class PartSearch:
 def plain(part: Part) -> bool:
     """Whether a part is one of which a few steps tell all."""
     carried = part.feeds == "h" and part.ends == "h" and not part.restarts
-    if any(part.flipped) or part.in_place:
+    if any(part.flipped) or (part.in_place and not separable(part.cell)):
         return False
     return carried and part.first_b_hh is None and part.only is None

@@ -17,23 +17,27 @@ from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
 from rnnscope._compare.mistakes.compatible import excludes
 from rnnscope._compare.mistakes.equations import applied_gates
+from rnnscope._compare.mistakes.limits import shares_beside
 from rnnscope._compare.model.model import Model, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 from rnnscope._compare.model.undone import undo
 from rnnscope._compare.search.lower_layer import in_two_layers
 from rnnscope._compare.search.merging import Explained, merged
-from rnnscope._compare.search.one_part import PartSearch
+from rnnscope._compare.search.one_part import PartSearch, plain
 from rnnscope._compare.search.trials import Trials
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
-__all__ = ["SIMPLE", "Search", "SearchOutcome", "concerns"]
+__all__ = ["SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
 
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
 
 PROMISING, FEW = 8, 4
 """Mistakes that come closest alone, beside which one more is searched for, and two more."""
+
+SINGLES = 3
+"""Stages of a search in which single mistakes are tried."""
 
 SIMPLE = 4
 """Stages of a search in which single mistakes are tried, and pairs in one part."""
@@ -189,7 +193,11 @@ class Search:
             close = self._trials.closest(bases)[:CLOSE]
             yield self._explaining(self._with(close, ([c] for c in self.every)))
             yield self._explaining(self._with(close[:1], self._structural()))
-        sets = [s for c in self._around for s in self._beside_these([c], 1)]
+        alone = [c for c in self.alone if not _of_cell(c)]
+        sets = [s for c in (*self._around, *alone) for s in self._beside_these([c], 1)]
+        yield self._explaining(sets, likely=True)
+        pairs = ((a, c) for c in alone for a in self._around if a == a.everywhere())
+        sets = [s for pair in pairs for s in self._beside_these(pair, 0)]
         yield self._explaining(sets, likely=True)
 
     def _beside_these(self, causes: Sequence[Cause], depth: int) -> list[Causes]:
@@ -268,8 +276,37 @@ class Search:
         partners = [c for c in self.every if few or c == c.everywhere()]
         around = [frozenset({c}) for c in self._around if c == c.everywhere()]
         yield self._explaining(self._with(around, ([c] for c in partners)))
+        # beside these mistakes in cells were searched in single steps
+        alone = [frozenset({c}) for c in self.alone if not _of_cell(c)]
+        outside = [c for c in partners if c in self._around]
+        yield self._explaining(self._with(alone, ([c] for c in outside)))
+        yield self._explaining(self._shares_beside())
         for single in self._trials.closest(frozenset({c}) for c in self.every)[: 3 * PROMISING]:
             yield self._explaining(self._with([single], ([c] for c in self.every)))
+
+    def _shares_beside(self) -> list[Causes]:
+        """Every mistake in the last layer or around all, with a share of the old h that shows once
+        that mistake is known."""
+        everywhere = [c for c in self.every if c == c.everywhere()]
+        models = [(c, model) for c in everywhere if (model := self.of(frozenset({c}))) is not None]
+        last = [(c, model) for c, model in models if self._differs_in_last_layer(model)]
+        richest = max(self.observations, key=lambda observation: observation.fullness)
+        shares = shares_beside([model for _, model in last], [richest]) if last else ()
+        pairs = [(last[k][0], share) for k, share in shares]
+        for cause, model in models:
+            seen = undo(model, richest) if model.enter or model.leave else None
+            if seen is not None:
+                plain_model = replace(model, enter=(), leave=())
+                pairs += [(cause, share) for _, share in shares_beside([plain_model], [seen])]
+        return [frozenset({c, s}) for c, s in pairs if not _clash(c, s) and s not in self.every]
+
+    def _differs_in_last_layer(self, model: Model) -> bool:
+        """Whether a model may be right but for the parts of its last layer."""
+        ours = self.model
+        around = (ours.enter, ours.leave, ours.inner, ours.reads, ours.joins, ours.writes)
+        theirs = (model.enter, model.leave, model.inner, model.reads, model.joins, model.writes)
+        same_size = model.parts[-1][0].stored.ih.shape == ours.parts[-1][0].stored.ih.shape
+        return around == theirs and same_size and all(plain(part) for part in model.parts[-1])
 
     def _structural(self) -> list[tuple[Cause, ...]]:
         """Pairs of mistakes around the cells, in all layers and directions: of two changes of time,
