@@ -27,14 +27,13 @@ LAYERS = {
     "projected": lambda: nn.LSTM(F, H, 2, proj_size=3, bidirectional=True),
     "gru": lambda: nn.GRU(F, H, 2, batch_first=True),
     "rnn": lambda: nn.RNN(F, H, bidirectional=True),
-    "lstm_cell": lambda: nn.LSTMCell(F, H),
-    "gru_cell": lambda: nn.GRUCell(F, H),
+    "relu": lambda: nn.RNN(F, H, 3, nonlinearity="relu", bias=False),
+    "declared": lambda: rs.Recurrent(rs.cells.LSTM_PEEPHOLE, F, H, reverse=True),
 }
 
 
 def inputs_of(layer: nn.Module, given: bool = True, steps: int = T, batch: int = B) -> Inputs:
     s = adopt(layer).structure
-    steps = 1 if s.single_step else steps
     shape = (s.num_layers, len(s.directions), batch)
     initial = {n: torch.randn(*shape, s.state_size(n)) * given for n in s.cell.states}
     return Inputs(torch.randn(steps, batch, s.input_size), initial, given)
@@ -58,7 +57,6 @@ def expected(layer: nn.Module, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor
     """What the layer itself returns, by its own call."""
     adopted = adopt(layer)
     x = inputs.x.transpose(0, 1) if adopted.batch_first else inputs.x
-    x = x[0] if adopted.single_step else x
     states = [v.reshape(adopted.state_shape(n, inputs.batch)) for n, v in inputs.initial.items()]
     hx = (states[0] if len(states) == 1 else tuple(states)) if inputs.given else None
     with torch.no_grad():
@@ -97,8 +95,8 @@ def np_gru(x: Any, w: Any, h: Any) -> Any:
     return out
 
 
-@pytest.mark.parametrize("arrays", [None, "torch", "numpy"])
-def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -> None:
+@pytest.mark.parametrize("form", ["function", "partial", "behind a dict"])
+def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, form: str) -> None:
     seen = []
 
     def candidate(x: Any, initial: Any, weights: Any) -> Any:
@@ -108,15 +106,21 @@ def test_a_function_of_numpy_gets_arrays_and_weights(gru: nn.GRU, arrays: Any) -
         return np_gru(x, weights, initial)
 
     inputs = inputs_of(gru)
-    one = of(candidate, gru, arrays=arrays)
-    assert one.takes_initial
+    functions = {"gru": candidate}
+    forms: dict[str, Any] = {
+        "function": candidate,
+        "partial": functools.partial(candidate),
+        "behind a dict": lambda x, initial, weights: functions["gru"](x, initial, weights),
+    }
+    one = of(forms[form], gru)
+    assert one.signature.takes_initial
     assert one.takes_weights
     assert not one.takes_lengths
     for _ in range(2):
         answer = one.call(inputs, gru.state_dict())
         torch.testing.assert_close(answer.output, expected(gru, inputs)[0], rtol=0, atol=1e-6)
     # what worked is remembered
-    tried = [Tensor] if arrays == "torch" else []
+    tried = [Tensor] if form == "behind a dict" else []
     assert seen == [*tried, np.ndarray, np.ndarray]
 
 
@@ -179,7 +183,7 @@ def run_with_weights(x: Any, initial: Any = None, *, weights: Any, m: nn.Module)
 def test_parameters_are_understood_by_name_and_place(lstm: nn.LSTM, form: str) -> None:
     inputs = inputs_of(lstm)
     candidate = of(FORMS[form](lstm), lstm)
-    assert candidate.takes_initial
+    assert candidate.signature.takes_initial
     answer = candidate.call(inputs, lstm.state_dict())
     torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
 
@@ -199,7 +203,7 @@ def test_args_that_take_x_alone_are_told(gru: nn.GRU) -> None:
 
     candidate = of(lambda *args: alone(*args), gru)
     answer = candidate.call(inputs_of(gru))
-    assert not candidate.takes_initial
+    assert not candidate.signature.takes_initial
     assert answer.notes == ("the function takes no initial states",)
 
 
@@ -213,7 +217,7 @@ def test_defaults_are_the_callers_choice(gru: nn.GRU) -> None:
     one = of(candidate, gru)
     one.call(inputs_of(gru), gru.state_dict())
     assert (given, one.takes_weights) == ([(True, "mine", None)], False)
-    assert not of(functools.partial(candidate, initial=None), gru).takes_initial
+    assert not of(functools.partial(candidate, initial=None), gru).signature.takes_initial
 
 
 @pytest.mark.parametrize("directions", [1, 2])
@@ -513,6 +517,16 @@ def returning(value: Any) -> Any:
     return lambda x: value
 
 
+class Unshared:
+    """It says that it is an array, and cannot be read as one."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        raise RuntimeError("no numbers")
+
+    def __dlpack__(self, **options: Any) -> Any:
+        raise BufferError("not shared")
+
+
 BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
 
 
@@ -547,11 +561,73 @@ BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
         (torch.zeros(0, T, 8), rs.ShapeError, "It is empty"),
         (torch.zeros(()), rs.ShapeError, "one array of three axes"),
         ([[1.0], [2.0, 3.0]], rs.DtypeError, "its lists make no array"),
+        (
+            {"output": [torch.zeros(T, 8), torch.zeros(B, 8)]},
+            rs.ShapeError,
+            r"is a list of arrays of different shapes, \(3, 8\), \(5, 8\); expected one array",
+        ),
+        (Unshared(), rs.DtypeError, "numpy.asarray makes no array of Unshared: no numbers"),
     ],
 )
 def test_what_is_no_output(value: Any, error: Any, match: str) -> None:
     with pytest.raises(error, match=match):
         of(returning(value), BIDIRECTIONAL).call(inputs_of(BIDIRECTIONAL))
+
+
+def test_an_output_without_its_axis_of_length_one_is_read_with_a_note(lstm: nn.LSTM) -> None:
+    for sizes, axis, note in (
+        ({"batch": 1}, 1, "the output came back without its batch of 1, (5, 4)"),
+        ({"steps": 1}, 0, "the output came back without its one step, (3, 4)"),
+    ):
+        inputs = inputs_of(lstm, given=False, **sizes)
+        answer = of(lambda x, axis=axis: lstm(x)[0].squeeze(axis), lstm).call(inputs)
+        torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
+        assert answer.notes == (note,)
+
+
+@pytest.mark.parametrize("form", ["by layer", "by state", "of the one state"])
+def test_final_states_in_lists(form: str) -> None:
+    layer = nn.GRU(F, H, 3) if form == "of the one state" else nn.LSTM(F, H, 2)
+    forms: dict[str, Any] = {
+        "by layer": lambda y, s: (y, [(h, c) for h, c in zip(*s, strict=True)]),
+        "by state": lambda y, s: (y, (list(s[0]), list(s[1]))),
+        "of the one state": lambda y, s: (y, list(s)),
+    }
+    inputs = inputs_of(layer, given=False)
+    answer = of(lambda x: forms[form](*layer(x)), layer).call(inputs)
+    torch.testing.assert_close(dict(answer.final), expected(layer, inputs)[1], rtol=0, atol=0)
+    [note] = answer.notes
+    assert note.endswith("one for each layer and direction, stacked")
+
+
+def test_final_states_before_the_output_are_refused(lstm: nn.LSTM) -> None:
+    with pytest.raises(rs.ShapeError, match=r"Exchange them: return output, \(h_n, c_n\)\."):
+        of(lambda x: lstm(x)[::-1], lstm).call(inputs_of(lstm))
+
+
+def test_a_thing_that_has_a_call_of_its_own_is_called_by_it(lstm: nn.LSTM) -> None:
+    class Port:
+        def call(self, x: Tensor) -> Any:
+            return lstm(x)[0]
+
+    inputs = inputs_of(lstm, given=False)
+    answer = of(Port(), lstm).call(inputs)
+    torch.testing.assert_close(answer.output, expected(lstm, inputs)[0], rtol=0, atol=0)
+
+
+def test_functions_of_any_arguments_are_called_as_the_reference_is(gru: nn.GRU) -> None:
+    inputs = inputs_of(gru)
+    for function in (lambda *given: gru(*given), lambda x, *given: gru(x, *given)):
+        answer = of(function, gru).call(inputs)
+        torch.testing.assert_close(answer.output, expected(gru, inputs)[0], rtol=0, atol=0)
+
+
+def test_a_function_without_a_parameter_for_x_is_refused(gru: nn.GRU) -> None:
+    def mine(*, hidden: Any) -> Any:
+        return hidden
+
+    with pytest.raises(rs.NotRecurrentError, match="mine has no parameter that could be x"):
+        of(mine, gru)
 
 
 def test_axes_exchanged_are_undone_with_a_note(gru: nn.GRU) -> None:
@@ -849,10 +925,10 @@ def test_axes_that_sizes_do_not_tell(gru: nn.GRU) -> None:
     output = expected(gru, inputs)[0].transpose(0, 1)
     found = recorded(output, gru, inputs)
     assert torch.equal(found.output, output.transpose(0, 1))
-    assert found.notes == (
+    assert found.notes == [
         "output (5, 5, 4) is read as (batch, time, unit), the reference's order; by its sizes it "
         "may also be 'tbu': say axes='tbu' if it is",
-    )
+    ]
     assert torch.equal(recorded(output, gru, inputs, "tbu").output, output)
 
 
@@ -969,6 +1045,19 @@ def test_files_that_cannot_be_read(
     path = write(tmp_path / name, content)
     with pytest.raises(error, match=match):
         recorded(path, gru, inputs_of(gru))
+
+
+def test_an_empty_file_and_an_order_that_sizes_do_not_tell(gru: nn.GRU, tmp_path: Any) -> None:
+    path = write(tmp_path / "a.npy", np.zeros((0, T, H)))
+    with pytest.raises(
+        rs.ShapeError, match=r"a\.npy: output is empty, \(0, 5, 4\): there is nothing"
+    ):
+        recorded(path, gru, inputs_of(gru))
+    found = recorded({"z": states((T, T, H))}, gru, inputs_of(gru, batch=T))
+    assert torch.equal(found.quantities["z"], states((1, 1, T, T, H)))
+    assert found.notes == ["z (5, 5, 4) is read as (…, batch, time, unit)"]
+    with pytest.raises(rs.ShapeError, match=r"is not \(batch, time\) = \(3, 5\); say other axes"):
+        recorded(states((B, T, H)), gru, inputs_of(gru), "bt")
 
 
 def test_a_file_that_is_not_there(gru: nn.GRU, tmp_path: Any) -> None:

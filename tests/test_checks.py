@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import rnnscope as rs
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.callable import OfCalls
-from rnnscope._compare.candidate.checks import Checks, compare_parameters, run_checks
+from rnnscope._compare.candidate.checks import CallFinding, Checks, compare_parameters
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.adopt import adopt
 
@@ -29,9 +31,16 @@ def inputs_of(layer: nn.Module, steps: int = T, batch: int = B) -> Inputs:
     return Inputs(torch.randn(steps, batch, s.input_size), initial, True).to(dtype)
 
 
-def checked(function: Any, layer: nn.Module, inputs: Inputs | None = None) -> Checks:
+def checked(
+    function: Any, layer: nn.Module, inputs: Inputs | None = None
+) -> dict[str, CallFinding]:
+    """What is found, by name: that calls differ, or else on what an output depends."""
+    inputs = inputs_of(layer) if inputs is None else inputs
     candidate = Candidate.of(function, adopt(layer).structure)
-    return run_checks(candidate, candidate.call, inputs or inputs_of(layer), TOLERANCE)
+    checks = Checks(candidate, candidate.call, inputs, TOLERANCE)
+    repeats = checks.repeats()
+    findings = [repeats] if repeats else checks.dependences(torch.zeros(inputs.steps))
+    return {finding.name: finding for finding in findings}
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_nothing_is_found_in_the_layers_themselves(name: str) -> None:
     layer = LAYERS[name]()
-    assert checked(layer, layer) == Checks()
+    assert checked(layer, layer) == {}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,19 +74,18 @@ def test_nothing_is_found_in_a_chaotic_layer(seed: int) -> None:
     output = layer(inputs.x, inputs.initial["h"][0])[0]
     alone = layer(inputs.x[:, :1], inputs.initial["h"][0][:, :1])[0]
     assert (output[:, :1] - alone).abs().max() > 1000 * TOLERANCE  # so it is chaotic
-    assert checked(layer, layer, inputs) == Checks()
+    assert checked(layer, layer, inputs) == {}
 
 
 def test_dropout_is_named() -> None:
     layer = nn.LSTM(F, H, 2, dropout=0.5)
     found = checked(layer, layer)
-    assert [each.name for each in found.findings] == ["dropout"]
-    assert found.repeats is not None
+    assert list(found) == ["dropout"]
+    sentence = found["dropout"].sentence
     assert "with the same random numbers: it draws them for dropout: it has p=0.5 and is in " in (
-        found.repeats.sentence
+        sentence
     )
-    assert found.repeats.sentence.endswith("call .eval()")
-    assert found.skipped == ("its dependence on batch, time and length: calls cannot be compared",)
+    assert sentence.endswith("call .eval()")
 
 
 @pytest.mark.parametrize("source", ["torch", "numpy"])
@@ -87,11 +95,13 @@ def test_random_numbers_are_told_from_state(gru: nn.GRU, source: str) -> None:
         noise = torch.rand(output.shape) if source == "torch" else np.random.rand(*output.shape)
         return output + torch.as_tensor(noise).to(output)
 
-    found = checked(candidate, gru).repeats
-    assert found is not None
-    assert found.name == "random"
-    assert 0.5 < found.largest < 1
-    assert (found.time, found.batch) == (0, 0)
+    found = checked(candidate, gru)
+    assert list(found) == ["random"]
+    size, place = re.fullmatch(
+        r".* by up to (0\.\d+), first at (time=\d, batch \d), and .*", found["random"].sentence
+    ).groups()
+    assert 0.5 < float(size) < 1
+    assert place == "time=0, batch 0"
 
 
 class Stateful(nn.Module):
@@ -108,15 +118,14 @@ class Stateful(nn.Module):
 
 def test_state_that_is_kept_is_named(gru: nn.GRU) -> None:
     inputs = inputs_of(gru)
-    found = checked(Stateful(gru), gru, inputs).repeats
+    found = checked(Stateful(gru), gru, inputs)
     with torch.no_grad():
         first, h = gru(inputs.x)
         second, _ = gru(inputs.x, h)
-    assert found is not None
-    assert found.name == "kept"
-    assert found.largest == pytest.approx(float((first - second).abs().max()), rel=1e-6)
+    assert list(found) == ["kept"]
+    assert f"by up to {float((first - second).abs().max()):.2g}, " in found["kept"].sentence
     assert "it keeps something from call to call, such as a hidden state that is not" in (
-        found.sentence
+        found["kept"].sentence
     )
 
 
@@ -126,10 +135,9 @@ def test_a_generator_of_its_own_is_something_kept(gru: nn.GRU) -> None:
     def candidate(x: Tensor) -> Tensor:
         return gru(x)[0] + torch.from_numpy(generator.random((T, B, H), np.float32))
 
-    found = checked(candidate, gru).repeats
-    assert found is not None
-    assert found.name == "kept"
-    assert "every call differs from the one before" in found.sentence
+    found = checked(candidate, gru)
+    assert list(found) == ["kept"]
+    assert "every call differs from the one before" in found["kept"].sentence
 
 
 @pytest.mark.parametrize("on", ["the other rows", "its place among the rows"])
@@ -146,21 +154,16 @@ def test_dependence_on_the_batch(gru: nn.GRU, on: str) -> None:
         return output
 
     found = checked(candidate, gru, inputs)
-    assert found.depends_on_batch is not None
-    place = found.depends_on_batch
-    assert (place.name, place.time, place.batch) == ("batch", 2, 1)
-    assert place.largest == pytest.approx(0.5, abs=1e-6)
-    assert place.sentence == (
+    assert list(found) == ["batch"]
+    assert found["batch"].sentence == (
         "row 1 alone gives other numbers than in the batch, by up to 0.5, first at time=2: the "
         f"output of a row depends on {on}"
     )
-    assert found.findings == (place,)
 
 
 def test_dependence_on_the_number_of_rows(gru: nn.GRU) -> None:
-    found = checked(lambda x: gru(x)[0] * (1.0 if x.shape[1] > 1 else 1.01), gru).depends_on_batch
-    assert found is not None
-    assert found.sentence.endswith("depends on how many rows there are")
+    found = checked(lambda x: gru(x)[0] * (1.0 if x.shape[1] > 1 else 1.01), gru)
+    assert found["batch"].sentence.endswith("depends on how many rows there are")
 
 
 def test_a_step_that_is_to_come_is_not_known(gru: nn.GRU) -> None:
@@ -168,26 +171,26 @@ def test_a_step_that_is_to_come_is_not_known(gru: nn.GRU) -> None:
         return gru(torch.cat([x[1:], x[:1]]))[0]
 
     found = checked(ahead, gru)
-    assert found.causal is not None
+    assert list(found) == ["causal"]
     # x_0 comes last, so the last input is seen a step early, and only there
-    assert (found.causal.time, found.causal.name) == (T - 2, "causal")
-    assert found.causal.sentence.startswith(
+    assert found["causal"].sentence.startswith(
         f"another x at time={T - 1} changes the output at time={T - 2} already"
     )
-    assert found.prefix is not None
-    assert found.depends_on_batch is None
 
 
-def test_dependence_on_the_length(gru: nn.GRU) -> None:
-    found = checked(lambda x: gru(x)[0] / len(x), gru)
-    assert [each.name for each in found.findings] == ["prefix"]
-    assert found.prefix is not None
-    assert found.prefix.sentence.startswith("the first 3 of 6 steps alone give other outputs")
-    assert found.prefix.time == 0
+def test_a_step_that_is_to_come_is_not_known_from_the_end_on() -> None:
+    """Of a layer that runs from the end the first step is the last that it reads."""
+    layer = rs.Recurrent(rs.cells.GRU, F, H, reverse=True)
+    found = checked(lambda x: layer(x[[-1, *range(T - 1)]])[0], layer)
+    assert list(found) == ["causal"]
+    assert found["causal"].sentence.startswith(
+        "another x at time=0 changes the output at time=1 already"
+    )
+    assert found["causal"].sentence.endswith("runs from the end cannot know it until time=0")
 
 
 def test_nan_on_one_side_is_a_difference_and_on_both_is_none(gru: nn.GRU) -> None:
-    assert checked(lambda x: gru(x)[0] * torch.nan, gru).findings == ()
+    assert checked(lambda x: gru(x)[0] * torch.nan, gru) == {}
 
     def candidate(x: Tensor) -> Tensor:
         output = gru(x)[0].clone()
@@ -195,33 +198,25 @@ def test_nan_on_one_side_is_a_difference_and_on_both_is_none(gru: nn.GRU) -> Non
             output[1, 2] = torch.nan
         return output
 
-    found = checked(candidate, gru).depends_on_batch
-    assert found is not None
-    assert (found.largest, found.time, found.batch) == (torch.inf, 1, 2)
+    assert checked(candidate, gru)["batch"].sentence.startswith(
+        "row 2 alone gives other numbers than in the batch, NaN or infinite on one side, first at "
+        "time=1: "
+    )
 
 
-def test_what_cannot_be_called_is_skipped_with_its_reason(gru: nn.GRU) -> None:
+def test_what_cannot_be_called_otherwise_is_not_checked(gru: nn.GRU) -> None:
     def fixed(x: Tensor) -> Tensor:
         if x.shape != (T, B, F):
             raise ValueError("made for one size")
         return gru(x)[0]
 
-    found = checked(fixed, gru)
-    assert found.findings == ()
-    assert [each.split(":")[0] for each in found.skipped] == [
-        "not checked with one row alone",
-        "not checked with the first 3 of 6 steps",
-        "not checked with the first 5 of 6 steps",
-    ]
-    assert all("ValueError: made for one size" in each for each in found.skipped)
+    assert checked(fixed, gru) == {}
 
     def broken(x: Tensor) -> Tensor:
         raise ValueError("never")
 
-    found = checked(broken, gru)
-    assert found.findings == ()
-    assert len(found.skipped) == 1
-    assert found.skipped[0].startswith("not checked: broken, called with tensors")
+    with pytest.raises(rs.CandidateError, match="broken, called with tensors"):
+        checked(broken, gru)
 
 
 def test_the_callers_module_and_random_state_are_left_alone() -> None:
@@ -258,7 +253,37 @@ def test_parameters_of_the_same_name_are_compared(gru: nn.GRU) -> None:
         "encoder.bias_ih_l0 differs from the reference's in 1 of 12 numbers, by up to 0.5"
     )
     assert found["encoder.weight_hh_l0"].sentence.endswith("by up to 1 (was it ever loaded?)")
-    assert found["encoder.bias_hh_l0"].sentence == "encoder.bias_hh_l0 is the reference's"
+
+
+def test_what_stands_in_place_of_a_parameter_is_told(gru: nn.GRU) -> None:
+    other = copy.deepcopy(gru)
+    with torch.no_grad():
+        other.weight_ih_l0.zero_()
+        other.bias_ih_l0.copy_(gru.bias_hh_l0)
+        other.weight_hh_l0.copy_(gru.weight_hh_l0.half())
+    found = {each.name: each.sentence for each in compare_parameters(other, gru) if each.differs}
+    assert found == {
+        "weight_ih_l0": "weight_ih_l0 holds zeros",
+        "bias_ih_l0": "bias_ih_l0 holds bias_hh_l0's numbers",
+        "weight_hh_l0": "weight_hh_l0 holds the reference's numbers rounded to float16",
+    }
+
+
+def test_dropout_inside_is_named_by_its_module(gru: nn.GRU) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.drop = gru, nn.Dropout(0.25)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.drop(self.gru(x)[0])
+
+    sentence = checked(Model(), gru)["dropout"].sentence
+    assert "for dropout: its drop (Dropout) has p=0.25 and is in training mode" in sentence
+    # without it, or where it is switched off, numbers that are drawn are no dropout
+    noisy = nn.Sequential(nn.Dropout(0.5).eval())
+    noisy.forward = lambda x: gru(x)[0] + torch.rand(())  # type: ignore[method-assign]
+    assert list(checked(noisy, gru)) == ["random"]
 
 
 def test_parameters_are_compared_in_the_candidates_precision(gru: nn.GRU) -> None:

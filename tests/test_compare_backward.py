@@ -201,6 +201,24 @@ def test_a_detached_state_is_named() -> None:
     rs.assert_agrees(loop("h"), RNN, X, H_0)  # the outputs are right
 
 
+def test_a_module_inside_another_gives_the_gradients_of_its_own_parameters() -> None:
+    layer = drawn(nn.GRU(3, 4, batch_first=True).double())
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = copy.deepcopy(layer)
+            self.gru.bias_hh_l0.requires_grad_(False)
+
+        def forward(self, x: Tensor, hx: Tensor | None = None) -> Any:
+            return self.gru(x, hx)
+
+    verdict = rs.compare(Model(), layer, X, gradients=True)
+    assert verdict, str(verdict)
+    assert verdict.gradients is not None
+    assert {"x", "weight_ih_l0", "weight_hh_l0"} < set(verdict.gradients.compared)
+
+
 @pytest.mark.slow
 def test_lengths_are_kept_apart() -> None:
     gru = drawn(nn.GRU(3, 4, bidirectional=True).double())
@@ -213,6 +231,46 @@ def test_a_wrong_forward_pass_is_told_first_and_gradients_are_judged_against_it(
     names = [str(cause) for cause in verdict.causes]
     assert names == ["activation h:sigmoid", "through_state h"]
     assert "judged against your own forward pass" in text(verdict)
+
+
+def test_right_gradients_of_gates_in_another_order() -> None:
+    """Those of the rows stand where the candidate reads them."""
+    lstm = drawn(nn.LSTM(3, 4).double())
+
+    def mine(x: Tensor, initial: Any, weights: dict[str, Tensor]) -> Any:
+        h, c = (state[0] for state in initial)
+        outputs = []
+        for x_t in x:
+            a = x_t @ weights["weight_ih_l0"].T + weights["bias_ih_l0"]
+            a = a + h @ weights["weight_hh_l0"].T + weights["bias_hh_l0"]
+            i, f, o, g = a.chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        return torch.stack(outputs), (h[None], c[None])
+
+    verdict = rs.compare(mine, lstm, gradients=True)
+    assert [str(cause) for cause in verdict.causes] == ["gate_order ifog of all"]
+    assert verdict.gradients is not None
+    assert verdict.gradients.agrees, str(verdict)
+
+
+def test_where_no_equation_is_wrong_but_what_is_returned_gradients_are_not_judged() -> None:
+    def mine(x: Tensor, initial: Tensor, weights: dict[str, Tensor]) -> Any:
+        output, final = loop()(x, initial, weights)
+        return output.flip(0), final
+
+    verdict = rs.compare(mine, RNN, gradients=True)
+    assert [str(cause) for cause in verdict.causes] == ["time_reversed output"]
+    assert "The gradients are not judged" in text(verdict)
+
+
+def test_gradients_of_a_declared_cell_with_parameters_of_its_own() -> None:
+    layer = drawn(rs.Recurrent(rs.cells.LSTM_PEEPHOLE, 3, 4).double())
+    verdict = rs.compare(layer, layer, X, gradients=True)
+    assert verdict, str(verdict)
+    assert verdict.gradients is not None
+    assert any(name.startswith("peephole") for name in verdict.gradients.compared)
 
 
 @pytest.mark.slow
@@ -326,6 +384,14 @@ def test_a_backward_pass_that_raises() -> None:
         ({"weight_ih_l0": np.zeros((5, 2))}, ShapeError, r"expected|\(4, 3\); got \(5, 2\)"),
         ({"weight_ih_l0": np.zeros((2, 6))}, ShapeError, "as many numbers: look at the order"),
         ({"x": np.zeros((5, 2, 3), int)}, DtypeError, "floating point"),
+        (
+            {"x": np.zeros((5, 2, 0))},
+            ShapeError,
+            r"x in .* is empty, \(5, 2, 0\); expected numbers",
+        ),
+        ({"x": np.zeros((3, 2, 5))}, ShapeError, r"it belongs to, \(5, 2, 3\); got \(3, 2, 5\)"),
+        ({"h_0": np.zeros((1, 4, 2))}, ShapeError, r"it belongs to, \(1, 2, 4\); got \(1, 4, 2\)"),
+        ({"grad.h": np.zeros((5, 4))}, ShapeError, r"also \(time, batch, unit\); got \(5, 4\)"),
     ],
 )
 def test_what_is_no_gradient(returned: Any, error: type[Exception], words: str) -> None:
@@ -342,6 +408,137 @@ def test_a_transposed_gradient_is_told_and_turned_back() -> None:
     assert not verdict
     assert [str(cause) for cause in verdict.causes] == ["gradient_transposed weight_ih_l0"]
     assert "return dweight_ih_l0.T" in text(verdict)
+
+
+@pytest.mark.parametrize("name", ["x", "h_0"])
+def test_a_gradient_of_x_or_a_state_with_its_axes_exchanged(name: str) -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        total["h_0"] = total["h_0"][None]
+        return total | {name: total[name].swapaxes(0, 1)}
+
+    verdict = compared(mine)
+    assert [str(cause) for cause in verdict.causes] == [f"gradient_transposed {name}"]
+    assert f"return d{name}.swapaxes(0, 1)" in text(verdict)
+
+
+def test_axes_of_length_one_may_be_missing_or_more() -> None:
+    """x of one sequence without its batch, a bias as one row."""
+
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        return {"x": total["x"][:, 0], "bias_ih_l0": total["bias_ih_l0"][None]}
+
+    assert rs.compare(RNN, RNN, X[:, :1], H_0[:, :1], backward=mine)
+
+
+def test_a_function_of_any_arguments_is_given_all_in_order() -> None:
+    verdict = compared(lambda *arguments: backward(*arguments))
+    assert verdict, str(verdict)
+
+
+def test_what_it_changes_in_place_and_what_it_does_not_take_are_told() -> None:
+    """Without grad_final, nothing reaches the final states."""
+
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, np.zeros_like(initial))
+        grad_output[:] = 0
+        return total
+
+    verdict = compared(mine)
+    assert verdict, str(verdict)
+    assert "mine changes grad_output in place" in text(verdict)
+
+
+def test_a_mistake_in_the_parameters_alone_is_named_without_x() -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        return {"weight_hh_l0": total["weight_hh_l0"].T, "bias_hh_l0": total["bias_hh_l0"]}
+
+    assert [str(cause) for cause in compared(mine).causes] == ["dw_transposed"]
+
+
+def test_of_x_alone_one_mistake_in_every_layer_is_named() -> None:
+    """Nothing came back of the layers themselves, so they cannot be searched one by one."""
+    layer = drawn(nn.RNN(3, 4, num_layers=2).double())
+
+    def mine(
+        x: Tensor, initial: Tensor, weights: Any, grad_output: Tensor, grad_final: Tensor
+    ) -> Arrays:
+        with torch.enable_grad():
+            x = x.clone().requires_grad_()
+            flow, finals = x, []
+            for k in range(2):
+                h, outputs = initial[k], []
+                for x_t in flow:
+                    a = x_t @ weights[f"weight_ih_l{k}"].T + weights[f"bias_ih_l{k}"]
+                    b = h.detach() @ weights[f"weight_hh_l{k}"].T + weights[f"bias_hh_l{k}"]
+                    h = torch.tanh(a + b)
+                    outputs.append(h)
+                flow = torch.stack(outputs)
+                finals.append(h)
+            loss = (flow * grad_output).sum() + (torch.stack(finals) * grad_final).sum()
+            return {"x": torch.autograd.grad(loss, x)[0]}
+
+    verdict = rs.compare(layer, layer, backward=mine)
+    assert [str(cause) for cause in verdict.causes] == ["through_state h"]
+
+
+def test_what_is_not_found_with_little_effort_is_said_to_be_so() -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        total["weight_ih_l0"][0, 1] += 0.1
+        return total
+
+    verdict = compared(mine, effort=0.0)
+    assert not verdict.causes
+    assert "sets of mistakes were tried, singles and not all pairs: a larger effort=" in (
+        text(verdict)
+    )
+    assert "singles and not all pairs" not in text(compared(mine))
+
+
+def test_gradients_in_another_type_of_number_are_told() -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        total = backward(x, initial, weights, grad_output, grad_final)
+        return {"x": total["x"].astype(np.float32)}
+
+    verdict = compared(mine)
+    assert verdict, str(verdict)
+    assert "rounding in float64 (the candidate's: float32) allows" in text(verdict)
+
+
+def test_gradients_of_quantities_are_not_compared_on_padding() -> None:
+    steps, lengths = 5, torch.tensor([5, 2])
+    h, hs = H_0[0].clone().requires_grad_(), []
+    for t in range(steps):
+        now = torch.tanh(
+            X[t] @ RNN.weight_ih_l0.T + RNN.bias_ih_l0 + h @ RNN.weight_hh_l0.T + RNN.bias_hh_l0
+        )
+        h = torch.where((t < lengths)[:, None], now, h)
+        hs.append(h)
+    valid = (torch.arange(steps)[:, None] < lengths)[..., None]
+    grads = torch.autograd.grad((torch.stack(hs) * G * valid).sum(), hs)
+    by_step = torch.stack(grads).transpose(0, 1)[None, None] + 7 * ~valid.transpose(0, 1)
+    numbers = {"grad_output": G * valid, "grad": {"grad.h": by_step}}
+    verdict = rs.compare(numbers, RNN, X, H_0, lengths=[5, 2])
+    assert verdict, str(verdict)
+    by_step[0, 0, 1, 1] += 1
+    verdict = rs.compare(numbers, RNN, X, H_0, lengths=[5, 2])
+    assert verdict.gradients is not None
+    assert verdict.gradients.first is not None
+    assert (verdict.gradients.first.batch, verdict.gradients.first.time) == (1, 1)
+
+
+def test_a_call_that_raises_at_some_inputs_is_left_out() -> None:
+    def mine(x: Any, initial: Any, weights: Any, grad_output: Any, grad_final: Any) -> Arrays:
+        if len(x) == 1:
+            raise ValueError("one step")
+        return backward(x, initial, weights, grad_output, grad_final)
+
+    verdict = rs.compare(RNN, RNN, backward=mine)
+    assert verdict, str(verdict)
+    assert "at some inputs it raised: mine, called with" in text(verdict)
 
 
 def test_nan_is_told_with_its_place() -> None:
@@ -389,6 +586,7 @@ def test_what_is_asked_wrongly(options: Any, error: type[Exception], words: str)
         ({"grad_output": None}, ShapeError, "need what reached the outputs"),
         ({"grad_output": G[:4]}, ShapeError, r"shape of the output, \(5, 2, 4\); got \(4, 2, 4\)"),
         ({"grad_h_n": G}, ShapeError, "grad_h_n must have the shape of h_n"),
+        ({"masks": [G]}, ShapeError, "one mask for each layer but the last, 0; got 1"),
     ],
 )
 def test_recorded_gradients_that_cannot_be_read(

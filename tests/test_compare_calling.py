@@ -152,3 +152,20 @@ def test_an_approximation_is_accepted_on_the_command_line(tmp_path: Path) -> Non
     assert "agrees within 0.100" in accepted.stdout
     assert "--within 0." in run(*case.words, *close).stdout
     assert run(*case.words, *close, "--within", "1e-6").exit_code == 1
+
+
+def test_a_packed_x_is_compared_as_the_layer_takes_it() -> None:
+    layer = nn.GRU(3, 4)
+    lengths = torch.tensor([2, 5, 3])
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 3), lengths, enforce_sorted=False)
+    verdict = rs.compare(layer, layer, packed)
+    assert verdict, str(verdict)
+    assert "lengths 2, 5, 3" in str(verdict)
+
+
+@pytest.mark.parametrize("name", ["x", "h_0"])
+def test_what_is_given_must_be_finite(name: str) -> None:
+    layer, values = nn.GRU(3, 4), {"x": torch.zeros(5, 2, 3), "h_0": torch.zeros(1, 2, 4)}
+    values[name][0, 1, 2] = torch.inf
+    with pytest.raises(rs.ShapeError, match=f"{name} holds NaN or infinite numbers"):
+        rs.compare(layer, layer, *values.values())

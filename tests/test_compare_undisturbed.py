@@ -111,11 +111,13 @@ CHANGES: dict[str, list[tuple[Change, Callable[[], Any]]]] = {
             torch.get_float32_matmul_precision,
         ),
     ],
-    "torch's backends": [
+    "cuDNN": [
         (
             lambda: setattr(torch.backends.cudnn, "benchmark", True),
             lambda: torch.backends.cudnn.benchmark,
         ),
+    ],
+    "oneDNN": [
         (
             lambda: setattr(torch.backends.mkldnn, "enabled", False),
             lambda: torch.backends.mkldnn.enabled,

@@ -26,7 +26,7 @@ from rnnscope._compare.backward.request import (
 )
 from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.callable import OfCalls
-from rnnscope._compare.candidate.caller_inputs import given_inputs, unlike_its_calls
+from rnnscope._compare.candidate.inputs import given_inputs, unlike_its_calls
 from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.arrays import OfArrays
-from rnnscope._compare.candidate.caller_inputs import given_inputs
-from rnnscope._compare.candidate.inputs import drawn_inputs
+from rnnscope._compare.candidate.inputs import drawn_inputs, given_inputs
 from rnnscope._compare.candidate.subject import dtype_of
 from rnnscope._compare.candidate.tensors import tensor_of
 from rnnscope._compare.deciding import Decision

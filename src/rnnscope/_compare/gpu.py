@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from rnnscope._compare.candidate.tensors import tensors_within
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import UNIT, Observation
@@ -29,20 +29,8 @@ ON_GPU = (
 
 def on_gpu(value: Any) -> bool:
     """Whether some tensor in what was returned or recorded lies on a GPU, in float32."""
-    waiting, visited = [value], set[int]()  # a list may contain itself
-    while waiting:
-        item = waiting.pop()
-        if id(item) in visited:
-            continue
-        visited.add(id(item))
-        if isinstance(item, Tensor):
-            if item.device.type == "cuda" and item.dtype == torch.float32:
-                return True
-        elif isinstance(item, Mapping):
-            waiting += item.values()
-        elif isinstance(item, list | tuple):
-            waiting += item
-    return False
+    tensors = tensors_within(value)
+    return any(t.device.type == "cuda" and t.dtype == torch.float32 for t in tensors)
 
 
 def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnnscope._compare.backward.request import recorded_ratio, without_gradients
 from rnnscope._compare.candidate.arrays import OfArrays
-from rnnscope._compare.candidate.caller_inputs import given_inputs
+from rnnscope._compare.candidate.inputs import given_inputs
 from rnnscope._compare.compare import on_one_thread
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.steps import worst_step

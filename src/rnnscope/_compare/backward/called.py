@@ -5,49 +5,38 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.backward.received import ReceivedGradients, read_gradients
-from rnnscope._compare.backward.whole import Reached
+from rnnscope._compare.backward.forward import stored_parameters
+from rnnscope._compare.backward.received import ReceivedGradients
+from rnnscope._compare.backward.whole import Reached, Trial
 from rnnscope._compare.candidate.arguments import arguments_of
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.returned import Answer, answered
-from rnnscope._compare.candidate.signature import Signature
+from rnnscope._compare.candidate.signature import Signature, parameters_of
 from rnnscope._compare.candidate.tensors import keeping_graphs
-from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.model import Model
 from rnnscope.errors import CandidateError, NotRecurrentError
 
-__all__ = ["Called", "backward_function", "by_autograd", "by_function", "takes_masks"]
-
-
-@dataclass(frozen=True)
-class Called:
-    """The gradients that came back, and what reached the outputs of that call; ``notes`` on
-    what was changed in place."""
-
-    received: ReceivedGradients
-    reached: Reached
-    notes: tuple[str, ...] = ()
+__all__ = ["backward_function", "by_autograd", "by_function"]
 
 
 # by autograd ------------------------------------------------------------------------------------
 
 
-def by_autograd(
-    made: Candidate, layer: nn.Module, model: Model, inputs: Inputs, reached: Reached
-) -> Called:
+def by_autograd(made: Candidate, layer: nn.Module, model: Model, trial: Trial) -> ReceivedGradients:
     """The gradients of x, the initial states and the parameters through a candidate's graph.
 
     Raises ``CandidateError`` where it raises, has no graph, or breaks it by changes in place.
     """
-    structure = model.structure
-    asked = made.suited(inputs.to(next(layer.parameters()).dtype))
+    structure, inputs, reached = model.structure, trial.inputs, trial.reached
+    asked, _ = made.suited(inputs.to(next(layer.parameters()).dtype))
     leaves: dict[str, Tensor] = {"x": asked.x.clone().requires_grad_()}
-    if inputs.given and made.takes_initial:
+    if inputs.given and made.signature.takes_initial:
         for name, value in asked.initial.items():
             leaves[f"{name}_0"] = value.clone().requires_grad_()
     initial = {name: leaves.get(f"{name}_0", value) for name, value in asked.initial.items()}
@@ -63,7 +52,7 @@ def by_autograd(
     else:
         leaves |= _own_parameters(made, model)
     packed = inputs.lengths is not None and not made.takes_lengths
-    values = arguments_of(made.roles, structure, live, weights, packed, made.name)
+    values = arguments_of(made.signature, structure, live, weights, packed)
 
     def gradients(returned: Any) -> tuple[dict[str, Tensor], Answer]:
         with keeping_graphs():
@@ -77,12 +66,6 @@ def by_autograd(
                 f"no_grad inside). Compute it with tensors throughout, or give its backward pass, "
                 f"compare(..., backward=my_backward)"
             )
-        for value, gradient in pairs:
-            if value.shape != gradient.shape:
-                raise CandidateError(
-                    f"{made.name} returned {tuple(value.shape)} where {tuple(gradient.shape)} is "
-                    f"expected, so no gradient can be sent back through it"
-                )
         total = torch.stack([(value * g.to(value.dtype)).sum() for value, g in live_pairs]).sum()
         wanted = list(leaves.values())
         backward: tuple[Tensor | None, ...] = torch.autograd.grad(total, wanted, allow_unused=True)
@@ -102,8 +85,10 @@ def by_autograd(
     }
     if structure.batch_first:
         by_name["x"] = by_name["x"].transpose(0, 1)
-    received = read_gradients(by_name, model, inputs, f"autograd through {made.name}")
-    return Called(replace(received, dtype=answer.dtype), Reached(reached.h, final))
+    used = replace(trial, reached=Reached(reached.h, final))
+    received = ReceivedGradients(by_name, model, used, f"autograd through {made.name}")
+    received.dtype = answer.dtype
+    return received
 
 
 def _own_parameters(made: Candidate, model: Model) -> dict[str, Tensor]:
@@ -112,16 +97,12 @@ def _own_parameters(made: Candidate, model: Model) -> dict[str, Tensor]:
     module = made.module
     if module is None:
         return {}
-    names = {
-        name: value.shape
-        for row in model.parts
-        for part in row
-        for name, value in part.stored.named().items()
-    }
+    stored = stored_parameters(model)
     parameters: dict[str, Tensor] = {}
     for path, parameter in module.named_parameters():
         name = path.rpartition(".")[2]
-        if names.get(name) == parameter.shape and name not in parameters:
+        fits = name in stored and stored[name].shape == parameter.shape
+        if fits and name not in parameters:
             parameters[name] = parameter.requires_grad_() if made.is_copy else parameter
     return {name: value for name, value in parameters.items() if value.requires_grad}
 
@@ -166,11 +147,8 @@ def backward_function(function: Any, model: Model) -> Candidate:
     function of these parameters."""
     if not callable(function):
         raise NotRecurrentError(f"expected {EXPECTED}; got {type(function).__name__}")
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
     kinds = inspect.Parameter
+    parameters = parameters_of(function) or []
     named = [p for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     if len(named) < len(parameters) or not parameters:
         named = [kinds(role, kinds.POSITIONAL_OR_KEYWORD) for role in ROLES]
@@ -192,32 +170,14 @@ def backward_function(function: Any, model: Model) -> Candidate:
             roles[parameter.name] = free.pop(0)
     if "grad_output" not in roles.values():
         raise NotRecurrentError(f"the backward function takes no grad_output; expected {EXPECTED}")
-    parameter_roles = tuple((p.name, roles[p.name], True) for p in named if p.name in roles)
-    by_name = frozenset(p.name for p in named if p.kind is kinds.KEYWORD_ONLY)
-    places = [p.name for p in named]
-    if places[: len(parameter_roles)] != [name for name, _, _ in parameter_roles]:
-        by_name = frozenset(name for name, _, _ in parameter_roles[1:])
-    return Candidate.of_roles(function, model.structure, Signature(parameter_roles, by_name))
+    return Candidate(function, model.structure, signature=Signature(tuple(named), roles))
 
 
-def takes_masks(made: Candidate) -> bool:
-    """Whether a backward function is given the masks of dropout."""
-    return made.roles.takes("masks")
-
-
-def by_function(
-    made: Candidate,
-    layer: nn.Module,
-    model: Model,
-    inputs: Inputs,
-    reached: Reached,
-    masks: tuple[Tensor, ...] | None,
-) -> Called:
+def by_function(made: Candidate, layer: nn.Module, model: Model, trial: Trial) -> ReceivedGradients:
     """What a backward function returns. Raises ``CandidateError`` where it raises, ``ShapeError``
     and ``DtypeError`` for what are no gradients."""
-    structure = model.structure
+    structure, inputs, reached = model.structure, trial.inputs, trial.reached
     dtype = next(layer.parameters()).dtype
-    asked = inputs.to(dtype)
 
     def laid(value: Tensor) -> Tensor:
         value = value.to(dtype)
@@ -230,23 +190,22 @@ def by_function(
         )
         return shaped if len(shaped) > 1 else shaped[0]
 
-    lengths = asked.lengths
-    if lengths is None:
-        lengths = torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
+    full = torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
     values = {
-        "x": laid(asked.x),
-        "initial": together(asked.initial),
+        "x": laid(inputs.x),
+        "initial": together(inputs.initial),
         "weights": {name: value.detach().clone() for name, value in layer.state_dict().items()},
         "grad_output": laid(reached.h),
         "grad_final": together(reached.final),
-        "masks": [laid(mask) for mask in masks or ()],
-        "lengths": lengths,
+        "masks": [laid(mask) for mask in trial.masks or ()],
+        "lengths": full if inputs.lengths is None else inputs.lengths,
     }
-    taken = {role for _, role, _ in made.roles.roles}
-    returned, mutated = made.given({r: v for r, v in values.items() if r in taken})
-    received = read_gradients(returned, model, inputs, f"what {made.name} returned")
+    taken = made.signature.required
+    returned, mutated = made.given({role: values[role] for role in taken})
     if "grad_final" not in taken:
         zero = {name: torch.zeros_like(value) for name, value in reached.final.items()}
-        reached = Reached(reached.h, zero)
-    notes = (f"{made.name} changes {' and '.join(mutated)} in place",) if mutated else ()
-    return Called(received, reached, notes)
+        trial = replace(trial, reached=Reached(reached.h, zero))
+    received = ReceivedGradients(returned, model, trial, f"what {made.name} returned")
+    if mutated:
+        received.notes.insert(0, f"{made.name} changes {' and '.join(mutated)} in place")
+    return received

@@ -5,41 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from rnnscope._compare.backward.called import Called
-from rnnscope._compare.backward.evidence import Evidence
-from rnnscope._compare.backward.first import first_difference
+from rnnscope._compare.backward.evidence import Evidence, first_difference
 from rnnscope._compare.backward.forward import derivable
 from rnnscope._compare.backward.mistakes import CATALOGUE
+from rnnscope._compare.backward.received import ReceivedGradients
 from rnnscope._compare.backward.search import BackwardSearch, unseen
 from rnnscope._compare.backward.verdict import GradientVerdict
-from rnnscope._compare.backward.whole import QUANTITY, Reached
+from rnnscope._compare.backward.whole import QUANTITY, Trial
 from rnnscope._compare.candidate.subject import Told, rounding
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.mistakes import CATALOGUE as FORWARD
 from rnnscope._compare.mistakes import Words, applied
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.model import Model
 from rnnscope._compare.verdict import Explanation, Verdict
-from rnnscope._layers.sequences import valid_steps
-from rnnscope._layers.structure import Structure
 from rnnscope.errors import RnnscopeError
 
-__all__ = [
-    "Source",
-    "candidates_own",
-    "drawn_masks",
-    "drawn_upstream",
-    "judged",
-    "largest_ratio",
-]
+__all__ = ["Source", "candidates_own", "judged", "largest_ratio"]
 
-Masks = tuple[Tensor, ...] | None
-Source = Callable[[Inputs, Reached, Masks], Called]
+Source = Callable[[Trial], ReceivedGradients]
 """What gives a candidate's gradients for a call, and what reached its outputs."""
 
 NOT_JUDGED = (
@@ -49,47 +37,6 @@ NOT_JUDGED = (
 BEYOND = (
     "No gradient can be compared: rounding alone may change each by more than 1%. Give fewer steps."
 )
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A call to be judged: its inputs, what reaches its outputs, and dropout's masks."""
-
-    inputs: Inputs
-    reached: Reached
-    masks: Masks = None
-
-
-def drawn_upstream(structure: Structure, inputs: Inputs, dtype: torch.dtype, seed: int) -> Reached:
-    """Random gradients of the outputs and the final states, as a type of numbers holds them."""
-    generator = torch.Generator("cpu").manual_seed(seed + 7)
-
-    def drawn(*shape: int) -> Tensor:
-        value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
-        return value.to(dtype).double()
-
-    width = structure.output_size * len(structure.directions)
-    h = drawn(inputs.steps, inputs.batch, width)
-    if inputs.lengths is not None:
-        h = h * valid_steps(inputs.lengths, inputs.steps).unsqueeze(-1)
-    return Reached(h, {name: drawn(*value.shape) for name, value in inputs.initial.items()})
-
-
-def drawn_masks(
-    structure: Structure, inputs: Inputs, dtype: torch.dtype, seed: int
-) -> tuple[Tensor, ...]:
-    """What dropout multiplies each layer's outputs with, but the last's: 0 or 1 / (1 - p)."""
-    generator = torch.Generator("cpu").manual_seed(seed + 11)
-    width = structure.output_size * len(structure.directions)
-    shape = (inputs.steps, inputs.batch, width)
-    keep = 1 - structure.dropout
-    return tuple(
-        (torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") < keep)
-        .to(dtype)
-        .double()
-        / keep
-        for _ in range(structure.num_layers - 1)
-    )
 
 
 def candidates_own(forward: Verdict, original: Model) -> Model | None:
@@ -181,7 +128,10 @@ def _explained(
             Explanation(*_both([*read, *mistakes]), remainder, tuple(alone), len(read))
         )
     return replace(
-        facts, explanations=tuple(explanations), tried=search.tried, finished=search.part.finished
+        facts,
+        explanations=tuple(explanations),
+        tried=search.part.tried,
+        finished=search.part.finished,
     )
 
 
@@ -225,19 +175,17 @@ class _Judging:
         return total
 
     def _evidence(self, trial: Trial) -> Evidence:
-        called = self.source(trial.inputs, trial.reached, trial.masks)
-        received = called.received
-        self.notes += [n for n in (*called.notes, *received.notes) if n not in self.notes]
+        received = self.source(trial)
+        self.notes += [note for note in received.notes if note not in self.notes]
         causes = {cause for cause, _ in self.read}
         self.read += [mistake for mistake in received.read if mistake[0] not in causes]
         self.unread += [text for text in received.unread if text not in self.unread]
         if received.dtype not in self.dtypes:
             self.dtypes.append(received.dtype)
-        unit = rounding(self.dtype, received.dtype)
         inputs = trial.inputs.to(self.dtype).to(torch.float64)
-        return Evidence.of(
-            self.model, inputs, called.reached, trial.masks, received.gradients, unit
-        )
+        judged_trial = Trial(inputs, received.reached, trial.masks)
+        unit = rounding(self.dtype, received.dtype)
+        return Evidence.of(self.model, judged_trial, received.gradients, unit)
 
 
 def _unread(facts: GradientVerdict, unread: Sequence[str]) -> str:
@@ -257,7 +205,7 @@ def _right(all_evidence: Sequence[Evidence]) -> tuple[str, ...]:
         name
         for evidence in all_evidence
         for name, ratio in evidence.ratios(evidence.exact).items()
-        if ratio.numel() and float(ratio.max()) > 1
+        if float(ratio.max()) > 1
     }
     names = dict.fromkeys(n for evidence in all_evidence for n in evidence.candidate)
     return tuple(_shown(name) for name in names if name not in wrong)

@@ -1,4 +1,5 @@
-"""One call's gradients, a candidate's and the reference's, with what rounding allows."""
+"""One call's gradients, a candidate's and the reference's, with what rounding allows; and where
+they differ first."""
 
 from __future__ import annotations
 
@@ -6,24 +7,26 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.forward import ForwardPass, run_forward
+from rnnscope._compare.backward.forward import ForwardPass, PartForward, run_forward
 from rnnscope._compare.backward.tolerance import allowed, useless
-from rnnscope._compare.backward.whole import QUANTITY, RIGHT, Mistaken, Reached, gradients
+from rnnscope._compare.backward.verdict import GradientDifference
+from rnnscope._compare.backward.whole import QUANTITY, Mistaken, Reached, Trial, WholePass
 from rnnscope._compare.model.model import Inputs, Model, PartIndex
+from rnnscope._layers.sequences import running_order
+from rnnscope.cells import quantity_names
 
-__all__ = ["Evidence", "allowed_for"]
+__all__ = ["Evidence", "allowed_for", "first_difference"]
 
 
 def allowed_for(wrong: Tensor, exact: Tensor, within: Tensor, variants: bool = False) -> Tensor:
     """What rounding allows a wrong gradient: as many times more as its largest number is larger
     than the right one's, and its own share of each number, which may be 0 where right. With
     ``variants`` the first dim of ``wrong`` is one of several."""
-    if not wrong.numel():
-        return within
     dims = tuple(range(1, wrong.dim())) if variants else None
     largest = wrong.abs().max() if dims is None else wrong.abs().amax(dims, keepdim=True)
     size = exact.abs().max().clamp_min(1e-300)
@@ -50,25 +53,17 @@ class Evidence:
     def of(
         cls,
         model: Model,
-        inputs: Inputs,
-        reached: Reached,
-        masks: tuple[Tensor, ...] | None,
+        trial: Trial,
         candidate: Mapping[str, Tensor],
         unit: float,
     ) -> Evidence:
         """With the reference's gradients computed, and their bounds."""
-        forward = run_forward(model, inputs, masks)
-        assert forward is not None, "the reference fits its own inputs"
-        exact = gradients(forward, reached, RIGHT, candidate)
-        within = allowed(model, inputs, reached, masks, unit, candidate)
+        right = WholePass.of(run_forward(model, trial.inputs, trial.masks), trial.reached)
+        exact = right.gradients(candidate)
+        within = allowed(model, trial, unit, right, exact)
         lost = tuple(name for name in candidate if useless(exact[name], within[name]))
         kept = {name: value for name, value in candidate.items() if name not in lost}
-        return cls(inputs, forward, reached, kept, exact, within, lost)
-
-    @property
-    def count(self) -> int:
-        """Numbers that came back."""
-        return sum(value.numel() for value in self.candidate.values())
+        return cls(trial.inputs, right.forward, trial.reached, kept, exact, within, lost)
 
     @property
     def size(self) -> int:
@@ -77,7 +72,7 @@ class Evidence:
 
     def of_mistaken(self, mistaken: Mistaken) -> dict[str, Tensor]:
         """The gradients of a wrong reverse pass."""
-        return gradients(self.forward, self.reached, mistaken, self.candidate)
+        return WholePass.of(self.forward, self.reached, mistaken).gradients(self.candidate)
 
     def ratios(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """How far each number is away, in units of what is allowed."""
@@ -103,8 +98,7 @@ class Evidence:
 
     def worst(self, expected: Mapping[str, Tensor]) -> float:
         """The largest ratio."""
-        largest = [float(r.max()) for r in self.ratios(expected).values() if r.numel()]
-        return max(largest, default=0.0)
+        return max((float(r.max()) for r in self.ratios(expected).values()), default=0.0)
 
     def largest(self, expected: Mapping[str, Tensor]) -> tuple[float, float, str]:
         """The largest difference beyond what is allowed, else of all; what is allowed there, and
@@ -113,8 +107,6 @@ class Evidence:
         failing = self.worst(expected) > 1
         for name in self.candidate:
             away = self.away(name, expected)
-            if not away.numel():
-                continue
             within = self._allowed(name, expected).expand_as(away)
             if failing:
                 away = torch.where(away > within, away, -1.0)
@@ -140,3 +132,79 @@ class Evidence:
                 yield name, name, value[layer, d], within[layer, d]
             elif name != "x" and name.endswith(suffix):
                 yield name, name.removesuffix(suffix), value, within
+
+
+# where two differ first --------------------------------------------------------------------------
+
+
+def first_difference(evidence: Evidence) -> GradientDifference:
+    """The first number beyond rounding, where there is one: from the last layer down, in each the
+    quantities from the step that ran last to the first, then the parameters, then the initial
+    states; x at the end."""
+    ratios = evidence.ratios(evidence.exact)
+    for layer in reversed(range(evidence.forward.layers)):
+        for d in range(evidence.forward.directions):
+            for difference in _in_part(evidence, ratios, (layer, d)):
+                return difference
+    return _in_x(evidence, ratios["x"])
+
+
+def _in_part(
+    evidence: Evidence, ratios: Mapping[str, Tensor], place: PartIndex
+) -> Iterator[GradientDifference]:
+    part, (layer, d) = evidence.forward.parts[place], place
+    direction = evidence.forward.structure.directions[d]
+
+    def difference(name: str, at: tuple[int, ...], **where: Any) -> GradientDifference:
+        shown = name.removeprefix(QUANTITY)
+        return GradientDifference(shown, layer, direction, *_both(evidence, name, at), **where)
+
+    keys = {name: key for name, key, *_ in evidence.in_part(place)}
+    order = [f"{QUANTITY}{name}" for name in reversed(quantity_names(part.cell))]
+    for time in running_order(range(evidence.inputs.steps), not part.backward):
+        for name in (n for n in order if n in keys):
+            ratio = ratios[name][layer, d, :, time]
+            if bool((ratio > 1).any()):
+                batch, unit = _place(ratio)
+                at = (layer, d, batch, time, unit)
+                yield difference(name, at, time=time, batch=batch, unit=unit)
+    totals = {name: key for name, key in keys.items() if name not in order}
+    for name in sorted(totals, key=lambda name: totals[name].endswith("_0")):  # states come last
+        if totals[name].endswith("_0"):
+            ratio = ratios[name][layer, d]
+            if bool((ratio > 1).any()):
+                batch, unit = _place(ratio)
+                yield difference(name, (layer, d, batch, unit), batch=batch, unit=unit)
+        elif bool((ratios[name] > 1).any()):
+            row, *columns = _place(ratios[name])
+            gate, unit = _gate(part, totals[name], row)
+            column = columns[0] if columns else None
+            yield difference(name, (row, *columns), gate=gate, unit=unit, column=column)
+
+
+def _in_x(evidence: Evidence, ratio: Tensor) -> GradientDifference:
+    steps = (ratio > 1).flatten(1).any(1).nonzero().flatten().tolist()
+    parts = [part for (layer, _), part in evidence.forward.parts.items() if layer == 0]
+    backward = all(part.backward for part in parts)
+    time = min(steps) if backward else max(steps)
+    batch, unit = _place(ratio[time])
+    direction = "reverse" if backward else "forward"
+    numbers = _both(evidence, "x", (time, batch, unit))
+    return GradientDifference("x", 0, direction, *numbers, time=time, batch=batch, unit=unit)
+
+
+def _place(ratio: Tensor) -> tuple[int, ...]:
+    return tuple(int(k) for k in torch.unravel_index(ratio.argmax(), ratio.shape))
+
+
+def _both(evidence: Evidence, name: str, at: tuple[int, ...]) -> tuple[float, float]:
+    return float(evidence.candidate[name][at]), float(evidence.exact[name][at])
+
+
+def _gate(part: PartForward, key: str, row: int) -> tuple[str | None, int]:
+    """The gate and unit that a row of a parameter belongs to."""
+    if not key.startswith(("weight_ih", "weight_hh", "bias")):
+        return None, row
+    gates = part.cell.gates_from_x if key.endswith("ih") else part.cell.gates_from_h
+    k, unit = divmod(row, part.weights.hidden_size)
+    return (gates[k] if len(gates) > 1 else None), unit

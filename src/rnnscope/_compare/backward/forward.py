@@ -10,23 +10,23 @@ from torch import Tensor
 
 from rnnscope._compare.model.model import Change, Inputs, Model, Part, PartIndex
 from rnnscope._compare.model.simulate import Simulator
+from rnnscope._gradients.backward import PartValues
 from rnnscope._layers.sequences import states_before, valid_steps
-from rnnscope._layers.structure import Structure, Weights
+from rnnscope._layers.structure import Structure
 
-__all__ = ["ForwardPass", "PartForward", "derivable", "run_forward"]
+__all__ = ["ForwardPass", "PartForward", "derivable", "run_forward", "stored_parameters"]
 
 
 @dataclass(frozen=True)
-class PartForward:
-    """One layer in one direction, time first: quantities and the states before each step by name
-    (time, batch, unit), x (time, batch, feature); ``backward``: it runs from the end."""
+class PartForward(PartValues):
+    """The numbers of one layer in one direction."""
 
     part: Part
-    weights: Weights
-    values: Mapping[str, Tensor]
-    before: Mapping[str, Tensor]
-    x: Tensor
-    backward: bool
+
+    @property
+    def backward(self) -> bool:
+        """Whether it runs from the end."""
+        return self.part.backward
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,14 @@ def run_forward(
     inputs: Inputs,
     masks: tuple[Tensor, ...] | None = None,
     rounded: Callable[[Tensor], Tensor] | None = None,
-) -> ForwardPass | None:
-    """All numbers of a model on these inputs; None where it does not fit them. ``masks`` (time,
-    batch, width) are those of dropout, of each layer but the last; ``rounded`` changes the states
-    after every step."""
+) -> ForwardPass:
+    """All numbers of a model on inputs that it fits. ``masks`` (time, batch, width) are those of
+    dropout, of each layer but the last; ``rounded`` changes the states after every step."""
     for layer, mask in enumerate(masks or ()):
         model = model.adding("reads", Change(("dropout", id(mask)), _times(mask)), layer + 1)
     names = tuple(model.parts[0][0].cell.equations)
     [outcome] = Simulator(inputs, names, rounded).run([model])
-    if outcome is None:
-        return None
+    assert outcome is not None, "the inputs fit the reference"
     steps, batch = inputs.steps, inputs.batch
     lengths = inputs.lengths
     if lengths is None:
@@ -82,17 +80,19 @@ def run_forward(
                 )
                 for state in part.cell.states
             }
-            weights = part.weights
-            parts[layer, d] = PartForward(part, weights, values, before, x.clone(), part.backward)
+            parts[layer, d] = PartForward(part.cell, part.weights, values, before, x.clone(), part)
     valid = None if inputs.lengths is None else valid_steps(inputs.lengths, steps)
     return ForwardPass(model.structure, parts, valid, masks)
 
 
 def _times(mask: Tensor) -> Callable[[Tensor, Sequence[Tensor]], Tensor]:
-    def read(x: Tensor, finals: Sequence[Tensor]) -> Tensor:
-        return x * mask
+    return lambda x, finals: x * mask
 
-    return read
+
+def stored_parameters(model: Model) -> dict[str, Tensor]:
+    """The parameters of all parts by PyTorch's names."""
+    weights = [part.stored.named() for row in model.parts for part in row]
+    return {name: value for named in weights for name, value in named.items()}
 
 
 def derivable(model: Model, original: Model) -> bool:

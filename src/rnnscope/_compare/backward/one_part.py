@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
-from rnnscope._compare.backward.mistakes import ReverseSetting, all_choices
+from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, ReverseSetting
 from rnnscope._compare.backward.reverse import (
     LOOP,
     Pass,
@@ -60,22 +60,23 @@ class ReversePartSearch:
     finished: bool = True
 
     def __post_init__(self) -> None:
-        self._right: dict[PartIndex, Tensor] = {}
         self.slots: dict[Pick, Slots] = {
             (mistake.name, choice): mistake.slots(self.setting, choice)
-            for mistake, choice in all_choices(self.setting)
+            for mistake in CATALOGUE.values()
+            if mistake.name != BETWEEN_LAYERS
+            for choice in mistake.choices(self.setting)
         }
         loop = {pick for pick, slots in self.slots.items() if any(k[0] in LOOP for k in slots)}
         self.inside = [pick for pick in self.slots if pick in loop]
         self.outside = [pick for pick in self.slots if pick not in loop]
 
-    def merged(self, picks: Sequence[Pick]) -> Slots | None:
+    def _merged(self, picks: Sequence[Pick]) -> Slots | None:
         """What several mistakes change; None where they cannot stand together."""
         return merged(*(self.slots[pick] for pick in picks))
 
     def evident(self, place: PartIndex) -> bool:
         """Whether anything came back of a part."""
-        return any(True for _ in self.evidence.in_part(place))
+        return next(self.evidence.in_part(place), None) is not None
 
     @property
     def all_evident(self) -> bool:
@@ -130,7 +131,7 @@ class ReversePartSearch:
         sets = [
             (picks, slots)
             for picks in combinations(self.inside, count)
-            if (slots := self.merged(picks)) is not None
+            if (slots := self._merged(picks)) is not None
         ]
         most = max(1, NUMBERS // max(1, self.evidence.size * len(part.weights.ih)))
         for start in range(0, len(sets), most):
@@ -144,7 +145,7 @@ class ReversePartSearch:
         further = list(combinations(self.outside, outside))
         for picks, run in self._runs(place, upstream, inside):
             for outer_picks in further:
-                slots = self.merged(outer_picks)
+                slots = self._merged(outer_picks)
                 if slots is None:
                     continue
                 self.tried += len(picks)
@@ -152,27 +153,20 @@ class ReversePartSearch:
                 for k in (ratios <= 1).nonzero().flatten().tolist():
                     yield Option((*picks[k], *outer_picks), run.variant(k))
 
-    def visible(self, place: PartIndex, upstream: UpstreamGradients) -> set[Pick]:
-        """The single mistakes that would change something of a part that is right."""
+    def visible(self, place: PartIndex, upstream: UpstreamGradients, right: Tensor) -> set[Pick]:
+        """The single mistakes that would change something of a part that is right, and hands
+        ``right`` down (time, 1, batch, feature)."""
         total: set[Pick] = set()
-        for inside in (1, 0):
-            for picks, run in self._runs(place, upstream, inside):
-                for pick in [None] if inside else self.outside:
-                    slots = {} if pick is None else self.slots[pick]
-                    away = self.ratios(place, run, slots, len(picks))
-                    for k in range(len(picks)):
-                        changed = inside and self._hands_down(run, k, place, upstream)
-                        if float(away[k]) > 1 or changed:
-                            total.add(picks[k][0] if pick is None else pick)
+        for picks, run in self._runs(place, upstream, 1):
+            off = (run.x - right).abs().amax((0, 2, 3)) > 1e-6 * float(right.abs().max())
+            changed = off | (self.ratios(place, run, {}, len(picks)) > 1)
+            pairs = zip(picks, changed.tolist(), strict=True)
+            total |= {pick for [pick], is_changed in pairs if is_changed}
+        for _, run in self._runs(place, upstream, 0):
+            for pick in self.outside:
+                if float(self.ratios(place, run, self.slots[pick], 1)) > 1:
+                    total.add(pick)
         return total
-
-    def _hands_down(self, run: Pass, k: int, place: PartIndex, upstream: UpstreamGradients) -> bool:
-        """Whether a variant hands down something else than what is right."""
-        part, valid = self.evidence.forward.parts[place], self.evidence.forward.valid
-        if place not in self._right:
-            self._right[place] = reverse(part, upstream, valid).x[:, 0]
-        right = self._right[place]
-        return float((run.x[:, k] - right).abs().max()) > 1e-6 * float(right.abs().max())
 
     def ratios(self, place: PartIndex, run: Pass, slots: Slots, count: int) -> Tensor:
         """(variant): how far each is from what came back, in units of what is allowed."""

@@ -5,133 +5,100 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.backward.whole import QUANTITY
+from rnnscope._compare.backward.forward import stored_parameters
+from rnnscope._compare.backward.whole import QUANTITY, Trial
 from rnnscope._compare.candidate.returned import of_state
 from rnnscope._compare.candidate.subject import Told
 from rnnscope._compare.candidate.tensors import as_numbers, kind_of
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.model import Model
 from rnnscope.cells import quantity_names
 from rnnscope.errors import DtypeError, ShapeError
 
-__all__ = ["ReceivedGradients", "read_gradients"]
+__all__ = ["ReceivedGradients"]
 
 LIKE = 0.7
 
 
-@dataclass(frozen=True)
 class ReceivedGradients:
-    """Gradients by name as in ``whole.gradients``, in float64; ``dtype`` as they came, ``notes`` on
-    what was done to read them, ``read`` what had to be undone, ``unread``
-    what has a name that may be meant for one that is known."""
+    """The ``gradients`` of one call by name as in ``whole.gradients``, in float64.
 
-    gradients: Mapping[str, Tensor]
-    dtype: torch.dtype
-    notes: tuple[str, ...] = ()
-    read: tuple[Told, ...] = field(default=())
-    unread: tuple[str, ...] = ()
-
-
-def read_gradients(values: Any, model: Model, inputs: Inputs, who: str) -> ReceivedGradients:
-    """A mapping of gradients by name: "x", "h_0", "c_0", PyTorch's names of parameters, and those
-    of quantities with or without "grad." before it. What is None is left out.
+    They come as a mapping by name: "x", "h_0", "c_0", PyTorch's names of parameters, and those of
+    quantities with or without "grad." before it. What is None is left out. ``dtype`` is the type in
+    which they came, ``reached`` what reached the outputs of that call; ``notes`` say what was done
+    to read them, ``read`` what had to be undone, ``unread`` what has a name that may be meant for
+    one that is known.
 
     Raises ``ShapeError`` and ``DtypeError`` for what is none of these.
     """
-    reading = _GradientReading(model, inputs, who)
-    if not isinstance(values, Mapping):
-        raise DtypeError(
-            f"{who} must be a dict of gradients by name, such as {reading.examples}; got "
-            f"{kind_of(values)}. Name what is in it: {{'x': dx, 'weight_ih_l0': dW_ih, ...}}"
-        )
-    for name, value in values.items():
-        if value is not None:
-            reading.add(str(name), value)
-    if not reading.gradients:
-        got = ", ".join(map(repr, values)) or "nothing"
-        raise ShapeError(
-            f"{who}: no gradient is known of {got}; expected any of {reading.examples}"
-        )
-    return ReceivedGradients(
-        reading.gradients,
-        reading.dtype,
-        tuple(reading.notes),
-        tuple(reading.read),
-        tuple(reading.unread),
-    )
 
-
-class _GradientReading:
-    """The gradients of one call while they are read."""
-
-    def __init__(self, model: Model, inputs: Inputs, who: str) -> None:
-        self.model, self.structure, self.inputs, self.who = model, model.structure, inputs, who
+    def __init__(self, values: Any, model: Model, trial: Trial, who: str) -> None:
+        self.structure, self.inputs, self.who = model.structure, trial.inputs, who
+        self.reached = trial.reached
         self.gradients: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self.read: list[Told] = []
         self.unread: list[str] = []
         self.dtype = torch.float64
-        self.states = {f"{state}_0": state for state in self.structure.cell.states}
-        self.quantities = set(quantity_names(self.structure.cell))
-        self.parameters = {
-            name: tuple(value.shape)
-            for row in model.parts
-            for part in row
-            for name, value in part.stored.named().items()
-        }
+        self._states = {f"{state}_0": state for state in self.structure.cell.states}
+        self._quantities = set(quantity_names(self.structure.cell))
+        self._parameters = {name: tuple(t.shape) for name, t in stored_parameters(model).items()}
+        examples = ", ".join(["x", *self._states, *list(self._parameters)[:4]])
+        if not isinstance(values, Mapping):
+            raise DtypeError(
+                f"{who} must be a dict of gradients by name, such as {examples}; got "
+                f"{kind_of(values)}. Name what is in it: {{'x': dx, 'weight_ih_l0': dW_ih, ...}}"
+            )
+        for name, value in values.items():
+            if value is not None:
+                self._add(str(name), value, examples)
+        if not self.gradients:
+            got = ", ".join(map(repr, values)) or "nothing"
+            raise ShapeError(f"{who}: no gradient is known of {got}; expected any of {examples}")
 
-    @property
-    def examples(self) -> str:
-        """Names that are read."""
-        return ", ".join(["x", *self.states, *list(self.parameters)[:4]])
-
-    def _name(self, name: str) -> str:
+    def _key(self, name: str) -> str:
         """A name as it is known, or as it came."""
-        names = ("x", *self.states, *self.parameters)
+        names = ("x", *self._states, *self._parameters)
         for prefix in ("", QUANTITY, "grad_", "dL/d", "d_", "d"):
-            stem = name.removeprefix(prefix)
-            if name.startswith(prefix) and stem in names:
-                return stem
+            if name.startswith(prefix) and name.removeprefix(prefix) in names:
+                return name.removeprefix(prefix)
         for prefix in (QUANTITY, "grad_", ""):
-            stem = name.removeprefix(prefix)
-            if name.startswith(prefix) and stem in self.quantities:
-                return QUANTITY + stem
+            if name.startswith(prefix) and name.removeprefix(prefix) in self._quantities:
+                return QUANTITY + name.removeprefix(prefix)
         return name
 
-    def add(self, name: str, value: Any) -> None:
+    def _add(self, name: str, value: Any, examples: str) -> None:
         """One gradient."""
-        key = self._name(name)
-        label = f"the gradient of {key.removeprefix(QUANTITY)} in {self.who}"
-        if key == "x":
-            self.gradients["x"] = self._x(self._numbers(value, label), label)
-        elif key in self.states:
-            self.gradients[key] = self._state(key, self._numbers(value, label), label)
-        elif key in self.parameters:
-            self.gradients[key] = self._parameter(key, self._numbers(value, label), label)
-        elif key.startswith(QUANTITY):
-            self.gradients[key] = self._quantity(key, self._numbers(value, label), label)
-        else:
-            names = ["x", *self.states, *self.parameters, *self.quantities]
-            near = get_close_matches(name, names, 1, LIKE)
+        key = self._key(name)
+        names = ["x", *self._states, *self._parameters]
+        if key not in names and not key.startswith(QUANTITY):
+            near = get_close_matches(name, [*names, *self._quantities], 1, LIKE)
             if near:
                 self.unread.append(f"the gradient {name!r} is not read: is it {near[0]!r}?")
             else:
-                self.notes.append(f"the gradient {name!r} is not used: known are {self.examples}")
-
-    def _numbers(self, value: Any, label: str) -> Tensor:
+                self.notes.append(f"the gradient {name!r} is not used: known are {examples}")
+            return
+        label = f"the gradient of {key.removeprefix(QUANTITY)} in {self.who}"
         numbers = as_numbers(value, label)
         if numbers.numel() == 0:
             raise ShapeError(f"{label} is empty, {tuple(numbers.shape)}; expected numbers")
         self.dtype = numbers.dtype
-        return numbers.double()
+        numbers = numbers.double()
+        if key == "x":
+            self.gradients[key] = self._x(numbers, label)
+        elif key in self._states:
+            self.gradients[key] = self._state(key, numbers, label)
+        elif key in self._parameters:
+            self.gradients[key] = self._parameter(key, numbers, label)
+        else:
+            self.gradients[key] = self._quantity(key, numbers, label)
 
     def _x(self, value: Tensor, label: str) -> Tensor:
         steps, batch, features = self.inputs.x.shape
@@ -140,29 +107,26 @@ class _GradientReading:
         got = tuple(value.shape)
         if batch == 1 and got == (steps, features):
             return value.unsqueeze(1)
-        if got == expected:
-            return value.transpose(0, 1) if self.structure.batch_first else value
-        if got in (time_first, batch_first):
+        if got not in (time_first, batch_first):
+            raise self._wrong(label, expected, got)
+        if got != expected:
             self._transposed("x", "its axes of time and batch are exchanged", "dx.swapaxes(0, 1)")
-            return value if got == time_first else value.transpose(0, 1)
-        raise self._wrong(label, expected, got)
+        is_time_first = (got == expected) != self.structure.batch_first
+        return value if is_time_first else value.transpose(0, 1)
 
     def _state(self, name: str, value: Tensor, label: str) -> Tensor:
-        state = self.states[name]
+        state = self._states[name]
         reading = of_state(state, value, self.structure, self.inputs.batch)
         if reading.value is None:
-            shape = (
-                self.structure.num_layers * len(self.structure.directions),
-                self.inputs.batch,
-                self.structure.state_size(state),
-            )
+            rows = self.structure.num_layers * len(self.structure.directions)
+            shape = (rows, self.inputs.batch, self.structure.state_size(state))
             raise self._wrong(label, shape, tuple(value.shape))
         if reading.batch_first:
             self._transposed(name, "it comes back batch first", f"d{name}.swapaxes(0, 1)")
         return reading.value
 
     def _parameter(self, name: str, value: Tensor, label: str) -> Tensor:
-        expected, got = self.parameters[name], tuple(value.shape)
+        expected, got = self._parameters[name], tuple(value.shape)
         if got == expected:
             return value
         if len(expected) == 2 and got == expected[::-1]:

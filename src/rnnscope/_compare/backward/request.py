@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.backward.called import (
-    Called,
-    backward_function,
-    by_autograd,
-    by_function,
-    takes_masks,
-)
-from rnnscope._compare.backward.deciding import (
-    Trial,
-    candidates_own,
-    drawn_masks,
-    drawn_upstream,
-    judged,
-    largest_ratio,
-)
-from rnnscope._compare.backward.received import read_gradients
+from rnnscope._compare.backward.called import backward_function, by_autograd, by_function
+from rnnscope._compare.backward.deciding import Source, candidates_own, judged, largest_ratio
+from rnnscope._compare.backward.received import ReceivedGradients
 from rnnscope._compare.backward.verdict import GradientVerdict
-from rnnscope._compare.backward.whole import Reached
+from rnnscope._compare.backward.whole import Reached, Trial
 from rnnscope._compare.candidate.callable import OfCalls
 from rnnscope._compare.candidate.inputs import confirming, drawn_inputs
 from rnnscope._compare.candidate.recorded import arrays_of, read_array
@@ -37,6 +25,7 @@ from rnnscope._compare.candidate.tensors import as_numbers, kind_of
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.verdict import Verdict
 from rnnscope._layers.adopt import Adopted
+from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
 from rnnscope.errors import DtypeError, ShapeError
 
@@ -120,7 +109,6 @@ def gradient_verdict(
     layer = subject.layer if isinstance(subject, OfCalls) else reference
     model = subject.model if subject is not None else Model.of(adopted, torch.float64)
     dtype = next(layer.parameters()).dtype
-    asking = _Asking(request, model, layer, dtype, subject)
     candidate_model = model if forward is None else candidates_own(forward, model)
     facts = GradientVerdict(
         agrees=True,
@@ -129,90 +117,108 @@ def gradient_verdict(
         own=forward is not None and candidate_model is not None and not forward.agrees,
         probe="gradients alone were given" if forward is None else "",
     )
-    masks = asking.draws_masks and adopted.training and adopted.dropout > 0
-    trials, further = asking.trials(inputs, masks)
+    further: list[Trial] = []
+    if request.recorded is not None:
+        assert inputs is not None, "recorded numbers come with x"
+        source = _source(request.recorded, model)
+        trials = [_recorded_trial(request.recorded, model.structure, inputs)]
+    else:
+        initial, takes_masks = True, False
+        if request.backward is not None:
+            function = backward_function(request.backward, model)
+            source = partial(by_function, function, layer, model)
+            takes_masks = function.signature.takes("masks")
+        else:
+            assert isinstance(subject, OfCalls), "recorded numbers have no graph"
+            source, initial = partial(_through, subject, layer, model), subject.takes_initial
+        several = adopted.num_layers > 1
+        draws_masks = takes_masks and several and adopted.training and adopted.dropout > 0
+        drawing = _Drawing(model.structure, dtype, request.seed, draws_masks)
+        trials = drawing.trials(initial)
+        if inputs is not None:
+            trials, further = [drawing.trial(inputs)], trials[:1]
     if candidate_model is not model:
         trials, further = [replace(t, masks=None) for t in trials], []
-    return judged(asking.source, candidate_model, trials, further, facts, dtype, request.effort)
+    return judged(source, candidate_model, trials, further, facts, dtype, request.effort)
 
 
 def recorded_ratio(
     recorded: RecordedGradients, reference: nn.Module, model: Model, inputs: Inputs
 ) -> float:
     """How far recorded gradients are off, relative to what rounding allows them."""
+    trial = _recorded_trial(recorded, model.structure, inputs)
     dtype = next(reference.parameters()).dtype
-    asking = _Asking(Request(recorded=recorded), model, reference, dtype, None)
-    [trial], _ = asking.trials(inputs, False)
-    return largest_ratio(asking.source, model, trial, dtype)
+    return largest_ratio(_source(recorded, model), model, trial, dtype)
 
 
-class _Asking:
-    """Where gradients come from, and for which calls."""
+def _through(subject: OfCalls, layer: nn.Module, model: Model, trial: Trial) -> ReceivedGradients:
+    return by_autograd(subject.made(), layer, model, trial)
 
-    def __init__(
-        self,
-        request: Request,
-        model: Model,
-        layer: nn.Module,
-        dtype: torch.dtype,
-        subject: Subject | None,
-    ) -> None:
-        self.request, self.model, self.layer, self.dtype = request, model, layer, dtype
-        self.subject = subject
-        self.function = None
-        if request.backward is not None:
-            self.function = backward_function(request.backward, model)
 
-    @property
-    def draws_masks(self) -> bool:
-        """Whether dropout's masks can be given to the candidate."""
-        several = self.model.structure.num_layers > 1
-        return several and self.function is not None and takes_masks(self.function)
+# drawn -------------------------------------------------------------------------------------------
 
-    def source(self, inputs: Inputs, reached: Reached, masks: tuple[Tensor, ...] | None) -> Called:
-        """The gradients for one call."""
-        if self.request.recorded is not None:
-            gradients = self.request.recorded.gradients
-            return Called(read_gradients(gradients, self.model, inputs, "the recording"), reached)
-        if self.function is not None:
-            return by_function(self.function, self.layer, self.model, inputs, reached, masks)
-        assert isinstance(self.subject, OfCalls), "recorded numbers have no graph"
-        return by_autograd(self.subject.fresh(), self.layer, self.model, inputs, reached)
 
-    def trials(self, inputs: Inputs | None, masks: bool) -> tuple[list[Trial], list[Trial]]:
-        """The calls that the verdict speaks of, and those that tell mistakes apart."""
-        structure, seed = self.model.structure, self.request.seed
-        recorded = self.request.recorded
-        if recorded is not None:
-            assert inputs is not None, "recorded numbers come with x"
-            return [_recorded_trial(recorded, structure, inputs)], []
-        initial = not isinstance(self.subject, OfCalls) or self.subject.takes_initial
-        initial = initial or self.function is not None
-        generator = torch.Generator("cpu").manual_seed(seed + 3)
-        drawn = [p.inputs for p in confirming(structure, seed, initial, False)]
-        drawn = [d for d in drawn if d.steps != d.batch]
-        drawn.append(drawn_inputs(structure, 1, 2, initial, generator))
-        drawn_trials = [self._trial(call, masks) for call in drawn]
-        if inputs is None:
-            return drawn_trials, []
-        return [self._trial(inputs, masks)], drawn_trials[:1]
+@dataclass(frozen=True)
+class _Drawing:
+    """Calls of a layer whose numbers are drawn, as a type of numbers holds them; ``masks``: those
+    of dropout too."""
 
-    def _trial(self, inputs: Inputs, masks: bool) -> Trial:
-        structure, seed = self.model.structure, self.request.seed
+    structure: Structure
+    dtype: torch.dtype
+    seed: int
+    masks: bool
+
+    def trials(self, initial: bool) -> list[Trial]:
+        """Calls that tell mistakes apart, with ``initial`` states or without."""
+        generator = torch.Generator("cpu").manual_seed(self.seed + 3)
+        drawn = confirming(self.structure, self.seed, initial, False)
+        drawn = [inputs for inputs in drawn if inputs.steps != inputs.batch]
+        return [
+            self.trial(inputs)
+            for inputs in (*drawn, drawn_inputs(self.structure, 1, 2, initial, generator))
+        ]
+
+    def trial(self, inputs: Inputs) -> Trial:
+        """One call, with random gradients of the outputs and the final states."""
         inputs = inputs.to(self.dtype).to(torch.float64)
-        reached = drawn_upstream(structure, inputs, self.dtype, seed)
-        dropped = drawn_masks(structure, inputs, self.dtype, seed) if masks else None
-        return Trial(inputs, reached, dropped)
+        generator = torch.Generator("cpu").manual_seed(self.seed + 7)
+
+        def drawn(*shape: int) -> Tensor:
+            value = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+            return value.to(self.dtype).double()
+
+        h = drawn(*_output_shape(self.structure, inputs))
+        if inputs.lengths is not None:
+            h = h * valid_steps(inputs.lengths, inputs.steps).unsqueeze(-1)
+        final = {name: drawn(*value.shape) for name, value in inputs.initial.items()}
+        return Trial(inputs, Reached(h, final), self._masks(inputs) if self.masks else None)
+
+    def _masks(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """What dropout multiplies each layer's outputs with, but the last's: 0 or 1 / (1 - p)."""
+        generator = torch.Generator("cpu").manual_seed(self.seed + 11)
+        shape, keep = _output_shape(self.structure, inputs), 1 - self.structure.dropout
+        uniform = (
+            torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+            for _ in range(self.structure.num_layers - 1)
+        )
+        return tuple((value < keep).to(self.dtype).double() / keep for value in uniform)
 
 
 # recorded ----------------------------------------------------------------------------------------
 
 
+def _source(recorded: RecordedGradients, model: Model) -> Source:
+    return lambda trial: ReceivedGradients(recorded.gradients, model, trial, "the recording")
+
+
+def _output_shape(structure: Structure, inputs: Inputs) -> tuple[int, int, int]:
+    """(time, batch, width)."""
+    return inputs.steps, inputs.batch, structure.output_size * len(structure.directions)
+
+
 def _recorded_trial(recorded: RecordedGradients, structure: Structure, inputs: Inputs) -> Trial:
-    width = structure.output_size * len(structure.directions)
-    shape = (inputs.steps, inputs.batch, width)
-    zeros = torch.zeros(shape, dtype=torch.float64, device="cpu")
-    h = zeros
+    shape = _output_shape(structure, inputs)
+    h = torch.zeros(shape, dtype=torch.float64, device="cpu")
     if recorded.output is not None:
         h = _output_shaped(recorded.output, "grad_output", structure, shape)
     final = {name: torch.zeros_like(value) for name, value in inputs.initial.items()}
@@ -231,19 +237,15 @@ def _recorded_trial(recorded: RecordedGradients, structure: Structure, inputs: I
         )
     masks = None
     if recorded.masks is not None:
-        masks = tuple(
-            _output_shaped(mask, "masks", structure, shape) for mask in _each(recorded.masks)
-        )
+        by_layer = recorded.masks
+        by_layer = by_layer.values() if isinstance(by_layer, Mapping) else by_layer
+        masks = tuple(_output_shaped(mask, "masks", structure, shape) for mask in by_layer)
         if len(masks) != structure.num_layers - 1:
             raise ShapeError(
                 f"masks must hold one mask for each layer but the last, "
                 f"{structure.num_layers - 1}; got {len(masks)}"
             )
     return Trial(inputs, Reached(h, final), masks)
-
-
-def _each(masks: Any) -> list[Any]:
-    return list(masks.values()) if isinstance(masks, Mapping) else list(masks)
 
 
 def _output_shaped(

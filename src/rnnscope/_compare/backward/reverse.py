@@ -27,25 +27,19 @@ Slots = Mapping[tuple[Any, ...], Any]
 """What is changed, and how. ``("edge", equation, leaf)``: "cut", "bare" (the factors between the
 equation and the leaf left out) or "negated"; ``("slope", equation, function)``: see ``SLOPES``, of
 the outer function of an equation "outer", else "inner"; ``("hh",)``: "transposed" or "cut";
-``("truncated",)``: ("every", k) or ("last", k); ``("direct",)``: a factor, or "last";
+``("truncated",)``: ("every", k) or ("last", k); ``("direct",)``: a factor as text, or "last";
 ``("final", state)``: "cut". The others concern ``parameters``."""
 
 LOOP = ("edge", "slope", "hh", "truncated", "direct", "final")
 """Slots that change the loop over time."""
 
 
-def _at_argument(expr: Apply, value: Tensor, argument: Tensor) -> Tensor:
-    return expr.function.derivative(argument)
-
-
-def _of_output(expr: Apply, value: Tensor, argument: Tensor) -> Tensor:
-    return expr.function.slope(value, expr.function.forward(value))
-
-
 SLOPES: dict[str, Callable[[Apply, Tensor, Tensor], Tensor]] = {
     "missing": lambda expr, value, argument: torch.ones_like(value),
-    "at_argument": _at_argument,
-    "of_output": _of_output,
+    "at_argument": lambda expr, value, argument: expr.function.derivative(argument),
+    "of_output": lambda expr, value, argument: expr.function.slope(
+        value, expr.function.forward(value)
+    ),
     "value": lambda expr, value, argument: value,
 }
 """Wrong slopes of a function f at a, with y = f(a): 1; f' written in y, taken of a; f'(y); y."""
@@ -63,10 +57,10 @@ def merged(*together: Slots) -> Slots | None:
 
 @dataclass(frozen=True)
 class UpstreamGradients:
-    """What reaches a part from outside: ``h`` (time, variant or 1, batch, unit) or None, and each
-    state's last value (batch, unit)."""
+    """What reaches a part from outside: ``h`` (time, variant or 1, batch, unit), and each state's
+    last value (batch, unit)."""
 
-    h: Tensor | None
+    h: Tensor
     final: Mapping[str, Tensor]
 
 
@@ -78,7 +72,7 @@ class _Variants(Block):
             return {name: value.unsqueeze(1) for name, value in values.items()}
 
         super().__init__(
-            part.part.cell,
+            part.cell,
             part.weights,
             wide(part.values),
             wide(part.before),
@@ -189,8 +183,11 @@ class _Loop:
     ) -> None:
         self.part, self.block, self.valid, self.rounded = part, block, valid, rounded
         self.steps, self.batch = part.x.shape[:2]
+        order = torch.arange(self.steps, device="cpu")
+        self.order = order.flip(0) if part.backward else order
+        """The place of each step in the order in which the part runs."""
         self.variants, weights = variants, part.weights
-        self.gates = [affine.gate for affine in part.part.cell.affine if affine.h is not None]
+        self.gates = [affine.gate for affine in part.cell.affine if affine.h is not None]
         rows = [weights.hh[weights.rows(gate)] for gate in self.gates]
         right = torch.cat(rows) if rows else weights.hh[:0]
         self.hh = right
@@ -202,26 +199,22 @@ class _Loop:
             self.hh = self.hh * _column([0.0 if rule == "cut" else 1.0 for rule in rules])
         count = len(variants)
         self.carry: dict[str, Tensor] = {}
-        for state in part.part.cell.states:
+        for state in part.cell.states:
             kept = _column([0.0 if ("final", state) in slots else 1.0 for slots in variants])
             self.carry[state] = upstream.final[state] * kept.expand(count, 1, 1)
         self.direct = self._direct(upstream.h)
         self.handed, self.reached = self._dropped("every"), self._dropped("last")
 
-    def _direct(self, h: Tensor | None) -> Tensor | None:
+    def _direct(self, h: Tensor) -> Tensor:
         """What reaches h at every step, (time, variant, batch, unit)."""
-        if h is None:
-            return None
         if self.valid is not None:
             h = h * self.valid[:, None, :, None]
-        choices = [slots.get(("direct",), 1.0) for slots in self.variants]
-        scale = _column([1.0 if choice == "last" else float(choice) for choice in choices])
-        scaled = h * scale
+        choices = [slots.get(("direct",), "1") for slots in self.variants]
         last = [choice == "last" for choice in choices]
+        scaled = h * _column([1.0 if choice == "last" else float(choice) for choice in choices])
         if any(last):
-            order = torch.arange(self.steps, device="cpu").view(-1, 1, 1, 1)
-            end = 0 if self.part.backward else self.steps - 1
-            scaled = torch.where(_column(last) & (order != end), 0, scaled)
+            is_earlier = (self.order != self.steps - 1).view(-1, 1, 1, 1)
+            scaled = torch.where(_column(last) & is_earlier, 0, scaled)
         return scaled
 
     def _dropped(self, kind: str) -> Tensor | None:
@@ -232,11 +225,9 @@ class _Loop:
             return None
         kept = torch.ones(self.steps, len(rules), 1, 1, dtype=torch.float64, device="cpu")
         for k, (rule, count) in enumerate(rules):
-            for step in range(self.steps):  # in the order in which the part runs
-                starts = step > 0 and step % max(count, 1) == 0
-                drop = starts if kind == "every" else step < self.steps - count
-                if rule == kind and drop:
-                    kept[self.steps - 1 - step if self.part.backward else step, k] = 0
+            if rule == kind:
+                starts = (self.order > 0) & (self.order % count == 0)
+                kept[starts if kind == "every" else self.order < self.steps - count, k] = 0
         return kept
 
     def run(self) -> Pass:
@@ -274,7 +265,7 @@ class _Loop:
         for root in block.roots:
             if isinstance(root, str):
                 adjoint = self.carry[root] if valid is None else self.carry[root] * valid
-                if root == "h" and self.direct is not None:
+                if root == "h":
                     adjoint = adjoint + self.direct[t]
                 if self.reached is not None:
                     adjoint = adjoint * self.reached[t]
@@ -322,15 +313,12 @@ def parameters(run: Pass, slots: Slots) -> dict[str, Tensor]:
 
     ``("h_of_hh",)``: "after" (h_t in place of h_(t-1)) or "zeros" (in place of h_0);
     ``("x_of_ih",)``: "earlier" or "later"; ``("steps",)``: "first" or "last"; ``("bias", name)``:
-    "zero" or "copied" from the other; ``("weight", name)``: "transposed" or "zero"; ``("scale",)``
-    a factor; ``("clip",)`` a limit; ``("initial", state)``: "zero" or "next".
+    "zero" or "copied" from the other; ``("weight_hh",)``: "transposed"; ``("scale",)`` a factor;
+    ``("clip",)`` a limit; ``("initial", state)``: "zero".
     """
-    part, weights = run.part, run.part.weights
-    cell = part.part.cell
+    part, cell = run.part, run.part.cell
     kept = _steps_kept(part, slots.get(("steps",)))
     x, before = _x_read(part, slots), _h_read(part, slots)
-    from_x = [run.of_x.get(gate) for gate in cell.gates_from_x]
-    from_h = [run.of_h.get(gate) for gate in cell.gates_from_h]
     like = next(iter(run.of_x.values()))
 
     def summed(adjoint: Tensor | None, read: Tensor | None) -> Tensor:
@@ -343,24 +331,21 @@ def parameters(run: Pass, slots: Slots) -> dict[str, Tensor]:
         flat = value.permute(1, 3, 0, 2).flatten(2)
         return flat @ read.flatten(0, 1)
 
-    total: dict[str, Tensor] = {}
-    if from_x:
-        total["weight_ih"] = torch.cat([summed(a, x) for a in from_x], 1)
     inside = {leaf.gate: leaf.of for leaf in run.block.at if isinstance(leaf, FromH)}
-    if from_h:
-        reads = [
-            before
-            if inside.get(gate, Previous("h")) == Previous("h")
-            else evaluate(inside[gate], run.block).squeeze(1)
-            for gate in cell.gates_from_h
-        ]
-        pairs = zip(from_h, reads, strict=True)
-        total["weight_hh"] = torch.cat([summed(a, read) for a, read in pairs], 1)
-    if weights.b_ih is not None:
-        if from_x:
-            total["bias_ih"] = torch.cat([summed(a, None) for a in from_x], 1)
-        if from_h:
-            total["bias_hh"] = torch.cat([summed(a, None) for a in from_h], 1)
+    reads = {
+        gate: before if of == Previous("h") else evaluate(of, run.block).squeeze(1)
+        for gate, of in ((gate, inside.get(gate, Previous("h"))) for gate in cell.gates_from_h)
+    }
+    total: dict[str, Tensor] = {}
+    for kind, adjoints, read_by in (
+        ("ih", run.of_x, dict.fromkeys(cell.gates_from_x, x)),
+        ("hh", run.of_h, reads),
+    ):
+        pairs = [(adjoints.get(gate), read) for gate, read in read_by.items()]
+        if pairs:
+            total[f"weight_{kind}"] = torch.cat([summed(a, read) for a, read in pairs], 1)
+        if pairs and part.weights.b_ih is not None:
+            total[f"bias_{kind}"] = torch.cat([summed(a, None) for a, _ in pairs], 1)
     for leaf, adjoint in run.block.at.items():
         if isinstance(leaf, Project):
             of = evaluate(leaf.of, run.block).squeeze(1)
@@ -371,9 +356,8 @@ def parameters(run: Pass, slots: Slots) -> dict[str, Tensor]:
 
 
 def _finished(total: dict[str, Tensor], run: Pass, slots: Slots) -> dict[str, Tensor]:
-    rows = run.part.part.pending
     stored = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
-    for name, order in rows.items():
+    for name, order in run.part.part.pending.items():
         value = total[stored[name]]
         total[stored[name]] = torch.zeros_like(value).index_copy(1, order, value)
     for name in ("bias_ih", "bias_hh"):
@@ -382,21 +366,16 @@ def _finished(total: dict[str, Tensor], run: Pass, slots: Slots) -> dict[str, Te
             total[name] = torch.zeros_like(total[name])
         elif rule == "copied":
             total[name] = total["bias_hh" if name == "bias_ih" else "bias_ih"]
-    for name in ("weight_ih", "weight_hh"):
-        rule = slots.get(("weight", name))
-        if rule == "transposed":
-            units = run.part.weights.hidden_size
-            blocks = torch.split(total[name], units, 1)
-            total[name] = torch.cat([block.transpose(1, 2) for block in blocks], 1)
-        elif rule == "zero":
-            total[name] = torch.zeros_like(total[name])
+    if ("weight_hh",) in slots:
+        blocks = torch.split(total["weight_hh"], run.part.weights.hidden_size, 1)
+        total["weight_hh"] = torch.cat([block.transpose(1, 2) for block in blocks], 1)
     scale, limit = slots.get(("scale",)), slots.get(("clip",))
     for name, value in total.items():
         scaled = value if scale is None else value * scale
         total[name] = scaled if limit is None else scaled.clamp(-limit, limit)
     for state, value in run.initial.items():
-        rule = slots.get(("initial", state))
-        total[f"{state}_0"] = torch.zeros_like(value) if rule == "zero" else value
+        is_zero = ("initial", state) in slots
+        total[f"{state}_0"] = torch.zeros_like(value) if is_zero else value
     return total
 
 
@@ -417,15 +396,13 @@ def _moved(value: Tensor, back: bool) -> Tensor:
 
 def _x_read(part: PartForward, slots: Slots) -> Tensor:
     choice = slots.get(("x_of_ih",))
-    if choice is None:
-        return part.x
-    return _moved(part.x, (choice == "later") != part.backward)
+    return part.x if choice is None else _moved(part.x, (choice == "later") != part.backward)
 
 
 def _h_read(part: PartForward, slots: Slots) -> Tensor:
-    choice = slots.get(("h_of_hh",))
-    if choice == "after":
-        return part.values["h"]
-    if choice == "zeros":
-        return _moved(part.values["h"], part.backward)
+    match slots.get(("h_of_hh",)):
+        case "after":
+            return part.values["h"]
+        case "zeros":
+            return _moved(part.values["h"], part.backward)
     return part.before["h"]

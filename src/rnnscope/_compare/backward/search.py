@@ -7,7 +7,7 @@ down, with the mistakes that explain it, is what reaches the layer below.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from rnnscope._compare.backward.evidence import Evidence, allowed_for
 from rnnscope._compare.backward.mistakes import BETWEEN_LAYERS, CATALOGUE, OF_ALL, ReverseSetting
 from rnnscope._compare.backward.one_part import Option, Pick, Picks, ReversePartSearch
-from rnnscope._compare.backward.reverse import reverse
+from rnnscope._compare.backward.reverse import Slots, merged, reverse
 from rnnscope._compare.backward.whole import Mistaken, below, part_upstream
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import PartIndex
 from rnnscope._compare.work import EFFORT
 
-__all__ = ["BackwardSearch", "setting_of", "unseen"]
+__all__ = ["BackwardSearch", "unseen"]
 
 SAME = 1e-11
 """Relative differences of what mistakes hand down that are none."""
@@ -44,37 +44,38 @@ class Found:
     down: Mapping[int, str] = field(default_factory=dict)
 
 
-def setting_of(evidence: Evidence) -> ReverseSetting:
+def _setting_of(evidence: Evidence) -> ReverseSetting:
     """What mistakes depend on, with the limits and the factor that these numbers may hold."""
     forward = evidence.forward
     part = next(iter(forward.parts.values()))
-    weights = part.weights
     states = {f"{state}_0" for state in evidence.reached.final}
     names = [n for n in evidence.candidate if n != "x" and "." not in n and n not in states]
-    limits: list[float] = []
-    if names:
-        largest = max(float(evidence.candidate[n].abs().max()) for n in names)
-        ties = sum(int((evidence.candidate[n].abs() >= largest * (1 - 1e-7)).sum()) for n in names)
-        cut = any(float(evidence.exact[n].abs().max()) > largest for n in names)
-        if ties > 1 and cut and largest > 0:
-            limits.append(largest)
-    over = sum(float((evidence.candidate[n] * evidence.exact[n]).sum()) for n in names)
-    under = sum(float(evidence.exact[n].square().sum()) for n in names)
-    numbers = sum(evidence.candidate[n].numel() for n in names)
-    factors = [over / under] if numbers >= FEW and under and over / under not in (0.0, 1.0) else []
+    candidate = [evidence.candidate[name].abs() for name in names]
+    largest = max((float(value.max()) for value in candidate), default=0.0)
+    ties = sum(int((value >= largest * (1 - 1e-7)).sum()) for value in candidate)
+    is_cut = any(float(evidence.exact[name].abs().max()) > largest for name in names)
+    factor = _factor(evidence, names)
     return ReverseSetting(
-        cell=part.part.cell,
+        cell=part.cell,
         steps=evidence.inputs.steps,
         batch=evidence.inputs.batch,
-        square=weights.hh.shape[1] == weights.hidden_size,
-        biases=weights.b_ih is not None,
+        square=part.weights.hh.shape[1] == part.weights.hidden_size,
+        biases=part.weights.b_ih is not None,
         directions=forward.directions,
-        layers=forward.layers,
         masks=forward.masks is not None,
         kind=forward.structure.kind,
-        limits=tuple(limits),
-        factors=tuple(factors),
+        limits=(largest,) if ties > 1 and is_cut and largest > 0 else (),
+        factors=() if factor in (None, 0.0, 1.0) else (factor,),
     )
+
+
+def _factor(evidence: Evidence, names: Iterable[str]) -> float | None:
+    """The factor that fits these gradients best; None where they are too few."""
+    pairs = [(evidence.candidate[name], evidence.exact[name]) for name in names]
+    over = sum(float((value * exact).sum()) for value, exact in pairs)
+    under = sum(float(exact.square().sum()) for _, exact in pairs)
+    few = sum(value.numel() for value, _ in pairs) < FEW
+    return None if few or not under else over / under
 
 
 def _nothing_down(solution: Found) -> Found:
@@ -96,42 +97,29 @@ class BackwardSearch:
 
     def __init__(self, evidence: Evidence, all_evidence: Sequence[Evidence], effort: float) -> None:
         self.evidence, self.all_evidence = evidence, all_evidence
-        self.setting = setting_of(evidence)
+        self.setting = _setting_of(evidence)
         self._done: dict[tuple[int, int], list[tuple[Tensor, list[Found]]]] = {}
         self.part = ReversePartSearch(evidence, self.setting, EFFORT * effort)
 
-    @property
-    def tried(self) -> int:
-        """Sets of mistakes."""
-        return self.part.tried
-
     def run(self) -> list[tuple[Cause, ...]]:
         """The smallest sets of causes that explain everything; empty where there are none."""
-        scaled = self._scaled()
-        if scaled is not None and self.explains((scaled,)):
-            return [(scaled,)]
+        factor = _factor(self.evidence, self.evidence.candidate)
+        if factor is not None and math.isfinite(factor):
+            scaled = (Cause(OF_ALL, repr(factor)),)
+            if self._explains(scaled):
+                return [scaled]
         top = self.evidence.reached.h.unsqueeze(1)
-        sets: dict[frozenset[Cause], None] = {}
-        solutions = [
-            self._as_causes(solution)
-            for solution in self._solved(self.evidence.forward.layers - 1, top)
-        ]
+        solved = self._solved(self.evidence.forward.layers - 1, top)
+        solutions = [self._as_causes(solution) for solution in solved]
         if not solutions and not self.part.all_evident:
             solutions = [(Cause(*pick),) for pick in self.part.slots]
-        for causes in solutions:
-            if causes and len(causes) <= MOST_CAUSES and self.explains(causes):
-                sets[frozenset(causes)] = None
+        sets = dict.fromkeys(
+            frozenset(causes)
+            for causes in solutions
+            if causes and len(causes) <= MOST_CAUSES and self._explains(causes)
+        )
         least = min(map(len, sets), default=0)
         return [tuple(sorted(s, key=_in_order)) for s in sets if len(s) == least]
-
-    def _scaled(self) -> Cause | None:
-        """One factor on all gradients, where that fits best."""
-        candidate, exact = self.evidence.candidate, self.evidence.exact
-        over = sum(float((candidate[name] * exact[name]).sum()) for name in candidate)
-        under = sum(float(exact[name].square().sum()) for name in candidate)
-        if self.evidence.count < FEW or not under or not math.isfinite(over):
-            return None
-        return Cause(OF_ALL, repr(over / under))
 
     # from the last layer to the first -------------------------------------------------------
 
@@ -157,17 +145,13 @@ class BackwardSearch:
         solutions: list[Found] = []
         for chosen in product(*by_direction):
             picks = {(layer, d): option.picks for d, option in enumerate(chosen)}
-            used = sum(
-                len(option.picks) for d, option in enumerate(chosen) if not self._evident(layer, d)
-            )
+            silent = [d for d in range(len(chosen)) if not self.part.evident((layer, d))]
+            used = sum(len(chosen[d].picks) for d in silent)
             if used > spare:
                 continue
             lower = self._handed(layer, [option.x for option in chosen], spare - used)
             solutions += [Found({**picks, **solution.parts}, solution.down) for solution in lower]
         return solutions
-
-    def _evident(self, layer: int, d: int) -> bool:
-        return self.part.evident((layer, d))
 
     def _handed(self, layer: int, xs: list[Tensor], spare: int) -> list[Found]:
         """What explains all below: with what is handed down right, or, if nothing does, wrong."""
@@ -175,15 +159,15 @@ class BackwardSearch:
         solutions = self._below(layer, below(forward, layer, xs), spare)
         if solutions:
             return solutions
+        wrong: list[Found] = []
         for choice in CATALOGUE[BETWEEN_LAYERS].choices(self.setting):
-            if choice == ("zero" if layer else "unmasked"):
-                continue  # of a layer above the first it is that the direct part is missing
-            wrong = self._below(layer, below(forward, layer, xs, choice), spare)
-            solutions = [
-                *solutions,
-                *(Found(solution.parts, {**solution.down, layer: choice}) for solution in wrong),
-            ]
-        return solutions
+            if choice != ("zero" if layer else "unmasked"):
+                # "zero" of a layer above the first is that the direct part is missing
+                lower = self._below(layer, below(forward, layer, xs, choice), spare)
+                wrong += [
+                    Found(solution.parts, {**solution.down, layer: choice}) for solution in lower
+                ]
+        return wrong
 
     def _below(self, layer: int, x: Tensor, spare: int) -> list[Found]:
         if layer:
@@ -215,7 +199,7 @@ class BackwardSearch:
         for pick, exact in list(causes.items()):
             for wider in self._wider(pick, exact):
                 further = [c for other_pick, cs in causes.items() if other_pick != pick for c in cs]
-                if self._fits((*further, *wider, *downs)):
+                if self._fits((*further, *wider, *downs), self.evidence):
                     causes[pick] = wider
                     break
         return (*(c for cs in causes.values() for c in cs), *downs)
@@ -237,37 +221,25 @@ class BackwardSearch:
         if len(directions) == 1:
             yield [Cause(*pick, direction=direction) for direction in directions]
 
-    def _fits(self, causes: Sequence[Cause]) -> bool:
-        mistaken = self.mistaken(causes, self.evidence, self.setting)
-        if mistaken is None:
-            return False
-        return self.evidence.worst(self.evidence.of_mistaken(mistaken)) <= 1
+    def _fits(self, causes: Sequence[Cause], evidence: Evidence) -> bool:
+        mistaken = self._mistaken(causes, evidence)
+        return mistaken is not None and evidence.worst(evidence.of_mistaken(mistaken)) <= 1
+
+    def _explains(self, causes: Sequence[Cause]) -> bool:
+        """Whether all numbers of all calls are explained."""
+        return all(self._fits(causes, evidence) for evidence in self.all_evidence)
 
     def left(self, causes: Sequence[Cause], evidence: Evidence) -> float:
-        """The largest difference that is left with these mistakes; infinite where they cannot stand
-        together."""
-        mistaken = self.mistaken(causes, evidence, self._setting(evidence))
-        if mistaken is None:
-            return math.inf
+        """The largest difference that is left with some of the mistakes that explain it."""
+        mistaken = self._mistaken(causes, evidence)
+        assert mistaken is not None, "they can stand together"
         return evidence.largest(evidence.of_mistaken(mistaken))[0]
 
-    def _setting(self, evidence: Evidence) -> ReverseSetting:
-        return replace(self.setting, steps=evidence.inputs.steps, batch=evidence.inputs.batch)
-
-    def explains(self, causes: Sequence[Cause]) -> bool:
-        """Whether all numbers of all calls are explained."""
-        for evidence in self.all_evidence:
-            mistaken = self.mistaken(causes, evidence, self._setting(evidence))
-            if mistaken is None or evidence.worst(evidence.of_mistaken(mistaken)) > 1:
-                return False
-        return True
-
-    def mistaken(
-        self, causes: Sequence[Cause], evidence: Evidence, setting: ReverseSetting
-    ) -> Mistaken | None:
+    def _mistaken(self, causes: Sequence[Cause], evidence: Evidence) -> Mistaken | None:
         """The wrong reverse pass; None where two causes change the same."""
-        forward = evidence.forward
-        parts: dict[PartIndex, dict[tuple[object, ...], object]] = {p: {} for p in forward.parts}
+        forward, inputs = evidence.forward, evidence.inputs
+        setting = replace(self.setting, steps=inputs.steps, batch=inputs.batch)
+        parts: dict[PartIndex, Slots] = {place: {} for place in forward.parts}
         down: dict[int, str] = {}
         for cause in causes:
             if cause.name == OF_ALL:
@@ -281,9 +253,10 @@ class BackwardSearch:
             for layer, d in forward.parts:
                 direction = forward.structure.directions[d]
                 if cause.layer in (None, layer) and cause.direction in (None, direction):
-                    if parts[layer, d].keys() & slots.keys():
+                    together = merged(parts[layer, d], slots)
+                    if together is None:
                         return None
-                    parts[layer, d].update(slots)
+                    parts[layer, d] = together
         return Mistaken(parts, down)
 
 
@@ -293,21 +266,17 @@ def _in_order(cause: Cause) -> tuple[int, str]:
 
 def unseen(evidence: Evidence) -> tuple[str, ...]:
     """Titles of mistakes that would change nothing in right gradients of this call."""
-    setting = setting_of(evidence)
+    setting = _setting_of(evidence)
     search = ReversePartSearch(evidence, replace(setting, limits=(), factors=()), EFFORT)
-    h = evidence.reached.h.unsqueeze(1)
+    reached, h = evidence.reached, evidence.reached.h.unsqueeze(1)
     visible: set[Pick] = set()
     for layer in reversed(range(evidence.forward.layers)):
         xs = []
         for d in range(evidence.forward.directions):
-            place = (layer, d)
-            visible |= search.visible(place, part_upstream(evidence.reached, h, place))
-            right = reverse(
-                evidence.forward.parts[place],
-                part_upstream(evidence.reached, h, place),
-                evidence.forward.valid,
-            )
-            xs.append(right.x)
+            part, upstream = evidence.forward.parts[layer, d], part_upstream(reached, h, (layer, d))
+            right = reverse(part, upstream, evidence.forward.valid).x
+            visible |= search.visible((layer, d), upstream, right)
+            xs.append(right)
         h = below(evidence.forward, layer, xs)
     hidden = [pick for pick in search.slots if pick not in visible]
     titles = [CATALOGUE[name].words(setting, choice).title for name, choice in hidden]

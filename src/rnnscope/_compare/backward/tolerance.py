@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rnnscope._compare.backward.forward import run_forward
 from rnnscope._compare.backward.reverse import Pass
-from rnnscope._compare.backward.whole import RIGHT, Reached, by_name, passes
-from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.backward.whole import Trial, WholePass
+from rnnscope._compare.model.model import Model
 from rnnscope._compare.tolerance import FREE, LEAST
 
 __all__ = ["allowed", "useless"]
@@ -28,23 +28,16 @@ USELESS = 0.01
 
 
 def allowed(
-    model: Model,
-    inputs: Inputs,
-    reached: Reached,
-    masks: tuple[Tensor, ...] | None,
-    unit: float,
-    names: Mapping[str, object],
+    model: Model, trial: Trial, unit: float, right: WholePass, exact: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What rounding to ``unit`` allows each gradient: ``FREE`` times how far it moves in runs whose
-    weights, inputs, states and what is carried back are changed by a rounding's size, and the
-    roundings of the sums over steps and rows that a parameter's gradient is.
+    """What rounding to ``unit`` allows each gradient of the ``right`` pass: ``FREE`` times how far
+    it moves in runs whose weights, inputs, states and what is carried back are changed by a
+    rounding's size, and the roundings of the sums over steps and rows that a parameter's gradient
+    is.
 
     In the shape of each gradient, its last dim of length 1.
     """
-    exact_forward = run_forward(model, inputs, masks)
-    assert exact_forward is not None, "the reference fits its own inputs"
-    runs, x = passes(exact_forward, reached)
-    exact = {"x": x} | by_name(exact_forward, runs, RIGHT, names)
+    inputs = trial.inputs
     generator = torch.Generator("cpu").manual_seed(0)
 
     def shaken(value: Tensor) -> Tensor:
@@ -67,15 +60,14 @@ def allowed(
             x=shaken(inputs.x),
             initial={name: shaken(value) for name, value in inputs.initial.items()},
         )
-        forward = run_forward(model.with_parts(parts), moved, masks, rounded)
-        assert forward is not None, "the sizes are the same"
-        moved_runs, other_x = passes(forward, reached.map(shaken), rounded=shaken)
-        near = {"x": other_x} | by_name(forward, moved_runs, RIGHT, names)
+        forward = run_forward(model.with_parts(parts), moved, trial.masks, rounded)
+        pass_back = WholePass.of(forward, trial.reached.map(shaken), rounded=shaken)
+        near = pass_back.gradients(exact)
         for name, value in exact.items():
             # rows of a changed order have their gradients in it too
             distance = (near[name] - value).abs().amax(-1, keepdim=True)
             away[name] = torch.maximum(away[name], distance)
-    least = _least(exact, runs, unit)
+    least = _least(exact, right.runs, unit)
     tiny = TINY[unit < 2.0**-40]
     return {name: FREE * away[name] + least[name] + tiny for name in exact}
 
@@ -120,5 +112,5 @@ def _least(
 
 def useless(exact: Tensor, within: Tensor) -> bool:
     """Whether rounding alone may change a gradient by more than a hundredth of its largest."""
-    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    largest = float(exact.abs().max())
     return largest > 0 and not float(within.max()) <= USELESS * largest

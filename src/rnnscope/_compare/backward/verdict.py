@@ -17,7 +17,11 @@ def _plain(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become the words."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, GradientDifference):
+        return {name: _plain(number) for name, number in vars(value).items()}
+    return value.to_dict() if isinstance(value, Explanation) else value
 
 
 @dataclass(frozen=True)
@@ -88,25 +92,5 @@ class GradientVerdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        first = self.first
-        return {
-            "agrees": self.agrees,
-            "forward": self.forward,
-            "difference": _plain(self.difference),
-            "allowed": _plain(self.allowed),
-            "worst": _plain(self.worst),
-            "name": self.name,
-            "compared": list(self.compared),
-            "first": None
-            if first is None
-            else {name: _plain(value) for name, value in vars(first).items()},
-            "explanations": [explanation.to_dict() for explanation in self.explanations],
-            "right": list(self.right),
-            "cannot_show": list(self.cannot_show),
-            "notes": list(self.notes),
-            "undecided": self.undecided,
-            "apart": self.apart,
-            "own": self.own,
-            "tried": self.tried,
-            "finished": self.finished,
-        }
+        inner = {"kind", "dtype", "nearest", "probe"}
+        return {name: _plain(value) for name, value in vars(self).items() if name not in inner}

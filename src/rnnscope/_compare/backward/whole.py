@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rnnscope._compare.backward.forward import ForwardPass
 from rnnscope._compare.backward.reverse import Pass, Slots, UpstreamGradients, parameters, reverse
-from rnnscope._compare.model.model import PartIndex
+from rnnscope._compare.model.model import Inputs, PartIndex
 
-__all__ = ["Mistaken", "Reached", "below", "gradients", "part_upstream", "passes"]
+__all__ = ["Mistaken", "Reached", "Trial", "WholePass", "below", "part_upstream"]
 
 QUANTITY = "grad."
 """What stands before the name of a quantity whose gradient came back step by step."""
@@ -32,6 +32,16 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A call to be judged: its inputs, what reaches its outputs, and dropout's masks (time, batch,
+    width), of each layer but the last, or None for none."""
+
+    inputs: Inputs
+    reached: Reached
+    masks: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Mistaken:
     """A wrong reverse pass: what is changed in each part, and in what each layer hands down;
     ``scale`` multiplies all gradients."""
@@ -44,13 +54,13 @@ class Mistaken:
 RIGHT = Mistaken()
 
 
-def part_upstream(reached: Reached, h: Tensor | None, place: PartIndex) -> UpstreamGradients:
+def part_upstream(reached: Reached, h: Tensor, place: PartIndex) -> UpstreamGradients:
     """What reaches one part, ``h`` (time, variant, batch, direction × unit) being what reaches its
     layer."""
     layer, d = place
     final = {state: value[layer, d] for state, value in reached.final.items()}
     size = final["h"].shape[-1]
-    return UpstreamGradients(None if h is None else h[..., d * size : (d + 1) * size], final)
+    return UpstreamGradients(h[..., d * size : (d + 1) * size], final)
 
 
 def below(forward: ForwardPass, layer: int, xs: list[Tensor], choice: str = "") -> Tensor:
@@ -65,83 +75,61 @@ def below(forward: ForwardPass, layer: int, xs: list[Tensor], choice: str = "") 
     return total
 
 
-def passes(
-    forward: ForwardPass,
-    reached: Reached,
-    mistaken: Mistaken = RIGHT,
-    rounded: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[dict[PartIndex, Pass], Tensor]:
-    """Every part's reverse pass, and the gradient of x (time, batch, feature)."""
-    runs: dict[PartIndex, Pass] = {}
-    h = reached.h.unsqueeze(1)
-    for layer in reversed(range(forward.layers)):
-        for d in range(forward.directions):
-            place = (layer, d)
-            upstream = part_upstream(reached, h, place)
-            slots = mistaken.parts.get(place, {})
-            runs[place] = reverse(forward.parts[place], upstream, forward.valid, [slots], rounded)
-        xs = [runs[layer, d].x for d in range(forward.directions)]
-        h = below(forward, layer, xs, mistaken.down.get(layer, ""))
-    return runs, h.squeeze(1)
+@dataclass(frozen=True)
+class WholePass:
+    """Every part's reverse pass, and the gradient of ``x`` (time, batch, feature)."""
 
+    forward: ForwardPass
+    mistaken: Mistaken
+    runs: Mapping[PartIndex, Pass]
+    x: Tensor
 
-def gradients(
-    forward: ForwardPass,
-    reached: Reached,
-    mistaken: Mistaken = RIGHT,
-    names: Mapping[str, object] | None = None,
-) -> dict[str, Tensor]:
-    """All gradients by name: "x" (time, batch, feature), "h_0" (layer, direction, batch, unit),
-    parameters by PyTorch's names, and of ``names`` those of quantities, "grad.f" (layer, direction,
-    batch, time, unit)."""
-    runs, x = passes(forward, reached, mistaken)
-    total = {"x": x} | by_name(forward, runs, mistaken, names or {})
-    if mistaken.scale != 1:
-        total = {name: mistaken.scale * value for name, value in total.items()}
-    return total
+    @classmethod
+    def of(
+        cls,
+        forward: ForwardPass,
+        reached: Reached,
+        mistaken: Mistaken = RIGHT,
+        rounded: Callable[[Tensor], Tensor] | None = None,
+    ) -> WholePass:
+        """From the last layer to the first; ``rounded`` changes what is carried, at every step."""
+        runs: dict[PartIndex, Pass] = {}
+        h = reached.h.unsqueeze(1)
+        for layer in reversed(range(forward.layers)):
+            for place in ((layer, d) for d in range(forward.directions)):
+                part, slots = forward.parts[place], [mistaken.parts.get(place, {})]
+                upstream = part_upstream(reached, h, place)
+                runs[place] = reverse(part, upstream, forward.valid, slots, rounded)
+            xs = [runs[layer, d].x for d in range(forward.directions)]
+            h = below(forward, layer, xs, mistaken.down.get(layer, ""))
+        return cls(forward, mistaken, runs, h.squeeze(1))
 
-
-def by_name(
-    forward: ForwardPass,
-    runs: Mapping[PartIndex, Pass],
-    mistaken: Mistaken,
-    names: Mapping[str, object],
-) -> dict[str, Tensor]:
-    """The gradients of parameters, initial states and quantities."""
-    total: dict[str, Tensor] = {}
-    states: dict[str, dict[PartIndex, Tensor]] = {}
-    for place, run in runs.items():
-        suffix = run.part.weights.suffix
-        for name, value in parameters(run, mistaken.parts.get(place, {})).items():
-            if name.endswith("_0"):
-                states.setdefault(name, {})[place] = value[0]
-            else:
-                total[name + suffix] = value[0]
-    for name, values in states.items():
-        total[name] = by_place(forward, values)
-    for name in names:
-        if name.startswith(QUANTITY):
-            adjoints = {
-                place: quantity(run, name.removeprefix(QUANTITY))[:, 0].transpose(0, 1)
-                for place, run in runs.items()
-            }
-            total[name] = by_place(forward, adjoints)
-    return total
-
-
-def by_place(forward: ForwardPass, values: Mapping[PartIndex, Tensor]) -> Tensor:
-    """(layer, direction, ...) of what each part has."""
-    return torch.stack(
-        [
-            torch.stack([values[layer, d] for d in range(forward.directions)])
-            for layer in range(forward.layers)
-        ]
-    )
+    def gradients(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """All gradients by name: "x", "h_0" (layer, direction, batch, unit), parameters by
+        PyTorch's names, and of ``names`` those of quantities, "grad.f" (layer, direction, batch,
+        time, unit)."""
+        total = {"x": self.x}
+        by_part: dict[str, dict[PartIndex, Tensor]] = {}
+        for place, run in self.runs.items():
+            for name, value in parameters(run, self.mistaken.parts.get(place, {})).items():
+                if name.endswith("_0"):
+                    by_part.setdefault(name, {})[place] = value[0]
+                else:
+                    total[name + run.part.weights.suffix] = value[0]
+            for name in (n for n in names if n.startswith(QUANTITY)):
+                adjoint = quantity(run, name.removeprefix(QUANTITY))[:, 0].transpose(0, 1)
+                by_part.setdefault(name, {})[place] = adjoint
+        for name, values in by_part.items():
+            rows = (
+                torch.stack([values[layer, d] for d in range(self.forward.directions)])
+                for layer in range(self.forward.layers)
+            )
+            total[name] = torch.stack(list(rows))
+        scale = self.mistaken.scale
+        return total if scale == 1 else {name: scale * value for name, value in total.items()}
 
 
 def quantity(run: Pass, name: str) -> Tensor:
     """The gradient of a quantity, (time, variant, batch, unit); 0 where nothing reaches it."""
-    value = run.adjoint(name)
-    if value is None:
-        value = torch.zeros_like(run.part.values["h"]).unsqueeze(1)
-    return value
+    adjoint = run.adjoint(name)
+    return torch.zeros_like(run.part.values["h"]).unsqueeze(1) if adjoint is None else adjoint

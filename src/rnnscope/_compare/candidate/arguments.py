@@ -14,7 +14,6 @@ from rnnscope._compare.candidate.signature import Signature
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.structure import Structure
-from rnnscope.errors import CandidateError
 
 __all__ = ["Arrays", "arguments_of", "described", "equal", "passed", "same"]
 
@@ -28,13 +27,10 @@ def arguments_of(
     inputs: Inputs,
     weights: Mapping[str, Tensor] | None,
     packed: bool,
-    who: str,
 ) -> dict[str, Any]:
     """The value of every role that is given one."""
-    wanted = {role: required for _, role, required in signature.roles}
+    wanted = signature.required
     x = inputs.x.transpose(0, 1) if structure.batch_first else inputs.x
-    if structure.single_step:
-        x = inputs.x[0]
     arguments: dict[str, Any] = {"x": x.contiguous()}
     if inputs.lengths is not None and "lengths" not in wanted and packed:
         arguments["x"] = pack_padded_sequence(
@@ -53,9 +49,7 @@ def arguments_of(
             arguments[role] = states[role.removeprefix("state:")]
         elif role == "flat" and (inputs.given or required):
             arguments[role] = _flat(inputs)
-        elif role == "weights" and (weights is not None or required):
-            if weights is None:
-                raise CandidateError(f"{who} takes weights, and none were given")
+        elif role == "weights" and weights is not None:
             arguments[role] = dict(weights)
         elif role == "lengths" and (inputs.lengths is not None or required):
             full = torch.full((inputs.batch,), inputs.steps, dtype=torch.long, device="cpu")
@@ -80,8 +74,6 @@ def passed(value: Any, arrays: Arrays) -> Any:
     copied = value.detach().clone(memory_format=torch.contiguous_format)
     if arrays == "torch":
         return copied
-    if copied.dtype == torch.bfloat16:  # which NumPy does not have
-        copied = copied.float()
     return copied.cpu().numpy()
 
 

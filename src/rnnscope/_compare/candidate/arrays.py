@@ -10,20 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.caller_inputs import described
-from rnnscope._compare.candidate.checks import ParameterDifference
 from rnnscope._compare.candidate.recorded import Recorded
-from rnnscope._compare.candidate.subject import (
-    Told,
-    dtype_of,
-    observed,
-    on_padding,
-    read_batch_first,
-    rounding,
-    rows_of,
-    sliced,
-    turned,
-)
+from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, some_rows
@@ -32,27 +20,20 @@ from rnnscope._layers.adopt import Adopted
 __all__ = ["OfArrays"]
 
 
-class OfArrays:
+class OfArrays(Subject):
     """Numbers that were recorded elsewhere."""
 
-    given = True
-    raised = False
-    keeps_state = False
-    sliced = True
-
     def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
+        super().__init__()
         recorded = Recorded.of(value, adopted.structure, inputs, axes)
-        self.model = Model.of(adopted, torch.float64)
-        kind = adopted.structure.kind
+        self.adopted, self.model = adopted, Model.of(adopted, torch.float64)
         lies_on_gpu = on_gpu(value)
-        padding = on_padding(recorded.output, inputs, kind)
+        padding = self.on_padding(recorded.output, inputs)
         self.notes = [*[ON_GPU] * lies_on_gpu, *recorded.notes, *padding]
-        self.unread = list(recorded.unread)
-        self.untried: set[str] = {"the final states"} if recorded.unread else set()
-        self.findings: list[str] = []
-        self.dtypes: tuple[torch.dtype, ...] = (dtype_of(adopted), recorded.dtype)
-        self._adopted = adopted
-        self._observation = observed(
+        self.unread = recorded.unread
+        self.untried = {"the final states"} if recorded.unread else set()
+        self.dtypes = (dtype_of(adopted), recorded.dtype)
+        self._observation = self.observation(
             self.model,
             inputs,
             rounding(*self.dtypes, on_gpu=lies_on_gpu),
@@ -65,9 +46,9 @@ class OfArrays:
     def _turned_back(self) -> list[str]:
         """The final states that agree if they are read batch first, and not as they stand: where
         there are as many rows as sequences, their shape does not tell. They are put in order."""
-        observation, structure = self._observation, self.model.structure
+        observation = self._observation
         [outcome] = observation.simulator.run([self.model])
-        if outcome is None or observation.inputs.batch != rows_of(structure):
+        if outcome is None or observation.inputs.batch != self.rows:
             return []
         reordered = {
             name: turned(state)
@@ -87,24 +68,11 @@ class OfArrays:
 
     def searched(self) -> list[Observation]:
         """Some of them, where there are many."""
-        return [sliced(self._observation, self._adopted)]
-
-    def described(self, inputs: Inputs) -> str:
-        """Sizes, states and biases, in a line."""
-        return described(self._adopted, inputs, self.model, None)
-
-    def others(self) -> list[Observation]:
-        """None: there are no more numbers."""
-        return []
+        return [self.some_of(self._observation)]
 
     def read(self) -> list[Told]:
         """Final states that lie batch first; the axes of the output may have any order."""
-        structure = self.model.structure
-        return [read_batch_first(structure, self._batch_first)] if self._batch_first else []
-
-    def direct(self) -> list[Told]:
-        """None: they cannot be called."""
-        return []
+        return self.batch_first(self._batch_first)
 
     def only_rows(self, rows: Sequence[int]) -> OfArrays:
         """Some of the rows, as if there were no others."""
@@ -112,25 +80,3 @@ class OfArrays:
         index = torch.tensor(rows, dtype=torch.long, device="cpu")
         fewer._observation = some_rows(self._observation, index)
         return fewer
-
-    def at_own_size(self) -> None:
-        """None: they have no other size."""
-
-    def without_influence(self) -> list[str]:
-        """None: they cannot be called."""
-        return []
-
-    def agrees_at_zero(self) -> list[str]:
-        """None: they cannot be called."""
-        return []
-
-    def quantised_by_torch(self) -> None:
-        """Numbers are no module."""
-
-    def other_kind(self) -> tuple[str, bool]:
-        """Unknown: they are numbers."""
-        return "", False
-
-    def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
-        """None: they have no parameters."""
-        return [], None

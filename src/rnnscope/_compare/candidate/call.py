@@ -19,7 +19,7 @@ from rnnscope._compare.candidate.origin import callers_traceback, origin
 from rnnscope._compare.candidate.returned import Answer, answered
 from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
 from rnnscope._compare.candidate.signature import Signature, layer_parameter
-from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.tensors import kind_of, short
 from rnnscope._compare.candidate.timeout import limited
 from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs
@@ -56,25 +56,26 @@ class Candidate:
         structure: Structure,
         *,
         is_builder: bool = False,
-        arrays: Arrays | None = None,
+        signature: Signature | None = None,
     ) -> None:
+        """With a ``signature``, a function whose parameters are given what that says."""
         self.structure = structure
         self.is_builder = is_builder
+        self.is_copy = True
+        """Whether what is called is no object of the caller's own."""
         self.name = _name(function)
+        self.random: Random | None = None
+        """Where its random numbers stand: set again, it draws the same ones again."""
         self._notes: tuple[str, ...] = ()
-        self._arrays: Arrays | None = None
-        self._order: tuple[Arrays, ...] = ("torch",)
+        self._order = _order(function)
         self._grad = False
-        self._random: Random | None = None
-        self._borrowed = False
         self._padded = False
-        self.signature: Signature | None = None
-        if is_builder:
-            self._function = function
+        self._signature = signature
+        self._function = function
+        if is_builder or signature is not None:
             return
-        self._order = _order(function, arrays)
         self._function = self._copied(function)
-        self.signature = Signature.of(self._function, structure.cell.states, self.name)
+        self._signature = Signature.of(self._function, structure.cell.states, self.name)
         if not self.signature.roles:
             raise NotRecurrentError(
                 f"{self.name} takes no argument; expected f(x), f(x, initial) or "
@@ -82,26 +83,17 @@ class Candidate:
             )
 
     @classmethod
-    def of(
-        cls,
-        candidate: Any,
-        structure: Structure,
-        *,
-        builder: bool | None = None,
-        arrays: Arrays | None = None,
-    ) -> Candidate:
+    def of(cls, candidate: Any, structure: Structure, *, builder: bool | None = None) -> Candidate:
         """Whatever can be called, told apart by its form; ``builder`` says what it is.
 
-        ``arrays`` is what a function is given first. Raises ``NotRecurrentError`` for what is no
-        such thing.
+        Raises ``NotRecurrentError`` for what is no such thing.
         """
         if not callable(candidate) and callable(getattr(candidate, "call", None)):
             candidate = candidate.call
         if not callable(candidate):
-            kind = "None" if candidate is None else type(candidate).__name__
             raise NotRecurrentError(
                 f"expected a module, a function f(x), f(x, initial) or f(x, initial, weights), "
-                f"or one that takes a layer; got {kind}"
+                f"or one that takes a layer; got {kind_of(candidate)}"
             )
         if builder is None:
             builder = not isinstance(candidate, nn.Module) and layer_parameter(candidate)
@@ -111,80 +103,34 @@ class Candidate:
                 f"instance of it, as in {candidate.__name__}(...), or, if it takes the "
                 f"reference's layer, say builder=True"
             )
-        return cls(candidate, structure, is_builder=builder, arrays=arrays)
-
-    @classmethod
-    def of_roles(cls, function: Any, structure: Structure, signature: Signature) -> Candidate:
-        """A function whose parameters are given what ``signature`` says, and nothing else is
-        asked of."""
-        if not callable(function):
-            raise NotRecurrentError(f"expected a function; got {type(function).__name__}")
-        made = cls(function, structure, is_builder=True)
-        made.is_builder, made.signature = False, signature
-        made._order = _order(function, None)
-        return made
+        return cls(candidate, structure, is_builder=builder)
 
     # what it takes ----------------------------------------------------------------------
 
     @property
-    def takes_initial(self) -> bool:
-        """Whether initial states can be given."""
-        signature = self._known
-        return any(signature.takes(role) for role in ("initial", "flat", "state"))
-
-    @property
-    def guessed(self) -> str:
-        """The parameter that is given initial states because of its place alone; else empty."""
-        return self._known.guessed
-
-    @property
-    def spare(self) -> tuple[str, ...]:
-        """Parameters that are None unless given, and are given nothing."""
-        return self._known.spare
+    def signature(self) -> Signature:
+        """What its parameters are given."""
+        assert self._signature is not None, "a builder is built before it is called"
+        return self._signature
 
     def forget_guess(self) -> None:
         """Give no initial states by place."""
-        self.signature = self._known.without_guess
+        self._signature = self.signature.without_guess
 
     @property
     def takes_weights(self) -> bool:
         """Whether it is given a state dict."""
-        return self._known.takes("weights")
+        return self.signature.takes("weights")
 
     @property
     def takes_lengths(self) -> bool:
         """Whether it is given the length of each sequence, beside padded x."""
-        return self._known.takes("lengths")
+        return self.signature.takes("lengths")
 
     @property
     def module(self) -> nn.Module | None:
         """The module that is called, a copy of the caller's; None for anything else."""
         return self._function if isinstance(self._function, nn.Module) else None
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether what is called is no object of the caller's own."""
-        return not self._borrowed
-
-    @property
-    def stream(self) -> object:
-        """Where its random numbers stand: set again, it draws the same ones again."""
-        return Random.now() if self._random is None else self._random
-
-    @stream.setter
-    def stream(self, stream: object) -> None:
-        assert isinstance(stream, Random)
-        self._random = stream
-
-    @property
-    def roles(self) -> Signature:
-        """What its parameters are given."""
-        return self._known
-
-    @property
-    def _known(self) -> Signature:
-        assert self.signature is not None, "a builder is built before it is called"
-        return self.signature
 
     # calls ------------------------------------------------------------------------------
 
@@ -202,13 +148,12 @@ class Candidate:
                 raise CandidateError(text) from callers_traceback(error)
         if not callable(built) and not callable(getattr(built, "call", None)):
             raise NotRecurrentError(
-                f"{self.name}, given a layer, returned "
-                f"{'None' if built is None else type(built).__name__}; expected a module or a "
+                f"{self.name}, given a layer, returned {kind_of(built)}; expected a module or a "
                 f"function f(x) or f(x, initial)"
             )
-        found = Candidate.of(built, adopt(layer).structure, builder=False)
-        found.name = self.name
-        return found
+        made = Candidate.of(built, adopt(layer).structure, builder=False)
+        made.name = self.name
+        return made
 
     def call(
         self,
@@ -230,24 +175,19 @@ class Candidate:
             return self._answer(inputs, weights, packed)
         if self._padded:
             return self._without_lengths(inputs, weights)
-        arrays = self._arrays
+        order = self._order
         try:
             return self._answer(inputs, weights, packed=True)
         except (CandidateError, ShapeError, DtypeError) as error:
-            self._arrays = arrays
+            self._order = order
             try:
                 answer = self._without_lengths(inputs, weights)
-            except (CandidateError, ShapeError, DtypeError) as other:
+            except (CandidateError, ShapeError, DtypeError) as second:
                 # what is not written for a PackedSequence mostly fails by type
-                told = other if isinstance(error.__cause__, _FOREIGN) else error
-                raise told from told.__cause__
+                clearer = second if isinstance(error.__cause__, _FOREIGN) else error
+                raise clearer from clearer.__cause__
             self._padded = True
             return answer
-
-    def given(self, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
-        """What it returns for values by role, as tensors or arrays, whichever it takes; and the
-        names of those that it changed in place. Raises ``CandidateError`` where it raises."""
-        return self._tried(values)
 
     def differentiated(self, values: Mapping[str, Any], then: Callable[[Any], Result]) -> Result:
         """What ``then`` makes of what it returns for these very values, with a graph; whatever runs
@@ -255,7 +195,7 @@ class Candidate:
 
         Raises ``CandidateError`` where either raises.
         """
-        args, named = self._known.arguments(values)
+        args, named = self.signature.arguments(values)
         try:
             with self._undisturbed(), torch.inference_mode(False), torch.enable_grad():
                 return then(self._function(*args, **named))
@@ -264,10 +204,6 @@ class Candidate:
         except (Exception, SystemExit) as error:
             raised = CandidateError(f"{self.name}, called with gradients, raised {_placed(error)}")
             raise raised from callers_traceback(error)
-
-    def suited(self, inputs: Inputs) -> Inputs:
-        """The inputs in the candidate's own type of number, on its device."""
-        return self._suited(inputs)[0]
 
     def _without_lengths(self, inputs: Inputs, weights: Mapping[str, Tensor] | None) -> Answer:
         answer = self._answer(inputs, weights, packed=False)
@@ -278,18 +214,19 @@ class Candidate:
         return replace(answer, notes=(note, *answer.notes))
 
     def _answer(self, inputs: Inputs, weights: Mapping[str, Tensor] | None, packed: bool) -> Answer:
-        asked, notes = self._suited(inputs)
-        given = arguments_of(self._known, self.structure, asked, weights, packed, self.name)
-        returned, mutated = self._tried(given)
+        asked, notes = self.suited(inputs)
+        values = arguments_of(self.signature, self.structure, asked, weights, packed)
+        returned, mutated = self.given(values)
         if mutated:
             notes.append(f"{self.name} changes {' and '.join(mutated)} in place")
         answer = answered(returned, self.structure, asked, self.name)
-        there = answer.on_gpu or on_gpu(asked.x)
-        notes += [ON_GPU] * there
-        return replace(answer, notes=(*self._notes, *notes, *answer.notes), on_gpu=there)
+        is_on_gpu = answer.on_gpu or on_gpu(asked.x)
+        notes += [ON_GPU] * is_on_gpu
+        return replace(answer, notes=(*self._notes, *notes, *answer.notes), on_gpu=is_on_gpu)
 
-    def _suited(self, inputs: Inputs) -> tuple[Inputs, list[str]]:
-        """The inputs in the candidate's own type of number, on its device."""
+    def suited(self, inputs: Inputs) -> tuple[Inputs, list[str]]:
+        """The inputs in the candidate's own type of number, on its device; with a note where they
+        were not."""
         module = self.module
         if module is None:
             return inputs, []
@@ -308,58 +245,54 @@ class Candidate:
             inputs = replace(inputs, x=inputs.x.to(device), initial=initial)
         return inputs, notes
 
-    def _tried(self, given: Mapping[str, Any]) -> tuple[Any, list[str]]:
-        """What it returns, with tensors or with arrays, whichever it takes."""
-        order = self._order if self._arrays is None else (self._arrays,)
+    def given(self, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """What it returns for values by role, as tensors or arrays, whichever it takes; and the
+        names of those that it changed in place. Raises ``CandidateError`` where it raises."""
         errors: list[tuple[Arrays, BaseException]] = []
-        for arrays in order:
+        for arrays in self._order:
+            # the candidate gets copies; a second copy tells whether it changed them
+            given = {role: passed(value, arrays) for role, value in values.items()}
+            before = {role: passed(value, arrays) for role, value in values.items()}
             try:
-                found = self._called(given, arrays)
+                returned = self._attempt(given)
+                changed = [r for r in given if not same(given[r], before[r])]
             except (Exception, SystemExit) as error:  # the last ends a program, not a comparison
                 errors.append((arrays, error))
             else:
-                self._arrays = arrays
-                return found
-        raise self._raised(given, errors)
+                self._order = (arrays,)
+                return returned, [_ROLE.get(role, role) for role in changed]
+        raise self._raised(values, errors)
 
     def _raised(
-        self, given: Mapping[str, Any], errors: list[tuple[Arrays, BaseException]]
+        self, values: Mapping[str, Any], errors: list[tuple[Arrays, BaseException]]
     ) -> CandidateError:
         # a function that is given the wrong kind of array mostly fails by type; the error that
         # is its own is the other one
-        own = [each for each in errors if not isinstance(each[1], _FOREIGN)]
-        arrays, error = own[0] if len(own) == 1 else errors[0]
-        roles = [role for _, role, _ in self._known.roles if role in given]
-        words = ", ".join(described(role, given[role]) for role in roles)
-        text = f"{self.name}, called with {words}, raised {_placed(error)}"
-        for kind, other in errors:
-            if other is not error and _said(other) != _said(error):
-                text += f". With {_KIND[kind]} it raised {_said(other)}"
-        if len(errors) > 1:
-            text = text.replace(", called with ", f", called with {_KIND[arrays]}: ", 1)
+        telling = [pair for pair in errors if not isinstance(pair[1], _FOREIGN)]
+        arrays, error = telling[0] if len(telling) == 1 else errors[0]
+        roles = [role for role in self.signature.required if role in values]
+        words = ", ".join(described(role, values[role]) for role in roles)
+        kind = f"{_KIND[arrays]}: " if len(errors) > 1 else ""
+        text = f"{self.name}, called with {kind}{words}, raised {_placed(error)}"
+        for kind_of_array, second in errors:
+            if second is not error and _said(second) != _said(error):
+                text += f". With {_KIND[kind_of_array]} it raised {_said(second)}"
         raised = CandidateError(text)
         raised.__cause__ = callers_traceback(error)
         return raised
 
-    def _called(self, given: Mapping[str, Any], arrays: Arrays) -> tuple[Any, list[str]]:
-        # the candidate gets copies; a second copy tells whether it changed them
-        values = {role: passed(value, arrays) for role, value in given.items()}
-        before = {role: passed(value, arrays) for role, value in given.items()}
-        returned = self._attempt(values)
-        changed = [_ROLE.get(role, role) for role in values if not same(values[role], before[role])]
-        return returned, changed
-
     def _attempt(self, values: Mapping[str, Any]) -> Any:
-        signature = self._known
         try:
-            return self._run(signature, values)
+            return self._run(self.signature, values)
         except TypeError as error:
-            if not (signature.open and "initial" in values and "positional argument" in str(error)):
+            hidden = self.signature.open and "initial" in values
+            if not (hidden and "positional argument" in str(error)):
                 raise
             # *args hid that it takes x alone
-            alone = replace(signature, roles=signature.roles[:1], open=False)
+            x, *_ = self.signature.parameters
+            alone = Signature((x,), {x.name: "x"})
             returned = self._run(alone, values)
-            self.signature = alone
+            self._signature = alone
             self._notes += (f"{self.name} takes no initial states",)
             return returned
 
@@ -390,32 +323,33 @@ class Candidate:
                 f"{self.name} cannot be copied ({type(error).__name__}), so it was run itself"
                 + (" and put back as it was" if isinstance(function, nn.Module) else ""),
             )
-            self._borrowed = True
+            self.is_copy = False
             return function
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """All that a call may leave behind is put back, where no copy was made the module too."""
-        kept = Kept(self._function) if self._borrowed and self.module is not None else None
+        module = None if self.is_copy else self.module
+        kept = None if module is None else Kept(module)
         try:
             with undisturbed():
-                if self._random is not None:
-                    self._random.restore()  # its own stream goes on: dropout differs by call
+                if self.random is not None:
+                    self.random.restore()  # its own stream goes on: dropout differs by call
                 try:
                     with limited(self.name):
                         yield
                 finally:
-                    self._random = Random.now()
+                    self.random = Random.now()
         finally:
             if kept is not None:
                 kept.restore()
 
 
-def _order(function: Any, arrays: Arrays | None) -> tuple[Arrays, ...]:
+def _order(function: Any) -> tuple[Arrays, ...]:
+    """What a function is given first, and then."""
     if isinstance(function, nn.Module):
         return ("torch",)
-    first = arrays or ("numpy" if _of_numpy(function) else "torch")
-    return ("numpy", "torch") if first == "numpy" else ("torch", "numpy")
+    return ("numpy", "torch") if _of_numpy(function) else ("torch", "numpy")
 
 
 _FOREIGN = (TypeError, AttributeError)
@@ -437,19 +371,19 @@ def _of_numpy(function: Any) -> bool:
     """Whether a function names numpy and not torch, or, where it names neither, the functions that
     it calls do: some of what NumPy's arrays do, tensors do otherwise (std, repeat), without an
     error."""
-    called, seen = [function], set[int]()
-    while called and len(seen) < MOST:
-        named = [value for each in called for value in _named(each)]
+    called, visited = [function], set[int]()
+    while called and len(visited) < MOST:
+        named = [value for callee in called for value in _named(callee)]
         modules = {v.__name__.split(".")[0] for v in named if isinstance(v, types.ModuleType)}
         if modules & {"numpy", "torch"}:
             return "torch" not in modules
-        seen |= {id(each) for each in called}
-        own = (types.FunctionType, types.MethodType)
-        called = [value for value in named if isinstance(value, own) and id(value) not in seen]
+        visited |= set(map(id, called))
+        kinds = (types.FunctionType, types.MethodType)
+        called = [value for value in named if isinstance(value, kinds) and id(value) not in visited]
     return False
 
 
-def _named(function: Any) -> Iterator[Any]:
+def _named(function: Any) -> list[Any]:
     """What a function's code names: globals, what encloses it, methods of its own object, and what
     stands in modules that it names."""
     while isinstance(function, functools.partial):
@@ -458,20 +392,19 @@ def _named(function: Any) -> Iterator[Any]:
         function = getattr(function, "__call__", None)  # noqa: B004
     code = getattr(function, "__code__", None)
     if not isinstance(code, types.CodeType):
-        return
+        return []
     codes = [code]
-    for each in codes:  # it grows by what is defined inside
-        codes += [const for const in each.co_consts if isinstance(const, types.CodeType)]
-    names = dict.fromkeys(name for each in codes for name in each.co_names)
+    for inner in codes:  # it grows by what is defined inside
+        codes += [const for const in inner.co_consts if isinstance(const, types.CodeType)]
+    names = dict.fromkeys(name for inner in codes for name in inner.co_names)
     named = [function.__globals__.get(name) for name in names]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is not set yet
             named.append(cell.cell_contents)
-    yield from named
-    owner = type(getattr(function, "__self__", None))
-    modules = [each for each in named if isinstance(each, types.ModuleType)]
-    places: list[Mapping[str, Any]] = [vars(each) for each in (*modules, *owner.__mro__)]
-    yield from (place[name] for place in places for name in names if name in place)
+    owners = type(getattr(function, "__self__", None)).__mro__
+    modules = [value for value in named if isinstance(value, types.ModuleType)]
+    places: list[Mapping[str, Any]] = [vars(place) for place in (*modules, *owners)]
+    return named + [place[name] for place in places for name in names if name in place]
 
 
 def _said(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.call import Candidate
-from rnnscope._compare.candidate.caller_inputs import described
 from rnnscope._compare.candidate.checks import (
     CallFinding,
+    Checks,
     ParameterDifference,
     compare_parameters,
-    repeats,
-    run_checks,
+    named_tensors,
 )
 from rnnscope._compare.candidate.inputs import (
-    Probe,
     confirming,
     drawn_inputs,
     further,
@@ -35,20 +33,9 @@ from rnnscope._compare.candidate.quantised import (
     dynamically_quantised,
     quantised_alike,
 )
-from rnnscope._compare.candidate.recorded import quantities_of
+from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.returned import Answer
-from rnnscope._compare.candidate.subject import (
-    Subject,
-    Told,
-    dtype_of,
-    observed,
-    on_padding,
-    read_batch_first,
-    rounding,
-    rows_of,
-    sliced,
-    turned,
-)
+from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
 from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
 from rnnscope._compare.facts.zeroed import agrees_at_zero
 from rnnscope._compare.mistakes import Words
@@ -66,8 +53,9 @@ __all__ = ["OfCalls"]
 _NUMBER = re.compile(r"\b\d+\b")
 
 
-class OfCalls:
-    """A candidate that can be called."""
+class OfCalls(Subject):
+    """A candidate that can be called; ``layer`` is what it is called with the weights of: the
+    reference, or a small one."""
 
     sliced = False
 
@@ -81,84 +69,70 @@ class OfCalls:
         padded: bool,
         small: bool = True,
     ):
-        self._candidate, self._seed, self._padded = candidate, seed, padded
+        super().__init__()
+        self._candidate, self.seed, self._padded = candidate, seed, padded
         self._inputs, self.given = inputs, inputs is not None
-        self.notes: list[str] = []
-        self.unread: list[str] = []
-        self.untried: set[str] = set()
-        self.findings: list[str] = []
-        self.raised = False
-        self._reference = self._layer = reference
-        self._adopted = adopt(reference)
-        self._dtype = dtype_of(self._adopted)
+        self._reference = self.layer = reference
+        self.adopted = adopt(reference)
+        self._dtype = dtype_of(self.adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
         self._by_place = True
         self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
-            self._layer = tiny_layer(self._structure, seed).to(self._dtype)
-            self._adopted = adopt(self._layer)
+            self.layer = tiny_layer(self._structure, seed).to(self._dtype)
+            self.adopted = adopt(self.layer)
             try:
-                self._callable = self._made(self._layer)
-                self._answer(searching(self._structure, seed, False, False)[0].inputs)
+                self._callable = self.made()
+                self._answer(searching(self._structure, seed, False, False)[0])
             except RnnscopeError:
                 # it may be made for one size: then the layer itself is what it is tried on
-                self._layer, self._adopted, self._tiny = reference, adopt(reference), False
-        self._callable = self._made(self._layer)
-        self.model = Model.of(self._adopted, torch.float64)
-        self.dtypes: tuple[torch.dtype, ...] = (self._dtype,)
+                self.layer, self.adopted, self._tiny = reference, adopt(reference), False
+        self._callable = self.made()
+        self.keeps_state = self._callable.module is None  # a function has no fresh copy
+        self.model = Model.of(self.adopted, torch.float64)
+        self.dtypes = (self._dtype,)
         self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
 
     @property
-    def keeps_state(self) -> bool:
-        """A function has no fresh copy."""
-        return self._callable.module is None
-
-    @property
     def _structure(self) -> Structure:
-        return self._adopted.structure
+        return self.adopted.structure
 
     # calls ------------------------------------------------------------------------------------
 
-    def _made(self, layer: nn.Module) -> Candidate:
+    def made(self, layer: nn.Module | None = None) -> Candidate:
+        """A candidate of which nothing was called yet, for another layer where one is given."""
+        layer = self.layer if layer is None else layer
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
         made = made.build(layer) if made.is_builder else made
-        if made.guessed and not self._by_place:
+        if made.signature.guessed and not self._by_place:
             made.forget_guess()
         return made
 
     @property
-    def layer(self) -> nn.Module:
-        """The layer with which the candidate is called: the reference, or a small one."""
-        return self._layer
-
-    def fresh(self) -> Candidate:
-        """A candidate of which nothing was called yet."""
-        return self._made(self._layer)
-
-    @property
     def takes_initial(self) -> bool:
         """Whether initial states can be given."""
-        return self._callable.takes_initial
+        return self._callable.signature.takes_initial
 
-    def _called(self, made: Candidate, layer: nn.Module, inputs: Inputs) -> Answer:
+    def _called(self, made: Candidate, inputs: Inputs, layer: nn.Module | None = None) -> Answer:
+        layer = self.layer if layer is None else layer
         weights = layer.state_dict() if made.takes_weights else None
         return made.call(inputs.to(self._dtype), weights, packed=inputs.lengths is not None)
 
     def _answer(self, inputs: Inputs) -> Answer:
         # a fresh copy each time: what one call leaves behind does not reach the next
         if self._callable.module is not None:
-            self._callable = self._made(self._layer)
-        return self._called(self._callable, self._layer, inputs)
+            self._callable = self.made()
+        return self._called(self._callable, inputs)
 
     def _settle_place(self) -> None:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,
         or on there being none."""
         made = self._callable
-        name, guessed = made.name, made.guessed
-        generator = torch.Generator("cpu").manual_seed(self._seed)
+        name, guessed = made.name, made.signature.guessed
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         states, zeros = (
             drawn_inputs(self._structure, 4, 3, with_states, generator)
             for with_states in (True, False)
@@ -172,28 +146,27 @@ class OfCalls:
             return
         if guessed:
             self._by_place = False
-            self._callable = self._made(self._layer)
-        spare = ", ".join(f"{parameter}=None" for parameter in self._callable.spare)
-        if spare and not self._callable.takes_initial:
+            self._callable = self.made()
+        spare = ", ".join(f"{parameter}=None" for parameter in self._callable.signature.spare)
+        if spare and not self.takes_initial:
             self.notes.append(
                 f"no initial states were given to {name}: of its parameters x, {spare} none is "
                 f"known to take them; call it initial or hx if one does"
             )
 
     def _taken(self, inputs: Inputs) -> bool:
-        try:
+        with contextlib.suppress(RnnscopeError):
             self._answer(inputs)
-        except RnnscopeError:
-            return False
-        return True
+            return True
+        return False
 
     def _order_of_axes(self) -> tuple[bool, frozenset[str]]:
         """Whether time and batch of the output are exchanged, and which states come back batch
         first: where two of the sizes are the same its shape does not tell, so an input does of
         which none are."""
         structure = self._structure
-        steps, batch = [n for n in (4, 3, 5) if n != rows_of(structure)][:2]
-        generator = torch.Generator("cpu").manual_seed(self._seed)
+        steps, batch = [n for n in (4, 3, 5) if n != self.rows][:2]
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         probe = drawn_inputs(structure, steps, batch, False, generator)
         try:
             answer = self._answer(probe)
@@ -203,27 +176,37 @@ class OfCalls:
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        output, final = answer.output, answer.final
-        if self._exchanged and inputs.steps == inputs.batch:
-            output = output.transpose(0, 1)
-        if inputs.batch == rows_of(self._structure):
-            final = {
-                name: turned(value) if name in self._batch_first else value
-                for name, value in final.items()
-            }
+        final = dict(answer.final)
+        if inputs.batch == self.rows:
+            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
-        quantities, unused, near = quantities_of(answer.others, self._structure, inputs)
-        self.unread = self.unread or [*answer.unread, *near]
+        beside = Recorded.beside_the_output(answer.others, self._structure, inputs)
+        self.unread = self.unread or [*answer.unread, *beside.unread]
         self.untried |= {"the final states"} if self.unread else set()
-        padding = on_padding(output, inputs, self._structure.kind)
-        self._note((*answer.notes, *unused, *padding), inputs)
+        observation = self._beside(self.model, inputs, answer, final, beside.quantities)
+        padding = self.on_padding(observation.output, inputs)
+        self._note((*answer.notes, *beside.notes, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
+        return observation
+
+    def _beside(
+        self,
+        model: Model,
+        inputs: Inputs,
+        answer: Answer,
+        final: Mapping[str, Tensor],
+        quantities: Mapping[str, Tensor],
+    ) -> Observation:
+        """An answer with what rounding allows a model."""
+        output = answer.output
+        if self._exchanged and inputs.steps == inputs.batch:
+            output = output.transpose(0, 1)
         dtypes = [answer.dtype] if answer.dtype in UNIT else []
         unit = rounding(self._dtype, *dtypes, on_gpu=answer.on_gpu)
         rounded = inputs.to(self._dtype).to(torch.float64)
-        return observed(self.model, rounded, unit, output, final, quantities)
+        return self.observation(model, rounded, unit, output, final, quantities)
 
     def _note(self, notes: Sequence[str], inputs: Inputs) -> None:
         """Each once, though sizes differ; none of sizes that are not the caller's, who gave x."""
@@ -234,16 +217,16 @@ class OfCalls:
                 self.notes.append(note)
                 forms.add(form)
 
-    def _observed(self, probes: Sequence[Probe]) -> list[Observation]:
+    def _observed(self, probes: Sequence[Inputs]) -> list[Observation]:
         """What is returned for each probe; those at which the candidate raises are left out and
         told, unless it raises at all."""
         observations: list[Observation] = []
         errors: list[tuple[Inputs, RnnscopeError]] = []
-        for probe in probes:
+        for inputs in probes:
             try:
-                observations.append(self._observe(probe.inputs))
+                observations.append(self._observe(inputs))
             except (CandidateError, ShapeError) as error:
-                errors.append((probe.inputs, error))
+                errors.append((inputs, error))
         if errors and not observations:
             raise errors[0][1]
         if any(inputs.given for inputs, _ in errors):
@@ -263,40 +246,32 @@ class OfCalls:
     def shown(self) -> list[Observation]:
         """The caller's own x, or drawn inputs."""
         if not self._shown:
-            if self._inputs is not None:
-                probes = [Probe("data", self._inputs)]
-            else:
-                initial = self._callable.takes_initial
-                probes = confirming(self._structure, self._seed, initial, self._padded)
-            self._shown = self._observed(probes)
+            drawn = (self._structure, self.seed, self.takes_initial, self._padded)
+            given = self._inputs
+            self._shown = self._observed(confirming(*drawn) if given is None else [given])
         return self._shown
 
-    def described(self, inputs: Inputs) -> str:
-        """Sizes, states and biases, in a line."""
-        return described(self._adopted, inputs, self.model, None if self.given else self._seed)
+    def _short_inputs(self) -> list[Inputs]:
+        return searching(self._structure, self.seed, self.takes_initial, self._padded)
 
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
-        initial = self._callable.takes_initial
-        probes = searching(self._structure, self._seed, initial, self._padded)
-        try:
-            observations = self._observed(probes)
-        except RnnscopeError:
-            observations = []
+        observations: list[Observation] = []
+        with contextlib.suppress(RnnscopeError):
+            observations = self._observed(self._short_inputs())
         if self.given:
-            observations += [sliced(observation, self._adopted) for observation in self.shown()]
+            observations += [self.some_of(observation) for observation in self.shown()]
         return observations
 
     def others(self) -> list[Observation]:
         """Those of the search and further ones, where the inputs are not the caller's choice."""
         if self.given:
             return []
-        initial = self._callable.takes_initial
-        probes = searching(self._structure, self._seed, initial, self._padded)
+        larger = further(self._structure, self.seed, self.takes_initial)
         observations: list[Observation] = []
-        for probe in [*probes, *further(self._structure, self._seed, initial)]:
+        for inputs in (*self._short_inputs(), *larger):
             with contextlib.suppress(RnnscopeError):  # it may take no other sizes
-                observations.append(self._observe(probe.inputs))
+                observations.append(self._observe(inputs))
         return observations
 
     def read(self) -> list[Told]:
@@ -310,37 +285,19 @@ class OfCalls:
                 "output.swapaxes(0, 1)",
             )
             causes.append((Cause("output_axes"), words))
-        if self._batch_first:
-            causes.append(read_batch_first(self._structure, self._batch_first))
-        return causes
+        return [*causes, *self.batch_first(self._batch_first)]
 
     def direct(self) -> list[Told]:
         """What two calls, one row alone or other weights tell."""
-        causes: list[Told] = []
         inputs = self.shown()[0].inputs
-        made = self._made(self._layer)
-
-        def call(arguments: Inputs) -> Answer:
-            return self._called(made, self._layer, arguments)
-
-        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
-        checks = run_checks(made, call, inputs, tolerance, self._grown(inputs))
-        repeated = checks.repeats
-        bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
-        if repeated is None and inputs.given and bare:
-            # what is kept may be used only where no initial states are given
-            repeated = repeats(made, call, bare[0], tolerance)
+        repeated = self._repeats(inputs)
         if repeated is not None and repeated.name == "kept" and self._draws(inputs):
-            beginning = (
-                "fresh copies of it give other numbers for the same input: it draws them, by "
+            repeated = CallFinding(
+                "random",
+                "fresh copies of it give other numbers for the same input: it draws them, by a "
+                "generator of its own",
             )
-            repeated = replace(
-                repeated, name="random", sentence=f"{beginning}a generator of its own"
-            )
-        if repeated is not None:
-            causes.append(_of_repeats(repeated))
-        call_findings = () if self._exchanged else (checks.depends_on_batch, checks.causal)
-        self.findings += [finding.sentence for finding in call_findings if finding is not None]
+        causes = [] if repeated is None else [_of_repeats(repeated)]
         if self._tiny and self._ignores_weights(inputs):
             words = Words(
                 "the weights are never used",
@@ -350,12 +307,33 @@ class OfCalls:
             causes.append((Cause("not_loaded"), words))
         return causes
 
+    def _repeats(self, inputs: Inputs) -> CallFinding | None:
+        """Whether two calls with the same input differ; where they do not, on what else an output
+        depends is told."""
+        made = self.made()
+        tolerance = 64 * max(torch.finfo(dtype).eps / 2 for dtype in self.dtypes)
+
+        def checks(arguments: Inputs) -> Checks | None:
+            with contextlib.suppress(Exception):  # where it cannot be called nothing is compared
+                return Checks(made, partial(self._called, made), arguments, tolerance)
+            return None
+
+        first = checks(inputs)
+        repeated = None if first is None else first.repeats()
+        if first is not None and repeated is None and not self._exchanged:
+            self.findings += [f.sentence for f in first.dependences(self._grown(inputs))]
+        bare = [observation.inputs for observation in self.shown() if not observation.inputs.given]
+        if repeated is not None or not inputs.given or not bare:
+            return repeated
+        # what is kept may be used only where no initial states are given
+        second = checks(bare[0])
+        return None if second is None else second.repeats()
+
     def _draws(self, inputs: Inputs) -> bool:
         """Whether fresh copies of a module differ, which keep nothing."""
-        made = [self._made(self._layer) for _ in range(2)]
-        if any(candidate.module is None for candidate in made):
+        if self.keeps_state:
             return False
-        first, second = (self._called(candidate, self._layer, inputs).output for candidate in made)
+        first, second = (self._called(self.made(), inputs).output for _ in range(2))
         return not torch.equal(first, second)
 
     def _grown(self, inputs: Inputs) -> Tensor:
@@ -369,9 +347,9 @@ class OfCalls:
 
     def _ignores_weights(self, inputs: Inputs) -> bool:
         """Whether a candidate that is given weights gives the same with others."""
-        second_layer = tiny_layer(self._structure, self._seed + 1).to(self._dtype)
+        second_layer = tiny_layer(self._structure, self.seed + 1).to(self._dtype)
         answers = (
-            self._called(self._made(layer), layer, inputs) for layer in (self._layer, second_layer)
+            self._called(self.made(layer), inputs, layer) for layer in (self.layer, second_layer)
         )
         first, second = ({"output": answer.output, **answer.final} for answer in answers)
         # numbers of 0 alone tell nothing of what made them
@@ -379,15 +357,12 @@ class OfCalls:
             name in second and torch.equal(value, second[name]) for name, value in first.items()
         )
 
-    def only_rows(self, rows: Sequence[int]) -> None:
-        """None: whether a row depends on the others is checked by calls."""
-
     def at_own_size(self) -> OfCalls | None:
         """With the reference itself, where a small layer stood in for it."""
         if not self._tiny:
             return None
         return OfCalls(
-            self._candidate, self._reference, None, self._builder, self._seed, self._padded, False
+            self._candidate, self._reference, None, self._builder, self.seed, self._padded, False
         )
 
     def _telling_inputs(self) -> Inputs:
@@ -398,47 +373,42 @@ class OfCalls:
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
         inputs = self._telling_inputs()
-        layer = self._layer
+        layer, made = self.layer, self.made()
 
-        def numbers(made: Candidate, inputs: Inputs, layer: nn.Module = layer) -> Numbers:
-            answer = self._called(made, layer, inputs)
+        def numbers(answer: Answer) -> Numbers:
             return (answer.output, *answer.final.values())
 
         def with_layer(name: str) -> Callable[[Inputs], Numbers]:
             changed = copy.deepcopy(layer)
             _change(changed.get_parameter(name))
-            return lambda inputs: numbers(self._made(changed), inputs, changed)
+            return lambda inputs: numbers(self._called(self.made(changed), inputs, changed))
 
         def with_module(name: str) -> Callable[[Inputs], Numbers]:
-            made = self._made(layer)
-            assert made.module is not None, "it has this parameter"
-            _change(made.module.get_parameter(name))
-            return lambda inputs: numbers(made, inputs)
+            candidate = self.made()
+            assert candidate.module is not None, "it has this parameter"
+            _change(candidate.module.get_parameter(name))
+            return lambda inputs: numbers(self._called(candidate, inputs))
 
         parameters = {}
-        made = self._made(layer)
         if made.takes_weights or self._builder:
             parameters = {name: with_layer(name) for name, _ in layer.named_parameters()}
         elif made.module is not None and made.is_copy:
             shapes = {parameter.shape for parameter in layer.parameters()}
-            module_parameters = made.module.named_parameters()
-            parameters = {
-                name: with_module(name) for name, p in module_parameters if p.shape in shapes
-            }
-        return without_influence(
-            Calls(lambda inputs: numbers(self._made(layer), inputs), parameters), self.model, inputs
-        )
+            named = made.module.named_parameters()
+            parameters = {name: with_module(name) for name, p in named if p.shape in shapes}
+        calls = Calls(lambda inputs: numbers(self._called(self.made(), inputs)), parameters)
+        return without_influence(calls, self.model, inputs)
 
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
         without x."""
         inputs = self._telling_inputs()
-        made = self._made(self._layer)
+        made = self.made()
         module = made.module
-        names = [] if module is None else compare_parameters(module, self._layer)
-        parameters = dict(self._layer.named_parameters())
+        names = [] if module is None else compare_parameters(module, self.layer)
+        parameters = dict(self.layer.named_parameters())
         if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
-            return agrees_at_zero(self._layer, partial(self._called_with, inputs))
+            return agrees_at_zero(self.layer, partial(self._called_with, inputs))
         nothing = replace(inputs, x=torch.zeros_like(inputs.x))
         try:
             agrees = worst(self.model, [self._observe(nothing)]) <= 1
@@ -448,54 +418,43 @@ class OfCalls:
 
     def _called_with(self, inputs: Inputs, layer: nn.Module, model: Model) -> Observation:
         """What it returns with the weights of another layer, beside a model of that."""
-        made = self._made(layer)
-        if made.module is not None and not (self._builder or made.is_builder):
-            own = dict(made.module.named_buffers()) | dict(made.module.named_parameters())
+        made = self.made(layer)
+        if made.module is not None and not self._builder:
+            tensors = named_tensors(made.module)
             pairs = zip(compare_parameters(made.module, layer), layer.parameters(), strict=True)
             with torch.no_grad():
                 for pair, parameter in pairs:
-                    own[pair.name].copy_(parameter.to(own[pair.name].dtype))
-        answer = self._called(made, layer, inputs)
-        output = answer.output
-        if self._exchanged and inputs.steps == inputs.batch:
-            output = output.transpose(0, 1)
-        known = [answer.dtype] if answer.dtype in UNIT else []
-        unit = rounding(self._dtype, *known, on_gpu=answer.on_gpu)
-        precise = inputs.to(self._dtype).to(torch.float64)
-        return observed(model, precise, unit, output, {})
+                    tensors[pair.name].copy_(parameter)
+        return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
 
     def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
         """How torch has quantised it, by how much it differs from the reference that torch
         quantises in the same way, and a layer with its weights; None where it has not."""
-        module = self._made(self._layer).module
+        module = self.made().module
         quantised = None if module is None else dynamically_quantised(module)
-        alike = None if quantised is None else quantised_alike(self._layer, quantised)
+        alike = None if quantised is None else quantised_alike(self.layer, quantised)
         if quantised is None or alike is None:
             return None
         bits = "float16" if getattr(quantised, "dtype", None) == torch.float16 else "8 bits"
         made, inputs = Candidate.of(alike, self._structure), self._telling_inputs()
-        output = self._called(made, self._layer, inputs).output
+        output = self._called(made, inputs).output
         apart = float((output - self._answer(inputs).output).abs().max())
-        exact = dequantised(quantised, self._layer)
-        weights_alone = OfCalls(
-            exact, self._layer, self._inputs, None, self._seed, self._padded, self._tiny
-        )
+        exact = dequantised(quantised, self.layer)
+        given, padded, small = self._inputs, self._padded, self._tiny
+        weights_alone = OfCalls(exact, self.layer, given, None, self.seed, padded, small)
         return bits, apart, weights_alone
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""
-        module, kind = self._made(self._layer).module, self._structure.kind
+        module, kind = self.made().module, self._structure.kind
         if module is None or self._structure.declared:
             return "", False
         module_kind = _kind_of(module)
         if module_kind:
             if module_kind == kind:
-                module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self._layer))
-            return (
-                f"the candidate is {module_kind}, the reference {kind}."
-                if module_kind != kind
-                else ""
-            ), True
+                module_kind, kind = (_with_sizes(kind, layer) for layer in (module, self.layer))
+            sentence = f"the candidate is {module_kind}, the reference {kind}."
+            return sentence if module_kind != kind else "", True
         kinds = {inner: name for name, m in module.named_modules() if (inner := _kind_of(m))}
         if len(kinds) != 1 or kind in kinds:
             return "", False
@@ -504,20 +463,15 @@ class OfCalls:
 
     def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """Parameters of the same names and shapes that differ."""
-        module = self._made(self._layer).module
+        module = self.made().module
         if module is None:
             return [], None
-        apart = [
-            difference
-            for difference in compare_parameters(module, self._layer)
-            if difference.differs
-        ]
-        tensors = dict(module.named_buffers()) | dict(module.named_parameters())
-        layer = copy.deepcopy(self._layer)
+        apart = [d for d in compare_parameters(module, self.layer) if d.differs]
+        tensors, layer = named_tensors(module), copy.deepcopy(self.layer)
         with torch.no_grad():
             for difference in apart:
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
-                parameter.copy_(tensors[difference.name].to(parameter.dtype))
+                parameter.copy_(tensors[difference.name])
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
 
 
@@ -531,10 +485,9 @@ def _of_repeats(finding: CallFinding) -> Told:
     if finding.name == "kept":
         title, repair = "the state is kept from call to call", "h = initial   # in every call"
         return Cause("calls_chained"), Words(title, f"{finding.sentence}.", repair)
-    dropout = finding.name == "dropout"
     title = "random numbers are drawn at each call"
-    repair = "candidate.eval()" if dropout else ""
-    choice = finding.name if dropout else ""
+    is_dropout = finding.name == "dropout"
+    repair, choice = ("candidate.eval()", finding.name) if is_dropout else ("", "")
     return Cause("random", choice), Words(title, f"{finding.sentence}.", repair)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import permutations
 from pathlib import Path
@@ -14,16 +13,16 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.candidate.layout import OUTPUT, by_known_names, without_directions
-from rnnscope._compare.candidate.returned import Answer, answered, of_state, widths
+from rnnscope._compare.candidate.returned import answered, of_state, widths
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
-from rnnscope._files.disk import LazyArray, as_tensor
+from rnnscope._files.disk import LazyArray, as_tensor, first_line, no_file
 from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 
-__all__ = ["Recorded", "arrays_of", "quantities_of", "read_array"]
+__all__ = ["Recorded", "arrays_of", "read_array"]
 
 LIKE = 0.75
 """From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
@@ -31,7 +30,6 @@ LIKE = 0.75
 _AXES = {"b": "batch", "t": "time", "u": "unit"}
 
 
-@dataclass(frozen=True)
 class Recorded:
     """Recorded numbers in one form.
 
@@ -41,12 +39,16 @@ class Recorded:
     a name that may be meant for one that is known.
     """
 
-    output: Tensor | None
-    final: Mapping[str, Tensor]
-    quantities: Mapping[str, Tensor]
-    dtype: torch.dtype
-    notes: tuple[str, ...] = field(default=())
-    unread: tuple[str, ...] = field(default=())
+    def __init__(self, structure: Structure, inputs: Inputs, where: str = "") -> None:
+        self.structure, self.inputs, self.where = structure, inputs, where
+        self.output: Tensor | None = None
+        self.final: dict[str, Tensor] = {}
+        self.quantities: dict[str, Tensor] = {}
+        self.dtype = torch.float64
+        self.notes: list[str] = []
+        self.unread: list[str] = []
+        self._quantities = tuple(quantity_names(structure.cell))
+        self._states = {f"{state}_n": state for state in structure.cell.states}
 
     @classmethod
     def of(
@@ -62,101 +64,58 @@ class Recorded:
         Raises ``ShapeError``, ``DtypeError``, ``AddressError`` where no name is known, and
         ``FileError`` for a file that cannot be read.
         """
-        if isinstance(value, str | Path):
-            path = Path(value)
-            return cls._of_names(arrays_of(path), structure, inputs, axes, f"{path}: ")
-        if isinstance(value, Mapping):
-            return cls._of_names(value, structure, inputs, axes, "")
         if isinstance(value, tuple | list) and axes is None:
             answer = answered(value, structure, inputs, "the recording")
-            notes = (*answer.notes, *answer.batch_first.values())
-            return cls(answer.output, answer.final, {}, answer.dtype, notes, answer.unread)
-        return cls._of_names({"output": value}, structure, inputs, axes, "")
-
-    @property
-    def answer(self) -> Answer | None:
-        """As a candidate would have returned it; None without an output."""
-        if self.output is None:
-            return None
-        return Answer(self.output, self.final, self.dtype, self.notes, self.quantities)
+            recorded = cls(structure, inputs)
+            recorded.output, recorded.final = answer.output, dict(answer.final)
+            recorded.dtype, recorded.unread = answer.dtype, list(answer.unread)
+            recorded.notes = [*answer.notes, *answer.batch_first.values()]
+            return recorded
+        where = ""
+        if isinstance(value, str | Path):
+            where, value = f"{Path(value)}: ", arrays_of(Path(value))
+        recorded = cls(structure, inputs, where)
+        recorded._read(value if isinstance(value, Mapping) else {"output": value}, axes)
+        return recorded
 
     @classmethod
-    def _of_names(
-        cls,
-        values: Mapping[str, Any],
-        structure: Structure,
-        inputs: Inputs,
-        axes: str | None,
-        where: str,
+    def beside_the_output(
+        cls, values: Mapping[str, Tensor], structure: Structure, inputs: Inputs
     ) -> Recorded:
-        reading = _Reading(structure, inputs, where)
-        values = reading.named(values)
+        """What a call gave by name beside its output and states, each (layer, direction, batch,
+        time, unit), with notes on what is not used."""
+        recorded = cls(structure, inputs)
         for name, value in values.items():
-            reading.add(str(name), value, axes)
-        reading.output_of_h()
-        if reading.dtype is None:
-            got = ", ".join(map(repr, values))
-            problem = f"no name is known of {got}" if got else "there is no array"
-            raise AddressError(f"{where}{problem}; expected {reading.known}")
-        return cls(
-            reading.output,
-            reading.final,
-            reading.quantities,
-            reading.dtype,
-            tuple(reading.notes),
-            tuple(reading.unread),
-        )
-
-
-def quantities_of(
-    values: Mapping[str, Tensor], structure: Structure, inputs: Inputs
-) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """What a call gave by name beside its output and states, each (layer, direction, batch, time,
-    unit); notes on what is not used; and which of these names may be meant for one that is known.
-    """
-    reading = _Reading(structure, inputs, "")
-    for name, value in values.items():
-        if not reading.is_state(name):  # those that could not be read are told already
-            try:
-                reading.add(name, value, None)
-            except (ShapeError, DtypeError) as error:
-                reading.notes.append(f"{name} is not used: {error}")
-    return reading.quantities, reading.notes, reading.unread
-
-
-class _Reading:
-    """The recording of one call while it is read."""
-
-    def __init__(self, structure: Structure, inputs: Inputs, where: str) -> None:
-        self.structure, self.inputs, self.where = structure, inputs, where
-        self.output: Tensor | None = None
-        self.final: dict[str, Tensor] = {}
-        self.quantities: dict[str, Tensor] = {}
-        self.dtype: torch.dtype | None = None
-        self.notes: list[str] = []
-        self.unread: list[str] = []
-        self._quantities = tuple(quantity_names(structure.cell))
-        self._states = {f"{state}_n": state for state in structure.cell.states}
+            if name not in recorded._states:  # those that could not be read are told already
+                try:
+                    recorded._add(name, value, None)
+                except (ShapeError, DtypeError) as error:
+                    recorded.notes.append(f"{name} is not used: {error}")
+        return recorded
 
     @property
-    def known(self) -> str:
+    def _known(self) -> str:
         """The names that are read."""
         short = [name for name in self._quantities if "_" not in name]
         return ", ".join(["output", *self._states, *short])
 
-    def is_state(self, name: str) -> bool:
-        """Whether it is the name of a final state."""
-        return name in self._states
-
-    def named(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A single array under a name that says nothing is the output."""
-        names = list(values)
-        if names == ["arr_0"]:
+    def _read(self, values: Mapping[str, Any], axes: str | None) -> None:
+        if list(values) == ["arr_0"]:
             self.notes.append("the only array, 'arr_0', is read as the output")
-            return {"output": values["arr_0"]}
-        return by_known_names(values)
+            values = {"output": values["arr_0"]}
+        for name, value in by_known_names(values).items():
+            self._add(str(name), value, axes)
+        h = self.quantities.get("h")
+        if self.output is None and h is not None:
+            # (direction, batch, time, unit) → (time, batch, direction × unit)
+            self.output = h[-1].permute(2, 1, 0, 3).flatten(2).contiguous()
+            self.notes.append("the output is h of the last layer, as recorded")
+        if self.output is None and not self.final and not self.quantities:
+            got = ", ".join(map(repr, values))
+            problem = f"no name is known of {got}" if got else "there is no array"
+            raise AddressError(f"{self.where}{problem}; expected {self._known}")
 
-    def add(self, name: str, value: Any, axes: str | None) -> None:
+    def _add(self, name: str, value: Any, axes: str | None) -> None:
         """One array by its name."""
         label = f"{self.where}{name}"
         if name in OUTPUT and self.output is None:
@@ -173,21 +132,12 @@ class _Reading:
         elif name in self._quantities:
             self.quantities[name] = self._quantity(name, self._numbers(value, label), label)
         else:
-            names = [*OUTPUT, *self._states]
-            meant = get_close_matches(name.lower(), names, 1, LIKE)
+            meant = get_close_matches(name.lower(), [*OUTPUT, *self._states], 1, LIKE)
             if meant:
                 self.unread.append(f"{name!r} is not read: is it {meant[0]!r}?")
                 self.notes.append(f"{name!r} is not used: is it {meant[0]!r}?")
             else:
-                self.notes.append(f"{name!r} is not used; known are {self.known}")
-
-    def output_of_h(self) -> None:
-        """The output is h of the last layer, where that is what was recorded."""
-        h = self.quantities.get("h")
-        if self.output is None and h is not None:
-            # (direction, batch, time, unit) → (time, batch, direction × unit)
-            self.output = h[-1].permute(2, 1, 0, 3).flatten(2).contiguous()
-            self.notes.append("the output is h of the last layer, as recorded")
+                self.notes.append(f"{name!r} is not used; known are {self._known}")
 
     def _numbers(self, value: Any, label: str) -> Tensor:
         numbers = as_numbers(read_array(value, label), label)
@@ -195,7 +145,8 @@ class _Reading:
             raise ShapeError(
                 f"{label} is empty, {tuple(numbers.shape)}: there is nothing to compare"
             )
-        if self.dtype is None or label.endswith(OUTPUT):
+        is_first = self.output is None and not self.final and not self.quantities
+        if is_first or label.endswith(OUTPUT):
             self.dtype = numbers.dtype
         return numbers
 
@@ -329,7 +280,7 @@ def arrays_of(path: Path) -> dict[str, Any]:
     if reader is None:
         raise FileError(f"{path}: expected a .npz or .npy file; got {path.suffix or 'no ending'}")
     if not path.is_file():
-        raise FileError(f"{path}: {'this is a folder' if path.is_dir() else 'no such file'}")
+        raise FileError(f"{path}: {no_file(path)}")
     try:
         return reader(path)
     except OSError as error:
@@ -352,10 +303,7 @@ def _read_npy(path: Path) -> dict[str, Any]:
             raise FileError(
                 f"{path}: holds Python objects, which could run code when read; expected numbers"
             ) from error
-        if path.stat().st_size > 0 and "empty" in str(error):
-            raise ShapeError(f"{path} is empty: there is nothing to compare") from error
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FileError(f"{path}: not a whole .npy file: {line}") from error
+        raise FileError(f"{path}: not a whole .npy file: {first_line(error)}") from error
     if array.dtype.kind not in "biufc":
         raise DtypeError(f"{path} must hold floating point numbers; got {array.dtype}")
     return {"output": as_tensor(np.asarray(array))}

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor, nn, overrides
 from torch.utils import _device, _python_dispatch
 
 from rnnscope._compare.candidate.arguments import equal
+from rnnscope._compare.candidate.tensors import tensors_within
 
 __all__ = ["SETTINGS", "Kept", "Random", "Setting", "detached", "undisturbed"]
 
@@ -80,6 +81,42 @@ def undisturbed() -> Iterator[None]:
         for setting, value in before:
             if setting.read() != value:
                 setting.write(value)
+
+
+def _attributes(name: str, owner: Any, *attributes: str) -> Setting:
+    """Attributes of a module or an object."""
+
+    def write(values: list[Any]) -> None:
+        for attribute, value in zip(attributes, values, strict=True):
+            setattr(owner, attribute, value)
+
+    return Setting(name, lambda: [getattr(owner, a) for a in attributes], write)
+
+
+def _contents(name: str, *mappings: MutableMapping[Any, Any]) -> Setting:
+    """What stands in mappings, each the same one with the same contents."""
+
+    def write(values: list[dict[Any, Any]]) -> None:
+        for mapping, contents in zip(mappings, values, strict=True):
+            mapping.clear()
+            mapping.update(contents)
+
+    return Setting(name, lambda: [dict(mapping) for mapping in mappings], write)
+
+
+def _list_of_sys(name: str) -> Setting:
+    """A list of ``sys``, the same one with the same contents."""
+
+    def read() -> tuple[list[Any], list[Any]]:
+        values = getattr(sys, name)
+        return values, list(values)
+
+    def write(value: tuple[list[Any], list[Any]]) -> None:
+        values, contents = value
+        values[:] = contents
+        setattr(sys, name, values)
+
+    return Setting(f"sys.{name}", read, write)
 
 
 # torch -----------------------------------------------------------------------------------------
@@ -141,15 +178,6 @@ def _set_autocast(value: tuple[Any, ...]) -> None:
         torch.set_autocast_dtype(device, dtype)
 
 
-def _deterministic() -> tuple[bool, bool]:
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    return torch.are_deterministic_algorithms_enabled(), warn_only
-
-
-def _set_deterministic(value: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
-
-
 def _matmul() -> str:
     """The precision of products of float32; empty where it is set another way."""
     try:
@@ -161,24 +189,6 @@ def _matmul() -> str:
 def _set_matmul(value: str) -> None:
     if value:
         torch.set_float32_matmul_precision(value)
-
-
-_BACKENDS = {
-    torch.backends.cudnn: ("enabled", "benchmark", "deterministic"),
-    torch.backends.mkldnn: ("enabled", "deterministic"),
-}
-
-
-def _backends() -> dict[Any, list[Any]]:
-    return {
-        backend: [getattr(backend, name) for name in names] for backend, names in _BACKENDS.items()
-    }
-
-
-def _set_backends(value: dict[Any, list[Any]]) -> None:
-    for backend, names in _BACKENDS.items():
-        for name, setting in zip(names, value[backend], strict=True):
-            setattr(backend, name, setting)
 
 
 def _anomaly() -> tuple[bool, bool]:
@@ -199,14 +209,6 @@ _HOOKS = [
 """Those of all modules."""
 
 
-def _print_options() -> dict[str, Any]:
-    return dict(vars(torch._tensor_str.PRINT_OPTS))
-
-
-def _set_print_options(value: dict[str, Any]) -> None:
-    vars(torch._tensor_str.PRINT_OPTS).update(value)
-
-
 # Python ----------------------------------------------------------------------------------------
 
 
@@ -224,31 +226,6 @@ def _set_warnings(value: tuple[Any, ...]) -> None:
         setattr(warnings, name, function)
     warnings.resetwarnings()  # tells the registries that the filters are others
     warnings.filters[:] = filters  # type: ignore[index]
-
-
-def _list(name: str) -> Setting:
-    """A list of ``sys``, the same one with the same contents."""
-
-    def read() -> tuple[list[Any], list[Any]]:
-        values = getattr(sys, name)
-        return values, list(values)
-
-    def write(value: tuple[list[Any], list[Any]]) -> None:
-        values, contents = value
-        values[:] = contents
-        setattr(sys, name, values)
-
-    return Setting(f"sys.{name}", read, write)
-
-
-def _environment() -> dict[str, str]:
-    return dict(os.environ)
-
-
-def _set_environment(value: dict[str, str]) -> None:
-    for name in os.environ.keys() - value.keys():
-        del os.environ[name]
-    os.environ.update(value)
 
 
 def _signals() -> dict[int, Any]:
@@ -279,24 +256,6 @@ def _mask() -> int:
     return mask
 
 
-def _streams() -> tuple[Any, ...]:
-    return sys.stdin, sys.stdout, sys.stderr
-
-
-def _set_streams(value: tuple[Any, ...]) -> None:
-    sys.stdin, sys.stdout, sys.stderr = value
-
-
-def _hooks() -> list[dict[Any, Any]]:
-    return [dict(hooks) for hooks in _HOOKS]
-
-
-def _set_hooks(value: list[dict[Any, Any]]) -> None:
-    for hooks, before in zip(_HOOKS, value, strict=True):
-        hooks.clear()
-        hooks.update(before)
-
-
 def _collecting(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
 
@@ -312,13 +271,18 @@ SETTINGS = (
     Setting("anomaly mode", _anomaly, lambda value: torch.set_anomaly_enabled(*value)),
     Setting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Setting("torch's threads", torch.get_num_threads, torch.set_num_threads),
-    Setting("deterministic algorithms", _deterministic, _set_deterministic),
+    Setting(
+        "deterministic algorithms",
+        torch.get_deterministic_debug_mode,
+        torch.set_deterministic_debug_mode,
+    ),
     Setting("the precision of products", _matmul, _set_matmul),
-    Setting("torch's backends", _backends, _set_backends),
+    _attributes("cuDNN", torch.backends.cudnn, "enabled", "benchmark", "deterministic"),
+    _attributes("oneDNN", torch.backends.mkldnn, "enabled", "deterministic"),
     Setting("denormal numbers", _denormals, torch.set_flush_denormal),
     Setting("whether torch warns always", torch.is_warn_always_enabled, torch.set_warn_always),
-    Setting("torch's print options", _print_options, _set_print_options),
-    Setting("hooks of all modules", _hooks, _set_hooks),
+    _contents("torch's print options", vars(torch._tensor_str.PRINT_OPTS)),
+    _contents("hooks of all modules", *_HOOKS),
     Setting("random numbers", Random.now, Random.restore),
     Setting("NumPy's errors", np.geterr, lambda value: np.seterr(**value)),
     Setting("NumPy's call for errors", np.geterrcall, np.seterrcall),
@@ -328,16 +292,16 @@ SETTINGS = (
     Setting("logging", lambda: logging.root.manager.disable, logging.disable),
     Setting("the level of logging", lambda: logging.root.level, logging.root.setLevel),
     Setting("the working directory", os.getcwd, os.chdir),
-    Setting("the environment", _environment, _set_environment),
+    _contents("the environment", os.environ),
     Setting("the mask of new files", _mask, os.umask),
     Setting(
         "the locale",
         partial(locale.setlocale, locale.LC_ALL),
         partial(locale.setlocale, locale.LC_ALL),
     ),
-    _list("path"),
-    _list("argv"),
-    Setting("standard streams", _streams, _set_streams),
+    _list_of_sys("path"),
+    _list_of_sys("argv"),
+    _attributes("standard streams", sys, "stdin", "stdout", "stderr"),
     Setting("how deep calls go", sys.getrecursionlimit, sys.setrecursionlimit),
     Setting("how threads take turns", sys.getswitchinterval, sys.setswitchinterval),
     Setting("the collection of cycles", gc.isenabled, _collecting),
@@ -380,20 +344,7 @@ class Kept:
 
 def detached(function: Any) -> dict[int, Any]:
     """What deepcopy is told beforehand: tensors that are part of a graph, which it refuses."""
-    memo: dict[int, Any] = {}
     owner = getattr(function, "__self__", function)
-    for module in owner.modules() if isinstance(owner, nn.Module) else [owner]:
-        waiting = list(getattr(module, "__dict__", {}).values())
-        visited: set[int] = set()  # a list may contain itself
-        while waiting:
-            item = waiting.pop()
-            if id(item) in visited:
-                continue
-            visited.add(id(item))
-            if isinstance(item, Tensor) and not item.is_leaf:
-                memo[id(item)] = item.detach().clone()
-            elif isinstance(item, list | tuple):
-                waiting.extend(item)
-            elif isinstance(item, dict):
-                waiting.extend(item.values())
-    return memo
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else [owner]
+    tensors = tensors_within([getattr(module, "__dict__", {}) for module in modules])
+    return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}

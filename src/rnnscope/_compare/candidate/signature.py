@@ -14,7 +14,7 @@ from torch import nn
 
 from rnnscope.errors import NotRecurrentError
 
-__all__ = ["Signature", "layer_parameter"]
+__all__ = ["Signature", "layer_parameter", "parameters_of"]
 
 _X = {"x", "xs", "input", "inputs", "seq", "sequence", "sequences", "data"}
 _INITIAL = {
@@ -22,21 +22,14 @@ _INITIAL = {
     *("state", "states", "state0", "states0", "s0", "hidden", "hiddenstate", "hiddenstates"),
     *("hc", "hc0", "h0c0", "carry", "prevstate", "prevstates", "previousstate"),
 }
-_LENGTHS = {"lengths", "seqlens", "lens", "seqlengths", "sequencelengths", "sequencelength"} | {
-    "xlengths",
-    "inputlengths",
+_LENGTHS = {
+    *("lengths", "seqlens", "lens", "seqlengths", "sequencelengths", "sequencelength"),
+    *("xlengths", "inputlengths"),
 }
 _WEIGHTS = {"weights", "weight", "w", "params", "parameters", "statedict", "sd", "theta"}
-_OTHER = {"training", "train", "y", "target", "targets", "label", "labels", "memory", "context"} | {
-    "generator",
-    "rng",
-    "seed",
-    "config",
-    "device",
-    "dtype",
-    "out",
-    "output",
-    "encoder",
+_OTHER = {
+    *("training", "train", "y", "target", "targets", "label", "labels", "memory", "context"),
+    *("generator", "rng", "seed", "config", "device", "dtype", "out", "output", "encoder"),
 }
 _OTHER_PARTS = ("mask", "dropout", "return", "length", "embed", "noise", "time")
 """What a parameter behind x may be called that takes no initial states."""
@@ -49,21 +42,18 @@ _FLAT = ("initialstate", "initialstates")
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters that are given something: (name, role, whether required), in order.
+    """The parameters of a function, in order, and the role of those that are given something.
 
     A role is ``x``, ``initial`` (the states in the form the reference takes them), ``flat`` (a
     list of them, as Keras takes it), ``state:h`` (one of them), ``weights`` or ``lengths``.
-    ``by_name`` holds the names that must be given by name; ``open`` is True for ``*args``, of
-    which nothing is known: it is called as the reference is. ``guessed`` is the parameter whose
-    place alone tells that it takes the initial states; ``spare`` holds those that are None unless
-    given, and are given nothing.
+    ``open`` is True for ``*args``, of which nothing is known: it is called as the reference is.
+    ``guessed`` is the parameter whose place alone tells that it takes the initial states.
     """
 
-    roles: tuple[tuple[str, str, bool], ...]
-    by_name: frozenset[str] = frozenset()
+    parameters: tuple[inspect.Parameter, ...]
+    roles: Mapping[str, str]
     open: bool = False
     guessed: str = ""
-    spare: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, function: Any, states: Sequence[str], name: str) -> Signature:
@@ -73,74 +63,74 @@ class Signature:
         """
         reading = _parameters(function)
         if reading is None:
-            return cls((("x", "x", True), ("hx", "initial", False)), open=True)
+            return cls((_X_ALONE, _INITIAL_OR_NONE), {"x": "x", "hx": "initial"}, open=True)
         parameters, keras = reading
-        kinds = {parameter.name: parameter.kind for parameter in parameters}
-        several = any(kind is inspect.Parameter.VAR_POSITIONAL for kind in kinds.values())
-        named = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
+        named = tuple(parameter for parameter in parameters if parameter.kind not in _VARIABLE)
         roles = _roles(named, tuple(states), keras, name)
         guessed = _by_place(named, roles)
         if guessed:
-            roles = (*roles, (guessed, "initial", False))
-        if several and not any(role == "x" for _, role, _ in roles):
-            return cls((("x", "x", True), ("hx", "initial", False)), open=True)
-        if several and len(roles) == 1 and len(named) == 1:
-            return cls((*roles, ("hx", "initial", False)), open=True)
-        by_name = {n for n, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY}
-        # a positional parameter behind one that is not given can be reached by its name only
-        role_names = [n for n, _, _ in roles]
-        places = [
-            parameter.name
-            for parameter in named
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-        ]
-        for place, parameter_name in enumerate(places):
-            if parameter_name not in role_names:
-                by_name |= set(places[place:])
-                break
-        order = {parameter_name: place for place, parameter_name in enumerate(places)}
-        ordered = sorted(roles, key=lambda role: order.get(role[0], len(order)))
-        spare = tuple(n.name for n in named if n.default is None and n.name not in role_names)
-        return cls(tuple(ordered), frozenset(by_name), guessed=guessed, spare=spare)
+            roles[guessed] = "initial"
+        if any(parameter.kind is _Parameter.VAR_POSITIONAL for parameter in parameters):
+            if "x" not in roles.values():
+                return cls((_X_ALONE, _INITIAL_OR_NONE), {"x": "x", "hx": "initial"}, open=True)
+            if len(named) == 1:
+                return cls((*named, _INITIAL_OR_NONE), {**roles, "hx": "initial"}, open=True)
+        return cls(named, roles, guessed=guessed)
+
+    @property
+    def required(self) -> dict[str, bool]:
+        """Every role that is taken, in order, and whether it must be given."""
+        return {
+            self.roles[parameter.name]: _is_required(parameter)
+            for parameter in self.parameters
+            if parameter.name in self.roles
+        }
+
+    @property
+    def spare(self) -> tuple[str, ...]:
+        """Parameters that are None unless given, and are given nothing."""
+        names = (parameter.name for parameter in self.parameters if parameter.default is None)
+        return tuple(name for name in names if name not in self.roles)
 
     @property
     def without_guess(self) -> Signature:
         """The same, but for the parameter that only its place tells."""
-        roles = tuple(role for role in self.roles if role[0] != self.guessed)
-        # what stands behind it is reached by its name
-        place = [n for n, _, _ in self.roles].index(self.guessed)
-        behind = {n for n, _, _ in self.roles[place + 1 :]}
-        return replace(
-            self,
-            roles=roles,
-            by_name=self.by_name | behind,
-            guessed="",
-            spare=(self.guessed, *self.spare),
-        )
+        roles = {name: role for name, role in self.roles.items() if name != self.guessed}
+        return replace(self, roles=roles, guessed="")
 
     def takes(self, role: str) -> bool:
         """Whether a parameter has this role, ``state`` for one that takes a single state."""
-        return any(
-            parameter_role == role or parameter_role.startswith(role + ":")
-            for _, parameter_role, _ in self.roles
-        )
+        return any(name.partition(":")[0] == role for name in self.roles.values())
+
+    @property
+    def takes_initial(self) -> bool:
+        """Whether initial states can be given."""
+        return self.takes("initial") or self.takes("flat") or self.takes("state")
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The values by role as positional and named arguments; a role without is left out."""
         args: list[Any] = []
         named: dict[str, Any] = {}
-        skipped = False
-        for name, role, _ in self.roles:
+        skipped = False  # what stands behind one that is not given is reached by its name only
+        for parameter in self.parameters:
+            role = self.roles.get(parameter.name, "")
             if role not in values:
                 skipped = True
-            elif skipped or name in self.by_name:
-                named[name] = values[role]
+            elif skipped or parameter.kind is _Parameter.KEYWORD_ONLY:
+                named[parameter.name] = values[role]
             else:
                 args.append(values[role])
         return args, named
 
 
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_Parameter = inspect.Parameter
+_VARIABLE = (_Parameter.VAR_POSITIONAL, _Parameter.VAR_KEYWORD)
+_X_ALONE = _Parameter("x", _Parameter.POSITIONAL_OR_KEYWORD)
+_INITIAL_OR_NONE = _Parameter("hx", _Parameter.POSITIONAL_OR_KEYWORD, default=None)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is _Parameter.empty
 
 
 def _plain(name: str) -> str:
@@ -156,41 +146,33 @@ def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
     scripted = _schema(inner)
     if scripted is not None:
         return scripted, False
-    try:
-        parameters = list(inspect.signature(inner).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
+    parameters = parameters_of(inner)
     if parameters and not all(parameter.kind in _VARIABLE for parameter in parameters):
         return _unbound(function, parameters), False
     inside = getattr(function, "call", None)
     if callable(inside):
-        try:
-            return list(inspect.signature(inside).parameters.values()), True
-        except (TypeError, ValueError):
-            return None
-    if not parameters and _has_signature(inner):
-        return [], False
-    return None
+        inside_parameters = parameters_of(inside)
+        return None if inside_parameters is None else (inside_parameters, True)
+    return ([], False) if parameters == [] else None
 
 
-def _has_signature(function: Any) -> bool:
+def parameters_of(function: Any) -> list[inspect.Parameter] | None:
+    """The parameters that Python tells of; None where it tells nothing."""
     try:
-        inspect.signature(function)
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return False
-    return True
+        return None
 
 
 def _schema(function: Any) -> list[inspect.Parameter] | None:
     """The parameters of what torch.jit compiled."""
     try:
-        schema = function.schema
-        arguments = [(argument.name, argument.has_default_value()) for argument in schema.arguments]
+        arguments = [(a.name, a.has_default_value()) for a in function.schema.arguments]
     except (AttributeError, RuntimeError, TypeError):
         return None
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    kind = _Parameter.POSITIONAL_OR_KEYWORD
     return [
-        inspect.Parameter(name, kind, default=None if default else inspect.Parameter.empty)
+        _Parameter(name, kind, default=None if default else _Parameter.empty)
         for name, default in arguments
         if name != "self"
     ]
@@ -207,16 +189,11 @@ def _unbound(function: Any, parameters: list[inspect.Parameter]) -> list[inspect
 
 def _roles(
     parameters: Sequence[inspect.Parameter], states: tuple[str, ...], keras: bool, name: str
-) -> tuple[tuple[str, str, bool], ...]:
+) -> dict[str, str]:
     if not parameters:
-        return ()
+        return {}
     by_name = [parameter for parameter in parameters if _plain(parameter.name) in _X]
-    places = [
-        parameter
-        for parameter in parameters
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    x = by_name[0] if by_name else places[0] if places else None
+    x = [*by_name, *_places(parameters), None][0]
     if x is None:
         raise NotRecurrentError(
             f"{name} has no parameter that could be x; expected f(x), f(x, initial) or "
@@ -227,51 +204,42 @@ def _roles(
     alone = _single_states(candidates, states)
     unknown: list[str] = []
     for parameter in candidates:
-        required = parameter.default is inspect.Parameter.empty
-        if not required and parameter.default is not None:
+        if not _is_required(parameter) and parameter.default is not None:
             continue  # its default is the caller's choice
         role = _named_role(parameter.name, alone, states, keras)
         if role and role not in roles.values():
             roles[parameter.name] = role
-        elif required:
+        elif _is_required(parameter):
             unknown.append(parameter.name)
     # what no name tells, the place does
-    free = [role for role in ("initial", "weights") if role not in roles.values()]
-    free = [
-        role for role in free if not (role == "initial" and (alone or "flat" in roles.values()))
-    ]
+    states_are_taken = bool(alone) or not {"initial", "flat"}.isdisjoint(roles.values())
+    free = [] if states_are_taken else ["initial"]
+    free += [] if "weights" in roles.values() else ["weights"]
     if len(unknown) > len(free):
         raise NotRecurrentError(
             f"{name}: what its parameter {unknown[len(free)]!r} should be given is not known; "
             f"expected f(x), f(x, initial), f(x, initial, weights) or f(x, h_0, c_0). "
             f"Wrap it in a function of these"
         )
-    roles |= dict(zip(unknown, free, strict=False))
-    return tuple(
-        (parameter.name, roles[parameter.name], parameter.default is inspect.Parameter.empty)
-        for parameter in parameters
-        if parameter.name in roles
-    )
+    return roles | dict(zip(unknown, free, strict=False))
 
 
-def _by_place(
-    parameters: Sequence[inspect.Parameter], roles: Sequence[tuple[str, str, bool]]
-) -> str:
+def _places(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Those that can be given by place."""
+    return [p for p in parameters if p.kind is not _Parameter.KEYWORD_ONLY]
+
+
+def _by_place(parameters: Sequence[inspect.Parameter], roles: Mapping[str, str]) -> str:
     """The parameter behind x that is None unless given, where no other takes initial states."""
-    role_of = {name: role for name, role, _ in roles}
-    if any(role in ("initial", "flat") or role.startswith("state:") for role in role_of.values()):
+    first, second = [*_places(parameters), None, None][:2]
+    taken = any(r in ("initial", "flat") or r.startswith("state:") for r in roles.values())
+    if taken or first is None or second is None:
         return ""
-    places = [
-        parameter
-        for parameter in parameters
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    ]
-    first, second = [*places, None, None][:2]
-    if first is None or second is None or role_of.get(first.name) != "x" or second.name in role_of:
+    if roles.get(first.name) != "x" or second.name in roles or second.default is not None:
         return ""
     word = _plain(second.name)
     other_purpose = word in _OTHER or any(part in word for part in _OTHER_PARTS)
-    return "" if second.default is not None or other_purpose else second.name
+    return "" if other_purpose else second.name
 
 
 def _named_role(name: str, alone: Mapping[str, str], states: tuple[str, ...], keras: bool) -> str:
@@ -312,10 +280,7 @@ def _single_states(
         word = _plain(parameter.name)
         if parameter.name in state_of or word in _WEIGHTS | _LENGTHS:
             continue
-        if (
-            word in _state_names(states[0]) | _INITIAL
-            or parameter.default is inspect.Parameter.empty
-        ):
+        if word in _state_names(states[0]) | _INITIAL or _is_required(parameter):
             return {parameter.name: states[0], **state_of}
     return state_of
 
@@ -329,17 +294,13 @@ def layer_parameter(function: Callable[..., Any]) -> bool:
     reading = _parameters(function)
     if reading is None:
         return False
-    required = [
-        parameter
-        for parameter in reading[0]
-        if parameter.default is inspect.Parameter.empty and parameter.kind not in _VARIABLE
-    ]
-    if len(required) != 1 or required[0].kind is inspect.Parameter.KEYWORD_ONLY:
+    required = [p for p in reading[0] if _is_required(p) and p.kind not in _VARIABLE]
+    if len(required) != 1 or required[0].kind is _Parameter.KEYWORD_ONLY:
         return False
-    only = required[0]
+    [only] = required
     if _annotated_as_layer(function, only):
         return True
-    if only.annotation is not inspect.Parameter.empty and not isinstance(function, type):
+    if only.annotation is not _Parameter.empty and not isinstance(function, type):
         return False
     return _LAYER.fullmatch(only.name) is not None
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.caller_inputs import doubled
 from rnnscope._compare.candidate.checks import ParameterDifference
+from rnnscope._compare.candidate.inputs import described, doubled
 from rnnscope._compare.gpu import GPU_ROUNDINGS
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -19,28 +19,15 @@ from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.tolerance import allowed
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.sequences import valid_steps
-from rnnscope._layers.structure import Structure
 
-__all__ = [
-    "Subject",
-    "Told",
-    "dtype_of",
-    "observed",
-    "on_padding",
-    "read_batch_first",
-    "rounding",
-    "rows_of",
-    "sliced",
-    "turned",
-]
-
+__all__ = ["Subject", "Told", "dtype_of", "rounding", "turned"]
 
 Told = tuple[Cause, Words]
 """A mistake that is known without a search."""
 
 
-class Subject(Protocol):
-    """What a comparison asks of either.
+class Subject(ABC):
+    """What a comparison asks of either; what only calls can tell is empty for numbers.
 
     ``model`` is what the candidate should be; ``given`` whether the caller gave x; ``raised``
     whether some inputs made the candidate raise; ``unread`` says which final states came back in a
@@ -51,59 +38,131 @@ class Subject(Protocol):
     """
 
     model: Model
-    given: bool
-    raised: bool
-    sliced: bool
-    notes: list[str]
-    unread: list[str]
-    untried: set[str]
-    findings: list[str]
     dtypes: tuple[torch.dtype, ...]
+    adopted: Adopted
+    given = True
+    raised = False
+    sliced = True
+    keeps_state = False
+    seed = 0
 
-    @property
-    def keeps_state(self) -> bool:
-        """Whether what one call leaves behind may reach the next."""
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.unread: list[str] = []
+        self.untried: set[str] = set()
+        self.findings: list[str] = []
 
+    @abstractmethod
     def shown(self) -> list[Observation]:
         """What the verdict speaks of, and every explanation must give."""
 
-    def described(self, inputs: Inputs) -> str:
-        """Sizes, states and biases of a call, in a line."""
-
+    @abstractmethod
     def searched(self) -> list[Observation]:
         """What mistakes are searched with."""
 
-    def others(self) -> list[Observation]:
-        """More drawn inputs, before it is said that two agree."""
-
+    @abstractmethod
     def read(self) -> list[Told]:
         """Mistakes in the form of what came back, undone to read it."""
 
+    def described(self, inputs: Inputs) -> str:
+        """Sizes, states and biases of a call, in a line."""
+        return described(self.adopted, inputs, self.model, None if self.given else self.seed)
+
+    def others(self) -> list[Observation]:
+        """More drawn inputs, before it is said that two agree."""
+        return []
+
     def direct(self) -> list[Told]:
         """Mistakes that calls alone tell."""
+        return []
 
     def only_rows(self, rows: Sequence[int]) -> Subject | None:
         """Some of the rows that were recorded, as if there were no others; None of calls."""
+        return None
 
     def at_own_size(self) -> Subject | None:
         """What was compared at other sizes, at those of the reference; None where it was not."""
+        return None
 
     def without_influence(self) -> list[str]:
         """Sentences on parameters, features, states and steps that change nothing."""
+        return []
 
     def agrees_at_zero(self) -> list[str]:
         """A sentence on the parameters, or x, without which it agrees."""
+        return []
 
     def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
         """How torch has quantised it, by how much it differs from the reference that torch
         quantises in the same way, and a layer with its weights; None where it has not."""
+        return None
 
     def other_kind(self) -> tuple[str, bool]:
         """A sentence where the candidate is a layer of another kind, or holds none but such;
         whether it is one itself."""
+        return "", False
 
     def other_weights(self) -> tuple[list[ParameterDifference], Model | None]:
         """The candidate's own parameters of the same names that differ, and the model with them."""
+        return [], None
+
+    # what both kinds share ----------------------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Rows of a final state: layers × directions."""
+        return self.adopted.num_layers * len(self.adopted.directions)
+
+    def observation(
+        self,
+        model: Model,
+        inputs: Inputs,
+        unit: float,
+        output: Tensor | None,
+        final: Mapping[str, Tensor],
+        quantities: Mapping[str, Tensor],
+    ) -> Observation:
+        """What was given or returned, in float64, with what rounding to ``unit`` allows a model."""
+        simulator = Simulator(inputs, tuple(quantities))
+        tolerance = allowed(model, inputs, unit, simulator, keep=True)
+        double = None if output is None else output.double()
+        of_steps, states = doubled(quantities), doubled(final)
+        return Observation(inputs, double, unit, states, of_steps, tolerance, simulator)
+
+    def on_padding(self, output: Tensor | None, inputs: Inputs) -> list[str]:
+        """A note, where numbers stand on padding: they are not compared."""
+        if output is None or inputs.lengths is None:
+            return []
+        beyond = ~valid_steps(inputs.lengths, inputs.steps)
+        if not bool((output[beyond] != 0).any()):
+            return []
+        return [
+            f"on padding your output is not zero, and is not compared: {self.adopted.kind} with "
+            f"pad_packed_sequence has zeros there"
+        ]
+
+    def some_of(self, observation: Observation) -> Observation:
+        """The first steps and rows, where later ones do not reach back; everything where they
+        do."""
+        inputs = observation.inputs
+        rows = inputs.batch if inputs.batch <= 16 else 8
+        one_way = len(self.adopted.directions) == 1 and not self.adopted.reverse
+        return few_steps(observation, 6 if one_way and inputs.steps > 8 else inputs.steps, rows)
+
+    def batch_first(self, states: Collection[str]) -> list[Told]:
+        """That these states came back batch first."""
+        if not states:
+            return []
+        names = [f"{state}_n" for state in self.adopted.cell.states if state in states]
+        complete = len(names) == len(self.adopted.cell.states)
+        subject = "the final states come" if complete and len(names) > 1 else f"{names[0]} comes"
+        words = Words(
+            f"{subject} back batch first",
+            f"{self.adopted.kind} returns {' and '.join(names)} as (layers × directions, batch, "
+            f"hidden), batch_first or not.",
+            ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
+        )
+        return [(Cause("final_axes"), words)]
 
 
 def rounding(*dtypes: torch.dtype, on_gpu: bool = False) -> float:
@@ -113,75 +172,10 @@ def rounding(*dtypes: torch.dtype, on_gpu: bool = False) -> float:
     return GPU_ROUNDINGS * unit if on_gpu and unit == UNIT[torch.float32] else unit
 
 
-def observed(
-    model: Model,
-    inputs: Inputs,
-    unit: float,
-    output: Tensor | None,
-    final: Mapping[str, Tensor],
-    quantities: Mapping[str, Tensor] | None = None,
-) -> Observation:
-    """What was given or returned, in float64, with what rounding to ``unit`` allows the model."""
-    quantities = quantities or {}
-    simulator = Simulator(inputs, tuple(quantities))
-    tolerance = allowed(model, inputs, unit, simulator, keep=True)
-    return Observation(
-        inputs,
-        None if output is None else output.double(),
-        unit,
-        doubled(final),
-        doubled(quantities),
-        tolerance,
-        simulator,
-    )
-
-
-def on_padding(output: Tensor | None, inputs: Inputs, kind: str) -> list[str]:
-    """A note, where numbers stand on padding: they are not compared."""
-    if output is None or inputs.lengths is None:
-        return []
-    beyond = ~valid_steps(inputs.lengths, inputs.steps)
-    if not bool((output[beyond] != 0).any()):
-        return []
-    return [
-        f"on padding your output is not zero, and is not compared: {kind} with "
-        f"pad_packed_sequence has zeros there"
-    ]
-
-
-def sliced(observation: Observation, adopted: Adopted) -> Observation:
-    """The first steps and rows, where later ones do not reach back; everything where they do."""
-    inputs = observation.inputs
-    rows = inputs.batch if inputs.batch <= 16 else 8
-    steps = inputs.steps
-    if len(adopted.directions) == 1 and not adopted.reverse and steps > 8:
-        steps = 6
-    return few_steps(observation, steps, rows)
-
-
-def rows_of(structure: Structure) -> int:
-    """Rows of a final state: layers × directions."""
-    return structure.num_layers * len(structure.directions)
-
-
 def turned(value: Tensor) -> Tensor:
     """A state of as many rows as sequences, (layer, direction, batch, unit), that was read the
     other way."""
     return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
-
-
-def read_batch_first(structure: Structure, states: Collection[str]) -> Told:
-    """That these states came back batch first."""
-    names = [f"{s}_n" for s in structure.cell.states if s in states]
-    complete = len(names) == len(structure.cell.states)
-    subject = "the final states come" if complete and len(names) > 1 else f"{names[0]} comes"
-    words = Words(
-        f"{subject} back batch first",
-        f"{structure.kind} returns {' and '.join(names)} as (layers × directions, batch, hidden), "
-        f"batch_first or not.",
-        ", ".join(f"{name}.swapaxes(0, 1)" for name in names),
-    )
-    return Cause("final_axes"), words
 
 
 def dtype_of(adopted: Adopted) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "kind_of",
     "short",
     "tensor_of",
+    "tensors_within",
 ]
 
 DEEPEST = 64
@@ -166,6 +167,22 @@ def _has_arrays(value: Any) -> bool:
 def is_array(value: Any) -> bool:
     """Whether it is one array, without asking for its numbers."""
     return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__dlpack__")
+
+
+def tensors_within(value: Any) -> Iterator[Tensor]:
+    """The tensors in lists, tuples and mappings within each other."""
+    waiting, visited = [value], set[int]()  # a list may contain itself
+    while waiting:
+        item = waiting.pop()
+        if id(item) in visited:
+            continue
+        visited.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
 
 
 def _from_elsewhere(value: Any, label: str) -> Tensor:

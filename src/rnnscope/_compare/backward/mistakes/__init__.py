@@ -6,8 +6,6 @@ An entry that concerns a part gives the slots that it changes in the derived rev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rnnscope._compare.backward.mistakes.between import BETWEEN, BETWEEN_LAYERS, OF_ALL
 from rnnscope._compare.backward.mistakes.entry import BackwardMistake, ReverseSetting
 from rnnscope._compare.backward.mistakes.parameters import OF_PARAMETERS
@@ -20,19 +18,9 @@ __all__ = [
     "OF_ALL",
     "BackwardMistake",
     "ReverseSetting",
-    "all_choices",
 ]
 
 CATALOGUE: dict[str, BackwardMistake] = {
     mistake.name: mistake for mistake in (*THROUGH_TIME, *WITHIN_A_STEP, *OF_PARAMETERS, *BETWEEN)
 }
 """Every mistake by name."""
-
-
-def all_choices(
-    setting: ReverseSetting, down: bool = False
-) -> Iterator[tuple[BackwardMistake, str]]:
-    """Every mistake with every choice that a setting has, of parts or between layers."""
-    for mistake in CATALOGUE.values():
-        if mistake.down == down:
-            yield from ((mistake, choice) for choice in mistake.choices(setting))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rnnscope._compare.backward.mistakes.entry import (
-    BackwardMistake,
-    ReverseSetting,
-)
+from rnnscope._compare.backward.mistakes.entry import BackwardMistake, ReverseSetting
 from rnnscope._compare.mistakes.entry import Words
 
 __all__ = ["BETWEEN", "BETWEEN_LAYERS", "OF_ALL"]
@@ -63,20 +60,7 @@ def _all_words(setting: ReverseSetting, choice: str) -> Words:
 
 
 BETWEEN = (
-    BackwardMistake(
-        BETWEEN_LAYERS,
-        _downs,
-        lambda setting, choice: {},
-        _down_words,
-        "At one layer or at each; of the lowest it is the gradient of x.",
-        down=True,
-    ),
-    BackwardMistake(
-        OF_ALL,
-        lambda setting: iter(()),
-        lambda setting, choice: {},
-        _all_words,
-        "One factor, of x and the states too; it is measured.",
-    ),
+    BackwardMistake(BETWEEN_LAYERS, _downs, lambda setting, choice: {}, _down_words),
+    BackwardMistake(OF_ALL, lambda setting: iter(()), lambda setting, choice: {}, _all_words),
 )
 """What layers hand down, and one factor on everything."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from rnnscope._compare.backward.reverse import Slots
 from rnnscope._compare.mistakes.entry import Words
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import (
-    Apply,
-    Expr,
-    Product,
-    Sum,
-    leaves,
-)
+from rnnscope.cells.algebra import Apply, Expr, Product, Sum, leaves
 
-__all__ = ["BackwardMistake", "ReverseSetting", "only", "outer_leaves", "uses", "where_square"]
+__all__ = ["BackwardMistake", "ReverseSetting", "of_table", "outer_leaves", "uses", "where_square"]
 
 
 @dataclass(frozen=True)
@@ -33,30 +27,30 @@ class ReverseSetting:
     square: bool
     biases: bool
     directions: int
-    layers: int
     masks: bool
     kind: str
     limits: tuple[float, ...] = ()
-    factors: tuple[float, ...] = field(default=())
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class BackwardMistake:
-    """One mistake: its choices in a setting, the slots that a choice changes, and its words.
-    Between layers ``down`` says what is handed down, and slots are empty. ``exactly`` tells readers
-    of the page what the words leave open."""
+    """One mistake: its choices in a setting, the slots that a choice changes, and its words."""
 
     name: str
     choices: Callable[[ReverseSetting], Iterator[str]]
     slots: Callable[[ReverseSetting, str], Slots]
     words: Callable[[ReverseSetting, str], Words]
-    exactly: str
-    down: bool = False
 
 
-def only(*choices: str) -> Callable[[ReverseSetting], Iterator[str]]:
-    """These choices, in every setting."""
-    return lambda setting: iter(choices)
+def of_table(name: str, slot: str, words: Mapping[str, Words]) -> BackwardMistake:
+    """A mistake of these choices in every setting, each of which is what the slot holds."""
+    return BackwardMistake(
+        name,
+        lambda setting: iter(words),
+        lambda setting, choice: {(slot,): choice},
+        lambda setting, choice: words[choice],
+    )
 
 
 def outer_leaves(expr: Expr) -> Iterator[Expr]:

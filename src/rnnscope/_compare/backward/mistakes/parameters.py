@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
     ReverseSetting,
-    only,
+    of_table,
     where_square,
 )
 from rnnscope._compare.backward.reverse import Slots
@@ -15,32 +15,33 @@ from rnnscope._compare.mistakes.entry import Words
 
 __all__ = ["OF_PARAMETERS"]
 
-
-def _h_words(setting: ReverseSetting, choice: str) -> Words:
-    title, text = {
-        "after": ("h_t in place of h_(t-1) in dW_hh", "W_hh multiplies h_(t-1) at step t"),
-        "zeros": ("dW_hh of the first step leaves out h_0", "the first step reads h_0"),
-    }[choice]
-    return Words(
+H_OF_DW = {
+    choice: Words(
         title, f"{text}, so that is what its gradient is summed with.", "dW_hh += da.T @ h_prev"
     )
+    for choice, title, text in (
+        ("after", "h_t in place of h_(t-1) in dW_hh", "W_hh multiplies h_(t-1) at step t"),
+        ("zeros", "dW_hh of the first step leaves out h_0", "the first step reads h_0"),
+    )
+}
 
-
-def _x_words(setting: ReverseSetting, choice: str) -> Words:
-    which = {"earlier": "x_(t-1)", "later": "x_(t+1)"}[choice]
-    return Words(
-        f"{which} in place of x_t in dW_ih",
+X_OF_DW = {
+    choice: Words(
+        f"{x} in place of x_t in dW_ih",
         "W_ih multiplies x_t at step t, in the order in which the direction runs.",
         "dW_ih += da[t].T @ x[t]",
     )
+    for choice, x in (("earlier", "x_(t-1)"), ("later", "x_(t+1)"))
+}
 
-
-def _step_words(setting: ReverseSetting, choice: str) -> Words:
-    return Words(
+ONE_STEP = {
+    choice: Words(
         f"the parameters' gradients are those of the {choice} step alone",
         "a parameter is used at every step, and its gradient is the sum over all of them.",
         "dW += ...   # += at every step, not =",
     )
+    for choice in ("first", "last")
+}
 
 
 def _biases(setting: ReverseSetting) -> Iterator[str]:
@@ -57,7 +58,6 @@ def _bias(setting: ReverseSetting, choice: str) -> Slots:
 
 def _bias_words(setting: ReverseSetting, choice: str) -> Words:
     rule, _, name = choice.partition(" ")
-    source = "b_hh" if name == "b_ih" else "b_ih"
     if rule == "missing":
         return Words(
             f"the gradient of {name} is zero",
@@ -65,17 +65,9 @@ def _bias_words(setting: ReverseSetting, choice: str) -> Words:
             f"d{name} = da.sum over steps and rows",
         )
     return Words(
-        f"the gradient of {name} is that of {source}",
+        f"the gradient of {name} is that of {'b_hh' if name == 'b_ih' else 'b_ih'}",
         "r multiplies W_hn h + b_hn, and not b_in: their gradients differ by r.",
         "db_hn = (da_n * r).sum(...); db_in = da_n.sum(...)",
-    )
-
-
-def _weight_words(setting: ReverseSetting, choice: str) -> Words:
-    return Words(
-        "the gradient of weight_hh is transposed",
-        "row j of W_hh makes unit j of the gate from all units of h.",
-        "dW_hh = da.T @ h_prev   # not h_prev.T @ da",
     )
 
 
@@ -99,9 +91,8 @@ def _scales(setting: ReverseSetting) -> Iterator[str]:
 
 
 def _scale(setting: ReverseSetting, choice: str) -> Slots:
-    if choice.startswith("times "):
-        return {("scale",): float(choice.removeprefix("times "))}
-    return {("scale",): SCALES[choice](setting)}
+    named = SCALES.get(choice)
+    return {("scale",): named(setting) if named else float(choice.removeprefix("times "))}
 
 
 def _scale_words(setting: ReverseSetting, choice: str) -> Words:
@@ -126,61 +117,31 @@ def _scale_words(setting: ReverseSetting, choice: str) -> Words:
     )
 
 
-def _limits(setting: ReverseSetting) -> Iterator[str]:
-    yield from map(repr, setting.limits)
-
-
-def _limit_words(setting: ReverseSetting, choice: str) -> Words:
-    return Words(
-        f"the parameters' gradients are clipped at ±{float(choice):.6g}",
-        "larger ones are cut off. On purpose? Then compare before they are clipped.",
-        "compare first, clip afterwards",
-    )
-
-
 OF_PARAMETERS = (
-    BackwardMistake(
-        "h_of_dw",
-        only("after", "zeros"),
-        lambda setting, choice: {("h_of_hh",): choice},
-        _h_words,
-        "zeros: in place of h_0.",
-    ),
-    BackwardMistake(
-        "x_of_dw",
-        only("earlier", "later"),
-        lambda setting, choice: {("x_of_ih",): choice},
-        _x_words,
-        "Zeros where there is no such step.",
-    ),
-    BackwardMistake(
-        "one_step",
-        only("first", "last"),
-        lambda setting, choice: {("steps",): choice},
-        _step_words,
-        "Of weights and biases, in the order in which the direction runs.",
-    ),
-    BackwardMistake("bias", _biases, _bias, _bias_words, "copied: of a GRU."),
+    of_table("h_of_dw", "h_of_hh", H_OF_DW),
+    of_table("x_of_dw", "x_of_ih", X_OF_DW),
+    of_table("one_step", "steps", ONE_STEP),
+    BackwardMistake("bias", _biases, _bias, _bias_words),
     BackwardMistake(
         "dw_transposed",
         where_square,
-        lambda setting, choice: {("weight", "weight_hh"): "transposed"},
-        _weight_words,
-        "The block of every gate by itself, as far as it is square.",
+        lambda setting, choice: {("weight_hh",): "transposed"},
+        lambda setting, choice: Words(
+            "the gradient of weight_hh is transposed",
+            "row j of W_hh makes unit j of the gate from all units of h.",
+            "dW_hh = da.T @ h_prev   # not h_prev.T @ da",
+        ),
     ),
-    BackwardMistake(
-        "scale",
-        _scales,
-        _scale,
-        _scale_words,
-        "Of weights and biases; another factor is measured.",
-    ),
+    BackwardMistake("scale", _scales, _scale, _scale_words),
     BackwardMistake(
         "clipped",
-        _limits,
+        lambda setting: map(repr, setting.limits),
         lambda setting, choice: {("clip",): float(choice)},
-        _limit_words,
-        "Of weights and biases, each number by itself; the limit is measured.",
+        lambda setting, choice: Words(
+            f"the parameters' gradients are clipped at ±{float(choice):.6g}",
+            "larger ones are cut off. On purpose? Then compare before they are clipped.",
+            "compare first, clip afterwards",
+        ),
     ),
 )
 """Mistakes of the sums over steps and rows."""

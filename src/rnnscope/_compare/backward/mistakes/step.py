@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
@@ -109,14 +109,6 @@ def _factored(cell: Cell) -> dict[str, tuple[str, Expr]]:
     return total
 
 
-def _factors(setting: ReverseSetting) -> Iterator[str]:
-    yield from _factored(setting.cell)
-
-
-def _bare(setting: ReverseSetting, choice: str) -> Slots:
-    return {("edge", *_factored(setting.cell)[choice]): "bare"}
-
-
 def _factor_words(setting: ReverseSetting, choice: str) -> Words:
     name, leaf = _factored(setting.cell)[choice]
     return Words(
@@ -157,55 +149,40 @@ def _ways(setting: ReverseSetting) -> Iterator[str]:
                 yield f"{name} to {leaf.name}"
 
 
-def _way(rule: str) -> Callable[[ReverseSetting, str], Slots]:
+def _of_ways(name: str, rule: str, title: str, sentence: str) -> BackwardMistake:
+    """A mistake of one way within a step, in words with the names of its two ends."""
+
     def slots(setting: ReverseSetting, choice: str) -> Slots:
-        name, _, leaf = choice.partition(" to ")
-        return {("edge", name, Quantity(leaf)): rule}
+        equation, _, leaf = choice.partition(" to ")
+        return {("edge", equation, Quantity(leaf)): rule}
 
-    return slots
+    def words(setting: ReverseSetting, choice: str) -> Words:
+        equation, _, leaf = choice.partition(" to ")
+        line = _line(setting.cell, equation, Quantity(leaf))
+        return Words(title.format(equation, leaf), sentence.format(equation, leaf), line)
 
-
-def _way_words(setting: ReverseSetting, choice: str) -> Words:
-    name, _, leaf = choice.partition(" to ")
-    return Words(
-        f"no gradient goes from {name} to {leaf}",
-        f"{name} is computed from {leaf}, so the gradient of {name} goes on to it.",
-        _line(setting.cell, name, Quantity(leaf)),
-    )
-
-
-def _sign_words(setting: ReverseSetting, choice: str) -> Words:
-    name, _, leaf = choice.partition(" to ")
-    return Words(
-        f"the gradient from {name} to {leaf} has the wrong sign",
-        f"{leaf} enters the equation of {name} with the other sign.",
-        _line(setting.cell, name, Quantity(leaf)),
-    )
+    return BackwardMistake(name, _ways, slots, words)
 
 
 WITHIN_A_STEP = (
-    BackwardMistake(
-        "slope",
-        _slopes,
-        _slope,
-        _slope_words,
-        "missing: 1; at_argument: y (1 - y), 1 - y² with a in place of y; of_output: f'(y); "
-        "value: f(a).",
-    ),
+    BackwardMistake("slope", _slopes, _slope, _slope_words),
     BackwardMistake(
         "factor",
-        _factors,
-        _bare,
+        lambda setting: iter(_factored(setting.cell)),
+        lambda setting, choice: {("edge", *_factored(setting.cell)[choice]): "bare"},
         _factor_words,
-        "All that stands between an equation and what it uses, but for its outer function.",
     ),
-    BackwardMistake(
+    _of_ways(
         "way_missing",
-        _ways,
-        _way("cut"),
-        _way_words,
-        "r: the reset path; z: the update path.",
+        "cut",
+        "no gradient goes from {0} to {1}",
+        "{0} is computed from {1}, so the gradient of {0} goes on to it.",
     ),
-    BackwardMistake("sign", _ways, _way("negated"), _sign_words, "Of one way within a step."),
+    _of_ways(
+        "sign",
+        "negated",
+        "the gradient from {0} to {1} has the wrong sign",
+        "{1} enters the equation of {0} with the other sign.",
+    ),
 )
 """Mistakes within a step."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
     ReverseSetting,
-    only,
+    of_table,
     outer_leaves,
     uses,
     where_square,
@@ -93,19 +93,27 @@ def _truncated_words(setting: ReverseSetting, choice: str) -> Words:
     )
 
 
-def _direct_words(setting: ReverseSetting, choice: str) -> Words:
-    said = {
-        "0": ("the direct part of dL/dh_t is missing", "only what later steps hand back is used"),
-        "2": ("the direct part of dL/dh_t is counted twice", "it is added two times"),
-        "last": ("only the last step gets dL/doutput", "what reaches the other steps is left out"),
-    }
-    title, text = said[choice]
-    return Words(
+DIRECT_PART = {
+    choice: Words(
         title,
         f"{text}; every h_t is returned and gets the loss's own gradient once, beside what step "
         f"t+1 hands back.",
         "dh = dh_next + grad_output[t]",
     )
+    for choice, title, text in (
+        (
+            "0",
+            "the direct part of dL/dh_t is missing",
+            "only what later steps hand back is used",
+        ),
+        ("2", "the direct part of dL/dh_t is counted twice", "it is added two times"),
+        (
+            "last",
+            "only the last step gets dL/doutput",
+            "what reaches the other steps is left out",
+        ),
+    )
+}
 
 
 def _finals(setting: ReverseSetting) -> Iterator[str]:
@@ -138,21 +146,8 @@ def _initial_words(setting: ReverseSetting, choice: str) -> Words:
 
 
 THROUGH_TIME = (
-    BackwardMistake(
-        "through_state",
-        _states,
-        _through_state,
-        _state_words,
-        "h: by W_hh and straight; W_hh, direct h: one of the two ways of a GRU.",
-    ),
-    BackwardMistake(
-        "truncated",
-        _truncations,
-        _truncated,
-        _truncated_words,
-        "every k: nothing crosses a multiple of k steps from the start of the run; last k: the "
-        "steps before the last k get nothing at all.",
-    ),
+    BackwardMistake("through_state", _states, _through_state, _state_words),
+    BackwardMistake("truncated", _truncations, _truncated, _truncated_words),
     BackwardMistake(
         "w_hh_transposed",
         where_square,
@@ -162,28 +157,19 @@ THROUGH_TIME = (
             "forward h_(t-1) is multiplied by the transpose of W_hh, backward by W_hh itself.",
             "dh_prev = da @ W_hh   # not da @ W_hh.T",
         ),
-        "The block of every gate by itself, as far as it is square.",
     ),
-    BackwardMistake(
-        "direct_part",
-        only("0", "2", "last"),
-        lambda s, choice: {("direct",): choice if choice == "last" else float(choice)},
-        _direct_words,
-        "Of a lower layer, what the layer above hands down.",
-    ),
+    of_table("direct_part", "direct", DIRECT_PART),
     BackwardMistake(
         "final_ignored",
         _finals,
         lambda s, choice: {("final", n): "cut" for n in _chosen_states(s, choice)},
         _final_words,
-        "What reaches h_n or c_n straight from the loss.",
     ),
     BackwardMistake(
         "initial_zero",
         _finals,
         lambda s, choice: {("initial", n): "zero" for n in _chosen_states(s, choice)},
         _initial_words,
-        "The gradient of h_0 or c_0.",
     ),
 )
 """Mistakes from step to step."""

@@ -1,8 +1,14 @@
-"""One page of all mistakes that compare knows, in Markdown, generated from the catalogue."""
+"""The tables of ``compare.md``, of all mistakes that compare knows, generated from the catalogue.
+
+    python docs/compare_page.py
+
+What stands around them is written in the page itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,89 +22,8 @@ from rnnscope._layers.adopt import adopt
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope.cells import LSTM_PEEPHOLE
 
-__all__ = ["EXACTLY", "SECTIONS", "document", "table"]
-
-_INTRODUCTION = """\
-# The mistakes that compare knows
-
-What `rs.compare` can name, alone or several at once. Generated from the records in
-`_compare/mistakes/` by `python -m rnnscope._compare.mistakes.table`; a test holds it current.
-
-**cause** is what `verdict.causes` holds and `str(cause)` prints: the entry, what it leaves open,
-and `of` the parameters it concerns (`all` four, `W` both matrices, `b` both biases, `hh` those that
-end in _hh). **where** it can stand, which the verdict adds: *part*, one layer in one direction, one
-layer, one direction, or all; *layer*, one layer or all; *whole*, the whole only. Entries of layers
-are shown for two. The sentences and lines are those of the first cell that is named, those of
-`nn.LSTM` where it is all; declared cells have the entries that their equations fit.
-W_ih, W_hh, b_ih, b_hh are PyTorch's parameters, of all gates; H is the hidden size, k the number of
-gates.
-"""
-
-_BESIDE = """\
-## Found without the catalogue
-
-- `random`: two calls with the same input differ, and random numbers are drawn (with `dropout`: by a
-  module in training mode).
-- `output_axes`: batch and time of the output are exchanged: it is read as if they were not, and
-  what else is wrong is found beside it.
-- `final_axes`: final states come back batch first: read and named in the same way.
-- `calls_chained`: two calls with the same input differ, because the first one's state is kept.
-- `precision`: the numbers are what float16, bfloat16 or tf32 gives, from the first step on; or they
-  lie on a grid, written with few decimals or, of fixed point, `multiples of 1/128`.
-- `approximate`: what may be meant. Weights of few bits, a fast tanh or sigmoid, x, states or
-  outputs that are rounded; fitted, alone or beside mistakes, named with the measured size.
-- A row depends on the other rows, or an early output on a late input: said in words.
-
-A function or module whose axes are exchanged does not agree, since what calls it in place of the
-reference would read other numbers. Recorded arrays with exchanged axes agree, with a note on how
-they were read: a recording may be laid out as it likes, and `axes="tbu"` says how the output is.
-
-## Read off the numbers
-
-No list holds these, since a number is fitted: it is read off what came back, put into the
-reference, and named only where everything then agrees to rounding. A mistake of the catalogue that
-explains the same comes first. Where none of them explains all of it alone, it is looked for beside
-one mistake of the catalogue or more, beside another of these, and in some rows alone.
-
-- `begins_anew`: a state (`h`, `c`, or both) is set to zero, or (`_0`) to the initial one, inside
-  the sequence: in every chunk, at the steps of each row where an episode starts, or after the steps
-  where one ends, whose output is zero then.
-- `halves`: both halves of a bidirectional output are the `forward` or the `reverse` one, or one of
-  them is `zero`.
-- `steps_missing`, `ends_earlier`, `wiped`: steps of the output are zero: a loop leaves them out,
-  rows end earlier than they were said to, or right numbers are overwritten; `stands_still`: from
-  some step on the state is the same.
-- `units_missing`: units are zero at every step, in what is returned or carried too.
-- `scaled`, `moved`, `function_on_top`: the output (or `scaled`, what a layer hands on; or `of` x,
-  `scaled` of the initial states) times a number, plus a number, or through one more function, such
-  as `cumsum` over time; `function_on_top` and `pooled` of h_n: it is that function of h, or the
-  mean, sum or largest of the outputs; `dropped`: dropout in recorded numbers.
-- `read`: x is rolled by one feature, its features are reversed, (batch, time) is reshaped to (time,
-  batch), every row reads row 0, of x or of the initial states, or every second step is read twice.
-- `clipped`: a state is cut off at ± some value, before it is used or where it is carried.
-- `parameter`: one holds another one's numbers or zeros, two are exchanged, or all of a layer and
-  direction are zero; one gate's rows of one are zero or transposed; `unread`: columns that a loop
-  leaves out, the first or the last.
-- `places`: the numbers of the output are right, and its axes stand in another order in memory than
-  it was read in.
-- `fitted`: parameters, or one gate's rows of them, are multiplied by a number or have one added to
-  them, in every layer. The number is fitted to your output, after the search, and what it leaves is
-  rounding.
-
-Where nothing explains a difference, the verdict says where the two agree (rows, times, units,
-halves), what is plain of your own numbers (zero throughout, two layers' states equal, |c| never
-exceeds a value), and, of what can be called, what has no influence: each parameter, feature and
-initial state, and x at each step, is changed by itself. Of what can be called with other weights it
-also says without which parameters (W_ih, W_hh, a bias, one gate's rows) the two agree: "it agrees
-if the rows of g in weight_hh are zero in both"; of all else whether they do with x at zero. Steps
-of an LSTM are judged with its own c = atanh(h / o) where c is not given.
-
-## What is no mistake
-
-Not named, since nothing differs: in an RNN or an LSTM, b_ih and b_hh exchanged or merged into their
-sum. What is the same on the given data is named together: with b_hh = 0, for example, no b_ih, and
-b_hh in its place.
-"""
+PAGE = Path(__file__).resolve().parent / "compare.md"
+BEGIN, END = "<!-- mistakes: written by docs/compare_page.py -->\n", "<!-- end of mistakes -->\n"
 
 EXACTLY: dict[str, str] = {
     "gate_order": "The k blocks of H rows, as PyTorch stores them, are taken for the gates in this "
@@ -163,10 +88,11 @@ _MANY = 20
 _PROJECTED = "LSTM with projection"
 
 
-def document() -> str:
-    """The page ``docs/compare.md``."""
+def page() -> str:
+    """The page with today's tables."""
+    before, _, after = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     sections = "\n".join(f"## {title}\n\n{_section(title)}" for title in SECTIONS)
-    return f"{_INTRODUCTION}\n{sections}\n{_BESIDE}"
+    return f"{before}{BEGIN}\n{sections}\n{END}{after.partition(END)[2]}"
 
 
 def _section(title: str) -> str:
@@ -256,4 +182,4 @@ def _cells(names: list[str], all_names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(document(), end="")
+    PAGE.write_text(page(), encoding="utf-8")
