@@ -336,6 +336,7 @@ class Choices:
 
     def __init__(self, mistakes: Sequence[Cause], alone: Sequence[Cause], changed_by: Changed):
         self.every, self.alone, self.known = mistakes, alone, changed_by
+        self.combined = (*mistakes, *alone)
         self._effects: dict[Token, Effects] = {}
         # by the weights, whose identity the part keeps
         self._variants: dict[Token, tuple[Part, tuple[Variants, ...]]] = {}
@@ -344,7 +345,7 @@ class Choices:
         """What the mistakes change of a part."""
         key = id(part.cell), part.stored.ih.shape, part.stored.hh.shape
         if key not in self._effects:
-            every = [*self.every, *self.alone]
+            every = self.combined
             self._effects[key] = Effects.of(part, every, frozenset(self.alone), self.known)
         return self._effects[key]
 

@@ -44,8 +44,8 @@ MOST = 256
 NONE = -1
 """In place of a mistake, or of a set that is not among those of a table."""
 
-ALL_COMBINED = 1
-"""Mistakes that stand beside one other at most are left out."""
+PAIRS = 2
+"""All pairs of mistakes are combined."""
 
 FIRST = torch.zeros(1, dtype=torch.long, device="cpu")
 """The one unit that is looked at first."""
@@ -111,14 +111,14 @@ class _Sets:
 
 def _sets(part: Part, choices: Choices, units: Tensor | None) -> Iterator[_Sets]:
     """All sets of up to two mistakes."""
-    order = {cause: k for k, cause in enumerate([*choices.every, *choices.alone])}
+    order = {cause: k for k, cause in enumerate(choices.combined)}
 
     def places(causes: Iterable[Cause]) -> Tensor:
         return torch.tensor([order[c] for c in causes], dtype=torch.long, device="cpu")
 
     of_weights = places(choices.effects(part).weights)
     for size in range(3):
-        for weights, cells in choices.sets(part, size, units, ALL_COMBINED):
+        for weights, cells in choices.sets(part, size, units, PAIRS):
             count = len(weights.members)
             none = torch.full((count, 2 - size), NONE, dtype=torch.long, device="cpu")
             for cell, equations in cells:
@@ -185,7 +185,7 @@ class _LowerRun:
     @cached_property
     def _products(self) -> Products:
         x = self.x.flip(0) if self.part.backward else self.x
-        tensors = tensors_of(self.choices.variants(self.part, None, ALL_COMBINED))
+        tensors = tensors_of(self.choices.variants(self.part, None, PAIRS))
         return Products.of(x, self.initial["h"].unsqueeze(0), tensors)
 
     def _run(self, cell: Cell, variants: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,7 +279,7 @@ class _Upper:
     ) -> Tensor:
         """Of the ``remaining`` hypotheses those under which its first steps fit with a set of its
         own, no more than two mistakes in all: (fit, 2), hypothesis and set."""
-        count = len(self.choices.every)
+        count = len(self.choices.combined)
         numbers = torch.arange(len(self.members), device="cpu")
         table = _number_of(self.members, numbers, count)
         first, second = hypotheses.together[remaining].unbind(1)
@@ -328,7 +328,7 @@ class _Upper:
         return self._few(None)
 
     def _few(self, units: Tensor | None) -> FewSteps | None:
-        few = FewSteps.of(self.witness, self.choices, units, ALL_COMBINED)
+        few = FewSteps.of(self.witness, self.choices, units, PAIRS)
         if few is None:
             return None
         # the lower layer's rounding comes to the upper one's
@@ -346,7 +346,7 @@ class _TwoLayers:
     def sets(self, upper: Sequence[OpenedPart]) -> list[Causes]:
         """What explains the upper layer's first steps, in every direction."""
         emitted = [emissions.emitted for emissions in self.lower]
-        hypotheses = _Hypotheses.of(self.lower, len(self.choices.every))
+        hypotheses = _Hypotheses.of(self.lower, len(self.choices.combined))
         remaining = torch.arange(len(hypotheses.emitted), device="cpu")
         options: list[dict[int, list[Causes]]] = []
         for witness in upper:
@@ -369,7 +369,7 @@ class _TwoLayers:
         return list(dict.fromkeys(explaining))
 
     def _named(self, members: Tensor) -> Causes:
-        return frozenset(self.choices.every[k] for k in members.tolist() if k >= 0)
+        return frozenset(self.choices.combined[k] for k in members.tolist() if k >= 0)
 
 
 def _by_part(below: Sequence[Causes], above: Sequence[Causes]) -> dict[PartIndex, list[Causes]]:
