@@ -21,6 +21,7 @@ from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
 from rnnscope._opening.part import Direction, Proof
 from rnnscope._opening.per_unit import Judged
+from rnnscope._opening.threshold import Threshold
 from rnnscope._record.difference import absolute_difference
 
 __all__ = ["Opened", "batch_first", "open_call"]
@@ -206,6 +207,7 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
         if all(p.loose == p.places for p in counted):
             proven = counted  # nothing of the steps is proven: what they show is told
         closest = max(of_state, key=lambda p: p.ratio)
+        parts = [part for p in counted if p.threshold is not None for part in p.threshold.parts]
         by_state[state] = replace(
             max(proven, key=lambda p: p.deviation),
             ratio=closest.ratio,
@@ -214,6 +216,6 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
             places=sum(p.places for p in counted),
             loose=sum(p.loose for p in counted),
             widest=max(p.widest for p in counted),
-            shows=max((p.shows for p in counted if p.shows is not None), default=None),
+            threshold=Threshold(*parts) if parts else None,
         )
     return by_state

@@ -35,6 +35,7 @@ from rnnscope._opening.compiled import Measured, open_by_kernel
 from rnnscope._opening.compiled_bounds import bounds_by_kernel
 from rnnscope._opening.compiled_units import bounds_of_units, has_kernel
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
+from rnnscope._opening.threshold import Sample, Threshold
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Place
@@ -85,11 +86,6 @@ MOST_AGAIN = 1 << 26
 """Numbers of a layer that are computed once more where a bound for each unit needs what was not
 recorded: more would need much memory."""
 
-SAMPLE = 32
-SAMPLED_ROWS = 64
-"""Steps, and rows of each matrix, by which the two bounds on products are held against each other.
-"""
-
 
 @dataclass(frozen=True)
 class Proof:
@@ -100,8 +96,8 @@ class Proof:
     a ratio above 1 comes first, in the order of computation. ``every_step`` tells whether all steps
     were compared, or the last alone. Of ``places`` (steps of sequences, in each layer and
     direction) ``loose`` prove nothing: the numbers differ there, and rounding allows too much.
-    ``widest`` is the most that rounding allows at any place. Where that is much, ``shows`` is the
-    size from which on an error at any place would be noticed.
+    ``widest`` is the most that rounding allows at any place. Where that is much, ``threshold`` is
+    the size from which on an error at any place would be noticed.
     """
 
     deviation: float
@@ -113,7 +109,13 @@ class Proof:
     places: int
     loose: int
     widest: float = 0.0
-    shows: float | None = None
+    threshold: Threshold | None = None
+
+    @property
+    def shows(self) -> float | None:
+        """The size from which on an error at any place would be noticed, where that is not small;
+        computed when it is first asked for."""
+        return None if self.threshold is None else self.threshold.size
 
     @property
     def words(self) -> str:
@@ -504,8 +506,8 @@ class Direction:
                 judged = Independent(self._ran()).judge(self._initial())
                 of_units = self._by_units(final, judged) + proofs(judged.widest)
             if all(proof.ratio <= 1 for proof in of_units):
-                doubt = self._doubt()
-                return [replace(p, shows=doubt * p.widest) for p in of_units]
+                sample = Sample(self._ran())
+                return [replace(p, threshold=Threshold((sample, p.widest))) for p in of_units]
         judged = judge()
         return self._by_units(final, judged) + proofs(
             # both sides round
@@ -575,26 +577,6 @@ class Direction:
         run that rounded otherwise than the layer's own."""
         run = replace(self._ran(), x_error=None if x_error is None else x_error(), carried=replayed)
         return WorstCase(run).judge(self._initial())
-
-    def _doubt(self) -> float:
-        """How many times its bound a number lies off before ``WorstCase`` calls it wrong: twice
-        what the products of some steps show, as a function is steeper where an error is larger."""
-        run = self._ran()
-        before = run.before.flatten(0, 1)
-        count = min(SAMPLE, len(before))
-        steps = torch.arange(count, device=before.device) * len(before) // count
-        x = self.inputs(0, self.call.steps).flatten(0, 1)[steps].to(self.work)
-        factors = torch.cat([x, before[steps].to(self.work)], 1)
-        length = len(self.weights.ih)
-        count = min(SAMPLED_ROWS, length)
-        rows = torch.arange(count, device=before.device) * length // count
-        pairs = zip(
-            WorstCase(run).product_errors(factors, rows),
-            Independent(run).product_errors(factors, rows),
-            strict=True,
-        )
-        ratios = [float((worst / usual.to(worst)).nan_to_num().max()) for worst, usual in pairs]
-        return 2 * max(1.0, *ratios)
 
     def _ran(self) -> LayerRun:
         """This layer in this direction, as it ran."""
