@@ -156,6 +156,13 @@ class Adopted(Structure):
         faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
         return Call(kept, initial, has_initial, batched, None, None, faithful)
 
+    def plain_call(self, x: Tensor) -> Call:
+        """``call`` of a plain tensor in the form of a batch, which a layer takes without states."""
+        time_major = x.transpose(0, 1) if self.batch_first else x
+        kept = time_major.detach().clone()
+        initial, _ = self._initial(None, time_major, True, False, False)
+        return Call(kept, initial, False, True, None, None, _lie_alike((time_major, kept)))
+
     def passed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """The input and the initial state among what the module is called with."""
         return _arguments(self.kind, args, kwargs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 from torch import Tensor
 
 from rnnscope._kernels.forward import EXTREME, ForwardKernel
@@ -13,6 +15,7 @@ from rnnscope._layers.compiled import Frames, Packed
 from rnnscope._layers.sequences import framed_before
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import norms
+from rnnscope._opening.derived import derived
 from rnnscope.cells.algebra import Expr
 
 __all__ = ["Measured", "open_by_kernel"]
@@ -40,17 +43,16 @@ def open_by_kernel(
     """Fill a record, whose states' frames hold the layer's own h and the initial states; None where
     a number of the comparison is not finite, which torch's way judges."""
     h = store["h"]
-    shape = (len(h) - 2, h.shape[1])
-    new = h.new_empty
-    sizes = {expr: new(shape) for expr in kernel.sizes}
-    measured = Measured(new(shape), new(shape), new(shape), sizes)
-    arrays = (measured.x_norm, measured.h_norm, measured.off, *measured.sizes.values())
-    frames = Frames(store, arrays, lengths, reverse)
-    frames.fill(kernel, Packed.of(kernel, weights), x.to(h.dtype))
-    if not measured.off.numpy().max() < math.inf:  # NaN is not
+    shape = h.shape[0] - 2, h.shape[1]
+    together = h.new_empty(3 + len(kernel.sizes), *shape)
+    arrays = together.unbind()
+    packed = derived(weights, id(kernel), partial(Packed.of, kernel, weights))
+    Frames(store, arrays, lengths, reverse).fill(kernel, packed, x.to(h.dtype))
+    x_norm, h_norm, off, *sizes = arrays
+    if not np.maximum.reduce(off.numpy(), axis=None) < math.inf:  # NaN is not
         return None
-    if measured.x_norm.numpy().min() == EXTREME:
-        measured.x_norm.copy_(norms(x.to(h.dtype)))
-    if measured.h_norm.numpy().min() == EXTREME:
-        measured.h_norm.copy_(norms(framed_before(h, reverse)))
-    return measured
+    if np.fmin.reduce(together[:2].numpy(), axis=None) == EXTREME:
+        for norm, values in ((x_norm, x.to(h.dtype)), (h_norm, framed_before(h, reverse))):
+            if np.fmin.reduce(norm.numpy(), axis=None) == EXTREME:
+                norm.copy_(norms(values))
+    return Measured(x_norm, h_norm, off, dict(zip(kernel.sizes, sizes, strict=True)))

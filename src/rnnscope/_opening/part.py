@@ -29,7 +29,7 @@ from rnnscope._layers.sequences import (
 )
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import fresh
-from rnnscope._opening.bounds import Errors, Rounding, norms
+from rnnscope._opening.bounds import Array, Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.compiled import Measured, open_by_kernel
 from rnnscope._opening.compiled_bounds import bounds_by_kernel
@@ -127,9 +127,6 @@ class Proof:
         return f"{self.state} {where} (at the others rounding allows too much to tell)"
 
 
-Array = np.ndarray[Any, Any]
-
-
 @dataclass(frozen=True)
 class Compared:
     """Two sides of a state, compared at every step, (time, batch), or after the last, (batch).
@@ -147,8 +144,8 @@ class Compared:
     @classmethod
     def of(cls, off: Tensor, allowed: Tensor) -> Compared:
         """With one bound for all units."""
-        sides = off.cpu().numpy(), allowed.cpu().numpy()
-        return cls(*sides, _ratio(*sides), sides[1])
+        bound = _array(allowed)
+        return cls(_array(off), bound, _ratio(off, allowed), bound)
 
     @classmethod
     def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
@@ -156,7 +153,7 @@ class Compared:
         value, allowed = ball
         off = absolute_difference(value, layer_value)
         largest = off.argmax(-1, keepdim=True)
-        ratio = torch.from_numpy(_ratio(off.cpu().numpy(), allowed.cpu().numpy()))
+        ratio = torch.from_numpy(_ratio(off, allowed))
         at_largest = (
             off.gather(-1, largest).squeeze(-1),
             allowed.gather(-1, largest).squeeze(-1),
@@ -166,12 +163,18 @@ class Compared:
         return cls(*(t.to(like).cpu().numpy() for t in at_largest))
 
 
-def _ratio(off: Array, allowed: Array) -> Array:
-    with np.errstate(all="ignore"):
-        quotient: Array = np.divide(off, allowed)
-        if quotient.size and math.isnan(quotient.max()):
-            # no difference, or a bound that overflowed, which allows anything and proves nothing
-            quotient[~((off > 0) & np.isfinite(allowed))] = 0
+def _array(value: Tensor) -> Array:
+    array: Array = value.numpy() if value.is_cpu else value.cpu().numpy()
+    return array
+
+
+def _ratio(off: Tensor, allowed: Tensor) -> Array:
+    quotient = _array(torch.div(off, allowed))
+    # of numbers among which NaN is, the largest is NaN
+    if quotient.size and math.isnan(quotient.flat[quotient.argmax()]):
+        # no difference, or a bound that overflowed, which allows anything and proves nothing
+        proves = (off > 0) & allowed.isfinite()
+        quotient[~_array(proves)] = 0
     return quotient
 
 
@@ -197,6 +200,7 @@ class Direction:
         self.foreign = adopted.foreign
         self.rounding, self.inputs, self.engine = rounding, inputs, "torch"
         self.largest: dict[str, float] = {}
+        self.least: dict[str, float] = {}
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
@@ -294,7 +298,7 @@ class Direction:
     def _compiled(self) -> bool:
         """The same by a kernel, where there is one that pays."""
         h = self.store["h"]
-        parts = any(name not in self.cell.equations for name in self.store)
+        parts = not self.store.keys() <= self.cell.equations.keys()
         numbers = h[1:-1].numel() * len(self.cell.equations)
         if not (self.direct and numbers):
             return False
@@ -470,18 +474,19 @@ class Direction:
         worst. ``replayed`` is as in ``judged``.
         """
         ends = {name: (self._ends(name), final[name].to(self.work)) for name in final}
-        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
         # h_n, by every kernel
         copied = self.off.device.type == "cpu" and not replayed and not self.foreign
-        ends_at = self.last_steps
+        if copied and "h" in ends and torch.equal(*ends["h"]):
+            del ends["h"]  # which says nothing that h at every step does not
+        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
             of_states = [self._proof("h", Compared.of(self.off, allowed["h"]))]
             for name, off in off_ends.items():
-                limit = allowed[name][ends_at]
+                limit = self._at_ends(allowed[name])
                 if name == "h" and copied:
                     limit = torch.zeros_like(limit)
-                of_states.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
+                of_states.append(self._proof(name, Compared.of(off, limit), self.last_steps))
             return of_states + [
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
@@ -544,7 +549,7 @@ class Direction:
             if name in final:
                 ball = self._ends(name), error
                 of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
-                of_units.append(self._proof(name, of_end, self.last_steps[0]))
+                of_units.append(self._proof(name, of_end, self.last_steps))
         of_units += proofs(bounds.widest)
         # where a function is saturated by far, the slopes of ``per_unit`` prove more
         proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
@@ -596,7 +601,7 @@ class Direction:
         if not _finer.get():
             return False
         limit = WIDE * self.rounding.operation
-        if proof.widest <= limit * max(self._least_size(proof.state), 1.0):
+        if proof.widest <= limit or proof.widest <= limit * self._least_size(proof.state):
             return False
         return limit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 
@@ -608,12 +613,18 @@ class Direction:
             if name not in final:
                 continue
             compared = Compared.by_units(final[name].to(ball[0]), ball, self.off)
-            proofs.append(self._proof(name, compared, self.last_steps[0]))
+            proofs.append(self._proof(name, compared, self.last_steps))
         return proofs
 
     def _ends(self, name: str) -> Tensor:
         """The state after each sequence's last step, (batch, unit)."""
-        return self.store[name][1:-1][self.last_steps].to(self.work)
+        return self._at_ends(self.store[name][1:-1]).to(self.work)
+
+    def _at_ends(self, values: Tensor) -> Tensor:
+        """Of (time, batch, ...) each sequence's last step in this direction."""
+        if self.call.lengths is None:
+            return values[0 if self.reverse else -1]
+        return values[at_steps(self.last_steps)]
 
     def step_by_step(self, adopted: Adopted, weights: Weights) -> dict[str, Tensor]:
         """How far every state at every step lies from torch's own cell, one step at a time.
@@ -637,9 +648,9 @@ class Direction:
         return off
 
     @cached_property
-    def last_steps(self) -> tuple[Tensor, Tensor]:
-        """(batch): the last step of each sequence in this direction, and the sequence."""
-        return at_steps(last_steps(self.call.every_length, self.reverse))
+    def last_steps(self) -> Tensor:
+        """(batch): the last step of each sequence in this direction."""
+        return last_steps(self.call.every_length, self.reverse)
 
     def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
         """The worst of a comparison, at every step or after the given steps (batch)."""
@@ -649,7 +660,7 @@ class Direction:
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        most = float(widest.max())
+        most = float(np.maximum.reduce(widest, axis=None))
         if most <= USELESS * self._least_size(state):
             largest, loose = int(off.argmax()), 0
         else:
@@ -684,12 +695,17 @@ class Direction:
 
     def _least_size(self, state: str) -> float:
         """The largest |value| of a state, or less where that is known without looking at all."""
-        if state != "h" or len(self.h_norm) == 1:
-            return self._size(state)
+        if state not in self.least:
+            self.least[state] = self._size(state) if state != "h" else self._least_of_h()
+        return self.least[state]
+
+    def _least_of_h(self) -> float:
+        if self.call.steps == 1:
+            return self._size("h")
         # of the steps but the last, as the norm before the first is that of the initial state
         norm = self.h_norm[:-1] if self.reverse else self.h_norm[1:]
         least = float(norm.max()) / math.sqrt(self.outputs)
-        return least if math.isfinite(least) else self._size(state)
+        return least if math.isfinite(least) else self._size("h")
 
     def _size(self, state: str) -> float:
         """The largest finite |value| of a state."""
