@@ -32,10 +32,10 @@ def same_numbers(copy: Tensor, tensor: Tensor) -> bool:
     By the bytes, on a CPU: a quarter of what ``torch.equal`` costs in a small layer, and NaN is
     equal to itself.
     """
-    if copy.dtype is not tensor.dtype or copy.device != tensor.device:
+    if copy.dtype is not tensor.dtype or copy.shape != tensor.shape:
         return False
-    if copy.shape != tensor.shape:
-        return False
-    if _compare is None or not tensor.is_cpu or not tensor.is_contiguous() or tensor.is_neg():
+    if not (copy.is_cpu and tensor.is_cpu):
+        return copy.device == tensor.device and torch.equal(copy, tensor)
+    if _compare is None or not tensor.is_contiguous() or tensor.is_neg():
         return torch.equal(copy, tensor)
     return not _compare(copy.data_ptr(), tensor.data_ptr(), copy.nbytes)
