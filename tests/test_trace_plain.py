@@ -75,6 +75,10 @@ def test_weights_that_change_between_traces(make: Any, change: Any, engine: str)
         tr = rs.trace(layer, x)
         assert tr.engine == engine
         check(layer, x, tr)
+        unverified = rs.trace(layer, x, check=False)
+        for name, value in unverified.items():
+            torch.testing.assert_close(value, tr[name], rtol=1e-5, atol=1e-5)
+        assert unverified.deviation is None
         with torch.no_grad():
             for parameter in layer.parameters():
                 change(parameter)
@@ -210,6 +214,42 @@ def test_options_that_change_between_traces() -> None:
     layer.nonlinearity, layer.mode = "relu", "RNN_RELU"
     check(layer, x, rs.trace(layer, x))
     layer.batch_first = True
+    check(layer, x, rs.trace(layer, x))
+
+
+@pytest.mark.parametrize("use", ["trace", "watch"])
+@pytest.mark.parametrize("make", MAKES)
+def test_weights_that_a_layer_finds_in_the_place_of_its_own(make: Any, use: str) -> None:
+    """Past ``setattr``: a layer looks for them when it runs, at the latest."""
+    layer, x = layer_of(make), torch.randn(9, 3, 5)
+    rs.trace(layer, x)
+    layer._parameters["weight_hh_l0"] = nn.Parameter(layer.weight_hh_l0.detach() * -1.5)
+    if use == "watch":
+        with rs.watch(layer) as seen:
+            layer(x)
+            layer._parameters["weight_hh_l0"] = nn.Parameter(layer.weight_hh_l0.detach() * -0.5)
+            layer(x)
+        check(layer, x, seen.calls("")[1])
+    tr = rs.trace(layer, x)
+    check(layer, x, tr)
+    state = {name: value.detach() * -0.5 for name, value in layer.named_parameters()}
+    inside = []
+
+    class Within(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Any:
+            inside.append(rs.trace(self.layer, x))
+            inside.append(rs.trace(self.layer, x, check=False))
+            return inside[0].output
+
+    swapped = {f"layer.{name}": value for name, value in state.items()}
+    output = torch.func.functional_call(Within(), swapped, (x,))
+    assert torch.equal(inside[0].output, output)
+    torch.testing.assert_close(inside[1]["h"], inside[0]["h"], rtol=1e-5, atol=1e-5)
+    assert torch.equal(inside[0].weights[0][0].hh, state["weight_hh_l0"])
     check(layer, x, rs.trace(layer, x))
 
 

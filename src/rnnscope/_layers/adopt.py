@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Adopted(Structure):
         structure = module.structure
         return cls(**{name: getattr(structure, name) for name in _FACTS}, module=module)
 
-    @property
+    @cached_property
     def structure(self) -> Structure:
         """What is known of the module, without the module."""
         return Structure(**{name: getattr(self, name) for name in _FACTS})

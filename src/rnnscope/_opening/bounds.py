@@ -145,19 +145,18 @@ CASTS_OF_FLOAT32 = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16
 
 def _cast_of_float32(device: torch.device) -> float:
     """The unit roundoff to which a backend may round the factors of a float32 product."""
-    settings: list[str] = []
     backend = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
     matmul = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     rnn: Any = getattr(backend, "rnn", None)
     if hasattr(rnn, "fp32_precision"):
         # asking torch.get_float32_matmul_precision() raises where these were set
         of_products: Any = matmul.matmul
-        settings = [rnn.fp32_precision, of_products.fp32_precision]
+        settings = rnn.fp32_precision, of_products.fp32_precision
     else:
-        settings = [torch.get_float32_matmul_precision()]
-        if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-            settings.append("tf32")
-    return max(CASTS_OF_FLOAT32.get(setting, 0.0) for setting in settings)
+        tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        settings = torch.get_float32_matmul_precision(), "tf32" if tf32 else ""
+    casts = [CASTS_OF_FLOAT32.get(setting, 0.0) for setting in settings]
+    return max(casts)
 
 
 class Errors:

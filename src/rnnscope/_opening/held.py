@@ -158,6 +158,7 @@ class HeldModule:
         adopted = None if self.latest is None else self.latest()
         if adopted is None:
             adopted = Adopted(**vars(self.structure), module=module)
+            vars(adopted)["structure"] = self.structure  # the very one
             self.latest = ref(adopted)
         return adopted
 
@@ -165,7 +166,7 @@ class HeldModule:
         """The weights of the call that has just been made; shared while their numbers are the
         same, of which versions would not tell where somebody writes past them (``p.data``)."""
         snapshot = None if self.snapshot is None else self.snapshot()
-        if snapshot is not None:
+        if snapshot is not None and self._used_still(adopted):
             for tensor, copy in zip(self.used, snapshot.tensors, strict=True):
                 if not same_numbers(copy, tensor):
                     break
@@ -174,6 +175,14 @@ class HeldModule:
         snapshot = snapshot_of(adopted.module, adopted.weights())
         self.snapshot = ref(snapshot)
         return snapshot
+
+    def _used_still(self, adopted: Adopted) -> bool:
+        """Whether the forward found the same tensors: a layer looks for others that came in the
+        place of its own."""
+        if adopted.single_step:
+            return True
+        flat = adopted.module.__dict__["_flat_weights"]
+        return len(flat) == len(self.used) and all(map(is_, self.used, flat))
 
     def take(self, module: nn.Module) -> bool:
         """Take note of the tensors that the next call uses; False where they are no plain
@@ -235,17 +244,22 @@ class PlainCall:
             and not _hooked(adopted.module)
         )
 
+    @property
+    def call(self) -> Call:
+        """What goes into a call that is ``alone``, copied."""
+        return self.adopted.plain_call(self.x)
+
     def made(self) -> Captured:
         """Make the call, which is ``alone``, and capture it in full."""
         adopted, grad_mode = self.adopted, torch.is_grad_enabled()
-        call = adopted.plain_call(self.x)
+        call = self.call
         output = adopted.module(self.x)
-        live = adopted.weights()
+        snapshot = self.facts.snapshot_now(adopted)
         return Captured(
             adopted,
             call,
-            snapshot_of(adopted.module, live),
-            live,
+            snapshot,
+            snapshot.weights,
             output,
             self.x.dtype,
             None,

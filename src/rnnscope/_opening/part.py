@@ -486,7 +486,7 @@ class Direction:
                 limit = self._at_ends(allowed[name])
                 if name == "h" and copied:
                     limit = torch.zeros_like(limit)
-                of_states.append(self._proof(name, Compared.of(off, limit), self.last_steps))
+                of_states.append(self._proof(name, Compared.of(off, limit), at_ends=True))
             return of_states + [
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
@@ -549,7 +549,7 @@ class Direction:
             if name in final:
                 ball = self._ends(name), error
                 of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
-                of_units.append(self._proof(name, of_end, self.last_steps))
+                of_units.append(self._proof(name, of_end, at_ends=True))
         of_units += proofs(bounds.widest)
         # where a function is saturated by far, the slopes of ``per_unit`` prove more
         proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
@@ -613,7 +613,7 @@ class Direction:
             if name not in final:
                 continue
             compared = Compared.by_units(final[name].to(ball[0]), ball, self.off)
-            proofs.append(self._proof(name, compared, self.last_steps))
+            proofs.append(self._proof(name, compared, at_ends=True))
         return proofs
 
     def _ends(self, name: str) -> Tensor:
@@ -647,16 +647,21 @@ class Direction:
             carried = {n: keep_on_padding(after[n], carried[n], inside) for n in states}
         return off
 
+    def _last_step(self, b: int) -> int:
+        if self.call.lengths is None:
+            return 0 if self.reverse else self.call.steps - 1
+        return int(self.last_steps[b])
+
     @cached_property
     def last_steps(self) -> Tensor:
         """(batch): the last step of each sequence in this direction."""
         return last_steps(self.call.every_length, self.reverse)
 
-    def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
-        """The worst of a comparison, at every step or after the given steps (batch)."""
+    def _proof(self, state: str, compared: Compared, at_ends: bool = False) -> Proof:
+        """The worst of a comparison, at every step or after each sequence's last step (batch)."""
         off, ratio = compared.off, compared.ratio
         widest, allowed = compared.widest, compared.allowed
-        padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
+        padding = None if self.valid is None or at_ends else ~self.valid.cpu().numpy()
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
@@ -670,8 +675,8 @@ class Direction:
             largest = int(np.where(proven, off, -1.0).argmax())
             loose = int((~tight & (off != 0)).sum())  # the same bits need no bound
         t, b = divmod(worst, self.call.batch)
-        if steps is not None:
-            t = int(steps[b])
+        if at_ends:
+            t = self._last_step(b)
         elif ratio.flat[worst] > 1:
             t, b = self._first(ratio > 1)
         at_largest = float(allowed.flat[largest])
@@ -681,7 +686,7 @@ class Direction:
             float(ratio.flat[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
-            steps is None,
+            not at_ends,
             off.size - (0 if padding is None else int(padding.sum())),
             loose,
             most,

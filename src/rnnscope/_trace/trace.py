@@ -79,9 +79,11 @@ def trace(
     layer's own numbers.
     """
     plainly = plain_call(module, args, kwargs) if cells is None else None
-    if plainly is not None and check is not False and plainly.alone:
+    if plainly is not None and plainly.alone:
         names = recorded_names(plainly.adopted.cell, record)
         _require_check(check)
+        if check is False:
+            return _by_equations(plainly.adopted, plainly.call, names).labelled(labels)
         return open_captured(plainly.made(), names, check).labelled(labels)
     adapters = checked_cells(cells)
     wraps = check is not False and _wraps(module) and adapter_of(module, adapters) is None
@@ -149,23 +151,12 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     final = {name: returned.final[name] for name in taken.final_states}
     if len(final) < len(returned.final):
         returned = replace(returned, final=final)
-    with torch.no_grad():
-        if taken.ran is not None:
-            opened = _recorded(taken.ran, returned, names)
-        else:
-            opened = open_call(
-                adopted,
-                call,
-                returned,
-                taken.snapshot.weights,
-                taken.live,
-                names,
-                taken.products,
-                taken.masks,
-                taken.grad_mode,
-                thorough=check == "thorough",
-                lower=taken.lower,
-            )
+    grad_mode = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)
+    try:
+        opened = _opened(taken, returned, names, check)
+    finally:
+        torch._C._set_grad_enabled(grad_mode)
     if any(proof.ratio > 1 for proof in opened.proofs.values()):
         opened = replace(opened, proofs=with_foreign_rounding(taken, opened.proofs))
     if check is not False:
@@ -174,6 +165,24 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     if len(final) < len(adopted.cell.states):
         output = _completed(adopted, call, opened, output)
     return Trace(adopted.structure, call, taken.snapshot, opened, output)
+
+
+def _opened(taken: Captured, returned: Returned, names: frozenset[str], check: Check) -> Opened:
+    if taken.ran is not None:
+        return _recorded(taken.ran, returned, names)
+    return open_call(
+        taken.adopted,
+        taken.call,
+        returned,
+        taken.snapshot.weights,
+        taken.live,
+        names,
+        taken.products,
+        taken.masks,
+        taken.grad_mode,
+        thorough=check == "thorough",
+        lower=taken.lower,
+    )
 
 
 def _completed(adopted: Adopted, call: Call, opened: Opened, output: Any) -> Any:
