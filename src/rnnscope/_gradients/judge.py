@@ -102,8 +102,8 @@ def _largest(value: Tensor) -> float:
     """The largest |number|; NaN where there is one."""
     if not value.numel():
         return 0.0
-    low, high = (float(t) for t in torch.aminmax(value))
-    return max(-low, high)
+    low, high = torch.aminmax(value)
+    return max(-float(low), float(high))
 
 
 def _size(value: Tensor) -> float:
