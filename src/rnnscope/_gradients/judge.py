@@ -137,10 +137,11 @@ def _by_autograd(
         return (2 * ups - 1).to(number)
 
     def leaf(value: Tensor) -> Tensor:
-        number = value.detach().to(dtype).clone()
+        number = value.detach().to(dtype)
         if moved:
-            number *= 1 + moved * signs(number)
-        return number.requires_grad_()
+            number = number * (1 + moved * signs(number))
+        # nothing writes into it; autograd follows no tensor of inference mode
+        return (number.clone() if number.is_inference() else number).requires_grad_()
 
     with (
         torch.inference_mode(False),
