@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules_of_torch
 
 import rnnscope as rs
-from rnnscope._opening.derived import MOST_KEPT, derived
+from rnnscope._layers.derived import MOST_KEPT, derived
 from rnnscope._opening.memory import same_numbers
 
 MAKES: list[Any] = [nn.RNN, nn.GRU, nn.LSTM]

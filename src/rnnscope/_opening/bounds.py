@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._layers.derived import derived
 from rnnscope._layers.sequences import running_order, shifted, turned
 from rnnscope._layers.structure import Weights
-from rnnscope._opening.derived import derived
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
+from rnnscope._layers.derived import MOST_KEPT
 from rnnscope._layers.run import Ran
 from rnnscope._layers.structure import Weights
-from rnnscope._opening.derived import MOST_KEPT
 from rnnscope._opening.memory import same_numbers
 from rnnscope.cells import LSTM, quantity_names
 from rnnscope.errors import RefusedError

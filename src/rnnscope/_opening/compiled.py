@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +14,6 @@ from rnnscope._layers.compiled import Frames, Packed
 from rnnscope._layers.sequences import framed_before
 from rnnscope._layers.structure import Weights
 from rnnscope._opening.bounds import norms
-from rnnscope._opening.derived import derived
 from rnnscope.cells.algebra import Expr
 
 __all__ = ["Measured", "open_by_kernel"]
@@ -46,7 +44,7 @@ def open_by_kernel(
     shape = h.shape[0] - 2, h.shape[1]
     together = h.new_empty(3 + len(kernel.sizes), *shape)
     arrays = together.unbind()
-    packed = derived(weights, id(kernel), partial(Packed.of, kernel, weights))
+    packed = Packed.of(kernel, weights)
     Frames(store, arrays, lengths, reverse).fill(kernel, packed, x.to(h.dtype))
     x_norm, h_norm, off, *sizes = arrays
     if not np.maximum.reduce(off.numpy(), axis=None) < math.inf:  # NaN is not

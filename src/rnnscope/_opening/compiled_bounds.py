@@ -15,8 +15,8 @@ from torch import Tensor
 from rnnscope._kernels.engine import ELEMENTS, pieces
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
+from rnnscope._layers.derived import derived
 from rnnscope._opening.bounds import Array, Errors, Rounding, Size, plans
-from rnnscope._opening.derived import derived
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Previous, Quantity
 

@@ -33,7 +33,11 @@ _entries: dict[int, _Entry] = {}  # by the weights' id
 
 
 def derived(weights: Weights, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-    """What ``compute`` returns of these weights, which ``key`` names; it is not to be changed."""
+    """What ``compute`` returns of these weights, which ``key`` names; it is not to be changed.
+
+    ``weights`` hold copies, or are made for one call: of what is written past the versions of
+    tensors (``p.data``) nothing is seen here.
+    """
     if weights.ih.numel() + weights.hh.numel() > MOST_KEPT or weights.ih.is_inference():
         return compute()
     versions = [tensor._version for tensor in weights.tensors()]
