@@ -317,7 +317,6 @@ def test_wide_bounds_have_a_kernel_whatever_opened_the_call(
             patch.delenv("RNNSCOPE_ENGINE")
             patch.setattr(engine, "LARGE_OF_UNITS", 30)
             patch.setattr(part, "Independent", None)  # torch's
-            patch.setattr(part.Direction, "_doubt", lambda self: 2.0)
             tr = rs.trace(layer, given, record=record)
         assert tr.engine == "torch"
         assert apart(tr, ours[0]) == 0

@@ -205,10 +205,13 @@ class Gradient:
         total = self.weights
         flat = of_x.flatten(0, 1)
         total.ih.addmm_(flat.T, x.flatten(0, 1))
+        summed: Tensor | float = 0.0
         if total.b_ih is not None:
-            total.b_ih.add_(flat.sum(0))
+            summed = flat.sum(0)
+            total.b_ih.add_(summed)
         if not gates:
             return
+        shared = of_h.data_ptr() == of_x.data_ptr() and of_h.shape == of_x.shape
         flat, before = of_h.flatten(0, 1), before.flatten(0, 1)
         all_gates = len(gates) == len(total.cell.gates)
         for k, gate in enumerate([""] if all_gates else gates):
@@ -216,7 +219,7 @@ class Gradient:
             gate_adjoints = flat if all_gates else flat[:, k * self.units : (k + 1) * self.units]
             total.hh[rows].addmm_(gate_adjoints.T, before)
             if total.b_hh is not None:
-                total.b_hh[rows] += gate_adjoints.sum(0)
+                total.b_hh[rows] += summed if shared else gate_adjoints.sum(0)
 
     @property
     def units(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from rnnscope._gradients.differentiable import Differentiable
 from rnnscope._gradients.upstream import Upstream
@@ -54,7 +55,7 @@ def judge(trace: Differentiable, upstream: Upstream, equations: Mapping[str, Ten
     dtype = upstream.h.dtype
     autograd = _by_autograd(trace, upstream, dtype)
     for name, value in autograd.items():
-        if not bool(value.isfinite().all() and equations[name].isfinite().all()):
+        if not (math.isfinite(_largest(value)) and math.isfinite(_largest(equations[name]))):
             return Judgement(math.nan, None, name)
     worst, name = _largest_difference(equations, autograd)
     if coarse(trace):
@@ -97,9 +98,18 @@ def _largest_difference(
     return off[name], name
 
 
+def _largest(value: Tensor) -> float:
+    """The largest |number|; NaN where there is one."""
+    if not value.numel():
+        return 0.0
+    low, high = torch.aminmax(value)
+    return max(-float(low), float(high))
+
+
 def _size(value: Tensor) -> float:
-    finite = value.masked_fill(~value.isfinite(), 0)
-    return float(finite.abs().max()) if value.numel() else 0.0
+    """The largest finite |number|."""
+    largest = _largest(value)
+    return largest if math.isfinite(largest) else _largest(value.nan_to_num(0.0, 0.0, 0.0))
 
 
 def coarse(trace: Differentiable) -> str | None:
@@ -127,10 +137,11 @@ def _by_autograd(
         return (2 * ups - 1).to(number)
 
     def leaf(value: Tensor) -> Tensor:
-        number = value.detach().to(dtype).clone()
+        number = value.detach().to(dtype)
         if moved:
-            number *= 1 + moved * signs(number)
-        return number.requires_grad_()
+            number = number * (1 + moved * signs(number))
+        # nothing writes into it; autograd follows no tensor of inference mode
+        return (number.clone() if number.is_inference() else number).requires_grad_()
 
     with (
         torch.inference_mode(False),
@@ -155,13 +166,21 @@ def _by_autograd(
         pairs += [(returned.final[name], value) for name, value in upstream.final.items()]
         pairs = [(value, gradient) for value, gradient in pairs if value.requires_grad]
         inputs = [*leaves, *names.values()]
-        # one number, not grad_outputs, for which torch imports sympy, and that adds a filter of
-        # warnings; what flows back is the same bit for bit, 1 × each gradient
         gradients: tuple[Tensor | None, ...] = (None,) * len(inputs)
         if pairs:  # there are none for a cell whose h is a number
-            parts = [(value * _kept(gradient, dtype)).sum() for value, gradient in pairs]
-            total = torch.stack(parts).sum()
-            gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+            values = tuple(value for value, _ in pairs)
+            entering = tuple(_kept(gradient, dtype) for _, gradient in pairs)
+            # the engine itself: with grad_outputs, autograd.grad imports sympy, and adds a filter
+            # of warnings; a loss that sums value × gradient has everything in memory once more
+            gradients = Variable._execution_engine.run_backward(
+                values,
+                entering,
+                False,
+                False,
+                tuple(inputs),
+                allow_unreachable=True,
+                accumulate_grad=False,
+            )
     filled = iter(
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(inputs, gradients, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Adopted(Structure):
         structure = module.structure
         return cls(**{name: getattr(structure, name) for name in _FACTS}, module=module)
 
-    @property
+    @cached_property
     def structure(self) -> Structure:
         """What is known of the module, without the module."""
         return Structure(**{name: getattr(self, name) for name in _FACTS})
@@ -155,6 +156,13 @@ class Adopted(Structure):
         kept = time_major if live else time_major.detach().clone()
         faithful = not live and _lie_alike((time_major, kept), *_pairs(hx, initial))
         return Call(kept, initial, has_initial, batched, None, None, faithful)
+
+    def plain_call(self, x: Tensor) -> Call:
+        """``call`` of a plain tensor in the form of a batch, which a layer takes without states."""
+        time_major = x.transpose(0, 1) if self.batch_first else x
+        kept = time_major.detach().clone()
+        initial, _ = self._initial(None, time_major, True, False, False)
+        return Call(kept, initial, False, True, None, None, _lie_alike((time_major, kept)))
 
     def passed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """The input and the initial state among what the module is called with."""

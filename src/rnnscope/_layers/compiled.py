@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from rnnscope._kernels.engine import pieces
 from rnnscope._kernels.equations import scans
 from rnnscope._kernels.forward import ForwardKernel
+from rnnscope._layers.derived import derived
 from rnnscope._layers.structure import Weights
 
 __all__ = ["Frames", "Packed", "packed_columns"]
@@ -29,7 +31,11 @@ class Packed:
 
     @classmethod
     def of(cls, kernel: ForwardKernel, weights: Weights) -> Packed:
-        """For a kernel of the weights' own cell."""
+        """For a kernel of the weights' own cell; of small weights packed once."""
+        return derived(weights, ("packed", id(kernel)), partial(cls._packed, kernel, weights))
+
+    @classmethod
+    def _packed(cls, kernel: ForwardKernel, weights: Weights) -> Packed:
         columns, units = kernel.columns, weights.hidden_size
         biases = weights.ih.new_zeros(columns.count, units)
         summed = columns.summed == tuple(kernel.cell.gates)

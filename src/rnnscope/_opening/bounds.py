@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._layers.derived import derived
 from rnnscope._layers.sequences import running_order, shifted, turned
 from rnnscope._layers.structure import Weights
 from rnnscope.cells import Cell
@@ -48,6 +49,7 @@ __all__ = [
     "FUNCTION_ROUNDINGS",
     "GPU_OFF",
     "OPERATION_ROUNDINGS",
+    "Array",
     "Errors",
     "Rounding",
     "Size",
@@ -85,6 +87,7 @@ class Linear:
     constant: float
 
 
+Array = np.ndarray[Any, Any]
 Size = float | Tensor | Linear
 """A magnitude: one number, one per step and sequence (time, batch), or that of an affine part."""
 
@@ -109,13 +112,17 @@ class Rounding:
 
         Where the backend may use TF32 or bfloat16 for float32, that is what it casts to.
         """
+        cast = _cast_of_float32(device) if products == torch.float32 else 0.0
+        return cls._of(dtype, products, cast, device.type == "cuda")
+
+    @classmethod
+    @cache
+    def _of(cls, dtype: torch.dtype, products: torch.dtype, cast: float, on_gpu: bool) -> Rounding:
         operation = max(torch.finfo(dtype).eps, torch.finfo(products).eps) / 2
         limit = min(torch.finfo(dtype).max, torch.finfo(products).max)
         least = max(map(_least, (dtype, products)))
         if products in (torch.float32, torch.float64):
-            cast = _cast_of_float32(device) if products == torch.float32 else 0.0
-            rough = device.type == "cuda" and products == torch.float32
-            function = GPU_FUNCTION if rough else 0.0
+            function = GPU_FUNCTION if on_gpu and products == torch.float32 else 0.0
             return cls(torch.finfo(products).eps / 2, cast, operation, limit, least, function)
         return cls(torch.finfo(torch.float32).eps / 2, operation, operation, limit, least)
 
@@ -138,19 +145,18 @@ CASTS_OF_FLOAT32 = {"high": 2.0**-11, "tf32": 2.0**-11, "medium": 2.0**-8, "bf16
 
 def _cast_of_float32(device: torch.device) -> float:
     """The unit roundoff to which a backend may round the factors of a float32 product."""
-    settings: list[str] = []
     backend = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
     matmul = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     rnn: Any = getattr(backend, "rnn", None)
     if hasattr(rnn, "fp32_precision"):
         # asking torch.get_float32_matmul_precision() raises where these were set
         of_products: Any = matmul.matmul
-        settings = [rnn.fp32_precision, of_products.fp32_precision]
+        settings = rnn.fp32_precision, of_products.fp32_precision
     else:
-        settings = [torch.get_float32_matmul_precision()]
-        if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-            settings.append("tf32")
-    return max(CASTS_OF_FLOAT32.get(setting, 0.0) for setting in settings)
+        tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        settings = torch.get_float32_matmul_precision(), "tf32" if tf32 else ""
+    casts = [CASTS_OF_FLOAT32.get(setting, 0.0) for setting in settings]
+    return max(casts)
 
 
 class Errors:
@@ -162,9 +168,7 @@ class Errors:
 
     def __init__(self, weights: Weights, rounding: Rounding) -> None:
         self.weights, self.rounding = weights, rounding
-        gates = len(weights.cell.gates)
-        self._x_rows = _largest_rows(weights.ih, weights.b_ih, gates)
-        self._h_rows = _largest_rows(weights.hh, weights.b_hh, gates)
+        self._affine_numbers = derived(weights, rounding, self._largest_rows)
         self._plans = plans(weights.cell)
 
     def of_states(
@@ -229,9 +233,9 @@ class Errors:
             case Vector(name):
                 return self._vector(name), 0.0
             case FromX(gate):
-                return self._affine(gate, self._x_rows, self.weights.ih.shape[1], of_x=True)
+                return self._affine(gate, of_x=True)
             case FromH(gate, Previous("h")):
-                return self._affine(gate, self._h_rows, self.weights.hh.shape[1], of_x=False)
+                return self._affine(gate, of_x=False)
             case FromH(gate, of):
                 weight, bias = self.weights.of_h(gate)
                 return self._product_of(weight, bias, of)
@@ -323,41 +327,48 @@ class Errors:
                     return value
         return self._sum(left, right)
 
-    def affine_numbers(self, gate: str, of_x: bool) -> list[float]:
-        """Of an affine part: how its size grows with the norm of x or h and what is added, and the
-        same of its error."""
-        rows = self._x_rows if of_x else self._h_rows
-        length = (self.weights.ih if of_x else self.weights.hh).shape[1]
-        size, error = self._affine(gate, rows, length, of_x)
-        assert isinstance(size, Linear), "an affine part's size"
-        assert isinstance(error, Linear), "an affine part's error"
-        return [size.x + size.h, size.constant, error.x + error.h, error.constant]
-
-    def affine_of_units(self, gate: str, of_x: bool) -> list[Tensor]:
-        """The same as ``affine_numbers`` for each unit, of its own row of the matrix."""
-        weight, bias = self.weights.of_x(gate) if of_x else self.weights.of_h(gate)
-        norm = norms(weight)
-        k = tuple(self.weights.cell.gates).index(gate)
-        rows: Any = {k: norm}, {k: torch.zeros_like(norm) if bias is None else bias.abs()}
-        size, error = self._affine(gate, rows, weight.shape[1], of_x)
-        assert isinstance(size, Linear), "an affine part's size"
-        assert isinstance(error, Linear), "an affine part's error"
-        numbers: list[Any] = [size.x + size.h, size.constant, error.x + error.h, error.constant]
+    def affine_numbers(self, places: tuple[Array, Array]) -> Array:
+        """Of some affine parts, four numbers each: how its size grows with the norm of x or h and
+        what is added, and the same of its error. ``places``: 1 for a part of x and 0 for one of h,
+        and the gate's place."""
+        numbers: Array = self._affine_numbers[places]
         return numbers
 
-    def _affine(
-        self, gate: str, rows: tuple[list[float], list[float]], length: int, of_x: bool
-    ) -> tuple[Size, Size]:
-        k = tuple(self.weights.cell.gates).index(gate)
-        norm, bias = rows[0][k], rows[1][k]
-        rounded = OPERATION_ROUNDINGS * self.rounding.operation * bias
+    def _largest_rows(self) -> Array:
+        """(part of h or x, gate, 4): of each gate, by its largest row and bias."""
+        weights = self.weights
+        gates = len(weights.cell.gates)
+        numbers = np.empty((2, gates, 4))
+        for k, (matrix, bias) in enumerate(
+            ((weights.hh, weights.b_hh), (weights.ih, weights.b_ih))
+        ):
+            largest = np.array([_largest_norms(matrix, gates), _largest_sizes(bias, gates)])
+            for j, number in enumerate(self._of_rows(largest[0], largest[1], matrix.shape[1])):
+                numbers[k, :, j] = number
+        return numbers
+
+    def affine_of_units(self, gate: str, of_x: bool) -> list[Tensor]:
+        """The same for each unit, of its own row of the matrix."""
+        weight, bias = self.weights.of_x(gate) if of_x else self.weights.of_h(gate)
+        norm = norms(weight)
+        size = torch.zeros_like(norm) if bias is None else bias.abs()
+        return [*self._of_rows(norm, size, weight.shape[1])]
+
+    def _of_rows(self, norm: Any, bias: Any, length: int) -> tuple[Any, Any, Any, Any]:
+        """Of W v + b by the norms of rows of W and the magnitudes of b: (size, error) as the factor
+        of v's norm and what is added."""
         # |v|₁ <= sqrt(n)·|v|₂: what is lost of factors and products that are too small
-        lost = self.rounding.least * math.sqrt(length)
-        off = self.rounding.dot(length) * norm + lost
-        rounded += lost * (norm + math.sqrt(length))
+        root = math.sqrt(length)
+        lost = self.rounding.least * root
+        added = OPERATION_ROUNDINGS * self.rounding.operation * bias + lost * (norm + root)
+        return norm, bias, self.rounding.dot(length) * norm + lost, added
+
+    def _affine(self, gate: str, of_x: bool) -> tuple[Size, Size]:
+        k = tuple(self.weights.cell.gates).index(gate)
+        norm, bias, off, added = self._affine_numbers[int(of_x), k].tolist()
         if of_x:
-            return Linear(norm, 0.0, bias), Linear(off, 0.0, rounded)
-        return Linear(0.0, norm, bias), Linear(0.0, off, rounded)
+            return Linear(norm, 0.0, bias), Linear(off, 0.0, added)
+        return Linear(0.0, norm, bias), Linear(0.0, off, added)
 
     def _product_of(self, weight: Tensor, bias: Tensor | None, of: Expr) -> tuple[Size, Size]:
         """Of a matrix product with something that is itself computed."""
@@ -441,12 +452,30 @@ def _accumulate(growth: Tensor, step: Tensor, start: Tensor) -> Tensor:
     return torch.from_numpy(total.reshape(-1, batch)[:steps]).to(step.device)
 
 
-def _largest_rows(
-    weight: Tensor, bias: Tensor | None, gates: int
-) -> tuple[list[float], list[float]]:
-    largest: list[float] = norms(weight).view(gates, -1).amax(1).tolist()
-    biases = [0.0] * gates if bias is None else bias.abs().view(gates, -1).amax(1).tolist()
-    return largest, biases
+def _largest_norms(weight: Tensor, gates: int) -> list[float]:
+    """Of the rows of each gate."""
+    euclidean: Tensor = torch.linalg.vector_norm(weight, dim=-1)
+    low, high = (t.tolist() for t in torch.aminmax(euclidean.view(gates, -1), dim=1))
+    least, most = _squares(weight.dtype)
+    if not (min(low) >= least and max(high) < most):
+        high = norms(weight).view(gates, -1).amax(1).tolist()
+    largest: list[float] = high
+    return largest
+
+
+def _largest_sizes(bias: Tensor | None, gates: int) -> list[float]:
+    """Of the numbers of each gate."""
+    if bias is None:
+        return [0.0] * gates
+    largest: list[float] = bias.abs().view(gates, -1).amax(1).tolist()
+    return largest
+
+
+@cache
+def _squares(dtype: torch.dtype) -> tuple[float, float]:
+    """Between these a norm is exact to rounding, as the type can hold its square."""
+    limits = torch.finfo(dtype)
+    return math.sqrt(limits.tiny) / limits.eps, math.sqrt(limits.max)
 
 
 def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
@@ -454,7 +483,7 @@ def norms(rows: Tensor, out: Tensor | None = None) -> Tensor:
     beyond what the type can hold."""
     euclidean: Tensor = torch.linalg.vector_norm(rows, dim=-1, out=out)
     limits = torch.finfo(rows.dtype)
-    least, most = math.sqrt(limits.tiny) / limits.eps, math.sqrt(limits.max)
+    least, most = _squares(rows.dtype)
     if not euclidean.numel():
         return euclidean
     low, high = torch.aminmax(euclidean)

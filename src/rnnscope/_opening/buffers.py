@@ -39,11 +39,11 @@ class Buffers:
         lead = (adopted.num_layers, len(adopted.directions))
         self.lead, self.directions = lead, adopted.directions
         kept = record.union(self.cell.states)
+        steps, batch = call.x.shape[:2]
+        states = self.cell.states
         self.values = {
             name: fresh(
-                (*lead, call.steps + 2 * (name in self.cell.states), call.batch, self.size(name)),
-                call.x,
-                dtype,
+                (*lead, steps + 2 * (name in states), batch, self.size(name)), call.x, dtype
             )
             for name in quantity_names(self.cell)
             if name in kept

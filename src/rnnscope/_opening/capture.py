@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -17,8 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
+from rnnscope._layers.derived import MOST_KEPT
 from rnnscope._layers.run import Ran
 from rnnscope._layers.structure import Weights
+from rnnscope._opening.memory import same_numbers
 from rnnscope.cells import LSTM, quantity_names
 from rnnscope.errors import RefusedError
 
@@ -41,18 +43,19 @@ class Snapshot:
     def __init__(self, weights: tuple[tuple[Weights, ...], ...]) -> None:
         self.weights = weights
 
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in PyTorch's order."""
+        return _tensors(self.weights)
+
     def equals(self, live: tuple[tuple[Weights, ...], ...]) -> bool:
         """Whether the live weights still hold these numbers, bit for bit, of the same cell."""
         if [len(row) for row in self.weights] != [len(row) for row in live]:
             return False
         if self.weights[0][0].cell is not live[0][0].cell:
             return False
-        for copy, tensor in zip(_tensors(self.weights), _tensors(live), strict=True):
-            if copy.dtype != tensor.dtype or copy.device != tensor.device:
-                return False
-            if not torch.equal(copy, tensor):
-                return False
-        return True
+        pairs = zip(self.tensors, _tensors(live), strict=True)
+        return all(same_numbers(copy, tensor) for copy, tensor in pairs)
 
 
 def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
@@ -66,6 +69,8 @@ def _tensors(weights: tuple[tuple[Weights, ...], ...]) -> list[Tensor]:
 
 _last_snapshots: WeakKeyDictionary[nn.Module, ReferenceType[Snapshot]] = WeakKeyDictionary()
 # compared by value each time, so it cannot go stale; holds nothing alive
+_small_snapshots: WeakKeyDictionary[nn.Module, Snapshot] = WeakKeyDictionary()
+# those of modules with few weights, as long as the module is
 
 
 def snapshot_of(module: nn.Module, live: tuple[tuple[Weights, ...], ...]) -> Snapshot:
@@ -76,6 +81,13 @@ def snapshot_of(module: nn.Module, live: tuple[tuple[Weights, ...], ...]) -> Sna
         return last
     fresh = Snapshot(tuple(tuple(w.map(_copy) for w in layer) for layer in live))
     _last_snapshots[module] = ref(fresh)
+    kept = (
+        sum(t.numel() for t in fresh.tensors) <= MOST_KEPT and not torch.is_inference_mode_enabled()
+    )
+    if kept:
+        _small_snapshots[module] = fresh
+    else:
+        _small_snapshots.pop(module, None)
     return fresh
 
 

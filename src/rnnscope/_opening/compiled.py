@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from rnnscope._kernels.forward import EXTREME, ForwardKernel
@@ -40,17 +41,16 @@ def open_by_kernel(
     """Fill a record, whose states' frames hold the layer's own h and the initial states; None where
     a number of the comparison is not finite, which torch's way judges."""
     h = store["h"]
-    shape = (len(h) - 2, h.shape[1])
-    new = h.new_empty
-    sizes = {expr: new(shape) for expr in kernel.sizes}
-    measured = Measured(new(shape), new(shape), new(shape), sizes)
-    arrays = (measured.x_norm, measured.h_norm, measured.off, *measured.sizes.values())
-    frames = Frames(store, arrays, lengths, reverse)
-    frames.fill(kernel, Packed.of(kernel, weights), x.to(h.dtype))
-    if not measured.off.numpy().max() < math.inf:  # NaN is not
+    shape = h.shape[0] - 2, h.shape[1]
+    together = h.new_empty(3 + len(kernel.sizes), *shape)
+    arrays = together.unbind()
+    packed = Packed.of(kernel, weights)
+    Frames(store, arrays, lengths, reverse).fill(kernel, packed, x.to(h.dtype))
+    x_norm, h_norm, off, *sizes = arrays
+    if not np.maximum.reduce(off.numpy(), axis=None) < math.inf:  # NaN is not
         return None
-    if measured.x_norm.numpy().min() == EXTREME:
-        measured.x_norm.copy_(norms(x.to(h.dtype)))
-    if measured.h_norm.numpy().min() == EXTREME:
-        measured.h_norm.copy_(norms(framed_before(h, reverse)))
-    return measured
+    if np.fmin.reduce(together[:2].numpy(), axis=None) == EXTREME:
+        for norm, values in ((x_norm, x.to(h.dtype)), (h_norm, framed_before(h, reverse))):
+            if np.fmin.reduce(norm.numpy(), axis=None) == EXTREME:
+                norm.copy_(norms(values))
+    return Measured(x_norm, h_norm, off, dict(zip(kernel.sizes, sizes, strict=True)))

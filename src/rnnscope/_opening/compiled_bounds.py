@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rnnscope._kernels.engine import ELEMENTS, pieces
 from rnnscope._kernels.lanes import Lanes, Mask, Source, Variable, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._opening.bounds import Errors, Rounding, Size, plans
+from rnnscope._layers.derived import derived
+from rnnscope._opening.bounds import Array, Errors, Rounding, Size, plans
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Expr, Previous, Quantity
 
@@ -26,11 +28,13 @@ ARGUMENTS = ("taken", "pieces", "batch of a piece", "steps", "batch", "reverse",
 
 @dataclass(frozen=True)
 class _BoundsKernel:
-    """``affine``: the affine parts whose numbers stand among the constants, four for each, and
-    after them the largest |value| of each of the ``vectors``."""
+    """``affine``: the affine parts whose numbers stand among the constants, four for each, their
+    ``places`` as ``Errors.affine_numbers`` takes them; after them the largest |value| of each of
+    the ``vectors``."""
 
     machine: Compiled
     affine: tuple[tuple[str, bool], ...]
+    places: tuple[Array, Array]
     vectors: tuple[str, ...]
 
 
@@ -40,8 +44,6 @@ class SymbolicErrors(Errors):
     def __init__(self, cell: Cell, rounding: Rounding, source: Source) -> None:
         self.cell, self.rounding, self.source = cell, rounding, source
         self.weights = cast(Any, self)  # of which the rules ask for the cell alone
-        self.ih = self.hh = torch.empty(0, 0, device="meta", dtype=torch.float32)
-        self._x_rows = self._h_rows = ([], [])
         self.affine: list[tuple[str, bool]] = []
         self.vectors: list[str] = []
         self.norms: dict[bool, Lanes] = {}
@@ -51,7 +53,7 @@ class SymbolicErrors(Errors):
         source = self.source
         return source.broadcast(_argument(source, "constants"), source.number(place))
 
-    def _affine(self, gate: str, rows: object, length: int, of_x: bool) -> tuple[Size, Size]:
+    def _affine(self, gate: str, of_x: bool) -> tuple[Size, Size]:
         if (gate, of_x) not in self.affine:
             self.affine.append((gate, of_x))
         first = 4 * self.affine.index((gate, of_x))
@@ -108,7 +110,10 @@ def bounds_kernel(
                 place = t * _argument(source, "batch") + b
                 _step(rules, errors, expressions, (place, mask))
     machine = compiled(module(source, []), "bounds")
-    return _BoundsKernel(machine, tuple(rules.affine), tuple(rules.vectors))
+    gates = tuple(cell.gates)
+    of_x = np.array([of_x for _, of_x in rules.affine], dtype=np.intp)
+    gate = np.array([gates.index(gate) for gate, _ in rules.affine], dtype=np.intp)
+    return _BoundsKernel(machine, tuple(rules.affine), (of_x, gate), tuple(rules.vectors))
 
 
 def _step(
@@ -139,11 +144,17 @@ def bounds_by_kernel(
     """As ``Errors.of_states``, of which ``errors`` holds the numbers; the norms of x and of h
     before each step and the sizes are (time, batch), contiguous, on a CPU."""
     cell, x_norm = errors.weights.cell, norms[0]
-    kernel = bounds_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
-    numbers = [n for gate, of_x in kernel.affine for n in errors.affine_numbers(gate, of_x)]
-    constants = torch.tensor(numbers or [0.0], dtype=x_norm.dtype, device="cpu")
-    bounds = {name: torch.empty_like(x_norm) for name in cell.states}
+
+    def of_weights() -> tuple[_BoundsKernel, Tensor]:
+        kernel = bounds_kernel(cell, ELEMENTS[x_norm.dtype], errors.rounding, tuple(sizes))
+        constants = torch.from_numpy(errors.affine_numbers(kernel.places))
+        return kernel, constants.to(x_norm.dtype)
+
+    # the same sizes for the same weights
+    kernel, constants = derived(errors.weights, ("bounds", errors.rounding), of_weights)
     steps, batch = x_norm.shape
+    together = x_norm.new_empty(len(cell.states), steps, batch)
+    bounds = dict(zip(cell.states, together.unbind(), strict=True))
     width = 64 // x_norm.element_size()
     tiles = -(-batch // width)
     count = pieces(x_norm.numel() * len(cell.equations), tiles)

@@ -16,10 +16,12 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules_of_torch
 
 from rnnscope._layers.adopt import ALIGNED, RECURRENT, Adopted, adopt
 from rnnscope._layers.attention import Attention
 from rnnscope._layers.call import Call
+from rnnscope._layers.structure import Structure
 from rnnscope._opening.capture import (
     Captured,
     Snapshot,
@@ -28,6 +30,7 @@ from rnnscope._opening.capture import (
     snapshot_of,
     stacked,
 )
+from rnnscope._opening.memory import same_numbers
 
 __all__ = ["SMALL", "Held", "HeldModule", "PlainCall", "plain_call", "weights_now"]
 
@@ -35,6 +38,11 @@ SMALL = 1 << 12
 """Numbers of an input up to which a call is short."""
 
 _FLOATS = (torch.float32, torch.float64)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_GLOBAL_HOOKS = (
+    *("_global_forward_pre_hooks", "_global_forward_hooks"),
+    *("_global_backward_pre_hooks", "_global_backward_hooks"),
+)
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 RECURRENT_KINDS = frozenset(RECURRENT)
 _functions: Callable[[], int] = torch._C._len_torch_function_stack
@@ -133,41 +141,56 @@ class Held:
 
 @dataclass(eq=False)
 class HeldModule:
-    """What is known of a module from its latest plain call, as long as its options are the same.
+    """What is known of a module from its latest plain call, as long as its options are the same;
+    nothing of it leads back to the module.
 
-    ``used`` are the tensors that it used then, ``copies`` those of the ``snapshot``.
+    ``used`` are the tensors that it used then, whose copies are those of the ``snapshot``.
     """
 
     key: tuple[Any, ...]
-    adopted: Adopted
+    structure: Structure
     used: list[Tensor] = field(default_factory=list)
-    copies: list[Tensor] = field(default_factory=list)
     snapshot: ReferenceType[Snapshot] | None = None
+    latest: ReferenceType[Adopted] | None = None
 
-    def snapshot_now(self, module: nn.Module) -> Snapshot:
+    def adopted(self, module: nn.Module) -> Adopted:
+        """The module with its structure: the same as long as somebody holds it."""
+        adopted = None if self.latest is None else self.latest()
+        if adopted is None:
+            adopted = Adopted(**vars(self.structure), module=module)
+            vars(adopted)["structure"] = self.structure  # the very one
+            self.latest = ref(adopted)
+        return adopted
+
+    def snapshot_now(self, adopted: Adopted) -> Snapshot:
         """The weights of the call that has just been made; shared while their numbers are the
         same, of which versions would not tell where somebody writes past them (``p.data``)."""
         snapshot = None if self.snapshot is None else self.snapshot()
-        if snapshot is not None:
-            for tensor, copy in zip(self.used, self.copies, strict=True):
-                # equal does not look at the type: float32 is equal to the float64 made of it
-                if tensor.dtype is not copy.dtype or not torch.equal(tensor, copy):
+        if snapshot is not None and self._used_still(adopted):
+            for tensor, copy in zip(self.used, snapshot.tensors, strict=True):
+                if not same_numbers(copy, tensor):
                     break
             else:
                 return snapshot
-        snapshot = snapshot_of(module, self.adopted.weights())
+        snapshot = snapshot_of(adopted.module, adopted.weights())
         self.snapshot = ref(snapshot)
-        rows = [part for row in snapshot.weights for part in row]
-        self.copies = [copy for part in rows for copy in part.named().values()]
         return snapshot
+
+    def _used_still(self, adopted: Adopted) -> bool:
+        """Whether the forward found the same tensors: a layer looks for others that came in the
+        place of its own."""
+        if adopted.single_step:
+            return True
+        flat = adopted.module.__dict__["_flat_weights"]
+        return len(flat) == len(self.used) and all(map(is_, self.used, flat))
 
     def take(self, module: nn.Module) -> bool:
         """Take note of the tensors that the next call uses; False where they are no plain
         parameters on a CPU."""
         options: Any = module.__dict__
         parameters = options["_parameters"]
-        if self.adopted.single_step:
-            names = _CELL_WEIGHTS if self.adopted.bias else _CELL_WEIGHTS[:2]
+        if self.structure.single_step:
+            names = _CELL_WEIGHTS if self.structure.bias else _CELL_WEIGHTS[:2]
             used = [parameters.get(name) for name in names]
         else:
             used = options["_flat_weights"]
@@ -191,7 +214,7 @@ _modules: WeakKeyDictionary[nn.Module, HeldModule] = WeakKeyDictionary()
 class PlainCall:
     """A plain call that is about to be made."""
 
-    module: nn.Module
+    adopted: Adopted
     facts: HeldModule
     x: Tensor
     states: tuple[Tensor, ...]
@@ -200,20 +223,53 @@ class PlainCall:
     def attention(self) -> Attention | None:
         """What is to see the states of the layers below the top; None where nothing can, or they
         are few."""
-        adopted = self.facts.adopted
+        adopted = self.adopted
         if self.x.numel() <= SMALL or not stacked(adopted):
             return None
         return attention_to(adopted)
 
     def lower(self, attention: Attention) -> tuple[Tensor, ...]:
         """The states of the layers below the top, which ``attention`` saw."""
-        adopted = self.facts.adopted
-        return lower_states(adopted, attention, adopted.weights())
+        return lower_states(self.adopted, attention, self.adopted.weights())
+
+    @property
+    def alone(self) -> bool:
+        """Whether a call of the module runs its forward and nothing else, and that is one layer on
+        a whole batch from zero states: so that what went in and came out is all there is."""
+        adopted, x = self.adopted, self.x
+        return (
+            not (self.states or adopted.single_step or adopted.num_layers > 1)
+            and x.dim() == 3
+            and x.shape[2] == adopted.input_size
+            and not _hooked(adopted.module)
+        )
+
+    @property
+    def call(self) -> Call:
+        """What goes into a call that is ``alone``, copied."""
+        return self.adopted.plain_call(self.x)
+
+    def made(self) -> Captured:
+        """Make the call, which is ``alone``, and capture it in full."""
+        adopted, grad_mode = self.adopted, torch.is_grad_enabled()
+        call = self.call
+        output = adopted.module(self.x)
+        snapshot = self.facts.snapshot_now(adopted)
+        return Captured(
+            adopted,
+            call,
+            snapshot,
+            snapshot.weights,
+            output,
+            self.x.dtype,
+            None,
+            grad_mode=grad_mode,
+            final_states=adopted.cell.states,
+        )
 
     def held(self, output: Any) -> Held:
         """What is kept of the call, which returned this."""
-        facts = self.facts
-        adopted = facts.adopted
+        facts, adopted = self.facts, self.adopted
         tensors = (self.x, *self.states, *_flat(output, adopted.single_step))
         lead = tensors[0].shape[:-1]
         together = all(tensor.shape[:-1] == lead for tensor in tensors)
@@ -222,14 +278,24 @@ class PlainCall:
             torch._C._set_grad_enabled(False)
             if torch.is_inference_mode_enabled():
                 with torch._C._InferenceMode(False):  # the copies are ordinary tensors
-                    snapshot, parts = facts.snapshot_now(self.module), _copies(tensors, together)
+                    snapshot, parts = facts.snapshot_now(adopted), _copies(tensors, together)
             else:
-                snapshot, parts = facts.snapshot_now(self.module), _copies(tensors, together)
+                snapshot, parts = facts.snapshot_now(adopted), _copies(tensors, together)
         finally:
             torch._C._set_grad_enabled(grad_mode)
         widths = tuple([tensor.shape[-1] for tensor in tensors]) if together else ()
         alike = adopted.num_layers == 1 or (not together and _lies_alike(self.x, parts[0]))
         return Held(adopted, snapshot, parts, widths, len(self.states), grad_mode, alike)
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether a call of a module does more than run its forward."""
+    hooks = any(getattr(module, name) for name in _HOOKS)
+    return (
+        hooks
+        or module._compiled_call_impl is not None
+        or any(getattr(modules_of_torch, name) for name in _GLOBAL_HOOKS)
+    )
 
 
 def _flat(output: Any, single_step: bool) -> tuple[Tensor, ...]:
@@ -280,7 +346,7 @@ def plain_call(
     facts = _facts_of(module)
     if facts is None or x.dtype is not facts.used[0].dtype:
         return None
-    return PlainCall(module, facts, x, states)
+    return PlainCall(facts.adopted(module), facts, x, states)
 
 
 def _without_modes() -> bool:
@@ -306,9 +372,9 @@ def _facts_of(module: nn.Module) -> HeldModule | None:
     )
     facts = _modules.get(module)
     if facts is None or facts.key != key:
-        facts = _modules[module] = HeldModule(key, adopt(module, inner=True))
-    adopted = facts.adopted
-    if adopted.dropout > 0 and adopted.training and adopted.num_layers > 1:
+        facts = _modules[module] = HeldModule(key, adopt(module, inner=True).structure)
+    structure = facts.structure
+    if structure.dropout > 0 and structure.training and structure.num_layers > 1:
         return None
     return facts if facts.take(module) else None
 

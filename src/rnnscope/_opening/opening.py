@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from rnnscope._opening.bounds import Rounding
 from rnnscope._opening.buffers import Buffers
 from rnnscope._opening.part import Direction, Proof
 from rnnscope._opening.per_unit import Judged
+from rnnscope._opening.threshold import Threshold
 from rnnscope._record.difference import absolute_difference
 
 __all__ = ["Opened", "batch_first", "open_call"]
@@ -112,7 +113,7 @@ def open_call(
             )
             opener.run()
             engines.add(opener.engine)
-            judge: Callable[[], Judged] = cache(partial(opener.judged, x_error, replayed))
+            judge: Callable[[], Judged] = _Once(partial(opener.judged, x_error, replayed))
             judges.append(judge)
             steps = opener.step_by_step(adopted, direction_weights) if thorough else {}
             final = {name: value[d] for name, value in layer_final.items()}
@@ -137,6 +138,19 @@ def open_call(
         batch_first(masks),
         "torch" if "torch" in engines else "llvm",
     )
+
+
+class _Once:
+    """A judgement that is made when it is first asked for."""
+
+    def __init__(self, judge: Callable[[], Judged]) -> None:
+        self.judge = judge
+        self.judged: Judged | None = None
+
+    def __call__(self) -> Judged:
+        if self.judged is None:
+            self.judged = self.judge()
+        return self.judged
 
 
 def _same(rerun_final: Mapping[str, Tensor], layer_final: Mapping[str, Tensor]) -> bool:
@@ -192,6 +206,9 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
     by_state: dict[str, Proof] = {}
     for state in dict.fromkeys(p.state for p in proofs):
         of_state = [p for p in proofs if p.state == state]
+        if len(of_state) == 1:
+            by_state[state] = of_state[0]
+            continue
         failed = next((p for p in of_state if p.ratio > 1), None)
         if failed is not None:
             by_state[state] = failed
@@ -206,6 +223,7 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
         if all(p.loose == p.places for p in counted):
             proven = counted  # nothing of the steps is proven: what they show is told
         closest = max(of_state, key=lambda p: p.ratio)
+        parts = [part for p in counted if p.threshold is not None for part in p.threshold.parts]
         by_state[state] = replace(
             max(proven, key=lambda p: p.deviation),
             ratio=closest.ratio,
@@ -214,6 +232,6 @@ def _worst(proofs: list[Proof]) -> dict[str, Proof]:
             places=sum(p.places for p in counted),
             loose=sum(p.loose for p in counted),
             widest=max(p.widest for p in counted),
-            shows=max((p.shows for p in counted if p.shows is not None), default=None),
+            threshold=Threshold(*parts) if parts else None,
         )
     return by_state

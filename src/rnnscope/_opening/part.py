@@ -29,12 +29,13 @@ from rnnscope._layers.sequences import (
 )
 from rnnscope._layers.structure import Weights
 from rnnscope._layers.tensors import fresh
-from rnnscope._opening.bounds import Errors, Rounding, norms
+from rnnscope._opening.bounds import Array, Errors, Rounding, norms
 from rnnscope._opening.buffers import Buffers, working_type
 from rnnscope._opening.compiled import Measured, open_by_kernel
 from rnnscope._opening.compiled_bounds import bounds_by_kernel
 from rnnscope._opening.compiled_units import bounds_of_units, has_kernel
 from rnnscope._opening.per_unit import Ball, Independent, Judged, LayerRun
+from rnnscope._opening.threshold import Sample, Threshold
 from rnnscope._opening.worst_case import WorstCase
 from rnnscope._record.difference import absolute_difference
 from rnnscope._record.record import Place
@@ -85,11 +86,6 @@ MOST_AGAIN = 1 << 26
 """Numbers of a layer that are computed once more where a bound for each unit needs what was not
 recorded: more would need much memory."""
 
-SAMPLE = 32
-SAMPLED_ROWS = 64
-"""Steps, and rows of each matrix, by which the two bounds on products are held against each other.
-"""
-
 
 @dataclass(frozen=True)
 class Proof:
@@ -100,8 +96,8 @@ class Proof:
     a ratio above 1 comes first, in the order of computation. ``every_step`` tells whether all steps
     were compared, or the last alone. Of ``places`` (steps of sequences, in each layer and
     direction) ``loose`` prove nothing: the numbers differ there, and rounding allows too much.
-    ``widest`` is the most that rounding allows at any place. Where that is much, ``shows`` is the
-    size from which on an error at any place would be noticed.
+    ``widest`` is the most that rounding allows at any place. Where that is much, ``threshold`` is
+    the size from which on an error at any place would be noticed.
     """
 
     deviation: float
@@ -113,7 +109,13 @@ class Proof:
     places: int
     loose: int
     widest: float = 0.0
-    shows: float | None = None
+    threshold: Threshold | None = None
+
+    @property
+    def shows(self) -> float | None:
+        """The size from which on an error at any place would be noticed, where that is not small;
+        computed when it is first asked for."""
+        return None if self.threshold is None else self.threshold.size
 
     @property
     def words(self) -> str:
@@ -123,9 +125,6 @@ class Proof:
         shown = f"{self.places - self.loose} of {self.places}"
         where = f"at {shown} steps" if self.every_step else f"at {shown} ends"
         return f"{self.state} {where} (at the others rounding allows too much to tell)"
-
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,8 @@ class Compared:
     @classmethod
     def of(cls, off: Tensor, allowed: Tensor) -> Compared:
         """With one bound for all units."""
-        sides = off.cpu().numpy(), allowed.cpu().numpy()
-        return cls(*sides, _ratio(*sides), sides[1])
+        bound = _array(allowed)
+        return cls(_array(off), bound, _ratio(off, allowed), bound)
 
     @classmethod
     def by_units(cls, layer_value: Tensor, ball: Ball, like: Tensor) -> Compared:
@@ -154,7 +153,7 @@ class Compared:
         value, allowed = ball
         off = absolute_difference(value, layer_value)
         largest = off.argmax(-1, keepdim=True)
-        ratio = torch.from_numpy(_ratio(off.cpu().numpy(), allowed.cpu().numpy()))
+        ratio = torch.from_numpy(_ratio(off, allowed))
         at_largest = (
             off.gather(-1, largest).squeeze(-1),
             allowed.gather(-1, largest).squeeze(-1),
@@ -164,12 +163,18 @@ class Compared:
         return cls(*(t.to(like).cpu().numpy() for t in at_largest))
 
 
-def _ratio(off: Array, allowed: Array) -> Array:
-    with np.errstate(all="ignore"):
-        quotient: Array = np.divide(off, allowed)
-        if quotient.size and math.isnan(quotient.max()):
-            # no difference, or a bound that overflowed, which allows anything and proves nothing
-            quotient[~((off > 0) & np.isfinite(allowed))] = 0
+def _array(value: Tensor) -> Array:
+    array: Array = value.numpy() if value.is_cpu else value.cpu().numpy()
+    return array
+
+
+def _ratio(off: Tensor, allowed: Tensor) -> Array:
+    quotient = _array(torch.div(off, allowed))
+    # of numbers among which NaN is, the largest is NaN
+    if quotient.size and math.isnan(quotient.flat[quotient.argmax()]):
+        # no difference, or a bound that overflowed, which allows anything and proves nothing
+        proves = (off > 0) & allowed.isfinite()
+        quotient[~_array(proves)] = 0
     return quotient
 
 
@@ -195,6 +200,7 @@ class Direction:
         self.foreign = adopted.foreign
         self.rounding, self.inputs, self.engine = rounding, inputs, "torch"
         self.largest: dict[str, float] = {}
+        self.least: dict[str, float] = {}
         self.work = working_type(buffers.dtype)
         self.direct = self.work == buffers.dtype
         self.weights = weights if self.direct else weights.map(lambda t: t.to(self.work))
@@ -292,7 +298,7 @@ class Direction:
     def _compiled(self) -> bool:
         """The same by a kernel, where there is one that pays."""
         h = self.store["h"]
-        parts = any(name not in self.cell.equations for name in self.store)
+        parts = not self.store.keys() <= self.cell.equations.keys()
         numbers = h[1:-1].numel() * len(self.cell.equations)
         if not (self.direct and numbers):
             return False
@@ -468,18 +474,19 @@ class Direction:
         worst. ``replayed`` is as in ``judged``.
         """
         ends = {name: (self._ends(name), final[name].to(self.work)) for name in final}
-        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
         # h_n, by every kernel
         copied = self.off.device.type == "cpu" and not replayed and not self.foreign
-        ends_at = self.last_steps
+        if copied and "h" in ends and torch.equal(*ends["h"]):
+            del ends["h"]  # which says nothing that h at every step does not
+        off_ends = {name: absolute_difference(*sides).amax(-1) for name, sides in ends.items()}
 
         def proofs(allowed: Mapping[str, Tensor]) -> list[Proof]:
             of_states = [self._proof("h", Compared.of(self.off, allowed["h"]))]
             for name, off in off_ends.items():
-                limit = allowed[name][ends_at]
+                limit = self._at_ends(allowed[name])
                 if name == "h" and copied:
                     limit = torch.zeros_like(limit)
-                of_states.append(self._proof(name, Compared.of(off, limit), ends_at[0]))
+                of_states.append(self._proof(name, Compared.of(off, limit), at_ends=True))
             return of_states + [
                 self._proof(name, Compared.of(off, allowed[name])) for name, off in by_cells.items()
             ]
@@ -504,8 +511,8 @@ class Direction:
                 judged = Independent(self._ran()).judge(self._initial())
                 of_units = self._by_units(final, judged) + proofs(judged.widest)
             if all(proof.ratio <= 1 for proof in of_units):
-                doubt = self._doubt()
-                return [replace(p, shows=doubt * p.widest) for p in of_units]
+                sample = Sample(self._ran())
+                return [replace(p, threshold=Threshold((sample, p.widest))) for p in of_units]
         judged = judge()
         return self._by_units(final, judged) + proofs(
             # both sides round
@@ -542,7 +549,7 @@ class Direction:
             if name in final:
                 ball = self._ends(name), error
                 of_end = Compared.by_units(final[name].to(self.work), ball, self.off)
-                of_units.append(self._proof(name, of_end, self.last_steps[0]))
+                of_units.append(self._proof(name, of_end, at_ends=True))
         of_units += proofs(bounds.widest)
         # where a function is saturated by far, the slopes of ``per_unit`` prove more
         proven = all(proof.ratio <= 1 and not proof.loose for proof in of_units)
@@ -576,26 +583,6 @@ class Direction:
         run = replace(self._ran(), x_error=None if x_error is None else x_error(), carried=replayed)
         return WorstCase(run).judge(self._initial())
 
-    def _doubt(self) -> float:
-        """How many times its bound a number lies off before ``WorstCase`` calls it wrong: twice
-        what the products of some steps show, as a function is steeper where an error is larger."""
-        run = self._ran()
-        before = run.before.flatten(0, 1)
-        count = min(SAMPLE, len(before))
-        steps = torch.arange(count, device=before.device) * len(before) // count
-        x = self.inputs(0, self.call.steps).flatten(0, 1)[steps].to(self.work)
-        factors = torch.cat([x, before[steps].to(self.work)], 1)
-        length = len(self.weights.ih)
-        count = min(SAMPLED_ROWS, length)
-        rows = torch.arange(count, device=before.device) * length // count
-        pairs = zip(
-            WorstCase(run).product_errors(factors, rows),
-            Independent(run).product_errors(factors, rows),
-            strict=True,
-        )
-        ratios = [float((worst / usual.to(worst)).nan_to_num().max()) for worst, usual in pairs]
-        return 2 * max(1.0, *ratios)
-
     def _ran(self) -> LayerRun:
         """This layer in this direction, as it ran."""
         h = self.store["h"]
@@ -614,7 +601,7 @@ class Direction:
         if not _finer.get():
             return False
         limit = WIDE * self.rounding.operation
-        if proof.widest <= limit * max(self._least_size(proof.state), 1.0):
+        if proof.widest <= limit or proof.widest <= limit * self._least_size(proof.state):
             return False
         return limit < proof.widest / max(self._size(proof.state), 1.0) < math.inf
 
@@ -626,12 +613,18 @@ class Direction:
             if name not in final:
                 continue
             compared = Compared.by_units(final[name].to(ball[0]), ball, self.off)
-            proofs.append(self._proof(name, compared, self.last_steps[0]))
+            proofs.append(self._proof(name, compared, at_ends=True))
         return proofs
 
     def _ends(self, name: str) -> Tensor:
         """The state after each sequence's last step, (batch, unit)."""
-        return self.store[name][1:-1][self.last_steps].to(self.work)
+        return self._at_ends(self.store[name][1:-1]).to(self.work)
+
+    def _at_ends(self, values: Tensor) -> Tensor:
+        """Of (time, batch, ...) each sequence's last step in this direction."""
+        if self.call.lengths is None:
+            return values[0 if self.reverse else -1]
+        return values[at_steps(self.last_steps)]
 
     def step_by_step(self, adopted: Adopted, weights: Weights) -> dict[str, Tensor]:
         """How far every state at every step lies from torch's own cell, one step at a time.
@@ -654,20 +647,25 @@ class Direction:
             carried = {n: keep_on_padding(after[n], carried[n], inside) for n in states}
         return off
 
-    @cached_property
-    def last_steps(self) -> tuple[Tensor, Tensor]:
-        """(batch): the last step of each sequence in this direction, and the sequence."""
-        return at_steps(last_steps(self.call.every_length, self.reverse))
+    def _last_step(self, b: int) -> int:
+        if self.call.lengths is None:
+            return 0 if self.reverse else self.call.steps - 1
+        return int(self.last_steps[b])
 
-    def _proof(self, state: str, compared: Compared, steps: Tensor | None = None) -> Proof:
-        """The worst of a comparison, at every step or after the given steps (batch)."""
+    @cached_property
+    def last_steps(self) -> Tensor:
+        """(batch): the last step of each sequence in this direction."""
+        return last_steps(self.call.every_length, self.reverse)
+
+    def _proof(self, state: str, compared: Compared, at_ends: bool = False) -> Proof:
+        """The worst of a comparison, at every step or after each sequence's last step (batch)."""
         off, ratio = compared.off, compared.ratio
         widest, allowed = compared.widest, compared.allowed
-        padding = None if self.valid is None or steps is not None else ~self.valid.cpu().numpy()
+        padding = None if self.valid is None or at_ends else ~self.valid.cpu().numpy()
         if padding is not None:
             off, ratio, widest = (np.where(padding, 0, t) for t in (off, ratio, widest))
         worst = int(ratio.argmax())
-        most = float(widest.max())
+        most = float(np.maximum.reduce(widest, axis=None))
         if most <= USELESS * self._least_size(state):
             largest, loose = int(off.argmax()), 0
         else:
@@ -677,8 +675,8 @@ class Direction:
             largest = int(np.where(proven, off, -1.0).argmax())
             loose = int((~tight & (off != 0)).sum())  # the same bits need no bound
         t, b = divmod(worst, self.call.batch)
-        if steps is not None:
-            t = int(steps[b])
+        if at_ends:
+            t = self._last_step(b)
         elif ratio.flat[worst] > 1:
             t, b = self._first(ratio > 1)
         at_largest = float(allowed.flat[largest])
@@ -688,7 +686,7 @@ class Direction:
             float(ratio.flat[worst]),
             state,
             Place(self.at[0], self.direction, b, t),
-            steps is None,
+            not at_ends,
             off.size - (0 if padding is None else int(padding.sum())),
             loose,
             most,
@@ -702,12 +700,17 @@ class Direction:
 
     def _least_size(self, state: str) -> float:
         """The largest |value| of a state, or less where that is known without looking at all."""
-        if state != "h" or len(self.h_norm) == 1:
-            return self._size(state)
+        if state not in self.least:
+            self.least[state] = self._size(state) if state != "h" else self._least_of_h()
+        return self.least[state]
+
+    def _least_of_h(self) -> float:
+        if self.call.steps == 1:
+            return self._size("h")
         # of the steps but the last, as the norm before the first is that of the initial state
         norm = self.h_norm[:-1] if self.reverse else self.h_norm[1:]
         least = float(norm.max()) / math.sqrt(self.outputs)
-        return least if math.isfinite(least) else self._size(state)
+        return least if math.isfinite(least) else self._size("h")
 
     def _size(self, state: str) -> float:
         """The largest finite |value| of a state."""

@@ -25,6 +25,7 @@ from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure, Weights
 from rnnscope._opening.opening import Opened
 from rnnscope._opening.part import Proof
+from rnnscope._opening.threshold import Threshold
 from rnnscope._record.labels import Labels, step_labels
 from rnnscope._record.record import Place
 from rnnscope.cells import (
@@ -98,13 +99,19 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
         "batched": call.batched,
         "products": None if opened.products is None else str(opened.products),
         "engine": opened.engine,
-        "proofs": {name: asdict(proof) for name, proof in opened.proofs.items()},
+        "proofs": {name: _described(proof) for name, proof in opened.proofs.items()},
         "labels": contents.labels,
     }
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     facts["crc32"] = checksum(ready)
     with replacing(Path(path)) as temporary:
         save_file(ready, temporary, {"rnnscope": json.dumps(facts)})
+
+
+def _described(proof: Proof) -> dict[str, Any]:
+    facts = asdict(replace(proof, threshold=None)) | {"shows": proof.shows}
+    del facts["threshold"]
+    return facts
 
 
 def _structure_facts(structure: Structure) -> dict[str, Any]:
@@ -466,7 +473,7 @@ class _FileParts:
             proofs[name] = Proof(
                 *(deviation, tolerance, ratio, name, place, every_step, places, loose),
                 widest=float(widest or 0.0),
-                shows=None if shows is None else float(shows),
+                threshold=None if shows is None else Threshold.of_size(float(shows)),
             )
         return {name: proofs[name] for name in states if name in proofs}
 

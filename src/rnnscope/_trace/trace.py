@@ -21,6 +21,7 @@ from rnnscope._layers.structure import Returned
 from rnnscope._layers.tensors import plain
 from rnnscope._opening.capture import Capture, Captured, Snapshot, check_dropout, snapshot_of
 from rnnscope._opening.forwards import InnerCalls, observe, unobserve
+from rnnscope._opening.held import plain_call
 from rnnscope._opening.modes import ensured, settled
 from rnnscope._opening.opening import Opened, batch_first, open_call
 from rnnscope._opening.part import Proof
@@ -77,12 +78,18 @@ def trace(
     an unknown name in ``record``, and ``VerificationError`` where the equations do not give the
     layer's own numbers.
     """
+    plainly = plain_call(module, args, kwargs) if cells is None else None
+    if plainly is not None and plainly.alone:
+        names = recorded_names(plainly.adopted.cell, record)
+        _require_check(check)
+        if check is False:
+            return _by_equations(plainly.adopted, plainly.call, names).labelled(labels)
+        return open_captured(plainly.made(), names, check).labelled(labels)
     adapters = checked_cells(cells)
     wraps = check is not False and _wraps(module) and adapter_of(module, adapters) is None
     adopted = adopt_with(module, adapters, inner=wraps)
     names = recorded_names(adopted.cell, record)
-    if not (isinstance(check, bool) or check == "thorough"):
-        raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
+    _require_check(check)
     if check is False:
         return _by_equations(adopted, adopted.call(args, kwargs), names).labelled(labels)
     if wraps:
@@ -102,6 +109,11 @@ def trace(
         )
     assert capture.taken is not None, "the module ran, so its hook did"
     return open_captured(capture.taken, names, check).labelled(labels)
+
+
+def _require_check(check: Any) -> None:
+    if not (isinstance(check, bool) or check == "thorough"):
+        raise ValueError(f'check must be True, False or "thorough"; got {check!r}')
 
 
 def _wraps(module: Any) -> bool:
@@ -137,24 +149,14 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     adopted, call = taken.adopted, taken.call
     returned = adopted.returned(taken.output, call)
     final = {name: returned.final[name] for name in taken.final_states}
-    returned = replace(returned, final=final)
-    with torch.no_grad():
-        if taken.ran is not None:
-            opened = _recorded(taken.ran, returned, names)
-        else:
-            opened = open_call(
-                adopted,
-                call,
-                returned,
-                taken.snapshot.weights,
-                taken.live,
-                names,
-                taken.products,
-                taken.masks,
-                taken.grad_mode,
-                thorough=check == "thorough",
-                lower=taken.lower,
-            )
+    if len(final) < len(returned.final):
+        returned = replace(returned, final=final)
+    grad_mode = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(False)
+    try:
+        opened = _opened(taken, returned, names, check)
+    finally:
+        torch._C._set_grad_enabled(grad_mode)
     if any(proof.ratio > 1 for proof in opened.proofs.values()):
         opened = replace(opened, proofs=with_foreign_rounding(taken, opened.proofs))
     if check is not False:
@@ -163,6 +165,24 @@ def open_captured(taken: Captured, names: frozenset[str], check: Check) -> Trace
     if len(final) < len(adopted.cell.states):
         output = _completed(adopted, call, opened, output)
     return Trace(adopted.structure, call, taken.snapshot, opened, output)
+
+
+def _opened(taken: Captured, returned: Returned, names: frozenset[str], check: Check) -> Opened:
+    if taken.ran is not None:
+        return _recorded(taken.ran, returned, names)
+    return open_call(
+        taken.adopted,
+        taken.call,
+        returned,
+        taken.snapshot.weights,
+        taken.live,
+        names,
+        taken.products,
+        taken.masks,
+        taken.grad_mode,
+        thorough=check == "thorough",
+        lower=taken.lower,
+    )
 
 
 def _completed(adopted: Adopted, call: Call, opened: Opened, output: Any) -> Any:
