@@ -28,7 +28,8 @@ def of_held_steps(model: Model, shown: Sequence[Observation]) -> Iterator[Findin
     if model.structure.cell.projected or any(o.inputs.lengths is not None for o in shown):
         return
     masks = [_held(model, observation) for observation in shown]
-    if not any(bool(mask.any()) for mask in masks):
+    # what is held to the end of every row stands still there, or is padding
+    if not any(bool((mask[:-1] & ~mask[1:]).any()) for mask in masks):
         return
     by_inputs = {id(o.inputs): mask for o, mask in zip(shown, masks, strict=True)}
 

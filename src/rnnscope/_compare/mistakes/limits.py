@@ -197,13 +197,14 @@ def shares_beside(
     models: Sequence[Model], observations: Sequence[Observation]
 ) -> Iterator[tuple[int, Cause]]:
     """What of the old h is mixed into the new one, or by what it is scaled, where one of some
-    models of the same layers below is right but for that."""
-    for step in islice(_steps(models, observations), 1):
+    models of the same layers below is right but for that; in the last layer, in each direction."""
+    names = models[0].structure.directions
+    for step, direction in zip(_steps(models, observations), names, strict=False):
         for k in range(len(step.expected)):
             for name, measured in (("mixed", _mixed), ("scaled", _scaled)):
                 choice = measured(step, k)
                 if choice is not None:
-                    yield k, Cause(name, choice)
+                    yield k, Cause(name, choice, direction=direction)
 
 
 def _nothing(model: Model) -> Iterator[Choice]:

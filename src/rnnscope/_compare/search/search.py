@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 
 from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
@@ -292,13 +292,26 @@ class Search:
         last = [(c, model) for c, model in models if self._differs_in_last_layer(model)]
         richest = max(self.observations, key=lambda observation: observation.fullness)
         shares = shares_beside([model for _, model in last], [richest]) if last else ()
-        pairs = [(last[k][0], share) for k, share in shares]
+        found = [(last[k][0], share) for k, share in shares]
         for cause, model in models:
             seen = undo(model, richest) if model.enter or model.leave else None
             if seen is not None:
                 plain_model = replace(model, enter=(), leave=())
-                pairs += [(cause, share) for _, share in shares_beside([plain_model], [seen])]
-        return [frozenset({c, s}) for c, s in pairs if not _clash(c, s) and s not in self.every]
+                found += [(cause, share) for _, share in shares_beside([plain_model], [seen])]
+        pairs = ((c, s) for cause, share in found for c, s in self._placed(cause, share))
+        return [frozenset({c, s}) for c, s in pairs if not _clash(c, s)]
+
+    def _placed(self, cause: Cause, share: Cause) -> Iterator[tuple[Cause, Cause]]:
+        """A mistake and a share of one direction of the last layer: there alone, or elsewhere
+        too."""
+        last = self.model.num_layers - 1
+        layers = (None, last) if last else (None,)
+        directions = (None, share.direction) if self.model.num_directions > 1 else (None,)
+        places = list(product(layers, directions))
+        for (layer, d), (share_layer, share_d) in product(places, places):
+            placed = replace(cause, layer=layer, direction=d)
+            if placed == cause or placed in self.every:
+                yield placed, replace(share, layer=share_layer, direction=share_d)
 
     def _differs_in_last_layer(self, model: Model) -> bool:
         """Whether a model may be right but for the parts of its last layer."""
