@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import rnnscope as rs
+from rnnscope._corpus.reading.corpus import Corpus
 
 
 def saved(name: str, path: Path) -> Callable[[Path], str]:
@@ -42,6 +43,14 @@ def told_of_record(record: Any) -> str:
     return repr((numbers, groups, record.lengths.tolist(), record.dims, record.kind, record.text))
 
 
+def answer(read: Callable[[], str], path: Path) -> str:
+    """What is read, or that an error named the file."""
+    try:
+        return read()
+    except rs.FileError as error:
+        return "told" if str(path) in str(error) else f"{error} does not name the file"
+
+
 @pytest.mark.parametrize("bits", [1, 4, 0x20, 0xFF])
 @pytest.mark.parametrize("name", ["trace", "gradients", "memory"])
 def test_every_byte_of_a_small_file(name: str, bits: int, tmp_path: Path) -> None:
@@ -52,9 +61,47 @@ def test_every_byte_of_a_small_file(name: str, bits: int, tmp_path: Path) -> Non
     silent = []
     for place, byte in enumerate(content):
         path.write_bytes(content[:place] + bytes([byte ^ bits]) + content[place + 1 :])
-        try:
-            if read(path) != right:
-                silent.append(place)
-        except rs.FileError as error:
-            assert str(path) in str(error)
+        if answer(lambda: read(path), path) not in (right, "told"):
+            silent.append(place)
     assert not silent
+
+
+DESCRIPTIONS = (
+    "zarr.json",
+    "complete.json",
+    "skipped/00000001.json",
+    "z/zarr.json",
+    "time/zarr.json",
+)
+
+
+@pytest.mark.parametrize("stride", [11, 1])
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_every_byte_of_what_a_store_says(name: str, stride: int, tmp_path: Path) -> None:
+    """What Zarr says of an array is the worst: of a chunk that it does not find it gives zeros."""
+    torch.manual_seed(0)
+    x, store = torch.randn(2, 3, 1), tmp_path / "store"
+    layer = torch.nn.GRU(1, 2, batch_first=True)
+    bad = torch.randn(2, 3, 7)
+    rs.record(layer, [x, bad], store, names="z", on_error="skip", compress=False, progress=False)
+
+    def read() -> str:
+        corpus = Corpus(store)
+        ds = rs.open_record(store, partial=bool(corpus.damaged))
+        told = "" if not corpus.damaged else f"{store}: {corpus.damaged}"
+        if told:
+            raise rs.FileError(told)
+        return f"{corpus} {corpus.data()} {ds[''].compute().to_dict()}"
+
+    shard = store / "batches-00000000-00000000"
+    paths = {n: shard / "(model)" / n for n in DESCRIPTIONS if "/zarr" in n}
+    for path in (paths.get(name, store / name), *([shard / name] if name == "zarr.json" else [])):
+        content, right = path.read_bytes(), read()
+        wrong = []
+        for place in range(0, len(content), stride):
+            byte, bits = content[place], 1 << place % 8
+            path.write_bytes(content[:place] + bytes([byte ^ bits]) + content[place + 1 :])
+            if (outcome := answer(read, store)) not in (right, "told"):
+                wrong.append((place, content[place - 20 : place + 5], outcome[:90]))
+        path.write_bytes(content)
+        assert not wrong

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rnnscope._corpus.disk.folder import DESCRIPTION
+from rnnscope._corpus.disk.sealed import sealed_array
 from rnnscope._record.extras import package_of_extra
 
 __all__ = ["Array", "ArrayForm", "ArrayWriter", "chunk_rows", "most_rows"]
@@ -103,7 +104,7 @@ class ArrayWriter:
         # only what is compressed must be there as a whole
         self.whole = np.zeros(form.chunk, self._stored) if form.compress else None
         os.mkdir(self.folder)
-        content = json.dumps(form.description).encode()
+        content = json.dumps(sealed_array(form.description)).encode()
         with open(os.path.join(self.folder, DESCRIPTION), "wb") as file:
             self.files[DESCRIPTION] = file.write(content)
 

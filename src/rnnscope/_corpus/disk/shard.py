@@ -21,6 +21,7 @@ from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.events import completed
 from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
 from rnnscope._corpus.disk.journal import BatchRows
+from rnnscope._corpus.disk.sealed import sealed, unsealed, unsealed_array
 from rnnscope.errors import FileError
 
 __all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "write_shard"]
@@ -60,8 +61,7 @@ def group_of(module: str) -> str:
 
 def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> str | None:
     """Write the rows of batches as a shard; its name, or None where such a shard is there."""
-    numbers = [rows.facts.number for rows in batches]
-    name = f"{PREFIX}{numbers[0]:08d}-{numbers[-1]:08d}"
+    name = _name_of([rows.facts for rows in batches])
     with place.scratch() as path:
         files = _write(str(path), batches, compress)
         forms: dict[str, LayerForm] = {}
@@ -72,8 +72,13 @@ def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> 
             "layers": {module: form.json() for module, form in forms.items()},
             "files": files,
         }
-        _write_group(str(path), {KEY: facts})
+        _write_group(str(path), sealed({KEY: facts}))
         return name if place.publish(path, name) else None
+
+
+def _name_of(batches: Sequence[BatchFacts]) -> str:
+    """The name of the shard of these batches."""
+    return f"{PREFIX}{batches[0].number:08d}-{batches[-1].number:08d}"
 
 
 def _write_group(path: str, attributes: Mapping[str, Any]) -> int:
@@ -162,7 +167,7 @@ def read_shard(place: Folder, name: str) -> Shard:
     if content is None:
         raise FileError(f"{place.text}: shard {name} is damaged: it lacks {DESCRIPTION}; {advice}")
     try:
-        facts = json.loads(content)["attributes"][KEY]
+        facts = unsealed(json.loads(content)["attributes"], KEY)[KEY]
         batches = tuple(BatchFacts.of_json(entry) for entry in facts["batches"])
         forms = {module: LayerForm.of_json(entry) for module, entry in facts["layers"].items()}
         files = {str(path): int(size) for path, size in facts["files"].items()}
@@ -171,6 +176,12 @@ def read_shard(place: Folder, name: str) -> Shard:
             f"{place.text}: shard {name} is damaged: {DESCRIPTION} does not describe it "
             f"({type(error).__name__}: {error}); {advice}"
         ) from error
+    if not batches or name != _name_of(batches):
+        whose = _name_of(batches) if batches else "no shard"
+        raise FileError(
+            f"{place.text}: shard {name} holds what {whose} holds, and would count twice: move "
+            f"this folder out of the store"
+        )
     sizes = place.sizes(name)
     for path, size in files.items():
         if sizes.get(path) != size:
@@ -185,9 +196,11 @@ def read_array(place: Folder, shard: str, address: tuple[str, str], rows: slice)
     Raises ``FileError`` with the shard's name where its bytes are not those that were written.
     """
     module, name = address
+    path = f"{group_of(module)}/{name}"
     try:
-        return completed(_read(place, shard, f"{group_of(module)}/{name}", rows))
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        unsealed_array(place.read(f"{shard}/{path}/{DESCRIPTION}"))
+        return completed(_read(place, shard, path, rows))
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise FileError(
             f"{place.text}: shard {shard} is damaged: {module or 'the model'}'s {name} cannot be "
             f"read ({error}). The other shards are whole: remove this folder, and either run "
