@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -465,3 +466,35 @@ def test_without_the_extra(
 def test_a_url_of_no_known_kind(gru: nn.GRU) -> None:
     with pytest.raises(rs.FileError, match=r"nowhere://gates"):
         rs.record(gru, [X], "nowhere://gates")
+
+
+def test_a_copy_of_a_shard_does_not_count_twice(tmp_path: Path) -> None:
+    store = tmp_path / "gates"
+    model, x = nn.GRU(3, 2, batch_first=True), torch.randn(4, 5, 3)
+    rs.record(model, x.split(2), store, progress=False)
+    (shard,) = store.glob("batches-*")
+    shutil.copytree(shard, store / f"{shard.name}.bak")
+    with pytest.raises(rs.FileError, match=rf"{shard.name}\.bak holds what {shard.name} holds"):
+        rs.open_record(store)
+    assert rs.open_record(store, partial=True)[""].sizes["step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("batch", "line"),
+    [(["one", "two"], "model(batch) says"), ([torch.zeros(2, 3)] * 2, "[0]) says")],
+)
+def test_a_list_that_the_model_does_not_take(batch: list[Any], line: str, tmp_path: Path) -> None:
+    model = Taking()
+    with pytest.raises(rs.errors.BatchError, match=re.escape(line)):
+        rs.record(model, [batch], tmp_path / "gates", progress=False)
+
+
+class Taking(nn.Module):
+    """A model of one argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 2)
+
+    def forward(self, batch: object) -> object:
+        raise AssertionError("it is called with two arguments")

@@ -143,3 +143,19 @@ def test_weights_that_change_while_the_model_runs_are_refused(tmp_path: Path) ->
     with pytest.raises(rs.RefusedError, match=r"the weights or buffers .* model\.eval\(\)"):
         rs.record(model, [torch.randn(5, 3)], tmp_path / "gates")
     rs.record(model.eval(), [torch.randn(5, 3)], tmp_path / "gates2")
+
+
+@pytest.mark.parametrize("place", [0, 16_383, 16_384, 40_000, 65_535])
+def test_one_number_of_a_large_batch_is_another(tmp_path: Path, place: int) -> None:
+    """Large batches are known by the checksums of their blocks: of any block, in their order."""
+    x = torch.randn(8, 1024, 8)
+    model = torch.nn.RNN(8, 2, batch_first=True)
+    path = tmp_path / "gates"
+    rs.record(model, [x], path, progress=False)
+    rs.record(model, [x.clone()], path, progress=False)  # the same numbers elsewhere in memory
+    other = x.clone()
+    other.view(-1).view(torch.int32)[place] ^= 1
+    with pytest.raises(rs.errors.FileError, match="batch 0 holds other"):
+        rs.record(model, [other], path, progress=False)
+    with pytest.raises(rs.errors.FileError, match="batch 0 holds other"):
+        rs.record(model, [torch.cat([x[4:], x[:4]])], path, progress=False)

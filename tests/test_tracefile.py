@@ -127,7 +127,7 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path) -> None:
     tensors = load_file(path)
     tensors["value/f"] = tensors["value/f"][:, :, :1].contiguous()
     save_file(tensors, path, metadata)
-    with pytest.raises(rs.FileError, match="do not fit together"):
+    with pytest.raises(rs.FileError, match="header is not the one that was written"):
         rs.load_trace(path)
 
 

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnscope._layers.tensors import plain
+from rnnscope._record.extras import package_of_extra
 
 __all__ = ["digest_of_batch", "digests_of_weights", "versions_of_weights"]
 
 _SIZE = 16
+BLOCK = 1 << 16
+"""Bytes of a batch's numbers for which one checksum stands."""
 
 
 def digests_of_weights(model: nn.Module) -> dict[str, str]:
@@ -39,10 +42,20 @@ def versions_of_weights(model: nn.Module) -> tuple[tuple[str, int, int], ...]:
 
 
 def digest_of_batch(batch: Any) -> str:
-    """Of all numbers and texts in a batch, however nested; of other things only their kind."""
+    """Of all numbers and texts in a batch, however nested; of other things only their kind.
+
+    Large parts go in as the checksums of their blocks, which take a tenth of the time.
+    """
+    extend = package_of_extra("google_crc32c", "record").extend
     digest = hashlib.blake2b(digest_size=_SIZE)
     for part in _parts(batch):
-        digest.update(part)
+        if len(part) <= BLOCK:
+            digest.update(part)
+            continue
+        numbers = np.frombuffer(part, np.uint8)
+        starts = range(0, len(numbers), BLOCK)
+        checksums = [int(extend(0, numbers[start : start + BLOCK])) for start in starts]
+        digest.update(np.asarray(checksums, "<u4").tobytes())
     return digest.hexdigest()
 
 

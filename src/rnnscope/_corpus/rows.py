@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ class CapturedLayer:
     tolerance: float | None
     unverified: tuple[str, ...]
     nonfinite: dict[str, int] = field(default_factory=dict)
+    _piece: Array | None = None  # bytes that every quantity uses again
 
     @cached_property
     def text(self) -> tuple[bytes, Array]:
@@ -121,15 +123,12 @@ class CapturedLayer:
 
     def _quantity(self, name: str) -> Iterator[Array]:
         quantity = self.form.quantities[name]
-        block = np.empty((0, *quantity.shape), quantity.dtype)
         self.nonfinite.pop(name, None)
-        yield block
+        yield np.empty((0, *quantity.shape), quantity.dtype)
         for call in self.calls:
             for value in call.pieces(name):
                 rows = math.prod(value.shape[:-3])
-                if rows > len(block):
-                    block = np.empty((rows, *quantity.shape), quantity.dtype)
-                piece = block[:rows]
+                piece = self._memory((rows, *quantity.shape), np.dtype(quantity.dtype))
                 into = torch.from_numpy(piece)
                 into.view(value.shape).copy_(value)
                 # of numbers that are all finite the sum is finite, or overflows
@@ -138,6 +137,13 @@ class CapturedLayer:
                     if count:
                         self.nonfinite[name] = self.nonfinite.get(name, 0) + count
                 yield piece
+
+    def _memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Memory for a piece, which every piece uses again."""
+        size = math.prod(shape) * dtype.itemsize
+        if self._piece is None or len(self._piece) < size:
+            self._piece = np.empty(size, np.uint8)
+        return self._piece[:size].view(dtype).reshape(shape)
 
     def joined(self, following: CapturedLayer, name: str) -> CapturedLayer:
         """The calls of a layer in two batches; raises ``ShapeError`` where it changed between."""

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rnnscope._corpus.capturing import captured_batch
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
@@ -56,7 +56,8 @@ def _example(batch: Any) -> str:
     """A call of the model that may be what is wanted."""
     if isinstance(batch, Mapping):
         return f"model(batch[{next(iter(batch), 'x')!r}])"
-    return "model(batch[0])" if isinstance(batch, list | tuple) else "model(batch)"
+    several = isinstance(batch, list | tuple) and batch and isinstance(batch[0], Tensor)
+    return "model(batch[0])" if several else "model(batch)"  # of texts, all of them
 
 
 @bulk()

@@ -81,9 +81,9 @@ class Writer:
 
     def _to_journal(self, rows: CapturedBatch) -> None:
         place, name = self._store.place, self._store.journal_name(rows.number)
-        with place.scratch() as scratch:
-            write_journal(scratch / "rows", rows)
-            place.publish(scratch / "rows", name)
+        with place.scratch_file() as scratch:
+            write_journal(scratch, rows)
+            place.publish(scratch, name)
         self._journal.append(JournalFile(place.fetch(name)))
 
     def _consolidate(self) -> None:

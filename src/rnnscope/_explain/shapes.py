@@ -400,7 +400,7 @@ def _product(weights: Weights, names: bool = False) -> str:
     factors = [] if gates == 1 else [f"{gates} gates" if names else str(gates)]
     factors.append("hidden" if names else str(hidden))
     products = [sign.join([*factors, f"({' + '.join(stacked)})"])] if stacked else []
-    return " + ".join([*products, *apart])
+    return " + ".join([*products, *apart]) or ("none" if names else "0")
 
 
 def _tuple(states: tuple[str, ...], suffix: str) -> str:

@@ -13,7 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rnnscope._escaping import lines
-from rnnscope._files.disk import checksum, no_file, refuse_foreign, replacing
+from rnnscope._files.disk import (
+    checksum,
+    description,
+    metadata_for,
+    no_file,
+    refuse_foreign,
+    replacing,
+)
 from rnnscope._record.labels import step_labels
 from rnnscope._record.record import Record
 from rnnscope.errors import FileError, ShapeError
@@ -78,7 +85,7 @@ def save_record(path: str | os.PathLike[str], record: Record, kind: str, groups:
         "crc32": checksum(ready),
     }
     with replacing(place) as temporary:
-        save_file(ready, temporary, {"rnnscope": json.dumps(facts)})
+        save_file(ready, temporary, metadata_for(facts, ready))
 
 
 def load_record(path: str | os.PathLike[str]) -> SavedRecord:
@@ -99,15 +106,16 @@ def load_record(path: str | os.PathLike[str]) -> SavedRecord:
         raise FileError(f"{no_file(path)}: {path}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = (file.metadata() or {}).get("rnnscope")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads(metadata) if metadata is not None else {}
     # a type of numbers that torch lacks is told as an error of many kinds
-    except (
-        *(SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError),
-        RecursionError,
-    ) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise FileError(f"{path} is damaged, or no .safetensors file: {error}") from error
+    try:
+        text = description(metadata, tensors)
+        facts = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
     written = facts.get("format") if isinstance(facts, dict) else None
     if written != FORMAT:
         if str(written).startswith("rnnscope trace"):

@@ -19,7 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnscope._files.disk import checksum, no_file, refuse_foreign, replacing
+from rnnscope._files.disk import (
+    checksum,
+    description,
+    metadata_for,
+    no_file,
+    refuse_foreign,
+    replacing,
+)
 from rnnscope._layers.call import Call
 from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure, Weights
@@ -105,7 +112,7 @@ def write(path: str | os.PathLike[str], contents: Contents) -> None:
     ready = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     facts["crc32"] = checksum(ready)
     with replacing(Path(path)) as temporary:
-        save_file(ready, temporary, {"rnnscope": json.dumps(facts)})
+        save_file(ready, temporary, metadata_for(facts, ready))
 
 
 def _described(proof: Proof) -> dict[str, Any]:
@@ -151,8 +158,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
         raise FileError(f"{no_file(path)}: {path}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = (file.metadata() or {}).get("rnnscope")
-            if metadata is None:
+            metadata = file.metadata() or {}
+            if "rnnscope" not in metadata:
                 raise FileError(
                     f"{path} holds no trace: it is a .safetensors file of something else. "
                     f"A trace is written by trace.save(path)"
@@ -164,7 +171,12 @@ def read(path: str | os.PathLike[str]) -> Contents:
     except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
         raise FileError(f"{path} is damaged, or no .safetensors file: {error}") from error
     try:
-        facts = json.loads(metadata)
+        text = description(metadata, tensors)
+    except ValueError as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    assert text is not None, "it was looked for"
+    try:
+        facts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is damaged: its description is no JSON ({error})") from error
     if isinstance(facts, dict) and str(facts.get("format")).startswith("rnnscope record"):

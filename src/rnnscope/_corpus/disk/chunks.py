@@ -7,13 +7,16 @@ Zarr's own way copies a chunk several times; here rows go from where they are ma
 from __future__ import annotations
 
 import json
+import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from rnnscope._corpus.disk.folder import DESCRIPTION
+from rnnscope._corpus.disk.sealed import sealed_array
 from rnnscope._record.extras import package_of_extra
 
 __all__ = ["Array", "ArrayForm", "ArrayWriter", "chunk_rows", "most_rows"]
@@ -51,9 +54,9 @@ class ArrayForm:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape[1:])
 
-    @property
+    @cached_property
     def chunk(self) -> tuple[int, ...]:
         """The shape of a chunk."""
         return (chunk_rows(self.shape[0], most_rows(self.row_bytes)), *self.shape[1:])
@@ -88,10 +91,11 @@ class ArrayForm:
 
 class ArrayWriter:
     """Writes an array into a new folder; ``add`` takes rows in their order, and ``close`` is called
-    when all are there."""
+    when all are there. ``files`` are the bytes of each file, by its name."""
 
-    def __init__(self, folder: Path, form: ArrayForm) -> None:
-        self.folder, self.form = folder, form
+    def __init__(self, folder: str | os.PathLike[str], form: ArrayForm) -> None:
+        self.folder, self.form = os.fspath(folder), form
+        self.files: dict[str, int] = {}
         self.rows = form.chunk[0]
         self.crc = package_of_extra("google_crc32c", "record")
         self.number = self.count = 0  # of the chunk, and of its rows so far
@@ -99,9 +103,10 @@ class ArrayWriter:
         self.checksum = 0
         # only what is compressed must be there as a whole
         self.whole = np.zeros(form.chunk, self._stored) if form.compress else None
-        folder.mkdir()
-        content = json.dumps(form.description)
-        (folder / DESCRIPTION).write_text(content, encoding="utf-8")
+        os.mkdir(self.folder)
+        content = json.dumps(sealed_array(form.description)).encode()
+        with open(os.path.join(self.folder, DESCRIPTION), "wb") as file:
+            self.files[DESCRIPTION] = file.write(content)
 
     @property
     def _stored(self) -> np.dtype[Any]:
@@ -138,13 +143,18 @@ class ArrayWriter:
             self._write(np.frombuffer(codec.encode(self.whole), np.uint8))
         assert self.file is not None, "a chunk has rows"
         self.file.write(int(self.checksum).to_bytes(4, "little"))
+        self.files[self._key] = self.file.tell()
         self.file.close()
         self.file, self.checksum = None, 0
         self.number, self.count = self.number + 1, 0
 
+    @property
+    def _key(self) -> str:
+        """The name of the chunk's file."""
+        return ".".join(["c", str(self.number), *("0" for _ in self.form.shape[1:])])
+
     def _write(self, content: Array) -> None:
         if self.file is None:
-            key = ".".join(["c", str(self.number), *("0" for _ in self.form.shape[1:])])
-            self.file = (self.folder / key).open("wb")
+            self.file = open(os.path.join(self.folder, self._key), "wb")  # noqa: SIM115
         self.checksum = self.crc.extend(self.checksum, content)
         self.file.write(content.data)

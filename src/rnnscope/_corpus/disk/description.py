@@ -6,7 +6,7 @@ All of it is JSON in a shard's attributes, so that it can be read without this p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["BatchFacts", "LayerForm", "LayerRows", "StoredQuantity"]
@@ -39,7 +39,7 @@ class LayerForm:
 
     @classmethod
     def of_json(cls, data: Mapping[str, Any]) -> LayerForm:
-        """From what ``asdict`` gave, by way of JSON."""
+        """From what ``json`` gave, by way of JSON."""
         quantities = {
             name: StoredQuantity(
                 tuple(entry["shape"]),
@@ -51,6 +51,11 @@ class LayerForm:
             for name, entry in data["quantities"].items()
         }
         return cls(data["structure"], data["cell"], tuple(data["directions"]), quantities)
+
+    def json(self) -> dict[str, Any]:
+        """As data."""
+        quantities = {name: {**vars(quantity)} for name, quantity in self.quantities.items()}
+        return {**vars(self), "quantities": quantities}
 
 
 @dataclass(frozen=True)
@@ -93,4 +98,5 @@ class BatchFacts:
 
     def json(self) -> dict[str, Any]:
         """As data."""
-        return asdict(self)
+        layers = {name: {**vars(layer)} for name, layer in self.layers.items()}
+        return {**vars(self), "layers": layers}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,7 +47,12 @@ class Folder(Protocol):
         """Remove a file, if it is there."""
 
     def scratch(self) -> Any:
-        """A context with a folder of this machine to write in, removed at the end."""
+        """A context with a folder of this machine to write in, removed at the end unless it was
+        published."""
+
+    def scratch_file(self) -> Any:
+        """A context with the path of a file of this machine that is yet to be written, removed at
+        the end unless it was published."""
 
     def publish(self, path: Path, name: str) -> bool:
         """Move a finished file or folder to its place; False where a folder stands there."""
@@ -127,9 +133,9 @@ class LocalFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """See ``Folder``."""
-        with self.scratch() as scratch:
-            (scratch / "file").write_bytes(content)
-            self.publish(scratch / "file", name)
+        with self.scratch_file() as scratch:
+            scratch.write_bytes(content)
+            self.publish(scratch, name)
 
     def remove(self, name: str) -> None:
         """See ``Folder``."""
@@ -143,13 +149,24 @@ class LocalFolder:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def scratch_file(self) -> Iterator[Path]:
+        """See ``Folder``."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / f"{_UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def publish(self, path: Path, name: str) -> bool:
         """See ``Folder``."""
         target = self.root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
             return True
         path.chmod(0o777 & ~_umask_of(self.root))
@@ -198,7 +215,10 @@ class LocalFolder:
                         f"its end, or name another path"
                     ) from error
             for path in self.root.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
             yield
 
 
@@ -269,6 +289,12 @@ class RemoteFolder:
         """See ``Folder``."""
         with tempfile.TemporaryDirectory(prefix="rnnscope-") as path:
             yield Path(path)
+
+    @contextmanager
+    def scratch_file(self) -> Iterator[Path]:
+        """See ``Folder``."""
+        with self.scratch() as path:
+            yield path / "file"
 
     def publish(self, path: Path, name: str) -> bool:
         """See ``Folder``."""

@@ -11,7 +11,6 @@ import errno
 import json
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -62,7 +61,7 @@ def write_journal(path: Path, rows: BatchRows) -> None:
                 shape = (length, *piece.shape[1:])
                 arrays.append({**place, "dtype": piece.dtype.str, "shape": shape})
         start = file.tell()
-        forms = {module: asdict(form) for module, form in rows.forms.items()}
+        forms = {module: form.json() for module, form in rows.forms.items()}
         description = {"facts": rows.facts.json(), "forms": forms, "arrays": arrays}
         file.write(json.dumps(description).encode())
         file.seek(0)

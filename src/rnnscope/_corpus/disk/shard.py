@@ -8,9 +8,9 @@ chunk carries a checksum, and the shard's attributes the size of each file.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -19,8 +19,9 @@ import numpy as np
 from rnnscope._corpus.disk.chunks import Array, ArrayForm, ArrayWriter
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.events import completed
-from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, file_sizes
+from rnnscope._corpus.disk.folder import DESCRIPTION, Folder
 from rnnscope._corpus.disk.journal import BatchRows
+from rnnscope._corpus.disk.sealed import sealed, unsealed, unsealed_array
 from rnnscope.errors import FileError
 
 __all__ = ["KEY", "PREFIX", "Shard", "group_of", "read_array", "read_shard", "write_shard"]
@@ -60,46 +61,54 @@ def group_of(module: str) -> str:
 
 def write_shard(place: Folder, batches: Sequence[BatchRows], compress: bool) -> str | None:
     """Write the rows of batches as a shard; its name, or None where such a shard is there."""
-    numbers = [rows.facts.number for rows in batches]
-    name = f"{PREFIX}{numbers[0]:08d}-{numbers[-1]:08d}"
-    with place.scratch() as scratch:
-        path = scratch / name
-        path.mkdir()
-        _write(path, batches, compress)
-        files = file_sizes(path)
-        files.pop(DESCRIPTION, None)  # written last, below
+    name = _name_of([rows.facts for rows in batches])
+    with place.scratch() as path:
+        files = _write(str(path), batches, compress)
         forms: dict[str, LayerForm] = {}
         for rows in batches:
             forms |= rows.forms
         facts = {
             "batches": [rows.facts.json() for rows in batches],
-            "layers": {module: asdict(form) for module, form in forms.items()},
+            "layers": {module: form.json() for module, form in forms.items()},
             "files": files,
         }
-        write_group(path, {KEY: facts})
+        _write_group(str(path), sealed({KEY: facts}))
         return name if place.publish(path, name) else None
 
 
-def write_group(path: Path, attributes: Mapping[str, Any]) -> None:
-    """The description of a group of Zarr 3, in a folder."""
+def _name_of(batches: Sequence[BatchFacts]) -> str:
+    """The name of the shard of these batches."""
+    return f"{PREFIX}{batches[0].number:08d}-{batches[-1].number:08d}"
+
+
+def _write_group(path: str, attributes: Mapping[str, Any]) -> int:
+    """The description of a group of Zarr 3, in a folder; its bytes."""
     description = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-    (path / DESCRIPTION).write_text(json.dumps(description), encoding="utf-8")
+    with open(os.path.join(path, DESCRIPTION), "wb") as file:
+        return file.write(json.dumps(description).encode())
 
 
-def _write(path: Path, batches: Sequence[BatchRows], compress: bool) -> None:
+def _write(path: str, batches: Sequence[BatchRows], compress: bool) -> dict[str, int]:
+    """Write the groups of all layers; the bytes of each file, by its name inside."""
+    files: dict[str, int] = {}
     modules = list(dict.fromkeys(module for rows in batches for module in rows.facts.layers))
     for module in modules:
         holders = [rows for rows in batches if module in rows.facts.layers]
-        (path / group_of(module)).mkdir()
-        write_group(path / group_of(module), {"module": module})
+        group = group_of(module)
+        os.mkdir(os.path.join(path, group))
+        size = _write_group(os.path.join(path, group), {"module": module})
+        files[f"{group}/{DESCRIPTION}"] = size
         names = dict.fromkeys(name for rows in holders for name in rows.names(module))
         for name in names:
-            _write_array(path, holders, (module, name), compress)
+            written = _write_array(path, holders, (module, name), compress)
+            files |= {f"{group}/{name}/{key}": size for key, size in written.items()}
+    return files
 
 
 def _write_array(
-    path: Path, holders: Sequence[BatchRows], address: tuple[str, str], compress: bool
-) -> None:
+    path: str, holders: Sequence[BatchRows], address: tuple[str, str], compress: bool
+) -> dict[str, int]:
+    """Write an array of a layer; the bytes of each of its files."""
     module, name = address
     dims: tuple[str, ...] = ("step", "layer", "direction", "unit")
     if name == "label_text":
@@ -107,17 +116,19 @@ def _write_array(
     else:
         total = sum(rows.facts.layers[module].rows for rows in holders)
     if total == 0:
-        return
+        return {}
     writer: ArrayWriter | None = None
     try:
         for piece in _pieces(holders, module, name):
             if writer is None:
                 shape = (total, *piece.shape[1:])
                 form = ArrayForm(shape, piece.dtype, dims[: len(shape)], compress)
-                writer = ArrayWriter(path / group_of(module) / name, form)
+                writer = ArrayWriter(os.path.join(path, group_of(module), name), form)
             writer.add(piece)
-        if writer is not None:
-            writer.close()
+        if writer is None:
+            return {}
+        writer.close()
+        return writer.files
     finally:
         if writer is not None:
             writer.abandon()
@@ -156,7 +167,7 @@ def read_shard(place: Folder, name: str) -> Shard:
     if content is None:
         raise FileError(f"{place.text}: shard {name} is damaged: it lacks {DESCRIPTION}; {advice}")
     try:
-        facts = json.loads(content)["attributes"][KEY]
+        facts = unsealed(json.loads(content)["attributes"], KEY)[KEY]
         batches = tuple(BatchFacts.of_json(entry) for entry in facts["batches"])
         forms = {module: LayerForm.of_json(entry) for module, entry in facts["layers"].items()}
         files = {str(path): int(size) for path, size in facts["files"].items()}
@@ -165,6 +176,12 @@ def read_shard(place: Folder, name: str) -> Shard:
             f"{place.text}: shard {name} is damaged: {DESCRIPTION} does not describe it "
             f"({type(error).__name__}: {error}); {advice}"
         ) from error
+    if not batches or name != _name_of(batches):
+        whose = _name_of(batches) if batches else "no shard"
+        raise FileError(
+            f"{place.text}: shard {name} holds what {whose} holds, and would count twice: move "
+            f"this folder out of the store"
+        )
     sizes = place.sizes(name)
     for path, size in files.items():
         if sizes.get(path) != size:
@@ -179,9 +196,11 @@ def read_array(place: Folder, shard: str, address: tuple[str, str], rows: slice)
     Raises ``FileError`` with the shard's name where its bytes are not those that were written.
     """
     module, name = address
+    path = f"{group_of(module)}/{name}"
     try:
-        return completed(_read(place, shard, f"{group_of(module)}/{name}", rows))
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        unsealed_array(place.read(f"{shard}/{path}/{DESCRIPTION}"))
+        return completed(_read(place, shard, path, rows))
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise FileError(
             f"{place.text}: shard {shard} is damaged: {module or 'the model'}'s {name} cannot be "
             f"read ({error}). The other shards are whole: remove this folder, and either run "

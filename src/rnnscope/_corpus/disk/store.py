@@ -18,6 +18,7 @@ from typing import Any
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, told
 from rnnscope._corpus.disk.journal import JournalFile
+from rnnscope._corpus.disk.sealed import sealed, unsealed
 from rnnscope._corpus.disk.shard import KEY, PREFIX, Shard, read_shard
 from rnnscope._escaping import printable
 from rnnscope.errors import FileError
@@ -86,7 +87,7 @@ class Store:
             "settings": dict(origin.settings),
             "layers": list(origin.layers),
         }
-        group = {"zarr_format": 3, "node_type": "group", "attributes": {KEY: facts}}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": sealed({KEY: facts})}
         with told("write", place.text):
             place.write(DESCRIPTION, json.dumps(group, indent=1).encode())
         return cls(place, origin, version)
@@ -107,7 +108,8 @@ class Store:
                 )
             return None
         try:
-            facts = json.loads(content)["attributes"][KEY]
+            attributes = json.loads(content)["attributes"]
+            facts = attributes[KEY]
             written = facts["format"]
         except (ValueError, LookupError, TypeError) as error:
             raise FileError(
@@ -119,6 +121,10 @@ class Store:
                 f"{place.text} was written by a newer rnnscope ({facts.get('version')}, form "
                 f"{written}); this one reads form {FORMAT}: install the newer one"
             )
+        try:
+            unsealed(attributes, KEY)
+        except ValueError as error:
+            raise FileError(f"{place.text} is damaged: {DESCRIPTION}: {error}") from error
         try:
             origin = Origin(
                 facts["model"],
@@ -162,14 +168,25 @@ class Store:
         for name in self.place.names(SKIPPED):
             content = self.place.read(f"{SKIPPED}/{name}")
             if name.endswith(".json") and content is not None:
-                reasons[int(name.removesuffix(".json"))] = str(json.loads(content)["reason"])
+                facts = self._note(f"{SKIPPED}/{name}", content, "batch", "reason")
+                reasons[int(facts["batch"])] = str(facts["reason"])
         return reasons
 
     @property
     def expected(self) -> int | None:
         """The number of batches, once all are there; None before."""
         content = self.place.read(COMPLETE)
-        return None if content is None else int(json.loads(content)["batches"])
+        return None if content is None else int(self._note(COMPLETE, content, "batches")["batches"])
+
+    def _note(self, name: str, content: bytes, *names: str) -> dict[str, Any]:
+        """A small file, as data; raises ``FileError`` where it is damaged."""
+        try:
+            return unsealed(json.loads(content), *names)
+        except ValueError as error:
+            raise FileError(
+                f"{self.place.text}: {name} is damaged ({error}): remove it and run rs.record "
+                f"again, which writes it anew"
+            ) from error
 
     @property
     def journaled(self) -> int:
@@ -192,7 +209,7 @@ class Store:
 
     def skip(self, number: int, reason: str) -> None:
         """Note a batch that the model refused."""
-        content = json.dumps({"batch": number, "reason": printable(reason)})
+        content = json.dumps(sealed({"batch": number, "reason": printable(reason)}))
         with told("write", self.place.text):
             self.place.write(f"{SKIPPED}/{number:08d}.json", content.encode())
 
@@ -203,7 +220,7 @@ class Store:
     def complete(self, batches: int) -> None:
         """All batches are there."""
         with told("write", self.place.text):
-            self.place.write(COMPLETE, json.dumps({"batches": batches}).encode())
+            self.place.write(COMPLETE, json.dumps(sealed({"batches": batches})).encode())
 
     # the journal -----------------------------------------------------------------------------
 
