@@ -312,7 +312,7 @@ def _unit_by_unit(
     states, units = dict(before), batch.units
     every: dict[str, list[Tensor]] = {name: [] for name in batch.cell.equations}
     for unit in range(units):
-        rows, place = slice(unit, None, units), torch.tensor([unit], device="cpu")
+        rows, place = slice(unit, None, units), torch.tensor([unit], dtype=torch.long, device="cpu")
         bias = None if b_hh is None else b_hh[..., rows]
         step = Step(batch.of_unit(unit), x[..., rows], states, bias, place)
         for name, value in step.run().items():
