@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,14 @@ class Oracle:
 
 
 def mistakes_of(causes: Iterable[Any]) -> tuple[Mistake, ...]:
-    return tuple(Mistake(c.name, c.choice, c.tensors, c.layer, c.direction) for c in causes)
+    """As they are planted; a limit that was read off the numbers names its state apart."""
+    found = [Mistake(c.name, c.choice, c.tensors, c.layer, c.direction) for c in causes]
+    return tuple(
+        replace(m, choice=f"{m.tensors}:{m.choice}", tensors="")
+        if m.name == "clipped" and m.tensors
+        else m
+        for m in found
+    )
 
 
 # --- one comparison -------------------------------------------------------------------------------
