@@ -409,6 +409,14 @@ def unexplained(seed: int, effort: float = 10) -> OddResult:
             all(m.name in ORDER for m in one) and oracle.same(one, numbers) for one in sets
         )
         result.outcome = "coincides" if coincides else "explained"
+        if any(m.name not in ORDER for one in sets for m in one):
+            # what was read off the numbers is no chance where other data say the same
+            fresh = exact.data(9, 4, initial=True, seed=5)
+            again_said, *_ = compared(
+                exact, exact.layer(), candidate, given, data=fresh, effort=effort
+            )
+            if {*map(str, again_said.causes)} == {*map(str, verdict.causes)}:
+                result.outcome = "right"
         said = [" + ".join(map(str, one)) for one in sets]
         result.detail += f" -> {' | '.join(said[:3])}"
     elif candidate.unit is not None and not names_unit(verdict, candidate.unit):
