@@ -42,6 +42,9 @@ SINGLES = 3
 SIMPLE = 4
 """Stages of a search in which single mistakes are tried, and pairs in one part."""
 
+USUAL = ("initial_ignored all",)
+"""Mistakes of so many ports that two more are searched for beside them, close or not."""
+
 MANY = 600
 """Mistakes above which pairs are tried of those in all layers and directions alone, and no run is
 made of what single steps exclude."""
@@ -148,6 +151,9 @@ class Search:
         self._say()
         yield self._explaining(merged(self.model, self._explained_whole(opened, 3)), likely=True)
         around = self._trials.closest(frozenset({c}) for c in self._around)[:FEW]
+        around += [
+            s for c in self._around if str(c) in USUAL and (s := frozenset({c})) not in around
+        ]
         pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
         sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
         sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
