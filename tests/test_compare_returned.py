@@ -217,7 +217,7 @@ def test_a_gate_that_is_wrong_is_no_agreement_though_the_output_is_right(layers:
     right = recorded(layer, x)
     f = right["f"].copy()
     f[0, 0, 1, 2, 3] += 1e-3  # layer, direction, batch, time, unit
-    verdict = rs.compare({**right, "f": f}, layer, x, effort=0.2)
+    verdict = rs.compare({**right, "f": f}, layer, x, effort=0.02)
     assert not verdict
     assert verdict.causes == ()
     first = verdict.first
