@@ -53,6 +53,7 @@ from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutco
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
+from rnnscope._compare.work import counted
 
 __all__ = ["Decision"]
 
@@ -453,7 +454,8 @@ class Decision:
         mistakes: int,
     ) -> Verdict | None:
         """The verdict where an equation that nobody has listed explains everything."""
-        explained = rewritten(self.model, shown, search.parts, mistakes)
+        with counted(search.work):
+            explained = rewritten(self.model, shown, search.parts, mistakes)
         if explained is None:
             return None
         told, left = explained

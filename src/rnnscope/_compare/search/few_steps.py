@@ -246,10 +246,15 @@ class FewSteps:
         )
 
     def fitting(
-        self, part: Part, cells: Sequence[Cell], chosen: Tensor, reads: Reads | None = None
+        self,
+        part: Part,
+        cells: Sequence[Cell],
+        chosen: Tensor,
+        reads: Reads | None = None,
+        most: int = FEW,
     ) -> Iterator[Tensor]:
         """For the equations of each cell, which choices fit; by the first step alone where some
-        units need all others of the same step."""
+        units need all others of the same step, or no more than so many are left."""
         # most are told from the others by one unit of one row
         first = self if self.units is None or reads is not None else self.of_unit(0)
         beginnings = first.beginning(part, cells, chosen, reads)
@@ -259,7 +264,7 @@ class FewSteps:
             if len(remaining) and self.units is not None and not separable(cell):
                 steps = 1
             for t in range(steps):
-                if not len(remaining) or (t and reads is None and len(remaining) <= FEW):
+                if not len(remaining) or (t and reads is None and len(remaining) <= most):
                     break
                 flow = None if reads is None else reads.of(remaining)
                 at = t, slice(None)

@@ -58,18 +58,21 @@ class PartSearch:
         if few is None:
             return
         weights, _ = next(self.choices.sets(part, size, few.units, PAIRS))
-        for which, fits in enumerate(few.fitting(part, cells, weights.variants)):
+        found: list[tuple[int, Causes, Part]] = []
+        for which, fits in enumerate(few.fitting(part, cells, weights.variants, most=0)):
             if is_over():
                 return
             places = torch.isin(weights.which, fits).nonzero().flatten().tolist()
             for k in places[:FEW]:
                 causes = self.choices.effects(part).named(weights, k)
                 changed = changed_part(part, causes, self._known)
-                if changed is None:
-                    continue
-                changed = changed.marked("other", which, cell=cells[which])
-                if float(witness.misfit([changed]).worst[0]) <= 1:
-                    yield which, causes
+                if changed is not None:
+                    found.append((which, causes, changed.marked("other", which, cell=cells[which])))
+        for calls, most in ((witness.richest, FIRST), (witness, FEW)):
+            if found and not is_over():
+                worst = calls.misfit([changed for _, _, changed in found], most).worst.tolist()
+                found = [each for each, ratio in zip(found, worst, strict=True) if ratio <= 1]
+        yield from ((which, causes) for which, causes, _ in found)
 
     def _of_size(self, witness: OpenedPart, size: int) -> tuple[list[Causes], bool]:
         """The sets of so many mistakes that explain a part, and whether all were tried."""
