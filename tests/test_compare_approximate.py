@@ -516,3 +516,30 @@ def test_other_weights_in_what_torch_quantised() -> None:
     text = " ".join(str(verdict).split())
     assert "weight_hh_l0 differs from the reference's in 256 of 256 numbers" in text
     assert "what is compared are its weights alone" in text
+
+
+@quantises
+def test_right_weights_excuse_nothing_around_what_torch_quantised() -> None:
+    layer = nn.LSTM(5, 8)
+
+    class Negative(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = quantised(layer, torch.qint8)
+
+        def forward(self, x: Any, initial: Any = None) -> Any:
+            return -self.inner[0](x, initial)[0]
+
+    verdict = rs.compare(Negative(), layer, effort=0.1)
+    text = " ".join(str(verdict).split())
+    assert "no mistake in what is computed" not in text
+    assert not verdict.approximate(0.01)
+    assert "from the weights of nn.LSTM" in text
+
+
+@quantises
+@pytest.mark.parametrize("sizes", [(5, 8, 2), (5, 6)])
+def test_what_torch_quantised_of_another_size_is_compared_as_all_else(sizes: Any) -> None:
+    mine = quantised(nn.LSTM(*sizes), torch.qint8)
+    with pytest.raises((rs.RnnscopeError, AssertionError)):
+        rs.assert_agrees(mine, nn.LSTM(5, 8), within=1.0, effort=0.1)

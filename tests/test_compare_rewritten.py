@@ -15,7 +15,7 @@ from rnnscope._compare.facts.rewritten import rewritings_of
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._layers.adopt import adopt
-from rnnscope.cells import CELLS, from_h, from_x, previous, quantity, sigmoid, tanh
+from rnnscope.cells import CELLS, Function, from_h, from_x, previous, quantity, sigmoid, tanh
 
 sig = torch.sigmoid
 Step = Callable[[list[Tensor], list[Tensor], tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
@@ -234,3 +234,30 @@ def test_every_change_can_be_computed(name: str) -> None:
     for outcome in simulator.run(models):
         assert outcome is not None
         assert outcome.output.shape == (4, 3, size)
+
+
+def test_of_a_cell_with_a_function_of_its_own() -> None:
+    cube = Function(
+        "cube",
+        "cube",
+        r"\operatorname{cube}",
+        forward=lambda a: a**3,
+        forward_=lambda a: a.pow_(3),
+        derivative=lambda y: 3 * (y * y) ** (1 / 3),
+        steepest=float("inf"),
+        range=None,
+        through_zero=False,
+        script="x * x * x",
+    )
+
+    def cell(h: Any) -> cells.Cell:
+        n = cells.apply(cube, from_x("n") + from_h("n"))
+        return cells.Cell(name="cubed", gates="n", equations={"n": n, "h": h})
+
+    layer = rs.Recurrent(cell(tanh(quantity("n"))), 3, 4)
+    mine = rs.Recurrent(cell(tanh(1 - quantity("n"))), 3, 4)
+    mine.load_state_dict(layer.state_dict())
+    x = torch.randn(8, 3, 3)
+    with torch.no_grad():
+        verdict = rs.compare(mine(x)[0], layer, x=x)
+    assert "you compute h_t = tanh(1 - n_t); " in words(verdict)

@@ -223,9 +223,14 @@ class Decision:
             bits, apart, weights_alone = quantised
             if apart <= AS_TORCH * base.difference:
                 return with_quantised(base, bits, apart)
-            verdict = Decision(weights_alone, self.effort, self.tell).verdict()
-            note = f"torch has quantised it, to {bits}: what is compared are its weights alone"
-            return replace(verdict, notes=(*verdict.notes, note))
+            if weights_alone is not None:
+                verdict = Decision(weights_alone, self.effort, self.tell).verdict()
+                note = f"torch has quantised it, to {bits}: what is compared are its weights alone"
+                return replace(verdict, notes=(*verdict.notes, note))
+            self.subject.findings.append(
+                f"Torch has quantised it, to {bits}, from the weights of {base.kind}; what torch "
+                f"makes of that differs from it by {apart:.2g}, so something around it is wrong."
+            )
         lost = not_numbers(self.model, shown)
         if lost:
             numbers = self._numbers(shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -427,22 +428,25 @@ class OfCalls(Subject):
                     tensors[pair.name].copy_(parameter)
         return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
 
-    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
-        """How torch has quantised it, by how much it differs from the reference that torch
-        quantises in the same way, and a layer with its weights; None where it has not."""
+    def quantised_by_torch(self) -> tuple[str, float, Subject | None] | None:
+        """As torch's own modules tell it."""
         module = self.made().module
         quantised = None if module is None else dynamically_quantised(module)
         alike = None if quantised is None else quantised_alike(self.layer, quantised)
         if quantised is None or alike is None:
             return None
+        exact, right = (dequantised(each, self.layer) for each in (quantised, alike))
+        if exact is None or right is None:
+            return None
         bits = "float16" if getattr(quantised, "dtype", None) == torch.float16 else "8 bits"
         made, inputs = Candidate.of(alike, self._structure), self._telling_inputs()
-        output = self._called(made, inputs).output
-        apart = float((output - self._answer(inputs).output).abs().max())
-        exact = dequantised(quantised, self.layer)
+        output, mine = self._called(made, inputs).output, self._answer(inputs).output
+        apart = float((output - mine).abs().max()) if output.shape == mine.shape else math.inf
+        pairs = zip(exact.parameters(), right.parameters(), strict=True)
+        if all(torch.equal(value, of_right) for value, of_right in pairs):
+            return bits, apart, None
         given, padded, small = self._inputs, self._padded, self._tiny
-        weights_alone = OfCalls(exact, self.layer, given, None, self.seed, padded, small)
-        return bits, apart, weights_alone
+        return bits, apart, OfCalls(exact, self.layer, given, None, self.seed, padded, small)
 
     def other_kind(self) -> tuple[str, bool]:
         """As the types of torch's own modules tell it."""

@@ -39,13 +39,16 @@ def quantised_alike(layer: nn.Module, module: nn.Module) -> nn.Module | None:
     return alike if type(alike) is type(module) else None
 
 
-def dequantised(module: Any, layer: nn.Module) -> nn.Module:
-    """A copy of a layer of torch with the weights of a quantised one."""
+def dequantised(module: Any, layer: nn.Module) -> nn.Module | None:
+    """A copy of a layer of torch with the weights of a quantised one; None where these are of
+    another size."""
     exact = copy.deepcopy(layer)
     stored: dict[str, Tensor] = {**module.get_weight(), **module.get_bias()}
     with torch.no_grad():
         for name, parameter in exact.named_parameters():
-            value = stored[name]
+            value = stored.get(name)
+            if value is None or value.shape != parameter.shape:
+                return None
             value = value.dequantize() if value.is_quantized else value
             parameter.copy_(value.to(parameter.dtype))
     return exact

@@ -92,9 +92,10 @@ class Subject(ABC):
         """A sentence on the parameters, or x, without which it agrees."""
         return []
 
-    def quantised_by_torch(self) -> tuple[str, float, Subject] | None:
+    def quantised_by_torch(self) -> tuple[str, float, Subject | None] | None:
         """How torch has quantised it, by how much it differs from the reference that torch
-        quantises in the same way, and a layer with its weights; None where it has not."""
+        quantises in the same way, and a layer with its weights where these are others; None where
+        it has not."""
         return None
 
     def other_kind(self) -> tuple[str, bool]:

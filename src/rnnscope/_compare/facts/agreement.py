@@ -233,6 +233,12 @@ def _limits(model: Model, observation: Observation) -> Iterator[str]:
 # words -------------------------------------------------------------------------------------------
 
 
+def enumerated(names: Sequence[str]) -> str:
+    """As "i, f and o"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def listed(noun: str, numbers: Sequence[int]) -> str:
     """As "rows 0 and 2", "times 0 to 6"."""
     if len(numbers) == 1:

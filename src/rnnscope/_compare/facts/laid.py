@@ -9,6 +9,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.agreement import enumerated
 from rnnscope._compare.facts.finding import Finding
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -167,10 +168,9 @@ def _bias_rows(model: Model) -> Iterator[Finding]:
                     for gate in replaced:
                         value[part.stored.rows(gate)] = value[part.stored.rows(used)]
                 read.append(biases)
-            *most, last = replaced
-            names = f"{', '.join(most)} and {last}" if most else last
+            last = replaced[-1]
             words = Words(
-                f"the biases of {used} are used for {names} too",
+                f"the biases of {used} are used for {enumerated(replaced)} too",
                 "every gate has biases of its own.",
                 f"a_{last} = x @ W_i{last}.T + b_i{last} + h @ W_h{last}.T + b_h{last}",
             )

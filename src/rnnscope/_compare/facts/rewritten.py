@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from rnnscope._compare.facts.agreement import enumerated
 from rnnscope._compare.facts.finding import left_by_model
 from rnnscope._compare.mistakes import CATALOGUE, Words, applied
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
@@ -100,11 +101,11 @@ class Rewriting:
             text(notation.equation(first, equation))
             for equation in (dict(self.equations)[first], part.cell.equations[first])
         )
-        several = f", and {_listed(names[1:])} in the same way" if names[1:] else ""
+        several = f", and {enumerated(names[1:])} in the same way" if names[1:] else ""
         title = (
             f"the equation of {first} is another one"
             if len(names) == 1
-            else f"the equations of {_listed(names)} are other ones"
+            else f"the equations of {enumerated(names)} are other ones"
         )
         sentence = f"you compute {yours}{several}; {kind} computes {right}."
         cause = Cause("rewritten", f"{'+'.join(names)}:{yours}")
@@ -260,8 +261,8 @@ class _Leaves:
             case Product(left, right):
                 yield from (left, right)
                 yield from _drawn_out(left, right)
-            case Apply(name, argument):
-                yield from _of_function(name, argument)
+            case Apply():
+                yield from _of_function(expr)
 
     def _of_operand(self, gate: str, of: Expr) -> Iterator[Expr]:
         """What a matrix may meet in place of h."""
@@ -293,38 +294,47 @@ def _drawn_out(left: Expr, right: Expr) -> Iterator[Expr]:
                 yield replace(other, argument=Product(factor, argument))
 
 
-def _of_function(name: str, argument: Expr) -> Iterator[Expr]:
+def _of_function(expr: Apply) -> Iterator[Expr]:
     """Another function of an argument, none, the same twice, or of a part of it."""
-    yield argument
-    yield from _other_functions(name, argument)
-    match argument:
+    yield expr.argument
+    yield from _other_functions(expr)
+    match expr.argument:
         case Sum(left, right, negative):
-            yield Sum(Apply(name, left), right, negative)
-            yield Sum(left, Apply(name, right), negative)
-            yield Sum(Apply(name, left), Apply(name, right), negative)
+            yield Sum(_with_argument(expr, left), right, negative)
+            yield Sum(left, _with_argument(expr, right), negative)
+            yield Sum(_with_argument(expr, left), _with_argument(expr, right), negative)
         case Product(left, right):
-            yield Product(left, Apply(name, right))
-            yield Product(Apply(name, left), right)
+            yield Product(left, _with_argument(expr, right))
+            yield Product(_with_argument(expr, left), right)
 
 
-def _other_functions(name: str, argument: Expr) -> Iterator[Expr]:
-    if name != "relu":  # which twice is itself
-        yield Apply(name, Apply(name, argument))
-    yield from (Apply(instead, argument) for instead in INSTEAD.get(name, ()))
-    yield from (Apply(name, Apply(f"clip({limit})", argument)) for limit in LIMITS)
-    yield from (Apply(name, factor * argument) for factor in (2.0, 0.5))
+def _with_argument(function: Apply, argument: Expr) -> Apply:
+    """The function of another argument; it may be one of the user's own."""
+    return replace(function, argument=argument)
+
+
+def _other_functions(expr: Apply) -> Iterator[Expr]:
+    argument = expr.argument
+    if expr.name != "relu":  # which twice is itself
+        yield _with_argument(expr, expr)
+    yield from (Apply(instead, argument) for instead in INSTEAD.get(expr.name, ()))
+    yield from (_with_argument(expr, Apply(f"clip({limit})", argument)) for limit in LIMITS)
+    yield from (_with_argument(expr, factor * argument) for factor in (2.0, 0.5))
     yield Product(argument, Apply("sigmoid", argument))
 
 
 def _of_all_functions(cell: Cell) -> Iterator[Mapping[str, Expr]]:
     """The equations with one function changed wherever it stands, where that is in several; or the
     arguments of all functions of sums cut."""
-    names = {
-        node.name for e in cell.equations.values() for node in nodes(e) if isinstance(node, Apply)
+    functions = {
+        node.name: node
+        for e in cell.equations.values()
+        for node in nodes(e)
+        if isinstance(node, Apply)
     }
     placeholder = Quantity("a")
-    for name in sorted(names):
-        for template in _other_functions(name, placeholder):
+    for name, function in functions.items():
+        for template in _other_functions(_with_argument(function, placeholder)):
 
             def everywhere(expr: Expr, name: str = name, template: Expr = template) -> Expr | None:
                 if not isinstance(expr, Apply) or expr.name != name:
@@ -352,11 +362,6 @@ def _where_changed(cell: Cell, change: Callable[[Expr], Expr | None]) -> Iterato
 
 
 # words ----------------------------------------------------------------------------------------
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _code(name: str, expr: Expr, bias: bool) -> str:
