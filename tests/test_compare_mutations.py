@@ -305,6 +305,54 @@ def test_two_mistakes_are_not_told_as_three(kind: str) -> None:
     assert result.outcome == "explained", str(result)
 
 
+@pytest.mark.parametrize(
+    ("setting", "mistakes", "given"),
+    [
+        (Setting("rnn_tanh"), [Mistake("residual"), Mistake("in_place")], "output"),
+        (Setting("gru"), [Mistake("in_place"), Mistake("gate_order", "zrn", "all")], "call"),
+        (
+            Setting("gru", 1, 2),
+            [
+                Mistake("reverse_not_turned"),
+                Mistake("rows_repeated", "z:r", "W_hh", direction="reverse"),
+            ],
+            "arrays",
+        ),
+        (
+            Setting("rnn_relu", 1, 2),
+            [Mistake("scaled", "h:0.9"), Mistake("flat", "read:biases_first")],
+            "call",
+        ),
+        (
+            Setting("rnn_tanh", 1, 2),
+            [
+                Mistake("mixed", "h:0.1", direction="reverse"),
+                Mistake("reshaped", "", "W_hh", direction="reverse"),
+            ],
+            "arrays",
+        ),
+        pytest.param(
+            Setting("gru", 2),
+            [
+                Mistake("gate_order", "zrn", "all", layer=0),
+                Mistake("rows_repeated", "r:z", "W_ih", layer=1),
+            ],
+            "output",
+            marks=pytest.mark.slow,
+        ),
+        (Setting("gru", 2, 2), [Mistake("directions_merged", "sum")], "output"),
+    ],
+    ids=str,
+)
+def test_what_was_not_opened_or_not_combined_once(
+    setting: Setting, mistakes: Any, given: str
+) -> None:
+    """A step that works in place, a direction that was not turned, a share that is measured, rows
+    of another gate, and an output of another width."""
+    result = plant(setting, mistakes, given)
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.slow
 def test_three_mistakes() -> None:
     """Triples are found where the enumeration reaches them; nothing is done for the others, nor
