@@ -261,3 +261,36 @@ def test_of_a_cell_with_a_function_of_its_own() -> None:
     with torch.no_grad():
         verdict = rs.compare(mine(x)[0], layer, x=x)
     assert "you compute h_t = tanh(1 - n_t); " in words(verdict)
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, True), (2, False)])
+def test_in_one_direction_or_layer_alone(layers: int, bidirectional: bool) -> None:
+    """The last cell of several is written with f around the sum."""
+    layer = nn.LSTM(3, 4, num_layers=layers, bidirectional=bidirectional)
+    suffix = "l0_reverse" if bidirectional else "l1"
+    w_ih, w_hh, b_ih, b_hh = (
+        getattr(layer, f"{name}_{suffix}").detach()
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    first = nn.LSTM(3, 4)
+    first.load_state_dict({n: p for n, p in layer.state_dict().items() if n.endswith("_l0")})
+
+    def mine(x: Tensor, initial: Any = None) -> Any:
+        zeros = torch.zeros(2, x.shape[1], 4)
+        h_0, c_0 = initial or (zeros, zeros)
+        with torch.no_grad():
+            below, (h_n, c_n) = first(x, (h_0[:1].contiguous(), c_0[:1].contiguous()))
+        h, c, outputs = h_0[1], c_0[1], []
+        for x_t in x.flip(0) if bidirectional else below:
+            a = (x_t @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
+            h, c = forget_all(list(a), h, c)
+            outputs.append(h)
+        output = torch.stack(outputs)
+        output = torch.cat([below, output.flip(0)], -1) if bidirectional else output
+        return output, (torch.stack([h_n[0], h]), torch.stack([c_n[0], c]))
+
+    verdict = rs.compare(mine, layer)
+    [cause] = verdict.causes
+    assert cause.name == "rewritten"
+    assert (cause.layer, cause.direction) == ((None, "reverse") if bidirectional else (1, None))
+    assert "c_t = f_t ⊙ (c_(t" in words(verdict)

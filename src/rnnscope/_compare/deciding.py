@@ -460,7 +460,7 @@ class Decision:
     ) -> Verdict | None:
         """The verdict where an equation that nobody has listed explains everything."""
         with counted(search.work):
-            explained = rewritten(self.model, shown, search.parts, mistakes)
+            explained = rewritten(search, shown, mistakes)
         if explained is None:
             return None
         told, left = explained

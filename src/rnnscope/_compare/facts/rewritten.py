@@ -18,10 +18,11 @@ from rnnscope._compare.mistakes import CATALOGUE, Words, applied
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
 from rnnscope._compare.mistakes.entry import changed_cell
 from rnnscope._compare.model.misfit import misfits, worst
-from rnnscope._compare.model.model import Model, Part
+from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, few_steps
-from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.model.steps import OpenedPart
 from rnnscope._compare.search.one_part import PartSearch
+from rnnscope._compare.search.search import Search
 from rnnscope._compare.search.trials import NEAR
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
@@ -90,8 +91,8 @@ class Rewriting:
         """How much there is to read in them."""
         return sum(1 for _, equation in self.equations for _ in nodes(equation))
 
-    def told(self, model: Model) -> Told:
-        """As it is told."""
+    def told(self, model: Model, layer: int | None, direction: str | None) -> Told:
+        """As it is told, where it stands in one layer or direction alone."""
         part, kind = model.parts[0][0], model.structure.kind
         bias = part.stored.b_ih is not None
         notation = Notation(bias=bias)
@@ -108,21 +109,25 @@ class Rewriting:
             else f"the equations of {enumerated(names)} are other ones"
         )
         sentence = f"you compute {yours}{several}; {kind} computes {right}."
-        cause = Cause("rewritten", f"{'+'.join(names)}:{yours}")
+        choice = f"{'+'.join(names)}:{yours}"
+        cause = Cause("rewritten", choice, layer=layer, direction=direction)
         return cause, Words(title, sentence, _code(first, part.cell.equations[first], bias))
 
 
 def rewritten(
-    model: Model, shown: Sequence[Observation], parts: PartSearch, mistakes: int
+    search: Search, shown: Sequence[Observation], mistakes: int
 ) -> tuple[tuple[Told, ...], float] | None:
     """The equation that explains everything to rounding, beside so many ``mistakes`` in the
-    weights, none or one, with what is left; None where there is none. ``parts``: of a search with
-    the same model, what it has computed."""
-    opened = opened_parts(model, shown)
+    weights, none or one, with what is left; None where there is none. It is looked for where a
+    ``search`` found nothing."""
+    model, parts, opened = search.model, search.parts, search.opened()
     wrong = [part for part in opened.values() if worst_of(part) > 1]
     rewritings = rewritings_of(model.parts[0][0].cell)
     if not rewritings:
         return None
+    layer, direction, places = _places(model, opened, wrong)
+    if mistakes and len(places) < sum(map(len, model.parts)):
+        return None  # the mistake stands in every part
     found = _in_parts(wrong, rewritings, parts, mistakes) if wrong else []
     if not opened and not mistakes:
         found = _in_whole_runs(model, shown, rewritings)
@@ -131,12 +136,31 @@ def rewritten(
         with_mistakes = applied(model, tuple(causes)) if causes else model
         if with_mistakes is None or (causes and worst(with_mistakes, shown) <= 1):
             continue  # the equation changes nothing here
-        changed = with_mistakes.with_each_part(rewriting.of)
+        mistaken = with_mistakes.parts
+        changed = with_mistakes.with_parts(
+            {(k, d): rewriting.of(mistaken[k][d]) for k, d in places}
+        )
         left = left_by_model(changed, shown, tried)
         if left is not None:
             told = [(c, CATALOGUE[c.name].words(c, model)) for c in in_order(causes)]
-            return (rewriting.told(model), *told), left
+            return (rewriting.told(model, layer, direction), *told), left
     return None
+
+
+def _places(
+    model: Model, opened: Mapping[PartIndex, OpenedPart], wrong: Sequence[OpenedPart]
+) -> tuple[int | None, str | None, list[PartIndex]]:
+    """The layer and direction in which an equation may be another one, None for all, with the
+    parts there: those that are wrong, where all steps are known and some parts are right."""
+    every = [(k, d) for k, row in enumerate(model.parts) for d in range(len(row))]
+    places = [part.place for part in wrong]
+    if len(opened) < len(every) or not wrong or len(wrong) == len(every):
+        return None, None, every
+    layers, directions = {k for k, _ in places}, {d for _, d in places}
+    layer = layers.pop() if len(layers) == 1 and model.num_layers > 1 else None
+    d = directions.pop() if len(directions) == 1 and model.num_directions > 1 else None
+    places = [p for p in every if layer in (None, p[0]) and d in (None, p[1])]
+    return layer, None if d is None else model.structure.directions[d], places
 
 
 def worst_of(part: OpenedPart) -> float:

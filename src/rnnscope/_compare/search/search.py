@@ -103,6 +103,10 @@ class Search:
         """The model with these mistakes; None where one does not apply."""
         return self._trials.of(together)
 
+    def opened(self) -> Opened:
+        """Every part of which single steps are known: by calls of one step, if there are any."""
+        return opened_parts(self.model, self._calls or self._shown)
+
     def shows(self, cause: Cause, data: Sequence[Observation] | None = None) -> bool:
         """Whether a mistake would change anything that was observed, or in these data."""
         model = self.of(frozenset({cause}))
