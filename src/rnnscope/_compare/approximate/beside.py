@@ -137,7 +137,8 @@ class Beside:
         """Mistakes and approximations that together explain everything, or None; ``nearest`` are
         those that left least in a search."""
         singles = self._singles(SHARE)[:SINGLES]
-        if self._left(nearest, ()) >= SHARE * self._left((), ()):
+        numbers = sum(observation.count for observation in self.data.searched)
+        if numbers < FEWEST or self._left(nearest, ()) >= SHARE * self._left((), ()):
             nearest = ()
         sets = [*dict.fromkeys([(), *singles, nearest])]
         fit = (

@@ -42,6 +42,9 @@ SINGLES = 3
 SIMPLE = 4
 """Stages of a search in which single mistakes are tried, and pairs in one part."""
 
+FEWEST = 30
+"""Numbers from which on one that fits them beside a mistake is measured."""
+
 USUAL = ("initial_ignored all",)
 """Mistakes of so many ports that two more are searched for beside them, close or not."""
 
@@ -297,10 +300,12 @@ class Search:
     def _shares_beside(self) -> list[Causes]:
         """Every mistake in the last layer or around all, with a share of the old h that shows once
         that mistake is known."""
+        richest = max(self.observations, key=lambda observation: observation.fullness)
+        if richest.count < FEWEST:
+            return []
         everywhere = [c for c in self.every if c == c.everywhere()]
         models = [(c, model) for c in everywhere if (model := self.of(frozenset({c}))) is not None]
         last = [(c, model) for c, model in models if self._differs_in_last_layer(model)]
-        richest = max(self.observations, key=lambda observation: observation.fullness)
         shares = shares_beside([model for _, model in last], [richest]) if last else ()
         found = [(last[k][0], share) for k, share in shares]
         for cause, model in models:
