@@ -57,7 +57,7 @@ def test_vectors_are_read_and_written_where_they_are_said_to_stand(llvm: None) -
         own.table("sums", own.type, 3)
         sources = [
             own,
-            products.rows_times_column(element),
+            products.rows_times_column(element, 6),
             products.row_times_columns(element, ([0, 1], [1]), 2),
         ]
         for source in sources:
@@ -382,6 +382,32 @@ def test_extreme_inputs_are_opened_and_proven(value: float) -> None:
     expected = layer(x)[0].transpose(0, 1)
     assert torch.equal(tr["h", 0, "forward"].isnan(), expected.isnan())
     assert all(proof.ratio <= 1 for proof in tr.proofs.values())
+
+
+@pytest.mark.usefixtures("llvm")
+@pytest.mark.parametrize("batch", [1, 5, 29])
+def test_numbers_do_not_depend_on_how_many_rows_are_taken_at_once(
+    batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more registers more rows at once: each sum adds the same terms in the same order."""
+    monkeypatch.setattr(engine, "forward_kernel", engine.forward_kernel.__wrapped__)
+    monkeypatch.setattr(engine, "reverse_kernel", engine.reverse_kernel.__wrapped__)
+    for make in (nn.RNN, nn.GRU, nn.LSTM):
+        layer, x = make(70, 35), torch.randn(7, batch, 70)
+        found: list[dict[str, Tensor]] = []
+        for at_once in ((), products.AT_ONCE, products.AT_ONCE_WIDE):
+            monkeypatch.setattr(products, "at_once", lambda at_once=at_once: at_once)
+            run = rs.trace(layer, x, check=False)
+            opened = rs.trace(layer, x)
+            gradients = opened.gradients(output=torch.ones_like(opened.output), check=False)
+            found.append(
+                {f"run {name}": run[name] for name in run}
+                | {f"opened {name}": opened[name] for name in opened}
+                | {f"adjoint {name}": gradients[name] for name in gradients}
+            )
+        for other in found[1:]:
+            for name, numbers in found[0].items():
+                assert torch.equal(numbers, other[name]), name
 
 
 @pytest.mark.usefixtures("llvm")

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from rnnscope._kernels.equations import Columns, columns_of, sized
 from rnnscope._kernels.lanes import BYTES, LaneTable, Source, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._kernels.products import ROWS, TERMS, row_times_columns, rows_times_column
+from rnnscope._kernels.products import TERMS, groups, products
 from rnnscope._kernels.units import Units
 from rnnscope.cells import Cell, part_name
 from rnnscope.cells.algebra import (
@@ -22,7 +22,7 @@ from rnnscope.cells.algebra import (
     leaves,
 )
 
-__all__ = ["ARGUMENTS", "EXTREME", "ROWS", "ForwardKernel", "forward_kernel"]
+__all__ = ["ARGUMENTS", "EXTREME", "ForwardKernel", "forward_kernel"]
 
 ARGUMENTS = (
     *("taken", "pieces", "columns of pieces", "batch of a piece", "steps of a piece"),
@@ -39,7 +39,7 @@ EXTREME = -1.0
 SQUARES = {"float": (2.0**-80, 2.0**120), "double": (2.0**-900, 2.0**1000)}
 """Between these a sum of squares is exact to rounding."""
 
-BLOCK = 16 * ROWS
+BLOCK = 96
 """Rows that use a block of weights again while it is in cache."""
 
 
@@ -170,13 +170,8 @@ class _Writer:
                 with source.loop(first, last) as step:
                     self._stretch(step * self.batch, (step + 1) * self.batch)
         columns = self.kernel.columns
-        return module(
-            source,
-            [
-                rows_times_column(source.element),
-                row_times_columns(source.element, (columns.with_x, columns.with_h), columns.count),
-            ],
-        )
+        used = (columns.with_x, columns.with_h)
+        return module(source, products(source.element, used, columns.count))
 
     def _stretch(self, first: Whole, last: Whole) -> None:
         """Rows in the order in which they run."""
@@ -234,31 +229,28 @@ class _Writer:
         source, columns = self.source, self.kernel.columns
         factors = [self._factor(name, tile) for name in ("x", "h")]
         biases = self.argument("biases") + tile * (columns.count * source.width * source.bytes)
-        whole = count.divided(ROWS) * ROWS
         x, h = (factor.length for factor in factors)
         longest = source.choice(x.compared("slt", h), h, x)
         with source.loop(0, longest, TERMS) as first:
             begins = first.compared("eq", 0)
+            apart = source.choice(begins, source.number(0), columns.count)
             for factor in factors:
                 factor.terms = tuple(n.smaller(factor.length) for n in (first, first + TERMS))
-            for column in range(columns.count):
-                bias = source.address(biases, source.number(column * source.width))
-                apart = source.choice(begins, source.number(0), columns.count)
-                with source.loop(0, whole, ROWS) as k:
+            for rows, k in groups(source, 0, count):
+                # of several rows a column at a time, of one all columns
+                for column in range(columns.count if rows > 1 else 1):
+                    bias = source.address(biases, source.number(column * source.width))
                     sums = self.sums.place(k * columns.count + column)
                     start = source.new(f"select i1 {begins}, ptr {bias}, ptr {sums}")
-                    given = [part for factor in factors for part in factor.of_column(column, k)]
-                    given += [f"ptr {start}", f"i64 {apart.name}", f"ptr {sums}"]
-                    source.line(
-                        f"call void @rows_times_column({', '.join(given)}, i64 {columns.count})"
-                    )
-            bias = source.address(biases, source.number(0))
-            with source.loop(whole, count) as k:
-                sums = self.sums.place(k * columns.count)
-                start = source.new(f"select i1 {begins}, ptr {bias}, ptr {sums}")
-                given = [part for factor in factors for part in factor.of_row(k)]
-                given += [f"ptr {start}", f"ptr {sums}"]
-                source.line(f"call void @row_times_columns({', '.join(given)})")
+                    if rows > 1:
+                        given = [part for factor in factors for part in factor.of_column(column, k)]
+                        given += [f"ptr {start}", f"i64 {apart.name}", f"ptr {sums}"]
+                        given += [f"i64 {columns.count}"]
+                        source.line(f"call void @times_column_{rows}({', '.join(given)})")
+                    else:
+                        given = [part for factor in factors for part in factor.of_row(k)]
+                        given += [f"ptr {start}", f"ptr {sums}"]
+                        source.line(f"call void @row_times_columns({', '.join(given)})")
 
     def _factor(self, name: str, tile: Whole) -> _Factor:
         columns = self.kernel.columns

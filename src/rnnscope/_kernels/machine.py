@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Compiled", "available", "compiled"]
+__all__ = ["Compiled", "available", "compiled", "has_wide_registers"]
 
 
 class Compiled:
@@ -78,6 +78,12 @@ def _target() -> Any:
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel=model
     )
+
+
+@cache
+def has_wide_registers() -> bool:
+    """Whether the processor has the 32 registers of AVX-512, each of one vector."""
+    return bool(_llvm().get_host_cpu_features().get("avx512f"))
 
 
 @cache

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from rnnscope._kernels.equations import evaluated
 from rnnscope._kernels.lanes import BYTES, Lanes, Mask, Source, Whole, module
 from rnnscope._kernels.machine import Compiled, compiled
-from rnnscope._kernels.products import ROWS, row_times_columns, rows_times_column
+from rnnscope._kernels.products import MOST, groups, products
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,
@@ -90,8 +90,8 @@ class _ReverseWriter:
         self.kernel = kernel
         self.source = Source("reverse", kernel.element)
         self.read: list[Expr] = []
-        self.sums = self.source.table("sums", self.source.type, ROWS)
-        self.places = self.source.table("places", "i64", ROWS)
+        self.sums = self.source.table("sums", self.source.type, MOST)
+        self.places = self.source.table("places", "i64", MOST)
         self.text = self._text()
 
     def argument(self, name: str) -> Whole:
@@ -143,10 +143,7 @@ class _ReverseWriter:
                     self._row(t, b)
                 if self.kernel.places.gates:
                     self._product(t, low, high)
-        element = source.element
-        return module(
-            source, [rows_times_column(element), row_times_columns(element, ([0], []), 1)]
-        )
+        return module(source, products(source.element, ([0], []), 1))
 
     def _row(self, t: Whole, b: Whole) -> None:
         """A sequence at a step; behind its end everything is 0, and what is carried stays."""
@@ -172,40 +169,47 @@ class _ReverseWriter:
         source, units = self.source, self.argument("units")
         length = units * len(self.kernel.places.gates)
         first_row = t * self.argument("batch")
-        with source.loop(0, units, source.width) as unit, source.loop(low, high, ROWS) as first:
-            last = (first + ROWS).smaller(high)
-            weights = self.argument("hh") + unit * length * source.bytes
+        with source.loop(0, units, source.width) as unit:
             full = (unit + source.width).compared("sle", units)
-            partial = source.new(f"xor i1 {full}, true")
+            weights = self.argument("hh") + unit * length * source.bytes
+            for rows, first in groups(source, low, high):
+                self._product_of_rows(rows, first, first_row + first, unit, full, weights)
 
-            def carried(masked: bool, unit: Whole = unit, first: Whole = first) -> _Carried:
-                mask = source.first_lanes(units - unit) if masked else None
-                return _Carried(self, first, unit, mask)
+    def _product_of_rows(
+        self, rows: int, first: Whole, row: Whole, unit: Whole, full: str, weights: Whole
+    ) -> None:
+        """Of some units, which are all there where ``full``, and some sequences."""
+        source, units = self.source, self.argument("units")
+        length = units * len(self.kernel.places.gates)
+        last = first + rows
+        partial = source.new(f"xor i1 {full}, true")
 
-            for truth, masked in ((full, False), (partial, True)):
-                with source.only_if(truth), source.loop(first, last) as b:
-                    carried(masked).read(b)
-            with source.loop(first, last) as b:
-                place = self.argument("of h") + (first_row + b) * length * source.bytes
-                self.places.set(b - first, place.name)
-            whole = (last - first).compared("eq", ROWS)
-            with source.only_if(whole):
-                given = f"ptr {self.places.name}, i64 {weights.name}, i64 0"
-                source.line(  # one product alone
-                    f"call void @rows_times_column({given}, i64 {length.name}, {given}, i64 0, "
-                    f"ptr {self.sums.name}, i64 1, ptr {self.sums.name}, i64 1)"
-                )
-            single = source.new(f"xor i1 {whole}, true")
-            with source.only_if(single), source.loop(0, last - first) as r:
-                sums = self.sums.place(r)
-                given = f"i64 {self.places.get(r)}, i64 {weights.name}, i64 0, i64 0"
-                source.line(
-                    f"call void @row_times_columns({given}, i64 {length.name}, {given}, i64 0, "
-                    f"ptr {sums}, ptr {sums})"
-                )
-            for truth, masked in ((full, False), (partial, True)):
-                with source.only_if(truth), source.loop(first, last) as b:
-                    carried(masked).write(b)
+        def carried(masked: bool) -> _Carried:
+            mask = source.first_lanes(units - unit) if masked else None
+            return _Carried(self, first, unit, mask)
+
+        for truth, masked in ((full, False), (partial, True)):
+            with source.only_if(truth), source.loop(first, last) as b:
+                carried(masked).read(b)
+        with source.loop(0, source.number(rows)) as r:
+            place = self.argument("of h") + (row + r) * length * source.bytes
+            self.places.set(r, place.name)
+        sums, terms = self.sums.name, f"i64 0, i64 {length.name}"
+        if rows > 1:  # one product alone
+            given, none = f"ptr {self.places.name}, i64 {weights.name}", "i64 0, i64 0"
+            source.line(
+                f"call void @times_column_{rows}({given}, {terms}, {given}, {none}, "
+                f"ptr {sums}, i64 1, ptr {sums}, i64 1)"
+            )
+        else:
+            given = f"i64 {self.places.get(source.number(0))}, i64 {weights.name}, i64 0"
+            source.line(
+                f"call void @row_times_columns({given}, {terms}, {given}, i64 0, i64 0, "
+                f"ptr {sums}, ptr {sums})"
+            )
+        for truth, masked in ((full, False), (partial, True)):
+            with source.only_if(truth), source.loop(first, last) as b:
+                carried(masked).write(b)
 
 
 @dataclass(frozen=True)
