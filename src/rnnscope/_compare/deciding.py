@@ -50,6 +50,7 @@ from rnnscope._compare.model.steps import opened_parts, worst_step
 from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
 from rnnscope._compare.remaining import not_numbers, what_holds
 from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutcome
+from rnnscope._compare.search.turned_time import turned_time
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
@@ -307,6 +308,9 @@ class Decision:
         effort = self.effort / 3 if likely else self.effort
         search = Search(self.model, searched, effort, self.tell)
         result = search.run(SINGLES)
+        if not result.sets and self.subject.sliced:
+            turned = turned_time(search, shown, self.subject.some_of, self.effort)
+            result = replace(result, sets=tuple(turned))
         if not result.sets and not by_calls:
             by_equation = self._rewritten(base, shown, read, there, search, 0)
             if by_equation is not None:
