@@ -35,7 +35,7 @@ from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
-from rnnscope._compare.mistakes.cause import Cause, in_order
+from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
 from rnnscope._compare.model.lengths import ends
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
@@ -294,21 +294,21 @@ class Decision:
                 return replace(base, explanations=by_calls)
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
-        approximations = self._approximations(shown, searched)
         if base.worst <= 1 or agrees_in_part(self.model, there):
             self.may_be_approximate = False
-        if self.may_be_approximate:
-            likely_alone = bool(approximations.data.evident) or approximations.small
-            fit = approximations.alone() if likely_alone else None
-            fit = fit or approximations.with_likely()
-            if fit is not None:
-                return with_fit(base, fit, approximations.data, read)
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
         effort = self.effort / 3 if likely else self.effort
         search = Search(self.model, searched, effort, self.tell)
         result = search.run(SINGLES)
-        if not result.sets and self.subject.sliced:
+        approximations = self._approximations(shown, searched, search.left)
+        if self.may_be_approximate and not result.sets:
+            likely_alone = bool(approximations.data.evident) or approximations.small
+            fit = approximations.alone() if likely_alone else None
+            fit = fit or approximations.with_likely()
+            if fit is not None:
+                return with_fit(base, fit, approximations.data, read)
+        if not result.sets and self._cut_in_time(shown):
             turned = turned_time(search, shown, self.subject.some_of, self.effort)
             result = replace(result, sets=tuple(turned))
         if not result.sets and not by_calls:
@@ -324,7 +324,7 @@ class Decision:
             effort=self.effort,
             work=search.work.done,
         )
-        if not sets and self.subject.sliced:
+        if not sets and self._cut_in_time(shown):
             sets = self._of_whole_sequences(result, searched, shown)
         if not sets:
             if by_calls:
@@ -382,6 +382,11 @@ class Decision:
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
 
+    def _cut_in_time(self, shown: Sequence[Observation]) -> bool:
+        """Whether the first steps alone were searched."""
+        cut = (self.subject.some_of(call) for call in shown) if self.subject.sliced else ()
+        return any(c.inputs.steps < call.inputs.steps for c, call in zip(cut, shown, strict=False))
+
     def _of_whole_sequences(
         self,
         result: SearchOutcome,
@@ -396,14 +401,18 @@ class Decision:
         return confirmed(self.model, whole, searched, shown, sliced=True)
 
     def _approximations(
-        self, shown: Sequence[Observation], searched: Sequence[Observation] | None = None
+        self,
+        shown: Sequence[Observation],
+        searched: Sequence[Observation] | None = None,
+        known: Callable[[Causes], float | None] = lambda _: None,
     ) -> Beside:
-        """The search for what is approximate on purpose, alone and beside mistakes."""
+        """The search for what is approximate on purpose, alone and beside mistakes; ``known``: how
+        much a search found to be left with these."""
         own = own_parameters(self.model, self._own.model)
         few = self._numbers(self.subject.searched()) if searched is None else searched
         evident = () if own is None else (own,)
         data = Data(self.model, few or shown, shown, self.subject.sliced, evident)
-        return Beside(data, self.effort, self.tell)
+        return Beside(data, self.effort, self.tell, known=known)
 
     def _numbers(self, observations: Sequence[Observation]) -> list[Observation]:
         """What is left of observations without NaN and infinities that are the candidate's own."""

@@ -12,7 +12,7 @@ from rnnscope._compare.approximate.approximation import Approximation
 from rnnscope._compare.approximate.fit import Fit, fitted, measured, short_calls
 from rnnscope._compare.confirmed import proves
 from rnnscope._compare.mistakes import causes as catalogue
-from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.cause import Cause, Causes
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.search.search import concerns
@@ -34,6 +34,9 @@ WORK = 0.4
 
 ONE_OF_TWO = 0.3
 """Of that, what one direction alone has."""
+
+FAR = 0.75
+"""A mistake of which a search found that it leaves so much of the difference is not measured."""
 
 SMALL = 0.1
 """Of the root mean square of all numbers."""
@@ -72,7 +75,8 @@ class Data:
 @dataclass
 class Beside:
     """The fits of approximations, alone and beside mistakes, of one candidate, or of one
-    ``direction`` of it; ``exact``: one mistake alone explains what was searched."""
+    ``direction`` of it; ``exact``: one mistake alone explains what was searched; ``known``: how
+    much a search found to be left with some, None where it did not run them."""
 
     data: Data
     effort: float
@@ -82,6 +86,7 @@ class Beside:
     exact: bool = False
     direction: int | None = None
     singles: dict[tuple[Approximation, ...], list[Fit]] = field(default_factory=dict)
+    known: Callable[[Causes], float | None] = lambda _: None
 
     def __post_init__(self) -> None:
         share = 1.0 if self.direction is None else ONE_OF_TWO
@@ -155,7 +160,9 @@ class Beside:
         """The same of one direction alone, where there are two."""
         if self.direction is not None or self.data.model.num_directions == 1:
             return []
-        return [Beside(self.data, self.effort, self.say, direction=d) for d in (0, 1)]
+        return [
+            Beside(self.data, self.effort, self.say, direction=d, known=self.known) for d in (0, 1)
+        ]
 
     def _with_one_more(self) -> list[tuple[Cause, ...]]:
         """The mistakes that leave least so far, with another that leaves clearly less."""
@@ -249,7 +256,8 @@ class Beside:
         with counted(self.work):
             for start in [start for start in self._start if start not in self.singles]:
                 self.tried += len(every)
-                sets = [(causes, start) for causes in [(), *((c,) for c in every)]]
+                near = every if start else [cause for cause in every if not self._is_far(cause)]
+                sets = [(causes, start) for causes in [(), *((c,) for c in near)]]
                 self.singles[start] = measured(data.model, short, sets)
             fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
@@ -259,6 +267,11 @@ class Beside:
         return list(
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
+
+    def _is_far(self, cause: Cause) -> bool:
+        """Whether a search found that a mistake leaves too much."""
+        left, nothing = self.known(frozenset({cause})), self.known(frozenset())
+        return left is not None and nothing is not None and left > FAR * nothing
 
     # near misses ---------------------------------------------------------------------------
 

@@ -63,6 +63,13 @@ FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
 VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
 
 
+Set = tuple[tuple[Cause, ...], tuple[Approximation, ...]]
+"""Mistakes and approximations."""
+
+TOGETHER = 48
+"""Sets that are measured before it is asked whether work is left."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """Mistakes and approximations together, with what is left of the difference: its root mean
@@ -98,7 +105,7 @@ def changed(
 def measured(
     model: Model,
     observations: Sequence[Observation],
-    sets: Iterable[tuple[tuple[Cause, ...], tuple[Approximation, ...]]],
+    sets: Iterable[Set],
 ) -> list[Fit]:
     """How much is left with each, the best first."""
     chosen = [(c, a, m) for c, a in sets if (m := changed(model, c, a)) is not None]
@@ -208,13 +215,23 @@ def _variants(
     for observation in (few_steps(fullest, steps, ROWS), fullest):
         if observation.count:
             [alone] = measured(model, [observation], [(best.causes, best.approximations)])
-            every_fit = measured(model, [observation], closer)
+            every_fit = _while_work_is_left(model, observation, closer)
             closer = [(f.causes, f.approximations) for f in every_fit if f.rank <= alone.left]
     fits = measured(model, short, closer)
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
     siblings = [each for a in near for each in _of_direction(_siblings(a), a.direction)]
     more = [(best.causes, _joined(best, sibling)) for sibling in siblings]
     return fits + measured(model, short, more)
+
+
+def _while_work_is_left(model: Model, observation: Observation, sets: Sequence[Set]) -> list[Fit]:
+    """How much is left with each, the best first; of some of them, where no work is left."""
+    fits: list[Fit] = []
+    for start in range(0, len(sets), TOGETHER):
+        if fits and is_over():
+            break
+        fits += measured(model, [observation], sets[start : start + TOGETHER])
+    return sorted(fits, key=lambda fit: fit.rank)
 
 
 def _matters(approximation: Approximation, best: Fit) -> bool:

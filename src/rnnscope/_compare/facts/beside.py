@@ -120,6 +120,8 @@ def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> It
     for rows in _single_rows(shown):
         yield from _mistaken(model, rows, shown, parts)
     for part in chain(_chunks(model, shown), without_zeros(model, shown)):
+        if is_over():
+            return
         for cause, changed in explaining_mistakes(model, part, ())[:FEW]:
             yield _Known(_told([cause], model), changed, shown)
 

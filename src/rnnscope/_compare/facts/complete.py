@@ -49,6 +49,9 @@ TOLD = 2
 OF_WEIGHTS = {"parameter", "unread"}
 """Causes that may stand in one layer or direction."""
 
+UNITS = 16
+"""Of a layer in which a step that works in place is run whole."""
+
 FIRST = 32
 """Steps of that row, where later ones do not reach back."""
 
@@ -136,11 +139,14 @@ def explaining_mistakes(
 def mistakes_of(
     model: Model, observations: Sequence[Observation], scoped: Container[str]
 ) -> list[tuple[Cause, Model]]:
-    """Every single mistake that may show, with the model that has it."""
+    """Every single mistake that may show, with the model that has it; but for a step that works in
+    place in a large layer, which is run unit by unit: the search tells it from single steps."""
     known: Changed = {}
+    dear = "in_place" if model.structure.hidden_size > UNITS else ""
     every = [
         cause
         for entry in CATALOGUE.values()
+        if entry.name != dear
         for cause in entry.causes(model, entry.name in scoped)
         if concerns(cause, model, observations)
     ]

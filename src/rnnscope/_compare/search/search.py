@@ -106,6 +106,10 @@ class Search:
         """The model with these mistakes; None where one does not apply."""
         return self._trials.of(together)
 
+    def left(self, together: Causes) -> float | None:
+        """How much these mistakes leave, as a root mean square; None of what was not run whole."""
+        return self._trials.left(together)
+
     def opened(self) -> Opened:
         """Every part of which single steps are known: by calls of one step, if there are any."""
         return opened_parts(self.model, self._calls or self._shown)

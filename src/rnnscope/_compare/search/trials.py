@@ -101,6 +101,13 @@ class Trials:
         ]
         return min(pairs, key=lambda pair: pair[1], default=None)
 
+    def left(self, together: Causes) -> float | None:
+        """How much a set leaves of the fullest call, as a root mean square; None of what was not
+        run. Without a mistake it is run now."""
+        if not together and together not in self._distance:
+            self._run([together], [*self._some, *self._observations][:1], NEAR)
+        return self._distance.get(together)
+
     def closest(self, sets: Iterable[Causes]) -> list[Causes]:
         """Sets that were run, the closest first."""
         return sorted(dict.fromkeys(sets), key=lambda s: self._distance.get(s, torch.inf))

@@ -32,7 +32,8 @@ def turned_time(
     effort: float,
 ) -> list[Causes]:
     """The smallest sets with such a mistake that explain whole sequences, alone or beside one
-    other; ``cut`` to their first steps for the search of that."""
+    other; ``cut`` to their first steps for the search of that. Nothing
+    beside what exchanges axes."""
     names = {entry.name for entry in TIME}
     causes = [cause for cause in (*search.every, *search.alone) if cause.name in names]
     models = {cause: model for cause in causes if (model := search.of(frozenset({cause})))}
@@ -43,8 +44,9 @@ def turned_time(
     for cause, model in models.items():
         if is_over():
             break
-        undone = [undo(model, call) for call in whole]
-        calls = [cut(call) for call in undone if call is not None]
+        undone = [(undo(model, call), call.inputs.x.shape) for call in whole]
+        same = [call for call, shape in undone if call is not None and call.inputs.x.shape == shape]
+        calls = [cut(call) for call in same]
         plain = replace(model, enter=(), leave=())
         if calls and plain.parts == search.model.parts:
             beside = Search(search.model, calls, effort, None, search.parts).run(STAGES)
