@@ -162,6 +162,23 @@ def test_two_that_the_numbers_show(function: Any) -> None:
     assert names[0] in ("scaled", "moved", "function_on_top")
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("turned", ["x", "output", "both"])
+@pytest.mark.parametrize("weights", [None, "order"])
+def test_time_turned_round_in_a_long_recording(kind: str, turned: str, weights: str | None) -> None:
+    """Its first steps, with which mistakes are searched, depend on the last ones."""
+    layer = layer_of(kind)
+    order = {"gru": (1, 0, 2), "lstm": (0, 1, 3, 2)}[kind]
+    candidate = Restated(layer, weights=ordered(order) if weights else lambda w: w)
+    x, initial = drawn(layer, batch=3, steps=25)
+    numbers = recorded(candidate, x.flip(0) if turned != "output" else x, initial)
+    if turned != "x":
+        numbers["output"] = numbers["output"][::-1].copy()
+    verdict = rs.compare(numbers, layer, x, initial)
+    expected = ["gate_order", "time_reversed"] if weights else ["time_reversed"]
+    assert sorted(c.name for c in verdict.causes) == expected, str(verdict)
+
+
 def test_some_rows_wrong_beside_a_mistake_in_all() -> None:
     """From row 2 on the input is reversed in time too."""
     layer = layer_of("gru")

@@ -289,6 +289,15 @@ def test_a_pair_in_two_layers_that_is_not_of_weights_alone(kind: str, other: Mis
     assert result.outcome == "explained", str(result)
 
 
+def test_a_mistake_that_another_hides_in_one_part_is_told_as_one() -> None:
+    """What is not there cannot be seen to be added twice."""
+    one_part = Mistake("bias_missing", "", "b_ih", 1, "reverse")
+    result = plant(
+        Setting("gru", 2, 2, seed=3), [Mistake("bias_doubled", "", "b_ih"), one_part], "call"
+    )
+    assert result.outcome == "explained", str(result)
+
+
 @pytest.mark.parametrize("name", ["squashed", "never_carried"])
 def test_what_rounding_allows_a_mistake_does_not_excuse_it(name: str) -> None:
     """No number of a run with h not projected back is compared by its own rounding."""
