@@ -52,12 +52,15 @@ _CURRENT: ContextVar[Account | None] = ContextVar("work", default=None)
 
 @contextmanager
 def counted(work: Account) -> Iterator[None]:
-    """Everything inside counts as this work."""
+    """Everything inside counts as this work, and as that of what it is part of."""
+    outer, before = _CURRENT.get(), work.done
     token = _CURRENT.set(work)
     try:
         yield
     finally:
         _CURRENT.reset(token)
+        if outer is not None and outer is not work:
+            outer.done += work.done - before
 
 
 def spend(numbers: float = 0, *, sets: int = 0, calls: int = 0) -> None:
