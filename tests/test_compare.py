@@ -603,7 +603,8 @@ def test_an_output_of_few_bits_that_is_wrong_is_no_lower_precision() -> None:
     with torch.no_grad():
         other.bias_hh_l0.fill_(0.4)
     assert rs.compare(other(x)[0].detach().bfloat16(), layer, x).causes == ()
-    assert rs.compare((1.1 * layer(x)[0]).detach().half(), layer, x).causes == ()
+    scaled = rs.compare((1.1 * layer(x)[0]).detach().half(), layer, x)
+    assert [str(cause) for cause in scaled.causes] == ["scaled 1.1"]
     right = rs.compare(layer(x)[0].detach().bfloat16(), layer, x)
     assert [str(cause) for cause in right.causes] == ["precision bfloat16"]
 

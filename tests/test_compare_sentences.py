@@ -397,7 +397,12 @@ def test_numbers_of_few_decimals_are_named(decimals: int, finals: bool) -> None:
     verdict = rs.compare(written, layer, x)
     assert [str(cause) for cause in verdict.causes] == [f"precision {decimals} decimals"]
     wrong = {**written, "output": written["output"] + np.float32(10.0 ** (1 - decimals))}
-    assert not rs.compare(wrong, layer, x, effort=0.1).causes
+    # nor is it lower precision where a constant is added to them
+    moved = rs.compare(wrong, layer, x, effort=0.1)
+    [cause] = moved.causes
+    assert cause.name == "moved"
+    assert float(cause.choice) == pytest.approx(10.0 ** (1 - decimals), rel=5e-3)
+    assert f"rounding to {decimals} decimals over 7 steps" in str(moved)
 
 
 # --- where rounding has grown ---------------------------------------------------------------------

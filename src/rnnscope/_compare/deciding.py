@@ -47,7 +47,14 @@ from rnnscope._compare.model.observed import (
     numbers_alone,
 )
 from rnnscope._compare.model.steps import opened_parts, worst_step
-from rnnscope._compare.precision import grid_of, lower_precision, of_a_grid, of_the_size, too_coarse
+from rnnscope._compare.precision import (
+    coarse_unit,
+    grid_of,
+    lower_precision,
+    of_a_grid,
+    of_the_size,
+    too_coarse,
+)
 from rnnscope._compare.remaining import not_numbers, what_holds
 from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutcome
 from rnnscope._compare.search.turned_time import turned_time
@@ -94,6 +101,7 @@ class Decision:
         self.subject, self.effort, self.tell, self.within = subject, effort, tell, within
         self.model = subject.model
         self.may_be_approximate = True
+        self.coarse = ""  # what the numbers have no more than, where that is allowed for already
         self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
@@ -256,13 +264,18 @@ class Decision:
             weights = self._own.cause(shown, short(dtypes[0]))
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-        lower = lower_precision(self.model, shown, dtypes) if differs else None
+        exact = differs and not self.coarse
+        lower = lower_precision(self.model, shown, dtypes) if exact else None
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
         if differs and self._too_coarse(shown):
             approximations = self._approximations(shown)
-            fit = approximations.with_likely() or approximations.with_mistakes()
+            fit = approximations.with_likely()
+            coarse = self._as_coarse(shown) if fit is None else None
+            if coarse is not None:
+                return coarse
+            fit = fit or approximations.with_mistakes()
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
             return self._unexplained(base, shown, shown, read, there)
@@ -502,8 +515,24 @@ class Decision:
         agreement = where_it_agrees(self.model, there)
         return replace(base, explanations=explained, agreement=agreement, few=False)
 
+    def _as_coarse(self, shown: Sequence[Observation]) -> Verdict | None:
+        """What explains numbers of few digits within what these hide; None where nothing does."""
+        digits = coarse_unit(self.model, shown, self.subject.dtypes)
+        subject = None if digits is None else self.subject.as_coarse(digits[1])
+        if digits is None or subject is None:
+            return None
+        decision = Decision(subject, self.effort, self.tell)
+        decision.coarse, decision.may_be_approximate = digits[0], False
+        verdict = decision.verdict()
+        if not verdict.explanations:
+            return None
+        note = f"your numbers have no more than {digits[0]}: a mistake that changes less is hidden"
+        return replace(verdict, dtype=digits[0], notes=(*verdict.notes, note))
+
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
         """A sentence where the output's own numbers hide what a mistake would leave; else empty."""
+        if self.coarse:
+            return ""
         coarse = too_coarse(self.subject.dtypes)
         grid = None if coarse else grid_of(self.model, shown)
         if grid is None:

@@ -26,8 +26,17 @@ from rnnscope._compare.model.observed import (
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.single_steps import opened
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.tolerance import LEAST
 
-__all__ = ["Grid", "grid_of", "lower_precision", "of_a_grid", "of_the_size", "too_coarse"]
+__all__ = [
+    "Grid",
+    "coarse_unit",
+    "grid_of",
+    "lower_precision",
+    "of_a_grid",
+    "of_the_size",
+    "too_coarse",
+]
 
 Pairs = tuple[list[Tensor], list[Tensor]]
 
@@ -54,6 +63,8 @@ ONE_SIDED = 0.75
 """How far the differences of a unit have one sign, on average: rounding goes both ways."""
 DECIMALS = range(1, 7)
 """So many may be all that numbers were written with."""
+SLACK = 1.1
+"""Half steps by which numbers on a grid may be off: what is measured on them is off a little too."""
 FIRST = 4
 """Steps of whole runs that are compared."""
 WAYS = ((False, False), (True, False), (True, True))
@@ -97,6 +108,8 @@ def lower_precision(
         size, likely = (float(v.pow(2).mean().sqrt()) for v in (differences, expected))
         if size > SEVERAL * max(likely, unit * _size(shown)):
             continue  # more than rounding is wrong
+        if not _throughout(model, shown, bits):
+            continue  # later ones are wrong by more
         of_bits = size <= ROUNDED * max(likely, unit * _size(shown)) and _few_bits(shown, bits)
         if largest < WITHIN * unit and of_bits:
             if returned:
@@ -348,6 +361,18 @@ def _beside(model: Model, shown: Sequence[Observation]) -> float:
     return worst
 
 
+def coarse_unit(
+    model: Model, shown: Sequence[Observation], dtypes: Sequence[torch.dtype]
+) -> tuple[str, float] | None:
+    """What the numbers that came back have no more than, with a rounding of computing that allows
+    as much as that hides: half a step, or half of the last bit. None where all digits came back."""
+    returned = _returned(dtypes)
+    grid = None if returned else grid_of(model, shown)
+    if grid is not None:
+        return grid.name, SLACK * grid.step / 2 / LEAST
+    return (returned, 2.0 ** -MANTISSAS[returned] / LEAST) if returned else None
+
+
 def too_coarse(dtypes: Sequence[torch.dtype]) -> str:
     """A sentence where the type of the output hides what a mistake would leave; else empty."""
     returned, needed = _returned(dtypes), short(dtypes[0])
@@ -483,34 +508,58 @@ def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple
 def _of_runs(
     model: Model, shown: Sequence[Observation], bits: int, biases: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    lowered = model.with_each_part(partial(_lowered, bits=bits, biases=biases))
     pairs: list[tuple[Tensor, Tensor]] = []
     for observation in shown:
-        # of the first steps, but where others come before them
-        inwards = any(part.backward for row in model.parts for part in row)
-        x = (
-            observation.inputs.x
-            if inwards or observation.valid is not None
-            else observation.inputs.x[:FIRST]
-        )
-        inputs = replace(
-            observation.inputs,
-            x=_rounded(x, bits),
-            initial={name: _rounded(v, bits) for name, v in observation.inputs.initial.items()},
-        )
-        [right] = observation.simulator.run([model])
-        [outcome] = Simulator(inputs).run([lowered])
-        if right is None or outcome is None or observation.output is None:
-            continue
-        if right.output.shape != observation.output.shape:
+        run = _of_run(model, observation, bits, biases, FIRST)
+        if run is None:
             return []
-        mask = torch.isfinite(observation.allowed["output"])
-        if observation.valid is not None:
-            mask = mask & observation.valid
-        few, first = mask[:FIRST, :, 0], right.output[:FIRST]
-        away = predicted(outcome)["output"][:FIRST] - first
-        pairs.append(((observation.output[:FIRST] - first)[few], away[few]))
+        away, rounding, mask = (value[:FIRST] for value in run)
+        pairs.append((away[mask], rounding[mask]))
     return pairs
+
+
+def _of_run(
+    model: Model, observation: Observation, bits: int, biases: bool, steps: int
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What was seen less what is right, and what rounded operands give less what is right, (time,
+    batch, unit), with which are compared, (time, batch): of so many steps at least. None where
+    there is no output, or one of another shape."""
+    inputs = observation.inputs
+    lowered = model.with_each_part(partial(_lowered, bits=bits, biases=biases))
+    # of the first steps, but where others come before them
+    inwards = any(part.backward for row in model.parts for part in row)
+    x = inputs.x if inwards or observation.valid is not None else inputs.x[:steps]
+    initial = {name: _rounded(value, bits) for name, value in inputs.initial.items()}
+    rounded = replace(inputs, x=_rounded(x, bits), initial=initial)
+    [right] = observation.simulator.run([model])
+    [outcome] = Simulator(rounded).run([lowered])
+    if right is None or outcome is None or observation.output is None:
+        return None
+    if right.output.shape != observation.output.shape:
+        return None
+    mask = torch.isfinite(observation.allowed["output"])
+    if observation.valid is not None:
+        mask = mask & observation.valid
+    gives = predicted(outcome)["output"]
+    expected = right.output[: len(gives)]
+    away = observation.output[: len(gives)] - expected
+    return away, gives - expected, mask[: len(gives), :, 0]
+
+
+def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
+    """Whether no number at any time is off by more than rounded operands come to, many times over:
+    what was compared are single steps, or the first ones."""
+    least = 2.0**-bits * _size(shown)
+    for observation in shown:
+        run = _of_run(model, observation, bits, True, observation.inputs.steps)
+        if run is None:
+            continue
+        away, rounding, mask = run
+        off = (away.abs() * mask.unsqueeze(-1)).amax((1, 2))
+        usual = (rounding.abs() * mask.unsqueeze(-1)).amax((1, 2)).cummax(0).values
+        if bool((off > OUTLIER * usual.clamp_min(least)).any()):
+            return False
+    return True
 
 
 def _correlation(pairs: Pairs) -> float:

@@ -74,7 +74,8 @@ def _best(verdict: Verdict) -> Explanation:
 def _headline(verdict: Verdict) -> str:
     steps = f"{verdict.steps} step{'s' * (verdict.steps != 1)}"
     over = "in one" if verdict.of_step else f"over {steps}"
-    allows = f"rounding in {verdict.dtype} {over} allows {number(verdict.allowed)}"
+    to = "to" if " " in verdict.dtype.partition(" (")[0] else "in"
+    allows = f"rounding {to} {verdict.dtype} {over} allows {number(verdict.allowed)}"
     if verdict.agrees and verdict.within is not None:
         text = f"agrees within {number(verdict.within)}: {_differs(verdict)}; {allows}"
     elif verdict.agrees:

@@ -80,3 +80,11 @@ class OfArrays(Subject):
         index = torch.tensor(rows, dtype=torch.long, device="cpu")
         fewer._observation = some_rows(self._observation, index)
         return fewer
+
+    def as_coarse(self, unit: float) -> OfArrays:
+        """The same, as if computing had rounded to ``unit``."""
+        coarse, seen = copy.copy(self), self._observation
+        coarse._observation = self.observation(
+            self.model, seen.inputs, unit, seen.output, seen.final, seen.quantities
+        )
+        return coarse

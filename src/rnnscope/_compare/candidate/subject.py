@@ -80,6 +80,11 @@ class Subject(ABC):
         """Some of the rows that were recorded, as if there were no others; None of calls."""
         return None
 
+    def as_coarse(self, unit: float) -> Subject | None:
+        """The numbers that were recorded, as if computing had rounded to ``unit``; None of calls,
+        which may return all digits."""
+        return None
+
     def at_own_size(self) -> Subject | None:
         """What was compared at other sizes, at those of the reference; None where it was not."""
         return None

@@ -35,6 +35,9 @@ Laid = Callable[[Tensor], Tensor]
 DIGITS = 1e-5
 """Up to this relative difference a factor is taken for a number of few digits."""
 
+ROUGH = 3e-3
+"""Up to this one it is tried first: numbers of few decimals tell a factor no better."""
+
 ENOUGH = 4
 """Numbers from which on a factor or a constant is read off."""
 
@@ -204,17 +207,23 @@ def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> b
     return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
-def few_digits(value: float) -> float:
-    """A number of few digits, where it is one but for rounding."""
+def few_digits(value: float, within: float = DIGITS) -> float:
+    """A number of few digits, where it is one but for rounding, relative to it."""
     for digits in range(5):
         near = round(value, digits)
-        if near and abs(near - value) <= DIGITS * abs(value):
+        if near and abs(near - value) <= within * abs(value):
             return near
     for whole in range(2, 11):
         near = round(value * whole) / whole
-        if near and abs(near - value) <= DIGITS * abs(value):
+        if near and abs(near - value) <= within * abs(value):
             return near
-    return next((1 / k for k in KEPT if abs(1 / k - value) <= DIGITS * value), value)
+    return next((1 / k for k in KEPT if abs(1 / k - value) <= within * value), value)
+
+
+def measured_numbers(value: float) -> list[float]:
+    """What a number that was measured may be, that of the fewest digits first: of coarse numbers it
+    is off by more. Each is judged by all numbers."""
+    return list(dict.fromkeys((few_digits(value, ROUGH), few_digits(value), value)))
 
 
 def why(factor: float) -> str:
@@ -229,7 +238,7 @@ def why(factor: float) -> str:
 
 def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for factor in dict.fromkeys((few_digits(exactly), exactly)):
+    for factor in measured_numbers(exactly):
         words = Words(
             f"the output is multiplied by {factor:.6g}{why(factor)}",
             f"every number of the output is {factor:.6g} times that of {kind}.",
@@ -242,7 +251,7 @@ def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _moved(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for constant in dict.fromkeys((few_digits(exactly), exactly)):
+    for constant in measured_numbers(exactly):
         words = Words(
             f"{constant:.6g} is added to the output",
             f"every number of the output is that of {kind} plus {constant:.6g}.",
