@@ -179,6 +179,18 @@ def test_time_turned_round_in_a_long_recording(kind: str, turned: str, weights: 
     assert sorted(c.name for c in verdict.causes) == expected, str(verdict)
 
 
+def test_recorded_gates_beside_time_turned_round() -> None:
+    """What a model with another x gives is asked for with its gates."""
+    layer = layer_of("gru")
+    x, initial = drawn(layer, batch=3, steps=25)
+    gates = rs.trace(layer, x.flip(0), initial)
+    numbers = {"output": gates.output.detach(), "r": gates["r"], "z": gates["z"]}
+    verdict = rs.compare(numbers, layer, x, initial)
+    assert [c.name for c in verdict.causes] == ["time_reversed"], str(verdict)
+    moved = rs.compare({**numbers, "r": 0.9 * gates["r"]}, layer, x, initial)
+    assert not moved.agrees
+
+
 def test_some_rows_wrong_beside_a_mistake_in_all() -> None:
     """From row 2 on the input is reversed in time too."""
     layer = layer_of("gru")

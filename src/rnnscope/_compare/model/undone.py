@@ -30,13 +30,14 @@ def undo(model: Model, observation: Observation) -> Observation | None:
             output, laid = None if turned is None else turned.x, True
     inputs = stages[-1]
     keep = not laid or inputs.batch == observation.inputs.batch
+    quantities = {} if laid else unchanged.quantities
     return replace(
         unchanged,
         inputs=inputs,
         output=output,
         final=unchanged.final if keep else {},
-        quantities={} if laid else unchanged.quantities,
-        simulator=Simulator(inputs),
+        quantities=quantities,
+        simulator=Simulator(inputs, tuple(quantities)),
     )
 
 
