@@ -273,12 +273,14 @@ class Decision:
             approximations = self._approximations(shown)
             fit = approximations.with_likely()
             coarse = self._as_coarse(shown) if fit is None else None
-            if coarse is not None:
+            if coarse is not None and coarse.explanations:
                 return coarse
             fit = fit or approximations.with_mistakes()
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
-            return self._unexplained(base, shown, shown, read, there)
+            return (
+                coarse if coarse is not None else self._unexplained(base, shown, shown, read, there)
+            )
         return self._searched(base, shown, read, direct, there)
 
     def _explained_by_facts(self, base: Verdict, there: Observation) -> Verdict:
@@ -516,7 +518,8 @@ class Decision:
         return replace(base, explanations=explained, agreement=agreement, few=False)
 
     def _as_coarse(self, shown: Sequence[Observation]) -> Verdict | None:
-        """What explains numbers of few digits within what these hide; None where nothing does."""
+        """The verdict on numbers of few digits within what these hide; None where they agree to
+        that, or may have all digits."""
         digits = coarse_unit(self.model, shown, self.subject.dtypes)
         subject = None if digits is None else self.subject.as_coarse(digits[1])
         if digits is None or subject is None:
@@ -524,9 +527,10 @@ class Decision:
         decision = Decision(subject, self.effort, self.tell)
         decision.coarse, decision.may_be_approximate = digits[0], False
         verdict = decision.verdict()
-        if not verdict.explanations:
+        if verdict.agrees or verdict.undecided:
             return None
-        note = f"your numbers have no more than {digits[0]}: a mistake that changes less is hidden"
+        have = "have no more than" if "decimal" in digits[0] else "are"
+        note = f"your numbers {have} {digits[0]}: a mistake that changes less does not show"
         return replace(verdict, dtype=digits[0], notes=(*verdict.notes, note))
 
     def _too_coarse(self, shown: Sequence[Observation]) -> str:
