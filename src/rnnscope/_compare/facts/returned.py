@@ -222,8 +222,9 @@ def few_digits(value: float, within: float = DIGITS) -> float:
 
 def measured_numbers(value: float) -> list[float]:
     """What a number that was measured may be, that of the fewest digits first: of coarse numbers it
-    is off by more. Each is judged by all numbers."""
-    return list(dict.fromkeys((few_digits(value, ROUGH), few_digits(value), value)))
+    is off by more. Each is judged by all numbers; 0 and 1 change nothing that was seen."""
+    numbers = (few_digits(value, ROUGH), few_digits(value), value)
+    return [number for number in dict.fromkeys(numbers) if number not in (0.0, 1.0)]
 
 
 def why(factor: float) -> str:
