@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -204,3 +205,73 @@ def test_what_is_rounded_to_few_bits_in_every_operation_is_still_precision() -> 
         low.load_state_dict(layer.state_dict())
         verdict = rs.compare(low(x.bfloat16())[0].detach().float(), layer, x)
         assert [str(cause) for cause in verdict.causes] == ["precision bfloat16"]
+
+
+# --- numbers of few digits are searched within what these hide ------------------------------------
+
+
+def order_of(kind: str) -> list[int]:
+    return {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 1, 3, 2]}[kind]
+
+
+def with_rows_in_order(layer: Any, order: list[int]) -> Any:
+    other = copy.deepcopy(layer)
+    for parameter in other.parameters():
+        parts = parameter.data.chunk(len(order))
+        parameter.data = torch.cat([parts[k] for k in order])
+    return other
+
+
+COARSE = {
+    "5 decimals": lambda y: y.round(decimals=5),
+    "3 decimals": lambda y: y.round(decimals=3),
+    "float16": lambda y: y.half(),
+}
+PLANTED = {
+    "gate_order": lambda layer, x: with_rows_in_order(layer, order_of(type(layer).__name__))(x),
+    "scaled": lambda layer, x: layer(2 * x),
+    "time_reversed": lambda layer, x: layer(x.flip(0)),
+    "begins_anew": lambda layer, x: (torch.cat([layer(part)[0] for part in x.split(5)]), None),
+    "rows_joined": lambda layer, x: (
+        layer(x.transpose(0, 1).reshape(-1, 1, 4))[0].reshape(2, -1, 7).transpose(0, 1),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("digits", COARSE)
+@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize("make", [nn.GRU, nn.LSTM])
+def test_a_mistake_in_numbers_of_few_digits_is_named(make: Any, planted: str, digits: str) -> None:
+    layer, x = make(4, 7), torch.randn(15, 2, 4)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter *= 1.5
+        output = COARSE[digits](PLANTED[planted](layer, x)[0]).numpy()
+    verdict = rs.compare(output, layer, x)
+    names = [cause.name for cause in verdict.causes if cause.name != "approximate"]
+    # x and weight_ih may be multiplied by the same factor
+    assert names == [planted] or (planted, names) == ("scaled", ["fitted"]), str(verdict)
+
+
+@pytest.mark.parametrize("late", [3, 4, 11])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_float16_excuses_no_number_that_is_wrong_later(late: int, layers: int) -> None:
+    layer, x = nn.LSTM(3, 4, num_layers=layers), torch.randn(12, 2, 3)
+    output = layer(x)[0].detach().clone()
+    right = rs.compare(output.half(), layer, x)
+    assert [str(cause) for cause in right.causes] == ["precision float16"]
+    output[late, 0, 1] += 0.5
+    verdict = rs.compare(output.half(), layer, x)
+    assert "precision" not in [cause.name for cause in verdict.causes], str(verdict)
+
+
+def test_what_few_digits_hardly_show_is_explained_by_nothing() -> None:
+    """Any small change explains numbers that are off by hardly more than half a step."""
+    layer, x = nn.GRU(4, 7, num_layers=2), torch.randn(12, 2, 4)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other.weight_hh_l0[2:5] *= 1.3
+    verdict = rs.compare(other(x)[0].detach().round(decimals=3).numpy(), layer, x)
+    assert not verdict
+    assert verdict.causes == (), str(verdict)

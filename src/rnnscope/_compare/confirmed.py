@@ -19,7 +19,7 @@ from rnnscope._compare.search.search import SearchOutcome
 from rnnscope._compare.search.trials import larger_tolerance
 from rnnscope._compare.tolerance import allowed, most_allowed
 
-__all__ = ["beside", "by_own_rounding", "confirmed", "needed", "proved", "proves"]
+__all__ = ["EVIDENCE", "beside", "by_own_rounding", "confirmed", "needed", "proved", "proves"]
 
 EVIDENCE = 6.0
 """Decimal digits by which the agreement of an explanation must exceed what chance would give."""

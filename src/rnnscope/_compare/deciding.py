@@ -15,9 +15,9 @@ from rnnscope._compare.approximate.words import with_fit, with_near, with_quanti
 from rnnscope._compare.candidate.own_weights import OwnWeights
 from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.confirmed import EVIDENCE, by_own_rounding, confirmed, needed
 from rnnscope._compare.confirmed import beside as fresh
-from rnnscope._compare.confirmed import by_own_rounding, confirmed, needed
-from rnnscope._compare.evidence import evidence, largest
+from rnnscope._compare.evidence import beyond, evidence, largest
 from rnnscope._compare.facts import (
     agrees_in_part,
     all_equal,
@@ -83,6 +83,9 @@ NOTHING = (
 
 AS_TORCH = 1e-3
 """What torch quantises in the same way differs by no more than so much of the difference."""
+
+TELLING = 2 * EVIDENCE
+"""Decimal digits by which numbers of few digits must be off in all, for mistakes to be searched."""
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}
 """The family of what is undone to read what came back."""
@@ -519,11 +522,11 @@ class Decision:
 
     def _as_coarse(self, shown: Sequence[Observation]) -> Verdict | None:
         """The verdict on numbers of few digits within what these hide; None where they agree to
-        that, or may have all digits."""
+        that or nearly, or may have all digits."""
         digits = coarse_unit(self.model, shown, self.subject.dtypes)
         subject = None if digits is None else self.subject.as_coarse(digits[1])
-        if digits is None or subject is None:
-            return None
+        if digits is None or subject is None or beyond(self.model, subject.shown()) < TELLING:
+            return None  # any change of that size would explain what is hardly there
         decision = Decision(subject, self.effort, self.tell)
         decision.coarse, decision.may_be_approximate = digits[0], False
         verdict = decision.verdict()

@@ -10,7 +10,7 @@ import torch
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import MISSING, Observation, distance
 
-__all__ = ["differing", "evidence", "largest"]
+__all__ = ["beyond", "differing", "evidence", "largest"]
 
 
 def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
@@ -73,3 +73,17 @@ def differing(model: Model, observations: Sequence[Observation]) -> float:
         for _, beyond in observation.beyond(model):
             count += math.inf if beyond is None else int(beyond.sum())
     return count
+
+
+def beyond(model: Model, observations: Sequence[Observation]) -> float:
+    """Decimal digits by which numbers are off: for every number, how much more than the tolerance;
+    infinitely many where one has another shape."""
+    total = 0.0
+    for observation in observations:
+        for name, observed, value in observation.beside(model):
+            if value is None:
+                return math.inf
+            ratio = distance(value, observed) / observation.allowed[name]
+            ratio = torch.where(observation.usable(name), ratio, 1.0)
+            total += float(ratio.log10().clamp_min(0).nan_to_num(0.0).sum())
+    return total

@@ -64,7 +64,7 @@ ONE_SIDED = 0.75
 DECIMALS = range(1, 7)
 """So many may be all that numbers were written with."""
 SLACK = 1.1
-"""Half steps by which numbers on a grid may be off: what is measured on them is off a little too."""
+"""Half steps by which numbers on a grid may be off: what is measured on them is off too."""
 FIRST = 4
 """Steps of whole runs that are compared."""
 WAYS = ((False, False), (True, False), (True, True))
