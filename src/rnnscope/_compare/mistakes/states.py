@@ -27,7 +27,11 @@ def _initial(
     def on(model: Model, cause: Cause) -> Model:
         def changed(inputs: Inputs) -> Inputs | None:
             states = change(inputs.initial, cause)
-            return None if states is None else replace(inputs, initial=states)
+            if states is None:
+                return None
+            # of a run that starts from zeros nobody sees what was given
+            given = inputs.given and any(bool(value.any()) for value in states.values())
+            return replace(inputs, initial=states, given=given)
 
         return model.adding("enter", Change((cause.name, cause.choice), changed))
 
