@@ -57,8 +57,12 @@ def test_c_n_alone_is_told_by_the_cause_and_the_note_alike(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("names", "both_ways", "lengths"),
-    [(("h_n",), False, None), (("h_n", "c_n"), True, None), (("c",), True, None)]
-    + [(("h_n",), False, [6, 4])],
+    [
+        (("h_n",), False, None),
+        (("h_n", "c_n"), True, None),
+        (("c",), True, None),
+        (("h_n",), False, [6, 4]),
+    ],
 )
 def test_states_alone_that_nothing_explains_are_compared(
     names: tuple[str, ...], both_ways: bool, lengths: Any

@@ -78,7 +78,7 @@ class OfCalls(Subject):
         self._dtype = dtype_of(self.adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
-        self._by_place = True
+        self._by_place, self._by_sequence = True, False
         self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self.layer = tiny_layer(self._structure, seed).to(self._dtype)
@@ -93,6 +93,7 @@ class OfCalls(Subject):
         self.keeps_state = self._callable.module is None  # a function has no fresh copy
         self.model = Model.of(self.adopted, torch.float64)
         self.dtypes = (self._dtype,)
+        self._settle_batch()
         self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
@@ -108,6 +109,7 @@ class OfCalls(Subject):
         layer = self.layer if layer is None else layer
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
         made = made.build(layer) if made.is_builder else made
+        made.by_sequence = self._by_sequence
         if made.signature.guessed and not self._by_place:
             made.forget_guess()
         return made
@@ -127,6 +129,27 @@ class OfCalls(Subject):
         if self._callable.module is not None:
             self._callable = self.made()
         return self._called(self._callable, inputs)
+
+    def _settle_batch(self) -> None:
+        """Whether a candidate that takes no batch of one sequence takes the sequence that the
+        caller gave without a batch; then it is given one at a time."""
+        inputs = self._inputs
+        if inputs is None or not inputs.single:
+            return
+        try:
+            self._answer(inputs)
+        except (CandidateError, ShapeError) as error:
+            self._by_sequence, self._callable.by_sequence = True, True
+            try:
+                self._answer(inputs)
+            except RnnscopeError as second:
+                x = tuple(inputs.x.squeeze(1).shape)
+                text = f"{error}. And without a batch, x {x}: {second}"
+                raise type(error)(text) from error.__cause__
+            name = self._callable.name
+            self.notes.append(
+                f"{name} was given one sequence at a time, x (time, feature): it takes no batch"
+            )
 
     def _settle_place(self) -> None:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,

@@ -52,12 +52,14 @@ def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs
                 f"{name} holds NaN or infinite numbers, with which nothing can be compared; "
                 f"expected finite numbers. Leave these rows out."
             )
-    inputs = Inputs(call.x.double(), doubled(call.initial), call.has_initial, call.lengths)
+    inputs = Inputs(
+        call.x.double(), doubled(call.initial), call.has_initial, call.lengths, not call.batched
+    )
     if lengths is None:
         return inputs
     # x keeps what stands on the padding: one who ignores the lengths reads it
     sizes = _sizes(lengths, inputs.batch, inputs.steps)
-    return Inputs(inputs.x, inputs.initial, inputs.given, sizes)
+    return replace(inputs, lengths=sizes)
 
 
 def _sizes(lengths: Any, batch: int, steps: int) -> Tensor:

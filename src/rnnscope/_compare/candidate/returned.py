@@ -130,7 +130,7 @@ class _Reading:
                 final[name] = reading.value
             if reading.batch_first:
                 batch_first[name] = reading.note
-            elif reading.note:
+            elif reading.note and not (self.inputs.single and numbers.dim() == 2):
                 self.notes.append(reading.note)
         if final and any(name not in states for name in self.states):
             came = ", ".join(f"{name}_n" for name in final)
@@ -328,7 +328,8 @@ class _Reading:
             )
             return (output if first else output.transpose(0, 1)).contiguous(), True
         if len(got) == 2 and batch == 1 and got[0] == steps:
-            self.notes.append(f"the output came back without its batch of 1, {got}")
+            if not self.inputs.single:
+                self.notes.append(f"the output came back without its batch of 1, {got}")
             return output.unsqueeze(1), False
         if len(got) == 2 and steps == 1 and got[0] == batch:
             self.notes.append(f"the output came back without its one step, {got}")
