@@ -200,20 +200,26 @@ class OfCalls(Subject):
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        final = dict(answer.final)
-        if inputs.batch == self.rows:
-            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
+        final = self._in_order(answer, inputs)
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
         beside = Recorded.beside_the_output(answer.others, self._structure, inputs)
         self.unread = self.unread or [*answer.unread, *beside.unread]
         self.untried |= {"the final states"} if self.unread else set()
         observation = self._beside(self.model, inputs, answer, final, beside.quantities)
-        padding = self.on_padding(observation.output, inputs)
+        is_callers = not self.given or inputs is self._inputs
+        padding = self.on_padding(observation.output, inputs) if is_callers else []
         self._note((*answer.notes, *beside.notes, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         return observation
+
+    def _in_order(self, answer: Answer, inputs: Inputs) -> dict[str, Tensor]:
+        """The final states of an answer, those that come back batch first put in order."""
+        final = dict(answer.final)
+        if inputs.batch == self.rows:
+            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
+        return final
 
     def _beside(
         self,
@@ -276,7 +282,8 @@ class OfCalls(Subject):
         return self._shown
 
     def _short_inputs(self) -> list[Inputs]:
-        return searching(self._structure, self.seed, self.takes_initial, self._padded)
+        ends = None if self._inputs is None else self._inputs.lengths
+        return searching(self._structure, self.seed, self.takes_initial, self._padded, ends)
 
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
@@ -394,6 +401,12 @@ class OfCalls(Subject):
         all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
         return max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
 
+    def _telling_first(self) -> list[Inputs]:
+        """All inputs that it can be called with, those that tell most first."""
+        observations = (*self.searched(), *self.shown(), *self.others())
+        first = self._telling_inputs()
+        return [first, *(call.inputs for call in observations if call.inputs is not first)]
+
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
         inputs = self._telling_inputs()
@@ -425,17 +438,19 @@ class OfCalls(Subject):
 
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
-        without x."""
-        inputs = self._telling_inputs()
+        without x; with all inputs."""
+        every = self._telling_first()
         made = self.made()
         module = made.module
         names = [] if module is None else compare_parameters(module, self.layer)
         parameters = dict(self.layer.named_parameters())
         if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
-            return agrees_at_zero(self.layer, partial(self._called_with, inputs))
-        nothing = replace(inputs, x=torch.zeros_like(inputs.x))
+            return agrees_at_zero(
+                self.layer, [partial(self._called_with, inputs) for inputs in every]
+            )
+        nothing = (replace(inputs, x=torch.zeros_like(inputs.x)) for inputs in every)
         try:
-            agrees = worst(self.model, [self._observe(nothing)]) <= 1
+            agrees = all(worst(self.model, [self._observe(inputs)]) <= 1 for inputs in nothing)
         except RnnscopeError:
             return []
         return ["it agrees if x is zero: look at how you use it"] * agrees
@@ -449,7 +464,8 @@ class OfCalls(Subject):
             with torch.no_grad():
                 for pair, parameter in pairs:
                     tensors[pair.name].copy_(parameter)
-        return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
+        answer = self._called(made, inputs, layer)
+        return self._beside(model, inputs, answer, self._in_order(answer, inputs), {})
 
     def quantised_by_torch(self) -> tuple[str, float, Subject | None] | None:
         """As torch's own modules tell it."""
