@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnnscope._compare.candidate.advice import on_state, on_steps
 from rnnscope._compare.candidate.layout import (
     OUTPUT,
     by_known_names,
@@ -98,7 +99,8 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
         note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
         turned = value.transpose(0, 1).reshape(layers, directions, batch, size)
         return Final(turned, batch_first=True, note=f"{note}: read as transposed")
-    return Final(None, note=f"{name}_n is not used: expected {axes}, got {got}")
+    advice = on_state(name, got, structure, batch)
+    return Final(None, note=f"{name}_n is not used: expected {axes}, got {got}{advice}")
 
 
 class _Reading:
@@ -343,12 +345,9 @@ class _Reading:
         lead = (batch, steps) if structure.batch_first else (steps, batch)
         expected = (*lead, next(iter(meanings)))
         text = f"{self.who} returned an output of shape {got}; expected {dims} = {expected}"
-        last = {(batch,), (1, batch), (batch, 1)}
-        if len(got) > 1 and got[:-1] in last and got[-1] in meanings:
-            return (
-                f"{text}. That is one step of {steps}, the last one, maybe: return the output of "
-                f"every step (in Keras, return_sequences=True)."
-            )
+        of_steps = on_steps(got, meanings, structure, self.inputs)
+        if of_steps:
+            return f"{text}. {of_steps}"
         if 0 in got:
             return f"{text}. It is empty: return the output of every step."
         if len(got) == 3 and got[-1] not in meanings and set(got[:2]) == {steps, batch}:
