@@ -30,13 +30,14 @@ def undo(model: Model, observation: Observation) -> Observation | None:
             output = None if turned is None else turned.x
     laid = any(change.undo is not None for change in model.enter)
     keep = inputs.batch == observation.inputs.batch  # one row of states for each of the input
+    quantities = {} if laid else unchanged.quantities
     return replace(
         unchanged,
         inputs=inputs,
         output=output,
         final=unchanged.final if keep else {},
-        quantities={} if laid else unchanged.quantities,
-        simulator=Simulator(inputs),
+        quantities=quantities,
+        simulator=Simulator(inputs, tuple(quantities)),
     )
 
 
