@@ -647,3 +647,9 @@ def test_without_what_it_agrees_holds_with_long_and_large_inputs() -> None:
     assert not verdict
     assert "It agrees if weight_hh is zero in both" in plain(verdict)
     assert "rows of g" not in plain(verdict)
+
+
+def test_final_states_of_few_decimals_that_came_alone_are_named() -> None:
+    layer, x = nn.LSTM(4, 7, batch_first=True), torch.randn(3, 9, 4)
+    verdict = rs.compare({"h_n": layer(x)[1][0].detach().numpy().round(3)}, layer, x)
+    assert [str(cause) for cause in verdict.causes] == ["precision 3 decimals"], str(verdict)
