@@ -599,3 +599,12 @@ def test_of_mistakes_beside_an_unknown_one_those_of_the_output_are_named(recorde
     assert not verdict.causes
     text = "The output alone is explained, c_n is not: gate order: you split the rows as o, i, f, g"
     assert text in plain(verdict)
+
+
+def test_h_of_every_layer_beside_an_output_that_nothing_explains() -> None:
+    """Of a layer that is skipped, as is tried too, no step is known."""
+    layer, x = nn.RNN(3, 4, 2, bidirectional=True, batch_first=True), torch.randn(1, 3, 3)
+    h = rs.trace(layer, x)["h"].clone()
+    h[..., -1] = 0
+    verdict = rs.compare({"h": h, "output": layer(x)[0].detach()}, layer, x, effort=0.1)
+    assert not verdict
