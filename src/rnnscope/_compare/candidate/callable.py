@@ -399,13 +399,18 @@ class OfCalls(Subject):
     def _telling_inputs(self) -> Inputs:
         """Of all inputs those that tell most in few steps."""
         all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
-        return max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        return max(all_inputs, key=_telling)
 
-    def _telling_first(self) -> list[Inputs]:
-        """All inputs that it can be called with, those that tell most first."""
+    def _differing_first(self) -> tuple[list[Inputs], list[Inputs]]:
+        """The inputs for which it differs, those that tell most first, and those for which it does
+        not."""
         observations = (*self.searched(), *self.shown(), *self.others())
-        first = self._telling_inputs()
-        return [first, *(call.inputs for call in observations if call.inputs is not first)]
+        differs = [worst(self.model, [call]) > 1 for call in observations]
+        calls = list(zip(observations, differs, strict=True))
+        differing = [call.inputs for call, differ in calls if differ]
+        return sorted(differing, key=_telling, reverse=True), [
+            call.inputs for call, differ in calls if not differ
+        ]
 
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
@@ -439,15 +444,17 @@ class OfCalls(Subject):
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
         without x; with all inputs."""
-        every = self._telling_first()
+        differing, alike = self._differing_first()
+        if not differing:
+            return []
         made = self.made()
         module = made.module
         names = [] if module is None else compare_parameters(module, self.layer)
         parameters = dict(self.layer.named_parameters())
         if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
-            return agrees_at_zero(
-                self.layer, [partial(self._called_with, inputs) for inputs in every]
-            )
+            calls = ([partial(self._called_with, i) for i in part] for part in (differing, alike))
+            return agrees_at_zero(self.layer, *calls)
+        every = (*differing, *alike)
         nothing = (replace(inputs, x=torch.zeros_like(inputs.x)) for inputs in every)
         try:
             agrees = all(worst(self.model, [self._observe(inputs)]) <= 1 for inputs in nothing)
@@ -516,6 +523,11 @@ class OfCalls(Subject):
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
                 parameter.copy_(tensors[difference.name])
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
+
+
+def _telling(inputs: Inputs) -> tuple[bool, bool, bool]:
+    """How much inputs tell in few steps."""
+    return inputs.lengths is None, inputs.given, 2 < inputs.steps <= 6
 
 
 def _change(parameter: nn.Parameter) -> None:

@@ -34,12 +34,13 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 @dataclass(frozen=True)
 class _Zeroed:
-    """A layer with some parameters at zero, called as the candidate and as the reference; ``calls``
-    has one for each input, first that which tells most."""
+    """A layer with some parameters at zero, called as the candidate and as the reference: for each
+    input for which these differ, and for all others."""
 
     layer: nn.Module
     adopted: Adopted
-    calls: Sequence[Called]
+    differing: Sequence[Called]
+    others: Sequence[Called]
 
     def agrees(self, kinds: Sequence[str], gates: Sequence[str]) -> bool:
         """Whether both agree where the rows of these gates are zero in parameters of these kinds,
@@ -53,11 +54,15 @@ class _Zeroed:
                     for gate in gates:
                         blocks[order.index(gate)].zero_()
         model = Model.of(adopt(changed), torch.float64)
+        varies = False
         try:
-            observation = self.calls[0](changed, model)
-            if not _varies(observation) or worst(model, [observation]) > 1:
-                return False
-            return all(worst(model, [call(changed, model)]) <= 1 for call in self.calls[1:])
+            for call in self.differing:
+                observation = call(changed, model)
+                if worst(model, [observation]) > 1:
+                    return False
+                varies = varies or _varies(observation)
+            # where all is the same, agreement for what differed tells nothing
+            return varies and all(worst(model, [call(changed, model)]) <= 1 for call in self.others)
         except RnnscopeError:
             return False
 
@@ -70,12 +75,14 @@ def _varies(observation: Observation) -> bool:
     return bool((high - low).max() > VARIED)
 
 
-def agrees_at_zero(layer: nn.Module, calls: Sequence[Called]) -> list[str]:
+def agrees_at_zero(
+    layer: nn.Module, differing: Sequence[Called], others: Sequence[Called]
+) -> list[str]:
     """Sentences on the parameters without which both agree for every input, as closely as calls
-    tell."""
+    tell; for some these are ``differing``."""
     adopted = adopt(layer)
     gates = adopted.cell.gates
-    zeroed = _Zeroed(layer, adopted, calls)
+    zeroed = _Zeroed(layer, adopted, differing, others)
     parameters = {n: p for n, p in layer.named_parameters() if n.startswith(KINDS)}
     kinds = [kind for kind in KINDS if any(name.startswith(kind) for name in parameters)]
     rows = len(gates) * adopted.structure.hidden_size
