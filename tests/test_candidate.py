@@ -557,7 +557,8 @@ BIDIRECTIONAL = nn.LSTM(F, H, bidirectional=True, batch_first=True)
         (torch.zeros(B, 1, 8), rs.ShapeError, "return the output of every step"),
         (torch.zeros(B, T, 7), rs.ShapeError, r"width 7 .*; known are 8 \(every direction\), 4 "),
         (torch.zeros(B, 8, T), rs.ShapeError, "Move the axes into that order"),
-        (torch.zeros(B, T + 1, 8), rs.ShapeError, "as many steps and rows as x"),
+        (torch.zeros(B, T + 2, 8), rs.ShapeError, "as many steps and rows as x"),
+        (torch.zeros(B, T + 1, 8), rs.ShapeError, "one step more than the 5 of x"),
         (torch.zeros(0, T, 8), rs.ShapeError, "It is empty"),
         (torch.zeros(()), rs.ShapeError, "one array of three axes"),
         ([[1.0], [2.0, 3.0]], rs.DtypeError, "its lists make no array"),
@@ -987,6 +988,24 @@ def test_quantities_without_axes_of_length_one(gru: nn.GRU) -> None:
         ),
         ({"h_n": np.zeros((2, B, H))}, None, rs.ShapeError, r"h_n: expected .*got \(2, 3, 4\)"),
         (np.zeros((B, T)), None, rs.ShapeError, "fits under no order"),
+        (
+            np.zeros((B, T + 1, H)),
+            None,
+            rs.ShapeError,
+            r"one step more than the 5 of x, .*: leave it out, output\[:, 1:\]",
+        ),
+        (np.zeros((T + 1, B, H)), None, rs.ShapeError, r"leave it out, output\[1:\]"),
+        (np.zeros((B, H)), None, rs.ShapeError, "one step of 5, the last one.* by name: h_n"),
+        (np.zeros((B, 2, H)), None, rs.ShapeError, "2 steps of 5: return .* with x of these steps"),
+        (np.zeros((B, T, H), "int8"), None, rs.DtypeError, "got int8.* quantised .* scale"),
+        ([[["0.1"] * H] * T] * B, None, rs.DtypeError, "That is text: .*dtype=float"),
+        (
+            [[[0.1] * H] * T, [[0.1] * H] * 2, [[0.1] * H] * 2],
+            None,
+            rs.DtypeError,
+            r"unequal lengths, 5, 2, 2\. Pad .*: lengths=\[5, 2, 2\]",
+        ),
+        ("0.1 0.2\n0.3", None, rs.FileError, "a text is read as the path of a file"),
     ],
 )
 def test_recordings_that_cannot_be_read(
@@ -994,6 +1013,23 @@ def test_recordings_that_cannot_be_read(
 ) -> None:
     with pytest.raises(error, match=match):
         recorded(value, gru, inputs_of(gru), axes)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "match"),
+    [
+        (
+            nn.GRU(F, H, bidirectional=True),
+            (B, 2 * H),
+            r"both directions side by side.*\(h_n, 2, -1",
+        ),
+        (nn.GRU(F, H, 2), (1, B, 2 * H), r"all layers and directions.*\(h_n\[0\], 2, -1\)"),
+        (nn.GRU(F, H, 2), (B, H), "That is one of 2, layer by layer"),
+    ],
+)
+def test_final_states_that_stand_side_by_side(layer: nn.GRU, shape: Any, match: str) -> None:
+    with pytest.raises(rs.ShapeError, match=match):
+        recorded({"h_n": np.zeros(shape)}, layer, inputs_of(layer))
 
 
 def test_files(gru: nn.GRU, tmp_path: Any) -> None:
@@ -1037,6 +1073,9 @@ def write(path: Any, content: Any) -> Any:
         ("a.npz", {}, rs.FileError, "a.npz: holds no array"),
         ("a.npy", np.array(["a"]), rs.DtypeError, "a.npy must hold floating point numbers; got <U"),
         ("a.txt", b"1", rs.FileError, "expected a .npz or .npy file; got .txt"),
+        ("a.csv", b"1", rs.FileError, r"got .csv\. Convert it: np.save\(\"a.npy\", np.loadtxt"),
+        ("a.json", b"1", rs.FileError, r"got .json\. Convert it: .*json.load\(open\(\"a.json"),
+        ("a.safetensors", b"1", rs.FileError, r"np.savez\(\"a.npz\", \*\*safetensors.numpy"),
     ],
 )
 def test_files_that_cannot_be_read(

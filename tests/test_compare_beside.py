@@ -11,6 +11,11 @@ import torch
 from restated import Array, Restated, drawn, layer_of, recorded, sigma
 
 import rnnscope as rs
+from rnnscope._compare.candidate.arrays import OfArrays
+from rnnscope._compare.candidate.inputs import given_inputs
+from rnnscope._compare.facts import explained_beside
+from rnnscope._compare.search.search import Search
+from rnnscope._layers.adopt import adopt
 
 SLOW = pytest.mark.slow
 Weights = Callable[[dict[str, Array]], dict[str, Array]]
@@ -228,3 +233,59 @@ def test_final_states_that_are_odd_are_no_factor_of_the_output() -> None:
     x, initial = drawn(layer)
     candidate = Restated(layer, returned=lambda y, states: (y, [states[0] ** 2]))
     assert not rs.compare(recorded(candidate, x, initial), layer, x, initial).causes
+
+
+# --- nothing without effect -----------------------------------------------------------------------
+
+
+def over_the_batch(kind: str) -> Any:
+    """A scan over the first axis, which is the batch, from zeros as many as there are steps."""
+
+    def mine(x: Array, initial: Any, weights: dict[str, Array]) -> Array:
+        W, U, b, d = (weights[n] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        h = c = np.zeros((x.shape[1], U.shape[1]), x.dtype)
+        ys = []
+        for v in x:
+            a, u = v @ W.T + b, h @ U.T + d
+            if kind == "lstm":
+                i, f, g, o = np.split(a + u, 4, -1)
+                c = sigma(f) * c + sigma(i) * np.tanh(g)
+                h = sigma(o) * np.tanh(c)
+            elif kind == "gru":
+                (a_r, a_z, a_n), (u_r, u_z, u_n) = np.split(a, 3, -1), np.split(u, 3, -1)
+                z = sigma(a_z + u_z)
+                h = (1 - z) * np.tanh(a_n + sigma(a_r + u_r) * u_n) + z * h
+            else:
+                h = np.tanh(a + u)
+            ys.append(h)
+        return np.stack(ys)
+
+    def named(x: Array, initial: Any, weights: dict[str, Array]) -> Array:
+        return mine(x, initial, {name.removesuffix("_l0"): v for name, v in weights.items()})
+
+    return named
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_a_scan_over_the_batch_that_starts_from_zeros(kind: str, given: bool) -> None:
+    """States that are not used may be as many as there are steps."""
+    layer = layer_of(kind, batch_first=True)
+    verdict = rs.compare(over_the_batch(kind), layer, torch.randn(6, 9, 3) if given else None)
+    assert sorted(c.name for c in verdict.causes) == ["axes_exchanged", "initial_ignored"]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "rnn"])
+def test_what_changes_nothing_stands_beside_no_mistake(kind: str) -> None:
+    """Two biases that are added can be exchanged: nothing changes with that."""
+    layer = layer_of(kind)
+    x = torch.randn(6, 5, 3)
+    with torch.no_grad():
+        output = layer(x.transpose(0, 1))[0].transpose(0, 1)
+    adopted = adopt(layer)
+    subject = OfArrays(output, adopted, given_inputs(adopted, x, None, None), None)
+    model, shown = subject.model, subject.shown()
+    beside = explained_beside(model, shown, 1.0, Search(model, shown).parts)
+    assert beside is not None
+    told, _ = beside
+    assert [cause.name for cause, _ in told] == ["axes_exchanged"]

@@ -169,3 +169,60 @@ def test_what_is_given_must_be_finite(name: str) -> None:
     values[name][0, 1, 2] = torch.inf
     with pytest.raises(rs.ShapeError, match=f"{name} holds NaN or infinite numbers"):
         rs.compare(layer, layer, *values.values())
+
+
+# --- a function of one sequence -------------------------------------------------------------------
+
+
+def one_sequence(kind: str, gates: str = "") -> Any:
+    """A loop over one sequence, (time, feature), with vectors for states; ``gates`` in an order."""
+
+    def mine(x: Any, initial: Any, weights: Any) -> Any:
+        W, U, b, d = (weights[f"{n}_l0"] for n in PARAMETERS)
+        h, c = (initial[0][0], initial[1][0]) if kind == "lstm" else (initial[0], None)
+        output = []
+        for v in x:
+            a, u = W @ v + b, U @ h + d  # of a matrix and one vector
+            if kind == "lstm":
+                parts = dict(zip(gates or "ifgo", (a + u).chunk(4), strict=True))
+                i, f, g, o = (parts[gate] for gate in "ifgo")
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                h = o.sigmoid() * c.tanh()
+            else:
+                h = (a + u).tanh()
+            output.append(h)
+        return torch.stack(output), h[None]
+
+    return mine
+
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_function_of_one_sequence_is_given_one_at_a_time(
+    kind: str, batch_first: bool, size: int
+) -> None:
+    layer = {"rnn": nn.RNN, "lstm": nn.LSTM}[kind](3, size, batch_first=batch_first)
+    verdict = rs.compare(one_sequence(kind), layer, torch.randn(9, 3))
+    assert verdict, str(verdict)
+    assert "mine was given one sequence at a time, x (time, feature)" in " ".join(
+        str(verdict).split()
+    )
+    assert "came back as" not in str(verdict)  # without a batch, as the layer's own would
+
+
+def test_a_mistake_in_a_function_of_one_sequence_is_named() -> None:
+    verdict = rs.compare(one_sequence("lstm", "iogf"), nn.LSTM(3, 4), torch.randn(9, 3))
+    assert [cause.name for cause in verdict.causes] == ["gate_order"], str(verdict)
+
+
+def test_a_function_of_one_sequence_is_given_no_batch_of_several() -> None:
+    with pytest.raises(rs.errors.CandidateError, match=r"x \(9, 2, 3\)"):
+        rs.compare(one_sequence("rnn"), nn.RNN(3, 4), torch.randn(9, 2, 3))
+    with pytest.raises(
+        rs.errors.CandidateError, match=r"x \(9, 1, 3\).*without a batch, x \(9, 3\)"
+    ):
+        rs.compare(lambda x: 1 / 0, nn.RNN(3, 4), torch.randn(9, 3))

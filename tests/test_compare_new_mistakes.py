@@ -209,6 +209,34 @@ def mistake_cause(mistake: Mistake) -> Any:
     return Cause(mistake.name, mistake.choice, mistake.tensors, mistake.layer, mistake.direction)
 
 
+@pytest.mark.parametrize("order", ["ifgo", "ifog"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_carry_that_is_handed_on_in_the_other_order(recorded: bool, order: str) -> None:
+    """The first step takes h_0 and c_0 in order, every later one c as h and h as c."""
+    layer = trained(nn.LSTM(3, 4))
+    W, U, b, d = part(arrays(layer))
+
+    def port(x: Array, initial: Any) -> Array:
+        h, c = initial[0][0], initial[1][0]
+        outputs = []
+        for x_t in x:
+            gates = dict(zip(order, np.split(x_t @ W.T + b + h @ U.T + d, 4, axis=1), strict=True))
+            i, f, o = (sigmoid(gates[gate]) for gate in "ifo")
+            c = f * c + i * np.tanh(gates["g"])
+            h = o * np.tanh(c)
+            outputs.append(h)
+            h, c = c, h
+        return np.stack(outputs)
+
+    rng = np.random.default_rng(0)
+    x, initial = rng.normal(size=(6, 2, 3)), tuple(rng.normal(size=(2, 1, 2, 4)))
+    verdict = (
+        rs.compare(port(x, initial), layer, x, initial) if recorded else rs.compare(port, layer)
+    )
+    more = ["gate_order ifog of all"] if order == "ifog" else []
+    assert named(verdict) == [*more, "carried_exchanged"], str(verdict)
+
+
 def test_reverse_that_runs_forward_and_is_not_turned_back() -> None:
     """Neither the input nor the outputs are turned: one mistake, and said as one."""
     layer = trained(nn.LSTM(3, 4, bidirectional=True))

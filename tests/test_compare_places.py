@@ -53,3 +53,17 @@ def test_an_output_of_onnx_that_is_not_transposed(batch_first: bool) -> None:
     verdict = rs.compare(mine, layer, x)
     assert [c.name for c in verdict.causes] == ["places"]
     puts_back(verdict, mine, output)
+
+
+@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("explained", [True, False])
+def test_directions_that_are_summed_have_no_places(size: int, explained: bool) -> None:
+    """An output of another width is not cut in two directions, whatever its width is."""
+    layer = nn.GRU(3, size, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    with torch.no_grad():
+        mine = layer(x)[0].unflatten(-1, (2, size)).sum(2)
+    mine = mine if explained else mine + 0.01 * torch.randn(mine.shape)
+    verdict = rs.compare(mine, layer, x, effort=0.2)
+    assert not verdict
+    assert [str(cause) for cause in verdict.causes] == ["directions_merged sum"] * explained

@@ -10,6 +10,7 @@ import pytest
 import torch
 from planted import GATES, Planted
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnscope as rs
 
@@ -52,6 +53,42 @@ def test_c_n_alone_is_told_by_the_cause_and_the_note_alike(form: str) -> None:
     assert [cause.name for cause in verdict.causes] == ["final_exchanged"]
     alone = [note for note in verdict.notes if "alone" in note]
     assert alone == ["one final state came back alone, read as h_n; no other is compared"]
+
+
+@pytest.mark.parametrize(
+    ("names", "both_ways", "lengths"),
+    [
+        (("h_n",), False, None),
+        (("h_n", "c_n"), True, None),
+        (("c",), True, None),
+        (("h_n",), False, [6, 4]),
+    ],
+)
+def test_states_alone_that_nothing_explains_are_compared(
+    names: tuple[str, ...], both_ways: bool, lengths: Any
+) -> None:
+    """No output came with them: what exchanges time and batch leaves states of another batch."""
+    layer = nn.LSTM(3, 4, batch_first=True, bidirectional=both_ways)
+    x = torch.randn(2, 6, 3)
+    rows = x if lengths is None else pack_padded_sequence(x, lengths, batch_first=True)
+    record = rs.trace(layer, rows)
+    given = {"h_n": record.h_n.detach(), "c_n": record.c_n.detach(), "c": record["c"]}
+    mine = {name: given[name] + 0.01 * torch.randn(given[name].shape) for name in names}
+    verdict = rs.compare(mine, layer, x, lengths=lengths, effort=0.2)
+    assert not verdict
+    assert not verdict.causes
+
+
+def test_a_mistake_that_h_n_alone_shows_is_named() -> None:
+    layer = nn.GRU(3, 4, batch_first=True)
+    x = torch.randn(6, 12, 3)
+    other = nn.GRU(3, 4, batch_first=True)
+    with torch.no_grad():
+        for name, value in layer.named_parameters():
+            getattr(other, name).copy_(value.unflatten(0, (3, 4))[[1, 0, 2]].flatten(0, 1))
+        mine = {"h_n": other(x)[1]}
+    verdict = rs.compare(mine, layer, x)
+    assert [cause.name for cause in verdict.causes] == ["gate_order"]
 
 
 def test_final_states_in_another_order_are_named() -> None:
@@ -562,3 +599,12 @@ def test_of_mistakes_beside_an_unknown_one_those_of_the_output_are_named(recorde
     assert not verdict.causes
     text = "The output alone is explained, c_n is not: gate order: you split the rows as o, i, f, g"
     assert text in plain(verdict)
+
+
+def test_h_of_every_layer_beside_an_output_that_nothing_explains() -> None:
+    """Of a layer that is skipped, as is tried too, no step is known."""
+    layer, x = nn.RNN(3, 4, 2, bidirectional=True, batch_first=True), torch.randn(1, 3, 3)
+    h = rs.trace(layer, x)["h"].clone()
+    h[..., -1] = 0
+    verdict = rs.compare({"h": h, "output": layer(x)[0].detach()}, layer, x, effort=0.1)
+    assert not verdict

@@ -566,3 +566,112 @@ def test_numbers_of_a_call_without_a_batch_agree(layers: int) -> None:
     layer, x = nn.GRU(3, 5, layers), torch.randn(7, 3)
     output, final = layer(x)
     assert rs.compare({"output": output.detach(), "h_n": final.detach()}, layer, x)
+
+
+# --- what drawn inputs tell of the caller's -------------------------------------------------------
+
+
+def packed(layer: nn.GRU, *, kept: str = "", sort: bool = False, update: bool = False) -> Any:
+    """A GRU over the rows that still run, as those of a packed sequence, which fall in length;
+    ``kept`` "last" or "zeros": its final states are those of the padded end, or of the rows of the
+    last step; ``sort``: it sorts the rows first, and puts them back in the wrong order; ``update``:
+    z and 1 - z are exchanged."""
+
+    def mine(x: Tensor, initial: Any, weights: Any, lengths: Tensor) -> Any:
+        W, U, b, d = (weights[f"{name}_l0"] for name in PARAMETERS)
+        order = lengths.argsort(descending=True, stable=True) if sort else torch.arange(len(x))
+        x, lengths = x[order], lengths[order]
+        h, output = initial[0][order], torch.zeros(*x.shape[:2], layer.hidden_size)
+        for t in range(x.shape[1]):
+            n = int((lengths > t).sum())
+            a, u = (x[:n, t] @ W.T + b).chunk(3, -1), (h[:n] @ U.T + d).chunk(3, -1)
+            r, z = (a[0] + u[0]).sigmoid(), (a[1] + u[1]).sigmoid()
+            z = 1 - z if update else z
+            new = (1 - z) * (a[2] + r * u[2]).tanh() + z * h[:n]
+            h = torch.cat([new, torch.zeros_like(h[n:]) if kept == "zeros" else h[n:]])
+            output[:n, t] = new
+        return output[order], (output[:, -1] if kept == "last" else h[order])[None]
+
+    return mine
+
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+@pytest.mark.parametrize("kept", ["last", "zeros"])
+def test_a_function_of_sorted_rows_is_called_with_sorted_rows_where_the_callers_are(
+    kept: str,
+) -> None:
+    """With others it would do what it does not do with the caller's data."""
+    layer = nn.GRU(4, 6, batch_first=True)
+    verdict = rs.compare(
+        packed(layer, kept=kept), layer, torch.randn(4, 7, 4), lengths=[7, 5, 4, 2]
+    )
+    assert [str(cause) for cause in verdict.causes] == ["padding last_at_end"], str(verdict)
+    assert "on padding" not in plain(verdict)
+    agreeing = rs.compare(packed(layer), layer, torch.randn(4, 7, 4), lengths=[7, 5, 5, 2])
+    assert agreeing, str(agreeing)
+
+
+def test_rows_that_rise_are_searched_with_rows_that_rise() -> None:
+    layer = nn.GRU(4, 6, batch_first=True)
+    seen: list[list[int]] = []
+
+    def noting(x: Tensor, lengths: Tensor) -> Any:
+        seen.append(lengths.tolist())
+        return layer(x.sin())[0]
+
+    rs.compare(noting, layer, torch.randn(3, 7, 4), lengths=[2, 5, 7], effort=0.1)
+    assert all(sizes == sorted(sizes) for sizes in seen)
+    assert any(len(set(sizes)) > 1 and max(sizes) < 7 for sizes in seen)
+
+
+def test_without_what_it_agrees_holds_with_the_callers_lengths() -> None:
+    """Without z what is drawn, of one length each, agrees; the caller's rows are in disorder."""
+    layer, x = nn.GRU(4, 6, batch_first=True), torch.randn(5, 7, 4)
+    mine = packed(layer, sort=True, update=True)
+    verdict = rs.compare(mine, layer, x, lengths=[3, 7, 2, 6, 4], effort=0.1)
+    assert not verdict
+    assert "It agrees if" not in plain(verdict)
+
+
+def test_without_what_it_agrees_holds_with_long_and_large_inputs() -> None:
+    """What is fed back is rounded: without g too, though little of that shows in few steps."""
+
+    def mine(x: Any, initial: Any, weights: Any) -> Any:
+        W, U, b, d = (weights[f"{name}_l0"] for name in PARAMETERS)
+        h, c, output = initial[0][0], initial[1][0], []
+        for v in x:
+            i, f, g, o = (v @ W.T + b + h @ U.T + d).chunk(4, -1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            output.append(o.sigmoid() * c.tanh())
+            h = output[-1].half().float()
+        return torch.stack(output)
+
+    verdict = rs.compare(mine, nn.LSTM(4, 6), effort=0.1)
+    assert not verdict
+    assert "It agrees if weight_hh is zero in both" in plain(verdict)
+    assert "rows of g" not in plain(verdict)
+
+
+def test_final_states_of_few_decimals_that_came_alone_are_named() -> None:
+    layer, x = nn.LSTM(4, 7, batch_first=True), torch.randn(3, 9, 4)
+    verdict = rs.compare({"h_n": layer(x)[1][0].detach().numpy().round(3)}, layer, x)
+    assert [str(cause) for cause in verdict.causes] == ["precision 3 decimals"], str(verdict)
+
+
+def test_agreement_where_all_numbers_are_zero_is_not_told() -> None:
+    """A GRU that starts from zeros gives zeros without n, whatever else is wrong after step 4."""
+    layer, port, x = nn.GRU(4, 6), nn.GRU(4, 6), torch.randn(14, 3, 4)
+
+    def mine(x: Tensor, initial: Any, weights: Any) -> Tensor:
+        port.load_state_dict(weights)
+        output, h = port(x[:4], initial)
+        for start in range(4, len(x), 4):  # the step before a chunk runs once more
+            more, h = port(x[start - 1 : start + 4], h)
+            output = torch.cat([output, more[1:]])
+        return output
+
+    verdict = rs.compare(mine, layer, x, effort=0.1)
+    assert not verdict
+    assert "It agrees if" not in plain(verdict)

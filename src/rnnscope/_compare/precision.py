@@ -214,12 +214,14 @@ def grid_of(model: Model, shown: Sequence[Observation]) -> Grid | None:
 
 
 def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor, float]:
-    """All numbers of the output that are compared, those that are right, and their rounding."""
+    """All numbers of the output that are compared, those that are right, and their rounding; of
+    what came back without an output all its numbers."""
     numbers: list[Tensor] = []
     right: list[Tensor] = []
+    without = all(observation.output is None for observation in shown)
     for observation in shown:
         for name, values, value in observation.beside(model):
-            if name == "output" and value is not None:
+            if (without or name == "output") and value is not None:
                 inside = observation.usable(name)
                 numbers.append(values[inside])
                 right.append(value[inside])

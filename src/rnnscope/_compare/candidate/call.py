@@ -18,6 +18,7 @@ from rnnscope._compare.candidate.arguments import Arrays, arguments_of, describe
 from rnnscope._compare.candidate.origin import callers_traceback, origin
 from rnnscope._compare.candidate.returned import Answer, answered
 from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
+from rnnscope._compare.candidate.sequences import each_alone, joined, without_batch
 from rnnscope._compare.candidate.signature import Signature, layer_parameter
 from rnnscope._compare.candidate.tensors import kind_of, short
 from rnnscope._compare.candidate.timeout import limited
@@ -70,6 +71,8 @@ class Candidate:
         self._order = _order(function)
         self._grad = False
         self._padded = False
+        self.by_sequence = False
+        """Whether it is given one sequence at a time, x (time, feature)."""
         self._signature = signature
         self._function = function
         if is_builder or signature is not None:
@@ -170,6 +173,9 @@ class Candidate:
         Raises ``CandidateError`` where the candidate raises, ``ShapeError`` and ``DtypeError``
         for what is no output.
         """
+        if self.by_sequence:
+            answers = [self._answer(one, weights, False) for one in each_alone(inputs)]
+            return joined(answers)
         packed = packed and inputs.lengths is not None and not self.takes_lengths
         if not packed or self.module is not None:
             return self._answer(inputs, weights, packed)
@@ -216,6 +222,8 @@ class Candidate:
     def _answer(self, inputs: Inputs, weights: Mapping[str, Tensor] | None, packed: bool) -> Answer:
         asked, notes = self.suited(inputs)
         values = arguments_of(self.signature, self.structure, asked, weights, packed)
+        if self.by_sequence:
+            values = without_batch(values, self.structure.batch_first)
         returned, mutated = self.given(values)
         if mutated:
             notes.append(f"{self.name} changes {' and '.join(mutated)} in place")

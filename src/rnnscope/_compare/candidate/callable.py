@@ -78,7 +78,7 @@ class OfCalls(Subject):
         self._dtype = dtype_of(self.adopted)
         made = Candidate.of(candidate, self._structure, builder=builder)
         self._builder = made.is_builder
-        self._by_place = True
+        self._by_place, self._by_sequence = True, False
         self._tiny = small and inputs is None and (made.is_builder or made.takes_weights)
         if self._tiny:
             self.layer = tiny_layer(self._structure, seed).to(self._dtype)
@@ -93,6 +93,7 @@ class OfCalls(Subject):
         self.keeps_state = self._callable.module is None  # a function has no fresh copy
         self.model = Model.of(self.adopted, torch.float64)
         self.dtypes = (self._dtype,)
+        self._settle_batch()
         self._settle_place()
         self._exchanged, self._batch_first = self._order_of_axes()
         self._shown: list[Observation] = []
@@ -108,6 +109,7 @@ class OfCalls(Subject):
         layer = self.layer if layer is None else layer
         made = Candidate.of(self._candidate, self._structure, builder=self._builder)
         made = made.build(layer) if made.is_builder else made
+        made.by_sequence = self._by_sequence
         if made.signature.guessed and not self._by_place:
             made.forget_guess()
         return made
@@ -127,6 +129,27 @@ class OfCalls(Subject):
         if self._callable.module is not None:
             self._callable = self.made()
         return self._called(self._callable, inputs)
+
+    def _settle_batch(self) -> None:
+        """Whether a candidate that takes no batch of one sequence takes the sequence that the
+        caller gave without a batch; then it is given one at a time."""
+        inputs = self._inputs
+        if inputs is None or not inputs.single:
+            return
+        try:
+            self._answer(inputs)
+        except (CandidateError, ShapeError) as error:
+            self._by_sequence, self._callable.by_sequence = True, True
+            try:
+                self._answer(inputs)
+            except RnnscopeError as second:
+                x = tuple(inputs.x.squeeze(1).shape)
+                text = f"{error}. And without a batch, x {x}: {second}"
+                raise type(error)(text) from error.__cause__
+            name = self._callable.name
+            self.notes.append(
+                f"{name} was given one sequence at a time, x (time, feature): it takes no batch"
+            )
 
     def _settle_place(self) -> None:
         """Whether the parameter whose place alone says so takes initial states; and a note on it,
@@ -177,20 +200,26 @@ class OfCalls(Subject):
 
     def _observe(self, inputs: Inputs) -> Observation:
         answer = self._answer(inputs)
-        final = dict(answer.final)
-        if inputs.batch == self.rows:
-            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
+        final = self._in_order(answer, inputs)
         self._exchanged |= answer.exchanged
         self._batch_first |= answer.batch_first.keys()
         beside = Recorded.beside_the_output(answer.others, self._structure, inputs)
         self.unread = self.unread or [*answer.unread, *beside.unread]
         self.untried |= {"the final states"} if self.unread else set()
         observation = self._beside(self.model, inputs, answer, final, beside.quantities)
-        padding = self.on_padding(observation.output, inputs)
+        is_callers = not self.given or inputs is self._inputs
+        padding = self.on_padding(observation.output, inputs) if is_callers else []
         self._note((*answer.notes, *beside.notes, *padding), inputs)
         if answer.dtype not in self.dtypes:
             self.dtypes = (*self.dtypes, answer.dtype)
         return observation
+
+    def _in_order(self, answer: Answer, inputs: Inputs) -> dict[str, Tensor]:
+        """The final states of an answer, those that come back batch first put in order."""
+        final = dict(answer.final)
+        if inputs.batch == self.rows:
+            final |= {name: turned(final[name]) for name in self._batch_first & final.keys()}
+        return final
 
     def _beside(
         self,
@@ -253,7 +282,8 @@ class OfCalls(Subject):
         return self._shown
 
     def _short_inputs(self) -> list[Inputs]:
-        return searching(self._structure, self.seed, self.takes_initial, self._padded)
+        ends = None if self._inputs is None else self._inputs.lengths
+        return searching(self._structure, self.seed, self.takes_initial, self._padded, ends)
 
     def searched(self) -> list[Observation]:
         """Short drawn inputs, and some of the caller's own."""
@@ -369,7 +399,18 @@ class OfCalls(Subject):
     def _telling_inputs(self) -> Inputs:
         """Of all inputs those that tell most in few steps."""
         all_inputs = [observation.inputs for observation in (*self.searched(), *self.shown())]
-        return max(all_inputs, key=lambda i: (i.lengths is None, i.given, 2 < i.steps <= 6))
+        return max(all_inputs, key=_telling)
+
+    def _differing_first(self) -> tuple[list[Inputs], list[Inputs]]:
+        """The inputs for which it differs, those that tell most first, and those for which it does
+        not."""
+        observations = (*self.searched(), *self.shown(), *self.others())
+        differs = [worst(self.model, [call]) > 1 for call in observations]
+        calls = list(zip(observations, differs, strict=True))
+        differing = [call.inputs for call, differ in calls if differ]
+        return sorted(differing, key=_telling, reverse=True), [
+            call.inputs for call, differ in calls if not differ
+        ]
 
     def without_influence(self) -> list[str]:
         """What changes nothing, as calls tell in which one thing is another."""
@@ -402,17 +443,21 @@ class OfCalls(Subject):
 
     def agrees_at_zero(self) -> list[str]:
         """Without which parameters it agrees, where these can be given to it; else whether it does
-        without x."""
-        inputs = self._telling_inputs()
+        without x; with all inputs."""
+        differing, alike = self._differing_first()
+        if not differing:
+            return []
         made = self.made()
         module = made.module
         names = [] if module is None else compare_parameters(module, self.layer)
         parameters = dict(self.layer.named_parameters())
         if made.takes_weights or self._builder or (made.is_copy and len(names) == len(parameters)):
-            return agrees_at_zero(self.layer, partial(self._called_with, inputs))
-        nothing = replace(inputs, x=torch.zeros_like(inputs.x))
+            calls = ([partial(self._called_with, i) for i in part] for part in (differing, alike))
+            return agrees_at_zero(self.layer, *calls)
+        every = (*differing, *alike)
+        nothing = (replace(inputs, x=torch.zeros_like(inputs.x)) for inputs in every)
         try:
-            agrees = worst(self.model, [self._observe(nothing)]) <= 1
+            agrees = all(worst(self.model, [self._observe(inputs)]) <= 1 for inputs in nothing)
         except RnnscopeError:
             return []
         return ["it agrees if x is zero: look at how you use it"] * agrees
@@ -426,7 +471,8 @@ class OfCalls(Subject):
             with torch.no_grad():
                 for pair, parameter in pairs:
                     tensors[pair.name].copy_(parameter)
-        return self._beside(model, inputs, self._called(made, inputs, layer), {}, {})
+        answer = self._called(made, inputs, layer)
+        return self._beside(model, inputs, answer, self._in_order(answer, inputs), {})
 
     def quantised_by_torch(self) -> tuple[str, float, Subject | None] | None:
         """As torch's own modules tell it."""
@@ -477,6 +523,11 @@ class OfCalls(Subject):
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
                 parameter.copy_(tensors[difference.name])
         return apart, Model.of(adopt(layer), torch.float64) if apart else None
+
+
+def _telling(inputs: Inputs) -> tuple[bool, bool, bool]:
+    """How much inputs tell in few steps."""
+    return inputs.lengths is None, inputs.given, 2 < inputs.steps <= 6
 
 
 def _change(parameter: nn.Parameter) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "drawn_inputs",
     "further",
     "given_inputs",
+    "ordered_as",
     "searching",
     "tiny_layer",
     "unlike_its_calls",
@@ -52,12 +53,14 @@ def given_inputs(adopted: Adopted, x: Any, initial: Any, lengths: Any) -> Inputs
                 f"{name} holds NaN or infinite numbers, with which nothing can be compared; "
                 f"expected finite numbers. Leave these rows out."
             )
-    inputs = Inputs(call.x.double(), doubled(call.initial), call.has_initial, call.lengths)
+    inputs = Inputs(
+        call.x.double(), doubled(call.initial), call.has_initial, call.lengths, not call.batched
+    )
     if lengths is None:
         return inputs
     # x keeps what stands on the padding: one who ignores the lengths reads it
     sizes = _sizes(lengths, inputs.batch, inputs.steps)
-    return Inputs(inputs.x, inputs.initial, inputs.given, sizes)
+    return replace(inputs, lengths=sizes)
 
 
 def _sizes(lengths: Any, batch: int, steps: int) -> Tensor:
@@ -168,19 +171,33 @@ def drawn_inputs(
     return Inputs(x, initial, with_states, lengths)
 
 
-def searching(structure: Structure, seed: int, initial: bool, padded: bool) -> list[Inputs]:
-    """The inputs with which mistakes are searched for: short, so that thousands can be tried."""
+def ordered_as(lengths: Tensor, others: Tensor | None) -> Tensor:
+    """Lengths in falling or rising order where others fall or rise, (batch): what takes sorted
+    sequences alone is given no others."""
+    if others is None:
+        return lengths
+    for falling in (True, False):
+        if torch.equal(others.sort(descending=falling).values, others):
+            return lengths.sort(descending=falling).values
+    return lengths
+
+
+def searching(
+    structure: Structure, seed: int, initial: bool, padded: bool, ends: Tensor | None = None
+) -> list[Inputs]:
+    """The inputs with which mistakes are searched for: short, so that thousands can be tried; of
+    those that are ``padded`` the lengths fall or rise as ``ends`` do, those of the caller."""
     generator = torch.Generator("cpu").manual_seed(seed)
     rows = structure.num_layers * len(structure.directions)
     wanted = [(1, 3, False), (1, 3, True), (4, 3, False), (4, 3, True), (3, 3, True)]
     if rows not in (1, 3):
         wanted.append((3, rows, True))
-    lengths = torch.tensor([2, 4, 3], dtype=torch.long, device="cpu")
+    lengths = ordered_as(torch.tensor([2, 4, 3], dtype=torch.long, device="cpu"), ends)
     sizes: list[tuple[int, int, bool, Tensor | None]] = [(*size, None) for size in wanted]
     sizes += [(4, 3, False, lengths), (4, 3, True, lengths)] if padded else []
     return [
-        drawn_inputs(structure, steps, batch, with_states, generator, ends)
-        for steps, batch, with_states, ends in sizes
+        drawn_inputs(structure, steps, batch, with_states, generator, sequences)
+        for steps, batch, with_states, sequences in sizes
         if initial or not with_states
     ]
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnscope._compare.candidate.advice import on_file, on_steps
 from rnnscope._compare.candidate.layout import OUTPUT, by_known_names, without_directions
 from rnnscope._compare.candidate.returned import answered, of_state, widths
 from rnnscope._compare.candidate.tensors import as_numbers
@@ -195,9 +196,11 @@ class Recorded:
         fitting = [order for order in orders if self._fits(got, order)]
         lasting = [order for order in fitting if order[-1] == "u"] or fitting
         if not lasting:
+            advice = on_steps(got, widths(self.structure), self.structure, self.inputs)
             raise ShapeError(
                 f"{label} of shape {got} fits under no order of its axes; expected "
                 f"{self._as_words(reference_order)} = {self._expected(reference_order)}"
+                f"{'. ' if advice else ''}{advice}"
             )
         chosen = lasting[0]  # the reference's, if it fits: it comes first
         if chosen != reference_order and len(lasting) > 1 and len(got) == 3:
@@ -278,7 +281,7 @@ def arrays_of(path: Path) -> dict[str, Any]:
     kinds = {".npz": _read_npz, ".npy": _read_npy}
     reader = kinds.get(path.suffix.lower())
     if reader is None:
-        raise FileError(f"{path}: expected a .npz or .npy file; got {path.suffix or 'no ending'}")
+        raise FileError(on_file(path))
     if not path.is_file():
         raise FileError(f"{path}: {no_file(path)}")
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnnscope._compare.candidate.advice import on_state, on_steps
 from rnnscope._compare.candidate.layout import (
     OUTPUT,
     by_known_names,
@@ -98,7 +99,8 @@ def of_state(name: str, value: Tensor, structure: Structure, batch: int) -> Fina
         note = f"{name}_n came back batch first, {got}; {structure.kind} returns {axes}"
         turned = value.transpose(0, 1).reshape(layers, directions, batch, size)
         return Final(turned, batch_first=True, note=f"{note}: read as transposed")
-    return Final(None, note=f"{name}_n is not used: expected {axes}, got {got}")
+    advice = on_state(name, got, structure, batch)
+    return Final(None, note=f"{name}_n is not used: expected {axes}, got {got}{advice}")
 
 
 class _Reading:
@@ -130,7 +132,7 @@ class _Reading:
                 final[name] = reading.value
             if reading.batch_first:
                 batch_first[name] = reading.note
-            elif reading.note:
+            elif reading.note and not (self.inputs.single and numbers.dim() == 2):
                 self.notes.append(reading.note)
         if final and any(name not in states for name in self.states):
             came = ", ".join(f"{name}_n" for name in final)
@@ -328,7 +330,8 @@ class _Reading:
             )
             return (output if first else output.transpose(0, 1)).contiguous(), True
         if len(got) == 2 and batch == 1 and got[0] == steps:
-            self.notes.append(f"the output came back without its batch of 1, {got}")
+            if not self.inputs.single:
+                self.notes.append(f"the output came back without its batch of 1, {got}")
             return output.unsqueeze(1), False
         if len(got) == 2 and steps == 1 and got[0] == batch:
             self.notes.append(f"the output came back without its one step, {got}")
@@ -342,12 +345,9 @@ class _Reading:
         lead = (batch, steps) if structure.batch_first else (steps, batch)
         expected = (*lead, next(iter(meanings)))
         text = f"{self.who} returned an output of shape {got}; expected {dims} = {expected}"
-        last = {(batch,), (1, batch), (batch, 1)}
-        if len(got) > 1 and got[:-1] in last and got[-1] in meanings:
-            return (
-                f"{text}. That is one step of {steps}, the last one, maybe: return the output of "
-                f"every step (in Keras, return_sequences=True)."
-            )
+        of_steps = on_steps(got, meanings, structure, self.inputs)
+        if of_steps:
+            return f"{text}. {of_steps}"
         if 0 in got:
             return f"{text}. It is empty: return the output of every step."
         if len(got) == 3 and got[-1] not in meanings and set(got[:2]) == {steps, batch}:

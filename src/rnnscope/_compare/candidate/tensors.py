@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from rnnscope._compare.candidate.advice import on_unequal_lists
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = [
@@ -30,6 +31,12 @@ DEEPEST = 64
 """Axes that an array of NumPy may have: lists in lists make no array beyond."""
 
 
+WHOLE = (
+    "Return floating point numbers; of what is quantised (value - zero_point) * scale, as "
+    "quantised.astype(np.float32) * scale"
+)
+
+
 def as_numbers(value: Any, label: str) -> Tensor:
     """A tensor on the CPU with the same floating point numbers, copied.
 
@@ -38,7 +45,7 @@ def as_numbers(value: Any, label: str) -> Tensor:
     """
     tensor = tensor_of(value, label)
     if not tensor.is_floating_point():
-        advice = "Return real numbers" if tensor.is_complex() else "Return it as floating point"
+        advice = "Return real numbers" if tensor.is_complex() else WHOLE
         raise DtypeError(
             f"{label} must hold floating point numbers; got {short(tensor.dtype)}. {advice}."
         )
@@ -123,11 +130,16 @@ def keeping_graphs() -> Iterator[None]:
         _KEEPING.reset(token)
 
 
+_TEXT = ". That is text: read it as numbers, np.asarray(value, dtype=float)."
+OTHER_KINDS = {"O": ", of lists of unequal lengths, maybe.", "U": _TEXT, "S": _TEXT}
+"""What is said of arrays that hold no numbers."""
+
+
 def _from_numpy(array: Any, label: str) -> Tensor:
     if array.dtype.kind not in "biufc":
         raise DtypeError(
             f"{label} must hold floating point numbers; got an array of {array.dtype}"
-            + (", of lists of unequal lengths, maybe." if array.dtype.kind == "O" else ".")
+            + OTHER_KINDS.get(array.dtype.kind, ".")
         )
     if array.dtype.itemsize > 8 and array.dtype.kind == "f":
         array = array.astype(np.float64)
@@ -154,7 +166,8 @@ def _from_list(value: Sequence[Any], label: str) -> Tensor:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
-        raise DtypeError(f"{label}: its lists make no array: {error}") from error
+        why = on_unequal_lists(value) or f"{error}"
+        raise DtypeError(f"{label}: its lists make no array: {why}") from error
     return _from_numpy(array, label)
 
 

@@ -89,6 +89,9 @@ def explained_beside(
         for tried, start in enumerate(_starts(model, shown, parts), 1):
             more = math.log10(MANY * tried)
             known = replace(start, seen=by_own_rounding(start.model, start.seen))
+            alone = left_by_model(known.model, shown, more) if known.told else None
+            if alone is not None:
+                return known.told, alone
             for finding, left in findings_explaining(known.model, known.seen, more):
                 return (*known.told, (finding.cause, finding.words)), left
             rows = _of_rows(known, more)
@@ -241,6 +244,9 @@ def _of_whole_runs(
                 left = left_by_model(changed, shown, math.log10(len(pairs)))
             if left is not None:
                 told = _told([mistakes[c][0]], model)
+                without = left_by_model(mistakes[c][1], shown, math.log10(len(pairs)))
+                if without is not None:
+                    return told, without  # the finding changes nothing beside that mistake
                 return ((findings[f].cause, findings[f].words), *told), left
     return None
 

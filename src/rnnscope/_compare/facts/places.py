@@ -78,7 +78,8 @@ def _cube(model: Model, output: Tensor) -> Tensor:
 
 def _moves(model: Model, observation: Observation, order: Axes, read: Axes) -> bool:
     """Whether this order is another one for these sizes."""
-    if observation.output is None:
+    width = model.num_directions * model.structure.output_size
+    if observation.output is None or observation.output.shape[-1] != width:
         return False
     numbers = torch.arange(observation.output.numel(), device="cpu").view(observation.output.shape)
     return not torch.equal(_laid(model, numbers, order, read), numbers)

@@ -19,7 +19,8 @@ from rnnscope.errors import RnnscopeError
 __all__ = ["Called", "agrees_at_zero"]
 
 Called = Callable[[nn.Module, Model], Observation]
-"""What the candidate returns with the weights of a layer, to be compared with a model of it."""
+"""What the candidate returns for some input with the weights of a layer, to be compared with a
+model of it."""
 
 SEVERAL = 2
 """Kinds of parameters, or gates, at most: where it agrees without any of more, this tells nothing
@@ -33,11 +34,13 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 @dataclass(frozen=True)
 class _Zeroed:
-    """A layer with some parameters at zero, called as the candidate and as the reference."""
+    """A layer with some parameters at zero, called as the candidate and as the reference: for each
+    input for which these differ, and for all others."""
 
     layer: nn.Module
     adopted: Adopted
-    called: Called
+    differing: Sequence[Called]
+    others: Sequence[Called]
 
     def agrees(self, kinds: Sequence[str], gates: Sequence[str]) -> bool:
         """Whether both agree where the rows of these gates are zero in parameters of these kinds,
@@ -51,21 +54,35 @@ class _Zeroed:
                     for gate in gates:
                         blocks[order.index(gate)].zero_()
         model = Model.of(adopt(changed), torch.float64)
+        varies = False
         try:
-            observation = self.called(changed, model)
+            for call in self.differing:
+                observation = call(changed, model)
+                if worst(model, [observation]) > 1:
+                    return False
+                varies = varies or _varies(observation)
+            # where all is the same, agreement for what differed tells nothing
+            return varies and all(worst(model, [call(changed, model)]) <= 1 for call in self.others)
         except RnnscopeError:
             return False
-        if observation.output is None or observation.count == 0:
-            return False
-        low, high = observation.output.flatten(0, 1).aminmax(dim=0)
-        return bool((high - low).max() > VARIED) and worst(model, [observation]) <= 1
 
 
-def agrees_at_zero(layer: nn.Module, called: Called) -> list[str]:
-    """Sentences on the parameters without which both agree, as closely as calls tell."""
+def _varies(observation: Observation) -> bool:
+    """Whether agreement means something: not all numbers of a unit are the same."""
+    if observation.output is None or observation.count == 0:
+        return False
+    low, high = observation.output.flatten(0, 1).aminmax(dim=0)
+    return bool((high - low).max() > VARIED)
+
+
+def agrees_at_zero(
+    layer: nn.Module, differing: Sequence[Called], others: Sequence[Called]
+) -> list[str]:
+    """Sentences on the parameters without which both agree for every input, as closely as calls
+    tell; for some these are ``differing``."""
     adopted = adopt(layer)
     gates = adopted.cell.gates
-    zeroed = _Zeroed(layer, adopted, called)
+    zeroed = _Zeroed(layer, adopted, differing, others)
     parameters = {n: p for n, p in layer.named_parameters() if n.startswith(KINDS)}
     kinds = [kind for kind in KINDS if any(name.startswith(kind) for name in parameters)]
     rows = len(gates) * adopted.structure.hidden_size

@@ -28,7 +28,7 @@ from rnnscope.cells.algebra import (
     nodes,
 )
 
-__all__ = ["UPDATES"]
+__all__ = ["UPDATES", "confuse", "confusable"]
 
 CELL = "c = f * c + i * g; h = o * tanh(c)"
 BLEND = "h = (1 - z) * n + z * h"
@@ -199,13 +199,15 @@ def _squashed_words(cause: Cause, model: Model) -> Words:
 # one state in place of the other -------------------------------------------------------------
 
 
-def _confusable(model: Model) -> Iterator[Choice]:
+def confusable(model: Model) -> Iterator[Choice]:
+    """Which of h and c stand in the other's place, where they can."""
     structure = model.structure
     if forget_gates(first_part(model)) and not structure.cell.projected:
         yield from (("fed", ""), ("carried", ""), ("both", ""))
 
 
-def _confuse(part: Part, cause: Cause) -> Part | None:
+def confuse(part: Part, cause: Cause) -> Part | None:
+    """The part with one state of the step before in place of the other."""
     state = next((s for s in part.cell.states if s != "h"), None)
     if state is None:
         return None
@@ -351,9 +353,9 @@ UPDATES = (
         "confused",
         "the cell state",
         "parts",
-        _confusable,
+        confusable,
         _confused_words,
-        _confuse,
+        confuse,
         exactly="`both`: at every step, the first included, h stands in c's place and c in h's.",
     ),
     Entry("summed", "the cell state", "parts", _summable, _sum_words, _sum_up),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
+from rnnscope._compare.mistakes.gates import confusable, confuse
 from rnnscope._compare.mistakes.weights import forget_gates, scaled_biases
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Change, Inputs, Model, Part
@@ -27,7 +28,11 @@ def _initial(
     def on(model: Model, cause: Cause) -> Model:
         def changed(inputs: Inputs) -> Inputs | None:
             states = change(inputs.initial, cause)
-            return None if states is None else replace(inputs, initial=states)
+            if states is None:
+                return None
+            # of a run that starts from zeros nobody sees what was given
+            given = inputs.given and any(bool(value.any()) for value in states.values())
+            return replace(inputs, initial=states, given=given)
 
         return model.adding("enter", Change((cause.name, cause.choice), changed))
 
@@ -204,6 +209,33 @@ def _initial_words(cause: Cause, model: Model) -> Words:
 
 
 # the first step, and what is carried ---------------------------------------------------------
+
+
+def _carryable(model: Model) -> Iterator[Choice]:
+    if any(True for _ in confusable(model)):
+        yield "", ""
+
+
+def _carry_exchanged(model: Model, cause: Cause) -> Model | None:
+    """With h in c's place at every step but the first: at every step, and before all too, which
+    puts the initial states right."""
+    parts = {
+        (layer, d): confuse(part, replace(cause, choice="both"))
+        for layer, row in enumerate(model.parts)
+        for d, part in enumerate(row)
+    }
+    changed = {place: part for place, part in parts.items() if part is not None}
+    if len(changed) < len(parts):
+        return None
+    return _initial(_exchange)(model.with_parts(changed), cause)
+
+
+def _carried_words(cause: Cause, model: Model) -> Words:
+    return Words(
+        "h and c are exchanged from one step to the next",
+        "the first step takes them in order, and hands them on in the other one.",
+        "return (h, c)   # in the order in which the step takes them",
+    )
 
 
 def _first_choices(model: Model) -> Iterator[Choice]:
@@ -432,6 +464,17 @@ STATES = (
         _grid,
         _initial_words,
         model=_initial(_reorder),
+    ),
+    Entry(
+        "carried_exchanged",
+        "the carried state",
+        "global",
+        _carryable,
+        _carried_words,
+        model=_carry_exchanged,
+        concerns=("the cell state",),
+        exactly="At every step but the first h stands in c's place and c in h's; searched where "
+        "initial states are not zero, else it is `confused both`.",
     ),
     Entry("first_bias", "b_ih and b_hh", "parts", _first_choices, _first_words, _skip_first),
     Entry("never_carried", "the carried state", "parts", _forgotten, _never_words, _never),

@@ -48,12 +48,14 @@ def _names(kind: Any) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Inputs:
     """What a call was given: ``x`` (time, batch, feature), ``initial`` states (layer, direction,
-    batch, unit), ``given`` whether the caller gave them, ``lengths`` (batch) or None."""
+    batch, unit), ``given`` whether the caller gave them, ``lengths`` (batch) or None; ``single``:
+    one sequence that came without an axis for the batch."""
 
     x: Tensor
     initial: Mapping[str, Tensor]
     given: bool
     lengths: Tensor | None = None
+    single: bool = False
 
     @property
     def steps(self) -> int:

@@ -99,7 +99,8 @@ class Observation:
             yield name, seen, value if fits else None
 
     def as_given_by(self, model: Model) -> Observation:
-        """What a model gives, in place of what was observed."""
+        """What a model gives, in place of what was observed; without what it does not give, such as
+        the steps of a layer that it skips."""
         [outcome] = self.simulator.run([model])
         if outcome is None:
             return self
@@ -107,8 +108,8 @@ class Observation:
         return replace(
             self,
             output=None if self.output is None else value["output"],
-            final={name: value[f"{name}_n"] for name in self.final},
-            quantities={name: value[name] for name in self.quantities},
+            final={n: value[f"{n}_n"] for n in self.final if f"{n}_n" in value},
+            quantities={name: value[name] for name in self.quantities if name in value},
         )
 
     def beyond(self, model: Model) -> Iterator[tuple[str, Tensor | None]]:

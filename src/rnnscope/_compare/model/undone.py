@@ -22,14 +22,14 @@ def undo(model: Model, observation: Observation) -> Observation | None:
     unchanged = _turned_back(model, observation)
     if unchanged is None:
         return None
-    output, laid = unchanged.output, False
-    for change, inputs in zip(model.enter, stages, strict=False):
+    output, inputs = unchanged.output, stages[-1]
+    for change, before in zip(model.enter, stages, strict=False):
         if change.undo is not None and output is not None:
             # the output lies as the input does
-            turned = change(replace(inputs, x=output))
-            output, laid = None if turned is None else turned.x, True
-    inputs = stages[-1]
-    keep = not laid or inputs.batch == observation.inputs.batch
+            turned = change(replace(before, x=output))
+            output = None if turned is None else turned.x
+    laid = any(change.undo is not None for change in model.enter)
+    keep = inputs.batch == observation.inputs.batch  # one row of states for each of the input
     quantities = {} if laid else unchanged.quantities
     return replace(
         unchanged,

@@ -394,9 +394,12 @@ def _clash(first: Cause, second: Cause) -> bool:
 
 
 def concerns(cause: Cause, model: Model, observations: Sequence[Observation]) -> bool:
-    """Whether a mistake is one of what was given: of padding, of recorded gates."""
+    """Whether a mistake is one of what was given: of padding, of recorded gates, of states."""
     if cause.name == "padding":
         return any(observation.inputs.lengths is not None for observation in observations)
+    if cause.name == "carried_exchanged":  # from zeros it is another mistake too
+        starts = [value for call in observations for value in call.inputs.initial.values()]
+        return any(bool(value.any()) for value in starts)
     if cause.name == "unapplied":
         recorded = {name for observation in observations for name in observation.quantities}
         if cause.choice != "all":
