@@ -105,6 +105,27 @@ def test_a_flat_array_in_cudnns_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("missing", [(), ("b_hh",), ("tanh",)])
+def test_a_gate_that_is_cut_from_the_place_of_another(missing: tuple[str, ...]) -> None:
+    """`o = sigmoid(a[:, 2 * H : 3 * H])`, alone and beside another mistake."""
+    layer = trained(nn.LSTM(3, 4))
+
+    def port(x: Array) -> Array:
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+        for x_t in x:
+            a = x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh * ("b_hh" not in missing)
+            i, f, g, _ = np.split(a, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * (g if "tanh" in missing else np.tanh(g))
+            h = sigmoid(g) * np.tanh(c)
+            outputs.append(h)
+        return np.stack(outputs)
+
+    verdict = rs.compare(port, layer)
+    assert "rows_repeated g:o" in named(verdict)
+    assert len(verdict.causes) == 1 + len(missing)
+
+
 @pytest.mark.parametrize("limit", [slow(1.0), 3.0, slow(2.25)])
 def test_a_cell_state_that_is_clipped(limit: float) -> None:
     """Where the data reach the limit; an unusual one is read from c_n."""

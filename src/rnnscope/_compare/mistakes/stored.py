@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.mistakes.equations import first_part
+from rnnscope._compare.mistakes.gates import PAIRS
 from rnnscope._compare.mistakes.weights import scaled_biases
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
@@ -180,7 +181,8 @@ def _concatenated_words(cause: Cause, model: Model) -> Words:
 
 # rows of another gate ---------------------------------------------------------------------------
 
-FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",)}
+FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",), "": ("ih", "hh", "b_ih", "b_hh")}
+"""Parameters whose rows are taken, of all where none is said."""
 
 
 def _repeats(model: Model) -> Iterator[Choice]:
@@ -188,6 +190,8 @@ def _repeats(model: Model) -> Iterator[Choice]:
     for used, gate in permutations(gates, 2):
         for tensors in ("W_hh", "W_ih"):
             yield f"{used}:{gate}", tensors
+        if (used, gate) not in PAIRS:  # of these the values themselves are used
+            yield f"{used}:{gate}", ""
 
 
 def _repeat_rows(part: Part, cause: Cause) -> Part:
@@ -206,6 +210,12 @@ def _repeat_rows(part: Part, cause: Cause) -> Part:
 def _repeated_words(cause: Cause, model: Model) -> Words:
     used, gate = cause.choice.split(":")
     matrix = cause.tensors
+    if not matrix:
+        return Words(
+            f"{gate} is computed from the rows of {used}",
+            f"{gate} has rows of its own in all parameters.",
+            f"a_{gate} = x @ W_i{gate}.T + b_i{gate} + h @ W_h{gate}.T + b_h{gate}",
+        )
     taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
     operand = "x" if matrix == "W_ih" else "h"
     return Words(
@@ -247,6 +257,8 @@ STORED = (
         _repeated_words,
         _repeat_rows,
         alone=True,
-        exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too.",
+        concerns=("b_ih and b_hh",),
+        exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too. `g:o`: so do g's rows of all "
+        "parameters in the place of o's.",
     ),
 )
