@@ -163,6 +163,8 @@ def _ends(model: Model) -> Iterator[Choice]:
     yield "output_start", ""
     if model.num_directions > 1:
         yield "output_end", ""
+        if model.num_layers > 1:
+            yield "every_end", ""
 
 
 def _end(model: Model, cause: Cause) -> Model:
@@ -175,6 +177,12 @@ def _end(model: Model, cause: Cause) -> Model:
         if outcome.output.shape[-1] != directions * h.shape[-1]:
             return None
         d, at_end = (1, True) if cause.choice == "output_end" else (0, False)
+        if cause.choice == "every_end":
+            if any(layer.shape[-1] != directions * h.shape[-1] for layer in outcome.layers):
+                return None
+            for row, layer in zip(h, outcome.layers, strict=True):
+                row[1] = ends(layer.chunk(directions, -1)[1], inputs.lengths)
+            return replace(outcome, final={**outcome.final, "h": h})
         part = outcome.output.chunk(directions, -1)[d]
         h[-1, d] = ends(part, inputs.lengths) if at_end else part[0]
         return replace(outcome, final={**outcome.final, "h": h})
@@ -275,8 +283,9 @@ def _words(cause: Cause, model: Model) -> Words:
                 "h_n is h after the last one.",
                 "h_n = output[-1]" if not model.structure.batch_first else "h_n = output[:, -1]",
             )
+    every = " in every layer" if cause.choice == "every_end" else ""
     return Words(
-        "the final state of reverse is taken at the last position",
+        f"the final state of reverse is taken at the last position{every}",
         "reverse ends at the first position.",
         "h_n[reverse] = output[0, :, hidden:]",
     )
