@@ -105,6 +105,44 @@ def test_a_flat_array_in_cudnns_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_fused_bias_inside_of_the_reset(both: bool) -> None:
+    layer = trained(nn.GRU(3, 4))
+
+    def port(x: Array) -> Array:
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        h, bias, outputs = zeros(x, 4), b_ih + b_hh, []
+        of_x = bias if both else np.concatenate([bias[:8], np.zeros(4)])
+        for x_t in x:
+            a_r, a_z, a_n = np.split(x_t @ W_ih.T + of_x, 3, axis=1)
+            u_r, u_z, u_n = np.split(h @ W_hh.T, 3, axis=1)
+            z = sigmoid(a_z + u_z)
+            n = np.tanh(a_n + sigmoid(a_r + u_r) * (u_n + bias[8:]))
+            h = (1 - z) * n + z * h
+            outputs.append(h)
+        return np.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == [f"bias_merged {'both' if both else 'inside'}"]
+
+
+@pytest.mark.parametrize("zeros_above", [False, True])
+def test_a_bias_that_is_added_before_the_product(zeros_above: bool) -> None:
+    layer = trained(nn.RNN(3, 4, 2))
+
+    def port(x: Array, initial: Array) -> Array:
+        for k in range(2):
+            W_ih, W_hh, b_ih, b_hh = part(arrays(layer), f"_l{k}")
+            h, outputs = initial[k] * (not zeros_above or k == 0), []
+            for x_t in x:
+                h = np.tanh(x_t @ W_ih.T + b_ih + (h + b_hh) @ W_hh.T)
+                outputs.append(h)
+            x = np.stack(outputs)
+        return x
+
+    causes = named(rs.compare(port, layer))
+    assert causes == ["bias_before of b_hh", *["initial_ignored upper"] * zeros_above]
+
+
 @pytest.mark.parametrize("missing", [(), ("b_hh",), ("tanh",)])
 def test_a_gate_that_is_cut_from_the_place_of_another(missing: tuple[str, ...]) -> None:
     """`o = sigmoid(a[:, 2 * H : 3 * H])`, alone and beside another mistake."""
