@@ -20,7 +20,7 @@ from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurr
 
 __all__ = ["WEIGHTS", "forget_gates", "scaled_biases"]
 
-FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh"}
+FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh", "W_hr": "hr"}
 MATRICES = "W_ih and W_hh (not transposed)"
 BIASES = "b_ih and b_hh"
 OF = {
@@ -33,6 +33,7 @@ OF = {
     "hh": ("W_hh", "b_hh"),
     "b_ih": ("b_ih",),
     "b_hh": ("b_hh",),
+    "W_hr": ("W_hr",),
 }
 SUBJECTS = {
     "all": "",
@@ -194,6 +195,8 @@ def _transpose(part: Part, cause: Cause) -> Part | None:
 def _reshapes(model: Model) -> Iterator[Choice]:
     for _, tensors in _matrices(model):
         yield from ((choice, tensors) for choice in ("", "kernel"))
+    if _first(model).stored.hr is not None:
+        yield from ((choice, "W_hr") for choice in ("", "kernel"))
 
 
 def _reshape(part: Part, cause: Cause) -> Part | None:
@@ -229,8 +232,9 @@ def _reshape_words(cause: Cause, model: Model) -> Words:
     which = _both(cause.tensors)
     verb = "are" if cause.tensors == "W" else "is"
     if cause.choice == "kernel":
+        kernel = "hidden, projected" if cause.tensors == "W_hr" else "input, gates × hidden"
         return Words(
-            f"a kernel (input, gates × hidden) is reshaped to {which}, not transposed",
+            f"a kernel ({kernel}) is reshaped to {which}, not transposed",
             "reshape keeps the order of the numbers in memory; .T moves them.",
             f"{cause.tensors} = kernel.T",
         )
@@ -613,7 +617,15 @@ WEIGHTS = (
         _transpose_words,
         _transpose,
     ),
-    Entry("reshaped", MATRICES, "parts", _reshapes, _reshape_words, _reshape),
+    Entry(
+        "reshaped",
+        MATRICES,
+        "parts",
+        _reshapes,
+        _reshape_words,
+        _reshape,
+        concerns=("the projection",),
+    ),
     Entry(
         "matrices_exchanged",
         MATRICES,
