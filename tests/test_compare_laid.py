@@ -148,7 +148,7 @@ def test_a_projection_that_is_reshaped() -> None:
     layer = nn.LSTM(4, 7, proj_size=3)
     wrong = copy.deepcopy(layer)
     with torch.no_grad():
-        wrong.weight_hr_l0.copy_(wrong.weight_hr_l0.reshape(7, 3).T)
+        wrong.weight_hr_l0.copy_(layer.weight_hr_l0.reshape(7, 3).T)
     verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
     assert [str(cause) for cause in verdict.causes] == ["reshaped of W_hr"]
     assert "the projection" not in verdict.right
