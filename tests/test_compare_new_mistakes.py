@@ -143,6 +143,58 @@ def test_a_bias_that_is_added_before_the_product(zeros_above: bool) -> None:
     assert causes == ["bias_before of b_hh", *["initial_ignored upper"] * zeros_above]
 
 
+@pytest.mark.parametrize("decimals", [None, 4])
+def test_tanh_and_sigmoid_are_exchanged(decimals: int | None) -> None:
+    layer, x = trained(nn.GRU(3, 4)), torch.randn(9, 2, 3).double()
+    W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+    h, recorded = zeros(x.numpy(), 4), []
+    for x_t in x.numpy():
+        a_r, a_z, a_n = np.split(x_t @ W_ih.T + b_ih, 3, axis=1)
+        u_r, u_z, u_n = np.split(h @ W_hh.T + b_hh, 3, axis=1)
+        r, z = np.tanh(a_r + u_r), np.tanh(a_z + u_z)
+        n = sigmoid(a_n + r * u_n)
+        h = (1 - z) * n + z * h
+        recorded.append((h, r, z, n))
+    names = ("output", "r", "z", "n")
+    numbers = dict(zip(names, map(np.stack, zip(*recorded, strict=True)), strict=True))
+    if decimals is not None:
+        numbers = {name: value.round(decimals) for name, value in numbers.items()}
+    causes = named(rs.compare(numbers, layer, x))
+    assert causes[0] == "activation exchanged"
+    assert len(causes) == 1 + (decimals is not None)
+
+
+def test_upper_layers_read_forward_twice() -> None:
+    layer = trained(nn.RNN(3, 4, 2, bidirectional=True))
+    layers = [trained(nn.RNN(size, 4, bidirectional=True)) for size in (3, 8)]
+    for k, each in enumerate(layers):
+        state = layer.state_dict()
+        each.load_state_dict({n: state[n.replace("_l0", f"_l{k}")] for n in each.state_dict()})
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        below, _ = layers[0](x)
+        result: torch.Tensor = layers[1](below[..., :4].repeat(1, 1, 2))[0]
+        return result
+
+    assert named(rs.compare(port, layer)) == ["reverse_unused twice"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_output_with_its_padding_in_front(masked: bool) -> None:
+    layer, x = trained(nn.LSTM(3, 4)), torch.randn(7, 3, 3).double()
+    lengths = torch.tensor([7, 5, 2])
+    output = torch.zeros(7, 3, 4).double()
+    for k, length in enumerate(lengths.tolist()):
+        x[length:, k] = 0
+        front = torch.cat([x[length:, k], x[:length, k]])[:, None]
+        run = layer(front[7 - length :])[0] if masked else layer(front)[0][7 - length :]
+        output[7 - length :, k] = run[:, 0].detach()
+        if not masked:
+            output[: 7 - length, k] = layer(front)[0][: 7 - length, 0].detach()
+    verdict = rs.compare({"output": output}, layer, x, lengths=lengths)
+    assert named(verdict) == [f"padding {'moved' if masked else 'front_kept'}"]
+
+
 @pytest.mark.parametrize("missing", [(), ("b_hh",), ("tanh",)])
 def test_a_gate_that_is_cut_from_the_place_of_another(missing: tuple[str, ...]) -> None:
     """`o = sigmoid(a[:, 2 * H : 3 * H])`, alone and beside another mistake."""

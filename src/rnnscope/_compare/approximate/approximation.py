@@ -222,8 +222,11 @@ def of_outputs(rounding: Quantiser) -> Approximation:
         return rounding(value.flatten()).reshape(value.shape)
 
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
-        final = {name: rounded(value) for name, value in outcome.final.items()}
-        return replace(outcome, output=rounded(outcome.output), final=final)
+        final, steps = (
+            {name: rounded(value) for name, value in values.items()}
+            for values in (outcome.final, outcome.steps)
+        )
+        return replace(outcome, output=rounded(outcome.output), final=final, steps=steps)
 
     def change(model: Model) -> Model:
         return model.adding("leave", Change(("rounded", rounding.name), leave))

@@ -55,9 +55,14 @@ def _at_layers(
     return change
 
 
-def _unused(_: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
-    half = x.shape[-1] // 2
-    return torch.cat([x[..., :half], torch.zeros_like(x[..., half:])], -1)
+def _unused(choice: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
+    forward = x[..., : x.shape[-1] // 2]
+    return torch.cat([forward, forward if choice else torch.zeros_like(forward)], -1)
+
+
+def _unused_choices(model: Model) -> Iterator[Choice]:
+    for _ in _stacked_two(model):
+        yield from ((choice, "") for choice in ("", "twice"))
 
 
 def _stacked_two(model: Model) -> Iterator[Choice]:
@@ -205,6 +210,12 @@ def _words(cause: Cause, model: Model) -> Words:
                 "it reads the sequence from its end.",
                 "for t in reversed(range(T)):",
             )
+        case "reverse_unused", "twice":
+            return Words(
+                "upper layers read the forward direction twice",
+                f"a layer above reads both directions of the one below in {kind}.",
+                "x = np.concatenate([forward, reverse], -1)   # not forward twice",
+            )
         case "reverse_unused", _:
             return Words(
                 "upper layers ignore the reverse direction",
@@ -314,7 +325,7 @@ WIRING = (
         "reverse_unused",
         "the directions",
         "layer",
-        _stacked_two,
+        _unused_choices,
         _words,
         model=_at_layers("reads", 1, _unused),
     ),
