@@ -221,6 +221,35 @@ def test_the_final_h_beside_an_h_that_is_stored_in_few_bits(exact: bool) -> None
     assert "h, between two steps, rounded to bfloat16" in plain(rs.compare(mine, layer))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_products_of_few_bits_beside_a_mistake(layers: int) -> None:
+    torch.manual_seed(1)
+    layer = nn.GRU(5, 7, layers)
+
+    def bf(value: Any) -> Any:
+        return value.bfloat16().float()
+
+    def mine(x: Any, initial: Any) -> Any:
+        state = layer.state_dict()
+        for k in range(layers):
+            W, U, b, _ = (
+                state[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            h, outputs = initial[k], []
+            for step in x:
+                a_r, a_z, a_n = (bf(step) @ bf(W).T + b).chunk(3, -1)
+                u_r, u_z, u_n = (bf(h) @ bf(U).T).chunk(3, -1)
+                z = torch.sigmoid(a_z + u_z)
+                h = (1 - z) * torch.tanh(a_n + torch.sigmoid(a_r + u_r) * u_n) + z * h
+                outputs.append(h)
+            x = torch.stack(outputs)
+        return x
+
+    verdict = rs.compare(mine, layer)
+    assert names(verdict) == ["bias_missing", "approximate"]
+    assert "the operands of every product rounded to bfloat16" in plain(verdict)
+
+
 # --- beside mistakes ------------------------------------------------------------------------------
 
 M = Mistake

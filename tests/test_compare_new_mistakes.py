@@ -195,6 +195,32 @@ def test_an_output_with_its_padding_in_front(masked: bool) -> None:
     assert named(verdict) == [f"padding {'moved' if masked else 'front_kept'}"]
 
 
+def test_matrices_and_biases_are_exchanged() -> None:
+    """Of one size: no array of all parameters need be there."""
+    layer = trained(nn.GRU(4, 4))
+    wrong = copy.deepcopy(layer)
+    state = layer.state_dict()
+    pairs = (("weight_ih_l0", "weight_hh_l0"), ("bias_ih_l0", "bias_hh_l0"))
+    wrong.load_state_dict({a: state[b] for one in pairs for a, b in (one, one[::-1])})
+    verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
+    assert named(verdict) == ["flat read:hh_first"]
+    assert len(verdict.explanations) == 1
+    assert verdict.explanations[0].words[0].title.startswith("W_ih and W_hh are exchanged, and so")
+
+
+@pytest.mark.parametrize("wrong_one", ["forward", "reverse"])
+def test_the_line_to_write_is_that_of_the_direction_that_is_wrong(wrong_one: str) -> None:
+    layer = trained(nn.RNN(3, 4, bidirectional=True))
+    wrong = copy.deepcopy(layer)
+    state = layer.state_dict()
+    for name in list(state):
+        if name.endswith("_reverse") == (wrong_one == "reverse"):
+            other = name.removesuffix("_reverse") if wrong_one == "reverse" else f"{name}_reverse"
+            wrong.get_parameter(name).data.copy_(state[other])
+    verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
+    assert verdict.explanations[0].words[0].repair.startswith(f"{wrong_one}: weight_ih_l0")
+
+
 @pytest.mark.parametrize("missing", [(), ("b_hh",), ("tanh",)])
 def test_a_gate_that_is_cut_from_the_place_of_another(missing: tuple[str, ...]) -> None:
     """`o = sigmoid(a[:, 2 * H : 3 * H])`, alone and beside another mistake."""

@@ -27,12 +27,14 @@ __all__ = [
     "of_inputs",
     "of_outputs",
     "of_parameters",
+    "of_products",
     "of_states",
     "of_weights",
 ]
 
 Kind = Literal[
     "weights",
+    "products",
     "functions",
     "tanh",
     "sigmoid",
@@ -55,6 +57,9 @@ MATRICES: dict[Names, str] = {
     ("hh",): "W_hh",
 }
 
+
+PRODUCTS: Names = ("ih", "hh", "hr")
+"""The matrices, which stand in products."""
 
 STATES: dict[Kind, str] = {
     "state": "after every step",
@@ -171,6 +176,30 @@ def of_parameters(model: Model, rounding: Quantiser | None, names: Names) -> App
     name = "its own parameters" if rounding is None else rounding.name
     title = f"{which} {how}"
     return Approximation("weights", ("its own",), name, title, change, vague=rounding is None)
+
+
+def of_products(rounding: Quantiser) -> Approximation:
+    """Products of which both operands are rounded: the matrices with x, or what the layer below
+    hands on, and with h."""
+    name = rounding.name
+    token, operand = ("products", name), of_states(rounding, "operand", ("h",))
+
+    def rounded(value: Tensor) -> Tensor:
+        return rounding(value.flatten()).reshape(value.shape)
+
+    def change(model: Model) -> Model | None:
+        weighted = _each_part(model, partial(_weighted, rounding=rounding, names=PRODUCTS))
+        whole = None if weighted is None else operand.change(weighted)
+        whole = None if whole is None else of_inputs(rounding).change(whole)
+        if whole is None:
+            return None
+        for layer in range(1, model.num_layers):
+            read = Change((*token, layer), lambda x, _: rounded(x))
+            whole = whole.adding("reads", read, layer)
+        return whole
+
+    title = f"the operands of every product {rounding.verb} to {name}"
+    return Approximation("products", token, name, title, change, late=True)
 
 
 # functions -----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from rnnscope._compare.approximate.approximation import (
     of_curve,
     of_inputs,
     of_outputs,
+    of_products,
     of_states,
     of_weights,
 )
@@ -63,7 +64,8 @@ FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
 VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
 
 STATE: dict[Kind, Names] = {"state": (), "before": ("h",), "operand": ("h",)}
-KEPT = {*(f"{n} decimals" for n in range(2, 6)), "float16", "bfloat16"}
+SHORT = ("float16", "bfloat16")
+KEPT = {*(f"{n} decimals" for n in range(2, 6)), *SHORT}
 """What states are rounded to where they are stored between steps."""
 PARTLY: tuple[tuple[Kind, Names], ...] = (
     ("kept", ("h",)),
@@ -298,6 +300,7 @@ def _roundings_tried() -> list[Approximation]:
     whole = [rounding for rounding in SCALED if "row" not in rounding.name]
     kinds: tuple[Kind, ...] = ("state", "before", "operand")
     return [
+        *(of_products(rounding) for rounding in fixed if rounding.name in SHORT),
         *(of_weights(rounding, MATRICES) for rounding in (*FIXED, *SCALED)),
         *(of_inputs(rounding) for rounding in (*fixed, *whole)),
         *(of_states(rounding, kind, STATE[kind]) for rounding in fixed for kind in kinds),

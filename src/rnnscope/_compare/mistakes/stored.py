@@ -85,19 +85,25 @@ def _size(model: Model, place: Place) -> Tensor:
     return value
 
 
+def _of_one_size(model: Model) -> bool:
+    """Whether W_ih and W_hh are of one size, so that W_hh before W_ih exchanges both, and the
+    biases."""
+    return all(p.stored.ih.shape == p.stored.hh.shape for row in model.parts for p in row)
+
+
 def _exchanges_matrices(model: Model) -> bool:
     """Whether W_hh before W_ih is what ``matrices_exchanged`` says: both are of one size, and of
     the biases the sum counts."""
-    parts = [part for row in model.parts for part in row]
-    return all(p.stored.ih.shape == p.stored.hh.shape for p in parts) and (
-        parts[0].stored.b_ih is None or not scaled_biases(parts[0])
-    )
+    part = first_part(model)
+    return _of_one_size(model) and (part.stored.b_ih is None or not scaled_biases(part))
 
 
 def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
     if choice == "hh_first" and _exchanges_matrices(model):
         return None
+    if cause.choice == "stored:hh_first" and _of_one_size(model):
+        return None  # which is that of reading
     reference_order = _places(model)
     order = reference_order if way == START else _order(model, choice)
     stored, read = (reference_order, order) if way == "read" else (order, reference_order)
@@ -138,6 +144,13 @@ def _flat_words(cause: Cause, model: Model) -> Words:
             "storage[offset : offset + size]",
         )
     way, _, choice = cause.choice.partition(":")
+    if choice == "hh_first" and _of_one_size(model):
+        return Words(
+            "W_ih and W_hh are exchanged, and so are b_ih and b_hh",
+            "W_ih and b_ih belong to the input, W_hh and b_hh to the state; one array of all may "
+            "have been read with those of the state first.",
+            "x @ W_ih.T + b_ih; h @ W_hh.T + b_hh",
+        )
     cudnn = ", as cuDNN has them" * (choice == "weights_biases")
     order = f"{WORDS[choice]}{cudnn}"
     torchs = "W_ih, W_hh, b_ih, b_hh of each layer and direction in turn"

@@ -595,7 +595,9 @@ def _direction_words(cause: Cause, model: Model) -> Words:
     return Words(
         f"the {direction} direction uses the weights of {cause.choice}",
         "each direction has its own; those of reverse end in _reverse.",
-        "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse",
+        "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse"
+        if direction == "reverse"
+        else "forward: weight_ih_l0, weight_hh_l0   # without _reverse",
     )
 
 
