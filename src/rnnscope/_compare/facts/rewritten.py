@@ -231,7 +231,7 @@ def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
     own = {name: ordered(equation) for name, equation in cell.equations.items()}
     above: list[str] = []
     for name, equation in cell.equations.items():
-        later = tuple(n for n in cell.equations if n not in above and not _uses(cell, n, name))
+        later = tuple(n for n in cell.equations if n not in above and name not in _made_of(cell, n))
         made_of = _Leaves(tuple(above), later, cell.states, tuple(cell.gates), cell.projected)
         for changed in made_of.changed(equation):
             if ordered(changed) != own[name] and _is_equation(changed):
@@ -251,12 +251,15 @@ def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
     return tuple(found.values())
 
 
-def _uses(cell: Cell, name: str, other: str) -> bool:
-    """Whether a quantity is, or is made of, another one of the same step."""
-    if name == other:
-        return True
-    used = {leaf.name for leaf in leaves(cell.equations[name]) if isinstance(leaf, Quantity)}
-    return any(_uses(cell, each, other) for each in used)
+def _made_of(cell: Cell, name: str) -> set[str]:
+    """A quantity, and all those of the same step that it is made of."""
+    whole, waiting = {name}, [name]
+    while waiting:
+        used = leaves(cell.equations[waiting.pop()])
+        fresh = {leaf.name for leaf in used if isinstance(leaf, Quantity)} - whole
+        whole |= fresh
+        waiting += fresh
+    return whole
 
 
 def _is_equation(expr: Expr) -> bool:

@@ -104,8 +104,6 @@ def _reshaped(states: States, cause: Cause) -> States | None:
     if batch == 1:
         return None
     if cause.choice == "back":
-        if layers * directions == batch:  # which is read batch first
-            return None
         return {
             name: value.flatten(0, 1).transpose(0, 1).reshape(layers, directions, batch, -1)
             for name, value in states.items()
