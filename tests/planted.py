@@ -74,9 +74,9 @@ ORDER = {
     "initial_ignored": "(all|h|c|upper)/",
     "initial_exchanged": "[hc]?/",
     "initial_batch_first": "/",
-    "initial_reshaped": "/",
+    "initial_reshaped": "(|back)/",
     "initial_first": "(part|layer|h|c)/",
-    "initial_order": "(|added)/",
+    "initial_order": "(|added|layers|directions)/",
     "first_bias": "(n|all)/",
     "never_carried": "(|h|c)/",
     "in_place": "/",  # unit by unit
@@ -769,6 +769,8 @@ class Planted:
                     if start["h"].shape[1] != L * D:
                         raise UndefinedError("the batch is not the number of layers and directions")
                     start = {k: v.swapaxes(0, 1) for k, v in start.items()}
+                case "initial_reshaped", "back":
+                    start = {k: v.swapaxes(0, 1).reshape(v.shape) for k, v in start.items()}
                 case "initial_reshaped", _:
                     start = {
                         k: v.reshape(v.shape[1], L * D, v.shape[2]).swapaxes(0, 1)
@@ -780,6 +782,12 @@ class Planted:
                     start = {k: v[list(range(D)) * L] for k, v in start.items()}
                 case "initial_first", state:
                     start = {**start, state: start[state][[0] * (L * D)]}
+                case "initial_order", "layers" | "directions" as choice:
+                    axis = ("layers", "directions").index(choice)
+                    start = {
+                        k: np.flip(v.reshape(L, D, *v.shape[1:]), axis).reshape(v.shape)
+                        for k, v in start.items()
+                    }
                 case "initial_order", "added":
                     order = [layer + d for layer in range(L) for d in range(D)]
                     start = {k: v[order] for k, v in start.items()}

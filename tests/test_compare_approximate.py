@@ -172,6 +172,84 @@ def test_an_h_that_is_rounded_where_it_is_multiplied() -> None:
     assert "h, before it meets W_hh, rounded to multiples of 1/127" in text
 
 
+STORED = [
+    ("lstm", "h", "h, between two steps, rounded to float16", False),
+    ("lstm", "c", "c, between two steps, rounded to float16", False),
+    ("lstm", "hc", "h and c, between two steps, rounded to float16", False),
+    ("gru", "h", "h, between two steps, rounded to float16", False),
+    ("lstm", "hc", "h and c, before every step, rounded to float16", True),
+    ("lstm", "c", "c, before every step, rounded to float16", True),
+    ("rnn_tanh", "h", "h, between two steps, rounded to float16", False),
+]
+
+
+@pytest.mark.parametrize(("kind", "which", "said", "first"), STORED)
+def test_states_that_are_stored_between_steps_in_few_bits(
+    kind: str, which: str, said: str, first: bool
+) -> None:
+    """Neither the output nor what the step itself uses is rounded; the ``first`` states may be."""
+    layer = layer_of(kind)
+
+    def half(states: Any) -> Any:
+        both = (states,) if kind != "lstm" else states
+        stored = [s.half().float() if n in which else s for n, s in zip("hc", both, strict=False)]
+        return stored[0] if kind != "lstm" else tuple(stored)
+
+    def mine(x: Any, initial: Any) -> Any:
+        states, outputs = half(initial) if first else initial, []
+        for step in x:
+            output, states = layer(step[None], states)
+            outputs.append(output)
+            states = half(states)
+        return torch.cat(outputs)
+
+    assert said in plain(rs.compare(mine, layer))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_final_h_beside_an_h_that_is_stored_in_few_bits(exact: bool) -> None:
+    layer = layer_of("gru")
+
+    def mine(x: Any, initial: Any) -> Any:
+        h, outputs = initial, []
+        for step in x:
+            output, h = layer(step[None], h)
+            outputs.append(output)
+            h = h.bfloat16().float()
+        return torch.cat(outputs), outputs[-1] if exact else h
+
+    assert "h, between two steps, rounded to bfloat16" in plain(rs.compare(mine, layer))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_products_of_few_bits_beside_a_mistake(layers: int) -> None:
+    torch.manual_seed(1)
+    layer = nn.GRU(5, 7, layers)
+
+    def bf(value: Any) -> Any:
+        return value.bfloat16().float()
+
+    def mine(x: Any, initial: Any) -> Any:
+        state = layer.state_dict()
+        for k in range(layers):
+            W, U, b, _ = (
+                state[f"{n}_l{k}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            h, outputs = initial[k], []
+            for step in x:
+                a_r, a_z, a_n = (bf(step) @ bf(W).T + b).chunk(3, -1)
+                u_r, u_z, u_n = (bf(h) @ bf(U).T).chunk(3, -1)
+                z = torch.sigmoid(a_z + u_z)
+                h = (1 - z) * torch.tanh(a_n + torch.sigmoid(a_r + u_r) * u_n) + z * h
+                outputs.append(h)
+            x = torch.stack(outputs)
+        return x
+
+    verdict = rs.compare(mine, layer)
+    assert names(verdict) == ["bias_missing", "approximate"]
+    assert "the operands of every product rounded to bfloat16" in plain(verdict)
+
+
 # --- beside mistakes ------------------------------------------------------------------------------
 
 M = Mistake

@@ -180,7 +180,11 @@ def output_through(function: Callable[[Any], Any], state: bool = False) -> Any:
 @pytest.mark.parametrize(
     ("name", "function", "words"),
     [
-        ("scaled", lambda y: y * np.float32(1.25), "multiplied by 1.25: 1 / (1 - p) of dropout"),
+        (
+            "scaled",
+            lambda y: y * np.float32(1.25),
+            "multiplied by 1.25 (it may be 1 / (1 - p) of dropout",
+        ),
         ("scaled", lambda y: y * np.float32(-3), "multiplied by -3"),
         ("moved", lambda y: y + np.float32(0.1), "0.1 is added to the output"),
         ("function_on_top", np.tanh, "tanh is applied to the output"),
@@ -203,7 +207,7 @@ def test_a_factor_between_layers() -> None:
     candidate = Restated(layer, between=lambda y: y * np.float32(1 / 0.7))
     verdict = verdict_of(candidate)
     assert cause_of(verdict) == "scaled"
-    assert "dropout with p = 0.3, left on (layer 0)" in plain(verdict)
+    assert "dropout with p = 0.3, left on) (layer 0)" in plain(verdict)
 
 
 def test_dropout_in_recorded_numbers() -> None:
@@ -420,7 +424,10 @@ def test_a_part_of_a_parameter(changed: Any, words: str) -> None:
     ("entering", "words"),
     [
         (lambda x: x / 2, "x, or weight_ih_l0, is multiplied by 0.5"),
-        (lambda x: x * np.float32(1 / 0.9), "1 / (1 - p) of dropout with p = 0.1, left on"),
+        (
+            lambda x: x * np.float32(1 / 0.9),
+            "(it may be 1 / (1 - p) of dropout with p = 0.1, left on)",
+        ),
         (lambda x: x + np.float32(0.25), "0.25 is added to x"),
         (lambda x: np.roll(x, 1, -1), "x is read one place too early"),
         (lambda x: x[..., ::-1], "the features of x are read in the opposite order"),

@@ -70,6 +70,18 @@ def last_bias_for_others(p: Numbers) -> Numbers:
     return changed
 
 
+def forget_gate_too_early(p: Numbers) -> Numbers:
+    size, changed = p["weight_hh_l0"].shape[1], {n: value.copy() for n, value in p.items()}
+    for name, value in changed.items():
+        value[size : 2 * size] = p[name][size - 1 : 2 * size - 1]
+    return changed
+
+
+def w_hh_too_late(p: Numbers) -> Numbers:
+    value = p["weight_hh_l0"]
+    return {**p, "weight_hh_l0": np.concatenate([value[1:], value[-1:]])}
+
+
 READ: dict[str, tuple[Callable[[Numbers], Numbers], str]] = {
     "long": (header_too_long, "all parameters are read one number too late from one array"),
     "short": (header_too_short, "all parameters are read two numbers too early from one array"),
@@ -78,6 +90,8 @@ READ: dict[str, tuple[Callable[[Numbers], Numbers], str]] = {
     "in turn": (biases_in_turn, "they are read in turn, one of each"),
     "by gate": (biases_by_gate, "they are read as both of each gate in turn"),
     "one gate's": (last_bias_for_others, "are used for"),
+    "early": (forget_gate_too_early, "bias_ih and bias_hh are taken one row too early"),
+    "late": (w_hh_too_late, "the rows of weight_hh are read one row too late"),
 }
 
 
@@ -128,3 +142,13 @@ def test_features_and_time_reshaped(read: Callable[[Tensor], Tensor], said: str)
     with torch.no_grad():
         verdict = rs.compare(layer(read(x))[0], layer, x=x)
     assert said in " ".join(str(verdict).split())
+
+
+def test_a_projection_that_is_reshaped() -> None:
+    layer = nn.LSTM(4, 7, proj_size=3)
+    wrong = copy.deepcopy(layer)
+    with torch.no_grad():
+        wrong.weight_hr_l0.copy_(layer.weight_hr_l0.reshape(7, 3).T)
+    verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
+    assert [str(cause) for cause in verdict.causes] == ["reshaped of W_hr"]
+    assert "the projection" not in verdict.right

@@ -105,6 +105,143 @@ def test_a_flat_array_in_cudnns_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_fused_bias_inside_of_the_reset(both: bool) -> None:
+    layer = trained(nn.GRU(3, 4))
+
+    def port(x: Array) -> Array:
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        h, bias, outputs = zeros(x, 4), b_ih + b_hh, []
+        of_x = bias if both else np.concatenate([bias[:8], np.zeros(4)])
+        for x_t in x:
+            a_r, a_z, a_n = np.split(x_t @ W_ih.T + of_x, 3, axis=1)
+            u_r, u_z, u_n = np.split(h @ W_hh.T, 3, axis=1)
+            z = sigmoid(a_z + u_z)
+            n = np.tanh(a_n + sigmoid(a_r + u_r) * (u_n + bias[8:]))
+            h = (1 - z) * n + z * h
+            outputs.append(h)
+        return np.stack(outputs)
+
+    assert named(rs.compare(port, layer)) == [f"bias_merged {'both' if both else 'inside'}"]
+
+
+@pytest.mark.parametrize("zeros_above", [False, True])
+def test_a_bias_that_is_added_before_the_product(zeros_above: bool) -> None:
+    layer = trained(nn.RNN(3, 4, 2))
+
+    def port(x: Array, initial: Array) -> Array:
+        for k in range(2):
+            W_ih, W_hh, b_ih, b_hh = part(arrays(layer), f"_l{k}")
+            h, outputs = initial[k] * (not zeros_above or k == 0), []
+            for x_t in x:
+                h = np.tanh(x_t @ W_ih.T + b_ih + (h + b_hh) @ W_hh.T)
+                outputs.append(h)
+            x = np.stack(outputs)
+        return x
+
+    causes = named(rs.compare(port, layer))
+    assert causes == ["bias_before of b_hh", *["initial_ignored upper"] * zeros_above]
+
+
+@pytest.mark.parametrize("decimals", [None, 4])
+def test_tanh_and_sigmoid_are_exchanged(decimals: int | None) -> None:
+    layer, x = trained(nn.GRU(3, 4)), torch.randn(9, 2, 3).double()
+    W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+    h, recorded = zeros(x.numpy(), 4), []
+    for x_t in x.numpy():
+        a_r, a_z, a_n = np.split(x_t @ W_ih.T + b_ih, 3, axis=1)
+        u_r, u_z, u_n = np.split(h @ W_hh.T + b_hh, 3, axis=1)
+        r, z = np.tanh(a_r + u_r), np.tanh(a_z + u_z)
+        n = sigmoid(a_n + r * u_n)
+        h = (1 - z) * n + z * h
+        recorded.append((h, r, z, n))
+    names = ("output", "r", "z", "n")
+    numbers = dict(zip(names, map(np.stack, zip(*recorded, strict=True)), strict=True))
+    if decimals is not None:
+        numbers = {name: value.round(decimals) for name, value in numbers.items()}
+    causes = named(rs.compare(numbers, layer, x))
+    assert causes[0] == "activation exchanged"
+    assert len(causes) == 1 + (decimals is not None)
+
+
+def test_upper_layers_read_forward_twice() -> None:
+    layer = trained(nn.RNN(3, 4, 2, bidirectional=True))
+    layers = [trained(nn.RNN(size, 4, bidirectional=True)) for size in (3, 8)]
+    for k, each in enumerate(layers):
+        state = layer.state_dict()
+        each.load_state_dict({n: state[n.replace("_l0", f"_l{k}")] for n in each.state_dict()})
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        below, _ = layers[0](x)
+        result: torch.Tensor = layers[1](below[..., :4].repeat(1, 1, 2))[0]
+        return result
+
+    assert named(rs.compare(port, layer)) == ["reverse_unused twice"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_output_with_its_padding_in_front(masked: bool) -> None:
+    layer, x = trained(nn.LSTM(3, 4)), torch.randn(7, 3, 3).double()
+    lengths = torch.tensor([7, 5, 2])
+    output = torch.zeros(7, 3, 4).double()
+    for k, length in enumerate(lengths.tolist()):
+        x[length:, k] = 0
+        front = torch.cat([x[length:, k], x[:length, k]])[:, None]
+        run = layer(front[7 - length :])[0] if masked else layer(front)[0][7 - length :]
+        output[7 - length :, k] = run[:, 0].detach()
+        if not masked:
+            output[: 7 - length, k] = layer(front)[0][: 7 - length, 0].detach()
+    verdict = rs.compare({"output": output}, layer, x, lengths=lengths)
+    assert named(verdict) == [f"padding {'moved' if masked else 'front_kept'}"]
+
+
+def test_matrices_and_biases_are_exchanged() -> None:
+    """Of one size: no array of all parameters need be there."""
+    layer = trained(nn.GRU(4, 4))
+    wrong = copy.deepcopy(layer)
+    state = layer.state_dict()
+    pairs = (("weight_ih_l0", "weight_hh_l0"), ("bias_ih_l0", "bias_hh_l0"))
+    wrong.load_state_dict({a: state[b] for one in pairs for a, b in (one, one[::-1])})
+    verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
+    assert named(verdict) == ["flat read:hh_first"]
+    assert len(verdict.explanations) == 1
+    assert verdict.explanations[0].words[0].title.startswith("W_ih and W_hh are exchanged, and so")
+
+
+@pytest.mark.parametrize("wrong_one", ["forward", "reverse"])
+def test_the_line_to_write_is_that_of_the_direction_that_is_wrong(wrong_one: str) -> None:
+    layer = trained(nn.RNN(3, 4, bidirectional=True))
+    wrong = copy.deepcopy(layer)
+    state = layer.state_dict()
+    for name in list(state):
+        if name.endswith("_reverse") == (wrong_one == "reverse"):
+            other = name.removesuffix("_reverse") if wrong_one == "reverse" else f"{name}_reverse"
+            wrong.get_parameter(name).data.copy_(state[other])
+    verdict = rs.compare(lambda x, initial: wrong(x, initial), layer)
+    assert verdict.explanations[0].words[0].repair.startswith(f"{wrong_one}: weight_ih_l0")
+
+
+@pytest.mark.parametrize("missing", [(), ("b_hh",), ("tanh",)])
+def test_a_gate_that_is_cut_from_the_place_of_another(missing: tuple[str, ...]) -> None:
+    """`o = sigmoid(a[:, 2 * H : 3 * H])`, alone and beside another mistake."""
+    layer = trained(nn.LSTM(3, 4))
+
+    def port(x: Array) -> Array:
+        W_ih, W_hh, b_ih, b_hh = part(arrays(layer))
+        h, c, outputs = zeros(x, 4), zeros(x, 4), []
+        for x_t in x:
+            a = x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh * ("b_hh" not in missing)
+            i, f, g, _ = np.split(a, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * (g if "tanh" in missing else np.tanh(g))
+            h = sigmoid(g) * np.tanh(c)
+            outputs.append(h)
+        return np.stack(outputs)
+
+    verdict = rs.compare(port, layer)
+    assert "rows_repeated g:o" in named(verdict)
+    assert len(verdict.causes) == 1 + len(missing)
+
+
 @pytest.mark.parametrize("limit", [slow(1.0), 3.0, slow(2.25)])
 def test_a_cell_state_that_is_clipped(limit: float) -> None:
     """Where the data reach the limit; an unusual one is read from c_n."""

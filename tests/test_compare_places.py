@@ -67,3 +67,14 @@ def test_directions_that_are_summed_have_no_places(size: int, explained: bool) -
     verdict = rs.compare(mine, layer, x, effort=0.2)
     assert not verdict
     assert [str(cause) for cause in verdict.causes] == ["directions_merged sum"] * explained
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_memory_that_is_read_as_if_units_came_first(batch_first: bool) -> None:
+    """As of Julia and Fortran, whose first axis lies closest in memory."""
+    layer, x = nn.LSTM(5, 6, batch_first=batch_first), torch.randn(4, 9, 5)
+    output = layer(x)[0].detach()
+    mine = output.contiguous().reshape(6, *reversed(output.shape[:2])).permute(2, 1, 0)
+    verdict = rs.compare(mine, layer, x)
+    assert [c.name for c in verdict.causes] == ["places"]
+    puts_back(verdict, mine, output)

@@ -100,6 +100,42 @@ def gru_z_first(
     return ((1 - z) * n + z * states[0],)
 
 
+def gru_old_reset(
+    of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
+) -> tuple[Tensor, ...]:
+    r, z = sig(of_x[0] + of_h[0]), sig(of_x[1] + of_h[1])
+    return ((1 - z) * (of_x[2] + r * of_h[2]).tanh() + z * (r * states[0]),)
+
+
+def gru_overwritten(
+    of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
+) -> tuple[Tensor, ...]:
+    r, z = sig(of_x[0] + of_h[0]), sig(of_x[1] + of_h[1])
+    bias, h = of_h[2] - states[0] @ last.T, r * states[0]
+    return ((1 - z) * (of_x[2] + h @ last.T + bias).tanh() + z * h,)
+
+
+def symmetric(a: list[Tensor], h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, o = (1 / (1 + (-one.abs()).exp()) for one in (a[0], a[1], a[3]))
+    c = f * c + i * a[2].tanh()
+    return o * c.tanh(), c
+
+
+def one_buffer_of_h(
+    of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
+) -> tuple[Tensor, ...]:
+    a = [one + other for one, other in zip(of_x, of_h, strict=True)]
+    c = sig(a[1]) * states[1] + sig(a[0]) * a[2].tanh()
+    bias = of_h[3] - states[0] @ last.T
+    return sig(of_x[3] + c.tanh() @ last.T + bias) * c.tanh(), c
+
+
+def residual(
+    of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
+) -> tuple[Tensor, ...]:
+    return (states[0] + (of_x[0] + of_h[0]).tanh(),)
+
+
 def lecun(
     of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
 ) -> tuple[Tensor, ...]:
@@ -119,6 +155,11 @@ BUGS: dict[str, tuple[Any, Step, str]] = {
     "mixed cell": (nn.LSTM, lstm(mixed_cell), "c_t = 0.1 × c_(t-1) + 0.9 × (f_t ⊙ c_(t-1) +"),
     "tanh of x": (nn.GRU, gru_tanh_of_x, "n_t = tanh(W_in x_t + b_in) + r_t ⊙ (W_hn"),
     "z first": (nn.GRU, gru_z_first, "+ r_t ⊙ (W_hn (z_t ⊙ h_(t-1)) + b_hn));"),
+    "old reset": (nn.GRU, gru_old_reset, "h_t = (1 - z_t) ⊙ n_t + z_t ⊙ (r_t ⊙ h_(t-1));"),
+    "overwritten": (nn.GRU, gru_overwritten, "b_hn), and h_t = (1 - z_t) ⊙ n_t + z_t ⊙ (r_t ⊙"),
+    "symmetric": (nn.LSTM, lstm(symmetric), "i_t = σ(abs(W_ii x_t + b_ii + W_hi h_(t-1)"),
+    "one buffer": (nn.LSTM, one_buffer_of_h, "o_t = σ(W_io x_t + b_io + W_ho tanh(c_t) + b_ho);"),
+    "residual": (nn.RNN, residual, "h_t = h_(t-1) + tanh(W_ih x_t + b_ih + W_hh h_(t-1)"),
     "lecun": (nn.RNN, lecun, "h_t = scaled_tanh[1.7159, 0.666667](W_ih x_t + b_ih + W_hh h_(t-1)"),
     "w_hh": (nn.RNN, input_through_w_hh, "h_t = tanh(W_hh (h_(t-1) + W_ih x_t + b_ih) + b_hh);"),
 }
@@ -136,6 +177,23 @@ def test_the_equation_is_named(name: str) -> None:
     assert {cause.name for cause in verdict.causes} == {"rewritten"}
     assert said in words(verdict)
     assert f"nn.{kind.__name__} computes" in words(verdict)
+
+
+def test_a_function_around_the_projection() -> None:
+    layer = nn.LSTM(3, 6, proj_size=4)
+    W_ih, W_hh, b_ih, b_hh, W_hr = (value.detach() for value in layer.state_dict().values())
+
+    def mine(x: Tensor, initial: Any) -> Tensor:
+        (h, c), outputs = (state[0] for state in initial), []
+        for x_t in x:
+            i, f, g, o = (x_t @ W_ih.T + b_ih + h @ W_hh.T + b_hh).chunk(4, -1)
+            c = sig(f) * c + sig(i) * g.tanh()
+            h = ((sig(o) * c.tanh()) @ W_hr.T).tanh()
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    layer = layer.requires_grad_(False)
+    assert "you compute h_t = tanh(W_hr m_t);" in words(rs.compare(mine, layer))
 
 
 @pytest.mark.parametrize("name", ["forget all", "tanh of x"])

@@ -84,7 +84,7 @@ NOTHING = (
 AS_TORCH = 1e-3
 """What torch quantises in the same way differs by no more than so much of the difference."""
 
-TELLING = 2 * EVIDENCE
+TELLING = EVIDENCE
 """Decimal digits by which numbers of few digits must be off in all, for mistakes to be searched."""
 
 READ = {"output_axes": "the axes", "final_axes": "the final states"}

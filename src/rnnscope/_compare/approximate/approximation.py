@@ -14,7 +14,7 @@ from rnnscope._compare.approximate.rounding import Quantiser
 from rnnscope._compare.mistakes.entry import changed_cell
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
 from rnnscope.cells import Cell
-from rnnscope.cells.algebra import Apply, Expr, FromH, Previous
+from rnnscope.cells.algebra import Apply, Expr, FromH, Previous, Quantity
 from rnnscope.cells.functions import FUNCTIONS, Function
 
 __all__ = [
@@ -27,12 +27,23 @@ __all__ = [
     "of_inputs",
     "of_outputs",
     "of_parameters",
+    "of_products",
     "of_states",
     "of_weights",
 ]
 
 Kind = Literal[
-    "weights", "functions", "tanh", "sigmoid", "x", "state", "before", "operand", "returned"
+    "weights",
+    "products",
+    "functions",
+    "tanh",
+    "sigmoid",
+    "x",
+    "state",
+    "before",
+    "kept",
+    "operand",
+    "returned",
 ]
 """What is approximated. Of ``functions`` it is both tanh and sigmoid."""
 
@@ -47,11 +58,18 @@ MATRICES: dict[Names, str] = {
 }
 
 
+PRODUCTS: Names = ("ih", "hh", "hr")
+"""The matrices, which stand in products."""
+
 STATES: dict[Kind, str] = {
-    "state": "the state",
-    "before": "h, before every step,",
-    "operand": "h, before it meets W_hh,",
+    "state": "after every step",
+    "before": "before every step",
+    "kept": "between two steps",
+    "operand": "before it meets W_hh",
 }
+
+EXACT = {"h": "h_exact", "c": "c_exact"}
+"""What a state is before it is rounded."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,8 @@ class Approximation:
     """One approximation: ``change`` makes it in a model, None where it does not apply. One that is
     ``late`` is made after all mistakes, as it changes the form of an equation. ``title`` and
     ``name`` say it, ``key`` tells it from others, ``curve`` is that of a function; ``vague``: no
-    rule is known that gives it. ``direction``: it is made in that one alone."""
+    rule is known that gives it. ``direction``: it is made in that one alone.
+    ``with_exact_end``: the same where the final h is not rounded, if it may not be."""
 
     kind: Kind
     key: tuple[Any, ...]
@@ -70,6 +89,7 @@ class Approximation:
     curve: Curve | None = None
     vague: bool = False
     direction: int | None = None
+    with_exact_end: Approximation | None = None
 
     def excludes(self, second: Approximation) -> bool:
         """Whether the two approximate the same."""
@@ -110,8 +130,9 @@ def in_one_direction(approximation: Approximation, direction: int) -> Approximat
             {(layer, direction): row[direction] for layer, row in enumerate(changed.parts)}
         )
 
-    key = (*approximation.key, direction)
-    return replace(approximation, key=key, change=change, direction=direction)
+    key, end = (*approximation.key, direction), approximation.with_exact_end
+    end = end and in_one_direction(end, direction)
+    return replace(approximation, key=key, change=change, direction=direction, with_exact_end=end)
 
 
 # weights -------------------------------------------------------------------------------------
@@ -155,6 +176,30 @@ def of_parameters(model: Model, rounding: Quantiser | None, names: Names) -> App
     name = "its own parameters" if rounding is None else rounding.name
     title = f"{which} {how}"
     return Approximation("weights", ("its own",), name, title, change, vague=rounding is None)
+
+
+def of_products(rounding: Quantiser) -> Approximation:
+    """Products of which both operands are rounded: the matrices with x, or what the layer below
+    hands on, and with h."""
+    name = rounding.name
+    token, operand = ("products", name), of_states(rounding, "operand", ("h",))
+
+    def rounded(value: Tensor) -> Tensor:
+        return rounding(value.flatten()).reshape(value.shape)
+
+    def change(model: Model) -> Model | None:
+        weighted = _each_part(model, partial(_weighted, rounding=rounding, names=PRODUCTS))
+        whole = None if weighted is None else operand.change(weighted)
+        whole = None if whole is None else of_inputs(rounding).change(whole)
+        if whole is None:
+            return None
+        for layer in range(1, model.num_layers):
+            read = Change((*token, layer), lambda x, _: rounded(x))
+            whole = whole.adding("reads", read, layer)
+        return whole
+
+    title = f"the operands of every product {rounding.verb} to {name}"
+    return Approximation("products", token, name, title, change, late=True)
 
 
 # functions -----------------------------------------------------------------------------------
@@ -206,8 +251,11 @@ def of_outputs(rounding: Quantiser) -> Approximation:
         return rounding(value.flatten()).reshape(value.shape)
 
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
-        final = {name: rounded(value) for name, value in outcome.final.items()}
-        return replace(outcome, output=rounded(outcome.output), final=final)
+        final, steps = (
+            {name: rounded(value) for name, value in values.items()}
+            for values in (outcome.final, outcome.steps)
+        )
+        return replace(outcome, output=rounded(outcome.output), final=final, steps=steps)
 
     def change(model: Model) -> Model:
         return model.adding("leave", Change(("rounded", rounding.name), leave))
@@ -216,32 +264,75 @@ def of_outputs(rounding: Quantiser) -> Approximation:
     return Approximation("returned", (rounding.name,), rounding.name, title, change, late=True)
 
 
-def of_states(rounding: Quantiser, kind: Kind) -> Approximation:
-    """States that are rounded after every step, or h before it, or where W_hh meets it."""
-    what = STATES[kind]
-    title = f"{what} {rounding.verb} to {rounding.name}"
-    change = partial(_each_part, change=partial(_stated, rounding=rounding, kind=kind))
-    return Approximation(kind, (rounding.name, kind), rounding.name, title, change, late=True)
+def of_states(
+    rounding: Quantiser, kind: Kind, names: Names = (), exact_end: bool = False
+) -> Approximation:
+    """States that are rounded after every step, or before it, the initial ones too, or between two
+    steps, where the output and what the step itself uses are not; or h where W_hh meets it.
+    ``names`` are those that are rounded, all if empty; ``exact_end``: the final h is not."""
+    which = " and ".join(names) or "the state"
+    title = f"{which}, {STATES[kind]}, {rounding.verb} to {rounding.name}"
+    if kind == "state" and not names:
+        title = f"the state {rounding.verb} to {rounding.name}"
+    change = partial(
+        _each_part,
+        change=partial(_stated, rounding=rounding, kind=kind, names=names, exact_end=exact_end),
+    )
+    key = (rounding.name, kind, names, exact_end)
+    end = None
+    if kind == "kept" and "h" in names and not exact_end:
+        end = of_states(rounding, kind, names, exact_end=True)
+    return Approximation(kind, key, rounding.name, title, change, late=True, with_exact_end=end)
 
 
-def _stated(part: Part, rounding: Quantiser, kind: Kind) -> Part | None:
+def _stated(
+    part: Part, rounding: Quantiser, kind: Kind, names: Names, exact_end: bool
+) -> Part | None:
     if part.feeds != "h" and kind != "state":
         return None
-    cell = _rounded_states(part.cell, rounding, kind)
-    return part.marked("rounded", kind, rounding.name, cell=cell)
+    if not set(names) <= set(part.cell.states):
+        return None
+    token = ("rounded", kind, rounding.name, names, exact_end)
+    if kind == "kept":
+        return _kept(part, rounding, names or part.cell.states, exact_end, token)
+    cell = _rounded_states(part.cell, rounding, kind, names or part.cell.states)
+    return part.marked(*token, cell=cell)
+
+
+def _kept(
+    part: Part, rounding: Quantiser, names: Names, exact_end: bool, token: tuple[Any, ...]
+) -> Part | None:
+    """The step goes on with exact states, and the next one starts from rounded ones."""
+    if (part.emits, part.ends) != ("h", "h"):
+        return None
+    cell = _rounded_at_end(part.cell, rounding, names)
+    if "h" not in names:
+        return part.marked(*token, cell=cell)
+    return part.marked(*token, cell=cell, emits=EXACT["h"], ends=EXACT["h"] if exact_end else "h")
 
 
 @lru_cache(maxsize=512)
-def _rounded_states(cell: Cell, rounding: Quantiser, kind: Kind) -> Cell:
+def _rounded_at_end(cell: Cell, rounding: Quantiser, names: Names) -> Cell:
+    exact: dict[Expr, Expr] = {Quantity(name): Quantity(EXACT[name]) for name in names}
+    function = _of_rounding(rounding)
+    equations = {name: equation.map(exact.get) for name, equation in cell.equations.items()}
+    for name in names:
+        equations[EXACT[name]] = equations[name]
+        equations[name] = Apply("linear", Quantity(EXACT[name]), function)
+    return changed_cell(cell, tuple(equations.items()))
+
+
+@lru_cache(maxsize=512)
+def _rounded_states(cell: Cell, rounding: Quantiser, kind: Kind, names: Names) -> Cell:
     function = _of_rounding(rounding)
     if kind == "state":
-        equations = {name: Apply("linear", cell.equations[name], function) for name in cell.states}
+        equations = {name: Apply("linear", cell.equations[name], function) for name in names}
         return changed_cell(cell, tuple(equations.items()))
 
     def change(expr: Expr) -> Expr | None:
-        if isinstance(expr, FromH) and expr.of == Previous("h"):
+        if isinstance(expr, FromH) and expr.of == Previous("h") and "h" in names:
             return FromH(expr.gate, Apply("linear", expr.of, function))
-        if kind == "before" and expr == Previous("h"):
+        if kind == "before" and isinstance(expr, Previous) and expr.name in names:
             return Apply("linear", expr, function)
         return None
 

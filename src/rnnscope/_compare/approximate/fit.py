@@ -17,6 +17,7 @@ from rnnscope._compare.approximate.approximation import (
     of_curve,
     of_inputs,
     of_outputs,
+    of_products,
     of_states,
     of_weights,
 )
@@ -62,6 +63,19 @@ WHOLE: tuple[Kind, ...] = ("x", "returned")
 FAST: tuple[Kind, ...] = ("tanh", "sigmoid")
 VARIED: tuple[Names, ...] = (EVERYTHING, ("ih",), ("hh",))
 
+STATE: dict[Kind, Names] = {"state": (), "before": ("h",), "operand": ("h",)}
+SHORT = ("float16", "bfloat16")
+KEPT = {*(f"{n} decimals" for n in range(2, 6)), *SHORT}
+"""What states are rounded to where they are stored between steps."""
+PARTLY: tuple[tuple[Kind, Names], ...] = (
+    ("kept", ("h",)),
+    ("kept", ("c",)),
+    ("kept", ("h", "c")),
+    ("before", ("c",)),
+    ("before", ("h", "c")),
+    ("state", ("c",)),
+)
+"""Where states are stored, and which of them."""
 
 Set = tuple[tuple[Cause, ...], tuple[Approximation, ...]]
 """Mistakes and approximations."""
@@ -169,7 +183,9 @@ def fitted(
         if better.left > best.left * BETTER or len(better.approximations) > MOST:
             break
         best = better
-    [whole] = measured(model, observations, [(causes, best.approximations)])
+    exact = tuple(a.with_exact_end or a for a in best.approximations)
+    ends = dict.fromkeys((best.approximations, exact))  # what was measured has no final states
+    whole, *_ = measured(model, observations, [(causes, end) for end in ends])
     return replace(whole, tried=tried, thorough=thorough)
 
 
@@ -284,9 +300,16 @@ def _roundings_tried() -> list[Approximation]:
     whole = [rounding for rounding in SCALED if "row" not in rounding.name]
     kinds: tuple[Kind, ...] = ("state", "before", "operand")
     return [
+        *(of_products(rounding) for rounding in fixed if rounding.name in SHORT),
         *(of_weights(rounding, MATRICES) for rounding in (*FIXED, *SCALED)),
         *(of_inputs(rounding) for rounding in (*fixed, *whole)),
-        *(of_states(rounding, kind) for rounding in fixed for kind in kinds),
+        *(of_states(rounding, kind, STATE[kind]) for rounding in fixed for kind in kinds),
+        *(
+            of_states(rounding, *which)
+            for rounding in fixed
+            if rounding.name in KEPT
+            for which in PARTLY
+        ),
         *(of_outputs(rounding) for rounding in FIXED),
     ]
 

@@ -9,8 +9,10 @@ from rnnscope._compare.evidence import differing
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
+from rnnscope._compare.facts.finals import of_finals
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.held import of_held_steps
+from rnnscope._compare.facts.initial import of_initial_rows
 from rnnscope._compare.facts.lagged import of_lags
 from rnnscope._compare.facts.laid import of_memory
 from rnnscope._compare.facts.parameters import of_parameters
@@ -93,8 +95,10 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
-    yield chain(of_entering(model, shown), of_final_states(model, shown))
-    yield chain(of_places(model, shown), of_lags(model, shown))
+    yield chain(
+        of_entering(model, shown), of_initial_rows(model, shown), of_final_states(model, shown)
+    )
+    yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:

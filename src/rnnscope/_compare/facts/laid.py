@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ def of_memory(model: Model) -> Iterator[Finding]:
     if part.stored.b_ih is not None:
         yield from _biases_interleaved(model)
         yield from _bias_rows(model)
+    yield from _shifted_rows(model)
 
 
 def _finding(model: Model, choice: str, words: Words, read: Sequence[Laid]) -> Finding:
@@ -175,3 +176,52 @@ def _bias_rows(model: Model) -> Iterator[Finding]:
                 f"a_{last} = x @ W_i{last}.T + b_i{last} + h @ W_h{last}.T + b_h{last}",
             )
             yield _finding(model, f"{used}:{''.join(replaced)}", words, read)
+
+
+def _shifted_rows(model: Model) -> Iterator[Finding]:
+    """One gate's rows, or all, that begin one row too early or too late: in all parameters, in one
+    matrix, or in the biases."""
+    parts = _parts(model)
+    gates = tuple(parts[0].cell.gates)
+    every = tuple(_tensors(parts[0]))
+    fields = [every, ("ih",), ("hh",), *([("b_ih", "b_hh")] if "b_ih" in every else [])]
+    for gate in (None, *(gates if len(gates) > 1 else ())):
+        for names in fields:
+            for by, wraps in product((1, -1), (False, True)):
+                if wraps and gate not in (None, gates[0 if by < 0 else -1]):
+                    continue  # there are rows on both sides
+                read = [
+                    {
+                        name: _rows_from(_tensors(part)[name], part, gate, by, wraps)
+                        for name in names
+                    }
+                    for part in parts
+                ]
+                words = _shifted_words(gate, gates, enumerated([NAMES[name] for name in names]), by)
+                yield _finding(model, f"{gate}:{'+'.join(names)}:{by}:{wraps}", words, read)
+
+
+def _rows_from(value: Tensor, part: Part, gate: str | None, by: int, wraps: bool) -> Tensor:
+    """A parameter in which the rows of a gate are those beside them; what lies beyond an end is
+    the last row there, or the first one of the other end."""
+    rows = torch.arange(len(value), device="cpu")
+    chosen = slice(None) if gate is None else part.stored.rows(gate)
+    beside = rows[chosen] + by
+    rows[chosen] = beside % len(rows) if wraps else beside.clamp(0, len(rows) - 1)
+    return value[rows]
+
+
+def _shifted_words(gate: str | None, gates: Sequence[str], names: str, by: int) -> Words:
+    side = "late" if by > 0 else "early"
+    if gate is None:
+        return Words(
+            f"the rows of {names} are read one row too {side}",
+            "every unit has the weights of the one beside it.",
+            "array[first : first + rows]   # mind where the first row stands",
+        )
+    k = list(gates).index(gate)
+    return Words(
+        f"the rows of {gate} in {names} are taken one row too {side}",
+        "every unit has the weights of the one beside it.",
+        f"a[:, {k} * H : {k + 1} * H]",
+    )

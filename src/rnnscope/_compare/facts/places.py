@@ -33,7 +33,9 @@ def of_places(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     [right] = shown[0].simulator.run([model])
     if right is None:
         return
-    for order, read in product(permutations(time_first), (own, (own[1], own[0], *own[2:]))):
+    swapped = (own[1], own[0], *own[2:])
+    others = permutations(time_first) if one_way else ()
+    for read, order in product(dict.fromkeys((own, swapped, *others)), permutations(time_first)):
         if not any(_moves(model, observation, order, read) for observation in shown):
             continue
 
@@ -47,13 +49,15 @@ def of_places(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
 
         names = [", ".join(axes[k] for k in ks) for ks in (order, read)]
         sizes = tuple(_cube(model, right.output).permute(order).shape)
-        first = "" if read == own else ".swapaxes(0, 1)"
-        back = ", ".join(str(order.index(k)) for k in own)
+        taken = ", ".join(str(own.index(k)) for k in read)
+        first = {own: "", swapped: ".swapaxes(0, 1)"}.get(read, f".transpose({taken})")
+        places = [order.index(k) for k in own]
+        back = f".transpose({', '.join(map(str, places))})" if places != sorted(places) else ""
         words = Words(
             "the numbers of the output stand at other places",
             f"they are those of {model.structure.kind} in the order ({names[0]}), read as "
             f"({names[1]}).",
-            f"np.asarray(output){first}.reshape{sizes}.transpose({back})"
+            f"np.asarray(output){first}.reshape{sizes}{back}"
             + (
                 ""
                 if one_way

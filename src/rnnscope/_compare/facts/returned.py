@@ -228,12 +228,12 @@ def measured_numbers(value: float) -> list[float]:
 
 
 def why(factor: float) -> str:
-    """What such a factor mostly comes from."""
+    """What such a factor may come from."""
     kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
     if kept:
-        return f": 1 / (1 - p) of dropout with p = {1 - kept[0]:.3g}, left on"
+        return f" (it may be 1 / (1 - p) of dropout with p = {1 - kept[0]:.3g}, left on)"
     if any(abs(k - factor) <= DIGITS for k in KEPT):
-        return f": 1 - p of dropout with p = {1 - factor:.3g}"
+        return f" (it may be 1 - p of dropout with p = {1 - factor:.3g})"
     return ""
 
 

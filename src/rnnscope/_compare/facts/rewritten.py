@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
+
 from rnnscope._compare.facts.agreement import enumerated
 from rnnscope._compare.facts.finding import left_by_model
 from rnnscope._compare.mistakes import CATALOGUE, Words, applied
@@ -40,6 +42,7 @@ from rnnscope.cells.algebra import (
     nodes,
     ordered,
 )
+from rnnscope.cells.functions import Function
 from rnnscope.cells.notation import Notation, text
 
 __all__ = ["rewritten"]
@@ -64,6 +67,21 @@ INSTEAD = {
 LIMITS = ("1.0", "2.0", "3.0", "5.0", "10.0")
 """At which the argument of a function may be cut."""
 
+ABS = Function(
+    "abs",
+    "abs",
+    r"\operatorname{abs}",
+    forward=torch.abs,
+    forward_=torch.abs_,
+    derivative=torch.ones_like,
+    steepest=1.0,
+    range=None,
+    through_zero=True,
+    script="Math.abs(x)",
+    derivative_at=torch.sign,
+)
+"""What a sigmoid makes symmetric of which one branch has a wrong sign."""
+
 MIXED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 """Shares of an old state in the new one, as of zoneout."""
 
@@ -76,9 +94,10 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Rewriting:
-    """Equations in place of those of a cell, by name."""
+    """Equations in place of those of a cell, by name; ``alike``: changed in the same way."""
 
     equations: tuple[tuple[str, Expr], ...]
+    alike: bool = True
 
     def of(self, part: Part) -> Part:
         """A part with them."""
@@ -103,6 +122,9 @@ class Rewriting:
             for equation in (dict(self.equations)[first], part.cell.equations[first])
         )
         several = f", and {enumerated(names[1:])} in the same way" if names[1:] else ""
+        if not self.alike:
+            rest = [text(notation.equation(*pair)) for pair in self.equations[1:]]
+            several = f", and {enumerated(rest)}"
         title = (
             f"the equation of {first} is another one"
             if len(names) == 1
@@ -209,7 +231,8 @@ def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
     own = {name: ordered(equation) for name, equation in cell.equations.items()}
     above: list[str] = []
     for name, equation in cell.equations.items():
-        made_of = _Leaves(tuple(above), cell.states, tuple(cell.gates), cell.projected)
+        later = tuple(n for n in cell.equations if n not in above and name not in _made_of(cell, n))
+        made_of = _Leaves(tuple(above), later, cell.states, tuple(cell.gates), cell.projected)
         for changed in made_of.changed(equation):
             if ordered(changed) != own[name] and _is_equation(changed):
                 found.setdefault(((name, ordered(changed)),), Rewriting(((name, changed),)))
@@ -217,11 +240,26 @@ def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
             for share in MIXED:
                 mixed = share * Previous(name) + (1 - share) * equation
                 found.setdefault(((name, mixed),), Rewriting(((name, mixed),)))
+            added = Previous(name) + equation
+            found.setdefault(((name, added),), Rewriting(((name, added),)))
         above.append(name)
-    for equations in _of_all_functions(cell):
-        sorted_terms = tuple((name, ordered(equation)) for name, equation in equations.items())
-        found.setdefault(sorted_terms, Rewriting(tuple(equations.items())))
+    several = (_of_all_functions(cell), True), (_of_overwritten_states(cell), False)
+    for each, alike in several:
+        for equations in each:
+            sorted_terms = tuple((name, ordered(equation)) for name, equation in equations.items())
+            found.setdefault(sorted_terms, Rewriting(tuple(equations.items()), alike))
     return tuple(found.values())
+
+
+def _made_of(cell: Cell, name: str) -> set[str]:
+    """A quantity, and all those of the same step that it is made of."""
+    whole, waiting = {name}, [name]
+    while waiting:
+        used = leaves(cell.equations[waiting.pop()])
+        fresh = {leaf.name for leaf in used if isinstance(leaf, Quantity)} - whole
+        whole |= fresh
+        waiting += fresh
+    return whole
 
 
 def _is_equation(expr: Expr) -> bool:
@@ -231,10 +269,11 @@ def _is_equation(expr: Expr) -> bool:
 
 @dataclass(frozen=True)
 class _Leaves:
-    """What an equation may be made of: the quantities ``above`` it, states, gates; h that is
-    ``projected`` has fewer numbers than they."""
+    """What an equation may be made of: the quantities ``above`` it, those that come ``later`` and
+    are not made of it, states, gates; h that is ``projected`` has fewer numbers than they."""
 
     above: tuple[str, ...]
+    later: tuple[str, ...]
     states: tuple[str, ...]
     gates: tuple[str, ...]
     projected: bool
@@ -262,6 +301,10 @@ class _Leaves:
             case Quantity() | Previous():
                 yield from (leaf for leaf in self.every if leaf != expr)
                 yield 1 - expr
+                yield Apply("tanh", expr)
+                if isinstance(expr, Previous) and not (self.projected and expr.name == "h"):
+                    yield from (leaf * expr for leaf in map(Quantity, self.above))
+            case Project():
                 yield Apply("tanh", expr)
             case FromH(gate, of):
                 yield from (FromH(other, of) for other in self.gates if other != gate)
@@ -291,6 +334,10 @@ class _Leaves:
     def _of_operand(self, gate: str, of: Expr) -> Iterator[Expr]:
         """What a matrix may meet in place of h."""
         yield from (FromH(gate, leaf) for leaf in self.every if leaf != of)
+        for later in map(Quantity, self.later):
+            yield FromH(gate, later)
+            if later.name in self.states:
+                yield FromH(gate, Apply("tanh", later))
         for leaf in map(Quantity, self.above):
             yield FromH(gate, leaf * of)
             yield FromH(gate, (1 - leaf) * of)
@@ -344,6 +391,7 @@ def _other_functions(expr: Apply) -> Iterator[Expr]:
     yield from (Apply(instead, argument) for instead in INSTEAD.get(expr.name, ()))
     yield from (_with_argument(expr, Apply(f"clip({limit})", argument)) for limit in LIMITS)
     yield from (_with_argument(expr, factor * argument) for factor in (2.0, 0.5))
+    yield _with_argument(expr, Apply("abs", argument, ABS))
     yield Product(argument, Apply("sigmoid", argument))
 
 
@@ -383,6 +431,38 @@ def _where_changed(cell: Cell, change: Callable[[Expr], Expr | None]) -> Iterato
     changed = {n: e for n, e in changed.items() if e != cell.equations[n]}
     if len(changed) > 1:
         yield changed
+
+
+def _of_overwritten_states(cell: Cell) -> Iterator[Mapping[str, Expr]]:
+    """The equations from one on, where the state before has been scaled by a gate in its own place:
+    a product of that gate and W h is then W of what stands there, or has the factor twice."""
+    names = list(cell.equations)
+    for k, gate in enumerate(names):
+        for state in cell.states if gate in cell.gates and not cell.projected else ():
+            for start in range(k + 1, len(names)):
+                later = {name: cell.equations[name] for name in names[start:]}
+                for first in (_drawn_inside(gate, state), lambda _: None):
+                    scaled = {n: e.map(first).map(_scaled(gate, state)) for n, e in later.items()}
+                    changed = {n: e for n, e in scaled.items() if e != cell.equations[n]}
+                    if len(changed) > 1:
+                        yield changed
+
+
+def _scaled(gate: str, state: str) -> Callable[[Expr], Expr | None]:
+    before = Previous(state)
+    return lambda expr: Quantity(gate) * before if expr == before else None
+
+
+def _drawn_inside(gate: str, state: str) -> Callable[[Expr], Expr | None]:
+    """What a gate scales once W has met the state, without the gate."""
+
+    def inside(expr: Expr) -> Expr | None:
+        match expr:
+            case Product(left, FromH(_, of) as of_h) if left == Quantity(gate):
+                return of_h if of == Previous(state) else None
+        return None
+
+    return inside
 
 
 # words ----------------------------------------------------------------------------------------

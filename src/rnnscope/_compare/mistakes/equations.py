@@ -217,6 +217,10 @@ def _outermost(expr: Expr) -> Apply | None:
     return None
 
 
+EXCHANGED = "exchanged"
+"""Each function where the other stands."""
+
+
 def _activations(model: Model) -> Iterator[Choice]:
     names: list[str] = []
     for quantity, equation in first_part(model).cell.equations.items():
@@ -230,6 +234,8 @@ def _activations(model: Model) -> Iterator[Choice]:
         yield "tanh:relu", ""
     if "tanh" in names:
         yield from ((f"tanh:{replacement}", "") for replacement in SOFT)
+    if {"tanh", "sigmoid"} <= set(names):
+        yield EXCHANGED, ""
     if "sigmoid" in names:
         yield from (
             (f"sigmoid:{replacement}", "") for replacement in (*HARD, "tanh", NEGATED, DOUBLED)
@@ -237,6 +243,8 @@ def _activations(model: Model) -> Iterator[Choice]:
 
 
 def _activate(part: Part, cause: Cause) -> Part | None:
+    if cause.choice == EXCHANGED:
+        return _exchange_functions(part, cause)
     place, replacement = cause.choice.split(":")
     equations: dict[str, Expr] = {}
     for quantity, equation in part.cell.equations.items():
@@ -257,7 +265,27 @@ def _activate(part: Part, cause: Cause) -> Part | None:
     return with_equations(part, cause, **equations) if equations else None
 
 
+def _exchange_functions(part: Part, cause: Cause) -> Part | None:
+    """With each of tanh and sigmoid where the other stands."""
+    instead = {"tanh": "sigmoid", "sigmoid": "tanh"}
+    equations: dict[str, Expr] = {}
+    other: dict[Expr, Expr]
+    for quantity, equation in part.cell.equations.items():
+        function = _outermost(equation)
+        if function is None or function.name not in instead:
+            continue
+        other = {function: Apply(instead[function.name], function.argument)}
+        equations[quantity] = equation.map(other.get)
+    return with_equations(part, cause, **equations) if equations else None
+
+
 def _activation_words(cause: Cause, model: Model) -> Words:
+    if cause.choice == EXCHANGED:
+        return Words(
+            "tanh and sigmoid are exchanged",
+            f"the gates of {model.structure.kind} have the sigmoid, what they scale has tanh.",
+            "activation=np.tanh, recurrent_activation=sigmoid   # in this order",
+        )
     place, replacement = cause.choice.split(":")
     equations = first_part(model).cell.equations
     if (place, replacement) == ("sigmoid", "tanh"):

@@ -28,7 +28,7 @@ from rnnscope.cells.algebra import (
     nodes,
 )
 
-__all__ = ["UPDATES", "confuse", "confusable"]
+__all__ = ["PAIRS", "UPDATES", "confusable", "confuse"]
 
 CELL = "c = f * c + i * g; h = o * tanh(c)"
 BLEND = "h = (1 - z) * n + z * h"

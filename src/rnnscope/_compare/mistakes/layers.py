@@ -55,9 +55,14 @@ def _at_layers(
     return change
 
 
-def _unused(_: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
-    half = x.shape[-1] // 2
-    return torch.cat([x[..., :half], torch.zeros_like(x[..., half:])], -1)
+def _unused(choice: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
+    forward = x[..., : x.shape[-1] // 2]
+    return torch.cat([forward, forward if choice else torch.zeros_like(forward)], -1)
+
+
+def _unused_choices(model: Model) -> Iterator[Choice]:
+    for _ in _stacked_two(model):
+        yield from ((choice, "") for choice in ("", "twice"))
 
 
 def _stacked_two(model: Model) -> Iterator[Choice]:
@@ -163,6 +168,8 @@ def _ends(model: Model) -> Iterator[Choice]:
     yield "output_start", ""
     if model.num_directions > 1:
         yield "output_end", ""
+        if model.num_layers > 1:
+            yield "every_end", ""
 
 
 def _end(model: Model, cause: Cause) -> Model:
@@ -175,6 +182,12 @@ def _end(model: Model, cause: Cause) -> Model:
         if outcome.output.shape[-1] != directions * h.shape[-1]:
             return None
         d, at_end = (1, True) if cause.choice == "output_end" else (0, False)
+        if cause.choice == "every_end":
+            if any(layer.shape[-1] != directions * h.shape[-1] for layer in outcome.layers):
+                return None
+            for row, layer in zip(h, outcome.layers, strict=True):
+                row[1] = ends(layer.chunk(directions, -1)[1], inputs.lengths)
+            return replace(outcome, final={**outcome.final, "h": h})
         part = outcome.output.chunk(directions, -1)[d]
         h[-1, d] = ends(part, inputs.lengths) if at_end else part[0]
         return replace(outcome, final={**outcome.final, "h": h})
@@ -196,6 +209,12 @@ def _words(cause: Cause, model: Model) -> Words:
                 "the reverse direction runs forward in time",
                 "it reads the sequence from its end.",
                 "for t in reversed(range(T)):",
+            )
+        case "reverse_unused", "twice":
+            return Words(
+                "upper layers read the forward direction twice",
+                f"a layer above reads both directions of the one below in {kind}.",
+                "x = np.concatenate([forward, reverse], -1)   # not forward twice",
             )
         case "reverse_unused", _:
             return Words(
@@ -275,8 +294,9 @@ def _words(cause: Cause, model: Model) -> Words:
                 "h_n is h after the last one.",
                 "h_n = output[-1]" if not model.structure.batch_first else "h_n = output[:, -1]",
             )
+    every = " in every layer" if cause.choice == "every_end" else ""
     return Words(
-        "the final state of reverse is taken at the last position",
+        f"the final state of reverse is taken at the last position{every}",
         "reverse ends at the first position.",
         "h_n[reverse] = output[0, :, hidden:]",
     )
@@ -305,7 +325,7 @@ WIRING = (
         "reverse_unused",
         "the directions",
         "layer",
-        _stacked_two,
+        _unused_choices,
         _words,
         model=_at_layers("reads", 1, _unused),
     ),

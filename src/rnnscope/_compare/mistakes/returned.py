@@ -56,11 +56,17 @@ def _orders(model: Model) -> Iterator[Choice]:
         yield "last", ""
     if model.num_directions > 1 and model.num_layers > 1:
         yield "by_direction", ""
+        if len(model.structure.cell.states) > 1:
+            yield from ((f"by_direction:{s}", "") for s in model.structure.cell.states)
 
 
 def _order(states: States, cause: Cause) -> States:
-    if cause.choice == "by_direction":
-        return {name: value.transpose(0, 1).reshape(value.shape) for name, value in states.items()}
+    if cause.choice.startswith("by_direction"):
+        chosen = cause.choice.partition(":")[2]
+        return {
+            name: value.transpose(0, 1).reshape(value.shape) if chosen in ("", name) else value
+            for name, value in states.items()
+        }
     if cause.choice == "last":
         return {name: value[-1:].expand_as(value) for name, value in states.items()}
     axis = ("layers", "directions").index(cause.choice)
@@ -99,6 +105,7 @@ def _rename(model: Model, cause: Cause) -> Model:
 def _words(cause: Cause, model: Model) -> Words:
     two = model.num_directions > 1
     rows = f"h_n[layer{' * 2 + direction' * two}] = h"
+    rows = rows.replace("h", "c") if cause.choice.endswith(":c") else rows
     match cause.name, cause.choice:
         case "final_exchanged", "h":
             return Words(
@@ -137,8 +144,9 @@ def _words(cause: Cause, model: Model) -> Words:
                 "each layer has its own.",
                 rows,
             )
+    state = cause.choice.partition(":")[2]
     return Words(
-        "the rows of the final states lie direction by direction",
+        f"the rows of {f'{state}_n' if state else 'the final states'} lie direction by direction",
         "they lie layer by layer, the directions of a layer next to each other.",
         rows,
     )

@@ -108,12 +108,22 @@ def _reshaped(states: States, cause: Cause) -> States | None:
     layers, directions, batch = states["h"].shape[:3]
     if batch == 1:
         return None
+    if cause.choice == "back":
+        return {
+            name: value.flatten(0, 1).transpose(0, 1).reshape(layers, directions, batch, -1)
+            for name, value in states.items()
+        }
     return {
         name: value.reshape(batch, layers * directions, -1)
         .transpose(0, 1)
         .reshape(layers, directions, batch, -1)
         for name, value in states.items()
     }
+
+
+def _reshapes(model: Model) -> Iterator[Choice]:
+    if model.num_layers * model.num_directions > 1:
+        yield from (("", ""), ("back", ""))
 
 
 def _firsts(model: Model) -> Iterator[Choice]:
@@ -139,6 +149,10 @@ def _only_first(states: States, cause: Cause) -> States:
 def _grid(model: Model) -> Iterator[Choice]:
     if model.num_layers > 1 and model.num_directions > 1:
         yield from (("", ""), ("added", ""))
+    if model.num_layers > 1:
+        yield "layers", ""
+    if model.num_directions > 1:
+        yield "directions", ""
 
 
 def _reorder(states: States, cause: Cause) -> States:
@@ -146,6 +160,9 @@ def _reorder(states: States, cause: Cause) -> States:
         layers, directions = states["h"].shape[:2]
         rows = torch.arange(layers, device="cpu")[:, None] + torch.arange(directions, device="cpu")
         return {name: value.flatten(0, 1)[rows] for name, value in states.items()}
+    if cause.choice:
+        axis = ("layers", "directions").index(cause.choice)
+        return {name: value.flip(axis) for name, value in states.items()}
     return {
         name: value.reshape(value.shape[1], value.shape[0], *value.shape[2:]).transpose(0, 1)
         for name, value in states.items()
@@ -153,6 +170,8 @@ def _reorder(states: States, cause: Cause) -> States:
 
 
 def _row(model: Model) -> str:
+    if model.num_directions == 1:
+        return "h = h_0[layer]"
     return f"h = h_0[layer * {model.num_directions} + direction]"
 
 
@@ -169,6 +188,12 @@ def _initial_words(cause: Cause, model: Model) -> Words:
         case "initial_batch_first", _:
             return Words(
                 "the initial state is read batch first", f"it is {order}.", "h = h_0[layer]"
+            )
+        case "initial_reshaped", "back":
+            return Words(
+                "the initial state is reshaped from (batch, layers × directions, hidden)",
+                f"it is {order}; reshape scrambles it.",
+                "h = h_0[layer]   # of h_0.transpose(0, 1), where batch comes first",
             )
         case "initial_reshaped", _:
             return Words(
@@ -195,6 +220,18 @@ def _initial_words(cause: Cause, model: Model) -> Words:
                 "each has its own rows of h_0.",
                 _row(model),
             )
+    if cause.choice == "layers":
+        return Words(
+            "the layers of the initial states are in the opposite order",
+            "layer 0 comes first.",
+            _row(model),
+        )
+    if cause.choice == "directions":
+        return Words(
+            "the directions of the initial states are exchanged",
+            "in each layer forward comes first.",
+            _row(model),
+        )
     if cause.choice == "added":
         return Words(
             "the rows of h_0 are read as h_0[layer + direction]",
@@ -445,7 +482,7 @@ STATES = (
         "initial_reshaped",
         "the initial states",
         "global",
-        _many,
+        _reshapes,
         _initial_words,
         model=_initial(_reshaped),
     ),

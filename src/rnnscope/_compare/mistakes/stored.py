@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Choice, Entry, Words
 from rnnscope._compare.mistakes.equations import first_part
+from rnnscope._compare.mistakes.gates import PAIRS
 from rnnscope._compare.mistakes.weights import scaled_biases
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
@@ -84,19 +85,25 @@ def _size(model: Model, place: Place) -> Tensor:
     return value
 
 
+def _of_one_size(model: Model) -> bool:
+    """Whether W_ih and W_hh are of one size, so that W_hh before W_ih exchanges both, and the
+    biases."""
+    return all(p.stored.ih.shape == p.stored.hh.shape for row in model.parts for p in row)
+
+
 def _exchanges_matrices(model: Model) -> bool:
     """Whether W_hh before W_ih is what ``matrices_exchanged`` says: both are of one size, and of
     the biases the sum counts."""
-    parts = [part for row in model.parts for part in row]
-    return all(p.stored.ih.shape == p.stored.hh.shape for p in parts) and (
-        parts[0].stored.b_ih is None or not scaled_biases(parts[0])
-    )
+    part = first_part(model)
+    return _of_one_size(model) and (part.stored.b_ih is None or not scaled_biases(part))
 
 
 def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
     if choice == "hh_first" and _exchanges_matrices(model):
         return None
+    if cause.choice == "stored:hh_first" and _of_one_size(model):
+        return None  # which is that of reading
     reference_order = _places(model)
     order = reference_order if way == START else _order(model, choice)
     stored, read = (reference_order, order) if way == "read" else (order, reference_order)
@@ -137,6 +144,13 @@ def _flat_words(cause: Cause, model: Model) -> Words:
             "storage[offset : offset + size]",
         )
     way, _, choice = cause.choice.partition(":")
+    if choice == "hh_first" and _of_one_size(model):
+        return Words(
+            "W_ih and W_hh are exchanged, and so are b_ih and b_hh",
+            "W_ih and b_ih belong to the input, W_hh and b_hh to the state; one array of all may "
+            "have been read with those of the state first.",
+            "x @ W_ih.T + b_ih; h @ W_hh.T + b_hh",
+        )
     cudnn = ", as cuDNN has them" * (choice == "weights_biases")
     order = f"{WORDS[choice]}{cudnn}"
     torchs = "W_ih, W_hh, b_ih, b_hh of each layer and direction in turn"
@@ -180,7 +194,8 @@ def _concatenated_words(cause: Cause, model: Model) -> Words:
 
 # rows of another gate ---------------------------------------------------------------------------
 
-FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",)}
+FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",), "": ("ih", "hh", "b_ih", "b_hh")}
+"""Parameters whose rows are taken, of all where none is said."""
 
 
 def _repeats(model: Model) -> Iterator[Choice]:
@@ -188,6 +203,8 @@ def _repeats(model: Model) -> Iterator[Choice]:
     for used, gate in permutations(gates, 2):
         for tensors in ("W_hh", "W_ih"):
             yield f"{used}:{gate}", tensors
+        if (used, gate) not in PAIRS:  # of these the values themselves are used
+            yield f"{used}:{gate}", ""
 
 
 def _repeat_rows(part: Part, cause: Cause) -> Part:
@@ -206,6 +223,12 @@ def _repeat_rows(part: Part, cause: Cause) -> Part:
 def _repeated_words(cause: Cause, model: Model) -> Words:
     used, gate = cause.choice.split(":")
     matrix = cause.tensors
+    if not matrix:
+        return Words(
+            f"{gate} is computed from the rows of {used}",
+            f"{gate} has rows of its own in all parameters.",
+            f"a_{gate} = x @ W_i{gate}.T + b_i{gate} + h @ W_h{gate}.T + b_h{gate}",
+        )
     taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
     operand = "x" if matrix == "W_ih" else "h"
     return Words(
@@ -247,6 +270,8 @@ STORED = (
         _repeated_words,
         _repeat_rows,
         alone=True,
-        exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too.",
+        concerns=("b_ih and b_hh",),
+        exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too. `g:o`: so do g's rows of all "
+        "parameters in the place of o's.",
     ),
 )

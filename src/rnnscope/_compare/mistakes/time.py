@@ -209,7 +209,8 @@ def _time_words(cause: Cause, model: Model) -> Words:
 
 
 def _padded(model: Model) -> Iterator[Choice]:
-    yield from ((choice, "") for choice in ("front", "not_masked", "last_at_end", "sorted"))
+    choices = ("front", "front_kept", "moved", "not_masked", "last_at_end", "sorted")
+    yield from ((choice, "") for choice in choices)
     if model.num_directions > 1:
         yield "reverse", ""
 
@@ -245,9 +246,18 @@ def _mispad(model: Model, cause: Cause) -> Model:
         final = {name: value[:, :, order] for name, value in outcome.final.items()}
         return replace(outcome, output=outcome.output[:, order], final=final)
 
+    def at_front(outcome: Outcome, inputs: Inputs) -> Outcome | None:
+        if inputs.lengths is None:
+            return outcome
+        return replace(outcome, output=moved(outcome.output, inputs.lengths, True))
+
     match cause.choice:
         case "front":
             return _wrapped(model, cause, front, back)
+        case "front_kept":
+            return _wrapped(model, cause, front)
+        case "moved":
+            return _leaving(model, cause, at_front)
         case "not_masked":
             return _wrapped(model, cause, unmasked)
         case "reverse":
@@ -271,6 +281,19 @@ def _padding_words(cause: Cause, model: Model) -> Words:
                 "padding stands in front",
                 "the state has run over the zeros before the first real step.",
                 "pad at the end, and pack",
+            )
+        case "front_kept":
+            return Words(
+                "padding stands in front, in the output too",
+                "the state has run over the zeros before the first real step, and each row of the "
+                "output is moved by its padding.",
+                "pad at the end, and pack",
+            )
+        case "moved":
+            return Words(
+                "padding stands in front in the output",
+                "each row of the output is moved by its padding.",
+                "output[:length]   # of each row, the padding behind it",
             )
         case "not_masked":
             return Words(

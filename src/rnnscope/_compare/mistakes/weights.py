@@ -20,7 +20,7 @@ from rnnscope.cells.algebra import Apply, FromH, Quantity, leaves, linear_recurr
 
 __all__ = ["WEIGHTS", "forget_gates", "scaled_biases"]
 
-FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh"}
+FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh", "W_hr": "hr"}
 MATRICES = "W_ih and W_hh (not transposed)"
 BIASES = "b_ih and b_hh"
 OF = {
@@ -33,6 +33,7 @@ OF = {
     "hh": ("W_hh", "b_hh"),
     "b_ih": ("b_ih",),
     "b_hh": ("b_hh",),
+    "W_hr": ("W_hr",),
 }
 SUBJECTS = {
     "all": "",
@@ -194,6 +195,8 @@ def _transpose(part: Part, cause: Cause) -> Part | None:
 def _reshapes(model: Model) -> Iterator[Choice]:
     for _, tensors in _matrices(model):
         yield from ((choice, tensors) for choice in ("", "kernel"))
+    if _first(model).stored.hr is not None:
+        yield from ((choice, "W_hr") for choice in ("", "kernel"))
 
 
 def _reshape(part: Part, cause: Cause) -> Part | None:
@@ -229,8 +232,9 @@ def _reshape_words(cause: Cause, model: Model) -> Words:
     which = _both(cause.tensors)
     verb = "are" if cause.tensors == "W" else "is"
     if cause.choice == "kernel":
+        kernel = "hidden, projected" if cause.tensors == "W_hr" else "input, gates × hidden"
         return Words(
-            f"a kernel (input, gates × hidden) is reshaped to {which}, not transposed",
+            f"a kernel ({kernel}) is reshaped to {which}, not transposed",
             "reshape keeps the order of the numbers in memory; .T moves them.",
             f"{cause.tensors} = kernel.T",
         )
@@ -360,6 +364,11 @@ def _apart(model: Model) -> Iterator[Choice]:
         yield "", ""
 
 
+def _mergings(model: Model) -> Iterator[Choice]:
+    for _ in _apart(model):
+        yield from ((choice, "") for choice in ("", "inside", "both"))
+
+
 def _exchange_biases(part: Part, cause: Cause) -> Part:
     b_ih, b_hh = part.parameter("b_hh"), part.parameter("b_ih")
     return part.weighted(cause.name, b_ih=b_ih, b_hh=b_hh)
@@ -372,9 +381,10 @@ def _merge_bias(part: Part, cause: Cause) -> Part | None:
     b_ih, b_hh = b_ih.clone(), b_hh.clone()
     for gate in scaled_biases(part):
         rows = part.stored.rows(gate)
-        b_ih[rows] += b_hh[rows]
-        b_hh[rows] = 0
-    return part.weighted(cause.name, b_ih=b_ih, b_hh=b_hh)
+        both, nothing = b_ih[rows] + b_hh[rows], torch.zeros_like(b_ih[rows])
+        b_ih[rows] = nothing if cause.choice == "inside" else both
+        b_hh[rows] = both if cause.choice else nothing
+    return part.weighted(cause.name, cause.choice, b_ih=b_ih, b_hh=b_hh)
 
 
 def _exchanged_bias_words(cause: Cause, model: Model) -> Words:
@@ -386,10 +396,45 @@ def _exchanged_bias_words(cause: Cause, model: Model) -> Words:
 
 
 def _merged_words(cause: Cause, model: Model) -> Words:
+    if cause.choice:
+        return Words(
+            "b_in is inside of the reset" + " too" * (cause.choice == "both"),
+            "the two biases of n are merged"
+            + ", and their sum is added to both parts" * (cause.choice == "both")
+            + "; the reset gate must scale b_hn alone.",
+            "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))",
+        )
     return Words(
         "b_hn is outside of the reset",
         "the two biases of n are merged; the reset gate must scale b_hn.",
         "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))",
+    )
+
+
+def _operands(model: Model) -> Iterator[Choice]:
+    part = _first(model)
+    if _biased(model) and len(part.stored.hh) == part.stored.hh.shape[1]:
+        yield from (("", tensors) for tensors in ("b_hh", "b_ih", "b"))
+
+
+def _bias_before(part: Part, cause: Cause) -> Part | None:
+    """W_hh (h + b) is W_hh h + W_hh b."""
+    chosen, W_hh = _chosen(part, cause.tensors), part.parameter("hh")
+    if W_hh is None or not chosen:
+        return None
+    biases = {name: torch.zeros_like(value) for name, value in chosen.items()}
+    inside = W_hh @ sum(chosen.values(), torch.zeros_like(W_hh[0]))
+    b_hh = biases.get("b_hh", part.parameter("b_hh"))
+    assert b_hh is not None, "both biases are there"
+    return part.weighted(cause.name, cause.tensors, **{**biases, "b_hh": b_hh + inside})
+
+
+def _before_words(cause: Cause, model: Model) -> Words:
+    which = "b_ih and b_hh are" if cause.tensors == "b" else f"{cause.tensors} is"
+    return Words(
+        f"{which} added to h before the product with W_hh",
+        f"{model.structure.kind} adds both biases to the products.",
+        PRODUCTS,
     )
 
 
@@ -550,7 +595,9 @@ def _direction_words(cause: Cause, model: Model) -> Words:
     return Words(
         f"the {direction} direction uses the weights of {cause.choice}",
         "each direction has its own; those of reverse end in _reverse.",
-        "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse",
+        "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse"
+        if direction == "reverse"
+        else "forward: weight_ih_l0, weight_hh_l0   # without _reverse",
     )
 
 
@@ -572,7 +619,15 @@ WEIGHTS = (
         _transpose_words,
         _transpose,
     ),
-    Entry("reshaped", MATRICES, "parts", _reshapes, _reshape_words, _reshape),
+    Entry(
+        "reshaped",
+        MATRICES,
+        "parts",
+        _reshapes,
+        _reshape_words,
+        _reshape,
+        concerns=("the projection",),
+    ),
     Entry(
         "matrices_exchanged",
         MATRICES,
@@ -592,7 +647,24 @@ WEIGHTS = (
         _exchanged_bias_words,
         _exchange_biases,
     ),
-    Entry("bias_merged", BIASES, "parts", _apart, _merged_words, _merge_bias),
+    Entry(
+        "bias_merged",
+        BIASES,
+        "parts",
+        _mergings,
+        _merged_words,
+        _merge_bias,
+        exactly="`inside`: b_in + b_hn stands where b_hn does; `both`: where b_in does too.",
+    ),
+    Entry(
+        "bias_before",
+        BIASES,
+        "parts",
+        _operands,
+        _before_words,
+        _bias_before,
+        exactly="W_hh (h_(t-1) + b): where b has as many numbers as h.",
+    ),
     Entry("forget_bias", "the forget gate", "parts", _forget_choices, _forget_words, _forget),
     Entry(
         "layers_exchanged",
