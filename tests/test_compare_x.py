@@ -30,6 +30,7 @@ def read_as(
     *,
     x: torch.Tensor | None = None,
     layer: Any = None,
+    effort: float = 1.0,
 ) -> rs.Verdict:
     """Of numbers that were recorded with a function of x, of 4 features and 7 units."""
     layer = layer_of(kind, input_size=4, hidden_size=7, size=0.6) if layer is None else layer
@@ -38,7 +39,7 @@ def read_as(
         x = torch.randn(12, 3, layer.input_size, generator=torch.Generator().manual_seed(3))
     x = x.to(dtype)
     output, _ = Restated(layer)(np.ascontiguousarray(of(x.numpy())).astype(x.numpy().dtype))
-    return rs.compare({"output": output}, layer, x)
+    return rs.compare({"output": output}, layer, x, effort=effort)
 
 
 def named(verdict: rs.Verdict) -> str:
@@ -87,7 +88,7 @@ READ: list[tuple[str, Callable[[Array], Array], str]] = [
     ("order", lambda x: x[..., [2, 0, 3, 1]], "the features of x are read in another order"),
     ("swapped", lambda x: x[..., [0, 2, 1, 3]], "features 1 and 2 of x are exchanged"),
     ("dead", with_feature(2, lambda v: 0 * v), "feature 2 of x is zero"),
-    ("last dead", with_feature(3, lambda v: 0 * v), "column 3 of W_ih is never read"),
+    ("last dead", with_feature(3, lambda v: 0 * v), "column 3 of weight_ih_l0 is never read"),
     ("constant", with_feature(1, lambda v: 0 * v + 0.5), "feature 1 as 0.5"),
     ("copied", lambda x: x[..., [0, 1, 1, 3]], "x[..., [0, 1, 1, 3]]"),
     ("look ahead", lambda x: early(x, 0 * x[:1]), "one step early: x[t + 1] at step t, zeros"),
@@ -127,3 +128,134 @@ def test_what_is_read_in_place_of_x(kind: str, of: Any, words: str, dtype: torch
     verdict = read_as(of, kind, dtype)
     named(verdict)
     assert words in plain(verdict)
+
+
+def port(of: Callable[[Array], Array], layer: Any) -> Callable[..., Any]:
+    candidate = Restated(layer)
+
+    def mine(x: Any, initial: Any = None) -> Any:
+        x = np.asarray(x)
+        return candidate(np.ascontiguousarray(of(x)).astype(x.dtype), initial)
+
+    return mine
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (lambda x: 2 * x - 1, "x is read as 2 x - 1"),
+        (lambda x: x[..., [1, 0, 2]], "features 0 and 1 of x are exchanged"),
+        (lambda x: early(x, 0 * x[:1]), "one step early"),
+        (lambda x: x.clip(-1, 1), "x is clipped at ±1"),
+        (with_steps(0), "x is zero at time 0"),
+    ],
+)
+def test_a_function_that_prepares_x(kind: str, of: Any, words: str) -> None:
+    layer = layer_of(kind, hidden_size=5)
+    assert words in named(rs.compare(port(of, layer), layer))
+
+
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"nonlinearity": "relu"}])
+def test_x_of_two_directions_and_of_relu(options: Any) -> None:
+    layer = layer_of("rnn", input_size=4, hidden_size=9, size=0.5, **options)
+    assert named(read_as(lambda x: 2 * x - 1, "rnn", layer=layer)) == "x is read as 2 x - 1"
+
+
+def test_x_of_two_layers_whose_states_are_known() -> None:
+    layer: Any = layer_of("gru", input_size=4, hidden_size=7, num_layers=2, size=0.6)
+    x = torch.randn(9, 3, 4, generator=torch.Generator().manual_seed(3))
+    lower = layer_of("gru", input_size=4, hidden_size=7)
+    lower.load_state_dict({k: v for k, v in layer.state_dict().items() if k.endswith("l0")})
+    read = (2 * x - 1).numpy()
+    states = np.stack([Restated(lower)(read)[0], Restated(layer)(read)[0]])
+    states = np.expand_dims(states, 1).swapaxes(2, 3)  # (layer, direction, batch, time, unit)
+    verdict = rs.compare({"output": states[1, 0].swapaxes(0, 1), "h": states}, layer, x)
+    assert named(verdict) == "x is read as 2 x - 1"
+
+
+def test_x_in_raw_units_that_saturate_some_gates() -> None:
+    words = "feature 0 as 7.3 x + 12.5"
+    layer = layer_of("gru", input_size=4, hidden_size=20, size=0.3)
+    of = lambda x: x * [7.3, 0.09, 0.17, 2.2] + [12.5, 10.13, 0.61, 3.4]  # noqa: E731
+    assert words in plain(read_as(of, "gru", torch.float64, layer=layer))
+
+
+def test_targets_in_place_of_inputs() -> None:
+    """The last token of each row is one that x has nowhere."""
+    ids = np.random.default_rng(0).integers(0, 6, (3, 13))
+    tokens = np.eye(6, dtype=np.float32)[ids].swapaxes(0, 1)
+    layer = layer_of("lstm", input_size=6, hidden_size=12, size=0.6)
+    x = torch.from_numpy(tokens[:-1].copy())
+    verdict = read_as(lambda _: tokens[1:], "lstm", x=x, layer=layer)
+    assert "one step early: x[t + 1] at step t, numbers that your x has nowhere" in named(verdict)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_x_that_nothing_describes(kind: str) -> None:
+    other = np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32)
+
+    def of(x: Array) -> Array:
+        y = x.copy()
+        y[4:7, 1, 1:3] = other
+        return y
+
+    verdict = read_as(of, kind, effort=0.02)
+    assert not verdict.explanations
+    sentence = "for an x that differs in times 4 to 6, row 1, features 1 and 2 alone"
+    assert sentence in plain(verdict)
+    assert f"at time 4, row 1, feature 1 it is {other[0, 0]:.4g}, not" in plain(verdict)
+
+
+def weights_with(name: str, of: Callable[[Array], Array]) -> Callable[..., Any]:
+    return lambda w: {k: of(v) if k.startswith(name) else v for k, v in w.items()}
+
+
+def noisy(size: float) -> Callable[[Array], Array]:
+    def of(value: Array) -> Array:
+        noise = np.random.default_rng(0).standard_normal(value.shape)
+        return (value + size * noise).astype(value.dtype)
+
+    return of
+
+
+def one_number(value: Array) -> Array:
+    value = value.copy()
+    value.flat[5] += 0.3
+    return value
+
+
+NOT_OF_X: list[tuple[str, Callable[[Array], Array]]] = [
+    *(
+        (name, noisy(s))
+        for name in ("weight_ih", "weight_hh", "bias_ih")
+        for s in (1e-4, 0.01, 0.3)
+    ),
+    ("bias_hh", noisy(0.1)),
+    *((name, one_number) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")),
+    *((name, lambda v: v[::-1].copy()) for name in ("weight_ih", "weight_hh", "bias_ih")),
+    ("bias_ih", lambda v: 0 * v),
+    ("bias_hh", lambda v: 0 * v),
+    ("weight_hh", lambda v: v / 2),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "of"), NOT_OF_X)
+def test_what_is_not_of_x(kind: str, name: str, of: Any) -> None:
+    """Twenty candidates with other weights: what is said of them says nothing of x."""
+    layer = layer_of(kind, input_size=4, hidden_size=7, size=0.6)
+    x = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(3))
+    output, _ = Restated(layer, weights=weights_with(name, of))(x.numpy())
+    verdict = rs.compare({"output": output}, layer, x, effort=0.02)
+    assert all(cause.name not in ("prepared", "read") for cause in verdict.causes)
+    assert "All is right but x" not in plain(verdict)
+
+
+def test_where_features_are_as_many_as_units() -> None:
+    layer = layer_of("gru", input_size=5, hidden_size=5)
+    x = torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(3))
+    output, _ = Restated(layer)((x + torch.randn(8, 2, 5)).numpy())
+    verdict = rs.compare({"output": output}, layer, x, effort=0.02)
+    assert not verdict.explanations
+    assert "All is right but x" not in plain(verdict)

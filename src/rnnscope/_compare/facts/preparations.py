@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -56,9 +57,10 @@ def _standardised(
     x: Tensor, over: tuple[int, ...], sample: int, within: float, beside: float
 ) -> Tensor:
     """(x - mean) / deviation, with what is added to the variance and to the deviation."""
-    mean = x.mean(over, keepdim=True)
-    variance = x.var(over, keepdim=True, correction=sample)
-    return (x - mean) / ((variance + within).sqrt() + beside)
+    moved = _moved(x, over)
+    count = math.prod(x.shape[axis] for axis in over) - sample
+    variance = moved.square().sum(over, keepdim=True) / count
+    return moved / ((variance + within).sqrt() + beside)
 
 
 def _spread(x: Tensor, over: tuple[int, ...]) -> Tensor:

@@ -28,11 +28,11 @@ __all__ = ["of_another_x", "of_prepared"]
 
 Reads = Callable[[Tensor], Tensor | None]
 
-WORK = 2e8
+WORK = 4e8
 """Products of least squares that are made once x is known to be what differs."""
 
-ROWS, STEPS = 16, 64
-"""Rows and steps that are solved, at most."""
+ROWS, STEPS = (2, 16), (4, 64)
+"""Rows and steps that are solved, at least and at most."""
 
 ROUNDINGS = 8
 """Roundings that a number of x may be off by in any case."""
@@ -92,14 +92,17 @@ def of_prepared(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
     if reading is None or bool(reading.near(reading.x).all()):
         return
     for describe in (_of_preparations, _of_limits, _of_shifts, _of_features, _of_steps):
-        yield from describe(model, reading)
+        findings = list(describe(model, reading))
+        yield from findings
+        if findings:
+            return
 
 
 def _reading(model: Model, fullest: Observation) -> _Reading | None:
     inputs, structure = fullest.inputs, model.structure
     most = int(WORK / (structure.hidden_size * structure.input_size**2))
-    rows = min(inputs.batch, ROWS)
-    seen = few_steps(fullest, max(2, min(STEPS, most // rows)), rows)
+    rows = max(ROWS[0], min(ROWS[1], inputs.batch, most // STEPS[0]))
+    seen = few_steps(fullest, max(STEPS[0], min(STEPS[1], most // rows)), rows)
     solution = solved_x(model, seen)
     return None if solution is None else _Reading(inputs.x, solution, fullest.unit)
 
@@ -180,7 +183,8 @@ def _of_shifts(model: Model, reading: _Reading) -> Iterator[Finding]:
             continue
         interior = _shifted(reading.given, shift, torch.full_like(reading.given[:count], torch.nan))
         missing = reading.part(interior).isnan()
-        if not bool((reading.near(reading.part(interior)) | missing).all()):
+        told = reading.solution.solved.unsqueeze(-1) & ~missing
+        if not bool(told.any()) or not bool((reading.near(reading.part(interior)) | missing).all()):
             continue
         when = "early" if shift > 0 else "late"
         title = f"x is read {'one step' if count == 1 else f'{count} steps'} {when}"
@@ -306,10 +310,13 @@ def _of_features(model: Model, reading: _Reading) -> Iterator[Finding]:
             reads = _affine([replace(affine, source=j) for j in range(features)])
             title = f"x is read as {what}"
             yield _finding(model, "affine", title, repair, reads, 2 * reading.digits)
-    pairs = [_of_feature(reading, j) for j in range(features)]
-    found = [pair for pair in pairs if pair is not None]
-    if len(found) < features:
         return
+    found = []
+    for j in range(features):
+        pair = _of_feature(reading, j)
+        if pair is None:
+            return
+        found.append(pair)
     short, exact = (tuple(pair[k] for pair in found) for k in (0, 1))
     changed = [j for j, column in enumerate(short) if column != _Affine(j)]
     dead = all(short[j] == _Affine(j, 0.0) for j in changed)
@@ -352,11 +359,20 @@ def _of_feature(reading: _Reading, j: int) -> tuple[_Affine, _Affine] | None:
     for k in order:
         if bool(same[k]):
             return _Affine(k), _Affine(k)
-    for k in order:
+    alike = _alike(reading, j).argsort(descending=True)[:SEVERAL].tolist()
+    for k in dict.fromkeys((j, *alike)):
         fitted = _fitted(reading, slice(k, k + 1), slice(j, j + 1), k)
         if fitted is not None:
             return fitted
     return None
+
+
+def _alike(reading: _Reading, j: int) -> Tensor:
+    """How far what is read as feature j goes up and down with each feature, (feature)."""
+    solved = reading.solution.solved
+    x, y = reading.x[solved], reading.solution.x[..., j][solved]
+    x, y = x - x.mean(0), y - y.mean()
+    return (y @ x).abs() / x.square().sum(0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _fitted(
@@ -474,9 +490,9 @@ def of_another_x(model: Model, observation: Observation) -> str:
         for name, places, size in zip(names, axes, away.shape, strict=True)
         if len(places) < size
     ]
-    inside = f", in {', '.join(where)} alone" if where else ""
+    inside = f" in {', '.join(where)} alone" if where else ""
     return (
-        f"{model.structure.kind} gives your numbers for another x{inside}: at time {t}, row {b}, "
-        f"feature {j} it is {float(reading.solution.x[t, b, j]):.4g}, yours "
-        f"{float(reading.x[t, b, j]):.4g}."
+        f"All is right but x: {model.structure.kind} gives your numbers for an x that "
+        f"differs{inside}; at time {t}, row {b}, feature {j} it is "
+        f"{float(reading.solution.x[t, b, j]):.4g}, not {float(reading.x[t, b, j]):.4g}."
     )

@@ -7,6 +7,7 @@ and states are right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,9 @@ from rnnscope._compare.work import spend
 
 __all__ = ["SolvedX", "solved_x"]
 
-FIRST = (3, 2)
-"""Steps and rows that are solved first: where few of them are, nothing else is."""
+FIRST, WORK = (3, 2), 2e8
+"""Steps and rows that are solved first: where few of them are, nothing else is. One step alone
+where these take more products."""
 
 SHARE = 1 / 3
 """Of the steps that are solved at least so many, or it is not x that is wrong."""
@@ -70,11 +72,15 @@ def solved_x(model: Model, seen: Observation) -> SolvedX | None:
         return None
     [steps] = opened.steps
     states = [name for name in opened.part.cell.states if name in steps.after]
-    equations = sum(steps.after[name].shape[-1] for name in states)
-    if equations <= steps.known.x.shape[-1] or not _is_finite(steps):
+    equations, features = (
+        sum(steps.after[name].shape[-1] for name in states),
+        seen.inputs.x.shape[-1],
+    )
+    if equations <= features or not _is_finite(steps):
         return None
+    first = FIRST if math.prod(FIRST) * equations * features**2 <= WORK else (1, 1)
     with torch.inference_mode(False), torch.enable_grad():
-        if not _solved(opened.part, _cut(steps, *FIRST)).enough:
+        if not _solved(opened.part, _cut(steps, *first)).enough:
             return None
         solution = _solved(opened.part, steps)
         return solution if solution.enough else None
