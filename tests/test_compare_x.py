@@ -84,7 +84,11 @@ READ: list[tuple[str, Callable[[Array], Array], str]] = [
     ("twice", lambda x: (x - 0.1307) / 0.3081, "x is read as (x - 0.1307) / 0.3081"),
     ("range", lambda x: 2 * x - 1, "x is read as 2 x - 1"),
     ("units", with_feature(2, lambda v: 1.8 * v + 0.32), "feature 2 as 1.8 x + 0.32"),
-    ("raw", lambda x: x * [1.5, 0.2, 1, 0.7] + [0.5, -1, 0, 0.25], "feature 0 as 1.5 x + 0.5"),
+    (
+        "raw",
+        lambda x: x * [1.5, 0.2, 1, 0.7] + [0.5, -1, 0, 0.25],
+        "feature 1 as 0.2 x - 1, feature 3",
+    ),
     ("order", lambda x: x[..., [2, 0, 3, 1]], "the features of x are read in another order"),
     ("swapped", lambda x: x[..., [0, 2, 1, 3]], "features 1 and 2 of x are exchanged"),
     ("dead", with_feature(2, lambda v: 0 * v), "feature 2 of x is zero"),

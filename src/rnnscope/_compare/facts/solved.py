@@ -129,13 +129,19 @@ def _solved(part: Part, steps: Steps) -> SolvedX:
     run = {name: known.initial[name].clone() for name in hidden}
     going = torch.ones(rows, dtype=torch.bool, device="cpu")
     solutions: list[_Solution] = []
+    past = _Pairs(known.x[:0].flatten(0, 1), known.x[:0].flatten(0, 1))
     width = 1 if hidden else time
     for start in range(0, time, width):
         here = slice(start, start + width)
         before = {name: value[here].flatten(0, 1).clone() for name, value in known.before.items()}
         x = known.x[here].flatten(0, 1).clone()
+        wanted = (going & valid[here]).flatten()
         solution = equations.solved(
-            x, before | run, target[here].flatten(0, 1), allowed[here].flatten(0, 1)
+            x, before | run, target[here].flatten(0, 1), allowed[here].flatten(0, 1), wanted, past
+        )
+        past = _Pairs(
+            torch.cat([past.given, x[solution.ratio <= 1]]),
+            torch.cat([past.found, solution.x[solution.ratio <= 1]]),
         )
         if hidden:
             going = going & ((solution.ratio <= 1) | ~valid[start])
@@ -150,6 +156,8 @@ def _solved(part: Part, steps: Steps) -> SolvedX:
     done = len(solutions) * width
     found = torch.zeros(time, rows, dtype=torch.bool, device="cpu")
     found[:done] = torch.cat([s.ratio for s in solutions]).reshape(done, rows) <= 1
+    if bool(going.any()):
+        found &= going  # where a row came to no end, it may have gone astray before
     x, error = known.x.clone(), torch.full_like(known.x, torch.inf)
     x[:done] = torch.cat([s.x for s in solutions]).reshape(done, rows, -1)
     error[:done] = torch.cat([s.error for s in solutions]).reshape(done, rows, -1)
@@ -181,6 +189,26 @@ class _Solution:
 
 
 @dataclass(frozen=True)
+class _Pairs:
+    """The x that were ``given`` at steps that are solved, and those ``found``, (n, feature)."""
+
+    given: Tensor
+    found: Tensor
+
+    def start(self, x: Tensor, restart: int) -> Tensor:
+        """Where other steps may start from: zeros, then their own x as these were changed, feature
+        by feature; then the x that were found."""
+        if restart == 0:
+            return torch.zeros_like(x)
+        if restart == 1:
+            mean, center = self.found.mean(0), self.given.mean(0)
+            moved = self.given - center
+            square = moved.square().sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+            return mean + (moved * (self.found - mean)).sum(0) / square * (x - center)
+        return self.found[(torch.arange(len(x), device="cpu") - restart) % len(self.found)]
+
+
+@dataclass(frozen=True)
 class _Equations:
     """The states of these names after a step of one part, as functions of x."""
 
@@ -207,22 +235,27 @@ class _Equations:
         return values, torch.cat([values[n] for n in self.names], -1), torch.cat(slopes, 1)
 
     def solved(
-        self, x: Tensor, before: Mapping[str, Tensor], target: Tensor, allowed: Tensor
+        self,
+        x: Tensor,
+        before: Mapping[str, Tensor],
+        target: Tensor,
+        allowed: Tensor,
+        wanted: Tensor,
+        past: _Pairs,
     ) -> _Solution:
         """The x that comes closest, from the x that was given and from zeros; and if that leads to
-        the end in some of the steps alone, from what was found there."""
+        the end in some of the steps that are ``wanted`` alone, from what was found there."""
         batch = Batch([self.part])
         solution = self._from(batch, x, before, target, allowed)
         for restart in range(RESTARTS):
-            left = (solution.ratio > 1).nonzero().flatten()
-            at_end = solution.x[solution.ratio <= 1]
-            if not len(left) or (restart and not len(at_end)):
+            solved = solution.ratio <= 1
+            left = (~solved & wanted).nonzero().flatten()
+            found = _Pairs(
+                torch.cat([past.given, x[solved]]), torch.cat([past.found, solution.x[solved]])
+            )
+            if not len(left) or (restart and not len(found.given)):
                 break
-            start = torch.zeros_like(x[left])
-            if restart:
-                start = at_end[(torch.arange(len(left), device="cpu") + restart) % len(at_end)]
-            if restart == 1:
-                start = at_end.mean(0).expand_as(start)
+            start = found.start(x[left], restart)
             fewer = {name: value[left] for name, value in before.items()}
             again = self._from(batch, start, fewer, target[left], allowed[left])
             solution = solution.improved(left, again)
