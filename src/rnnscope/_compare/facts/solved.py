@@ -20,7 +20,7 @@ from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.steps import Steps, opened_parts, tolerances
 from rnnscope._compare.work import spend
 
-__all__ = ["SolvedX", "solved_x"]
+__all__ = ["FIRST", "SolvedX", "may_be_solved", "solved_x"]
 
 FIRST, WORK = (3, 2), 2e8
 """Steps and rows that are solved first: where few of them are, nothing else is. One step alone
@@ -28,6 +28,9 @@ where these take more products."""
 
 SHARE = 1 / 3
 """Of the steps that are solved at least so many, or it is not x that is wrong."""
+
+CALLS = 40
+"""Of torch in a round, as many as equations are told to cost."""
 
 ROUNDS, RESTARTS = 24, 6
 """Steps of Levenberg and Marquardt, at most, and from how many other places they start anew."""
@@ -62,9 +65,16 @@ class SolvedX:
         return bool(self.solved.sum() >= SHARE * self.valid.sum())
 
 
-def solved_x(model: Model, seen: Observation) -> SolvedX | None:
+def may_be_solved(model: Model) -> bool:
+    """Whether steps of the first layer may have more equations than x has features."""
+    sizes = model.structure
+    return len(sizes.cell.states) * sizes.hidden_size > sizes.input_size
+
+
+def solved_x(model: Model, seen: Observation, restarts: int = RESTARTS) -> SolvedX | None:
     """The x with which the first layer's single steps give what was observed, to rounding; None
-    where there is none, or where units are too few to tell."""
+    where there is none, or where units are too few to tell. With fewer ``restarts`` some that are
+    far from the x that was given are not found."""
     if model.enter or model.inner or model.reads[0]:
         return None
     opened = opened_parts(model, [seen]).get((0, 0))
@@ -80,9 +90,9 @@ def solved_x(model: Model, seen: Observation) -> SolvedX | None:
         return None
     first = FIRST if math.prod(FIRST) * equations * features**2 <= WORK else (1, 1)
     with torch.inference_mode(False), torch.enable_grad():
-        if not _solved(opened.part, _cut(steps, *first)).enough:
+        if not _solved(opened.part, _cut(steps, *first), restarts).enough:
             return None
-        solution = _solved(opened.part, steps)
+        solution = _solved(opened.part, steps, restarts)
         return solution if solution.enough else None
 
 
@@ -115,11 +125,12 @@ def _cut(steps: Steps, most: int, rows: int) -> Steps:
     )
 
 
-def _solved(part: Part, steps: Steps) -> SolvedX:
+def _solved(part: Part, steps: Steps, restarts: int) -> SolvedX:
     """The solution of all these steps; at once where each state is known, else one after another,
     in each row until one is not solved."""
     known = steps.known
-    equations = _Equations(part, tuple(name for name in part.cell.states if name in steps.after))
+    names = tuple(name for name in part.cell.states if name in steps.after)
+    equations = _Equations(part, names, restarts)
     hidden = [name for name in part.cell.states if name not in known.before]
     target = torch.cat([steps.after[name] for name in equations.names], -1).clone()
     allowed = torch.stack(list(tolerances(part, steps).values())).amax(0)
@@ -214,13 +225,14 @@ class _Equations:
 
     part: Part
     names: tuple[str, ...]
+    restarts: int
 
     def _at(
         self, batch: Batch, x: Tensor, before: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Each state, those observed side by side (n, equation), and their slope by x."""
         weights = self.part.weights
-        spend(len(x) * weights.ih.numel() * (2 + x.shape[-1] / 4), calls=20)
+        spend(len(x) * weights.ih.numel() * (2 + x.shape[-1] / 4), calls=CALLS)
         from_x = from_input(batch, x[None, None])[0].detach().requires_grad_()
         step = Step(batch, from_x, {k: v[None] for k, v in before.items()}, batch.b_hh)
         states = step.run()
@@ -247,7 +259,7 @@ class _Equations:
         the end in some of the steps that are ``wanted`` alone, from what was found there."""
         batch = Batch([self.part])
         solution = self._from(batch, x, before, target, allowed)
-        for restart in range(RESTARTS):
+        for restart in range(self.restarts):
             solved = solution.ratio <= 1
             left = (~solved & wanted).nonzero().flatten()
             found = _Pairs(
