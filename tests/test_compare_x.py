@@ -217,6 +217,18 @@ def test_an_x_that_nothing_describes(kind: str) -> None:
     assert f"at time 4, row 1, feature 1 it is {other[0, 0]:.4g}, not" in plain(verdict)
 
 
+def test_not_all_is_right_where_another_direction_is_wrong() -> None:
+    layer = layer_of("gru", input_size=4, hidden_size=7, bidirectional=True, size=0.6)
+    x = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(3))
+    other = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(4)).numpy()
+    output, _ = Restated(layer)(other)
+    seen = subject_of(layer, x, output).shown()[0]
+    assert "All is right but x" in of_another_x(subject_of(layer, x, output).model, seen)
+    output[..., 7:] += 0.01
+    subject = subject_of(layer, x, output)
+    assert of_another_x(subject.model, subject.shown()[0]) == ""
+
+
 def weights_with(name: str, of: Callable[[Array], Array]) -> Callable[..., Any]:
     return lambda w: {k: of(v) if k.startswith(name) else v for k, v in w.items()}
 

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from rnnscope._compare.confirmed import by_own_rounding
 from rnnscope._compare.facts.affine import Affine, fitted_affine, mean_within, shortest
 from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.finding import Finding
@@ -21,6 +22,7 @@ from rnnscope._compare.facts.other_steps import of_shifts, of_some_steps
 from rnnscope._compare.facts.parameters import columns_left_out
 from rnnscope._compare.facts.preparations import PREPARATIONS
 from rnnscope._compare.facts.reading import Reading, Reads, reading_of, reads_as
+from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation
 
@@ -175,9 +177,13 @@ def of_another_x(model: Model, observation: Observation) -> str:
     reading = reading_of(model, observation)
     if reading is None or not bool((reading.solution.solved | ~reading.solution.valid).all()):
         return ""
-    away = ~reading.near(reading.x)
-    if not bool(away.any()):
+    away, x = ~reading.near(reading.x), reading.solution.x
+    if not bool(away.any()) or x.shape != reading.given.shape:
         return ""
+    changed = reads_as(model, "", "", "", lambda _: x).model
+    assert changed is not None, "what is read as another x is a model"
+    if worst(changed, by_own_rounding(changed, [observation])) > 1:
+        return ""  # in another direction, layer or state something else is wrong
     t, b, j = away.nonzero()[0].tolist()
     names = ("time", "row", "feature")
     axes = [sorted(set(away.nonzero()[:, axis].tolist())) for axis in range(3)]
@@ -190,5 +196,5 @@ def of_another_x(model: Model, observation: Observation) -> str:
     return (
         f"All is right but x: {model.structure.kind} gives your numbers for an x that "
         f"differs{inside}; at time {t}, row {b}, feature {j} it is "
-        f"{float(reading.solution.x[t, b, j]):.4g}, not {float(reading.x[t, b, j]):.4g}."
+        f"{float(x[t, b, j]):.4g}, not {float(reading.x[t, b, j]):.4g}."
     )
