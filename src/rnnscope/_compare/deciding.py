@@ -31,6 +31,7 @@ from rnnscope._compare.facts import (
 )
 from rnnscope._compare.facts.complete import explaining_mistakes
 from rnnscope._compare.facts.fitted import fitted_findings
+from rnnscope._compare.facts.prepared import of_another_x
 from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference
 from rnnscope._compare.gpu import of_a_gpu
@@ -473,6 +474,7 @@ class Decision:
         kind, _ = self.subject.other_kind()
         plain = (
             *what_is_plain(self.model, there),
+            of_another_x(self.model, max(shown, key=lambda observation: observation.fullness)),
             *self.subject.without_influence(),
             *self.subject.agrees_at_zero(),
         )

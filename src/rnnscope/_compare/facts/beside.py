@@ -24,6 +24,8 @@ from rnnscope._compare.facts.entering import of_dropout_on_x
 from rnnscope._compare.facts.finding import left_by_model
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.returned import alike_but_for_output, of_handed_on, undone
+from rnnscope._compare.facts.solved import FIRST as FIRST_SOLVED
+from rnnscope._compare.facts.solved import may_be_solved, solved_x
 from rnnscope._compare.mistakes import CATALOGUE, Words, applied
 from rnnscope._compare.mistakes.cause import Cause, in_order
 from rnnscope._compare.model.misfit import misfits, worst
@@ -113,6 +115,7 @@ def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> It
     """What explains the data but for what else they may show; at first nothing."""
     yield _Known((), model, shown)
     yield from _but_for_output(model, shown)
+    yield from _but_for_x(model, shown)
     for part in _parts_of_time(model, shown):
         if worst(model, part) <= 1:
             continue  # nothing shows there
@@ -136,6 +139,18 @@ def _but_for_output(model: Model, shown: Sequence[Observation]) -> Iterator[_Kno
     for k in alike_but_for_output([changed for _, changed in pairs], first)[:FEW]:
         cause, changed = pairs[k]
         yield _Known(_told([cause], model), changed, shown)
+
+
+def _but_for_x(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
+    """The mistakes with which each step tells the x that it read."""
+    fullest = max(shown, key=lambda observation: observation.fullness)
+    begun, first = few_steps(fullest, 1, MOST_ROWS), few_steps(fullest, *FIRST_SOLVED)
+    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
+    for cause, changed in pairs if may_be_solved(model) else ():
+        if is_over():
+            return
+        if solved_x(changed, begun, 0) is not None and solved_x(changed, first) is not None:
+            yield _Known(_told([cause], model), changed, shown)
 
 
 def _parts_of_time(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Observation]]:

@@ -17,6 +17,7 @@ from rnnscope._compare.facts.lagged import of_lags
 from rnnscope._compare.facts.laid import of_memory
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.places import of_places
+from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import (
     of_dropout,
@@ -95,9 +96,8 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
-    yield chain(
-        of_entering(model, shown), of_initial_rows(model, shown), of_final_states(model, shown)
-    )
+    yield chain(of_entering(model, shown), of_initial_rows(model, shown))
+    yield chain(of_prepared(model, shown), of_final_states(model, shown))
     yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))
 
 

@@ -82,13 +82,58 @@ X: dict[str, tuple[Callable[[Tensor], Tensor], str, str, str]] = {
         "each step has its own x",
         "for t in range(T):   # one step at a time",
     ),
+    "off_by_one": (
+        lambda x: torch.cat([0 * x[..., :1], x[..., :-1]], -1),
+        "x is read one place too late: feature k - 1 in place of k, the first is zero",
+        "each weight meets its own feature",
+        "x = x   # mind whether the first index is 0 or 1",
+    ),
+    "off_by_one_back": (
+        lambda x: torch.cat([x[..., 1:], 0 * x[..., :1]], -1),
+        "x is read one place too early: feature k + 1 in place of k, the last is zero",
+        "each weight meets its own feature",
+        "x = x   # mind whether the first index is 0 or 1",
+    ),
+    "early": (
+        lambda x: torch.cat([x[1:], 0 * x[:1]]),
+        "x is read one step early: x[t + 1] at step t, zeros at the end",
+        "h_t is made from x_t",
+        "h = step(x[t], h)   # not x[t + 1]",
+    ),
+    "early_around": (
+        lambda x: x.roll(-1, 0),
+        "x is read one step early: x[t + 1] at step t, x[0] at the end",
+        "h_t is made from x_t",
+        "h = step(x[t], h)   # not x[(t + 1) % T]",
+    ),
+    "early_held": (
+        lambda x: torch.cat([x[1:], x[-1:]]),
+        "x is read one step early: x[t + 1] at step t, the last once more at the end",
+        "h_t is made from x_t",
+        "h = step(x[t], h)   # not x[min(t + 1, T - 1)]",
+    ),
+    "late_around": (
+        lambda x: x.roll(1, 0),
+        "x is read one step late: x[t - 1] at step t, the last at the start",
+        "h_t is made from x_t",
+        "h = step(x[t], h)   # not x[t - 1]",
+    ),
+    "late_held": (
+        lambda x: torch.cat([x[:1], x[:-1]]),
+        "x is read one step late: x[t - 1] at step t, the first twice",
+        "h_t is made from x_t",
+        "h = step(x[t], h)   # not x[max(t - 1, 0)]",
+    ),
 }
 """What x may be read as, with title, sentence and line."""
 
-ORDERS, FEATURES = ("rolled", "rolled_back", "reversed"), 3
+ORDERS, FEATURES = ("rolled", "rolled_back", "reversed", "off_by_one", "off_by_one_back"), 3
 """Those that exchange features, and how many there must be."""
 
-MIXING = ("reshaped", "reshaped_back", "features_first", "time_first", "first_row")
+SHIFTED = ("early", "early_around", "early_held", "late_around", "late_held")
+"""Those that read other steps."""
+
+MIXING = ("reshaped", "reshaped_back", "features_first", "time_first", "first_row", *SHIFTED)
 """Those that read other rows, or other steps."""
 
 

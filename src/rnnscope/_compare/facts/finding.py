@@ -29,7 +29,8 @@ CHANCE = 2.0
 class Finding:
     """A cause with its words, and what it gives: as a changed model, or as a function of a call
     where it depends on the numbers of that call. ``scale`` is how much it enlarges roundings;
-    ``mixes_rows``: what a row gives depends on others."""
+    ``mixes_rows``: what a row gives depends on others. ``measured``: decimal digits of numbers that
+    were chosen so that it fits, which must be proved beside."""
 
     cause: Cause
     words: Words
@@ -37,6 +38,7 @@ class Finding:
     gives: Gives | None = None
     scale: float = 1.0
     mixes_rows: bool = False
+    measured: float = 0.0
 
 
 def confirmed_left(
@@ -47,6 +49,7 @@ def confirmed_left(
     needed where it stands beside others."""
     if not any(observation.count for observation in shown):
         return None
+    more += finding.measured
     if finding.model is not None:
         return left_by_model(finding.model, shown, more)
     assert finding.gives is not None, "a finding has a model or a function"

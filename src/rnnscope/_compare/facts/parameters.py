@@ -15,7 +15,7 @@ from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
-__all__ = ["of_parameters"]
+__all__ = ["columns_left_out", "of_parameters"]
 
 FIELDS = {"ih": "weight_ih", "hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"} | {
     "hr": "weight_hr"
@@ -92,16 +92,22 @@ def _unread(model: Model, parameters: Sequence[_Parameter]) -> Iterator[Finding]
                     value[:, numbers] = 0
                     changes.append((parameter, value, f"unread {key}"))
                 numbers = next(filter(None, columns))
+                also = ", or x is zero there" if field == "ih" else ""
                 name = f"W_{field}" if len(chosen) > 1 else chosen[0].name
                 words = Words(
                     f"{listed('column', numbers)} of {name} {'is' if len(numbers) == 1 else 'are'} "
                     f"never read",
-                    f"the loop over {reads} leaves them out.",
+                    f"the loop over {reads} leaves them out{also}.",
                     f"for k in range(len({reads})):   # all of them, in blocks or not",
                 )
                 yield Finding(
                     Cause("unread", listed("column", numbers), name), words, _with(model, *changes)
                 )
+
+
+def columns_left_out(width: int) -> list[list[int]]:
+    """The columns of a matrix that may never be read."""
+    return [_left_out(width, key) for key in UNREAD]
 
 
 def _left_out(width: int, key: int) -> list[int]:

@@ -1,0 +1,200 @@
+"""How x was prepared: what was read in place of x, described by the x that the numbers come from.
+
+Each description is a function of the whole x that gives all that was solved, within its error; the
+layer then reads that, and all data judge as of any other finding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rnnscope._compare.confirmed import by_own_rounding
+from rnnscope._compare.facts.affine import Affine, fitted_affine, mean_within, shortest
+from rnnscope._compare.facts.agreement import listed
+from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.other_steps import of_shifts, of_some_steps
+from rnnscope._compare.facts.parameters import columns_left_out
+from rnnscope._compare.facts.preparations import PREPARATIONS
+from rnnscope._compare.facts.reading import Reading, Reads, reading_of, reads_as
+from rnnscope._compare.model.misfit import worst
+from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.observed import Observation
+
+__all__ = ["of_another_x", "of_prepared"]
+
+SEVERAL = 4
+"""So many features are named one by one, or tried in place of one."""
+
+
+def of_prepared(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """What was read in place of x, where each step tells the x that it read."""
+    reading = reading_of(model, max(shown, key=lambda observation: observation.fullness))
+    if reading is None or bool(reading.near(reading.x).all()):
+        return
+    for describe in (_of_preparations, _of_limits, of_shifts, _of_features, of_some_steps):
+        findings = list(describe(model, reading))
+        yield from findings
+        if findings:
+            return
+
+
+def _of_preparations(model: Model, reading: Reading) -> Iterator[Finding]:
+    """A function of x without any number that is measured."""
+    for name, reads, title, code in PREPARATIONS:
+        if reading.is_read_as(reads):
+            yield reads_as(model, name, title, f"x = x   # not {code}", reads)
+
+
+# limits ------------------------------------------------------------------------------------------
+
+
+def _of_limits(model: Model, reading: Reading) -> Iterator[Finding]:
+    """X clipped, from above, from below, or both."""
+    solution = reading.solution
+    away = ~reading.near(reading.x)
+    above, below = away & (reading.x > solution.x), away & (reading.x < solution.x)
+    limits = [
+        mean_within(solution.x[cut], reading.error[cut]) if bool(cut.any()) else None
+        for cut in (below, above)
+    ]
+    short = tuple(None if limit is None else shortest(*limit) for limit in limits)
+    exact = tuple(None if limit is None else limit[0] for limit in limits)
+    for low, high in dict.fromkeys((short, exact)):
+        reads = partial(torch.clamp, min=low, max=high)
+        if (low is None or high is None or low < high) and reading.is_read_as(reads):
+            where = " and ".join(f"{v:.6g}" for v in (low, high) if v is not None)
+            if low is not None and high == -low:
+                where = f"±{high:.6g}"
+            repair = f"x = x   # not clipped at {where}"
+            measured = reading.digits * sum(limit is not None for limit in limits)
+            yield reads_as(model, "clipped", f"x is clipped at {where}", repair, reads, measured)
+
+
+# features ----------------------------------------------------------------------------------------
+
+
+def _of_features(model: Model, reading: Reading) -> Iterator[Finding]:
+    """Every feature times a number plus one, the same for all or its own; of another feature."""
+    features = reading.x.shape[-1]
+    solved = reading.solution.solved
+    alike = fitted_affine(reading.x[solved], reading.solution.x[solved], reading.error[solved], 0)
+    for affine in dict.fromkeys(alike):
+        what = affine.words("x")
+        reads = _affine([replace(affine, source=j) for j in range(features)])
+        repair = f"x = x   # as it is, not {what}"
+        yield reads_as(model, "affine", f"x is read as {what}", repair, reads, 2 * reading.digits)
+    if alike:
+        return
+    found: list[list[Affine]] = []
+    for j in range(features):
+        found.append(_of_feature(reading, j))
+        if not found[-1]:
+            return
+    ways = max(map(len, found))
+    short, *others = (tuple(way[min(k, len(way) - 1)] for way in found) for k in range(ways))
+    changed = [j for j, column in enumerate(short) if column != Affine(j)]
+    dead = all(short[j] == Affine(j, 0.0) for j in changed)
+    if dead and model.num_layers == 1 and changed in columns_left_out(features):
+        return  # which is told of W_ih's columns
+    for columns in dict.fromkeys((short, *others)):
+        title, cause, code = _in_words(columns)
+        numbers = sum((c.factor not in (0, 1)) + (c.constant != 0) for c in columns)
+        measured = numbers * reading.digits + len(changed) * math.log10(features + 1)
+        repair = f"x = x   # not {code}" if code else "x = x   # each feature as it is"
+        yield reads_as(model, cause, title, repair, _affine(columns), measured)
+
+
+def _affine(columns: Sequence[Affine]) -> Reads:
+    sources = [column.source for column in columns]
+
+    def reads(x: Tensor) -> Tensor:
+        factors = x.new_tensor([column.factor for column in columns])
+        constants = x.new_tensor([column.constant for column in columns])
+        return x[..., sources] * factors + constants
+
+    return reads
+
+
+def _of_feature(reading: Reading, j: int) -> list[Affine]:
+    """What feature j is read as, in short numbers and as measured: rather itself, a number, another
+    as it is, itself changed, another changed."""
+    features, solved = reading.x.shape[-1], reading.solution.solved
+    y, error = reading.solution.x[..., j][solved], reading.error[..., j][solved]
+    x = reading.x[solved]
+    same = ((x - y.unsqueeze(-1)).abs() <= error.unsqueeze(-1)).all(0)
+    if bool(same[j]):
+        return [Affine(j)]
+    value, spread = mean_within(y, error)
+    if bool(((y - value).abs() <= error).all()):
+        return [Affine(j, 0.0, number) for number in (shortest(value, spread), value)]
+    for k in range(features):
+        if bool(same[k]):
+            return [Affine(k)]
+    for k in dict.fromkeys((j, *_alike(x, y).argsort(descending=True)[:SEVERAL].tolist())):
+        fitted = fitted_affine(x[:, k], y, error, k)
+        if fitted:
+            return fitted
+    return []
+
+
+def _alike(x: Tensor, y: Tensor) -> Tensor:
+    """How far some numbers y (n) go up and down with each feature of x (n, feature), (feature)."""
+    x, y = x - x.mean(0), y - y.mean()
+    return (y @ x).abs() / x.square().sum(0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _in_words(columns: Sequence[Affine]) -> tuple[str, str, str]:
+    """What is said of features that are read as others, the cause's name, and a line of code."""
+    changed = [(j, c) for j, c in enumerate(columns) if c != Affine(j)]
+    sources = [c.source for c in columns]
+    if all((c.factor, c.constant) == (1, 0) for c in columns):
+        if len(changed) == 2 and sorted(sources) == list(range(len(columns))):
+            names = " and ".join(str(j) for j, _ in changed)
+            return f"features {names} of x are exchanged", "permuted", ""
+        return "the features of x are read in another order", "permuted", f"x[..., {sources}]"
+    if all(c.factor == 0 == c.constant for _, c in changed):
+        which = listed("feature", [j for j, _ in changed])
+        return f"{which} of x {'is' if len(changed) == 1 else 'are'} zero", "zeroed", ""
+    parts = [
+        f"feature {j} as {c.words('x' if c.source == j else f'feature {c.source}')}"
+        for j, c in changed[:SEVERAL]
+    ]
+    more = f" and {len(changed) - SEVERAL} more" if len(changed) > SEVERAL else ""
+    return f"x is read with {', '.join(parts)}{more}", "affine", ""
+
+
+# nothing that is known ---------------------------------------------------------------------------
+
+
+def of_another_x(model: Model, observation: Observation) -> str:
+    """A sentence where all is right but x, and nothing tells what was done to it; else empty."""
+    reading = reading_of(model, observation)
+    if reading is None or not bool((reading.solution.solved | ~reading.solution.valid).all()):
+        return ""
+    away, x = ~reading.near(reading.x), reading.solution.x
+    if not bool(away.any()) or x.shape != reading.given.shape:
+        return ""
+    changed = reads_as(model, "", "", "", lambda _: x).model
+    assert changed is not None, "what is read as another x is a model"
+    if worst(changed, by_own_rounding(changed, [observation])) > 1:
+        return ""  # in another direction, layer or state something else is wrong
+    t, b, j = away.nonzero()[0].tolist()
+    names = ("time", "row", "feature")
+    axes = [sorted(set(away.nonzero()[:, axis].tolist())) for axis in range(3)]
+    where = [
+        listed(name, places)
+        for name, places, size in zip(names, axes, away.shape, strict=True)
+        if len(places) < size
+    ]
+    inside = f" in {', '.join(where)} alone" if where else ""
+    return (
+        f"All is right but x: {model.structure.kind} gives your numbers for an x that "
+        f"differs{inside}; at time {t}, row {b}, feature {j} it is "
+        f"{float(x[t, b, j]):.4g}, not {float(reading.x[t, b, j]):.4g}."
+    )
