@@ -250,8 +250,8 @@ def test_a_mistake_in_numbers_of_few_digits_is_named(make: Any, planted: str, di
         output = COARSE[digits](PLANTED[planted](layer, x)[0]).numpy()
     verdict = rs.compare(output, layer, x)
     names = [cause.name for cause in verdict.causes if cause.name != "approximate"]
-    # x and weight_ih may be multiplied by the same factor
-    assert names == [planted] or (planted, names) == ("scaled", ["fitted"]), str(verdict)
+    # "x is read as 2 x", "weight_ih is multiplied by 2": the same
+    assert names == [planted] or (planted, *names) in {("scaled", "fitted"), ("scaled", "prepared")}
 
 
 @pytest.mark.parametrize("late", [3, 4, 11])

@@ -96,8 +96,12 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
-    yield chain(of_entering(model, shown), of_initial_rows(model, shown))
-    yield chain(of_prepared(model, shown), of_final_states(model, shown))
+    yield chain(
+        of_entering(model, shown),
+        of_prepared(model, shown),
+        of_initial_rows(model, shown),
+        of_final_states(model, shown),
+    )
     yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))
 
 
