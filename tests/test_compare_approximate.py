@@ -140,7 +140,7 @@ def test_a_rounded_x_and_a_rounded_state() -> None:
         return layer(torch.round(x * 16) / 16, initial)
 
     text = plain(rs.compare(coarse_x, layer))
-    assert "x rounded to multiples of 1/16" in text
+    assert "x is rounded to multiples of 1/16" in text
 
     def coarse_h(x: Any, initial: Any) -> Any:
         h, outputs = initial, []

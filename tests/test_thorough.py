@@ -95,8 +95,8 @@ def test_what_is_planted_is_among_what_fits(kind: str, size: int) -> None:
     planted = 0
     for together in some_sets(every, size, 15 - 4 * size, size):
         witness = opened(model, together, steps=2)
-        if witness is None:
-            continue
+        if witness is None or witness.few_units:
+            continue  # a limit that few units reach is read off the numbers, not searched
         effects = parts.choices.effects(witness.part)
         biases = [
             c for c in together if c in effects.places and effects.effect[effects.places[c], -1]
