@@ -17,6 +17,8 @@ from selenium.webdriver.common.keys import Keys
 OWN = ("file:", "data:", "about:", "chrome:")  # the last: the browser's own first page
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-background-networking "
+    # tests write the address faster than anyone types
+    "--disable-ipc-flooding-protection "
     "--disable-component-update --disable-sync --no-first-run --disable-default-apps "
     "--disable-dev-shm-usage --proxy-server=127.0.0.1:9 --window-size=1280,1000"
 )
