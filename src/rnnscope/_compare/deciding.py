@@ -214,9 +214,9 @@ class Decision:
         direct: list[Told],
     ) -> Verdict:
         differs = base.worst > 1
-        first, there = first_difference(self.model, shown)
-        description = self.subject.described(there.inputs)
-        base = replace(base, first=first, probe=description, steps=there.inputs.steps)
+        first, wrong_call = first_difference(self.model, shown)
+        description = self.subject.described(wrong_call.inputs)
+        base = replace(base, first=first, probe=description, steps=wrong_call.inputs.steps)
         if direct:
             by_calls = _told([*read, *direct], math.nan)
             random = any(cause.name == "random" for cause, _ in direct)
@@ -262,7 +262,7 @@ class Decision:
                 for finding, left in facts
             )
             if facts and not is_listed:
-                return self._explained_by_facts(base, there)
+                return self._explained_by_facts(base, wrong_call)
         dtypes = self.subject.dtypes
         if differs and self._own.rounded:
             weights = self._own.cause(shown, short(dtypes[0]))
@@ -283,12 +283,14 @@ class Decision:
             if fit is not None:
                 return with_fit(base, fit, approximations.data, read)
             return (
-                coarse if coarse is not None else self._unexplained(base, shown, shown, read, there)
+                coarse
+                if coarse is not None
+                else self._unexplained(base, shown, shown, read, wrong_call)
             )
-        return self._searched(base, shown, read, direct, there)
+        return self._searched(base, shown, read, direct, wrong_call)
 
-    def _explained_by_facts(self, base: Verdict, there: Observation) -> Verdict:
-        agreement = where_it_agrees(self.model, there)
+    def _explained_by_facts(self, base: Verdict, wrong_call: Observation) -> Verdict:
+        agreement = where_it_agrees(self.model, wrong_call)
         return replace(base, explanations=self._by_facts, agreement=agreement)
 
     def _searched(
@@ -297,7 +299,7 @@ class Decision:
         shown: Sequence[Observation],
         read: list[Told],
         direct: list[Told],
-        there: Observation,
+        wrong_call: Observation,
     ) -> Verdict:
         """What a search for mistakes comes to."""
         known_mistakes = [*read, *(mistake for mistake in direct if mistake not in read)]
@@ -313,7 +315,7 @@ class Decision:
                 return replace(base, explanations=by_calls)
             holds = "It agrees wherever it could be called; see the note for where it raised."
             return replace(base, holds=(holds,), unread=tuple(self.subject.unread))
-        if base.worst <= 1 or agrees_in_part(self.model, there):
+        if base.worst <= 1 or agrees_in_part(self.model, wrong_call):
             self.may_be_approximate = False
         # where other weights are all that is wrong, it is these that a mistake may have changed
         likely = self._own.likely(shown)
@@ -331,7 +333,7 @@ class Decision:
             turned = turned_time(search, shown, self.subject.some_of, self.effort)
             result = replace(result, sets=tuple(turned))
         if not result.sets and not by_calls:
-            by_equation = self._rewritten(base, shown, read, there, search, 0)
+            by_equation = self._rewritten(base, shown, read, wrong_call, search, 0)
             if by_equation is not None:
                 return by_equation
         result = result if result.sets else search.run()
@@ -352,10 +354,10 @@ class Decision:
             weights = self._own.cause(shown, needs) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            by_rows = self._by_rows(base, there)
+            by_rows = self._by_rows(base, wrong_call)
             if by_rows is not None:
                 return by_rows
-            by_equation = self._rewritten(base, shown, read, there, search, 1)
+            by_equation = self._rewritten(base, shown, read, wrong_call, search, 1)
             if by_equation is not None:
                 return by_equation
             self._by_facts = tuple(
@@ -363,12 +365,12 @@ class Decision:
                 for finding, left in fitted_findings(self.model, shown)
             )
             if self._by_facts:
-                return self._explained_by_facts(base, there)
+                return self._explained_by_facts(base, wrong_call)
             beside = explained_beside(self.model, shown, self.effort, search.parts)
             if beside is not None:
                 beside_facts, left = beside
                 self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
-                return self._explained_by_facts(base, there)
+                return self._explained_by_facts(base, wrong_call)
             if self.may_be_approximate:
                 fit = approximations.with_mistakes(_nearest(result))
                 if fit is not None:
@@ -386,7 +388,7 @@ class Decision:
             if other is None or not sets:
                 base = replace(base, few=few)
                 told_of = [] if other is None else [self._of_output(*other, shown)]
-                return self._unexplained(base, searched, shown, read, there, told_of)
+                return self._unexplained(base, searched, shown, read, wrong_call, told_of)
             search, result = other
         explanations = tuple(self._explanation(search, s, shown, read) for s in sets)
         named = {words.brief for explanation in explanations for words in explanation.words}
@@ -459,27 +461,27 @@ class Decision:
         searched: Sequence[Observation],
         shown: Sequence[Observation],
         read: list[Told],
-        there: Observation,
+        wrong_call: Observation,
         alone: Sequence[str] = (),
     ) -> Verdict:
         """What can be said where nothing explains it: what explains the output ``alone``, and what
         still holds."""
         if self._by_facts:
-            return self._explained_by_facts(base, there)
+            return self._explained_by_facts(base, wrong_call)
         of_weights = [difference.sentence for difference in self._own.apart]
-        holds = (*alone, *what_holds(self.model, [*searched, *shown], there))
+        holds = (*alone, *what_holds(self.model, [*searched, *shown], wrong_call))
         size = " ".join(filter(None, (of_a_grid(self.model, shown), self._too_coarse(shown))))
         size = size or ("" if of_weights else of_the_size(self.model, shown, searched))
         size = size or ("" if of_weights else of_a_gpu(self.model, shown))
         kind, _ = self.subject.other_kind()
         plain = (
-            *what_is_plain(self.model, there),
+            *what_is_plain(self.model, wrong_call),
             of_another_x(self.model, max(shown, key=lambda observation: observation.fullness)),
             *self.subject.without_influence(),
             *self.subject.agrees_at_zero(),
         )
         sentences = (*_outer(read), kind, *of_weights, *plain, *holds, size, *self.subject.findings)
-        agreement = where_it_agrees(self.model, there)
+        agreement = where_it_agrees(self.model, wrong_call)
         return replace(base, holds=tuple(filter(None, sentences)), agreement=agreement)
 
     def _rewritten(
@@ -487,7 +489,7 @@ class Decision:
         base: Verdict,
         shown: Sequence[Observation],
         read: list[Told],
-        there: Observation,
+        wrong_call: Observation,
         search: Search,
         mistakes: int,
     ) -> Verdict | None:
@@ -498,11 +500,11 @@ class Decision:
             return None
         told, left = explained
         self._by_facts = (_told([*read, *told], left, len(read)),)
-        return self._explained_by_facts(base, there)
+        return self._explained_by_facts(base, wrong_call)
 
-    def _by_rows(self, base: Verdict, there: Observation) -> Verdict | None:
+    def _by_rows(self, base: Verdict, wrong_call: Observation) -> Verdict | None:
         """What explains the rows that differ, where others agree and these were searched alone."""
-        rows = wrong_rows(self.model, there)
+        rows = wrong_rows(self.model, wrong_call)
         subject = self.subject.only_rows(rows) if rows else None
         if subject is None:
             return None
@@ -519,7 +521,7 @@ class Decision:
             )
             for explanation in verdict.explanations
         )
-        agreement = where_it_agrees(self.model, there)
+        agreement = where_it_agrees(self.model, wrong_call)
         return replace(base, explanations=explained, agreement=agreement, few=False)
 
     def _as_coarse(self, shown: Sequence[Observation]) -> Verdict | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-__all__ = ["Affine", "fitted_affine", "mean_within", "shortest"]
+__all__ = ["ReadAs", "fitted_affine", "mean_within", "shortest"]
 
 SNAP = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 """How many times its own error a number may be away from one of few digits, one after the other:
@@ -18,7 +18,7 @@ FLAT = 1e-12
 
 
 @dataclass(frozen=True)
-class Affine:
+class ReadAs:
     """``factor`` × feature ``source`` + ``constant``."""
 
     source: int
@@ -61,7 +61,7 @@ def mean_within(values: Tensor, error: Tensor) -> tuple[float, float]:
     return float((weight * values).sum()) / total, float(total**-0.5)
 
 
-def fitted_affine(x: Tensor, y: Tensor, error: Tensor, source: int) -> list[Affine]:
+def fitted_affine(x: Tensor, y: Tensor, error: Tensor, source: int) -> list[ReadAs]:
     """The factor and the constant that give y of x within its error, as many times as there are
     ways to shorten them, in few digits first, at last as measured; none where there are none."""
     least = float(error.min())
@@ -72,7 +72,7 @@ def fitted_affine(x: Tensor, y: Tensor, error: Tensor, source: int) -> list[Affi
     if not square > FLAT * total * max(1.0, mean_x**2):
         return []
     factor = float((weight * (x - mean_x) * (y - mean_y)).sum()) / square
-    exact = Affine(source, factor, mean_y - factor * mean_x)
+    exact = ReadAs(source, factor, mean_y - factor * mean_x)
     if factor == 0 or not bool(((x * factor + exact.constant - y).abs() <= error).all()):
         return []
     errors = least / square**0.5, least / total**0.5
@@ -81,8 +81,8 @@ def fitted_affine(x: Tensor, y: Tensor, error: Tensor, source: int) -> list[Affi
 
 
 def _shortened(
-    exact: Affine, mean_x: float, mean_y: float, of_factor: float, of_mean: float
-) -> list[Affine]:
+    exact: ReadAs, mean_x: float, mean_y: float, of_factor: float, of_mean: float
+) -> list[ReadAs]:
     """With few digits, of the factor and the constant, and of what is subtracted and what divides;
     those of fewer first. ``of_factor`` and ``of_mean`` are errors of the factor and of the mean of
     y."""

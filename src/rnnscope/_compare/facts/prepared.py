@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.confirmed import by_own_rounding
-from rnnscope._compare.facts.affine import Affine, fitted_affine, mean_within, shortest
+from rnnscope._compare.facts.affine import ReadAs, fitted_affine, mean_within, shortest
 from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.finding import Finding
 from rnnscope._compare.facts.other_steps import of_shifts, of_some_steps
@@ -91,15 +91,15 @@ def _of_features(model: Model, reading: Reading) -> Iterator[Finding]:
         yield reads_as(model, "affine", f"x is read as {what}", repair, reads, 2 * reading.digits)
     if alike:
         return
-    found: list[list[Affine]] = []
+    found: list[list[ReadAs]] = []
     for j in range(features):
         found.append(_of_feature(reading, j))
         if not found[-1]:
             return
     ways = max(map(len, found))
     short, *others = (tuple(way[min(k, len(way) - 1)] for way in found) for k in range(ways))
-    changed = [j for j, column in enumerate(short) if column != Affine(j)]
-    dead = all(short[j] == Affine(j, 0.0) for j in changed)
+    changed = [j for j, column in enumerate(short) if column != ReadAs(j)]
+    dead = all(short[j] == ReadAs(j, 0.0) for j in changed)
     if dead and model.num_layers == 1 and changed in columns_left_out(features):
         return  # which is told of W_ih's columns
     for columns in dict.fromkeys((short, *others)):
@@ -110,7 +110,7 @@ def _of_features(model: Model, reading: Reading) -> Iterator[Finding]:
         yield reads_as(model, cause, title, repair, _affine(columns), measured)
 
 
-def _affine(columns: Sequence[Affine]) -> Reads:
+def _affine(columns: Sequence[ReadAs]) -> Reads:
     sources = [column.source for column in columns]
 
     def reads(x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _affine(columns: Sequence[Affine]) -> Reads:
     return reads
 
 
-def _of_feature(reading: Reading, j: int) -> list[Affine]:
+def _of_feature(reading: Reading, j: int) -> list[ReadAs]:
     """What feature j is read as, in short numbers and as measured: rather itself, a number, another
     as it is, itself changed, another changed."""
     features, solved = reading.x.shape[-1], reading.solution.solved
@@ -129,13 +129,13 @@ def _of_feature(reading: Reading, j: int) -> list[Affine]:
     x = reading.x[solved]
     same = ((x - y.unsqueeze(-1)).abs() <= error.unsqueeze(-1)).all(0)
     if bool(same[j]):
-        return [Affine(j)]
+        return [ReadAs(j)]
     value, spread = mean_within(y, error)
     if bool(((y - value).abs() <= error).all()):
-        return [Affine(j, 0.0, number) for number in (shortest(value, spread), value)]
+        return [ReadAs(j, 0.0, number) for number in (shortest(value, spread), value)]
     for k in range(features):
         if bool(same[k]):
-            return [Affine(k)]
+            return [ReadAs(k)]
     for k in dict.fromkeys((j, *_alike(x, y).argsort(descending=True)[:SEVERAL].tolist())):
         fitted = fitted_affine(x[:, k], y, error, k)
         if fitted:
@@ -149,9 +149,9 @@ def _alike(x: Tensor, y: Tensor) -> Tensor:
     return (y @ x).abs() / x.square().sum(0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _in_words(columns: Sequence[Affine]) -> tuple[str, str, str]:
+def _in_words(columns: Sequence[ReadAs]) -> tuple[str, str, str]:
     """What is said of features that are read as others, the cause's name, and a line of code."""
-    changed = [(j, c) for j, c in enumerate(columns) if c != Affine(j)]
+    changed = [(j, c) for j, c in enumerate(columns) if c != ReadAs(j)]
     sources = [c.source for c in columns]
     if all((c.factor, c.constant) == (1, 0) for c in columns):
         if len(changed) == 2 and sorted(sources) == list(range(len(columns))):

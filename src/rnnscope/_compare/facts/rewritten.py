@@ -150,11 +150,11 @@ def rewritten(
     layer, direction, places = _places(model, opened, wrong)
     if mistakes and len(places) < sum(map(len, model.parts)):
         return None  # the mistake stands in every part
-    found = _in_parts(wrong, rewritings, parts, mistakes) if wrong else []
+    explaining = _in_parts(wrong, rewritings, parts, mistakes) if wrong else []
     if not opened and not mistakes:
-        found = _in_whole_runs(model, shown, rewritings)
+        explaining = _in_whole_runs(model, shown, rewritings)
     tried = math.log10(len(rewritings) * len(parts.choices.every) ** mistakes)
-    for rewriting, causes in found[:FEW]:
+    for rewriting, causes in explaining[:FEW]:
         with_mistakes = applied(model, tuple(causes)) if causes else model
         if with_mistakes is None or (causes and worst(with_mistakes, shown) <= 1):
             continue  # the equation changes nothing here
@@ -197,12 +197,12 @@ def _in_parts(
     wrong: Sequence[OpenedPart], rewritings: Sequence[Rewriting], parts: PartSearch, mistakes: int
 ) -> Found:
     """What explains every part that is wrong, the least to read first."""
-    found: Found = []
+    explaining: Found = []
     for k, witness in enumerate(wrong):
-        cells = [one.of(witness.part).cell for one in rewritings]
+        cells = [variant.of(witness.part).cell for variant in rewritings]
         fitting = [(rewritings[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
-        found = [pair for pair in (fitting if k == 0 else found) if pair in fitting]
-    return sorted(found, key=lambda pair: pair[0].size)
+        explaining = [pair for pair in (fitting if k == 0 else explaining) if pair in fitting]
+    return sorted(explaining, key=lambda pair: pair[0].size)
 
 
 def _in_whole_runs(
@@ -213,10 +213,14 @@ def _in_whole_runs(
     first = few_steps(shown[0], STEPS if one_way else shown[0].inputs.steps, 1)
     if not first.count:
         return []
-    models = [model.with_each_part(one.of) for one in rewritings]
+    models = [model.with_each_part(variant.of) for variant in rewritings]
     ratios = misfits([first], models, [first.simulator]).worst.tolist()
     nothing: Causes = frozenset()
-    close = [(one, nothing) for one, ratio in zip(rewritings, ratios, strict=True) if ratio <= NEAR]
+    close = [
+        (variant, nothing)
+        for variant, ratio in zip(rewritings, ratios, strict=True)
+        if ratio <= NEAR
+    ]
     return sorted(close, key=lambda pair: pair[0].size)
 
 
@@ -227,7 +231,7 @@ def _in_whole_runs(
 def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
     """Every change of one place in the equations of a cell, and of all places that have the same
     function; none of them the same as another."""
-    found: dict[tuple[tuple[str, Expr], ...], Rewriting] = {}
+    explaining: dict[tuple[tuple[str, Expr], ...], Rewriting] = {}
     own = {name: ordered(equation) for name, equation in cell.equations.items()}
     above: list[str] = []
     for name, equation in cell.equations.items():
@@ -235,20 +239,20 @@ def rewritings_of(cell: Cell) -> tuple[Rewriting, ...]:
         made_of = _Leaves(tuple(above), later, cell.states, tuple(cell.gates), cell.projected)
         for changed in made_of.changed(equation):
             if ordered(changed) != own[name] and _is_equation(changed):
-                found.setdefault(((name, ordered(changed)),), Rewriting(((name, changed),)))
+                explaining.setdefault(((name, ordered(changed)),), Rewriting(((name, changed),)))
         if name in cell.states:
             for share in MIXED:
                 mixed = share * Previous(name) + (1 - share) * equation
-                found.setdefault(((name, mixed),), Rewriting(((name, mixed),)))
+                explaining.setdefault(((name, mixed),), Rewriting(((name, mixed),)))
             added = Previous(name) + equation
-            found.setdefault(((name, added),), Rewriting(((name, added),)))
+            explaining.setdefault(((name, added),), Rewriting(((name, added),)))
         above.append(name)
     several = (_of_all_functions(cell), True), (_of_overwritten_states(cell), False)
     for each, alike in several:
         for equations in each:
             sorted_terms = tuple((name, ordered(equation)) for name, equation in equations.items())
-            found.setdefault(sorted_terms, Rewriting(tuple(equations.items()), alike))
-    return tuple(found.values())
+            explaining.setdefault(sorted_terms, Rewriting(tuple(equations.items()), alike))
+    return tuple(explaining.values())
 
 
 def _made_of(cell: Cell, name: str) -> set[str]:
@@ -289,12 +293,12 @@ class _Leaves:
         yield from self._here(expr)
         match expr:
             case Sum(left, right) | Product(left, right):
-                yield from (replace(expr, left=one) for one in self.changed(left))
-                yield from (replace(expr, right=one) for one in self.changed(right))
+                yield from (replace(expr, left=variant) for variant in self.changed(left))
+                yield from (replace(expr, right=variant) for variant in self.changed(right))
             case Apply(_, argument):
-                yield from (replace(expr, argument=one) for one in self.changed(argument))
+                yield from (replace(expr, argument=variant) for variant in self.changed(argument))
             case FromH(_, of) | Project(of) if of != Previous("h"):
-                yield from (replace(expr, of=one) for one in self.changed(of))
+                yield from (replace(expr, of=variant) for variant in self.changed(of))
 
     def _here(self, expr: Expr) -> Iterator[Expr]:
         match expr:

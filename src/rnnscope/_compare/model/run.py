@@ -106,10 +106,10 @@ class _Chained:
 
     def cut(self, value: Tensor) -> Tensor:
         """The rows again, zero on padding."""
-        found = value.new_zeros(value.shape[0], self.steps, len(self.lengths), value.shape[-1])
+        quantities = value.new_zeros(value.shape[0], self.steps, len(self.lengths), value.shape[-1])
         for row, here, there in self._places():
-            found[:, here, row] = value[:, there, 0]
-        return found
+            quantities[:, here, row] = value[:, there, 0]
+        return quantities
 
     def ends(self, value: Tensor) -> Tensor:
         """What every row ends with, (model, batch, ...)."""
@@ -192,12 +192,12 @@ def ran(
     jobs = [Job(part, x, initial, (k,)) for k, part in enumerate(parts)]
     for k, job in enumerate(jobs):
         groups.setdefault(job.alike, []).append(k)
-    found: dict[Token, ModelRun] = {}
+    quantities: dict[Token, ModelRun] = {}
     with torch.inference_mode():
         for places in groups.values():
             for chunk in chunks([jobs[k] for k in places]):
-                found |= {one.token: one for one in run_jobs(chunk, lengths, False)}
-    return [found[job.token] for job in jobs]
+                quantities |= {one.token: one for one in run_jobs(chunk, lengths, False)}
+    return [quantities[job.token] for job in jobs]
 
 
 def _recur(
@@ -238,14 +238,14 @@ def _recur(
         start = {name: initial[name] if name in part.restarts else states[name] for name in states}
         step = Step(batch, from_x[:, t], start, b_hh)
         if part.in_place:
-            found = _in_place(batch, from_x[:, t], start, b_hh)
-            step.values |= {Quantity(name): value for name, value in found.items()}
+            quantities = _in_place(batch, from_x[:, t], start, b_hh)
+            step.values |= {Quantity(name): value for name, value in quantities.items()}
         else:
-            found = step.run()
-        after = {name: found[name] for name in states}
+            quantities = step.run()
+        after = {name: quantities[name] for name in states}
         if part.feeds != "h":
-            after["h"] = found[part.feeds][..., : states["h"].shape[-1]]
-        hands = found[part.emits]
+            after["h"] = quantities[part.feeds][..., : states["h"].shape[-1]]
+        hands = quantities[part.emits]
         if valid is not None:
             inside = valid[t, :, None]
             after = {name: torch.where(inside, after[name], states[name]) for name in after}
@@ -259,16 +259,16 @@ def _recur(
             # the layer above reads what is rounded
             hands = states.get(part.emits, hands)
             hands = hands if valid is None else hands * valid[t, :, None]
-        carried = states if part.feeds == "h" else {**states, "h": found["h"]}
+        carried = states if part.feeds == "h" else {**states, "h": quantities["h"]}
         before.append(last)
         emitted.append(hands)
         if valid is None or last.shape[1:] != hands.shape[1:]:
             last = hands
         else:
             last = torch.where(valid[t, :, None], hands, last)
-        ended = states if part.ends == "h" else {**states, "h": found[part.ends]}
+        ended = states if part.ends == "h" else {**states, "h": quantities[part.ends]}
         if part.feeds != "h" and part.ends == "h":
-            ended = {**ended, "h": found["h"]}
+            ended = {**ended, "h": quantities["h"]}
         for name, value in ended.items():
             if rows is None:
                 kept[name].clear()
@@ -297,12 +297,12 @@ def _in_place(
     """A step in which each unit reads the states that the units before it have overwritten."""
     if separable(batch.cell):
         return _unit_by_unit(batch, x, before, b_hh)
-    states, found = dict(before), Step(batch, x, before, b_hh).run()
+    states, quantities = dict(before), Step(batch, x, before, b_hh).run()
     for unit in range(1, batch.units):
-        states = {name: _units(found[name], value, unit) for name, value in before.items()}
+        states = {name: _units(quantities[name], value, unit) for name, value in before.items()}
         values = Step(batch, x, states, b_hh).run()
-        found = {name: _units(found[name], value, unit) for name, value in values.items()}
-    return found
+        quantities = {name: _units(quantities[name], value, unit) for name, value in values.items()}
+    return quantities
 
 
 def _unit_by_unit(

@@ -219,17 +219,17 @@ def scale(part: Part, known: KnownStates) -> Tensor:
 def tolerances(part: Part, steps: Steps) -> dict[str, Tensor]:
     """What rounding allows each state of an opened step."""
     step = STEP * steps.unit * scale(part, steps.known)
-    found: dict[str, Tensor] = {}
+    by_place: dict[str, Tensor] = {}
     for name, value in steps.after.items():
         largest = value.nan_to_num(1.0).abs().amax(-1, keepdim=True).clamp_min(1)
-        found[name] = step * largest
+        by_place[name] = step * largest
     hidden = [name for name in part.cell.states if name not in steps.known.before]
     if hidden:
         # a state that is run along gathers the errors of all steps before
         passed = torch.arange(1, steps.known.x.shape[0] + 1, dtype=step.dtype, device="cpu")
         gathered = torch.cummax(step, 0).values * passed[:, None, None].sqrt() * 2
-        found = {name: torch.maximum(value, gathered) for name, value in found.items()}
-    return found
+        by_place = {name: torch.maximum(value, gathered) for name, value in by_place.items()}
+    return by_place
 
 
 Flows = Mapping[tuple[int, int], Tensor]
@@ -241,14 +241,14 @@ def opened_parts(
 ) -> dict[tuple[int, int], OpenedPart]:
     """Every part of which single steps are known, its input being what the candidate gave below
     it, as the model hands it on; or, where that is not known, one of ``flows``."""
-    found: dict[tuple[int, int], list[Steps]] = {}
+    by_place: dict[tuple[int, int], list[Steps]] = {}
     for k, observation in enumerate(observations):
         for place, steps in _steps(model, observation, k, flows or {}).items():
-            found.setdefault(place, []).append(steps)
+            by_place.setdefault(place, []).append(steps)
     names = model.structure.directions
     return {
         (layer, d): OpenedPart((layer, d), model.parts[layer][d], tuple(steps), names[d])
-        for (layer, d), steps in found.items()
+        for (layer, d), steps in by_place.items()
     }
 
 
@@ -265,7 +265,7 @@ def _steps(
     if inputs is None or model.shared_state:
         return {}
     h = _hidden(model, observation)
-    found: dict[tuple[int, int], Steps] = {}
+    by_place: dict[tuple[int, int], Steps] = {}
     states = model.structure.cell.states
     flow: Tensor | None = inputs.x
     finals: list[Mapping[str, Tensor]] = []
@@ -276,11 +276,11 @@ def _steps(
         below, finals = finals, []
         emitted: list[Tensor] = []
         for d, part in enumerate(row):
-            mine = h.get((layer, d), {})
-            if part.emits in mine:
-                emitted.append(mine[part.emits])
-            finals.append(_finals(observation, layer, d, mine))
-            if flow is None or "h" not in mine or not mine.keys() & set(states):
+            states_known = h.get((layer, d), {})
+            if part.emits in states_known:
+                emitted.append(states_known[part.emits])
+            finals.append(_finals(observation, layer, d, states_known))
+            if flow is None or "h" not in states_known or not states_known.keys() & set(states):
                 continue
             if flow.shape[-1] != part.stored.ih.shape[-1] or any(part.flipped):
                 continue
@@ -294,10 +294,10 @@ def _steps(
                 below[d] if below else {},
             )
             if initial is not None:
-                found[layer, d] = _of_part(part, observation, flow, mine, initial, k)
+                by_place[layer, d] = _of_part(part, observation, flow, states_known, initial, k)
         whole = len(emitted) == model.num_directions
         flow = joined(model, layer, emitted, flow) if whole else None
-    return found
+    return by_place
 
 
 def entered(model: Model, inputs: Inputs, undone: bool = False) -> Inputs | None:
@@ -310,13 +310,13 @@ def entered(model: Model, inputs: Inputs, undone: bool = False) -> Inputs | None
 
 
 def _finals(
-    observation: Observation, layer: int, d: int, mine: Mapping[str, Tensor]
+    observation: Observation, layer: int, d: int, states_known: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """The final states of a part, (batch, unit), as far as they are known."""
-    found = {name: value[layer, d] for name, value in observation.final.items()}
+    by_place = {name: value[layer, d] for name, value in observation.final.items()}
     if observation.inputs.steps == 1:
-        found = {name: value[0] for name, value in mine.items()} | found
-    return found
+        by_place = {name: value[0] for name, value in states_known.items()} | by_place
+    return by_place
 
 
 def started(
@@ -334,10 +334,10 @@ def started(
         return None
     own = {name: other[name] for name in initial}
     if model.rows == "chained":
-        mine = beside[-1]
-        if not own.keys() <= mine.keys():
+        states_known = beside[-1]
+        if not own.keys() <= states_known.keys():
             return None
-        own = {name: torch.cat([value[:1], mine[name][:-1]]) for name, value in own.items()}
+        own = {name: torch.cat([value[:1], states_known[name][:-1]]) for name, value in own.items()}
     return own
 
 
@@ -355,13 +355,13 @@ def _of_part(
     part: Part,
     observation: Observation,
     flow: Tensor,
-    mine: Mapping[str, Tensor],
+    states_known: Mapping[str, Tensor],
     initial: Mapping[str, Tensor],
     k: int,
 ) -> Steps:
     backward = part.backward
     x = flow.flip(0) if backward else flow
-    after = {name: _computed(value, part, observation) for name, value in mine.items()}
+    after = {name: _computed(value, part, observation) for name, value in states_known.items()}
     valid = observation.valid
     inside = None if valid is None else valid[..., 0].flip(0) if backward else valid[..., 0]
     before: dict[str, Tensor] = {}
@@ -392,25 +392,25 @@ def _computed(value: Tensor, part: Part, observation: Observation) -> Tensor:
 
 def _hidden(model: Model, observation: Observation) -> dict[tuple[int, int], dict[str, Tensor]]:
     """What is known of the states at every step, (time, batch, unit), by part."""
-    found: dict[tuple[int, int], dict[str, Tensor]] = {}
+    by_place: dict[tuple[int, int], dict[str, Tensor]] = {}
     states = model.structure.cell.states
     last = model.num_layers - 1
     directions = model.num_directions
     for layer in range(model.num_layers):
         for d in range(directions):
-            mine: dict[str, Tensor] = {}
+            states_known: dict[str, Tensor] = {}
             for name in states:
                 if name in observation.quantities:
                     value = observation.quantities[name][layer, d]
-                    mine[name] = value.transpose(0, 1)
+                    states_known[name] = value.transpose(0, 1)
                 elif observation.inputs.steps == 1 and name in observation.final:
-                    mine[name] = observation.final[name][layer, d].unsqueeze(0)
+                    states_known[name] = observation.final[name][layer, d].unsqueeze(0)
             for name in observation.quantities.keys() - set(states):
-                mine[name] = observation.quantities[name][layer, d].transpose(0, 1)
+                states_known[name] = observation.quantities[name][layer, d].transpose(0, 1)
             output = observation.output
             size = model.structure.output_size
             if layer == last and output is not None and output.shape[-1] == directions * size:
-                mine["h"] = output[..., d * size : (d + 1) * size]
-            if mine:
-                found[layer, d] = mine
-    return found
+                states_known["h"] = output[..., d * size : (d + 1) * size]
+            if states_known:
+                by_place[layer, d] = states_known
+    return by_place
