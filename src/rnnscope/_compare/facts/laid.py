@@ -79,11 +79,12 @@ def _late(model: Model) -> Iterator[Finding]:
             )
             yield _finding(model, f"{way}:{number}", words, read)
     for name in NAMES:
-        kept_as = [_tensors(part) for part in parts]
-        for by in (1, -1) if name in kept_as[0] else ():
+        tensors_of = [_tensors(part) for part in parts]
+        for by in (1, -1) if name in tensors_of[0] else ():
             way = "late" if by > 0 else "early"
             read = [
-                {name: _moved(one[name].flatten(), by).reshape(one[name].shape)} for one in kept_as
+                {name: _moved(one[name].flatten(), by).reshape(one[name].shape)}
+                for one in tensors_of
             ]
             words = Words(
                 f"{NAMES[name]} is read one number too {way}",
@@ -104,8 +105,8 @@ def _strided(model: Model) -> Iterator[Finding]:
             places = places + torch.arange(columns, device="cpu")
             behind = value.new_zeros(max(0, int(places[-1, -1]) + 1 - value.numel()))
             read.append({name: torch.cat([value.flatten(), behind])[places]})
-        kept_as = [_tensors(part)[name] for part in parts]
-        if all(torch.equal(one[name], value) for one, value in zip(read, kept_as, strict=True)):
+        tensors_of = [_tensors(part)[name] for part in parts]
+        if all(torch.equal(one[name], value) for one, value in zip(read, tensors_of, strict=True)):
             continue
         words = Words(
             f"{NAMES[name]} is read with the stride of {NAMES[stride_of]}",
@@ -127,8 +128,8 @@ def _biases_interleaved(model: Model) -> Iterator[Finding]:
     for k, (sentence, way) in enumerate(ways):
         read: list[dict[str, Tensor]] = []
         for part in parts:
-            kept_as = _tensors(part)
-            first, second = way(torch.stack([kept_as["b_ih"], stored_here["b_hh"]])).contiguous()
+            tensors_of = _tensors(part)
+            first, second = way(torch.stack([tensors_of["b_ih"], tensors_of["b_hh"]])).contiguous()
             read.append({"b_ih": first, "b_hh": second})
         words = Words(
             "bias_ih and bias_hh are mixed up in memory",
@@ -165,8 +166,8 @@ def _bias_rows(model: Model) -> Iterator[Finding]:
         for replaced in chain.from_iterable(combinations(others, size) for size in sizes):
             read: list[dict[str, Tensor]] = []
             for part in parts:
-                kept_as = _tensors(part)
-                biases = {name: kept_as[name].clone() for name in ("b_ih", "b_hh")}
+                tensors_of = _tensors(part)
+                biases = {name: tensors_of[name].clone() for name in ("b_ih", "b_hh")}
                 for value in biases.values():
                     for gate in replaced:
                         value[part.stored.rows(gate)] = value[part.stored.rows(used)]
