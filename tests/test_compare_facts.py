@@ -765,3 +765,14 @@ def test_time_that_runs_backward_in_long_recorded_sequences(steps: int) -> None:
     assert [str(cause) for cause in verdict.causes] == ["time_reversed output"]
     rolled = rs.compare(output.roll(-1, 0), layer, x, effort=0.1)
     assert [str(cause) for cause in rolled.causes] == ["delayed rolled"]
+
+
+def test_numbers_partly_zero_where_the_reference_gives_nothing_but_zeros() -> None:
+    """No factor stands between them."""
+    layer, x = nn.RNN(3, 6, nonlinearity="relu"), torch.randn(7, 3, 3)
+    with torch.no_grad():
+        layer.bias_ih_l0.fill_(-50)
+    mine = torch.randn(7, 3, 6) * (torch.rand(7, 3, 6) > 0.3)
+    verdict = rs.compare(mine, layer, x, effort=0.1)
+    assert not verdict
+    assert verdict.causes == ()

@@ -291,7 +291,8 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     partly = any(bool((half.any(-1) & ~half.all(-1)).any()) for half in zeros)
     if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
-    factor = float(numbers[kept] @ right[kept]) / float(right[kept] @ right[kept])
+    square = float(right[kept] @ right[kept])
+    factor = float(numbers[kept] @ right[kept]) / square if square else 0.0
     if not _close(numbers[kept], factor * right[kept], shown):
         return
     factor = few_digits(factor)
