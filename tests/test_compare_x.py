@@ -318,3 +318,14 @@ def test_where_features_are_as_many_as_units() -> None:
     verdict = rs.compare({"output": output}, layer, x, effort=0.02)
     assert not verdict.explanations
     assert "All is right but x" not in plain(verdict)
+
+
+@pytest.mark.parametrize("seed", [5, 30, 37])
+def test_where_functions_saturate_no_other_x_is_told(seed: int) -> None:
+    """Any large x gives the same numbers there."""
+    torch.manual_seed(seed)
+    layer, x = nn.RNN(3, 8), torch.randn(14, 2, 3)
+    other = x[..., [2, 0, 1]] * torch.tensor([1.8, 1.0, 1.0]) + torch.tensor([32.0, 0.0, 0.0])
+    verdict = rs.compare(layer(other)[0].detach(), layer, x)
+    assert not verdict
+    assert "All is right but x" not in str(verdict)

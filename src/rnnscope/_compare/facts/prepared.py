@@ -177,6 +177,8 @@ def of_another_x(model: Model, observation: Observation) -> str:
     reading = reading_of(model, observation)
     if reading is None or not bool((reading.solution.solved | ~reading.solution.valid).all()):
         return ""
+    if not reading.tells_all:
+        return ""
     away, x = ~reading.near(reading.x), reading.solution.x
     if not bool(away.any()) or x.shape != reading.given.shape:
         return ""

@@ -28,6 +28,9 @@ WORK = 4e8
 ROWS, STEPS = (2, 16), (4, 64)
 """Rows and steps that are solved, at least and at most."""
 
+FINE, NEARLY = 0.1, 0.9
+"""Of how x varies so much may a number be off that is known; so many must be."""
+
 ROUNDINGS = 8
 """Roundings that a number of x may be off by in any case."""
 
@@ -59,6 +62,13 @@ class Reading:
     def near(self, x: Tensor) -> Tensor:
         """Where another x is what was solved, (time, batch, feature), and where none was."""
         return ((x - self.solution.x).abs() <= self.error) | ~self.solution.solved.unsqueeze(-1)
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether nearly every number that was solved is known much better than x varies: where
+        functions saturate, any x gives the same."""
+        known = self.error <= FINE * float(self.given.std())
+        return bool(known[self.solution.valid].double().mean() >= NEARLY)
 
     def is_read_as(self, reads: Reads) -> bool:
         """Whether a function of x gives all that was solved."""
