@@ -268,6 +268,7 @@ def test_float16_excuses_no_number_that_is_wrong_later(late: int, layers: int) -
 
 def test_what_few_digits_hardly_show_is_explained_by_nothing() -> None:
     """Any small change explains numbers that are off by hardly more than half a step."""
+    torch.manual_seed(211)
     layer, x = nn.GRU(4, 7, num_layers=2), torch.randn(12, 2, 4)
     other = copy.deepcopy(layer)
     with torch.no_grad():
