@@ -326,6 +326,91 @@ def test_a_deviation_beyond_rounding_is_told_with_the_batch(
         rs.record(gru, [X], tmp_path / "gates")
 
 
+def wrong_from(gru: nn.GRU, monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """The calls of a layer that returns another output than its own in one of them."""
+    original, calls = nn.GRU.forward, []
+
+    def patched(self: Any, x: Any, hx: Any = None) -> Any:
+        output, h = original(self, x, hx)
+        calls.append(len(calls))
+        return output + 0.1 * (len(calls) - 1 == number), h
+
+    monkeypatch.setattr(nn.GRU, "forward", patched)
+    return calls
+
+
+def recorded_before(gru: nn.GRU, parts: list[torch.Tensor], path: Path) -> int:
+    """How many batches a recording that goes on finds."""
+    states: list[Any] = []
+    assert rs.record(gru, parts, path, progress=states.append).batches == len(parts)
+    return int(states[0].recorded)
+
+
+def test_what_comes_first_is_raised_first(
+    gru: nn.GRU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_from(gru, monkeypatch, 1)
+    told: list[int] = []
+    with pytest.raises(rs.VerificationError, match="batch 1: "):  # and 2 cannot even run
+        rs.record(
+            gru, [X, X, X[..., :2]], tmp_path / "gates", progress=lambda p: told.append(p.batches)
+        )
+    assert told == [1]
+    monkeypatch.undo()
+    assert recorded_before(gru, [X, X], tmp_path / "gates") == 1
+
+
+def test_batches_of_which_the_proof_fails_are_skipped_in_their_order(
+    gru: nn.GRU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong_from(gru, monkeypatch, 1)
+    store = rs.record(gru, [X, X, X[..., :2], X], tmp_path / "gates", on_error="skip")
+    assert list(store.skipped) == [1, 2]
+    assert store.batches == 2
+
+
+def test_a_source_that_fails_leaves_the_batches_before_it(gru: nn.GRU, tmp_path: Path) -> None:
+    def source() -> Any:
+        yield X
+        yield 2 * X
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        rs.record(gru, source(), tmp_path / "gates")
+    assert recorded_before(gru, [X, 2 * X, 3 * X], tmp_path / "gates") == 2
+
+
+def test_a_progress_that_raises_leaves_the_batches_before_it(gru: nn.GRU, tmp_path: Path) -> None:
+    def stop(state: Any) -> None:
+        if state.batches == 2:
+            raise RuntimeError("enough")
+
+    parts = [X, 2 * X, 3 * X, 4 * X]
+    with pytest.raises(RuntimeError, match="enough"):
+        rs.record(gru, parts, tmp_path / "gates", progress=stop)
+    assert recorded_before(gru, parts, tmp_path / "gates") == 2
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "dict"])
+def test_a_mask_that_is_written_again_for_the_next_batch_is_that_of_its_own(
+    gru: nn.GRU, tmp_path: Path, kind: str
+) -> None:
+    mask = torch.zeros(2, 5, dtype=torch.bool, device="cpu")
+    number = 0
+
+    def steps(x: torch.Tensor) -> Any:
+        nonlocal number
+        mask.zero_()
+        mask[:, number] = True
+        number += 1
+        return {"tensor": mask, "array": mask.numpy(), "dict": {"": mask}}[kind]
+
+    rs.record(gru, [X, X, X, X], tmp_path / "gates", steps=steps)
+    assert rs.open_record(tmp_path / "gates")[""]["time"].values.tolist() == [
+        time for time in range(4) for _ in range(2)
+    ]
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         return iter([X[:, 0], X[:, 1]])

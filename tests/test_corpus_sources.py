@@ -56,7 +56,7 @@ def test_a_sampler_of_unknown_length_is_not_asked_for_all_batches_at_once(tmp_pa
             return batches(4)[0][number]
 
     def first_seen(state: Any) -> None:
-        assert len(drawn) == 2 * state.batches
+        assert len(drawn) <= 2 * state.batches + 2  # and those of the batch that runs meanwhile
 
     loader = DataLoader(Words(), batch_sampler=Endless(), collate_fn=list)
     rs.record(encoder(), loader, tmp_path / "gates", call=run, progress=first_seen)

@@ -19,26 +19,29 @@ from rnnscope._watch.seen import Seen
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.errors import RefusedError, ShapeError
 
-__all__ = ["captured_batch"]
+__all__ = ["captured_batch", "refuse_skipped"]
 
 
-def captured_batch(
-    seen: Seen, number: int, batch: Any, digest: str, settings: Selected
-) -> CapturedBatch:
-    """What is to be written of a batch.
-
-    Raises ``RefusedError`` where a layer was not recorded, ``ShapeError`` for labels and masks that
-    do not fit.
-    """
+def refuse_skipped(seen: Seen) -> None:
+    """Raise ``RefusedError`` where a layer was not recorded."""
     if seen.skipped:
         reasons = "; ".join(f"{name or 'the model'}: {why}" for name, why in seen.skipped.items())
         raise RefusedError(
             f"not recorded: {reasons.rstrip('.')}. modules=[...] names those that are "
             f"wanted; on_error='skip' goes on behind such a batch"
         )
-    labels = BatchLabels(None if settings.labels is None else settings.labels(batch))
+
+
+def captured_batch(
+    seen: Seen, number: int, labels: BatchLabels, mask: Any, digest: str, settings: Selected
+) -> CapturedBatch:
+    """What is to be written of a batch, of which the user's functions gave ``labels`` and ``mask``.
+
+    Raises ``RefusedError`` where a layer was not recorded, ``ShapeError`` for labels and masks that
+    do not fit.
+    """
+    refuse_skipped(seen)
     check_layers(labels.values, seen.names, "labels=")
-    mask = settings.steps(batch) if callable(settings.steps) else None
     check_layers(mask, seen.names, "steps=")
     layers = {}
     for name in seen.names:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +13,12 @@ from rnnscope._corpus.digests import digest_of_batch
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress, Report
-from rnnscope._corpus.rows import CapturedBatch, changed_layer
-from rnnscope._corpus.running import captured_part
+from rnnscope._corpus.proving import PartOutcome, proven
+from rnnscope._corpus.rows import changed_layer
+from rnnscope._corpus.running import WatchedPart, run_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
-from rnnscope._layers.tensors import reused_memory
 from rnnscope.errors import BatchError, FileError, RnnscopeError
 
 __all__ = [
@@ -66,15 +67,22 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
     state = Progress(total=source.total, recorded=len(digests))
     check_recorded(recording, digests)
     count = 0
-    with reused_memory(), Writer(store, journal, shard_bytes, compress) as writer:
+
+    def parts() -> Iterator[PartOutcome]:
+        nonlocal count
         for number, load in source.batches():
             count = number + 1
-            if number in digests:
-                if source.parts is None:
-                    _check_digest(recording, number, load(), digests[number])
-                continue
-            rows = _rows_of(recording, number, load)
-            if rows is None:
+            if number not in digests:
+                yield number, _run(recording, number, load)
+            elif source.parts is None:
+                _check_digest(recording, number, load(), digests[number])
+
+    with Writer(store, journal, shard_bytes, compress) as writer, closing(proven(parts())) as taken:
+        for number, rows in taken:
+            if isinstance(rows, Exception):
+                if options.on_error == "raise":
+                    raise rows
+                store.skip(number, reason_of(rows))
                 continue
             for name, form in rows.forms.items():
                 if forms.setdefault(name, form) != form:
@@ -86,6 +94,16 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
         writer.finish()
     _check_count(store, count, digests)
     finish(store, count)
+
+
+def _run(recording: Recording, number: int, load: Callable[[], Any]) -> WatchedPart | Exception:
+    """A batch after the model ran, or why it did not."""
+    is_partition = recording.source.bag is not None
+    try:
+        part = _loaded(number, load)
+        return run_part(recording.model, part, number, recording.settings, is_partition)
+    except Exception as error:
+        return error
 
 
 def check_recorded(recording: Recording, digests: Mapping[int, str]) -> None:
@@ -109,19 +127,6 @@ def _check_count(store: Store, count: int, recorded: Iterable[int]) -> None:
             f"with {f'batch {count - 1}' if count else 'none'}. Give the same batches in the same "
             f"order, or record into another path"
         )
-
-
-def _rows_of(recording: Recording, number: int, load: Callable[[], Any]) -> CapturedBatch | None:
-    """The rows of a batch; None where it is skipped, which the store notes."""
-    try:
-        part = _loaded(number, load)
-        is_partition = recording.source.bag is not None
-        return captured_part(recording.model, part, number, recording.settings, is_partition)
-    except Exception as error:
-        if recording.options.on_error == "raise":
-            raise
-        recording.store.skip(number, reason_of(error))
-        return None
 
 
 def reason_of(error: BaseException) -> str:

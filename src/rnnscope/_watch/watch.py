@@ -232,10 +232,11 @@ class Watch(Seen):
             layer.interrupted = True
         self._on = False  # last: an interrupt before leaves something to be done again
         if raised and raised[0] is None:
-            self._prove()
+            self.prove()
 
-    def _prove(self) -> None:
-        """Open and prove what was not yet, where ``check`` wants it."""
+    def prove(self) -> None:
+        """Open and prove what was not yet, where ``check`` wants it; raises ``VerificationError``
+        where a call cannot be proven."""
         first: VerificationError | None = None
         for layer in self._layers.values() if self._selection.check is not False else ():
             try:
