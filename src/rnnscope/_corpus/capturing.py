@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,22 @@ from rnnscope._corpus.settings import Selected
 from rnnscope._record.labels import Labels
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.seen import Seen
+from rnnscope._watch.watch import Watch
 from rnnscope.cells import Cell, quantity_names
 from rnnscope.errors import RefusedError, ShapeError
 
-__all__ = ["captured_batch", "refuse_skipped"]
+__all__ = ["WatchedBatch", "captured_batch", "refuse_skipped"]
+
+
+@dataclass(frozen=True)
+class WatchedBatch:
+    """A batch that has gone through the model: the watch that saw it, which need not have opened
+    the calls yet, and the labels and the mask that the user's functions gave."""
+
+    seen: Watch
+    digest: str
+    labels: Any
+    mask: Any
 
 
 def refuse_skipped(seen: Seen) -> None:
@@ -32,14 +44,13 @@ def refuse_skipped(seen: Seen) -> None:
         )
 
 
-def captured_batch(
-    seen: Seen, number: int, labels: BatchLabels, mask: Any, digest: str, settings: Selected
-) -> CapturedBatch:
-    """What is to be written of a batch, of which the user's functions gave ``labels`` and ``mask``.
+def captured_batch(batch: WatchedBatch, number: int, settings: Selected) -> CapturedBatch:
+    """What is to be written of a batch.
 
     Raises ``RefusedError`` where a layer was not recorded, ``ShapeError`` for labels and masks that
     do not fit.
     """
+    seen, mask, labels = batch.seen, batch.mask, BatchLabels(batch.labels)
     refuse_skipped(seen)
     check_layers(labels.values, seen.names, "labels=")
     check_layers(mask, seen.names, "steps=")
@@ -56,7 +67,7 @@ def captured_batch(
             "to be recorded?"
         )
     labels.check()
-    return CapturedBatch(number, digest, layers, labels.labelled)
+    return CapturedBatch(number, batch.digest, layers, labels.labelled)
 
 
 def _captured_layer(

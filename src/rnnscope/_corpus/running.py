@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rnnscope._corpus.capturing import captured_batch, refuse_skipped
+from rnnscope._corpus.capturing import WatchedBatch, captured_batch, refuse_skipped
 from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
-from rnnscope._corpus.layer_labels import BatchLabels, LabelledCalls
+from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
 from rnnscope._kernels.engine import bulk
@@ -28,17 +28,6 @@ __all__ = ["WatchedPart", "captured_part", "run_part"]
 FINER_EVERY = 64
 """Of so many batches one has bounds for each unit, which cost several times the forward; the others
 are proven within the usual bounds."""
-
-
-@dataclass(frozen=True)
-class WatchedBatch:
-    """A batch that has gone through the model: the watch that saw it, which has not opened the
-    calls yet, and what the user's functions say of it."""
-
-    seen: Watch
-    digest: str
-    labels: Any
-    mask: Any
 
 
 @dataclass(frozen=True)
@@ -62,12 +51,7 @@ class WatchedPart:
             for batch in self.batches:
                 if self.settings.check is not False:
                     batch.seen.prove()
-                labels = BatchLabels(batch.labels)
-                rows.append(
-                    captured_batch(
-                        batch.seen, self.number, labels, batch.mask, batch.digest, self.settings
-                    )
-                )
+                rows.append(captured_batch(batch, self.number, self.settings))
                 labelled.add(self.number, rows[-1].labelled)
             return reduce(CapturedBatch.joined, rows)
 
