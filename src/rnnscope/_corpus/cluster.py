@@ -22,7 +22,7 @@ from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress
 from rnnscope._corpus.recording import Recording, check_recorded, finish, reason_of
 from rnnscope._corpus.rows import changed_layer
-from rnnscope._corpus.running import captured_part
+from rnnscope._corpus.running import run_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.writer import disk_error, merge_journal
 from rnnscope._record.extras import package_of_extra
@@ -144,8 +144,8 @@ def check_shards(store: Store, numbers: set[int]) -> None:
 # in a worker ---------------------------------------------------------------------------------
 
 _model_lock = threading.Lock()
-"""Threads of a worker share the model, whose calls would be taken for each other's; they write side
-by side."""
+"""Threads of a worker share the model, whose calls would be taken for each other's; they prove
+and write side by side."""
 
 
 def identity(work: Assignment) -> Assignment:
@@ -174,7 +174,8 @@ def recorded_partition(work: Assignment, number: int, part: Any) -> Done:
     """Run a batch and write its shard, unless it is there."""
     try:
         with _model_lock:
-            rows = captured_part(work.model, part, number, work.settings, work.is_partition)
+            watched = run_part(work.model, part, number, work.settings, work.is_partition)
+        rows = watched.captured()
         facts = rows.facts
         write_shard(work.place, [rows], work.compress)
     except RnnscopeError as error:

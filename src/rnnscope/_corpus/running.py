@@ -20,10 +20,10 @@ from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
 from rnnscope._kernels.engine import bulk
 from rnnscope._opening.part import usual_bounds
-from rnnscope._watch.watch import Watch, watch
+from rnnscope._watch.watch import watch
 from rnnscope.errors import BatchError, RefusedError, RnnscopeError
 
-__all__ = ["WatchedPart", "captured_part", "run_part"]
+__all__ = ["WatchedPart", "run_part"]
 
 FINER_EVERY = 64
 """Of so many batches one has bounds for each unit, which cost several times the forward; the others
@@ -76,13 +76,6 @@ def run_part(
         if isinstance(error, TypeError) and settings.call is default_call:
             line = f"call=lambda model, batch: {_example(part)} says how the model takes a batch"
         raise BatchError(f"batch {number}: {type(error).__name__}: {error}. {line}") from error
-
-
-def captured_part(
-    model: nn.Module, part: Any, number: int, settings: Selected, is_partition: bool = False
-) -> CapturedBatch:
-    """The rows of a batch, or of all batches of a partition; raises as ``run_part`` does."""
-    return run_part(model, part, number, settings, is_partition).captured()
 
 
 @contextmanager
