@@ -81,7 +81,7 @@ def test_a_store_is_recorded_into_by_one_process(gru: nn.GRU, tmp_path: Path) ->
     rs.record(gru, [X], tmp_path)
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(rs.FileError, match="another process is recording into this store"):
+        with pytest.raises(rs.FileError, match="another process or thread is recording"):
             rs.record(gru, [X, X], tmp_path)
     rs.record(gru, [X, X], tmp_path)
 
@@ -409,6 +409,80 @@ def test_a_mask_that_is_written_again_for_the_next_batch_is_that_of_its_own(
     assert rs.open_record(tmp_path / "gates")[""]["time"].values.tolist() == [
         time for time in range(4) for _ in range(2)
     ]
+
+
+@pytest.mark.parametrize("kind", ["lists", "list of lists", "dict"])
+def test_labels_that_are_written_again_for_the_next_batch_are_those_of_their_own(
+    gru: nn.GRU, tmp_path: Path, kind: str
+) -> None:
+    words, number = ["", "", "", "", ""], 0
+    both = [words, words]
+    named: dict[str, Any] = {}
+
+    def labels(x: torch.Tensor) -> Any:
+        nonlocal number
+        words[:] = [f"{number}.{k}" for k in range(5)]
+        number += 1
+        named[""] = both
+        return {"lists": [words] * 2, "list of lists": both, "dict": named}[kind]
+
+    rs.record(gru, [X, X, X, X], tmp_path / "gates", labels=labels)
+    written = rs.open_record(tmp_path / "gates")[""]["label"].values.tolist()
+    assert written == [f"{n}.{k}" for n in range(4) for _ in range(2) for k in range(5)]
+
+
+@pytest.mark.parametrize("how", ["in place", "state dict", "data"])
+def test_weights_that_change_between_batches_are_told(
+    gru: nn.GRU, tmp_path: Path, how: str
+) -> None:
+    def change(state: Any) -> None:
+        if state.batches == 2 and how == "in place":
+            with torch.no_grad():
+                gru.weight_hh_l0.mul_(2)
+        elif state.batches == 2 and how == "state dict":
+            gru.load_state_dict({name: 2 * value for name, value in gru.state_dict().items()})
+        elif state.batches == 2:
+            gru.weight_hh_l0.data.mul_(2)
+
+    words = r"changed while batches were recorded \(.*weight_hh_l0.*\).*: remove .*gates"
+    for on_error in ("raise", "skip"):
+        with pytest.raises(rs.RefusedError, match=words):
+            rs.record(
+                gru, [X] * 5, tmp_path / on_error / "gates", progress=change, on_error=on_error
+            )
+
+
+def test_batches_are_compared_as_they_came(gru: nn.GRU, tmp_path: Path) -> None:
+    def call(model: nn.Module, x: torch.Tensor) -> None:
+        model(x)
+        x.zero_()
+
+    for _ in range(2):
+        rs.record(gru, [X.clone(), 2 * X], tmp_path / "gates", call=call)
+
+
+def test_a_loader_with_an_iteration_of_its_own_is_iterated(gru: nn.GRU, tmp_path: Path) -> None:
+    class Scaled(DataLoader[Any]):
+        def __iter__(self) -> Any:
+            return (2 * x for x in super().__iter__())
+
+    loader = Scaled([X[:, 0], X[:, 1]], batch_size=2)
+    rs.record(gru, loader, tmp_path / "gates", names="h")
+    recorded = rs.open_record(tmp_path / "gates")[""]["h"].values
+    with torch.no_grad():
+        output, _ = gru(next(iter(loader)))  # (time, batch, unit)
+    assert torch.equal(torch.from_numpy(recorded).reshape(5, 2, 4), output.transpose(0, 1))
+
+
+def test_another_autocast_is_another_setting(gru: nn.GRU, tmp_path: Path) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rs.record(gru, [X], tmp_path / "gates")
+    with pytest.raises(rs.FileError, match="autocast is None, and was 'cpu bfloat16'"):
+        rs.record(gru, [X], tmp_path / "gates")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rs.record(gru, [X], tmp_path / "gates")
+        with pytest.raises(rs.RefusedError, match=r"torch\.autocast: leave it"):
+            rs.record(gru, [X], tmp_path / "other", client=object())
 
 
 class Endless(IterableDataset[Any]):

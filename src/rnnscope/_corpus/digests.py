@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnscope._layers.tensors import plain
 from rnnscope._record.extras import package_of_extra
 
-__all__ = ["digest_of_batch", "digests_of_weights", "versions_of_weights"]
+__all__ = ["changed_weights", "digest_of_batch", "digests_of_weights", "versions_of_weights"]
 
 _SIZE = 16
 BLOCK = 1 << 16
@@ -32,13 +32,22 @@ def digests_of_weights(model: nn.Module) -> dict[str, str]:
     return digests
 
 
-def versions_of_weights(model: nn.Module) -> tuple[tuple[str, int, int], ...]:
-    """What changes when somebody writes to a parameter or buffer; cheap, within one process."""
-    return tuple(
-        (name, value.data_ptr(), value._version)
+def versions_of_weights(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """What changes when somebody writes to a parameter or buffer, by name; cheap, within one
+    process, and blind to what is written past torch's count (``p.data``)."""
+    return {
+        name: (value.data_ptr(), value._version)
         for name, value in model.state_dict(keep_vars=True).items()
         if isinstance(value, Tensor) and not value.is_inference()
-    )
+    }
+
+
+def changed_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The names of those that differ, three at most; "" where none does."""
+    names = dict.fromkeys((*before, *now))
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return ", ".join(changed[:3]) + more
 
 
 def digest_of_batch(batch: Any) -> str:

@@ -16,7 +16,7 @@ from rnnscope._corpus.disk.store import Origin, Store
 from rnnscope._corpus.progress import Report, reporting
 from rnnscope._corpus.reading.corpus import Corpus
 from rnnscope._corpus.recording import OnError, Options, Recording, record_here
-from rnnscope._corpus.settings import Call, Selected, selected
+from rnnscope._corpus.settings import Call, Selected, autocast_now, selected
 from rnnscope._corpus.sources import source_of
 from rnnscope._layers.adapter import Cells
 from rnnscope._record.extras import package_of_extra
@@ -94,6 +94,11 @@ def record(
         raise ValueError(f'on_error must be "raise" or "skip"; got {on_error!r}')
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes must be at least 1; got {shard_bytes}")
+    if client is not None and autocast_now():
+        raise RefusedError(
+            "the workers of client= do not run under this process's torch.autocast: leave it, and "
+            "enter it in call="
+        )
     layers = _layers_of(model, settings)
     source = source_of(batches, resume=resume, by_number=client is not None)
     place = place_of(path)

@@ -9,7 +9,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rnnscope._corpus.digests import digest_of_batch
+from rnnscope._corpus.digests import (
+    changed_weights,
+    digest_of_batch,
+    digests_of_weights,
+    versions_of_weights,
+)
 from rnnscope._corpus.disk.store import Store
 from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.progress import Progress, Report
@@ -19,7 +24,7 @@ from rnnscope._corpus.running import WatchedPart, run_part
 from rnnscope._corpus.settings import Selected
 from rnnscope._corpus.sources import BatchSource
 from rnnscope._corpus.writer import Writer
-from rnnscope.errors import BatchError, FileError, RnnscopeError
+from rnnscope.errors import BatchError, FileError, RefusedError, RnnscopeError
 
 __all__ = [
     "OnError",
@@ -68,10 +73,13 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
     check_recorded(recording, digests)
     count = 0
 
+    weights = versions_of_weights(recording.model)
+
     def parts() -> Iterator[PartOutcome]:
         nonlocal count
         for number, load in source.batches():
             count = number + 1
+            _check_weights(recording, weights, versions_of_weights(recording.model))
             if number not in digests:
                 yield number, _run(recording, number, load)
             elif source.parts is None:
@@ -93,7 +101,19 @@ def record_here(recording: Recording, shard_bytes: int, compress: bool) -> None:
             options.report(state)
         writer.finish()
     _check_count(store, count, digests)
+    _check_weights(recording, store.origin.weights, digests_of_weights(recording.model))
     finish(store, count)
+
+
+def _check_weights(recording: Recording, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise where batches were, or would be, recorded of other weights than those before."""
+    changed = changed_weights(before, now)
+    if changed:
+        raise RefusedError(
+            f"the weights or buffers of the model changed while batches were recorded ({changed}), "
+            f"and the rows of a store are of one model: remove {recording.store.place.text}, keep "
+            f"the weights as they are, and record again"
+        )
 
 
 def _run(recording: Recording, number: int, load: Callable[[], Any]) -> WatchedPart | Exception:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._corpus.capturing import WatchedBatch, captured_batch, refuse_skipped
-from rnnscope._corpus.digests import digest_of_batch, versions_of_weights
+from rnnscope._corpus.digests import changed_weights, digest_of_batch, versions_of_weights
 from rnnscope._corpus.layer_labels import LabelledCalls
 from rnnscope._corpus.rows import CapturedBatch
 from rnnscope._corpus.settings import Selected, default_call
@@ -97,7 +96,7 @@ def _example(batch: Any) -> str:
 
 @bulk()
 def _watched(model: nn.Module, batch: Any, settings: Selected) -> WatchedBatch:
-    before = versions_of_weights(model)
+    before, digest = versions_of_weights(model), digest_of_batch(batch)
     seen = watch(
         model,
         names=settings.modules,
@@ -108,15 +107,17 @@ def _watched(model: nn.Module, batch: Any, settings: Selected) -> WatchedBatch:
     with torch.no_grad(), seen:
         settings.call(model, batch)
         seen.leave()  # what it saw is proven later
-    if versions_of_weights(model) != before:
+    changed = changed_weights(before, versions_of_weights(model))
+    if changed:
         raise RefusedError(
-            "the weights or buffers of the model changed while it ran, so that the numbers of a "
-            "store would not be of one model: call model.eval(), and let call= not train"
+            f"the weights or buffers of the model changed while it ran ({changed}), so that the "
+            f"numbers of a store would not be of one model: call model.eval(), and let call= not "
+            f"train, and put back a state that a buffer carries from batch to batch"
         )
     refuse_skipped(seen)
     labels = None if settings.labels is None else settings.labels(batch)
     mask = settings.steps(batch) if callable(settings.steps) else None
-    return WatchedBatch(seen, digest_of_batch(batch), _kept(labels), _kept(mask))
+    return WatchedBatch(seen, digest, _kept(labels), _kept(mask))
 
 
 def _kept(value: Any) -> Any:
@@ -125,4 +126,6 @@ def _kept(value: Any) -> Any:
         return {key: _kept(member) for key, member in value.items()}
     if isinstance(value, Tensor):
         return value.clone()
-    return copy(value) if isinstance(value, list | np.ndarray) else value
+    if isinstance(value, list | tuple):
+        return [member if isinstance(member, str) else _kept(member) for member in value]
+    return value.copy() if isinstance(value, np.ndarray) else value

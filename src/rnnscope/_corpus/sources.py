@@ -8,7 +8,13 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from rnnscope.errors import RefusedError
 
@@ -102,15 +108,18 @@ def _is_numbered(batches: Any) -> bool:
 
 
 def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> BatchSource:
-    if resume and isinstance(loader.sampler, RandomSampler):
+    random = RandomSampler | SubsetRandomSampler | WeightedRandomSampler
+    if resume and isinstance(loader.sampler, random):
         raise RefusedError(
-            "a DataLoader with shuffle=True gives other batches each time, so a recording that "
-            "goes on could not tell which are there: shuffle=False, or resume=False"
+            "a DataLoader with shuffle=True gives other batches each time, as does a sampler that "
+            "draws, so a recording that goes on could not tell which are there: shuffle=False, or "
+            "resume=False"
         )
     dataset: Any = loader.dataset
     # of an IterableDataset the class has __getitem__, and the sampler never ends
     numbered = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
-    indexed = numbered and _length(loader.batch_sampler) is not None
+    plain = type(loader).__iter__ is DataLoader.__iter__  # else its batches are its own
+    indexed = plain and numbered and _length(loader.batch_sampler) is not None
     if indexed and (by_number or loader.num_workers == 0):
         assert loader.batch_sampler is not None, "it is indexed"
         return BatchSource(
@@ -121,7 +130,8 @@ def _of_loader(loader: DataLoader[Any], resume: bool, by_number: bool) -> BatchS
         )
     if by_number:
         raise RefusedError(
-            "with client= a DataLoader needs a Dataset with numbered items and a batch_size"
+            "with client= a DataLoader needs a Dataset with numbered items, a batch_size, and no "
+            "__iter__ of its own"
         )
     return BatchSource(None, loader)
 

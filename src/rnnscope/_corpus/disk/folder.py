@@ -199,7 +199,7 @@ class LocalFolder:
     def locked(self) -> Iterator[None]:
         """See ``Folder``; what a process that was killed left unfinished is removed.
 
-        Raises ``FileError`` where another process records here."""
+        Raises ``FileError`` where another process or thread records here."""
         fcntl = _fcntl()
         with told("write", self.text):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -211,8 +211,8 @@ class LocalFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError as error:
                     raise FileError(
-                        f"{self.text}: another process is recording into this store; wait for "
-                        f"its end, or name another path"
+                        f"{self.text}: another process or thread is recording into this store; "
+                        f"wait for its end, or name another path"
                     ) from error
             for path in self.root.glob(f"{_UNFINISHED}*"):
                 if path.is_dir():

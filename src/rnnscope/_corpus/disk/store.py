@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rnnscope._corpus.digests import changed_weights
 from rnnscope._corpus.disk.description import BatchFacts, LayerForm
 from rnnscope._corpus.disk.folder import DESCRIPTION, Folder, told
 from rnnscope._corpus.disk.journal import JournalFile
@@ -45,11 +46,9 @@ class Origin:
         """What forbids to go on with what was recorded earlier; None where nothing does."""
         if self.model != earlier.model:
             return f"the model is {self.model}, and was {earlier.model}"
-        names = dict.fromkeys((*earlier.weights, *self.weights))
-        changed = [name for name in names if self.weights.get(name) != earlier.weights.get(name)]
+        changed = changed_weights(earlier.weights, self.weights)
         if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            return f"other weights: {', '.join(changed[:3])}{more}"
+            return f"other weights: {changed}"
         if self.training != earlier.training:
             words = ("eval", "train")
             return (
