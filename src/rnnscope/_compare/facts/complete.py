@@ -14,8 +14,7 @@ from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.held import of_held_steps
 from rnnscope._compare.facts.initial import of_initial_rows
 from rnnscope._compare.facts.lagged import of_lags
-from rnnscope._compare.facts.laid import of_memory
-from rnnscope._compare.facts.parameters import of_parameters
+from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
