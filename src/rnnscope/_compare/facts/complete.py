@@ -9,13 +9,12 @@ from rnnscope._compare.evidence import differing
 from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
-from rnnscope._compare.facts.finals import of_finals
 from rnnscope._compare.facts.finding import Finding, confirmed_left
 from rnnscope._compare.facts.held import of_held_steps
 from rnnscope._compare.facts.initial import of_initial_rows
 from rnnscope._compare.facts.lagged import of_lags
 from rnnscope._compare.facts.parameters import of_memory, of_parameters
-from rnnscope._compare.facts.places import of_places
+from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import (

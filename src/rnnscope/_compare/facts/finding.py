@@ -16,10 +16,21 @@ from rnnscope._compare.model.model import Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model"]
+__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model", "returning"]
 
 Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
+
+
+def returning(model: Model, change: Callable[[Outcome, Observation], Outcome | None]) -> Gives:
+    """What a model gives, changed once all of a call is computed."""
+
+    def gives(observation: Observation) -> Outcome | None:
+        [outcome] = observation.simulator.run([model])
+        return None if outcome is None else change(outcome, observation)
+
+    return gives
+
 
 CHANCE = 2.0
 """Decimal digits that agreement must prove beside ``EVIDENCE``: some hundred causes are tried."""
