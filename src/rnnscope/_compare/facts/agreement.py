@@ -1,4 +1,4 @@
-"""Where the two agree, before why they do not: rows, times, units, halves, layers."""
+"""Where the two agree, before why they do not; and what the data did not reach."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.cells import with_cells
-from rnnscope._compare.facts.reach import largest_state
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 from rnnscope._layers.sequences import running_order, turned
 
-__all__ = ["agrees_in_part", "listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
+__all__ = [
+    "agrees_in_part",
+    "all_equal",
+    "enumerated",
+    "first_few",
+    "largest_state",
+    "listed",
+    "not_reached",
+    "what_is_plain",
+    "where_it_agrees",
+    "wrong_rows",
+]
 
 CLEAR = 10.0
 """How many times what rounding allows a difference must be before a place is said to be wrong and
@@ -23,6 +34,9 @@ others right."""
 
 MOST = 8
 """Numbers of rows, times and units that are named."""
+
+FAR = 3.0
+"""The magnitude from which on tanh(c) is nearly flat: what is cut off there shows nowhere else."""
 
 
 def where_it_agrees(model: Model, observation: Observation) -> tuple[str, ...]:
@@ -230,6 +244,58 @@ def _limits(model: Model, observation: Observation) -> Iterator[str]:
             )
 
 
+# what the data did not reach --------------------------------------------------------------------
+
+
+def not_reached(model: Model, shown: Sequence[Observation]) -> tuple[str, ...]:
+    """What the caller's own data leave open: large cell states, sequences of unequal length."""
+    words = [
+        f"what happens where |{state}| exceeds {largest:.3g}"
+        for state in model.structure.cell.states
+        if state != "h" and (largest := largest_state(model, shown, state)) < FAR
+    ]
+    if all(observation.inputs.lengths is None for observation in shown):
+        words.append("sequences of unequal length")
+    return tuple(words)
+
+
+def largest_state(model: Model, shown: Sequence[Observation], state: str) -> float:
+    """The largest magnitude that a state has in the reference."""
+    largest = 0.0
+    for observation in shown:
+        [outcome] = Simulator(observation.inputs, (state,)).run([model])
+        values = None if outcome is None else outcome.steps.get(state)
+        if values is not None and values.numel():
+            largest = max(largest, float(values.nan_to_num(0.0).abs().max()))
+    return largest
+
+
+def all_equal(model: Model, shown: Sequence[Observation], given: bool) -> list[str]:
+    """Notes where every number of the weights, or of the caller's x, is the same: then no order of
+    anything shows."""
+    notes = []
+    matrices = [m for row in model.parts for p in row for m in (p.stored.ih, p.stored.hh)]
+    if all(map(_constant, matrices)) and any(m.numel() > 1 for m in matrices):
+        values = sorted({float(m.flatten()[0]) for m in matrices})
+        notes.append(
+            f"these data can tell nothing: all weights of the reference are equal "
+            f"({', '.join(f'{v:.3g}' for v in values)})"
+        )
+    if given and all(
+        observation.inputs.x.numel() > 1 and _constant(observation.inputs.x)
+        for observation in shown
+    ):
+        notes.append(
+            f"these data can tell nothing of order: all values of x are equal "
+            f"({float(shown[0].inputs.x.flatten()[0]):.3g})"
+        )
+    return notes
+
+
+def _constant(value: Tensor) -> bool:
+    return value.numel() > 0 and bool(torch.all(value == value.flatten()[0]))
+
+
 # words -------------------------------------------------------------------------------------------
 
 
@@ -237,6 +303,12 @@ def enumerated(names: Sequence[str]) -> str:
     """As "i, f and o"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def first_few(texts: Sequence[str], most: int, more: str = "more", separator: str = ", ") -> str:
+    """The first of some texts, and how many more there are."""
+    behind = f" and {len(texts) - most} {more}" if len(texts) > most else ""
+    return separator.join(texts[:most]) + behind
 
 
 def listed(noun: str, numbers: Sequence[int]) -> str:

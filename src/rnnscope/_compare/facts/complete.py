@@ -6,13 +6,11 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from rnnscope._compare.evidence import differing
-from rnnscope._compare.facts.clipped import of_clipping
+from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
-from rnnscope._compare.facts.held import of_held_steps
 from rnnscope._compare.facts.initial import of_initial_rows
-from rnnscope._compare.facts.lagged import of_lags
 from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
@@ -24,7 +22,7 @@ from rnnscope._compare.facts.returned import (
     of_functions,
     of_halves,
 )
-from rnnscope._compare.facts.units import of_missing_units
+from rnnscope._compare.facts.steps import of_held_steps, of_lags
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS

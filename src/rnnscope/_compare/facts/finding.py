@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 
@@ -16,8 +17,9 @@ from rnnscope._compare.model.model import Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model", "returning"]
+__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model", "of_each_call", "returning"]
 
+Fact = TypeVar("Fact")
 Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
 
@@ -30,6 +32,16 @@ def returning(model: Model, change: Callable[[Outcome, Observation], Outcome | N
         return None if outcome is None else change(outcome, observation)
 
     return gives
+
+
+def of_each_call(
+    shown: Sequence[Observation],
+    facts: Sequence[Fact],
+    of: Callable[[Observation, Fact], Outcome | None],
+) -> Gives:
+    """What a function makes of a call and of what is known of that call."""
+    by_inputs = {id(o.inputs): fact for o, fact in zip(shown, facts, strict=True)}
+    return lambda observation: of(observation, by_inputs[id(observation.inputs)])
 
 
 CHANCE = 2.0

@@ -1,4 +1,4 @@
-"""Right numbers at other places: outputs, final and recorded states of other axes, rows or steps."""
+"""Right numbers at other places: outputs, final and recorded states of other axes, rows, steps."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def of_places(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     after the other in memory."""
     one_way, units = model.num_directions == 1, model.structure.output_size
     axes = tuple(axis for axis in OUTPUT_AXES if axis != "direction" or not one_way)
-    cube = (-1,) if one_way else (model.num_directions, units)
+    inner = (units,) if one_way else (model.num_directions, units)
     time_first = tuple(range(len(axes)))
     own = (1, 0, *time_first[2:]) if model.structure.batch_first else time_first
     swapped = (own[1], own[0], *own[2:])
     width = model.num_directions * units
     indices = [
-        torch.arange(o.output.numel(), device="cpu").view(o.output.shape).unflatten(-1, cube)
+        torch.arange(o.output.numel(), device="cpu").view(*o.output.shape[:2], *inner)
         for o in shown
         if o.output is not None and o.output.shape[-1] == width
     ]
@@ -66,7 +66,7 @@ def of_places(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
         def moved(
             outcome: Outcome, _: Observation, order: Axes = order, read: Axes = read
         ) -> Outcome:
-            laid = _laid(outcome.output.unflatten(-1, cube), order, read)
+            laid = _laid(outcome.output.reshape(*outcome.output.shape[:2], *inner), order, read)
             return replace(outcome, output=laid.reshape(outcome.output.shape))
 
         stored, taken = (", ".join(axes[k] for k in ks) for ks in (order, read))
