@@ -10,7 +10,6 @@ from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
 from rnnscope._compare.facts.ends import of_ends
 from rnnscope._compare.facts.entering import of_entering
 from rnnscope._compare.facts.finding import Finding, confirmed_left
-from rnnscope._compare.facts.initial import of_initial_rows
 from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
@@ -95,7 +94,6 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield chain(
         of_entering(model, shown),
         of_prepared(model, shown),
-        of_initial_rows(model, shown),
         of_final_states(model, shown),
     )
     yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))

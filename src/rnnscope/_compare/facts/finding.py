@@ -13,11 +13,19 @@ from rnnscope._compare.evidence import evidence, largest
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
-from rnnscope._compare.model.model import Model, Outcome
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["Finding", "Gives", "confirmed_left", "left_by_model", "of_each_call", "returning"]
+__all__ = [
+    "Finding",
+    "Gives",
+    "confirmed_left",
+    "entering",
+    "left_by_model",
+    "of_each_call",
+    "returning",
+]
 
 Fact = TypeVar("Fact")
 Gives = Callable[[Observation], Outcome | None]
@@ -32,6 +40,19 @@ def returning(model: Model, change: Callable[[Outcome, Observation], Outcome | N
         return None if outcome is None else change(outcome, observation)
 
     return gives
+
+
+def entering(
+    model: Model,
+    cause: Cause,
+    words: Words,
+    enter: Callable[[Inputs], Inputs | None],
+    measured: float = 0.0,
+) -> Finding:
+    """The finding that inputs are changed before anything is read of them."""
+    changed = replace(model, enter=(Change((enter,), enter), *model.enter))
+    # what reads other steps or rows shows in whole calls alone
+    return Finding(cause, words, changed, mixes_rows=True, measured=measured)
 
 
 def of_each_call(

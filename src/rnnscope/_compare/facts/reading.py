@@ -6,15 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 from torch import Tensor
 
-from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.finding import Finding, entering
 from rnnscope._compare.facts.solved import SolvedX, solved_x
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Change, Inputs, Model
+from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import Observation, few_steps
 
 __all__ = ["Reading", "Reads", "reading_of", "reads_as"]
@@ -97,15 +97,10 @@ def reads_as(
     model: Model, cause: str, title: str, repair: str, reads: Reads, measured: float = 0.0
 ) -> Finding:
     """The finding that x is read as a function of x, ``measured`` digits of which were."""
+
+    def entered(inputs: Inputs) -> Inputs | None:
+        x = reads(inputs.x)
+        return None if x is None else replace(inputs, x=x)
+
     words = Words(title, f"{model.structure.kind} reads x as it is.", repair)
-    change = Change(("x read as", title), partial(_entered, reads=reads))
-    changed = replace(model, enter=(change, *model.enter))
-    # what reads other steps or rows shows in whole calls alone
-    return Finding(
-        Cause("prepared", cause, "x"), words, changed, mixes_rows=True, measured=measured
-    )
-
-
-def _entered(inputs: Inputs, reads: Reads) -> Inputs | None:
-    x = reads(inputs.x)
-    return None if x is None else replace(inputs, x=x)
+    return entering(model, Cause("prepared", cause, "x"), words, entered, measured)

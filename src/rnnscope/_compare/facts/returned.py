@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.numbers import KEPT, few_digits, measured_numbers, why
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation
 
 __all__ = [
-    "DIGITS",
-    "KEPT",
     "alike_but_for_output",
-    "few_digits",
     "of_dropout",
     "of_factors",
     "of_final_states",
@@ -27,22 +25,12 @@ __all__ = [
     "of_halves",
     "of_handed_on",
     "undone",
-    "why",
 ]
 
 Laid = Callable[[Tensor], Tensor]
 
-DIGITS = 1e-5
-"""Up to this relative difference a factor is taken for a number of few digits."""
-
-ROUGH = 3e-3
-"""Up to this one it is tried first: numbers of few decimals tell a factor no better."""
-
 ENOUGH = 4
 """Numbers from which on a factor or a constant is read off."""
-
-KEPT = tuple(k / 100 for k in (95, 90, 85, 80, 75, 70, 65, 60, 50, 40, 30, 25, 20, 10, 5))
-"""Shares of numbers that dropout usually keeps: one minus its p."""
 
 FUNCTIONS: dict[str, Laid] = {
     "tanh": torch.tanh,
@@ -207,39 +195,9 @@ def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> b
     return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
-def few_digits(value: float, within: float = DIGITS) -> float:
-    """A number of few digits, where it is one but for rounding, relative to it."""
-    for digits in range(5):
-        near = round(value, digits)
-        if near and abs(near - value) <= within * abs(value):
-            return near
-    for whole in range(2, 11):
-        near = round(value * whole) / whole
-        if near and abs(near - value) <= within * abs(value):
-            return near
-    return next((1 / k for k in KEPT if abs(1 / k - value) <= within * value), value)
-
-
-def measured_numbers(value: float) -> list[float]:
-    """What a number that was measured may be, that of the fewest digits first: of coarse numbers it
-    is off by more. Each is judged by all numbers; 0 and 1 change nothing that was seen."""
-    numbers = (few_digits(value, ROUGH), few_digits(value), value)
-    return [number for number in dict.fromkeys(numbers) if number not in (0.0, 1.0)]
-
-
-def why(factor: float) -> str:
-    """What such a factor may come from."""
-    kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
-    if kept:
-        return f" (it may be 1 / (1 - p) of dropout with p = {1 - kept[0]:.3g}, left on)"
-    if any(abs(k - factor) <= DIGITS for k in KEPT):
-        return f" (it may be 1 - p of dropout with p = {1 - factor:.3g})"
-    return ""
-
-
 def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for factor in measured_numbers(exactly):
+    for factor in measured_numbers(exactly, 1.0):
         words = Words(
             f"the output is multiplied by {factor:.6g}{why(factor)}",
             f"every number of the output is {factor:.6g} times that of {kind}.",
@@ -252,7 +210,7 @@ def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
 
 def _moved(model: Model, exactly: float) -> Iterator[Finding]:
     kind = model.structure.kind
-    for constant in measured_numbers(exactly):
+    for constant in measured_numbers(exactly, 0.0):
         words = Words(
             f"{constant:.6g} is added to the output",
             f"every number of the output is that of {kind} plus {constant:.6g}.",
