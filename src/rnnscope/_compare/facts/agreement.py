@@ -18,6 +18,7 @@ from rnnscope._layers.sequences import running_order, turned
 __all__ = [
     "agrees_in_part",
     "all_equal",
+    "attained",
     "enumerated",
     "first_few",
     "largest_state",
@@ -227,21 +228,27 @@ def _of_units(ratios: Tensor, steps: OpenedPart | None) -> Iterator[str]:
 
 def _limits(model: Model, observation: Observation) -> Iterator[str]:
     """A largest magnitude that several numbers have, and the reference exceeds."""
-    states = {name: [value] for name, value in observation.final.items()}
-    for name, value in observation.quantities.items():
-        if name in model.structure.cell.states:
-            states.setdefault(name, []).append(value)
-    if observation.output is not None:
-        states.setdefault("h", []).append(observation.output)
-    for name, values in states.items():
-        sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
-        largest = float(sizes.max()) if len(sizes) else 0.0
+    for name in model.structure.cell.states:
+        largest, count = attained([observation], name)
         right = largest_state(model, [observation], name)
-        if int((sizes == largest).sum()) >= 2 + (name == "h") and 0 < 1.01 * largest < right:
+        if count >= 2 + (name == "h") and 0 < 1.01 * largest < right:
             yield (
                 f"|{name}| never exceeds {largest:.6g}; that of {model.structure.kind} reaches "
                 f"{right:.3g}"
             )
+
+
+def attained(shown: Sequence[Observation], state: str) -> tuple[float, int]:
+    """The largest magnitude of a state in what was observed, and how many numbers have it."""
+    values: list[Tensor | None] = []
+    for observation in shown:
+        values += [observation.final.get(state), observation.quantities.get(state)]
+        values += [observation.output] if state == "h" else []
+    sizes = [value.flatten().nan_to_num(0.0).abs() for value in values if value is not None]
+    if not sizes or not any(map(len, sizes)):
+        return 0.0, 0
+    together = torch.cat(sizes)
+    return float(together.max()), int((together == together.max()).sum())
 
 
 # what the data did not reach --------------------------------------------------------------------

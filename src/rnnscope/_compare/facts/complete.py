@@ -14,13 +14,7 @@ from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
-from rnnscope._compare.facts.returned import (
-    of_dropout,
-    of_factors,
-    of_final_states,
-    of_functions,
-    of_halves,
-)
+from rnnscope._compare.facts.returned import of_final_states, of_halves, of_numbers
 from rnnscope._compare.facts.steps import of_held_steps, of_lags
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
@@ -86,7 +80,7 @@ def findings_explaining(
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
     yield chain(of_halves(model, shown), of_ends(model, shown))
-    yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
+    yield of_numbers(model, shown)
     yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)

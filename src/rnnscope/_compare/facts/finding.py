@@ -22,6 +22,7 @@ __all__ = [
     "Gives",
     "confirmed_left",
     "entering",
+    "leaving",
     "left_by_model",
     "of_each_call",
     "returning",
@@ -53,6 +54,13 @@ def entering(
     changed = replace(model, enter=(Change((enter,), enter), *model.enter))
     # what reads other steps or rows shows in whole calls alone
     return Finding(cause, words, changed, mixes_rows=True, measured=measured)
+
+
+def leaving(
+    model: Model, cause: Cause, words: Words, leave: Callable[[Outcome, Inputs], Outcome | None]
+) -> Finding:
+    """The finding that what is returned is changed once all is computed."""
+    return Finding(cause, words, model.adding("leave", Change((leave,), leave)))
 
 
 def of_each_call(
