@@ -7,15 +7,14 @@ from itertools import chain, islice
 
 from rnnscope._compare.evidence import differing
 from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
-from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.ends import of_ends, of_held_steps, of_lags
 from rnnscope._compare.facts.entering import of_entering
-from rnnscope._compare.facts.finding import Finding, confirmed_left
+from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left
 from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import of_final_states, of_halves, of_numbers
-from rnnscope._compare.facts.steps import of_held_steps, of_lags
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
@@ -34,9 +33,6 @@ __all__ = [
 
 TOGETHER = 32
 """Changed models that are run together on the first row, to see which come close."""
-
-TOLD = 2
-"""Numbers that differ, at least: one alone is explained by any number that is added to it."""
 
 OF_WEIGHTS = {"parameter", "unread"}
 """Causes that may stand in one layer or direction."""

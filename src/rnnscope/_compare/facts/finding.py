@@ -18,6 +18,7 @@ from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.search.trials import NEAR
 
 __all__ = [
+    "TOLD",
     "Finding",
     "Gives",
     "confirmed_left",
@@ -75,6 +76,10 @@ def of_each_call(
 
 CHANCE = 2.0
 """Decimal digits that agreement must prove beside ``EVIDENCE``: some hundred causes are tried."""
+
+
+TOLD = 2
+"""Numbers that differ, at least: one alone is explained by any number that is added to it."""
 
 
 @dataclass(frozen=True)
