@@ -9,7 +9,7 @@ from rnnscope._compare.evidence import differing
 from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
 from rnnscope._compare.facts.ends import of_ends, of_held_steps, of_lags
 from rnnscope._compare.facts.entering import of_entering
-from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left
+from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left, first_steps
 from rnnscope._compare.facts.parameters import of_memory, of_parameters
 from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
@@ -54,7 +54,8 @@ def explanations_by_facts(
     scoped = {entry.name for entry in WEIGHTS} if names & OF_WEIGHTS else set[str]()
     if "places" in names:
         scoped.add("directions_order")
-    return explaining, bool(names) and _is_listed(model, shown, scoped)
+    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
+    return explaining, bool(names) and bool(explaining_mistakes(model, first, scoped))
 
 
 def findings_explaining(
@@ -64,8 +65,7 @@ def findings_explaining(
     decimal digits must be proved where many models were tried."""
     if differing(model, shown) < TOLD:
         return
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    first = few_steps(shown[0], FIRST if one_way else shown[0].inputs.steps, 1)
+    first = first_steps(model, shown[0], FIRST, 1)
     for kind in _kinds(model, shown):
         for finding in _close(kind, first):
             left = confirmed_left(finding, shown, more)
@@ -105,13 +105,6 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
         return [0.0] * len(models)
     ratios: list[float] = misfits([first], models, [first.simulator]).worst.tolist()
     return ratios
-
-
-def _is_listed(model: Model, shown: Sequence[Observation], scoped: Container[str]) -> bool:
-    """Whether one mistake of the catalogue explains what was observed: of those ``scoped`` one in
-    any layer and direction, else one that is the same in all."""
-    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
-    return bool(explaining_mistakes(model, first, scoped))
 
 
 def explaining_mistakes(

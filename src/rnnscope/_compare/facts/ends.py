@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.agreement import first_few, listed
-from rnnscope._compare.facts.finding import Finding, of_each_call, returning
+from rnnscope._compare.facts.finding import Finding, of_each_call, returning, runs_forward
 from rnnscope._compare.facts.restarts import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
@@ -18,7 +18,7 @@ from rnnscope._compare.model.model import Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.model.simulate import Simulator
-from rnnscope._layers.sequences import valid_steps
+from rnnscope._layers.sequences import shifted, valid_steps
 
 __all__ = ["of_ends", "of_held_steps", "of_lags", "one_direction", "without_zeros"]
 
@@ -263,7 +263,7 @@ def of_held_steps(model: Model, shown: Sequence[Observation]) -> Iterator[Findin
     if any(bool((mask[:-1] & ~mask[1:]).any()) for mask in masks):
         words = _held_words(model, masks[first], shown[first].inputs.x)
         yield Finding(Cause("held", "steps"), words, gives=gives)
-    elif model.num_directions == 1 and not model.parts[0][0].backward:
+    elif runs_forward(model):
         yield Finding(Cause("stands_still"), _still_words(model, masks[first]), gives=gives)
 
 
@@ -277,10 +277,8 @@ def _held(model: Model, observation: Observation) -> Tensor:
     held = ~nothing
     for d, part in enumerate(model.parts[-1]):
         half = output[..., d * size : (d + 1) * size]
-        half = half.flip(0) if part.backward else half
-        begin = inputs.initial["h"][-1, d].unsqueeze(0)
-        repeats = (half == torch.cat([begin, half[:-1]])).all(-1)
-        held &= repeats.flip(0) if part.backward else repeats
+        before = shifted(half, inputs.initial["h"][-1, d], part.backward)
+        held &= (half == before).all(-1)
     return held
 
 

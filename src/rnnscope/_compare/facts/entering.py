@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from rnnscope._compare.facts.finding import Finding, entering
+from rnnscope._compare.facts.finding import Finding, entering, first_steps
 from rnnscope._compare.facts.numbers import (
     DIGITS,
     KEPT,
@@ -21,7 +21,7 @@ from rnnscope._compare.facts.preparations import FEATURES, ORDERS, READ, SHIFTS,
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model
-from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.model.observed import Observation
 
 __all__ = ["of_dropout_on_x", "of_entering"]
 
@@ -171,8 +171,7 @@ def _scaled_states(model: Model, factor: float) -> Finding:
 def _of_numbers(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """With the number that fits best, where it is one."""
     fullest = max(shown, key=lambda observation: observation.fullness)
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    short = few_steps(fullest, STEPS if one_way else fullest.inputs.steps, ROWS)
+    short = first_steps(model, fullest, STEPS, ROWS)
     families: list[Family] = []
     if model.structure.input_size > 1:  # else it is the weights or the bias, for all that is known
         families += [Family(partial(_scaled, model), 1.0), Family(partial(_moved, model), 0.0)]

@@ -14,7 +14,7 @@ from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
-from rnnscope._compare.model.observed import Observation, distance, predicted
+from rnnscope._compare.model.observed import Observation, distance, few_steps, predicted
 from rnnscope._compare.search.trials import NEAR
 
 __all__ = [
@@ -23,15 +23,28 @@ __all__ = [
     "Gives",
     "confirmed_left",
     "entering",
+    "first_steps",
     "leaving",
     "left_by_model",
     "of_each_call",
     "returning",
+    "runs_forward",
 ]
 
 Fact = TypeVar("Fact")
 Gives = Callable[[Observation], Outcome | None]
 """What a cause makes of a call; None where it cannot be."""
+
+
+def runs_forward(model: Model) -> bool:
+    """Whether later steps do not reach back."""
+    return model.num_directions == 1 and not model.parts[0][0].backward
+
+
+def first_steps(model: Model, observation: Observation, steps: int, rows: int) -> Observation:
+    """Some first steps of some rows; all steps where later ones reach back."""
+    steps = steps if runs_forward(model) else observation.inputs.steps
+    return few_steps(observation, steps, rows)
 
 
 def returning(model: Model, change: Callable[[Outcome, Observation], Outcome | None]) -> Gives:
@@ -110,14 +123,15 @@ def confirmed_left(
     if finding.model is not None:
         return left_by_model(finding.model, shown, more)
     assert finding.gives is not None, "a finding has a model or a function"
-    left = 0.0
     wider = [_widened(observation, finding.scale) for observation in shown]
+    largest_left = 0.0
     for observation in wider:
         outcome = finding.gives(observation)
-        if outcome is None or largest_ratio(outcome, observation) > 1:
+        left = None if outcome is None else _left_within(outcome, observation)
+        if left is None:
             return None
-        left = max(left, _largest_difference(outcome, observation))
-    return left if evidence(wider) >= EVIDENCE + CHANCE + more else None
+        largest_left = max(largest_left, left)
+    return largest_left if evidence(wider) >= EVIDENCE + CHANCE + more else None
 
 
 def left_by_model(model: Model, shown: Sequence[Observation], more: float) -> float | None:
@@ -140,24 +154,15 @@ def _widened(observation: Observation, scale: float) -> Observation:
     )
 
 
-def largest_ratio(outcome: Outcome, observation: Observation) -> float:
-    """The largest difference relative to what rounding allows; inf where shapes differ."""
-    values = predicted(outcome)
-    ratio = 0.0
+def _left_within(outcome: Outcome, observation: Observation) -> float | None:
+    """The largest difference; None where one is more than rounding allows, or shapes differ."""
+    values, largest_left = predicted(outcome), 0.0
     for name, target in observation.targets().items():
-        value = values.get(name)
+        value, usable = values.get(name), observation.usable(name)
         if value is None or value.shape != target.shape:
-            return torch.inf
-        usable = observation.usable(name)
-        if bool(usable.any()):
-            away = distance(value, target) / observation.allowed[name]
-            ratio = max(ratio, float(torch.where(usable, away, 0.0).max()))
-    return ratio
-
-
-def _largest_difference(outcome: Outcome, observation: Observation) -> float:
-    values = predicted(outcome)
-    return max(
-        float(torch.where(observation.usable(name), distance(values[name], target), 0.0).max())
-        for name, target in observation.targets().items()
-    )
+            return None
+        away = torch.where(usable, distance(value, target), 0.0)
+        if bool((away > observation.allowed[name]).any()):
+            return None
+        largest_left = max(largest_left, float(away.max()) if away.numel() else 0.0)
+    return largest_left

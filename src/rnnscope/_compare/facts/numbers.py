@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.evidence import differing
-from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left
+from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left, first_steps
 from rnnscope._compare.facts.parameters import NAMES
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Part
-from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.model.observed import Observation
 
 __all__ = [
     "DIGITS",
@@ -253,8 +253,7 @@ def fitted_findings(model: Model, shown: Sequence[Observation]) -> Iterator[tupl
     leave."""
     if differing(model, shown) < TOLD:
         return
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    short = [few_steps(o, STEPS if one_way else o.inputs.steps, ROWS) for o in shown[:2]]
+    short = [first_steps(model, observation, STEPS, ROWS) for observation in shown[:2]]
     for family, fitted in fitted_numbers(model, list(_families(model)), short):
         if abs(fitted) < LEAST:
             continue  # nothing is added, or what is multiplied is missing, which is listed

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.agreement import enumerated
-from rnnscope._compare.facts.finding import Finding, Gives, returning
+from rnnscope._compare.facts.finding import Finding, Gives, returning, runs_forward
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.model.simulate import Simulator
+from rnnscope._layers.sequences import shifted
 
 __all__ = ["of_finals", "of_places"]
 
@@ -214,7 +215,7 @@ def _other_steps(
 ) -> Iterator[Finding]:
     """Final states that were taken some steps before the last one or behind it, where x goes on
     with what stands in the padding, and then with zeros."""
-    if model.num_directions > 1 or model.parts[0][0].backward:
+    if not runs_forward(model):
         return
     runs = [_run_on(model, observation) for observation in shown]
     for choice, behind, held, words in _step_words(model, shown, names):
@@ -304,7 +305,8 @@ def _step_before(model: Model, names: Sequence[str]) -> Finding:
 
 def _delayed(model: Model, value: Tensor, initial: Tensor) -> Tensor:
     """Each state one step late, the initial one first, (layer, direction, time, batch, unit)."""
-    late = torch.cat([initial.unsqueeze(2), value[:, :, :-1]], 2)
-    early = torch.cat([value[:, :, 1:], initial.unsqueeze(2)], 2)
-    backward = [part.backward for part in model.parts[0]]
-    return torch.stack([(early if b else late)[:, d] for d, b in enumerate(backward)], 1)
+    halves = [
+        shifted(value[:, d].transpose(0, 1), initial[:, d], part.backward).transpose(0, 1)
+        for d, part in enumerate(model.parts[0])
+    ]
+    return torch.stack(halves, 1)
