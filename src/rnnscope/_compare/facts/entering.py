@@ -25,6 +25,9 @@ from rnnscope._compare.model.observed import Observation
 
 __all__ = ["of_dropout_on_x", "of_entering"]
 
+ROUNDS = 16
+"""Steps of Gauss and Newton, after which a number that is far from 1 is found too."""
+
 STEPS, ROWS = 2, 4
 """First steps, where later ones do not reach back, and rows that a number is fitted to."""
 
@@ -177,6 +180,6 @@ def _of_numbers(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
         families += [Family(partial(_scaled, model), 1.0), Family(partial(_moved, model), 0.0)]
     if short.inputs.given:
         families.append(Family(partial(_scaled_states, model), 1.0))
-    for family, fitted in fitted_numbers(model, families, [short]):
+    for family, fitted in fitted_numbers(model, families, [short], ROUNDS):
         if min(abs(fitted), abs(fitted - family.neutral)) > DIGITS:  # of 0, it is not read at all
             yield from map(family.finding, measured_numbers(fitted, family.neutral))

@@ -160,9 +160,6 @@ def _shortened(
 
 # one number that the candidate's output tells ----------------------------------------------------
 
-ROUNDS = 9
-"""Steps of Gauss and Newton, after which a number that fits is found to its last digits."""
-
 CLOSE = 0.3
 """Of what is left without a number, how much one may leave after half of the steps to be gone on
 with."""
@@ -189,17 +186,17 @@ class Family:
 
 
 def fitted_numbers(
-    model: Model, families: Sequence[Family], short: Sequence[Observation]
+    model: Model, families: Sequence[Family], short: Sequence[Observation], rounds: int
 ) -> list[tuple[Family, float]]:
     """The families whose number makes much of the difference vanish, with it, the best first: by
-    steps of Gauss and Newton from right numbers on, in one variable, all families at once."""
+    so many steps of Gauss and Newton from right numbers on, in one variable each."""
     start = _residuals([model], short)[0]
     if start is None:
         return []
     nothing = float(start.norm())
     numbers = {family: family.neutral for family in families}
     left = dict.fromkeys(families, nothing)
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         tried = list(numbers.items())
         now = _residuals([family.model(number) for family, number in tried], short)
         moved = _residuals([family.model(number + STEP) for family, number in tried], short)
@@ -210,7 +207,7 @@ def fitted_numbers(
             slope = (after - residual) / STEP
             square = float(slope @ slope)
             left[family] = float(residual.norm())
-            if square == 0 or (turn >= ROUNDS // 2 and left[family] >= CLOSE * nothing):
+            if square == 0 or (turn >= rounds // 2 and left[family] >= CLOSE * nothing):
                 continue
             number -= float(slope @ residual) / square
             if abs(number) <= LARGEST:
@@ -244,6 +241,9 @@ EXCLUDED = 20.0
 """Decimal digits that agreement must prove beside the usual: one number is chosen freely, for some
 hundred sets of parameters."""
 
+ROUNDS = 7
+"""Steps of Gauss and Newton, after which a number that fits is found to its last digits."""
+
 STEPS, ROWS = 6, 4
 """First steps, where later ones do not reach back, and rows that a number is fitted to."""
 
@@ -254,7 +254,7 @@ def fitted_findings(model: Model, shown: Sequence[Observation]) -> Iterator[tupl
     if differing(model, shown) < TOLD:
         return
     short = [first_steps(model, observation, STEPS, ROWS) for observation in shown[:2]]
-    for family, fitted in fitted_numbers(model, list(_families(model)), short):
+    for family, fitted in fitted_numbers(model, list(_families(model)), short, ROUNDS):
         if abs(fitted) < LEAST:
             continue  # nothing is added, or what is multiplied is missing, which is listed
         for number in measured_numbers(fitted, family.neutral):

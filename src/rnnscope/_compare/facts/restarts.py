@@ -22,7 +22,7 @@ from rnnscope._compare.model.observed import Observation, distance, some_rows
 from rnnscope._compare.model.run import Job, ModelRun, run_jobs
 from rnnscope._compare.model.simulate import joined
 from rnnscope._compare.search.trials import NEAR
-from rnnscope._layers.sequences import keep_on_padding, running_order
+from rnnscope._layers.sequences import keep_on_padding, running_order, turned
 
 __all__ = ["States", "layered", "of_restarts", "run_part"]
 
@@ -34,9 +34,6 @@ RunOfPart = Callable[[Part, Tensor, States, PartIndex], ModelRun]
 
 MOST = 6
 """Restarts of one row, and rows, that are named."""
-
-TOGETHER = 256
-"""Ways to begin anew that are run together on the first row, to see which come close."""
 
 LARGEST = 65
 """Below so many steps a chunk is tried of several layers in two directions."""
@@ -78,14 +75,12 @@ def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
-    states = model.structure.cell.states
-    several = len(states) > 1
+    states = tuple(model.structure.cell.states)
     not_zero = any(
         bool(v.any()) for observation in shown for v in observation.inputs.initial.values()
     )
-    for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
-        if zero or not_zero:
-            yield _Kind(tuple(names), zero)
+    for names in dict.fromkeys((states, *((state,) for state in states))):
+        yield from (_Kind(names, zero) for zero in (True, False)[: 1 + not_zero])
 
 
 # one layer, or one direction: step by step -------------------------------------------------------
@@ -103,14 +98,11 @@ def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterat
 
 def _wiped(model: Model, observation: Observation) -> Schedule:
     """Where the output is zero in all units, and the reference's is not, (time, batch)."""
-    inputs = observation.inputs
-    nothing = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    inputs, output = observation.inputs, observation.output
     [right] = observation.simulator.run([model])
-    if right is None or observation.output is None:
-        return nothing
-    if right.output.shape != observation.output.shape:
-        return nothing
-    zero, usable = (observation.output == 0).all(-1), observation.usable("output").all(-1)
+    if right is None or output is None or right.output.shape != output.shape:
+        return torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    zero, usable = (output == 0).all(-1), observation.usable("output").all(-1)
     return zero & usable & (right.output != 0).any(-1)
 
 
@@ -121,7 +113,7 @@ def _after_wiped(
     schedules: list[list[Schedule]] = []
     for observation, mask in zip(shown, wiped, strict=True):
         schedule = _schedule(model, observation, kind, 0, mask)
-        after = mask.flip(0) if model.parts[-1][0].backward else mask
+        after = turned(mask, model.parts[-1][0].backward)
         if schedule is None or bool(schedule[0].any()) or not torch.equal(schedule[1:], after[:-1]):
             return
         schedules.append([schedule])
@@ -135,7 +127,7 @@ def _after_wiped(
             outcome = gives(observation)
             if outcome is None:
                 return None
-            last = mask[0 if model.parts[-1][0].backward else -1].unsqueeze(-1)
+            last = turned(mask, model.parts[-1][0].backward)[-1].unsqueeze(-1)
             final = {
                 name: torch.where(last, 0.0, value) if name in kind.states else value
                 for name, value in outcome.final.items()
@@ -222,10 +214,9 @@ def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterato
     # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
     # count; either direction also before its first step
     every = list(product(range(1, min(longest, LARGEST)), (1, 0, None), (False, True)))
-    for start in range(0, len(every), TOGETHER):
-        for how in _close(model, shown[0], every[start : start + TOGETHER], kind):
-            schedules = [_flags(model, observation.inputs, how) for observation in shown]
-            yield from _findings(model, shown, schedules, kind)
+    for how in _close(model, shown[0], every, kind):
+        schedules = [_flags(model, observation.inputs, how) for observation in shown]
+        yield from _findings(model, shown, schedules, kind)
 
 
 def _close(
