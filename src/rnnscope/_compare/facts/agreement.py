@@ -336,6 +336,4 @@ def _numbers(numbers: Sequence[int]) -> str:
     words: list[str] = []
     for run in runs:
         words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run))
-    if len(words) > MOST:
-        return f"{', '.join(words[:MOST])} and {len(words) - MOST} more"
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return first_few(words, MOST) if len(words) > MOST else enumerated(words)
