@@ -53,11 +53,13 @@ def _with_x(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:
 def _shifted(model: Model, shift: int, ends: str, what: str) -> Finding:
     count, when = abs(shift), "early" if shift > 0 else "late"
     index = f"t {'+' if shift > 0 else '-'} {count}"
+    nearest = f"min({index}, T - 1)" if shift > 0 else f"max({index}, 0)"
+    place = {"zeros": index, "around": f"({index}) % T", "held": nearest}[ends]
     words = Words(
         f"x is read {'one step' if count == 1 else f'{count} steps'} {when}: x[{index}] at step t, "
         f"{what}",
         "h_t is made from x_t.",
-        f"h = step(x[t], h)   # not x[{index}]",
+        f"h = step(x[t], h)   # not x[{place}]",
     )
     cause = Cause("read", when if ends == "zeros" else f"{when}_{ends}", "x")
     reads = partial(shifted, shift=shift, ends=ends)
