@@ -79,7 +79,9 @@ def _of_initial_rows(model: Model, shown: Sequence[Observation]) -> Iterator[Fin
         words = Words(
             f"every row starts from the {names} of row 0",
             "each row has its own initial state.",
-            f"{several[0]} = {several[0]}_0[layer, row]   # with the stride of a row",
+            "h = h_0[layer, row]   # with the stride of a row"
+            if several == states
+            else f"{several[0]} = {several[0]}_0[layer]   # of all rows",
         )
         yield _initial(model, "first_row", several, words, _first_row)
     if any(inputs.lengths is not None for inputs in calls):
