@@ -449,6 +449,24 @@ def test_what_is_read_in_place_of_x(kind: str, entering: Any, words: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("entering", "words"),
+    [
+        (lambda x: np.concatenate([x[2:], 0 * x[:2]]), "x is read 2 steps early: x[t + 2]"),
+        (lambda x: np.concatenate([x[:1], x[:1], x[:-2]]), "2 steps late: x[t - 2] at step t, the"),
+        (lambda x: x * np.float32(255), "x, or weight_ih_l0, is multiplied by 255"),
+    ],
+)
+def test_what_a_deep_layer_of_two_directions_reads_in_place_of_x(entering: Any, words: str) -> None:
+    """No single step tells its x."""
+    layer = layer_of("rnn", num_layers=2, bidirectional=True, size=0.3)
+    x, initial = drawn(layer)
+    numbers = recorded(Restated(layer), torch.from_numpy(entering(x.numpy())), initial)
+    verdict = rs.compare(numbers, layer, x, initial)
+    assert cause_of(verdict) in ("read", "scaled")
+    assert words in plain(verdict)
+
+
+@pytest.mark.parametrize(
     ("start", "words"),
     [
         (lambda s: s * np.float32(0.9), "h_0 is multiplied by 0.9"),

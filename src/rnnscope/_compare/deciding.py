@@ -30,7 +30,7 @@ from rnnscope._compare.facts import (
     wrong_rows,
 )
 from rnnscope._compare.facts.complete import explaining_mistakes
-from rnnscope._compare.facts.fitted import fitted_findings
+from rnnscope._compare.facts.numbers import fitted_findings
 from rnnscope._compare.facts.prepared import of_another_x
 from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference

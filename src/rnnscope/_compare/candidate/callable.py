@@ -37,8 +37,13 @@ from rnnscope._compare.candidate.quantised import (
 from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.returned import Answer
 from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
-from rnnscope._compare.facts.sensitivity import Calls, Numbers, another, without_influence
-from rnnscope._compare.facts.zeroed import agrees_at_zero
+from rnnscope._compare.facts.sensitivity import (
+    Calls,
+    Numbers,
+    agrees_at_zero,
+    another,
+    without_influence,
+)
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst

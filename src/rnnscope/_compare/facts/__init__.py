@@ -6,14 +6,15 @@ Leaves: a ``Finding`` that explains everything to rounding, and sentences on wha
 
 from rnnscope._compare.facts.agreement import (
     agrees_in_part,
+    all_equal,
     listed,
+    not_reached,
     what_is_plain,
     where_it_agrees,
     wrong_rows,
 )
 from rnnscope._compare.facts.beside import explained_beside
 from rnnscope._compare.facts.complete import explanations_by_facts
-from rnnscope._compare.facts.reach import all_equal, not_reached
 
 __all__ = [
     "agrees_in_part",

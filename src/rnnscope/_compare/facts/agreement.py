@@ -1,4 +1,4 @@
-"""Where the two agree, before why they do not: rows, times, units, halves, layers."""
+"""Where the two agree, before why they do not; and what the data did not reach."""
 
 from __future__ import annotations
 
@@ -9,13 +9,25 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.facts.cells import with_cells
-from rnnscope._compare.facts.reach import largest_state
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.steps import OpenedPart, opened_parts
 from rnnscope._layers.sequences import running_order, turned
 
-__all__ = ["agrees_in_part", "listed", "what_is_plain", "where_it_agrees", "wrong_rows"]
+__all__ = [
+    "agrees_in_part",
+    "all_equal",
+    "attained",
+    "enumerated",
+    "first_few",
+    "largest_state",
+    "listed",
+    "not_reached",
+    "what_is_plain",
+    "where_it_agrees",
+    "wrong_rows",
+]
 
 CLEAR = 10.0
 """How many times what rounding allows a difference must be before a place is said to be wrong and
@@ -23,6 +35,9 @@ others right."""
 
 MOST = 8
 """Numbers of rows, times and units that are named."""
+
+FAR = 3.0
+"""The magnitude from which on tanh(c) is nearly flat: what is cut off there shows nowhere else."""
 
 
 def where_it_agrees(model: Model, observation: Observation) -> tuple[str, ...]:
@@ -213,21 +228,79 @@ def _of_units(ratios: Tensor, steps: OpenedPart | None) -> Iterator[str]:
 
 def _limits(model: Model, observation: Observation) -> Iterator[str]:
     """A largest magnitude that several numbers have, and the reference exceeds."""
-    states = {name: [value] for name, value in observation.final.items()}
-    for name, value in observation.quantities.items():
-        if name in model.structure.cell.states:
-            states.setdefault(name, []).append(value)
-    if observation.output is not None:
-        states.setdefault("h", []).append(observation.output)
-    for name, values in states.items():
-        sizes = torch.cat([value.flatten() for value in values]).nan_to_num(0.0).abs()
-        largest = float(sizes.max()) if len(sizes) else 0.0
+    for name in model.structure.cell.states:
+        largest, count = attained([observation], name)
         right = largest_state(model, [observation], name)
-        if int((sizes == largest).sum()) >= 2 + (name == "h") and 0 < 1.01 * largest < right:
+        if count >= 2 + (name == "h") and 0 < 1.01 * largest < right:
             yield (
                 f"|{name}| never exceeds {largest:.6g}; that of {model.structure.kind} reaches "
                 f"{right:.3g}"
             )
+
+
+def attained(shown: Sequence[Observation], state: str) -> tuple[float, int]:
+    """The largest magnitude of a state in what was observed, and how many numbers have it."""
+    values: list[Tensor | None] = []
+    for observation in shown:
+        values += [observation.final.get(state), observation.quantities.get(state)]
+        values += [observation.output] if state == "h" else []
+    sizes = [value.flatten().nan_to_num(0.0).abs() for value in values if value is not None]
+    if not sizes or not any(map(len, sizes)):
+        return 0.0, 0
+    together = torch.cat(sizes)
+    return float(together.max()), int((together == together.max()).sum())
+
+
+# what the data did not reach --------------------------------------------------------------------
+
+
+def not_reached(model: Model, shown: Sequence[Observation]) -> tuple[str, ...]:
+    """What the caller's own data leave open: large cell states, sequences of unequal length."""
+    words = [
+        f"what happens where |{state}| exceeds {largest:.3g}"
+        for state in model.structure.cell.states
+        if state != "h" and (largest := largest_state(model, shown, state)) < FAR
+    ]
+    if all(observation.inputs.lengths is None for observation in shown):
+        words.append("sequences of unequal length")
+    return tuple(words)
+
+
+def largest_state(model: Model, shown: Sequence[Observation], state: str) -> float:
+    """The largest magnitude that a state has in the reference."""
+    largest = 0.0
+    for observation in shown:
+        [outcome] = Simulator(observation.inputs, (state,)).run([model])
+        values = None if outcome is None else outcome.steps.get(state)
+        if values is not None and values.numel():
+            largest = max(largest, float(values.nan_to_num(0.0).abs().max()))
+    return largest
+
+
+def all_equal(model: Model, shown: Sequence[Observation], given: bool) -> list[str]:
+    """Notes where every number of the weights, or of the caller's x, is the same: then no order of
+    anything shows."""
+    notes = []
+    matrices = [m for row in model.parts for p in row for m in (p.stored.ih, p.stored.hh)]
+    if all(map(_constant, matrices)) and any(m.numel() > 1 for m in matrices):
+        values = sorted({float(m.flatten()[0]) for m in matrices})
+        notes.append(
+            f"these data can tell nothing: all weights of the reference are equal "
+            f"({', '.join(f'{v:.3g}' for v in values)})"
+        )
+    if given and all(
+        observation.inputs.x.numel() > 1 and _constant(observation.inputs.x)
+        for observation in shown
+    ):
+        notes.append(
+            f"these data can tell nothing of order: all values of x are equal "
+            f"({float(shown[0].inputs.x.flatten()[0]):.3g})"
+        )
+    return notes
+
+
+def _constant(value: Tensor) -> bool:
+    return value.numel() > 0 and bool(torch.all(value == value.flatten()[0]))
 
 
 # words -------------------------------------------------------------------------------------------
@@ -237,6 +310,12 @@ def enumerated(names: Sequence[str]) -> str:
     """As "i, f and o"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def first_few(texts: Sequence[str], most: int, more: str = "more", separator: str = ", ") -> str:
+    """The first of some texts, and how many more there are."""
+    behind = f" and {len(texts) - most} {more}" if len(texts) > most else ""
+    return separator.join(texts[:most]) + behind
 
 
 def listed(noun: str, numbers: Sequence[int]) -> str:
@@ -257,6 +336,4 @@ def _numbers(numbers: Sequence[int]) -> str:
     words: list[str] = []
     for run in runs:
         words += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else list(map(str, run))
-    if len(words) > MOST:
-        return f"{', '.join(words[:MOST])} and {len(words) - MOST} more"
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return first_few(words, MOST) if len(words) > MOST else enumerated(words)

@@ -21,7 +21,7 @@ from rnnscope._compare.facts.clipped import of_clipping
 from rnnscope._compare.facts.complete import explaining_mistakes, findings_explaining, mistakes_of
 from rnnscope._compare.facts.ends import one_direction, without_zeros
 from rnnscope._compare.facts.entering import of_dropout_on_x
-from rnnscope._compare.facts.finding import left_by_model
+from rnnscope._compare.facts.finding import first_steps, left_by_model, runs_forward
 from rnnscope._compare.facts.parameters import of_parameters
 from rnnscope._compare.facts.returned import alike_but_for_output, of_handed_on, undone
 from rnnscope._compare.facts.solved import FIRST as FIRST_SOLVED
@@ -39,6 +39,11 @@ from rnnscope._compare.work import EFFORT, Account, counted, is_over
 __all__ = ["explained_beside"]
 
 Told = tuple[Cause, Words]
+Explained = tuple[tuple[Told, ...], float]
+"""What is said, and the largest difference that it leaves."""
+
+Mistaken = tuple[Cause, Model]
+"""A mistake with the model that has it."""
 
 WORK = 0.4
 """Work of all that is tried, relative to that of a search."""
@@ -83,7 +88,7 @@ class _Known:
 
 def explained_beside(
     model: Model, shown: Sequence[Observation], effort: float, parts: PartSearch
-) -> tuple[tuple[Told, ...], float] | None:
+) -> Explained | None:
     """What the numbers show together with mistakes, or two things that they show, that explain all
     of it to rounding, with what they leave; None where nothing does. ``parts``: of a search with
     the same model, what it has computed."""
@@ -114,8 +119,10 @@ def _told(causes: Iterable[Cause], model: Model) -> tuple[Told, ...]:
 def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> Iterator[_Known]:
     """What explains the data but for what else they may show; at first nothing."""
     yield _Known((), model, shown)
-    yield from _but_for_output(model, shown)
-    yield from _but_for_x(model, shown)
+    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
+    but_for_output = _but_for_output(model, shown, pairs)
+    for cause, changed in chain(but_for_output, _but_for_x(model, shown, pairs)):
+        yield _Known(_told([cause], model), changed, shown)
     for part in _parts_of_time(model, shown):
         if worst(model, part) <= 1:
             continue  # nothing shows there
@@ -132,31 +139,31 @@ def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> It
             yield _Known(_told([cause], model), changed, shown)
 
 
-def _but_for_output(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    first = few_steps(shown[0], SEVERAL if one_way else shown[0].inputs.steps, 1)
-    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
-    for k in alike_but_for_output([changed for _, changed in pairs], first)[:FEW]:
-        cause, changed = pairs[k]
-        yield _Known(_told([cause], model), changed, shown)
+def _but_for_output(
+    model: Model, shown: Sequence[Observation], pairs: Sequence[Mistaken]
+) -> Iterator[Mistaken]:
+    """The mistakes with which the output is the same but for what was done to it at last."""
+    first = first_steps(model, shown[0], SEVERAL, 1)
+    alike = alike_but_for_output([changed for _, changed in pairs], first)
+    yield from (pairs[k] for k in alike[:FEW])
 
 
-def _but_for_x(model: Model, shown: Sequence[Observation]) -> Iterator[_Known]:
+def _but_for_x(
+    model: Model, shown: Sequence[Observation], pairs: Sequence[Mistaken]
+) -> Iterator[Mistaken]:
     """The mistakes with which each step tells the x that it read."""
     fullest = max(shown, key=lambda observation: observation.fullness)
     begun, first = few_steps(fullest, 1, MOST_ROWS), few_steps(fullest, *FIRST_SOLVED)
-    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
     for cause, changed in pairs if may_be_solved(model) else ():
         if is_over():
             return
         if solved_x(changed, begun, 0) is not None and solved_x(changed, first) is not None:
-            yield _Known(_told([cause], model), changed, shown)
+            yield cause, changed
 
 
 def _parts_of_time(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Observation]]:
     """The first steps of all rows, where later ones do not reach back."""
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    for steps in FIRST if one_way else ():
+    for steps in FIRST if runs_forward(model) else ():
         cut = [few_steps(o, steps, o.inputs.batch) for o in shown if o.inputs.steps > steps]
         if cut and all(o.inputs.steps == steps for o in cut):
             yield cut
@@ -198,7 +205,7 @@ def _mistaken(
 # what is left is wrong in some rows alone --------------------------------------------------------
 
 
-def _of_rows(known: _Known, more: float) -> tuple[tuple[Told, ...], float] | None:
+def _of_rows(known: _Known, more: float) -> Explained | None:
     """A mistake in the rows that are left, where others agree."""
     wrong = [o for o in known.seen if worst(known.model, [o]) > 1]
     rows = [wrong_rows(known.model, observation) for observation in wrong]
@@ -220,49 +227,40 @@ def _of_rows(known: _Known, more: float) -> tuple[tuple[Told, ...], float] | Non
 # neither leaves anything as it is ----------------------------------------------------------------
 
 
-def _of_whole_runs(
-    model: Model, shown: Sequence[Observation]
-) -> tuple[tuple[Told, ...], float] | None:
+def _of_whole_runs(model: Model, shown: Sequence[Observation]) -> Explained | None:
     """A parameter that is another one, or a factor between layers, beside a mistake: those that
     come closest alone are tried with all others."""
-    findings = [
-        finding
-        for finding in chain(
-            of_dropout_on_x(model),
-            of_handed_on(model),
-            of_clipping(model, shown),
-            of_parameters(model),
-        )
-        if finding.model is not None
-    ]
+    every = chain(
+        of_dropout_on_x(model), of_handed_on(model), of_clipping(model, shown), of_parameters(model)
+    )
+    findings = [(f, f.model) for f in every if f.model is not None]
     mistakes = mistakes_of(model, shown, ())
     first = few_steps(shown[0], shown[0].inputs.steps, 1)
     if model.num_directions == 1:
         first = few_steps(shown[0], 2, MOST_ROWS)
-    by_facts = _nearest([f.model for f in findings if f.model is not None], first)
-    by_mistakes = _nearest([m for _, m in mistakes], first)
+    by_facts = _nearest([base for _, base in findings], first)
+    by_mistakes = _nearest([changed for _, changed in mistakes], first)
     pairs = [(f, c) for f in by_facts[:CLOSEST] for c in range(len(mistakes))]
     pairs += [(f, c) for f in by_facts[CLOSEST:] for c in by_mistakes[:CLOSEST]]
+    more = math.log10(max(1, len(pairs)))
     for start in range(0, len(pairs), TOGETHER):
         if is_over():
             return None
         chosen = [
             (f, c, changed)
             for f, c in pairs[start : start + TOGETHER]
-            if (base := findings[f].model) is not None
-            and (changed := applied(base, (mistakes[c][0],))) is not None
+            if (changed := applied(findings[f][1], (mistakes[c][0],))) is not None
         ]
         ratios = misfits([first], [m for _, _, m in chosen], [first.simulator]).worst.tolist()
         for (f, c, changed), ratio in zip(chosen, ratios, strict=True):
-            left = None
-            if ratio <= NEAR:
-                left = left_by_model(changed, shown, math.log10(len(pairs)))
-            if left is not None:
-                told = _told([mistakes[c][0]], model)
-                without = left_by_model(mistakes[c][1], shown, math.log10(len(pairs)))
-                if without is not None:
-                    return told, without  # the finding changes nothing beside that mistake
-                return ((findings[f].cause, findings[f].words), *told), left
+            left = left_by_model(changed, shown, more) if ratio <= NEAR else None
+            if left is None:
+                continue
+            (cause, mistaken), (finding, _) = mistakes[c], findings[f]
+            without = left_by_model(mistaken, shown, more)
+            if without is not None:
+                return _told([cause], model), without  # the finding changes nothing beside it
+            return ((finding.cause, finding.words), *_told([cause], model)), left
     return None
 
 

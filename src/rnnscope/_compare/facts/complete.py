@@ -6,27 +6,15 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from rnnscope._compare.evidence import differing
-from rnnscope._compare.facts.clipped import of_clipping
-from rnnscope._compare.facts.ends import of_ends
+from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
+from rnnscope._compare.facts.ends import of_ends, of_held_steps, of_lags
 from rnnscope._compare.facts.entering import of_entering
-from rnnscope._compare.facts.finals import of_finals
-from rnnscope._compare.facts.finding import Finding, confirmed_left
-from rnnscope._compare.facts.held import of_held_steps
-from rnnscope._compare.facts.initial import of_initial_rows
-from rnnscope._compare.facts.lagged import of_lags
-from rnnscope._compare.facts.laid import of_memory
-from rnnscope._compare.facts.parameters import of_parameters
-from rnnscope._compare.facts.places import of_places
+from rnnscope._compare.facts.finding import TOLD, Finding, confirmed_left, first_steps
+from rnnscope._compare.facts.parameters import of_memory, of_parameters
+from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
-from rnnscope._compare.facts.returned import (
-    of_dropout,
-    of_factors,
-    of_final_states,
-    of_functions,
-    of_halves,
-)
-from rnnscope._compare.facts.units import of_missing_units
+from rnnscope._compare.facts.returned import of_final_states, of_halves, of_numbers
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
@@ -45,9 +33,6 @@ __all__ = [
 
 TOGETHER = 32
 """Changed models that are run together on the first row, to see which come close."""
-
-TOLD = 2
-"""Numbers that differ, at least: one alone is explained by any number that is added to it."""
 
 OF_WEIGHTS = {"parameter", "unread"}
 """Causes that may stand in one layer or direction."""
@@ -69,7 +54,8 @@ def explanations_by_facts(
     scoped = {entry.name for entry in WEIGHTS} if names & OF_WEIGHTS else set[str]()
     if "places" in names:
         scoped.add("directions_order")
-    return explaining, bool(names) and _is_listed(model, shown, scoped)
+    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
+    return explaining, bool(names) and bool(explaining_mistakes(model, first, scoped))
 
 
 def findings_explaining(
@@ -79,8 +65,7 @@ def findings_explaining(
     decimal digits must be proved where many models were tried."""
     if differing(model, shown) < TOLD:
         return
-    one_way = model.num_directions == 1 and not model.parts[0][0].backward
-    first = few_steps(shown[0], FIRST if one_way else shown[0].inputs.steps, 1)
+    first = first_steps(model, shown[0], FIRST, 1)
     for kind in _kinds(model, shown):
         for finding in _close(kind, first):
             left = confirmed_left(finding, shown, more)
@@ -91,7 +76,7 @@ def findings_explaining(
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
     yield chain(of_halves(model, shown), of_ends(model, shown))
-    yield chain(of_factors(model, shown), of_functions(model, shown), of_dropout(model, shown))
+    yield of_numbers(model, shown)
     yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
     yield of_clipping(model, shown)
@@ -99,7 +84,6 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield chain(
         of_entering(model, shown),
         of_prepared(model, shown),
-        of_initial_rows(model, shown),
         of_final_states(model, shown),
     )
     yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))
@@ -121,13 +105,6 @@ def _ratios(models: Sequence[Model], first: Observation) -> list[float]:
         return [0.0] * len(models)
     ratios: list[float] = misfits([first], models, [first.simulator]).worst.tolist()
     return ratios
-
-
-def _is_listed(model: Model, shown: Sequence[Observation], scoped: Container[str]) -> bool:
-    """Whether one mistake of the catalogue explains what was observed: of those ``scoped`` one in
-    any layer and direction, else one that is the same in all."""
-    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
-    return bool(explaining_mistakes(model, first, scoped))
 
 
 def explaining_mistakes(

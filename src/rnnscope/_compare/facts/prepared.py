@@ -7,29 +7,119 @@ layer then reads that, and all data judge as of any other finding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from rnnscope._compare.confirmed import by_own_rounding
-from rnnscope._compare.facts.affine import ReadAs, fitted_affine, mean_within, shortest
-from rnnscope._compare.facts.agreement import listed
-from rnnscope._compare.facts.finding import Finding
-from rnnscope._compare.facts.other_steps import of_shifts, of_some_steps
+from rnnscope._compare.facts.agreement import first_few, listed
+from rnnscope._compare.facts.finding import Finding, entering
+from rnnscope._compare.facts.numbers import ReadAs, fitted_affine, mean_within, shortest
 from rnnscope._compare.facts.parameters import columns_left_out
-from rnnscope._compare.facts.preparations import PREPARATIONS
-from rnnscope._compare.facts.reading import Reading, Reads, reading_of, reads_as
+from rnnscope._compare.facts.preparations import PREPARATIONS, shifted
+from rnnscope._compare.facts.solved import SolvedX, solved_x
+from rnnscope._compare.mistakes import Words
+from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
-from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.model import Inputs, Model
+from rnnscope._compare.model.observed import Observation, few_steps
 
 __all__ = ["of_another_x", "of_prepared"]
 
+Reads = Callable[[Tensor], Tensor | None]
+"""A function of the whole x (time, batch, feature); None where it cannot be."""
+
+WORK = 4e8
+"""Products of least squares that are made once x is known to be what differs."""
+
+ROWS, STEPS = (2, 16), (4, 64)
+"""Rows and steps that are solved, at least and at most."""
+
+FINE, NEARLY = 0.1, 0.9
+"""Of how x varies so much may a number be off that is known; so many must be."""
+
+ROUNDINGS = 8
+"""Roundings that a number of x may be off by in any case."""
+
 SEVERAL = 4
-"""So many features are named one by one, or tried in place of one."""
+"""So many features, numbers or places are named one by one, or tried in place of one."""
+
+MOVED = (1, -1, 2, -2)
+"""Steps by which x may be read early, or late."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The x that was ``given``, whole, and what was solved of it."""
+
+    given: Tensor
+    solution: SolvedX
+    unit: float
+
+    @cached_property
+    def x(self) -> Tensor:
+        """Of the x that was given what was solved."""
+        return self.part(self.given)
+
+    def part(self, x: Tensor) -> Tensor:
+        """Of another whole x the same steps and rows."""
+        steps, rows = self.solution.x.shape[:2]
+        return x[:steps, :rows]
+
+    @cached_property
+    def error(self) -> Tensor:
+        """How far each number that was solved may be off, (time, batch, feature)."""
+        size = self.solution.x.abs().clamp_min(1)
+        return self.solution.error + ROUNDINGS * self.unit * size
+
+    def near(self, x: Tensor) -> Tensor:
+        """Where another x is what was solved, (time, batch, feature), and where none was."""
+        return ((x - self.solution.x).abs() <= self.error) | ~self.solution.solved.unsqueeze(-1)
+
+    @property
+    def tells_all(self) -> bool:
+        """Whether nearly every number that was solved is known much better than x varies: where
+        functions saturate, any x gives the same."""
+        known = self.error <= FINE * float(self.given.std())
+        return bool(known[self.solution.valid].double().mean() >= NEARLY)
+
+    def is_read_as(self, reads: Reads) -> bool:
+        """Whether a function of x gives all that was solved."""
+        x = reads(self.given)
+        if x is None or x.shape != self.given.shape:
+            return False
+        return bool(self.near(self.part(x)).all())
+
+    @cached_property
+    def digits(self) -> float:
+        """Decimal digits that a number which was measured may explain by itself."""
+        return -math.log10(self.unit)
+
+
+def reading_of(model: Model, observation: Observation) -> Reading | None:
+    """What was read in some first steps and rows; None where that cannot be told."""
+    inputs, structure = observation.inputs, model.structure
+    most = int(WORK / (structure.hidden_size * structure.input_size**2))
+    rows = max(ROWS[0], min(ROWS[1], inputs.batch, most // STEPS[0]))
+    seen = few_steps(observation, max(STEPS[0], min(STEPS[1], most // rows)), rows)
+    solution = solved_x(model, seen)
+    return None if solution is None else Reading(inputs.x, solution, observation.unit)
+
+
+def reads_as(
+    model: Model, cause: str, title: str, repair: str, reads: Reads, measured: float = 0.0
+) -> Finding:
+    """The finding that x is read as a function of x, ``measured`` digits of which were."""
+
+    def entered(inputs: Inputs) -> Inputs | None:
+        x = reads(inputs.x)
+        return None if x is None else replace(inputs, x=x)
+
+    words = Words(title, f"{model.structure.kind} reads x as it is.", repair)
+    return entering(model, Cause("prepared", cause, "x"), words, entered, measured)
 
 
 def of_prepared(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
@@ -37,7 +127,7 @@ def of_prepared(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
     reading = reading_of(model, max(shown, key=lambda observation: observation.fullness))
     if reading is None or bool(reading.near(reading.x).all()):
         return
-    for describe in (_of_preparations, _of_limits, of_shifts, _of_features, of_some_steps):
+    for describe in (_of_preparations, _of_limits, _of_ends, _of_features, _of_some_steps):
         findings = list(describe(model, reading))
         yield from findings
         if findings:
@@ -74,6 +164,102 @@ def _of_limits(model: Model, reading: Reading) -> Iterator[Finding]:
             repair = f"x = x   # not clipped at {where}"
             measured = reading.digits * sum(limit is not None for limit in limits)
             yield reads_as(model, "clipped", f"x is clipped at {where}", repair, reads, measured)
+
+
+# other steps -------------------------------------------------------------------------------------
+
+
+def _of_ends(model: Model, reading: Reading) -> Iterator[Finding]:
+    """X some steps early or late, with numbers in place of what is not there that x has nowhere."""
+    for shift in MOVED:
+        count, solution = abs(shift), reading.solution
+        if len(reading.given) <= count + 1:
+            continue
+        interior = reading.part(shifted(reading.given, shift, reading.given.new_tensor(torch.nan)))
+        missing = interior.isnan()
+        told = solution.solved.unsqueeze(-1) & ~missing
+        if not bool(told.any()) or not bool((reading.near(interior) | missing).all()):
+            continue
+        if shift > 0 and len(solution.x) < len(reading.given):
+            continue  # its end was not solved
+        place = slice(-count, None) if shift > 0 else slice(0, count)
+        if not bool(solution.solved[place].all()):
+            continue
+        when, step = "early" if shift > 0 else "late", f"x[t {'+' if shift > 0 else '-'} {count}]"
+        title = (
+            f"x is read {'one step' if count == 1 else f'{count} steps'} {when}: {step} at step t, "
+        )
+        for beyond, what in _beyond(solution.x[place], reading.error[place]):
+            reads = partial(_with_ends, shift=shift, ends=beyond)
+            if reading.is_read_as(reads):
+                words = f"{title}{what} at the {'end' if shift > 0 else 'start'}"
+                repair, measured = f"h = step(x[t], h)   # not {step}", beyond.numel()
+                yield reads_as(model, when, words, repair, reads, measured * reading.digits)
+
+
+def _beyond(of_rows: Tensor, error: Tensor) -> Iterator[tuple[Tensor, str]]:
+    """What stands where x has nothing, (step, row, feature), in words: alike in rows, or not."""
+    alike, near = _alike_in(of_rows, error), error.amin((0, 1))
+    pairs = zip(alike.tolist(), near.tolist(), strict=True)
+    short = alike.new_tensor([shortest(value, off) for value, off in pairs])
+    if bool(((of_rows - short).abs() <= error).all()):
+        yield short, f"{_listed_numbers(short)} in all rows"
+    yield of_rows, "numbers that your x has nowhere"
+
+
+def _alike_in(of_rows: Tensor, error: Tensor) -> Tensor:
+    """The mean of each feature over all else, of numbers that are known to some error."""
+    weight = error.flatten(0, -2) ** -2
+    return (weight * of_rows.flatten(0, -2)).sum(0) / weight.sum(0)
+
+
+def _with_ends(x: Tensor, shift: int, ends: Tensor) -> Tensor | None:
+    if ends.dim() > 1 and ends.shape[1:] != x.shape[1:]:
+        return None
+    return shifted(x, shift, ends)
+
+
+def _listed_numbers(values: Tensor) -> str:
+    hot = values.nonzero().flatten().tolist()
+    if len(hot) == 1 and float(values[hot[0]]) == 1 and len(values) > 1:
+        return f"1 in feature {hot[0]}, else 0,"
+    numbers = [f"{value:.4g}" for value in values[:SEVERAL].tolist()]
+    return f"({', '.join(numbers)}{', ...' if len(values) > SEVERAL else ''})"
+
+
+def _of_some_steps(model: Model, reading: Reading) -> Iterator[Finding]:
+    """Some steps of x alone that are zero, or others."""
+    away = ~reading.near(reading.x).all(-1)
+    some = away.nonzero().tolist()
+    if not some or 2 * len(some) > away.numel():
+        return
+    times = sorted({t for t, _ in some})
+    rows = reading.given.shape[1]
+    everywhere = len(some) == len(times) * away.shape[1] and away.shape[1] == rows
+    digits = (len(times) if everywhere else len(some)) * math.log10(2 * away.numel())
+    places = first_few([f"time {t} of row {b}" for t, b in some], SEVERAL)
+    where = f"at {listed('time', times) if everywhere else places}"
+    shape = reading.given.shape
+
+    def replaced(x: Tensor, by: Tensor) -> Tensor | None:
+        if not everywhere and x.shape != shape:
+            return None
+        places = torch.zeros(x.shape[:2], dtype=torch.bool, device="cpu")
+        for t, b in some:
+            places[t : t + 1, slice(None) if everywhere else b] = True
+        return torch.where(places.unsqueeze(-1), by, x)
+
+    repair = "x[t]   # at every step its own"
+    zeros = partial(replaced, by=reading.given.new_zeros(()))
+    if reading.is_read_as(zeros):
+        yield reads_as(model, "zeroed", f"x is zero {where}", repair, zeros, digits)
+        return
+    alike = _alike_in(reading.solution.x[away], reading.error[away])
+    same = partial(replaced, by=alike)
+    if reading.is_read_as(same):
+        title = f"x is {_listed_numbers(alike)} {where}"
+        measured = digits + len(alike) * reading.digits
+        yield reads_as(model, "replaced", title, repair, same, measured)
 
 
 # features ----------------------------------------------------------------------------------------
@@ -163,10 +349,9 @@ def _in_words(columns: Sequence[ReadAs]) -> tuple[str, str, str]:
         return f"{which} of x {'is' if len(changed) == 1 else 'are'} zero", "zeroed", ""
     parts = [
         f"feature {j} as {c.words('x' if c.source == j else f'feature {c.source}')}"
-        for j, c in changed[:SEVERAL]
+        for j, c in changed
     ]
-    more = f" and {len(changed) - SEVERAL} more" if len(changed) > SEVERAL else ""
-    return f"x is read with {', '.join(parts)}{more}", "affine", ""
+    return f"x is read with {first_few(parts, SEVERAL)}", "affine", ""
 
 
 # nothing that is known ---------------------------------------------------------------------------

@@ -6,31 +6,34 @@ state is set to zero, or to what was given, and only if that gives the output it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.facts.agreement import listed
-from rnnscope._compare.facts.finding import Finding, Gives
-from rnnscope._compare.facts.layered import States, layered, run_part
+from rnnscope._compare.facts.agreement import first_few, listed
+from rnnscope._compare.facts.finding import Finding, Gives, of_each_call
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, some_rows
-from rnnscope._compare.model.run import ModelRun
+from rnnscope._compare.model.run import Job, ModelRun, run_jobs
+from rnnscope._compare.model.simulate import joined
 from rnnscope._compare.search.trials import NEAR
-from rnnscope._layers.sequences import keep_on_padding, running_order
+from rnnscope._layers.sequences import keep_on_padding, running_order, turned
 
-__all__ = ["of_restarts"]
+__all__ = ["States", "layered", "of_restarts", "run_part"]
+
+States = Mapping[str, Tensor]
+"""Each state, (batch, unit)."""
+
+RunOfPart = Callable[[Part, Tensor, States, PartIndex], ModelRun]
+"""Of a part, what it reads, (time, batch, feature), where it starts, and its place."""
 
 MOST = 6
 """Restarts of one row, and rows, that are named."""
-
-TOGETHER = 256
-"""Ways to begin anew that are run together on the first row, to see which come close."""
 
 LARGEST = 65
 """Below so many steps a chunk is tried of several layers in two directions."""
@@ -72,14 +75,12 @@ def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
-    states = model.structure.cell.states
-    several = len(states) > 1
+    states = tuple(model.structure.cell.states)
     not_zero = any(
         bool(v.any()) for observation in shown for v in observation.inputs.initial.values()
     )
-    for names, zero in product((states, *((s,) for s in states if several)), (True, False)):
-        if zero or not_zero:
-            yield _Kind(tuple(names), zero)
+    for names in dict.fromkeys((states, *((state,) for state in states))):
+        yield from (_Kind(names, zero) for zero in (True, False)[: 1 + not_zero])
 
 
 # one layer, or one direction: step by step -------------------------------------------------------
@@ -88,26 +89,20 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[_Kind]:
 def _followed(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterator[Finding]:
     schedules: list[list[Schedule]] = []
     for observation in shown:
-        directions = []
-        for d in range(model.num_directions):
-            schedule = _schedule(model, observation, kind, d)
-            if schedule is None:
-                return
-            directions.append(schedule)
-        schedules.append(directions)
+        directions = [_schedule(model, observation, kind, d) for d in range(model.num_directions)]
+        schedules.append([schedule for schedule in directions if schedule is not None])
+        if len(schedules[-1]) < model.num_directions:
+            return
     yield from _findings(model, shown, schedules, kind)
 
 
 def _wiped(model: Model, observation: Observation) -> Schedule:
     """Where the output is zero in all units, and the reference's is not, (time, batch)."""
-    inputs = observation.inputs
-    nothing = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    inputs, output = observation.inputs, observation.output
     [right] = observation.simulator.run([model])
-    if right is None or observation.output is None:
-        return nothing
-    if right.output.shape != observation.output.shape:
-        return nothing
-    zero, usable = (observation.output == 0).all(-1), observation.usable("output").all(-1)
+    if right is None or output is None or right.output.shape != output.shape:
+        return torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
+    zero, usable = (output == 0).all(-1), observation.usable("output").all(-1)
     return zero & usable & (right.output != 0).any(-1)
 
 
@@ -118,28 +113,29 @@ def _after_wiped(
     schedules: list[list[Schedule]] = []
     for observation, mask in zip(shown, wiped, strict=True):
         schedule = _schedule(model, observation, kind, 0, mask)
-        after = mask.flip(0) if model.parts[-1][0].backward else mask
+        after = turned(mask, model.parts[-1][0].backward)
         if schedule is None or bool(schedule[0].any()) or not torch.equal(schedule[1:], after[:-1]):
             return
         schedules.append([schedule])
-    masks = {id(one.inputs): mask for one, mask in zip(shown, wiped, strict=True)}
     for finding in _findings(model, shown, schedules, kind):
         gives = finding.gives
         assert gives is not None, "it depends on the call"
 
-        def zeroed(observation: Observation, gives: Gives = gives) -> Outcome | None:
-            outcome, mask = gives(observation), masks[id(observation.inputs)]
+        def zeroed(
+            observation: Observation, mask: Schedule, gives: Gives = gives
+        ) -> Outcome | None:
+            outcome = gives(observation)
             if outcome is None:
                 return None
+            last = turned(mask, model.parts[-1][0].backward)[-1].unsqueeze(-1)
+            final = {
+                name: torch.where(last, 0.0, value) if name in kind.states else value
+                for name, value in outcome.final.items()
+            }
             output = torch.where(mask.unsqueeze(-1), 0.0, outcome.output)
-            last = mask[0 if model.parts[-1][0].backward else -1].unsqueeze(-1)
-            final = dict(outcome.final)
-            for name in kind.states:
-                final[name] = torch.where(last, 0.0, final[name])
             return replace(outcome, output=output, final=final)
 
-        k = next(k for k, mask in enumerate(wiped) if bool(mask.any()))
-        where, _ = _places(model, [wiped[k]], "at")
+        where, _ = _places(model, [next(mask for mask in wiped if bool(mask.any()))], "at")
         names = " and ".join(kind.states)
         words = Words(
             f"{names} {'is' if len(kind.states) == 1 else 'are'} set to zero after a step, and "
@@ -149,7 +145,7 @@ def _after_wiped(
             f"returned.",
             "outputs.append(h); h = h * (1 - done)",
         )
-        yield replace(finding, words=words, gives=zeroed)
+        yield replace(finding, words=words, gives=of_each_call(shown, wiped, zeroed))
 
 
 def _schedule(
@@ -161,29 +157,31 @@ def _schedule(
     if observation.output is None or observation.output.shape[-1] != size * model.num_directions:
         return None
     half = slice(d * size, (d + 1) * size)
-    half_output, usable = observation.output[..., half], observation.usable("output")[..., half]
-    usable = usable if wiped is None else usable & ~wiped.unsqueeze(-1)
+    seen, unseen = observation.output[..., half], ~observation.usable("output")[..., half]
+    unseen = unseen if wiped is None else unseen | wiped.unsqueeze(-1)
+
+    def agrees(output: Tensor, t: int) -> Tensor:
+        near = distance(output, seen[t]) <= observation.allowed["output"][t]
+        return (near | unseen[t]).all(-1)
+
     parts = [row[d] for row in model.parts]
-    begins: list[States] = [
+    states: Sequence[States] = [
         {name: value[layer, d] for name, value in inputs.initial.items()}
         for layer in range(model.num_layers)
     ]
-    fresh = [kind.start(begin) for begin in begins]
-    states: Sequence[States] = begins
+    fresh = [kind.start(begin) for begin in states]
+    backward = parts[-1].backward
     anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
-    for k, t in enumerate(running_order(range(inputs.steps), parts[-1].backward)):
+    for k, t in enumerate(running_order(range(inputs.steps), backward)):
         real = None if observation.valid is None else observation.valid[t, :, 0]
-        near = observation.allowed["output"][t]
         output, after = _step(parts, inputs.x[t], states, real)
-        good = ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)
+        good = agrees(output, t)
         if wiped is not None and k:
-            good = good & ~wiped[t + 1 if parts[-1].backward else t - 1]
+            good = good & ~wiped[t + 1 if backward else t - 1]
         if not bool(good.all()):
             changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
             output, begun_anew = _step(parts, inputs.x[t], changed, real)
-            if not bool(
-                (good | ((distance(output, half_output[t]) <= near) | ~usable[t]).all(-1)).all()
-            ):
+            if not bool((good | agrees(output, t)).all()):
                 return None
             anew[k] = ~good
             after = [
@@ -216,10 +214,9 @@ def _chunked(model: Model, shown: Sequence[Observation], kind: _Kind) -> Iterato
     # the reverse direction may begin anew where a chunk ends, where it starts, or by its own
     # count; either direction also before its first step
     every = list(product(range(1, min(longest, LARGEST)), (1, 0, None), (False, True)))
-    for start in range(0, len(every), TOGETHER):
-        for how in _close(model, shown[0], every[start : start + TOGETHER], kind):
-            schedules = [_flags(model, observation.inputs, how) for observation in shown]
-            yield from _findings(model, shown, schedules, kind)
+    for how in _close(model, shown[0], every, kind):
+        schedules = [_flags(model, observation.inputs, how) for observation in shown]
+        yield from _findings(model, shown, schedules, kind)
 
 
 def _close(
@@ -274,15 +271,14 @@ def _findings(
         return
     if any(all(bool(flag[1:].all()) for flag in flags) for flags in by_direction):
         return  # never carried, which is another mistake
-    by_inputs = {id(observation.inputs): s for observation, s in zip(shown, schedules, strict=True)}
 
-    def gives(observation: Observation) -> Outcome | None:
-        inputs, names = observation.inputs, observation.simulator.names
-        return _run(model, inputs, names, by_inputs[id(inputs)], kind)
+    def beginning_anew(observation: Observation, of_call: Sequence[Schedule]) -> Outcome:
+        return _run(model, observation.inputs, observation.simulator.names, of_call, kind)
 
-    some = next(k for k, s in enumerate(schedules) if any(bool(flag.any()) for flag in s))
+    some = next(of_call for of_call in schedules if any(bool(flag.any()) for flag in of_call))
     cause = Cause("begins_anew", "".join(kind.states) + ("" if kind.zero else "_0"))
-    yield Finding(cause, _words(model, schedules[some], kind), gives=gives)
+    gives = of_each_call(shown, schedules, beginning_anew)
+    yield Finding(cause, _words(model, some, kind), gives=gives)
 
 
 def _run(
@@ -320,6 +316,36 @@ def _run(
         )
 
     return layered(model, inputs, pieces)
+
+
+def run_part(
+    part: Part, x: Tensor, initial: States, lengths: Tensor | None, names: Sequence[str] = ()
+) -> ModelRun:
+    """A part's run, with the quantities of each step that are named."""
+    with torch.inference_mode():
+        [run] = run_jobs([Job(part, x, initial, ())], lengths, False, names)
+    return run
+
+
+def layered(model: Model, inputs: Inputs, run: RunOfPart) -> Outcome:
+    """What the reference's layers return if each part is run like this, one after the other."""
+    flow = inputs.x
+    runs: list[list[ModelRun]] = []
+    for layer, row in enumerate(model.parts):
+        begins = ({n: v[layer, d] for n, v in inputs.initial.items()} for d in range(len(row)))
+        parts = enumerate(zip(row, begins, strict=True))
+        runs.append([run(part, flow, begin, (layer, d)) for d, (part, begin) in parts])
+        after = joined(model, layer, [ran.emitted for ran in runs[-1]], flow)
+        assert after is not None, "the reference adds nothing to what a layer hands on"
+        flow = after
+
+    def stacked(numbers: Callable[[ModelRun], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {
+            name: torch.stack([torch.stack([numbers(ran)[name] for ran in row]) for row in runs])
+            for name in numbers(runs[0][0])
+        }
+
+    return Outcome(flow, stacked(lambda ran: ran.final), steps=stacked(lambda ran: ran.steps))
 
 
 # in words ----------------------------------------------------------------------------------------
@@ -368,8 +394,7 @@ def _places(
                 for row, times in rows.items()
                 if times
             ]
-    more = f" and {len(texts) - MOST} more rows" if len(texts) > MOST else ""
-    return ", ".join(texts[:MOST]) + more, regular
+    return first_few(texts, MOST, "more rows"), regular
 
 
 def _times(times: Sequence[int], backward: bool, side_of: str) -> str:

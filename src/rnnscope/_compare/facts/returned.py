@@ -5,44 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import add, mul
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.facts.finding import Finding
+from rnnscope._compare.facts.finding import Finding, leaving, returning
+from rnnscope._compare.facts.numbers import KEPT, few_digits, measured_numbers, why
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation
 
 __all__ = [
-    "DIGITS",
-    "KEPT",
     "alike_but_for_output",
-    "few_digits",
-    "of_dropout",
-    "of_factors",
     "of_final_states",
-    "of_functions",
     "of_halves",
     "of_handed_on",
+    "of_numbers",
     "undone",
-    "why",
 ]
 
 Laid = Callable[[Tensor], Tensor]
 
-DIGITS = 1e-5
-"""Up to this relative difference a factor is taken for a number of few digits."""
-
-ROUGH = 3e-3
-"""Up to this one it is tried first: numbers of few decimals tell a factor no better."""
-
 ENOUGH = 4
 """Numbers from which on a factor or a constant is read off."""
-
-KEPT = tuple(k / 100 for k in (95, 90, 85, 80, 75, 70, 65, 60, 50, 40, 30, 25, 20, 10, 5))
-"""Shares of numbers that dropout usually keeps: one minus its p."""
 
 FUNCTIONS: dict[str, Laid] = {
     "tanh": torch.tanh,
@@ -69,20 +56,6 @@ INVERSES: dict[str, Laid] = {
     "softsign": lambda value: value / (1 - value.abs()),
 }
 """Those that can be undone."""
-
-
-def _on_output(model: Model, token: str, of: Laid, final: bool) -> Model:
-    """The model with a function on its output, and with ``final`` on the last layer's h_n too."""
-
-    def leave(outcome: Outcome, _: Inputs) -> Outcome:
-        states = dict(outcome.final)
-        if final and "h" in states:
-            h = states["h"].clone()
-            h[-1] = of(h[-1])
-            states["h"] = h
-        return replace(outcome, output=of(outcome.output), final=states)
-
-    return model.adding("leave", Change(("on output", token, final), leave))
 
 
 def _pairs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor] | None:
@@ -128,11 +101,22 @@ def alike_but_for_output(models: Sequence[Model], observation: Observation) -> l
 
 def _alike(numbers: Tensor, right: Tensor, observation: Observation) -> bool:
     """Whether two are the same but for a factor or a constant."""
-    square = float(right @ right)
-    if square == 0 or len(right) < ENOUGH:
+    if len(right) < ENOUGH or not bool(right.any()):
         return False
-    scaled, moved = right * (numbers @ right / square), right + (numbers - right).mean()
+    scaled, moved = right * _factor(numbers, right), right + (numbers - right).mean()
     return any(_close(numbers, expected, [observation]) for expected in (scaled, moved))
+
+
+def _factor(numbers: Tensor, right: Tensor) -> float:
+    """The factor between two that leaves the least squares; 0 where there is none."""
+    square = float(right @ right)
+    return float(numbers @ right) / square if square else 0.0
+
+
+def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
+    """Whether two are the same but for what may still be rounding."""
+    unit = max(observation.unit for observation in shown)
+    return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
 
 
 def undone(finding: Finding, shown: Sequence[Observation]) -> list[list[Observation]]:
@@ -175,111 +159,83 @@ def _before(before: Laid, observation: Observation, name: str) -> Observation | 
     return replace(observation, final={**observation.final, "h": whole}, allowed=allowed)
 
 
-# a factor, a constant --------------------------------------------------------------------------
+# a factor, a constant, a function ---------------------------------------------------------------
 
 
-def of_factors(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
-    """The output times a number, or plus one; or what a layer below hands on."""
-    pairs = _pairs(model, shown)
-    if pairs is not None:
-        numbers, right = pairs
-        square = float(right @ right)
-        factor = float(numbers @ right) / square if square else 0.0
-        if factor not in (0.0, 1.0) and _close(numbers, factor * right, shown):
-            yield from _scaled(model, factor)
-        constant = float((numbers - right).mean())
-        if _close(numbers, right + constant, shown):
-            yield from _moved(model, constant)
+def of_numbers(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+    """The output times a number, plus one, or through one more function; some of it zero and the
+    rest times a number; or times a number what a layer below hands on."""
+    pairs, kind = _pairs(model, shown), model.structure.kind
+    if pairs is None:
+        yield from of_handed_on(model)
+        return
+    numbers, right = pairs
+    factor, constant = _factor(numbers, right), float((numbers - right).mean())
+    if factor not in (0.0, 1.0) and _close(numbers, factor * right, shown):
+        for number in measured_numbers(factor, 1.0):
+            words = Words(
+                f"the output is multiplied by {number:.6g}{why(number)}",
+                f"every number of the output is {number:.6g} times that of {kind}.",
+                "return output   # in evaluation nothing is dropped, and nothing scaled",
+            )
+            cause = Cause("scaled", f"{number:.6g}")
+            yield from _through(model, cause, words, partial(mul, number))
+    if _close(numbers, right + constant, shown):
+        for number in measured_numbers(constant, 0.0):
+            words = Words(
+                f"{number:.6g} is added to the output",
+                f"every number of the output is that of {kind} plus {number:.6g}.",
+                "return output",
+            )
+            yield from _through(model, Cause("moved", f"{number:.6g}"), words, partial(add, number))
     yield from of_handed_on(model)
+    for name, function in FUNCTIONS.items():
+        words = Words(
+            f"{name} is applied to the output",
+            f"{kind} returns h itself.",
+            f"return output   # without {name}",
+        )
+        if name == "cumsum":
+            words = Words(
+                "the outputs are summed up over time",
+                "output[t] is h after step t alone.",
+                "output[t] = h   # not output[t - 1] + h, nor +=",
+            )
+        yield from _through(model, Cause("function_on_top", name), words, function)
+    yield from _of_dropout(model, shown, numbers, right)
+
+
+def _through(model: Model, cause: Cause, words: Words, of: Laid) -> Iterator[Finding]:
+    """The output through a function: alone, or the last layer's h_n too."""
+
+    def output(outcome: Outcome, _: Inputs) -> Outcome:
+        return replace(outcome, output=of(outcome.output))
+
+    def both(outcome: Outcome, inputs: Inputs) -> Outcome:
+        return _on_finals(output(outcome, inputs), inputs, of, alone=True)
+
+    yield leaving(model, cause, words, output)
+    yield leaving(model, cause, words, both)
 
 
 def of_handed_on(model: Model) -> Iterator[Finding]:
     """What a layer below hands on times a number that dropout has."""
     for layer in range(model.num_layers - 1):
-        for kept in KEPT:
-            for factor in (kept, 1 / kept):
-                yield _handed_on(model, layer, factor)
+        for factor in (factor for kept in KEPT for factor in (kept, 1 / kept)):
+            words = Words(
+                f"what is handed to the layer above is multiplied by {factor:.6g}{why(factor)}",
+                f"layer {layer + 1} reads the output of layer {layer} as it is.",
+                "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
+            )
+            change = Change(("handed on", layer, factor), partial(mul, factor))
+            changed = model.adding("joins", change, layer)
+            yield Finding(Cause("scaled", f"{factor:.6g}", layer=layer), words, changed)
 
 
-def _close(numbers: Tensor, expected: Tensor, shown: Sequence[Observation]) -> bool:
-    """Whether two are the same but for what may still be rounding."""
-    unit = max(observation.unit for observation in shown)
-    return bool(((numbers - expected).abs() <= 1e4 * unit * expected.abs().clamp_min(1)).all())
-
-
-def few_digits(value: float, within: float = DIGITS) -> float:
-    """A number of few digits, where it is one but for rounding, relative to it."""
-    for digits in range(5):
-        near = round(value, digits)
-        if near and abs(near - value) <= within * abs(value):
-            return near
-    for whole in range(2, 11):
-        near = round(value * whole) / whole
-        if near and abs(near - value) <= within * abs(value):
-            return near
-    return next((1 / k for k in KEPT if abs(1 / k - value) <= within * value), value)
-
-
-def measured_numbers(value: float) -> list[float]:
-    """What a number that was measured may be, that of the fewest digits first: of coarse numbers it
-    is off by more. Each is judged by all numbers; 0 and 1 change nothing that was seen."""
-    numbers = (few_digits(value, ROUGH), few_digits(value), value)
-    return [number for number in dict.fromkeys(numbers) if number not in (0.0, 1.0)]
-
-
-def why(factor: float) -> str:
-    """What such a factor may come from."""
-    kept = [k for k in KEPT if abs(1 / k - factor) <= DIGITS * factor]
-    if kept:
-        return f" (it may be 1 / (1 - p) of dropout with p = {1 - kept[0]:.3g}, left on)"
-    if any(abs(k - factor) <= DIGITS for k in KEPT):
-        return f" (it may be 1 - p of dropout with p = {1 - factor:.3g})"
-    return ""
-
-
-def _scaled(model: Model, exactly: float) -> Iterator[Finding]:
-    kind = model.structure.kind
-    for factor in measured_numbers(exactly):
-        words = Words(
-            f"the output is multiplied by {factor:.6g}{why(factor)}",
-            f"every number of the output is {factor:.6g} times that of {kind}.",
-            "return output   # in evaluation nothing is dropped, and nothing scaled",
-        )
-        for final in (False, True):
-            changed = _on_output(model, f"* {factor!r}", _times(factor), final)
-            yield Finding(Cause("scaled", f"{factor:.6g}"), words, changed)
-
-
-def _moved(model: Model, exactly: float) -> Iterator[Finding]:
-    kind = model.structure.kind
-    for constant in measured_numbers(exactly):
-        words = Words(
-            f"{constant:.6g} is added to the output",
-            f"every number of the output is that of {kind} plus {constant:.6g}.",
-            "return output",
-        )
-        for final in (False, True):
-            changed = _on_output(model, f"+ {constant!r}", _plus(constant), final)
-            yield Finding(Cause("moved", f"{constant:.6g}"), words, changed)
-
-
-def _handed_on(model: Model, layer: int, factor: float) -> Finding:
-    words = Words(
-        f"what is handed to the layer above is multiplied by {factor:.6g}{why(factor)}",
-        f"layer {layer + 1} reads the output of layer {layer} as it is.",
-        "x = outputs   # in evaluation nothing is dropped, and nothing scaled",
-    )
-    change = Change(("handed on", layer, factor), lambda value: value * factor)
-    changed = model.adding("joins", change, layer)
-    return Finding(Cause("scaled", f"{factor:.6g}", layer=layer), words, changed)
-
-
-def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
+def _of_dropout(
+    model: Model, shown: Sequence[Observation], numbers: Tensor, right: Tensor
+) -> Iterator[Finding]:
     """Numbers of the output that are zero, all others times one number."""
-    pairs = _pairs(model, shown)
-    if pairs is None:
-        return
-    numbers, right = pairs
     kept = numbers != 0
     share = float(kept.double().mean())
     zeros = [
@@ -291,15 +247,13 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     partly = any(bool((half.any(-1) & ~half.all(-1)).any()) for half in zeros)
     if not 0.02 < share < 0.98 or int(kept.sum()) < 12 or not partly:
         return
-    square = float(right[kept] @ right[kept])
-    factor = float(numbers[kept] @ right[kept]) / square if square else 0.0
-    if not _close(numbers[kept], factor * right[kept], shown):
+    exactly = _factor(numbers[kept], right[kept])
+    if not _close(numbers[kept], exactly * right[kept], shown):
         return
-    factor = few_digits(factor)
+    factor = few_digits(exactly)
 
-    def gives(observation: Observation) -> Outcome | None:
-        [outcome] = observation.simulator.run([model])
-        if outcome is None or observation.output is None:
+    def dropped(outcome: Outcome, observation: Observation) -> Outcome | None:
+        if observation.output is None:
             return None
         return replace(outcome, output=outcome.output * factor * (observation.output != 0))
 
@@ -311,40 +265,11 @@ def of_dropout(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
             "dropout was active when the numbers were made.",
             "model.eval()   # before they are recorded",
         )
-    yield Finding(Cause("dropped", f"{factor:.6g}"), words, gives=gives, scale=max(1.0, factor))
+    cause = Cause("dropped", f"{factor:.6g}")
+    yield Finding(cause, words, gives=returning(model, dropped), scale=max(1.0, factor))
 
 
-def _times(factor: float) -> Laid:
-    return lambda value: value * factor
-
-
-def _plus(constant: float) -> Laid:
-    return lambda value: value + constant
-
-
-# a function on top -----------------------------------------------------------------------------
-
-
-def of_functions(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
-    """The output through one more function."""
-    pairs = _pairs(model, shown)
-    if pairs is None:
-        return
-    for name, function in FUNCTIONS.items():
-        words = Words(
-            f"{name} is applied to the output",
-            f"{model.structure.kind} returns h itself.",
-            f"return output   # without {name}",
-        )
-        if name == "cumsum":
-            words = Words(
-                "the outputs are summed up over time",
-                "output[t] is h after step t alone.",
-                "output[t] = h   # not output[t - 1] + h, nor +=",
-            )
-        for final in (False, True):
-            changed = _on_output(model, name, function, final)
-            yield Finding(Cause("function_on_top", name), words, changed)
+# final states ------------------------------------------------------------------------------------
 
 
 def of_final_states(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
@@ -357,18 +282,16 @@ def of_final_states(model: Model, shown: Sequence[Observation]) -> Iterator[Find
             f"{name} is applied to h_n", f"{kind} returns h itself.", f"h_n = h   # without {name}"
         )
         for alone in (False, True):
-            change = Change(("on h_n", name, alone), partial(_on_finals, of=function, alone=alone))
-            yield Finding(
-                Cause("function_on_top", name, "h_n"), words, model.adding("leave", change)
-            )
+            changed = partial(_on_finals, of=function, alone=alone)
+            yield leaving(model, Cause("function_on_top", name, "h_n"), words, changed)
     for name, function in POOLED.items():
         words = Words(
             f"h_n is the {name} of the outputs of all steps",
             f"h_n of {kind} is h after the last step.",
             "h_n = h   # after the loop",
         )
-        change = Change(("pooled", name), partial(_pooled, of=function))
-        yield Finding(Cause("pooled", name, "h_n"), words, model.adding("leave", change))
+        pooled = partial(_pooled, of=function)
+        yield leaving(model, Cause("pooled", name, "h_n"), words, pooled)
 
 
 def _on_finals(outcome: Outcome, _: Inputs, of: Laid, alone: bool) -> Outcome:
