@@ -5,7 +5,6 @@ A new mistake is one ``Entry`` in one of the tuples joined here.
 
 from collections.abc import Iterable, Sequence
 
-from rnnscope._compare.mistakes.between import BETWEEN
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Changed, Entry, Words
 from rnnscope._compare.mistakes.equations import EQUATIONS
@@ -38,7 +37,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Equations": (*EQUATIONS, *UPDATES, *LIMITS),
     "States": STATES,
     "Time, batch and padding": TIME,
-    "Directions, layers and outputs": (*WIRING, *BETWEEN),
+    "Directions, layers and outputs": WIRING,
     "What is returned": RETURNED,
 }
 """The entries as the page has them."""
