@@ -6,7 +6,7 @@ A new mistake is one ``Entry`` in one of the tuples joined here.
 from collections.abc import Iterable, Sequence
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Changed, Entry, Words
+from rnnscope._compare.mistakes.entry import Changed, Entry
 from rnnscope._compare.mistakes.equations import EQUATIONS
 from rnnscope._compare.mistakes.gates import UPDATES
 from rnnscope._compare.mistakes.layers import WIRING
@@ -16,6 +16,7 @@ from rnnscope._compare.mistakes.states import STATES
 from rnnscope._compare.mistakes.stored import STORED
 from rnnscope._compare.mistakes.time import TIME
 from rnnscope._compare.mistakes.weights import WEIGHTS
+from rnnscope._compare.mistakes.words import Words
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.work import spend

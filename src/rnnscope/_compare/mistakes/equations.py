@@ -6,8 +6,9 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import LINES, Entry, Words, changed_cell, declared
+from rnnscope._compare.mistakes.entry import Entry, changed_cell
 from rnnscope._compare.mistakes.weights import forget_gates
+from rnnscope._compare.mistakes.words import LINES, Words, declared
 from rnnscope._compare.model.model import Model, Part
 from rnnscope.cells.algebra import (
     Apply,
@@ -352,11 +353,10 @@ def _unapplied_facts(cause: Cause, model: Model) -> dict[str, object]:
     function = model.first.cell.equations[gates[0]]
     assert isinstance(function, Apply), "gates that are chosen are functions"
     several = len(gates) > 1
+    are = "are recorded before their functions" if several else "is recorded before its function"
     return {
         "names": ", ".join(gates),
-        "are": "are recorded before their functions"
-        if several
-        else "is recorded before its function",
+        "are": are,
         "these": "these are" if several else "this is",
         "arguments": ", ".join(f"{name}_pre" for name in gates),
         "line": f"{gates[0]} = {function.name}(a_{gates[0]})",

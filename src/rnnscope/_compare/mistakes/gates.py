@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import LINES, Entry, declared
+from rnnscope._compare.mistakes.entry import Entry
 from rnnscope._compare.mistakes.equations import (
     blends,
     factors_of,
@@ -15,6 +15,7 @@ from rnnscope._compare.mistakes.equations import (
     with_equations,
 )
 from rnnscope._compare.mistakes.weights import forget_gates
+from rnnscope._compare.mistakes.words import LINES, declared
 from rnnscope._compare.model.model import Model, Part
 from rnnscope.cells.algebra import (
     Apply,
@@ -89,7 +90,7 @@ def _gate_facts(cause: Cause, model: Model) -> dict[str, object]:
         "used": words.get(used, used),
         "word": words.get(gate, gate),
         "gate": gate,
-        "user": _users(model.first, gate)[0],
+        "user": next(iter(_users(model.first, gate)), ""),
         "line": LINES[{"r": "RESET", "z": "BLEND"}.get(gate, "CELL")],
     }
 
@@ -181,10 +182,9 @@ def _sum_up(part: Part, cause: Cause) -> Part | None:
 def _sum_facts(cause: Cause, model: Model) -> dict[str, object]:
     product = _gated(model.first, cause.choice)
     assert product is not None, "what can be chosen is gated"
-    assert isinstance(product.left, Quantity), "by a gate"
-    inside = product.right
+    gate, inside = product.left, product.right
     return {
-        "gate": product.left.name,
+        "gate": gate.name if isinstance(gate, Quantity) else "",
         "new": inside.name if isinstance(inside, Quantity) else "tanh(c)",
     }
 
@@ -291,22 +291,8 @@ UPDATES = declared(
         c = f * c + i * g; o = sigmoid(a_o + p_o * c)
     """,
     Entry("update", "z and 1 - z", "parts", _update, where=lambda model: blends(model.first)),
-    Entry(
-        "other_gate",
-        "which gate is used",
-        "parts",
-        _use_other,
-        options=_exchangeable,
-        facts=_gate_facts,
-    ),
-    Entry(
-        "inverted",
-        "which gate is used",
-        "parts",
-        _use_other,
-        options=_invertible,
-        facts=_gate_facts,
-    ),
+    Entry("other_gate", "which gate is used", "parts", _use_other, options=_exchangeable),
+    Entry("inverted", "which gate is used", "parts", _use_other, options=_invertible),
     Entry(
         "squashed",
         "the cell state",
@@ -340,4 +326,5 @@ UPDATES = declared(
         options=_peeping,
         exactly="`old`: o = σ(a_o + p_o × c_(t-1)). `outside`: o = σ(a_o) + p_o × c, and so i, f.",
     ),
+    facts=_gate_facts,
 )

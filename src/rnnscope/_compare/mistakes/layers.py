@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.changes import at, at_layers, layers_of, several_layers, two
-from rnnscope._compare.mistakes.entry import Entry, declared
+from rnnscope._compare.mistakes.entry import Entry
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.lengths import ends
 from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
 from rnnscope._compare.model.shared_state import can_share

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Choice, Entry, declared
+from rnnscope._compare.mistakes.entry import Choice, Entry
 from rnnscope._compare.mistakes.equations import with_equations
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.single_steps import KnownStates, opened
@@ -93,12 +94,6 @@ def _cut(part: Part, cause: Cause) -> Part | None:
         return None
     equation = part.cell.equations[name]
     return with_equations(part, cause, **{name: Apply(f"clip({limit!r})", equation)})
-
-
-def _limit_facts(cause: Cause, model: Model) -> dict[str, object]:
-    name, limit = _state(cause.choice)
-    line = "c = f * c + i * g" if name != "h" else "h = step(x[t], h)   # not np.clip(h, ...)"
-    return {"name": name, "limit": f"{limit:g}", "line": line}
 
 
 # mixed and scaled -----------------------------------------------------------------------------
@@ -206,24 +201,25 @@ def _mix(part: Part, cause: Cause) -> Part | None:
     return with_equations(part, cause, **{name: mixed})
 
 
-def _share_facts(cause: Cause, model: Model) -> dict[str, object]:
-    name, share = _state(cause.choice)
-    return {"name": name, "share": f"{share:g}", "new_share": f"{1 - share:g}"}
+def _facts(cause: Cause, model: Model) -> dict[str, object]:
+    name, number = _state(cause.choice)
+    line = "c = f * c + i * g" if name != "h" else "h = step(x[t], h)   # not np.clip(h, ...)"
+    return {"name": name, "number": f"{number:g}", "other": f"{1 - number:g}", "line": line}
 
 
 LIMITS = declared(
     """
     clipped
-        {name} is clipped at ±{limit}
+        {name} is clipped at ±{number}
         {kind} leaves larger numbers as they are.
         {line}
-        {name} clipped at {limit} (it is never larger)
+        {name} clipped at {number} (it is never larger)
     mixed
-        {share} of the old {name} is mixed into the new one
+        {number} of the old {name} is mixed into the new one
         as zoneout does; {kind} has none: {name}_t is what the step gives.
-        h = step(x[t], h)   # not {share} * h + {new_share} * step(x[t], h)
+        h = step(x[t], h)   # not {number} * h + {other} * step(x[t], h)
     scaled
-        {name} is multiplied by {share} at every step
+        {name} is multiplied by {number} at every step
         {kind} does not scale it, and the next step reads it.
         h = step(x[t], h)
     """,
@@ -233,7 +229,6 @@ LIMITS = declared(
         "parts",
         _cut,
         options=_limits,
-        facts=_limit_facts,
         measured=_reached,
         only_seen=True,
         concerns=("the cell state",),
@@ -246,7 +241,6 @@ LIMITS = declared(
         "parts",
         _mix,
         options=(),
-        facts=_share_facts,
         measured=_shares("mixed"),
         examples=("h:0.1",),
         exactly="`h:0.1`: h_t = 0.1 × h_(t-1) + 0.9 × what the step gives. The share is measured.",
@@ -257,9 +251,9 @@ LIMITS = declared(
         "parts",
         _mix,
         options=(),
-        facts=_share_facts,
         measured=_shares("scaled"),
         examples=("h:0.9",),
         exactly="`h:0.9`: h_t = 0.9 × what the step gives, also for the next. It is measured.",
     ),
+    facts=_facts,
 )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.changes import at, exchanged, of_one_size, several_layers, two
-from rnnscope._compare.mistakes.entry import Entry, declared
+from rnnscope._compare.mistakes.entry import Entry
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 
 __all__ = ["RETURNED"]
@@ -117,14 +118,7 @@ RETURNED = declared(
     Entry(
         "final_exchanged", "the final states", "global", model=_final(exchanged), where=of_one_size
     ),
-    Entry(
-        "final_order",
-        "the final states",
-        "global",
-        model=_final(_order),
-        options=_orders,
-        facts=_facts,
-    ),
+    Entry("final_order", "the final states", "global", model=_final(_order), options=_orders),
     Entry("units_reversed", "the output", "global", model=at("leave", _reverse_units)),
     Entry(
         "names_exchanged",
@@ -132,6 +126,6 @@ RETURNED = declared(
         "global",
         model=at("leave", _rename),
         options=_pairs_of_gates,
-        facts=_facts,
     ),
+    facts=_facts,
 )

@@ -18,9 +18,10 @@ from rnnscope._compare.mistakes.changes import (
     several_parts,
     two,
 )
-from rnnscope._compare.mistakes.entry import Entry, declared
+from rnnscope._compare.mistakes.entry import Entry
 from rnnscope._compare.mistakes.gates import confusable, confuse
 from rnnscope._compare.mistakes.weights import forget_gates, scaled_biases
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Inputs, Model, Part
 
@@ -330,12 +331,7 @@ STATES = declared(
         outputs.append(h)
     """,
     Entry(
-        "initial_ignored",
-        "the initial states",
-        "global",
-        model=_initial(_ignore),
-        options=_ignored,
-        facts=_initial_facts,
+        "initial_ignored", "the initial states", "global", model=_initial(_ignore), options=_ignored
     ),
     Entry(
         "initial_exchanged",
@@ -344,7 +340,6 @@ STATES = declared(
         model=_initial(exchanged),
         options=by_state,
         where=of_one_size,
-        facts=_initial_facts,
     ),
     Entry(
         "initial_batch_first",
@@ -352,7 +347,6 @@ STATES = declared(
         "global",
         model=_of_rows(_batch_first),
         where=several_parts,
-        facts=_initial_facts,
     ),
     Entry(
         "initial_reshaped",
@@ -360,7 +354,6 @@ STATES = declared(
         "global",
         model=_of_rows(_reshaped),
         where=several_parts,
-        facts=_initial_facts,
     ),
     Entry(
         "initial_first",
@@ -369,15 +362,9 @@ STATES = declared(
         model=_initial(_only_first),
         options=_firsts,
         where=several_parts,
-        facts=_initial_facts,
     ),
     Entry(
-        "initial_order",
-        "the initial states",
-        "global",
-        model=_of_rows(_reorder),
-        options=_orders,
-        facts=_initial_facts,
+        "initial_order", "the initial states", "global", model=_of_rows(_reorder), options=_orders
     ),
     Entry(
         "carried_exchanged",
@@ -424,4 +411,5 @@ STATES = declared(
         options=lambda model: (s for s in model.structure.cell.states if s != "h"),
         where=_unprojected,
     ),
+    facts=_initial_facts,
 )

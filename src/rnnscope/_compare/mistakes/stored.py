@@ -10,9 +10,10 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.changes import several_parts
-from rnnscope._compare.mistakes.entry import Choice, Entry, Words, declared
+from rnnscope._compare.mistakes.entry import Choice, Entry
 from rnnscope._compare.mistakes.gates import PAIRS
 from rnnscope._compare.mistakes.weights import scaled_biases
+from rnnscope._compare.mistakes.words import Words, declared
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
 __all__ = ["STORED"]

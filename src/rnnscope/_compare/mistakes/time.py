@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.changes import at, chosen, two
-from rnnscope._compare.mistakes.entry import Entry, declared
+from rnnscope._compare.mistakes.entry import Entry
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.lengths import moved, turned
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._layers.sequences import valid_steps, without_padding
@@ -248,22 +249,10 @@ TIME = declared(
         they were sorted to be packed, and not put back.
         output[:, unsorted_indices]
     """,
-    Entry(
-        "axes_exchanged",
-        "the axes",
-        "global",
-        model=at("enter", _axes_turned, _axes_back),
-        facts=_facts,
-    ),
+    Entry("axes_exchanged", "the axes", "global", model=at("enter", _axes_turned, _axes_back)),
     Entry("rows_joined", "the rows of the batch", "global", model=at("enter", _joined, _cut)),
     Entry("time_reversed", "the order of time", "global", model=chosen(REVERSED)),
     Entry("delayed", "the order of time", "global", model=chosen(DELAYED)),
-    Entry(
-        "padding",
-        "the padding",
-        "global",
-        model=chosen(PADDING),
-        options=_paddings,
-        facts=_facts,
-    ),
+    Entry("padding", "the padding", "global", model=chosen(PADDING), options=_paddings),
+    facts=_facts,
 )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import OF, Cause
 from rnnscope._compare.mistakes.changes import layers_of, two
-from rnnscope._compare.mistakes.entry import Choice, Entry, changed_cell, declared
+from rnnscope._compare.mistakes.entry import Choice, Entry, changed_cell
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._layers.structure import DIRECTIONS
 from rnnscope._layouts import LAYOUTS
@@ -508,9 +509,9 @@ WEIGHTS = declared(
         concerns=("the projection",),
     ),
     Entry("matrices_exchanged", MATRICES, "parts", _exchange_matrices),
-    Entry("bias_missing", BIASES, "parts", _drop_bias, options=_droppable, facts=_bias_facts),
-    Entry("bias_doubled", BIASES, "parts", _double_bias, options=_each_bias, facts=_bias_facts),
-    Entry("bias_twice", BIASES, "parts", _double_bias, options=_each_bias, facts=_bias_facts),
+    Entry("bias_missing", BIASES, "parts", _drop_bias, options=_droppable),
+    Entry("bias_doubled", BIASES, "parts", _double_bias, options=_each_bias),
+    Entry("bias_twice", BIASES, "parts", _double_bias, options=_each_bias),
     Entry("biases_exchanged", BIASES, "parts", _exchange_biases, where=_apart),
     Entry(
         "bias_merged",
@@ -527,7 +528,6 @@ WEIGHTS = declared(
         _bias_before,
         options=lambda model: (("", tensors) for tensors in ("b_hh", "b_ih", "b")),
         where=_operands,
-        facts=_bias_facts,
         exactly="W_hh (h_(t-1) + b): where b has as many numbers as h.",
     ),
     Entry(
@@ -567,4 +567,5 @@ WEIGHTS = declared(
         model=_taking(_other_directions),
         where=two,
     ),
+    facts=_bias_facts,
 )
