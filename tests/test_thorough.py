@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from rnnscope._compare.mistakes import CATALOGUE, applied, causes
-from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.compatible import compatible
+from rnnscope._compare.mistakes.cause import Cause, compatible
 from rnnscope._compare.model.model import Inputs, Model
 from rnnscope._compare.model.observed import UNIT, Observation
 from rnnscope._compare.model.simulate import Simulator

@@ -5,9 +5,8 @@ A new mistake is one ``Entry`` in one of the tuples joined here.
 
 from collections.abc import Iterable, Sequence
 
-from rnnscope._compare.mistakes.between import BETWEEN
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Changed, Entry, Words
+from rnnscope._compare.mistakes.entry import Changed, Entry
 from rnnscope._compare.mistakes.equations import EQUATIONS
 from rnnscope._compare.mistakes.gates import UPDATES
 from rnnscope._compare.mistakes.layers import WIRING
@@ -17,6 +16,7 @@ from rnnscope._compare.mistakes.states import STATES
 from rnnscope._compare.mistakes.stored import STORED
 from rnnscope._compare.mistakes.time import TIME
 from rnnscope._compare.mistakes.weights import WEIGHTS
+from rnnscope._compare.mistakes.words import Words
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.work import spend
@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Equations": (*EQUATIONS, *UPDATES, *LIMITS),
     "States": STATES,
     "Time, batch and padding": TIME,
-    "Directions, layers and outputs": (*WIRING, *BETWEEN),
+    "Directions, layers and outputs": WIRING,
     "What is returned": RETURNED,
 }
 """The entries as the page has them."""

@@ -1,10 +1,29 @@
-"""A mistake, told apart from all others."""
+"""A mistake, told apart from all others; and which can stand together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import combinations
 
-__all__ = ["Cause", "Causes", "in_order"]
+__all__ = ["OF", "Cause", "Causes", "compatible", "excludes", "in_order"]
+
+OF = {
+    "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
+    "W": ("W_ih", "W_hh"),
+    "W_ih": ("W_ih",),
+    "W_hh": ("W_hh",),
+    "b": ("b_ih", "b_hh"),
+    "ih": ("W_ih", "b_ih"),
+    "hh": ("W_hh", "b_hh"),
+    "b_ih": ("b_ih",),
+    "b_hh": ("b_hh",),
+    "W_hr": ("W_hr",),
+}
+"""The parameters that a name of several means."""
+
+SEVERAL = ("activation", "unapplied")
+"""Entries that may be chosen more than once in one place."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +65,20 @@ Causes = frozenset[Cause]
 def in_order(together: Causes) -> list[Cause]:
     """Mistakes in an order that is the same in every process, which that of a set is not."""
     return sorted(together, key=str)
+
+
+def excludes(first: Cause, second: Cause) -> bool:
+    """Whether only one of the two can be wrong in one cell."""
+    if first.name in SEVERAL:
+        return first == second
+    return first.name == second.name and _share(first.tensors, second.tensors)
+
+
+def compatible(together: Iterable[Cause]) -> bool:
+    """Whether mistakes can all be wrong in one cell."""
+    return not any(excludes(*pair) for pair in combinations(together, 2))
+
+
+def _share(first: str, second: str) -> bool:
+    """Whether two choices of tensors concern the same parameters."""
+    return bool(set(OF.get(first, (first,))) & set(OF.get(second, (second,))))

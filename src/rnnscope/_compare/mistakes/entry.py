@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
 from rnnscope._compare.mistakes.cause import Cause
+from rnnscope._compare.mistakes.words import Words, choices_of, of_choice
 from rnnscope._compare.model.model import Model, Part, Token
 from rnnscope._compare.model.observed import Observation
 from rnnscope._layers.structure import DIRECTIONS
@@ -25,46 +26,35 @@ Changed = dict[tuple[Token, str, str, str], Part | None]
 
 
 @dataclass(frozen=True)
-class Words:
-    """``title`` names the mistake, ``sentence`` says what differs, ``repair`` is the line to
-    write; ``brief`` names it where no sentence follows."""
-
-    title: str
-    sentence: str
-    repair: str = ""
-    short: str = ""
-
-    @property
-    def brief(self) -> str:
-        """The title, with the choice where the title alone does not tell it."""
-        return self.short or self.title
-
-
-@dataclass(frozen=True)
 class Entry:
     """One mistake.
 
-    ``choices`` gives what can be chosen for a model; ``part`` changes one layer in one direction,
-    ``model`` the whole, at one layer or everywhere; each returns None where it does not apply.
-    It applies to a place only where it applies to every part there, but for those that are
-    ``reverse_only``. ``words`` says it. ``scope`` tells in which places it can stand; ``family``
-    groups entries for what is right, and ``concerns`` names other families of which nothing is
-    said to be right while this mistake is there. ``measured`` gives choices whose numbers are read
-    from what was observed, of which the page shows ``examples``. With ``only_seen`` a mistake is
-    searched only where by itself it changes something that was observed; with ``alone`` it is
-    tried by itself and, where it changes a cell, in pairs with what else changes it or stands
-    around it, but in no larger set. ``exactly`` tells readers of the page what the words leave
-    open.
+    ``said`` holds the words of each choice, or of all others of "*", with ``facts`` that they name
+    in braces beside ``{kind}``, ``{choice}``, ``{tensors}`` and ``LINES``; ``words_of`` makes them
+    where there are none. ``options`` gives what can be chosen, those that have words unless it is
+    told, for models of which ``where`` holds. ``part`` changes one layer in one direction,
+    ``model`` the whole, at one layer or everywhere; each returns None where it does not apply. It
+    applies to a place only where it applies to every part there, but for those that are
+    ``reverse_only``. ``scope`` tells in which places it can stand; ``family`` groups entries for
+    what is right, and ``concerns`` names other families of which nothing is said to be right while
+    this mistake is there. ``measured`` gives choices whose numbers are read from what was observed,
+    of which the page shows ``examples``. With ``only_seen`` a mistake is searched only where by
+    itself it changes something that was observed; with ``alone`` it is tried by itself and, where
+    it changes a cell, in pairs with what else changes it or stands around it, but in no larger set.
+    ``exactly`` tells readers of the page what the words leave open.
     """
 
     name: str
     family: str
     scope: Scope
-    choices: Callable[[Model], Iterator[Choice]]
-    words: Callable[[Cause, Model], Words]
     part: Callable[[Part, Cause], Part | None] | None = None
-    reverse_only: bool = False
     model: Callable[[Model, Cause], Model | None] | None = None
+    options: Iterable[str] | Callable[[Model], Iterable[str | Choice]] | None = None
+    where: Callable[[Model], object] = lambda model: True
+    facts: Callable[[Cause, Model], Mapping[str, object]] | None = None
+    said: Mapping[str, Words] = field(default_factory=dict)
+    words_of: Callable[[Cause, Model], Words] | None = None
+    reverse_only: bool = False
     measured: Callable[[Model, Sequence[Observation]], Iterator[Choice]] | None = None
     only_seen: bool = False
     concerns: tuple[str, ...] = ()
@@ -76,6 +66,21 @@ class Entry:
     def of_cell(self) -> bool:
         """Whether it changes what one layer computes in one direction, and nothing else."""
         return self.part is not None and self.scope == "parts"
+
+    def words(self, cause: Cause, model: Model) -> Words:
+        """What is said of a cause."""
+        if self.words_of is not None:
+            return self.words_of(cause, model)
+        facts = {"kind": model.structure.kind, "choice": cause.choice, "tensors": cause.tensors}
+        more = self.facts(cause, model) if self.facts else {}
+        return of_choice(self.said, cause.choice).filled({**facts, **more})
+
+    def choices(self, model: Model) -> Iterator[Choice]:
+        """What can be chosen for a model."""
+        options = choices_of(self.said) if self.options is None else self.options
+        if self.where(model):
+            for option in options(model) if callable(options) else options:
+                yield (option, "") if isinstance(option, str) else option
 
     def causes(
         self, model: Model, scoped: bool = True, observations: Sequence[Observation] = ()
@@ -92,17 +97,12 @@ class Entry:
         if self.model is not None:
             return self.model(model, cause)
         changed: dict[tuple[int, int], Part] = {}
-        for layer, row in enumerate(model.parts):
-            for d, part in enumerate(row):
-                if cause.layer not in (None, layer):
-                    continue
-                if cause.direction not in (None, model.structure.directions[d]):
-                    continue
-                after = self.changed(part, cause, {} if known is None else known)
-                if after is not None:
-                    changed[layer, d] = after
-                elif not self.reverse_only:
-                    return None
+        for place, part in model.places(cause.layer, cause.direction):
+            after = self.changed(part, cause, {} if known is None else known)
+            if after is not None:
+                changed[place] = after
+            elif not self.reverse_only:
+                return None
         return model.with_parts(changed) if changed else None
 
     def changed(self, part: Part, cause: Cause, known: Changed) -> Part | None:

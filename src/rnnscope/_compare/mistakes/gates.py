@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Choice, Entry, Words
+from rnnscope._compare.mistakes.entry import Entry
 from rnnscope._compare.mistakes.equations import (
     blends,
     factors_of,
-    first_part,
+    instead,
+    rewritten,
     with_equations,
 )
 from rnnscope._compare.mistakes.weights import forget_gates
+from rnnscope._compare.mistakes.words import LINES, declared
 from rnnscope._compare.model.model import Model, Part
 from rnnscope.cells.algebra import (
     Apply,
@@ -30,15 +32,7 @@ from rnnscope.cells.algebra import (
 
 __all__ = ["PAIRS", "UPDATES", "confusable", "confuse"]
 
-CELL = "c = f * c + i * g; h = o * tanh(c)"
-BLEND = "h = (1 - z) * n + z * h"
-
 # the new state and the old one ---------------------------------------------------------------
-
-
-def _blending(model: Model) -> Iterator[Choice]:
-    if blends(first_part(model)) is not None:
-        yield from ((choice, "") for choice in ("unused", "both", "added", "new"))
 
 
 def _update(part: Part, cause: Cause) -> Part | None:
@@ -55,22 +49,12 @@ def _update(part: Part, cause: Cause) -> Part | None:
     return None
 
 
-def _update_words(cause: Cause, model: Model) -> Words:
-    kind = model.structure.kind
-    match cause.choice:
-        case "unused":
-            return Words("the update gate is not used", f"z of {kind} keeps the old state.", BLEND)
-        case "added":
-            return Words("n is added whole", f"1 - z scales it in {kind}.", BLEND)
-        case "new":
-            return Words("the old state is not added", f"z of {kind} keeps it.", BLEND)
-    return Words("z scales both states", f"1 - z scales the new one in {kind}.", BLEND)
-
-
-# one gate in place of another ----------------------------------------------------------------
+# one gate in place of another, and 1 minus a gate ---------------------------------------------
 
 PAIRS = (("f", "i"), ("i", "f"), ("i", "o"), ("f", "o"), ("z", "r"), ("r", "z"))
 """A gate, and that in place of which it is used."""
+
+INVERTIBLE = ("f", "i", "o", "r")
 
 
 def _users(part: Part, gate: str) -> list[str]:
@@ -80,138 +64,81 @@ def _users(part: Part, gate: str) -> list[str]:
     return [name for name in factors if any(scale in factors[name] for scale in scales)]
 
 
-def _exchangeable(model: Model) -> Iterator[Choice]:
-    part = first_part(model)
+def _exchangeable(model: Model) -> Iterator[str]:
+    part, gates = model.first, model.first.cell.gates
     for used, gate in PAIRS:
-        if used in part.cell.gates and gate in part.cell.gates and _users(part, gate):
-            yield f"{used}:{gate}", ""
+        if used in gates and gate in gates and _users(part, gate):
+            yield f"{used}:{gate}"
+
+
+def _invertible(model: Model) -> Iterator[str]:
+    part = model.first
+    return (gate for gate in INVERTIBLE if gate in part.cell.gates and _users(part, gate))
 
 
 def _use_other(part: Part, cause: Cause) -> Part | None:
-    used, gate = cause.choice.split(":")
-    equations = {
-        name: part.cell.equations[name].map(
-            lambda e: Quantity(used) if e == Quantity(gate) else None
-        )
-        for name in _users(part, gate)
+    used, _, gate = cause.choice.rpartition(":")
+    old = Quantity(gate)
+    new = Quantity(used) if used else 1 - old
+    return rewritten(part, cause, instead(old, new), _users(part, gate))
+
+
+def _gate_facts(cause: Cause, model: Model) -> dict[str, object]:
+    used, _, gate = cause.choice.rpartition(":")
+    words = model.first.cell.words
+    return {
+        "used": words.get(used, used),
+        "word": words.get(gate, gate),
+        "gate": gate,
+        "user": next(iter(_users(model.first, gate)), ""),
+        "line": LINES[{"r": "RESET", "z": "BLEND"}.get(gate, "CELL")],
     }
-    return with_equations(part, cause, **equations) if equations else None
-
-
-def _other_words(cause: Cause, model: Model) -> Words:
-    used, gate = cause.choice.split(":")
-    part = first_part(model)
-    used_word, gate_word = (part.cell.words.get(name, name) for name in (used, gate))
-    repair = {"r": "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))", "z": BLEND}
-    return Words(
-        f"the {used_word} gate is used in place of the {gate_word} gate",
-        f"{gate} scales what {_users(part, gate)[0]} is made of.",
-        repair.get(gate, CELL),
-    )
-
-
-# 1 minus a gate in place of it ------------------------------------------------------------------
-
-INVERTIBLE = ("f", "i", "o", "r")
-
-
-def _invertible(model: Model) -> Iterator[Choice]:
-    part = first_part(model)
-    gates = [gate for gate in INVERTIBLE if gate in part.cell.gates and _users(part, gate)]
-    yield from ((gate, "") for gate in gates)
-
-
-def _invert(part: Part, cause: Cause) -> Part | None:
-    gate = Quantity(cause.choice)
-    equations = {
-        name: part.cell.equations[name].map(_instead(gate, 1 - gate))
-        for name in _users(part, cause.choice)
-    }
-    return with_equations(part, cause, **equations) if equations else None
-
-
-def _inverted_words(cause: Cause, model: Model) -> Words:
-    gate = cause.choice
-    right = "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))" if gate == "r" else CELL
-    users = _users(first_part(model), gate)
-    return Words(
-        f"1 - {gate} in place of {gate}", f"{gate} scales what {users[0]} is made of.", right
-    )
 
 
 # a cell state that is carried on as h sees it ------------------------------------------------
 
 
-def _squashings(model: Model) -> Iterator[Choice]:
-    if forget_gates(first_part(model)):
-        yield from (("", ""), ("outside", ""))
-
-
-def _squash_product(part: Part, cause: Cause) -> Part | None:
-    """With the function of the cell state around what the gate makes of it."""
-
-    def outside(expr: Expr) -> Expr | None:
-        match expr:
-            case Product(Quantity() as gate, Apply(_, Quantity() | Previous()) as function):
-                return replace(function, argument=gate * function.argument)
-        return None
-
-    equations = {
-        name: changed
-        for name, equation in part.cell.equations.items()
-        if (changed := equation.map(outside)) != equation
-    }
-    return with_equations(part, cause, **equations) if equations else None
-
-
 def _squash(part: Part, cause: Cause) -> Part | None:
+    state, equations = part.cell_state, part.cell.equations
     if cause.choice == "outside":
-        return _squash_product(part, cause)
-    state = next((s for s in part.cell.states if s != "h"), None)
+        # the function of the cell state around what the gate makes of it
+        return rewritten(part, cause, _function_outside)
     if state is None:
         return None
-    equations: dict[str, Expr] = {}
-    for name, equation in part.cell.equations.items():
-        functions: list[Apply] = []
-
-        def unsquashed(expr: Expr, functions: list[Apply] = functions) -> Expr | None:
-            if isinstance(expr, Apply) and expr.argument in (Quantity(state), Previous(state)):
-                functions.append(expr)
-                return expr.argument
-            return None
-
-        after = equation.map(unsquashed)
+    changed: dict[str, Expr] = {}
+    for name, equation in equations.items():
+        functions = [
+            node
+            for node in nodes(equation)
+            if isinstance(node, Apply) and node.argument in (Quantity(state), Previous(state))
+        ]
         if len(functions) == 1 and name != state:
             [function] = functions
-            equations |= {
-                name: after,
-                state: replace(function, argument=part.cell.equations[state]),
-            }
-    return with_equations(part, cause, **equations) if equations else None
+            changed[name] = equation.map(instead(function, function.argument))
+            changed[state] = replace(function, argument=equations[state])
+    return with_equations(part, cause, **changed) if changed else None
 
 
-def _squashed_words(cause: Cause, model: Model) -> Words:
-    if cause.choice == "outside":
-        return Words("tanh(o * c) in place of o * tanh(c)", "o scales what tanh makes of c.", CELL)
-    return Words("tanh(c) is stored as c", "c is carried on as it is; h alone has its tanh.", CELL)
+def _function_outside(expr: Expr) -> Expr | None:
+    match expr:
+        case Product(Quantity() as gate, Apply(_, Quantity() | Previous()) as function):
+            return replace(function, argument=gate * function.argument)
+    return None
 
 
 # one state in place of the other -------------------------------------------------------------
 
 
-def confusable(model: Model) -> Iterator[Choice]:
-    """Which of h and c stand in the other's place, where they can."""
-    structure = model.structure
-    if forget_gates(first_part(model)) and not structure.cell.projected:
-        yield from (("fed", ""), ("carried", ""), ("both", ""))
+def confusable(model: Model) -> bool:
+    """Whether h and c can stand in each other's place."""
+    return bool(forget_gates(model.first)) and not model.structure.cell.projected
 
 
 def confuse(part: Part, cause: Cause) -> Part | None:
     """The part with one state of the step before in place of the other."""
-    state = next((s for s in part.cell.states if s != "h"), None)
+    state, equations = part.cell_state, part.cell.equations
     if state is None:
         return None
-    equations = part.cell.equations
 
     def fed(expr: Expr) -> Expr | None:
         from_h = isinstance(expr, FromH) and expr.of == Previous("h")
@@ -221,34 +148,17 @@ def confuse(part: Part, cause: Cause) -> Part | None:
     if cause.choice != "carried":
         changed = {name: equation.map(fed) for name, equation in changed.items()}
     if cause.choice != "fed":
-        changed[state] = changed[state].map(_instead(Previous(state), Previous("h")))
+        changed[state] = changed[state].map(instead(Previous(state), Previous("h")))
     changed = {name: after for name, after in changed.items() if after != equations[name]}
     return with_equations(part, cause, **changed) if changed else None
-
-
-def _instead(old: Expr, new: Expr) -> Callable[[Expr], Expr | None]:
-    return lambda expr: new if expr == old else None
-
-
-def _confused_words(cause: Cause, model: Model) -> Words:
-    if cause.choice == "carried":
-        return Words("h is carried on in place of c", "f scales the c of the step before.", CELL)
-    if cause.choice == "both":
-        return Words(
-            "h and c are exchanged at every step",
-            "W_hh multiplies the h of the step before, and f scales its c.",
-            "h, c = step(x[t], (h, c))   # in this order, in and out",
-        )
-    return Words("W_hh multiplies c", "it multiplies the h of the step before.", "h @ W_hh.T")
 
 
 # sums in place of products, and peepholes ----------------------------------------------------
 
 
-def _summable(model: Model) -> Iterator[Choice]:
-    part = first_part(model)
-    if forget_gates(part):
-        yield from ((name, "") for name in part.cell.equations if _gated(part, name) is not None)
+def _summable(model: Model) -> Iterator[str]:
+    part = model.first
+    return (name for name in part.cell.equations if _gated(part, name) is not None)
 
 
 def _gated(part: Part, name: str) -> Product | None:
@@ -266,32 +176,25 @@ def _sum_up(part: Part, cause: Cause) -> Part | None:
     product = _gated(part, cause.choice) if cause.choice in part.cell.equations else None
     if product is None:
         return None
-    equation = part.cell.equations[cause.choice]
-    return with_equations(
-        part,
-        cause,
-        **{cause.choice: equation.map(_instead(product, product.left + product.right))},
-    )
+    return rewritten(part, cause, instead(product, product.left + product.right), (cause.choice,))
 
 
-def _sum_words(cause: Cause, model: Model) -> Words:
-    product = _gated(first_part(model), cause.choice)
+def _sum_facts(cause: Cause, model: Model) -> dict[str, object]:
+    product = _gated(model.first, cause.choice)
     assert product is not None, "what can be chosen is gated"
-    assert isinstance(product.left, Quantity), "by a gate"
-    gate, inside = product.left.name, product.right
-    new = inside.name if isinstance(inside, Quantity) else "tanh(c)"
-    title = f"{gate} + {new} in place of {gate} * {new}"
-    return Words(title, "a gate multiplies what it lets through.", CELL)
+    gate, inside = product.left, product.right
+    return {
+        "gate": gate.name if isinstance(gate, Quantity) else "",
+        "new": inside.name if isinstance(inside, Quantity) else "tanh(c)",
+    }
 
 
-def _peeping(model: Model) -> Iterator[Choice]:
-    part = first_part(model)
-    if not any(_peepholes(part).values()):
-        return
-    yield "unused", ""
-    yield "outside", ""
-    if any(isinstance(state, Quantity) for _, state in _peepholes(part).values()):
-        yield "old", ""
+def _peeping(model: Model) -> Iterator[str]:
+    peepholes = _peepholes(model.first).values()
+    if peepholes:
+        yield from ("unused", "outside")
+    if any(isinstance(state, Quantity) for _, state in peepholes):
+        yield "old"
 
 
 def _peepholes(part: Part) -> dict[str, tuple[Product, Expr]]:
@@ -312,7 +215,7 @@ def _peep(part: Part, cause: Cause) -> Part | None:
         equation = part.cell.equations[name]
         if cause.choice == "old" and isinstance(state, Quantity):
             old = Product(product.left, Previous(state.name))
-            equations[name] = equation.map(_instead(product, old))
+            equations[name] = equation.map(instead(product, old))
         if cause.choice in ("unused", "outside"):
             without = equation.map(_without(product))
             equations[name] = without + product if cause.choice == "outside" else without
@@ -324,48 +227,104 @@ def _without(summand: Expr) -> Callable[[Expr], Expr | None]:
     return lambda expr: expr.left if isinstance(expr, Sum) and expr.right == summand else None
 
 
-def _peep_words(cause: Cause, model: Model) -> Words:
-    right = "c = f * c + i * g; o = sigmoid(a_o + p_o * c)"
-    match cause.choice:
-        case "unused":
-            return Words("the peepholes are not used", "gates see the cell state.", right)
-        case "outside":
-            return Words(
-                "the peepholes are added after the sigmoid", "they are part of its argument.", right
-            )
-    return Words("the output gate sees the old c", "its peephole sees c_t.", right)
-
-
-UPDATES = (
-    Entry("update", "z and 1 - z", "parts", _blending, _update_words, _update),
-    Entry("other_gate", "which gate is used", "parts", _exchangeable, _other_words, _use_other),
-    Entry("inverted", "which gate is used", "parts", _invertible, _inverted_words, _invert),
+UPDATES = declared(
+    """
+    update unused
+        the update gate is not used
+        z of {kind} keeps the old state.
+        {BLEND}
+    update both
+        z scales both states
+        1 - z scales the new one in {kind}.
+        {BLEND}
+    update added
+        n is added whole
+        1 - z scales it in {kind}.
+        {BLEND}
+    update new
+        the old state is not added
+        z of {kind} keeps it.
+        {BLEND}
+    other_gate
+        the {used} gate is used in place of the {word} gate
+        {gate} scales what {user} is made of.
+        {line}
+    inverted
+        1 - {gate} in place of {gate}
+        {gate} scales what {user} is made of.
+        {line}
+    squashed
+        tanh(c) is stored as c
+        c is carried on as it is; h alone has its tanh.
+        {CELL}
+    squashed outside
+        tanh(o * c) in place of o * tanh(c)
+        o scales what tanh makes of c.
+        {CELL}
+    confused fed
+        W_hh multiplies c
+        it multiplies the h of the step before.
+        h @ W_hh.T
+    confused carried
+        h is carried on in place of c
+        f scales the c of the step before.
+        {CELL}
+    confused both
+        h and c are exchanged at every step
+        W_hh multiplies the h of the step before, and f scales its c.
+        h, c = step(x[t], (h, c))   # in this order, in and out
+    summed
+        {gate} + {new} in place of {gate} * {new}
+        a gate multiplies what it lets through.
+        {CELL}
+    peepholes unused
+        the peepholes are not used
+        gates see the cell state.
+        c = f * c + i * g; o = sigmoid(a_o + p_o * c)
+    peepholes outside
+        the peepholes are added after the sigmoid
+        they are part of its argument.
+        c = f * c + i * g; o = sigmoid(a_o + p_o * c)
+    peepholes old
+        the output gate sees the old c
+        its peephole sees c_t.
+        c = f * c + i * g; o = sigmoid(a_o + p_o * c)
+    """,
+    Entry("update", "z and 1 - z", "parts", _update, where=lambda model: blends(model.first)),
+    Entry("other_gate", "which gate is used", "parts", _use_other, options=_exchangeable),
+    Entry("inverted", "which gate is used", "parts", _use_other, options=_invertible),
     Entry(
         "squashed",
         "the cell state",
         "parts",
-        _squashings,
-        _squashed_words,
         _squash,
+        where=lambda model: forget_gates(model.first),
         exactly="c = tanh(f × c_(t-1) + i × g), h = o × c. `outside`: h = tanh(o × c).",
     ),
     Entry(
         "confused",
         "the cell state",
         "parts",
-        confusable,
-        _confused_words,
         confuse,
+        where=confusable,
         exactly="`both`: at every step, the first included, h stands in c's place and c in h's.",
     ),
-    Entry("summed", "the cell state", "parts", _summable, _sum_words, _sum_up),
+    Entry(
+        "summed",
+        "the cell state",
+        "parts",
+        _sum_up,
+        options=_summable,
+        where=lambda model: forget_gates(model.first),
+        facts=_sum_facts,
+    ),
     Entry(
         "peepholes",
         "the peepholes",
         "parts",
-        _peeping,
-        _peep_words,
         _peep,
+        options=_peeping,
         exactly="`old`: o = σ(a_o + p_o × c_(t-1)). `outside`: o = σ(a_o) + p_o × c, and so i, f.",
     ),
+    facts=_gate_facts,
 )

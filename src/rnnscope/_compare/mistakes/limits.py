@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Choice, Entry, Words
-from rnnscope._compare.mistakes.equations import first_part, with_equations
+from rnnscope._compare.mistakes.entry import Choice, Entry
+from rnnscope._compare.mistakes.equations import with_equations
+from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import Observation
 from rnnscope._compare.model.single_steps import KnownStates, opened
@@ -40,24 +41,20 @@ def _state(choice: str) -> tuple[str, float]:
     return name, float(value)
 
 
-def _cell_state(model: Model) -> str | None:
-    return next((s for s in first_part(model).cell.states if s != "h"), None)
-
-
 # cut ------------------------------------------------------------------------------------------
 
 
-def _limits(model: Model) -> Iterator[Choice]:
-    cell = _cell_state(model)
+def _limits(model: Model) -> Iterator[str]:
+    cell = model.first.cell_state
     if cell is not None:
-        yield from ((f"{cell}:{limit}", "") for limit in USUAL["c"])
+        yield from (f"{cell}:{limit}" for limit in USUAL["c"])
     if not model.structure.cell.projected:
-        yield from ((f"h:{limit}", "") for limit in USUAL["h"])
+        yield from (f"h:{limit}" for limit in USUAL["h"])
 
 
 def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
     """The largest number, where several are exactly that."""
-    choices = {choice for choice, _ in _limits(model)}
+    choices = set(_limits(model))
     for observation in observations:
         values = dict(observation.final)
         if observation.output is not None:
@@ -65,7 +62,7 @@ def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choi
         values |= {
             n: v for n, v in observation.quantities.items() if n in model.structure.cell.states
         }
-        cells = [] if _cell_state(model) is None else list(_cells(model, observation))
+        cells = [] if model.first.cell_state is None else list(_cells(model, observation))
         for name, value, unit in (*((n, v, observation.unit) for n, v in values.items()), *cells):
             size = value.abs().nan_to_num(0.0)
             largest = float(size.max()) if size.numel() else 0.0
@@ -79,9 +76,9 @@ def _reached(model: Model, observations: Sequence[Observation]) -> Iterator[Choi
 def _cells(model: Model, observation: Observation) -> Iterator[tuple[str, Tensor, float]]:
     """The cell state after every step of the last layer, as h and the output gate tell it where
     h = o × tanh(c), with how exactly they do."""
-    name = _cell_state(model)
+    name = model.first.cell_state
     for step in _steps([model], [observation]):
-        match first_part(model).cell.equations["h"]:
+        match model.first.cell.equations["h"]:
             case Product(Quantity("o"), Apply("tanh", Quantity(cell))) if cell == name:
                 tanh = step.after / step.output_gate
                 yield (
@@ -97,16 +94,6 @@ def _cut(part: Part, cause: Cause) -> Part | None:
         return None
     equation = part.cell.equations[name]
     return with_equations(part, cause, **{name: Apply(f"clip({limit!r})", equation)})
-
-
-def _cut_words(cause: Cause, model: Model) -> Words:
-    name, limit = _state(cause.choice)
-    return Words(
-        f"{name} is clipped at ±{limit:g}",
-        f"{model.structure.kind} leaves larger numbers as they are.",
-        "c = f * c + i * g" if name != "h" else "h = step(x[t], h)   # not np.clip(h, ...)",
-        f"{name} clipped at {limit:g} (it is never larger)",
-    )
 
 
 # mixed and scaled -----------------------------------------------------------------------------
@@ -169,28 +156,26 @@ def _written(value: float, unit: float) -> str:
     return f"{few:g}" if abs(value - few) <= 1e4 * unit * max(1.0, abs(value)) else repr(value)
 
 
-def _mixed(step: _LastLayerSteps, k: int) -> str | None:
-    share = _share(step.after - step.expected[k], step.before - step.expected[k])
-    if share is None or not 1e-4 < share < 1 - 1e-4:
-        return None
-    return f"h:{_written(share, step.unit)}"
+def _measured(name: str, step: _LastLayerSteps, k: int) -> str | None:
+    """The choice of ``mixed`` or ``scaled`` by which a model comes to what is there."""
+    after, expected = step.after, step.expected[k]
+    if name == "mixed":
+        share = _share(after - expected, step.before - expected)
+        fits = share is not None and 1e-4 < share < 1 - 1e-4
+    else:
+        share = _share(after, expected)
+        fits = share is not None and abs(share) > 1e-4 and abs(share - 1) > 1e-4
+    return f"h:{_written(share, step.unit)}" if fits and share is not None else None
 
 
-def _scaled(step: _LastLayerSteps, k: int) -> str | None:
-    scale = _share(step.after, step.expected[k])
-    if scale is None or abs(scale) <= 1e-4 or abs(scale - 1) <= 1e-4:
-        return None
-    return f"h:{_written(scale, step.unit)}"
+def _shares(name: str) -> Callable[[Model, Sequence[Observation]], Iterator[Choice]]:
+    """What is measured of an entry."""
 
+    def measured(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
+        choices = (_measured(name, step, 0) for step in _steps([model], observations))
+        yield from ((choice, "") for choice in islice(filter(None, choices), 1))
 
-def _mixed_shares(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
-    found = (_mixed(step, 0) for step in _steps([model], observations))
-    yield from ((choice, "") for choice in islice(filter(None, found), 1))
-
-
-def _scales(model: Model, observations: Sequence[Observation]) -> Iterator[Choice]:
-    found = (_scaled(step, 0) for step in _steps([model], observations))
-    yield from ((choice, "") for choice in islice(filter(None, found), 1))
+    return measured
 
 
 def shares_beside(
@@ -201,51 +186,49 @@ def shares_beside(
     names = models[0].structure.directions
     for step, direction in zip(_steps(models, observations), names, strict=False):
         for k in range(len(step.expected)):
-            for name, measured in (("mixed", _mixed), ("scaled", _scaled)):
-                choice = measured(step, k)
+            for name in ("mixed", "scaled"):
+                choice = _measured(name, step, k)
                 if choice is not None:
                     yield k, Cause(name, choice, direction=direction)
 
 
-def _nothing(model: Model) -> Iterator[Choice]:
-    return iter(())
-
-
 def _mix(part: Part, cause: Cause) -> Part | None:
     name, share = _state(cause.choice)
-    mixed = share * Previous(name) + (1 - share) * part.cell.equations[name]
+    equation = part.cell.equations[name]
+    if cause.name == "scaled":
+        return with_equations(part, cause, **{name: share * equation})
+    mixed = share * Previous(name) + (1 - share) * equation
     return with_equations(part, cause, **{name: mixed})
 
 
-def _scale(part: Part, cause: Cause) -> Part | None:
-    name, scale = _state(cause.choice)
-    return with_equations(part, cause, **{name: scale * part.cell.equations[name]})
+def _facts(cause: Cause, model: Model) -> dict[str, object]:
+    name, number = _state(cause.choice)
+    line = "c = f * c + i * g" if name != "h" else "h = step(x[t], h)   # not np.clip(h, ...)"
+    return {"name": name, "number": f"{number:g}", "other": f"{1 - number:g}", "line": line}
 
 
-def _share_words(cause: Cause, model: Model) -> Words:
-    name, share = _state(cause.choice)
-    kind = model.structure.kind
-    if cause.name == "mixed":
-        return Words(
-            f"{share:g} of the old {name} is mixed into the new one",
-            f"as zoneout does; {kind} has none: {name}_t is what the step gives.",
-            f"h = step(x[t], h)   # not {share:g} * h + {1 - share:g} * step(x[t], h)",
-        )
-    return Words(
-        f"{name} is multiplied by {share:g} at every step",
-        f"{kind} does not scale it, and the next step reads it.",
-        "h = step(x[t], h)",
-    )
-
-
-LIMITS = (
+LIMITS = declared(
+    """
+    clipped
+        {name} is clipped at ±{number}
+        {kind} leaves larger numbers as they are.
+        {line}
+        {name} clipped at {number} (it is never larger)
+    mixed
+        {number} of the old {name} is mixed into the new one
+        as zoneout does; {kind} has none: {name}_t is what the step gives.
+        h = step(x[t], h)   # not {number} * h + {other} * step(x[t], h)
+    scaled
+        {name} is multiplied by {number} at every step
+        {kind} does not scale it, and the next step reads it.
+        h = step(x[t], h)
+    """,
     Entry(
         "clipped",
         "limits of the states",
         "parts",
-        _limits,
-        _cut_words,
         _cut,
+        options=_limits,
         measured=_reached,
         only_seen=True,
         concerns=("the cell state",),
@@ -256,10 +239,9 @@ LIMITS = (
         "mixed",
         "the carried state",
         "parts",
-        _nothing,
-        _share_words,
         _mix,
-        measured=_mixed_shares,
+        options=(),
+        measured=_shares("mixed"),
         examples=("h:0.1",),
         exactly="`h:0.1`: h_t = 0.1 × h_(t-1) + 0.9 × what the step gives. The share is measured.",
     ),
@@ -267,11 +249,11 @@ LIMITS = (
         "scaled",
         "the carried state",
         "parts",
-        _nothing,
-        _share_words,
-        _scale,
-        measured=_scales,
+        _mix,
+        options=(),
+        measured=_shares("scaled"),
         examples=("h:0.9",),
         exactly="`h:0.9`: h_t = 0.9 × what the step gives, also for the next. It is measured.",
     ),
+    facts=_facts,
 )

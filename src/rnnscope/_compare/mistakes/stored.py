@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Choice, Entry, Words
-from rnnscope._compare.mistakes.equations import first_part
+from rnnscope._compare.mistakes.changes import several_parts
+from rnnscope._compare.mistakes.entry import Choice, Entry
 from rnnscope._compare.mistakes.gates import PAIRS
 from rnnscope._compare.mistakes.weights import scaled_biases
+from rnnscope._compare.mistakes.words import Words, declared
 from rnnscope._compare.model.model import Model, Part, PartIndex
 
 __all__ = ["STORED"]
@@ -29,9 +30,8 @@ def _places(model: Model) -> list[Place]:
     """Every parameter in PyTorch's order: layer by layer, in each direction W_ih, W_hh, b_ih,
     b_hh."""
     return [
-        ((layer, d), name)
-        for layer, row in enumerate(model.parts)
-        for d, part in enumerate(row)
+        (place, name)
+        for place, part in model.places()
         for name in NAMES
         if getattr(part.stored, name) is not None
     ]
@@ -63,20 +63,14 @@ def _order(model: Model, choice: str) -> list[Place]:
     return sorted(places, key=ORDERS[choice])
 
 
-def _flat_choices(model: Model) -> Iterator[Choice]:
-    if first_part(model).stored.hr is not None or first_part(model).stored.vectors:
+def _flat_choices(model: Model) -> Iterator[str]:
+    stored, several = model.first.stored, several_parts(model)
+    if stored.hr is not None or stored.vectors:
         return
-    yield START, ""
-    several = model.num_layers * model.num_directions > 1
-    for choice in (*ORDERS, *WITHIN):
-        if choice == "weights_biases" and not several:
-            continue  # of one layer that is PyTorch's order
-        if choice == "biases_weights" and not several:
-            continue  # and that one of "biases_first"
-        if first_part(model).stored.b_ih is None and choice != "hh_first":
-            continue
-        yield f"read:{choice}", ""
-        yield f"stored:{choice}", ""
+    yield START
+    for choice in (*(ORDERS if several else ()), *WITHIN):  # of one part those orders are others
+        if stored.b_ih is not None or choice == "hh_first":
+            yield from (f"read:{choice}", f"stored:{choice}")
 
 
 def _size(model: Model, place: Place) -> Tensor:
@@ -88,22 +82,15 @@ def _size(model: Model, place: Place) -> Tensor:
 def _of_one_size(model: Model) -> bool:
     """Whether W_ih and W_hh are of one size, so that W_hh before W_ih exchanges both, and the
     biases."""
-    return all(p.stored.ih.shape == p.stored.hh.shape for row in model.parts for p in row)
-
-
-def _exchanges_matrices(model: Model) -> bool:
-    """Whether W_hh before W_ih is what ``matrices_exchanged`` says: both are of one size, and of
-    the biases the sum counts."""
-    part = first_part(model)
-    return _of_one_size(model) and (part.stored.b_ih is None or not scaled_biases(part))
+    return all(part.stored.ih.shape == part.stored.hh.shape for _, part in model.places())
 
 
 def _read_flat(model: Model, cause: Cause) -> Model | None:
     way, _, choice = cause.choice.partition(":")
-    if choice == "hh_first" and _exchanges_matrices(model):
-        return None
-    if cause.choice == "stored:hh_first" and _of_one_size(model):
-        return None  # which is that of reading
+    if choice == "hh_first" and _of_one_size(model):
+        biases = model.first.stored.b_ih is not None and scaled_biases(model.first)
+        if way == "stored" or not biases:
+            return None  # which is that of reading, or what ``matrices_exchanged`` says
     reference_order = _places(model)
     order = reference_order if way == START else _order(model, choice)
     stored, read = (reference_order, order) if way == "read" else (order, reference_order)
@@ -170,10 +157,6 @@ def _flat_words(cause: Cause, model: Model) -> Words:
 # x and h in one product -------------------------------------------------------------------------
 
 
-def _always(model: Model) -> Iterator[Choice]:
-    yield "", ""
-
-
 def _concatenate(part: Part, cause: Cause) -> Part | None:
     weights = part.weights
     ih, hh = weights.ih, weights.hh
@@ -184,27 +167,19 @@ def _concatenate(part: Part, cause: Cause) -> Part | None:
     return part.weighted(cause.name, ih=both[:, size:].contiguous(), hh=both[:, :size].contiguous())
 
 
-def _concatenated_words(cause: Cause, model: Model) -> Words:
-    return Words(
-        "[h, x] is multiplied by [W_ih, W_hh]",
-        "the first columns belong to x, those behind them to h.",
-        "np.concatenate([x, h], -1) @ np.concatenate([W_ih, W_hh], 1).T",
-    )
-
-
 # rows of another gate ---------------------------------------------------------------------------
 
 FIELDS = {"W_ih": ("ih",), "W_hh": ("hh",), "": ("ih", "hh", "b_ih", "b_hh")}
 """Parameters whose rows are taken, of all where none is said."""
 
 
-def _repeats(model: Model) -> Iterator[Choice]:
-    gates = first_part(model).cell.gates
+def _repeats(model: Model) -> Iterator[Choice | str]:
+    gates = model.first.cell.gates
     for used, gate in permutations(gates, 2):
         for tensors in ("W_hh", "W_ih"):
             yield f"{used}:{gate}", tensors
         if (used, gate) not in PAIRS:  # of these the values themselves are used
-            yield f"{used}:{gate}", ""
+            yield f"{used}:{gate}"
 
 
 def _repeat_rows(part: Part, cause: Cause) -> Part:
@@ -220,32 +195,36 @@ def _repeat_rows(part: Part, cause: Cause) -> Part:
     return part.weighted(cause.name, cause.choice, cause.tensors, **tensors)
 
 
-def _repeated_words(cause: Cause, model: Model) -> Words:
+def _repeated_facts(cause: Cause, model: Model) -> dict[str, object]:
     used, gate = cause.choice.split(":")
     matrix = cause.tensors
-    if not matrix:
-        return Words(
-            f"{gate} is computed from the rows of {used}",
-            f"{gate} has rows of its own in all parameters.",
-            f"a_{gate} = x @ W_i{gate}.T + b_i{gate} + h @ W_h{gate}.T + b_h{gate}",
-        )
-    taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
-    operand = "x" if matrix == "W_ih" else "h"
-    return Words(
-        f"{taken} is used in place of {replaced}",
-        f"{gate} has rows of {matrix} of its own.",
-        f"a_{gate} += {operand} @ {replaced}.T",
-    )
+    title, has = f"{gate} is computed from the rows of {used}", "of its own in all parameters"
+    line = f"a_{gate} = x @ W_i{gate}.T + b_i{gate} + h @ W_h{gate}.T + b_h{gate}"
+    if matrix:
+        taken, replaced = f"{matrix[:-1]}{used}", f"{matrix[:-1]}{gate}"
+        title, has = f"{taken} is used in place of {replaced}", f"of {matrix} of its own"
+        line = f"a_{gate} += {'x' if matrix == 'W_ih' else 'h'} @ {replaced}.T"
+    return {"title": title, "gate": gate, "has": has, "line": line}
 
 
-STORED = (
+STORED = declared(
+    """
+    concatenated
+        [h, x] is multiplied by [W_ih, W_hh]
+        the first columns belong to x, those behind them to h.
+        np.concatenate([x, h], -1) @ np.concatenate([W_ih, W_hh], 1).T
+    rows_repeated
+        {title}
+        {gate} has rows {has}.
+        {line}
+    """,
     Entry(
         "flat",
         "the order of the rows",
         "global",
-        _flat_choices,
-        _flat_words,
         model=_read_flat,
+        options=_flat_choices,
+        words_of=_flat_words,
         concerns=("W_ih and W_hh (not transposed)", "b_ih and b_hh"),
         exactly="`start`: each is the first numbers of W_ih of layer 0 and of what follows it. "
         "`read:`: an array in PyTorch's order is cut in this order; `stored:`: an array in this "
@@ -256,8 +235,6 @@ STORED = (
         "concatenated",
         "W_ih and W_hh (not transposed)",
         "parts",
-        _always,
-        _concatenated_words,
         _concatenate,
         exactly="The first H columns of [W_ih, W_hh] multiply h, the others x; where the input has "
         "another size than h.",
@@ -266,9 +243,9 @@ STORED = (
         "rows_repeated",
         "the order of the rows",
         "parts",
-        _repeats,
-        _repeated_words,
         _repeat_rows,
+        options=_repeats,
+        facts=_repeated_facts,
         alone=True,
         concerns=("b_ih and b_hh",),
         exactly="`z:r of W_hh`: W_hz stands in the place of W_hr too. `g:o`: so do g's rows of all "

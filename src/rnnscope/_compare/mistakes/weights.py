@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import combinations, permutations
@@ -10,9 +10,11 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor
 
-from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.mistakes.entry import Choice, Entry, Words, changed_cell
-from rnnscope._compare.model.model import Model, Part
+from rnnscope._compare.mistakes.cause import OF, Cause
+from rnnscope._compare.mistakes.changes import layers_of, two
+from rnnscope._compare.mistakes.entry import Choice, Entry, changed_cell
+from rnnscope._compare.mistakes.words import declared
+from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._layers.structure import DIRECTIONS
 from rnnscope._layouts import LAYOUTS
 from rnnscope._layouts.layout import KINDS
@@ -23,18 +25,6 @@ __all__ = ["WEIGHTS", "forget_gates", "scaled_biases"]
 FIELDS = {"W_ih": "ih", "W_hh": "hh", "b_ih": "b_ih", "b_hh": "b_hh", "W_hr": "hr"}
 MATRICES = "W_ih and W_hh (not transposed)"
 BIASES = "b_ih and b_hh"
-OF = {
-    "all": ("W_ih", "W_hh", "b_ih", "b_hh"),
-    "W": ("W_ih", "W_hh"),
-    "W_ih": ("W_ih",),
-    "W_hh": ("W_hh",),
-    "b": ("b_ih", "b_hh"),
-    "ih": ("W_ih", "b_ih"),
-    "hh": ("W_hh", "b_hh"),
-    "b_ih": ("b_ih",),
-    "b_hh": ("b_hh",),
-    "W_hr": ("W_hr",),
-}
 SUBJECTS = {
     "all": "",
     "W": " of W_ih and W_hh",
@@ -44,12 +34,8 @@ SUBJECTS = {
 }
 
 
-def _first(model: Model) -> Part:
-    return model.parts[0][0]
-
-
 def _biased(model: Model) -> bool:
-    return _first(model).weights.b_ih is not None
+    return model.first.weights.b_ih is not None
 
 
 def _tensors(model: Model) -> tuple[str, ...]:
@@ -62,19 +48,20 @@ def _chosen(part: Part, tensors: str) -> dict[str, Tensor]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _listed(gates: str) -> str:
-    return ", ".join(gates)
+def _of(tensors: str) -> str:
+    """The parameters that a cause concerns, behind "the rows"."""
+    return SUBJECTS.get(tensors, f" of {tensors}")
 
 
 # the order of rows ---------------------------------------------------------------------------
 
 
 def _orders(model: Model) -> Iterator[Choice]:
-    gates = "".join(_first(model).cell.gates)
-    if len(set(map(len, _first(model).cell.gates))) > 1:
+    gates = "".join(model.first.cell.gates)
+    if len(set(map(len, model.first.cell.gates))) > 1:
         return
     apart = ("ih", "hh", "b_ih", "b_hh") if _biased(model) else ()
-    separate = bool(scaled_biases(_first(model)))  # the two parts of a sum are split one by one
+    separate = bool(scaled_biases(model.first))  # the two parts of a sum are split one by one
     for order in map("".join, permutations(gates)):
         if order != gates:
             ported = separate or _users_of(gates, order)
@@ -113,30 +100,18 @@ def _users_of(gates: str, order: str) -> str:
     return f", as {', '.join(front)} and {last} store them"
 
 
-def _split(model: Model) -> str:
-    """What is split into gates: the sum, or where a gate scales one part, each part."""
-    return "x @ W_ih.T + b_ih" if scaled_biases(_first(model)) else "a"
-
-
-def _order_words(cause: Cause, model: Model) -> Words:
-    gates = "".join(_first(model).cell.gates)
-    kind, order = model.structure.kind, cause.choice
+def _order_facts(cause: Cause, model: Model) -> dict[str, object]:
+    gates, order, of = "".join(model.first.cell.gates), cause.choice, _of(cause.tensors)
+    kind, listed, right = model.structure.kind, ", ".join(order), ", ".join(gates)
+    # what is split into gates: the sum, or where a gate scales one part, each part
+    split = "x @ W_ih.T + b_ih" if scaled_biases(model.first) else "a"
+    stored = f"{listed}{_users_of(gates, order)}"
+    text = f"the rows{of} are taken as {stored}, the others as {kind} has them: {right}"
+    repair = f"reorder the blocks{of} from {listed} to {right}"
     if cause.tensors == "all":
-        return Words(
-            "gate order",
-            f"you split the rows as {_listed(order)}{_users_of(gates, order)}; "
-            f"{kind} has {_listed(gates)}.",
-            f"{_listed(gates)} = np.split({_split(model)}, {len(gates)}, axis=-1)",
-            f"gate order {_listed(order)}",
-        )
-    of = SUBJECTS.get(cause.tensors, f" of {cause.tensors}")
-    return Words(
-        "gate order",
-        f"the rows{of} are taken as {_listed(order)}{_users_of(gates, order)}, the others as "
-        f"{kind} has them: {_listed(gates)}.",
-        f"reorder the blocks{of} from {_listed(order)} to {_listed(gates)}",
-        f"gate order {_listed(order)}{of}",
-    )
+        text = f"you split the rows as {stored}; {kind} has {right}"
+        repair = f"{right} = np.split({split}, {len(gates)}, axis=-1)"
+    return {"text": text, "repair": repair, "short": f"gate order {listed}{of}"}
 
 
 @cache
@@ -148,7 +123,7 @@ def _interleaved_rows(gates: int, units: int, choice: str) -> Tensor:
 
 
 def _interleavings(model: Model) -> Iterator[Choice]:
-    if len(_first(model).cell.gates) > 1 and _first(model).weights.hidden_size > 1:
+    if len(model.first.cell.gates) > 1 and model.first.weights.hidden_size > 1:
         for choice in ("read", "stored"):
             for tensors in _tensors(model):
                 yield choice, tensors
@@ -159,19 +134,9 @@ def _interleave(part: Part, cause: Cause) -> Part:
     return _permuted(part, cause, rows)
 
 
-def _interleaved_words(cause: Cause, model: Model) -> Words:
-    of = SUBJECTS.get(cause.tensors, f" of {cause.tensors}")
-    gates = _listed("".join(_first(model).cell.gates))
-    kind, count = model.structure.kind, len(_first(model).cell.gates)
-    if cause.choice == "read":
-        text = f"the rows{of} are read unit by unit ({gates} of unit 0, then of unit 1)"
-        repair = f"{gates} = np.split(a, {count}, axis=-1)   # not a[:, k::{count}]"
-    else:
-        text = f"the rows{of} are stored unit by unit ({gates} of unit 0, then of unit 1)"
-        repair = f"W = W.reshape(hidden, {count}, -1).swapaxes(0, 1).reshape({count} * hidden, -1)"
-    return Words(
-        "gates interleaved", f"{text}; {kind} has one block a gate: {gates}.", repair, text
-    )
+def _interleaved_facts(cause: Cause, model: Model) -> dict[str, object]:
+    gates = model.first.cell.gates
+    return {"of": _of(cause.tensors), "gates": ", ".join(gates), "count": len(gates)}
 
 
 # matrices ------------------------------------------------------------------------------------
@@ -195,7 +160,7 @@ def _transpose(part: Part, cause: Cause) -> Part | None:
 def _reshapes(model: Model) -> Iterator[Choice]:
     for _, tensors in _matrices(model):
         yield from ((choice, tensors) for choice in ("", "kernel"))
-    if _first(model).stored.hr is not None:
+    if model.first.stored.hr is not None:
         yield from ((choice, "W_hr") for choice in ("", "kernel"))
 
 
@@ -211,38 +176,14 @@ def _reshape(part: Part, cause: Cause) -> Part | None:
     return part.weighted(cause.name, cause.choice, cause.tensors, **weights)
 
 
-def _both(tensors: str) -> str:
-    return "W_ih and W_hh" if tensors == "W" else tensors
-
-
-def _transpose_words(cause: Cause, model: Model) -> Words:
-    which = _both(cause.tensors)
-    product = {"W_ih": "x @ W_ih.T", "W_hh": "h @ W_hh.T"}.get(
-        cause.tensors, "x @ W_ih.T + h @ W_hh.T"
-    )
-    verb = "are" if cause.tensors == "W" else "is"
-    return Words(
-        f"{which} {verb} transposed",
-        f"{model.structure.kind} multiplies each gate's block from the left: W x.",
-        product,
-    )
-
-
-def _reshape_words(cause: Cause, model: Model) -> Words:
-    which = _both(cause.tensors)
-    verb = "are" if cause.tensors == "W" else "is"
-    if cause.choice == "kernel":
-        kernel = "hidden, projected" if cause.tensors == "W_hr" else "input, gates × hidden"
-        return Words(
-            f"a kernel ({kernel}) is reshaped to {which}, not transposed",
-            "reshape keeps the order of the numbers in memory; .T moves them.",
-            f"{cause.tensors} = kernel.T",
-        )
-    return Words(
-        f"{which} {verb} reshaped, not transposed",
-        "reshape keeps the order of the numbers in memory; .T moves them.",
-        f"{cause.tensors if cause.tensors != 'W' else 'W'}.T",
-    )
+def _matrix_facts(cause: Cause, model: Model) -> dict[str, object]:
+    products = {"W_ih": "x @ W_ih.T", "W_hh": "h @ W_hh.T"}
+    return {
+        "which": "W_ih and W_hh" if cause.tensors == "W" else cause.tensors,
+        "are": "are" if cause.tensors == "W" else "is",
+        "product": products.get(cause.tensors, "x @ W_ih.T + h @ W_hh.T"),
+        "kernel": "hidden, projected" if cause.tensors == "W_hr" else "input, gates × hidden",
+    }
 
 
 def _exchange_matrices(part: Part, cause: Cause) -> Part | None:
@@ -250,14 +191,6 @@ def _exchange_matrices(part: Part, cause: Cause) -> Part | None:
     if weights.ih.shape != weights.hh.shape:
         return None
     return part.weighted(cause.name, ih=weights.hh, hh=weights.ih)
-
-
-def _exchange_words(cause: Cause, model: Model) -> Words:
-    return Words(
-        "W_ih and W_hh exchanged",
-        "W_ih multiplies the input, W_hh the state.",
-        "x @ W_ih.T + h @ W_hh.T",
-    )
 
 
 # biases --------------------------------------------------------------------------------------
@@ -274,10 +207,10 @@ def _droppable(model: Model) -> Iterator[Choice]:
     yield from _each_bias(model)
     if _biased(model):
         yield "", "b"
-        scaled = scaled_biases(_first(model))
+        scaled = scaled_biases(model.first)
         yield from ((gate, "b_hh") for gate in scaled)
         if scaled:  # what is left where the others of b_hh have no place
-            yield "".join(gate for gate in _first(model).cell.gates if gate not in scaled), "b_hh"
+            yield "".join(gate for gate in model.first.cell.gates if gate not in scaled), "b_hh"
 
 
 def _drop_bias(part: Part, cause: Cause) -> Part | None:
@@ -289,62 +222,33 @@ def _drop_bias(part: Part, cause: Cause) -> Part | None:
 
 
 def _double_bias(part: Part, cause: Cause) -> Part | None:
-    value = part.parameter(cause.tensors)
+    """With one bias twice, or in the place of the other."""
+    name, value = cause.tensors, part.parameter(cause.tensors)
     if value is None:
         return None
-    return part.weighted(cause.name, cause.tensors, **{cause.tensors: 2 * value})
-
-
-def _same_bias(part: Part, cause: Cause) -> Part | None:
-    value = part.parameter(cause.tensors)
-    if value is None:
-        return None
-    return part.weighted(cause.name, cause.tensors, **{BOTH[cause.tensors]: value})
+    changed = {name: 2 * value} if cause.name == "bias_doubled" else {BOTH[name]: value}
+    return part.weighted(cause.name, name, **changed)
 
 
 PRODUCTS = "a = x @ W_ih.T + b_ih + h @ W_hh.T + b_hh"
 APART = "a = x @ W_ih.T + b_ih; b = h @ W_hh.T + b_hh"
 
 
-def _products(model: Model) -> str:
-    """The line with both biases, as the cell adds them."""
-    return APART if scaled_biases(_first(model)) else PRODUCTS
-
-
-def _dropped_words(cause: Cause, model: Model) -> Words:
-    if len(cause.choice) > 1:
-        names = " and ".join(f"b_h{gate}" for gate in cause.choice)
-        return Words(
-            f"{names} are missing",
-            f"{model.structure.kind} adds them too; where there is one bias it is the sum of both.",
-            _products(model),
-        )
-    if cause.choice:
-        return Words(
-            f"b_h{cause.choice} is missing",
-            f"{model.structure.kind} adds it to W_h{cause.choice} h.",
-            _products(model),
-        )
-    if cause.tensors == "b":
-        return Words(
-            "both biases are missing", f"{model.structure.kind} adds two biases.", _products(model)
-        )
-    return Words(
-        f"{cause.tensors} is missing", f"{model.structure.kind} adds two biases.", _products(model)
-    )
-
-
-def _doubled_words(cause: Cause, model: Model) -> Words:
-    return Words(f"{cause.tensors} is added twice", "each bias is added once.", _products(model))
-
-
-def _same_words(cause: Cause, model: Model) -> Words:
-    bias = BOTH[cause.tensors]
-    return Words(
-        f"{cause.tensors} in place of {bias}",
-        f"{cause.tensors} is used for both biases; {model.structure.kind} has two.",
-        _products(model),
-    )
+def _bias_facts(cause: Cause, model: Model) -> dict[str, object]:
+    gates = [f"b_h{gate}" for gate in cause.choice]
+    both = cause.tensors == "b" and not gates
+    one_bias = "adds them too; where there is one bias it is the sum of both"
+    adds = "adds two biases" if not gates else f"adds it to W_h{cause.choice} h"
+    return {
+        "names": " and ".join(gates) or ("both biases" if both else cause.tensors),
+        "are": "are" if both or len(gates) > 1 else "is",
+        "adds": one_bias if len(gates) > 1 else adds,
+        "other": BOTH.get(cause.tensors, ""),
+        "which": "b_ih and b_hh are" if cause.tensors == "b" else f"{cause.tensors} is",
+        # the line with both biases, as the cell adds them
+        "products": APART if scaled_biases(model.first) else PRODUCTS,
+        "PRODUCTS": PRODUCTS,
+    }
 
 
 def scaled_biases(part: Part) -> list[str]:
@@ -359,14 +263,8 @@ def scaled_biases(part: Part) -> list[str]:
     return gates
 
 
-def _apart(model: Model) -> Iterator[Choice]:
-    if _biased(model) and scaled_biases(_first(model)):
-        yield "", ""
-
-
-def _mergings(model: Model) -> Iterator[Choice]:
-    for _ in _apart(model):
-        yield from ((choice, "") for choice in ("", "inside", "both"))
+def _apart(model: Model) -> bool:
+    return _biased(model) and bool(scaled_biases(model.first))
 
 
 def _exchange_biases(part: Part, cause: Cause) -> Part:
@@ -387,34 +285,9 @@ def _merge_bias(part: Part, cause: Cause) -> Part | None:
     return part.weighted(cause.name, cause.choice, b_ih=b_ih, b_hh=b_hh)
 
 
-def _exchanged_bias_words(cause: Cause, model: Model) -> Words:
-    return Words(
-        "b_ih and b_hh exchanged",
-        "the reset gate scales b_hn, not b_in, so the two may not be exchanged.",
-        "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))",
-    )
-
-
-def _merged_words(cause: Cause, model: Model) -> Words:
-    if cause.choice:
-        return Words(
-            "b_in is inside of the reset" + " too" * (cause.choice == "both"),
-            "the two biases of n are merged"
-            + ", and their sum is added to both parts" * (cause.choice == "both")
-            + "; the reset gate must scale b_hn alone.",
-            "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))",
-        )
-    return Words(
-        "b_hn is outside of the reset",
-        "the two biases of n are merged; the reset gate must scale b_hn.",
-        "n = tanh(x @ W_in.T + b_in + r * (h @ W_hn.T + b_hn))",
-    )
-
-
-def _operands(model: Model) -> Iterator[Choice]:
-    part = _first(model)
-    if _biased(model) and len(part.stored.hh) == part.stored.hh.shape[1]:
-        yield from (("", tensors) for tensors in ("b_hh", "b_ih", "b"))
+def _operands(model: Model) -> bool:
+    hh = model.first.stored.hh
+    return _biased(model) and len(hh) == hh.shape[1]
 
 
 def _bias_before(part: Part, cause: Cause) -> Part | None:
@@ -429,15 +302,6 @@ def _bias_before(part: Part, cause: Cause) -> Part | None:
     return part.weighted(cause.name, cause.tensors, **{**biases, "b_hh": b_hh + inside})
 
 
-def _before_words(cause: Cause, model: Model) -> Words:
-    which = "b_ih and b_hh are" if cause.tensors == "b" else f"{cause.tensors} is"
-    return Words(
-        f"{which} added to h before the product with W_hh",
-        f"{model.structure.kind} adds both biases to the products.",
-        PRODUCTS,
-    )
-
-
 def forget_gates(part: Part) -> list[str]:
     """Gates that multiply a cell state of the step before: f of an LSTM."""
     gates: list[str] = []
@@ -448,11 +312,6 @@ def forget_gates(part: Part) -> list[str]:
             if gate in part.cell.gates:
                 gates.append(gate)
     return gates
-
-
-def _forget_choices(model: Model) -> Iterator[Choice]:
-    if forget_gates(_first(model)):
-        yield from (("before", ""), ("after", ""), ("subtracted", ""))
 
 
 def _forget(part: Part, cause: Cause) -> Part:
@@ -467,235 +326,246 @@ def _forget(part: Part, cause: Cause) -> Part:
     return part.weighted(cause.name, cause.choice, b_ih=bias)
 
 
-def _forget_words(cause: Cause, model: Model) -> Words:
-    if cause.choice == "subtracted":
-        return Words(
-            "1 is subtracted from the forget gate's bias",
-            f"that is right for TensorFlow 1, which adds 1 as it runs; {model.structure.kind} adds "
-            f"no forget bias of its own.",
-            "f = sigmoid(a_f)",
-        )
-    where = "before the sigmoid" if cause.choice == "before" else "after the sigmoid"
-    return Words(
-        f"an extra 1 is added to the forget gate, {where}",
-        f"{model.structure.kind} adds no forget bias of its own"
-        f"{'; TensorFlow 1 adds this one as it runs' * (cause.choice == 'before')}.",
-        "f = sigmoid(a_f)",
-    )
-
-
 # layers and directions -----------------------------------------------------------------------
 
 
-def _pairs(model: Model) -> Iterator[Choice]:
-    yield from ((f"{a},{b}", "") for a, b in combinations(range(model.num_layers), 2))
-
-
-def _ordered_pairs(model: Model) -> Iterator[Choice]:
+def _pairs(model: Model) -> Iterator[str]:
     for a, b in combinations(range(model.num_layers), 2):
-        yield from ((f"{a},{b}", ""), (f"{b},{a}", ""))
+        yield f"{a},{b}"
 
 
-def _taking(part: Part, source: Part, *token: object) -> Part | None:
-    tensors, source_tensors = part.weights.named(), source.weights.named()
-    if [t.shape for t in tensors.values()] != [t.shape for t in source_tensors.values()]:
-        return None
-    weights = replace(source.weights, suffix=part.weights.suffix)
-    first = source.first_b_hh
-    taken = part.with_weights(weights, first_b_hh=first)
-    return taken.marked(*token, source.token)
+def _ordered_pairs(model: Model) -> Iterator[str]:
+    for a, b in combinations(range(model.num_layers), 2):
+        yield from (f"{a},{b}", f"{b},{a}")
 
 
-def _exchange_layers(model: Model, cause: Cause) -> Model | None:
-    a, b = map(int, cause.choice.split(","))
-    changed: dict[tuple[int, int], Part] = {}
-    for layer, source_layer in ((a, b), (b, a)):
-        for d, (part, source) in enumerate(
-            zip(model.parts[layer], model.parts[source_layer], strict=True)
-        ):
-            taken = _taking(part, source, cause.name)
-            if taken is None:
+Sources = Mapping[PartIndex, PartIndex]
+
+
+def _taking(sources: Callable[[Model, Cause], Sources]) -> Callable[[Model, Cause], Model | None]:
+    """An entry's change by which parts have the weights of others."""
+
+    def taken(model: Model, cause: Cause) -> Model | None:
+        changed: dict[PartIndex, Part] = {}
+        parts = dict(model.places())
+        for place, source_place in sources(model, cause).items():
+            part, source = parts[place], parts[source_place]
+            pairs = zip(part.weights.named().values(), source.weights.named().values(), strict=True)
+            if any(tensor.shape != taken.shape for tensor, taken in pairs):
                 return None
-            changed[layer, d] = taken
-    return model.with_parts(changed)
+            weights = replace(source.weights, suffix=part.weights.suffix)
+            after = part.with_weights(weights, first_b_hh=source.first_b_hh)
+            changed[place] = after.marked(cause.name, source.token)
+        return model.with_parts(changed)
+
+    return taken
 
 
-def _repeat_layer(model: Model, cause: Cause) -> Model | None:
+def _other_layers(model: Model, cause: Cause) -> Sources:
     a, b = map(int, cause.choice.split(","))
-    changed: dict[tuple[int, int], Part] = {}
-    for d, (part, source) in enumerate(zip(model.parts[b], model.parts[a], strict=True)):
-        taken = _taking(part, source, cause.name)
-        if taken is None:
-            return None
-        changed[b, d] = taken
-    return model.with_parts(changed)
+    layers = {a: b, b: a} if cause.name == "layers_exchanged" else {b: a}
+    return {(k, d): (layers[k], d) for k in layers for d in range(model.num_directions)}
 
 
-def _layer_words(cause: Cause, model: Model) -> Words:
-    a, b = cause.choice.split(",")
-    if cause.name == "layers_exchanged":
-        return Words(
-            f"the weights of layers {a} and {b} are exchanged",
-            "layer k has the parameters that end in _lk.",
-            f"weight_ih_l{a} in layer {a}, weight_ih_l{b} in layer {b}",
-        )
-    return Words(
-        f"layer {b} uses the weights of layer {a}",
-        "every layer has its own.",
-        f"layer {b}: weight_ih_l{b}, weight_hh_l{b}",
-    )
+def _other_directions(model: Model, cause: Cause) -> Sources:
+    directions = {0: 1, 1: 0}
+    if cause.choice:
+        source = DIRECTIONS.index(cause.choice)
+        directions = {1 - source: source}
+    return {(k, d): (k, directions[d]) for k in layers_of(model, cause) for d in directions}
 
 
-def _directions(model: Model) -> Iterator[Choice]:
-    if model.num_directions > 1:
-        yield "", ""
+def _place_facts(cause: Cause, model: Model) -> dict[str, object]:
+    a, _, b = cause.choice.partition(",")
+    return {"a": a, "b": b}
 
 
-def _one_direction(model: Model) -> Iterator[Choice]:
-    if model.num_directions > 1:
-        yield from ((direction, "") for direction in DIRECTIONS)
-
-
-def _layers_of(model: Model, cause: Cause) -> range:
-    return range(model.num_layers) if cause.layer is None else range(cause.layer, cause.layer + 1)
-
-
-def _exchange_directions(model: Model, cause: Cause) -> Model | None:
-    changed: dict[tuple[int, int], Part] = {}
-    for layer in _layers_of(model, cause):
-        forward, reverse = model.parts[layer]
-        for d, (part, taken) in enumerate(((forward, reverse), (reverse, forward))):
-            after = _taking(part, taken, cause.name)
-            if after is None:
-                return None
-            changed[layer, d] = after
-    return model.with_parts(changed)
-
-
-def _repeat_direction(model: Model, cause: Cause) -> Model | None:
-    source = DIRECTIONS.index(cause.choice)
-    changed: dict[tuple[int, int], Part] = {}
-    for layer in _layers_of(model, cause):
-        row = model.parts[layer]
-        after = _taking(row[1 - source], row[source], cause.name)
-        if after is None:
-            return None
-        changed[layer, 1 - source] = after
-    return model.with_parts(changed)
-
-
-def _direction_words(cause: Cause, model: Model) -> Words:
-    if cause.name == "directions_exchanged":
-        return Words(
-            "the weights of the two directions are exchanged",
-            "the reverse direction has the parameters that end in _reverse.",
-            "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse",
-        )
-    direction = DIRECTIONS[1 - DIRECTIONS.index(cause.choice)]
-    return Words(
-        f"the {direction} direction uses the weights of {cause.choice}",
-        "each direction has its own; those of reverse end in _reverse.",
-        "reverse: weight_ih_l0_reverse, weight_hh_l0_reverse"
-        if direction == "reverse"
-        else "forward: weight_ih_l0, weight_hh_l0   # without _reverse",
-    )
-
-
-WEIGHTS = (
-    Entry("gate_order", "the order of the rows", "parts", _orders, _order_words, _reorder),
+WEIGHTS = declared(
+    """
+    gate_order
+        gate order
+        {text}.
+        {repair}
+        {short}
+    interleaved read
+        gates interleaved
+        the rows{of} are read unit by unit ({gates} of unit 0, then of unit 1); {kind} has one \
+        block a gate: {gates}.
+        {gates} = np.split(a, {count}, axis=-1)   # not a[:, k::{count}]
+        the rows{of} are read unit by unit ({gates} of unit 0, then of unit 1)
+    interleaved stored
+        gates interleaved
+        the rows{of} are stored unit by unit ({gates} of unit 0, then of unit 1); {kind} has one \
+        block a gate: {gates}.
+        W = W.reshape(hidden, {count}, -1).swapaxes(0, 1).reshape({count} * hidden, -1)
+        the rows{of} are stored unit by unit ({gates} of unit 0, then of unit 1)
+    transposed
+        {which} {are} transposed
+        {kind} multiplies each gate's block from the left: W x.
+        {product}
+    reshaped
+        {which} {are} reshaped, not transposed
+        reshape keeps the order of the numbers in memory; .T moves them.
+        {tensors}.T
+    reshaped kernel
+        a kernel ({kernel}) is reshaped to {which}, not transposed
+        reshape keeps the order of the numbers in memory; .T moves them.
+        {tensors} = kernel.T
+    matrices_exchanged
+        W_ih and W_hh exchanged
+        W_ih multiplies the input, W_hh the state.
+        x @ W_ih.T + h @ W_hh.T
+    bias_missing
+        {names} {are} missing
+        {kind} {adds}.
+        {products}
+    bias_doubled
+        {tensors} is added twice
+        each bias is added once.
+        {products}
+    bias_twice
+        {tensors} in place of {other}
+        {tensors} is used for both biases; {kind} has two.
+        {products}
+    biases_exchanged
+        b_ih and b_hh exchanged
+        the reset gate scales b_hn, not b_in, so the two may not be exchanged.
+        {RESET}
+    bias_merged
+        b_hn is outside of the reset
+        the two biases of n are merged; the reset gate must scale b_hn.
+        {RESET}
+    bias_merged inside
+        b_in is inside of the reset
+        the two biases of n are merged; the reset gate must scale b_hn alone.
+        {RESET}
+    bias_merged both
+        b_in is inside of the reset too
+        the two biases of n are merged, and their sum is added to both parts; the reset gate must \
+        scale b_hn alone.
+        {RESET}
+    bias_before
+        {which} added to h before the product with W_hh
+        {kind} adds both biases to the products.
+        {PRODUCTS}
+    forget_bias before
+        an extra 1 is added to the forget gate, before the sigmoid
+        {kind} adds no forget bias of its own; TensorFlow 1 adds this one as it runs.
+        f = sigmoid(a_f)
+    forget_bias after
+        an extra 1 is added to the forget gate, after the sigmoid
+        {kind} adds no forget bias of its own.
+        f = sigmoid(a_f)
+    forget_bias subtracted
+        1 is subtracted from the forget gate's bias
+        that is right for TensorFlow 1, which adds 1 as it runs; {kind} adds no forget bias of its \
+        own.
+        f = sigmoid(a_f)
+    layers_exchanged
+        the weights of layers {a} and {b} are exchanged
+        layer k has the parameters that end in _lk.
+        weight_ih_l{a} in layer {a}, weight_ih_l{b} in layer {b}
+    layers_repeated
+        layer {b} uses the weights of layer {a}
+        every layer has its own.
+        layer {b}: weight_ih_l{b}, weight_hh_l{b}
+    directions_exchanged
+        the weights of the two directions are exchanged
+        the reverse direction has the parameters that end in _reverse.
+        reverse: weight_ih_l0_reverse, weight_hh_l0_reverse
+    directions_repeated forward
+        the reverse direction uses the weights of forward
+        each direction has its own; those of reverse end in _reverse.
+        reverse: weight_ih_l0_reverse, weight_hh_l0_reverse
+    directions_repeated reverse
+        the forward direction uses the weights of reverse
+        each direction has its own; those of reverse end in _reverse.
+        forward: weight_ih_l0, weight_hh_l0   # without _reverse
+    """,
+    Entry(
+        "gate_order",
+        "the order of the rows",
+        "parts",
+        _reorder,
+        options=_orders,
+        facts=_order_facts,
+    ),
     Entry(
         "interleaved",
         "the order of the rows",
         "parts",
-        _interleavings,
-        _interleaved_words,
         _interleave,
+        options=_interleavings,
+        facts=_interleaved_facts,
     ),
-    Entry(
-        "transposed",
-        MATRICES,
-        "parts",
-        _matrices,
-        _transpose_words,
-        _transpose,
-    ),
+    Entry("transposed", MATRICES, "parts", _transpose, options=_matrices, facts=_matrix_facts),
     Entry(
         "reshaped",
         MATRICES,
         "parts",
-        _reshapes,
-        _reshape_words,
         _reshape,
+        options=_reshapes,
+        facts=_matrix_facts,
         concerns=("the projection",),
     ),
-    Entry(
-        "matrices_exchanged",
-        MATRICES,
-        "parts",
-        lambda model: iter([("", "")]),
-        _exchange_words,
-        _exchange_matrices,
-    ),
-    Entry("bias_missing", BIASES, "parts", _droppable, _dropped_words, _drop_bias),
-    Entry("bias_doubled", BIASES, "parts", _each_bias, _doubled_words, _double_bias),
-    Entry("bias_twice", BIASES, "parts", _each_bias, _same_words, _same_bias),
-    Entry(
-        "biases_exchanged",
-        "b_ih and b_hh",
-        "parts",
-        _apart,
-        _exchanged_bias_words,
-        _exchange_biases,
-    ),
+    Entry("matrices_exchanged", MATRICES, "parts", _exchange_matrices),
+    Entry("bias_missing", BIASES, "parts", _drop_bias, options=_droppable),
+    Entry("bias_doubled", BIASES, "parts", _double_bias, options=_each_bias),
+    Entry("bias_twice", BIASES, "parts", _double_bias, options=_each_bias),
+    Entry("biases_exchanged", BIASES, "parts", _exchange_biases, where=_apart),
     Entry(
         "bias_merged",
         BIASES,
         "parts",
-        _mergings,
-        _merged_words,
         _merge_bias,
+        where=_apart,
         exactly="`inside`: b_in + b_hn stands where b_hn does; `both`: where b_in does too.",
     ),
     Entry(
         "bias_before",
         BIASES,
         "parts",
-        _operands,
-        _before_words,
         _bias_before,
+        options=lambda model: (("", tensors) for tensors in ("b_hh", "b_ih", "b")),
+        where=_operands,
         exactly="W_hh (h_(t-1) + b): where b has as many numbers as h.",
     ),
-    Entry("forget_bias", "the forget gate", "parts", _forget_choices, _forget_words, _forget),
+    Entry(
+        "forget_bias",
+        "the forget gate",
+        "parts",
+        _forget,
+        where=lambda model: forget_gates(model.first),
+    ),
     Entry(
         "layers_exchanged",
         "each layer's weights",
         "global",
-        _pairs,
-        _layer_words,
-        model=_exchange_layers,
+        model=_taking(_other_layers),
+        options=_pairs,
+        facts=_place_facts,
     ),
     Entry(
         "layers_repeated",
         "each layer's weights",
         "global",
-        _ordered_pairs,
-        _layer_words,
-        model=_repeat_layer,
+        model=_taking(_other_layers),
+        options=_ordered_pairs,
+        facts=_place_facts,
     ),
     Entry(
         "directions_exchanged",
         "each direction's weights",
         "layer",
-        _directions,
-        _direction_words,
-        model=_exchange_directions,
+        model=_taking(_other_directions),
+        where=two,
     ),
     Entry(
         "directions_repeated",
         "each direction's weights",
         "layer",
-        _one_direction,
-        _direction_words,
-        model=_repeat_direction,
+        model=_taking(_other_directions),
+        where=two,
     ),
+    facts=_bias_facts,
 )

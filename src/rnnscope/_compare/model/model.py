@@ -8,7 +8,7 @@ models have in common is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -147,6 +147,11 @@ class Part:
     pending: Mapping[str, Tensor] = field(default_factory=dict)
     only: Tensor | None = None
 
+    @property
+    def cell_state(self) -> str | None:
+        """The state that is not h, where there is one."""
+        return next((state for state in self.cell.states if state != "h"), None)
+
     @cached_property
     def weights(self) -> Weights:
         """The weights, in the order of rows that they have by now."""
@@ -243,6 +248,20 @@ class Model:
     def num_directions(self) -> int:
         """Directions."""
         return len(self.parts[0])
+
+    @property
+    def first(self) -> Part:
+        """The part from which choices and words of mistakes are read."""
+        return self.parts[0][0]
+
+    def places(
+        self, layer: int | None = None, direction: str | None = None
+    ) -> Iterator[tuple[PartIndex, Part]]:
+        """Every part with its layer and direction, or those of one layer, of one direction."""
+        for k, row in enumerate(self.parts):
+            for d, part in enumerate(row):
+                if layer in (None, k) and direction in (None, self.structure.directions[d]):
+                    yield (k, d), part
 
     def with_parts(self, parts: Mapping[tuple[int, int], Part]) -> Model:
         """The same with some parts replaced."""

@@ -27,7 +27,7 @@ from rnnscope._compare.work import GATE, spend
 from rnnscope._layers.sequences import valid_steps
 from rnnscope.cells.algebra import Quantity
 
-__all__ = ["Job", "ModelRun", "chunks", "ran", "run_jobs"]
+__all__ = ["Job", "ModelRun", "chunks", "run_jobs"]
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ def run_jobs(
     spend(len(jobs) * steps * count * numbers, calls=calls)
     batch = Batch([job.part for job in jobs])
     reading, handing = part.flipped
-    x = stacked([job.x for job in jobs])
-    if reading:
-        x = torch.stack([flipped(value, reading, lengths) for value in x])
+    x = _flipped(stacked([job.x for job in jobs]), reading, lengths)
     if part.backward:
         x = x.flip(1)
     states = {name: stacked([job.initial[name] for job in jobs]) for name in jobs[0].initial}
@@ -155,49 +153,29 @@ def run_jobs(
         x = rows.joined(x)
         states = {name: value[:, :1] for name, value in states.items()}
     padded = None if chained else lengths
-    emitted, before, finals, kept = _recur(batch, part, x, states, padded, rows, names, rounded)
+    lines, finals, kept = _recur(batch, part, x, states, padded, rows, names, rounded)
     if rows is not None:
         final = {name: rows.ends(value) for name, value in finals.items()}
-        emitted, before = rows.cut(emitted), rows.cut(before)
-        kept = {name: rows.cut(value) for name, value in kept.items()}
+        lines, kept = ({n: rows.cut(v) for n, v in values.items()} for values in (lines, kept))
     else:
         final = {name: value[:, -1] for name, value in finals.items()}
-    if part.backward:
-        emitted, before = (_laid(value, part, lengths) for value in (emitted, before))
-        kept = {name: _laid(value, part, lengths) for name, value in kept.items()}
-    if handing:
+    for quantities in (lines, kept):
+        for name, value in quantities.items():
+            laid = _laid(value, part, lengths) if part.backward else value
+            quantities[name] = _flipped(laid, handing, lengths)
 
-        def back(value: Tensor) -> Tensor:
-            return torch.stack([flipped(part_value, handing, lengths) for part_value in value])
+    def of(values: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+        return {name: value[k if len(value) > 1 else 0] for name, value in values.items()}
 
-        emitted, before = back(emitted), back(before)
-        kept = {name: back(value) for name, value in kept.items()}
     return [
-        ModelRun(
-            emitted[k if emitted.shape[0] > 1 else 0],
-            before[k if before.shape[0] > 1 else 0],
-            {name: value[k if value.shape[0] > 1 else 0] for name, value in final.items()},
-            job.token,
-            {name: value[k if value.shape[0] > 1 else 0] for name, value in kept.items()},
-        )
+        ModelRun(**of(lines, k), final=of(final, k), token=job.token, steps=of(kept, k))
         for k, job in enumerate(jobs)
     ]
 
 
-def ran(
-    parts: Sequence[Part], x: Tensor, initial: Mapping[str, Tensor], lengths: Tensor | None
-) -> list[ModelRun]:
-    """Runs of parts by themselves, each from x (time, batch, feature) and initial states."""
-    groups: dict[Token, list[int]] = {}
-    jobs = [Job(part, x, initial, (k,)) for k, part in enumerate(parts)]
-    for k, job in enumerate(jobs):
-        groups.setdefault(job.alike, []).append(k)
-    quantities: dict[Token, ModelRun] = {}
-    with torch.inference_mode():
-        for places in groups.values():
-            for chunk in chunks([jobs[k] for k in places]):
-                quantities |= {one.token: one for one in run_jobs(chunk, lengths, False)}
-    return [quantities[job.token] for job in jobs]
+def _flipped(values: Tensor, axis: str, lengths: Tensor | None) -> Tensor:
+    """Every model's (time, batch, unit), reversed along an axis."""
+    return torch.stack([flipped(value, axis, lengths) for value in values]) if axis else values
 
 
 def _recur(
@@ -209,8 +187,8 @@ def _recur(
     rows: _Chained | None = None,
     names: Sequence[str] = (),
     rounded: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """What is handed on at every step, what was a step before, each state after the last step,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """What is "emitted" at every step and what was a step "before", each state after the last step,
     and what is asked for by ``names``; (model, time, batch, unit) in the order of computing.
     Padding keeps the states. With ``rows`` one row of the batch begins where the one before
     ended, and the states are those after each step."""
@@ -226,7 +204,7 @@ def _recur(
     kept: dict[str, list[Tensor]] = {name: [] for name in initial}
     asked: dict[str, list[Tensor]] = {name: [] for name in names}
     states = carried = dict(initial)
-    last = _handed(part, initial)
+    last = initial.get(part.emits, initial["h"])
     begins = () if rows is None else rows.begins
     for t in range(steps):
         b_hh = batch.b_hh
@@ -245,27 +223,23 @@ def _recur(
         after = {name: quantities[name] for name in states}
         if part.feeds != "h":
             after["h"] = quantities[part.feeds][..., : states["h"].shape[-1]]
-        hands = quantities[part.emits]
-        if valid is not None:
-            inside = valid[t, :, None]
+        hands, inside = quantities[part.emits], None if valid is None else valid[t, :, None]
+        if inside is not None:
             after = {name: torch.where(inside, after[name], states[name]) for name in after}
-            hands = hands * inside
         for name, values in asked.items():
-            value = step.recorded(name, part.unapplied)
-            values.append(value if valid is None else value * valid[t, :, None])
+            values.append(_inside(step.recorded(name, part.unapplied), inside))
         states = after
         if rounded is not None:
             states = {name: rounded(value) for name, value in after.items()}
-            # the layer above reads what is rounded
-            hands = states.get(part.emits, hands)
-            hands = hands if valid is None else hands * valid[t, :, None]
+            hands = states.get(part.emits, hands)  # the layer above reads what is rounded
+        hands = _inside(hands, inside)
         carried = states if part.feeds == "h" else {**states, "h": quantities["h"]}
         before.append(last)
         emitted.append(hands)
-        if valid is None or last.shape[1:] != hands.shape[1:]:
+        if inside is None or last.shape[1:] != hands.shape[1:]:
             last = hands
         else:
-            last = torch.where(valid[t, :, None], hands, last)
+            last = torch.where(inside, hands, last)
         ended = states if part.ends == "h" else {**states, "h": quantities[part.ends]}
         if part.feeds != "h" and part.ends == "h":
             ended = {**ended, "h": quantities["h"]}
@@ -274,21 +248,24 @@ def _recur(
                 kept[name].clear()
             kept[name].append(value)
     # h may be the same in all models where c is not: made from a state that they share
-    listed = (emitted, *kept.values(), *asked.values())
-    width = max(value.shape[0] for values in listed for value in values)
+    width = max(len(value) for line in (emitted, *kept.values(), *asked.values()) for value in line)
     shape = emitted[0].shape[1:]
-    return (
-        torch.stack([value.expand(width, *shape) for value in emitted], 1),
-        torch.stack([_as_before(value, width, shape) for value in before], 1),
-        {
-            name: torch.stack([widened(value, width) for value in values], 1)
-            for name, values in kept.items()
-        },
-        {
-            name: torch.stack([widened(value, width) for value in values], 1)
-            for name, values in asked.items()
-        },
-    )
+    # a state that is handed on in the place of another has no number before the first step
+    before = [v if v.shape[1:] == shape else v.new_zeros(1, *shape) for v in before]
+
+    def lines(values: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        return {
+            name: torch.stack([widened(value, width) for value in line], 1)
+            for name, line in values.items()
+        }
+
+    handed = lines({"emitted": emitted, "before": before})
+    return handed, lines(kept), lines(asked)
+
+
+def _inside(value: Tensor, inside: Tensor | None) -> Tensor:
+    """0 on padding."""
+    return value if inside is None else value * inside
 
 
 def _in_place(
@@ -328,14 +305,3 @@ def _units(first: Tensor, second: Tensor, unit: int) -> Tensor:
     """The first units of one, (model, batch, unit), those from ``unit`` on of the other."""
     width = max(len(first), len(second))
     return torch.cat([widened(first[..., :unit], width), widened(second[..., unit:], width)], -1)
-
-
-def _handed(part: Part, initial: Mapping[str, Tensor]) -> Tensor:
-    """What would have been handed on before the first step: the initial state."""
-    return initial.get(part.emits, initial["h"])
-
-
-def _as_before(value: Tensor, width: int, shape: torch.Size) -> Tensor:
-    if value.shape[1:] != shape:
-        value = value.new_zeros(1, *shape)
-    return value.expand(width, *shape)

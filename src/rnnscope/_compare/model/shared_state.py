@@ -6,31 +6,21 @@ them take a step before any takes the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rnnscope._compare.model.batched import Batch, Step, from_input, started, widened
 from rnnscope._compare.model.model import Inputs, Model, Part, Token
+from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.work import GATE, spend
 from rnnscope._layers.sequences import keep_on_padding, valid_steps
 
-__all__ = ["SharedRun", "can_share", "fits_sharing", "run_sharing"]
+__all__ = ["can_share", "fits_sharing", "run_sharing"]
 
 CHUNK = 128
 """Models that run together, at most."""
-
-
-@dataclass
-class SharedRun:
-    """Of one layer what it hands on at every step (time, batch, unit), its states after the last
-    step (batch, unit), and ``steps``, what was asked for (time, batch, unit)."""
-
-    emitted: Tensor
-    final: Mapping[str, Tensor]
-    steps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def can_share(model: Model) -> bool:
@@ -64,7 +54,7 @@ def run_sharing(
     models: Sequence[tuple[Model, Inputs]],
     names: Sequence[str],
     rounded: Callable[[Tensor], Tensor] | None,
-) -> list[list[SharedRun]]:
+) -> list[list[ModelRun]]:
     """The run of every layer of each model on its inputs."""
     groups: dict[Token, list[int]] = {}
     for k, (model, inputs) in enumerate(models):
@@ -73,7 +63,7 @@ def run_sharing(
             for (p,) in model.parts
         )
         groups.setdefault((alike, id(inputs)), []).append(k)
-    by_model: dict[int, list[SharedRun]] = {}
+    by_model: dict[int, list[ModelRun]] = {}
     for places in groups.values():
         for start in range(0, len(places), CHUNK):
             chunk = places[start : start + CHUNK]
@@ -88,7 +78,7 @@ def _run(
     inputs: Inputs,
     names: Sequence[str],
     rounded: Callable[[Tensor], Tensor] | None,
-) -> list[list[SharedRun]]:
+) -> list[list[ModelRun]]:
     """The runs of models whose layers are alike."""
     batches = [Batch([model.parts[layer][0] for model in models]) for layer in _layers(models)]
     valid = None if inputs.lengths is None else valid_steps(inputs.lengths, inputs.steps)
@@ -134,9 +124,11 @@ def _run(
     outputs = [over_time(values) for values in emitted]
     return [
         [
-            SharedRun(
+            ModelRun(
+                outputs[layer][k],
                 outputs[layer][k],
                 {name: widened(value, width)[k] for name, value in finals[layer].items()},
+                (),
                 {name: value[k] for name, value in steps[layer].items()},
             )
             for layer in range(len(batches))

@@ -21,7 +21,7 @@ from rnnscope._compare.model.batched import (
 )
 from rnnscope._compare.model.model import Part, Token, with_fields
 from rnnscope._compare.work import GATE, spend
-from rnnscope.cells.algebra import Previous
+from rnnscope.cells.algebra import Previous, Quantity
 
 __all__ = ["KnownStates", "opened", "restricted"]
 
@@ -115,56 +115,53 @@ def _opened(parts: Sequence[Part], known: KnownStates, names: Sequence[str]) -> 
         name: known.initial[name].expand(1, steps, *known.initial[name].shape)
         for name in part.restarts
     }
-    b_hh: list[Tensor | None] = [batch.b_hh] * steps
-    if batch.first is not None and batch.b_hh is not None:
-        b_hh = [
-            torch.where(started(known.valid, t, rows)[:, None], batch.first, batch.b_hh)
-            for t in range(steps)
-        ]
     hidden = [name for name in part.cell.states if name not in before]
-    width = len(parts)
-    if not hidden and part.feeds == "h":
-        flat_bias = batch.b_hh
-        if batch.first is not None:
-            flat_bias = torch.cat([_rows(value, rows) for value in b_hh if value is not None], 1)
-        flat = {name: value.flatten(1, 2) for name, value in before.items()}
-        step = Step(batch, from_x.flatten(1, 2), flat, flat_bias, units)
+    b_hh = [batch.b_hh] * steps
+    if batch.first is not None and batch.b_hh is not None:
+        begun = (started(known.valid, t, rows)[:, None] for t in range(steps))
+        b_hh = [torch.where(starts, batch.first, batch.b_hh) for starts in begun]
+
+    def stepped(
+        x: Tensor, states: Mapping[str, Tensor], bias: Tensor | None, of: Callable[[Tensor], Tensor]
+    ) -> Step:
+        """A step, or all at once, with what ``of`` takes of the operand at all steps."""
+        step = Step(batch, x, states, bias, units, hidden)
         if known.operand is not None:
-            step.h, step.after = known.operand.unsqueeze(0).flatten(1, 2), known.product
+            step.h, step.after = of(known.operand).unsqueeze(0), known.product
         if known.overwritten is not None:
-            _overwrite(step, known.overwritten.flatten(0, 1) - step.h, units)
+            _overwrite(step, of(known.overwritten) - step.h, units)
         step.run()
+        return step
+
+    if not hidden and part.feeds == "h":
+        bias = batch.b_hh
+        if batch.first is not None:
+            wide = (value.expand(len(value), rows, -1) for value in b_hh if value is not None)
+            bias = torch.cat(list(wide), 1)
+        flat = {name: value.flatten(1, 2) for name, value in before.items()}
+        step = stepped(from_x.flatten(1, 2), flat, bias, lambda value: value.flatten(0, 1))
         values = {name: step.recorded(name, part.unapplied) for name in names}
-        return {
-            name: value.reshape(value.shape[0], steps, rows, -1) for name, value in values.items()
-        }
-    run: dict[str, Tensor] = {
-        name: of_units(known.initial[name].unsqueeze(0), units) for name in hidden
-    }
-    kept: dict[str, list[Tensor]] = {}
+        return {n: value.reshape(len(value), steps, rows, -1) for n, value in values.items()}
+    run = {name: of_units(known.initial[name].unsqueeze(0), units) for name in hidden}
+    recorded: dict[str, list[Tensor]] = {name: [] for name in names}
     fed: Tensor | None = None
     for t in range(steps):
         states = {name: value[:, t] for name, value in before.items()} | run
         if fed is not None:
             states["h"] = fed
-        step = Step(batch, from_x[:, t], states, b_hh[t], units, hidden)
-        if known.operand is not None:
-            step.h, step.after = known.operand[t].unsqueeze(0), known.product
-        if known.overwritten is not None:
-            _overwrite(step, known.overwritten[t] - step.h, units)
-        values = step.run()
+        step = stepped(from_x[:, t], states, b_hh[t], lambda value, t=t: value[t])  # type: ignore[misc]
         for name in hidden:
-            after = values[name]
+            after = step.values[Quantity(name)]
             if known.valid is not None:
                 after = torch.where(known.valid[t, :, None], after, run[name])
             run[name] = after
         if part.feeds != "h":
-            fed = values[part.feeds][..., : states["h"].shape[-1]]
+            fed = step.values[Quantity(part.feeds)][..., : states["h"].shape[-1]]
         for name in names:
-            kept.setdefault(name, []).append(step.recorded(name, part.unapplied))
+            recorded[name].append(step.recorded(name, part.unapplied))
     return {
-        name: torch.stack([widened(value, width) for value in values], 1)
-        for name, values in kept.items()
+        name: torch.stack([widened(value, len(parts)) for value in values], 1)
+        for name, values in recorded.items()
     }
 
 
@@ -176,7 +173,3 @@ def _overwrite(step: Step, more: Tensor, units: Tensor | None) -> None:
         product = product + step.b_hh
     overwritten = of_overwritten(more, step.batch.hh, units)
     step.products_of[Previous("h")] = product + overwritten
-
-
-def _rows(bias: Tensor, rows: int) -> Tensor:
-    return bias.expand(bias.shape[0], rows, bias.shape[-1])

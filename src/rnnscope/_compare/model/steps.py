@@ -14,7 +14,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from rnnscope._compare.model.batched import separable
+from rnnscope._compare.model.batched import of_units, separable
 from rnnscope._compare.model.lengths import moved
 from rnnscope._compare.model.misfit import Misfit
 from rnnscope._compare.model.model import Inputs, Model, Part, Token
@@ -50,6 +50,12 @@ class Steps:
     after: Mapping[str, Tensor]
     observation: int
     unit: float
+
+    @property
+    def compared(self) -> int:
+        """Steps of rows that are no padding."""
+        valid = self.known.valid
+        return self.known.x.shape[:2].numel() if valid is None else int(valid.sum())
 
 
 @dataclass(frozen=True)
@@ -122,67 +128,65 @@ class OpenedPart:
         """
         units = _some(self.part.stored.hidden_size, most)
         if units is None:
-            return Misfit.of(self._differences(parts, None))
+            return self._misfit(parts, None)
         apart = [separable(part.cell) for part in parts]
         misfit = Misfit.none(len(parts))
         for alone, chosen in ((True, units), (False, None)):
             places = [k for k, each in enumerate(apart) if each == alone]
             if places:
                 those = [parts[k] for k in places]
-                misfit = misfit.at(places, Misfit.of(self._differences(those, chosen)))
+                misfit = misfit.at(places, self._misfit(those, chosen))
         return misfit
 
-    def _differences(
-        self, parts: Sequence[Part], units: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+    def _compared(
+        self, parts: Sequence[Part], units: Tensor | None = None
+    ) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
+        """Call by call each state of every single step: its name, how far each part is from what
+        was observed, (part, time, batch, unit), 0 on padding, and what rounding allows."""
         for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
             values = opened(parts, replace(steps.known, units=units), steps.after)
-            for name, every in steps.after.items():
-                seen = every if units is None else every[..., units]
-                away = distance(values[name], seen)
-                ratio = away / tolerance[name]
-                if steps.known.valid is not None:
-                    away, ratio = away[:, steps.known.valid], ratio[:, steps.known.valid]
-                yield away, ratio, away[0].numel()
+            valid = steps.known.valid
+            inside = 1 if valid is None else valid.unsqueeze(-1)
+            yield [
+                (name, distance(values[name], of_units(after, units)) * inside, tolerance[name])
+                for name, after in steps.after.items()
+            ]
+
+    def _misfit(self, parts: Sequence[Part], units: Tensor | None) -> Misfit:
+        numbers = [
+            (away, away / within, steps.compared * away.shape[-1])
+            for steps, call in zip(self.steps, self._compared(parts, units), strict=True)
+            for _, away, within in call
+        ]
+        return Misfit.of(numbers)
 
     @cached_property
     def tolerances(self) -> list[dict[str, Tensor]]:
         """What rounding allows each state, for all steps."""
         return [tolerances(self.part, steps) for steps in self.steps]
 
-    def _compared(self, part: Part) -> Iterator[list[tuple[str, Tensor, Tensor]]]:
-        """Call by call each state of every single step: its name, how far it is from what was
-        observed, (time, batch, unit), 0 on padding, and what rounding allows."""
-        for steps, tolerance in zip(self.steps, self.tolerances, strict=True):
-            values = opened([part], steps.known, steps.after)
-            valid = steps.known.valid
-            inside = 1 if valid is None else valid.unsqueeze(-1)
-            yield [
-                (name, distance(values[name][0], after) * inside, tolerance[name].expand_as(after))
-                for name, after in steps.after.items()
-            ]
-
     def ratios(self, part: Part) -> Iterator[list[Tensor]]:
         """Call by call how far each state of every single step is from what was observed, relative
         to what rounding allows, (time, batch, unit), 0 on padding."""
-        for call in self._compared(part):
-            yield [away / within for _, away, within in call]
+        for call in self._compared([part]):
+            yield [away[0] / within for _, away, within in call]
 
     def largest(self) -> tuple[float, float, float]:
         """Of the state that is the most beyond what rounding allows a single step: by how many
         times, its difference, and what is allowed."""
         worst = (0.0, 0.0, 0.0)
-        for call in self._compared(self.part):
+        for call in self._compared([self.part]):
             for _, away, within in call:
                 k = int((away / within).argmax())
-                difference, allowed = float(away.flatten()[k]), float(within.flatten()[k])
+                difference = float(away.flatten()[k])
+                allowed = float(within.expand_as(away[0]).flatten()[k])
                 worst = max(worst, (difference / allowed, difference, allowed))
         return worst
 
     def states(self) -> dict[str, float]:
         """How far each state that is known is beyond what rounding allows a single step."""
         ratios: dict[str, float] = {}
-        for call in self._compared(self.part):
+        for call in self._compared([self.part]):
             for name, away, within in call:
                 ratios[name] = max(ratios.get(name, 0.0), float((away / within).max()))
         return ratios

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.mistakes import Changed, changed_part
-from rnnscope._compare.mistakes.cause import Cause, Causes
-from rnnscope._compare.mistakes.compatible import compatible, excludes
+from rnnscope._compare.mistakes.cause import Cause, Causes, compatible, excludes
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.single_steps import restricted

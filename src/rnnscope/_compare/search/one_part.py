@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from rnnscope._compare.mistakes import Changed, changed_part
-from rnnscope._compare.mistakes.cause import Cause, Causes
-from rnnscope._compare.mistakes.compatible import excludes
+from rnnscope._compare.mistakes.cause import Cause, Causes, excludes
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.steps import FEW, OpenedPart

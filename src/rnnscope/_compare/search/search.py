@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations, islice, product
 
 from rnnscope._compare.mistakes import CATALOGUE, causes
-from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
-from rnnscope._compare.mistakes.compatible import excludes
+from rnnscope._compare.mistakes.cause import Cause, Causes, excludes, in_order
 from rnnscope._compare.mistakes.equations import applied_gates
 from rnnscope._compare.mistakes.limits import shares_beside
 from rnnscope._compare.model.model import Model, PartIndex

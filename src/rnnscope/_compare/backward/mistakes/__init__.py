@@ -6,9 +6,12 @@ An entry that concerns a part gives the slots that it changes in the derived rev
 
 from __future__ import annotations
 
-from rnnscope._compare.backward.mistakes.between import BETWEEN, BETWEEN_LAYERS, OF_ALL
 from rnnscope._compare.backward.mistakes.entry import BackwardMistake, ReverseSetting
-from rnnscope._compare.backward.mistakes.parameters import OF_PARAMETERS
+from rnnscope._compare.backward.mistakes.parameters import (
+    BETWEEN_LAYERS,
+    OF_ALL,
+    OF_PARAMETERS,
+)
 from rnnscope._compare.backward.mistakes.step import WITHIN_A_STEP
 from rnnscope._compare.backward.mistakes.through_time import THROUGH_TIME
 
@@ -21,6 +24,6 @@ __all__ = [
 ]
 
 CATALOGUE: dict[str, BackwardMistake] = {
-    mistake.name: mistake for mistake in (*THROUGH_TIME, *WITHIN_A_STEP, *OF_PARAMETERS, *BETWEEN)
+    mistake.name: mistake for mistake in (*THROUGH_TIME, *WITHIN_A_STEP, *OF_PARAMETERS)
 }
 """Every mistake by name."""

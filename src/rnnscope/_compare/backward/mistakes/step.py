@@ -10,7 +10,7 @@ from rnnscope._compare.backward.mistakes.entry import (
     outer_leaves,
 )
 from rnnscope._compare.backward.reverse import Slots
-from rnnscope._compare.mistakes.entry import Words
+from rnnscope._compare.mistakes.words import Words, declared
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import Apply, Expr, FromH, Previous, Product, Quantity, nodes
 
@@ -109,14 +109,9 @@ def _factored(cell: Cell) -> dict[str, tuple[str, Expr]]:
     return total
 
 
-def _factor_words(setting: ReverseSetting, choice: str) -> Words:
+def _factor_facts(setting: ReverseSetting, choice: str) -> dict[str, object]:
     name, leaf = _factored(setting.cell)[choice]
-    return Words(
-        f"a factor is missing from {name} to {_named(leaf)}",
-        f"in the equation of {name}, {_named(leaf)} stands beside a factor, by which its gradient "
-        f"is multiplied.",
-        _line(setting.cell, name, leaf),
-    )
+    return {"name": name, "leaf": _named(leaf), "line": _line(name, _named(leaf))}
 
 
 LINES = {
@@ -137,8 +132,7 @@ LINES = {
 """The right line of an equation and what it uses, in the cells of torch."""
 
 
-def _line(cell: Cell, name: str, leaf: Expr) -> str:
-    used = _named(leaf)
+def _line(name: str, used: str) -> str:
     return LINES.get((name, used), f"d{used} = d{name} * (the derivative of {name} by {used})")
 
 
@@ -149,40 +143,45 @@ def _ways(setting: ReverseSetting) -> Iterator[str]:
                 yield f"{name} to {leaf.name}"
 
 
-def _of_ways(name: str, rule: str, title: str, sentence: str) -> BackwardMistake:
-    """A mistake of one way within a step, in words with the names of its two ends."""
+def _way_facts(setting: ReverseSetting, choice: str) -> dict[str, object]:
+    name, _, leaf = choice.partition(" to ")
+    return {"name": name, "leaf": leaf, "line": _line(name, leaf)}
+
+
+def _of_ways(name: str, rule: str) -> BackwardMistake:
+    """A mistake of one way within a step."""
 
     def slots(setting: ReverseSetting, choice: str) -> Slots:
         equation, _, leaf = choice.partition(" to ")
         return {("edge", equation, Quantity(leaf)): rule}
 
-    def words(setting: ReverseSetting, choice: str) -> Words:
-        equation, _, leaf = choice.partition(" to ")
-        line = _line(setting.cell, equation, Quantity(leaf))
-        return Words(title.format(equation, leaf), sentence.format(equation, leaf), line)
-
-    return BackwardMistake(name, _ways, slots, words)
+    return BackwardMistake(name, slots, _ways, facts=_way_facts)
 
 
-WITHIN_A_STEP = (
-    BackwardMistake("slope", _slopes, _slope, _slope_words),
+WITHIN_A_STEP = declared(
+    """
+    factor
+        a factor is missing from {name} to {leaf}
+        in the equation of {name}, {leaf} stands beside a factor, by which its gradient is \
+        multiplied.
+        {line}
+    way_missing
+        no gradient goes from {name} to {leaf}
+        {name} is computed from {leaf}, so the gradient of {name} goes on to it.
+        {line}
+    sign
+        the gradient from {name} to {leaf} has the wrong sign
+        {leaf} enters the equation of {name} with the other sign.
+        {line}
+    """,
+    BackwardMistake("slope", _slope, _slopes, words_of=_slope_words),
     BackwardMistake(
         "factor",
-        lambda setting: iter(_factored(setting.cell)),
         lambda setting, choice: {("edge", *_factored(setting.cell)[choice]): "bare"},
-        _factor_words,
+        lambda setting: _factored(setting.cell),
+        facts=_factor_facts,
     ),
-    _of_ways(
-        "way_missing",
-        "cut",
-        "no gradient goes from {0} to {1}",
-        "{0} is computed from {1}, so the gradient of {0} goes on to it.",
-    ),
-    _of_ways(
-        "sign",
-        "negated",
-        "the gradient from {0} to {1} has the wrong sign",
-        "{1} enters the equation of {0} with the other sign.",
-    ),
+    _of_ways("way_missing", "cut"),
+    _of_ways("sign", "negated"),
 )
 """Mistakes within a step."""

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from rnnscope._compare.backward.mistakes.entry import (
     BackwardMistake,
     ReverseSetting,
-    of_table,
     outer_leaves,
     uses,
-    where_square,
 )
 from rnnscope._compare.backward.reverse import Slots
-from rnnscope._compare.mistakes.entry import Words
+from rnnscope._compare.mistakes.words import declared
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import FromH, Previous
 
@@ -48,27 +46,10 @@ def _through_state(setting: ReverseSetting, choice: str) -> Slots:
     return slots
 
 
-def _state_words(setting: ReverseSetting, choice: str) -> Words:
-    if choice == "W_hh":
-        return Words(
-            "no gradient through W_hh to h_(t-1)",
-            f"the gates of {setting.kind} read h_(t-1), so their gradients go back to it.",
-            "dh_prev = dh_prev + da @ W_hh",
-        )
-    if choice == "direct h":
-        return Words(
-            "no gradient straight from h_t to h_(t-1)",
-            f"h_t of {setting.kind} holds a share of h_(t-1), so dL/dh_t goes back to it too.",
-            "dh_prev = dh_prev + dh * z",
-        )
+def _state_facts(setting: ReverseSetting, choice: str) -> dict[str, object]:
     back = "dh_prev = da @ W_hh" if choice == "h" else f"d{choice}_prev = d{choice} * f"
     more = " + dh * z" if choice == "h" and "z" in setting.cell.equations else ""
-    return Words(
-        f"no gradient through {choice}_(t-1)",
-        f"{choice} is carried from step to step, and its gradient goes back the same way; here no "
-        f"step hands it to the one before.",
-        back + more,
-    )
+    return {"line": back + more}
 
 
 def _truncations(setting: ReverseSetting) -> Iterator[str]:
@@ -82,38 +63,11 @@ def _truncated(setting: ReverseSetting, choice: str) -> Slots:
     return {("truncated",): (kind, int(count))}
 
 
-def _truncated_words(setting: ReverseSetting, choice: str) -> Words:
+def _truncated_facts(setting: ReverseSetting, choice: str) -> dict[str, object]:
     kind, _, count = choice.partition(" ")
     steps = f"{count} step{'s' * (count != '1')}"
     extent = f"cut after every {steps}" if kind == "every" else f"stopped after the last {steps}"
-    return Words(
-        f"truncated: the gradient is {extent}",
-        "it goes back through every step to the initial state.",
-        "for t in reversed(range(T)):   # and no detach() of the state between steps",
-    )
-
-
-DIRECT_PART = {
-    choice: Words(
-        title,
-        f"{text}; every h_t is returned and gets the loss's own gradient once, beside what step "
-        f"t+1 hands back.",
-        "dh = dh_next + grad_output[t]",
-    )
-    for choice, title, text in (
-        (
-            "0",
-            "the direct part of dL/dh_t is missing",
-            "only what later steps hand back is used",
-        ),
-        ("2", "the direct part of dL/dh_t is counted twice", "it is added two times"),
-        (
-            "last",
-            "only the last step gets dL/doutput",
-            "what reaches the other steps is left out",
-        ),
-    )
-}
+    return {"extent": extent}
 
 
 def _finals(setting: ReverseSetting) -> Iterator[str]:
@@ -126,50 +80,80 @@ def _chosen_states(setting: ReverseSetting, choice: str) -> tuple[str, ...]:
     return setting.cell.states if choice == "all" else (choice,)
 
 
-def _final_words(setting: ReverseSetting, choice: str) -> Words:
+def _final_facts(setting: ReverseSetting, choice: str) -> dict[str, object]:
     names = _chosen_states(setting, choice)
-    finals = " and ".join(f"{name}_n" for name in names)
-    return Words(
-        f"the gradient of {finals} is not used",
-        f"what reaches {finals} straight from the loss is where the pass starts.",
-        "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
-    )
+    return {
+        "finals": " and ".join(f"{name}_n" for name in names),
+        "initial": " and ".join(f"{name}_0" for name in names),
+        "lines": "; ".join(f"d{name}_next = grad_{name}_n" for name in names),
+    }
 
 
-def _initial_words(setting: ReverseSetting, choice: str) -> Words:
-    names = " and ".join(f"{name}_0" for name in _chosen_states(setting, choice))
-    return Words(
-        f"the gradient of {names} is zero",
-        "it is what the first step hands back.",
-        f"return {names}'s gradient: what is carried after the loop",
-    )
-
-
-THROUGH_TIME = (
-    BackwardMistake("through_state", _states, _through_state, _state_words),
-    BackwardMistake("truncated", _truncations, _truncated, _truncated_words),
+THROUGH_TIME = declared(
+    """
+    through_state W_hh
+        no gradient through W_hh to h_(t-1)
+        the gates of {kind} read h_(t-1), so their gradients go back to it.
+        dh_prev = dh_prev + da @ W_hh
+    through_state direct h
+        no gradient straight from h_t to h_(t-1)
+        h_t of {kind} holds a share of h_(t-1), so dL/dh_t goes back to it too.
+        dh_prev = dh_prev + dh * z
+    through_state *
+        no gradient through {choice}_(t-1)
+        {choice} is carried from step to step, and its gradient goes back the same way; here no \
+        step hands it to the one before.
+        {line}
+    truncated
+        truncated: the gradient is {extent}
+        it goes back through every step to the initial state.
+        for t in reversed(range(T)):   # and no detach() of the state between steps
+    w_hh_transposed
+        W_hh is transposed on the way back
+        forward h_(t-1) is multiplied by the transpose of W_hh, backward by W_hh itself.
+        dh_prev = da @ W_hh   # not da @ W_hh.T
+    direct_part 0
+        the direct part of dL/dh_t is missing
+        only what later steps hand back is used; every h_t is returned and gets the loss's own \
+        gradient once, beside what step t+1 hands back.
+        dh = dh_next + grad_output[t]
+    direct_part 2
+        the direct part of dL/dh_t is counted twice
+        it is added two times; every h_t is returned and gets the loss's own gradient once, beside \
+        what step t+1 hands back.
+        dh = dh_next + grad_output[t]
+    direct_part last
+        only the last step gets dL/doutput
+        what reaches the other steps is left out; every h_t is returned and gets the loss's own \
+        gradient once, beside what step t+1 hands back.
+        dh = dh_next + grad_output[t]
+    final_ignored
+        the gradient of {finals} is not used
+        what reaches {finals} straight from the loss is where the pass starts.
+        {lines}
+    initial_zero
+        the gradient of {initial} is zero
+        it is what the first step hands back.
+        return {initial}'s gradient: what is carried after the loop
+    """,
+    BackwardMistake("through_state", _through_state, _states, facts=_state_facts),
+    BackwardMistake("truncated", _truncated, _truncations, facts=_truncated_facts),
     BackwardMistake(
         "w_hh_transposed",
-        where_square,
         lambda setting, choice: {("hh",): "transposed"},
-        lambda setting, choice: Words(
-            "W_hh is transposed on the way back",
-            "forward h_(t-1) is multiplied by the transpose of W_hh, backward by W_hh itself.",
-            "dh_prev = da @ W_hh   # not da @ W_hh.T",
-        ),
+        ReverseSetting.where_square,
     ),
-    of_table("direct_part", "direct", DIRECT_PART),
+    BackwardMistake("direct_part", "direct"),
     BackwardMistake(
         "final_ignored",
-        _finals,
         lambda s, choice: {("final", n): "cut" for n in _chosen_states(s, choice)},
-        _final_words,
+        _finals,
     ),
     BackwardMistake(
         "initial_zero",
-        _finals,
         lambda s, choice: {("initial", n): "zero" for n in _chosen_states(s, choice)},
-        _initial_words,
+        _finals,
     ),
+    facts=_final_facts,
 )
 """Mistakes from step to step."""
