@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.tensors import GPU_ROUNDINGS, short
 from rnnscope._compare.confirmed import EVIDENCE, proved
 from rnnscope._compare.evidence import largest
 from rnnscope._compare.mistakes import Words
@@ -18,6 +18,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import (
+    UNIT,
     Observation,
     distance,
     few_steps,
@@ -25,14 +26,16 @@ from rnnscope._compare.model.observed import (
 )
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.single_steps import opened
-from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.model.steps import OpenedPart, opened_parts, worst_step
 from rnnscope._compare.tolerance import LEAST
+from rnnscope._opening.bounds import GPU_OFF
 
 __all__ = [
     "Grid",
     "coarse_unit",
     "grid_of",
     "lower_precision",
+    "of_a_gpu",
     "of_a_grid",
     "of_the_size",
     "too_coarse",
@@ -447,6 +450,20 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
                 f"precision?"
             )
     return ""
+
+
+def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:
+    """A question, where the differences are no larger than what a GPU's functions are off by; else
+    empty."""
+    if any(observation.unit != UNIT[torch.float32] for observation in shown):
+        return ""
+    if max(worst(model, shown), worst_step(model, shown)) > GPU_ROUNDINGS:
+        return ""
+    return (
+        f"The differences are as small as those of tanh and sigmoid on a GPU, where those of cuDNN "
+        f"in float32 may be off by {GPU_OFF:.0e}: was it computed there? Numbers that are given as "
+        f"they lie on the GPU are compared with that in mind."
+    )
 
 
 def _one_sided(away: Tensor) -> bool:

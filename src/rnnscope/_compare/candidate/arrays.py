@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rnnscope._compare.candidate.recorded import Recorded
 from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
-from rnnscope._compare.gpu import ON_GPU, on_gpu
+from rnnscope._compare.candidate.tensors import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs, Model, Outcome
 from rnnscope._compare.model.observed import Observation, distance, some_rows
 from rnnscope._layers.adopt import Adopted

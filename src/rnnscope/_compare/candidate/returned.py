@@ -24,8 +24,8 @@ from rnnscope._compare.candidate.tensors import (
     held_by_torch,
     is_array,
     kind_of,
+    on_gpu,
 )
-from rnnscope._compare.gpu import on_gpu
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.structure import Structure
 from rnnscope.errors import DtypeError, ShapeError
