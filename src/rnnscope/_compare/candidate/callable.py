@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.call import Candidate
-from rnnscope._compare.candidate.checks import (
-    CallFinding,
-    Checks,
-    ParameterDifference,
-    compare_parameters,
-    named_tensors,
-)
+from rnnscope._compare.candidate.checks import CallFinding, Checks
 from rnnscope._compare.candidate.inputs import (
     confirming,
     drawn_inputs,
     further,
     searching,
     tiny_layer,
+)
+from rnnscope._compare.candidate.own_weights import (
+    ParameterDifference,
+    compare_parameters,
+    named_tensors,
 )
 from rnnscope._compare.candidate.quantised import (
     dequantised,

@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.candidate.advice import on_file, on_steps
-from rnnscope._compare.candidate.layout import OUTPUT, by_known_names, without_directions
-from rnnscope._compare.candidate.returned import answered, of_state, widths
+from rnnscope._compare.candidate.returned import (
+    OUTPUT,
+    answered,
+    by_known_names,
+    of_state,
+    widths,
+    without_directions,
+)
 from rnnscope._compare.candidate.tensors import as_numbers
 from rnnscope._compare.model.model import Inputs
 from rnnscope._files.arrays import read_npz
