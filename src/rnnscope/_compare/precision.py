@@ -22,7 +22,6 @@ from rnnscope._compare.model.observed import (
     Observation,
     distance,
     few_steps,
-    predicted,
 )
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.single_steps import opened
@@ -114,25 +113,26 @@ def lower_precision(
         if not _throughout(model, shown, bits):
             continue  # later ones are wrong by more
         of_bits = size <= ROUNDED * max(likely, unit * _size(shown)) and _few_bits(shown, bits)
+        alike = _correlation(pairs)
         if largest < WITHIN * unit and of_bits:
-            if returned:
-                return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = (
                 f"every number of the output has no more than the {bits} bits of {name}. A mistake "
                 f"that changes less does not show."
             )
-            return Cause("precision", name), _words(title, text, dtypes), largest
-        alike = _correlation(pairs)
-        if len(differences) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
-            continue
-        if _spread_out(model, shown):
-            if returned:
-                return Cause("precision", name), _of_output(model, name, dtypes), largest
+        elif (
+            len(differences) >= FEWEST
+            and alike >= ALIKE
+            and likely / 2 < size < likely * 2
+            and _spread_out(model, shown)
+        ):
             text = (
                 f"the differences are those of products whose operands are rounded to {bits} bits "
                 f"(their correlation is {alike:.2f} over {len(differences)} numbers)."
             )
-            return Cause("precision", name), _words(title, text, dtypes), largest
+        else:
+            continue
+        words = _of_output(model, name, dtypes) if returned else _words(title, text, dtypes)
+        return Cause("precision", name), words, largest
     return None
 
 
@@ -324,7 +324,7 @@ def _of_weights(
         name, needed = short(dtype), short(dtypes[0])
         first = [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
         for biases in (True, False):
-            lowered = model.with_each_part(partial(_stored, dtype=dtype, biases=biases))
+            lowered = model.with_each_part(partial(_lowered, to=dtype, biases=biases))
             if worst(lowered, first) > 1 or not proved(lowered, shown):
                 continue
             but = "" if biases else ", the biases are not"
@@ -335,12 +335,6 @@ def _of_weights(
             )
             return Cause("precision", name), words, largest(lowered, shown)[0]
     return None
-
-
-def _stored(part: Part, dtype: torch.dtype, biases: bool) -> Part:
-    """The part with its matrices as a type holds them, and with ``biases`` these too."""
-    weights = part.weights.map(lambda t: t.to(dtype).double() if biases or t.dim() > 1 else t)
-    return part.with_weights(weights, token=("weights", short(dtype), biases, part.token))
 
 
 def _size(shown: Sequence[Observation]) -> float:
@@ -501,10 +495,17 @@ def _differences(
     return [difference for difference, _ in pairs], [rounding for _, rounding in pairs]
 
 
-def _lowered(part: Part, bits: int, biases: bool) -> Part:
-    """The part with rounded matrices, and biases if these are rounded too."""
-    weights = part.weights.map(lambda t: _rounded(t, bits) if t.dim() > 1 or biases else t)
-    return part.with_weights(weights, token=("rounded", bits, biases, part.token))
+def _lowered(part: Part, to: int | torch.dtype, biases: bool) -> Part:
+    """The part with matrices of so many bits, or as a type holds them, and with such biases if
+    these are rounded too."""
+
+    def rounded(value: Tensor) -> Tensor:
+        if value.dim() == 1 and not biases:
+            return value
+        return _rounded(value, to) if isinstance(to, int) else value.to(to).double()
+
+    token = ("rounded", str(to), biases, part.token)
+    return part.with_weights(part.weights.map(rounded), token=token)
 
 
 def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple[Tensor, Tensor]:
@@ -529,7 +530,7 @@ def _of_runs(
 ) -> list[tuple[Tensor, Tensor]]:
     pairs: list[tuple[Tensor, Tensor]] = []
     for observation in shown:
-        run = _of_run(model, observation, bits, biases, FIRST)
+        run = _of_run(model, observation, bits, biases)
         if run is None:
             return []
         away, rounding, mask = (value[:FIRST] for value in run)
@@ -538,31 +539,23 @@ def _of_runs(
 
 
 def _of_run(
-    model: Model, observation: Observation, bits: int, biases: bool, steps: int
+    model: Model, observation: Observation, bits: int, biases: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """What was seen less what is right, and what rounded operands give less what is right, (time,
-    batch, unit), with which are compared, (time, batch): of so many steps at least. None where
-    there is no output, or one of another shape."""
-    inputs = observation.inputs
-    lowered = model.with_each_part(partial(_lowered, bits=bits, biases=biases))
-    # of the first steps, but where others come before them
-    inwards = any(part.backward for row in model.parts for part in row)
-    x = inputs.x if inwards or observation.valid is not None else inputs.x[:steps]
+    batch, unit), with which are compared, (time, batch). None where there is no output, or one of
+    another shape."""
+    inputs, output = observation.inputs, observation.output
+    lowered = model.with_each_part(partial(_lowered, to=bits, biases=biases))
     initial = {name: _rounded(value, bits) for name, value in inputs.initial.items()}
-    rounded = replace(inputs, x=_rounded(x, bits), initial=initial)
+    rounded = replace(inputs, x=_rounded(inputs.x, bits), initial=initial)
     [right] = observation.simulator.run([model])
     [outcome] = Simulator(rounded).run([lowered])
-    if right is None or outcome is None or observation.output is None:
-        return None
-    if right.output.shape != observation.output.shape:
+    if right is None or outcome is None or output is None or right.output.shape != output.shape:
         return None
     mask = torch.isfinite(observation.allowed["output"])
     if observation.valid is not None:
         mask = mask & observation.valid
-    gives = predicted(outcome)["output"]
-    expected = right.output[: len(gives)]
-    away = observation.output[: len(gives)] - expected
-    return away, gives - expected, mask[: len(gives), :, 0]
+    return output - right.output, outcome.output - right.output, mask[..., 0]
 
 
 def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
@@ -570,7 +563,7 @@ def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
     what was compared are single steps, or the first ones."""
     least = 2.0**-bits * _size(shown)
     for observation in shown:
-        run = _of_run(model, observation, bits, True, observation.inputs.steps)
+        run = _of_run(model, observation, bits, True)
         if run is None:
             continue
         away, rounding, mask = run
