@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 from rnnscope._compare import gpu
-from rnnscope._compare.candidate import arrays as of_arrays
 from rnnscope._compare.candidate import call as candidate
+from rnnscope._compare.candidate import recorded
 from rnnscope._compare.candidate import returned as answer
 from rnnscope._compare.model.model import Model
 from rnnscope._layers.adopt import adopt
@@ -55,7 +55,7 @@ def as_on_a_gpu(layer: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is returned or recorded lies on a GPU."""
-    for module in (answer, candidate, of_arrays):
+    for module in (answer, candidate, recorded):
         monkeypatch.setattr(module, "on_gpu", lambda value: True)
 
 

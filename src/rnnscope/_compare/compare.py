@@ -25,9 +25,9 @@ from rnnscope._compare.backward.request import (
     recorded_ratio,
     without_gradients,
 )
-from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.callable import OfCalls
 from rnnscope._compare.candidate.inputs import given_inputs, unlike_its_calls
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit

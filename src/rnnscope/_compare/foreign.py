@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.inputs import built, drawn_inputs, given_inputs
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import dtype_of
 from rnnscope._compare.candidate.tensors import tensor_of
 from rnnscope._compare.deciding import Decision
