@@ -233,6 +233,15 @@ def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor
     return torch.cat(numbers), torch.cat(right), max(observation.unit for observation in shown)
 
 
+def _output(model: Model, observation: Observation) -> tuple[Tensor, Tensor] | None:
+    """The output that came back and the right one; None where there is none, or one of another
+    shape."""
+    for name, seen, right in observation.beside(model):
+        if name == "output":
+            return None if right is None else (seen, right)
+    return None
+
+
 def _of_grid(
     model: Model, shown: Sequence[Observation], grid: Grid
 ) -> tuple[Cause, Words, float] | None:
@@ -406,19 +415,16 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
     away: list[Tensor] = []
     numbers: list[Tensor] = []
     for observation in shown:
-        [right] = observation.simulator.run([model])
-        if (
-            right is None
-            or observation.output is None
-            or right.output.shape != observation.output.shape
-        ):
+        outputs = _output(model, observation)
+        if outputs is None:
             return ""
+        seen, right = outputs
         inside = observation.usable("output").all(-1)
-        wrong = (observation.output - right.output).abs() > observation.allowed["output"]
+        wrong = (seen - right).abs() > observation.allowed["output"]
         if not bool((wrong.any(-1) & inside).any(0).all()):
             return ""  # that precision would show in every row
-        away.append((observation.output - right.output)[inside])
-        numbers.append(right.output[inside])
+        away.append((seen - right)[inside])
+        numbers.append(right[inside])
     differences, expected = torch.cat(away), torch.cat(numbers)
     if (
         differences.numel() < FEW
@@ -544,18 +550,15 @@ def _of_run(
     """What was seen less what is right, and what rounded operands give less what is right, (time,
     batch, unit), with which are compared, (time, batch). None where there is no output, or one of
     another shape."""
-    inputs, output = observation.inputs, observation.output
+    inputs, outputs = observation.inputs, _output(model, observation)
     lowered = model.with_each_part(partial(_lowered, to=bits, biases=biases))
     initial = {name: _rounded(value, bits) for name, value in inputs.initial.items()}
     rounded = replace(inputs, x=_rounded(inputs.x, bits), initial=initial)
-    [right] = observation.simulator.run([model])
     [outcome] = Simulator(rounded).run([lowered])
-    if right is None or outcome is None or output is None or right.output.shape != output.shape:
+    if outputs is None or outcome is None:
         return None
-    mask = torch.isfinite(observation.allowed["output"])
-    if observation.valid is not None:
-        mask = mask & observation.valid
-    return output - right.output, outcome.output - right.output, mask[..., 0]
+    seen, right = outputs
+    return seen - right, outcome.output - right, observation.usable("output").all(-1)
 
 
 def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
@@ -596,10 +599,11 @@ def _cut(away: Tensor) -> Tensor:
 def _spread_out(model: Model, shown: Sequence[Observation], least: float = 0.0) -> bool:
     """Whether most units differ at the first step, as they do by rounding, some by ``least``."""
     for observation in shown:
-        [right] = observation.simulator.run([model])
-        if right is None or observation.output is None:
+        outputs = _output(model, observation)
+        if outputs is None:
             continue
-        away = (observation.output - right.output).abs()
+        seen, right = outputs
+        away = (seen - right).abs()
         width = away.shape[-1] // model.num_directions
         for d, part in enumerate(model.parts[-1]):
             half = away[-1 if part.backward else 0, :, d * width : (d + 1) * width].amax(0)

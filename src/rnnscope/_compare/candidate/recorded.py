@@ -231,11 +231,8 @@ class Recorded:
         """Whether the sizes are right, those of axes that are left out being 1."""
         if len(got) != len(order):
             return False
-        sizes = self._sizes
-        missing = set("btu") - set(order)
-        return all(n in sizes[letter] for n, letter in zip(got, order, strict=True)) and all(
-            1 in sizes[letter] for letter in missing
-        )
+        sizes = dict.fromkeys("btu", 1) | dict(zip(order, got, strict=True))
+        return all(sizes[letter] in expected for letter, expected in self._sizes.items())
 
     def _expected(self, order: str) -> tuple[int, ...]:
         return tuple(self._sizes[letter][0] for letter in order)
