@@ -38,7 +38,7 @@ def first_difference(
 
 
 @dataclass(frozen=True)
-class _Trajectory:
+class _Series:
     """An array of one layer and direction in the order of computing, (time, batch, unit): what came
     back, what is right, and how far apart they are relative to what rounding allows."""
 
@@ -49,7 +49,7 @@ class _Trajectory:
     ratio: Tensor
 
 
-def _single_steps(part: OpenedPart) -> Iterator[_Trajectory]:
+def _single_steps(part: OpenedPart) -> Iterator[_Series]:
     for steps in part.steps:
         names = [n for n in quantity_names(part.part.cell) if n in steps.after]
         values, tolerance = opened([part.part], steps.known, names), tolerances(part.part, steps)
@@ -58,12 +58,10 @@ def _single_steps(part: OpenedPart) -> Iterator[_Trajectory]:
             ratio = distance(expected, yours) / tolerance[name]
             if steps.known.valid is not None:
                 ratio = ratio * steps.known.valid.unsqueeze(-1)
-            yield _Trajectory(name, part.place, yours, expected, ratio)
+            yield _Series(name, part.place, yours, expected, ratio)
 
 
-def _whole_runs(
-    model: Model, observation: Observation, names: Iterable[str]
-) -> Iterator[_Trajectory]:
+def _whole_runs(model: Model, observation: Observation, names: Iterable[str]) -> Iterator[_Series]:
     for name, yours, expected in observation.beside(model):
         if name not in names or expected is None:
             continue
@@ -82,14 +80,14 @@ def _whole_runs(
                     for value in (yours, expected, ratio)
                 )
                 of_run = (value.flip(0) if part.backward else value for value in arrays)
-                yield _Trajectory(name, (layer, d), *of_run)
+                yield _Series(name, (layer, d), *of_run)
 
 
-def _earliest(model: Model, runs: Iterable[_Trajectory]) -> FirstDifference | None:
+def _earliest(model: Model, runs: Iterable[_Series]) -> FirstDifference | None:
     """The number furthest away at the first step, in the order of computing, at which any differs
     by more than rounding."""
     order = ["output", *quantity_names(model.structure.cell)]
-    failing: list[tuple[int, int, int, int, _Trajectory]] = []
+    failing: list[tuple[int, int, int, int, _Series]] = []
     for run in runs:
         steps = (run.ratio > 1).flatten(1).any(1).nonzero().flatten().tolist()
         if steps:
