@@ -521,7 +521,10 @@ class OfCalls(Subject):
             for difference in apart:
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
                 parameter.copy_(tensors[difference.name])
-        return apart, Model.of(adopt(layer), torch.float64) if apart else None
+        if not apart:
+            return [], None
+        model = Model.of(adopt(layer), torch.float64)
+        return apart, model.with_each_part(lambda part: part.marked("the candidate's own"))
 
 
 def _telling(inputs: Inputs) -> tuple[bool, bool, bool]:

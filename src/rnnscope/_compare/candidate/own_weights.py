@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
-from rnnscope._compare.model.simulate import Simulator
 from rnnscope._record.difference import absolute_difference
 
 __all__ = ["OwnWeights", "ParameterDifference", "compare_parameters", "named_tensors"]
@@ -125,17 +124,15 @@ class OwnWeights:
 
     def likely(self, shown: Sequence[Observation]) -> bool:
         """Whether with them the reference gives the first row."""
-        first = _fresh(
-            [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
-        )
+        first = [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
         return self.model is not None and worst(self.model, first) <= 1
 
     def cause(self, shown: Sequence[Observation], needed: str) -> tuple[Cause, Words, float] | None:
         """Where they explain everything, that they are rounded or others, and what is left;
         ``needed`` is the type of the reference."""
-        if self.model is None or not proved(self.model, _fresh(shown)):
+        if self.model is None or not proved(self.model, shown):
             return None
-        remainder = largest(self.model, _fresh(shown))[0]
+        remainder = largest(self.model, shown)[0]
         names = ", ".join(difference.name for difference in self.apart)
         if self.rounded:
             words = Words(
@@ -162,8 +159,3 @@ class OwnWeights:
             "candidate.load_state_dict(reference.state_dict())",
         )
         return Cause("not_loaded"), words, remainder
-
-
-def _fresh(shown: Sequence[Observation]) -> list[Observation]:
-    """With nothing remembered of another model, whose weights have the same tokens."""
-    return [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]
