@@ -160,7 +160,8 @@ def _instead(
         return all(_fits(o, name, as_read(v[source])) for o, v in calls[name])
 
     sources = {
-        name: next((n for n in values[0] if n != name and holds(name, n)), "") for name in differing
+        name: next((n for n in calls[name][0][1] if n != name and holds(name, n)), "")
+        for name in differing
     }
     said: dict[str, list[str]] = {}
     for name, units in differing.items():
@@ -176,7 +177,7 @@ def _instead(
             said.setdefault(text, []).append(name)
         elif name.endswith("_n") and holds(name, name, _batch_first):
             said.setdefault("{} what agrees if it is read batch first.", []).append(name)
-        elif len(units) <= max(1, values[0][name].shape[-1] // 4):
+        elif len(units) <= max(1, calls[name][0][1][name].shape[-1] // 4):
             which = f"unit{'s' * (len(units) > 1)} {_list(sorted(units))}"
             said[f"In {name} only {which} differ{'s' * (len(units) == 1)}."] = []
     return [
