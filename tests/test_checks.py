@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import rnnscope as rs
 from rnnscope._compare.candidate.call import Candidate
 from rnnscope._compare.candidate.callable import OfCalls
-from rnnscope._compare.candidate.checks import CallFinding, Checks, compare_parameters
+from rnnscope._compare.candidate.checks import CallFinding, Checks
+from rnnscope._compare.candidate.own_weights import compare_parameters
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.adopt import adopt
 

@@ -11,8 +11,8 @@ import torch
 from restated import Array, Restated, drawn, layer_of, recorded, sigma
 
 import rnnscope as rs
-from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.inputs import given_inputs
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.facts import explained_beside
 from rnnscope._compare.search.search import Search
 from rnnscope._layers.adopt import adopt

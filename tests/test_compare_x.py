@@ -12,8 +12,8 @@ from restated import Restated, layer_of
 from torch import nn
 
 import rnnscope as rs
-from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.inputs import given_inputs
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.facts.finding import confirmed_left
 from rnnscope._compare.facts.prepared import of_another_x, of_prepared
 from rnnscope._layers.adopt import adopt

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import rnnscope as rs
-from rnnscope._compare import gpu
-from rnnscope._compare.candidate import arrays as of_arrays
 from rnnscope._compare.candidate import call as candidate
+from rnnscope._compare.candidate import recorded, tensors
 from rnnscope._compare.candidate import returned as answer
 from rnnscope._compare.model.model import Model
 from rnnscope._layers.adopt import adopt
@@ -55,7 +54,7 @@ def as_on_a_gpu(layer: Any, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
 @pytest.fixture
 def there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is returned or recorded lies on a GPU."""
-    for module in (answer, candidate, of_arrays):
+    for module in (answer, candidate, recorded):
         monkeypatch.setattr(module, "on_gpu", lambda value: True)
 
 
@@ -123,9 +122,9 @@ def test_what_lies_on_a_gpu_is_found_in_what_came_back(monkeypatch: pytest.Monke
     endless: list[Any] = [on_cpu]
     endless.append(endless)
     for value in (on_cpu, (on_cpu, {"h": on_cpu}), endless, None, [1.0]):
-        assert not gpu.on_gpu(value)
+        assert not tensors.on_gpu(value)
     for value in (on_gpu, (on_cpu, on_gpu), {"h": [on_gpu]}, [endless, on_gpu]):
-        assert gpu.on_gpu(value)
+        assert tensors.on_gpu(value)
 
 
 def test_the_bound_of_a_trace_allows_what_was_measured() -> None:

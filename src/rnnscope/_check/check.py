@@ -23,7 +23,7 @@ from rnnscope._check.kernels import (
 )
 from rnnscope._check.report import Failure, KernelReport, MachineReport
 from rnnscope._compare import compare
-from rnnscope._compare.ratio import ratio_to_rounding
+from rnnscope._compare.compare import ratio_to_rounding
 from rnnscope.errors import DtypeError, RefusedError, ShapeError
 
 __all__ = ["check"]

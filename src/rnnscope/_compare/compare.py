@@ -22,17 +22,20 @@ from rnnscope._compare.backward.request import (
     RecordedGradients,
     Request,
     gradient_verdict,
+    recorded_ratio,
     without_gradients,
 )
-from rnnscope._compare.candidate.arrays import OfArrays
 from rnnscope._compare.candidate.callable import OfCalls
 from rnnscope._compare.candidate.inputs import given_inputs, unlike_its_calls
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit
 from rnnscope._compare.deciding import Decision
 from rnnscope._compare.foreign import layer_of, note_on
+from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.observed import UNIT
+from rnnscope._compare.model.steps import worst_step
 from rnnscope._compare.verdict import Verdict
 from rnnscope._compare.work import SECONDS
 from rnnscope._escaping import printable
@@ -40,7 +43,7 @@ from rnnscope._layers.adapter import Cells, adapter_of, checked_cells
 from rnnscope._layers.adopt import adopt
 from rnnscope.errors import CandidateError, DtypeError, NotRecurrentError, RefusedError, ShapeError
 
-__all__ = ["assert_agrees", "compare", "on_one_thread"]
+__all__ = ["assert_agrees", "compare", "ratio_to_rounding"]
 
 LONGEST = 1e8
 """Seconds above which no call need be watched."""
@@ -122,7 +125,13 @@ def compare(
     a ``timeout`` that is no number and a ``seed`` that is no whole number.
     """
     effort = _effort(effort, seconds, 3)
-    seed, within = _whole(seed), _within(within)
+    seed = _whole(seed)
+    if within is not None:
+        expected = (
+            "within must be a number, 0 or more: the largest difference that is accepted, as in "
+            "within=0.01"
+        )
+        within = _number(within, lambda value: 0 <= value < float("inf"), expected)
     if x is None and (initial is not None or not isinstance(lengths, bool | None)):
         raise ShapeError(
             "initial and lengths belong to an x; got none: compare(candidate, layer, x, initial, "
@@ -165,7 +174,7 @@ def compare(
     inputs = None if x is None else given_inputs(adopted, x, initial, lengths)
     if inputs is None and _is_recorded(candidate):
         raise ShapeError("recorded numbers need the x that gave them: compare(numbers, layer, x)")
-    with on_one_thread(), _limited(timeout):
+    with _on_one_thread(), _limited(timeout):
         subject: Subject | None
         if _is_recorded(candidate):
             assert inputs is not None, "recorded numbers come with x"
@@ -203,12 +212,29 @@ def assert_agrees(candidate: Any, reference: nn.Module, *args: Any, **options: A
         raise AssertionError(str(verdict))
 
 
+def ratio_to_rounding(
+    numbers: Mapping[str, Any], reference: nn.Module, x: Tensor, initial: Any, lengths: Any
+) -> float:
+    """How far recorded numbers, and gradients among them, are from a layer's, relative to what
+    rounding allows: above 1 they differ. No cause is searched for."""
+    with _on_one_thread():
+        outputs, recorded = without_gradients(numbers)
+        adopted = adopt(reference)
+        inputs = given_inputs(adopted, x, initial, lengths)
+        subject = OfArrays(outputs, adopted, inputs, None)
+        shown = subject.shown()
+        ratio = max(worst(subject.model, shown), worst_step(subject.model, shown))
+        if recorded is None or ratio > 1:
+            return ratio
+        return max(ratio, recorded_ratio(recorded, reference, subject.model, inputs))
+
+
 _LOCK = threading.RLock()
 """What a candidate may change belongs to the process, so two comparisons do not run at once."""
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
+def _on_one_thread() -> Iterator[None]:
     """On one thread: sums in another order round otherwise, and small products gain nothing."""
     with _LOCK:
         threads = torch.get_num_threads()
@@ -222,46 +248,34 @@ def on_one_thread() -> Iterator[None]:
 @contextmanager
 def _limited(seconds: Any) -> Iterator[None]:
     """Every call of the candidate takes so many seconds at most."""
-    if seconds is not None and (
-        isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) > 0
-    ):
-        raise ValueError(
-            f"timeout must be a number of seconds above 0, or None for any; got {seconds!r}"
-        )
+    expected = "timeout must be a number of seconds above 0, or None for any"
+    most = None if seconds is None else _number(seconds, lambda value: value > 0, expected)
     try:
-        with limit(None if seconds is None or float(seconds) > LONGEST else float(seconds)):
+        with limit(None if most is None or most > LONGEST else most):
             yield
     except Interruption as error:
         raise CandidateError(str(error)) from error
 
 
+def _number(value: Any, fits: Callable[[float], bool], expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not fits(float(value)):
+        raise ValueError(f"{expected}; got {value!r}")
+    return float(value)
+
+
 def _effort(effort: Any, seconds: Any, level: int) -> float:
     """The effort, also of a caller who gives ``seconds``, ``level`` frames up."""
-    for name, value in {"effort": effort, "seconds": 0 if seconds is None else seconds}.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
-            raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")
-    if seconds is None:
-        return float(effort)
-    warnings.warn(
-        f"seconds is deprecated, work is counted: write effort=seconds / {SECONDS:g}, "
-        f"here effort={float(seconds) / SECONDS:.3g}",
-        DeprecationWarning,
-        stacklevel=level,
-    )
-    return float(seconds) / SECONDS
-
-
-def _within(within: Any) -> float | None:
-    """The size of an approximation that is accepted."""
-    if within is None:
-        return None
-    number = isinstance(within, Real) and not isinstance(within, bool)
-    if not number or not 0 <= float(within) < float("inf"):
-        raise ValueError(
-            f"within must be a number, 0 or more: the largest difference that is accepted, as in "
-            f"within=0.01; got {within!r}"
+    times = _number(effort, lambda value: value >= 0, "effort must be a number, 0 or more")
+    if seconds is not None:
+        expected = "seconds must be a number, 0 or more"
+        times = _number(seconds, lambda value: value >= 0, expected) / SECONDS
+        warnings.warn(
+            f"seconds is deprecated, work is counted: write effort=seconds / {SECONDS:g}, "
+            f"here effort={times:.3g}",
+            DeprecationWarning,
+            stacklevel=level,
         )
-    return float(within)
+    return times
 
 
 def _whole(seed: Any) -> int:

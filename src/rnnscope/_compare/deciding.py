@@ -34,7 +34,6 @@ from rnnscope._compare.facts.numbers import fitted_findings
 from rnnscope._compare.facts.prepared import of_another_x
 from rnnscope._compare.facts.rewritten import rewritten
 from rnnscope._compare.first_difference import first_difference, no_difference
-from rnnscope._compare.gpu import of_a_gpu
 from rnnscope._compare.mistakes import CATALOGUE, CONCERNS, Words
 from rnnscope._compare.mistakes.cause import Cause, Causes, in_order
 from rnnscope._compare.model.lengths import ends
@@ -52,6 +51,7 @@ from rnnscope._compare.precision import (
     coarse_unit,
     grid_of,
     lower_precision,
+    of_a_gpu,
     of_a_grid,
     of_the_size,
     too_coarse,

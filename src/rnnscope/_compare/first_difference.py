@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.model.model import Model
+from rnnscope._compare.model.model import Model, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.single_steps import opened
 from rnnscope._compare.model.steps import OpenedPart, opened_parts, tolerances
@@ -26,151 +27,106 @@ def first_difference(
     layer."""
     for observation in shown:
         parts = opened_parts(model, [observation])
-        places = (_in_part(model, parts[place], observation) for place in sorted(parts))
-        difference = next(filter(None, places), None)
-        difference = (
-            difference or _in_quantities(model, observation) or _in_output(model, observation)
-        )
-        difference = difference or _in_final(model, observation)
+        runs = [_single_steps(parts[place]) for place in sorted(parts)]
+        runs += [_whole_runs(model, observation, observation.quantities)]
+        runs += [_whole_runs(model, observation, ["output"])]
+        differences = (_earliest(model, compared) for compared in runs)
+        difference = next(filter(None, differences), None) or _in_final(model, observation)
         if difference is not None:
             return difference, observation
     return None, shown[0]
 
 
-def _in_part(model: Model, part: OpenedPart, observation: Observation) -> FirstDifference | None:
-    backward = part.part.backward
+@dataclass(frozen=True)
+class _Series:
+    """An array of one layer and direction in the order of computing, (time, batch, unit): what came
+    back, what is right, and how far apart they are relative to what rounding allows."""
+
+    name: str
+    place: PartIndex
+    yours: Tensor
+    expected: Tensor
+    ratio: Tensor
+
+
+def _single_steps(part: OpenedPart) -> Iterator[_Series]:
     for steps in part.steps:
         names = [n for n in quantity_names(part.part.cell) if n in steps.after]
-        values = {n: value[0] for n, value in opened([part.part], steps.known, names).items()}
-        tolerance = tolerances(part.part, steps)
-        failing: list[tuple[int, str]] = []
-        ratios: dict[str, Tensor] = {}
+        values, tolerance = opened([part.part], steps.known, names), tolerances(part.part, steps)
         for name in names:
-            ratio = distance(values[name], steps.after[name]) / tolerance[name]
+            yours, expected = steps.after[name], values[name][0]
+            ratio = distance(expected, yours) / tolerance[name]
             if steps.known.valid is not None:
                 ratio = ratio * steps.known.valid.unsqueeze(-1)
-            ratios[name] = ratio
-            times = (ratio > 1).flatten(1).any(1).nonzero().flatten()
-            if len(times):
-                failing.append((int(times[0]), name))
-        if not failing:
+            yield _Series(name, part.place, yours, expected, ratio)
+
+
+def _whole_runs(model: Model, observation: Observation, names: Iterable[str]) -> Iterator[_Series]:
+    for name, yours, expected in observation.beside(model):
+        if name not in names or expected is None:
             continue
-        t, name = min(failing, key=lambda pair: (pair[0], names.index(pair[1])))
-        away = distance(values[name], steps.after[name])[t]
-        batch, unit = _worst(away, ratios[name][t])
-        time = steps.known.x.shape[0] - 1 - t if backward else t
-        return FirstDifference(
-            name,
-            part.place[0],
-            part.direction,
-            batch,
-            time,
-            unit,
-            float(steps.after[name][t, batch, unit]),
-            float(values[name][t, batch, unit]),
-        )
-    return None
-
-
-def _in_quantities(model: Model, observation: Observation) -> FirstDifference | None:
-    """Of the quantities that were given by name, layer by layer."""
-    [outcome] = observation.simulator.run([model])
-    if outcome is None:
-        return None
-    values = predicted(outcome)
-    failing: list[tuple[tuple[int, int, int, int], int, str]] = []  # order of computing, time
-    ratios: dict[str, Tensor] = {}
-    order = quantity_names(model.parts[0][0].cell)
-    for name, target in observation.quantities.items():
-        ratio = distance(values[name], target) / observation.allowed[name]
+        ratio = distance(expected, yours) / observation.allowed[name]
         if (real := observation.inside(name)) is not None:
             ratio = ratio * real
-        ratios[name] = ratio
         for layer, row in enumerate(model.parts):
+            if name == "output" and layer < model.num_layers - 1:
+                continue
             for d, part in enumerate(row):
-                times = (ratio[layer, d].amax((0, 2)) > 1).nonzero().flatten().tolist()
-                if times:
-                    time = times[-1] if part.backward else times[0]
-                    step = target.shape[3] - 1 - time if part.backward else time
-                    failing.append(((layer, step, d, order.index(name)), time, name))
-    if not failing:
-        return None
-    (layer, _, d, _), time, name = min(failing)
-    away = distance(values[name], observation.quantities[name])[layer, d, :, time]
-    batch, unit = _worst(away, ratios[name][layer, d, :, time])
-    place = (layer, d, batch, time, unit)
-    yours, expected = observation.quantities[name][place], values[name][place]
-    direction = model.structure.directions[d]
-    return FirstDifference(name, layer, direction, batch, time, unit, float(yours), float(expected))
+                # one direction of the output, (time, batch, unit)
+                arrays = (
+                    value.chunk(len(row), -1)[d]
+                    if name == "output"
+                    else value[layer, d].transpose(0, 1)
+                    for value in (yours, expected, ratio)
+                )
+                of_run = (value.flip(0) if part.backward else value for value in arrays)
+                yield _Series(name, (layer, d), *of_run)
 
 
-def _in_output(model: Model, observation: Observation) -> FirstDifference | None:
-    [outcome] = observation.simulator.run([model])
-    output = observation.output
-    if outcome is None or output is None or outcome.output.shape != output.shape:
-        return None
-    ratio = distance(outcome.output, output) / observation.allowed["output"]
-    if observation.valid is not None:
-        ratio = ratio * observation.valid
-    width = output.shape[-1] // model.num_directions
-    failing: list[tuple[int, int, int]] = []  # order of computing, direction, time
-    for d, part in enumerate(model.parts[-1]):
-        half = ratio[..., d * width : (d + 1) * width]
-        times = (half > 1).flatten(1).any(1).nonzero().flatten().tolist()
-        if times:
-            time = times[-1] if part.backward else times[0]
-            failing.append((output.shape[0] - 1 - time if part.backward else time, d, time))
+def _earliest(model: Model, runs: Iterable[_Series]) -> FirstDifference | None:
+    """The number furthest away at the first step, in the order of computing, at which any differs
+    by more than rounding."""
+    order = ["output", *quantity_names(model.structure.cell)]
+    failing: list[tuple[int, int, int, int, _Series]] = []
+    for run in runs:
+        steps = (run.ratio > 1).flatten(1).any(1).nonzero().flatten().tolist()
+        if steps:
+            (layer, d), rank = run.place, order.index(run.name)
+            failing.append((layer, steps[0], d, rank, run))
     if not failing:
         return None
-    _, d, time = min(failing)
-    columns = slice(d * width, (d + 1) * width)
-    batch, unit = _worst(
-        distance(outcome.output, output)[time, :, columns], ratio[time, :, columns]
-    )
+    layer, step, d, _, run = min(failing, key=lambda place: place[:4])
+    away = distance(run.expected, run.yours)[step] * (run.ratio[step] > 1)
+    batch, unit = _largest(away)
+    of_output = run.name == "output"
     return FirstDifference(
-        "h",
-        model.num_layers - 1,
+        "h" if of_output else run.name,
+        layer,
         model.structure.directions[d],
         batch,
-        time,
+        len(run.yours) - 1 - step if model.parts[layer][d].backward else step,
         unit,
-        float(output[time, batch, d * width + unit]),
-        float(outcome.output[time, batch, d * width + unit]),
-        seen_in_output=model.num_layers > 1,
+        float(run.yours[step, batch, unit]),
+        float(run.expected[step, batch, unit]),
+        seen_in_output=of_output and model.num_layers > 1,
     )
 
 
 def _in_final(model: Model, observation: Observation) -> FirstDifference | None:
-    [outcome] = observation.simulator.run([model])
-    if outcome is None:
-        return None
-    for name, value in predicted(outcome).items():
-        target = observation.targets().get(name)
-        if not name.endswith("_n") or target is None or target.shape != value.shape:
+    for name, yours, expected in observation.beside(model):
+        if not name.endswith("_n") or expected is None:
             continue
-        ratio = distance(value, target) / observation.allowed[name]
-        if float(ratio.max()) > 1:
-            layer, d, batch, unit = _index(distance(value, target) * (ratio > 1))
-            return FirstDifference(
-                name,
-                layer,
-                model.structure.directions[d],
-                batch,
-                None,
-                unit,
-                float(target[layer, d, batch, unit]),
-                float(value[layer, d, batch, unit]),
-            )
+        away = distance(expected, yours)
+        beyond = away / observation.allowed[name] > 1
+        if bool(beyond.any()):
+            layer, d, batch, unit = place = _largest(away * beyond)
+            direction = model.structure.directions[d]
+            numbers = float(yours[place]), float(expected[place])
+            return FirstDifference(name, layer, direction, batch, None, unit, *numbers)
     return None
 
 
-def _worst(away: Tensor, ratio: Tensor) -> tuple[int, int]:
-    """The row and unit of (batch, unit) that are furthest away of those beyond what is allowed."""
-    batch, unit = divmod(int((away * (ratio > 1)).argmax()), away.shape[-1])
-    return batch, unit
-
-
-def _index(value: Tensor) -> tuple[int, ...]:
+def _largest(value: Tensor) -> tuple[int, ...]:
     return tuple(int(k) for k in torch.unravel_index(value.argmax(), value.shape))
 
 

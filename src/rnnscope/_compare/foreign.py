@@ -7,33 +7,22 @@ what it returns must be what the layer computes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.candidate.arrays import OfArrays
-from rnnscope._compare.candidate.inputs import drawn_inputs, given_inputs
+from rnnscope._compare.candidate.inputs import built, drawn_inputs, given_inputs
+from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import dtype_of
 from rnnscope._compare.candidate.tensors import tensor_of
 from rnnscope._compare.deciding import Decision
 from rnnscope._layers.adapter import Adapter
 from rnnscope._layers.adopt import adopt
 from rnnscope._layers.foreign import Foreign
-from rnnscope._layers.recurrent import Recurrent
-from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import RefusedError, ShapeError, VerificationError
 
 __all__ = ["layer_of", "note_on"]
-
-_TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
-    RNN_TANH: nn.RNN,
-    RNN_RELU: nn.RNN,
-    GRU: nn.GRU,
-    LSTM: nn.LSTM,
-    LSTM_PROJECTED: nn.LSTM,
-}
 
 
 def layer_of(module: nn.Module, adapter: Adapter, x: Any, seed: int) -> nn.Module:
@@ -72,24 +61,9 @@ def note_on(module: nn.Module, layer: nn.Module) -> str:
 
 
 def _layer(foreign: Foreign) -> nn.Module:
-    options: dict[str, Any] = {
-        "num_layers": foreign.num_layers,
-        "bias": foreign.bias,
-        "batch_first": foreign.batch_first,
-        "bidirectional": foreign.bidirectional,
-        "device": "meta",  # nothing is drawn from the random state
-    }
-    if foreign.cell.projected:
-        options["proj_size"] = foreign.output_size
-    sizes = foreign.input_size, foreign.hidden_size
-    kind = _TORCH.get(foreign.cell)
-    layer: nn.Module
-    if kind is None:
-        layer = Recurrent(foreign.cell, *sizes, **options)
-    else:
-        if kind is nn.RNN:
-            options["nonlinearity"] = "relu" if foreign.cell is RNN_RELU else "tanh"
-        layer = kind(*sizes, **options)
+    sizes = foreign.input_size, foreign.hidden_size, foreign.output_size
+    # on the meta device nothing is drawn from the random state
+    layer = built(foreign.structure, sizes, device="meta")
     named = {n: t for row in foreign.weights() for part in row for n, t in part.named().items()}
     like = next(iter(named.values()))
     state = {

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.tensors import short
+from rnnscope._compare.candidate.tensors import GPU_ROUNDINGS, short
 from rnnscope._compare.confirmed import EVIDENCE, proved
 from rnnscope._compare.evidence import largest
 from rnnscope._compare.mistakes import Words
@@ -18,21 +18,23 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part
 from rnnscope._compare.model.observed import (
+    UNIT,
     Observation,
     distance,
     few_steps,
-    predicted,
 )
 from rnnscope._compare.model.simulate import Simulator
 from rnnscope._compare.model.single_steps import opened
-from rnnscope._compare.model.steps import OpenedPart, opened_parts
+from rnnscope._compare.model.steps import OpenedPart, opened_parts, worst_step
 from rnnscope._compare.tolerance import LEAST
+from rnnscope._opening.bounds import GPU_OFF
 
 __all__ = [
     "Grid",
     "coarse_unit",
     "grid_of",
     "lower_precision",
+    "of_a_gpu",
     "of_a_grid",
     "of_the_size",
     "too_coarse",
@@ -111,25 +113,26 @@ def lower_precision(
         if not _throughout(model, shown, bits):
             continue  # later ones are wrong by more
         of_bits = size <= ROUNDED * max(likely, unit * _size(shown)) and _few_bits(shown, bits)
+        alike = _correlation(pairs)
         if largest < WITHIN * unit and of_bits:
-            if returned:
-                return Cause("precision", name), _of_output(model, name, dtypes), largest
             text = (
                 f"every number of the output has no more than the {bits} bits of {name}. A mistake "
                 f"that changes less does not show."
             )
-            return Cause("precision", name), _words(title, text, dtypes), largest
-        alike = _correlation(pairs)
-        if len(differences) < FEWEST or alike < ALIKE or not likely / 2 < size < likely * 2:
-            continue
-        if _spread_out(model, shown):
-            if returned:
-                return Cause("precision", name), _of_output(model, name, dtypes), largest
+        elif (
+            len(differences) >= FEWEST
+            and alike >= ALIKE
+            and likely / 2 < size < likely * 2
+            and _spread_out(model, shown)
+        ):
             text = (
                 f"the differences are those of products whose operands are rounded to {bits} bits "
                 f"(their correlation is {alike:.2f} over {len(differences)} numbers)."
             )
-            return Cause("precision", name), _words(title, text, dtypes), largest
+        else:
+            continue
+        words = _of_output(model, name, dtypes) if returned else _words(title, text, dtypes)
+        return Cause("precision", name), words, largest
     return None
 
 
@@ -230,6 +233,15 @@ def _outputs(model: Model, shown: Sequence[Observation]) -> tuple[Tensor, Tensor
     return torch.cat(numbers), torch.cat(right), max(observation.unit for observation in shown)
 
 
+def _output(model: Model, observation: Observation) -> tuple[Tensor, Tensor] | None:
+    """The output that came back and the right one; None where there is none, or one of another
+    shape."""
+    for name, seen, right in observation.beside(model):
+        if name == "output":
+            return None if right is None else (seen, right)
+    return None
+
+
 def _of_grid(
     model: Model, shown: Sequence[Observation], grid: Grid
 ) -> tuple[Cause, Words, float] | None:
@@ -321,7 +333,7 @@ def _of_weights(
         name, needed = short(dtype), short(dtypes[0])
         first = [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
         for biases in (True, False):
-            lowered = model.with_each_part(partial(_stored, dtype=dtype, biases=biases))
+            lowered = model.with_each_part(partial(_lowered, to=dtype, biases=biases))
             if worst(lowered, first) > 1 or not proved(lowered, shown):
                 continue
             but = "" if biases else ", the biases are not"
@@ -332,12 +344,6 @@ def _of_weights(
             )
             return Cause("precision", name), words, largest(lowered, shown)[0]
     return None
-
-
-def _stored(part: Part, dtype: torch.dtype, biases: bool) -> Part:
-    """The part with its matrices as a type holds them, and with ``biases`` these too."""
-    weights = part.weights.map(lambda t: t.to(dtype).double() if biases or t.dim() > 1 else t)
-    return part.with_weights(weights, token=("weights", short(dtype), biases, part.token))
 
 
 def _size(shown: Sequence[Observation]) -> float:
@@ -409,19 +415,16 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
     away: list[Tensor] = []
     numbers: list[Tensor] = []
     for observation in shown:
-        [right] = observation.simulator.run([model])
-        if (
-            right is None
-            or observation.output is None
-            or right.output.shape != observation.output.shape
-        ):
+        outputs = _output(model, observation)
+        if outputs is None:
             return ""
+        seen, right = outputs
         inside = observation.usable("output").all(-1)
-        wrong = (observation.output - right.output).abs() > observation.allowed["output"]
+        wrong = (seen - right).abs() > observation.allowed["output"]
         if not bool((wrong.any(-1) & inside).any(0).all()):
             return ""  # that precision would show in every row
-        away.append((observation.output - right.output)[inside])
-        numbers.append(right.output[inside])
+        away.append((seen - right)[inside])
+        numbers.append(right[inside])
     differences, expected = torch.cat(away), torch.cat(numbers)
     if (
         differences.numel() < FEW
@@ -447,6 +450,20 @@ def of_the_size(model: Model, shown: Sequence[Observation], searched: Sequence[O
                 f"precision?"
             )
     return ""
+
+
+def of_a_gpu(model: Model, shown: Sequence[Observation]) -> str:
+    """A question, where the differences are no larger than what a GPU's functions are off by; else
+    empty."""
+    if any(observation.unit != UNIT[torch.float32] for observation in shown):
+        return ""
+    if max(worst(model, shown), worst_step(model, shown)) > GPU_ROUNDINGS:
+        return ""
+    return (
+        f"The differences are as small as those of tanh and sigmoid on a GPU, where those of cuDNN "
+        f"in float32 may be off by {GPU_OFF:.0e}: was it computed there? Numbers that are given as "
+        f"they lie on the GPU are compared with that in mind."
+    )
 
 
 def _one_sided(away: Tensor) -> bool:
@@ -484,10 +501,17 @@ def _differences(
     return [difference for difference, _ in pairs], [rounding for _, rounding in pairs]
 
 
-def _lowered(part: Part, bits: int, biases: bool) -> Part:
-    """The part with rounded matrices, and biases if these are rounded too."""
-    weights = part.weights.map(lambda t: _rounded(t, bits) if t.dim() > 1 or biases else t)
-    return part.with_weights(weights, token=("rounded", bits, biases, part.token))
+def _lowered(part: Part, to: int | torch.dtype, biases: bool) -> Part:
+    """The part with matrices of so many bits, or as a type holds them, and with such biases if
+    these are rounded too."""
+
+    def rounded(value: Tensor) -> Tensor:
+        if value.dim() == 1 and not biases:
+            return value
+        return _rounded(value, to) if isinstance(to, int) else value.to(to).double()
+
+    token = ("rounded", str(to), biases, part.token)
+    return part.with_weights(part.weights.map(rounded), token=token)
 
 
 def _of_steps(part: OpenedPart, bits: int, biases: bool, results: bool) -> tuple[Tensor, Tensor]:
@@ -512,7 +536,7 @@ def _of_runs(
 ) -> list[tuple[Tensor, Tensor]]:
     pairs: list[tuple[Tensor, Tensor]] = []
     for observation in shown:
-        run = _of_run(model, observation, bits, biases, FIRST)
+        run = _of_run(model, observation, bits, biases)
         if run is None:
             return []
         away, rounding, mask = (value[:FIRST] for value in run)
@@ -521,31 +545,20 @@ def _of_runs(
 
 
 def _of_run(
-    model: Model, observation: Observation, bits: int, biases: bool, steps: int
+    model: Model, observation: Observation, bits: int, biases: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """What was seen less what is right, and what rounded operands give less what is right, (time,
-    batch, unit), with which are compared, (time, batch): of so many steps at least. None where
-    there is no output, or one of another shape."""
-    inputs = observation.inputs
-    lowered = model.with_each_part(partial(_lowered, bits=bits, biases=biases))
-    # of the first steps, but where others come before them
-    inwards = any(part.backward for row in model.parts for part in row)
-    x = inputs.x if inwards or observation.valid is not None else inputs.x[:steps]
+    batch, unit), with which are compared, (time, batch). None where there is no output, or one of
+    another shape."""
+    inputs, outputs = observation.inputs, _output(model, observation)
+    lowered = model.with_each_part(partial(_lowered, to=bits, biases=biases))
     initial = {name: _rounded(value, bits) for name, value in inputs.initial.items()}
-    rounded = replace(inputs, x=_rounded(x, bits), initial=initial)
-    [right] = observation.simulator.run([model])
+    rounded = replace(inputs, x=_rounded(inputs.x, bits), initial=initial)
     [outcome] = Simulator(rounded).run([lowered])
-    if right is None or outcome is None or observation.output is None:
+    if outputs is None or outcome is None:
         return None
-    if right.output.shape != observation.output.shape:
-        return None
-    mask = torch.isfinite(observation.allowed["output"])
-    if observation.valid is not None:
-        mask = mask & observation.valid
-    gives = predicted(outcome)["output"]
-    expected = right.output[: len(gives)]
-    away = observation.output[: len(gives)] - expected
-    return away, gives - expected, mask[: len(gives), :, 0]
+    seen, right = outputs
+    return seen - right, outcome.output - right, observation.usable("output").all(-1)
 
 
 def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
@@ -553,7 +566,7 @@ def _throughout(model: Model, shown: Sequence[Observation], bits: int) -> bool:
     what was compared are single steps, or the first ones."""
     least = 2.0**-bits * _size(shown)
     for observation in shown:
-        run = _of_run(model, observation, bits, True, observation.inputs.steps)
+        run = _of_run(model, observation, bits, True)
         if run is None:
             continue
         away, rounding, mask = run
@@ -586,10 +599,11 @@ def _cut(away: Tensor) -> Tensor:
 def _spread_out(model: Model, shown: Sequence[Observation], least: float = 0.0) -> bool:
     """Whether most units differ at the first step, as they do by rounding, some by ``least``."""
     for observation in shown:
-        [right] = observation.simulator.run([model])
-        if right is None or observation.output is None:
+        outputs = _output(model, observation)
+        if outputs is None:
             continue
-        away = (observation.output - right.output).abs()
+        seen, right = outputs
+        away = (seen - right).abs()
         width = away.shape[-1] // model.num_directions
         for d, part in enumerate(model.parts[-1]):
             half = away[-1 if part.backward else 0, :, d * width : (d + 1) * width].amax(0)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from rnnscope._compare.candidate.subject import turned
 from rnnscope._compare.facts.cells import with_cells
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, predicted
 from rnnscope._compare.model.single_steps import opened
-from rnnscope._compare.model.steps import OpenedPart, opened_parts, tolerances
+from rnnscope._compare.model.steps import OpenedPart, Steps, opened_parts, tolerances
 from rnnscope.cells.algebra import (
     Apply,
     Expr,
@@ -56,9 +57,10 @@ def what_holds(
 def _by_initial(model: Model, observations: Sequence[Observation]) -> list[str]:
     """A sentence where calls with initial states agree and those without do not, or the other way
     round."""
-    agree: dict[bool, set[bool]] = {True: set(), False: set()}
-    for observation in observations:
-        agree[observation.inputs.given].add(worst(model, [observation]) <= 1)
+    agree = {
+        given: {worst(model, [o]) <= 1 for o in observations if o.inputs.given == given}
+        for given in (True, False)
+    }
     if agree[True] == {True} and agree[False] == {False}:
         return [
             "where initial states are given it agrees, and where none are given it does not: does "
@@ -122,70 +124,48 @@ def not_numbers(model: Model, observations: Sequence[Observation]) -> str:
 # where the output agrees -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """One array of one call: what was seen, everything that the reference has, and the most that
-    rounding allows."""
-
-    target: Tensor
-    values: Mapping[str, Tensor]
-    allowed: float
-    real: Tensor | None
-
-    def fits(self, value: Tensor | None) -> bool:
-        """Whether it is these numbers."""
-        if value is None or value.shape != self.target.shape:
-            return False
-        away = distance(value, self.target)
-        return bool(((away if self.real is None else away * self.real) <= self.allowed).all())
-
-
 def _beside_the_output(model: Model, observations: Sequence[Observation]) -> list[str]:
     """Sentences on what differs although every output agrees; none where an output does not."""
-    worst: dict[str, float] = {}
-    compared: dict[str, list[_Compared]] = {}
-    units: dict[str, set[int]] = {}
+    units: dict[str, set[int]] = {}  # that differ
     for observation in observations:
-        [outcome] = observation.simulator.run([model])
-        values = {} if outcome is None else predicted(outcome)
-        for name, target in observation.targets().items():
-            value, tolerance, real = (
-                values.get(name),
-                observation.allowed[name],
-                observation.inside(name),
-            )
-            if value is None or value.shape != target.shape:
+        for name, beyond in observation.beyond(model):
+            if beyond is None:
                 return []
-            ratio = distance(value, target) / tolerance
-            ratio = ratio if real is None else ratio * real
-            worst[name] = max(worst.get(name, 0.0), float(ratio.max()))
-            wrong = (ratio > 1).flatten(0, -2).any(0).nonzero().flatten().tolist()
+            wrong = beyond.flatten(0, -2).any(0).nonzero().flatten().tolist()
             units.setdefault(name, set()).update(wrong)
-            compared.setdefault(name, []).append(
-                _Compared(target, values, _most(observation, name), real)
-            )
-    differing = [name for name, ratio in worst.items() if ratio > 1]
-    if "output" not in worst or "output" in differing or not differing:
+    differing = [name for name, wrong in units.items() if wrong]
+    if "output" not in units or "output" in differing or not differing:
         return []
     sentences = [f"The output agrees; {_joined(differing)} do{'es' * (len(differing) == 1)} not."]
-    return sentences + _instead(model, {name: compared[name] for name in differing}, units)
+    return sentences + _instead(model, observations, {name: units[name] for name in differing})
+
+
+Reading = Callable[[Tensor], Tensor | None]
 
 
 def _instead(
-    model: Model, differing: Mapping[str, Sequence[_Compared]], units: Mapping[str, set[int]]
+    model: Model, observations: Sequence[Observation], differing: Mapping[str, set[int]]
 ) -> list[str]:
     """What stands there: the numbers of another name, other rows, or few units that are wrong."""
     kind = model.structure.kind
+    outcomes = (observation.simulator.run([model])[0] for observation in observations)
+    values = [predicted(outcome) for outcome in outcomes if outcome is not None]
+
+    calls = {
+        name: [(o, v) for o, v in zip(observations, values, strict=True) if name in o.targets()]
+        for name in differing
+    }
+
+    def holds(name: str, source: str, as_read: Reading = Tensor.detach) -> bool:
+        return all(_fits(o, name, as_read(v[source])) for o, v in calls[name])
+
     sources = {
-        name: next(
-            (n for n in calls[0].values if n != name and all(c.fits(c.values[n]) for c in calls)),
-            "",
-        )
-        for name, calls in differing.items()
+        name: next((n for n in calls[name][0][1] if n != name and holds(name, n)), "")
+        for name in differing
     }
     said: dict[str, list[str]] = {}
-    for name, calls in differing.items():
-        source, order = sources[name], _order_of_rows(calls, name)
+    for name, units in differing.items():
+        source, order = sources[name], _order_of_rows(calls[name], name)
         if source and sources.get(source) == name:
             pair = _joined([n for n in differing if n in (name, source)])
             text = f"The names {pair} are exchanged: each holds the numbers of the other."
@@ -195,35 +175,43 @@ def _instead(
         elif order:
             text = f"{{}} the rows of {kind} in the order {_list(order)}."
             said.setdefault(text, []).append(name)
-        elif name.endswith("_n") and all(c.fits(_batch_first(c.values[name])) for c in calls):
+        elif name.endswith("_n") and holds(name, name, _batch_first):
             said.setdefault("{} what agrees if it is read batch first.", []).append(name)
-        elif len(units[name]) <= max(1, calls[0].target.shape[-1] // 4):
-            single = len(units[name]) == 1
-            which = f"unit{'s' * (not single)} {_list(sorted(units[name]))}"
-            said[f"In {name} only {which} differ{'s' * single}."] = []
+        elif len(units) <= max(1, calls[name][0][1][name].shape[-1] // 4):
+            which = f"unit{'s' * (len(units) > 1)} {_list(sorted(units))}"
+            said[f"In {name} only {which} differ{'s' * (len(units) == 1)}."] = []
     return [
         text.format(f"{_joined(names)} hold{'s' * (len(names) == 1)}")
         for text, names in said.items()
     ]
 
 
-def _order_of_rows(calls: Sequence[_Compared], name: str) -> list[int]:
+def _fits(observation: Observation, name: str, value: Tensor | None) -> bool:
+    """Whether what came back under a name is these numbers."""
+    target, real = observation.targets()[name], observation.inside(name)
+    if value is None or value.shape != target.shape:
+        return False
+    away = distance(value, target) * (1 if real is None else real)
+    return bool((away <= _most(observation, name)).all())
+
+
+def _order_of_rows(
+    calls: Sequence[tuple[Observation, Mapping[str, Tensor]]], name: str
+) -> list[int]:
     """The reference's rows of a final state in the order in which they came back, where each is
     found once."""
-    if not name.endswith("_n") or calls[0].target.shape[:2].numel() == 1:
+    if not name.endswith("_n") or calls[0][1][name].shape[:2].numel() == 1:
         return []
     orders = [
-        _matched(c.values[name].flatten(0, 1), c.target.flatten(0, 1), c.allowed) for c in calls
+        _matched(v[name].flatten(0, 1), o.targets()[name].flatten(0, 1), _most(o, name))
+        for o, v in calls
     ]
     return orders[0] if all(order == orders[0] for order in orders) else []
 
 
 def _batch_first(value: Tensor) -> Tensor | None:
     """A state of as many rows as sequences with the two exchanged; None of any other."""
-    layers, directions, batch = value.shape[:3]
-    if layers * directions != batch:
-        return None
-    return value.flatten(0, 1).transpose(0, 1).reshape(value.shape)
+    return turned(value) if value.shape[:2].numel() == value.shape[2] else None
 
 
 # single steps ------------------------------------------------------------------------------------
@@ -323,22 +311,18 @@ def _where(model: Model, places: Sequence[PartIndex]) -> str:
 
 def _starts_from_zeros(part: OpenedPart) -> bool:
     """Whether every step agrees if it is the initial states that are zero."""
+    zeroed: list[Steps] = []
     for steps in part.steps:
-        states = steps.known
-        if states.valid is not None:
+        known = steps.known
+        if known.valid is not None:
             return False
+        initial = {name: torch.zeros_like(value) for name, value in known.initial.items()}
         before = {
             name: torch.cat([torch.zeros_like(value[:1]), value[1:]])
-            for name, value in states.before.items()
+            for name, value in known.before.items()
         }
-        initial = {name: torch.zeros_like(value) for name, value in states.initial.items()}
-        zero_steps = replace(steps, known=replace(states, before=before, initial=initial))
-        values = opened([part.part], zero_steps.known, zero_steps.after)
-        tolerance = tolerances(part.part, zero_steps)
-        for name, state in zero_steps.after.items():
-            if bool((distance(values[name][0], state) > tolerance[name]).any()):
-                return False
-    return True
+        zeroed.append(replace(steps, known=replace(known, before=before, initial=initial)))
+    return replace(part, steps=tuple(zeroed)).largest()[0] <= 1
 
 
 def _unseen_gates(part: OpenedPart) -> str:
@@ -379,16 +363,22 @@ def _scales_the_state(expr: Expr, gate: Quantity) -> bool:
     return expr != gate
 
 
+def _differing(part: OpenedPart) -> Iterator[Tensor]:
+    """Call by call which single steps of which rows differ, (time, batch), in the order of
+    computing."""
+    for call in part.ratios(part.part):
+        yield torch.stack([ratio.amax(-1) for ratio in call]).amax(0) > 1
+
+
 def _one_step(part: OpenedPart) -> str | None:
     """Which step is the only one that differs, the first or the last, in all calls of several."""
     places: set[str] = set()
-    for call in part.ratios(part.part):
-        for ratio in call:
-            wrong = (ratio.flatten(1).amax(1) > 1).nonzero().flatten().tolist()
-            if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(ratio) - 1):
-                return None
-            if wrong and len(ratio) > 2:
-                places.add("last" if wrong[0] else "first")
+    for differs in _differing(part):
+        wrong = differs.any(1).nonzero().flatten().tolist()
+        if len(wrong) > 1 or (wrong and 0 < wrong[0] < len(differs) - 1):
+            return None
+        if wrong and len(differs) > 2:
+            places.add("last" if wrong[0] else "first")
     return places.pop() if len(places) == 1 else None
 
 
@@ -396,8 +386,7 @@ def _few_steps(part: OpenedPart) -> str:
     """Which steps of which rows differ, where they are few of many; else empty."""
     differing: list[str] = []
     wrong = total = 0
-    for steps, call in zip(part.steps, part.ratios(part.part), strict=True):
-        differs = torch.stack([ratio.amax(-1) for ratio in call]).amax(0) > 1  # (time, batch)
+    for steps, differs in zip(part.steps, _differing(part), strict=True):
         valid = steps.known.valid
         total += differs.numel() if valid is None else int(valid.sum())
         wrong += int(differs.sum())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.verdict import APPROXIMATE, APPROXIMATIONS, Explanation
+from rnnscope._compare.verdict import APPROXIMATE, APPROXIMATIONS, Explanation, Verdict
+
+if TYPE_CHECKING:
+    from rnnscope._compare.backward.verdict import GradientVerdict
 
 __all__ = [
     "INDENT",
@@ -31,22 +34,6 @@ INDENT = " " * 8
 MOST = 8
 """Mistakes that the data do not show, or kinds of them, that are named."""
 NUMBERS = {1: "one mistake", 2: "two mistakes", 3: "three mistakes", 4: "four mistakes"}
-
-
-class Explained(Protocol):
-    """A verdict that names causes."""
-
-    @property
-    def explanations(self) -> tuple[Explanation, ...]:
-        """All sets of mistakes that explain everything."""
-
-    @property
-    def nearest(self) -> tuple[tuple[Cause, ...], tuple[Words, ...], float] | None:
-        """The nearest other set, with what it leaves."""
-
-    @property
-    def difference(self) -> float:
-        """The largest difference."""
 
 
 def number(value: float) -> str:
@@ -74,7 +61,7 @@ def placed(cause: Cause) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def cause_lines(verdict: Explained) -> str:
+def cause_lines(verdict: Verdict | GradientVerdict) -> str:
     best = verdict.explanations[0]
     count = len(best.causes)
     remainder = number(best.left)
@@ -109,11 +96,7 @@ def named(explanation: Explanation) -> list[str]:
     ):
         mark = f"{k} " if several else ""
         text = f"{mark}{words.title}{placed(cause)}: {words.sentence}"
-        lines.append(
-            textwrap.fill(
-                text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "  " * several
-            )
-        )
+        lines.append(_filled(text, INDENT, INDENT + "  " * several))
         if words.repair:
             lines.append(f"{INDENT}    {words.repair}")
     return lines
@@ -125,34 +108,27 @@ def exactness(explanation: Explanation) -> bool:
     return bool(causes) and all(cause.name in APPROXIMATIONS for cause in causes)
 
 
-def _others(verdict: Explained) -> list[str]:
+def _titles(causes: Sequence[Cause], words: Sequence[Words]) -> str:
+    return " and ".join(f"{w.brief}{placed(c)}" for c, w in zip(causes, words, strict=True))
+
+
+def _others(verdict: Verdict | GradientVerdict) -> list[str]:
     """Explanations that the data cannot tell from the first."""
-    alternatives = verdict.explanations[1:]
-    if not alternatives:
+    titles = [_titles(further.causes, further.words) for further in verdict.explanations[1:]]
+    if not titles:
         return []
-    titles = [
-        " and ".join(
-            f"{w.brief}{placed(c)}"
-            for c, w in zip(explanation.causes, explanation.words, strict=True)
-        )
-        for explanation in alternatives[:6]
-    ]
-    if len(alternatives) == 1:
-        text = f"These data cannot tell it from this: {titles[0]}."
-        return ["", textwrap.fill(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)]
+    if len(titles) == 1:
+        return ["", _filled(f"These data cannot tell it from this: {titles[0]}.", INDENT)]
     lines = ["", f"{INDENT}These data cannot tell it from any of these:"]
-    lines += [
-        textwrap.fill(
-            title, WIDTH, initial_indent=INDENT + "  - ", subsequent_indent=INDENT + "    "
-        )
-        for title in titles
-    ]
-    if len(alternatives) > 6:
-        lines.append(f"{INDENT}    and {len(alternatives) - 6} more")
-    return lines
+    lines += [_filled(title, f"{INDENT}  - ", f"{INDENT}    ") for title in titles[:6]]
+    return lines + [f"{INDENT}    and {len(titles) - 6} more"] * (len(titles) > 6)
 
 
-def _table(verdict: Explained, best: Explanation) -> list[str]:
+def _filled(text: str, first: str, later: str = INDENT) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=later)
+
+
+def _table(verdict: Verdict | GradientVerdict, best: Explanation) -> list[str]:
     count = len(best.causes)
     undone = list(range(1, best.read + 1))
     rows = [(_numbered(undone), left_words(verdict.difference), "")]
@@ -164,18 +140,12 @@ def _table(verdict: Explained, best: Explanation) -> list[str]:
     rows.append((_numbered(range(1, count + 1)) if count > 1 else "this", number(best.left), ""))
     if verdict.nearest is not None:
         causes, words, value = verdict.nearest
-        titles = " and ".join(f"{w.brief}{placed(c)}" for c, w in zip(causes, words, strict=True))
-        rows.append(("nearest other", number(value), titles))
+        rows.append(("nearest other", number(value), _titles(causes, words)))
     first = max(len(name) for name, _, _ in rows)
     lines = [f"{INDENT}{'assumed':<{first}}   left over"]
     for name, amount, remark in rows:
         line = f"{INDENT}{name:<{first}}   {amount:<9}   "
-        hanging = " " * len(line)
-        lines.append(
-            textwrap.fill(remark, WIDTH, initial_indent=line, subsequent_indent=hanging)
-            if remark
-            else line.rstrip()
-        )
+        lines.append(_filled(remark, line, " " * len(line)) if remark else line.rstrip())
     return lines
 
 

@@ -23,10 +23,14 @@ APPROXIMATIONS = (APPROXIMATE, "precision")
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become the words."""
+    """As JSON has it: a record is a dict, and NaN and infinities, which it has not, are words."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, FirstDifference | Cause):
+        return {name: _plain(item) for name, item in vars(value).items()}
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ class Explanation:
         """Everything as plain values, for JSON."""
         return {
             "causes": [
-                dict(vars(cause))
+                _plain(cause)
                 | {"title": words.title, "sentence": words.sentence, "repair": words.repair}
                 for cause, words in zip(self.causes, self.words, strict=True)
             ],
             "left": _plain(self.left),
-            "alone": [_plain(value) for value in self.alone],
+            "alone": _plain(self.alone),
         }
 
 
@@ -183,38 +187,21 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""
-        first = self.first
-        return {
-            "agrees": self.agrees,
-            "difference": _plain(self.difference),
-            "allowed": _plain(self.allowed),
-            "dtype": self.dtype,
-            "reference": self.kind,
-            "apart": self.apart,
-            "first": None
-            if first is None
-            else {name: _plain(value) for name, value in vars(first).items()},
-            "explanations": [explanation.to_dict() for explanation in self.explanations],
-            "near": None if self.near is None else self.near.to_dict(),
-            "within": self.within,
-            "nearest": None
-            if self.nearest is None
-            else {
-                "causes": [dict(vars(cause)) for cause in self.nearest[0]],
-                "left": _plain(self.nearest[2]),
-            },
-            "worst": _plain(self.worst),
-            "tried": self.tried,
-            "finished": self.finished,
-            "agreement": list(self.agreement),
-            "right": list(self.right),
-            "cannot_show": list(self.cannot_show),
-            "holds": list(self.holds),
-            "notes": list(self.notes),
-            "unread": list(self.unread),
-            "undecided": self.undecided,
-            "few": self.few,
-            "probe": self.probe,
-            "horizon": self.horizon,
-            "uncompared": list(self.uncompared),
-        } | ({} if self.gradients is None else {"gradients": self.gradients.to_dict()})
+        values = {_IN_JSON.get(name, name): _plain(getattr(self, name)) for name in _TOLD}
+        if self.nearest is not None:
+            values["nearest"] = {"causes": _plain(self.nearest[0]), "left": _plain(self.nearest[2])}
+        if self.gradients is not None:
+            values["gradients"] = self.gradients.to_dict()
+        return values
+
+
+_TOLD = (
+    *("agrees", "difference", "allowed", "dtype", "kind", "apart", "first", "explanations"),
+    *("near", "within", "nearest", "worst", "tried", "finished", "agreement", "right"),
+    *("cannot_show", "holds", "notes", "unread", "undecided", "few", "probe", "horizon"),
+    "uncompared",
+)
+"""What is told as plain values."""
+
+_IN_JSON = {"kind": "reference"}
+"""What is told under another name."""

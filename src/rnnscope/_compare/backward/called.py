@@ -148,7 +148,7 @@ def backward_function(function: Any, model: Model) -> Candidate:
     if not callable(function):
         raise NotRecurrentError(f"expected {EXPECTED}; got {type(function).__name__}")
     kinds = inspect.Parameter
-    parameters = parameters_of(function) or []
+    parameters = parameters_of(function)
     named = [p for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
     if len(named) < len(parameters) or not parameters:
         named = [kinds(role, kinds.POSITIONAL_OR_KEYWORD) for role in ROLES]

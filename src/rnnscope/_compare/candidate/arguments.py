@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,16 @@ from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.structure import Structure
 
-__all__ = ["Arrays", "arguments_of", "described", "equal", "passed", "same"]
+__all__ = [
+    "Arrays",
+    "arguments_of",
+    "described",
+    "each_alone",
+    "equal",
+    "passed",
+    "same",
+    "without_batch",
+]
 
 
 Arrays = Literal["torch", "numpy"]
@@ -61,6 +71,38 @@ def _flat(inputs: Inputs) -> list[Tensor]:
     """[h, c] of the first direction, [h, c] of the next: (batch, unit) each."""
     values = [value.flatten(0, 1) for value in inputs.initial.values()]
     return [value[k] for k in range(values[0].shape[0]) for value in values]
+
+
+def each_alone(inputs: Inputs) -> list[Inputs]:
+    """Each sequence of a call by itself, still with an axis for the batch, of length 1."""
+    return [
+        replace(
+            inputs,
+            x=inputs.x[:, row : row + 1],
+            initial={name: value[:, :, row : row + 1] for name, value in inputs.initial.items()},
+            lengths=None if inputs.lengths is None else inputs.lengths[row : row + 1],
+            single=True,
+        )
+        for row in range(inputs.batch)
+    ]
+
+
+def without_batch(arguments: Mapping[str, Any], batch_first: bool) -> dict[str, Any]:
+    """The arguments of a call with one sequence without the axis of the batch: x (time, feature),
+    each initial state (layers × directions, unit)."""
+
+    def of_role(role: str, value: Any) -> Any:
+        if role == "x":
+            return value.squeeze(0 if batch_first else 1)
+        if role == "flat":
+            return [state.squeeze(0) for state in value]
+        if role == "initial" and isinstance(value, tuple):
+            return tuple(state.squeeze(1) for state in value)
+        if role == "initial" or role.startswith("state:"):
+            return value.squeeze(1)
+        return value
+
+    return {role: of_role(role, value) for role, value in arguments.items()}
 
 
 def passed(value: Any, arrays: Arrays) -> Any:

@@ -14,15 +14,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rnnscope._compare.candidate.arguments import Arrays, arguments_of, described, passed, same
+from rnnscope._compare.candidate.arguments import (
+    Arrays,
+    arguments_of,
+    described,
+    each_alone,
+    passed,
+    same,
+    without_batch,
+)
 from rnnscope._compare.candidate.origin import callers_traceback, origin
-from rnnscope._compare.candidate.returned import Answer, answered
+from rnnscope._compare.candidate.returned import Answer, answered, joined
 from rnnscope._compare.candidate.sandbox import Kept, Random, detached, undisturbed
-from rnnscope._compare.candidate.sequences import each_alone, joined, without_batch
 from rnnscope._compare.candidate.signature import Signature, layer_parameter
-from rnnscope._compare.candidate.tensors import kind_of, short
+from rnnscope._compare.candidate.tensors import (
+    ON_GPU,
+    kind_of,
+    on_gpu,
+    short,
+)
 from rnnscope._compare.candidate.timeout import limited
-from rnnscope._compare.gpu import ON_GPU, on_gpu
 from rnnscope._compare.model.model import Inputs
 from rnnscope._layers.adopt import adopt
 from rnnscope._layers.structure import Structure

@@ -15,19 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from rnnscope._compare.candidate.call import Candidate
-from rnnscope._compare.candidate.checks import (
-    CallFinding,
-    Checks,
-    ParameterDifference,
-    compare_parameters,
-    named_tensors,
-)
+from rnnscope._compare.candidate.checks import CallFinding, Checks
 from rnnscope._compare.candidate.inputs import (
     confirming,
     drawn_inputs,
     further,
     searching,
     tiny_layer,
+)
+from rnnscope._compare.candidate.own_weights import (
+    ParameterDifference,
+    compare_parameters,
+    named_tensors,
 )
 from rnnscope._compare.candidate.quantised import (
     dequantised,
@@ -527,7 +526,10 @@ class OfCalls(Subject):
             for difference in apart:
                 parameter = layer.get_parameter(difference.name.rpartition(".")[2])
                 parameter.copy_(tensors[difference.name])
-        return apart, Model.of(adopt(layer), torch.float64) if apart else None
+        if not apart:
+            return [], None
+        model = Model.of(adopt(layer), torch.float64)
+        return apart, model.with_each_part(lambda part: part.marked("the candidate's own"))
 
 
 def _telling(inputs: Inputs) -> tuple[bool, bool, bool]:

@@ -22,9 +22,11 @@ from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.recurrent import Recurrent
 from rnnscope._layers.sequences import valid_steps
 from rnnscope._layers.structure import Structure
+from rnnscope.cells import GRU, LSTM, LSTM_PROJECTED, RNN_RELU, RNN_TANH, Cell
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = [
+    "built",
     "confirming",
     "described",
     "doubled",
@@ -227,29 +229,36 @@ def further(structure: Structure, seed: int, initial: bool) -> list[Inputs]:
     return [replace(inputs, x=10 * inputs.x, initial=states), long]
 
 
+_TORCH: Mapping[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {
+    RNN_TANH: nn.RNN,
+    RNN_RELU: nn.RNN,
+    GRU: nn.GRU,
+    LSTM: nn.LSTM,
+    LSTM_PROJECTED: nn.LSTM,
+}
+
+
+def built(structure: Structure, sizes: tuple[int, int, int], **options: Any) -> nn.Module:
+    """A new layer of the same cell and options, of torch unless it is declared, with ``sizes`` of
+    input, hidden and projected state."""
+    for name in ("num_layers", "bias", "batch_first", "bidirectional"):
+        options[name] = getattr(structure, name)
+    if structure.cell.projected:
+        options["proj_size"] = sizes[2]
+    kind = None if structure.declared else _TORCH.get(structure.cell)
+    if kind is None:
+        return Recurrent(structure.cell, *sizes[:2], **options, reverse=structure.reverse)
+    if kind is nn.RNN:
+        options["nonlinearity"] = "relu" if structure.cell is RNN_RELU else "tanh"
+    return kind(*sizes[:2], **options)
+
+
 def tiny_layer(structure: Structure, seed: int) -> nn.Module:
     """A small layer of the same kind and options with random weights and biases, none of them
     zero, in which every mistake shows."""
-    hidden = 4
-    options: dict[str, Any] = {
-        "num_layers": structure.num_layers,
-        "bias": structure.bias,
-        "batch_first": structure.batch_first,
-        "bidirectional": structure.bidirectional,
-        "dtype": torch.float32,
-        "device": "cpu",
-    }
-    if structure.cell.projected:
-        options["proj_size"] = 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layer: nn.Module
-        if structure.declared:
-            layer = Recurrent(structure.cell, 3, hidden, **options, reverse=structure.reverse)
-        else:
-            if structure.kind == "nn.RNN":
-                options["nonlinearity"] = structure.cell.equations["h"].name  # type: ignore[attr-defined]
-            layer = getattr(nn, structure.kind.removeprefix("nn."))(3, hidden, **options)
+        layer = built(structure, (3, 4, 2), dtype=torch.float32, device="cpu")
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -0.8, 0.8)
     return layer.eval()

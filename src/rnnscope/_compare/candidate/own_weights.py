@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rnnscope._compare.candidate.checks import ParameterDifference
+import torch
+from torch import Tensor, nn
+
+from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import proved
 from rnnscope._compare.evidence import largest
 from rnnscope._compare.mistakes import Words
@@ -13,9 +16,96 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
-from rnnscope._compare.model.simulate import Simulator
+from rnnscope._record.difference import absolute_difference
 
-__all__ = ["OwnWeights"]
+__all__ = ["OwnWeights", "ParameterDifference", "compare_parameters", "named_tensors"]
+
+
+@dataclass(frozen=True)
+class ParameterDifference:
+    """A parameter that candidate and reference both have: ``name`` as the candidate calls it,
+    ``largest`` the largest difference, ``places`` how many of ``count`` numbers differ;
+    ``rounded`` the type of which they are the reference's numbers, ``holds`` what it holds instead
+    of its own, each or empty."""
+
+    name: str
+    largest: float
+    places: int
+    count: int
+    rounded: str = ""
+    holds: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """Whether any number does."""
+        return self.places > 0
+
+    @property
+    def sentence(self) -> str:
+        """What is said of one that differs."""
+        if self.holds:
+            return f"{self.name} holds {self.holds}"
+        if self.rounded:
+            return f"{self.name} holds the reference's numbers rounded to {self.rounded}"
+        how = f"{self.places} of {self.count} numbers, by up to {self.largest:.2g}"
+        if self.places == self.count and self.count > 1:
+            how += " (was it ever loaded?)"
+        return f"{self.name} differs from the reference's in {how}"
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return dict(module.named_buffers()) | dict(module.named_parameters())
+
+
+def compare_parameters(module: nn.Module, layer: nn.Module) -> list[ParameterDifference]:
+    """The parameters of the same name and shape in both, in the layer's order.
+
+    A name may stand behind those of the modules around it (``encoder.lstm.weight_ih_l0``), if it
+    does so once. Numbers are compared in the candidate's precision.
+
+    >>> lstm = nn.LSTM(2, 3)
+    >>> [each.differs for each in compare_parameters(lstm, lstm)]
+    [False, False, False, False]
+    """
+    tensors = named_tensors(module)
+    differences = []
+    for name, parameter in layer.named_parameters():
+        ends = [path for path in tensors if path == name or path.endswith(f".{name}")]
+        chosen = name if name in ends else ends[0] if len(ends) == 1 else None
+        if chosen is None or tensors[chosen].shape != parameter.shape:
+            continue
+        numbers = tensors[chosen].detach().cpu()
+        if numbers.is_meta or parameter.is_meta or not numbers.is_floating_point():
+            continue
+        right = parameter.detach().cpu()
+        apart = absolute_difference(numbers.double(), right.to(numbers.dtype).double())
+        largest = float(apart.max()) if apart.numel() else 0.0
+        rounded = next((short(low) for low in LOWER if _is_rounded(numbers, right, low)), "")
+        places, count = int((apart > 0).sum()), apart.numel()
+        instead = _instead(numbers, name, layer) if places else ""
+        differences.append(ParameterDifference(chosen, largest, places, count, rounded, instead))
+    return differences
+
+
+def _instead(value: Tensor, name: str, layer: nn.Module) -> str:
+    """What stands in place of a parameter, if that is zeros or another one; else empty."""
+    if not bool(value.any()):
+        return "zeros"
+    for another, parameter in layer.named_parameters():
+        same = another != name and parameter.shape == value.shape and value.numel() > 1
+        if same and torch.equal(value, parameter.detach().cpu().to(value.dtype)):
+            return f"{another}'s numbers"
+    return ""
+
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _is_rounded(value: Tensor, right: Tensor, dtype: torch.dtype) -> bool:
+    """Whether these are the numbers of ``right`` as ``dtype`` holds them."""
+    finer = torch.finfo(dtype).eps > torch.finfo(right.dtype).eps
+    return finer and torch.equal(value.double(), right.to(dtype).double())
 
 
 @dataclass(frozen=True)
@@ -34,17 +124,15 @@ class OwnWeights:
 
     def likely(self, shown: Sequence[Observation]) -> bool:
         """Whether with them the reference gives the first row."""
-        first = _fresh(
-            [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
-        )
+        first = [few_steps(observation, observation.inputs.steps, 1) for observation in shown]
         return self.model is not None and worst(self.model, first) <= 1
 
     def cause(self, shown: Sequence[Observation], needed: str) -> tuple[Cause, Words, float] | None:
         """Where they explain everything, that they are rounded or others, and what is left;
         ``needed`` is the type of the reference."""
-        if self.model is None or not proved(self.model, _fresh(shown)):
+        if self.model is None or not proved(self.model, shown):
             return None
-        remainder = largest(self.model, _fresh(shown))[0]
+        remainder = largest(self.model, shown)[0]
         names = ", ".join(difference.name for difference in self.apart)
         if self.rounded:
             words = Words(
@@ -71,8 +159,3 @@ class OwnWeights:
             "candidate.load_state_dict(reference.state_dict())",
         )
         return Cause("not_loaded"), words, remainder
-
-
-def _fresh(shown: Sequence[Observation]) -> list[Observation]:
-    """With nothing remembered of another model, whose weights have the same tokens."""
-    return [replace(o, simulator=Simulator(o.inputs, o.simulator.names)) for o in shown]

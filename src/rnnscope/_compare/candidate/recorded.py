@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import permutations
 from pathlib import Path
@@ -13,17 +15,26 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.candidate.advice import on_file, on_steps
-from rnnscope._compare.candidate.layout import OUTPUT, by_known_names, without_directions
-from rnnscope._compare.candidate.returned import answered, of_state, widths
-from rnnscope._compare.candidate.tensors import as_numbers
-from rnnscope._compare.model.model import Inputs
+from rnnscope._compare.candidate.returned import (
+    OUTPUT,
+    answered,
+    by_known_names,
+    of_state,
+    widths,
+    without_directions,
+)
+from rnnscope._compare.candidate.subject import Subject, Told, dtype_of, rounding, turned
+from rnnscope._compare.candidate.tensors import ON_GPU, as_numbers, on_gpu
+from rnnscope._compare.model.model import Inputs, Model, Outcome
+from rnnscope._compare.model.observed import Observation, distance, some_rows
 from rnnscope._files.arrays import read_npz
 from rnnscope._files.disk import LazyArray, as_tensor, first_line, no_file
+from rnnscope._layers.adopt import Adopted
 from rnnscope._layers.structure import Structure
 from rnnscope.cells import quantity_names
 from rnnscope.errors import AddressError, DtypeError, FileError, ShapeError
 
-__all__ = ["Recorded", "arrays_of", "read_array"]
+__all__ = ["OfArrays", "Recorded", "arrays_of", "read_array"]
 
 LIKE = 0.75
 """From this likeness on a name may be meant for another, as 'hn' and 'h_N' for 'h_n'."""
@@ -220,11 +231,8 @@ class Recorded:
         """Whether the sizes are right, those of axes that are left out being 1."""
         if len(got) != len(order):
             return False
-        sizes = self._sizes
-        missing = set("btu") - set(order)
-        return all(n in sizes[letter] for n, letter in zip(got, order, strict=True)) and all(
-            1 in sizes[letter] for letter in missing
-        )
+        sizes = dict.fromkeys("btu", 1) | dict(zip(order, got, strict=True))
+        return all(sizes[letter] in expected for letter, expected in self._sizes.items())
 
     def _expected(self, order: str) -> tuple[int, ...]:
         return tuple(self._sizes[letter][0] for letter in order)
@@ -271,6 +279,76 @@ def _squeezed(shape: tuple[int, ...]) -> list[int]:
 def _without_ones(got: tuple[int, ...], full: tuple[int, ...]) -> bool:
     """Whether ``got`` has no axis of length 1 that ``full`` has not."""
     return len(got) <= len(full) and got.count(1) <= full.count(1)
+
+
+class OfArrays(Subject):
+    """Numbers that were recorded elsewhere, to be compared."""
+
+    def __init__(self, value: Any, adopted: Adopted, inputs: Inputs, axes: str | None):
+        super().__init__()
+        recorded = Recorded.of(value, adopted.structure, inputs, axes)
+        self.adopted, self.model = adopted, Model.of(adopted, torch.float64)
+        lies_on_gpu = on_gpu(value)
+        padding = self.on_padding(recorded.output, inputs)
+        self.notes = [*[ON_GPU] * lies_on_gpu, *recorded.notes, *padding]
+        self.unread = recorded.unread
+        self.untried = {"the final states"} if recorded.unread else set()
+        self.dtypes = (dtype_of(adopted), recorded.dtype)
+        self._observation = self.observation(
+            self.model,
+            inputs,
+            rounding(*self.dtypes, on_gpu=lies_on_gpu),
+            recorded.output,
+            recorded.final,
+            recorded.quantities,
+        )
+        self._batch_first = self._turned_back()
+
+    def _turned_back(self) -> list[str]:
+        """The final states that agree if they are read batch first, and not as they stand: where
+        there are as many rows as sequences, their shape does not tell. They are put in order."""
+        observation = self._observation
+        [outcome] = observation.simulator.run([self.model])
+        if outcome is None or observation.inputs.batch != self.rows:
+            return []
+        reordered = {
+            name: turned(state)
+            for name, state in observation.final.items()
+            if not self._fits(name, state, outcome) and self._fits(name, turned(state), outcome)
+        }
+        self._observation = replace(observation, final={**observation.final, **reordered})
+        return list(reordered)
+
+    def _fits(self, name: str, state: Tensor, outcome: Outcome) -> bool:
+        within = self._observation.allowed[f"{name}_n"]
+        return bool((distance(outcome.final[name], state) <= within).all())
+
+    def shown(self) -> list[Observation]:
+        """All numbers."""
+        return [self._observation]
+
+    def searched(self) -> list[Observation]:
+        """Some of them, where there are many."""
+        return [self.some_of(self._observation)]
+
+    def read(self) -> list[Told]:
+        """Final states that lie batch first; the axes of the output may have any order."""
+        return self.batch_first(self._batch_first)
+
+    def only_rows(self, rows: Sequence[int]) -> OfArrays:
+        """Some of the rows, as if there were no others."""
+        fewer = copy.copy(self)
+        index = torch.tensor(rows, dtype=torch.long, device="cpu")
+        fewer._observation = some_rows(self._observation, index)
+        return fewer
+
+    def as_coarse(self, unit: float) -> OfArrays:
+        """The same, as if computing had rounded to ``unit``."""
+        coarse, seen = copy.copy(self), self._observation
+        coarse._observation = self.observation(
+            self.model, seen.inputs, unit, seen.output, seen.final, seen.quantities
+        )
+        return coarse
 
 
 # files ---------------------------------------------------------------------------------------

@@ -61,20 +61,17 @@ class Signature:
 
         Raises ``NotRecurrentError`` for a parameter whose meaning cannot be told.
         """
-        reading = _parameters(function)
-        if reading is None:
-            return cls((_X_ALONE, _INITIAL_OR_NONE), {"x": "x", "hx": "initial"}, open=True)
-        parameters, keras = reading
+        parameters, keras = _parameters(function)
         named = tuple(parameter for parameter in parameters if parameter.kind not in _VARIABLE)
         roles = _roles(named, tuple(states), keras, name)
+        if len(named) < len(parameters) and not roles:
+            return cls((_X_ALONE, _INITIAL_OR_NONE), {"x": "x", "hx": "initial"}, open=True)
         guessed = _by_place(named, roles)
         if guessed:
             roles[guessed] = "initial"
-        if any(parameter.kind is _Parameter.VAR_POSITIONAL for parameter in parameters):
-            if "x" not in roles.values():
-                return cls((_X_ALONE, _INITIAL_OR_NONE), {"x": "x", "hx": "initial"}, open=True)
-            if len(named) == 1:
-                return cls((*named, _INITIAL_OR_NONE), {**roles, "hx": "initial"}, open=True)
+        variable = any(parameter.kind is _Parameter.VAR_POSITIONAL for parameter in parameters)
+        if variable and len(named) == 1:
+            return cls((*named, _INITIAL_OR_NONE), {**roles, "hx": "initial"}, open=True)
         return cls(named, roles, guessed=guessed)
 
     @property
@@ -127,6 +124,7 @@ _Parameter = inspect.Parameter
 _VARIABLE = (_Parameter.VAR_POSITIONAL, _Parameter.VAR_KEYWORD)
 _X_ALONE = _Parameter("x", _Parameter.POSITIONAL_OR_KEYWORD)
 _INITIAL_OR_NONE = _Parameter("hx", _Parameter.POSITIONAL_OR_KEYWORD, default=None)
+_ANYTHING = _Parameter("args", _Parameter.VAR_POSITIONAL)
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
@@ -137,8 +135,8 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "")
 
 
-def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
-    """The parameters, and whether they are of a ``call`` as Keras has it; None if unknown."""
+def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool]:
+    """The parameters, and whether they are of a ``call`` as Keras has it."""
     inner: Any = function
     if isinstance(function, nn.Module):
         function = getattr(function, "_orig_mod", function)
@@ -146,22 +144,18 @@ def _parameters(function: Any) -> tuple[list[inspect.Parameter], bool] | None:
     scripted = _schema(inner)
     if scripted is not None:
         return scripted, False
-    parameters = parameters_of(inner)
-    if parameters and not all(parameter.kind in _VARIABLE for parameter in parameters):
-        return _unbound(function, parameters), False
-    inside = getattr(function, "call", None)
-    if callable(inside):
-        inside_parameters = parameters_of(inside)
-        return None if inside_parameters is None else (inside_parameters, True)
-    return ([], False) if parameters == [] else None
+    parameters, inside = parameters_of(inner), getattr(function, "call", None)
+    if all(parameter.kind in _VARIABLE for parameter in parameters) and callable(inside):
+        return parameters_of(inside), True
+    return _unbound(function, parameters), False
 
 
-def parameters_of(function: Any) -> list[inspect.Parameter] | None:
-    """The parameters that Python tells of; None where it tells nothing."""
+def parameters_of(function: Any) -> list[inspect.Parameter]:
+    """The parameters that Python tells of; any where it tells nothing."""
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return None
+        return [_ANYTHING]
 
 
 def _schema(function: Any) -> list[inspect.Parameter] | None:
@@ -291,10 +285,8 @@ def layer_parameter(function: Callable[..., Any]) -> bool:
     >>> layer_parameter(lambda lstm: None), layer_parameter(lambda x: None)
     (True, False)
     """
-    reading = _parameters(function)
-    if reading is None:
-        return False
-    required = [p for p in reading[0] if _is_required(p) and p.kind not in _VARIABLE]
+    parameters, _ = _parameters(function)
+    required = [p for p in parameters if _is_required(p) and p.kind not in _VARIABLE]
     if len(required) != 1 or required[0].kind is _Parameter.KEYWORD_ONLY:
         return False
     [only] = required

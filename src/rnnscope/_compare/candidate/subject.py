@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rnnscope._compare.candidate.checks import ParameterDifference
 from rnnscope._compare.candidate.inputs import described, doubled
-from rnnscope._compare.gpu import GPU_ROUNDINGS
+from rnnscope._compare.candidate.own_weights import ParameterDifference
+from rnnscope._compare.candidate.tensors import GPU_ROUNDINGS
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model

@@ -13,15 +13,19 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from rnnscope._compare.candidate.advice import on_unequal_lists
+from rnnscope._opening.bounds import GPU_OFF
 from rnnscope.errors import DtypeError, ShapeError
 
 __all__ = [
+    "GPU_ROUNDINGS",
+    "ON_GPU",
     "as_numbers",
     "check_depth",
     "held_by_torch",
     "is_array",
     "keeping_graphs",
     "kind_of",
+    "on_gpu",
     "short",
     "tensor_of",
     "tensors_within",
@@ -35,6 +39,17 @@ WHOLE = (
     "Return floating point numbers; of what is quantised (value - zero_point) * scale, as "
     "quantised.astype(np.float32) * scale"
 )
+
+
+GPU_ROUNDINGS = 32
+"""Times float32's rounding that is allowed what a GPU computed: a step may then be off by about
+four times what was measured."""
+
+ON_GPU = (
+    f"it was computed on a GPU, where tanh and sigmoid of cuDNN in float32 may be off by "
+    f"{GPU_OFF:.0e}: {GPU_ROUNDINGS} times a CPU's rounding is allowed"
+)
+"""A note."""
 
 
 def as_numbers(value: Any, label: str) -> Tensor:
@@ -196,6 +211,12 @@ def tensors_within(value: Any) -> Iterator[Tensor]:
             waiting += item.values()
         elif isinstance(item, list | tuple):
             waiting += item
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether some tensor in what was returned or recorded lies on a GPU, in float32."""
+    tensors = tensors_within(value)
+    return any(t.device.type == "cuda" and t.dtype == torch.float32 for t in tensors)
 
 
 def _from_elsewhere(value: Any, label: str) -> Tensor:
