@@ -340,6 +340,7 @@ class Choices:
         self._effects: dict[Token, Effects] = {}
         # by the weights, whose identity the part keeps
         self._variants: dict[Token, tuple[Part, tuple[Variants, ...]]] = {}
+        self._biases: dict[Token, tuple[Part, Variants]] = {}
 
     def effects(self, part: Part) -> Effects:
         """What the mistakes change of a part."""
@@ -388,7 +389,13 @@ class Choices:
     def biases(self, part: Part, level: Level) -> Mapping[str, Tensor | None]:
         """Every variant of the biases of all units."""
         level = self._level(part, level)
-        return Variants.of(part, self.effects(part), len(GROUPS) - 1, None, level).tensors
+        key = self._key(part, None, level)
+        if key not in self._biases:
+            if len(self._biases) == PARTS:
+                self._biases.clear()
+            biases = Variants.of(part, self.effects(part), len(GROUPS) - 1, None, level)
+            self._biases[key] = part, biases
+        return self._biases[key][1].tensors
 
     def sets(
         self, part: Part, size: int, units: Tensor | None, level: Level
