@@ -62,7 +62,7 @@ from rnnscope._compare.search.turned_time import turned_time
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
-from rnnscope._compare.work import EFFORT, Account, counted
+from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["Decision"]
 
@@ -358,7 +358,7 @@ class Decision:
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
             verdict = self._by_other_means(base, shown, read, wrong_call, search)
-            if verdict is None and self.may_be_approximate:
+            if verdict is None and self.may_be_approximate and not is_over():
                 fit = approximations.with_mistakes(_nearest(result))
                 verdict = fit and with_fit(base, fit, approximations.data, read)
             if verdict is not None:
@@ -410,20 +410,18 @@ class Decision:
         """The verdict where what stands in no catalogue explains everything, alone or beside a
         mistake; None where nothing does."""
         verdict = self._by_rows(base, wrong_call)
-        if verdict is None:
+        if verdict is None and not is_over():
             verdict = self._rewritten(base, shown, read, wrong_call, search, 1)
-        if verdict is not None:
+        if verdict is not None or is_over():
             return verdict
         self._by_facts = tuple(
             _told([*read, (finding.cause, finding.words)], left, len(read))
             for finding, left in fitted_findings(self.model, shown)
         )
-        beside = None
-        if not self._by_facts:
+        if not self._by_facts and not is_over():
             beside = explained_beside(self.model, shown, self.effort, search.parts)
-        if beside is not None:
-            beside_facts, left = beside
-            self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
+            if beside is not None:
+                self._by_facts = (_told([*read, *beside[0]], beside[1], len(read)),)
         return self._explained_by_facts(base, wrong_call) if self._by_facts else None
 
     def _cut_in_time(self, shown: Sequence[Observation]) -> bool:

@@ -257,8 +257,7 @@ class Beside:
             for start in [start for start in self._start if start not in self.singles]:
                 self.tried += len(every)
                 near = every if start else [cause for cause in every if not self._is_far(cause)]
-                sets = [(causes, start) for causes in [(), *((c,) for c in near)]]
-                self.singles[start] = measured(data.model, short, sets)
+                self.singles[start] = self._close(short, [(), *((c,) for c in near)], start)
             fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
@@ -267,6 +266,19 @@ class Beside:
         return list(
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
+
+    def _close(
+        self,
+        short: Sequence[Observation],
+        sets: Sequence[tuple[Cause, ...]],
+        start: tuple[Approximation, ...],
+    ) -> list[Fit]:
+        """How much is left with each set beside the approximations, the best first; those that
+        leave too much of the fullest call are measured no further."""
+        fits = measured(self.data.model, short[-1:], [(causes, start) for causes in sets])
+        most = FAR * next(fit.left for fit in fits if not fit.causes)
+        near = [(fit.causes, start) for fit in fits if not fit.causes or fit.left <= most]
+        return fits if len(short) == 1 else measured(self.data.model, short, near)
 
     def _is_far(self, cause: Cause) -> bool:
         """Whether a search found that a mistake leaves too much."""

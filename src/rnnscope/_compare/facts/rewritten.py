@@ -197,11 +197,14 @@ def _in_parts(
     wrong: Sequence[OpenedPart], rewritings: Sequence[Rewriting], parts: PartSearch, mistakes: int
 ) -> Found:
     """What explains every part that is wrong, the least to read first."""
-    explaining: Found = []
+    remaining, explaining = list(rewritings), list[tuple[Rewriting, Causes]]()
     for k, witness in enumerate(wrong):
-        cells = [variant.of(witness.part).cell for variant in rewritings]
-        fitting = [(rewritings[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
-        explaining = [pair for pair in (fitting if k == 0 else explaining) if pair in fitting]
+        cells = [variant.of(witness.part).cell for variant in remaining]
+        fitting = [(remaining[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
+        explaining = [pair for pair in fitting if k == 0 or pair in explaining]
+        remaining = list(dict.fromkeys(rewriting for rewriting, _ in explaining))
+        if not remaining:
+            break
     return sorted(explaining, key=lambda pair: pair[0].size)
 
 
