@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "BACKWARD",
+    "COPY",
     "EFFORT",
     "GATE",
     "PICK",
@@ -40,6 +41,9 @@ GATE = 80
 
 PICK = 1500
 """The same where it is picked for one of very many choices: memory is read all over."""
+
+COPY = 15
+"""What a number of a matrix costs that is formed anew."""
 
 SUM = 50
 """What a set costs in a list of all sets, in products."""

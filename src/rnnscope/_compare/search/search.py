@@ -11,6 +11,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations, product
 
 from rnnscope._compare.mistakes import CATALOGUE, causes
@@ -183,7 +184,7 @@ class Search:
         around += [
             s for c in self._around if str(c) in USUAL and (s := frozenset({c})) not in around
         ]
-        pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
+        pairs = self._trials.closest(map(frozenset, self._structural))[: 3 * PROMISING]
         sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
         sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
         return self._explaining(sets, likely=True)
@@ -227,7 +228,7 @@ class Search:
             yield self._explaining(bases, likely=True)
             close = self._trials.closest(bases)[:CLOSE]
             yield self._explaining(self._with(close, ([c] for c in self.every)))
-            yield self._explaining(self._with(close[:1], self._structural()))
+            yield self._explaining(self._with(close[:1], self._structural))
         alone = [c for c in self.alone if not _of_cell(c)]
         sets = [s for c in (*self._around, *alone) for s in self._beside_these([c], 1)]
         yield self._explaining(sets, likely=True)
@@ -302,7 +303,7 @@ class Search:
     def _pairs(self) -> Iterator[list[Causes]]:
         """Two mistakes around the cells; two in layers whose steps are not seen; and one around
         the cells, under which nothing else comes closer, with any other."""
-        yield self._explaining(map(frozenset, self._structural()))
+        yield self._explaining(map(frozenset, self._structural))
         self._say()
         if not self._no_pair and not is_over():
             yield self._explaining(in_two_layers(self.model, self._shown, self.parts), True)
@@ -358,6 +359,7 @@ class Search:
         same_size = model.parts[-1][0].stored.ih.shape == ours.parts[-1][0].stored.ih.shape
         return around == theirs and same_size and all(plain(part) for part in model.parts[-1])
 
+    @cached_property
     def _structural(self) -> list[tuple[Cause, ...]]:
         """Pairs of mistakes around the cells, in all layers and directions: of two changes of time,
         rows or layers neither may come closer alone."""
