@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import EVIDENCE, by_own_rounding, confirmed, needed
 from rnnscope._compare.confirmed import beside as fresh
-from rnnscope._compare.evidence import beyond, evidence, largest
+from rnnscope._compare.evidence import beyond, evidence, largest, left_by
 from rnnscope._compare.facts import (
     agrees_in_part,
     all_equal,
@@ -619,10 +619,10 @@ class Decision:
         assert changed is not None, "what was confirmed applies"
         names = sorted(
             {
-                n
+                name
                 for observation in shown
-                for n in self._beyond(changed, observation)
-                if n != "output"
+                for name, beyond in observation.beyond(changed)
+                if name != "output" and (beyond is None or bool(beyond.any()))
             }
         )
         words = [CATALOGUE[c.name].words(c, self.model) for c in sorted(together, key=str)]
@@ -630,17 +630,6 @@ class Decision:
         verb = "is" if len(names) == 1 else "are"
         others_state = f"{' and '.join(names)} {verb} not" if names else "other inputs' is not"
         return f"the output alone is explained, {others_state}: {causes}"
-
-    def _beyond(self, model: Model, observation: Observation) -> list[str]:
-        """What is off by more than rounding, by name."""
-        return [
-            name
-            for name, beyond in observation.beyond(model)
-            if beyond is None or bool(beyond.any())
-        ]
-
-    def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
-        return math.inf if model is None else largest(model, shown)[0]
 
     def _explanation(
         self,
@@ -651,11 +640,11 @@ class Decision:
     ) -> Explanation:
         """The mistakes that were undone to read the output stand first; the table assumes them."""
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
-        alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
+        alone = tuple(left_by(search.of(frozenset({c})), shown) for c in together)
         whole = search.of(frozenset(together))
         assert whole is not None, "what explains applies"
         observations = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
-        left = self._left(whole, observations)
+        left = left_by(whole, observations)
         outer = _told(read, left)
         return Explanation(
             (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)
@@ -668,9 +657,9 @@ class Decision:
             return None
         together = tuple(sorted(result.nearest[0], key=str))
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
-        left = self._left(search.of(result.nearest[0]), shown)
+        left = left_by(search.of(result.nearest[0]), shown)
         # what leaves more than nothing does comes not near
-        return (together, words, left) if left < self._left(self.model, shown) else None
+        return (together, words, left) if left < left_by(self.model, shown) else None
 
     def _right(
         self,
