@@ -360,7 +360,8 @@ class Decision:
             verdict = self._by_other_means(base, shown, read, wrong_call, search)
             if verdict is None and self.may_be_approximate and not is_over():
                 fit = approximations.with_mistakes(_nearest(result))
-                verdict = fit and with_fit(base, fit, approximations.data, read)
+                if fit is not None:
+                    return with_fit(base, fit, approximations.data, read)
             if verdict is not None:
                 return verdict
         if not sets and not result.sets:

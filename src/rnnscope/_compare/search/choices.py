@@ -417,8 +417,10 @@ class Choices:
 def formed(part: Part, causes: Iterable[Cause], changed_by: Changed) -> Part | None:
     """A part with mistakes, of which each matrix that is another one counts."""
     changed = changed_part(part, causes, changed_by)
-    for name in ("ih", "hh") if changed is not None else ():
-        matrix = getattr(changed.stored, name)
+    if changed is None:
+        return None
+    for name in ("ih", "hh"):
+        matrix: Tensor = getattr(changed.stored, name)
         if matrix is not getattr(part.stored, name):
             spend(COPY * matrix.numel())
     return changed
