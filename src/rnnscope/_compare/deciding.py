@@ -413,7 +413,7 @@ class Decision:
         verdict = self._by_rows(base, wrong_call)
         if verdict is None and not is_over():
             verdict = self._rewritten(base, shown, read, wrong_call, search, 1)
-        if verdict is not None or is_over():
+        if verdict is not None:
             return verdict
         self._by_facts = tuple(
             _told([*read, (finding.cause, finding.words)], left, len(read))
