@@ -17,7 +17,7 @@ from rnnscope._compare.candidate.subject import Subject, Told
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.confirmed import EVIDENCE, by_own_rounding, confirmed, needed
 from rnnscope._compare.confirmed import beside as fresh
-from rnnscope._compare.evidence import beyond, evidence, largest
+from rnnscope._compare.evidence import beyond, evidence, largest, left_by
 from rnnscope._compare.facts import (
     agrees_in_part,
     all_equal,
@@ -57,12 +57,12 @@ from rnnscope._compare.precision import (
     too_coarse,
 )
 from rnnscope._compare.remaining import not_numbers, what_holds
-from rnnscope._compare.search.search import SIMPLE, SINGLES, Search, SearchOutcome
+from rnnscope._compare.search.search import PAIRS, SIMPLE, SINGLES, Search, SearchOutcome
 from rnnscope._compare.search.turned_time import turned_time
 from rnnscope._compare.tolerance import LEAST, beyond_type
 from rnnscope._compare.undetectable import Unseen, unseen
 from rnnscope._compare.verdict import Explanation, Verdict
-from rnnscope._compare.work import counted
+from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["Decision"]
 
@@ -106,6 +106,7 @@ class Decision:
         self.model = subject.model
         self.may_be_approximate = True
         self.coarse = ""  # what the numbers have no more than, where that is allowed for already
+        self.work = Account(effort * EFFORT)
         self._by_facts: tuple[Explanation, ...] = ()
 
     @cached_property
@@ -273,21 +274,32 @@ class Decision:
         if lower is not None:
             cause, words, left = lower
             return replace(base, explanations=(_told([*read, (cause, words)], left),))
-        if differs and self._too_coarse(shown):
-            approximations = self._approximations(shown)
-            fit = approximations.with_likely()
-            coarse = self._as_coarse(shown) if fit is None else None
-            if coarse is not None and coarse.explanations:
-                return coarse
-            fit = fit or approximations.with_mistakes()
-            if fit is not None:
-                return with_fit(base, fit, approximations.data, read)
-            return (
-                coarse
-                if coarse is not None
-                else self._unexplained(base, shown, shown, read, wrong_call)
-            )
-        return self._searched(base, shown, read, direct, wrong_call)
+        with counted(self.work):
+            if differs and self._too_coarse(shown):
+                verdict = self._coarse(base, shown, read, wrong_call)
+            else:
+                verdict = self._searched(base, shown, read, direct, wrong_call)
+        return replace(verdict, work=self.work.done)
+
+    def _coarse(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        wrong_call: Observation,
+    ) -> Verdict:
+        """What explains numbers that are too coarse to search for mistakes in."""
+        approximations = self._approximations(shown)
+        fit = approximations.with_likely()
+        coarse = self._as_coarse(shown) if fit is None else None
+        if coarse is not None and coarse.explanations:
+            return coarse
+        fit = fit or approximations.with_mistakes()
+        if fit is not None:
+            return with_fit(base, fit, approximations.data, read)
+        if coarse is not None:
+            return coarse
+        return self._unexplained(base, shown, shown, read, wrong_call)
 
     def _explained_by_facts(self, base: Verdict, wrong_call: Observation) -> Verdict:
         agreement = where_it_agrees(self.model, wrong_call)
@@ -336,45 +348,30 @@ class Decision:
             by_equation = self._rewritten(base, shown, read, wrong_call, search, 0)
             if by_equation is not None:
                 return by_equation
-        result = result if result.sets else search.run()
+        result = result if result.sets else search.run(PAIRS)
         sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
-        base = replace(
-            base,
-            tried=result.tried,
-            finished=result.finished,
-            effort=self.effort,
-            work=search.work.done,
-        )
         if not sets and self._cut_in_time(shown):
             sets = self._of_whole_sequences(result, searched, shown)
-        if not sets:
-            if by_calls:
-                return replace(base, explanations=by_calls)
-            needs = short(self.subject.dtypes[0])
-            weights = self._own.cause(shown, needs) if likely else None
+        base = replace(base, tried=result.tried, finished=result.finished, effort=self.effort)
+        if not sets and not by_calls:
+            weights = self._own.cause(shown, short(self.subject.dtypes[0])) if likely else None
             if weights is not None:
                 return replace(base, explanations=(_told([*read, weights[:2]], weights[2]),))
-            by_rows = self._by_rows(base, wrong_call)
-            if by_rows is not None:
-                return by_rows
-            by_equation = self._rewritten(base, shown, read, wrong_call, search, 1)
-            if by_equation is not None:
-                return by_equation
-            self._by_facts = tuple(
-                _told([*read, (finding.cause, finding.words)], left, len(read))
-                for finding, left in fitted_findings(self.model, shown)
-            )
-            if self._by_facts:
-                return self._explained_by_facts(base, wrong_call)
-            beside = explained_beside(self.model, shown, self.effort, search.parts)
-            if beside is not None:
-                beside_facts, left = beside
-                self._by_facts = (_told([*read, *beside_facts], left, len(read)),)
-                return self._explained_by_facts(base, wrong_call)
-            if self.may_be_approximate:
+            verdict = self._by_other_means(base, shown, read, wrong_call, search)
+            if verdict is None and self.may_be_approximate and not is_over():
                 fit = approximations.with_mistakes(_nearest(result))
                 if fit is not None:
                     return with_fit(base, fit, approximations.data, read)
+            if verdict is not None:
+                return verdict
+        if not sets and not result.sets:
+            result = search.run()
+            sets = confirmed(self.model, result, searched, shown, self.subject.sliced)
+            base = replace(base, tried=result.tried, finished=result.finished)
+        if not sets:
+            if by_calls:
+                return replace(base, explanations=by_calls)
+            if self.may_be_approximate:
                 base = with_near(base, approximations.near(), approximations.data, read)
             every = [*fresh(searched, shown, self.subject.sliced), *shown]
             few = (
@@ -402,6 +399,31 @@ class Decision:
             unseen=self._unseen(silent, shown),
             notes=(*base.notes, *self._beside(search, sets[0], shown)),
         )
+
+    def _by_other_means(
+        self,
+        base: Verdict,
+        shown: Sequence[Observation],
+        read: list[Told],
+        wrong_call: Observation,
+        search: Search,
+    ) -> Verdict | None:
+        """The verdict where what stands in no catalogue explains everything, alone or beside a
+        mistake; None where nothing does."""
+        verdict = self._by_rows(base, wrong_call)
+        if verdict is None and not is_over():
+            verdict = self._rewritten(base, shown, read, wrong_call, search, 1)
+        if verdict is not None:
+            return verdict
+        self._by_facts = tuple(
+            _told([*read, (finding.cause, finding.words)], left, len(read))
+            for finding, left in fitted_findings(self.model, shown)
+        )
+        if not self._by_facts and not is_over():
+            beside = explained_beside(self.model, shown, self.effort, search.parts)
+            if beside is not None:
+                self._by_facts = (_told([*read, *beside[0]], beside[1], len(read)),)
+        return self._explained_by_facts(base, wrong_call) if self._by_facts else None
 
     def _cut_in_time(self, shown: Sequence[Observation]) -> bool:
         """Whether the first steps alone were searched."""
@@ -494,8 +516,7 @@ class Decision:
         mistakes: int,
     ) -> Verdict | None:
         """The verdict where an equation that nobody has listed explains everything."""
-        with counted(search.work):
-            explained = rewritten(search, shown, mistakes)
+        explained = rewritten(search, shown, mistakes)
         if explained is None:
             return None
         told, left = explained
@@ -599,10 +620,10 @@ class Decision:
         assert changed is not None, "what was confirmed applies"
         names = sorted(
             {
-                n
+                name
                 for observation in shown
-                for n in self._beyond(changed, observation)
-                if n != "output"
+                for name, beyond in observation.beyond(changed)
+                if name != "output" and (beyond is None or bool(beyond.any()))
             }
         )
         words = [CATALOGUE[c.name].words(c, self.model) for c in sorted(together, key=str)]
@@ -610,17 +631,6 @@ class Decision:
         verb = "is" if len(names) == 1 else "are"
         others_state = f"{' and '.join(names)} {verb} not" if names else "other inputs' is not"
         return f"the output alone is explained, {others_state}: {causes}"
-
-    def _beyond(self, model: Model, observation: Observation) -> list[str]:
-        """What is off by more than rounding, by name."""
-        return [
-            name
-            for name, beyond in observation.beyond(model)
-            if beyond is None or bool(beyond.any())
-        ]
-
-    def _left(self, model: Model | None, shown: Sequence[Observation]) -> float:
-        return math.inf if model is None else largest(model, shown)[0]
 
     def _explanation(
         self,
@@ -631,11 +641,11 @@ class Decision:
     ) -> Explanation:
         """The mistakes that were undone to read the output stand first; the table assumes them."""
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
-        alone = tuple(self._left(search.of(frozenset({c})), shown) for c in together)
+        alone = tuple(left_by(search.of(frozenset({c})), shown) for c in together)
         whole = search.of(frozenset(together))
         assert whole is not None, "what explains applies"
         observations = shown if worst(whole, shown) <= 1 else by_own_rounding(whole, shown)
-        left = self._left(whole, observations)
+        left = left_by(whole, observations)
         outer = _told(read, left)
         return Explanation(
             (*outer.causes, *together), (*outer.words, *words), left, alone, len(read)
@@ -648,9 +658,9 @@ class Decision:
             return None
         together = tuple(sorted(result.nearest[0], key=str))
         words = tuple(CATALOGUE[c.name].words(c, self.model) for c in together)
-        left = self._left(search.of(result.nearest[0]), shown)
+        left = left_by(search.of(result.nearest[0]), shown)
         # what leaves more than nothing does comes not near
-        return (together, words, left) if left < self._left(self.model, shown) else None
+        return (together, words, left) if left < left_by(self.model, shown) else None
 
     def _right(
         self,

@@ -10,7 +10,7 @@ import torch
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import MISSING, Observation, distance
 
-__all__ = ["beyond", "differing", "evidence", "largest"]
+__all__ = ["beyond", "differing", "evidence", "largest", "left_by"]
 
 
 def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
@@ -41,6 +41,11 @@ def largest(model: Model, shown: Sequence[Observation]) -> tuple[float, float]:
     if best[0] <= best[1] and beyond[0] > 1:
         return beyond[1]
     return best if best[1] else (best[0], least)
+
+
+def left_by(model: Model | None, shown: Sequence[Observation]) -> float:
+    """The largest difference that a changed model leaves; infinite of none."""
+    return math.inf if model is None else largest(model, shown)[0]
 
 
 def evidence(observations: Sequence[Observation]) -> float:

@@ -12,11 +12,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["EFFORT", "GATE", "PICK", "SECONDS", "SUM", "Account", "counted", "is_over", "spend"]
+__all__ = [
+    "BACKWARD",
+    "COPY",
+    "EFFORT",
+    "GATE",
+    "PICK",
+    "SECONDS",
+    "SUM",
+    "Account",
+    "counted",
+    "is_over",
+    "spend",
+]
 
-EFFORT = 3e10
-"""Work of a search of effort 1, in products of two numbers. It was measured once, on layers of 4 to
-256 units: 3 seconds on one core, up to 8 where weights are many and memory is slow."""
+EFFORT = 1.5e10
+"""Work of all that is searched in a comparison of effort 1, in products of two numbers. It was
+measured once, on layers of 4 to 256 units: 2 to 4 seconds on one core."""
+
+BACKWARD = 3e10
+"""Work of a search in gradients of effort 1."""
 
 SECONDS = 6.0
 """Of a time that a search was once given, what is effort 1."""
@@ -26,6 +41,9 @@ GATE = 80
 
 PICK = 1500
 """The same where it is picked for one of very many choices: memory is read all over."""
+
+COPY = 15
+"""What a number of a matrix costs that is formed anew."""
 
 SUM = 50
 """What a set costs in a list of all sets, in products."""
@@ -37,44 +55,43 @@ CALL = 180_000
 """What an equation of a step costs beside its arithmetic, in products: calls of torch."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Account:
-    """The work of one search: ``done`` of what it has; ``cut`` once something was left out because
-    there was no more."""
+    """The work of a comparison, or of a part of one: ``done`` of what it has; ``cut`` once
+    something was left out because there was no more."""
 
     most: float
     done: float = 0.0
     cut: bool = False
 
 
-_CURRENT: ContextVar[Account | None] = ContextVar("work", default=None)
+_CURRENT: ContextVar[tuple[Account, ...]] = ContextVar("work", default=())
 
 
 @contextmanager
 def counted(work: Account) -> Iterator[None]:
     """Everything inside counts as this work, and as that of what it is part of."""
-    outer, before = _CURRENT.get(), work.done
-    token = _CURRENT.set(work)
+    outer = _CURRENT.get()
+    token = _CURRENT.set(outer if work in outer else (*outer, work))
     try:
         yield
     finally:
         _CURRENT.reset(token)
-        if outer is not None and outer is not work:
-            outer.done += work.done - before
 
 
 def spend(numbers: float = 0, *, sets: int = 0, calls: int = 0) -> None:
     """Count so many products, sets of mistakes and steps."""
-    work = _CURRENT.get()
-    if work is not None:
-        work.done += numbers + SET * sets + CALL * calls
+    for account in _CURRENT.get():
+        account.done += numbers + SET * sets + CALL * calls
 
 
 def is_over() -> bool:
-    """Whether no work is left; to be asked only where there is more to do, which is then left
-    out."""
-    work = _CURRENT.get()
-    if work is None or work.done <= work.most:
-        return False
-    work.cut = True
-    return True
+    """Whether no work is left, of this or of what it is part of; to be asked only where there is
+    more to do, which is then left out."""
+    accounts = _CURRENT.get()
+    for k, account in enumerate(accounts):
+        if account.done > account.most:
+            for part in accounts[k:]:
+                part.cut = True
+            return True
+    return False

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
-from torch import Tensor
-
 from rnnscope._compare.approximate.functions import Curve, with_functions
 from rnnscope._compare.approximate.rounding import Quantiser
 from rnnscope._compare.mistakes.entry import changed_cell
@@ -184,9 +182,6 @@ def of_products(rounding: Quantiser) -> Approximation:
     name = rounding.name
     token, operand = ("products", name), of_states(rounding, "operand", ("h",))
 
-    def rounded(value: Tensor) -> Tensor:
-        return rounding(value.flatten()).reshape(value.shape)
-
     def change(model: Model) -> Model | None:
         weighted = _each_part(model, partial(_weighted, rounding=rounding, names=PRODUCTS))
         whole = None if weighted is None else operand.change(weighted)
@@ -194,7 +189,7 @@ def of_products(rounding: Quantiser) -> Approximation:
         if whole is None:
             return None
         for layer in range(1, model.num_layers):
-            read = Change((*token, layer), lambda x, _: rounded(x))
+            read = Change((*token, layer), lambda x, _: rounding.together(x))
             whole = whole.adding("reads", read, layer)
         return whole
 
@@ -234,7 +229,7 @@ def of_inputs(rounding: Quantiser) -> Approximation:
     """An x that is rounded."""
 
     def rounded(inputs: Inputs) -> Inputs:
-        return replace(inputs, x=rounding(inputs.x.flatten()).reshape(inputs.x.shape))
+        return replace(inputs, x=rounding.together(inputs.x))
 
     def change(model: Model) -> Model:
         entered = Change(("rounded", rounding.name), rounded)
@@ -247,15 +242,12 @@ def of_inputs(rounding: Quantiser) -> Approximation:
 def of_outputs(rounding: Quantiser) -> Approximation:
     """What is returned, rounded."""
 
-    def rounded(value: Tensor) -> Tensor:
-        return rounding(value.flatten()).reshape(value.shape)
-
     def leave(outcome: Outcome, inputs: Inputs) -> Outcome:
         final, steps = (
-            {name: rounded(value) for name, value in values.items()}
+            {name: rounding.together(value) for name, value in values.items()}
             for values in (outcome.final, outcome.steps)
         )
-        return replace(outcome, output=rounded(outcome.output), final=final, steps=steps)
+        return replace(outcome, output=rounding.together(outcome.output), final=final, steps=steps)
 
     def change(model: Model) -> Model:
         return model.adding("leave", Change(("rounded", rounding.name), leave))
@@ -342,9 +334,5 @@ def _rounded_states(cell: Cell, rounding: Quantiser, kind: Kind, names: Names) -
 
 @lru_cache(maxsize=512)
 def _of_rounding(rounding: Quantiser) -> Function:
-    linear = FUNCTIONS["linear"]
-
-    def forward(value: Tensor) -> Tensor:
-        return rounding(value.flatten()).reshape(value.shape)
-
-    return replace(linear, forward=forward, forward_=lambda a: a.copy_(forward(a)))
+    forward = rounding.together
+    return replace(FUNCTIONS["linear"], forward=forward, forward_=lambda a: a.copy_(forward(a)))

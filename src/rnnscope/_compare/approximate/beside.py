@@ -11,10 +11,11 @@ import torch
 from rnnscope._compare.approximate.approximation import Approximation
 from rnnscope._compare.approximate.fit import Fit, fitted, measured, short_calls
 from rnnscope._compare.confirmed import proves
+from rnnscope._compare.mistakes import CATALOGUE
 from rnnscope._compare.mistakes import causes as catalogue
 from rnnscope._compare.mistakes.cause import Cause, Causes
 from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.search.search import concerns
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
@@ -37,6 +38,9 @@ ONE_OF_TWO = 0.3
 
 FAR = 0.75
 """A mistake of which a search found that it leaves so much of the difference is not measured."""
+
+ROWS = 2
+"""Rows that tell what leaves so much."""
 
 SMALL = 0.1
 """Of the root mean square of all numbers."""
@@ -257,8 +261,7 @@ class Beside:
             for start in [start for start in self._start if start not in self.singles]:
                 self.tried += len(every)
                 near = every if start else [cause for cause in every if not self._is_far(cause)]
-                sets = [(causes, start) for causes in [(), *((c,) for c in near)]]
-                self.singles[start] = measured(data.model, short, sets)
+                self.singles[start] = self._close(short, [(), *((c,) for c in near)], start)
             fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
@@ -267,6 +270,22 @@ class Beside:
         return list(
             dict.fromkeys(fit.causes for fit in fits if fit.causes and fit.left < share * nothing)
         )
+
+    def _close(
+        self,
+        short: Sequence[Observation],
+        sets: Sequence[tuple[Cause, ...]],
+        start: tuple[Approximation, ...],
+    ) -> list[Fit]:
+        """How much is left with each set beside the approximations, the best first; mistakes in
+        cells that leave too much of a few rows of the fullest call are measured no further."""
+        model, fullest = self.data.model, short[-1]
+        few = few_steps(fullest, fullest.inputs.steps, ROWS)
+        cells = [s for s in sets if all(CATALOGUE[cause.name].of_cell for cause in s)]
+        fits = measured(model, [few], [(causes, start) for causes in cells])
+        most = FAR * next(fit.left for fit in fits if not fit.causes)
+        far = {fit.causes for fit in fits if fit.causes and fit.left > most}
+        return measured(model, short, [(causes, start) for causes in sets if causes not in far])
 
     def _is_far(self, cause: Cause) -> bool:
         """Whether a search found that a mistake leaves too much."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -29,7 +29,7 @@ from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
 from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.work import is_over
-from rnnscope.cells.algebra import Apply, Expr, FromH, Product, Project, Sum
+from rnnscope.cells.algebra import Apply, nodes
 
 __all__ = ["Fit", "changed", "fitted", "measured", "short_calls"]
 
@@ -192,9 +192,10 @@ def fitted(
 def _stages(model: Model, thorough: bool) -> list[list[Approximation]]:
     """What is tried, and what only where that is not enough."""
     functions = {
-        leaf.name
+        node.name
         for equation in model.structure.cell.equations.values()
-        for leaf in _functions_in(equation)
+        for node in nodes(equation)
+        if isinstance(node, Apply)
     }
     kinds: list[Kind] = [name for name in FAST if name in functions]
     both: list[Kind] = ["functions"] if len(kinds) == len(FAST) else []
@@ -279,19 +280,6 @@ def _siblings(approximation: Approximation) -> list[Approximation]:
     if approximation.kind != "weights" or approximation.name not in _by_name():
         return []
     return [of_weights(_by_name()[approximation.name], names) for names in VARIED]
-
-
-def _functions_in(expr: Expr) -> Iterator[Apply]:
-    """Every function in an equation."""
-    match expr:
-        case Apply(_, argument):
-            yield expr
-            yield from _functions_in(argument)
-        case Sum(left, right) | Product(left, right):
-            yield from _functions_in(left)
-            yield from _functions_in(right)
-        case FromH(_, of) | Project(of):
-            yield from _functions_in(of)
 
 
 @cache

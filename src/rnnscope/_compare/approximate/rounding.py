@@ -56,6 +56,10 @@ class Quantiser:
         """The rounded numbers."""
         return self.of(value, units or len(value))
 
+    def together(self, value: Tensor) -> Tensor:
+        """The rounded numbers of an array that has one scale."""
+        return self(value.flatten()).reshape(value.shape)
+
 
 def _grouped(value: Tensor, units: int, sharing: Sharing) -> Tensor:
     """(group, numbers) of the numbers that have one scale."""

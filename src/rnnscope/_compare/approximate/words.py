@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ from rnnscope._compare.approximate.approximation import Approximation
 from rnnscope._compare.approximate.beside import Data
 from rnnscope._compare.approximate.fit import Fit, changed
 from rnnscope._compare.confirmed import by_own_rounding
-from rnnscope._compare.evidence import largest
+from rnnscope._compare.evidence import largest, left_by
 from rnnscope._compare.mistakes import CATALOGUE
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.entry import Words
@@ -73,13 +72,9 @@ def _explanation(fit: Fit, data: Data, read: Sequence[tuple[Cause, Words]]) -> E
         tuple(cause for cause, _ in pairs),
         tuple(words for _, words in pairs),
         largest(whole, compared)[0],
-        tuple(_left(s.model(model), shown) for s in sets),
+        tuple(left_by(s.model(model), shown) for s in sets),
         len(read),
     )
-
-
-def _left(model: Model | None, shown: Sequence[Observation]) -> float:
-    return math.inf if model is None else largest(model, shown)[0]
 
 
 def _effect(

@@ -21,7 +21,7 @@ from rnnscope._compare.backward.reverse import Slots, merged, reverse
 from rnnscope._compare.backward.whole import Mistaken, below, part_upstream
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import PartIndex
-from rnnscope._compare.work import EFFORT
+from rnnscope._compare.work import BACKWARD as EFFORT
 
 __all__ = ["BackwardSearch", "unseen"]
 

@@ -26,6 +26,7 @@ from rnnscope._compare.model.steps import OpenedPart
 from rnnscope._compare.search.one_part import PartSearch
 from rnnscope._compare.search.search import Search
 from rnnscope._compare.search.trials import NEAR
+from rnnscope._compare.work import is_over
 from rnnscope.cells import Cell
 from rnnscope.cells.algebra import (
     Apply,
@@ -87,6 +88,9 @@ MIXED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5)
 
 STEPS = 2
 """Steps on which all of them are run where no step is known by itself."""
+
+TOGETHER = 64
+"""Those that are run before it is asked whether work is left."""
 
 FEW = 8
 """Those that fit of which so many are confirmed."""
@@ -197,11 +201,14 @@ def _in_parts(
     wrong: Sequence[OpenedPart], rewritings: Sequence[Rewriting], parts: PartSearch, mistakes: int
 ) -> Found:
     """What explains every part that is wrong, the least to read first."""
-    explaining: Found = []
+    remaining, explaining = list(rewritings), list[tuple[Rewriting, Causes]]()
     for k, witness in enumerate(wrong):
-        cells = [variant.of(witness.part).cell for variant in rewritings]
-        fitting = [(rewritings[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
-        explaining = [pair for pair in (fitting if k == 0 else explaining) if pair in fitting]
+        cells = [variant.of(witness.part).cell for variant in remaining]
+        fitting = [(remaining[j], causes) for j, causes in parts.beside(witness, cells, mistakes)]
+        explaining = [pair for pair in fitting if k == 0 or pair in explaining]
+        remaining = list(dict.fromkeys(rewriting for rewriting, _ in explaining))
+        if not remaining:
+            break
     return sorted(explaining, key=lambda pair: pair[0].size)
 
 
@@ -213,14 +220,16 @@ def _in_whole_runs(
     first = few_steps(shown[0], STEPS if one_way else shown[0].inputs.steps, 1)
     if not first.count:
         return []
-    models = [model.with_each_part(variant.of) for variant in rewritings]
-    ratios = misfits([first], models, [first.simulator]).worst.tolist()
     nothing: Causes = frozenset()
-    close = [
-        (variant, nothing)
-        for variant, ratio in zip(rewritings, ratios, strict=True)
-        if ratio <= NEAR
-    ]
+    close: Found = []
+    for start in range(0, len(rewritings), TOGETHER):
+        if is_over():
+            break
+        chunk = rewritings[start : start + TOGETHER]
+        models = [model.with_each_part(variant.of) for variant in chunk]
+        ratios = misfits([first], models, [first.simulator]).worst.tolist()
+        pairs = zip(chunk, ratios, strict=True)
+        close += [(variant, nothing) for variant, ratio in pairs if ratio <= NEAR]
     return sorted(close, key=lambda pair: pair[0].size)
 
 

@@ -7,7 +7,7 @@ sums (``few_steps``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
@@ -21,7 +21,7 @@ from rnnscope._compare.mistakes.cause import Cause, Causes, compatible, excludes
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.single_steps import restricted
-from rnnscope._compare.work import SUM, spend
+from rnnscope._compare.work import COPY, SUM, spend
 from rnnscope.cells import Cell
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Level",
     "Variants",
     "WeightSets",
+    "formed",
     "tensors_of",
     "unique_rows",
     "units_of",
@@ -277,7 +278,7 @@ class Variants:
         parts: list[Part] = [part if units is None else restricted(part, units)]
         for several in _combined(part, effects, group, level):
             together = [kinds[k - 1] for k in several]
-            changed = changed_part(part, together, changed_by) if compatible(together) else None
+            changed = formed(part, together, changed_by) if compatible(together) else None
             if changed is not None:
                 sets.append(frozenset(several))
                 parts.append(changed if units is None else restricted(changed, units))
@@ -339,6 +340,7 @@ class Choices:
         self._effects: dict[Token, Effects] = {}
         # by the weights, whose identity the part keeps
         self._variants: dict[Token, tuple[Part, tuple[Variants, ...]]] = {}
+        self._biases: dict[Token, tuple[Part, Variants]] = {}
 
     def effects(self, part: Part) -> Effects:
         """What the mistakes change of a part."""
@@ -376,18 +378,29 @@ class Choices:
     def multiplied(self, part: Part, group: int, level: Level, value: Tensor) -> Tensor:
         """Vectors (batch, feature) times every variant of a matrix, (variant, batch, row)."""
         (name, *_), changed_by = GROUPS[group], dict[Any, Any]()
+        # many have the rows of one matrix in another order
+        product_of: dict[int, tuple[Tensor, Tensor]] = {}
         products: list[Tensor] = []
         for causes in self.variants(part, units_of(part), level)[group].sets:
-            matrix = (changed_part(part, causes, changed_by) or part).parameter(name)
-            assert matrix is not None, "every part has both matrices"
-            products.append(value @ matrix.mT)
-        spend(len(products) * products[0].numel() * value.numel())
+            changed = formed(part, causes, changed_by) or part
+            matrix, rows = getattr(changed.stored, name), changed.pending.get(name)
+            if id(matrix) not in product_of:
+                product_of[id(matrix)] = matrix, value @ matrix.mT
+                spend(len(value) * matrix.numel())
+            product = product_of[id(matrix)][1]
+            products.append(product if rows is None else product[..., rows])
         return torch.stack(products)
 
     def biases(self, part: Part, level: Level) -> Mapping[str, Tensor | None]:
         """Every variant of the biases of all units."""
         level = self._level(part, level)
-        return Variants.of(part, self.effects(part), len(GROUPS) - 1, None, level).tensors
+        key = self._key(part, None, level)
+        if key not in self._biases:
+            if len(self._biases) == PARTS:
+                self._biases.clear()
+            biases = Variants.of(part, self.effects(part), len(GROUPS) - 1, None, level)
+            self._biases[key] = part, biases
+        return self._biases[key][1].tensors
 
     def sets(
         self, part: Part, size: int, units: Tensor | None, level: Level
@@ -398,6 +411,18 @@ class Choices:
         for count in range(min(size, EQUATIONS) + 1):
             sets = effects.sets(size - count, pairs, self.variants(part, units, level))
             yield sets, effects.cells(part, count, pairs, self.known)
+
+
+def formed(part: Part, causes: Iterable[Cause], changed_by: Changed) -> Part | None:
+    """A part with mistakes, of which each matrix that is another one counts."""
+    changed = changed_part(part, causes, changed_by)
+    if changed is None:
+        return None
+    for name in ("ih", "hh"):
+        matrix: Tensor = getattr(changed.stored, name)
+        if matrix is not getattr(part.stored, name):
+            spend(COPY * matrix.numel())
+    return changed
 
 
 def units_of(part: Part) -> Tensor | None:

@@ -11,7 +11,7 @@ from rnnscope._compare.mistakes.cause import Cause, Causes, excludes
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Part, Token
 from rnnscope._compare.model.steps import FEW, OpenedPart
-from rnnscope._compare.search.choices import Choices, units_of
+from rnnscope._compare.search.choices import Choices, formed, units_of
 from rnnscope._compare.search.few_steps import FewSteps
 from rnnscope._compare.work import is_over, spend
 from rnnscope.cells import Cell
@@ -52,18 +52,18 @@ class PartSearch:
     ) -> Iterator[tuple[int, Causes]]:
         """Which of some cells explain the single steps of a part beside so many mistakes in the
         weights."""
-        part = witness.part
-        few = FewSteps.of(witness, self.choices, units_of(part), PAIRS) if plain(part) else None
+        part, choices = witness.part, self.choices if size else Choices((), (), self._known)
+        few = FewSteps.of(witness, choices, units_of(part), PAIRS) if plain(part) else None
         if few is None:
             return
-        weights, _ = next(self.choices.sets(part, size, few.units, PAIRS))
+        weights, _ = next(choices.sets(part, size, few.units, PAIRS))
         found: list[tuple[int, Causes, Part]] = []
         for which, fits in enumerate(few.fitting(part, cells, weights.variants, most=0)):
             if is_over():
                 return
             places = torch.isin(weights.which, fits).nonzero().flatten().tolist()
             for k in places[:FEW]:
-                causes = self.choices.effects(part).named(weights, k)
+                causes = choices.effects(part).named(weights, k)
                 changed = changed_part(part, causes, self._known)
                 if changed is not None:
                     found.append((which, causes, changed.marked("other", which, cell=cells[which])))
@@ -126,7 +126,7 @@ class PartSearch:
         for calls, most in ((witness.richest, FIRST), (witness, FEW)):
             if not remaining:
                 break
-            changed = ((s, changed_part(witness.part, s, self._known)) for s in remaining)
+            changed = ((s, formed(witness.part, s, self._known)) for s in remaining)
             parts = [(s, calls.few(part, most)) for s, part in changed if part is not None]
             worst = calls.misfit([part for _, part in parts], most).worst.tolist() if parts else ()
             remaining = [s for (s, _), ratio in zip(parts, worst, strict=True) if ratio <= 1]

@@ -11,7 +11,8 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import combinations, islice, product
+from functools import cached_property
+from itertools import combinations, product
 
 from rnnscope._compare.mistakes import CATALOGUE, causes
 from rnnscope._compare.mistakes.cause import Cause, Causes, excludes, in_order
@@ -27,7 +28,7 @@ from rnnscope._compare.search.one_part import PartSearch, plain
 from rnnscope._compare.search.trials import Trials
 from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
-__all__ = ["SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
+__all__ = ["PAIRS", "SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
 
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
@@ -35,11 +36,9 @@ CLOSE = 3
 PROMISING, FEW = 8, 4
 """Mistakes that come closest alone, beside which one more is searched for, and two more."""
 
-SINGLES = 3
-"""Stages of a search in which single mistakes are tried."""
-
-SIMPLE = 4
-"""Stages of a search in which single mistakes are tried, and pairs in one part."""
+SINGLES, SIMPLE, PAIRS, ALL = 3, 4, 5, 6
+"""Stages of a search in which single mistakes are tried; and pairs in one part; and all pairs; and
+sets of three."""
 
 FEWEST = 30
 """Numbers from which on one that fits them beside a mistake is measured."""
@@ -98,6 +97,8 @@ class Search:
         self.parts = parts or PartSearch(_distinct(cells), _distinct(more), known)
         self._around = [c for c in self.every if not _of_cell(c)]
         self._calls = _one_step(self._shown)
+        self._opened = opened_parts(model, self._shown)
+        self._stage = 0
         self._no_pair = False
         self._no_cell_beside: set[Cause] = set()
 
@@ -130,44 +131,62 @@ class Search:
                     return True
         return False
 
-    def run(self, stages: int | None = None) -> SearchOutcome:
-        """The smallest sets that explain everything, or none; by so many stages."""
+    def run(self, stages: int = ALL) -> SearchOutcome:
+        """The smallest sets that explain everything, or none; by so many stages, of which those of
+        an earlier call are not run again."""
+        sets: list[Causes] = []
         with _no_collection(), counted(self.work):
-            sets = next(filter(None, islice(self._stages(), stages)), [])
+            while not sets and self._stage < stages:
+                self._stage += 1
+                sets = next(filter(None, self._of_stage(self._stage)), [])
             nearest = self._trials.nearest(sets)
         return SearchOutcome(tuple(sets), self._trials.count, nearest, not self.work.cut)
 
-    def _stages(self) -> Iterator[list[Causes]]:
-        """What explains everything, stage by stage: nothing where a stage explains nothing."""
-        opened = opened_parts(self.model, self._shown)
-        if any(part.few_units for part in opened.values()):
+    def _of_stage(self, stage: int) -> Iterator[list[Causes]]:
+        """What explains everything by a stage, step by step."""
+        if any(part.few_units for part in self._opened.values()):
             return  # each mistake of the catalogue concerns all units
-        parts = self._explained(opened, 1)
-        every_part = len(opened) == self.model.num_layers * self.model.num_directions
-        singles = [c for c in self.every if not every_part or c in self._around]
-        everywhere = [frozenset({c}) for c in singles if c == c.everywhere()]
-        yield self._explaining([*merged(self.model, parts), *everywhere])
-        yield self._explaining(frozenset({c}) for c in singles)
+        if stage < SINGLES:
+            every_part = len(self._opened) == self.model.num_layers * self.model.num_directions
+            singles = [c for c in self.every if not every_part or c in self._around]
+            everywhere = [frozenset({c}) for c in singles if c == c.everywhere()]
+            if stage == 1:
+                parts = self._explained(self._opened, 1)
+                yield self._explaining([*merged(self.model, parts), *everywhere])
+            else:
+                yield self._explaining(frozenset({c}) for c in singles)
+        elif stage == SINGLES:
+            # some show in whole runs alone
+            many = len(self.every) > MANY
+            excluded = many and any(self.parts.excludes(p, 1) for p in self._opened.values())
+            whole = [c for c in (*self.every, *self.alone) if not (excluded and _of_cell(c))]
+            yield self._explaining(frozenset({c}) for c in whole)
+        elif stage == SIMPLE:
+            yield self._in_parts(2)
+        elif stage == PAIRS:
+            self._no_pair = any(self.parts.excludes(part, 2) for part in self._opened.values())
+            yield from self._beside()
+            yield from self._pairs()
+        else:
+            yield self._in_parts(3)
+            yield self._of_three()
         self._say()
-        # some show in whole runs alone
-        many = len(self.every) > MANY
-        excluded = many and any(self.parts.excludes(part, 1) for part in opened.values())
-        whole = [c for c in (*self.every, *self.alone) if not (excluded and _of_cell(c))]
-        yield self._explaining(frozenset({c}) for c in whole)
-        yield self._explaining(merged(self.model, self._explained_whole(opened, 2)), likely=True)
-        self._no_pair = any(self.parts.excludes(part, 2) for part in opened.values())
-        yield from self._beside()
-        yield from self._pairs()
-        self._say()
-        yield self._explaining(merged(self.model, self._explained_whole(opened, 3)), likely=True)
+
+    def _in_parts(self, depth: int) -> list[Causes]:
+        """So many mistakes, which explain every part."""
+        explained = self._explained_whole(self._opened, depth)
+        return self._explaining(merged(self.model, explained), likely=True)
+
+    def _of_three(self) -> list[Causes]:
+        """Two mistakes in the cells beside one around them that comes close, and one beside two."""
         around = self._trials.closest(frozenset({c}) for c in self._around)[:FEW]
         around += [
             s for c in self._around if str(c) in USUAL and (s := frozenset({c})) not in around
         ]
-        pairs = self._trials.closest(map(frozenset, self._structural()))[: 3 * PROMISING]
+        pairs = self._trials.closest(map(frozenset, self._structural))[: 3 * PROMISING]
         sets = [s for mistakes in around for s in self._beside_these([*mistakes], 2)]
         sets += [s for mistakes in pairs for s in self._beside_these(in_order(mistakes), 1)]
-        yield self._explaining(sets, likely=True)
+        return self._explaining(sets, likely=True)
 
     def _explaining(self, sets: Iterable[Causes], likely: bool = False) -> list[Causes]:
         """Of some sets those that explain everything, without a mistake that is not needed; and
@@ -208,7 +227,7 @@ class Search:
             yield self._explaining(bases, likely=True)
             close = self._trials.closest(bases)[:CLOSE]
             yield self._explaining(self._with(close, ([c] for c in self.every)))
-            yield self._explaining(self._with(close[:1], self._structural()))
+            yield self._explaining(self._with(close[:1], self._structural))
         alone = [c for c in self.alone if not _of_cell(c)]
         sets = [s for c in (*self._around, *alone) for s in self._beside_these([c], 1)]
         yield self._explaining(sets, likely=True)
@@ -283,7 +302,7 @@ class Search:
     def _pairs(self) -> Iterator[list[Causes]]:
         """Two mistakes around the cells; two in layers whose steps are not seen; and one around
         the cells, under which nothing else comes closer, with any other."""
-        yield self._explaining(map(frozenset, self._structural()))
+        yield self._explaining(map(frozenset, self._structural))
         self._say()
         if not self._no_pair and not is_over():
             yield self._explaining(in_two_layers(self.model, self._shown, self.parts), True)
@@ -339,6 +358,7 @@ class Search:
         same_size = model.parts[-1][0].stored.ih.shape == ours.parts[-1][0].stored.ih.shape
         return around == theirs and same_size and all(plain(part) for part in model.parts[-1])
 
+    @cached_property
     def _structural(self) -> list[tuple[Cause, ...]]:
         """Pairs of mistakes around the cells, in all layers and directions: of two changes of time,
         rows or layers neither may come closer alone."""

@@ -21,6 +21,9 @@ __all__ = ["NEAR", "Trials", "larger_tolerance"]
 ROWS, MANY_ROWS = 2, 4
 """Rows of the fullest call on which mistakes in cells are tried first, where there are more."""
 
+QUICK = 3
+"""A call of so many times fewer steps and rows comes before the fullest."""
+
 CHUNK = 2048
 """Sets that are measured together, at most."""
 
@@ -46,6 +49,9 @@ class Trials:
         fullest = self._observations[0]
         rows = torch.arange(ROWS, device="cpu")
         self._some = [some_rows(fullest, rows)] if fullest.inputs.batch > MANY_ROWS else []
+        # more than one mistake is told from the rest by the shortest call that shows all weights
+        shortest = min(observations, key=lambda call: (not call.inputs.given, _size(call)))
+        self._short = [shortest] if QUICK * _size(shortest) <= _size(fullest) else []
         self._models: dict[Causes, Model | None] = {}
         self._distance: dict[Causes, float] = {}
         self._explaining: set[Causes] = set()
@@ -64,10 +70,13 @@ class Trials:
         fresh = [s for s in wanted if s not in self._distance]
         spend(sets=len(fresh))
         # in cells rows do not mix, and some tell most sets
-        cells = [s for s in fresh if all(CATALOGUE[cause.name].of_cell for cause in s)]
-        others = [s for s in fresh if any(not CATALOGUE[cause.name].of_cell for cause in s)]
-        groups = ((cells, [*self._some, *self._observations]), (others, self._observations))
-        for sets_alike, observations in groups:
+        groups: dict[tuple[bool, bool], list[Causes]] = {}
+        for s in fresh:
+            of_cells = all(CATALOGUE[cause.name].of_cell for cause in s)
+            groups.setdefault((of_cells, len(s) > 1), []).append(s)
+        for (of_cells, several), sets_alike in groups.items():
+            first = [*(self._short if several else ()), *(self._some if of_cells else ())]
+            observations = [*first, *self._observations]
             for chunk in self._chunks(sets_alike, observations[0]):
                 if is_over():
                     break
@@ -122,6 +131,11 @@ class Trials:
         size = max(1, min(CHUNK, int(EFFORT / SHARE / numbers)))
         for start in range(0, len(sets), size):
             yield sets[start : start + size]
+
+
+def _size(observation: Observation) -> int:
+    """How much is computed for a call."""
+    return observation.inputs.steps * observation.inputs.batch
 
 
 def _misfit(observation: Observation, models: Sequence[Model], far: float) -> Misfit:
