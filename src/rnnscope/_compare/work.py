@@ -26,9 +26,9 @@ __all__ = [
     "spend",
 ]
 
-EFFORT = 1.5e10
+EFFORT = 2.2e10
 """Work of all that is searched in a comparison of effort 1, in products of two numbers. It was
-measured once, on layers of 4 to 256 units: 2 to 4 seconds on one core."""
+measured once, on layers of 4 to 256 units: 3 to 6 seconds on one core."""
 
 BACKWARD = 3e10
 """Work of a search in gradients of effort 1."""

@@ -48,7 +48,7 @@ Mistaken = tuple[Cause, Model]
 WORK = 0.4
 """Work of all that is tried, relative to that of a search."""
 
-PART = 0.03
+PART = 0.04
 """Effort with which mistakes are searched in a part of the data."""
 
 MANY = 1000

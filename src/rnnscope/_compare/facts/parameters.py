@@ -139,7 +139,9 @@ def _unread(model: Model, parameters: Sequence[_Parameter]) -> Iterator[Finding]
                     f"for k in range(len({reads})):   # all of them, in blocks or not",
                 )
                 values = {
-                    p: p.value.index_fill(1, torch.tensor(left_out, device="cpu").long(), 0)
+                    p: p.value.index_fill(
+                        1, torch.tensor(left_out, device="cpu", dtype=torch.long), 0
+                    )
                     for p, left_out in columns.items()
                 }
                 yield _finding(
