@@ -30,8 +30,7 @@ def check(layer: Any, x: Tensor, tr: rs.Trace) -> None:
     expected = by_cells(layer, x if layer.batch_first else x.transpose(0, 1), dtype=torch.float64)
     for name, value in tr.items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-5, msg=name)
-    with torch.set_grad_enabled(tr.output.requires_grad):  # oneDNN has a kernel for each
-        plain = layer(x)
+    plain = layer(x)
     assert torch.equal(tr.output, plain[0])
     states = plain[1] if isinstance(plain[1], tuple) else (plain[1],)
     assert all(torch.equal(getattr(tr, f"{n}_n"), t) for n, t in zip("hc", states, strict=False))
@@ -149,7 +148,8 @@ def test_modes_of_the_caller(make: Any, engine: str) -> None:
     layer, x = layer_of(make), torch.randn(9, 3, 5)
     with torch.inference_mode():
         inside = rs.trace(layer, x)
-    check(layer, x, inside)
+    with torch.no_grad():  # as it ran: with gradients oneDNN may round otherwise
+        check(layer, x, inside)
     del inside
     after = rs.trace(layer, x)
     check(layer, x, after)
