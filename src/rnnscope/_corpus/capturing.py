@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnscope._corpus.disk.description import LayerForm, StoredQuantity
 from rnnscope._corpus.layer_labels import BatchLabels, check_layers, of_layer
 from rnnscope._corpus.rows import CapturedBatch, CapturedCall, CapturedLayer
-from rnnscope._corpus.settings import Selected
+from rnnscope._corpus.settings import Selected, name_of_type
 from rnnscope._record.labels import Labels
 from rnnscope._trace.verbs import Trace
 from rnnscope._watch.seen import Seen
@@ -119,16 +119,12 @@ def _quantity(tr: Trace, name: str, dtype: torch.dtype | None) -> StoredQuantity
     if kept == torch.bfloat16:
         kept, stored_as = torch.float32, "float32, from bfloat16"
     if dtype is not None and dtype != value.dtype:
-        stored_as = f"{str(dtype).removeprefix('torch.')}, from {_word(value.dtype)}"
+        stored_as = f"{name_of_type(dtype)}, from {name_of_type(value.dtype)}"
     bounds = tr.cell.range(name) if name in tr.cell.quantities else None
     layer, direction, _, _, unit = value.shape
     return StoredQuantity(
-        (layer, direction, unit), _word(kept), tr.dims[name][-1], bounds, stored_as
+        (layer, direction, unit), name_of_type(kept), tr.dims[name][-1], bounds, stored_as
     )
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _captured_call(

@@ -48,8 +48,7 @@ class WatchedPart:
         rows = []
         with _numbered(self.number), bulk(), nullcontext() if finer else usual_bounds():
             for batch in self.batches:
-                if self.settings.check is not False:
-                    batch.seen.prove()
+                batch.seen.prove()
                 rows.append(captured_batch(batch, self.number, self.settings))
                 labelled.add(self.number, rows[-1].labelled)
             return reduce(CapturedBatch.joined, rows)

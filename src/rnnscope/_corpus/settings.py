@@ -14,7 +14,7 @@ from rnnscope._layers.adapter import Cells, checked_cells
 from rnnscope._trace.trace import Check
 from rnnscope.errors import DtypeError
 
-__all__ = ["Selected", "autocast_now", "default_call", "selected"]
+__all__ = ["Selected", "autocast_now", "default_call", "name_of_type", "selected"]
 
 Call = Callable[[nn.Module, Any], Any]
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -41,7 +41,7 @@ class Selected:
             "names": self.names if isinstance(self.names, str) else list(self.names),
             "modules": modules,
             "steps": self.steps if isinstance(self.steps, str) else f"mask of {_name(self.steps)}",
-            "dtype": None if self.dtype is None else _name_of_type(self.dtype),
+            "dtype": None if self.dtype is None else name_of_type(self.dtype),
             "check": self.check,
             "labels": self.labels is not None,
             "cells": sorted(kind.__qualname__ for kind in checked_cells(self.cells)),
@@ -88,11 +88,12 @@ def autocast_now() -> dict[str, str]:
     """The autocast that the caller is in, which decides in what type products are formed; nothing
     where there is none."""
     on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    types = [f"{device} {_name_of_type(torch.get_autocast_dtype(device))}" for device in on]
+    types = [f"{device} {name_of_type(torch.get_autocast_dtype(device))}" for device in on]
     return {"autocast": ", ".join(types)} if types else {}
 
 
-def _name_of_type(dtype: torch.dtype) -> str:
+def name_of_type(dtype: torch.dtype) -> str:
+    """As in "float32"."""
     return str(dtype).removeprefix("torch.")
 
 
