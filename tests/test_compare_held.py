@@ -63,3 +63,16 @@ def test_a_step_that_is_zero_is_not_skipped() -> None:
     x[2] = 0
     with torch.no_grad():
         assert rs.compare(layer(x)[0], layer, x=x)
+
+
+def test_a_state_that_stands_still_beside_gates_that_end_there() -> None:
+    layer, x = nn.GRU(3, 5), torch.randn(7, 2, 3)
+    with torch.no_grad():
+        tr = rs.trace(layer, x)
+    h = tr.output.clone()
+    h[4:] = h[3]
+    gates = {name: tr[name][0, 0].transpose(0, 1).clone() for name in "rzn"}
+    for value in gates.values():
+        value[4:] = 0
+    verdict = rs.compare({"output": h, "h_n": h[-1:], **gates}, layer, x)
+    assert [cause.name for cause in verdict.causes] == ["stands_still"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -256,14 +257,12 @@ def of_held_steps(model: Model, shown: Sequence[Observation]) -> Iterator[Findin
     if first is None:
         return
 
-    def skipping(observation: Observation, mask: Tensor) -> Outcome | None:
-        return _skipping(model, observation, mask)
-
-    gives = of_each_call(shown, masks, skipping)
     if any(bool((mask[:-1] & ~mask[1:]).any()) for mask in masks):
         words = _held_words(model, masks[first], shown[first].inputs.x)
+        gives = of_each_call(shown, masks, partial(_skipping, model))
         yield Finding(Cause("held", "steps"), words, gives=gives)
     elif runs_forward(model):
+        gives = of_each_call(shown, masks, partial(_ending, model))
         yield Finding(Cause("stands_still"), _still_words(model, masks[first]), gives=gives)
 
 
@@ -305,6 +304,22 @@ def _still_words(model: Model, mask: Tensor) -> Words:
         f"{model.structure.kind} goes on to the last step.",
         "for t in range(T):   # all of them",
         "the state stands still",
+    )
+
+
+def _ending(model: Model, observation: Observation, mask: Tensor) -> Outcome | None:
+    """What comes where each row ends at its last step that is not held, which the output repeats;
+    what is recorded beside the output ends there."""
+    counts = (~mask).sum(0)
+    if bool((counts == 0).any()):
+        return None
+    shorter = replace(observation.inputs, lengths=counts)
+    [outcome] = Simulator(shorter, observation.simulator.names).run([model])
+    if outcome is None:
+        return None
+    last = torch.minimum(torch.arange(len(outcome.output), device="cpu")[:, None], counts - 1)
+    return replace(
+        outcome, output=outcome.output.gather(0, last[..., None].expand_as(outcome.output))
     )
 
 
