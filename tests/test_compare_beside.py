@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -285,7 +286,30 @@ def test_what_changes_nothing_stands_beside_no_mistake(kind: str) -> None:
     adopted = adopt(layer)
     subject = OfArrays(output, adopted, given_inputs(adopted, x, None, None), None)
     model, shown = subject.model, subject.shown()
-    beside = explained_beside(model, shown, 1.0, Search(model, shown).parts)
+    beside = explained_beside(Search(model, shown), shown, 1.0)
     assert beside is not None
     told, _ = beside
     assert [cause.name for cause, _ in told] == ["axes_exchanged"]
+
+
+# --- one layer's numbers in another ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_parameter_of_another_layer_beside_a_mistake_in_all(kind: str) -> None:
+    """The second layer has W_hh of the first, and every layer's gates are in another order."""
+    layer = getattr(torch.nn, kind.upper())(10, 20, num_layers=2)
+    wrong = copy.deepcopy(layer)
+    with torch.no_grad():
+        for parameter in wrong.parameters():
+            first, second, *others = parameter.chunk(4 if kind == "lstm" else 3)
+            parameter.copy_(torch.cat([second, first, *others]))
+        wrong.weight_hh_l1.copy_(wrong.weight_hh_l0)
+
+    def port(x: Any, initial: Any = None) -> Any:
+        with torch.no_grad():
+            return wrong(x, initial)
+
+    verdict = rs.compare(port, layer)
+    assert [cause.name for cause in verdict.causes] == ["gate_order", "parameter"]
+    assert "weight_hh_l1 holds" in plain(verdict)

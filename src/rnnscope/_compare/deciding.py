@@ -420,7 +420,7 @@ class Decision:
             for finding, left in fitted_findings(self.model, shown)
         )
         if not self._by_facts and not is_over():
-            beside = explained_beside(self.model, shown, self.effort, search.parts)
+            beside = explained_beside(search, shown, self.effort)
             if beside is not None:
                 self._by_facts = (_told([*read, *beside[0]], beside[1], len(read)),)
         return self._explained_by_facts(base, wrong_call) if self._by_facts else None

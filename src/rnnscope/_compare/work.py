@@ -39,7 +39,7 @@ SECONDS = 6.0
 GATE = 80
 """What a number of a gate costs at a step, its function and what is made of it, in products."""
 
-PICK = 1500
+PICK = 150
 """The same where it is picked for one of very many choices: memory is read all over."""
 
 COPY = 15

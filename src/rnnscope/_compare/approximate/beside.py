@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
@@ -164,9 +164,8 @@ class Beside:
         """The same of one direction alone, where there are two."""
         if self.direction is not None or self.data.model.num_directions == 1:
             return []
-        return [
-            Beside(self.data, self.effort, self.say, direction=d, known=self.known) for d in (0, 1)
-        ]
+        # what single mistakes leave is the same for both
+        return [replace(self, fits={}, tried=0, direction=d) for d in (0, 1)]
 
     def _with_one_more(self) -> list[tuple[Cause, ...]]:
         """The mistakes that leave least so far, with another that leaves clearly less."""

@@ -45,8 +45,9 @@ Explained = tuple[tuple[Told, ...], float]
 Mistaken = tuple[Cause, Model]
 """A mistake with the model that has it."""
 
-WORK = 0.4
-"""Work of all that is tried, relative to that of a search."""
+WITH_X, WORK, WHOLE = 0.25, 0.3, 0.1
+"""Work of x beside mistakes, of what is tried from a part of the data on, and of whole runs,
+relative to that of a search."""
 
 PART = 0.04
 """Effort with which mistakes are searched in a part of the data."""
@@ -87,25 +88,23 @@ class _Known:
 
 
 def explained_beside(
-    model: Model, shown: Sequence[Observation], effort: float, parts: PartSearch
+    search: Search, shown: Sequence[Observation], effort: float
 ) -> Explained | None:
     """What the numbers show together with mistakes, or two things that they show, that explain all
-    of it to rounding, with what they leave; None where nothing does. ``parts``: of a search with
-    the same model, what it has computed."""
-    with counted(Account(effort * EFFORT * WORK)):
-        for tried, start in enumerate(_starts(model, shown, parts), 1):
-            more = math.log10(MANY * tried)
-            known = replace(start, seen=by_own_rounding(start.model, start.seen))
-            alone = left_by_model(known.model, shown, more) if known.told else None
-            if alone is not None:
-                return known.told, alone
-            for finding, left in findings_explaining(known.model, known.seen, more):
-                return (*known.told, (finding.cause, finding.words)), left
-            rows = _of_rows(known, more)
-            if rows is not None:
-                return rows
-            if is_over():
-                return None
+    of it to rounding, with what they leave; None where nothing does. The ``search`` found nothing
+    that explains it."""
+    model = search.model
+    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
+    nothing = _Known((), model, shown)
+    for share, starts in (
+        (WITH_X, chain([nothing], _of_some_parts(search, shown), _but_for_x(model, shown, pairs))),
+        (WORK, _starts(model, shown, pairs, search.parts)),
+    ):
+        with counted(Account(effort * EFFORT * share)):
+            explained = _from_starts(starts, shown)
+        if explained is not None:
+            return explained
+    with counted(Account(effort * EFFORT * WHOLE)):
         return _of_whole_runs(model, shown)
 
 
@@ -116,12 +115,29 @@ def _told(causes: Iterable[Cause], model: Model) -> tuple[Told, ...]:
 # what explains a part of it ----------------------------------------------------------------------
 
 
-def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> Iterator[_Known]:
-    """What explains the data but for what else they may show; at first nothing."""
-    yield _Known((), model, shown)
-    pairs = mistakes_of(model, shown, CATALOGUE if sum(map(len, model.parts)) == 1 else ())
-    but_for_output = _but_for_output(model, shown, pairs)
-    for cause, changed in chain(but_for_output, _but_for_x(model, shown, pairs)):
+def _from_starts(starts: Iterable[_Known], shown: Sequence[Observation]) -> Explained | None:
+    """What explains a part of the data, with what else all of it shows."""
+    for tried, start in enumerate(starts, 1):
+        more = math.log10(MANY * tried)
+        known = replace(start, seen=by_own_rounding(start.model, start.seen))
+        alone = left_by_model(known.model, shown, more) if known.told else None
+        if alone is not None:
+            return known.told, alone
+        for finding, left in findings_explaining(known.model, known.seen, more):
+            return (*known.told, (finding.cause, finding.words)), left
+        rows = _of_rows(known, more)
+        if rows is not None:
+            return rows
+        if is_over():
+            return None
+    return None
+
+
+def _starts(
+    model: Model, shown: Sequence[Observation], pairs: Sequence[Mistaken], parts: PartSearch
+) -> Iterator[_Known]:
+    """What explains the data but for what else they may show."""
+    for cause, changed in _but_for_output(model, shown, pairs):
         yield _Known(_told([cause], model), changed, shown)
     for part in _parts_of_time(model, shown):
         if worst(model, part) <= 1:
@@ -139,6 +155,14 @@ def _starts(model: Model, shown: Sequence[Observation], parts: PartSearch) -> It
             yield _Known(_told([cause], model), changed, shown)
 
 
+def _of_some_parts(search: Search, shown: Sequence[Observation]) -> Iterator[_Known]:
+    """The mistakes that explain some layers and directions, and not the others."""
+    for causes in search.of_some_parts()[:FEW]:
+        changed = search.of(causes)
+        if changed is not None:
+            yield _Known(_told(in_order(causes), search.model), changed, shown)
+
+
 def _but_for_output(
     model: Model, shown: Sequence[Observation], pairs: Sequence[Mistaken]
 ) -> Iterator[Mistaken]:
@@ -150,7 +174,7 @@ def _but_for_output(
 
 def _but_for_x(
     model: Model, shown: Sequence[Observation], pairs: Sequence[Mistaken]
-) -> Iterator[Mistaken]:
+) -> Iterator[_Known]:
     """The mistakes with which each step tells the x that it read."""
     fullest = max(shown, key=lambda observation: observation.fullness)
     begun, first = few_steps(fullest, 1, MOST_ROWS), few_steps(fullest, *FIRST_SOLVED)
@@ -158,7 +182,7 @@ def _but_for_x(
         if is_over():
             return
         if solved_x(changed, begun, 0) is not None and solved_x(changed, first) is not None:
-            yield cause, changed
+            yield _Known(_told([cause], model), changed, shown)
 
 
 def _parts_of_time(model: Model, shown: Sequence[Observation]) -> Iterator[Sequence[Observation]]:

@@ -164,6 +164,9 @@ CLOSE = 0.3
 """Of what is left without a number, how much one may leave after half of the steps to be gone on
 with."""
 
+SEVERAL, PROMISING = 2, 24
+"""Rounds that all families take, and of how many it is tried after these whether more help."""
+
 STEP = 1e-3
 """By which a number is moved to see what that changes."""
 
@@ -197,8 +200,12 @@ def fitted_numbers(
     numbers = {family: family.neutral for family in families}
     left = dict.fromkeys(families, nothing)
     for turn in range(rounds):
-        tried = list(numbers.items())
-        now = _residuals([family.model(number) for family, number in tried], short)
+        tried = sorted(numbers.items(), key=lambda pair: left[pair[0]])
+        tried = tried if turn < SEVERAL else tried[:PROMISING]
+        numbers = dict(tried)
+        now: list[Tensor | None] = [start] * len(tried)  # a right number changes nothing
+        if turn:
+            now = _residuals([family.model(number) for family, number in tried], short)
         moved = _residuals([family.model(number + STEP) for family, number in tried], short)
         for (family, number), residual, after in zip(tried, now, moved, strict=True):
             del numbers[family]

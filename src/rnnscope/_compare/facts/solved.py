@@ -44,6 +44,10 @@ EASED, STIFFER = 0.1, 30.0
 STIFFEST = 1e5
 """Damping at which no step helps any more."""
 
+SOON, MUCH = 2, 0.3
+"""Steps after which what starts from the given x alone is given up, where in each row more than so
+much of the squares is left."""
+
 ENOUGH = 0.9
 """A step that leaves more than this of the squares has come to the end."""
 
@@ -283,8 +287,10 @@ class _Equations:
     ) -> _Solution:
         values, given, slope = self._at(batch, x, before)
         squares = (target - given).square().sum(-1)
-        damping = torch.full_like(squares, DAMPING)
-        for _ in range(ROUNDS):
+        damping, first = torch.full_like(squares, DAMPING), squares
+        for turn in range(ROUNDS):
+            if turn == SOON and not self.restarts and bool((squares > MUCH * first).all()):
+                break
             step = _damped(slope, target - given, damping)
             moved_values, moved, moved_slope = self._at(batch, x + step, before)
             left = (target - moved).square().sum(-1)

@@ -30,6 +30,8 @@ from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["PAIRS", "SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
 
+PAIR = 2
+
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
 
@@ -113,6 +115,11 @@ class Search:
     def opened(self) -> Opened:
         """Every part of which single steps are known: by calls of one step, if there are any."""
         return opened_parts(self.model, self._calls or self._shown)
+
+    def of_some_parts(self) -> list[Causes]:
+        """What explains the single steps of some parts; empty where all of them are explained."""
+        explained = self._explained(self.opened(), PAIR)
+        return [] if all(explained.values()) else merged(self.model, explained)
 
     def shows(self, cause: Cause, data: Sequence[Observation] | None = None) -> bool:
         """Whether a mistake would change anything that was observed, or in these data."""
