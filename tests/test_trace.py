@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -100,11 +101,19 @@ def faults(configuration: Configuration, **options: Any) -> list[str]:
 # ── all configurations ───────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_quantity_of_every_configuration(group: str) -> None:
+def test_every_quantity_of_every_configuration(group: str, every: int) -> None:
     """Gates, states and parts; a group is a test, every failing configuration is named."""
-    wrong = {name_of(c): found for c in GROUPS[group] if (found := faults(c, record="all"))}
+    chosen = GROUPS[group][::every]
+    wrong = {name_of(c): found for c in chosen if (found := faults(c, record="all"))}
     assert not wrong, "\n".join(f"{name}: {'; '.join(found)}" for name, found in wrong.items())
+
+
+def test_one_configuration_in_five_has_every_choice() -> None:
+    for field in dataclasses.fields(Configuration):
+        chosen = {getattr(c, field.name) for group in GROUPS.values() for c in group[::5]}
+        assert chosen == {getattr(c, field.name) for c in ALL}, field.name
 
 
 def test_the_groups_hold_every_configuration() -> None:
