@@ -31,7 +31,7 @@ from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import Subject, dtype_of
 from rnnscope._compare.candidate.tensors import short
 from rnnscope._compare.candidate.timeout import Interruption, limit
-from rnnscope._compare.deciding import Decision
+from rnnscope._compare.deciding import Decision, Settings
 from rnnscope._compare.foreign import layer_of, note_on
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.observed import UNIT
@@ -185,7 +185,7 @@ def compare(
         verdict = None
         if subject is not None:
             subject.notes += [*notes, *unlike_its_calls(adopted)]
-            verdict = Decision(subject, effort, _teller(progress), within).verdict()
+            verdict = Decision(subject, Settings(effort, _teller(progress)), within).verdict()
         if request is None:
             assert verdict is not None, "there are outputs"
             return verdict

@@ -16,7 +16,7 @@ from rnnscope._compare.candidate.inputs import built, drawn_inputs, given_inputs
 from rnnscope._compare.candidate.recorded import OfArrays
 from rnnscope._compare.candidate.subject import dtype_of
 from rnnscope._compare.candidate.tensors import tensor_of
-from rnnscope._compare.deciding import Decision
+from rnnscope._compare.deciding import Decision, Settings
 from rnnscope._layers.adapter import Adapter
 from rnnscope._layers.adopt import adopt
 from rnnscope._layers.foreign import Foreign
@@ -89,7 +89,7 @@ def _prove(foreign: Foreign, layer: nn.Module, x: Any, seed: int) -> None:
         x = tensor_of(x, "x")
     inputs = given_inputs(adopted, x, None, None)
     numbers = _returned(foreign, x.to(dtype_of(adopted)))
-    verdict = Decision(OfArrays(numbers, adopted, inputs, None), 0.0, None, None).verdict()
+    verdict = Decision(OfArrays(numbers, adopted, inputs, None), Settings(0.0)).verdict()
     if not verdict:
         raise VerificationError(
             f"{foreign.kind} does not compute the cell {foreign.cell.name} that cells= says: what "
