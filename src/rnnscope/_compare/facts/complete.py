@@ -15,6 +15,7 @@ from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import of_final_states, of_halves, of_numbers
+from rnnscope._compare.facts.streamed import of_chunks, of_windows
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
@@ -79,6 +80,7 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
     yield of_numbers(model, shown)
     yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
+    yield chain(of_chunks(model, shown), of_windows(model, shown))
     yield of_clipping(model, shown)
     yield chain(of_parameters(model), of_missing_units(model, shown), of_memory(model))
     yield chain(

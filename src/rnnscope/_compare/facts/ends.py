@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rnnscope._compare.facts.agreement import first_few, listed
 from rnnscope._compare.facts.finding import Finding, of_each_call, returning, runs_forward
-from rnnscope._compare.facts.restarts import States, layered, run_part
+from rnnscope._compare.facts.walked import States, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Model, Outcome, Part, PartIndex

@@ -6,7 +6,7 @@ state is set to zero, or to what was given, and only if that gives the output it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
@@ -15,22 +15,16 @@ from torch import Tensor
 
 from rnnscope._compare.facts.agreement import first_few, listed
 from rnnscope._compare.facts.finding import Finding, Gives, of_each_call
+from rnnscope._compare.facts.walked import Schedule, Standing, States, Walk, layered, run_part
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.observed import Observation, distance, some_rows
-from rnnscope._compare.model.run import Job, ModelRun, run_jobs
-from rnnscope._compare.model.simulate import joined
+from rnnscope._compare.model.run import ModelRun
 from rnnscope._compare.search.trials import NEAR
-from rnnscope._layers.sequences import keep_on_padding, running_order, turned
+from rnnscope._layers.sequences import running_order, turned
 
-__all__ = ["States", "layered", "of_restarts", "run_part"]
-
-States = Mapping[str, Tensor]
-"""Each state, (batch, unit)."""
-
-RunOfPart = Callable[[Part, Tensor, States, PartIndex], ModelRun]
-"""Of a part, what it reads, (time, batch, feature), where it starts, and its place."""
+__all__ = ["listed_places", "of_restarts"]
 
 MOST = 6
 """Restarts of one row, and rows, that are named."""
@@ -57,9 +51,6 @@ class _Kind:
 _How = tuple[int, int | None, bool]
 """Steps of a chunk, what shifts those of the reverse direction, and whether it begins anew at
 once."""
-
-Schedule = Tensor
-"""(time, batch): True where a row begins anew before that step, in the order of computing."""
 
 
 def of_restarts(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
@@ -135,7 +126,7 @@ def _after_wiped(
             output = torch.where(mask.unsqueeze(-1), 0.0, outcome.output)
             return replace(outcome, output=output, final=final)
 
-        where, _ = _places(model, [next(mask for mask in wiped if bool(mask.any()))], "at")
+        where, _ = listed_places(model, [next(mask for mask in wiped if bool(mask.any()))], "at")
         names = " and ".join(kind.states)
         words = Words(
             f"{names} {'is' if len(kind.states) == 1 else 'are'} set to zero after a step, and "
@@ -159,51 +150,26 @@ def _schedule(
     half = slice(d * size, (d + 1) * size)
     seen, unseen = observation.output[..., half], ~observation.usable("output")[..., half]
     unseen = unseen if wiped is None else unseen | wiped.unsqueeze(-1)
+    valid = None if observation.valid is None else observation.valid[..., 0]
+    walk = Walk(model, d, inputs, valid)
 
-    def agrees(output: Tensor, t: int) -> Tensor:
+    def agrees(k: int, output: Tensor) -> Tensor:
+        t = walk.order[k]
         near = distance(output, seen[t]) <= observation.allowed["output"][t]
         return (near | unseen[t]).all(-1)
 
-    parts = [row[d] for row in model.parts]
-    states: Sequence[States] = [
-        {name: value[layer, d] for name, value in inputs.initial.items()}
-        for layer in range(model.num_layers)
-    ]
-    fresh = [kind.start(begin) for begin in states]
-    backward = parts[-1].backward
-    anew = torch.zeros(inputs.steps, inputs.batch, dtype=torch.bool, device="cpu")
-    for k, t in enumerate(running_order(range(inputs.steps), backward)):
-        real = None if observation.valid is None else observation.valid[t, :, 0]
-        output, after = _step(parts, inputs.x[t], states, real)
-        good = agrees(output, t)
-        if wiped is not None and k:
-            good = good & ~wiped[t + 1 if backward else t - 1]
-        if not bool(good.all()):
-            changed = [{**state, **start} for state, start in zip(states, fresh, strict=True)]
-            output, begun_anew = _step(parts, inputs.x[t], changed, real)
-            if not bool((good | agrees(output, t)).all()):
-                return None
-            anew[k] = ~good
-            after = [
-                {name: torch.where(good[:, None], kept[name], new[name]) for name in kept}
-                for kept, new in zip(after, begun_anew, strict=True)
-            ]
-        states = after
-    return anew
+    def off(k: int, output: Tensor) -> Tensor:
+        wrong = ~agrees(k, output)
+        return wrong if wiped is None or not k else wrong | wiped[walk.order[k - 1]]
 
+    def begun_anew(standing: Standing) -> Sequence[States]:
+        starts = zip(standing.states, walk.initial, strict=True)
+        return [{**state, **kind.start(begin)} for state, begin in starts]
 
-def _step(
-    parts: Sequence[Part], x: Tensor, states: Sequence[States], real: Tensor | None
-) -> tuple[Tensor, list[States]]:
-    """One step of all layers in one direction: what comes out, and every layer's states, which
-    stay as they are where a row is not ``real`` but padding."""
-    flow = x.unsqueeze(0)
-    after: list[States] = []
-    for part, before in zip(parts, states, strict=True):
-        run = run_part(part, flow, before, None)
-        flow = run.emitted
-        after.append({n: keep_on_padding(v, before[n], real) for n, v in run.final.items()})
-    return flow[0], after
+    # with one direction what comes before the first wrong step is right
+    start = walk.first_wrong(observation) if model.num_directions == 1 and wiped is None else 0
+    walked = walk.taken(off, begun_anew, agrees, start)
+    return None if walked is None else walked.changed
 
 
 # several layers in two directions: chunk by chunk ------------------------------------------------
@@ -318,36 +284,6 @@ def _run(
     return layered(model, inputs, pieces)
 
 
-def run_part(
-    part: Part, x: Tensor, initial: States, lengths: Tensor | None, names: Sequence[str] = ()
-) -> ModelRun:
-    """A part's run, with the quantities of each step that are named."""
-    with torch.inference_mode():
-        [run] = run_jobs([Job(part, x, initial, ())], lengths, False, names)
-    return run
-
-
-def layered(model: Model, inputs: Inputs, run: RunOfPart) -> Outcome:
-    """What the reference's layers return if each part is run like this, one after the other."""
-    flow = inputs.x
-    runs: list[list[ModelRun]] = []
-    for layer, row in enumerate(model.parts):
-        begins = ({n: v[layer, d] for n, v in inputs.initial.items()} for d in range(len(row)))
-        parts = enumerate(zip(row, begins, strict=True))
-        runs.append([run(part, flow, begin, (layer, d)) for d, (part, begin) in parts])
-        after = joined(model, layer, [ran.emitted for ran in runs[-1]], flow)
-        assert after is not None, "the reference adds nothing to what a layer hands on"
-        flow = after
-
-    def stacked(numbers: Callable[[ModelRun], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        return {
-            name: torch.stack([torch.stack([numbers(ran)[name] for ran in row]) for row in runs])
-            for name in numbers(runs[0][0])
-        }
-
-    return Outcome(flow, stacked(lambda ran: ran.final), steps=stacked(lambda ran: ran.steps))
-
-
 # in words ----------------------------------------------------------------------------------------
 
 
@@ -355,7 +291,7 @@ def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
     cell, layer_kind = model.structure.cell, model.structure.kind
     whole = kind.states == tuple(cell.states)
     names = " and ".join(kind.states)
-    where, chunks = _places(model, schedules)
+    where, chunks = listed_places(model, schedules)
     subject = "the state is" if whole else f"{names} alone is"
     to = "zero" if kind.zero else "the initial state" if whole else f"{names}_0"
     title = f"{subject} set to {to} inside the sequence, {where}"
@@ -369,7 +305,7 @@ def _words(model: Model, schedules: Sequence[Schedule], kind: _Kind) -> Words:
     return Words(title, sentence, "h = h   # not h * (1 - start)", f"{subject} set to {to} inside")
 
 
-def _places(
+def listed_places(
     model: Model, schedules: Sequence[Schedule], side_of: str = "before"
 ) -> tuple[str, bool]:
     """Where rows begin anew, and whether that is at every so many steps."""
