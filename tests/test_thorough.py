@@ -19,7 +19,7 @@ from rnnscope._compare.search.choices import Choices
 from rnnscope._compare.search.lower_layer import in_two_layers
 from rnnscope._compare.search.one_part import PartSearch
 from rnnscope._compare.tolerance import allowed
-from rnnscope._compare.work import Account, counted
+from rnnscope._compare.work import EFFORT, Account, counted
 from rnnscope._layers.adopt import adopt
 
 LAYERS: dict[str, Any] = {
@@ -181,7 +181,7 @@ def test_two_mistakes_in_two_layers_are_among_what_fits(
         if seen is None or planted == 3:
             continue
         planted += 1
-        sets = in_two_layers(model, [seen], parts)
+        sets = in_two_layers(model, [seen], parts, EFFORT)
         models = [changed for s in sets if (changed := applied(model, tuple(s))) is not None]
         outputs = [each.output for each in Simulator(seen.inputs).run(models) if each is not None]
         assert seen.output is not None
@@ -194,7 +194,7 @@ def test_layers_with_lengths_or_three_of_them_are_left_to_others() -> None:
     every = mistakes_of(model)
     seen = observed(model, frozenset(), inputs_of(model), finals=False)
     assert seen is not None
-    assert in_two_layers(model, [seen], PartSearch(every, [], {})) == []
+    assert in_two_layers(model, [seen], PartSearch(every, [], {}), EFFORT) == []
 
 
 def test_a_layer_of_one_unit_has_few_mistakes_or_none() -> None:

@@ -325,7 +325,8 @@ class Difference:
         if not result.sets and self._cut_in_time():
             turned = turned_time(search, self.shown, self.subject.some_of, self.settings.effort)
             result = replace(result, sets=tuple(turned))
-        if not result.sets and not by_calls and self._rewritten(search, 0):
+        # where no step is known by itself an equation costs more than all pairs
+        if not result.sets and not by_calls and search.opened() and self._rewritten(search, 0):
             return self._as_kept()
         result = result if result.sets else search.run(PAIRS)
         sets = self._confirmed(result, searched)
@@ -396,7 +397,7 @@ class Difference:
         verdict = self._by_rows()
         if verdict is not None:
             return verdict
-        if not is_over() and self._rewritten(search, 1):
+        if not is_over() and self._rewritten(search, 1 if search.opened() else 0):
             return self._as_kept()
         fitted = fitted_findings(self.model, self.shown)
         self._keep(([(finding.cause, finding.words)], left) for finding, left in fitted)

@@ -33,13 +33,16 @@ from rnnscope._compare.search.few_steps import (
 )
 from rnnscope._compare.search.merging import merged
 from rnnscope._compare.search.one_part import PartSearch, plain
-from rnnscope._compare.work import SUM, is_over, spend
+from rnnscope._compare.work import SUM, Account, counted, is_over, spend
 from rnnscope.cells import Cell
 
 __all__ = ["in_two_layers"]
 
 MOST = 256
 """Sets that fit, above which the first steps tell too little."""
+
+LOWER = 0.15
+"""Of the work of a search what the runs of the lower layer may take, single mistakes first."""
 
 NONE = -1
 """In place of a mistake, or of a set that is not among those of a table."""
@@ -52,10 +55,10 @@ FIRST = torch.zeros(1, dtype=torch.long, device="cpu")
 
 
 def in_two_layers(
-    model: Model, observations: Sequence[Observation], parts: PartSearch
+    model: Model, observations: Sequence[Observation], parts: PartSearch, work: float
 ) -> list[Causes]:
     """Sets of mistakes that explain the first steps of the upper layer; none where that is not the
-    only one of two that is seen."""
+    only one of two that is seen. A share of so much ``work`` goes into running the lower one."""
     observation = _telling(model, observations)
     if model.num_layers != 2 or observation is None:
         return []
@@ -73,7 +76,8 @@ def in_two_layers(
             for name, value in observation.final.items()
         }
         run = _LowerRun(model.parts[0][d], parts.choices, inputs.x, initial, final)
-        emissions = run.emissions()
+        with counted(Account(LOWER * work / model.num_directions)):
+            emissions = run.emissions()
         if emissions is None:
             return []
         lower.append(emissions)
@@ -200,6 +204,7 @@ class _LowerRun:
             steps: list[Tensor] = []
             for t in range(len(self.x)):
                 values = products.step(part, t, slice(None), chunk, states).run()
+                spend(calls=len(cell.equations))
                 states = {name: values[name] for name in states}
                 steps.append(values["h"].expand(len(chunk), *values["h"].shape[1:]))
             emission = torch.stack(steps, 1)

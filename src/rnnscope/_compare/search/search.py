@@ -48,6 +48,9 @@ FEWEST = 30
 USUAL = ("initial_ignored all",)
 """Mistakes of so many ports that two more are searched for beside them, close or not."""
 
+OFTEN = ("gate_order", "transposed", "bias_missing", "bias_doubled", "reset_before")
+"""Mistakes in cells that are made so often that they are tried first beside what is around."""
+
 MANY = 600
 """Mistakes above which pairs are tried of those in all layers and directions alone, and no run is
 made of what single steps exclude."""
@@ -309,14 +312,17 @@ class Search:
     def _pairs(self) -> Iterator[list[Causes]]:
         """Two mistakes around the cells; two in layers whose steps are not seen; and one around
         the cells, under which nothing else comes closer, with any other."""
-        yield self._explaining(map(frozenset, self._structural))
-        self._say()
         if not self._no_pair and not is_over():
-            yield self._explaining(in_two_layers(self.model, self._shown, self.parts), True)
+            both = in_two_layers(self.model, self._shown, self.parts, self.work.most)
+            yield self._explaining(both, True)
         self._say()
         few = len(self.every) <= MANY
         partners = [c for c in self.every if few or c == c.everywhere()]
         around = [frozenset({c}) for c in self._around if c == c.everywhere()]
+        often = [c for c in partners if c.name in OFTEN and c == c.everywhere()]
+        yield self._explaining(s for c in often for s in self._with(around, [[c]]))
+        yield self._explaining(map(frozenset, self._structural))
+        self._say()
         yield self._explaining(self._with(around, ([c] for c in partners)))
         # beside these mistakes in cells were searched in single steps
         alone = [frozenset({c}) for c in self.alone if not _of_cell(c)]
