@@ -91,6 +91,13 @@ def gru_tanh_of_x(
     return ((1 - z) * (of_x[2].tanh() + r * of_h[2]) + z * states[0],)
 
 
+def gru_tanh_of_sigmoid(
+    of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
+) -> tuple[Tensor, ...]:
+    r, z = sig(of_x[0] + of_h[0]), sig(of_x[1] + of_h[1])
+    return ((1 - z) * sig(of_x[2] + r * of_h[2]).tanh() + z * states[0],)
+
+
 def gru_z_first(
     of_x: list[Tensor], of_h: list[Tensor], states: tuple[Tensor, ...], last: Tensor
 ) -> tuple[Tensor, ...]:
@@ -157,6 +164,7 @@ BUGS: dict[str, tuple[Any, Step, str]] = {
     "z first": (nn.GRU, gru_z_first, "+ r_t ⊙ (W_hn (z_t ⊙ h_(t-1)) + b_hn));"),
     "old reset": (nn.GRU, gru_old_reset, "h_t = (1 - z_t) ⊙ n_t + z_t ⊙ (r_t ⊙ h_(t-1));"),
     "overwritten": (nn.GRU, gru_overwritten, "b_hn), and h_t = (1 - z_t) ⊙ n_t + z_t ⊙ (r_t ⊙"),
+    "tanh of sigmoid": (nn.GRU, gru_tanh_of_sigmoid, "n_t = tanh(σ(W_in x_t + b_in + r_t ⊙"),
     "symmetric": (nn.LSTM, lstm(symmetric), "i_t = σ(abs(W_ii x_t + b_ii + W_hi h_(t-1)"),
     "one buffer": (nn.LSTM, one_buffer_of_h, "o_t = σ(W_io x_t + b_io + W_ho tanh(c_t) + b_ho);"),
     "residual": (nn.RNN, residual, "h_t = h_(t-1) + tanh(W_ih x_t + b_ih + W_hh h_(t-1)"),

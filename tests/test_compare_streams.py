@@ -81,6 +81,16 @@ def test_h_and_c_are_exchanged_between_chunks(layers: int, size: int) -> None:
     assert "h and c are exchanged between chunks" in text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_states_are_kept_in_few_bits_between_chunks(kind: Any, dtype: torch.dtype) -> None:
+    layer, x = of_kind(kind, 2)
+    output, finals = in_chunks(layer, x, lambda states: tuple(s.to(dtype).float() for s in states))
+    for h_n in (finals[0], finals[0].to(dtype).float()):  # of the last chunk too, or not
+        causes, text = said(rs.compare({"output": output, "h_n": h_n}, layer, x))
+        assert causes == [f"between_chunks {str(dtype).removeprefix('torch.')}"], text
+
+
 def overlapping(layer: Any, x: Tensor, hop: int, twice: int) -> Tensor:
     """Chunks of which the last steps are run again at the start of the next one."""
     outputs, states, start = [], None, 0

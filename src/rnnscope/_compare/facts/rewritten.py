@@ -401,6 +401,8 @@ def _other_functions(expr: Apply) -> Iterator[Expr]:
     argument = expr.argument
     if expr.name != "relu":  # which twice is itself
         yield _with_argument(expr, expr)
+    inside = ("sigmoid", "tanh", "relu")
+    yield from (_with_argument(expr, Apply(n, argument)) for n in inside if n != expr.name)
     yield from (Apply(instead, argument) for instead in INSTEAD.get(expr.name, ()))
     yield from (_with_argument(expr, Apply(f"clip({limit})", argument)) for limit in LIMITS)
     yield from (_with_argument(expr, factor * argument) for factor in (2.0, 0.5))

@@ -6,7 +6,7 @@ is told from what gives the output. In windows each output comes of a few steps 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +26,9 @@ __all__ = ["of_chunks", "of_windows"]
 
 TWICE = 8
 """Steps, at most, of which it is tried whether chunks overlap by so many."""
+
+SHORT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Types in which states may be kept."""
 
 WIDEST = 256
 """Steps of the widest window."""
@@ -75,6 +78,13 @@ def _slips(model: Model) -> Iterator[_Slip]:
             f"{on}   # row 0 of h_n is the first layer",
             lambda at: at.states[::-1],
         )
+    for name, dtype in SHORT.items():
+        yield _Slip(
+            name,
+            f"the states are kept in {name} between chunks",
+            f"{carried} = ...   # in the type of the layer",
+            partial(_rounded, dtype),
+        )
     for count in range(1, TWICE + 1):
         steps = "1 step" if count == 1 else f"{count} steps"
         yield _Slip(
@@ -90,6 +100,10 @@ def _without(layer: int, at: Standing) -> Sequence[States]:
         {name: torch.zeros_like(value) for name, value in state.items()} if k == layer else state
         for k, state in enumerate(at.states)
     ]
+
+
+def _rounded(dtype: torch.dtype, at: Standing) -> Sequence[States]:
+    return [{n: v.to(dtype).to(v.dtype) for n, v in state.items()} for state in at.states]
 
 
 def _repeated(count: int, at: Standing) -> Sequence[States]:
@@ -162,11 +176,22 @@ def _taken(model: Model, slip: _Slip, observation: Observation, flags: Schedule)
     walked: Walked | None = _walk(model, observation).taken(lambda k, _: flags[k], slip.change)
     if walked is None:
         return None
-    final = {
-        name: torch.stack([state[name].unsqueeze(0) for state in walked.states])
-        for name in walked.states[0]
-    }
-    return Outcome(walked.output, final)
+    walk = _walk(model, observation)
+    ended = Standing(walk, observation.inputs.steps, walked.states)
+    # what is done between chunks may be done after the last one too
+    options = [_finals(states) for states in (walked.states, slip.change(ended))]
+    return Outcome(walked.output, min(options, key=partial(_apart, observation)))
+
+
+def _finals(states: Sequence[States]) -> dict[str, Tensor]:
+    """(layer, direction, batch, unit) of each state."""
+    return {n: torch.stack([state[n].unsqueeze(0) for state in states]) for n in states[0]}
+
+
+def _apart(observation: Observation, final: Mapping[str, Tensor]) -> float:
+    """How far final states are from those that were observed."""
+    seen = observation.final.items()
+    return sum(float(distance(final[n], v).sum()) for n, v in seen if v.shape == final[n].shape)
 
 
 # windows ------------------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ class Search:
         few = len(self.every) <= MANY
         partners = [c for c in self.every if few or c == c.everywhere()]
         around = [frozenset({c}) for c in self._around if c == c.everywhere()]
-        often = [c for c in partners if c.name in OFTEN and c == c.everywhere()]
+        often = [c for c in partners if _is_often(c)]
         yield self._explaining(s for c in often for s in self._with(around, [[c]]))
         yield self._explaining(map(frozenset, self._structural))
         self._say()
@@ -410,6 +410,12 @@ class Search:
 
 def _of_cell(cause: Cause) -> bool:
     return CATALOGUE[cause.name].of_cell
+
+
+def _is_often(cause: Cause) -> bool:
+    """Whether a mistake is made often: in all layers, and an order of gates in all parameters."""
+    everywhere = cause == cause.everywhere() and cause.name in OFTEN
+    return everywhere and (cause.name != "gate_order" or cause.tensors == "all")
 
 
 def _distinct(causes: Iterable[Cause]) -> list[Cause]:
