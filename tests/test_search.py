@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from planted import Mistake
@@ -89,3 +91,28 @@ def test_a_mistake_that_returns_states_of_another_size_is_searched_beside() -> N
     layer = nn.LSTM(1, 6, proj_size=2, bidirectional=True)
     verdict = rs.compare(lambda x, initial: layer(x.sin(), initial), layer, effort=0.3)
     assert verdict.causes == ()
+
+
+# --- two layers of two directions, of which the output alone was recorded --------------------------
+
+
+def ordered_and_exchanged(layer: nn.Module) -> nn.Module:
+    """Gates in the order i, f, o, g, and the weights of the two directions exchanged."""
+    wrong = copy.deepcopy(layer)
+    order = (0, 1, 3, 2)
+    rows = {n: torch.cat([v.chunk(4)[k] for k in order]) for n, v in layer.state_dict().items()}
+    other = {n: n[:-8] if n.endswith("_reverse") else f"{n}_reverse" for n in rows}
+    wrong.load_state_dict({name: rows[other[name]] for name in rows})
+    return wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [8, 12])
+def test_a_gate_order_beside_directions_that_are_exchanged(steps: int) -> None:
+    """With the usual effort: no step is known by itself, and the search must come to this pair."""
+    layer = nn.LSTM(5, 6, 2, bidirectional=True)
+    x = torch.randn(steps, 3, 5)
+    with torch.no_grad():
+        output, _ = ordered_and_exchanged(layer)(x)
+    verdict = rs.compare(output, layer, x)
+    assert {cause.name for cause in verdict.causes} == {"gate_order", "directions_exchanged"}
