@@ -93,7 +93,7 @@ def test_a_mistake_that_returns_states_of_another_size_is_searched_beside() -> N
     assert verdict.causes == ()
 
 
-# --- two layers of two directions, of which the output alone was recorded --------------------------
+# --- two layers of two directions, of which the output alone was recorded ------------------------
 
 
 def ordered_and_exchanged(layer: nn.Module) -> nn.Module:
