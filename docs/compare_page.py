@@ -53,7 +53,8 @@ EXACTLY: dict[str, str] = {
     "other_gate": "`f:i`: c = f × c_(t-1) + f × g. `z:r`: z scales W_hn h + b_hn.",
     "initial_batch_first": "(layers × directions, batch, H) is taken for (batch, layers × "
     "directions, H), where both numbers are the same.",
-    "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used.",
+    "initial_ignored": "`upper`: h_0 and c_0 of layer 0 alone are used. `forward`, `reverse`: "
+    "those of that direction are not, in any layer.",
     "initial_first": "`part`: h_0[0] and c_0[0] everywhere; `h` and `c`: of that state alone; "
     "`layer`: the rows of layer 0 in every layer.",
     "initial_order": "Row d × layers + l in place of l × directions + d.",

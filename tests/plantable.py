@@ -122,6 +122,8 @@ def _of_weights(
             yield from by_part("bias_missing", "rz", "b_hh")
             yield from by_part("biases_exchanged")
             yield from by_part("bias_merged")
+            yield from by_part("bias_summed")
+            yield from by_part("bias_summed", "rz")
     if kind.startswith("lstm"):
         yield from by_part("forget_bias", "before")
         yield from by_part("forget_bias", "after")
@@ -221,6 +223,8 @@ def _of_states(
         yield from everywhere("initial_ignored", choice)
     if L > 1:
         yield from everywhere("initial_ignored", "upper")
+    for direction in DIRECTIONS if D > 1 else ():
+        yield from everywhere("initial_ignored", direction)
     if lstm and same_size:
         for choice in ("", "h", "c"):
             yield from everywhere("initial_exchanged", choice)
@@ -284,6 +288,8 @@ def _of_directions(
         yield from by_layer("reverse_start")
         for choice in ("feature", "feature_only", "batch", "output"):
             yield from by_layer("turned_wrongly", choice)
+    if L > 1 and D > 1:
+        yield from everywhere("directions_apart")
     if L > 1:
         for layer in range(L):
             if inputs[layer] == width:

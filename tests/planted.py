@@ -40,6 +40,7 @@ ORDER = {
     "bias_twice": "/(b_ih|b_hh)",
     "biases_exchanged": "/",
     "bias_merged": "/",
+    "bias_summed": "(|rz)/",
     "forget_bias": "(before|after|subtracted)/",
     "layers_exchanged": r"\d+,\d+/",
     "layers_repeated": r"\d+,\d+/",
@@ -71,7 +72,7 @@ ORDER = {
     "projection": "(not_fed_back|skipped|unused)/",
     "emitted": "c/",
     # states
-    "initial_ignored": "(all|h|c|upper)/",
+    "initial_ignored": "(all|h|c|upper|forward|reverse)/",
     "initial_exchanged": "[hc]?/",
     "initial_batch_first": "/",
     "initial_reshaped": "(|back)/",
@@ -92,6 +93,7 @@ ORDER = {
     "reverse_not_turned": "/",
     "reverse_forward": "/",
     "reverse_unused": "/",
+    "directions_apart": "/",
     "directions_order": "(exchanged|interleaved)/",
     "directions_merged": "(sum|mean|forward|reverse)/",
     "reverse_start": "/",
@@ -123,6 +125,7 @@ _ONLY = {
     "gru": {
         "biases_exchanged",
         "bias_merged",
+        "bias_summed",
         "reset_before",
         "reset_whole",
         "reset_input",
@@ -146,7 +149,7 @@ _ONLY = {
 }
 _TWO_DIRECTIONS = {name for name in ORDER if name.startswith(("reverse_", "directions_"))}
 _TWO_DIRECTIONS |= {"turned_wrongly"}
-_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction", "reverse"}
+_CHOICES_OF_TWO_DIRECTIONS = {"output_end", "directions", "by_direction", "forward", "reverse"}
 
 
 class UndefinedError(ValueError):
@@ -518,6 +521,11 @@ def _part_changed(mistake: Mistake, gates: str, part: dict[str, Array]) -> dict[
             b_hr, b_hz, b_hn = np.split(part["b_hh"], 3)
             b_ih = np.concatenate([b_ir, b_iz, b_in + b_hn])
             return {**part, "b_ih": b_ih, "b_hh": np.concatenate([b_hr, b_hz, 0 * b_hn])}
+        case "bias_summed":
+            b_ih, again = part["b_ih"].copy(), part["b_hh"]
+            rows = slice(0, len(b_ih) * 2 // 3) if mistake.choice == "rz" else slice(None)
+            b_ih[rows] += again[rows]
+            return {**part, "b_ih": b_ih}
     changed = {
         name: _tensor_changed(mistake, gates, part[name]) for name in _named(mistake.tensors)
     }
@@ -714,6 +722,7 @@ class Planted:
         if mistake.choice == "c" and family != "lstm":
             raise UndefinedError(f"{self.kind} has no c")
         two = name in ("lower_returned", "upper_start", "between", "state_shared")
+        two = two or name == "directions_apart"
         if (
             two or mistake.choice in ("layers", "last", "by_direction", "upper")
         ) and self.layers == 1:
@@ -755,6 +764,9 @@ class Planted:
             match mistake.name, mistake.choice:
                 case "initial_ignored", "upper":
                     start = {k: np.concatenate([v[:D], 0 * v[D:]]) for k, v in start.items()}
+                case "initial_ignored", "forward" | "reverse" as choice:
+                    kept = np.tile(np.array(self.directions) != choice, L)[:, None, None]
+                    start = {k: np.where(kept, v, 0 * v) for k, v in start.items()}
                 case "initial_ignored", choice:
                     start = {k: 0 * v if choice in ("all", k) else v for k, v in start.items()}
                 case "initial_exchanged", choice:
@@ -1042,6 +1054,10 @@ class Planted:
             lengths = np.full(x.shape[1], len(x))
         given = _turn(x, lengths) if turned else x
         given = given if wrongly is None else wrongly[0](given)
+        if layer > 0 and self._has("directions_apart"):
+            halves = np.split(given, 2, axis=-1)
+            halves[direction == "forward"] = 0 * halves[0]  # that of the other direction
+            given = np.concatenate(halves, axis=-1)
         values, final, at_end, began = self._rows(cell, given, start, lengths)
         quantity = "h"
         if self._has("emitted", "c", layer=layer):

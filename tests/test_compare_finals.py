@@ -164,6 +164,53 @@ def test_one_state_of_row_0_for_all_rows() -> None:
     assert named(rs.compare(port, layer)) == ["read first_row of h_0"]
 
 
+@pytest.mark.parametrize("order", [(2, 0, 3, 1), (1, 2, 3, 0), (0, 2, 1, 3)])
+@pytest.mark.parametrize(
+    ("kind", "layers", "bidirectional"), [(nn.LSTM, 1, False), (nn.GRU, 2, True)]
+)
+def test_rows_that_start_from_the_initial_states_of_other_rows(
+    kind: Any, layers: int, bidirectional: bool, order: tuple[int, ...]
+) -> None:
+    layer, x = kind(4, 5, layers, bidirectional=bidirectional), torch.randn(7, 4, 4)
+    h_0 = torch.randn(layers * (1 + bidirectional), 4, 5)
+    states = (h_0, h_0.flip(1) ** 2) if kind is nn.LSTM else (h_0,)
+    others = tuple(value[:, list(order)] for value in states)
+    first, moved = (each if len(each) > 1 else each[0] for each in (states, others))
+    verdict = rs.compare(layer(x, moved)[0].detach(), layer, x, first)
+    names = "h_0, c_0" if kind is nn.LSTM else "h_0"
+    assert named(verdict) == [f"read other_rows of {names}"]
+    rows = [k for k in range(4) if order[k] != k]
+    of = ", ".join(f"row {k} from that of row {order[k]}" for k in rows)
+    assert of.replace("that", "those" if kind is nn.LSTM else "that") in plain(verdict)
+
+
+def test_h_0_of_other_rows_beside_c_0_of_its_own() -> None:
+    """As where a beam search moves h and forgets c."""
+    layer, x = nn.LSTM(4, 5), torch.randn(7, 4, 4)
+    h_0, c_0 = torch.randn(2, 1, 4, 5)
+    output = layer(x, (h_0[:, [0, 0, 1, 3]], c_0))[0].detach()
+    verdict = rs.compare(output, layer, x, (h_0, c_0))
+    assert named(verdict) == ["read other_rows of h_0"]
+    assert "row 1 from that of row 0, row 2 from that of row 1; row k" in plain(verdict)
+
+
+@pytest.mark.parametrize("change", [lambda h: h.roll(1, 1), lambda h: h.flip(1)])
+def test_a_port_whose_rows_start_from_the_initial_state_of_others(change: Any) -> None:
+    layer = nn.GRU(4, 5)
+
+    def port(x: Tensor, initial: Tensor) -> Any:
+        return layer(x, change(initial))[0]
+
+    assert named(rs.compare(port, layer)) == ["read other_rows of h_0"]
+
+
+def test_initial_states_that_no_row_has_are_not_told_as_those_of_other_rows() -> None:
+    layer, x, h_0 = nn.GRU(4, 5), torch.randn(7, 4, 4), torch.randn(1, 4, 5)
+    moved = h_0[:, [2, 0, 3, 1]].clone()
+    moved[:, 1] += 0.01
+    assert not rs.compare(layer(x, moved)[0].detach(), layer, x, h_0).causes
+
+
 @pytest.mark.parametrize("sorts", ["x", "h_0"])
 def test_rows_that_are_sorted_in_one_of_x_and_h_0(sorts: str) -> None:
     layer = nn.GRU(4, 5)

@@ -125,6 +125,36 @@ def test_a_fused_bias_inside_of_the_reset(both: bool) -> None:
     assert named(rs.compare(port, layer)) == [f"bias_merged {'both' if both else 'inside'}"]
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize(("gates", "layers"), [("", 1), ("rz", 1), ("", 2)])
+def test_a_bias_of_x_that_holds_both_beside_that_of_h(
+    gates: str, layers: int, recorded: bool
+) -> None:
+    """As converters sum the biases, and add that of h again."""
+    layer = trained(nn.GRU(3, 4, layers, bidirectional=layers == 2))
+    port = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, bias in port.named_parameters():
+            if "bias_ih" in name:
+                rows = slice(8 if gates else None)
+                bias[rows] += port.get_parameter(name.replace("ih", "hh"))[rows]
+    x = torch.randn(7, 2, 3).double()
+    verdict = rs.compare(port(x)[0] if recorded else lambda x: port(x)[0], layer, *[x] * recorded)
+    assert named(verdict) == [f"bias_summed{' ' * bool(gates)}{gates}"]
+
+
+@pytest.mark.parametrize("order", ["zrn", "nzr"])
+def test_summed_biases_beside_another_order_of_gates(order: str) -> None:
+    layer = trained(nn.GRU(3, 4))
+    port, blocks = copy.deepcopy(layer), ["rzn".index(gate) for gate in order]
+    with torch.no_grad():
+        port.bias_ih_l0 += port.bias_hh_l0
+        for value in port.parameters():
+            value.copy_(torch.cat([value.chunk(3)[block] for block in blocks]))
+    causes = named(rs.compare(lambda x: port(x)[0], layer))
+    assert sorted(causes) == ["bias_summed", *[c for c in causes if c.startswith("gate_order")]]
+
+
 @pytest.mark.parametrize("zeros_above", [False, True])
 def test_a_bias_that_is_added_before_the_product(zeros_above: bool) -> None:
     layer = trained(nn.RNN(3, 4, 2))
@@ -177,6 +207,55 @@ def test_upper_layers_read_forward_twice() -> None:
         return result
 
     assert named(rs.compare(port, layer)) == ["reverse_unused twice"]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("layers", [2, slow(3)])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, slow(nn.RNN)])
+def test_two_stacks_that_meet_at_the_top_alone(kind: Any, layers: int, recorded: bool) -> None:
+    """TensorFlow's bidirectional_dynamic_rnn over MultiRNNCell, by stacks of one direction."""
+    layer, stacks = trained(kind(3, 4, layers, bidirectional=True)), []
+    for d, end in enumerate(("", "_reverse")):
+        stack = kind(3, 4, layers).double()
+        state = {n: layer.state_dict()[n + end] for n in stack.state_dict()}
+        for name, value in state.items():
+            if name.startswith("weight_ih") and not name.endswith("l0"):
+                state[name] = value[:, 4 * d : 4 * d + 4]
+        stack.load_state_dict(state)
+        stacks.append(stack)
+
+    def port(x: torch.Tensor) -> torch.Tensor:
+        forward, reverse = stacks[0](x)[0], stacks[1](x.flip(0))[0].flip(0)
+        return torch.cat([forward, reverse], -1)
+
+    x = torch.randn(6, 2, 3).double()
+    verdict = rs.compare(port(x) if recorded else port, layer, *[x] * recorded)
+    assert named(verdict) == ["directions_apart"]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("ignored", [0, slow(1)])
+@pytest.mark.parametrize(("kind", "layers"), [(nn.LSTM, 1), (nn.GRU, 2), slow(nn.RNN, 2)])
+def test_one_direction_starts_from_zeros(
+    kind: Any, layers: int, ignored: int, recorded: bool
+) -> None:
+    layer = trained(kind(3, 4, layers, bidirectional=True))
+
+    def port(x: torch.Tensor, initial: Any) -> torch.Tensor:
+        states = initial if isinstance(initial, tuple) else (initial,)
+        states = tuple(value.clone() for value in states)
+        for value in states:
+            value[ignored::2] = 0
+        output: torch.Tensor = layer(x, states if len(states) > 1 else states[0])[0]
+        return output
+
+    x = torch.randn(6, 2, 3).double()
+    h_0 = torch.randn(2 * layers, 2, 4).double()
+    initial = (h_0, h_0.flip(0)) if kind is nn.LSTM else h_0
+    verdict = (
+        rs.compare(port(x, initial), layer, x, initial) if recorded else rs.compare(port, layer)
+    )
+    assert named(verdict) == [f"initial_ignored {('forward', 'reverse')[ignored]}"]
 
 
 @pytest.mark.parametrize("masked", [False, True])

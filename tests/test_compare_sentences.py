@@ -122,6 +122,23 @@ def test_other_initial_states_and_rows_in_another_order_are_asked_about() -> Non
     assert "The rows of your output are those of nn.GRU in the order 2, 0, 1." in text
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_dropout_of_the_reference_is_asked_about(kind: Any) -> None:
+    """Where numbers may have been recorded in training mode, and the first layer is not wrong."""
+    layer, x = kind(4, 5, 2, dropout=0.2), torch.randn(7, 3, 4)
+    training = layer.train()(x)[0].detach()
+    asked = "has dropout=0.2 between layers, and is compared without it"
+    without = kind(4, 5, 2)
+    without.load_state_dict(layer.state_dict())
+    verdict = rs.compare(training, layer.eval(), x, effort=0.1)
+    assert asked in plain(verdict)
+    assert "dropout" not in plain(rs.compare(training, without, x, effort=0.1))
+    h = rs.trace(layer, x)["h"] + 0.01  # also in layer 0, which reads x itself
+    verdict = rs.compare({"output": training, "h": h}, layer, x, effort=0.1)
+    assert verdict.first.layer == 0
+    assert asked not in plain(verdict)
+
+
 def test_what_explains_everything_is_named_though_the_search_had_no_time_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -293,6 +293,13 @@ def test_biases_and_matrices(kind):
 
         made_by_weights(kind, Mistake("bias_merged"), only("bias", None, merged))
 
+        for choice, end in (("", 3 * H), ("rz", 2 * H)):
+
+            def summed(value, key, weights, end=end):
+                return np.concatenate([(value + twin(value, key, weights))[:end], value[end:]])
+
+            made_by_weights(kind, Mistake("bias_summed", choice), only("bias_ih", None, summed))
+
         def without_n(value, *_):
             return np.concatenate([value[: 2 * H], np.zeros(H)])
 
@@ -360,6 +367,14 @@ def test_rnn_with_the_other_function_is_the_other_rnn():
         (
             Mistake("initial_ignored", "upper"),
             lambda h, c: tuple(np.stack([*v[:2], 0 * v[2], 0 * v[3]]) for v in (h, c)),
+        ),
+        (
+            Mistake("initial_ignored", "forward"),
+            lambda h, c: tuple(np.stack([0 * v[0], v[1], 0 * v[2], v[3]]) for v in (h, c)),
+        ),
+        (
+            Mistake("initial_ignored", "reverse"),
+            lambda h, c: tuple(np.stack([v[0], 0 * v[1], v[2], 0 * v[3]]) for v in (h, c)),
         ),
         (Mistake("initial_order"), lambda h, c: (h[[0, 2, 1, 3]], c[[0, 2, 1, 3]])),
     ],
@@ -492,6 +507,7 @@ def one_direction(layer: nn.LSTM, above: int, direction: str) -> nn.LSTM:
         [Mistake("reverse_forward")],
         [Mistake("reverse_forward", layer=0)],
         [Mistake("reverse_unused")],
+        [Mistake("directions_apart")],
         [Mistake("directions_order", "exchanged", layer=0)],
         [Mistake("directions_order", "interleaved")],
         [Mistake("directions_merged", "sum")],
@@ -524,14 +540,19 @@ def test_directions_and_layers(mistakes):
         f = one_direction(layer, above, "forward")
         r = one_direction(layer, above, "reverse")
         start = h_0[2 * above, None], c_0[2 * above, None]
-        forward, *final_f = run_torch(f, given, start)
+        if above == 1 and has("directions_apart"):  # two stacks that never meet
+            given_f, given_r = given.copy(), given.copy()
+            given_f[..., H:], given_r[..., :H] = 0, 0
+        else:
+            given_f = given_r = given
+        forward, *final_f = run_torch(f, given_f, start)
         start = h_0[2 * above + 1, None], c_0[2 * above + 1, None]
         if has("reverse_start", above=above):
             start = tuple(final_f)
         if has("reverse_forward", above=above):
-            reverse, *final_r = run_torch(r, given, start)
+            reverse, *final_r = run_torch(r, given_r, start)
         else:
-            reverse, *final_r = run_torch(r, given[::-1], start)
+            reverse, *final_r = run_torch(r, given_r[::-1], start)
             if not has("reverse_not_turned", above=above):
                 reverse = reverse[::-1]
         if has("layer_skipped", str(above)):
@@ -787,6 +808,7 @@ def test_the_order_given_does_not_matter_between_names():
         ("lstm", [Mistake("bias_doubled", "", "b")], "not in the catalogue"),
         ("lstm", [Mistake("reset_before")], "none of lstm"),
         ("lstm", [Mistake("reverse_start")], "two directions"),
+        ("lstm", [Mistake("bias_summed")], "none of lstm"),
         ("lstm", [Mistake("old_cell", layer=2)], "outside the layer"),
         ("lstm_projected", [Mistake("emitted", "c")], "one size"),
         ("lstm", [Mistake("residual")], "cannot be added"),

@@ -524,6 +524,7 @@ class Difference:
             of_another_x(self.model, max(shown, key=lambda observation: observation.fullness)),
             *subject.without_influence(),
             *subject.agrees_at_zero(),
+            *(subject.with_dropout() if self.base.first and self.base.first.layer else ()),
         )
         outer = sentences_of(self.read)
         sentences = (*outer, kind, *of_weights, *plain, *holds, size, *subject.findings)

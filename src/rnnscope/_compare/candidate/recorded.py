@@ -350,6 +350,16 @@ class OfArrays(Subject):
         )
         return coarse
 
+    def with_dropout(self) -> list[str]:
+        """Whether the numbers are those of training mode."""
+        p = self.adopted.dropout
+        if not p or self.adopted.num_layers == 1:
+            return []
+        return [
+            f"the reference has dropout={p:g} between layers, and is compared without it: were the "
+            f"numbers recorded in evaluation mode, by layer.eval()?"
+        ]
+
 
 # files ---------------------------------------------------------------------------------------
 

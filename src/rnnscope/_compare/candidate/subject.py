@@ -97,6 +97,10 @@ class Subject(ABC):
         """A sentence on the parameters, or x, without which it agrees."""
         return []
 
+    def with_dropout(self) -> list[str]:
+        """A question about dropout, where the reference has some that may be in the numbers."""
+        return []
+
     def quantised_by_torch(self) -> tuple[str, float, Subject | None] | None:
         """How torch has quantised it, by how much it differs from the reference that torch
         quantises in the same way, and a layer with its weights where these are others; None where

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from rnnscope._compare.facts.agreement import enumerated, first_few
 from rnnscope._compare.facts.finding import Finding, entering, first_steps
 from rnnscope._compare.facts.numbers import (
     DIGITS,
@@ -20,8 +23,9 @@ from rnnscope._compare.facts.numbers import (
 from rnnscope._compare.facts.preparations import FEATURES, ORDERS, READ, SHIFTS, shifted
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
-from rnnscope._compare.model.model import Inputs, Model
-from rnnscope._compare.model.observed import Observation
+from rnnscope._compare.model.model import Change, Inputs, Model
+from rnnscope._compare.model.observed import Observation, distance
+from rnnscope._compare.search.trials import NEAR
 
 __all__ = ["of_dropout_on_x", "of_entering"]
 
@@ -30,6 +34,10 @@ ROUNDS = 16
 
 STEPS, ROWS = 2, 4
 """First steps, where later ones do not reach back, and rows that a number is fitted to."""
+
+MOST, FEW = 16, 6
+"""Rows of which each may start from the initial states of another, and of these so many that are
+named."""
 
 
 def of_entering(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
@@ -70,11 +78,12 @@ def _shifted(model: Model, shift: int, ends: str, what: str) -> Finding:
 
 
 def _of_initial_rows(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
-    """One row's initial states for all, or those of one state; or those of rows in another
-    order."""
+    """One row's initial states for all, or those of one state; or those of other rows."""
     states = tuple(model.structure.cell.states)
-    calls = [observation.inputs for observation in shown if observation.inputs.given]
-    for several in dict.fromkeys((states, *((state,) for state in states))) if calls else ():
+    given = [observation for observation in shown if observation.inputs.given]
+    calls = [observation.inputs for observation in given]
+    all_or_each = dict.fromkeys((states, *((state,) for state in states)))
+    for several in all_or_each if calls else ():
         names = " and ".join(f"{state}_0" for state in several)
         words = Words(
             f"every row starts from the {names} of row 0",
@@ -95,6 +104,76 @@ def _of_initial_rows(model: Model, shown: Sequence[Observation]) -> Iterator[Fin
                 "x, h_0, lengths = x[order], h_0[:, order], lengths[order]",
             )
             yield _initial(model, choice, states, words, rows_of)
+    for several in all_or_each if calls else ():
+        yield from _of_other_rows(model, given, several)
+
+
+def _of_other_rows(
+    model: Model, shown: Sequence[Observation], states: Sequence[str]
+) -> Iterator[Finding]:
+    """Each row from those initial states of the row that explains its first steps, the same in all
+    batches of one size."""
+    sources: dict[int, list[int]] = {}
+    for observation in shown:
+        batch = observation.inputs.batch
+        rows = _rows_that_explain(model, observation, states) if batch <= MOST else None
+        if rows is None or sources.setdefault(batch, rows) != rows:
+            return
+    others = {n: [k for k in range(n) if rows[k] != k] for n, rows in sources.items()}
+    if not any(others.values()):
+        return
+    names = [f"{state}_0" for state in states]
+    own = [f"{name}[:, k]" for name in names]
+    largest = max(n for n, rows in others.items() if rows)
+    that = "those" if len(names) > 1 else "that"
+    pairs = [f"row {k} from {that} of row {sources[largest][k]}" for k in others[largest]]
+    words = Words(
+        f"rows start from the {enumerated(names)} of other rows",
+        f"{first_few(pairs, FEW)}; row k starts from {enumerated(own)}.",
+        f"{states[0]} = {names[0]}[layer, row]   # of the same row as x",
+    )
+
+    def entered(inputs: Inputs) -> Inputs | None:
+        rows = sources.get(inputs.batch)
+        if rows is None:
+            return None
+        moved = {name: inputs.initial[name][:, :, rows] for name in states}
+        return replace(inputs, initial={**inputs.initial, **moved})
+
+    measured = sum(n * math.log10(n) for n in sources)
+    yield entering(model, Cause("read", "other_rows", ", ".join(names)), words, entered, measured)
+
+
+def _rows_that_explain(
+    model: Model, observation: Observation, states: Sequence[str]
+) -> list[int] | None:
+    """For each row the one whose initial states give its output in the first steps, its own where
+    they do; None where there is a row for which none does."""
+    first = first_steps(model, observation, STEPS, observation.inputs.batch)
+    batch, output = first.inputs.batch, first.output
+    shifts = [_initial_shifted(model, shift, states) for shift in range(batch)]
+    ratios: list[Tensor] = []
+    for outcome in first.simulator.run(shifts):
+        if output is None or outcome is None or outcome.output.shape != output.shape:
+            return None
+        away = distance(outcome.output, output) / first.allowed["output"]
+        ratios.append(torch.where(first.usable("output"), away, 0.0).amax((0, 2)))
+    least, nearest = torch.stack(ratios).min(0)
+    if bool((least > NEAR).any()):
+        return None
+    nearest = torch.where(ratios[0] <= 1, 0, nearest)
+    return ((torch.arange(batch, device="cpu") + nearest) % batch).tolist()
+
+
+def _initial_shifted(model: Model, shift: int, states: Sequence[str]) -> Model:
+    """With the initial states of row k + ``shift`` in row k."""
+
+    def entered(inputs: Inputs) -> Inputs:
+        shifted = {name: inputs.initial[name].roll(-shift, 2) for name in states}
+        return replace(inputs, initial={**inputs.initial, **shifted})
+
+    token = ("rows", shift, *states)
+    return replace(model, enter=(Change(token, entered), *model.enter))
 
 
 def _initial(

@@ -40,6 +40,9 @@ class _Parameter:
 Values = Mapping[_Parameter, Tensor]
 """What parameters hold in place of their own numbers."""
 
+Columns = Mapping[_Parameter, Sequence[int]]
+"""Columns of matrices."""
+
 
 def _parameters(model: Model) -> list[_Parameter]:
     return [
@@ -121,32 +124,48 @@ def _everywhere_or_in_one(parameters: Sequence[_Parameter]) -> Iterator[Sequence
 
 
 def _unread(model: Model, parameters: Sequence[_Parameter]) -> Iterator[Finding]:
-    """The last columns of matrices, or the first one, that a loop leaves out: in all of them, or in
-    one."""
-    for field, reads in (("ih", "x"), ("hh", "h")):
-        for chosen in _everywhere_or_in_one([p for p in parameters if p.field == field]):
-            name = f"W_{field}" if len(chosen) > 1 else chosen[0].name
+    """The last columns of matrices, or the first one, that a loop leaves out: in all of them, in
+    one, or in all W_ih and W_hh alike."""
+    of_x, of_h = ([p for p in parameters if p.field == field] for field in ("ih", "hh"))
+    for reads, matrices in (("x", of_x), ("h", of_h)):
+        for chosen in _everywhere_or_in_one(matrices):
+            name = f"W_{chosen[0].field}" if len(chosen) > 1 else chosen[0].name
             for key in UNREAD:
-                columns = {p: _left_out(p.value.shape[-1], key) for p in chosen}
-                numbers = next(filter(None, columns.values()), [])
-                if not numbers:
-                    continue
-                also = ", or x is zero there" if field == "ih" else ""
-                words = Words(
-                    f"{listed('column', numbers)} of {name} {'is' if len(numbers) == 1 else 'are'} "
-                    f"never read",
-                    f"the loop over {reads} leaves them out{also}.",
-                    f"for k in range(len({reads})):   # all of them, in blocks or not",
-                )
-                values = {
-                    p: p.value.index_fill(
-                        1, torch.tensor(left_out, device="cpu", dtype=torch.long), 0
-                    )
-                    for p, left_out in columns.items()
-                }
-                yield _finding(
-                    model, Cause("unread", listed("column", numbers), name), words, values
-                )
+                columns = _columns_by_matrix(chosen, key)
+                if columns:
+                    which = f"{listed('column', next(iter(columns.values())))} of {name}"
+                    yield _without_columns(model, columns, which, reads)
+    for key in UNREAD:
+        sides = [_columns_by_matrix(matrices, key) for matrices in (of_x, of_h)]
+        if all(sides):
+            which_x, which_h = (listed("column", next(iter(side.values()))) for side in sides)
+            which = f"{which_x} of W_ih and {which_h} of W_hh"
+            if which_x == which_h:
+                which = f"{which_x} of W_ih and W_hh"
+            yield _without_columns(model, sides[0] | sides[1], which, "x and h")
+
+
+def _columns_by_matrix(matrices: Sequence[_Parameter], key: int) -> dict[_Parameter, list[int]]:
+    """The columns that are left out of each matrix, of those that have such."""
+    columns = {p: _left_out(p.value.shape[-1], key) for p in matrices}
+    return {p: left_out for p, left_out in columns.items() if left_out}
+
+
+def _without_columns(model: Model, columns: Columns, which: str, reads: str) -> Finding:
+    """The finding that columns are never read."""
+    one = which.startswith("column ") and " and " not in which
+    also = ", or x is zero there" if reads == "x" else ""
+    said, matrices = which.split(" of ", 1)
+    words = Words(
+        f"{which} {'is' if one else 'are'} never read",
+        f"the loop over {reads} leaves them out{also}.",
+        f"for k in range(len({reads[0]})):   # all of them, in blocks or not",
+    )
+    values = {
+        p: p.value.index_fill(1, torch.tensor(left_out, device="cpu", dtype=torch.long), 0)
+        for p, left_out in columns.items()
+    }
+    return _finding(model, Cause("unread", said, matrices), words, values)
 
 
 def columns_left_out(width: int) -> list[list[int]]:

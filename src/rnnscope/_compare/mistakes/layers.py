@@ -14,7 +14,7 @@ from rnnscope._compare.mistakes.changes import at, at_layers, layers_of, several
 from rnnscope._compare.mistakes.entry import Entry
 from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.lengths import ends
-from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part
+from rnnscope._compare.model.model import Change, Inputs, Model, Outcome, Part, PartIndex
 from rnnscope._compare.model.shared_state import can_share
 from rnnscope._layers.structure import DIRECTIONS
 
@@ -47,9 +47,25 @@ def _of_reverse(part: Part, cause: Cause) -> Part | None:
     return part.marked(cause.name, cause.choice, **changes[cause.name])
 
 
+def _stacked(model: Model) -> bool:
+    return two(model) and several_layers(model)
+
+
 def _unused(choice: str, x: Tensor, finals: Sequence[Tensor]) -> Tensor:
     forward = x[..., : x.shape[-1] // 2]
     return torch.cat([forward, forward if choice else torch.zeros_like(forward)], -1)
+
+
+def _keep_apart(model: Model, cause: Cause) -> Model:
+    """In layers above the first with zeros in the columns of the other direction."""
+    changed: dict[PartIndex, Part] = {}
+    for (layer, d), part in model.places():
+        W_ih = part.parameter("ih")
+        if layer > 0 and W_ih is not None:
+            halves = list(W_ih.chunk(2, 1))
+            halves[1 - d] = torch.zeros_like(halves[1 - d])
+            changed[layer, d] = part.weighted(cause.name, ih=torch.cat(halves, 1))
+    return model.with_parts(changed)
 
 
 def _order(choice: str, joined: Tensor) -> Tensor:
@@ -194,6 +210,11 @@ WIRING = declared(
         upper layers read the forward direction twice
         a layer above reads both directions of the one below in {kind}.
         x = np.concatenate([forward, reverse], -1)   # not forward twice
+    directions_apart
+        above the first layer each direction reads its own direction of the layer below alone
+        {kind} hands both directions of a layer to both of the next; two separate stacks do not \
+        meet before the top.
+        x = np.concatenate([forward, reverse], -1)   # after every layer
     directions_order exchanged
         the directions are joined in the other order
         forward comes first.
@@ -280,7 +301,16 @@ WIRING = declared(
         "the directions",
         "layer",
         model=at_layers("reads", 1, _unused),
-        where=lambda model: two(model) and several_layers(model),
+        where=_stacked,
+    ),
+    Entry(
+        "directions_apart",
+        "the directions",
+        "global",
+        model=_keep_apart,
+        where=_stacked,
+        exactly="In the place of the other direction zeros are read, as by two stacks of one "
+        "direction each: TensorFlow's bidirectional_dynamic_rnn over MultiRNNCell.",
     ),
     Entry(
         "directions_order",

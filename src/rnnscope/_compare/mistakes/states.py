@@ -24,6 +24,7 @@ from rnnscope._compare.mistakes.weights import forget_gates, scaled_biases
 from rnnscope._compare.mistakes.words import declared
 from rnnscope._compare.model.batched import separable
 from rnnscope._compare.model.model import Inputs, Model, Part
+from rnnscope._layers.structure import DIRECTIONS
 
 __all__ = ["STATES"]
 
@@ -65,6 +66,8 @@ def _ignored(model: Model) -> Iterator[str]:
     yield from (state or "all" for state in by_state(model))
     if several_layers(model):
         yield "upper"
+    if two(model):
+        yield from DIRECTIONS
 
 
 def _ignore(choice: str, states: States) -> States:
@@ -73,6 +76,9 @@ def _ignore(choice: str, states: States) -> States:
             name: torch.cat([value[:1], torch.zeros_like(value[1:])])
             for name, value in states.items()
         }
+    if choice in DIRECTIONS:
+        used = torch.tensor([direction != choice for direction in DIRECTIONS], device="cpu")
+        return {n: torch.where(used[:, None, None], v, 0) for n, v in states.items()}
     return {
         name: torch.zeros_like(value) if choice in ("all", name) else value
         for name, value in states.items()
@@ -232,6 +238,14 @@ STATES = declared(
     initial_ignored upper
         layers above the first start from zeros
         each has its own rows of h_0.
+        {row}
+    initial_ignored forward
+        the forward direction starts from zeros
+        each direction has its own rows of h_0.
+        {row}
+    initial_ignored reverse
+        the reverse direction starts from zeros
+        each direction has its own rows of h_0.
         {row}
     initial_ignored *
         {names} not used

@@ -240,6 +240,7 @@ def _bias_facts(cause: Cause, model: Model) -> dict[str, object]:
     one_bias = "adds them too; where there is one bias it is the sum of both"
     adds = "adds two biases" if not gates else f"adds it to W_h{cause.choice} h"
     return {
+        "of_x": " and ".join(f"b_i{gate}" for gate in cause.choice),
         "names": " and ".join(gates) or ("both biases" if both else cause.tensors),
         "are": "are" if both or len(gates) > 1 else "is",
         "adds": one_bias if len(gates) > 1 else adds,
@@ -283,6 +284,22 @@ def _merge_bias(part: Part, cause: Cause) -> Part | None:
         b_ih[rows] = nothing if cause.choice == "inside" else both
         b_hh[rows] = both if cause.choice else nothing
     return part.weighted(cause.name, cause.choice, b_ih=b_ih, b_hh=b_hh)
+
+
+def _sum_biases(part: Part, cause: Cause) -> Part | None:
+    """With b_hh added to b_ih, and b_hh still there."""
+    b_ih, b_hh = part.parameter("b_ih"), part.parameter("b_hh")
+    if b_ih is None or b_hh is None:
+        return None
+    b_ih = b_ih.clone()
+    for rows in map(part.stored.rows, cause.choice) if cause.choice else (slice(None),):
+        b_ih[rows] += b_hh[rows]
+    return part.weighted(cause.name, cause.choice, b_ih=b_ih)
+
+
+def _summable(model: Model) -> tuple[str, str]:
+    scaled = scaled_biases(model.first)
+    return "", "".join(gate for gate in model.first.cell.gates if gate not in scaled)
 
 
 def _operands(model: Model) -> bool:
@@ -444,6 +461,14 @@ WEIGHTS = declared(
         the two biases of n are merged, and their sum is added to both parts; the reset gate must \
         scale b_hn alone.
         {RESET}
+    bias_summed
+        b_ih already holds b_ih + b_hh, and b_hh is added again
+        {kind} adds each bias once; of n the reset gate scales b_hn, which then stands outside too.
+        {products}   # b_ih without b_hh in it
+    bias_summed *
+        {of_x} already hold the sum of both biases, and {names} are added again
+        {kind} adds each bias once.
+        {products}   # b_ih without b_hh in it
     bias_before
         {which} added to h before the product with W_hh
         {kind} adds both biases to the products.
@@ -520,6 +545,16 @@ WEIGHTS = declared(
         _merge_bias,
         where=_apart,
         exactly="`inside`: b_in + b_hn stands where b_hn does; `both`: where b_in does too.",
+    ),
+    Entry(
+        "bias_summed",
+        BIASES,
+        "parts",
+        _sum_biases,
+        options=_summable,
+        where=_apart,
+        alone=True,
+        exactly="b_ih + b_hh stands where b_ih does, b_hh stays; `rz`: in the rows of r and z.",
     ),
     Entry(
         "bias_before",
