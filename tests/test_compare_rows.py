@@ -108,6 +108,17 @@ def test_rows_that_are_zero_or_those_of_others(kind: Any, rows: str, two: bool) 
     assert named(rs.compare({"output": change(output), "h_n": change(h_n)}, layer, x)) == cause
 
 
+@pytest.mark.parametrize("rows", ["zero", "last"])
+def test_rows_of_final_states_beside_a_right_output(rows: str) -> None:
+    change, cause, _ = ROWS[rows]
+    layer, x = nn.LSTM(5, 6), torch.randn(9, 6, 5)
+    output, (h, c) = layer(x)
+    verdict = rs.compare({"output": output, "h_n": change(h), "c_n": c}, layer, x)
+    assert named(verdict) == f"{cause} of h_n"
+    verdict = rs.compare({"output": output, "h_n": change(h), "c_n": change(c)}, layer, x)
+    assert named(verdict) == f"{cause} of h_n, c_n"
+
+
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("rows", ["zero", "last", "rolled"])
 def test_a_function_whose_rows_are_zero_or_those_of_others(rows: str, given: bool) -> None:

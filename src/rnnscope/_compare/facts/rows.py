@@ -33,36 +33,55 @@ Sources = list[int]
 
 
 def of_rows(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
-    """Every row is right, zero, or another row: in all that is returned, or in the output alone."""
-    sources, scale = [], 1.0
-    for observation in shown:
-        of_call = _sources(model, observation)
-        if of_call is None:
-            return
-        sources.append(of_call[0])
-        scale = max(scale, of_call[1])
-    moved = [rows for rows in sources if _moved(rows)]
-    if not moved:
+    """Every row is right, zero, or another row: in all that is returned, in the output alone, or in
+    final states beside an output that agrees."""
+    names = list(dict.fromkeys(name for observation in shown for name in observation.targets()))
+    read_off = _read_off(model, shown, names)
+    if read_off is None:
         return
-    if not any(map(any, sources)):
-        yield read_as(model, "first_row")
+    name, sources, scale = read_off
+    moved = next(rows for rows in sources if _moved(rows))
+    finals = [n for n in names if n.endswith("_n")]
+    if "output" not in names:
+        ways = [(names, f" of {enumerated(names)}")]
+    elif name == "output":
+        ways = [(names, ""), (["output"], " of the output")][: len(names)]
+        if not any(map(any, sources)):
+            yield read_as(model, "first_row")
+    elif sorted(moved) == list(range(len(moved))):
+        return  # another order of final states is read off with what else they may be
+    else:
+        ways = [(group, f" of {enumerated(group)}") for group in ([name], finals)[: len(finals)]]
     by_inputs = {id(o.inputs): rows for o, rows in zip(shown, sources, strict=True)}
     digits = sum(len(_moved(rows)) * math.log10(len(rows) + 1) for rows in sources)
-    names = list(dict.fromkeys(name for o in shown for name in o.targets()))
-    output_alone = [names[:1]] if names[0] == "output" and len(names) > 1 else []
-    for changed in (names, *output_alone):
-        which = "the output" if changed != names else enumerated(names)
-        of = f" of {which}" * (changed != names or "output" not in names)
-        words, choice = _words(model, moved[0], of)
+    for changed, of in ways:
+        words, choice = _words(model, moved, of)
 
         def taken(
-            outcome: Outcome, observation: Observation, alone: bool = len(changed) < len(names)
+            outcome: Outcome, observation: Observation, changed: Sequence[str] = changed
         ) -> Outcome:
-            return _taken(outcome, by_inputs[id(observation.inputs)], alone)
+            return _taken(outcome, by_inputs[id(observation.inputs)], changed)
 
         cause = Cause("rows", choice, ", ".join(changed) * bool(of))
         gives = returning(model, taken)
         yield Finding(cause, words, gives=gives, scale=scale, measured=digits)
+
+
+def _read_off(
+    model: Model, shown: Sequence[Observation], names: Sequence[str]
+) -> tuple[str, list[Sources], float] | None:
+    """The first of the output and the final states of which rows are others, the sources of its
+    rows in each call, and by how much rounding may be larger there; None where a row is none."""
+    for name in names:
+        if name != "output" and not name.endswith("_n"):
+            continue
+        of_calls = [_sources(model, observation, name) for observation in shown]
+        known = [of_call for of_call in of_calls if of_call is not None]
+        if len(known) < len(shown):
+            return None
+        if any(_moved(rows) for rows, _ in known):
+            return name, [rows for rows, _ in known], max(scale for _, scale in known)
+    return None
 
 
 def _moved(sources: Sources) -> list[int]:
@@ -70,39 +89,38 @@ def _moved(sources: Sources) -> list[int]:
     return [row for row, source in enumerate(sources) if source != row]
 
 
-def _taken(outcome: Outcome, sources: Sources, alone: bool) -> Outcome:
-    """What is returned with each row from its source; of the output ``alone``, or of all."""
+def _taken(outcome: Outcome, sources: Sources, names: Sequence[str]) -> Outcome:
+    """What is returned with each row of some names from its source."""
 
-    def from_sources(value: Tensor, axis: int) -> Tensor:
+    def from_sources(value: Tensor, axis: int, name: str) -> Tensor:
+        if name not in names:
+            return value
         zeros = torch.zeros_like(value.narrow(axis, 0, 1))
         index = torch.tensor([s if s != ZERO else len(sources) for s in sources], device="cpu")
         return torch.cat([value, zeros], axis).index_select(axis, index)
 
-    output = from_sources(outcome.output, 1)
-    if alone:
-        return replace(outcome, output=output)
     return replace(
         outcome,
-        output=output,
-        final={name: from_sources(value, 2) for name, value in outcome.final.items()},
-        steps={name: from_sources(value, 3) for name, value in outcome.steps.items()},
+        output=from_sources(outcome.output, 1, "output"),
+        final={name: from_sources(v, 2, f"{name}_n") for name, v in outcome.final.items()},
+        steps={name: from_sources(v, 3, name) for name, v in outcome.steps.items()},
     )
 
 
 # which row it is ----------------------------------------------------------------------------------
 
 
-def _sources(model: Model, observation: Observation) -> tuple[Sources, float] | None:
-    """Which row each row of the output is, or of the first final state where there is no output;
-    and by how much rounding may be larger there. None where a row is none of them."""
-    for name, seen, right in observation.beside(model):
-        if right is None:
-            return None
-        axis = 1 if name == "output" else 2
-        allowed = observation.allowed[name].expand_as(seen)
-        usable = observation.usable(name)
-        return _matched(*(value.movedim(axis, 0) for value in (seen, right, allowed, usable)))
-    return None
+def _sources(model: Model, observation: Observation, name: str) -> tuple[Sources, float] | None:
+    """Which row each row of one name is, and by how much rounding may be larger there; None where a
+    row is none of them."""
+    targets = {n: (seen, right) for n, seen, right in observation.beside(model)}
+    seen, right = targets.get(name, (None, None))
+    if seen is None or right is None:
+        return None
+    axis = 1 if name == "output" else 2
+    allowed = observation.allowed[name].expand_as(seen)
+    usable = observation.usable(name)
+    return _matched(*(value.movedim(axis, 0) for value in (seen, right, allowed, usable)))
 
 
 def _matched(
