@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnnscope._compare.candidate.subject import turned
+from rnnscope._compare.facts.agreement import listed
 from rnnscope._compare.facts.cells import with_cells
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.model import Model, Part, PartIndex
@@ -178,7 +179,7 @@ def _instead(
         elif name.endswith("_n") and holds(name, name, _batch_first):
             said.setdefault("{} what agrees if it is read batch first.", []).append(name)
         elif len(units) <= max(1, calls[name][0][1][name].shape[-1] // 4):
-            which = f"unit{'s' * (len(units) > 1)} {_list(sorted(units))}"
+            which = listed("unit", sorted(units))
             said[f"In {name} only {which} differ{'s' * (len(units) == 1)}."] = []
     return [
         text.format(f"{_joined(names)} hold{'s' * (len(names) == 1)}")
@@ -441,16 +442,16 @@ def _units(part: OpenedPart, premise: str, wrong: Sequence[int], inputs_right: b
     if not inputs_right:
         names = [inputs[0], *names, *inputs[1:]]
     elif hidden:
-        also = f", and at row{'s' * (len(hidden) > 1)} {_list(hidden)} of {_joined(inputs)}"
+        also = f", and at {listed('row', sorted(hidden))} of {_joined(inputs)}"
     only = "only " if len(rows) < len(weights.hh) else ""
     return (
-        f"{premise}, {only}{units}: look at row{'s' * (len(rows) > 1)} {_list(sorted(rows))} of "
+        f"{premise}, {only}{units}: look at {listed('row', sorted(rows))} of "
         f"{_joined(names)}{also}."
     )
 
 
 def _units_that_differ(wrong: Sequence[int]) -> str:
-    return f"unit {wrong[0]} differs" if len(wrong) == 1 else f"units {_list(wrong)} differ"
+    return f"{listed('unit', sorted(wrong))} differ{'s' * (len(wrong) == 1)}"
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
+import torch
+
 from rnnscope._compare.evidence import differing
+from rnnscope._compare.facts.agreement import wrong_rows
 from rnnscope._compare.facts.clipped import of_clipping, of_missing_units
 from rnnscope._compare.facts.ends import of_ends, of_held_steps, of_lags
 from rnnscope._compare.facts.entering import of_entering
@@ -15,13 +18,16 @@ from rnnscope._compare.facts.places import of_finals, of_places
 from rnnscope._compare.facts.prepared import of_prepared
 from rnnscope._compare.facts.restarts import of_restarts
 from rnnscope._compare.facts.returned import of_final_states, of_halves, of_numbers
+from rnnscope._compare.facts.row_lengths import of_row_lengths
+from rnnscope._compare.facts.rows import of_rows
+from rnnscope._compare.facts.slots import of_final_slots
 from rnnscope._compare.facts.streamed import of_chunks, of_windows
 from rnnscope._compare.mistakes import CATALOGUE, Changed, applied
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.mistakes.weights import WEIGHTS
 from rnnscope._compare.model.misfit import misfits
 from rnnscope._compare.model.model import Model
-from rnnscope._compare.model.observed import Observation, few_steps
+from rnnscope._compare.model.observed import Observation, few_steps, some_rows
 from rnnscope._compare.search.search import concerns
 from rnnscope._compare.search.trials import NEAR
 
@@ -37,6 +43,9 @@ TOGETHER = 32
 
 OF_WEIGHTS = {"parameter", "unread"}
 """Causes that may stand in one layer or direction."""
+
+OF_ROWS = {"rows", "first_row", "ends_earlier", "other_lengths"}
+"""Causes, and a choice, that say of whole rows what they hold or where they end."""
 
 UNITS = 16
 """Of a layer in which a step that works in place is run whole."""
@@ -55,8 +64,16 @@ def explanations_by_facts(
     scoped = {entry.name for entry in WEIGHTS} if names & OF_WEIGHTS else set[str]()
     if "places" in names:
         scoped.add("directions_order")
-    first = [few_steps(observation, observation.inputs.steps, 2) for observation in shown]
+    first = [_two_rows(model, observation) for observation in shown]
     return explaining, bool(names) and bool(explaining_mistakes(model, first, scoped))
+
+
+def _two_rows(model: Model, observation: Observation) -> Observation:
+    """Two rows that differ; all of them where they are padded."""
+    wrong = wrong_rows(model, observation)
+    if wrong and observation.inputs.lengths is None:
+        return some_rows(observation, torch.tensor(wrong[:2], device="cpu"))
+    return few_steps(observation, observation.inputs.steps, 2)
 
 
 def findings_explaining(
@@ -72,11 +89,14 @@ def findings_explaining(
             left = confirmed_left(finding, shown, more)
             if left is not None:
                 yield finding, left
+                if {finding.cause.name, finding.cause.choice} & OF_ROWS:
+                    return  # what else explains it names steps of each of these rows
                 break  # what else of its kind explains it says the same in other words
 
 
 def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Finding]]:
-    yield chain(of_halves(model, shown), of_ends(model, shown))
+    yield of_rows(model, shown)
+    yield chain(of_halves(model, shown), of_row_lengths(model, shown), of_ends(model, shown))
     yield of_numbers(model, shown)
     yield of_held_steps(model, shown)
     yield of_restarts(model, shown)
@@ -88,7 +108,8 @@ def _kinds(model: Model, shown: Sequence[Observation]) -> Iterator[Iterable[Find
         of_prepared(model, shown),
         of_final_states(model, shown),
     )
-    yield chain(of_finals(model, shown), of_places(model, shown), of_lags(model, shown))
+    yield chain(of_finals(model, shown), of_final_slots(model, shown))
+    yield chain(of_places(model, shown), of_lags(model, shown))
 
 
 def _close(findings: Iterable[Finding], first: Observation) -> Iterator[Finding]:

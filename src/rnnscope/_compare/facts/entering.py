@@ -27,7 +27,7 @@ from rnnscope._compare.model.model import Change, Inputs, Model
 from rnnscope._compare.model.observed import Observation, distance
 from rnnscope._compare.search.trials import NEAR
 
-__all__ = ["of_dropout_on_x", "of_entering"]
+__all__ = ["of_dropout_on_x", "of_entering", "read_as"]
 
 ROUNDS = 16
 """Steps of Gauss and Newton, after which a number that is far from 1 is found too."""
@@ -43,15 +43,23 @@ named."""
 def of_entering(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """X in another order, of another row or step; initial states of another row; both times a
     number or plus one."""
-    for name, (function, title, sentence, repair) in READ.items():
+    for name in READ:
         if name in ORDERS and model.structure.input_size < FEATURES:
             continue  # the columns of W_ih may be, for all that is known
-        words = Words(title, f"{sentence}.", repair)
-        yield entering(model, Cause("read", name, "x"), words, partial(_with_x, of=function))
+        yield read_as(model, name)
     for shift, ends, what in SHIFTS:
         yield _shifted(model, shift, ends, what)
     yield from _of_initial_rows(model, shown)
     yield from _of_numbers(model, shown)
+
+
+def read_as(model: Model, name: str) -> Finding:
+    """The finding that x is read as one of ``READ``."""
+    function, title, sentence, repair = READ[name]
+    batch_first = model.structure.batch_first
+    repair = repair.format(time=int(batch_first), batch=int(not batch_first))
+    words = Words(title, f"{sentence}.", repair)
+    return entering(model, Cause("read", name, "x"), words, partial(_with_x, of=function))
 
 
 def _with_x(inputs: Inputs, of: Callable[[Tensor], Tensor]) -> Inputs:

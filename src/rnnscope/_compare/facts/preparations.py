@@ -14,6 +14,12 @@ __all__ = ["FEATURES", "ORDERS", "PREPARATIONS", "READ", "SHIFTS", "shifted"]
 
 Function = Callable[[Tensor], Tensor]
 
+
+def _exchanged(x: Tensor, first: int, second: int) -> Tensor:
+    """Two axes exchanged where they are equally long; else x as it is."""
+    return x.transpose(first, second) if x.shape[first] == x.shape[second] else x
+
+
 READ: dict[str, tuple[Function, str, str, str]] = {
     "rolled": (
         lambda x: x.roll(1, -1),
@@ -32,6 +38,24 @@ READ: dict[str, tuple[Function, str, str, str]] = {
         "the features of x are read in the opposite order",
         "each weight meets its own feature",
         "x = x   # not x[..., ::-1]",
+    ),
+    "exchanged_time_feature": (
+        partial(_exchanged, first=0, second=2),
+        "time and features of x are exchanged",
+        "both are equally long, so that no shape tells it: step t reads feature t of all steps",
+        "x = x   # not x.swapaxes({time}, 2)",
+    ),
+    "exchanged_batch_feature": (
+        partial(_exchanged, first=1, second=2),
+        "batch and features of x are exchanged",
+        "both are equally long, so that no shape tells it: row k reads feature k of all rows",
+        "x = x   # not x.swapaxes({batch}, 2)",
+    ),
+    "exchanged_time_batch": (
+        partial(_exchanged, first=0, second=1),
+        "time and batch of x are exchanged",
+        "both are equally long, so that no shape tells it: at step t row k reads row t at step k",
+        "x = x   # not x.swapaxes(0, 1)",
     ),
     "reshaped": (
         lambda x: x.transpose(0, 1).reshape(x.shape),
@@ -82,7 +106,8 @@ READ: dict[str, tuple[Function, str, str, str]] = {
         "x = x   # mind whether the first index is 0 or 1",
     ),
 }
-"""What x may be read as, with title, sentence and line."""
+"""What x may be read as, with title, sentence and line, in which ``{time}`` and ``{batch}`` are the
+numbers of these axes."""
 
 ORDERS, FEATURES = ("rolled", "rolled_back", "reversed", "off_by_one", "off_by_one_back"), 3
 """Those that exchange features, and how many there must be."""
