@@ -72,7 +72,7 @@ def _two_rows(model: Model, observation: Observation) -> Observation:
     """Two rows that differ; all of them where they are padded."""
     wrong = wrong_rows(model, observation)
     if wrong and observation.inputs.lengths is None:
-        return some_rows(observation, torch.tensor(wrong[:2], device="cpu"))
+        return some_rows(observation, torch.tensor(wrong[:2], dtype=torch.long, device="cpu"))
     return few_steps(observation, observation.inputs.steps, 2)
 
 

@@ -96,7 +96,8 @@ def _taken(outcome: Outcome, sources: Sources, names: Sequence[str]) -> Outcome:
         if name not in names:
             return value
         zeros = torch.zeros_like(value.narrow(axis, 0, 1))
-        index = torch.tensor([s if s != ZERO else len(sources) for s in sources], device="cpu")
+        places = [s if s != ZERO else len(sources) for s in sources]
+        index = torch.tensor(places, dtype=torch.long, device="cpu")
         return torch.cat([value, zeros], axis).index_select(axis, index)
 
     return replace(

@@ -77,7 +77,8 @@ def _ignore(choice: str, states: States) -> States:
             for name, value in states.items()
         }
     if choice in DIRECTIONS:
-        used = torch.tensor([direction != choice for direction in DIRECTIONS], device="cpu")
+        others = [direction != choice for direction in DIRECTIONS]
+        used = torch.tensor(others, dtype=torch.bool, device="cpu")
         return {n: torch.where(used[:, None, None], v, 0) for n, v in states.items()}
     return {
         name: torch.zeros_like(value) if choice in ("all", name) else value
