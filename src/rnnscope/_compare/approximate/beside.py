@@ -9,7 +9,13 @@ from itertools import chain
 import torch
 
 from rnnscope._compare.approximate.approximation import Approximation
-from rnnscope._compare.approximate.fit import Fit, fitted, measured, short_calls
+from rnnscope._compare.approximate.fit import (
+    Fit,
+    fitted,
+    measured,
+    short_calls,
+    while_work_is_left,
+)
 from rnnscope._compare.confirmed import proves
 from rnnscope._compare.mistakes import CATALOGUE
 from rnnscope._compare.mistakes import causes as catalogue
@@ -29,6 +35,10 @@ SHARE = 0.5
 
 FIRST, LIKELY = 3, 0.25
 """So many that leave no more than so much are tried before any search."""
+
+MEASURED = 0.1
+"""Work of single mistakes that are measured, those in all layers first, relative to that of a
+search."""
 
 WORK = 0.4
 """Work of all that is fitted, relative to that of a search."""
@@ -260,7 +270,9 @@ class Beside:
             for start in [start for start in self._start if start not in self.singles]:
                 self.tried += len(every)
                 near = every if start else [cause for cause in every if not self._is_far(cause)]
-                self.singles[start] = self._close(short, [(), *((c,) for c in near)], start)
+                near = sorted(near, key=lambda cause: cause != cause.everywhere())
+                with counted(Account(self.effort * EFFORT * MEASURED)):
+                    self.singles[start] = self._close(short, [(), *((c,) for c in near)], start)
             fits = sorted(chain(*map(self.singles.__getitem__, self._start)), key=lambda f: f.rank)
             fitting = [fit for fit in fits if fit.ratio <= 1 and not fit.approximations]
             whole = measured(data.model, data.searched, [(fit.causes, ()) for fit in fitting])
@@ -277,13 +289,15 @@ class Beside:
         start: tuple[Approximation, ...],
     ) -> list[Fit]:
         """How much is left with each set beside the approximations, the best first; mistakes in
-        cells that leave too much of a few rows of the fullest call are measured no further."""
+        cells that leave too much of a few rows of the fullest call are measured no further, nor
+        those for which no work is left."""
         model, fullest = self.data.model, short[-1]
         few = few_steps(fullest, fullest.inputs.steps, ROWS)
         cells = [s for s in sets if all(CATALOGUE[cause.name].of_cell for cause in s)]
-        fits = measured(model, [few], [(causes, start) for causes in cells])
+        fits = while_work_is_left(model, few, [(causes, start) for causes in cells])
         most = FAR * next(fit.left for fit in fits if not fit.causes)
-        far = {fit.causes for fit in fits if fit.causes and fit.left > most}
+        near = {fit.causes for fit in fits if not fit.causes or fit.left <= most}
+        far = set(cells) - near
         return measured(model, short, [(causes, start) for causes in sets if causes not in far])
 
     def _is_far(self, cause: Cause) -> bool:

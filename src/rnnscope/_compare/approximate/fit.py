@@ -31,7 +31,7 @@ from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.work import is_over
 from rnnscope.cells.algebra import Apply, nodes
 
-__all__ = ["Fit", "changed", "fitted", "measured", "short_calls"]
+__all__ = ["Fit", "changed", "fitted", "measured", "short_calls", "while_work_is_left"]
 
 STEPS, ROWS = 2, 8
 """What is tried is measured on so many steps and rows."""
@@ -232,7 +232,7 @@ def _variants(
     for observation in (few_steps(fullest, steps, ROWS), fullest):
         if observation.count:
             [alone] = measured(model, [observation], [(best.causes, best.approximations)])
-            every_fit = _while_work_is_left(model, observation, closer)
+            every_fit = while_work_is_left(model, observation, closer)
             closer = [(f.causes, f.approximations) for f in every_fit if f.rank <= alone.left]
     fits = measured(model, short, closer)
     near = [fit.approximations[-1] for fit in fits[:BESIDE] if fit.left < best.left]
@@ -241,7 +241,7 @@ def _variants(
     return fits + measured(model, short, more)
 
 
-def _while_work_is_left(model: Model, observation: Observation, sets: Sequence[Set]) -> list[Fit]:
+def while_work_is_left(model: Model, observation: Observation, sets: Sequence[Set]) -> list[Fit]:
     """How much is left with each, the best first; of some of them, where no work is left."""
     fits: list[Fit] = []
     for start in range(0, len(sets), TOGETHER):
