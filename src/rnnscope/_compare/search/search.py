@@ -336,7 +336,7 @@ class Search:
         """Every mistake in the last layer or around all, with a share of the old h that shows once
         that mistake is known."""
         richest = max(self.observations, key=lambda observation: observation.fullness)
-        if richest.count < FEWEST:
+        if richest.count < FEWEST or is_over():
             return []
         everywhere = [c for c in self.every if c == c.everywhere()]
         models = [(c, model) for c in everywhere if (model := self.of(frozenset({c}))) is not None]
