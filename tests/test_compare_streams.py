@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import rnnscope as rs
 
-KINDS = [nn.RNN, nn.GRU, nn.LSTM]
+SLOW = pytest.mark.slow
+KINDS = [pytest.param(nn.RNN, marks=SLOW), nn.GRU, pytest.param(nn.LSTM, marks=SLOW)]
 States = tuple[Tensor, ...]
 
 
@@ -145,14 +146,20 @@ def test_a_chunked_function_is_named_where_x_is_given(kind: Any) -> None:
     assert causes[0].startswith("begins_anew"), text
 
 
-def test_other_states_between_chunks_get_no_name() -> None:
-    """A state that is halved, rolled or noisy where a chunk ends is none of these."""
-    for change in (
+@pytest.mark.parametrize(
+    "change",
+    [
         lambda states: tuple(s / 2 for s in states),
-        lambda states: tuple(s.roll(1, -1) for s in states),
-        lambda states: tuple(s + 0.1 * torch.randn_like(s) for s in states),
-    ):
-        layer, x = of_kind(nn.GRU, 2)
-        output, _ = in_chunks(layer, x, change)
-        causes, text = said(rs.compare(output, layer, x))
-        assert not causes, text
+        pytest.param(lambda states: tuple(s.roll(1, -1) for s in states), marks=SLOW),
+        pytest.param(
+            lambda states: tuple(s + 0.1 * torch.randn_like(s) for s in states), marks=SLOW
+        ),
+    ],
+    ids=["halved", "rolled", "noisy"],
+)
+def test_other_states_between_chunks_get_no_name(change: Callable[[States], States]) -> None:
+    """A state that is halved, rolled or noisy where a chunk ends is none of these."""
+    layer, x = of_kind(nn.GRU, 2)
+    output, _ = in_chunks(layer, x, change)
+    causes, text = said(rs.compare(output, layer, x))
+    assert not causes, text
