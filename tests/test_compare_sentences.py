@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
 from rnnscope._compare import deciding
+from rnnscope._compare.text import sentence
 
 
 def plain(verdict: Any) -> str:
@@ -692,3 +693,15 @@ def test_agreement_where_all_numbers_are_zero_is_not_told() -> None:
     verdict = rs.compare(mine, layer, x, effort=0.1)
     assert not verdict
     assert "It agrees if" not in plain(verdict)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("the output alone agrees", "The output alone agrees."),
+        ("h_n comes back batch first: it is read so", "h_n comes back batch first: it is read so."),
+        ("nn.LSTM has dropout", "nn.LSTM has dropout."),
+    ],
+)
+def test_names_of_the_code_keep_their_small_letters(text: str, expected: str) -> None:
+    assert sentence(text) == expected

@@ -13,6 +13,7 @@ from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.misfit import worst
 from rnnscope._compare.model.observed import Observation, few_steps
 from rnnscope._compare.search.search import Search, SearchOutcome
+from rnnscope._compare.text import sentence
 from rnnscope._compare.undetectable import Unseen
 from rnnscope._compare.verdict import Explanation
 
@@ -39,7 +40,7 @@ def told(known: Sequence[Told], left: float, read: int = 0) -> Explanation:
 
 def sentences_of(read: Sequence[Told]) -> list[str]:
     """What was undone to read the output, in sentences."""
-    return [f"{words.title[0].upper()}{words.title[1:]}: {words.sentence}" for _, words in read]
+    return [sentence(f"{words.title}: {words.sentence}") for _, words in read]
 
 
 def explanation_of(

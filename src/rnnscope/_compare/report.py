@@ -21,6 +21,7 @@ from rnnscope._compare.text import (
     listed,
     named,
     number,
+    sentence,
     values,
 )
 from rnnscope._compare.verdict import APPROXIMATIONS, Explanation, FirstDifference, Verdict
@@ -188,7 +189,7 @@ def _unexplained(verdict: Verdict) -> str:
     if verdict.undecided:
         return textwrap.fill(verdict.undecided, WIDTH)
     if verdict.worst <= 1:
-        return textwrap.fill(" ".join(map(_sentence, verdict.holds + verdict.unread)), WIDTH)
+        return textwrap.fill(" ".join(map(sentence, verdict.holds + verdict.unread)), WIDTH)
     head = ["No known mistake explains it."] if verdict.tried else []
     if verdict.near is not None:
         head = ["No known mistake explains all of it."]
@@ -201,13 +202,7 @@ def _unexplained(verdict: Verdict) -> str:
             f"No known mistake was found with this effort, {verdict.tried} sets of mistakes tried: "
             f"effort={max(1, 10 * verdict.effort):g} searches further."
         ]
-    return textwrap.fill(" ".join([*head, *map(_sentence, verdict.holds)]), WIDTH)
-
-
-def _sentence(text: str) -> str:
-    """With a full stop, and a capital unless a name of the code stands first."""
-    ended = text if text[-1:] in ".!?" else f"{text}."
-    return ended if "_" in ended.partition(" ")[0] else ended[:1].upper() + ended[1:]
+    return textwrap.fill(" ".join([*head, *map(sentence, verdict.holds)]), WIDTH)
 
 
 def _unseen(verdict: Verdict) -> str:

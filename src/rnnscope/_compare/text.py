@@ -26,6 +26,7 @@ __all__ = [
     "named",
     "number",
     "placed",
+    "sentence",
     "values",
 ]
 
@@ -170,3 +171,11 @@ def listed(title: str, text: str) -> str:
     return textwrap.fill(
         text, WIDTH, initial_indent=f"{title:<8}", subsequent_indent=INDENT, break_long_words=False
     )
+
+
+def sentence(text: str) -> str:
+    """With a full stop, and a capital unless a name of the code stands first."""
+    ended = text if text[-1:] in ".!?" else f"{text}."
+    first = ended.partition(" ")[0]
+    of_code = "_" in first or "." in first[:-1]
+    return ended if of_code else ended[:1].upper() + ended[1:]
