@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnscope as rs
-from rnnscope._compare import deciding
+from rnnscope._compare.search.search import Search, SearchOutcome
 from rnnscope._compare.text import sentence
 
 
@@ -148,16 +148,16 @@ def test_what_explains_everything_is_named_though_the_search_had_no_time_left(
     other.load_state_dict(layer.state_dict())
     other.bias_hh_l0.data.zero_()
     searches: list[Any] = []
-    run = deciding.Search.run
+    run = Search.run
 
     def first_without_time(self: Any, stages: int | None = None) -> Any:
         if self not in searches:
             searches.append(self)
         if self is searches[0]:
-            return deciding.SearchOutcome((), 1, None, finished=False)
+            return SearchOutcome((), 1, None, finished=False)
         return run(self, stages)
 
-    monkeypatch.setattr(deciding.Search, "run", first_without_time)
+    monkeypatch.setattr(Search, "run", first_without_time)
     verdict = rs.compare(lambda x, hx=None: other(x, hx), layer)
     assert searches
     assert "bias_hh_l0 is zero" in plain(verdict)

@@ -28,7 +28,8 @@ __all__ = [
 
 EFFORT = 2.2e10
 """Work of all that is searched in a comparison of effort 1, in products of two numbers. It was
-measured once, on layers of 4 to 256 units: 3 to 6 seconds on one core."""
+measured once, on layers of 4 to 256 units: some 6 seconds on one core, beside what is not
+searched."""
 
 BACKWARD = 3e10
 """Work of a search in gradients of effort 1."""

@@ -6,16 +6,16 @@ is told from what gives the output. In windows each output comes of a few steps 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from rnnscope._compare.facts.finding import Finding, of_each_call
+from rnnscope._compare.facts.finding import Finding, of_each_call, runs_forward
 from rnnscope._compare.facts.restarts import listed_places
-from rnnscope._compare.facts.walked import Schedule, Standing, States, Walk, Walked
+from rnnscope._compare.facts.walked import Schedule, Standing, States, Walk
 from rnnscope._compare.mistakes import Words
 from rnnscope._compare.mistakes.cause import Cause
 from rnnscope._compare.model.model import Inputs, Model, Outcome
@@ -32,6 +32,9 @@ SHORT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 WIDEST = 256
 """Steps of the widest window."""
+
+TOGETHER = 2**15
+"""Steps of windows that are run together."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,11 @@ def of_chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     """What is done to the states between chunks, in one direction."""
     if model.num_directions > 1 or any(o.output is None or o.quantities for o in shown):
         return
-    for slip in _slips(model):
-        schedules = _schedules(model, shown, slip)
+    walks = [_walk(model, observation) for observation in shown]
+    starts = [walk.first_wrong(o) for walk, o in zip(walks, shown, strict=True)]
+    # before the first step no state was carried
+    for slip in _slips(model) if all(starts) else ():
+        schedules = _schedules(zip(walks, shown, starts, strict=True), slip)
         flags = [flag for flag in schedules if bool(flag.any())]
         if flags and not all(bool(flag[1:].all()) for flag in flags):
             taken = partial(_taken, model, slip)
@@ -137,14 +143,12 @@ def of_chunks(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
             )
 
 
-def _schedules(model: Model, shown: Sequence[Observation], slip: _Slip) -> list[Schedule]:
-    """Where chunks begin in each call; none where that does not give the output."""
+def _schedules(calls: Iterable[tuple[Walk, Observation, int]], slip: _Slip) -> list[Schedule]:
+    """Where chunks begin in each call, from its first wrong step on; none where that does not give
+    the output."""
     schedules: list[Schedule] = []
-    for observation in shown:
-        walk = _walk(model, observation)
-        agrees, start = partial(_agrees, walk, observation), walk.first_wrong(observation)
-        if not start:
-            return []  # no state was carried yet
+    for walk, observation, start in calls:
+        agrees = partial(_agrees, walk, observation)
         walked = walk.taken(partial(_differs, walk, observation), slip.change, agrees, start)
         if walked is None:
             return []
@@ -173,10 +177,11 @@ def _differs(walk: Walk, observation: Observation, k: int, output: Tensor) -> Te
 
 def _taken(model: Model, slip: _Slip, observation: Observation, flags: Schedule) -> Outcome | None:
     """What a slip gives where chunks begin at these steps."""
-    walked: Walked | None = _walk(model, observation).taken(lambda k, _: flags[k], slip.change)
+    walk = _walk(model, observation)
+    start = int(flags.any(1).int().argmax())
+    walked = walk.taken(lambda k, _: flags[k], slip.change, start=start)
     if walked is None:
         return None
-    walk = _walk(model, observation)
     ended = Standing(walk, observation.inputs.steps, walked.states)
     # what is done between chunks may be done after the last one too
     options = [_finals(states) for states in (walked.states, slip.change(ended))]
@@ -213,6 +218,8 @@ def of_windows(model: Model, shown: Sequence[Observation]) -> Iterator[Finding]:
     for size, zeros in ((short, False), (padded, True)):
         if not 1 < size <= min(WIDEST, first.inputs.steps - 1) or (zeros and short):
             continue
+        if not _agrees_in_first(model, first, size, 0 if zeros else size):
+            continue
         gives = of_each_call(shown, [size] * len(shown), partial(_of_windows, model, zeros))
         before = ", after zeros" if zeros else ""
         yield Finding(
@@ -239,6 +246,18 @@ def _agreeing_steps(model: Model, observation: Observation) -> Tensor | None:
     return forward.flatten(1).all(1)
 
 
+def _agrees_in_first(model: Model, observation: Observation, size: int, last: int) -> bool:
+    """Whether the output at step ``last``, which is wrong, is that of a window of so many steps."""
+    inputs, seen = observation.inputs, observation.output
+    assert seen is not None, "what has no output has no windows"
+    x = torch.cat([torch.zeros_like(inputs.x[: size - 1]), inputs.x])[last : last + size]
+    [outcome] = Simulator(replace(inputs, x=x)).run([model])
+    if outcome is None:
+        return False
+    near = distance(outcome.output[-1], seen[last]) <= observation.allowed["output"][last]
+    return bool((near | ~observation.usable("output")[last]).all())
+
+
 def _of_windows(model: Model, zeros: bool, observation: Observation, size: int) -> Outcome | None:
     """The last output of every window of so many steps."""
     inputs, size = observation.inputs, min(size, observation.inputs.steps)
@@ -246,27 +265,26 @@ def _of_windows(model: Model, zeros: bool, observation: Observation, size: int) 
     if zeros:
         x = torch.cat([torch.zeros_like(x[: size - 1]), x])
     windows = x.unfold(0, size, 1)  # (window, batch, feature, step)
-    whole = len(windows)
-    of_all = replace(
-        inputs,
-        x=windows.permute(3, 0, 1, 2).flatten(1, 2),
-        initial={name: value.repeat(1, 1, whole, 1) for name, value in inputs.initial.items()},
-    )
-    [outcome] = Simulator(of_all).run([model])
-    if outcome is None:
-        return None
-    output = outcome.output[-1].reshape(whole, rows, -1)
-    if not zeros:
-        output = torch.cat([_of_short_ones(model, inputs, size - 1), output])
-    final = {name: value[:, :, -rows:] for name, value in outcome.final.items()}
-    return Outcome(output, final)
+    outputs = [] if zeros else [_of_short_ones(model, inputs, size - 1)]
+    final: dict[str, Tensor] = {}
+    for several in torch.split(windows, max(1, TOGETHER // (rows * size))):
+        count = len(several)
+        of_all = replace(
+            inputs,
+            x=several.permute(3, 0, 1, 2).flatten(1, 2),
+            initial={name: value.repeat(1, 1, count, 1) for name, value in inputs.initial.items()},
+        )
+        [outcome] = Simulator(of_all).run([model])
+        if outcome is None:
+            return None
+        outputs.append(outcome.output[-1].reshape(count, rows, -1))
+        final = {name: value[:, :, -rows:] for name, value in outcome.final.items()}
+    return Outcome(torch.cat(outputs), final)
 
 
 def _of_short_ones(model: Model, inputs: Inputs, most: int) -> Tensor:
     """The last outputs of the windows of 1, 2, ... steps."""
-    outputs = []
-    for steps in range(1, most + 1):
-        [outcome] = Simulator(replace(inputs, x=inputs.x[:steps])).run([model])
-        assert outcome is not None, "what runs on all steps runs on fewer"
-        outputs.append(outcome.output[-1])
-    return torch.stack(outputs)
+    lengths = [most] if runs_forward(model) else range(1, most + 1)
+    outcomes = [Simulator(replace(inputs, x=inputs.x[:n])).run([model])[0] for n in lengths]
+    outputs = [outcome.output for outcome in outcomes if outcome is not None]
+    return outputs[0] if runs_forward(model) else torch.stack([output[-1] for output in outputs])

@@ -30,8 +30,6 @@ from rnnscope._compare.work import EFFORT, Account, counted, is_over
 
 __all__ = ["PAIRS", "SIMPLE", "SINGLES", "Search", "SearchOutcome", "concerns"]
 
-PAIR = 2
-
 CLOSE = 3
 """Of the sets that explain parts those that are tried with one more mistake."""
 
@@ -121,7 +119,7 @@ class Search:
 
     def of_some_parts(self) -> list[Causes]:
         """What explains the single steps of some parts; empty where all of them are explained."""
-        explained = self._explained(self.opened(), PAIR)
+        explained = self._explained(self.opened(), 2)
         return [] if all(explained.values()) else merged(self.model, explained)
 
     def shows(self, cause: Cause, data: Sequence[Observation] | None = None) -> bool:
